@@ -1,0 +1,47 @@
+"""Every error a user can meet, and the exit code each one ends the program with.
+
+A message is one or two sentences: what happened, in which file, and what to do about it.
+`cli.main` is the only place that turns these into text and an exit code.
+"""
+
+from __future__ import annotations
+
+
+class LlmcliError(Exception):
+    """Something went wrong that the user can understand. Exit code 1 unless a subclass says otherwise."""
+
+    exit_code = 1
+
+
+class UsageError(LlmcliError):
+    """The command line, a configuration file or a setting asks for something impossible."""
+
+    exit_code = 2
+
+
+class ModelNotFoundError(LlmcliError):
+    """No model by that name here, or it could not be fetched."""
+
+    exit_code = 3
+
+
+class CheckpointError(LlmcliError):
+    """A model's files are broken or contradict each other."""
+
+    exit_code = 4
+
+
+class UnsupportedModelError(CheckpointError):
+    """The files are sound, but this program cannot run that kind of model or format."""
+
+
+class OutOfMemoryError(LlmcliError):
+    """The model or its cache does not fit into memory."""
+
+    exit_code = 5
+
+
+class PromptTooLongError(LlmcliError):
+    """The prompt does not fit the context; nothing was generated and nothing was cut."""
+
+    exit_code = 6
