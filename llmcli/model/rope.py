@@ -1,0 +1,90 @@
+"""Rotary position embedding: a position becomes an angle by which pairs of values are turned.
+
+Dimension letters: T new tokens, D head size, R rotary size (R <= D).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.model.config import FrequencyFactors, LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
+
+
+def inverse_frequencies(config: RopeConfig) -> Tensor:
+    """Radians per position of each rotated pair, shape (R / 2,), float32, on the CPU.
+
+    `theta^(-2j/R)` (Su et al. 2021, section 3.2.2), then the scaling that `config` asks for.
+    """
+    exponents = torch.arange(0, config.rotary_dim, 2, device="cpu").float() / config.rotary_dim
+    inverse = 1.0 / (config.theta**exponents)
+    match config.scaling:
+        case None:
+            return inverse
+        case LinearScaling(factor):
+            return inverse / factor
+        case FrequencyFactors(divisors):
+            return inverse / torch.tensor(divisors, device="cpu")
+        case Llama3Scaling():
+            return _llama3(inverse, config.scaling)
+        case YarnScaling():
+            return _yarn(inverse, config, config.scaling)
+
+
+def _llama3(inverse: Tensor, scaling: Llama3Scaling) -> Tensor:
+    wavelength = 2 * math.pi / inverse
+    turns = scaling.original_context / wavelength  # full turns within the original context
+    # where, not a blend: with equal factors (Llama 4 Scout) the ramp divides by zero in lanes that are not selected.
+    ramp = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor or 1.0)
+    blended = (1 - ramp) * inverse / scaling.factor + ramp * inverse
+    scaled = torch.where(turns < scaling.low_freq_factor, inverse / scaling.factor, blended)
+    return torch.where(turns > scaling.high_freq_factor, inverse, scaled)
+
+
+def _yarn(inverse: Tensor, config: RopeConfig, scaling: YarnScaling) -> Tensor:
+    """Pairs that turn often keep their frequency, slow ones are interpolated (arXiv:2309.00071, section 3.2)."""
+
+    def pair_with_turns(turns: float) -> float:
+        return (
+            config.rotary_dim
+            * math.log(scaling.original_context / (turns * 2 * math.pi))
+            / (2 * math.log(config.theta))
+        )
+
+    low, high = pair_with_turns(scaling.beta_fast), pair_with_turns(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.rotary_dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = ((torch.arange(config.rotary_dim // 2, device="cpu").float() - low) / (high - low)).clamp(0, 1)
+    return (inverse / scaling.factor) * ramp + inverse * (1 - ramp)
+
+
+class Rope(nn.Module):
+    """Cosines and sines of one `RopeConfig`, shared by every layer that uses it."""
+
+    inverse_frequencies: Tensor
+
+    def __init__(self, config: RopeConfig) -> None:
+        super().__init__()
+        # Known from the configuration alone, so it is neither in the checkpoint nor ever on the `meta` device.
+        self.register_buffer("inverse_frequencies", inverse_frequencies(config), persistent=False)
+        self.attention_factor = config.scaling.attention_factor if isinstance(config.scaling, YarnScaling) else 1.0
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for `positions` (T,), each (T, R / 2).
+
+        The angles are computed in float32 whatever `dtype` is: bfloat16 could not tell position 1000 from 1001.
+        """
+        angles = positions.float()[:, None] * self.inverse_frequencies  # (T, R/2)
+        return (angles.cos() * self.attention_factor).to(dtype), (angles.sin() * self.attention_factor).to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (j, j + R/2) of the first R values of every head; `x` (B, H, T, D), `cos` and `sin` (T, R/2)."""
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
