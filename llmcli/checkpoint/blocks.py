@@ -1,0 +1,151 @@
+"""Block formats of GGUF files: a few small integers per value, with scales shared by a block of values.
+
+Every decoder takes the bytes of N blocks, uint8 (N, block bytes), and returns float32 (N, block size). The layouts are
+those of ggml's `ggml-common.h`, and the order of operations is that of its `dequantize_row_*`, so that the results are
+the same bit for bit. Half-precision scales are written d (scale) and m (minimum).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The non-linear 4-bit levels of IQ4_NL and IQ4_XS (`kvalues_iq4nl`).
+_IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+# FP4 (E2M1) of the OCP Microscaling specification, doubled as in ggml so that all are whole numbers.
+_FP4_LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
+
+def decode_q4_0(blocks: Tensor) -> Tensor:
+    """d, 16 bytes of nibbles: d * (q - 8)."""
+    q = _fields(blocks[:, 2:18], 1, 4)  # (N, 32)
+    return _values(q, offset=8).mul_(_half(blocks, 0))
+
+
+def decode_q4_1(blocks: Tensor) -> Tensor:
+    """d, m, 16 bytes of nibbles: d * q + m."""
+    q = _fields(blocks[:, 4:20], 1, 4)  # (N, 32)
+    return _values(q).mul_(_half(blocks, 0)).add_(_half(blocks, 2))
+
+
+def decode_q5_0(blocks: Tensor) -> Tensor:
+    """d, 32 fifth bits, 16 bytes of nibbles: d * (q - 16)."""
+    q = _fields(blocks[:, 6:22], 1, 4) | _fields(blocks[:, 2:6], 4, 1) << 4  # (N, 32)
+    return _values(q, offset=16).mul_(_half(blocks, 0))
+
+
+def decode_q5_1(blocks: Tensor) -> Tensor:
+    """d, m, 32 fifth bits, 16 bytes of nibbles: d * q + m."""
+    q = _fields(blocks[:, 8:24], 1, 4) | _fields(blocks[:, 4:8], 4, 1) << 4  # (N, 32)
+    return _values(q).mul_(_half(blocks, 0)).add_(_half(blocks, 2))
+
+
+def decode_q8_0(blocks: Tensor) -> Tensor:
+    """d, 32 signed bytes: d * q."""
+    return _signed(blocks[:, 2:34]).mul_(_half(blocks, 0))
+
+
+def decode_q2_k(blocks: Tensor) -> Tensor:
+    """16 scales (low nibble) and minima (high), 64 bytes of 2-bit q, d, m; 16 sub-blocks of 16."""
+    scales, minima = blocks[:, :16] & 15, blocks[:, :16] >> 4
+    q = _fields(blocks[:, 16:80], 2, 2)  # (N, 256)
+    return _sub_blocks(q, _half(blocks, 80) * scales, _half(blocks, 82) * minima)
+
+
+def decode_q3_k(blocks: Tensor) -> Tensor:
+    """32 bytes of third bits, 64 bytes of the lower two, 16 6-bit scales in 12 bytes, d; 16 sub-blocks of 16."""
+    # A third bit that is set means "do not subtract 4".
+    q = _fields(blocks[:, 32:96], 2, 2) | _fields(blocks[:, :32], 1, 1) << 2  # (N, 256)
+    scales = _fields(blocks[:, 96:104], 1, 4) | _fields(blocks[:, 104:108], 1, 2) << 4  # (N, 16)
+    return _sub_blocks(q, _half(blocks, 108) * _values(scales, offset=32), offset=4)
+
+
+def decode_q4_k(blocks: Tensor) -> Tensor:
+    """d, m, 8 6-bit scales and minima in 12 bytes, 128 bytes of nibbles; 8 sub-blocks of 32."""
+    scales, minima = _scales_and_minima(blocks[:, 4:16])
+    q = _fields(blocks[:, 16:144], 4, 4)  # (N, 256)
+    return _sub_blocks(q, _half(blocks, 0) * scales, _half(blocks, 2) * minima)
+
+
+def decode_q5_k(blocks: Tensor) -> Tensor:
+    """As Q4_K, with 32 bytes of fifth bits before the nibbles."""
+    scales, minima = _scales_and_minima(blocks[:, 4:16])
+    q = _fields(blocks[:, 48:176], 4, 4) | _fields(blocks[:, 16:48], 1, 1) << 4  # (N, 256)
+    return _sub_blocks(q, _half(blocks, 0) * scales, _half(blocks, 2) * minima)
+
+
+def decode_q6_k(blocks: Tensor) -> Tensor:
+    """128 bytes of nibbles, 64 bytes of upper two bits, 16 signed scales, d; 16 sub-blocks of 16."""
+    q = _fields(blocks[:, :128], 2, 4) | _fields(blocks[:, 128:192], 2, 2) << 4  # (N, 256)
+    return _sub_blocks(q, _half(blocks, 208) * _signed(blocks[:, 192:208]), offset=32)
+
+
+def decode_iq4_nl(blocks: Tensor) -> Tensor:
+    """d, 16 bytes of nibbles: d * level[q]."""
+    return _levels(_fields(blocks[:, 2:18], 1, 4), _IQ4_LEVELS).mul_(_half(blocks, 0))
+
+
+def decode_iq4_xs(blocks: Tensor) -> Tensor:
+    """d, upper 2 bits of 8 scales, their lower 4, 128 bytes of nibbles; 8 sub-blocks of 32, levels as IQ4_NL."""
+    scales = _fields(blocks[:, 4:8], 4, 4) | _fields(blocks[:, 2:4], 2, 2) << 4  # (N, 8)
+    levels = _levels(_fields(blocks[:, 8:136], 8, 4), _IQ4_LEVELS)  # (N, 256)
+    scale = _half(blocks, 0) * _values(scales, offset=32)
+    levels.view(-1, 8, 32).mul_(scale.unsqueeze(-1))
+    return levels
+
+
+def decode_mxfp4(blocks: Tensor) -> Tensor:
+    """A power of two (E8M0), 16 bytes of FP4 nibbles: 2^(e - 127) * fp4[q]."""
+    exponent = blocks[:, :1].int()
+    # The float32 bits of 2^(e - 128), half the scale because the levels are doubled; below e = 2 it is subnormal.
+    bits = torch.where(exponent < 2, 0x200000 << exponent, (exponent - 1) << 23)
+    return _levels(_fields(blocks[:, 1:17], 1, 4), _FP4_LEVELS).mul_(bits.view(torch.float32))
+
+
+def _fields(packed: Tensor, groups: int, bits: int) -> Tensor:
+    """Unpack bytes into fields of `bits` bits: (N, G * W) -> (N, G * (8 / bits) * W).
+
+    The bytes of a group give first their lowest fields, in order, then their next higher ones.
+    """
+    per_byte = 8 // bits
+    packed = packed.reshape(packed.shape[0], groups, packed.shape[1] // groups)  # (N, G, W)
+    fields = packed.new_empty(packed.shape[0], groups, per_byte, packed.shape[2])
+    for index in range(per_byte):
+        torch.bitwise_right_shift(packed, bits * index, out=fields[:, :, index])
+    return fields.bitwise_and_((1 << bits) - 1).flatten(1)
+
+
+def _half(blocks: Tensor, at: int) -> Tensor:
+    """The half-precision number at byte `at` of each block, (N, 1)."""
+    return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
+
+
+def _signed(values: Tensor) -> Tensor:
+    return values.view(torch.int8).float()
+
+
+def _values(q: Tensor, offset: int = 0) -> Tensor:
+    """Small unsigned integers less an offset, as float32."""
+    return q.float() if offset == 0 else q.sub_(offset).view(torch.int8).float()
+
+
+def _levels(q: Tensor, levels: tuple[int, ...]) -> Tensor:
+    table = torch.tensor(levels, dtype=torch.float32)
+    return table.index_select(0, q.flatten().int()).view(q.shape)
+
+
+def _sub_blocks(q: Tensor, scale: Tensor, minimum: Tensor | None = None, offset: int = 0) -> Tensor:
+    """Compute scale * (q - offset) - minimum: q (N, 256), scale and minimum (N, S) for S sub-blocks."""
+    values = _values(q, offset)
+    parts = values.view(*scale.shape, values.shape[1] // scale.shape[1]).mul_(scale.unsqueeze(-1))  # (N, S, 256 / S)
+    if minimum is not None:
+        parts.sub_(minimum.unsqueeze(-1))
+    return values
+
+
+def _scales_and_minima(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """The 8 scales and 8 minima of 6 bits, packed in 12 bytes (`get_scale_min_k4`): two of (N, 8)."""
+    first, second, mixed = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    scales = torch.cat([first & 63, mixed & 15 | first >> 6 << 4], dim=1)
+    minima = torch.cat([second & 63, mixed >> 4 | second >> 6 << 4], dim=1)
+    return scales, minima

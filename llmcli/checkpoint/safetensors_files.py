@@ -1,0 +1,237 @@
+"""Reading the headers of safetensors files, one at a time or all those of a Hugging Face model folder.
+
+The format: a little-endian 64-bit header length, a JSON object, and the tensors' bytes without gaps. What the
+`safetensors` library refuses is refused here too, with a message that says which file, which tensor and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import NoReturn
+
+from llmcli.checkpoint.encodings import ENCODINGS, UNSUPPORTED_SAFETENSORS_TYPES
+from llmcli.checkpoint.json_files import read_json_object
+from llmcli.checkpoint.tensors import TensorInfo
+from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
+from llmcli.errors import CheckpointError, UnsupportedModelError
+
+# The largest real headers have a few MB. The library takes up to 100 MB, which JSON can turn into gigabytes of objects.
+_LARGEST_HEADER = 32_000_000
+_LARGEST_SIZE = (1 << 63) - 1
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+class _DuplicateKeyError(ValueError):
+    """A JSON object holds the same key twice."""
+
+
+def read_safetensors(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one file by name.
+
+    Raises:
+        CheckpointError: the file cannot be read or is not a sound safetensors file.
+        UnsupportedModelError: it is sound, but a tensor has a number type that we do not read.
+    """
+    with WeightFile(path) as file:
+        start = file.read(0, 64)
+        length = int.from_bytes(start[:8], "little")
+        if len(start) < 8 or not 2 <= length <= _LARGEST_HEADER:
+            refuse_foreign(path, start)
+            raise CheckpointError(
+                f"{path} is not a safetensors file: its header would have {length} bytes. Download it again."
+            )
+        if 8 + length > file.size:
+            raise CheckpointError(
+                f"{path} has {file.size} bytes, its header alone {length}: the file was cut short. Download it again."
+            )
+        header = _parse_header(path, file.read(8, length))
+        tensors = [_tensor_info(path, name, entry, 8 + length) for name, entry in header.items()]
+        _check_layout(path, tensors, 8 + length, file.size)
+    return {info.name: info for info in tensors}
+
+
+def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
+    """The tensors of a model folder by name: of `model.safetensors`, of the shards in the index, or of the only file.
+
+    Files outside the folder are never read, through whatever name or link; the links of a Hugging Face cache into its
+    own `blobs` are followed.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, is there twice, or lies outside; or a file is not sound.
+        UnsupportedModelError: there are only pickled weights, or numbers of a type that we do not read.
+    """
+    try:
+        if (folder / _INDEX).exists():
+            return _read_shards(folder)
+        return read_safetensors(_inside(folder, _only_file(folder)))
+    except OSError as error:
+        raise CheckpointError(f"{folder} could not be read: {error.strerror}.") from None
+
+
+def _parse_header(path: Path, raw: bytes) -> dict[str, object]:
+    """The header's JSON object without `__metadata__`; it names the tensors."""
+    try:
+        header = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=_whole_number, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError:
+        _refuse(path, "its header is not UTF-8 text")
+    except _DuplicateKeyError as error:
+        _refuse(path, f"its header names {error} twice")
+    except (ValueError, RecursionError):
+        _refuse(path, "its header is not valid JSON")
+    if not isinstance(header, dict):
+        _refuse(path, "its header is not a JSON object")
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and not (
+        isinstance(metadata, dict) and all(isinstance(value, str) and _is_text(value) for value in metadata.values())
+    ):
+        _refuse(path, "its __metadata__ is not an object of strings")
+    return header
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise _DuplicateKeyError(shown(key))
+    if not all(map(_is_text, found)):
+        raise ValueError("half a surrogate pair")
+    return found
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8; JSON's escapes allow halves of surrogate pairs, which cannot."""
+    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _whole_number(digits: str) -> int:
+    # "-0" is no unsigned number either, and int() would make it one.
+    return int(digits) if len(digits) <= 20 and not digits.startswith("-") else -1
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _tensor_info(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
+    """One entry of the header, checked by itself."""
+    where = f"tensor {shown(name)}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        _refuse(path, f"{where} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
+        _refuse(path, f"{where} has no valid shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(offset) for offset in offsets):
+        _refuse(path, f"{where} has no valid data_offsets")
+    if not isinstance(dtype, str):
+        _refuse(path, f"{where} has no dtype")
+    if dtype in UNSUPPORTED_SAFETENSORS_TYPES:
+        raise UnsupportedModelError(f"{path}: {where} holds {dtype} numbers, which are not supported.")
+    encoding = ENCODINGS.get(dtype)
+    if encoding is None or encoding.dtype is None:
+        _refuse(path, f"{where} has the unknown dtype {shown(dtype)}")
+    begin, end = offsets
+    # Dimension by dimension: the product of a million large ones would be a number of megabytes.
+    size = encoding.block_bytes
+    for dimension in shape:
+        size = min(size * dimension, _LARGEST_SIZE)
+    if end - begin != size:
+        _refuse(path, f"{where} has {end - begin} bytes, its shape and dtype need {size}")
+    return TensorInfo(name, tuple(shape), dtype, path, data_start + begin, size)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_SIZE
+
+
+def _check_layout(path: Path, tensors: list[TensorInfo], data_start: int, file_size: int) -> None:
+    """The tensors must fill the rest of the file, without gaps and without overlap."""
+    position = data_start
+    for info in sorted(tensors, key=lambda info: (info.offset, info.nbytes)):
+        if info.offset != position:
+            kind = "overlaps the one before it" if info.offset < position else "leaves a gap before it"
+            _refuse(path, f"tensor {shown(info.name)} {kind}")
+        position += info.nbytes
+    if position > file_size:
+        raise CheckpointError(
+            f"{path} has {file_size} bytes, its header describes {position}: the file was cut short. Download it again."
+        )
+    if position < file_size:
+        _refuse(path, f"it goes on for {file_size - position} bytes after its last tensor")
+
+
+def _refuse(path: Path, what: str) -> NoReturn:
+    raise CheckpointError(f"{path} is not a sound safetensors file: {what}. Download it again.")
+
+
+def _only_file(folder: Path) -> str:
+    """The name of the folder's weight file."""
+    if (folder / _SINGLE).exists():
+        return _SINGLE
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    files = sorted(name for name in names if name.endswith(".safetensors"))
+    # Mistral publishes the same weights a second time, in one file under its own names.
+    files = [name for name in files if not name.startswith("consolidated")] or files
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise CheckpointError(
+            f"{folder} holds {len(files)} safetensors files and no {_INDEX} that says which belong together; "
+            "download the folder again."
+        )
+    pickles = sorted(name for name in names if name.endswith((".bin", ".pth", ".pt")))
+    if pickles:
+        raise UnsupportedModelError(
+            f"{folder} holds only pickled weights ({shown(pickles[0])}), which are not loaded because unpickling can "
+            "run code; use a safetensors or GGUF version of the model."
+        )
+    raise CheckpointError(f"{folder} holds no weights: there is no {_SINGLE} and no other safetensors file.")
+
+
+def _read_shards(folder: Path) -> dict[str, TensorInfo]:
+    index = folder / _INDEX
+    weight_map = read_json_object(_inside(folder, _INDEX)).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map that names the files of the tensors.")
+    for name in weight_map.values():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or any(char in name for char in "/\\\0"):
+            raise CheckpointError(f"{index} names {shown(str(name))}, which is not a safetensors file of its folder.")
+    shards = sorted(set(weight_map.values()))
+    missing = [shown(name) for name in shards if not (folder / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of {len(shards)} weight files, such as {missing[0]}; download the rest."
+        )
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
+        for name, info in read_safetensors(_inside(folder, shard)).items():
+            if name in tensors:
+                raise CheckpointError(f"Tensor {shown(name)} is in both {tensors[name].path} and {info.path}.")
+            tensors[name] = info
+    for name, shard in weight_map.items():
+        if name not in tensors or tensors[name].path.name != shard:
+            raise CheckpointError(f"{index} says that tensor {shown(name)} is in {shown(shard)}, but it is not there.")
+    return tensors
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a file in `folder`, unless it is a link that leads outside the model."""
+    path = folder / name
+    try:
+        home, place = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError):
+        raise CheckpointError(f"{path} is a symbolic link that leads nowhere.") from None
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        # A Hugging Face cache keeps files in <repository>/blobs and links to them from <repository>/snapshots/<commit>.
+        allowed.append(home.parent.parent / "blobs")
+    if not any(place.is_relative_to(root) for root in allowed):
+        raise CheckpointError(
+            f"{shown(str(path))} is a symbolic link to a file outside the model's folder, which is not read. "
+            "Copy the file there."
+        )
+    return path
