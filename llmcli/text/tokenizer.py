@@ -1,0 +1,180 @@
+"""The tokenizer of a model: text to ids and back, with the model's special tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from llmcli.errors import CheckpointError
+from llmcli.text.gguf_vocabulary import gguf_backend
+from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
+from llmcli.text.special_tokens import add_listed_tokens, mark_special, named_special_tokens
+from llmcli.text.token_bytes import PieceDecoder
+
+
+class Tokenizer:
+    """Encodes and decodes text with the rules and the vocabulary of one model."""
+
+    def __init__(self, backend: Backend, special_tokens: Mapping[str, str], *, source: str) -> None:
+        """Use `backend`, of which `special_tokens` names some tokens by role; `source` is the file to blame."""
+        # Some files carry the limits of a training run; a prompt is never cut or padded.
+        backend.no_truncation()
+        backend.no_padding()
+        self.special_tokens: dict[str, str] = dict(special_tokens)
+        """Spelling of each special token that has a role: `bos_token`, `eos_token`, `unk_token`, `pad_token`, ..."""
+        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        """The highest id, plus one."""
+        self._backend = backend
+        self._decoder = PieceDecoder(backend, source=source)
+        self._added = backend.get_added_tokens_decoder()
+        self._encoder = GuardedEncoder(backend, _unknown_id(backend), source=source)
+        # SentencePiece tokenizers begin every text with a space of their own, which a later part must not get.
+        together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))
+        self._begins_with_space = together != apart
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str | bytes,
+        *,
+        source: str,
+        tokenizer_config: Mapping[str, object] | None = None,
+        special_tokens_map: Mapping[str, object] | None = None,
+        added_tokens: Mapping[str, object] | None = None,
+    ) -> Tokenizer:
+        """The tokenizer of a Hugging Face folder, from the contents of its files.
+
+        `text` is tokenizer.json, which lies at `source` and whose own post-processor decides what is put around raw
+        text; the others are the parsed files of those names beside it.
+
+        Raises:
+            CheckpointError: the contents are damaged or contradict each other.
+            UnsupportedModelError: a kind of tokenizer whose tokens cannot be turned into bytes one by one.
+        """
+        try:
+            backend = Backend.from_str(text.decode() if isinstance(text, bytes) else text)
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:
+            # A panic inside the library is no subclass of Exception.
+            raise CheckpointError(f"{source} is not a valid tokenizer: {error}.") from error
+        named = named_special_tokens(tokenizer_config, special_tokens_map)
+        add_listed_tokens(backend, tokenizer_config, added_tokens, source=source)
+        mark_special(backend, named)
+        return cls(backend, named, source=source)
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, object], *, source: str) -> Tokenizer:
+        """The tokenizer of the GGUF file at `source`, from its metadata.
+
+        Raises:
+            CheckpointError: the metadata are damaged.
+            UnsupportedModelError: a kind of tokenizer that is not supported.
+        """
+        embedded = metadata.get("tokenizer.huggingface.json")
+        if isinstance(embedded, str):
+            tokenizer = cls.from_json(embedded, source=source)
+            for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown")):
+                index = metadata.get(f"tokenizer.ggml.{key}_token_id")
+                if isinstance(index, int) and tokenizer.piece(index):
+                    tokenizer.special_tokens[role] = tokenizer.piece(index)
+            return tokenizer
+        backend, special_tokens = gguf_backend(metadata, source=source)
+        return cls(backend, special_tokens, source=source)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text from outside: whatever it spells, no control token comes out of it.
+
+        With `add_special_tokens` the tokenizer's own beginning (BOS, where the model has one) is added.
+        """
+        segment = Segment(without_surrogates(text), trusted=False)
+        return self._encoder.encode([segment], add_special_tokens=add_special_tokens)
+
+    def encode_segments(self, segments: Sequence[Segment], *, continuation: bool = False) -> list[int]:
+        """The ids of the joined segments as one text, control tokens found in the trusted ones; nothing is added.
+
+        `continuation` says that other tokens come before: then no space is put in front.
+        """
+        segments = [Segment(without_surrogates(segment.text), segment.trusted) for segment in segments]
+        if continuation and self._begins_with_space:
+            lead = Segment("\n", trusted=False)
+            head = self._encoder.encode([lead])
+            ids = self._encoder.encode([lead, *segments])
+            if ids[: len(head)] == head:
+                return ids[len(head) :]
+        return self._encoder.encode(segments)
+
+    def control_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where `text` spells control tokens, as (start, end) in characters. `text` must be valid Unicode."""
+        return self._encoder.control_spans(text)
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of `ids`: their bytes, joined, as UTF-8, with U+FFFD for what is none.
+
+        The space that SentencePiece tokenizers put before a text is taken away again.
+        """
+        kept = [token for token in ids if self.piece(token) and not (skip_special and self.is_special(token))]
+        data = b"".join(self.token_bytes(token, first=place == 0) for place, token in enumerate(kept))
+        text = data.decode("utf-8", errors="replace")
+        spaces = len(text) - len(text.lstrip(" "))
+        return text[min(spaces, self.stripped_spaces) :]
+
+    def token_bytes(self, token: int, *, first: bool = False) -> bytes:
+        """The bytes `token` stands for inside a text, or at its beginning if `first`; none for ids without a token."""
+        return self._decoder.piece_bytes(self.piece(token), first=first)
+
+    def piece(self, token: int) -> str:
+        """The vocabulary's own spelling of `token`; empty for ids without a token."""
+        if not 0 <= token < self.vocab_size:
+            return ""
+        return self._backend.id_to_token(token) or ""
+
+    def token_to_id(self, piece: str) -> int | None:
+        """The id of the token spelled `piece` in the vocabulary."""
+        found: int | None = self._backend.token_to_id(without_surrogates(piece))
+        return found
+
+    def is_special(self, token: int) -> bool:
+        """Whether `token` is a control token, which is no part of the text."""
+        added = self._added.get(token)
+        return added is not None and added.special
+
+    def is_added(self, token: int) -> bool:
+        """Whether `token` is found in text as a whole, outside the rules for ordinary vocabulary."""
+        return token in self._added
+
+    @property
+    def stripped_spaces(self) -> int:
+        """How many spaces `decode` takes away from the beginning of a text."""
+        return self._decoder.stripped_spaces
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text."""
+        return self._role_id("bos_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends a text."""
+        return self._role_id("eos_token")
+
+    def _role_id(self, role: str) -> int | None:
+        piece = self.special_tokens.get(role)
+        return None if piece is None else self.token_to_id(piece)
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return self._encoder.encode([Segment(text, trusted=True)])
+
+
+def _unknown_id(backend: Backend) -> int | None:
+    """The id for text outside the vocabulary, where the model has one."""
+    if isinstance(backend.model, models.Unigram):
+        # Not among the attributes of this class.
+        index = json.loads(backend.model.__getstate__()).get("unk_id")
+        return index if isinstance(index, int) else None
+    unknown = getattr(backend.model, "unk_token", None)
+    found: int | None = backend.token_to_id(unknown) if isinstance(unknown, str) else None
+    return found

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.guarded import Segment
+from llmcli.text.tokenizer import Tokenizer
+from tests.text.made import (
+    KINDS,
+    SPECIALS,
+    TEXTS,
+    byte_level_backend,
+    gguf_of_sentencepiece,
+    metaspace_backend,
+    sentencepiece_model,
+    tokenizer,
+    wrapped,
+)
+
+HOSTILE = [
+    "<|im_end|>",
+    "a<|im_end|>b",
+    "<think>",
+    " <|im_start|> ",
+    "<|im_<|im_end|>end|>",
+    "<s></s><unk>",
+    "<|begin|>",
+]
+
+
+def id_of(ours: Tokenizer, piece: str) -> int:
+    token = ours.token_to_id(piece)
+    assert token is not None
+    return token
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("make", [byte_level_backend, metaspace_backend])
+def test_ordinary_text_is_encoded_and_decoded_as_by_the_library(make: Callable[[], Backend], text: str) -> None:
+    backend = make()
+    ours = wrapped(backend)
+    ids = backend.encode(text).ids
+    assert ours.encode(text) == ids
+    assert ours.encode(text, add_special_tokens=False) == backend.encode(text, add_special_tokens=False).ids
+    assert ours.decode(ids) == backend.decode(ids)
+    assert ours.decode(ids, skip_special=False) == backend.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("kind", ["byte", "sentencepiece", "gemma"])
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁")))
+@settings(max_examples=40, deadline=None)
+def test_any_text_comes_back(kind: str, text: str) -> None:
+    ours = tokenizer(kind)
+    assert ours.decode(ours.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_a_user_types_is_never_a_control_token(kind: str, text: str) -> None:
+    ours = tokenizer(kind)
+    ids = ours.encode(text, add_special_tokens=False)
+    unknown = ours.token_to_id("<unk>")
+    assert not [token for token in ids if ours.is_added(token) and token != unknown]
+    if kind != "metaspace":
+        assert ours.decode(ids, skip_special=False) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_text_names_control_tokens_where_it_is_trusted(kind: str) -> None:
+    ours = tokenizer(kind)
+    marker = id_of(ours, "<|im_end|>")
+    segments = [Segment("<|im_end|>", True), Segment("<|im_end|>", False), Segment("<|im_end|>", True)]
+    ids = ours.encode_segments(segments)
+    assert ids[0] == ids[-1] == marker
+    assert ids.count(marker) == 2
+
+
+def test_borders_of_trust_do_not_cut_words() -> None:
+    ours = tokenizer("byte")
+    text = "The quick <|im_end|> fox"
+    for at in range(len(text)):
+        segments = [Segment(text[:at], False), Segment(text[at:], False)]
+        assert ours.encode_segments(segments) == ours.encode(text, add_special_tokens=False)
+
+
+def test_a_spelling_across_a_border_of_trust_stays_text() -> None:
+    ours = tokenizer("byte")
+    marker = id_of(ours, "<|im_end|>")
+    for segments in (
+        [Segment("<|im_", True), Segment("end", False), Segment("|>", True)],
+        [Segment("<|im_end|", False), Segment("><|im_end|>", True)],
+    ):
+        text = "".join(segment.text for segment in segments)
+        ids = ours.encode_segments(segments)
+        assert ids.count(marker) == sum(segment.text.count("<|im_end|>") for segment in segments)
+        assert ours.decode(ids, skip_special=False) == text
+
+
+def test_text_found_only_after_normalizing_stays_text() -> None:
+    backend = byte_level_backend()
+    backend.normalizer = normalizers.NFKC()
+    backend.add_tokens([AddedToken("<|tool|>", normalized=True)])
+    ours = wrapped(backend)
+    assert backend.token_to_id("<|tool|>") in backend.encode("<｜tool｜>").ids
+    assert ours.token_to_id("<|tool|>") not in ours.encode("<｜tool｜>")
+    assert ours.encode_segments([Segment("<｜tool｜>", True), Segment("<|im_end|>", False)])[0] == ours.token_to_id(
+        "<|tool|>"
+    )
+
+
+def test_a_control_token_that_merges_could_spell_is_not_spelled_by_them() -> None:
+    vocabulary = {"<": 0, "s": 1, ">": 2, "<s": 3, "<s>": 4}
+    backend = Backend(models.BPE(vocabulary, [("<", "s"), ("<s", ">")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<s>"])
+    ours = wrapped(backend)
+    assert ours.encode("<s>") == [3, 2]
+    assert ours.encode_segments([Segment("<s>", True), Segment("<s>", False)]) == [4, 3, 2]
+
+
+def test_a_word_that_is_a_control_token_is_not_looked_up_whole() -> None:
+    backend = Backend(models.BPE({"a": 0, "b": 1, "ab": 2}, [], ignore_merges=True))
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["ab"])
+    assert wrapped(backend).encode("ab") == [0, 1]
+
+
+def test_added_whitespace_is_ordinary_text() -> None:
+    backend = byte_level_backend()
+    backend.add_tokens([AddedToken(" " * 8, normalized=False)])
+    run = backend.token_to_id(" " * 8)
+    assert run in wrapped(backend).encode("x" + " " * 8 + "y")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_invalid_unicode_becomes_the_replacement_character(kind: str) -> None:
+    ours = tokenizer(kind)
+    assert ours.encode("a\udc80b") == ours.encode("a\ufffdb")
+    assert ours.encode("\ud83d\ude00") == ours.encode("😀")
+
+
+@pytest.mark.parametrize("kind", ["byte", "sentencepiece", "gemma"])
+@pytest.mark.parametrize("text", [text for text in TEXTS if text])
+def test_a_continuation_gets_no_space_of_its_own(kind: str, text: str) -> None:
+    ours = tokenizer(kind)
+    ids = ours.encode("x", add_special_tokens=False) + ours.encode_segments([Segment(text, False)], continuation=True)
+    assert ours.decode(ids) == "x" + text
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize("text", [*TEXTS, "   five     spaces", "a<think>b"])
+def test_a_gguf_sentencepiece_vocabulary_gives_the_ids_of_sentencepiece(prefix: bool, text: str) -> None:
+    ours = tokenizer("sentencepiece" if prefix else "gemma")
+    reference = sentencepiece_model(prefix)
+    if "<think>" in text:
+        # To sentencepiece all text is trusted; around an added token the library begins a new text.
+        assert ours.token_to_id("<think>") in ours.encode_segments([Segment(text, True)])
+        assert ours.token_to_id("<think>") not in ours.encode(text)
+    else:
+        assert ours.encode(text, add_special_tokens=False) == reference.encode(text)
+        assert ours.encode(text) == [reference.bos_id(), *reference.encode(text)]
+        assert ours.decode(reference.encode(text)) == reference.decode(reference.encode(text))
+
+
+def test_properties_of_tokens() -> None:
+    ours = tokenizer("sentencepiece")
+    reference = sentencepiece_model()
+    assert ours.vocab_size == reference.get_piece_size()
+    assert (ours.bos_id, ours.eos_id) == (reference.bos_id(), reference.eos_id())
+    assert ours.special_tokens["unk_token"] == "<unk>"
+    assert ours.token_bytes(id_of(ours, "<0xE2>")) == b"\xe2"
+    assert ours.token_bytes(id_of(ours, "▁The")) == b" The"
+    for outside in (-1, ours.vocab_size, 2**40):
+        assert (ours.piece(outside), ours.token_bytes(outside)) == ("", b"")
+        assert not ours.is_special(outside)
+        assert not ours.is_added(outside)
+    assert ours.decode([-1, 2**40]) == ""
+    think, end = id_of(ours, "<think>"), id_of(ours, "<|im_end|>")
+    assert (ours.is_added(think), ours.is_special(think), ours.is_special(end)) == (True, False, True)
+
+
+def test_limits_saved_with_a_tokenizer_are_lifted() -> None:
+    backend = byte_level_backend()
+    backend.enable_truncation(4)
+    backend.enable_padding(length=64)
+    assert wrapped(backend).encode("The quick brown fox") == byte_level_backend().encode("The quick brown fox").ids
+
+
+def test_tokens_listed_only_beside_tokenizer_json_are_added() -> None:
+    backend = byte_level_backend()
+    size = backend.get_vocab_size()
+    ours = Tokenizer.from_json(
+        backend.to_str().encode(),
+        source="tokenizer.json",
+        tokenizer_config={
+            "added_tokens_decoder": {
+                str(size): {"content": "<|call|>", "special": True, "normalized": False},
+                "1": {"content": "<|im_start|>", "special": True},
+            },
+            "extra_special_tokens": {"image_token": "<think>"},
+            "add_bos_token": False,
+        },
+        special_tokens_map={"eos_token": "<|im_end|>", "pad_token": {"content": "<|call|>"}},
+        added_tokens={"<tool>": size + 1},
+    )
+    assert ours.token_to_id("<|call|>") == size
+    assert ours.is_special(size)
+    assert not ours.is_special(size + 1)
+    assert ours.encode_segments([Segment("<tool><|call|>", True)]) == [size + 1, size]
+    assert ours.special_tokens == {"eos_token": "<|im_end|>", "pad_token": "<|call|>", "image_token": "<think>"}
+    assert ours.vocab_size == size + 2
+    assert ours.bos_id is None
+    # transformers 5 lets the post-processor of tokenizer.json decide, whatever the flags say.
+    assert ours.encode("a")[0] == ours.token_to_id("<|begin|>")
+
+
+def test_an_ordinary_token_with_a_role_becomes_special() -> None:
+    backend = Backend(models.BPE({"a": 0, "<end>": 1}, []))
+    backend.decoder = decoders.ByteLevel()
+    ours = Tokenizer.from_json(backend.to_str(), source="t", tokenizer_config={"eos_token": "<end>", "bos_token": "-"})
+    assert ours.is_special(1)
+    assert ours.vocab_size == 2
+
+
+@pytest.mark.parametrize("content", [b"\xff", "", "{}", "[]", "null", "[" * 10_000, '{"model": 3}'])
+def test_a_damaged_tokenizer_json_is_named(content: str | bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"here/tokenizer\.json"):
+        Tokenizer.from_json(content, source="here/tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"tokenizer_config": {"added_tokens_decoder": [1]}},
+        {"tokenizer_config": {"added_tokens_decoder": {"1": "x"}}},
+        {"tokenizer_config": {"added_tokens_decoder": {"-1": {"content": "x"}}}},
+        {"tokenizer_config": {"added_tokens_decoder": {"9999": {"content": "x"}}}},
+        {"tokenizer_config": {"added_tokens_decoder": {"5": {"content": "<|im_end|>"}}}},
+        {"added_tokens": {"x": "1"}},
+        {"added_tokens": {"": 1}},
+    ],
+)
+def test_damaged_files_beside_it_are_refused(beside: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"t\.json"):
+        Tokenizer.from_json(byte_level_backend().to_str(), source="t.json", **beside)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "named"),
+    [
+        (decoders.WordPiece(), "WordPiece"),
+        (decoders.BPEDecoder(), "BPEDecoder"),
+        (decoders.CTC(), "CTC"),
+        (None, "neither"),
+        (decoders.Sequence([decoders.Strip(" ", 1, 0), decoders.ByteFallback()]), "Strip"),
+    ],
+)
+def test_decoders_that_are_not_known_are_refused_by_name(decoder: Any, named: str) -> None:
+    backend = byte_level_backend()
+    backend.decoder = decoder
+    with pytest.raises(UnsupportedModelError, match=named):
+        wrapped(backend)
+
+
+def test_a_tokenizer_json_inside_a_gguf_file_is_used() -> None:
+    backend = byte_level_backend()
+    metadata = gguf_of_sentencepiece() | {
+        "tokenizer.huggingface.json": backend.to_str(),
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    ours = Tokenizer.from_gguf(metadata, source="model.gguf")
+    assert ours.encode("The fox") == backend.encode("The fox").ids
+    assert ours.special_tokens["eos_token"] == SPECIALS[2]
+
+
+def test_unigram_text_outside_the_vocabulary_is_unknown_and_no_attack() -> None:
+    backend = Backend(models.Unigram([("<unk>", 0.0), ("▁a", -1.0), ("b", -2.0), ("<s>", 0.0)], 0, False))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    backend.add_special_tokens(["<unk>", "<s>"])
+    ours = wrapped(backend)
+    assert ours.encode("abž") == backend.encode("abž").ids
+    assert 3 not in ours.encode("ab<s>")
+    assert json.loads(backend.to_str())["model"]["unk_id"] == 0
+
+
+def test_text_that_the_vocabulary_has_no_way_to_encode_is_a_fault_of_the_file() -> None:
+    backend = Backend(models.WordLevel({"a": 0}, unk_token="missing"))
+    backend.decoder = decoders.ByteLevel()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        wrapped(backend)
+
+
+def test_half_characters_in_the_files_beside_do_no_harm() -> None:
+    backend = byte_level_backend()
+    ours = Tokenizer.from_json(
+        backend.to_str(),
+        source="t.json",
+        tokenizer_config={
+            "eos_token": "\ud800",
+            "added_tokens_decoder": {str(backend.get_vocab_size()): {"content": "<\udfff>"}},
+        },
+    )
+    assert ours.eos_id is None
+    assert ours.is_added(ours.vocab_size - 1)
+    assert ours.token_to_id("\ud800") is None
