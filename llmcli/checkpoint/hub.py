@@ -1,0 +1,236 @@
+"""Fetching models from the hub into the hub library's own cache, with its token handling and its offline switch.
+
+A pull takes one commit: everything is fetched by that commit's hash, small files first, and only when all of it is
+there does the branch in the cache point to it. An interrupted pull keeps its finished files and spoils nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmcli.checkpoint.hub_cache import CachedModel, cached_model, cached_models, model_in, repo_folder, shards
+from llmcli.checkpoint.hub_errors import OFFLINE, plain_errors
+from llmcli.checkpoint.hub_files import (
+    WEIGHT_INDEXES,
+    HubName,
+    choose_gguf,
+    gguf_sets,
+    has_tokenizer,
+    is_safe,
+    parse_hub_name,
+    small_files,
+    weight_files,
+)
+from llmcli.checkpoint.store import Progress, no_progress
+from llmcli.errors import LlmcliError, ModelNotFoundError
+
+__all__ = ["CachedModel", "HubName", "cached_model", "cached_models", "fetch_model", "parse_hub_name"]
+
+_POLL_SECONDS = 0.1
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class _RemoteFile:
+    bytes: int
+    blob: str | None
+    """What the cache calls its content."""
+    sha256: str | None
+    """Known for large files only."""
+
+
+def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
+    """Bring the cache up to date with a model of the hub; returns its folder, or its (first) GGUF file.
+
+    Only what a model needs is fetched: configuration, tokenizer, templates, and safetensors; else one GGUF model; else
+    `pytorch_model*.bin`. Files that are there already are not fetched again.
+
+    Raises:
+        ModelNotFoundError: no such model, no access, no network, no space, or nothing in it that this program runs.
+    """
+    hub_name = parse_hub_name(name) if isinstance(name, str) else name
+    if hub_name is None:
+        raise ModelNotFoundError(f"{name!r} is not a hub name; one looks like owner/name or owner/name:Q4_K_M.")
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise ModelNotFoundError(OFFLINE.format(name=hub_name))
+    with _quiet_library():
+        commit, files = _listing(hub_name)
+        download = _Download(hub_name, commit, files, progress)
+        first, weights = _plan(hub_name, files)
+        download.fetch(first)
+        if weights[0] in WEIGHT_INDEXES:
+            download.fetch(weights)
+            weights = shards(download.snapshot / weights[0])
+        download.fetch(weights)
+    path = model_in(download.snapshot, hub_name)
+    if path is None:
+        raise ModelNotFoundError(f"{hub_name} was fetched, but what is in {download.snapshot} is not a whole model.")
+    _point_to(hub_name, commit)
+    return path
+
+
+def _listing(name: HubName) -> tuple[str, dict[str, _RemoteFile]]:
+    """The commit that `name` means now, and its files."""
+    from huggingface_hub import HfApi, constants
+
+    with plain_errors(name):
+        info = HfApi().model_info(
+            name.repo, revision=name.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+        commit = str(info.sha)
+        files = {}
+        for sibling in info.siblings or []:
+            sha256 = None if sibling.lfs is None else sibling.lfs.sha256
+            if is_safe(sibling.rfilename):
+                files[sibling.rfilename] = _RemoteFile(sibling.size or 0, sha256 or sibling.blob_id, sha256)
+    return commit, files
+
+
+def _plan(name: HubName, files: Mapping[str, _RemoteFile]) -> tuple[list[str], list[str]]:
+    """What to fetch first, and then the weights (or their index, which names the rest)."""
+    sets = gguf_sets(files)
+    weights = weight_files(files) if name.quant is None else None
+    if weights is None or (sets and weights[0].startswith("pytorch_model")):
+        if sets:
+            return [], choose_gguf(sets, name)
+        what = "no GGUF files" if name.quant is not None else "no safetensors, GGUF or pytorch_model.bin files"
+        raise ModelNotFoundError(f"{name.repo} holds {what}, so there is nothing to run in it.")
+    first = small_files(files)
+    if not has_tokenizer(first) or not {"config.json", "params.json"}.intersection(first):
+        missing = "a tokenizer" if not has_tokenizer(first) else "a config.json"
+        raise ModelNotFoundError(f"{name.repo} holds weights but not {missing}, so there is nothing to run in it.")
+    return first, weights
+
+
+class _Download:
+    """One pull: knows what has been fetched so far, and tells the progress."""
+
+    def __init__(self, name: HubName, commit: str, files: Mapping[str, _RemoteFile], progress: Progress) -> None:
+        self.name = name
+        self.commit = commit
+        self.files = files
+        self.progress = progress
+        self.snapshot = repo_folder(name.repo) / "snapshots" / commit
+
+    def fetch(self, names: list[str]) -> None:
+        """Fetch those of the files that are not in the cache."""
+        absent = [name for name in names if name not in self.files]
+        if absent:
+            raise ModelNotFoundError(f"{self.name.repo} on the hub lacks {absent[0]!r}, which its own index names.")
+        missing = [name for name in names if not (self.snapshot / name).is_file()]
+        total = sum(self.files[name].bytes for name in missing)
+        self._check_space(total)
+        done = 0
+        for name in missing:
+            with self._watching(self.files[name], done, total):
+                self._fetch_one(name)
+            done += self.files[name].bytes
+            self.progress(f"fetching {self.name}", done, total)
+
+    def _fetch_one(self, name: str) -> None:
+        from huggingface_hub import hf_hub_download
+
+        with plain_errors(self.name):
+            path = Path(hf_hub_download(self.name.repo, name, revision=self.commit))
+        expected = self.files[name].sha256
+        if expected is not None and self._sha256(path, self.files[name].bytes) != expected:
+            # Neither the link nor the blob may stay: the next pull would take it for finished.
+            with suppress(OSError):
+                blob = path.resolve()
+                path.unlink()
+                blob.unlink(missing_ok=True)
+            raise ModelNotFoundError(
+                f"{name} of {self.name.repo} arrived damaged (its checksum differs) and was thrown away; pull it again."
+            )
+
+    def _sha256(self, path: Path, total: int) -> str:
+        digest = hashlib.sha256()
+        done = 0
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                done += len(chunk)
+                self.progress(f"checking {path.name}", done, total)
+        return digest.hexdigest()
+
+    def _check_space(self, needed: int) -> None:
+        folder = self.snapshot
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise ModelNotFoundError(
+                f"{self.name.repo} needs {needed / 1e9:.2f} GB more on the disk of {folder}, "
+                f"where {free / 1e9:.2f} GB are free; free some, or set HF_HOME to a folder on another disk."
+            )
+
+    @contextmanager
+    def _watching(self, file: _RemoteFile, before: int, total: int) -> Iterator[None]:
+        """Report how a file grows while the library fetches it.
+
+        The library shows progress only by printing it; the size of its unfinished files is the same in all versions.
+        """
+        finished = threading.Event()
+        blobs = self.snapshot.parents[1] / "blobs"
+
+        def watch() -> None:
+            while not finished.wait(_POLL_SECONDS):
+                size = 0
+                with suppress(OSError):
+                    size = max((path.stat().st_size for path in blobs.glob(f"{file.blob}*.incomplete")), default=0)
+                self.progress(f"fetching {self.name}", before + min(size, file.bytes), total)
+
+        self.progress(f"fetching {self.name}", before, total)
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            watcher.join()
+
+
+def _point_to(name: HubName, commit: str) -> None:
+    """Let the branch or tag in the cache mean `commit`, now that all of it is there."""
+    revision = name.revision or "main"
+    if revision == commit:
+        return
+    ref = repo_folder(name.repo) / "refs" / revision
+    temporary = ref.with_name(f"{ref.name}.{threading.get_native_id()}.new")
+    try:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(commit, encoding="ascii")
+        temporary.replace(ref)
+    except OSError as error:
+        raise LlmcliError(f"Could not write {ref}: {error.strerror}.") from error
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Keep the hub's library from printing bars, retries and advice of its own."""
+    import huggingface_hub.utils
+
+    utils: Any = huggingface_hub.utils  # it does not declare what it exports
+    level = utils.logging.get_verbosity()
+    bars_off = utils.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        utils.disable_progress_bars()
+        if level == utils.logging.WARNING:  # otherwise the user has asked to hear more, or less
+            utils.logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            utils.logging.set_verbosity(level)
+            if not bars_off:
+                utils.enable_progress_bars()

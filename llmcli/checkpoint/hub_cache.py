@@ -1,0 +1,236 @@
+"""Models in the local cache of the hub, found without any network.
+
+The cache's documented layout: `models--owner--name/` holds `refs/<branch or tag>` (a commit's hash) and
+`snapshots/<hash>/<file>`, links into `blobs/`. A file there is always whole; a snapshot need not be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcli.checkpoint.hub_files import (
+    WEIGHT_INDEXES,
+    HubName,
+    choose_gguf,
+    gguf_sets,
+    has_tokenizer,
+    is_safe,
+    parse_hub_name,
+    quant_of,
+    small_files,
+    weight_files,
+)
+from llmcli.errors import LlmcliError, ModelNotFoundError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_INDEX_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A complete model of the hub's cache."""
+
+    name: str
+    """The name it can be used by: `owner/name`, with `:QUANT` or `@revision` where needed."""
+    path: Path
+    """Its folder, or its (first) GGUF file."""
+    bytes: int
+    modified: float
+    """Seconds since the epoch."""
+    kind: str
+    """"GGUF", "safetensors" or "PyTorch"."""
+
+
+def cache_folder() -> Path:
+    """Where the hub's library keeps its cache; its own environment variables apply."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def repo_folder(repo: str) -> Path:
+    """The folder of one repository in the cache; it need not exist."""
+    return cache_folder() / f"models--{repo.replace('/', '--')}"
+
+
+def cached_model(name: str | HubName) -> Path | None:
+    """A complete model of that hub name already in the cache: its folder, or its (first) GGUF file; else None.
+
+    Complete means configuration, tokenizer and every shard: a pull that was interrupted does not count.
+    """
+    hub_name = parse_hub_name(name) if isinstance(name, str) else name
+    if hub_name is None:
+        return None
+    folder = _snapshot(repo_folder(hub_name.repo), hub_name.revision or "main")
+    return None if folder is None else model_in(folder, hub_name)
+
+
+def model_in(snapshot: Path, name: HubName) -> Path | None:
+    """The complete model that `name` means in a snapshot folder, or None."""
+    names = list(_files(snapshot))
+    if name.quant is None and weights_in(snapshot, names) is not None:
+        return snapshot
+    with suppress(ModelNotFoundError):
+        sets = gguf_sets(names)
+        if sets:
+            return snapshot / choose_gguf(sets, name)[0]
+    return None
+
+
+def cached_models() -> list[CachedModel]:
+    """Every complete model in the cache. What is damaged or unreadable there is passed over."""
+    found: list[CachedModel] = []
+    with suppress(OSError):
+        for folder in sorted(cache_folder().glob("models--*--*")):
+            with suppress(OSError):
+                found.extend(_models_of(folder))
+    return found
+
+
+def remove_cached(name: HubName) -> int:
+    """Remove a model from the cache, and return how many bytes that freed.
+
+    `owner/name` removes the repository with all its revisions, `owner/name:QUANT` only that GGUF file.
+
+    Raises:
+        ModelNotFoundError: the cache does not have it.
+        LlmcliError: the file system refuses.
+    """
+    folder = repo_folder(name.repo)
+    try:
+        if name.quant is None and name.revision is None:
+            if not folder.is_dir():
+                raise ModelNotFoundError(f"{name} is not in the hub cache.")
+            freed = _tree_bytes(folder / "blobs")
+            shutil.rmtree(folder)
+            shutil.rmtree(cache_folder() / ".locks" / folder.name, ignore_errors=True)
+            return freed
+        path = cached_model(name)
+        if path is None or path.is_dir():
+            what = "is not in the hub cache" if path is None else "is one of several revisions of a repository"
+            raise ModelNotFoundError(f"{name} {what}; `llm rm {name.repo}` removes all that is there of {name.repo}.")
+        snapshot = _snapshot(folder, name.revision or "main")
+        assert snapshot is not None
+        return sum(_remove_file(folder, snapshot / part) for part in _parts(snapshot, path))
+    except OSError as error:
+        raise LlmcliError(f"Could not remove {name} from the hub cache: {error.strerror}.") from error
+
+
+def weights_in(snapshot: Path, names: list[str]) -> list[str] | None:
+    """The files of a complete Transformers-style or Mistral-style model among a snapshot's `names`, else None."""
+    if not has_tokenizer(names) or not {"config.json", "params.json"}.intersection(names):
+        return None
+    with suppress(LlmcliError):
+        weights = weight_files(names)
+        if weights and weights[0] in WEIGHT_INDEXES:
+            weights = [*weights, *shards(snapshot / weights[0])]
+        if weights and set(weights) <= set(names):
+            return [*small_files(names), *weights]
+    return None
+
+
+def shards(index: Path) -> list[str]:
+    """The weight files that an index names, in order.
+
+    Raises:
+        LlmcliError: the index is not one, or names a file outside its own folder.
+    """
+    try:
+        if index.stat().st_size > _INDEX_LIMIT:
+            raise ValueError
+        content = json.loads(index.read_text(encoding="utf-8"))
+        files = set(content["weight_map"].values())
+        if not files or not all(isinstance(name, str) and is_safe(name) and "/" not in name for name in files):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LlmcliError(f"{index} is not a valid index of weight files.") from error
+    return sorted(files)
+
+
+def _snapshot(folder: Path, revision: str) -> Path | None:
+    """The snapshot folder of a branch, tag or commit, if it is there."""
+    commit = revision
+    if not _COMMIT.fullmatch(revision):
+        try:
+            with (folder / "refs" / revision).open(encoding="ascii") as file:
+                commit = file.read(64).strip()
+        except (OSError, ValueError):
+            return None
+    snapshot = folder / "snapshots" / commit
+    return snapshot if _COMMIT.fullmatch(commit) and snapshot.is_dir() else None
+
+
+def _files(snapshot: Path) -> Iterator[str]:
+    """Names of the files of a snapshot whose content is there, relative to it."""
+    for folder, folders, names in os.walk(snapshot):
+        folders[:] = [name for name in folders if len(Path(folder, name).relative_to(snapshot).parts) <= 3]
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file():
+                yield path.relative_to(snapshot).as_posix()
+
+
+def _models_of(folder: Path) -> Iterator[CachedModel]:
+    owner, _, rest = folder.name.removeprefix("models--").partition("--")
+    repo = f"{owner}/{rest}"
+    if parse_hub_name(repo) is None:
+        return
+    revisions = sorted(path for path in (folder / "refs").rglob("*") if path.is_file())
+    seen: set[Path] = set()
+    # "main" first: another branch or tag of the same commit is the same model.
+    for ref in sorted(revisions, key=lambda path: path.name != "main"):
+        revision = ref.relative_to(folder / "refs").as_posix()
+        snapshot = _snapshot(folder, revision)
+        if snapshot is None or snapshot in seen:
+            continue
+        seen.add(snapshot)
+        at = "" if revision == "main" else f"@{revision}"
+        names = list(_files(snapshot))
+        files = weights_in(snapshot, names)
+        if files is not None:
+            kind = "safetensors" if any(name.endswith(".safetensors") for name in files) else "PyTorch"
+            yield _described(f"{repo}{at}", snapshot, snapshot, files, kind)
+        sets = gguf_sets(names)
+        for label, parts in sets.items():
+            alone = len(sets) == 1 and files is None
+            quant = "" if alone else f":{quant_of(label)}"
+            yield _described(f"{repo}{quant}{at}", snapshot / parts[0], snapshot, parts, "GGUF")
+
+
+def _described(name: str, path: Path, snapshot: Path, files: list[str], kind: str) -> CachedModel:
+    statuses = [(snapshot / file).stat() for file in files]
+    return CachedModel(name, path, sum(s.st_size for s in statuses), max(s.st_mtime for s in statuses), kind)
+
+
+def _parts(snapshot: Path, first: Path) -> list[str]:
+    """All files of the GGUF model whose first file is `first`."""
+    name = first.relative_to(snapshot).as_posix()
+    return next(parts for parts in gguf_sets(_files(snapshot)).values() if parts[0] == name)
+
+
+def _remove_file(folder: Path, path: Path) -> int:
+    """Remove one link of a snapshot, and its blob unless another snapshot still uses it."""
+    blob = path.resolve()
+    size = blob.stat().st_size
+    path.unlink()
+    others = (link for link in (folder / "snapshots").rglob("*") if link.is_symlink() and link.resolve() == blob)
+    if any(True for _ in others):
+        return 0
+    if blob.parent == (folder / "blobs").resolve():
+        blob.unlink(missing_ok=True)
+    return size
+
+
+def _tree_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size
+    return total

@@ -1,0 +1,70 @@
+"""`llm list`: the models on this machine that can be used by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.views.terminal import is_terminal, visible
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint.resolve import LocalModel
+
+
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
+) -> None:
+    """Show the models that can be used by name: fetched ones, and complete ones in the hub cache."""
+    from llmcli.checkpoint.resolve import local_models
+
+    models = local_models()
+    if as_json:
+        typer.echo(json.dumps([_as_json(model) for model in models], indent=2))
+    elif models:
+        typer.echo(_table(models))
+    else:
+        typer.echo("No models here yet; `llm pull` fetches the starter model.", err=True)
+
+
+def _as_json(model: LocalModel) -> dict[str, object]:
+    return {
+        "name": model.name,
+        "path": str(model.path),
+        "bytes": model.bytes,
+        "modified": datetime.fromtimestamp(model.modified, timezone.utc).isoformat(timespec="seconds"),
+        "kind": model.kind,
+        "place": model.place,
+    }
+
+
+def _table(models: list[LocalModel]) -> str:
+    from rich.cells import cell_len
+
+    rows = [("NAME", "SIZE", "KIND", "WHERE")]
+    rows += [(model.name, _size(model.bytes), model.kind, f"{model.place}: {_short(model.path)}") for model in models]
+    if is_terminal(sys.stdout):
+        rows = [(visible(name), size, kind, visible(where)) for name, size, kind, where in rows]
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(3)]
+    lines = []
+    for name, size, kind, where in rows:
+        name_padding, size_padding, kind_padding = (
+            " " * (width - cell_len(cell)) for width, cell in zip(widths, (name, size, kind), strict=True)
+        )
+        lines.append(f"{name}{name_padding}  {size_padding}{size}  {kind}{kind_padding}  {where}")
+    return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(Path("~") / path.relative_to(Path.home()))
+    except (ValueError, RuntimeError):  # elsewhere, or there is no home
+        return str(path)

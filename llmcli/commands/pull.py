@@ -1,0 +1,25 @@
+"""`llm pull`: fetch a model, or bring one from the hub up to date."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llmcli.views.progress import progress_bar
+from llmcli.views.terminal import is_terminal, visible
+
+
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(help="owner/name, owner/name:Q4_K_M (one file of a GGUF repository), owner/name@revision."),
+    ] = "starter",
+) -> None:
+    """Fetch a model and print where it is. Without a name: the small starter model."""
+    from llmcli.checkpoint import resolve
+
+    with progress_bar() as progress:
+        path = str(resolve.pull(name, progress))
+    typer.echo(visible(path) if is_terminal(sys.stdout) else path)

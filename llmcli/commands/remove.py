@@ -1,0 +1,29 @@
+"""`llm rm`: delete a model that was pulled."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llmcli.views.terminal import is_terminal, visible
+
+
+def remove(
+    name: Annotated[str, typer.Argument(help="A name that `llm list` shows.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a model from the model store or the hub cache. Your own files are never touched."""
+    from llmcli.checkpoint import resolve
+
+    model = resolve.removable(name)
+    description = visible(f"{model.name} ({model.bytes / 1e6:.1f} MB, {model.path})")
+    if not yes and is_terminal(sys.stdin):
+        # Not `typer.confirm`: even with err=True it writes a space to stdout.
+        typer.echo(f"Remove {description}? [y/N] ", err=True, nl=False)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            typer.echo("Nothing was removed.", err=True)
+            raise typer.Exit(1)
+    resolve.remove(model)
+    typer.echo(f"Removed {description}.", err=True)

@@ -1,0 +1,1 @@
+"""What the user sees: Rich renderables and JSON, drawn from plain values."""

@@ -1,0 +1,109 @@
+"""The one place that knows about the terminal: whether there is one, its colours, and what must never reach it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Literal, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_color: bool | None = None
+
+
+def configure(color: bool | None) -> None:
+    """Set what `--color/--no-color` says; None leaves it to the terminal, NO_COLOR and TERM."""
+    global _color
+    _color = color
+
+
+def console_out() -> Console:
+    """A console for the answer and other data, on stdout."""
+    return _console(sys.stdout)
+
+
+def console_err() -> Console:
+    """A console for everything else, on stderr."""
+    return _console(sys.stderr)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether someone sees what is written to `stream`; False for one that is closed or absent."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def can_redraw(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal on which lines may be drawn over, as progress bars do."""
+    return is_terminal(stream) and not _is_dumb()
+
+
+def shows_color(stream: TextIO | None) -> bool:
+    """Whether text written to `stream` may be styled."""
+    if _color is not None:
+        return _color
+    return can_redraw(stream) and not os.environ.get("NO_COLOR")
+
+
+def visible(text: str) -> str:
+    """`text` with every character shown that could drive a terminal or reorder what it shows.
+
+    Control characters but newline and tab, bidirectional overrides and isolates, and lone surrogates are replaced one
+    by one, so the pieces of a stream can be treated separately.
+    """
+    return text.translate(_VISIBLE)
+
+
+def note(message: str) -> None:
+    """Tell the user something in passing, on stderr."""
+    _line(message, "dim")
+
+
+def error(message: str) -> None:
+    """Tell the user what went wrong, on stderr."""
+    _line(f"llm: {message}", "red")
+
+
+def _line(message: str, style: str) -> None:
+    if sys.stderr is None:
+        return
+    # Plain text without colours needs no Rich, whose import would slow down the quickest commands.
+    if not shows_color(sys.stderr):
+        sys.stderr.write(f"{visible(message)}\n")
+        return
+    from rich.text import Text
+
+    console_err().print(Text(visible(message), style=style), soft_wrap=True)
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    styled = shows_color(stream)
+    # Asked for by --color where no terminal says what it can: the palette that every pager and terminal knows.
+    palette: Literal["auto", "256"] = "auto" if can_redraw(stream) else "256"
+    return Console(
+        file=stream,
+        color_system=palette if styled else None,
+        no_color=not styled,
+        force_terminal=styled or can_redraw(stream),
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _is_dumb() -> bool:
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
+_VISIBLE = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: "\u2421",
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+    **{code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))},
+    **{code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)},
+}
