@@ -1,0 +1,86 @@
+"""A conversation in memory: what was said, and how the next reply comes about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from llmcli.engine.engine import Engine, PrefillProgress
+from llmcli.engine.events import Event, Finish, Step
+from llmcli.engine.interruption import Interruption
+from llmcli.engine.params import SamplingParams
+from llmcli.errors import UsageError
+from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.template import ChatTemplate
+from llmcli.text.tokenizer import Tokenizer
+
+
+@dataclass
+class Conversation:
+    """Messages so far, and the engine whose KV cache remembers them."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    system: str | None = None
+    messages: list[Message] = field(default_factory=list)
+    """The user's messages and the model's replies, in turn."""
+    replies: int = 0
+    """Replies generated so far, retries included: each gets a seed of its own."""
+
+    def ask(
+        self,
+        text: str,
+        params: SamplingParams,
+        *,
+        probabilities: bool = False,
+        top: int = 0,
+        interruption: Interruption | None = None,
+        progress: PrefillProgress | None = None,
+    ) -> Iterator[Event]:
+        """The events of the reply to `text`; message and reply join the conversation as the reply ends.
+
+        A prompt that does not fit raises `PromptTooLongError` at once and leaves the conversation as it was.
+        """
+        question = Message("user", text)
+        system = [Message("system", self.system)] if self.system else []
+        events = self.engine.stream(
+            encode_chat(self.tokenizer, self.template, [*system, *self.messages, question]),
+            replace(params, seed=None if params.seed is None else params.seed + self.replies),
+            probabilities=probabilities,
+            top=top,
+            interruption=interruption,
+            progress=progress,
+        )
+        return self._recorded(question, events)
+
+    def take_back(self) -> str:
+        """Forget the last message and its reply; return the message.
+
+        Raises:
+            UsageError: nothing has been said yet.
+        """
+        if not self.messages:
+            raise UsageError("Nothing has been said yet.")
+        question = self.messages[-2]
+        del self.messages[-2:]
+        return question.content
+
+    def _recorded(self, question: Message, events: Iterator[Event]) -> Iterator[Event]:
+        self.replies += 1
+        text, ids, cut = "", [], False
+        try:
+            for event in events:
+                if isinstance(event, Step):
+                    text += event.text
+                    ids.append(event.id)
+                elif isinstance(event, Finish):
+                    text += event.text
+                    cut = event.reason == "stop_string"
+                yield event
+        finally:
+            # Also when the reader gave up half-way: what was said was said. A question interrupted before its first
+            # token was never answered, and two questions in a row would confuse the model.
+            if ids:
+                # The ids of a reply cut at a stop string say more than its text does.
+                self.messages += [question, Message("assistant", text, None if cut else tuple(ids))]

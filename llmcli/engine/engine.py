@@ -1,0 +1,214 @@
+"""The decode loop: read the prompt once, then one token at a time until something says stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import takewhile
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from llmcli.device import peak_memory_bytes
+from llmcli.engine.events import Candidate, Event, Finish, FinishReason, Prefill, Stats, Step
+from llmcli.engine.interruption import Interruption
+from llmcli.engine.params import SamplingParams
+from llmcli.engine.sampler import Sampler
+from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.model import Transformer
+from llmcli.text.detokenizer import Detokenizer
+from llmcli.text.stop_strings import StopStrings
+from llmcli.text.tokenizer import Tokenizer
+
+# Long enough to keep the cores busy, short enough that masks and activations stay small.
+_PREFILL_CHUNK = 512
+
+PrefillProgress: TypeAlias = Callable[[int, int], None]
+"""Called with the tokens of the prompt read so far, and how many there are."""
+
+
+class Engine:
+    """Generates text with one model, and remembers in its KV cache what it has read.
+
+    A prompt that begins like the previous one is only read from where it differs: in a chat, each turn costs its new
+    tokens.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        stop_ids: Collection[int] = (),
+        context_length: int | None = None,
+    ) -> None:
+        """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
+
+        Raises:
+            UsageError: `context_length` is more than the model was made for.
+        """
+        longest = model.config.context_length
+        if context_length is not None and not 0 < context_length <= longest:
+            raise UsageError(
+                f"The model was made for up to {longest} tokens; a context of {context_length} is not possible."
+            )
+        self.context_length = context_length or longest
+        self._model = model
+        self._tokenizer = tokenizer
+        self._stop_ids = frozenset(stop_ids)
+        # Rows of the head beyond the tokenizer are padding; a tokenizer never exceeds them (checked on loading).
+        self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
+        self._cache = model.new_cache()
+        self._cached_ids: list[int] = []
+
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        probabilities: bool = True,
+        top: int = 0,
+        interruption: Interruption | None = None,
+        progress: PrefillProgress | None = None,
+    ) -> Iterator[Event]:
+        """Generate a reply to `prompt_ids`: one `Prefill`, a `Step` for each token, one `Finish`.
+
+        With `probabilities` every step carries its log-probability and entropy, and `top` alternatives; without, the
+        plain path pays nothing for them. `progress` hears how much of a long prompt has been read.
+
+        Raises:
+            PromptTooLongError: the prompt leaves no room for a reply.
+        """
+        ids = list(prompt_ids)
+        self._check_length(ids)
+        # Checked at the call, generated on demand.
+        return self._generate(
+            ids, params or SamplingParams(), probabilities, top, interruption or Interruption(), progress
+        )
+
+    def _generate(
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        probabilities: bool,
+        top: int,
+        interruption: Interruption,
+        progress: PrefillProgress | None,
+    ) -> Iterator[Event]:
+        prompt_tokens = len(ids)
+        started = time.perf_counter()
+        sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
+        cached = self._reuse_prefix(ids)
+        prefill_seconds: float | None = None
+        first_at = last_at = 0.0
+        count = 0
+        reason: FinishReason | None = None
+        try:
+            with interruption.computing():
+                logits = self._read(ids, progress)
+            prefill_seconds = time.perf_counter() - started
+            yield Prefill(prompt_tokens, cached, prefill_seconds)
+            while reason is None:
+                if interruption.requested:
+                    reason = "interrupted"
+                    break
+                if count:
+                    with interruption.computing():
+                        logits = self._read(ids)
+                distribution = sampler.distribution(logits, ids)
+                token = sampler.draw(distribution)
+                last_at = time.perf_counter()
+                first_at = first_at or last_at
+                if token in self._stop_ids:
+                    reason = "stop"
+                    break
+                ids.append(token)
+                text, stopped = stops.push(detokenizer.push(token))
+                yield self._step(count, token, text, logits if probabilities else None, distribution, top)
+                count += 1
+                if stopped:
+                    reason = "stop_string"
+                elif count == params.max_tokens:
+                    reason = "length"
+                elif len(ids) == self.context_length:
+                    reason = "context"
+        except KeyboardInterrupt:
+            if not interruption.requested:
+                raise
+            # It broke into a pass; the cache still ends at the last whole one.
+            reason = "interrupted"
+        held_back = "" if reason == "stop_string" else self._rest(stops, detokenizer)
+        # The step that only met a stop token was computed too, so every interval since the first token counts.
+        decoded = count if reason == "stop" else count - 1
+        stats = Stats(
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached,
+            generated_tokens=count,
+            ttft_s=first_at - started if first_at else None,
+            prefill_tokens_per_s=(prompt_tokens - cached) / prefill_seconds if prefill_seconds else None,
+            decode_tokens_per_s=decoded / (last_at - first_at) if decoded > 0 and last_at > first_at else None,
+            peak_memory_bytes=peak_memory_bytes(self._model.device),
+            path=f"readable model, {self._model.device.type}, {str(self._model.dtype).removeprefix('torch.')}",
+        )
+        yield Finish(reason, stats, held_back)
+
+    @staticmethod
+    def _rest(stops: StopStrings, detokenizer: Detokenizer) -> str:
+        text, stopped = stops.push(detokenizer.finish())
+        return text if stopped else text + stops.finish()
+
+    def _check_length(self, ids: Sequence[int]) -> None:
+        if not ids:
+            raise UsageError("The prompt is empty: there is nothing to continue.")
+        if len(ids) >= self.context_length:
+            raise PromptTooLongError(
+                f"The prompt has {len(ids)} tokens, but the context holds {self.context_length} with at least one for "
+                f"the reply. It is {len(ids) - self.context_length + 1} too long; nothing was cut."
+            )
+
+    def _reuse_prefix(self, ids: Sequence[int]) -> int:
+        """Keep of the cache what `ids` begin with; return how many tokens that is."""
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
+        # The last token is always read: its logits are what generation starts from.
+        same = min(same, len(ids) - 1, self._cache.length)
+        self._cache.truncate(same)
+        del self._cached_ids[same:]
+        return same
+
+    @torch.inference_mode()
+    def _read(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
+        """Run what the cache does not hold yet of `ids` through the model; logits (V,) after the last token."""
+        logits: Tensor
+        self._cache.reserve(len(ids))
+        for start in range(self._cache.length, len(ids), _PREFILL_CHUNK):
+            chunk = list(ids[start : start + _PREFILL_CHUNK])
+            logits = self._model(torch.tensor([chunk], device=self._model.device), self._cache, only_last=True)
+            self._cached_ids += chunk
+            if progress is not None:
+                progress(len(self._cached_ids), len(ids))
+        return logits[0, -1, : self._vocab_size]
+
+    def _step(self, index: int, token: int, text: str, logits: Tensor | None, distribution: Tensor, top: int) -> Step:
+        if logits is None:
+            return Step(index, token, text)
+        logprobs = logits.float().log_softmax(-1)
+        values, ids = logprobs.topk(min(top, len(logprobs)))
+        # A padded or masked entry has log-probability -inf and contributes nothing: 0 * -inf would be NaN.
+        entropy = -(logprobs.exp() * logprobs.clamp(min=-1e30)).sum()
+        return Step(
+            index=index,
+            id=token,
+            text=text,
+            logprob=float(logprobs[token]),
+            entropy=float(entropy),
+            sampled_prob=float(distribution[token]),
+            top=tuple(
+                Candidate(candidate, self._token_text(candidate), logprob)
+                for candidate, logprob in zip(ids.tolist(), values.tolist(), strict=True)
+            ),
+        )
+
+    def _token_text(self, token: int) -> str:
+        """The text of one token by itself; bytes that are no whole character become U+FFFD."""
+        return self._tokenizer.token_bytes(token).decode("utf-8", errors="replace")

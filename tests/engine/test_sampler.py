@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.engine import Sampler, SamplingParams
+from llmcli.errors import LlmcliError, UsageError
+
+
+def reference(logits: torch.Tensor, params: SamplingParams, context: list[int]) -> torch.Tensor:
+    """The same filters by `transformers`."""
+    from transformers.generation import logits_process as processors
+
+    scores, ids = logits[None].clone(), torch.tensor([context])
+    steps = []
+    if params.repeat_penalty != 1:
+        steps.append(processors.RepetitionPenaltyLogitsProcessor(params.repeat_penalty))
+    steps.append(processors.TemperatureLogitsWarper(float(params.temperature)))
+    if params.top_k:
+        steps.append(processors.TopKLogitsWarper(params.top_k))
+    if params.top_p < 1:
+        steps.append(processors.TopPLogitsWarper(params.top_p))
+    if params.min_p > 0:
+        steps.append(processors.MinPLogitsWarper(params.min_p))
+    for step in steps:
+        scores = step(ids, scores)
+    return scores.softmax(-1)[0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    temperature=st.sampled_from([0.3, 0.8, 1.0, 2.5]),
+    top_k=st.sampled_from([0, 1, 5, 40, 5000]),
+    top_p=st.sampled_from([0.05, 0.5, 0.95, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    penalty=st.sampled_from([1.0, 1.3, 0.8]),
+)
+def test_filters_agree_with_the_reference(
+    seed: int, temperature: float, top_k: int, top_p: float, min_p: float, penalty: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2500, generator=generator) * 3
+    context = torch.randint(0, 2500, (30,), generator=generator).tolist()
+    params = SamplingParams(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=penalty, seed=0
+    )
+    ours = Sampler(params).distribution(logits, context)
+    torch.testing.assert_close(ours, reference(logits, params, context), rtol=1e-4, atol=1e-6)
+    assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_temperature_zero_is_the_best_token_and_nothing_else() -> None:
+    logits = torch.tensor([0.1, 3.0, 2.9, -1.0])
+    distribution = Sampler(SamplingParams(temperature=0)).distribution(logits)
+    assert distribution.tolist() == [0, 1, 0, 0]
+    penalised = Sampler(SamplingParams(temperature=0, repeat_penalty=2.0)).distribution(logits, [1])
+    assert penalised.tolist() == [0, 0, 1, 0]
+
+
+def test_draws_follow_the_distribution() -> None:
+    probabilities = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05])
+    sampler = Sampler(SamplingParams(seed=7))
+    draws = 20_000
+    counts = torch.bincount(torch.tensor([sampler.draw(probabilities) for _ in range(draws)]), minlength=5).double()
+    assert counts[1] == 0
+    possible = probabilities > 0
+    expected = probabilities[possible].double() * draws
+    chi_square = float(((counts[possible] - expected) ** 2 / expected).sum())
+    assert chi_square < 16.27  # three degrees of freedom, p = 0.001
+
+
+def test_a_seed_gives_the_same_draws_and_another_seed_others() -> None:
+    probabilities = torch.full((1000,), 0.001)
+
+    def draws(seed: int | None) -> list[int]:
+        sampler = Sampler(SamplingParams(seed=seed))
+        return [sampler.draw(probabilities) for _ in range(20)]
+
+    assert draws(1) == draws(1)
+    assert len({tuple(draws(seed)) for seed in (1, 2, None, None)}) == 4
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_numbers_that_are_none_are_an_error(bad: float, temperature: float) -> None:
+    with pytest.raises(LlmcliError, match="not a number"):
+        Sampler(SamplingParams(temperature=temperature)).distribution(torch.tensor([0.0, bad, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"repeat_penalty": 0.0},
+        {"seed": -1},
+        {"max_tokens": 0},
+        {"stop": ("",)},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="-".join(next(iter(setting)).split("_"))):
+        SamplingParams(**setting)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""Tiny random checkpoints, made with `transformers`, that are read in milliseconds and mean nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+
+SPECIALS = ("<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+VOCABULARY = 256 + len(SPECIALS)
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": None,
+}
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token for each byte, so that any text can be written and every id is valid."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIALS))
+    tokenizer.post_processor = TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 256)])
+    return tokenizer
+
+
+def write_text_files(folder: Path, *, template: str | None = TEMPLATE) -> None:
+    """Tokenizer files for a tiny model."""
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    config: dict[str, object] = {"bos_token": "<|bos|>", "eos_token": "<|end|>"}
+    if template is not None:
+        config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
+    """A random `transformers` model of a family; norms and biases are random too, so that none can be forgotten."""
+    import transformers
+
+    config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **overrides})
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.uniform_(0.5, 1.5)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.2)
+            else:
+                # Large enough for attention to be far from uniform, where mistakes would hide.
+                parameter.normal_(0, 0.15)
+    return model
+
+
+def save(model: Any, folder: Path, **options: Any) -> Path:
+    """Write a `transformers` model and tokenizer files as a checkpoint folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, **options)
+    write_text_files(folder)
+    return folder
+
+
+def edit_config(folder: Path, changes: dict[str, object], *, drop: tuple[str, ...] = ()) -> None:
+    """Change keys of a folder's `config.json`."""
+    path = folder / "config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key not in drop}
+    path.write_text(json.dumps(config | changes))
+
+
+def random_ids(count: int, *, seed: int = 1) -> list[int]:
+    """Ids of ordinary tokens."""
+    return torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
