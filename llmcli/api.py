@@ -1,0 +1,106 @@
+"""The public Python API: `llmcli.load(...)` and the `LoadedModel` it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
+from llmcli.checkpoint.resolve import resolve
+from llmcli.checkpoint.weights import load_weights
+from llmcli.device import choose_device, choose_dtype
+from llmcli.engine import Engine
+from llmcli.errors import CheckpointError, UsageError
+from llmcli.model import ModelConfig, Transformer
+from llmcli.text.template import ChatTemplate
+from llmcli.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, with everything that belongs to it."""
+
+    name: str
+    source: Path
+    config: ModelConfig
+    model: Transformer
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    """How the model wants a conversation written down; None if it was not made for conversations."""
+    stop_ids: Mapping[int, tuple[str, ...]]
+    generation_defaults: Mapping[str, float]
+    notes: tuple[str, ...]
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits after each of the T tokens `ids`, (T, V), from the readable model without a cache."""
+        if not ids:
+            raise UsageError("There are no tokens to compute logits for.")
+        logits: Tensor = self.model(torch.tensor([list(ids)], device=self.model.device))
+        return logits[0]
+
+    def engine(self, *, context_length: int | None = None) -> Engine:
+        """A new engine with a KV cache of its own; `context_length` in tokens, by default the model's own limit."""
+        return Engine(self.model, self.tokenizer, stop_ids=self.stop_ids, context_length=context_length)
+
+
+def load(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LoadedModel:
+    """Load a model: a Hugging Face folder, a GGUF file, a name in the store or on the hub, or None for the starter.
+
+    `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. `progress` hears the bytes
+    of weights read and how many there are.
+
+    Raises:
+        ModelNotFoundError: no such model, or it could not be fetched.
+        CheckpointError: its files are broken, contradict each other, or are of an unsupported kind.
+        OutOfMemoryError: it does not fit.
+    """
+    if quantize is not None:
+        raise UsageError("This version cannot quantise weights while loading; load a quantised GGUF file instead.")
+    checkpoint = open_checkpoint(resolve(None if name_or_path is None else str(name_or_path)))
+    return load_checkpoint(checkpoint, device=device, dtype=dtype, progress=progress)
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> LoadedModel:
+    """Like `load`, for a checkpoint whose headers have been read."""
+    where = choose_device(device)
+    kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
+    # The tokenizer is built while the weights are read.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        text = pool.submit(checkpoint.read_text_parts)
+        model = load_weights(checkpoint, where, kind, progress)
+        parts = text.result()
+    if parts.tokenizer.vocab_size > checkpoint.config.vocab_size:
+        raise CheckpointError(
+            f"{checkpoint.path}: the tokenizer has {parts.tokenizer.vocab_size} tokens, "
+            f"but the model has embeddings for {checkpoint.config.vocab_size}."
+        )
+    return LoadedModel(
+        name=checkpoint.name,
+        source=checkpoint.path,
+        config=checkpoint.config,
+        model=model,
+        tokenizer=parts.tokenizer,
+        template=parts.template,
+        stop_ids=parts.stop_ids,
+        generation_defaults=parts.generation_defaults,
+        notes=checkpoint.notes,
+    )

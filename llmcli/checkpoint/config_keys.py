@@ -1,0 +1,75 @@
+"""Typed reading of a model's `config.json`: every key named in the error when it is missing or of the wrong kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmcli.errors import CheckpointError
+
+# Larger numbers are nonsense in a configuration, and would only turn up later as a failed allocation.
+_LARGEST = 1 << 31
+
+
+@dataclass(frozen=True)
+class ConfigKeys:
+    """The keys of one JSON object, with the defaults a family has for absent ones.
+
+    Absent and null differ: `"sliding_window": null` switches the window off, an absent key takes the family's default.
+    """
+
+    values: Mapping[str, object]
+    path: Path
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
+    def get(self, name: str) -> object:
+        """The value as it stands in the file, else the family's default, else None."""
+        return self.values[name] if name in self.values else self.defaults.get(name)
+
+    def integer(self, name: str, *, minimum: int = 1) -> int:
+        """A whole number of at least `minimum`; `CheckpointError` otherwise."""
+        value = self.optional_integer(name, minimum=minimum)
+        if value is None:
+            raise CheckpointError(f"{self.path} lacks {name!r}, without which the model cannot be built.")
+        return value
+
+    def optional_integer(self, name: str, *, minimum: int = 1) -> int | None:
+        """Like `integer`, but None when the key is absent without a default, or null."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value < _LARGEST:
+            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a whole number from {minimum} is needed.")
+        return value
+
+    def number(self, name: str) -> float:
+        """A finite number; `CheckpointError` when missing or of another kind."""
+        value = self.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a finite number is needed.")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        """True or false; absent without a default means false."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; true or false is needed.")
+        return bool(value)
+
+    def text(self, name: str) -> str | None:
+        """A string, or None when absent or null."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, str):
+            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a string is needed.")
+        return value
+
+    def section(self, name: str) -> ConfigKeys | None:
+        """A nested object, or None when absent, null or empty."""
+        value = self.get(name)
+        if not value:
+            return None
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; an object is needed.")
+        return ConfigKeys(value, self.path)

@@ -1,0 +1,145 @@
+"""A checkpoint whose headers have been read and checked, and whose weights have not been touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llmcli.checkpoint.config_keys import ConfigKeys
+from llmcli.checkpoint.families import model_config
+from llmcli.checkpoint.gguf import read_gguf
+from llmcli.checkpoint.gguf_families import (
+    gguf_model_config,
+    gguf_source,
+    is_ignored_gguf_tensor,
+    rope_frequencies_tensor,
+)
+from llmcli.checkpoint.json_files import read_json_object
+from llmcli.checkpoint.safetensors_files import read_safetensors_folder
+from llmcli.checkpoint.sources import Source, Stored, match_tensors
+from llmcli.checkpoint.tensors import TensorReader
+from llmcli.checkpoint.text_parts import TextParts, folder_text_parts, gguf_text_parts
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model import ModelConfig, Transformer
+
+_PREFIX = "model."
+# Buffers that older versions of transformers saved; each is computed from the configuration.
+_OLD_BUFFERS = re.compile(r".*\.(rotary_emb\.inv_freq|attn\.(masked_)?bias)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything about a model but its weights."""
+
+    path: Path
+    name: str
+    format: str
+    family: str
+    config: ModelConfig
+    tensors: Mapping[str, Stored]
+    """Tensors of the files, under the files' own names."""
+    sources: Mapping[str, Source]
+    """For each parameter of the model, the tensor it is read from."""
+    notes: tuple[str, ...]
+    """What the user should know although it stops nothing."""
+    read_text_parts: Callable[[], TextParts]
+
+    def stored_bytes(self, parameter: str) -> int:
+        """Bytes in the files from which one parameter is read."""
+        return sum(self.tensors[name].nbytes for name in self.sources[parameter].names)
+
+    def stored_dtype(self) -> torch.dtype:
+        """The float type of the embedding as stored; float32 for quantised files, whose values decode to it."""
+        stored = self.tensors[self.sources["embed_tokens.weight"].names[0]].encoding
+        return {"F16": torch.float16, "BF16": torch.bfloat16}.get(stored, torch.float32)
+
+
+def meta_model(config: ModelConfig) -> Transformer:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read and check the headers of the model in `path`, a Hugging Face folder or a GGUF file.
+
+    Raises:
+        CheckpointError: files that are broken or contradict each other.
+        UnsupportedModelError: a kind of model or format this program cannot run.
+    """
+    return _open_folder(path) if path.is_dir() else _open_gguf(path)
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    config_path = folder / "config.json"
+    if not config_path.exists():
+        files = sorted(folder.glob("*.gguf"))
+        if len(files) == 1:
+            return _open_gguf(files[0])
+        if files:
+            raise UnsupportedModelError(f"{folder} holds several GGUF files; name one of them, such as {files[0]}.")
+        raise CheckpointError(f"{folder} has no config.json, so it is not a model folder.")
+    keys = ConfigKeys(read_json_object(config_path), config_path)
+    quantised = keys.section("quantization_config")
+    if quantised is not None:
+        method = quantised.text("quant_method")
+        raise UnsupportedModelError(f"{folder} holds weights quantised by {method}, which is not supported.")
+    tensors = read_safetensors_folder(folder)
+    config = model_config(keys, {name.removeprefix(_PREFIX) for name in tensors})
+    sources, notes = match_tensors(
+        _parameter_shapes(config),
+        lambda name: Source(name if name.startswith("lm_head.") else _PREFIX + name),
+        tensors,
+        ignored=lambda name: _OLD_BUFFERS.fullmatch(name) is not None,
+        belongs=lambda name: name.startswith((_PREFIX, "lm_head.")),
+        where=str(folder),
+    )
+    return Checkpoint(
+        path=folder,
+        name=folder.resolve().name,
+        format="safetensors",
+        family=str(keys.values["model_type"]),
+        config=config,
+        tensors=tensors,
+        sources=sources,
+        notes=tuple(notes),
+        read_text_parts=lambda: folder_text_parts(folder, keys.values),
+    )
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    header = read_gguf(path)
+    frequencies = rope_frequencies_tensor(header)
+    divisors = None
+    if frequencies is not None:
+        info = header.tensors[frequencies]
+        with TensorReader() as reader:
+            divisors = tuple(reader.read_rows(info, 0, info.shape[0]).float().flatten().tolist())
+    config = gguf_model_config(header, divisors)
+    sources, notes = match_tensors(
+        _parameter_shapes(config),
+        gguf_source(header, config),
+        header.tensors,
+        ignored=is_ignored_gguf_tensor,
+        belongs=lambda name: True,
+        where=str(path),
+    )
+    return Checkpoint(
+        path=path,
+        name=path.stem,
+        format="GGUF",
+        family=header.get_str("general.architecture"),
+        config=config,
+        tensors=header.tensors,
+        sources=sources,
+        notes=tuple(notes),
+        read_text_parts=lambda: gguf_text_parts(header),
+    )
+
+
+def _parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
