@@ -1,0 +1,144 @@
+"""The command line: a table of contents, and the one place where errors become sentences and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from llmcli import __version__
+from llmcli.commands import options
+from llmcli.commands.chat import chat
+from llmcli.commands.generate import generate
+from llmcli.commands.list_models import list_models
+from llmcli.commands.pull import pull
+from llmcli.commands.remove import remove
+from llmcli.commands.settings_file import default_map
+from llmcli.commands.show import show
+from llmcli.errors import LlmcliError
+from llmcli.views import terminal
+
+INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
+
+app = typer.Typer(
+    name="llm",
+    help="Run open-weight language models in a terminal, and see what they are doing while they do it.",
+    epilog="Try: llm generate 'What is the capital of France?'",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate)
+app.command("chat")(chat)
+app.command("pull")(pull)
+app.command("list")(list_models)
+app.command("show")(show)
+app.command("rm")(remove)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"llmcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    color: options.Color = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    context.default_map = default_map()
+
+
+def main() -> NoReturn:
+    """Run the program and exit with its code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    code = _run()
+    try:
+        # Here, not at interpreter exit: an answer that could not be written must not end with code 0.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        code = _report_os_error(error)
+    if code == CLOSED_PIPE or code == 1:
+        _drop_stdout()
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        app()
+    except SystemExit as error:
+        # Typer itself turns a closed pipe into exit code 1.
+        if isinstance(error.__context__, OSError) and error.__context__.errno == errno.EPIPE:
+            return CLOSED_PIPE
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except LlmcliError as error:
+        return _report(str(error), error.exit_code)
+    except MemoryError:
+        return _report("There is not enough memory. Use a smaller model or a shorter --context.", 5)
+    except OSError as error:
+        return _report_os_error(error)
+    except Exception as error:
+        return _report_unexpected(error)
+    return 0
+
+
+def _report(message: str, code: int) -> int:
+    if os.environ.get("LLMCLI_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exc()
+    terminal.error(message)
+    return code
+
+
+def _report_os_error(error: OSError) -> int:
+    if error.errno == errno.EPIPE:
+        return CLOSED_PIPE
+    where = f" ({error.filename})" if error.filename else ""
+    return _report(f"{error.strerror or error}{where}.", 1)
+
+
+def _report_unexpected(error: Exception) -> int:
+    # torch is only known here if a command has imported it.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return _report("The device ran out of memory. Use a smaller model, a shorter --context or --device cpu.", 5)
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return _report("There is not enough memory. Use a smaller model or a shorter --context.", 5)
+    # The text of an unknown error could quote a prompt or a secret: its kind and place are enough to report it.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""  # noqa: PTH119
+    return _report(
+        f"This is a bug in llmcli {__version__}: {type(error).__name__}{place}. "
+        "Run again with LLMCLI_DEBUG=1 to see the traceback, and please report it.",
+        1,
+    )
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    # An exception, not an exit: temporary files are removed and the terminal is restored on the way out.
+    raise SystemExit(TERMINATED)
+
+
+def _drop_stdout() -> None:
+    """Throw away what could not be written; the interpreter would try once more and complain."""
+    if sys.stdout is None:
+        return
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return

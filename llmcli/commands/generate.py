@@ -1,0 +1,184 @@
+"""`llm generate`: one prompt, one reply."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.commands import options
+from llmcli.commands.explain import explain
+from llmcli.commands.loading import load_model
+from llmcli.commands.prompt_input import read_prompt
+from llmcli.errors import UsageError
+from llmcli.views import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llmcli.api import LoadedModel
+    from llmcli.engine import Event, Finish, Step
+    from llmcli.text.tokenizer import Tokenizer
+
+
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to ask. Piped text is added below it; - is the piped text alone.")
+    ] = None,
+    model: options.Model = None,
+    system: options.System = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", envvar="LLMCLI_RAW", help="Continue the text as it is, without the chat template.")
+    ] = False,
+    prefill: Annotated[
+        str, typer.Option("--prefill", envvar="LLMCLI_PREFILL", metavar="TEXT", help="How the reply is to begin.")
+    ] = "",
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    context: options.Context = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    probs: options.Probs = False,
+    top: options.Top = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", envvar="LLMCLI_JSON", help="The whole reply as one JSON object.")
+    ] = False,
+    as_jsonl: Annotated[
+        bool, typer.Option("--jsonl", envvar="LLMCLI_JSONL", help="Every event as a line of JSON, as it happens.")
+    ] = False,
+    show_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--show-prompt", envvar="LLMCLI_SHOW_PROMPT", help="The exact tokens the model is given, on stderr."
+        ),
+    ] = False,
+    stats: options.ShowStats = False,
+    color: options.Color = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Answer one prompt and exit."""
+    text = read_prompt(prompt, quiet=quiet)
+    if raw and system:
+        raise UsageError("--raw leaves out the chat template, so there is no place for a --system prompt.")
+    sampling = options.SamplingOptions(
+        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
+    )
+    # Before the model is loaded: a wrong value should not cost the wait.
+    sampling.check()
+    loaded = load_model(model, device=device, dtype=dtype, quiet=quiet)
+    engine = loaded.engine(context_length=context)
+    ids = _prompt_ids(loaded, text, system, prefill, raw=raw, quiet=quiet)
+    if show_prompt:
+        _show_prompt(loaded.tokenizer, ids)
+    params = sampling.params(loaded.generation_defaults)
+
+    from llmcli.engine import Interruption
+    from llmcli.views.progress import progress_bar
+
+    interruption = Interruption()
+    with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:
+        events = engine.stream(
+            ids,
+            params,
+            probabilities=probs or top > 0 or as_json or as_jsonl,
+            top=top,
+            interruption=interruption,
+            progress=lambda done, total: progress("Reading the prompt", done, total),
+        )
+        if as_jsonl:
+            steps, finish = _write_jsonl(events, loaded.name, params.seed)
+        else:
+            steps, finish = _write_text(events, prefill, coloured=probs, silent=as_json)
+    if as_json:
+        from llmcli.views.reply_json import reply_json
+
+        reply = reply_json(
+            model=loaded.name, prompt=text, prefill=prefill, seed=params.seed, steps=steps, finish=finish
+        )
+        _write_line(json.dumps(reply, ensure_ascii=False))
+    elif not as_jsonl:
+        explain(loaded.tokenizer, steps, probs=probs, top=top)
+    if stats:
+        from llmcli.views.stats import stats_line
+
+        terminal.console_err().print(stats_line(finish.stats))
+    if finish.reason == "context" and not quiet:
+        terminal.note(f"The context of {engine.context_length} tokens is full; the reply ends there.")
+    if finish.reason == "interrupted":
+        raise typer.Exit(130)
+
+
+def _prompt_ids(
+    loaded: LoadedModel, text: str, system: str | None, prefill: str, *, raw: bool, quiet: bool
+) -> list[int]:
+    from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+
+    if loaded.template is None and not raw:
+        if system:
+            raise UsageError(f"{loaded.name} has no chat template, so there is no place for a --system prompt.")
+        if not quiet:
+            terminal.note(f"{loaded.name} has no chat template; it continues the text as with --raw.")
+        raw = True
+    if raw or loaded.template is None:
+        return encode_raw(loaded.tokenizer, text + prefill)
+    messages = [Message("system", system)] if system else []
+    messages.append(Message("user", text))
+    return encode_chat(loaded.tokenizer, loaded.template, messages, prefill=prefill)
+
+
+def _write_text(events: Iterator[Event], prefill: str, *, coloured: bool, silent: bool) -> tuple[list[Step], Finish]:
+    """Stream the reply to stdout unless `silent`; return what it was."""
+    from llmcli.engine import Finish, Prefill, Step
+    from llmcli.views.reply import ReplyWriter
+
+    writer = None if silent else ReplyWriter(coloured=coloured)
+    steps: list[Step] = []
+    for event in events:
+        if isinstance(event, Step):
+            steps.append(event)
+        if writer is None:
+            pass
+        elif isinstance(event, Prefill):
+            writer.write(prefill)
+        elif isinstance(event, Step):
+            writer.write(event.text, event)
+        else:
+            writer.write(event.text)
+            writer.finish()
+    assert isinstance(event, Finish)
+    return steps, event
+
+
+def _write_jsonl(events: Iterator[Event], model: str, seed: int | None) -> tuple[list[Step], Finish]:
+    from llmcli.engine import Finish, Step
+    from llmcli.views.reply_json import event_json
+
+    steps: list[Step] = []
+    for event in events:
+        _write_line(json.dumps(event_json(event, model=model, seed=seed), ensure_ascii=False))
+        if isinstance(event, Step):
+            steps.append(event)
+    assert isinstance(event, Finish)
+    return steps, event
+
+
+def _write_line(line: str) -> None:
+    if sys.stdout is None:
+        raise OSError(9, "Standard output is closed")
+    sys.stdout.buffer.write(f"{line}\n".encode("utf-8", errors="replace"))
+    sys.stdout.flush()
+
+
+def _show_prompt(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    from llmcli.views.prompt_tokens import prompt_token_table
+
+    rows = [(token, tokenizer.token_bytes(token), tokenizer.is_added(token)) for token in ids]
+    terminal.console_err().print(prompt_token_table(rows))

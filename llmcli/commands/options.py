@@ -1,0 +1,233 @@
+"""Options that several commands share, and how they become settings of a reply."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from llmcli.errors import UsageError
+from llmcli.views import terminal
+
+if TYPE_CHECKING:
+    from llmcli.engine import SamplingParams
+
+_MODEL, _SAMPLING, _LOOK = "Model", "Sampling", "Seeing inside"
+
+Model: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="LLMCLI_MODEL",
+        metavar="NAME|PATH",
+        rich_help_panel=_MODEL,
+        help="A folder, a .gguf file, a pulled model or a hub name owner/name. Default: the starter model.",
+    ),
+]
+Context: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        envvar="LLMCLI_CONTEXT",
+        metavar="N",
+        rich_help_panel=_MODEL,
+        help="Limit prompt and reply together to N tokens.",
+    ),
+]
+Device: TypeAlias = Annotated[
+    str,
+    typer.Option("--device", envvar="LLMCLI_DEVICE", rich_help_panel=_MODEL, help="auto, cpu, cuda, cuda:N or mps."),
+]
+Dtype: TypeAlias = Annotated[
+    str,
+    typer.Option("--dtype", envvar="LLMCLI_DTYPE", rich_help_panel=_MODEL, help="auto, float32, bfloat16 or float16."),
+]
+System: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--system",
+        "-s",
+        "--system-prompt",
+        envvar="LLMCLI_SYSTEM",
+        metavar="TEXT",
+        help="What the model is told before the conversation.",
+    ),
+]
+MaxTokens: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        "-n",
+        "--max-new-tokens",
+        envvar="LLMCLI_MAX_TOKENS",
+        metavar="N",
+        rich_help_panel=_SAMPLING,
+        help="End the reply after N tokens. Default: as many as the context holds.",
+    ),
+]
+Temperature: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        "-t",
+        "--temp",
+        envvar="LLMCLI_TEMPERATURE",
+        rich_help_panel=_SAMPLING,
+        help="0 always takes the most probable token. Default: the model's own, else 0.8.",
+    ),
+]
+TopK: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        envvar="LLMCLI_TOP_K",
+        rich_help_panel=_SAMPLING,
+        help="Choose among the K most probable tokens; 0 is off. Default: the model's own, else 40.",
+    ),
+]
+TopP: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        envvar="LLMCLI_TOP_P",
+        rich_help_panel=_SAMPLING,
+        help="Choose among the fewest tokens that together reach P; 1 is off. Default: the model's own, else 0.95.",
+    ),
+]
+MinP: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--min-p",
+        envvar="LLMCLI_MIN_P",
+        rich_help_panel=_SAMPLING,
+        help="Drop tokens below this fraction of the best one's probability; 0 is off.",
+    ),
+]
+RepeatPenalty: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--repeat-penalty",
+        envvar="LLMCLI_REPEAT_PENALTY",
+        rich_help_panel=_SAMPLING,
+        help="Above 1, tokens already in the context become less probable.",
+    ),
+]
+Seed: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        envvar="LLMCLI_SEED",
+        rich_help_panel=_SAMPLING,
+        help="The same seed gives the same text on the same machine.",
+    ),
+]
+Stop: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop",
+        envvar="LLMCLI_STOP",
+        metavar="TEXT",
+        rich_help_panel=_SAMPLING,
+        help="End the reply before this text. May be given several times.",
+    ),
+]
+Probs: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--probs", envvar="LLMCLI_PROBS", rich_help_panel=_LOOK, help="Colour every token by its probability."
+    ),
+]
+Top: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--top",
+        envvar="LLMCLI_TOP",
+        metavar="N",
+        min=0,
+        rich_help_panel=_LOOK,
+        help="List for every token the N most probable ones.",
+    ),
+]
+ShowStats: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--stats", envvar="LLMCLI_STATS", rich_help_panel=_LOOK, help="Tokens, times, speed and memory, on stderr."
+    ),
+]
+
+
+def _configure_color(color: bool | None) -> bool | None:
+    if color is not None:
+        terminal.configure(color)
+    return color
+
+
+Color: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--color/--no-color",
+        envvar="LLMCLI_COLOR",
+        callback=_configure_color,
+        is_eager=True,
+        help="Colour on or off. Default: on in a terminal, unless NO_COLOR is set.",
+    ),
+]
+"""Acts by being given: whatever writes to the terminal asks `views.terminal`."""
+Quiet: TypeAlias = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", envvar="LLMCLI_QUIET", help="No notes and no progress on stderr; errors still are."),
+]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The sampling flags as given; None where the user said nothing."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repeat_penalty: float | None
+    seed: int | None
+    max_tokens: int | None
+    stop: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that makes no sense, before a model has been loaded."""
+        self.params({})
+
+    def params(self, model_defaults: Mapping[str, float]) -> SamplingParams:
+        """What the user said, else what the model's makers recommend, else our defaults; the seed is always drawn.
+
+        Raises:
+            UsageError: a value makes no sense.
+        """
+        from llmcli.engine import SamplingParams
+
+        recommended = {name: value for name, value in model_defaults.items() if _makes_sense(name, value)}
+        given = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repeat_penalty": self.repeat_penalty,
+        }
+        chosen = recommended | {name: value for name, value in given.items() if value is not None}
+        # Drawn here, so that it can be shown and the reply had again.
+        seed = secrets.randbits(32) if self.seed is None else self.seed
+        return SamplingParams(**chosen, seed=seed, max_tokens=self.max_tokens, stop=self.stop)  # type: ignore[arg-type]
+
+
+def _makes_sense(name: str, value: float) -> bool:
+    """Whether a model's recommendation can be followed; some files carry -1 or 0 for "off"."""
+    from llmcli.engine import SamplingParams
+
+    try:
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+    except UsageError:
+        return False
+    return True

@@ -1,0 +1,55 @@
+"""Where a prompt comes from: the command line, a pipe, or both."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from llmcli.errors import UsageError
+from llmcli.views import terminal
+
+_LARGEST_BYTES = 256 << 20
+_PATIENCE_S = 3.0
+
+
+def read_prompt(argument: str | None, *, quiet: bool = False) -> str:
+    """The prompt argument, a blank line, and what was piped in; "-" stands for the pipe alone.
+
+    Raises:
+        UsageError: there is no prompt at all.
+    """
+    piped = ""
+    if stdin_is_piped():
+        piped = read_stdin(quiet=quiet)
+    elif argument == "-":
+        piped = sys.stdin.read() if sys.stdin is not None else ""
+    parts = [part for part in (None if argument == "-" else argument, piped) if part]
+    if not parts:
+        if argument is None and not stdin_is_piped():
+            raise UsageError('There is no prompt. Give one (llm generate "..."), pipe text in, or start llm chat.')
+        raise UsageError("The prompt is empty. Give a text, or pipe one in.")
+    # Bytes of argv that are not UTF-8 arrive as lone surrogates.
+    return "\n\n".join(parts).encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+
+
+def stdin_is_piped() -> bool:
+    """Whether standard input is a pipe or a file rather than a keyboard or closed."""
+    return sys.stdin is not None and not sys.stdin.closed and not sys.stdin.isatty()
+
+
+def read_stdin(*, quiet: bool = False) -> str:
+    """All of standard input as text, without byte order mark and last line end; invalid UTF-8 becomes U+FFFD."""
+    waiting = threading.Timer(
+        _PATIENCE_S, terminal.note, ["Waiting for the end of standard input (use < /dev/null if nothing will come)."]
+    )
+    waiting.daemon = True
+    if not quiet:
+        waiting.start()
+    try:
+        data = sys.stdin.buffer.read(_LARGEST_BYTES + 1)
+    finally:
+        waiting.cancel()
+    if len(data) > _LARGEST_BYTES:
+        raise UsageError(f"Standard input holds more than {_LARGEST_BYTES >> 20} MiB, which no model can read at once.")
+    text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").removesuffix("\n")

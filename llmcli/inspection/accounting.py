@@ -1,0 +1,62 @@
+"""Where a model's parameters are, and what its key-value cache costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmcli.checkpoint.opened import Checkpoint, meta_model
+
+
+@dataclass(frozen=True)
+class ModelAccount:
+    """Counts of parameters by the box they belong to, and bytes of storage and cache."""
+
+    embeddings: int
+    attention: int
+    feed_forward: int
+    norms: int
+    output_head: int
+    """0 when the head is the embedding matrix itself."""
+    stored_bytes: Mapping[str, int]
+    """Bytes in the files, by the encoding they are stored in."""
+    kv_bytes_per_token: int
+    """In a cache of 16-bit values."""
+    kv_bytes_full: int
+    """The same at the full context."""
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, shared ones counted once."""
+        return self.embeddings + self.attention + self.feed_forward + self.norms + self.output_head
+
+
+def account(checkpoint: Checkpoint) -> ModelAccount:
+    """Count from the headers; no weight is read."""
+    counts: Counter[str] = Counter()
+    for name, parameter in meta_model(checkpoint.config).named_parameters():
+        counts[_box(name)] += parameter.numel()
+    stored: Counter[str] = Counter()
+    for name in {name for source in checkpoint.sources.values() for name in source.names}:
+        stored[checkpoint.tensors[name].encoding] += checkpoint.tensors[name].nbytes
+    per_token = checkpoint.config.kv_bytes_per_token(bytes_per_value=2)
+    return ModelAccount(
+        embeddings=counts["embeddings"],
+        attention=counts["attention"],
+        feed_forward=counts["feed_forward"],
+        norms=counts["norms"],
+        output_head=counts["output_head"],
+        stored_bytes=dict(stored.most_common()),
+        kv_bytes_per_token=per_token,
+        kv_bytes_full=per_token * checkpoint.config.context_length,
+    )
+
+
+def _box(parameter: str) -> str:
+    if "norm" in parameter:
+        return "norms"
+    for part, box in (("self_attn", "attention"), ("mlp", "feed_forward"), ("embed_tokens", "embeddings")):
+        if part in parameter:
+            return box
+    return "output_head"

@@ -1,0 +1,59 @@
+"""A reply as it is written: to a person character by character, to a pipe as the model said it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from llmcli.views import terminal
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import Step
+
+
+class ReplyWriter:
+    """Writes a reply to standard output, flushed as it comes.
+
+    On a terminal control characters are made visible; anywhere else the text is passed on byte for byte.
+    """
+
+    def __init__(self, *, coloured: bool = False) -> None:
+        """`coloured` gives each token the colour of its probability, where the terminal has colours."""
+        if sys.stdout is None:
+            raise OSError(9, "Standard output is closed")
+        self._is_terminal = sys.stdout.isatty()
+        self._console = terminal.console_out() if coloured and self._is_terminal else None
+        self._at_line_start = True
+
+    def write(self, text: str, step: Step | None = None) -> None:
+        """Write `text`; `step` tells how probable it was."""
+        if not text:
+            return
+        self._at_line_start = text.endswith("\n")
+        if self._console is not None and step is not None and step.logprob is not None:
+            self._write_coloured(text, step.logprob)
+        elif self._is_terminal:
+            sys.stdout.write(terminal.visible(text))
+        else:
+            # Bytes, so that neither the locale nor the platform's line ends change what the model said.
+            sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
+        sys.stdout.flush()
+
+    def finish(self) -> None:
+        """End the line, so that the shell's prompt or the next view starts on a new one."""
+        if self._is_terminal and not self._at_line_start:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+    def _write_coloured(self, text: str, logprob: float) -> None:
+        import math
+
+        from rich.text import Text
+
+        from llmcli.views.tokens import band_style
+
+        assert self._console is not None
+        # soft_wrap: the terminal breaks the lines, since only it knows where the previous token ended.
+        self._console.print(
+            Text(terminal.visible(text), style=band_style(math.exp(logprob))), end="", soft_wrap=True, highlight=False
+        )

@@ -1,0 +1,51 @@
+"""The JSON twins of a reply; the README documents every field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import Event, Finish, Stats, Step
+
+
+def step_json(step: Step) -> dict[str, object]:
+    """One generated token."""
+    return asdict(step)
+
+
+def stats_json(stats: Stats) -> dict[str, object]:
+    """What the reply cost."""
+    return asdict(stats)
+
+
+def reply_json(
+    *, model: str, prompt: str, prefill: str, seed: int | None, steps: Sequence[Step], finish: Finish
+) -> dict[str, object]:
+    """The whole reply; the texts of its tokens, joined after `prefill`, are its text."""
+    tokens = [step_json(step) for step in steps]
+    if tokens and finish.text:
+        # Text released at the very end belongs to the token that completed it.
+        tokens[-1]["text"] = f"{tokens[-1]['text']}{finish.text}"
+    return {
+        "model": model,
+        "prompt": prompt,
+        "prompt_tokens": finish.stats.prompt_tokens,
+        "text": prefill + "".join(str(token["text"]) for token in tokens),
+        "finish_reason": finish.reason,
+        "seed": seed,
+        "tokens": tokens,
+        "stats": stats_json(finish.stats),
+    }
+
+
+def event_json(event: Event, *, model: str, seed: int | None) -> dict[str, object]:
+    """One event of `--jsonl`."""
+    from llmcli.engine.events import Prefill, Step
+
+    if isinstance(event, Prefill):
+        return {"event": "prefill", "model": model, "seed": seed, **asdict(event)}
+    if isinstance(event, Step):
+        return {"event": "step", **step_json(event)}
+    return {"event": "finish", "finish_reason": event.reason, "text": event.text, "stats": stats_json(event.stats)}

@@ -1,0 +1,39 @@
+"""What a reply cost, in one paragraph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import Stats
+
+
+def stats_line(stats: Stats) -> Text:
+    """Tokens, times, speeds, memory and the path that ran."""
+    cached = f" ({stats.cached_tokens} from cache)" if stats.cached_tokens else ""
+    parts = [f"prompt {stats.prompt_tokens} tokens{cached}"]
+    if stats.ttft_s is not None:
+        parts.append(f"first token {stats.ttft_s:.2f} s")
+    if stats.prefill_tokens_per_s is not None:
+        parts.append(f"read {speed(stats.prefill_tokens_per_s)}")
+    parts.append(f"wrote {stats.generated_tokens} tokens")
+    if stats.decode_tokens_per_s is not None:
+        parts.append(f"at {speed(stats.decode_tokens_per_s)}")
+    parts += [f"peak memory {size(stats.peak_memory_bytes)}", stats.path]
+    return Text(" · ".join(parts).replace("tokens · at", "tokens at"), style="dim")
+
+
+def speed(tokens_per_second: float) -> str:
+    """Tokens per second with three digits."""
+    return f"{tokens_per_second:.0f} tok/s" if tokens_per_second >= 100 else f"{tokens_per_second:.1f} tok/s"
+
+
+def size(count: float) -> str:
+    """Bytes in the binary unit that keeps them readable."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,89 @@
+"""Tokens with what the model thought of them: coloured by probability, and with what else they could have been."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from llmcli.views.terminal import visible
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import Step
+
+# (at least this probability, what the legend says, style). From no colour over blue to amber, ever lighter: the order
+# can be told by lightness alone, so also by readers who do not see red and green apart.
+BANDS = (
+    (0.9, "90-100 %", ""),
+    (0.5, "50-90 %", "white on #27486b"),
+    (0.2, "20-50 %", "white on #5b6b7a"),
+    (0.05, "5-20 %", "black on #c9a24b"),
+    (0.0, "below 5 %", "black on #ffc94d"),
+)
+_BAR = " ▏▎▍▌▋▊▉█"
+_BAR_WIDTH = 8
+
+
+def band_style(probability: float) -> str:
+    """The style of a token that the model gave this probability."""
+    return next(style for least, _, style in BANDS if probability >= least)
+
+
+def legend() -> Text:
+    """What the colours mean, in one line."""
+    line = Text("probability: ", style="dim")
+    for _, label, style in BANDS:
+        line.append(f" {label} ", style=style or "default")
+        line.append(" ")
+    return line
+
+
+def probability_bar(probability: float) -> str:
+    """A bar of fixed width, full at probability 1."""
+    eighths = round(min(max(probability, 0.0), 1.0) * 8 * _BAR_WIDTH)
+    bar = "█" * (eighths // 8) + (_BAR[eighths % 8] if eighths % 8 else "")
+    return bar.ljust(_BAR_WIDTH)
+
+
+def token_label(data: bytes) -> str:
+    """A token as it can stand in a table: white space and single bytes made visible, nothing a terminal would obey."""
+    text = data.decode("utf-8", errors="backslashreplace")
+    return visible(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
+
+
+def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], bytes]) -> Table:
+    """One row a token: its probability in the model, after the filters, and the `top` most probable tokens."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("token", no_wrap=True)
+    table.add_column("model", justify="right")
+    table.add_column("", no_wrap=True)
+    table.add_column("sampled", justify="right")
+    if top:
+        table.add_column("could have been", overflow="fold")
+    for step in steps:
+        probability = math.exp(step.logprob) if step.logprob is not None else 0.0
+        row = [
+            Text(str(step.index)),
+            Text(token_label(token_bytes(step.id)), style=band_style(probability)),
+            Text(percent(probability)),
+            Text(probability_bar(probability), style="blue"),
+            Text(percent(step.sampled_prob or 0.0)),
+        ]
+        if top:
+            others = Text()
+            for candidate in step.top:
+                chosen = candidate.id == step.id
+                others.append(token_label(token_bytes(candidate.id)), style="bold underline" if chosen else "")
+                others.append(f" {percent(math.exp(candidate.logprob))}   ", style="dim")
+            row.append(others)
+        table.add_row(*row)
+    return table
+
+
+def percent(probability: float) -> str:
+    """A probability in percent, to a tenth."""
+    return "<0.1%" if 0 < probability < 0.0005 else f"{100 * probability:.1f}%"

@@ -1,0 +1,200 @@
+"""`llm generate` as a user runs it: in a process of its own, its streams and exit code all there is to see."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands.running import llm, start
+from tests.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.tiny import write_text_files
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, so that no setting of the machine reaches the test."""
+    for name in [name for name in os.environ if name.startswith(("LLMCLI_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return home
+
+
+@pytest.fixture
+def speaker(tmp_path: Path) -> Path:
+    return write_puppet(tmp_path / "speaker", chain("Hé 😀!".encode()))
+
+
+@pytest.mark.usefixtures("home")
+class TestGenerate:
+    def test_stdout_is_the_answer_byte_for_byte(self, speaker: Path) -> None:
+        result = llm("generate", "hi", "-m", speaker, "-t", 0)
+        assert (result.stdout.decode(), result.stderr.decode(), result.returncode) == ("Hé 😀!", "", 0)
+
+    @pytest.mark.parametrize(
+        ("argument", "stdin", "prompt"),
+        [
+            ("hi", b"", "hi"),
+            (None, b"hi\n", "hi"),
+            ("-", b"hi\n", "hi"),
+            ("Summarise:", b"a\r\nb\n", "Summarise:\n\na\nb"),
+            ("x", b"\xef\xbb\xbfa\xff", "x\n\na\ufffd"),
+        ],
+    )
+    def test_prompt_and_pipe_are_joined(self, speaker: Path, argument: str | None, stdin: bytes, prompt: str) -> None:
+        arguments = ["generate", "-m", speaker, "--json", "-t", 0] + ([] if argument is None else [argument])
+        assert json.loads(llm(*arguments, stdin=stdin).stdout)["prompt"] == prompt
+
+    def test_json_has_every_documented_field(self, speaker: Path) -> None:
+        result = llm("generate", "hi", "-m", speaker, "--json", "--top", 2, "--seed", 5, "-n", 7)
+        reply = json.loads(result.stdout)
+        assert set(reply) == {
+            "model", "prompt", "prompt_tokens", "text", "finish_reason", "seed", "tokens", "stats",
+        }  # fmt: skip
+        assert (reply["model"], reply["seed"], reply["finish_reason"]) == ("speaker", 5, "length")
+        assert reply["text"] == "".join(token["text"] for token in reply["tokens"])
+        token = reply["tokens"][0]
+        assert set(token) == {"index", "id", "text", "logprob", "entropy", "sampled_prob", "top"}
+        assert [set(candidate) for candidate in token["top"]] == [{"id", "text", "logprob"}] * 2
+        assert set(reply["stats"]) >= {
+            "cached_tokens", "ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_memory_bytes", "path",
+        }  # fmt: skip
+
+    def test_jsonl_is_one_event_a_line(self, speaker: Path) -> None:
+        result = llm("generate", "hi", "-m", speaker, "--jsonl", "-t", 0)
+        events = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [event["event"] for event in events] == ["prefill", *["step"] * 9, "finish"]
+        assert "".join(event.get("text", "") for event in events) == "Hé 😀!"
+        assert events[-1]["finish_reason"] == "stop"
+
+    def test_stop_strings_and_prefill(self, speaker: Path) -> None:
+        assert llm("generate", "hi", "-m", speaker, "-t", 0, "--stop", "z", "--stop", "😀").stdout.decode() == "Hé "
+        assert llm("generate", "hi", "-m", speaker, "-t", 0, "--prefill", "H").stdout.decode() == "Hé 😀!"
+
+    def test_the_prompt_can_be_seen_and_user_text_is_never_a_control_token(self, speaker: Path) -> None:
+        result = llm("generate", "<|end|>", "-m", speaker, "--show-prompt", "-n", 1, "--no-color")
+        rows = [line.split() for line in result.stderr.decode().splitlines()[1:]]
+        tokens = [row[2] for row in rows]
+        assert tokens == ["<|bos|>", "<|user|>", *"<|end|>", "<|end|>", "<|assistant|>"]
+        assert [len(row) for row in rows] == [4, 4, *[3] * 7, 4, 4]
+        assert b"<|end|>" not in llm("generate", "<|end|>", "-m", speaker, "--raw", "--show-prompt", "-n", 1).stderr
+
+    def test_probabilities_in_a_pipe_are_a_table_on_stderr(self, speaker: Path) -> None:
+        result = llm("generate", "hi", "-m", speaker, "-t", 0, "--probs", "--top", 2)
+        assert result.stdout.decode() == "Hé 😀!"
+        table = result.stderr.decode()
+        assert "100.0%" in table and "could have been" in table and "\x1b" not in table
+
+    def test_stats_name_the_path_that_ran(self, speaker: Path) -> None:
+        line = llm("generate", "hi", "-m", speaker, "--stats").stderr.decode()
+        for part in ("prompt 6 tokens", "first token", "tok/s", "peak memory", "readable model, cpu"):
+            assert part in line
+
+    def test_a_base_model_continues_text_and_says_so(self, tmp_path: Path) -> None:
+        folder = write_puppet(tmp_path / "base", loop(b"abc"))
+        write_text_files(folder, template=None)
+        result = llm("generate", "ab", "-m", folder, "-t", 0, "-n", 4)
+        assert result.stdout == b"cabc"
+        assert b"no chat template" in result.stderr
+        assert llm("generate", "ab", "-m", folder, "-t", 0, "-n", 4, "--raw").stderr == b""
+        assert llm("generate", "ab", "-m", folder, "-s", "x").returncode == 2
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "sentence"),
+        [
+            (["hi", "-m", "/nowhere/model"], 3, "/nowhere/model"),
+            (["hi", "--temperature", "-1"], 2, "temperature"),
+            (["hi", "--context", "100000", "-m", "{model}"], 2, "512"),
+            (["x" * 600, "-m", "{model}"], 6, "512"),
+            (["hi", "--device", "toaster", "-m", "{model}"], 2, "toaster"),
+            (["hi", "--dtype", "int3", "-m", "{model}"], 2, "int3"),
+            (["hi", "--raw", "-s", "x", "-m", "{model}"], 2, "--raw"),
+            (["", "-m", "{model}"], 2, "empty"),
+            (["hi", "--no-such-flag"], 2, "no-such-flag"),
+        ],
+    )
+    def test_errors_are_sentences_with_the_right_code(
+        self, speaker: Path, arguments: list[str], code: int, sentence: str
+    ) -> None:
+        result = llm("generate", *[argument.format(model=speaker) for argument in arguments])
+        assert result.returncode == code
+        assert result.stdout == b""
+        assert sentence in result.stderr.decode()
+        assert "Traceback" not in result.stderr.decode()
+
+    def test_a_broken_checkpoint_is_exit_code_4(self, speaker: Path) -> None:
+        weights = speaker / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        result = llm("generate", "hi", "-m", speaker)
+        assert result.returncode == 4
+        assert "model.safetensors" in result.stderr.decode()
+
+    def test_flag_beats_variable_beats_file_beats_model(self, home: Path, speaker: Path) -> None:
+        def seed(*flags: object, **variables: str) -> int:
+            return int(json.loads(llm("generate", "hi", "--json", "-n", 1, *flags, env=variables).stdout)["seed"])
+
+        (home / "config" / "llmcli").mkdir(parents=True)
+        config = home / "config" / "llmcli" / "config.toml"
+        config.write_text(f'model = "{speaker}"\nseed = 1\n[chat]\nseed = 9\n')
+        assert seed() == 1
+        assert seed(LLMCLI_SEED="2") == 2
+        assert seed("--seed", 3, LLMCLI_SEED="2") == 3
+        config.write_text("tempreature = 1\n")
+        result = llm("generate", "hi", "-m", speaker)
+        assert result.returncode == 2
+        assert "did you mean 'temperature'" in result.stderr.decode()
+
+    def test_the_models_recommendation_holds_when_nobody_says_otherwise(self, tmp_path: Path) -> None:
+        folder = write_puppet(tmp_path / "m", {ASSISTANT: {65: 0.6, 66: 0.4}})
+        (folder / "generation_config.json").write_text('{"temperature": 0.5, "top_k": 0, "top_p": 1.0}')
+        token = json.loads(llm("generate", "hi", "-m", folder, "--json", "-n", 1).stdout)["tokens"][0]
+        expected = {65: 0.36 / 0.52, 66: 0.16 / 0.52}[token["id"]]
+        assert token["sampled_prob"] == pytest.approx(expected, rel=1e-2)
+
+    def test_a_closed_pipe_ends_quietly_with_141(self, tmp_path: Path) -> None:
+        folder = write_puppet(tmp_path / "m", loop(b"ab\n"), context=100_000)
+        process = start("generate", "hi", "-m", folder)
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"ab\n"
+        process.stdout.close()
+        with process:
+            assert process.stderr.read() == b""
+        assert process.returncode == 141
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_output_that_could_not_be_written_is_not_success(self, speaker: Path) -> None:
+        for redirection in (">/dev/full", ">&-"):
+            command = f"{sys.executable} -m llmcli generate hi -m {speaker} </dev/null {redirection}"
+            result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+            assert result.returncode == 1
+            assert len(result.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_signals_end_it_with_their_code(self, tmp_path: Path, number: int, code: int) -> None:
+        folder = write_puppet(tmp_path / "m", loop(b"abc\n"), context=100_000)
+        process = start("generate", "hi", "-m", folder)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"abc\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (code, b"")
+
+    def test_an_interrupted_reply_is_still_valid_json(self, tmp_path: Path) -> None:
+        folder = write_puppet(tmp_path / "m", loop(b"abc\n"), context=100_000)
+        process = start("generate", "hi", "-m", folder, "--jsonl")
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(10)]
+        process.send_signal(signal.SIGINT)
+        lines += process.communicate(timeout=60)[0].splitlines()
+        assert json.loads(lines[-1])["finish_reason"] == "interrupted"
+        assert process.returncode == 130
