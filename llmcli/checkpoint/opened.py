@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from llmcli.checkpoint.config_keys import ConfigKeys
 from llmcli.checkpoint.families import model_config
@@ -58,9 +60,20 @@ class Checkpoint:
         return {"F16": torch.float16, "BF16": torch.bfloat16}.get(stored, torch.float32)
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves parameters as they are: random values on `meta` mean nothing, and computing them imports a compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def meta_model(config: ModelConfig) -> Transformer:
     """The model without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         return Transformer(config)
 
 

@@ -175,7 +175,7 @@ class ChatSession:
 
         if self._last_stats is None:
             raise UsageError("There has been no reply yet.")
-        terminal.console_err().print(stats_line(self._last_stats))
+        terminal.console_err().print(stats_line(self._last_stats), soft_wrap=True)
 
     def _exit(self, _argument: str) -> None:
         self._leaving = True

@@ -109,7 +109,7 @@ def generate(
     if stats:
         from llmcli.views.stats import stats_line
 
-        terminal.console_err().print(stats_line(finish.stats))
+        terminal.console_err().print(stats_line(finish.stats), soft_wrap=True)
     if finish.reason == "context" and not quiet:
         terminal.note(f"The context of {engine.context_length} tokens is full; the reply ends there.")
     if finish.reason == "interrupted":

@@ -1,11 +1,15 @@
 """Decoding: prompt ids in, a stream of events out."""
 
-from llmcli.engine.conversation import Conversation
-from llmcli.engine.engine import Engine
+from typing import TYPE_CHECKING
+
 from llmcli.engine.events import Candidate, Event, Finish, FinishReason, Prefill, Stats, Step
 from llmcli.engine.interruption import Interruption
 from llmcli.engine.params import SamplingParams
-from llmcli.engine.sampler import Sampler
+
+if TYPE_CHECKING:
+    from llmcli.engine.conversation import Conversation
+    from llmcli.engine.engine import Engine
+    from llmcli.engine.sampler import Sampler
 
 __all__ = [
     "Candidate",
@@ -21,3 +25,12 @@ __all__ = [
     "Stats",
     "Step",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # What computes needs torch; settings and events must be there before it, to be checked at once.
+    if name in ("Conversation", "Engine", "Sampler"):
+        from importlib import import_module
+
+        return getattr(import_module(f"llmcli.engine.{name.lower()}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
