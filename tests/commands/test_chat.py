@@ -1,0 +1,177 @@
+"""`llm chat` at a real terminal: a pseudo-terminal with the program at the other end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.commands.running import start
+from tests.puppet import ASSISTANT, END, chain, loop, write_puppet
+from tests.tiny import write_text_files
+
+# prompt_toolkit switches bracketed paste on when it begins to read a line.
+READY = "\x1b[?2004h"
+
+
+@contextmanager
+def chatting(tmp_path: Path, model: Path, *arguments: str, **environment: str) -> Iterator[pexpect.spawn]:
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("LLMCLI_", "XDG_"))},
+        "HOME": str(tmp_path),
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "TERM": "xterm",
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+        **environment,
+    }
+    command = ["-m", "llmcli", "chat", "-m", str(model), "-t", "0", *arguments]
+    child = pexpect.spawn(sys.executable, command, env=env, timeout=60, encoding="utf-8", dimensions=(40, 200))
+    try:
+        child.expect("lists the commands")
+        child.expect_exact(READY)
+        yield child
+    finally:
+        child.close(force=True)
+
+
+def leave(child: pexpect.spawn) -> None:
+    """Ctrl-D, once the program waits for a message; typed before, it would be lost with the terminal's mode."""
+    child.expect_exact(READY)
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
+
+
+def test_a_conversation_with_commands_and_history(tmp_path: Path) -> None:
+    model = write_puppet(tmp_path / "speaker", chain(b"Yes, ok."))
+    with chatting(tmp_path, model, "--stats") as child:
+        child.sendline("One?")
+        child.expect_exact("Yes, ok.")
+        child.expect(r"prompt \d+ tokens .*readable model")
+        child.sendline("Two?")
+        child.expect_exact("Yes, ok.")
+        child.expect(r"prompt \d+ tokens \((\d+) from cache\)")
+        assert int(child.match[1]) > 10
+        for message, answer in (
+            ("/retry", "Yes, ok."),
+            ("/stats", "first token"),
+            ("/system Be brief.", "System prompt: Be brief."),
+            ("/clear", "forgotten"),
+            ("/retry", "Nothing has been said yet"),
+            ("/sistem", "Did you mean /system?"),
+            ("/help", "/exit"),
+            ("//slash", "Yes, ok."),
+        ):
+            child.sendline(message)
+            child.expect_exact(answer)
+        child.sendline("/exit")
+        child.expect(pexpect.EOF)
+        child.wait()
+        assert child.exitstatus == 0
+    assert "Two?" in (tmp_path / "data" / "llmcli" / "history").read_text()
+    with chatting(tmp_path, model) as child:
+        child.send("\x1b[A\x1b[A\r")  # two up: //slash before /exit
+        child.expect_exact("//slash")
+        child.expect_exact("Yes, ok.")
+        leave(child)
+
+
+def test_ctrl_c_ends_a_reply_and_keeps_it(tmp_path: Path) -> None:
+    endless = loop(b"abc\n")
+    model = write_puppet(tmp_path / "speaker", endless, context=100_000)
+    with chatting(tmp_path, model) as child:
+        child.sendline("Go on")
+        child.expect_exact("abc\r\nabc\r\n")
+        child.sendintr()
+        child.expect_exact("what was said is kept")
+        child.expect_exact(READY)
+        child.sendintr()
+        child.expect_exact("/exit leaves")
+        child.sendline("/stats")
+        child.expect(r"prompt (\d+) tokens.*wrote (\d+) tokens")
+        said = int(child.match[2])
+        child.sendline("And on")
+        child.expect_exact("abc\r\nabc\r\n")
+        child.sendintr()
+        child.sendline("/stats")
+        child.expect(r"prompt (\d+) tokens \((\d+) from cache\)")
+        # The partial reply is part of the conversation, and was not read again.
+        assert int(child.match[2]) >= said
+        leave(child)
+
+
+def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    model = write_puppet(tmp_path / "hostile", chain(b"\x1b]0;owned\x07[/b\r\x9b"))
+    with chatting(tmp_path, model, "--no-color") as child:
+        child.sendline("hi")
+        child.expect_exact("␛]0;owned␇[/b␍")
+        assert "\x1b]0;" not in child.before
+        leave(child)
+
+
+def test_a_message_too_long_leaves_the_chat_going(tmp_path: Path) -> None:
+    model = write_puppet(tmp_path / "speaker", chain(b"ok"), context=60)
+    with chatting(tmp_path, model) as child:
+        child.sendline("x" * 100)
+        child.expect("holds 60")
+        child.sendline("short")
+        child.expect_exact("ok")
+        leave(child)
+
+
+def test_terminating_a_chat_restores_the_terminal(tmp_path: Path) -> None:
+    model = write_puppet(tmp_path / "speaker", loop(b"abc\n"), context=100_000)
+    with chatting(tmp_path, model) as child:
+        child.sendline("Go on")
+        child.expect_exact("abc\r\n")
+        child.kill(signal.SIGTERM)
+        child.expect(pexpect.EOF)
+        child.wait()
+        assert child.exitstatus == 143
+
+
+def test_probabilities_colour_the_reply(tmp_path: Path) -> None:
+    model = write_puppet(
+        tmp_path / "unsure", {ASSISTANT: {65: 0.95, 66: 0.05}, 65: {67: 0.3, 68: 0.25, 69: 0.45}, 69: {END: 1.0}}
+    )
+    with chatting(tmp_path, model, "--probs", "--top", "2", TERM="xterm-256color") as child:
+        child.sendline("hi")
+        child.expect(r"b\x1b\[37;48;5;\d+mf\x1b\[0m")
+        child.expect_exact("20-50 %")
+        child.expect("could have been")
+        child.expect(r"45\.[01]%")
+        child.expect(r"30\.0%")
+        leave(child)
+
+
+def test_piped_text_is_the_first_message_and_without_a_terminal_the_only_one(tmp_path: Path) -> None:
+    from tests.commands.running import llm
+
+    model = write_puppet(tmp_path / "speaker", chain(b"Yes."))
+    # A session without a controlling terminal: there is no keyboard to go on with.
+    result = llm("chat", "-m", model, "-t", 0, stdin=b"Hello?\n", env={"XDG_DATA_HOME": str(tmp_path)})
+    assert (result.stdout, result.returncode) == (b"Yes.", 0)
+
+
+def test_a_model_without_a_template_cannot_chat(tmp_path: Path) -> None:
+    model = write_puppet(tmp_path / "base", chain(b"Yes."))
+    write_text_files(model, template=None)
+    process = start("chat", "-m", model)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert b"llm generate continues text" in err
+
+
+@pytest.mark.parametrize("setting", [["--temperature", "-1"], ["--context", "0"]])
+def test_settings_that_make_no_sense_end_it_at_once(tmp_path: Path, setting: list[str]) -> None:
+    from tests.commands.running import llm
+
+    model = write_puppet(tmp_path / "speaker", chain(b"Yes."))
+    assert llm("chat", "-m", model, *setting).returncode == 2
