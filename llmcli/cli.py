@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -61,6 +62,8 @@ def _common(
 def main() -> NoReturn:
     """Run the program and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
+    # torch runs without NumPy, and so do we; only torch feels the need to mention it.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     code = _run()
     try:
         # Here, not at interpreter exit: an answer that could not be written must not end with code 0.

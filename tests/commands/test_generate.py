@@ -55,6 +55,15 @@ class TestGenerate:
         arguments = ["generate", "-m", speaker, "--json", "-t", 0] + ([] if argument is None else [argument])
         assert json.loads(llm(*arguments, stdin=stdin).stdout)["prompt"] == prompt
 
+    def test_it_runs_without_numpy(self, speaker: Path) -> None:
+        # torch does not depend on it, so a fresh installation does not have it.
+        code = "import sys; sys.modules['numpy'] = None; from llmcli.cli import main; main()"
+        arguments = ["generate", "hi", "-m", str(speaker), "-t", "0", "--top", "2", "--json"]
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, check=True, timeout=120, input=b""
+        )
+        assert (json.loads(result.stdout)["text"], result.stderr) == ("Hé 😀!", b"")
+
     def test_json_has_every_documented_field(self, speaker: Path) -> None:
         result = llm("generate", "hi", "-m", speaker, "--json", "--top", 2, "--seed", 5, "-n", 7)
         reply = json.loads(result.stdout)
