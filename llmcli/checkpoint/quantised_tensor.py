@@ -1,0 +1,195 @@
+"""Weights that a checkpoint keeps as small codes and separate scales, read as if they were one tensor of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from llmcli.checkpoint.sources import Stored
+from llmcli.checkpoint.tensors import TensorInfo, TensorReader
+from llmcli.checkpoint.weight_files import shown
+from llmcli.errors import CheckpointError
+
+FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class QuantisedTensor:
+    """Several tensors of the files that decode to one; it reads like any `Stored`, in float32."""
+
+    name: str
+    shape: tuple[int, ...]
+    encoding: str
+    parts: tuple[TensorInfo, ...]
+    decode: Callable[[TensorReader, int, int], Tensor]
+    """The rows from one index to another, with the values of a row in any shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts)
+
+    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the first dimension, float32 (rows, values of a row).
+
+        Raises:
+            CheckpointError: a file ends too early or cannot be read, or an index points outside its table.
+        """
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise ValueError(f"{self.name} has {self.shape[0]} rows; {start} to {stop} were asked for")
+        if start == stop:
+            return torch.empty(0, math.prod(self.shape[1:]))
+        return self.decode(reader, start, stop).reshape(stop - start, -1)
+
+
+class Collapsing:
+    """The tensors of a checkpoint while those of each quantised weight are taken out and one is put in their place."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+        self.left = dict(tensors)
+        """Tensors that nothing has taken."""
+        self._made: dict[str, QuantisedTensor] = {}
+
+    def stems(self, suffix: str) -> list[str]:
+        """What precedes `suffix` in the name of every tensor that is left and ends in it."""
+        return [name.removesuffix(suffix) for name in self.left if name.endswith(suffix)]
+
+    def take(self, name: str, encodings: Collection[str], *, beside: TensorInfo | None = None) -> TensorInfo:
+        """The tensor `name`, stored in one of `encodings`; it is no longer left.
+
+        Raises:
+            CheckpointError: there is none though there is `beside`, which needs it; it is empty, or of another type.
+        """
+        info = self.take_optional(name, encodings)
+        if info is None:
+            place = "" if beside is None else f"{beside.path}: tensor {shown(beside.name)} is quantised, but "
+            raise CheckpointError(f"{place}the tensor {shown(name)} is missing. Download the model again.")
+        return info
+
+    def take_optional(self, name: str, encodings: Collection[str]) -> TensorInfo | None:
+        """Like `take`, but None if there is no such tensor."""
+        info = self.left.pop(name, None)
+        if info is None:
+            return None
+        if info.encoding not in encodings:
+            raise CheckpointError(
+                f"{info.path}: tensor {shown(name)} holds {info.encoding} numbers; {' or '.join(encodings)} is needed."
+            )
+        if info.values == 0:
+            raise CheckpointError(f"{info.path}: tensor {shown(name)} is empty.")
+        return info
+
+    def put(self, tensor: QuantisedTensor) -> None:
+        """Add a weight made of tensors that were taken; `CheckpointError` if the checkpoint has one of that name."""
+        if tensor.name in self.left or tensor.name in self._made:
+            raise CheckpointError(
+                f"{tensor.parts[0].path} holds the weight {shown(tensor.name)} twice: quantised and as it is."
+            )
+        self._made[tensor.name] = tensor
+
+    def result(self) -> dict[str, Stored]:
+        """Everything that is left and everything that was put."""
+        return {**self.left, **self._made}
+
+
+def check_shape(info: TensorInfo, shape: tuple[int, ...], partner: TensorInfo) -> None:
+    """Raise `CheckpointError` unless `info` has the shape that follows from its partner's."""
+    if info.shape != shape:
+        raise CheckpointError(
+            f"{info.path}: tensor {shown(info.name)} has shape {list(info.shape)}, but {list(shape)} goes with "
+            f"{shown(partner.name)} of shape {list(partner.shape)}. Download the model again."
+        )
+
+
+def check_matrix(info: TensorInfo) -> tuple[int, int]:
+    """The two sizes of a matrix; `CheckpointError` if it is none."""
+    if len(info.shape) != 2:
+        raise CheckpointError(f"{info.path}: tensor {shown(info.name)} has shape {list(info.shape)}, not two sizes.")
+    return info.shape[0], info.shape[1]
+
+
+def as_bytes(info: TensorInfo) -> TensorInfo:
+    """The same tensor as a flat row of bytes."""
+    return replace(info, encoding="U8", shape=(info.nbytes,))
+
+
+def flat(info: TensorInfo) -> TensorInfo:
+    """The same tensor in one dimension."""
+    return replace(info, shape=(info.values,))
+
+
+def unpacked(words: Tensor, bits: int) -> Tensor:
+    """The unsigned numbers of `bits` bits, 1 to 8, in int32 words (..., W), lowest bits first: int32 (..., C).
+
+    They lie densely: where `bits` does not divide 32, 32 of them fill `bits` words and some lie across two. Missing
+    words at the end count as zeros, so C may be more than was packed.
+    """
+    mask = (1 << bits) - 1
+    if 32 % bits == 0:
+        return (words.unsqueeze(-1) >> torch.arange(0, 32, bits, dtype=torch.int32) & mask).flatten(-2)
+    groups = pad(words, (0, -words.shape[-1] % bits)).reshape(*words.shape[:-1], -1, bits)
+    fields = []
+    for first in range(0, 32 * bits, bits):
+        word, offset = divmod(first, 32)
+        field = groups[..., word] >> offset
+        if offset + bits > 32:
+            low = 32 - offset
+            # The shift copies the sign bit downwards: only the bits that were there are kept.
+            field = (field & ((1 << low) - 1)) | (groups[..., word + 1] << low)
+        fields.append(field & mask)
+    return torch.stack(fields, -1).flatten(-2)
+
+
+def dequantised(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Tensor) -> Tensor:
+    """(codes - zeros) * scales in float32, (N, K).
+
+    `codes` is (N, K), `scales` and `zeros` are (N, G), and `groups` (K,) says which of the G columns belongs to each k.
+    """
+    values = codes.float()
+    if zeros is not None:
+        values -= _spread(zeros, groups)
+    return values.mul_(_spread(scales, groups))
+
+
+def _spread(columns: Tensor, groups: Tensor) -> Tensor:
+    columns = columns.float().contiguous()
+    return columns if columns.shape[1] == 1 else columns.index_select(1, groups)
+
+
+def read_groups(reader: TensorReader, info: TensorInfo, groups: int) -> Tensor:
+    """A table (K,) that says to which of `groups` groups each column belongs, as int64.
+
+    Raises:
+        CheckpointError: a group that there is not.
+    """
+    table = reader.read_rows(flat(info), 0, info.values).long()
+    low, high = int(table.min()), int(table.max())
+    if low < 0 or high >= groups:
+        raise CheckpointError(
+            f"{info.path}: tensor {shown(info.name)} names group {low if low < 0 else high}, "
+            f"but there are {groups} groups. Download the model again."
+        )
+    return table
+
+
+_LAST: WeakKeyDictionary[TensorReader, tuple[tuple[TensorInfo, ...], tuple[Tensor, ...]]] = WeakKeyDictionary()
+
+
+def read_whole(reader: TensorReader, infos: tuple[TensorInfo, ...]) -> tuple[Tensor, ...]:
+    """All values of a few tensors that belong together, kept until others are asked for.
+
+    For layouts in which a row of the weight is a column of the file: its rows are wanted in pieces, and each piece
+    would otherwise read everything again.
+    """
+    last = _LAST.get(reader)
+    if last is None or last[0] != infos:
+        _LAST.pop(reader, None)
+        last = infos, tuple(reader.read_rows(info, 0, info.rows) for info in infos)
+        _LAST[reader] = last
+    return last[1]
