@@ -55,22 +55,24 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    template: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LoadedModel:
     """Load a model: a Hugging Face folder, a GGUF file, a name in the store or on the hub, or None for the starter.
 
-    `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. `progress` hears the bytes
-    of weights read and how many there are.
+    `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. `template` names a chat
+    template, where the model has several. `progress` hears the bytes of weights read and how many there are.
 
     Raises:
         ModelNotFoundError: no such model, or it could not be fetched.
         CheckpointError: its files are broken, contradict each other, or are of an unsupported kind.
         OutOfMemoryError: it does not fit.
+        UsageError: it has no chat template of that name.
     """
     if quantize is not None:
         raise UsageError("This version cannot quantise weights while loading; load a quantised GGUF file instead.")
     checkpoint = open_checkpoint(resolve(None if name_or_path is None else str(name_or_path)))
-    return load_checkpoint(checkpoint, device=device, dtype=dtype, progress=progress)
+    return load_checkpoint(checkpoint, device=device, dtype=dtype, template=template, progress=progress)
 
 
 def load_checkpoint(
@@ -78,6 +80,7 @@ def load_checkpoint(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    template: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LoadedModel:
     """Like `load`, for a checkpoint whose headers have been read."""
@@ -99,8 +102,8 @@ def load_checkpoint(
         config=checkpoint.config,
         model=model,
         tokenizer=parts.tokenizer,
-        template=parts.template,
+        template=parts.template(template),
         stop_ids=parts.stop_ids,
         generation_defaults=parts.generation_defaults,
-        notes=checkpoint.notes,
+        notes=checkpoint.notes + parts.tokenizer.notes,
     )

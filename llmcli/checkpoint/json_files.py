@@ -10,19 +10,25 @@ from llmcli.errors import CheckpointError
 _LARGEST_BYTES = 256 << 20
 
 
-def read_text(path: Path) -> str:
-    """The UTF-8 text of a file of at most 256 MiB; `CheckpointError` otherwise."""
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file of at most 256 MiB; `CheckpointError` otherwise."""
     try:
         # A FIFO or a device could block for ever or never end.
         if not path.is_file():
             raise CheckpointError(f"{path} is not a regular file.")
         if path.stat().st_size > _LARGEST_BYTES:
             raise CheckpointError(f"{path} has {path.stat().st_size} bytes; at most {_LARGEST_BYTES} are accepted.")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} is not UTF-8 text (byte {error.start}); download it again.") from None
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} could not be read: {error.strerror}.") from None
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file of at most 256 MiB, lines ending as in the file; `CheckpointError` otherwise."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not UTF-8 text (byte {error.start}); download it again.") from None
 
 
 def read_json_object(path: Path) -> dict[str, object]:

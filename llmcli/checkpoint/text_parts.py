@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.checkpoint.gguf import GGUFHeader
-from llmcli.checkpoint.json_files import optional_json_object, read_text
+from llmcli.checkpoint.json_files import optional_json_object, read_bytes, read_text
 from llmcli.errors import CheckpointError
 from llmcli.text.end_of_turn import stop_ids
 from llmcli.text.template import ChatTemplate, choose_template
@@ -26,18 +26,35 @@ _SAMPLING_KEYS = {
 }
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "tekken.json", "tokenizer.model")
+_ADDITIONAL_TEMPLATES = "additional_chat_templates"
+
+
 @dataclass(frozen=True)
 class TextParts:
     """Everything that turns text into tokens and back, and says when a reply is over."""
 
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    templates: Mapping[str, str]
+    """Sources of the chat templates by name."""
     template_origin: str | None
-    """Which file (and key) the template came from."""
+    """Which file (and key) the templates came from."""
     stop_ids: Mapping[int, tuple[str, ...]]
     """Ids that end a reply, each with the places that say so."""
     generation_defaults: Mapping[str, float]
     """Sampling settings the model's makers recommend, under the names of `SamplingParams`."""
+
+    def template(self, name: str | None = None) -> ChatTemplate | None:
+        """The chat template called `name`, by default the one for ordinary conversations; None if there are none.
+
+        Raises:
+            UsageError: there is none of that name.
+            CheckpointError: it is damaged, or there are several of which none is the default.
+        """
+        if name is None and not self.templates:
+            return None
+        name = choose_template(self.templates, name)
+        return ChatTemplate(self.templates[name], name=name, special_tokens=self.tokenizer.special_tokens)
 
 
 def folder_text_parts(folder: Path, config: Mapping[str, object]) -> TextParts:
@@ -46,17 +63,8 @@ def folder_text_parts(folder: Path, config: Mapping[str, object]) -> TextParts:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise CheckpointError(f"{folder} has no tokenizer.json, so text cannot be turned into tokens.")
     tokenizer_config = optional_json_object(folder / "tokenizer_config.json")
-    tokenizer = Tokenizer.from_json(
-        read_text(path),
-        source=str(path),
-        tokenizer_config=tokenizer_config,
-        special_tokens_map=optional_json_object(folder / "special_tokens_map.json"),
-        added_tokens=optional_json_object(folder / "added_tokens.json"),
-    )
+    tokenizer = _folder_tokenizer(folder, tokenizer_config)
     generation = optional_json_object(folder / "generation_config.json")
     templates, origin = _folder_templates(folder, tokenizer_config)
     declared = {
@@ -65,7 +73,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object]) -> TextParts:
     }
     return TextParts(
         tokenizer=tokenizer,
-        template=_template(templates, tokenizer),
+        templates=templates,
         template_origin=origin,
         stop_ids=stop_ids(tokenizer, declared),
         generation_defaults=_defaults({ours: generation.get(theirs) for ours, (theirs, _) in _SAMPLING_KEYS.items()}),
@@ -87,22 +95,51 @@ def gguf_text_parts(header: GGUFHeader) -> TextParts:
     sampling = {ours: header.metadata.get(f"general.sampling.{theirs}") for ours, (_, theirs) in _SAMPLING_KEYS.items()}
     return TextParts(
         tokenizer=tokenizer,
-        template=_template(templates, tokenizer),
+        templates=templates,
         template_origin="tokenizer.chat_template" if templates else None,
         stop_ids=stop_ids(tokenizer, declared),
         generation_defaults=_defaults(sampling),
     )
 
 
+def _folder_tokenizer(folder: Path, tokenizer_config: Mapping[str, object]) -> Tokenizer:
+    """The tokenizer from the first of the files that hold one: the converted one tells most."""
+    special_tokens_map = optional_json_object(folder / "special_tokens_map.json")
+    added_tokens = optional_json_object(folder / "added_tokens.json")
+    for name in _TOKENIZER_FILES:
+        path = folder / name
+        if not path.exists():
+            continue
+        if name == "tokenizer.model":
+            return Tokenizer.from_model_file(
+                read_bytes(path),
+                source=str(path),
+                tokenizer_config=tokenizer_config,
+                special_tokens_map=special_tokens_map,
+                added_tokens=added_tokens,
+            )
+        make = Tokenizer.from_json if name == "tokenizer.json" else Tokenizer.from_tekken
+        return make(
+            read_text(path),
+            source=str(path),
+            tokenizer_config=tokenizer_config,
+            special_tokens_map=special_tokens_map,
+            added_tokens=added_tokens,
+        )
+    first, second, third = _TOKENIZER_FILES
+    raise CheckpointError(f"{folder} has no {first}, {second} or {third}, so text cannot be turned into tokens.")
+
+
 def _folder_templates(folder: Path, tokenizer_config: Mapping[str, object]) -> tuple[dict[str, str], str | None]:
-    """The named templates of the first place that has any, and that place."""
-    named = {}
+    """The templates by name, and where they come from: a folder of named ones, and the first place of the others."""
+    additional = {path.stem: read_text(path) for path in sorted((folder / _ADDITIONAL_TEMPLATES).glob("*.jinja"))}
+    main, origin = _main_templates(folder, tokenizer_config)
+    return additional | main, origin or (_ADDITIONAL_TEMPLATES if additional else None)
+
+
+def _main_templates(folder: Path, tokenizer_config: Mapping[str, object]) -> tuple[dict[str, str], str | None]:
     if (folder / "chat_template.jinja").exists():
-        named["default"] = read_text(folder / "chat_template.jinja")
-    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        named[path.stem] = read_text(path)
-    if named:
-        return named, "chat_template.jinja"
+        return {"default": read_text(folder / "chat_template.jinja")}, "chat_template.jinja"
     for name, values in (
         ("tokenizer_config.json", tokenizer_config),
         ("chat_template.json", optional_json_object(folder / "chat_template.json")),
@@ -120,13 +157,6 @@ def _folder_templates(folder: Path, tokenizer_config: Mapping[str, object]) -> t
             if named:
                 return named, name
     return {}, None
-
-
-def _template(named: Mapping[str, str], tokenizer: Tokenizer) -> ChatTemplate | None:
-    if not named:
-        return None
-    name = choose_template(named)
-    return ChatTemplate(named[name], name=name, special_tokens=tokenizer.special_tokens)
 
 
 def _ids(values: Mapping[str, object], path: Path) -> list[int]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def chat(
     model: options.Model = None,
     system: options.System = None,
+    template: options.TemplateName = None,
+    template_arg: options.TemplateArg = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -39,12 +41,13 @@ def chat(
     quiet: options.Quiet = False,
 ) -> None:
     """Talk with a model. Piped text is the first message; then the keyboard has the word."""
+    variables = options.template_variables(template_arg)
     sampling = options.SamplingOptions(
         temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
     )
     sampling.check()
     first = read_stdin(quiet=quiet) if stdin_is_piped() else ""
-    loaded = load_model(model, device=device, dtype=dtype, quiet=quiet)
+    loaded = load_model(model, device=device, dtype=dtype, quiet=quiet, template=template)
     if loaded.template is None:
         raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
 
@@ -52,7 +55,7 @@ def chat(
 
     engine = loaded.engine(context_length=context)
     session = ChatSession(
-        Conversation(engine, loaded.tokenizer, loaded.template, system),
+        Conversation(engine, loaded.tokenizer, loaded.template, system, template_args=variables),
         sampling.params(loaded.generation_defaults),
         probs=probs,
         top=top,

@@ -16,7 +16,7 @@ from llmcli.errors import UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llmcli.api import LoadedModel
     from llmcli.engine import Event, Finish, Step
@@ -35,6 +35,8 @@ def generate(
     prefill: Annotated[
         str, typer.Option("--prefill", envvar="LLMCLI_PREFILL", metavar="TEXT", help="How the reply is to begin.")
     ] = "",
+    template: options.TemplateName = None,
+    template_arg: options.TemplateArg = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -68,14 +70,17 @@ def generate(
     text = read_prompt(prompt, quiet=quiet)
     if raw and system:
         raise UsageError("--raw leaves out the chat template, so there is no place for a --system prompt.")
+    if raw and (template or template_arg):
+        raise UsageError("--raw leaves out the chat template, so --template and --template-arg say nothing.")
+    variables = options.template_variables(template_arg)
     sampling = options.SamplingOptions(
         temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
     )
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
-    loaded = load_model(model, device=device, dtype=dtype, quiet=quiet)
+    loaded = load_model(model, device=device, dtype=dtype, quiet=quiet, template=template)
     engine = loaded.engine(context_length=context)
-    ids = _prompt_ids(loaded, text, system, prefill, raw=raw, quiet=quiet)
+    ids = _prompt_ids(loaded, text, system, prefill, variables, raw=raw, quiet=quiet)
     if show_prompt:
         _show_prompt(loaded.tokenizer, ids)
     params = sampling.params(loaded.generation_defaults)
@@ -117,13 +122,22 @@ def generate(
 
 
 def _prompt_ids(
-    loaded: LoadedModel, text: str, system: str | None, prefill: str, *, raw: bool, quiet: bool
+    loaded: LoadedModel,
+    text: str,
+    system: str | None,
+    prefill: str,
+    variables: Mapping[str, object],
+    *,
+    raw: bool,
+    quiet: bool,
 ) -> list[int]:
     from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
 
     if loaded.template is None and not raw:
         if system:
             raise UsageError(f"{loaded.name} has no chat template, so there is no place for a --system prompt.")
+        if variables:
+            raise UsageError(f"{loaded.name} has no chat template, so there is no variable for --template-arg to set.")
         if not quiet:
             terminal.note(f"{loaded.name} has no chat template; it continues the text as with --raw.")
         raw = True
@@ -131,7 +145,7 @@ def _prompt_ids(
         return encode_raw(loaded.tokenizer, text + prefill)
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", text))
-    return encode_chat(loaded.tokenizer, loaded.template, messages, prefill=prefill)
+    return encode_chat(loaded.tokenizer, loaded.template, messages, prefill=prefill, template_args=variables)
 
 
 def _write_text(events: Iterator[Event], prefill: str, *, coloured: bool, silent: bool) -> tuple[list[Step], Finish]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llmcli.api import LoadedModel
 
 
-def load_model(name: str | None, *, device: str, dtype: str, quiet: bool) -> LoadedModel:
+def load_model(name: str | None, *, device: str, dtype: str, quiet: bool, template: str | None = None) -> LoadedModel:
     """Find, fetch if need be, and load the model; progress and notes go to stderr."""
     with progress_bar(enabled=not quiet) as progress:
         # Found first: a wrong name must not cost the seconds that importing torch takes.
@@ -25,6 +25,7 @@ def load_model(name: str | None, *, device: str, dtype: str, quiet: bool) -> Loa
             open_checkpoint(path),
             device=device,
             dtype=dtype,
+            template=template,
             progress=lambda done, total: progress("Loading the model", done, total),
         )
     if not quiet:

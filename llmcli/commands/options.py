@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -55,6 +56,26 @@ System: TypeAlias = Annotated[
         envvar="LLMCLI_SYSTEM",
         metavar="TEXT",
         help="What the model is told before the conversation.",
+    ),
+]
+TemplateName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        envvar="LLMCLI_TEMPLATE",
+        metavar="NAME",
+        rich_help_panel=_MODEL,
+        help="Which chat template to use, where the model has several.",
+    ),
+]
+TemplateArg: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-arg",
+        envvar="LLMCLI_TEMPLATE_ARG",
+        metavar="KEY=VALUE",
+        rich_help_panel=_MODEL,
+        help="Set a variable of the chat template, as in enable_thinking=false. May be given several times.",
     ),
 ]
 MaxTokens: TypeAlias = Annotated[
@@ -181,6 +202,33 @@ Quiet: TypeAlias = Annotated[
     bool,
     typer.Option("--quiet", "-q", envvar="LLMCLI_QUIET", help="No notes and no progress on stderr; errors still are."),
 ]
+
+
+_NOT_FOR_USERS = ("self", "messages", "add_generation_prompt")
+
+
+def template_variables(arguments: Sequence[str] | None) -> dict[str, object]:
+    """Variables for the chat template from `KEY=VALUE` arguments; a value that is JSON means what it says.
+
+    Raises:
+        UsageError: an argument of another form, or a variable that is not the user's to set.
+    """
+    variables: dict[str, object] = {}
+    for argument in arguments or ():
+        key, sign, text = argument.partition("=")
+        if not sign or not key.isidentifier():
+            raise UsageError(f"--template-arg {argument} is not of the form KEY=VALUE, as in enable_thinking=false.")
+        if key in _NOT_FOR_USERS:
+            raise UsageError(f"--template-arg cannot set {key}: it is not a variable of the template.")
+        try:
+            variables[key] = json.loads(text, parse_constant=_no_json)
+        except (ValueError, RecursionError):
+            variables[key] = text
+    return variables
+
+
+def _no_json(constant: str) -> object:
+    raise ValueError(f"{constant} is Python's, not JSON")
 
 
 @dataclass(frozen=True)

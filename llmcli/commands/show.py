@@ -42,7 +42,7 @@ def show(
         template=parts.template_origin,
         stop_tokens=[(token, parts.tokenizer.piece(token), origins) for token, origins in parts.stop_ids.items()],
         generation_defaults=dict(parts.generation_defaults),
-        notes=checkpoint.notes,
+        notes=checkpoint.notes + parts.tokenizer.notes,
     )
     if as_json:
         sys.stdout.write(json.dumps(model_json(card), ensure_ascii=False) + "\n")

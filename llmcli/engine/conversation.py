@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from llmcli.engine.engine import Engine, PrefillProgress
@@ -23,6 +23,8 @@ class Conversation:
     tokenizer: Tokenizer
     template: ChatTemplate
     system: str | None = None
+    template_args: Mapping[str, object] = field(default_factory=dict)
+    """Further variables of the template."""
     messages: list[Message] = field(default_factory=list)
     """The user's messages and the model's replies, in turn."""
     replies: int = 0
@@ -45,7 +47,12 @@ class Conversation:
         question = Message("user", text)
         system = [Message("system", self.system)] if self.system else []
         events = self.engine.stream(
-            encode_chat(self.tokenizer, self.template, [*system, *self.messages, question]),
+            encode_chat(
+                self.tokenizer,
+                self.template,
+                [*system, *self.messages, question],
+                template_args=self.template_args,
+            ),
             replace(params, seed=None if params.seed is None else params.seed + self.replies),
             probabilities=probabilities,
             top=top,

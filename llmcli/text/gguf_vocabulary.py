@@ -10,35 +10,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from tokenizers import AddedToken, decoders, models, normalizers, processors
 from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, processors
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.end_of_turn import KNOWN_END_OF_TURN
 from llmcli.text.pretokenizers import BOS_BY_DEFAULT, IGNORES_MERGES, gguf_pre_tokenizer
+from llmcli.text.sentencepiece_bpe import sentencepiece_bpe, set_space_rules
 from llmcli.text.token_bytes import byte_of
+from llmcli.text.typed_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, TypedVocabulary, add_tokens, as_spelling
 
 _KEY = "tokenizer.ggml."
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
-_SPACE = "▁"
-# No vocabulary has pieces near this; the pairs to look at grow with the length of a piece.
-_LONGEST_PIECE = 512
 _NO_ID = (-1, 2**32 - 1)
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
 @dataclass(frozen=True)
-class _Vocabulary:
-    """The checked arrays of the file, index = token id."""
+class _Vocabulary(TypedVocabulary):
+    """The checked arrays of the file."""
 
     metadata: Mapping[str, object]
-    source: str
-    tokens: list[str]
-    types: list[int]
-    """How each token is meant, by the numbers of the format."""
-
-    def error(self, problem: str) -> CheckpointError:
-        return CheckpointError(f"{self.source} has a damaged tokenizer: {problem}")
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.metadata.get(_KEY + name, default)
@@ -51,7 +42,7 @@ class _Vocabulary:
         key = f"{_KEY}{name}_token_id"
         value = self.metadata.get(key)
         if value is None or value in _NO_ID:
-            plausible = default is not None and default < len(self.tokens) and self.types[default] != _NORMAL
+            plausible = default is not None and default < len(self.tokens) and self.types[default] != NORMAL
             return default if plausible else None
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(self.tokens):
             raise self.error(f"{key} is {value!r}, but there are {len(self.tokens)} tokens.")
@@ -78,7 +69,7 @@ def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backen
     special_tokens = {role: vocabulary.tokens[index] for role, index in ids.items() if index is not None}
     try:
         backend = _byte_level(vocabulary) if byte_level else _sentencepiece(vocabulary, ids["unk_token"])
-        _add_tokens(backend, vocabulary, byte_level=byte_level)
+        add_tokens(backend, vocabulary, space_runs=byte_level)
         pre = metadata.get(f"{_KEY}pre")
         bos = ids["bos_token"]
         if bos is not None and vocabulary.flag("add_bos_token", pre in BOS_BY_DEFAULT if byte_level else True):
@@ -96,11 +87,11 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
     tokens = cast("list[str]", _array(metadata, "tokens", (str,), source))
     if not tokens:
         raise CheckpointError(f"{source} has no vocabulary ({_KEY}tokens).")
-    tokens = [_valid(token, index) for index, token in enumerate(tokens)]
+    tokens = [as_spelling(token, index) for index, token in enumerate(tokens)]
     if len(set(tokens)) != len(tokens):
         raise CheckpointError(f"{source} has a damaged tokenizer: two tokens are spelled the same.")
     types = cast("list[int]", _array(metadata, "token_type", (int,), source)) or [
-        _BYTE if byte_of(token) is not None else _NORMAL for token in tokens
+        BYTE if byte_of(token) is not None else NORMAL for token in tokens
     ]
     if len(types) != len(tokens):
         raise CheckpointError(
@@ -110,14 +101,14 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
         _mark_control(metadata, types)
     for index, token in enumerate(tokens):
         # Some converters forgot to mark them; as ordinary text they would be split and never end a turn.
-        if types[index] == _NORMAL and token in KNOWN_END_OF_TURN:
-            types[index] = _CONTROL
-    return _Vocabulary(metadata, source, tokens, types)
+        if types[index] == NORMAL and token in KNOWN_END_OF_TURN:
+            types[index] = CONTROL
+    return _Vocabulary(source, tokens, types, metadata)
 
 
 def _mark_control(metadata: Mapping[str, object], types: list[int]) -> None:
     """Old files have no types: the tokens that delimit text are known by their keys alone."""
-    for name, kind in (("bos", _CONTROL), ("eos", _CONTROL), ("unknown", _UNKNOWN)):
+    for name, kind in (("bos", CONTROL), ("eos", CONTROL), ("unknown", UNKNOWN)):
         index = metadata.get(f"{_KEY}{name}_token_id")
         if isinstance(index, int) and 0 <= index < len(types):
             types[index] = kind
@@ -132,17 +123,6 @@ def _array(metadata: Mapping[str, object], name: str, kinds: tuple[type, ...], s
     if not all(type(item) in kinds for item in values):
         raise CheckpointError(f"{source} has a damaged tokenizer: {_KEY}{name} holds values of the wrong type.")
     return list(values)
-
-
-def _valid(token: str, index: int) -> str:
-    """A spelling the tokenizer library accepts: not empty, and valid Unicode."""
-    if not token:
-        return f"[EMPTY_{index}]"
-    try:
-        token.encode()
-    except UnicodeEncodeError:
-        return f"[INVALID_{index}]"
-    return token
 
 
 def _byte_level(vocabulary: _Vocabulary) -> Backend:
@@ -169,71 +149,6 @@ def _byte_level(vocabulary: _Vocabulary) -> Backend:
 
 def _sentencepiece(vocabulary: _Vocabulary, unknown: int | None) -> Backend:
     scores = cast("list[float]", _array(vocabulary.metadata, "scores", (float, int), vocabulary.source))
-    if len(scores) != len(vocabulary.tokens):
-        raise vocabulary.error(f"{len(vocabulary.tokens)} tokens, but scores for {len(scores)} of them.")
-    if unknown is None and vocabulary.types.count(_BYTE) < 256:
-        raise vocabulary.error("there is neither an unknown token nor one for each byte.")
-    tokens = [_piece(vocabulary, index) for index in range(len(scores))]
-    if len(set(tokens)) != len(tokens):
-        raise vocabulary.error("two tokens are spelled the same.")
-    ids = {token: index for index, token in enumerate(tokens)}
-    backend = Backend(
-        models.BPE(
-            ids,
-            _merges(vocabulary, tokens, scores),
-            unk_token=None if unknown is None else tokens[unknown],
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    prefix = vocabulary.flag("add_space_prefix", True)
-    escape = normalizers.Replace(" ", _SPACE)
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), escape]) if prefix else escape
-    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    backend = Backend(sentencepiece_bpe(vocabulary, scores, unknown))
+    set_space_rules(backend, "every" if vocabulary.flag("add_space_prefix", True) else "none")
     return backend
-
-
-def _piece(vocabulary: _Vocabulary, index: int) -> str:
-    """A piece as text is spelled before merging; runs of spaces are stored as spaces."""
-    token = vocabulary.tokens[index]
-    return token.replace(" ", _SPACE) if _is_space_run(vocabulary, index) else token
-
-
-def _is_space_run(vocabulary: _Vocabulary, index: int) -> bool:
-    """Whitespace the model's makers added by hand: ordinary text all the same."""
-    return vocabulary.types[index] == _USER_DEFINED and vocabulary.tokens[index].replace(_SPACE, " ").isspace()
-
-
-def _merges(vocabulary: _Vocabulary, tokens: list[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """All pairs of pieces that join to a piece, in the order in which SentencePiece would join them.
-
-    It joins the pair whose result has the highest score first; pieces added by hand come before all others.
-    """
-    by_hand = [index for index in range(len(tokens)) if _is_space_run(vocabulary, index)]
-    ids = {token: index for index, token in enumerate(tokens) if vocabulary.types[index] == _NORMAL}
-    ids |= {tokens[index]: index for index in by_hand}
-    priority = {index: -scores[index] for index in ids.values()} | dict.fromkeys(by_hand, float("-inf"))
-    ranked = []
-    for piece, index in ids.items():
-        if len(piece) > _LONGEST_PIECE:
-            raise vocabulary.error(f"token {index} has {len(piece)} characters.")
-        for cut in range(1, len(piece)):
-            left, right = ids.get(piece[:cut]), ids.get(piece[cut:])
-            if left is not None and right is not None:
-                ranked.append((priority[index], left, right))
-    ranked.sort()
-    return [(tokens[left], tokens[right]) for _, left, right in ranked]
-
-
-def _add_tokens(backend: Backend, vocabulary: _Vocabulary, *, byte_level: bool) -> None:
-    """Have control tokens and those added by hand found as wholes in text."""
-    special, ordinary = [], []
-    for index, kind in enumerate(vocabulary.types):
-        token = vocabulary.tokens[index]
-        if kind in (_CONTROL, _UNKNOWN):
-            special.append(AddedToken(token, special=True, normalized=False))
-        elif kind == _USER_DEFINED and (byte_level or not _is_space_run(vocabulary, index)):
-            ordinary.append(AddedToken(token, special=False, normalized=False))
-    backend.add_special_tokens(special)
-    backend.add_tokens(ordinary)

@@ -1,4 +1,4 @@
-"""How byte-level BPE vocabularies in GGUF files cut text into words before merging.
+"""How byte-level BPE vocabularies cut text into words before merging.
 
 A GGUF file names its rule in `tokenizer.ggml.pre`; what the name means is an agreement between converters and readers.
 The expressions are those of the models' own `tokenizer.json` files.
@@ -93,6 +93,10 @@ BOS_BY_DEFAULT = IGNORES_MERGES
 """Rules under which text begins with BOS unless the file says otherwise."""
 
 
+LLAMA3_WORDS, TEKKEN_WORDS = _LLAMA3, _TEKKEN
+"""The expressions for words of Llama 3 and of Mistral's tekken."""
+
+
 def gguf_pre_tokenizer(name: str, *, source: str) -> pre_tokenizers.PreTokenizer:
     """The rule called `name` in `tokenizer.ggml.pre`, followed by the byte alphabet.
 
@@ -103,6 +107,11 @@ def gguf_pre_tokenizer(name: str, *, source: str) -> pre_tokenizers.PreTokenizer
         raise UnsupportedModelError(
             f"{source} cuts text into words by the rule {name!r} (tokenizer.ggml.pre), which is not supported."
         )
-    splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in _SPLITS[name]]
+    return byte_level_pre_tokenizer(*_SPLITS[name])
+
+
+def byte_level_pre_tokenizer(*expressions: str) -> pre_tokenizers.PreTokenizer:
+    """Cuts text at the matches of each of `expressions` in turn, then spells it in the byte alphabet."""
+    splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in expressions]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([*splits, byte_level])

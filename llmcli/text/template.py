@@ -73,18 +73,25 @@ class ChatTemplate:
             raise CheckpointError(f"The chat template {self.name!r} fails: {_told(error)}.") from error
 
 
-def choose_template(named: Mapping[str, str]) -> str:
-    """The name of the template to use: `default`, or the only one there is.
+def choose_template(named: Mapping[str, str], wanted: str | None = None) -> str:
+    """The name of the template to use: the one the user wanted, else `default`, else the only one there is.
 
     Raises:
-        CheckpointError: there are several and none is the default.
+        UsageError: there is none of the name the user wanted.
+        CheckpointError: the user wanted none by name, and there are several of which none is the default.
     """
+    if wanted is not None:
+        if wanted in named:
+            return wanted
+        names = ", ".join(sorted(named))
+        known = f"its chat templates are: {names}" if names else "it has no chat templates"
+        raise UsageError(f"The model has no chat template {wanted!r}; {known}.")
     if "default" in named:
         return "default"
     if len(named) == 1:
         return next(iter(named))
     names = ", ".join(sorted(named)) or "none"
-    raise CheckpointError(f"The model has no default chat template; its templates are: {names}.")
+    raise CheckpointError(f"The model has no default chat template; its templates are: {names}. Choose one by name.")
 
 
 class _RefusedError(Exception):

@@ -11,7 +11,10 @@ from tokenizers import models
 from llmcli.errors import CheckpointError
 from llmcli.text.gguf_vocabulary import gguf_backend
 from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
+from llmcli.text.mistral_words import mend_mistral_words
+from llmcli.text.model_files import model_file_backend
 from llmcli.text.special_tokens import add_listed_tokens, mark_special, named_special_tokens
+from llmcli.text.tekken import TEKKEN_ROLES, tekken_backend
 from llmcli.text.token_bytes import PieceDecoder
 
 
@@ -27,6 +30,8 @@ class Tokenizer:
         """Spelling of each special token that has a role: `bos_token`, `eos_token`, `unk_token`, `pad_token`, ..."""
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         """The highest id, plus one."""
+        self.notes: tuple[str, ...] = ()
+        """What the user should know about the files, although it stops nothing."""
         self._backend = backend
         self._decoder = PieceDecoder(backend, source=source)
         self._added = backend.get_added_tokens_decoder()
@@ -61,10 +66,54 @@ class Tokenizer:
         except BaseException as error:
             # A panic inside the library is no subclass of Exception.
             raise CheckpointError(f"{source} is not a valid tokenizer: {error}.") from error
-        named = named_special_tokens(tokenizer_config, special_tokens_map)
-        add_listed_tokens(backend, tokenizer_config, added_tokens, source=source)
-        mark_special(backend, named)
-        return cls(backend, named, source=source)
+        mended = mend_mistral_words(backend)
+        tokenizer = cls._with_files_beside(backend, {}, source, tokenizer_config, special_tokens_map, added_tokens)
+        if mended:
+            tokenizer.notes = (
+                f"{source} cuts words by a rule the model was not trained with, a known fault of older conversions; "
+                "Mistral's own rule is used.",
+            )
+        return tokenizer
+
+    @classmethod
+    def from_model_file(
+        cls,
+        data: bytes,
+        *,
+        source: str,
+        tokenizer_config: Mapping[str, object] | None = None,
+        special_tokens_map: Mapping[str, object] | None = None,
+        added_tokens: Mapping[str, object] | None = None,
+    ) -> Tokenizer:
+        """The tokenizer of a `tokenizer.model`, which lies at `source` and contains `data`.
+
+        It is a SentencePiece model, or Llama 3's vocabulary in tiktoken's format. The flags of `tokenizer_config`
+        decide what is put around raw text.
+
+        Raises:
+            CheckpointError: the contents are damaged or contradict each other.
+            UnsupportedModelError: a kind of tokenizer that is not supported.
+        """
+        backend, roles = model_file_backend(data, tokenizer_config or {}, source=source)
+        return cls._with_files_beside(backend, roles, source, tokenizer_config, special_tokens_map, added_tokens)
+
+    @classmethod
+    def from_tekken(
+        cls,
+        text: str,
+        *,
+        source: str,
+        tokenizer_config: Mapping[str, object] | None = None,
+        special_tokens_map: Mapping[str, object] | None = None,
+        added_tokens: Mapping[str, object] | None = None,
+    ) -> Tokenizer:
+        """The tokenizer of Mistral's `tekken.json`, which lies at `source` and contains `text`.
+
+        Raises:
+            CheckpointError: the contents are damaged or contradict each other.
+        """
+        backend = tekken_backend(text, source=source)
+        return cls._with_files_beside(backend, TEKKEN_ROLES, source, tokenizer_config, special_tokens_map, added_tokens)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, object], *, source: str) -> Tokenizer:
@@ -84,6 +133,22 @@ class Tokenizer:
             return tokenizer
         backend, special_tokens = gguf_backend(metadata, source=source)
         return cls(backend, special_tokens, source=source)
+
+    @classmethod
+    def _with_files_beside(
+        cls,
+        backend: Backend,
+        roles: Mapping[str, str],
+        source: str,
+        tokenizer_config: Mapping[str, object] | None,
+        special_tokens_map: Mapping[str, object] | None,
+        added_tokens: Mapping[str, object] | None,
+    ) -> Tokenizer:
+        """`backend` with the tokens that only other files know; `roles` holds where they are silent."""
+        named = dict(roles) | named_special_tokens(tokenizer_config, special_tokens_map)
+        add_listed_tokens(backend, tokenizer_config, added_tokens, source=source)
+        mark_special(backend, named)
+        return cls(backend, named, source=source)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text from outside: whatever it spells, no control token comes out of it.

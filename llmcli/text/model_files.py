@@ -1,0 +1,67 @@
+"""Building a tokenizer from the files in which models first come, before anyone converts them to `tokenizer.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import processors
+
+from llmcli.errors import CheckpointError
+from llmcli.text.guarded import without_surrogates
+from llmcli.text.sentencepiece_backend import sentencepiece_backend
+from llmcli.text.sentencepiece_bpe import SpacePrefix
+from llmcli.text.sentencepiece_model import read_sentencepiece_model
+from llmcli.text.tiktoken_model import LLAMA3_ROLES, is_tiktoken_model, llama3_backend
+
+
+def model_file_backend(
+    data: bytes, tokenizer_config: Mapping[str, object], *, source: str
+) -> tuple[Backend, dict[str, str]]:
+    """The tokenizer of a `tokenizer.model` with the contents `data`, and its special tokens by role.
+
+    `tokenizer_config` are the parsed settings beside it: `add_bos_token`, `add_eos_token`, `add_prefix_space`, and
+    `legacy`, without which only the beginning of a text gets a space in front, and no text behind a control token.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        UnsupportedModelError: a kind of model that is not supported.
+    """
+    if is_tiktoken_model(data):
+        return llama3_backend(data, names=_listed_names(tokenizer_config), source=source), dict(LLAMA3_ROLES)
+    model = read_sentencepiece_model(data, source=source)
+    prefix: SpacePrefix = "none"
+    if _flag(tokenizer_config, "add_prefix_space", model.add_dummy_prefix, source):
+        prefix = "every" if _flag(tokenizer_config, "legacy", True, source) else "first"
+    backend = sentencepiece_backend(model, prefix=prefix)
+    ids = {role: (token, model.vocabulary.tokens.index(token)) for role, token in model.roles.items()}
+    begin = [ids["bos_token"]] if "bos_token" in ids and _flag(tokenizer_config, "add_bos_token", True, source) else []
+    end = [ids["eos_token"]] if "eos_token" in ids and _flag(tokenizer_config, "add_eos_token", False, source) else []
+    if begin or end:
+        try:
+            backend.post_processor = processors.TemplateProcessing(
+                single=[*(token for token, _ in begin), "$A", *(token for token, _ in end)],
+                special_tokens=[*begin, *end],
+            )
+        except ValueError as error:
+            # The library gives `$` and `:` in a token a meaning of their own.
+            raise model.vocabulary.error(f"{error}.") from error
+    return backend, model.roles
+
+
+def _flag(values: Mapping[str, object], name: str, default: bool, source: str) -> bool:
+    value = values.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"The tokenizer_config.json beside {source} has {name} = {value!r}, not true or false.")
+    return default if value is None else value
+
+
+def _listed_names(tokenizer_config: Mapping[str, object]) -> dict[int, str]:
+    """The spellings of added tokens by id, as far as they are sound; what is not is refused when they are added."""
+    listed = tokenizer_config.get("added_tokens_decoder")
+    names = {}
+    for key, entry in listed.items() if isinstance(listed, Mapping) else ():
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if isinstance(content, str) and content and isinstance(key, str) and key.isascii() and key.isdigit():
+            names[int(key[:10])] = without_surrogates(content)
+    return names

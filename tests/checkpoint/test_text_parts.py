@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from llmcli.checkpoint.gguf import GGUFHeader, GGUFValue
+from llmcli.checkpoint.text_parts import TextParts, folder_text_parts, gguf_text_parts
+from llmcli.errors import CheckpointError, UsageError
+from llmcli.text.pretokenizers import LLAMA3_WORDS
+from tests.text.made import byte_level_backend, gguf_of_byte_level
+from tests.text.test_mistral_words import converted
+from tests.text.test_rank_bpe import tekken_data
+from tests.text.test_sentencepiece_model import trained
+from tests.tiny import byte_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def read(folder: Path, config: Mapping[str, object] | None = None) -> TextParts:
+    return folder_text_parts(folder, config or {})
+
+
+def write(folder: Path, name: str, content: object) -> None:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+SIZES = {"tokenizer.json": 261, "tekken.json": 537, "tokenizer.model": 700}
+
+
+@pytest.mark.parametrize("present", [list(SIZES)[at:] for at in range(3)] + [["tokenizer.json", "tokenizer.model"]])
+def test_the_most_converted_tokenizer_counts(tmp_path: Path, present: list[str]) -> None:
+    contents = {
+        "tokenizer.json": byte_tokenizer().to_str(),
+        "tekken.json": tekken_data(),
+        "tokenizer.model": trained("bpe"),
+    }
+    for name in present:
+        write(tmp_path, name, contents[name])
+    write(tmp_path, "tokenizer_config.json", {"add_bos_token": False})
+    tokenizer = read(tmp_path).tokenizer
+    assert tokenizer.vocab_size == SIZES[present[0]]
+    # The flag counts for tokenizer.model alone.
+    assert (len(tokenizer.encode("", add_special_tokens=True)) == 0) == (present[0] == "tokenizer.model")
+
+
+def test_a_folder_without_a_tokenizer_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json, tekken\.json or tokenizer\.model"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_a_damaged_tokenizer_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "tokenizer.model", trained("bpe"))
+    write(tmp_path, name, b"\xff\xff\xff")
+    with pytest.raises(CheckpointError, match=name):
+        read(tmp_path)
+
+
+def test_a_mended_tokenizer_is_noted(tmp_path: Path) -> None:
+    write(tmp_path, "tokenizer.json", converted(LLAMA3_WORDS).to_str())
+    assert len(read(tmp_path).tokenizer.notes) == 1
+
+
+NAMED = [{"name": "default", "template": "D"}, {"name": "rag", "template": "R"}]
+
+
+@pytest.mark.parametrize(
+    ("files", "templates", "origin"),
+    [
+        ({}, {}, None),
+        ({"chat_template.jinja": "J"}, {"default": "J"}, "chat_template.jinja"),
+        ({"tokenizer_config.json": {"chat_template": "C"}}, {"default": "C"}, "tokenizer_config.json"),
+        ({"tokenizer_config.json": {"chat_template": NAMED}}, {"default": "D", "rag": "R"}, "tokenizer_config.json"),
+        ({"chat_template.json": {"chat_template": "P"}}, {"default": "P"}, "chat_template.json"),
+        ({"chat_template.json": {"chat_template": NAMED}}, {"default": "D", "rag": "R"}, "chat_template.json"),
+        (
+            {"chat_template.jinja": "J", "additional_chat_templates/rag.jinja": "A"},
+            {"default": "J", "rag": "A"},
+            "chat_template.jinja",
+        ),
+        (
+            {"additional_chat_templates/rag.jinja": "A", "tokenizer_config.json": {"chat_template": "C"}},
+            {"default": "C", "rag": "A"},
+            "tokenizer_config.json",
+        ),
+        ({"additional_chat_templates/rag.jinja": "A"}, {"rag": "A"}, "additional_chat_templates"),
+        (
+            {
+                "chat_template.jinja": "J",
+                "tokenizer_config.json": {"chat_template": "C"},
+                "chat_template.json": {"chat_template": "P"},
+            },
+            {"default": "J"},
+            "chat_template.jinja",
+        ),
+        (
+            {"tokenizer_config.json": {"chat_template": "C"}, "chat_template.json": {"chat_template": "P"}},
+            {"default": "C"},
+            "tokenizer_config.json",
+        ),
+        ({"tokenizer_config.json": {"chat_template": [1, {"name": "x"}]}}, {}, None),
+    ],
+)
+def test_templates_come_from_every_known_place(
+    folder: Path, files: dict[str, object], templates: dict[str, str], origin: str | None
+) -> None:
+    for name, content in files.items():
+        write(folder, name, content)
+    parts = read(folder)
+    assert (parts.templates, parts.template_origin) == (templates, origin)
+
+
+def test_templates_in_gguf_metadata() -> None:
+    metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2") | {
+        "tokenizer.chat_template": "D",
+        "tokenizer.chat_template.rag": "R",
+        "tokenizer.chat_templates": ["rag"],
+    }
+    header = GGUFHeader(Path("m.gguf"), 3, cast("dict[str, GGUFValue]", metadata), {}, 32)
+    parts = gguf_text_parts(header)
+    assert (parts.templates, parts.template_origin) == ({"default": "D", "rag": "R"}, "tokenizer.chat_template")
+
+
+def test_a_template_is_chosen_by_name_and_sees_the_special_tokens(folder: Path) -> None:
+    write(folder, "tokenizer_config.json", {"chat_template": NAMED, "bos_token": "<|bos|>"})
+    write(folder, "additional_chat_templates/bos.jinja", "{{ bos_token }}")
+    parts = read(folder)
+    for name, text in ((None, "D"), ("rag", "R"), ("bos", "<|bos|>")):
+        template = parts.template(name)
+        assert template is not None
+        assert template.render([]) == text
+    with pytest.raises(UsageError, match=r"'tools'.*bos, default, rag"):
+        parts.template("tools")
+
+
+def test_several_templates_without_a_default_need_a_name(folder: Path) -> None:
+    for name in ("rag", "tool_use"):
+        write(folder, f"additional_chat_templates/{name}.jinja", name)
+    parts = read(folder)
+    with pytest.raises(CheckpointError, match="rag, tool_use"):
+        parts.template()
+    chosen = parts.template("rag")
+    assert chosen is not None
+    assert chosen.name == "rag"
+
+
+def test_a_model_without_templates_has_none_by_any_name(folder: Path) -> None:
+    assert read(folder).template() is None
+    with pytest.raises(UsageError, match="no chat templates"):
+        read(folder).template("default")
+
+
+def test_every_file_that_names_an_end_counts(folder: Path) -> None:
+    write(folder, "generation_config.json", {"eos_token_id": [258, 259], "temperature": 0.6, "top_k": 20.0})
+    write(folder, "tokenizer_config.json", {"eos_token": "<|end|>"})
+    parts = read(folder, {"eos_token_id": 260})
+    assert set(parts.stop_ids) == {257, 258, 259, 260}
+    assert parts.generation_defaults == {"temperature": 0.6, "top_k": 20}
+
+
+@pytest.mark.parametrize("ids", ["2", 2.0, True, [1, "2"], 10**6])
+def test_an_end_that_is_no_token_is_refused(folder: Path, ids: object) -> None:
+    with pytest.raises(CheckpointError):
+        read(folder, {"eos_token_id": ids})
