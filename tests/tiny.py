@@ -60,13 +60,18 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name and name.endswith("weight"):
+            if ("norm" in name or "ln_" in name) and name.endswith("weight"):
                 parameter.uniform_(0.5, 1.5)
             elif name.endswith("bias"):
                 parameter.normal_(0, 0.2)
+            elif name.endswith("sinks"):
+                parameter.normal_()
             else:
                 # Large enough for attention to be far from uniform, where mistakes would hide.
                 parameter.normal_(0, 0.15)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.normal_(0, 0.3)
     return model
 
 

@@ -11,6 +11,7 @@ from llmcli.errors import CheckpointError
 
 # Larger numbers are nonsense in a configuration, and would only turn up later as a failed allocation.
 _LARGEST = 1 << 31
+_SMALLEST_FACTOR, _LARGEST_FACTOR = 1e-9, 1e12
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,15 @@ class ConfigKeys:
     values: Mapping[str, object]
     path: Path
     defaults: Mapping[str, object] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Keys that a family uses in the place of the usual one; the first that is there counts."""
 
     def get(self, name: str) -> object:
         """The value as it stands in the file, else the family's default, else None."""
-        return self.values[name] if name in self.values else self.defaults.get(name)
+        for candidate in self.aliases.get(name, (name,)):
+            if candidate in self.values:
+                return self.values[candidate]
+        return self.defaults.get(name)
 
     def integer(self, name: str, *, minimum: int = 1) -> int:
         """A whole number of at least `minimum`; `CheckpointError` otherwise."""
@@ -50,6 +56,33 @@ class ConfigKeys:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a finite number is needed.")
         return float(value)
+
+    def positive(self, name: str) -> float:
+        """A number above zero, of a size that can be computed with; `CheckpointError` when missing or anything else."""
+        value = self.number(name)
+        if not _SMALLEST_FACTOR <= value <= _LARGEST_FACTOR:
+            raise CheckpointError(f"{self.path} has {name!r} = {value}; a positive number of sensible size is needed.")
+        return value
+
+    def optional_positive(self, name: str) -> float | None:
+        """Like `positive`, but None when the key is absent without a default, or null."""
+        return None if self.get(name) is None else self.positive(name)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers above zero; `CheckpointError` when missing or anything else."""
+        value = self.get(name)
+        if not isinstance(value, list):
+            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a list of numbers is needed.")
+        return tuple(ConfigKeys({name: item}, self.path).positive(name) for item in value)
+
+    def integers(self, name: str) -> list[int] | None:
+        """A list of whole numbers, None when absent, null or empty; `CheckpointError` when anything else."""
+        value = self.get(name)
+        if not value:
+            return None
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
+            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a list of whole numbers is needed.")
+        return value
 
     def flag(self, name: str) -> bool:
         """True or false; absent without a default means false."""

@@ -1,140 +1,462 @@
-"""Model families of Hugging Face checkpoints: how each one's `config.json` reads as a `ModelConfig`.
+"""Model families of Hugging Face checkpoints, as data: one entry for each `model_type`.
 
-A family is one entry of `FAMILIES`: the values its configuration leaves out, and the few ways in which it departs from
-Llama. Defaults are those of transformers 5.23's configuration classes.
+An entry holds the values that the family's `config.json` leaves out, and the ways in which it departs from Llama.
+Defaults are those of transformers 5.23's configuration classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from llmcli.checkpoint import family_rules as rules
 from llmcli.checkpoint.config_keys import ConfigKeys
-from llmcli.checkpoint.rope_keys import rope_config
-from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model.config import Activation, LayerConfig, ModelConfig
+from llmcli.checkpoint.rope_keys import RopeRules
+from llmcli.model import ExpertsConfig, NormStyle, QueryScaling
+from llmcli.model.config import Placement, QKNorm
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+_RMS = NormStyle()
+_LATE_RMS = NormStyle(round_first=False)
+_CENTRED_RMS = NormStyle(plus_one=True, round_first=False)
+_LAYER_NORM = NormStyle("layer", bias=True)
+_LAYER_NORM_WITHOUT_BIAS = NormStyle("layer")
 
-
-def _all_full(keys: ConfigKeys, layers: int) -> list[str]:
-    return [FULL] * layers
-
-
-def _all_sliding(keys: ConfigKeys, layers: int) -> list[str]:
-    """Mistral: one window for every layer, if there is one."""
-    return [FULL if keys.optional_integer("sliding_window") is None else SLIDING] * layers
-
-
-def _upper_layers_sliding(keys: ConfigKeys, layers: int) -> list[str]:
-    """Qwen 2 and 3: a window from layer `max_window_layers` on, if `use_sliding_window` says so."""
-    if not keys.flag("use_sliding_window") or keys.optional_integer("sliding_window") is None:
-        return [FULL] * layers
-    first = keys.integer("max_window_layers", minimum=0)
-    return [SLIDING if index >= first else FULL for index in range(layers)]
+_POST = {"attention_output_norm": "post_attention_layernorm", "mlp_output_norm": "post_feedforward_layernorm"}
+_SANDWICH = {**_POST, "post_attention_layernorm": "pre_feedforward_layernorm"}
 
 
 @dataclass(frozen=True)
 class Family:
     """What a family adds to, or changes of, the Llama pattern."""
 
-    defaults: Mapping[str, object]
-    layer_types: Callable[[ConfigKeys, int], list[str]] = _all_full
-    qk_norm: bool = False
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Keys that stand for the usual ones."""
+    norm: NormStyle = _RMS
+    placement: Placement = "pre"
+    qk_norm: QKNorm | None = None
+    sinks: bool = False
+    gated: bool = True
+    layer_types: Callable[[ConfigKeys, int], list[str]] = rules.all_full
+    rope_on: Callable[[ConfigKeys, list[str]], list[bool]] = rules.always_rope
+    rope: RopeRules = field(default_factory=RopeRules)
+    query_scaling: Callable[[ConfigKeys, list[bool]], list[QueryScaling | None]] = rules.no_query_scaling
+    experts: Callable[[ConfigKeys, int], list[ExpertsConfig | None]] | None = None
+    extras: Callable[[ConfigKeys], dict[str, Any]] = rules.nothing_more
+    """Further fields of `ModelConfig`."""
+
+    # How tensors are stored, where that cannot be seen in them.
+    norm_names: Mapping[str, str] = field(default_factory=dict)
+    """Names of norms that mean other norms elsewhere."""
+    paired: bool = False
+    """Rows of queries and keys that are rotated together stand side by side."""
+    matrices_transposed: bool = False
+    """Matrices of attention and feed-forward are (in, out)."""
+    qkv_by_head: bool = False
+    """One tensor for queries, keys and values, with the three of each head together."""
+    experts_transposed: bool = False
+    """The matrices of packed experts are (in, out)."""
+    gate_up_alternating: bool = False
+    """Of packed experts, rows of gate and up projection alternate."""
 
 
-_LLAMA = {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "hidden_act": "silu", "max_position_embeddings": 2048}
-_QWEN = {**_LLAMA, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
+_BASE: dict[str, object] = {
+    "rope_theta": 1e4,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+}
+_LAYER_EPS = {"rms_norm_eps": ("layer_norm_eps",)}
+_EXPERT_COUNT = {"num_experts": ("num_experts", "num_local_experts")}
+_WINDOW_PATTERN = {"sliding_window_pattern": ("sliding_window_pattern", "_sliding_window_pattern")}
+_GEMMA_ACTIVATION = {"hidden_act": ("hidden_activation",)}
+
+_MISTRAL = {**_BASE, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
+_QWEN = {**_BASE, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
+_QWEN_MOE = {
+    **_QWEN,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "decoder_sparse_step": 1,
+}
+_GEMMA = {**_BASE, "hidden_act": "gelu_pytorch_tanh", "head_dim": 256, "max_position_embeddings": 8192}
+_GEMMA3 = {
+    **_GEMMA,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 6,
+    "query_pre_attn_scalar": 256,
+    "max_position_embeddings": 131072,
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+_GRANITE = {
+    **_BASE,
+    "embedding_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
+    "num_experts_per_tok": 2,
+}
+_LAYER_NORM_BASE = {**_BASE, "rms_norm_eps": 1e-5}
+_COHERE = {**_LAYER_NORM_BASE, "logit_scale": 0.0625, "max_position_embeddings": 8192}
+_DEEPSEEK = {
+    **_BASE,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "routed_scaling_factor": 1.0,
+    "first_k_dense_replace": 0,
+    "topk_method": "greedy",
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 1407,
+    "n_shared_experts": 2,
+}
+_DEEPSEEK_ALIASES = {"num_experts": ("n_routed_experts", "num_local_experts", "num_experts")}
+
+# DeepSeek-V3, R1, Moonlight, Kimi-K2.
+_DEEPSEEK_V3 = Family(
+    {
+        **_DEEPSEEK,
+        "routed_scaling_factor": 2.5,
+        "norm_topk_prob": True,
+        "n_group": 8,
+        "topk_group": 4,
+        "num_experts": 256,
+        "moe_intermediate_size": 2048,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 3,
+        "max_position_embeddings": 4096,
+    },
+    aliases={**_DEEPSEEK_ALIASES, "partial_rotary_factor": ()},
+    experts=rules.deepseek_v3_experts,
+    extras=rules.deepseek_extras,
+    paired=True,
+)
 
 FAMILIES: dict[str, Family] = {
     # Llama 1, 2, 3, 3.1, 3.2, and everything that arrives as one: SmolLM and SmolLM2, Yi, TinyLlama, DeepSeek-LLM.
-    "llama": Family(_LLAMA),
-    "mistral": Family(
-        {**_LLAMA, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
-        layer_types=_all_sliding,
+    "llama": Family(_BASE),
+    "llama4_text": Family(
+        {
+            **_BASE,
+            "rope_theta": 5e5,
+            "rms_norm_eps": 1e-5,
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "attention_chunk_size": 8192,
+            "no_rope_layer_interval": 4,
+            "use_qk_norm": True,
+            "attn_temperature_tuning": True,
+            "attn_scale": 0.1,
+            "floor_scale": 8192,
+            "num_experts": 16,
+            "num_experts_per_tok": 1,
+            "interleave_moe_layer_step": 1,
+            "intermediate_size": 8192,
+            "intermediate_size_mlp": 16384,
+        },
+        aliases=_EXPERT_COUNT,
+        layer_types=rules.chunked_where_rotated,
+        rope_on=rules.listed_rope,
+        rope=RopeRules(float32=True),
+        query_scaling=rules.llama4_query_scaling,
+        experts=rules.llama4_experts,
+        extras=rules.llama4_extras,
+        paired=True,
+        experts_transposed=True,
     ),
-    "qwen2": Family(_QWEN, layer_types=_upper_layers_sliding),
-    "qwen3": Family({**_QWEN, "head_dim": 128}, layer_types=_upper_layers_sliding, qk_norm=True),
+    # Mistral 7B, Nemo, Small.
+    "mistral": Family(_MISTRAL, layer_types=rules.all_sliding),
+    "ministral": Family({**_MISTRAL, "max_position_embeddings": 32768}, layer_types=rules.all_sliding),
+    "ministral3": Family(
+        {
+            **_BASE,
+            "rope_theta": 1e6,
+            "rms_norm_eps": 1e-5,
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 262144,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e6,
+                "factor": 16.0,
+                "original_max_position_embeddings": 16384,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+        layer_types=rules.all_sliding,
+        query_scaling=rules.ministral_query_scaling,
+    ),
+    "mixtral": Family(
+        {**_MISTRAL, "rope_theta": 1e6, "rms_norm_eps": 1e-5, "sliding_window": None, "num_experts": 8}
+        | {"num_experts_per_tok": 2},
+        aliases=_EXPERT_COUNT,
+        layer_types=rules.all_sliding,
+        experts=rules.mixtral_experts,
+    ),
+    # Qwen 1.5, 2, 2.5.
+    "qwen2": Family(_QWEN, layer_types=rules.upper_sliding),
+    "qwen2_moe": Family(
+        {
+            **_QWEN_MOE,
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+        },
+        aliases=_EXPERT_COUNT,
+        layer_types=rules.lower_even_sliding,
+        experts=rules.qwen_experts,
+    ),
+    "qwen3": Family({**_QWEN, "head_dim": 128}, layer_types=rules.upper_sliding, qk_norm="head"),
+    "qwen3_moe": Family(
+        {**_QWEN_MOE, "num_key_value_heads": 4},
+        aliases=_EXPERT_COUNT,
+        layer_types=rules.all_sliding_if_used,
+        qk_norm="head",
+        experts=rules.qwen_experts,
+    ),
+    # Its activation is the tanh form whatever the file says.
+    "gemma": Family({**_GEMMA, "num_key_value_heads": 16}, {"hidden_act": ()}, _CENTRED_RMS, extras=rules.gemma_scales),
+    "gemma2": Family(
+        {
+            **_GEMMA,
+            "num_key_value_heads": 4,
+            "sliding_window": 4096,
+            "query_pre_attn_scalar": 256,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        aliases=_GEMMA_ACTIVATION,
+        norm=_CENTRED_RMS,
+        placement="sandwich",
+        layer_types=rules.even_sliding,
+        extras=rules.gemma2_scales,
+        norm_names=_SANDWICH,
+    ),
+    "gemma3_text": Family(
+        _GEMMA3,
+        aliases={**_GEMMA_ACTIVATION, **_WINDOW_PATTERN},
+        norm=_CENTRED_RMS,
+        placement="sandwich",
+        qk_norm="head",
+        layer_types=rules.mostly_sliding,
+        rope=RopeRules(scaled_layers_only=rules.FULL, local_theta="rope_local_base_freq"),
+        extras=rules.gemma3_scales,
+        norm_names=_SANDWICH,
+    ),
+    "phi": Family(
+        {**_LAYER_NORM_BASE, "hidden_act": "gelu_new", "partial_rotary_factor": 0.5},
+        aliases=_LAYER_EPS,
+        norm=_LAYER_NORM,
+        placement="parallel_shared",
+        gated=False,
+        extras=rules.phi_extras,
+    ),
+    # Phi-3, 3.5, 4, 4-mini.
+    "phi3": Family(
+        {**_BASE, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "sliding_window": None},
+        layer_types=rules.all_sliding,
+        rope=RopeRules(old_names=(("su", "longrope"), ("yarn", "longrope"))),
+    ),
+    "smollm3": Family(
+        {**_BASE, "rope_theta": 2e6, "num_key_value_heads": 4, "no_rope_layer_interval": 4}
+        | {"max_position_embeddings": 32768},
+        layer_types=rules.sliding_where_not_rotated,
+        rope_on=rules.listed_rope,
+    ),
+    "olmo": Family(
+        {**_BASE, "rms_norm_eps": 1e-5},
+        aliases={"rms_norm_eps": ()},
+        norm=NormStyle("layer", weight=False),
+        extras=rules.olmo_extras,
+        rope=RopeRules(float32=True),
+    ),
+    "olmo2": Family(
+        {**_BASE, "rms_norm_eps": 1e-5},
+        norm=_LATE_RMS,
+        placement="post",
+        qk_norm="whole",
+        rope=RopeRules(float32=True),
+        norm_names=_POST,
+    ),
+    "olmo3": Family(
+        {**_BASE, "rope_theta": 5e5, "rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4},
+        norm=_LATE_RMS,
+        placement="post",
+        qk_norm="whole",
+        layer_types=rules.mostly_sliding,
+        rope=RopeRules(scaled_layers_only=rules.FULL, float32=True),
+        norm_names=_POST,
+    ),
+    "olmoe": Family(
+        {**_BASE, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "num_experts": 64, "num_experts_per_tok": 8},
+        aliases=_EXPERT_COUNT,
+        qk_norm="whole",
+        experts=rules.olmoe_experts,
+        extras=rules.olmo_extras,
+    ),
+    "granite": Family(_GRANITE, extras=rules.granite_scales),
+    "granitemoe": Family(
+        {**_GRANITE, "num_experts": 8},
+        aliases={**_EXPERT_COUNT, "shared_intermediate_size": ()},
+        experts=rules.granite_experts,
+        extras=rules.granite_scales,
+    ),
+    "granitemoeshared": Family(
+        {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 0},
+        aliases=_EXPERT_COUNT,
+        experts=rules.granite_experts,
+        extras=rules.granite_scales,
+    ),
+    # Only those without recurrent layers; see `refusals`.
+    "granitemoehybrid": Family(
+        {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 1024},
+        aliases={**_EXPERT_COUNT, "layer_types": ("layer_types", "layers_block_type")},
+        rope_on=rules.rope_if_named,
+        experts=rules.granite_experts,
+        extras=rules.granite_hybrid_extras,
+    ),
+    "stablelm": Family(
+        {**_LAYER_NORM_BASE, "partial_rotary_factor": 0.25, "max_position_embeddings": 4096},
+        aliases={**_LAYER_EPS, "partial_rotary_factor": ("partial_rotary_factor", "rope_pct")},
+        norm=_LAYER_NORM,
+        extras=rules.stablelm_extras,
+    ),
+    "cohere": Family(
+        {**_COHERE, "rope_theta": 5e5},
+        aliases=_LAYER_EPS,
+        norm=_LAYER_NORM_WITHOUT_BIAS,
+        placement="parallel_shared",
+        rope=RopeRules(float32=True),
+        extras=rules.cohere_extras,
+        paired=True,
+    ),
+    "cohere2": Family(
+        {**_COHERE, "sliding_window": 4096, "sliding_window_pattern": 4},
+        aliases={**_LAYER_EPS, **_WINDOW_PATTERN},
+        norm=_LAYER_NORM_WITHOUT_BIAS,
+        placement="parallel_shared",
+        layer_types=rules.mostly_sliding,
+        rope_on=rules.sliding_rope,
+        rope=RopeRules(float32=True),
+        extras=rules.cohere_extras,
+        paired=True,
+    ),
+    "gpt2": Family(
+        {**_LAYER_NORM_BASE, "hidden_act": "gelu_new", "scale_attn_weights": True, "max_position_embeddings": 1024},
+        aliases={
+            "hidden_size": ("n_embd", "hidden_size"),
+            "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+            "num_attention_heads": ("n_head", "num_attention_heads"),
+            "num_key_value_heads": (),
+            "max_position_embeddings": ("n_positions", "max_position_embeddings"),
+            "intermediate_size": ("n_inner",),
+            "hidden_act": ("activation_function",),
+            "rms_norm_eps": ("layer_norm_epsilon",),
+        },
+        norm=_LAYER_NORM,
+        gated=False,
+        rope_on=rules.never_rope,
+        extras=rules.gpt2_extras,
+        matrices_transposed=True,
+    ),
+    "gpt_neox": Family(
+        {**_LAYER_NORM_BASE, "hidden_act": "gelu", "partial_rotary_factor": 0.25, "use_parallel_residual": True},
+        aliases={
+            **_LAYER_EPS,
+            "num_key_value_heads": (),
+            "rope_theta": ("rope_theta", "rotary_emb_base"),
+            "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+        },
+        norm=_LAYER_NORM,
+        gated=False,
+        extras=rules.gpt_neox_extras,
+        qkv_by_head=True,
+    ),
+    "starcoder2": Family(
+        {**_LAYER_NORM_BASE, "hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 2, "sliding_window": None}
+        | {"max_position_embeddings": 4096},
+        aliases={"rms_norm_eps": ("norm_epsilon",)},
+        norm=_LAYER_NORM,
+        gated=False,
+        layer_types=rules.all_sliding,
+    ),
+    "nemotron": Family(
+        {**_LAYER_NORM_BASE, "hidden_act": "relu2", "partial_rotary_factor": 0.5, "max_position_embeddings": 4096},
+        aliases={"rms_norm_eps": ("norm_eps",)},
+        norm=NormStyle("layer", bias=True, plus_one=True),
+        gated=False,
+    ),
+    "arcee": Family(
+        {**_BASE, "rms_norm_eps": 1e-5, "hidden_act": "relu2", "max_position_embeddings": 4096}, gated=False
+    ),
+    "glm4": Family(
+        {**_BASE, "rms_norm_eps": 1.5625e-07, "head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}
+        | {"max_position_embeddings": 131072},
+        placement="sandwich",
+        norm_names={"attention_output_norm": "post_self_attn_layernorm", "mlp_output_norm": "post_mlp_layernorm"},
+        paired=True,
+    ),
+    "exaone4": Family(
+        {**_BASE, "rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4},
+        placement="post",
+        qk_norm="head",
+        layer_types=rules.mostly_sliding,
+        rope_on=rules.sliding_rope_if_any,
+        norm_names=_POST,
+    ),
+    "deepseek_v2": Family(
+        _DEEPSEEK,
+        aliases={**_DEEPSEEK_ALIASES, "partial_rotary_factor": ()},
+        rope=RopeRules(float32=True),
+        experts=rules.deepseek_v2_experts,
+        extras=rules.deepseek_extras,
+        paired=True,
+    ),
+    "deepseek_v3": _DEEPSEEK_V3,
+    "kimi_k2": _DEEPSEEK_V3,
+    "gpt_oss": Family(
+        {
+            **_BASE,
+            "rope_theta": 1.5e5,
+            "rms_norm_eps": 1e-5,
+            "head_dim": 64,
+            "num_key_value_heads": 8,
+            "sliding_window": 128,
+            "num_experts": 128,
+            "num_experts_per_tok": 4,
+            "swiglu_alpha": 1.702,
+            "swiglu_limit": 7.0,
+            "max_position_embeddings": 131072,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1.5e5,
+                "factor": 32.0,
+                "original_max_position_embeddings": 4096,
+                "truncate": False,
+            },
+        },
+        aliases=_EXPERT_COUNT,
+        norm=_LATE_RMS,
+        sinks=True,
+        layer_types=rules.even_sliding,
+        experts=rules.gpt_oss_experts,
+        experts_transposed=True,
+        gate_up_alternating=True,
+    ),
 }
-
-_ACTIVATION_NAMES: dict[str, Activation] = {
-    **{name: name for name in get_args(Activation)},
-    "swish": "silu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
-
-
-def model_config(keys: ConfigKeys, tensor_names: Collection[str]) -> ModelConfig:
-    """The model that a `config.json` describes.
-
-    `tensor_names` are the checkpoint's tensors under the names of our own parameters: which biases exist, and whether
-    the output head is its own matrix, is what the file holds, not what the configuration claims.
-
-    Raises:
-        UnsupportedModelError: an unknown `model_type`, activation, kind of layer or rotation.
-        CheckpointError: missing or contradictory sizes.
-    """
-    model_type = keys.text("model_type")
-    family = FAMILIES.get(model_type or "")
-    if family is None:
-        raise UnsupportedModelError(
-            f"{keys.path} describes a model of type {model_type!r}, which is not supported; "
-            f"supported are {', '.join(sorted(FAMILIES))}."
-        )
-    keys = ConfigKeys(keys.values, keys.path, family.defaults)
-    hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
-    kv_heads = keys.optional_integer("num_key_value_heads") or heads
-    head_dim = keys.optional_integer("head_dim")
-    if head_dim is None:
-        if hidden % heads:
-            raise CheckpointError(f"{keys.path}: hidden_size {hidden} is not a multiple of {heads} attention heads.")
-        head_dim = hidden // heads
-    if heads % kv_heads:
-        raise CheckpointError(f"{keys.path}: {heads} attention heads cannot share {kv_heads} key-value heads evenly.")
-    activation = _ACTIVATION_NAMES.get(keys.text("hidden_act") or "")
-    if activation is None:
-        raise UnsupportedModelError(
-            f"{keys.path} asks for the activation {keys.get('hidden_act')!r}, which is unknown."
-        )
-    tied = "lm_head.weight" not in tensor_names
-    if tied and keys.get("tie_word_embeddings") is False:
-        raise CheckpointError(f"{keys.path} says the output head is a matrix of its own, but no file holds one.")
-    context_length = keys.integer("max_position_embeddings")
-    return ModelConfig(
-        vocab_size=keys.integer("vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=keys.integer("intermediate_size"),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        context_length=context_length,
-        norm_eps=keys.number("rms_norm_eps"),
-        layers=_layers(keys, family, head_dim, context_length),
-        activation=activation,
-        qk_norm=family.qk_norm,
-        qkv_bias="layers.0.self_attn.q_proj.bias" in tensor_names,
-        o_bias="layers.0.self_attn.o_proj.bias" in tensor_names,
-        mlp_bias="layers.0.mlp.down_proj.bias" in tensor_names,
-        tie_embeddings=tied,
-    )
-
-
-def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int) -> tuple[LayerConfig, ...]:
-    count = keys.integer("num_hidden_layers")
-    if count > 10_000:
-        raise CheckpointError(f"{keys.path} asks for {count} layers, which no model has.")
-    # Listed in the file by later versions; before that, a rule of the family.
-    kinds = keys.get("layer_types") or family.layer_types(keys, count)
-    if not isinstance(kinds, list) or len(kinds) != count:
-        raise CheckpointError(f"{keys.path}: layer_types must list {count} layers, as num_hidden_layers says.")
-    unknown = sorted({str(kind) for kind in kinds} - {FULL, SLIDING})
-    if unknown:
-        raise UnsupportedModelError(f"{keys.path} has layers of type {', '.join(unknown)}, which are not supported.")
-    ropes = {
-        kind: rope_config(keys, head_dim=head_dim, context_length=context_length, layer_type=kind)
-        for kind in sorted(set(kinds))
-    }
-    window = keys.integer("sliding_window") if SLIDING in kinds else None
-    return tuple(LayerConfig(rope=ropes[kind], window=window if kind == SLIDING else None) for kind in kinds)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from llmcli.checkpoint.gguf import GGUFHeader
 from llmcli.checkpoint.rope_keys import yarn_mscale
-from llmcli.checkpoint.sources import Source
+from llmcli.checkpoint.sources import PairedRows, Source
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model.config import (
+from llmcli.model import (
     FrequencyFactors,
     LayerConfig,
     LinearScaling,
@@ -67,7 +67,7 @@ def gguf_source(header: GGUFHeader, config: ModelConfig) -> Callable[[str], Sour
         layer, name, kind = re.fullmatch(r"(?:layers\.(\d+)\.)?(.+)\.(weight|bias)", parameter).groups()  # type: ignore[union-attr]
         block = "" if layer is None else f"blk.{layer}."
         permuted = interleaved and name in ("self_attn.q_proj", "self_attn.k_proj")
-        return Source(f"{block}{_TENSOR_NAMES[name]}.{kind}", config.head_dim if permuted else None)
+        return Source(f"{block}{_TENSOR_NAMES[name]}.{kind}", PairedRows(config.head_dim) if permuted else None)
 
     return source
 
@@ -135,7 +135,7 @@ def gguf_model_config(header: GGUFHeader, rope_frequencies: tuple[float, ...] | 
         context_length=context_length,
         norm_eps=header.get_float(f"{prefix}.attention.layer_norm_rms_epsilon"),
         layers=(LayerConfig(rope=rope),) * min(size("block_count"), 10_000),
-        qk_norm=architecture.qk_norm,
+        qk_norm="head" if architecture.qk_norm else None,
         qkv_bias="blk.0.attn_q.bias" in header.tensors,
         o_bias="blk.0.attn_output.bias" in header.tensors,
         mlp_bias="blk.0.ffn_down.bias" in header.tensors,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from llmcli.checkpoint.config_keys import ConfigKeys
-from llmcli.checkpoint.families import model_config
 from llmcli.checkpoint.gguf import read_gguf
 from llmcli.checkpoint.gguf_families import (
     gguf_model_config,
@@ -20,17 +20,17 @@ from llmcli.checkpoint.gguf_families import (
     is_ignored_gguf_tensor,
     rope_frequencies_tensor,
 )
+from llmcli.checkpoint.hf_config import described, model_config, tensor_names, tensors_of_further_layers
+from llmcli.checkpoint.hf_names import belongs_to_model, is_extra_layer, is_ignored_name
+from llmcli.checkpoint.hf_tensors import HFTensors
 from llmcli.checkpoint.json_files import read_json_object
+from llmcli.checkpoint.quantised import unquantised
 from llmcli.checkpoint.safetensors_files import read_safetensors_folder
-from llmcli.checkpoint.sources import Source, Stored, match_tensors
+from llmcli.checkpoint.sources import ParameterSource, Stored, match_tensors
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.text_parts import TextParts, folder_text_parts, gguf_text_parts
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import ModelConfig, Transformer
-
-_PREFIX = "model."
-# Buffers that older versions of transformers saved; each is computed from the configuration.
-_OLD_BUFFERS = re.compile(r".*\.(rotary_emb\.inv_freq|attn\.(masked_)?bias)")
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,19 @@ class Checkpoint:
     config: ModelConfig
     tensors: Mapping[str, Stored]
     """Tensors of the files, under the files' own names."""
-    sources: Mapping[str, Source]
+    sources: Mapping[str, ParameterSource]
     """For each parameter of the model, the tensor it is read from."""
     notes: tuple[str, ...]
     """What the user should know although it stops nothing."""
     read_text_parts: Callable[[], TextParts]
 
     def stored_bytes(self, parameter: str) -> int:
-        """Bytes in the files from which one parameter is read."""
-        return sum(self.tensors[name].nbytes for name in self.sources[parameter].names)
+        """Bytes in the files from which one parameter is read; parameters that share a tensor share its bytes."""
+        return sum(self.tensors[name].nbytes // self._uses[name] for name in self.sources[parameter].names)
+
+    @cached_property
+    def _uses(self) -> Counter[str]:
+        return Counter(name for source in self.sources.values() for name in source.names)
 
     def stored_dtype(self) -> torch.dtype:
         """The float type of the embedding as stored; float32 for quantised files, whose values decode to it."""
@@ -97,30 +101,29 @@ def _open_folder(folder: Path) -> Checkpoint:
             raise UnsupportedModelError(f"{folder} holds several GGUF files; name one of them, such as {files[0]}.")
         raise CheckpointError(f"{folder} has no config.json, so it is not a model folder.")
     keys = ConfigKeys(read_json_object(config_path), config_path)
-    quantised = keys.section("quantization_config")
-    if quantised is not None:
-        method = quantised.text("quant_method")
-        raise UnsupportedModelError(f"{folder} holds weights quantised by {method}, which is not supported.")
-    tensors = read_safetensors_folder(folder)
-    config = model_config(keys, {name.removeprefix(_PREFIX) for name in tensors})
+    description = described(keys)
+    tensors = unquantised(read_safetensors_folder(folder), keys, folder)
+    names = tensor_names(description, tensors)
+    config = model_config(description, names)
+    further = tensors_of_further_layers(description)
     sources, notes = match_tensors(
         _parameter_shapes(config),
-        lambda name: Source(name if name.startswith("lm_head.") else _PREFIX + name),
+        HFTensors(names, tensors, description.family, config).source,
         tensors,
-        ignored=lambda name: _OLD_BUFFERS.fullmatch(name) is not None,
-        belongs=lambda name: name.startswith((_PREFIX, "lm_head.")),
+        ignored=lambda name: is_ignored_name(name) or is_extra_layer(name, *further),
+        belongs=belongs_to_model,
         where=str(folder),
     )
     return Checkpoint(
         path=folder,
         name=folder.resolve().name,
         format="safetensors",
-        family=str(keys.values["model_type"]),
+        family=description.model_type,
         config=config,
         tensors=tensors,
         sources=sources,
         notes=tuple(notes),
-        read_text_parts=lambda: folder_text_parts(folder, keys.values),
+        read_text_parts=lambda: folder_text_parts(folder, {**description.keys.values, **keys.values}),
     )
 
 

@@ -7,71 +7,150 @@ by layer type. A few families have names of their own. Which wins when several a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from llmcli.checkpoint.config_keys import ConfigKeys
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model.config import LinearScaling, Llama3Scaling, RopeConfig, RopeScaling, YarnScaling
+from llmcli.model import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeConfig,
+    RopeScaling,
+    YarnScaling,
+)
 
-_LAYER_TYPES = ("full_attention", "sliding_attention")
+_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 
-def rope_config(keys: ConfigKeys, *, head_dim: int, context_length: int, layer_type: str) -> RopeConfig:
-    """The rotation of layers of kind `layer_type` ("full_attention" or "sliding_attention")."""
-    # A non-empty `rope_scaling` replaces `rope_parameters` whole.
-    found = keys.section("rope_scaling") or keys.section("rope_parameters") or ConfigKeys({}, keys.path)
-    nested = any(name in found.values for name in _LAYER_TYPES)
-    own = (found.section(layer_type) or ConfigKeys({}, keys.path)) if nested else found
-    theta = (own if own.get("rope_theta") is not None else keys).number("rope_theta")
+@dataclass(frozen=True)
+class RopeRules:
+    """What a family's rotation has beside what its `config.json` says."""
+
+    scaled_layers_only: str | None = None
+    """The only layer type that a scaling at top level is meant for; None: all."""
+    local_theta: str | None = None
+    """The key that holds theta for the other layer types."""
+    float32: bool = False
+    old_names: tuple[tuple[str, str], ...] = ()
+    """Names of scalings that older files of the family use: theirs, and today's."""
+
+
+def rope_config(
+    keys: ConfigKeys, rules: RopeRules, *, head_dim: int, context_length: int, layer_type: str
+) -> RopeConfig:
+    """The rotation of layers of kind `layer_type` ("full_attention", "sliding_attention", "chunked_attention")."""
+    own = rope_section(keys, layer_type)
+    unscaled = not _is_nested(keys) and rules.scaled_layers_only not in (None, layer_type)
+    theta_keys, theta_name = (own, "rope_theta") if own.get("rope_theta") is not None else (keys, "rope_theta")
+    if unscaled and rules.local_theta is not None:
+        theta_keys, theta_name = keys, rules.local_theta
+    theta = theta_keys.number(theta_name)
     partial = own if own.get("partial_rotary_factor") is not None else keys
-    share = 1.0 if partial.get("partial_rotary_factor") is None else partial.number("partial_rotary_factor")
+    share = partial.optional_positive("partial_rotary_factor") or 1.0
     rotary_dim = int(head_dim * share)
-    if theta <= 0 or not 0 < rotary_dim <= head_dim or rotary_dim % 2:
+    if theta <= 1 or not 0 < rotary_dim <= head_dim or rotary_dim % 2:
         raise CheckpointError(f"{keys.path} asks for a rotation of {rotary_dim} of {head_dim} values, theta {theta}.")
-    return RopeConfig(theta, rotary_dim, _scaling(keys, own, context_length, nested=nested))
+    scaling = None if unscaled else _scaling(keys, own, rules, context_length, rotary_dim)
+    return RopeConfig(theta, rotary_dim, scaling, rules.float32)
 
 
-def _scaling(keys: ConfigKeys, own: ConfigKeys, context_length: int, *, nested: bool) -> RopeScaling | None:
+def rope_section(keys: ConfigKeys, layer_type: str) -> ConfigKeys:
+    """The keys of the rotation of one layer type, without those at top level."""
+    found = _found(keys)
+    return (found.section(layer_type) or ConfigKeys({}, keys.path)) if _is_nested(keys) else found
+
+
+def is_without_positions(keys: ConfigKeys, layer_type: str) -> bool:
+    """The rotation of that layer type is explicitly null."""
+    found = _found(keys)
+    return layer_type in found.values and found.values[layer_type] is None
+
+
+def stretched_context(keys: ConfigKeys, context_length: int) -> int:
+    """The context that the scaling makes possible, where `max_position_embeddings` may not tell."""
+    own = rope_section(keys, "full_attention")
+    kind, factor = own.text("rope_type") or own.text("type"), own.optional_positive("factor")
+    if factor is None or kind not in ("yarn", "dynamic"):
+        return context_length
+    original = _original_context(keys, own, context_length) if kind == "yarn" else context_length
+    return max(context_length, int(min(original * factor, 1 << 30)))
+
+
+def _found(keys: ConfigKeys) -> ConfigKeys:
+    # A non-empty `rope_scaling` replaces `rope_parameters` whole.
+    return keys.section("rope_scaling") or keys.section("rope_parameters") or ConfigKeys({}, keys.path)
+
+
+def _is_nested(keys: ConfigKeys) -> bool:
+    return any(name in _found(keys).values for name in _LAYER_TYPES)
+
+
+def _original_context(keys: ConfigKeys, own: ConfigKeys, context_length: int) -> int:
+    # Written at top level by some families (Phi-3), where it overrides the one inside.
+    outer = keys.optional_integer("original_max_position_embeddings")
+    return outer or own.optional_integer("original_max_position_embeddings") or context_length
+
+
+def _scaling(
+    keys: ConfigKeys, own: ConfigKeys, rules: RopeRules, context_length: int, rotary_dim: int
+) -> RopeScaling | None:
     kind = own.text("rope_type") or own.text("type") or "default"
+    kind = dict(rules.old_names).get(kind, kind)
     if kind == "default":
         return None
     if kind == "linear":
-        return LinearScaling(_positive(own, "factor"))
-    # Written at top level by some families (Phi-3), where it overrides the one inside.
-    outer = keys.optional_integer("original_max_position_embeddings")
-    original = outer or own.optional_integer("original_max_position_embeddings") or context_length
+        return LinearScaling(own.positive("factor"))
+    if kind == "dynamic" and rotary_dim > 2:
+        return DynamicScaling(own.positive("factor"), context_length)
+    original = _original_context(keys, own, context_length)
     if kind == "llama3":
-        low, high = _positive(own, "low_freq_factor"), _positive(own, "high_freq_factor")
-        return Llama3Scaling(_positive(own, "factor"), low, high, original)
+        low, high = own.positive("low_freq_factor"), own.positive("high_freq_factor")
+        return Llama3Scaling(own.positive("factor"), low, high, original)
     if kind == "yarn":
-        factor = _positive(own, "factor") if own.get("factor") is not None else context_length / original
+        factor = own.optional_positive("factor") or context_length / original
         return YarnScaling(
             factor=factor,
             original_context=original,
-            beta_fast=_positive(own, "beta_fast") if own.get("beta_fast") else 32.0,
-            beta_slow=_positive(own, "beta_slow") if own.get("beta_slow") else 1.0,
+            beta_fast=own.positive("beta_fast") if own.get("beta_fast") else 32.0,
+            beta_slow=own.positive("beta_slow") if own.get("beta_slow") else 1.0,
             attention_factor=_yarn_attention_factor(own, factor),
-            truncate=nested or own.get("truncate") is not False,
+            truncate=_is_nested(keys) or own.get("truncate") is not False,
         )
+    if kind in ("longrope", "su"):
+        return _longrope(own, original, context_length, rotary_dim)
     raise UnsupportedModelError(
-        f"{keys.path} asks for {kind!r} rotary position scaling; supported are default, linear, llama3 and yarn."
+        f"{keys.path} asks for {kind!r} rotary position scaling; "
+        "supported are default, linear, dynamic, llama3, yarn and longrope."
     )
 
 
+def _longrope(own: ConfigKeys, original: int, context_length: int, rotary_dim: int) -> LongRopeScaling:
+    short, long = own.numbers("short_factor"), own.numbers("long_factor")
+    for name, divisors in (("short_factor", short), ("long_factor", long)):
+        if len(divisors) != rotary_dim // 2:
+            raise CheckpointError(
+                f"{own.path}: {name} has {len(divisors)} values; a rotation of {rotary_dim} needs {rotary_dim // 2}."
+            )
+    if original < 2:
+        raise CheckpointError(f"{own.path}: a rotation cannot be stretched from a context of {original} tokens.")
+    factor = own.optional_positive("factor") or context_length / original
+    attention_factor = own.optional_positive("attention_factor")
+    if attention_factor is None:
+        attention_factor = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return LongRopeScaling(short, long, original, attention_factor)
+
+
 def _yarn_attention_factor(own: ConfigKeys, factor: float) -> float:
-    if own.get("attention_factor") is not None:
-        return _positive(own, "attention_factor")
+    given = own.optional_positive("attention_factor")
+    if given is not None:
+        return given
     if own.get("mscale") and own.get("mscale_all_dim"):
-        return yarn_mscale(factor, own.number("mscale")) / yarn_mscale(factor, own.number("mscale_all_dim"))
+        return yarn_mscale(factor, own.positive("mscale")) / yarn_mscale(factor, own.positive("mscale_all_dim"))
     return yarn_mscale(factor, 1.0)
 
 
 def yarn_mscale(factor: float, scale: float) -> float:
     """The temperature YaRN gives attention: `0.1 scale ln(factor) + 1` (arXiv:2309.00071, eq. 22)."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
-
-
-def _positive(keys: ConfigKeys, name: str) -> float:
-    value = keys.number(name)
-    if value <= 0:
-        raise CheckpointError(f"{keys.path} has {name!r} = {value}; it must be positive.")
-    return value

@@ -99,7 +99,7 @@ class Engine:
         prompt_tokens = len(ids)
         started = time.perf_counter()
         sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
-        cached = self._reuse_prefix(ids)
+        cached = self._reuse_prefix(ids, len(ids) + (params.max_tokens or 0))
         prefill_seconds: float | None = None
         first_at = last_at = 0.0
         count = 0
@@ -167,19 +167,29 @@ class Engine:
                 f"the reply. It is {len(ids) - self.context_length + 1} too long; nothing was cut."
             )
 
-    def _reuse_prefix(self, ids: Sequence[int]) -> int:
-        """Keep of the cache what `ids` begin with; return how many tokens that is."""
+    def _reuse_prefix(self, ids: Sequence[int], expected: int) -> int:
+        """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
         # The last token is always read: its logits are what generation starts from.
-        same = min(same, len(ids) - 1, self._cache.length)
-        self._cache.truncate(same)
-        del self._cached_ids[same:]
+        same = self._cache.reusable(min(same, len(ids) - 1))
+        if not self._model.rotated_alike(self._cache.expected_length, expected):
+            same = 0
+        self._keep(same, expected)
         return same
+
+    def _keep(self, length: int, expected: int) -> None:
+        self._cache.truncate(length)
+        self._cache.expected_length = expected
+        del self._cached_ids[length:]
 
     @torch.inference_mode()
     def _read(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
         """Run what the cache does not hold yet of `ids` through the model; logits (V,) after the last token."""
         logits: Tensor
+        expected = self._cache.expected_length
+        if len(ids) > expected and not self._model.rotated_alike(expected, len(ids)):
+            # The text outgrew what was expected, and from here on is rotated in another way: it is read anew, once.
+            self._keep(0, self.context_length)
         self._cache.reserve(len(ids))
         for start in range(self._cache.length, len(ids), _PREFILL_CHUNK):
             chunk = list(ids[start : start + _PREFILL_CHUNK])

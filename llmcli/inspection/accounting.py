@@ -24,7 +24,9 @@ class ModelAccount:
     kv_bytes_per_token: int
     """In a cache of 16-bit values."""
     kv_bytes_full: int
-    """The same at the full context."""
+    """At the full context; layers with a window or chunks hold no more than that."""
+    idle_for_a_token: int = 0
+    """Parameters of the experts that a token does not go through, on average over tokens."""
 
     @property
     def parameters(self) -> int:
@@ -34,13 +36,16 @@ class ModelAccount:
 
 def account(checkpoint: Checkpoint) -> ModelAccount:
     """Count from the headers; no weight is read."""
+    config = checkpoint.config
     counts: Counter[str] = Counter()
-    for name, parameter in meta_model(checkpoint.config).named_parameters():
+    idle = 0
+    for name, parameter in meta_model(config).named_parameters():
         counts[_box(name)] += parameter.numel()
+        if ".mlp.experts." in name and (experts := config.layers[int(name.split(".")[1])].experts) is not None:
+            idle += parameter.numel() // experts.count * (experts.count - experts.chosen)
     stored: Counter[str] = Counter()
     for name in {name for source in checkpoint.sources.values() for name in source.names}:
         stored[checkpoint.tensors[name].encoding] += checkpoint.tensors[name].nbytes
-    per_token = checkpoint.config.kv_bytes_per_token(bytes_per_value=2)
     return ModelAccount(
         embeddings=counts["embeddings"],
         attention=counts["attention"],
@@ -48,15 +53,16 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
         norms=counts["norms"],
         output_head=counts["output_head"],
         stored_bytes=dict(stored.most_common()),
-        kv_bytes_per_token=per_token,
-        kv_bytes_full=per_token * checkpoint.config.context_length,
+        kv_bytes_per_token=config.kv_bytes_per_token(bytes_per_value=2),
+        kv_bytes_full=config.kv_bytes(config.context_length, bytes_per_value=2),
+        idle_for_a_token=idle,
     )
 
 
 def _box(parameter: str) -> str:
     if "norm" in parameter:
         return "norms"
-    for part, box in (("self_attn", "attention"), ("mlp", "feed_forward"), ("embed_tokens", "embeddings")):
+    for part, box in (("self_attn", "attention"), ("mlp", "feed_forward"), ("embed_", "embeddings")):
         if part in parameter:
             return box
     return "output_head"

@@ -5,14 +5,28 @@ Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D h
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcli.model.attend import attend, attend_explicitly
 from llmcli.model.cache import KVCache
-from llmcli.model.config import LayerConfig, ModelConfig
-from llmcli.model.norm import RMSNorm
+from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
+from llmcli.model.norm import make_norm, root_mean_square
 from llmcli.model.rope import rotate
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the new tokens stand, as far as one kind of layer must know."""
+
+    positions: Tensor
+    """(T,)"""
+    rotation: tuple[Tensor, Tensor] | None
+    """Cosines and sines of the positions; None leaves positions out."""
+    mask: Tensor | None
+    """Which keys each token sees, (T, S); None: all up to its own."""
 
 
 class Attention(nn.Module):
@@ -22,59 +36,66 @@ class Attention(nn.Module):
         super().__init__()
         self.index = index
         self.head_dim = config.head_dim
-        self.window = layer.window
-        self.scale = config.head_dim**-0.5
+        self.scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.clip, self.softcap = config.qkv_clip, config.attention_softcap
+        self.query_scaling = layer.query_scaling
+        self.rotated_norm_eps = config.norm_eps if config.qk_norm == "rotated" and layer.rope is not None else None
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.qkv_bias)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.o_bias)
-        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.whole_norm = config.qk_norm == "whole"
+        self.q_norm = self._norm(config, config.num_heads)
+        self.k_norm = self._norm(config, config.num_kv_heads)
+        self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
-        """Attend from the new tokens `x` (B, T, C) to themselves and to everything in `cache`; returns (B, T, C).
-
-        `rotation` holds the cosines and sines of the new tokens' positions; None leaves positions out.
-        """
-        q = self.q_norm(self._heads(self.q_proj(x)))  # (B, H, T, D)
-        k = self.k_norm(self._heads(self.k_proj(x)))  # (B, K, T, D)
+    def forward(self, x: Tensor, place: Place, cache: KVCache | None) -> Tensor:
+        """Attend from the new tokens `x` (B, T, C) to themselves and to what `cache` holds; returns (B, T, C)."""
+        q = self._heads(self.q_proj(x), self.q_norm)  # (B, H, T, D)
+        k = self._heads(self.k_proj(x), self.k_norm)  # (B, K, T, D)
         v = self._heads(self.v_proj(x))  # (B, K, T, D)
-        if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        if place.rotation is not None:
+            q, k = rotate(q, *place.rotation), rotate(k, *place.rotation)
+        if self.rotated_norm_eps is not None:
+            q = root_mean_square(q, self.rotated_norm_eps).to(q.dtype)
+            k = root_mean_square(k, self.rotated_norm_eps).to(k.dtype)
+        if self.query_scaling is not None:
+            q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
         if cache is not None:
             k, v = cache.append(self.index, k, v)  # (B, K, S, D)
-        mixed = attend(q, k, v, scale=self.scale, window=self.window)  # (B, H, T, D)
+        if self.softcap is None and self.sinks is None:
+            mixed = attend(q, k, v, scale=self.scale, mask=place.mask)  # (B, H, T, D)
+        else:
+            mixed = attend_explicitly(
+                q, k, v, scale=self.scale, mask=place.mask, softcap=self.softcap, sinks=self.sinks
+            )
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, heads * D) -> (B, heads, T, D)."""
-        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+    def _norm(self, config: ModelConfig, heads: int) -> nn.Module:
+        """The norm of queries or keys, of which there are so many heads."""
+        if config.qk_norm == "head":
+            return make_norm(self.head_dim, config.norm_eps, config.norm)
+        if config.qk_norm == "whole":
+            return make_norm(heads * self.head_dim, config.norm_eps, config.norm)
+        if config.qk_norm == "each_head":
+            return make_norm((heads, self.head_dim), config.norm_eps, replace(config.norm, bias=False))
+        return nn.Identity()
+
+    def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """(B, T, heads * D) -> (B, heads, T, D), normalised on the way."""
+        if norm is not None and self.whole_norm:
+            x = norm(x)
+        if self.clip is not None:
+            x = x.clamp(-self.clip, self.clip)
+        x = x.view(*x.shape[:2], -1, self.head_dim)  # (B, T, heads, D)
+        if norm is not None and not self.whole_norm:
+            x = norm(x)
+        return x.transpose(1, 2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None) -> Tensor:
-    """Softmax attention of the last T positions over all S (Vaswani et al. 2017, eq. 1), causal.
-
-    `q` (B, H, T, D); `k`, `v` (B, K, S, D), the last T of them the queries' own; returns (B, H, T, D). With a `window`,
-    the query at position i sees the keys i - window + 1 .. i.
-    """
-    new, seen = q.shape[2], k.shape[2]
-    if new == 1:
-        if window is not None and seen > window:
-            k, v = k[:, :, -window:], v[:, :, -window:]
-        # One query sees every key, so the query heads of a group can stand in the place of T: no copy of k and v.
-        grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K, D)
-        return F.scaled_dot_product_attention(grouped, k, v, scale=scale).flatten(1, 2).unsqueeze(2)
-    mask = None if seen == new and (window is None or seen <= window) else causal_mask(new, seen, window, q.device)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
-
-
-def causal_mask(new: int, seen: int, window: int | None, device: torch.device) -> Tensor:
-    """Which of `seen` keys each of the last `new` positions may read: boolean (T, S)."""
-    query = torch.arange(seen - new, seen, device=device)[:, None]
-    key = torch.arange(seen, device=device)[None, :]
-    mask = key <= query
-    return mask if window is None else mask & (key > query - window)
+def query_factors(scaling: QueryScaling, positions: Tensor) -> Tensor:
+    """The factor of the query at each of the `positions` (T,): float32, (T, 1)."""
+    steps = ((positions + scaling.offset) // scaling.interval).float()
+    return (1 + scaling.beta * torch.log1p(steps))[:, None]

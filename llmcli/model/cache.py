@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from llmcli.model.config import ModelConfig
+from llmcli.model.config import LayerConfig, ModelConfig
 
 _SMALLEST_CAPACITY = 256
+# How far `truncate` can always go back in a layer that forgets: room for a rejected draft or a retyped word.
+_REWIND = 64
+# New tokens between two moves of the kept window: moving costs a copy of it.
+_ROOM = 256
+
+
+class Segment(NamedTuple):
+    """One layer's memory: `keys` (B, K, size, D) and `values` (B, K, size, D) of the positions from `first` on."""
+
+    keys: Tensor
+    values: Tensor
+    first: int
+
+    @property
+    def end(self) -> int:
+        """The first position that does not fit."""
+        return self.first + self.keys.shape[2]
 
 
 class KVCache:
     """Keys and values of every layer for the tokens read so far.
 
-    `layers` holds for each one tensor of keys and one of values, (B, K, capacity, D): batch, kv heads, positions, head
-    size.
-    Memory is reserved ahead and doubled when full, so appending one token costs no allocation.
+    `layers` holds a `Segment` for each. A layer that sees everything keeps everything: its memory is reserved ahead and
+    doubled when full, so appending one token costs no allocation. A layer with a window or chunks keeps what the next
+    token may see, and a little more; when its memory is full the kept part moves to the front of a new one.
+
+    `expected_length` is how long the text is known to become, in tokens; rotations that depend on the length of the
+    text go by it, so that all its tokens are rotated alike. Setting it does not change what is cached already.
     """
 
     def __init__(
@@ -27,61 +49,119 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        self.expected_length = 0
+        self._kinds = config.layers
         self._limit = config.context_length
-        shape = (batch, config.num_kv_heads, max(capacity, 1), config.head_dim)
-        self.layers = [
-            (torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
-            for _ in config.layers
-        ]
+        heads, key_size, value_size = config.cached_widths
+
+        def empty(layer: LayerConfig, width: int) -> Tensor:
+            size = max(1, min(capacity, self._steady_size(layer)))
+            return torch.empty((batch, heads, size, width), dtype=dtype, device=device)
+
+        self.layers = [Segment(empty(layer, key_size), empty(layer, value_size), 0) for layer in config.layers]
         self._length = 0
+        # The capacity, at least: asked for at every token, while memory changes rarely.
+        self._fits = self.capacity
 
     @property
     def length(self) -> int:
-        """Tokens whose keys and values every layer holds."""
+        """Tokens that have been read."""
         return self._length
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit before memory must grow."""
-        return self.layers[0][0].shape[2]
+        """Tokens in all that fit before memory must be had in some layer."""
+        return min(segment.end for segment in self.layers)
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved, used or not."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return sum(segment.keys.nbytes + segment.values.nbytes for segment in self.layers)
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in all, keeping what is there."""
-        if length <= self.capacity:
+        """Make room ahead for `length` tokens in all, in the layers that keep all of them."""
+        # Assigned at the end: growing that is interrupted, or runs out of memory, leaves the cache as it was.
+        self.layers = [
+            segment if layer.forgets else self._with_room(layer, segment, length)
+            for layer, segment in zip(self._kinds, self.layers, strict=True)
+        ]
+
+    def begin(self, new: int) -> None:
+        """Make room in every layer for a pass of `new` tokens, keeping what they may see."""
+        if self._length + new <= self._fits:
             return
-        # Doubling, but not past the most the model can ever hold.
-        capacity = max(length, min(2 * self.capacity, self._limit))
-        # One assignment at the end: growing that is interrupted, or runs out of memory, leaves the cache as it was.
-        self.layers = [(self._grown(keys, capacity), self._grown(values, capacity)) for keys, values in self.layers]
+        for index, layer in enumerate(self._kinds):
+            # One layer at a time, so that there is never a second copy of more than one.
+            self.layers[index] = self._with_room(layer, self.layers[index], self._length + new)
+        self._fits = self.capacity
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new tokens' `keys` and `values` (B, K, T, D); return all of the layer's so far, (B, K, S, D).
+        """Store the new tokens' `keys` and `values` (B, K, T, D); return those that they see, (B, K, S, D).
 
-        The length moves only with `advance`, once every layer has stored its part: a pass that is interrupted
-        half-way leaves the cache as it was.
+        These are the positions from the first that the first new token sees to the last new one. The length moves only
+        with `advance`, once every layer has stored its part: a pass that is interrupted half-way leaves the cache as it
+        was.
         """
-        end = self._length + keys.shape[2]
-        all_keys, all_values = self.layers[layer]
-        all_keys[:, :, self._length : end] = keys
-        all_values[:, :, self._length : end] = values
-        return all_keys[:, :, :end], all_values[:, :, :end]
+        all_keys, all_values, first = self.layers[layer]
+        start = self._length - first
+        end = start + keys.shape[2]
+        all_keys[:, :, start:end] = keys
+        all_values[:, :, start:end] = values
+        seen = self._kinds[layer].first_visible(self._length) - first
+        return all_keys[:, :, seen:end], all_values[:, :, seen:end]
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` new tokens as read, after every layer has stored them."""
         self._length += tokens
 
+    def reusable(self, length: int) -> int:
+        """The most tokens, but no more than `length`, that `truncate` can go back to.
+
+        That is `length` where every layer still holds what the token after it would see: always if no layer forgets,
+        and always within 64 tokens of the most that were ever held. Otherwise it is 0.
+        """
+        length = min(length, self._length)
+        held = all(
+            segment.first <= layer.first_visible(length)
+            for layer, segment in zip(self._kinds, self.layers, strict=True)
+        )
+        return length if held else 0
+
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        if not 0 <= length <= self._length:
+        """Forget all but the first `length` tokens.
+
+        Raises:
+            ValueError: more than there are, or a layer has forgotten what the next token would see (see `reusable`).
+        """
+        if not 0 <= length <= self._length or length != self.reusable(length):
             raise ValueError(f"cannot truncate a cache of {self._length} tokens to {length}")
+        if length == 0:
+            self.layers = [segment._replace(first=0) for segment in self.layers]
+            self._fits = self.capacity
         self._length = length
 
-    def _grown(self, tensor: Tensor, capacity: int) -> Tensor:
-        grown = tensor.new_empty((*tensor.shape[:2], capacity, tensor.shape[3]))
-        grown[:, :, : self._length] = tensor[:, :, : self._length]
-        return grown
+    def _with_room(self, layer: LayerConfig, segment: Segment, end: int) -> Segment:
+        """`segment`, or a copy of what must be kept of it in memory that reaches to position `end`."""
+        if end <= segment.end:
+            return segment
+        first = 0
+        if layer.forgets:
+            first = max(segment.first, layer.first_visible(max(0, self._length - _REWIND)))
+        # Doubling, but not past the most the layer can ever hold.
+        size = max(end - first, min(2 * segment.keys.shape[2], self._steady_size(layer)))
+        return Segment(
+            self._moved(segment.keys, segment.first, first, size),
+            self._moved(segment.values, segment.first, first, size),
+            first,
+        )
+
+    def _moved(self, tensor: Tensor, old_first: int, first: int, size: int) -> Tensor:
+        moved = tensor.new_empty((*tensor.shape[:2], size, tensor.shape[3]))
+        kept = tensor[:, :, first - old_first : self._length - old_first]
+        moved[:, :, : kept.shape[2]] = kept
+        return moved
+
+    def _steady_size(self, layer: LayerConfig) -> int:
+        """Positions for which a layer needs memory in the long run."""
+        visible = layer.window or layer.chunk
+        return self._limit if visible is None else min(self._limit, visible + _REWIND + _ROOM)

@@ -6,61 +6,111 @@ never ask which family they belong to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+from llmcli.model.rope_config import RopeConfig
+
+Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
+
+Placement: TypeAlias = Literal["pre", "post", "sandwich", "parallel", "parallel_shared"]
+"""Where a block normalises: what attention and feed-forward read ("pre", GPT-2 and Llama), what they add ("post"), or
+both ("sandwich"). In a "parallel" block both read the block's input, each through its own norm or through a shared one.
+"""
+
+QKNorm: TypeAlias = Literal["head", "whole", "each_head", "rotated"]
+"""How queries and keys are normalised: over each head with one weight for all heads ("head"), over all heads at once
+("whole"), over each head with a weight of its own ("each_head"), or over each head after the rotation, without a weight
+("rotated").
+"""
 
 
 @dataclass(frozen=True)
-class LinearScaling:
-    """Every frequency divided by `factor` (position interpolation, Chen et al. 2023, arXiv:2306.15595)."""
+class NormStyle:
+    """Which normalisation a model uses; the small differences are visible in low precision."""
 
-    factor: float
-
-
-@dataclass(frozen=True)
-class Llama3Scaling:
-    """Llama 3.1's rule: long wavelengths divided by `factor`, short ones kept, a ramp between (arXiv:2407.21783)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
+    kind: Literal["rms", "layer"] = "rms"
+    weight: bool = True
+    bias: bool = False
+    plus_one: bool = False
+    """The stored weight is centred on zero: the factor is 1 + weight."""
+    round_first: bool = True
+    """Rounded to the activations' type before, not after, the weight is applied."""
 
 
 @dataclass(frozen=True)
-class YarnScaling:
-    """YaRN (Peng et al. 2023, arXiv:2309.00071): interpolation by parts; `attention_factor` scales cos and sin."""
+class QueryScaling:
+    """Queries grow with the position: times `1 + beta ln(1 + floor((position + offset) / interval))`.
 
-    factor: float
-    original_context: int
-    beta_fast: float
-    beta_slow: float
-    attention_factor: float
-    truncate: bool
-
-
-@dataclass(frozen=True)
-class FrequencyFactors:
-    """One divisor per frequency, as GGUF files store Llama 3.1's rule (`rope_freqs`)."""
-
-    divisors: tuple[float, ...]
-
-
-RopeScaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling | FrequencyFactors
-
-
-@dataclass(frozen=True)
-class RopeConfig:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864).
-
-    The first `rotary_dim` values of each head are turned in the pairs (j, j + rotary_dim / 2); the rest pass through.
+    Keeps attention sharp over long contexts (Nakanishi 2025, arXiv:2501.19399).
     """
 
-    theta: float
-    rotary_dim: int
-    scaling: RopeScaling | None = None
+    beta: float
+    interval: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): sizes of its parts."""
+
+    query_rank: int | None
+    """Size of the compressed query; None: queries come straight from the hidden state."""
+    rank: int
+    """Size of the latent that keys and values are made from, the only thing a layer caches but one rotated key."""
+    nope_dim: int
+    """Values of each query and key head without positions."""
+    rope_dim: int
+    """Values of each query and key head with positions; all heads share the key's."""
+    value_dim: int
+
+    @property
+    def query_dim(self) -> int:
+        """Values of a query head."""
+        return self.nope_dim + self.rope_dim
+
+
+@dataclass(frozen=True)
+class ClampedGLU:
+    """The expert's gate as gpt-oss has it: `(clip(up) + 1) * min(gate, limit) * sigmoid(alpha * min(gate, limit))`."""
+
+    alpha: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """A mixture of experts in place of one feed-forward network (Shazeer et al. 2017, arXiv:1701.06538)."""
+
+    count: int
+    chosen: int
+    """Experts that each token is sent to."""
+    intermediate_size: int
+    score: Literal["softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen"] = "softmax"
+    """What turns router outputs into weights, of all experts or of those chosen by their raw output."""
+    normalised: bool = False
+    """The weights of the chosen experts are divided by their sum."""
+    scale: float = 1.0
+    """Factor on all weights."""
+    scales_input: bool = False
+    """The weight multiplies what the expert reads instead of what it writes."""
+    groups: int = 1
+    groups_chosen: int = 1
+    """Experts are chosen within the best groups (DeepSeek-V3, arXiv:2412.19437, section 2.1.2)."""
+    group_score: Literal["best", "best_two"] = "best"
+    """A group counts as its best expert, or as the sum of its best two."""
+    float32_router: bool = False
+    router_bias: bool = False
+    selection_bias: bool = False
+    """A bias that decides who is chosen, but not with what weight."""
+    bias: bool = False
+    """The experts have biases."""
+    glu: ClampedGLU | None = None
+    """None: `act(gate) * up`."""
+    shared_size: int = 0
+    """Size of an expert that every token goes through; 0: there is none."""
+    shared_gate: bool = False
+    """The shared expert's output is multiplied by a learned sigmoid gate."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +121,22 @@ class LayerConfig:
     """None: this layer's attention knows no positions."""
     window: int | None = None
     """How many keys a query sees, itself included; None: all that came before."""
+    chunk: int | None = None
+    """A query sees back to the last position that is a multiple of `chunk`; None: no such limit."""
+    experts: ExpertsConfig | None = None
+    """None: one feed-forward network."""
+    query_scaling: QueryScaling | None = None
+
+    @property
+    def forgets(self) -> bool:
+        """There are keys that no later query sees."""
+        return self.window is not None or self.chunk is not None
+
+    def first_visible(self, position: int) -> int:
+        """The first key that the query at `position` sees."""
+        if self.window is not None:
+            return max(0, position - self.window + 1)
+        return 0 if self.chunk is None else position // self.chunk * self.chunk
 
 
 @dataclass(frozen=True)
@@ -80,6 +146,7 @@ class ModelConfig:
     vocab_size: int
     hidden_size: int
     intermediate_size: int
+    """Of the feed-forward networks that are not experts."""
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -89,11 +156,36 @@ class ModelConfig:
     layers: tuple[LayerConfig, ...]
 
     activation: Activation = "silu"
-    qk_norm: bool = False
-    """RMSNorm over each head of the queries and keys, before the rotation."""
+    gated: bool = True
+    """The feed-forward network multiplies its activations by a second projection."""
+    norm: NormStyle = field(default_factory=NormStyle)
+    placement: Placement = "pre"
+    qk_norm: QKNorm | None = None
+    qkv_clip: float | None = None
+    """Queries, keys and values are clamped to this magnitude."""
+    attention_scale: float | None = None
+    """Factor on the scores; None: one over the square root of the size of a query head."""
+    attention_softcap: float | None = None
+    """Scores `s` become `cap * tanh(s / cap)`."""
+    sinks: bool = False
+    """Each head has a learned score that takes part in the softmax and stands for attending to nothing."""
+    latent: LatentConfig | None = None
+    """Keys and values are made from a cached latent; None: they are cached themselves."""
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    head_bias: bool = False
+    learned_positions: bool = False
+    """Each position has a learned vector that is added to the embedding."""
+    embed_scale: float = 1.0
+    """Factor on the embeddings."""
+    embed_scale_rounded: bool = False
+    """The factor is rounded to the weights' type first, as the model was trained."""
+    residual_scale: float = 1.0
+    """Factor on what attention and feed-forward add to the residual stream, where the placement is "pre"."""
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    """Logits `z` become `cap * tanh(z / cap)`."""
     tie_embeddings: bool = False
     """The output head is the embedding matrix itself."""
 
@@ -102,6 +194,22 @@ class ModelConfig:
         """Number of blocks."""
         return len(self.layers)
 
+    @property
+    def cached_widths(self) -> tuple[int, int, int]:
+        """What the cache holds per layer and position: heads, values of a key, values of a value.
+
+        Latent attention keeps one row for all heads, the latent with the rotated key; it needs no values beside.
+        """
+        if self.latent is not None:
+            return 1, self.latent.rank + self.latent.rope_dim, 0
+        return self.num_kv_heads, self.head_dim, self.head_dim
+
     def kv_bytes_per_token(self, bytes_per_value: int) -> int:
-        """Bytes the key-value cache takes for each position: 2 (key, value) x layers x kv heads x head size."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
+        """Bytes the key-value cache takes for each position that all layers hold."""
+        heads, key, value = self.cached_widths
+        return self.num_layers * heads * (key + value) * bytes_per_value
+
+    def kv_bytes(self, tokens: int, bytes_per_value: int) -> int:
+        """Bytes needed to attend after `tokens`: a layer with a window or chunks holds no more than that."""
+        limits = (min(tokens, layer.window or layer.chunk or tokens) for layer in self.layers)
+        return sum(limits) * self.kv_bytes_per_token(bytes_per_value) // self.num_layers

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.model.config import Activation, ModelConfig
+from llmcli.model.config import Activation
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -18,27 +19,46 @@ def _relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": _gelu_tanh,
     "relu": F.relu,
     "relu2": _relu2,
+    "quick_gelu": _quick_gelu,
 }
 
 
 class FeedForward(nn.Module):
     """`down(act(gate(x)) * up(x))`: SwiGLU when the activation is SiLU (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, hidden: int, intermediate: int, activation: Activation, *, bias: bool) -> None:
         super().__init__()
-        hidden, intermediate, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         output: Tensor = self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        return output
+
+
+class PlainFeedForward(nn.Module):
+    """`down(act(up(x)))`, without a gate (Vaswani et al. 2017, eq. 2)."""
+
+    def __init__(self, hidden: int, intermediate: int, activation: Activation, *, bias: bool) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        output: Tensor = self.down_proj(self.activation(self.up_proj(x)))
         return output

@@ -1,22 +1,92 @@
-"""Normalisation of the residual stream."""
+"""Normalisation of the residual stream, of queries and of keys."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from llmcli.model.config import NormStyle
 
 
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x^2) + eps) * weight` (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4)."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int | tuple[int, ...], eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension; any shape (..., size)."""
-        x32 = x.float()
-        normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
         # Rounded before the weight is applied, as the models were trained: it matters in bfloat16.
-        return self.weight * normed.to(x.dtype)
+        return self.weight * root_mean_square(x, self.eps).to(x.dtype)
+
+
+class LateRoundedRMSNorm(RMSNorm):
+    """RMSNorm that is rounded to the type of the activations only after the weight is applied."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension; any shape (..., size)."""
+        return (root_mean_square(x, self.eps) * self.weight.float()).to(x.dtype)
+
+
+class CentredRMSNorm(RMSNorm):
+    """RMSNorm whose factor is 1 + weight, rounded last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension; any shape (..., size)."""
+        return (root_mean_square(x, self.eps) * (1.0 + self.weight.float())).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """`(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` (Ba et al. 2016, arXiv:1607.06450); either may be absent.
+
+    The shape of the weight may have more dimensions than the one that is normalised: then it broadcasts.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, size: int | tuple[int, ...], eps: float, style: NormStyle) -> None:
+        super().__init__()
+        self.register_parameter("weight", nn.Parameter(torch.empty(size)) if style.weight else None)
+        self.register_parameter("bias", nn.Parameter(torch.empty(size)) if style.bias else None)
+        self.plus_one = 1.0 if style.plus_one else 0.0
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension; any shape (..., size)."""
+        normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
+        if self.weight is not None:
+            normed = normed * (self.weight.float() + self.plus_one)
+        if self.bias is not None:
+            normed = normed + self.bias.float()
+        return normed.to(x.dtype)
+
+
+class Scale(nn.Module):
+    """A constant factor, where other models have a norm."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x * self.factor
+
+
+def root_mean_square(x: Tensor, eps: float) -> Tensor:
+    """`x` with the last dimension scaled to a root mean square of 1, in float32."""
+    x32 = x.float()
+    return x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def make_norm(size: int | tuple[int, ...], eps: float, style: NormStyle) -> nn.Module:
+    """The norm of that `style`, with weights of shape `size`; the last dimension is the one normalised."""
+    if style.kind == "layer":
+        return LayerNorm(size, eps, style)
+    if style.plus_one:
+        return CentredRMSNorm(size, eps)
+    return RMSNorm(size, eps) if style.round_first else LateRoundedRMSNorm(size, eps)

@@ -10,23 +10,36 @@ import math
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.config import FrequencyFactors, LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
+from llmcli.model.rope_config import (
+    DynamicScaling,
+    FrequencyFactors,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeConfig,
+    YarnScaling,
+)
 
 
-def inverse_frequencies(config: RopeConfig) -> Tensor:
-    """Radians per position of each rotated pair, shape (R / 2,), float32, on the CPU.
+def inverse_frequencies(config: RopeConfig, length: int = 0) -> Tensor:
+    """Radians per position of each rotated pair in a text of `length` tokens, shape (R / 2,), float32, on the CPU.
 
     `theta^(-2j/R)` (Su et al. 2021, section 3.2.2), then the scaling that `config` asks for.
     """
-    exponents = torch.arange(0, config.rotary_dim, 2, device="cpu").float() / config.rotary_dim
-    inverse = 1.0 / (config.theta**exponents)
+    theta, size = config.theta, config.rotary_dim
+    if isinstance(config.scaling, DynamicScaling) and length > config.scaling.original_context:
+        stretch = config.scaling.factor * length / config.scaling.original_context - (config.scaling.factor - 1)
+        theta *= stretch ** (size / (size - 2))
+    inverse = 1.0 / (theta ** (torch.arange(0, size, 2, device="cpu").float() / size))
     match config.scaling:
-        case None:
+        case None | DynamicScaling():
             return inverse
         case LinearScaling(factor):
             return inverse / factor
         case FrequencyFactors(divisors):
             return inverse / torch.tensor(divisors, device="cpu")
+        case LongRopeScaling(short, long, original_context):
+            return inverse / torch.tensor(long if length > original_context else short, device="cpu")
         case Llama3Scaling():
             return _llama3(inverse, config.scaling)
         case YarnScaling():
@@ -70,16 +83,23 @@ class Rope(nn.Module):
 
     def __init__(self, config: RopeConfig) -> None:
         super().__init__()
+        self.config = config
         # Known from the configuration alone, so it is neither in the checkpoint nor ever on the `meta` device.
         self.register_buffer("inverse_frequencies", inverse_frequencies(config), persistent=False)
-        self.attention_factor = config.scaling.attention_factor if isinstance(config.scaling, YarnScaling) else 1.0
+        scaled = isinstance(config.scaling, YarnScaling | LongRopeScaling)
+        self.attention_factor = config.scaling.attention_factor if scaled else 1.0  # type: ignore[union-attr]
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for `positions` (T,), each (T, R / 2).
+    def forward(self, positions: Tensor, dtype: torch.dtype, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for `positions` (T,) of a text of `length` tokens, each (T, R / 2).
 
         The angles are computed in float32 whatever `dtype` is: bfloat16 could not tell position 1000 from 1001.
         """
-        angles = positions.float()[:, None] * self.inverse_frequencies  # (T, R/2)
+        inverse = self.inverse_frequencies
+        if decisive := self.config.decisive_length(length):
+            inverse = inverse_frequencies(self.config, decisive).to(positions.device)
+        if self.config.float32:
+            dtype = torch.float32
+        angles = positions.float()[:, None] * inverse  # (T, R/2)
         return (angles.cos() * self.attention_factor).to(dtype), (angles.sin() * self.attention_factor).to(dtype)
 
 
@@ -87,4 +107,5 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (j, j + R/2) of the first R values of every head; `x` (B, H, T, D), `cos` and `sin` (T, R/2)."""
     half = cos.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+    # Back from float32 where that is what cos and sin are in.
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)

@@ -9,29 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attention import Attention
+from llmcli.errors import PromptTooLongError
+from llmcli.model.attend import visible_keys
+from llmcli.model.attention import Place
+from llmcli.model.block import make_block
 from llmcli.model.cache import KVCache
-from llmcli.model.config import LayerConfig, ModelConfig
-from llmcli.model.feed_forward import FeedForward
-from llmcli.model.norm import RMSNorm
+from llmcli.model.config import ModelConfig
+from llmcli.model.norm import make_norm
 from llmcli.model.rope import Rope
-
-
-class Block(nn.Module):
-    """One layer: attention and feed-forward, each adding to the residual stream."""
-
-    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, layer, index)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = FeedForward(config)
-
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.self_attn(self.input_layernorm(x), rotation, cache)
-        x = x + self.mlp(self.post_attention_layernorm(x))
-        return x  # noqa: RET504 (the two lines a reader looks for)
 
 
 class Transformer(nn.Module):
@@ -41,15 +26,20 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, layer, index) for index, layer in enumerate(config.layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.embed_positions = (
+            nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
+        )
+        self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
+        self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        # Layers that agree on their rotation share its tables.
-        distinct = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
-        self.ropes = nn.ModuleList(Rope(rope) for rope in distinct)
-        self._rope_of_layer = [None if layer.rope is None else distinct.index(layer.rope) for layer in config.layers]
+        # Layers that agree on their rotation share its tables; those that also see alike, their mask.
+        self._distinct_ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
+        self.ropes = nn.ModuleList(Rope(rope) for rope in self._distinct_ropes)
+        kinds = {(layer.rope, layer.window, layer.chunk): layer for layer in config.layers}
+        self._kinds = list(kinds.values())
+        self._kind_of_layer = [list(kinds).index((layer.rope, layer.window, layer.chunk)) for layer in config.layers]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,18 +60,62 @@ class Transformer(nn.Module):
 
         `ids` (B, T) continue what `cache` holds, or start from nothing without one. Returns (B, T, V), or (B, 1, V) for
         the last token alone, which is all that generation needs of a long prompt.
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
         """
         start, new = (cache.length if cache is not None else 0), ids.shape[1]
         if cache is not None:
-            cache.reserve(start + new)
-        positions = torch.arange(start, start + new, device=ids.device)
-        rotations = [rope(positions, self.dtype) for rope in self.ropes]
-        x = self.embed_tokens(ids)  # (B, T, C)
-        for block, rope in zip(self.layers, self._rope_of_layer, strict=True):
-            x = block(x, None if rope is None else rotations[rope], cache)
+            cache.begin(new)
+        x = self._embed(ids, start)  # (B, T, C)
+        places = self._places(start, new, cache.expected_length if cache is not None else 0)
+        for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
+            x = block(x, places[kind], cache)
         if cache is not None:
             cache.advance(new)
         if only_last:
             x = x[:, -1:]
-        logits: Tensor = self.lm_head(self.norm(x))  # (B, T, V)
+        return self._capped(self.lm_head(self.norm(x)))  # (B, T, V)
+
+    def rotated_alike(self, length: int, other: int) -> bool:
+        """Texts of so many tokens are rotated alike, so that the cache of one can serve the other."""
+        ropes = self._distinct_ropes
+        return all(rope.decisive_length(length) == rope.decisive_length(other) for rope in ropes)
+
+    def _embed(self, ids: Tensor, start: int) -> Tensor:
+        x: Tensor = self.embed_tokens(ids)
+        if self.config.embed_scale != 1:
+            factor = self.config.embed_scale
+            x = x * (torch.tensor(factor, dtype=x.dtype).item() if self.config.embed_scale_rounded else factor)
+        if self.embed_positions is not None:
+            end = start + ids.shape[1]
+            if end > self.config.context_length:
+                raise PromptTooLongError(
+                    f"The text has {end} tokens, but the model has positions for {self.config.context_length} only."
+                )
+            x = x + self.embed_positions.weight[start:end]
+        return x
+
+    def _places(self, start: int, new: int, expected: int) -> list[Place]:
+        """For each kind of layer, where the `new` tokens from `start` on stand in a text of `expected` tokens."""
+        positions = torch.arange(start, start + new, device=self.device)
+        length = max(start + new, expected)
+        rotations = {
+            config: rope(positions, self.dtype, length)
+            for config, rope in zip(self._distinct_ropes, self.ropes, strict=True)
+        }
+        return [
+            Place(
+                positions,
+                None if layer.rope is None else rotations[layer.rope],
+                visible_keys(layer, start, new, self.device),
+            )
+            for layer in self._kinds
+        ]
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        if self.config.logit_scale != 1:
+            logits = logits * self.config.logit_scale
+        if self.config.logit_softcap is not None:
+            logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from rich.tree import Tree
 
+from llmcli.views.model_words import attention_words, feed_forward_words, logit_words, norm_words, rope_words
 from llmcli.views.stats import size
 from llmcli.views.terminal import visible
 
 if TYPE_CHECKING:
     from llmcli.inspection.accounting import ModelAccount
-    from llmcli.model.config import LayerConfig, ModelConfig, RopeConfig
+    from llmcli.model import LayerConfig, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class ModelCard:
 def model_tree(card: ModelCard) -> Tree:
     """The card as a Rich tree."""
     config, account = card.config, card.account
-    tree = Tree(_line(card.name, f"{card.family}, {card.format}, {count(account.parameters)} parameters", bold=True))
+    what = f"{card.family}, {card.format}, {count(account.parameters)} parameters"
+    if account.idle_for_a_token:
+        what += f", {count(account.parameters - account.idle_for_a_token)} of them for each token"
+    tree = Tree(_line(card.name, what, bold=True))
     tree.add(_line("files", card.path))
     stored = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in account.stored_bytes.items())
     tree.add(_line("stored", f"{size(sum(account.stored_bytes.values()))}: {stored}"))
@@ -51,20 +55,16 @@ def model_tree(card: ModelCard) -> Tree:
             "embedding", f"{config.vocab_size} tokens{padding} x {config.hidden_size}", share(card, account.embeddings)
         )
     )
-    for first, last, layer in layer_groups(config.layers):
-        name = f"block {first}" if first == last else f"blocks {first}-{last}"
-        block = model.add(_line(name, f"{last - first + 1} x, RMSNorm before each part, eps {config.norm_eps:g}"))
+    if config.learned_positions:
+        model.add(_line("learned positions", f"{config.context_length} x {config.hidden_size}"))
+    for indices, layer in layer_groups(config.layers):
+        block = model.add(_line(block_name(indices), f"{len(indices)} x, {norm_words(config)}"))
         block.add(_line("attention", attention_words(config, layer)))
         block.add(_line("rotary positions", rope_words(layer.rope)))
-        bias = ", with biases" if config.mlp_bias else ""
-        block.add(
-            _line(
-                "feed-forward", f"gated {config.activation}, {config.hidden_size} -> {config.intermediate_size}{bias}"
-            )
-        )
+        block.add(_line("feed-forward" if layer.experts is None else "experts", feed_forward_words(config, layer)))
     model.add(_line("all attention", "", share(card, account.attention)))
     model.add(_line("all feed-forward", "", share(card, account.feed_forward)))
-    head = "the embedding matrix itself" if config.tie_embeddings else "a matrix of its own"
+    head = ("the embedding matrix itself" if config.tie_embeddings else "a matrix of its own") + logit_words(config)
     model.add(_line("output head", head, share(card, account.output_head) if account.output_head else ""))
     context = tree.add(_line("context", f"{config.context_length} tokens"))
     context.add(
@@ -87,36 +87,26 @@ def model_json(card: ModelCard) -> dict[str, object]:
     return asdict(card) | {"parameters": card.account.parameters}
 
 
-def layer_groups(layers: Sequence[LayerConfig]) -> list[tuple[int, int, LayerConfig]]:
-    """Runs of equal layers: first index, last index, what they are."""
-    groups: list[tuple[int, int, LayerConfig]] = []
+def layer_groups(layers: Sequence[LayerConfig]) -> list[tuple[list[int], LayerConfig]]:
+    """The kinds of layers, in order of appearance: the indices of those that are alike, and what they are."""
+    groups: dict[LayerConfig, list[int]] = {}
     for index, layer in enumerate(layers):
-        if groups and groups[-1][2] == layer:
-            groups[-1] = (groups[-1][0], index, layer)
+        groups.setdefault(layer, []).append(index)
+    return [(indices, layer) for layer, indices in groups.items()]
+
+
+def block_name(indices: Sequence[int]) -> str:
+    """ "block 2", "blocks 0-4, 6-10", with the middle of a long list left out."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and runs[-1][1] == index - 1:
+            runs[-1][1] = index
         else:
-            groups.append((index, index, layer))
-    return groups
-
-
-def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
-    """Heads, their sizes and what they may see, as a model card would put it."""
-    heads, kv = config.num_heads, config.num_kv_heads
-    kind = "multi-head" if heads == kv else "multi-query" if kv == 1 else "grouped-query"
-    words = [f"{kind}, {heads} query heads on {kv} key-value heads of {config.head_dim}"]
-    if config.qk_norm:
-        words.append("RMSNorm on queries and keys")
-    if config.qkv_bias or config.o_bias:
-        words.append("with biases on " + " and ".join(["q, k, v"] * config.qkv_bias + ["output"] * config.o_bias))
-    words.append("sees everything before it" if layer.window is None else f"sees the last {layer.window} tokens")
-    return ", ".join(words)
-
-
-def rope_words(rope: RopeConfig | None) -> str:
-    """The rotation, in words."""
-    if rope is None:
-        return "none"
-    scaling = "" if rope.scaling is None else f", {type(rope.scaling).__name__.removesuffix('Scaling')} scaling"
-    return f"theta {rope.theta:g}, {rope.rotary_dim} values of each head{scaling}"
+            runs.append([index, index])
+    names = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    if len(names) > 4:
+        names = [*names[:3], "...", names[-1]]
+    return ("block " if len(indices) == 1 else "blocks ") + ", ".join(names)
 
 
 def share(card: ModelCard, parameters: int) -> str:

@@ -5,9 +5,17 @@ import itertools
 import pytest
 import torch
 
-from llmcli.model import KVCache, LayerConfig, ModelConfig, RopeConfig
-from llmcli.model.attention import attend, causal_mask
-from llmcli.model.config import FrequencyFactors, LinearScaling, Llama3Scaling, YarnScaling
+from llmcli.model import (
+    FrequencyFactors,
+    KVCache,
+    LayerConfig,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    RopeConfig,
+    YarnScaling,
+)
+from llmcli.model.attend import attend, attend_explicitly, visible_keys
 from llmcli.model.rope import inverse_frequencies, rotate
 
 CONFIG = ModelConfig(
@@ -46,12 +54,19 @@ def test_attention_is_the_textbook_formula(window: int | None, new: int, seen: i
     torch.manual_seed(0)
     q = torch.randn(2, 6, new, 8)
     k, v = torch.randn(2, kv_heads, seen, 8), torch.randn(2, kv_heads, seen, 8)
-    torch.testing.assert_close(attend(q, k, v, scale=0.3, window=window), naive_attention(q, k, v, 0.3, window))
+    layer = LayerConfig(None, window=window)
+    expected = naive_attention(q, k, v, 0.3, window)
+    # Only what the new tokens may see is handed over, as the cache does.
+    k, v = (x[:, :, layer.first_visible(seen - new) :] for x in (k, v))
+    mask = visible_keys(layer, seen - new, new, q.device)
+    torch.testing.assert_close(attend(q, k, v, scale=0.3, mask=mask), expected)
+    torch.testing.assert_close(attend_explicitly(q, k, v, scale=0.3, mask=mask), expected)
 
 
 def test_a_window_shows_exactly_so_many_keys() -> None:
-    mask = causal_mask(3, 6, 2, torch.device("cpu"))
-    assert mask.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1]]
+    mask = visible_keys(LayerConfig(None, window=2), 3, 3, torch.device("cpu"))
+    assert mask is not None
+    assert mask.int().tolist() == [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
 
 
 def test_the_cache_keeps_what_it_holds_while_it_grows() -> None:

@@ -1,0 +1,107 @@
+"""One layer of the model: attention and feed-forward around the residual stream.
+
+Dimension letters: B batch, T new tokens, C hidden size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from llmcli.model.attention import Attention, Place
+from llmcli.model.cache import KVCache
+from llmcli.model.config import LayerConfig, ModelConfig, Placement
+from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.feed_forward import FeedForward, PlainFeedForward
+from llmcli.model.latent_attention import LatentAttention
+from llmcli.model.norm import Scale, make_norm
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each adding to the residual stream.
+
+    The second norm is called after what comes before it, as in Llama.
+    """
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__()
+        both = config.placement != "parallel_shared"
+        self.input_layernorm = _norm(config, present=config.placement != "post")
+        self.self_attn = _attention(config, layer, index)
+        self.post_attention_layernorm = _norm(config, present=both and config.placement != "post")
+        self.mlp = _feed_forward(config, layer)
+
+    def forward(self, x: Tensor, place: Place, cache: KVCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.self_attn(self.input_layernorm(x), place, cache)
+        x = x + self.mlp(self.post_attention_layernorm(x))
+        return x  # noqa: RET504 (the two lines a reader looks for)
+
+
+class OutputNormBlock(Block):
+    """A layer that normalises, or scales, what it adds; with the norms in front or, where these are absent, alone."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__(config, layer, index)
+        self.attention_output_norm = _output_norm(config)
+        self.mlp_output_norm = _output_norm(config)
+
+    def forward(self, x: Tensor, place: Place, cache: KVCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.attention_output_norm(self.self_attn(self.input_layernorm(x), place, cache))
+        x = x + self.mlp_output_norm(self.mlp(self.post_attention_layernorm(x)))
+        return x  # noqa: RET504
+
+
+class ParallelBlock(Block):
+    """A layer whose attention and feed-forward read the same (Wang & Komatsuzaki 2021, GPT-J)."""
+
+    def forward(self, x: Tensor, place: Place, cache: KVCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        attended: Tensor = self.self_attn(self.input_layernorm(x), place, cache)
+        x = x + attended + self.mlp(self.post_attention_layernorm(x))
+        return x  # noqa: RET504
+
+
+class SharedNormBlock(Block):
+    """A parallel layer with one norm for both parts."""
+
+    def forward(self, x: Tensor, place: Place, cache: KVCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        normed = self.input_layernorm(x)
+        attended: Tensor = self.self_attn(normed, place, cache)
+        x = x + attended + self.mlp(normed)
+        return x  # noqa: RET504
+
+
+_KINDS: dict[Placement, type[Block]] = {
+    "pre": Block,
+    "post": OutputNormBlock,
+    "sandwich": OutputNormBlock,
+    "parallel": ParallelBlock,
+    "parallel_shared": SharedNormBlock,
+}
+
+
+def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
+    """The block of that layer."""
+    kind = _KINDS[config.placement] if config.residual_scale == 1 else OutputNormBlock
+    return kind(config, layer, index)
+
+
+def _norm(config: ModelConfig, *, present: bool) -> nn.Module:
+    return make_norm(config.hidden_size, config.norm_eps, config.norm) if present else nn.Identity()
+
+
+def _output_norm(config: ModelConfig) -> nn.Module:
+    return _norm(config, present=True) if config.residual_scale == 1 else Scale(config.residual_scale)
+
+
+def _attention(config: ModelConfig, layer: LayerConfig, index: int) -> nn.Module:
+    return Attention(config, layer, index) if config.latent is None else LatentAttention(config, config.latent, index)
+
+
+def _feed_forward(config: ModelConfig, layer: LayerConfig) -> nn.Module:
+    if layer.experts is not None:
+        return MixtureOfExperts(config, layer.experts)
+    kind = FeedForward if config.gated else PlainFeedForward
+    return kind(config.hidden_size, config.intermediate_size, config.activation, bias=config.mlp_bias)

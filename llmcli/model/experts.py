@@ -1,0 +1,168 @@
+"""Mixture of experts: a router sends each token to a few of many feed-forward networks.
+
+Dimension letters: N tokens (of all sequences), E experts, k experts chosen for each token, C hidden size, I size of an
+expert.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmcli.model.config import ExpertsConfig, ModelConfig
+from llmcli.model.feed_forward import ACTIVATIONS, FeedForward
+
+
+class Router(nn.Module):
+    """Chooses the experts of each token and their weights."""
+
+    e_score_correction_bias: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, hidden: int, experts: ExpertsConfig) -> None:
+        super().__init__()
+        self.experts = experts
+        self.weight = nn.Parameter(torch.empty(experts.count, hidden))
+        self.register_parameter("bias", nn.Parameter(torch.empty(experts.count)) if experts.router_bias else None)
+        selection = nn.Parameter(torch.empty(experts.count)) if experts.selection_bias else None
+        self.register_parameter("e_score_correction_bias", selection)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the chosen experts of tokens `x` (N, C) and their weights in float32, both (N, k)."""
+        experts = self.experts
+        if experts.float32_router:
+            logits = F.linear(x.float(), self.weight.float())
+        else:
+            logits = F.linear(x, self.weight, self.bias).float()
+        if experts.score in ("softmax_of_chosen", "sigmoid_of_chosen"):
+            best, chosen = logits.topk(experts.chosen, dim=-1)
+            weights = best.softmax(-1) if experts.score == "softmax_of_chosen" else best.sigmoid()
+        else:
+            scores = logits.softmax(-1) if experts.score == "softmax" else logits.sigmoid()
+            chosen = self._eligible(scores).topk(experts.chosen, dim=-1).indices
+            weights = scores.gather(-1, chosen)
+        if experts.normalised:
+            # The constant of DeepSeek-V3; a softmax never comes near it.
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        return chosen, weights * experts.scale
+
+    def _eligible(self, scores: Tensor) -> Tensor:
+        """The scores (N, E) to choose by: biased, and minus infinity outside the best groups."""
+        experts = self.experts
+        if self.e_score_correction_bias is not None:
+            scores = scores + self.e_score_correction_bias.float()
+        if experts.groups_chosen == experts.groups:
+            return scores
+        grouped = scores.view(len(scores), experts.groups, -1)  # (N, groups, E / groups)
+        counted = 1 if experts.group_score == "best" else 2
+        of_groups = grouped.topk(counted, dim=-1).values.sum(-1)
+        kept = of_groups.topk(experts.groups_chosen, dim=-1).indices  # (N, groups_chosen)
+        dropped = torch.ones_like(of_groups, dtype=torch.bool).scatter(-1, kept, False)
+        return grouped.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
+
+
+class Experts(nn.Module):
+    """The parameters of all experts of a layer, each kind in one tensor: gate rows first, then up rows."""
+
+    gate_up_proj_bias: Tensor | None
+    down_proj_bias: Tensor | None
+
+    def __init__(self, config: ModelConfig, experts: ExpertsConfig) -> None:
+        super().__init__()
+        count, size, hidden = experts.count, experts.intermediate_size, config.hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * size, hidden))
+        self.down_proj = nn.Parameter(torch.empty(count, hidden, size))
+        biases = (nn.Parameter(torch.empty(count, 2 * size)), nn.Parameter(torch.empty(count, hidden)))
+        self.register_parameter("gate_up_proj_bias", biases[0] if experts.bias else None)
+        self.register_parameter("down_proj_bias", biases[1] if experts.bias else None)
+        self.activation = ACTIVATIONS[config.activation]
+        self.glu = experts.glu
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """Send `rows` (M, C), sorted by expert, `counts` of them for each, through their experts; (M, C)."""
+        parts = []
+        first = 0
+        for expert, count in enumerate(counts):
+            if count:
+                parts.append(self._one(expert, rows[first : first + count]))
+                first += count
+        return torch.cat(parts)
+
+    def each(self, rows: Tensor, chosen: Tensor) -> Tensor:
+        """Send each of the `rows` (M, C) through its own expert, `chosen` (M,); (M, C).
+
+        The weights are gathered, which copies them, but the chosen experts need not be known to the processor.
+        """
+        hidden = torch.bmm(self.gate_up_proj[chosen], rows[:, :, None]).squeeze(-1)  # (M, 2I)
+        if self.gate_up_proj_bias is not None:
+            hidden = hidden + self.gate_up_proj_bias[chosen]
+        out = torch.bmm(self.down_proj[chosen], self._combine(hidden)[:, :, None]).squeeze(-1)  # (M, C)
+        return out if self.down_proj_bias is None else out + self.down_proj_bias[chosen]
+
+    def _one(self, expert: int, x: Tensor) -> Tensor:
+        up_bias = None if self.gate_up_proj_bias is None else self.gate_up_proj_bias[expert]
+        down_bias = None if self.down_proj_bias is None else self.down_proj_bias[expert]
+        return F.linear(
+            self._combine(F.linear(x, self.gate_up_proj[expert], up_bias)), self.down_proj[expert], down_bias
+        )
+
+    def _combine(self, hidden: Tensor) -> Tensor:
+        """(M, 2I) -> (M, I)."""
+        gate, up = hidden.chunk(2, dim=-1)
+        if self.glu is None:
+            return self.activation(gate) * up
+        gate = gate.clamp(max=self.glu.limit)
+        up = up.clamp(-self.glu.limit, self.glu.limit)
+        return (up + 1) * gate * torch.sigmoid(self.glu.alpha * gate)
+
+
+class MixtureOfExperts(nn.Module):
+    """`sum of weight_e * expert_e(x)` over the chosen experts, plus the shared expert where there is one."""
+
+    def __init__(self, config: ModelConfig, experts: ExpertsConfig) -> None:
+        super().__init__()
+        self.config = experts
+        self.gate = Router(config.hidden_size, experts)
+        self.experts = Experts(config, experts)
+        self.shared_expert = self.shared_expert_gate = None
+        if experts.shared_size:
+            self.shared_expert = FeedForward(
+                config.hidden_size, experts.shared_size, config.activation, bias=config.mlp_bias
+            )
+        if experts.shared_gate:
+            self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        tokens = x.flatten(0, 1)  # (N, C)
+        chosen, weights = self.gate(tokens)  # (N, k)
+        weights = weights.to(x.dtype)
+        routed = self._routed(tokens, chosen, weights).view_as(x)
+        if self.shared_expert is None:
+            return routed
+        shared: Tensor = self.shared_expert(x)
+        if self.shared_expert_gate is not None:
+            shared = torch.sigmoid(self.shared_expert_gate(x)) * shared
+        return routed + shared
+
+    def _routed(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of the outputs of the chosen experts, (N, C)."""
+        pairs = chosen.flatten()  # (N * k,): one for each token and expert
+        by_expert = pairs.argsort(stable=True)
+        on_device = tokens.is_cuda and len(pairs) <= self.config.count
+        order = torch.arange(len(pairs), device=tokens.device) if on_device else by_expert
+        rows = tokens[order // self.config.chosen]  # (N * k, C)
+        factors = weights.flatten()[order, None]
+        if self.config.scales_input:
+            rows = rows * factors
+        if on_device:
+            # Few rows: gathering weights costs less than waiting for the device to tell which experts they are.
+            outputs = self.experts.each(rows, pairs)
+        else:
+            outputs = self.experts(rows, torch.bincount(pairs, minlength=self.config.count).tolist())
+        if not self.config.scales_input:
+            outputs = outputs * factors
+        by_token = torch.empty_like(outputs)
+        by_token[order] = outputs
+        return by_token.view(*chosen.shape, -1).sum(1)

@@ -1,0 +1,71 @@
+"""Latent attention: keys and values of all heads are made from one small vector per token, and only that is cached.
+
+Dimension letters: B batch, T new tokens, S keys, H heads, C hidden size, L size of the latent, R rotary size, N size of
+the part of a head without positions, V size of a value head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.model.attend import attend_explicitly
+from llmcli.model.attention import Place
+from llmcli.model.cache import KVCache
+from llmcli.model.config import LatentConfig, ModelConfig
+from llmcli.model.norm import RMSNorm
+from llmcli.model.rope import rotate
+
+# Fixed in the models that use it, whatever the norms of the residual stream have.
+_EPS = 1e-6
+
+
+class LatentAttention(nn.Module):
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C)."""
+
+    def __init__(self, config: ModelConfig, latent: LatentConfig, index: int) -> None:
+        super().__init__()
+        self.index, self.latent, self.num_heads = index, latent, config.num_heads
+        self.scale = latent.query_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        queries, hidden = config.num_heads * latent.query_dim, config.hidden_size
+        if latent.query_rank is None:
+            self.q_proj = nn.Linear(hidden, queries, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(hidden, latent.query_rank, bias=config.qkv_bias)
+            self.q_a_layernorm = RMSNorm(latent.query_rank, _EPS)
+            self.q_b_proj = nn.Linear(latent.query_rank, queries, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(hidden, latent.rank + latent.rope_dim, bias=config.qkv_bias)
+        self.kv_a_layernorm = RMSNorm(latent.rank, _EPS)
+        self.kv_b_proj = nn.Linear(latent.rank, config.num_heads * (latent.nope_dim + latent.value_dim), bias=False)
+        self.o_proj = nn.Linear(config.num_heads * latent.value_dim, hidden, bias=config.o_bias)
+
+    def forward(self, x: Tensor, place: Place, cache: KVCache | None) -> Tensor:
+        """Attend from the new tokens `x` (B, T, C) to themselves and to what `cache` holds; returns (B, T, C)."""
+        sizes = self.latent
+        q = self._queries(x).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, T, N + R)
+        q_nope, q_rope = q[..., : sizes.nope_dim], q[..., sizes.nope_dim :]
+        row = self.kv_a_proj_with_mqa(x).unsqueeze(1)  # (B, 1, T, L + R)
+        latent, k_rope = row[..., : sizes.rank], row[..., sizes.rank :]
+        latent = self.kv_a_layernorm(latent)  # (B, 1, T, L)
+        if place.rotation is not None:
+            q_rope, k_rope = rotate(q_rope, *place.rotation), rotate(k_rope, *place.rotation)
+        rows = torch.cat((latent, k_rope), dim=-1)  # (B, 1, T, L + R)
+        if cache is not None:
+            rows, _ = cache.append(self.index, rows, rows[..., :0])  # (B, 1, S, L + R)
+        from_latent = self.kv_b_proj.weight.view(self.num_heads, -1, sizes.rank)
+        to_keys, to_values = from_latent[:, : sizes.nope_dim], from_latent[:, sizes.nope_dim :]  # (H, N, L), (H, V, L)
+        # Instead of making every key W c from its latent c, the query goes to where the latents are:
+        # q . (W c) = (W' q) . c. Likewise the latents are mixed before they are made into values.
+        q = torch.cat((q_nope @ to_keys, q_rope), dim=-1)  # (B, H, T, L + R)
+        mixed = attend_explicitly(q, rows, rows[..., : sizes.rank], scale=self.scale, mask=place.mask)  # (B, H, T, L)
+        values = mixed @ to_values.transpose(1, 2)  # (B, H, T, V)
+        output: Tensor = self.o_proj(values.transpose(1, 2).flatten(2))
+        return output
+
+    def _queries(self, x: Tensor) -> Tensor:
+        queries: Tensor
+        if self.latent.query_rank is None:
+            queries = self.q_proj(x)
+        else:
+            queries = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        return queries

@@ -1,0 +1,128 @@
+"""The parts of a model in words, as a model card would use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, RopeConfig
+
+_PLACEMENTS = {
+    "pre": "before each part",
+    "post": "after each part",
+    "sandwich": "before and after each part",
+    "parallel": "before each part, both parts side by side",
+    "parallel_shared": "before both parts, which stand side by side",
+}
+_QK_NORMS = {
+    "head": "each head of queries and keys normalised",
+    "whole": "queries and keys normalised over all heads",
+    "each_head": "each head of queries and keys normalised with weights of its own",
+    "rotated": "queries and keys normalised after the rotation",
+}
+_SCALINGS = {
+    "LinearScaling": "linear",
+    "DynamicScaling": "dynamic",
+    "Llama3Scaling": "Llama 3",
+    "YarnScaling": "YaRN",
+    "LongRopeScaling": "LongRoPE",
+    "FrequencyFactors": "stored",
+}
+_SCORES = {
+    "softmax": "softmax over all",
+    "sigmoid": "sigmoid",
+    "softmax_of_chosen": "softmax over the chosen",
+    "sigmoid_of_chosen": "sigmoid",
+}
+
+
+def norm_words(config: ModelConfig) -> str:
+    """Which normalisation, where, and what else is done to the residual stream."""
+    kind = "RMSNorm" if config.norm.kind == "rms" else "LayerNorm"
+    if not config.norm.weight:
+        kind += " without weights"
+    elif config.norm.plus_one:
+        kind += " (1 + weight)"
+    words = [f"{kind} {_PLACEMENTS[config.placement]}, eps {config.norm_eps:g}"]
+    if config.residual_scale != 1:
+        words.append(f"each part times {config.residual_scale:g}")
+    return ", ".join(words)
+
+
+def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
+    """Heads, their sizes and what they may see."""
+    words = [_heads(config)]
+    if config.qk_norm is not None and (config.qk_norm != "rotated" or layer.rope is not None):
+        words.append(_QK_NORMS[config.qk_norm])
+    if config.qkv_clip is not None:
+        words.append(f"queries, keys and values clamped to {config.qkv_clip:g}")
+    if config.qkv_bias or config.o_bias:
+        words.append("with biases on " + " and ".join(["q, k, v"] * config.qkv_bias + ["output"] * config.o_bias))
+    if config.attention_softcap is not None:
+        words.append(f"scores capped at {config.attention_softcap:g}")
+    if config.sinks:
+        words.append("a sink in each head")
+    if layer.query_scaling is not None:
+        words.append(f"queries grow from position {layer.query_scaling.interval} on")
+    if layer.window is not None:
+        words.append(f"sees the last {layer.window} tokens")
+    elif layer.chunk is not None:
+        words.append(f"sees its own chunk of {layer.chunk} tokens")
+    else:
+        words.append("sees everything before it")
+    return ", ".join(words)
+
+
+def rope_words(rope: RopeConfig | None) -> str:
+    """The rotation."""
+    if rope is None:
+        return "none"
+    scaling = "" if rope.scaling is None else f", {_SCALINGS[type(rope.scaling).__name__]} scaling"
+    return f"theta {rope.theta:g}, {rope.rotary_dim} values of each head{scaling}"
+
+
+def feed_forward_words(config: ModelConfig, layer: LayerConfig) -> str:
+    """The feed-forward network, or the experts in its place."""
+    if layer.experts is not None:
+        return _experts(config, layer.experts)
+    kind = "gated" if config.gated else "plain"
+    bias = ", with biases" if config.mlp_bias else ""
+    return f"{kind} {config.activation}, {config.hidden_size} -> {config.intermediate_size}{bias}"
+
+
+def logit_words(config: ModelConfig) -> str:
+    """What is done to the logits, after a comma, or nothing."""
+    words = ""
+    if config.head_bias:
+        words += ", with biases"
+    if config.logit_scale != 1:
+        words += f", logits times {config.logit_scale:.3g}"
+    if config.logit_softcap is not None:
+        words += f", logits capped at {config.logit_softcap:g}"
+    return words
+
+
+def _heads(config: ModelConfig) -> str:
+    if config.latent is not None:
+        sizes = config.latent
+        return (
+            f"latent, {config.num_heads} heads of {sizes.nope_dim} + {sizes.rope_dim} rotated, values of "
+            f"{sizes.value_dim}, made from {sizes.rank} + {sizes.rope_dim} cached values"
+        )
+    heads, kv = config.num_heads, config.num_kv_heads
+    kind = "multi-head" if heads == kv else "multi-query" if kv == 1 else "grouped-query"
+    return f"{kind}, {heads} query heads on {kv} key-value heads of {config.head_dim}"
+
+
+def _experts(config: ModelConfig, experts: ExpertsConfig) -> str:
+    glu = "clamped" if experts.glu is not None else config.activation
+    words = [
+        f"{experts.chosen} of {experts.count}, each gated {glu}, {config.hidden_size} -> {experts.intermediate_size}"
+    ]
+    if experts.groups_chosen < experts.groups:
+        words.append(f"from the best {experts.groups_chosen} of {experts.groups} groups")
+    words.append(f"weights by {_SCORES[experts.score]}")
+    if experts.shared_size:
+        gate = "gated " if experts.shared_gate else ""
+        words.append(f"and a {gate}shared one of {experts.shared_size}")
+    return ", ".join(words)

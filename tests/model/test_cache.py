@@ -1,0 +1,125 @@
+"""Layers that forget: what they hold, how far one can go back, and what that costs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmcli.model import KVCache, LatentConfig, LayerConfig, ModelConfig
+from llmcli.model import cache as cache_module
+
+FULL, WINDOW, CHUNK = LayerConfig(None), LayerConfig(None, window=7), LayerConfig(None, chunk=10)
+
+
+def config(*layers: LayerConfig, latent: LatentConfig | None = None) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=24,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=4,
+        context_length=100_000,
+        norm_eps=1e-5,
+        layers=layers,
+        latent=latent,
+    )
+
+
+def row(position: int) -> torch.Tensor:
+    """Keys of one position, recognisable."""
+    return torch.full((1, 2, 1, 4), float(position))
+
+
+def read(cache: KVCache, tokens: int) -> list[list[int]]:
+    """Append so many tokens; for each layer, the positions it returns."""
+    start = cache.length
+    cache.begin(tokens)
+    keys = torch.cat([row(position) for position in range(start, start + tokens)], dim=2)
+    seen = []
+    for layer in range(len(cache.layers)):
+        got, values = cache.append(layer, keys, -keys)
+        assert torch.equal(got, -values)
+        seen.append([int(x) for x in got[0, 1, :, 2]])
+    cache.advance(tokens)
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_REWIND", 5)
+    monkeypatch.setattr(cache_module, "_ROOM", 4)
+
+
+@pytest.mark.parametrize("steps", [[1] * 60, [30, 1, 1, 9, 25, 1, 1, 1], [3, 50, 2, 2, 2, 40, 1]])
+def test_each_layer_returns_what_its_queries_see(steps: list[int]) -> None:
+    cache = KVCache(config(FULL, WINDOW, CHUNK), capacity=2)
+    for tokens in steps:
+        start, end = cache.length, cache.length + tokens
+        full, window, chunk = read(cache, tokens)
+        assert full == list(range(end))
+        assert window == list(range(max(0, start - 6), end))
+        assert chunk == list(range(start // 10 * 10, end))
+
+
+def test_memory_stays_that_of_the_window() -> None:
+    cache = KVCache(config(WINDOW))
+    for _ in range(300):
+        read(cache, 1)
+    # 7 visible, 5 to go back, 4 to grow into; keys and values of 2 heads of 4 numbers of 4 bytes.
+    assert cache.nbytes <= (7 + 5 + 4) * 2 * 2 * 4 * 4
+    read(cache, 1000)
+    read(cache, 1)
+    assert cache.nbytes <= (7 + 5 + 4) * 2 * 2 * 4 * 4
+    cache.reserve(50_000)
+    assert cache.nbytes <= (7 + 5 + 4) * 2 * 2 * 4 * 4
+
+
+def test_one_can_always_go_back_a_little_and_never_to_what_is_forgotten() -> None:
+    for length in range(1, 80):
+        cache = KVCache(config(FULL, WINDOW, CHUNK), capacity=1)
+        for _ in range(length):
+            read(cache, 1)
+        for back in range(length + 1):
+            assert cache.reusable(length - back) in (0, length - back)
+        for back in range(min(length, 5)):
+            assert cache.reusable(length - back) == length - back
+        if length > 40:
+            assert cache.reusable(length - 30) == 0
+            with pytest.raises(ValueError, match="truncate"):
+                cache.truncate(length - 30)
+        cache.truncate(length - min(length, 4))
+        _, window, chunk = read(cache, 3)
+        start = cache.length - 3
+        assert window == list(range(max(0, start - 6), start + 3))
+        assert chunk == list(range(start // 10 * 10, start + 3))
+
+
+def test_everything_can_be_forgotten() -> None:
+    cache = KVCache(config(WINDOW))
+    read(cache, 90)
+    read(cache, 1)
+    cache.truncate(0)
+    assert read(cache, 3) == [[0, 1, 2]]
+
+
+def test_a_pass_that_was_broken_off_leaves_no_trace() -> None:
+    cache = KVCache(config(FULL, WINDOW), capacity=1)
+    read(cache, 40)
+    cache.begin(30)
+    cache.append(1, torch.zeros(1, 2, 30, 4), torch.zeros(1, 2, 30, 4))
+    assert cache.length == 40
+    assert read(cache, 1) == [list(range(41)), list(range(34, 41))]
+
+
+def test_latent_attention_caches_the_latent_and_one_key() -> None:
+    latent = LatentConfig(query_rank=None, rank=16, nope_dim=8, rope_dim=4, value_dim=8)
+    cache = KVCache(config(FULL, FULL, latent=latent), capacity=10, dtype=torch.bfloat16)
+    assert cache.nbytes == 2 * 10 * (16 + 4) * 2 == 10 * config(FULL, FULL, latent=latent).kv_bytes_per_token(2)
+
+
+def test_bytes_at_the_full_context_count_windows() -> None:
+    model = config(FULL, WINDOW, CHUNK)
+    per_layer = 2 * 2 * 4 * 2
+    assert model.kv_bytes(1000, 2) == (1000 + 7 + 10) * per_layer
+    assert model.kv_bytes(5, 2) == 15 * per_layer == 5 * model.kv_bytes_per_token(2)
