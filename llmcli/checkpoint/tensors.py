@@ -17,8 +17,8 @@ from llmcli.checkpoint.encodings import ENCODINGS, Encoding
 from llmcli.checkpoint.weight_files import WeightFile, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-# Decoded values per chunk: the passes of a block decoder over 8 MiB mostly stay in the processor's cache.
-_CHUNK_VALUES = 1 << 21
+# Decoded values per chunk: the passes of a block decoder over 1 MiB stay in a core's own cache.
+_CHUNK_VALUES = 1 << 18
 
 
 @dataclass(frozen=True)

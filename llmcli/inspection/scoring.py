@@ -1,0 +1,133 @@
+"""How surprised a model is by a text: the probability it gave to every token, given those before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.engine import Candidate
+from llmcli.errors import UsageError
+
+# Logits of so many tokens are held at a time: 128 MiB in float32 for a vocabulary of 128k.
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """What the model thought of one token. All but the token are None or empty where nothing came before it."""
+
+    index: int
+    id: int
+    text: str
+    logprob: float | None = None
+    """Nats."""
+    rank: int | None = None
+    """1 where no token was more probable."""
+    entropy: float | None = None
+    """Of the whole distribution, nats."""
+    top: tuple[Candidate, ...] = ()
+    """The most probable tokens in this place."""
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """A text, token by token, and what it comes to."""
+
+    tokens: tuple[TokenScore, ...]
+    perplexity: float
+    """exp of the mean negative log-probability of the scored tokens."""
+    bits_per_byte: float
+    """Bits of surprise in all, over the bytes of the scored tokens: comparable between tokenizers."""
+    windows: int
+    """How many overlapping pieces the text was read in; 1 where it fits the context."""
+
+
+def score(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    *,
+    top: int = 0,
+    window: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TextScore:
+    """Score each of `ids` given all before it, with `top` alternatives.
+
+    A text longer than `window` tokens (by default the model's context) is read in windows that overlap by half, and
+    every token is scored once, in the first window that reaches it: with at least half a window before it.
+
+    Raises:
+        UsageError: fewer than two tokens, so there is nothing to score, or a window of less than two.
+    """
+    window = min(window or loaded.config.context_length, loaded.config.context_length)
+    if len(ids) < 2:
+        raise UsageError("The text is a single token, or empty: the first token has nothing before it to score it by.")
+    if window < 2:
+        raise UsageError(f"A window of {window} tokens has no room for a token and what came before it.")
+    tokens = [TokenScore(0, ids[0], _text(loaded, ids[0]))]
+    windows = 0
+    for start, first, stop in _windows(len(ids), window):
+        windows += 1
+        for position, logits in _logits(loaded, ids[start:stop], first - start):
+            tokens.append(_scored(loaded, ids, start + position + 1, logits, top))
+            if progress is not None:
+                progress(len(tokens), len(ids))
+    scored = [token.logprob for token in tokens if token.logprob is not None]
+    total = -sum(scored)
+    size = sum(len(loaded.tokenizer.token_bytes(token.id)) for token in tokens if token.logprob is not None)
+    return TextScore(
+        tokens=tuple(tokens),
+        perplexity=math.exp(total / len(scored)),
+        bits_per_byte=total / math.log(2) / max(size, 1),
+        windows=windows,
+    )
+
+
+def _windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
+    """(start, first, stop): tokens from `start` are read, those from `first` scored, up to `stop`."""
+    start, first = 0, 1
+    while first < length:
+        stop = min(start + window, length)
+        yield start, first, stop
+        first = stop
+        start = max(0, stop - window // 2)
+
+
+@torch.inference_mode()
+def _logits(loaded: LoadedModel, ids: Sequence[int], first: int) -> Iterator[tuple[int, Tensor]]:
+    """(position, logits (V,) after it) for each token of a window whose successor, from `first` on, is to be scored."""
+    model = loaded.model
+    cache = model.new_cache(capacity=len(ids))
+    cache.expected_length = len(ids)
+    for start in range(0, len(ids) - 1, _CHUNK):
+        chunk = torch.tensor([list(ids[start : min(start + _CHUNK, len(ids) - 1)])], device=model.device)
+        logits = model(chunk, cache)[0, :, : loaded.tokenizer.vocab_size]
+        for offset, row in enumerate(logits):
+            if start + offset + 1 >= first:
+                yield start + offset, row
+
+
+def _scored(loaded: LoadedModel, ids: Sequence[int], index: int, logits: Tensor, top: int) -> TokenScore:
+    logprobs = logits.float().log_softmax(-1)
+    own = logprobs[ids[index]]
+    best, best_ids = logprobs.topk(min(top, len(logprobs)))
+    return TokenScore(
+        index=index,
+        id=ids[index],
+        text=_text(loaded, ids[index]),
+        logprob=float(own),
+        rank=int((logprobs > own).sum()) + 1,
+        entropy=float(-(logprobs.exp() * logprobs.clamp(min=-1e30)).sum()),
+        top=tuple(
+            Candidate(token, _text(loaded, token), logprob)
+            for token, logprob in zip(best_ids.tolist(), best.tolist(), strict=True)
+        ),
+    )
+
+
+def _text(loaded: LoadedModel, token: int) -> str:
+    return loaded.tokenizer.token_bytes(token).decode("utf-8", errors="replace")
