@@ -19,6 +19,7 @@ from llmcli.commands.generate import generate
 from llmcli.commands.list_models import list_models
 from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
+from llmcli.commands.score import score
 from llmcli.commands.settings_file import default_map
 from llmcli.commands.show import show
 from llmcli.errors import LlmcliError
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate)
 app.command("chat")(chat)
+app.command("score")(score)
 app.command("pull")(pull)
 app.command("list")(list_models)
 app.command("show")(show)

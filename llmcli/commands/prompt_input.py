@@ -51,5 +51,10 @@ def read_stdin(*, quiet: bool = False) -> str:
         waiting.cancel()
     if len(data) > _LARGEST_BYTES:
         raise UsageError(f"Standard input holds more than {_LARGEST_BYTES >> 20} MiB, which no model can read at once.")
+    return decoded_text(data)
+
+
+def decoded_text(data: bytes) -> str:
+    """Bytes from outside as text, without byte order mark and last line end; invalid UTF-8 becomes U+FFFD."""
     text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
     return text.replace("\r\n", "\n").removesuffix("\n")

@@ -59,8 +59,12 @@ def _known_settings() -> dict[str, set[str]]:
 
     from llmcli.commands.chat import chat
     from llmcli.commands.generate import generate
+    from llmcli.commands.score import score
 
-    return {command.__name__: set(inspect.signature(command).parameters) - {"prompt"} for command in (generate, chat)}
+    return {
+        command.__name__: set(inspect.signature(command).parameters) - {"prompt", "text"}
+        for command in (generate, chat, score)
+    }
 
 
 def _name(key: str) -> str:

@@ -48,7 +48,8 @@ def test_filters_agree_with_the_reference(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=penalty, seed=0
     )
     ours = Sampler(params).distribution(logits, context)
-    torch.testing.assert_close(ours, reference(logits, params, context), rtol=1e-4, atol=1e-6)
+    # The absolute tolerance is for a tie at the edge of top-p, where rounding decides about a rare token.
+    torch.testing.assert_close(ours, reference(logits, params, context), rtol=1e-4, atol=1e-5)
     assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
 
 
