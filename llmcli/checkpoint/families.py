@@ -6,17 +6,11 @@ Defaults are those of transformers 5.23's configuration classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 from llmcli.checkpoint import family_rules as rules
-from llmcli.checkpoint.config_keys import ConfigKeys
+from llmcli.checkpoint.family import Family
 from llmcli.checkpoint.rope_keys import RopeRules
-from llmcli.model import ExpertsConfig, NormStyle, QueryScaling
-from llmcli.model.config import Placement, QKNorm
+from llmcli.model import NormStyle
 
-_RMS = NormStyle()
 _LATE_RMS = NormStyle(round_first=False)
 _CENTRED_RMS = NormStyle(plus_one=True, round_first=False)
 _LAYER_NORM = NormStyle("layer", bias=True)
@@ -24,42 +18,6 @@ _LAYER_NORM_WITHOUT_BIAS = NormStyle("layer")
 
 _POST = {"attention_output_norm": "post_attention_layernorm", "mlp_output_norm": "post_feedforward_layernorm"}
 _SANDWICH = {**_POST, "post_attention_layernorm": "pre_feedforward_layernorm"}
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a family adds to, or changes of, the Llama pattern."""
-
-    defaults: Mapping[str, object] = field(default_factory=dict)
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Keys that stand for the usual ones."""
-    norm: NormStyle = _RMS
-    placement: Placement = "pre"
-    qk_norm: QKNorm | None = None
-    sinks: bool = False
-    gated: bool = True
-    layer_types: Callable[[ConfigKeys, int], list[str]] = rules.all_full
-    rope_on: Callable[[ConfigKeys, list[str]], list[bool]] = rules.always_rope
-    rope: RopeRules = field(default_factory=RopeRules)
-    query_scaling: Callable[[ConfigKeys, list[bool]], list[QueryScaling | None]] = rules.no_query_scaling
-    experts: Callable[[ConfigKeys, int], list[ExpertsConfig | None]] | None = None
-    extras: Callable[[ConfigKeys], dict[str, Any]] = rules.nothing_more
-    """Further fields of `ModelConfig`."""
-
-    # How tensors are stored, where that cannot be seen in them.
-    norm_names: Mapping[str, str] = field(default_factory=dict)
-    """Names of norms that mean other norms elsewhere."""
-    paired: bool = False
-    """Rows of queries and keys that are rotated together stand side by side."""
-    matrices_transposed: bool = False
-    """Matrices of attention and feed-forward are (in, out)."""
-    qkv_by_head: bool = False
-    """One tensor for queries, keys and values, with the three of each head together."""
-    experts_transposed: bool = False
-    """The matrices of packed experts are (in, out)."""
-    gate_up_alternating: bool = False
-    """Of packed experts, rows of gate and up projection alternate."""
-
 
 _BASE: dict[str, object] = {
     "rope_theta": 1e4,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from llmcli.checkpoint.config_keys import ConfigKeys
-from llmcli.checkpoint.families import FAMILIES, Family
+from llmcli.checkpoint.families import FAMILIES
+from llmcli.checkpoint.family import Family
 from llmcli.checkpoint.family_rules import CHUNKED, FULL, SLIDING
 from llmcli.checkpoint.hf_names import TensorNames
 from llmcli.checkpoint.refusals import refuse_unsupported

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmcli.checkpoint.families import Family
+from llmcli.checkpoint.family import Family
 from llmcli.checkpoint.hf_names import TensorNames
 from llmcli.checkpoint.sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked, Stored
 from llmcli.model.config import ExpertsConfig, ModelConfig
