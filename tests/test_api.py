@@ -1,0 +1,115 @@
+"""The public Python API, and what loading refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import llmcli
+from llmcli.errors import CheckpointError, ModelNotFoundError, UsageError
+from tests.commands.running import llm
+from tests.tiny import edit_config, random_ids, save, tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(tiny_model("llama"), tmp_path / "model")
+
+
+def test_a_loaded_model_has_what_the_readme_says(folder: Path) -> None:
+    loaded = llmcli.load(str(folder), device="cpu", dtype="float32", quantize=None)
+    ids = loaded.tokenizer.encode("Hi")
+    assert loaded.logits(ids).shape == (len(ids), loaded.config.vocab_size)
+    assert isinstance(loaded.model, torch.nn.Module)
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.template is not None
+    assert (loaded.name, loaded.source) == ("model", folder)
+    assert sum(1 for _ in loaded.engine().stream(ids, llmcli.engine.SamplingParams(max_tokens=3, seed=1))) >= 2
+
+
+def test_progress_reaches_the_end(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    llmcli.load(folder, progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_impossible_requests_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="quantise"):
+        llmcli.load(folder, quantize="int4")
+    with pytest.raises(UsageError, match="no tokens"):
+        llmcli.load(folder).logits([])
+    with pytest.raises(ModelNotFoundError, match="nowhere"):
+        llmcli.load(tmp_path / "nowhere")
+
+
+def change_weights(folder: Path, *, drop: str | None = None, add: dict[str, torch.Tensor] | None = None) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    if drop is not None:
+        del tensors[drop]
+    save_file(tensors | (add or {}), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight", "model.embed_tokens.weight"]
+)
+def test_a_missing_tensor_is_never_invented(folder: Path, name: str) -> None:
+    change_weights(folder, drop=name)
+    with pytest.raises(CheckpointError, match=r"head|" + name.replace(".", r"\.")):
+        llmcli.load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.self_attn.q_norm.weight", "model.layers.3.mlp.up_proj.weight", "model.extra.weight"]
+)
+def test_a_tensor_of_the_model_that_has_no_place_is_an_error(folder: Path, name: str) -> None:
+    change_weights(folder, add={name: torch.ones(4)})
+    with pytest.raises(CheckpointError, match="no place"):
+        llmcli.load(folder)
+
+
+def test_a_stray_tensor_is_told_and_tolerated(folder: Path) -> None:
+    change_weights(folder, add={"optimizer.step": torch.ones(1)})
+    assert "optimizer.step" in llmcli.load(folder).notes[0]
+    result = llm("generate", "hi", "-n", 1, "-m", folder)
+    assert (result.returncode, b"optimizer.step" in result.stderr) == (0, True)
+    assert llm("generate", "hi", "-n", 1, "-m", folder, "--quiet").stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", 64),
+        ("intermediate_size", 50),
+        ("num_hidden_layers", 2),
+        ("num_hidden_layers", 4),
+        ("num_attention_heads", 8),
+        ("num_key_value_heads", 4),
+        ("vocab_size", 300),
+        ("vocab_size", 200),
+    ],
+)
+def test_sizes_that_lie_are_an_error_before_anything_is_allocated(folder: Path, key: str, value: int) -> None:
+    edit_config(folder, {key: value}, drop=("head_dim",) if key == "num_attention_heads" else ())
+    if key == "num_attention_heads":
+        edit_config(folder, {"head_dim": 8})
+    with pytest.raises(CheckpointError):
+        llmcli.load(folder)
+    assert llm("show", folder).returncode == 4
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    folder = save(tiny_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=2), tmp_path)
+    with pytest.raises(CheckpointError, match=r"261 tokens.*200"):
+        llmcli.load(folder)
+
+
+def test_seeded_replies_repeat_across_loads(folder: Path) -> None:
+    params = llmcli.engine.SamplingParams(temperature=1.2, top_k=0, seed=5, max_tokens=20)
+    prompt = random_ids(5)
+    replies = [list(llmcli.load(folder).engine().stream(prompt, params, probabilities=False))[1:-1] for _ in range(2)]
+    assert replies[0] == replies[1]
