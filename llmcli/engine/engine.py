@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from llmcli.device import peak_memory_bytes
-from llmcli.engine.events import Candidate, Event, Finish, FinishReason, Prefill, Stats, Step
+from llmcli.engine.events import Event, Finish, FinishReason, Prefill, Stats, Step
 from llmcli.engine.interruption import Interruption
+from llmcli.engine.outlook import outlook
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.sampler import Sampler
 from llmcli.errors import PromptTooLongError, UsageError
@@ -202,23 +203,5 @@ class Engine:
     def _step(self, index: int, token: int, text: str, logits: Tensor | None, distribution: Tensor, top: int) -> Step:
         if logits is None:
             return Step(index, token, text)
-        logprobs = logits.float().log_softmax(-1)
-        values, ids = logprobs.topk(min(top, len(logprobs)))
-        # A padded or masked entry has log-probability -inf and contributes nothing: 0 * -inf would be NaN.
-        entropy = -(logprobs.exp() * logprobs.clamp(min=-1e30)).sum()
-        return Step(
-            index=index,
-            id=token,
-            text=text,
-            logprob=float(logprobs[token]),
-            entropy=float(entropy),
-            sampled_prob=float(distribution[token]),
-            top=tuple(
-                Candidate(candidate, self._token_text(candidate), logprob)
-                for candidate, logprob in zip(ids.tolist(), values.tolist(), strict=True)
-            ),
-        )
-
-    def _token_text(self, token: int) -> str:
-        """The text of one token by itself; bytes that are no whole character become U+FFFD."""
-        return self._tokenizer.token_bytes(token).decode("utf-8", errors="replace")
+        seen = outlook(logits, token, self._tokenizer, top=top)
+        return Step(index, token, text, seen.logprob, seen.entropy, float(distribution[token]), seen.top)

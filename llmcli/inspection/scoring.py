@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmcli.api import LoadedModel
 from llmcli.engine import Candidate
+from llmcli.engine.outlook import outlook
 from llmcli.errors import UsageError
 
 # Logits of so many tokens are held at a time: 128 MiB in float32 for a vocabulary of 128k.
@@ -68,7 +69,7 @@ def score(
         raise UsageError("The text is a single token, or empty: the first token has nothing before it to score it by.")
     if window < 2:
         raise UsageError(f"A window of {window} tokens has no room for a token and what came before it.")
-    tokens = [TokenScore(0, ids[0], _text(loaded, ids[0]))]
+    tokens = [TokenScore(0, ids[0], loaded.tokenizer.token_text(ids[0]))]
     windows = 0
     for start, first, stop in _windows(len(ids), window):
         windows += 1
@@ -112,22 +113,7 @@ def _logits(loaded: LoadedModel, ids: Sequence[int], first: int) -> Iterator[tup
 
 
 def _scored(loaded: LoadedModel, ids: Sequence[int], index: int, logits: Tensor, top: int) -> TokenScore:
-    logprobs = logits.float().log_softmax(-1)
-    own = logprobs[ids[index]]
-    best, best_ids = logprobs.topk(min(top, len(logprobs)))
-    return TokenScore(
-        index=index,
-        id=ids[index],
-        text=_text(loaded, ids[index]),
-        logprob=float(own),
-        rank=int((logprobs > own).sum()) + 1,
-        entropy=float(-(logprobs.exp() * logprobs.clamp(min=-1e30)).sum()),
-        top=tuple(
-            Candidate(token, _text(loaded, token), logprob)
-            for token, logprob in zip(best_ids.tolist(), best.tolist(), strict=True)
-        ),
-    )
-
-
-def _text(loaded: LoadedModel, token: int) -> str:
-    return loaded.tokenizer.token_bytes(token).decode("utf-8", errors="replace")
+    token = ids[index]
+    seen = outlook(logits, token, loaded.tokenizer, top=top)
+    text = loaded.tokenizer.token_text(token)
+    return TokenScore(index, token, text, seen.logprob, seen.rank, seen.entropy, seen.top)

@@ -191,6 +191,10 @@ class Tokenizer:
         """The bytes `token` stands for inside a text, or at its beginning if `first`; none for ids without a token."""
         return self._decoder.piece_bytes(self.piece(token), first=first)
 
+    def token_text(self, token: int) -> str:
+        """The text of one token by itself; bytes that are no whole character become U+FFFD."""
+        return self.token_bytes(token).decode("utf-8", errors="replace")
+
     def piece(self, token: int) -> str:
         """The vocabulary's own spelling of `token`; empty for ids without a token."""
         if not 0 <= token < self.vocab_size:

@@ -1,0 +1,40 @@
+"""What a model thought of a token: one reading of its logits, for whoever generates and whoever looks on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llmcli.engine.events import Candidate
+from llmcli.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A token in the distribution it comes from: the model's own, before temperature and filters."""
+
+    logprob: float
+    """Nats."""
+    rank: int
+    """1 where no token is more probable."""
+    entropy: float
+    """Of the whole distribution, nats."""
+    top: tuple[Candidate, ...]
+
+
+def outlook(logits: Tensor, token: int, tokenizer: Tokenizer, *, top: int) -> Outlook:
+    """Read `logits` (V,) of any float type, in which `token` is the one that came, with the `top` most probable."""
+    logprobs = logits.float().log_softmax(-1)
+    own = logprobs[token]
+    best, ids = logprobs.topk(min(top, len(logprobs)))
+    return Outlook(
+        logprob=float(own),
+        rank=int((logprobs > own).sum()) + 1,
+        # A masked entry has log-probability -inf and contributes nothing: 0 * -inf would be NaN.
+        entropy=float(-(logprobs.exp() * logprobs.clamp(min=-1e30)).sum()),
+        top=tuple(
+            Candidate(candidate, tokenizer.token_text(candidate), logprob)
+            for candidate, logprob in zip(ids.tolist(), best.tolist(), strict=True)
+        ),
+    )
