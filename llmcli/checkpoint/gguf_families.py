@@ -1,172 +1,206 @@
-"""Model families of GGUF files: how their metadata reads as a `ModelConfig`, and what their tensors are called.
+"""Model families of GGUF files, as data: one entry for each `general.architecture`.
 
-Rules that are not in the file (window patterns, row order) belong to the architecture and are data here, as
-llama.cpp's converter and loader have them.
+An architecture has the form of a family of Hugging Face models. What its file leaves out (which layers have a window,
+the scale of scores, the order of rows) is what llama.cpp's converter and loader know about it; it is written here in
+the terms of that family's `config.json`, so that one set of rules makes a model of either.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from llmcli.checkpoint.gguf import GGUFHeader
-from llmcli.checkpoint.rope_keys import yarn_mscale
-from llmcli.checkpoint.sources import PairedRows, Source
-from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model import (
-    FrequencyFactors,
-    LayerConfig,
-    LinearScaling,
-    ModelConfig,
-    RopeConfig,
-    RopeScaling,
-    YarnScaling,
-)
+from llmcli.checkpoint.gguf_keys import ArchitectureKeys
+from llmcli.checkpoint.gguf_refusals import refuse_unsupported_gguf
+from llmcli.errors import UnsupportedModelError
+
+Derived = Callable[[ArchitectureKeys], dict[str, Any]]
+
+
+def _nothing(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What a value of `general.architecture` implies beyond the metadata."""
 
-    interleaved_rows: bool = False
-    """Rows of q and k are stored in the pair order of the original Llama code."""
-    qk_norm: bool = False
+    family: str | Callable[[ArchitectureKeys], str]
+    """The `model_type` of models of this form, perhaps depending on what the file says."""
+    paired: bool = False
+    """Rows of queries and keys that are rotated together stand side by side."""
+    window: bool = False
+    """The window in the file is in force."""
+    dense_size: bool = False
+    """Beside the size of its experts, the file has one of networks that are not."""
+    derived: Derived = _nothing
+    """Further keys of the family's `config.json`."""
 
 
+def _llama(keys: ArchitectureKeys) -> str:
+    return "mixtral" if keys.optional_integer("expert_count") else "llama"
+
+
+def _olmo2(keys: ArchitectureKeys) -> str:
+    return "olmo3" if keys.optional_integer("attention.sliding_window") else "olmo2"
+
+
+def _deepseek2(keys: ArchitectureKeys) -> str:
+    return "deepseek_v3" if keys.optional_integer("expert_gating_func") == 2 else "deepseek_v2"
+
+
+def _llama4(keys: ArchitectureKeys) -> dict[str, Any]:
+    layers, window = keys.layers(), keys.integer("attention.sliding_window", 8192, minimum=0)
+    # Only the largest model, which is told by its number of experts, has no norms of heads.
+    derived: dict[str, Any] = {
+        "intermediate_size_mlp": keys.integer("feed_forward_length"),
+        "use_qk_norm": keys.optional_integer("expert_count") != 128,
+        "attn_scale": keys.number("attention.temperature_scale", 0.1),
+        "floor_scale": keys.integer("attention.temperature_length", 8192),
+        "moe_layers": [index for index in range(layers) if has_experts(keys.header, index)],
+    }
+    if window:
+        return derived | {"attention_chunk_size": window}
+    return derived | {"layer_types": ["full_attention"] * layers, "no_rope_layers": [1] * layers}
+
+
+def _qwen_experts(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [index for index in range(keys.layers()) if not has_experts(keys.header, index)],
+        "norm_topk_prob": keys.architecture == "qwen3moe",
+    }
+
+
+def _gemma(keys: ArchitectureKeys) -> dict[str, Any]:
+    heads, hidden = keys.integer("attention.head_count"), keys.integer("embedding_length")
+    # The models of 27 billion parameters, told by their number of layers, do not scale scores by the size of a head.
+    largest = keys.layers() == {"gemma2": 46, "gemma3": 62}[keys.architecture]
+    derived: dict[str, Any] = {
+        "query_pre_attn_scalar": hidden / heads if largest else keys.integer("attention.key_length", hidden // heads),
+        "rope_local_base_freq": keys.number("rope.freq_base_swa", 1e4),
+    }
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if keys.has(key):
+            derived[key] = keys.number(key) or None
+    return derived
+
+
+def _granite(keys: ArchitectureKeys) -> dict[str, Any]:
+    hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
+    head_dim = keys.integer("attention.key_length", max(hidden // heads, 1))
+    derived = {
+        "embedding_multiplier": keys.number("embedding_scale", 1.0) or 1.0,
+        "attention_multiplier": keys.number("attention.scale", 0.0) or head_dim**-0.5,
+        "residual_multiplier": keys.number("residual_scale", 1.0) or 1.0,
+        "logits_scaling": keys.number("logit_scale", 1.0) or 1.0,
+        # Whether contexts were stretched by training is how the file says that there is a rotation at all.
+        "position_embedding_type": "rope" if keys.flag("rope.scaling.finetuned", True) else "nope",
+    }
+    if not keys.optional_integer("expert_count"):
+        derived["shared_intermediate_size"] = keys.integer("feed_forward_length")
+    return derived
+
+
+def _stablelm(keys: ArchitectureKeys) -> dict[str, Any]:
+    # The flag in the file is true also for models that have the second norm.
+    return {
+        "use_parallel_residual": "blk.0.ffn_norm.weight" not in keys.header.tensors,
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in keys.header.tensors,
+    }
+
+
+def _cohere(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {
+        "logit_scale": keys.number("logit_scale"),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in keys.header.tensors,
+    }
+
+
+def _gptneox(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {"use_parallel_residual": keys.flag("use_parallel_residual", True)}
+
+
+def _olmo(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {"clip_qkv": keys.number("attention.clamp_kqv", 0.0) or None}
+
+
+def _deepseek(keys: ArchitectureKeys) -> dict[str, Any]:
+    # Files that store the matrix of keys and values in two parts have a cached latent's sizes under the plain keys.
+    head = keys.integer("attention.key_length_mla", keys.integer("attention.key_length"))
+    value = keys.integer("attention.value_length_mla", keys.integer("attention.value_length"))
+    rotated, groups = keys.integer("rope.dimension_count"), keys.optional_integer("expert_group_count") or 1
+    return {
+        "q_lora_rank": keys.optional_integer("attention.q_lora_rank"),
+        "kv_lora_rank": keys.integer("attention.kv_lora_rank"),
+        "qk_nope_head_dim": head - rotated,
+        "qk_rope_head_dim": rotated,
+        "v_head_dim": value,
+        "head_dim": head,
+        "num_key_value_heads": keys.integer("attention.head_count"),
+        "topk_method": "greedy" if groups == 1 else "group_limited_greedy",
+        "n_group": groups,
+        "topk_group": keys.optional_integer("expert_group_used_count") or 1,
+        "n_shared_experts": keys.integer("expert_shared_count", 0, minimum=0),
+        "first_k_dense_replace": keys.integer("leading_dense_block_count", 0, minimum=0),
+        "norm_topk_prob": False,
+    }
+
+
+# Paired rows are as the model was trained with in some families; in the others the converter put them in that order.
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(interleaved_rows=True),
-    "qwen2": Architecture(),
-    "qwen3": Architecture(qk_norm=True),
+    "arcee": Architecture("arcee", paired=True),
+    "cohere2": Architecture("cohere2", paired=True, window=True, derived=_cohere),
+    "command-r": Architecture("cohere", paired=True, derived=_cohere),
+    "deepseek2": Architecture(_deepseek2, paired=True, dense_size=True, derived=_deepseek),
+    "exaone4": Architecture("exaone4", window=True),
+    "gemma": Architecture("gemma"),
+    "gemma2": Architecture("gemma2", window=True, derived=_gemma),
+    "gemma3": Architecture("gemma3_text", window=True, derived=_gemma),
+    "glm4": Architecture("glm4", paired=True),
+    "gpt-oss": Architecture("gpt_oss", window=True),
+    "gpt2": Architecture("gpt2"),
+    "gptneox": Architecture("gpt_neox", derived=_gptneox),
+    # Of this form are all Granite models, even those under the names of others, if they have no recurrent layers.
+    "granite": Architecture("granitemoehybrid", paired=True, derived=_granite),
+    "granitemoe": Architecture("granitemoehybrid", paired=True, derived=_granite),
+    "llama": Architecture(_llama, paired=True),
+    "llama4": Architecture("llama4_text", paired=True, derived=_llama4),
+    "mistral3": Architecture("ministral3", paired=True),
+    "nemotron": Architecture("nemotron"),
+    "olmo": Architecture("olmo", paired=True, derived=_olmo),
+    "olmo2": Architecture(_olmo2, window=True),
+    "olmoe": Architecture("olmoe", derived=_olmo),
+    "phi2": Architecture("phi"),
+    "phi3": Architecture("phi3", window=True),
+    "qwen2": Architecture("qwen2"),
+    "qwen2moe": Architecture("qwen2_moe", dense_size=True, derived=_qwen_experts),
+    "qwen3": Architecture("qwen3"),
+    "qwen3moe": Architecture("qwen3_moe", dense_size=True, derived=_qwen_experts),
+    "smollm3": Architecture("smollm3", paired=True),
+    "stablelm": Architecture("stablelm", derived=_stablelm),
+    "starcoder2": Architecture("starcoder2"),
 }
 
-_TENSOR_NAMES = {
-    "embed_tokens": "token_embd",
-    "norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_ROPE_FREQUENCIES = "rope_freqs.weight"
 
-
-def gguf_source(header: GGUFHeader, config: ModelConfig) -> Callable[[str], Source]:
-    """The function from the name of one of our parameters to its tensor in the file."""
-    interleaved = architecture_of(header).interleaved_rows
-
-    def source(parameter: str) -> Source:
-        layer, name, kind = re.fullmatch(r"(?:layers\.(\d+)\.)?(.+)\.(weight|bias)", parameter).groups()  # type: ignore[union-attr]
-        block = "" if layer is None else f"blk.{layer}."
-        permuted = interleaved and name in ("self_attn.q_proj", "self_attn.k_proj")
-        return Source(f"{block}{_TENSOR_NAMES[name]}.{kind}", PairedRows(config.head_dim) if permuted else None)
-
-    return source
-
-
-def is_ignored_gguf_tensor(name: str) -> bool:
-    """Tensors whose content is read elsewhere, as part of the configuration."""
-    return name == _ROPE_FREQUENCIES
-
-
-def architecture_of(header: GGUFHeader) -> Architecture:
-    """The entry of `ARCHITECTURES` for this file; `UnsupportedModelError` for one we do not know."""
-    name = header.get_str("general.architecture")
-    if name not in ARCHITECTURES:
-        raise UnsupportedModelError(
-            f"{header.path} describes a model of architecture {name!r}, which is not supported; "
-            f"supported are {', '.join(sorted(ARCHITECTURES))}."
-        )
-    return ARCHITECTURES[name]
-
-
-def gguf_model_config(header: GGUFHeader, rope_frequencies: tuple[float, ...] | None) -> ModelConfig:
-    """The model that a GGUF file describes; `rope_frequencies` are the values of its `rope_freqs` tensor, if any.
+def architecture_of(header: GGUFHeader) -> tuple[Architecture, ArchitectureKeys]:
+    """The entry of `ARCHITECTURES` for this file, and its keys.
 
     Raises:
-        UnsupportedModelError: an unknown architecture or rotation, or a mixture of experts.
-        CheckpointError: missing or contradictory sizes.
+        UnsupportedModelError: an architecture we do not know, or something that this program cannot run.
     """
-    architecture = architecture_of(header)
-    prefix = header.get_str("general.architecture")
-
-    def size(key: str, default: int | None = None) -> int:
-        value = header.get_int(f"{prefix}.{key}", default)
-        if not 0 < value < 1 << 31:
-            raise CheckpointError(f"{header.path} has {prefix}.{key} = {value}, which no model has.")
-        return value
-
-    if header.get_int(f"{prefix}.expert_count", 0) > 0:
-        raise UnsupportedModelError(f"{header.path} is a mixture of experts, which is not supported yet.")
-    hidden, heads = size("embedding_length"), size("attention.head_count")
-    kv_heads = size("attention.head_count_kv", heads)
-    head_dim = size("attention.key_length", max(hidden // heads, 1))
-    if heads % kv_heads:
-        raise CheckpointError(f"{header.path}: {heads} attention heads cannot share {kv_heads} key-value heads evenly.")
-    if size("attention.value_length", head_dim) != head_dim:
-        raise UnsupportedModelError(f"{header.path} has values of another size than its keys, which is not supported.")
-    embedding = header.tensors.get("token_embd.weight")
-    vocabulary = embedding.shape[0] if embedding is not None and embedding.shape else 0
-    context_length, rotary_dim = size("context_length"), size("rope.dimension_count", head_dim)
-    if rotary_dim > head_dim or rotary_dim % 2:
-        raise CheckpointError(f"{header.path} asks for a rotation of {rotary_dim} of {head_dim} values.")
-    if rope_frequencies is not None and len(rope_frequencies) != rotary_dim // 2:
-        raise CheckpointError(
-            f"{header.path}: {_ROPE_FREQUENCIES} has {len(rope_frequencies)} values, {rotary_dim // 2} are needed."
+    keys = ArchitectureKeys(header, header.get_str("general.architecture"))
+    refuse_unsupported_gguf(keys)
+    if keys.architecture not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"{header.path} describes a model of architecture {keys.architecture!r}, which is not supported; "
+            f"supported are {', '.join(sorted(ARCHITECTURES))}."
         )
-    factors = None if rope_frequencies is None else FrequencyFactors(rope_frequencies)
-    scaling = factors or _scaling(header, prefix, context_length)
-    rope = RopeConfig(header.get_float(f"{prefix}.rope.freq_base", 10000.0), rotary_dim, scaling)
-    return ModelConfig(
-        vocab_size=size("vocab_size", vocabulary),
-        hidden_size=hidden,
-        intermediate_size=size("feed_forward_length"),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        context_length=context_length,
-        norm_eps=header.get_float(f"{prefix}.attention.layer_norm_rms_epsilon"),
-        layers=(LayerConfig(rope=rope),) * min(size("block_count"), 10_000),
-        qk_norm="head" if architecture.qk_norm else None,
-        qkv_bias="blk.0.attn_q.bias" in header.tensors,
-        o_bias="blk.0.attn_output.bias" in header.tensors,
-        mlp_bias="blk.0.ffn_down.bias" in header.tensors,
-        tie_embeddings="output.weight" not in header.tensors,
-    )
+    return ARCHITECTURES[keys.architecture], keys
 
 
-def rope_frequencies_tensor(header: GGUFHeader) -> str | None:
-    """Name of the tensor with one divisor per frequency (Llama 3.1's scaling), if the file has it."""
-    return _ROPE_FREQUENCIES if _ROPE_FREQUENCIES in header.tensors else None
-
-
-def _scaling(header: GGUFHeader, prefix: str, context_length: int) -> RopeScaling | None:
-    kind = header.get_str(f"{prefix}.rope.scaling.type", "none")
-    if kind == "none":
-        legacy = header.get_float(f"{prefix}.rope.scale_linear", 1.0)
-        return None if legacy == 1.0 else LinearScaling(legacy)
-    factor = header.get_float(f"{prefix}.rope.scaling.factor", 1.0)
-    if factor <= 0:
-        raise CheckpointError(f"{header.path} has a rotary scaling factor of {factor}; it must be positive.")
-    if kind == "linear":
-        return LinearScaling(factor)
-    if kind == "yarn":
-        return YarnScaling(
-            factor=factor,
-            original_context=header.get_int(f"{prefix}.rope.scaling.original_context_length", context_length),
-            beta_fast=header.get_float(f"{prefix}.rope.scaling.yarn_beta_fast", 32.0),
-            beta_slow=header.get_float(f"{prefix}.rope.scaling.yarn_beta_slow", 1.0),
-            attention_factor=yarn_mscale(factor, 1.0) * header.get_float(f"{prefix}.rope.scaling.attn_factor", 1.0),
-            truncate=True,
-        )
-    raise UnsupportedModelError(
-        f"{header.path} asks for {kind!r} rotary position scaling; supported are none, linear and yarn."
-    )
+def has_experts(header: GGUFHeader, layer: int) -> bool:
+    """The layer has a router."""
+    return f"blk.{layer}.ffn_gate_inp.weight" in header.tensors

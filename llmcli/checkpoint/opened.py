@@ -12,20 +12,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from llmcli.checkpoint.config_keys import ConfigKeys
+from llmcli.checkpoint.folder_formats import read_folder
 from llmcli.checkpoint.gguf import read_gguf
-from llmcli.checkpoint.gguf_families import (
-    gguf_model_config,
-    gguf_source,
-    is_ignored_gguf_tensor,
-    rope_frequencies_tensor,
-)
-from llmcli.checkpoint.hf_config import described, model_config, tensor_names, tensors_of_further_layers
-from llmcli.checkpoint.hf_names import belongs_to_model, is_extra_layer, is_ignored_name
+from llmcli.checkpoint.gguf_config import gguf_model_config
+from llmcli.checkpoint.gguf_families import architecture_of
+from llmcli.checkpoint.gguf_tensors import GGUFTensors, is_ignored_gguf_tensor
+from llmcli.checkpoint.hf_config import model_config, tensors_of_further_layers
+from llmcli.checkpoint.hf_names import is_extra_layer
 from llmcli.checkpoint.hf_tensors import HFTensors
-from llmcli.checkpoint.json_files import read_json_object
-from llmcli.checkpoint.quantised import unquantised
-from llmcli.checkpoint.safetensors_files import read_safetensors_folder
 from llmcli.checkpoint.sources import ParameterSource, Stored, match_tensors
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.text_parts import TextParts, folder_text_parts, gguf_text_parts
@@ -92,55 +86,54 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
-    config_path = folder / "config.json"
-    if not config_path.exists():
+    contents = read_folder(folder)
+    if contents is None:
         files = sorted(folder.glob("*.gguf"))
         if len(files) == 1:
             return _open_gguf(files[0])
         if files:
             raise UnsupportedModelError(f"{folder} holds several GGUF files; name one of them, such as {files[0]}.")
         raise CheckpointError(f"{folder} has no config.json, so it is not a model folder.")
-    keys = ConfigKeys(read_json_object(config_path), config_path)
-    description = described(keys)
-    tensors = unquantised(read_safetensors_folder(folder), keys, folder)
-    names = tensor_names(description, tensors)
-    config = model_config(description, names)
+    description, tensors = contents.description, contents.tensors
+    config = model_config(description, contents.names)
     further = tensors_of_further_layers(description)
     sources, notes = match_tensors(
         _parameter_shapes(config),
-        HFTensors(names, tensors, description.family, config).source,
+        HFTensors(contents.names, tensors, description.family, config).source,
         tensors,
-        ignored=lambda name: is_ignored_name(name) or is_extra_layer(name, *further),
-        belongs=belongs_to_model,
+        ignored=lambda name: contents.ignored(name) or is_extra_layer(name, *further),
+        belongs=contents.belongs,
         where=str(folder),
     )
     return Checkpoint(
         path=folder,
         name=folder.resolve().name,
-        format="safetensors",
+        format=contents.format,
         family=description.model_type,
         config=config,
         tensors=tensors,
         sources=sources,
         notes=tuple(notes),
-        read_text_parts=lambda: folder_text_parts(folder, {**description.keys.values, **keys.values}),
+        read_text_parts=lambda: folder_text_parts(folder, {**description.keys.values, **contents.keys.values}),
     )
 
 
 def _open_gguf(path: Path) -> Checkpoint:
     header = read_gguf(path)
-    frequencies = rope_frequencies_tensor(header)
-    divisors = None
-    if frequencies is not None:
-        info = header.tensors[frequencies]
+    architecture, keys = architecture_of(header)
+
+    def read_values(name: str) -> tuple[float, ...]:
+        info = header.tensors[name]
         with TensorReader() as reader:
-            divisors = tuple(reader.read_rows(info, 0, info.shape[0]).float().flatten().tolist())
-    config = gguf_model_config(header, divisors)
+            return tuple(reader.read_rows(info, 0, info.rows).float().flatten().tolist())
+
+    config = gguf_model_config(header, read_values)
+    further = (keys.layers(), keys.further_layers())
     sources, notes = match_tensors(
         _parameter_shapes(config),
-        gguf_source(header, config),
+        GGUFTensors(header, config, architecture.paired).source,
         header.tensors,
-        ignored=is_ignored_gguf_tensor,
+        ignored=lambda name: is_ignored_gguf_tensor(name, *further),
         belongs=lambda name: True,
         where=str(path),
     )
@@ -148,7 +141,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         path=path,
         name=path.stem,
         format="GGUF",
-        family=header.get_str("general.architecture"),
+        family=keys.architecture,
         config=config,
         tensors=header.tensors,
         sources=sources,

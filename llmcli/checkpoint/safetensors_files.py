@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llmcli.checkpoint.encodings import ENCODINGS, UNSUPPORTED_SAFETENSORS_TYPES
-from llmcli.checkpoint.json_files import read_json_object
+from llmcli.checkpoint.folder_files import inside, read_indexed
 from llmcli.checkpoint.tensors import TensorInfo
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -65,8 +65,8 @@ def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
     """
     try:
         if (folder / _INDEX).exists():
-            return _read_shards(folder)
-        return read_safetensors(_inside(folder, _only_file(folder)))
+            return read_indexed(folder, _INDEX, read_safetensors)
+        return read_safetensors(inside(folder, _only_file(folder)))
     except OSError as error:
         raise CheckpointError(f"{folder} could not be read: {error.strerror}.") from None
 
@@ -190,48 +190,3 @@ def _only_file(folder: Path) -> str:
             "run code; use a safetensors or GGUF version of the model."
         )
     raise CheckpointError(f"{folder} holds no weights: there is no {_SINGLE} and no other safetensors file.")
-
-
-def _read_shards(folder: Path) -> dict[str, TensorInfo]:
-    index = folder / _INDEX
-    weight_map = read_json_object(_inside(folder, _INDEX)).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map that names the files of the tensors.")
-    for name in weight_map.values():
-        if not isinstance(name, str) or not name.endswith(".safetensors") or any(char in name for char in "/\\\0"):
-            raise CheckpointError(f"{index} names {shown(str(name))}, which is not a safetensors file of its folder.")
-    shards = sorted(set(weight_map.values()))
-    missing = [shown(name) for name in shards if not (folder / name).exists()]
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(shards)} weight files, such as {missing[0]}; download the rest."
-        )
-    tensors: dict[str, TensorInfo] = {}
-    for shard in shards:
-        for name, info in read_safetensors(_inside(folder, shard)).items():
-            if name in tensors:
-                raise CheckpointError(f"Tensor {shown(name)} is in both {tensors[name].path} and {info.path}.")
-            tensors[name] = info
-    for name, shard in weight_map.items():
-        if name not in tensors or tensors[name].path.name != shard:
-            raise CheckpointError(f"{index} says that tensor {shown(name)} is in {shown(shard)}, but it is not there.")
-    return tensors
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """The path of a file in `folder`, unless it is a link that leads outside the model."""
-    path = folder / name
-    try:
-        home, place = folder.resolve(), path.resolve()
-    except (OSError, RuntimeError):
-        raise CheckpointError(f"{path} is a symbolic link that leads nowhere.") from None
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        # A Hugging Face cache keeps files in <repository>/blobs and links to them from <repository>/snapshots/<commit>.
-        allowed.append(home.parent.parent / "blobs")
-    if not any(place.is_relative_to(root) for root in allowed):
-        raise CheckpointError(
-            f"{shown(str(path))} is a symbolic link to a file outside the model's folder, which is not read. "
-            "Copy the file there."
-        )
-    return path

@@ -1,0 +1,130 @@
+"""Which of the layouts a model's folder has, and its tensors and configuration in the terms of one of them.
+
+There are three: Hugging Face's with safetensors, the same with files of `torch.save`, and that of Mistral's and Meta's
+own releases. Some repositories hold the same weights in several; the first that is there is read, safetensors before
+pickles. Folders within (`original`, `onnx`) are never looked into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmcli.checkpoint.config_keys import ConfigKeys
+from llmcli.checkpoint.folder_files import file_names
+from llmcli.checkpoint.hf_config import Described, described, tensor_names
+from llmcli.checkpoint.hf_names import TensorNames, belongs_to_model, is_ignored_name
+from llmcli.checkpoint.json_files import read_json_object
+from llmcli.checkpoint.native_params import hf_keys
+from llmcli.checkpoint.native_weights import (
+    NativeNames,
+    embedding_rows,
+    is_ignored_native,
+    native_files,
+    read_native_safetensors,
+    read_native_torch,
+)
+from llmcli.checkpoint.quantised import unquantised
+from llmcli.checkpoint.safetensors_files import read_safetensors_folder
+from llmcli.checkpoint.sources import Stored
+from llmcli.checkpoint.torch_files import TorchTensor, has_torch_weights, read_torch_folder, without_shared_head
+from llmcli.checkpoint.weight_files import shown
+from llmcli.errors import CheckpointError, UnsupportedModelError
+
+_ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """What a model's folder says and holds; no weights have been read."""
+
+    format: str
+    keys: ConfigKeys
+    """Of `config.json`, or of `params.json` in its terms."""
+    description: Described
+    tensors: Mapping[str, Stored]
+    names: TensorNames
+    ignored: Callable[[str], bool] = is_ignored_name
+    """A tensor of that name is not needed to generate text."""
+    belongs: Callable[[str], bool] = belongs_to_model
+    """A tensor of that name looks like a part of a language model."""
+
+
+def read_folder(folder: Path) -> FolderContents | None:
+    """Read a folder's configuration and the headers of its weights; None if it is not a folder of these layouts.
+
+    Raises:
+        CheckpointError: files that are broken or contradict each other.
+        UnsupportedModelError: a kind of model or format this program cannot run.
+    """
+    files = file_names(folder)
+    own = [name for name in files if name.endswith(".safetensors") and not name.startswith(("consolidated", "adapter"))]
+    safetensors = bool(own) or "model.safetensors.index.json" in files
+    native = native_files(folder)
+    pickles = has_torch_weights(folder)
+    if _ADAPTER in files and not (safetensors or native or pickles or any(name.endswith(".gguf") for name in files)):
+        raise _only_an_adapter(folder)
+    configured = "config.json" in files
+    preferred = safetensors or (pickles and bool(native) and native[0].endswith(".pth"))
+    if native and not (configured and preferred):
+        if "params.json" not in files:
+            raise CheckpointError(
+                f"{folder} holds {native[0]}, but not the params.json that belongs to it; download it as well."
+            )
+        return _read_native(folder, native)
+    if not configured:
+        return None
+    keys = ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json")
+    description = described(keys)
+    if safetensors or not pickles:
+        tensors = unquantised(read_safetensors_folder(folder), keys, folder)
+        return FolderContents("safetensors", keys, description, tensors, tensor_names(description, tensors))
+    stored = _read_torch(folder, keys)
+    return FolderContents("PyTorch", keys, description, stored, tensor_names(description, stored))
+
+
+def _read_torch(folder: Path, keys: ConfigKeys) -> dict[str, TorchTensor]:
+    text = keys.section("text_config")
+    if keys.section("quantization_config") or (text is not None and text.section("quantization_config")):
+        raise _quantised_pickles(folder)
+    tensors = read_torch_folder(folder)
+    if any(name.endswith(".qweight") for name in tensors):
+        raise _quantised_pickles(folder)
+    return tensors if keys.get("tie_word_embeddings") is False else without_shared_head(tensors)
+
+
+def _read_native(folder: Path, files: list[str]) -> FolderContents:
+    path = folder / "params.json"
+    params = ConfigKeys(read_json_object(path), path)
+    if files[0].endswith(".safetensors"):
+        stored = read_native_safetensors(folder, files)
+        keys = hf_keys(params, embedding_rows(stored, folder / files[0]))
+        tensors, layout = unquantised(stored, keys, folder), "consolidated safetensors"
+    else:
+        tensors = read_native_torch(folder, files, params.integer("dim"))
+        keys = hf_keys(params, embedding_rows(tensors, folder / files[0]))
+        layout = "consolidated PyTorch"
+        if keys.section("quantization_config"):
+            raise _quantised_pickles(folder)
+    description = described(keys)
+    # As Meta stores them, rows that are rotated together stand side by side.
+    description = replace(description, family=replace(description.family, paired=True))
+    names = NativeNames(tensors)
+    return FolderContents(layout, keys, description, tensors, names, is_ignored_native, belongs=lambda name: True)
+
+
+def _quantised_pickles(folder: Path) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{folder} holds quantised weights in PyTorch files, which are not supported; "
+        "use a safetensors or GGUF version of the model."
+    )
+
+
+def _only_an_adapter(folder: Path) -> UnsupportedModelError:
+    base = ConfigKeys(read_json_object(folder / _ADAPTER), folder / _ADAPTER).get("base_model_name_or_path")
+    model = f"the model {shown(base)}" if isinstance(base, str) and base else "another model"
+    return UnsupportedModelError(
+        f"{folder} holds only an adapter (LoRA) for {model}, and adapters are not supported; merge it into that model "
+        "(`merge_and_unload` of the peft library), save the result and use that."
+    )

@@ -1,0 +1,83 @@
+"""Typed reading of the metadata that a GGUF file has about its architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmcli.checkpoint.gguf import GGUFHeader
+from llmcli.checkpoint.weight_files import shown
+from llmcli.errors import CheckpointError, UnsupportedModelError
+
+_LARGEST, _MOST_LAYERS = 1 << 31, 10_000
+
+
+@dataclass(frozen=True)
+class ArchitectureKeys:
+    """The metadata keys that begin with the architecture's name; methods take what follows it.
+
+    A list with one value for each layer counts as that value if all are equal.
+    """
+
+    header: GGUFHeader
+    architecture: str
+
+    def has(self, key: str) -> bool:
+        """The file says something about it."""
+        return f"{self.architecture}.{key}" in self.header.metadata
+
+    def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """A whole number of at least `minimum`.
+
+        Raises:
+            CheckpointError: it is missing without a default, or something else.
+            UnsupportedModelError: it differs from layer to layer.
+        """
+        full = f"{self.architecture}.{key}"
+        value = self.header.metadata.get(full)
+        if isinstance(value, list) and value and type(value[0]) is int:
+            if any(item != value[0] for item in value):
+                raise UnsupportedModelError(
+                    f"{self.header.path} has layers of different sizes ({full} is not the same for all), "
+                    "which is not supported."
+                )
+            value = value[0]
+        else:
+            value = self.header.get_int(full, default)
+        if not isinstance(value, int) or not minimum <= value < _LARGEST:
+            raise CheckpointError(
+                f"{self.header.path} has {shown(full)} = {value}; a whole number from {minimum} is needed."
+            )
+        return value
+
+    def optional_integer(self, key: str) -> int | None:
+        """Like `integer`, but None where the key is missing or 0."""
+        return self.integer(key, 0, minimum=0) or None
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number; `CheckpointError` when missing without a default, or anything else."""
+        return self.header.get_float(f"{self.architecture}.{key}", default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false; `CheckpointError` for anything else."""
+        return self.header.get_bool(f"{self.architecture}.{key}", default)
+
+    def text(self, key: str, default: str) -> str:
+        """A string; `CheckpointError` for anything else."""
+        return self.header.get_str(f"{self.architecture}.{key}", default)
+
+    def layers(self) -> int:
+        """The number of layers, without those behind them that predict further tokens.
+
+        Raises:
+            CheckpointError: there are none, or more than the file can hold.
+        """
+        count = self.integer("block_count") - self.further_layers()
+        if not 0 < count <= min(_MOST_LAYERS, len(self.header.tensors)):
+            raise CheckpointError(
+                f"{self.header.path} asks for {count} layers, but holds {len(self.header.tensors)} tensors."
+            )
+        return count
+
+    def further_layers(self) -> int:
+        """The number of layers behind the model's own, which predict further tokens and are not needed."""
+        return self.integer("nextn_predict_layers", 0, minimum=0)

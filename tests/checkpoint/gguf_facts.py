@@ -1,0 +1,223 @@
+"""What a GGUF file states about a `transformers` model, as llama.cpp's converter writes it, and what it leaves out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tests.tiny import SPECIALS, TEMPLATE, byte_tokenizer
+
+ARCHITECTURE_NAMES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "ministral": "llama",
+    "mixtral": "llama",
+    "ministral3": "mistral3",
+    "llama4_text": "llama4",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "gemma3_text": "gemma3",
+    "phi": "phi2",
+    "olmo3": "olmo2",
+    "granitemoeshared": "granitemoe",
+    "granitemoehybrid": "granitemoe",
+    "cohere": "command-r",
+    "gpt_neox": "gptneox",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "gpt_oss": "gpt-oss",
+}
+
+
+def architecture_name(config: Any) -> str:
+    """The value of `general.architecture`."""
+    if config.model_type == "granitemoehybrid" and not config.num_local_experts:
+        return "granite"
+    return ARCHITECTURE_NAMES.get(config.model_type, str(config.model_type))
+
+
+def head_size(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def kv_head_count(config: Any) -> int:
+    if config.model_type in ("gpt2", "gpt_neox"):
+        return int(config.num_attention_heads)
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
+    """The keys below the architecture's name."""
+    values = config.to_dict()
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    inner = values.get("intermediate_size_mlp") or values.get("intermediate_size")
+    if architecture == "gpt2":
+        inner = config.n_inner or 4 * hidden
+    if architecture == "granite" and config.model_type == "granitemoehybrid":
+        inner = config.shared_intermediate_size
+    found: dict[str, Any] = {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": hidden,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": inner,
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_head_count(config),
+    }
+    if values.get("head_dim"):
+        found |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
+    if "rms_norm_eps" in values:
+        found["attention.layer_norm_rms_epsilon"] = values["rms_norm_eps"]
+    else:
+        names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
+        found["attention.layer_norm_epsilon"] = next((values[name] for name in names if name in values), 1e-5)
+    found |= rope_metadata(config, architecture, values)
+    found |= window_metadata(architecture, values)
+    found |= expert_metadata(architecture, values)
+    found |= scale_metadata(architecture, values)
+    if architecture == "deepseek2":
+        found |= latent_metadata(config, old=old)
+    return found
+
+
+def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The rotation, but for what is kept in tensors."""
+    if architecture == "gpt2":
+        return {}
+    nested = values["rope_parameters"]
+    rope = nested.get("full_attention", nested)
+    size = config.qk_rope_head_dim if architecture == "deepseek2" else head_size(config)
+    found: dict[str, Any] = {"rope.dimension_count": int(size * rope.get("partial_rotary_factor", 1.0))}
+    # What is said nowhere else is said here: GPT-NeoX has one base for all.
+    if architecture != "gptneox":
+        found["rope.freq_base"] = float(rope["rope_theta"])
+    if "sliding_attention" in nested and architecture == "gemma3":
+        found["rope.freq_base_swa"] = float(nested["sliding_attention"]["rope_theta"])
+    if architecture in ("granite", "granitemoe") and config.model_type == "granitemoehybrid":
+        found["rope.scaling.finetuned"] = config.position_embedding_type == "rope"
+        # Of recurrent layers that such a model does not have.
+        found["ssm.conv_kernel"] = 4
+    kind, original = rope["rope_type"], rope.get("original_max_position_embeddings")
+    if kind in ("linear", "yarn"):
+        found |= {"rope.scaling.type": kind, "rope.scaling.factor": rope["factor"]}
+    if kind == "yarn":
+        found["rope.scaling.original_context_length"] = original
+        if architecture == "olmo2":
+            found["rope.scaling.attn_factor"] = rope["attention_factor"]
+        if architecture == "deepseek2":
+            found["rope.scaling.yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
+        if architecture == "mistral3":
+            found["rope.scaling.yarn_log_multiplier"] = rope["mscale_all_dim"]
+            found["attention.temperature_scale"] = rope["llama_4_scaling_beta"]
+    if kind == "longrope":
+        original = original or config.original_max_position_embeddings
+        stretch = config.max_position_embeddings / original
+        found["rope.scaling.original_context_length"] = original
+        found["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(stretch) / math.log(original))
+    return found
+
+
+def window_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The window, for those whose converter writes it."""
+    if architecture == "llama4":
+        return {
+            "attention.sliding_window": values["attention_chunk_size"],
+            "attention.temperature_length": int(values["floor_scale"]),
+            "interleave_moe_layer_step": values["interleave_moe_layer_step"],
+        }
+    if architecture == "phi3":
+        return {"attention.sliding_window": values.get("sliding_window") or 0}
+    if architecture in ("gemma2", "gemma3", "cohere2", "gpt-oss", "olmo2", "exaone4") and values.get("sliding_window"):
+        found = {"attention.sliding_window": values["sliding_window"]}
+        if architecture in ("olmo2", "exaone4"):
+            kinds = values["layer_types"]
+            found["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in kinds]
+        return found
+    return {}
+
+
+def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and sizes of experts."""
+    count = next(
+        (values[name] for name in ("num_local_experts", "num_experts", "n_routed_experts") if name in values), 0
+    )
+    if not count or architecture == "granite":
+        return {}
+    found: dict[str, Any] = {"expert_count": count, "expert_used_count": values["num_experts_per_tok"]}
+    if architecture == "llama4":
+        found["expert_feed_forward_length"] = values["intermediate_size"]
+    if values.get("moe_intermediate_size"):
+        found["expert_feed_forward_length"] = values["moe_intermediate_size"]
+    shared = values.get("shared_expert_intermediate_size") or values.get("shared_intermediate_size")
+    if shared:
+        found["expert_shared_feed_forward_length"] = shared
+    if architecture == "deepseek2":
+        third = values["model_type"] == "deepseek_v3"
+        found |= {
+            "expert_shared_count": values["n_shared_experts"],
+            "expert_weights_scale": float(values["routed_scaling_factor"]),
+            "expert_weights_norm": third and values["norm_topk_prob"],
+            "leading_dense_block_count": values["first_k_dense_replace"],
+        }
+        if third:
+            found["expert_gating_func"] = 2
+        if values.get("n_group") and (third or values["topk_method"] != "greedy"):
+            found |= {"expert_group_count": values["n_group"], "expert_group_used_count": values["topk_group"]}
+    return found
+
+
+def scale_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Factors, caps and switches."""
+    if architecture in ("granite", "granitemoe"):
+        return {
+            "attention.scale": values["attention_multiplier"],
+            "embedding_scale": values["embedding_multiplier"],
+            "residual_scale": values["residual_multiplier"],
+            "logit_scale": values["logits_scaling"],
+        }
+    stated = {
+        "command-r": {"logit_scale": "logit_scale"},
+        "cohere2": {"logit_scale": "logit_scale"},
+        "gemma2": {key: key for key in ("attn_logit_softcapping", "final_logit_softcapping")},
+        "gptneox": {"use_parallel_residual": "use_parallel_residual"},
+        "olmo": {"attention.clamp_kqv": "clip_qkv"},
+        "olmoe": {"attention.clamp_kqv": "clip_qkv"},
+    }
+    found = {key: values[name] for key, name in stated.get(architecture, {}).items()}
+    # Written as true also for models that are not.
+    return {"use_parallel_residual": True} if architecture == "stablelm" else found
+
+
+def latent_metadata(config: Any, *, old: bool) -> dict[str, Any]:
+    """Sizes of latent attention, in the newer form and in the one before."""
+    key, value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
+    found: dict[str, Any] = {
+        "attention.kv_lora_rank": config.kv_lora_rank,
+        "attention.q_lora_rank": config.q_lora_rank,
+    }
+    if old:
+        return found | {"attention.key_length": key, "attention.value_length": value}
+    return found | {
+        "attention.head_count_kv": 1,
+        "attention.key_length": config.kv_lora_rank + config.qk_rope_head_dim,
+        "attention.value_length": config.kv_lora_rank,
+        "attention.key_length_mla": key,
+        "attention.value_length_mla": value,
+    }
+
+
+def tokenizer_metadata() -> dict[str, Any]:
+    """The byte tokenizer of the tiny models."""
+    vocabulary = byte_tokenizer().get_vocab()
+    # A file without any merge is taken for a damaged one; the last special token makes room for its result.
+    tokens = [*sorted(vocabulary, key=lambda token: vocabulary[token])[:-1], "ab"]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if token in SPECIALS else 1 for token in tokens],
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.bos_token_id": 256,
+        "tokenizer.ggml.eos_token_id": 257,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.chat_template": TEMPLATE,
+    }
