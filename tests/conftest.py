@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported, here or in a process that a test starts: tests run side by side, and threads of several
+# processes that wait for each other on the same cores make tiny models ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from hypothesis import settings
 
 # The same examples in every run: a change is judged by its own merits, not by a new draw.

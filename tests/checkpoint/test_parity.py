@@ -88,17 +88,19 @@ def test_greedy_tokens_equal_the_reference(pair: tuple[Any, Path, LoadedModel]) 
     assert best[len(prompt) - 1 : -1].tolist() == theirs
 
 
-def test_bfloat16_is_as_close_as_the_reference(pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor) -> None:
+def test_bfloat16_is_as_close_as_the_reference(pair: tuple[Any, Path, LoadedModel]) -> None:
     model, folder, _ = pair
-    with torch.inference_mode():
-        theirs = copy.deepcopy(model).bfloat16()(torch.tensor([IDS])).logits[0].float()
-    ours = llmcli.load(folder, dtype="bfloat16", device="cpu").logits(IDS).float()
-
-    def error(logits: torch.Tensor) -> torch.Tensor:
-        # The middle token: where rounding sends one token to another expert, its error says nothing about rounding.
-        return (logits - reference).pow(2).mean(-1).sqrt().median()
-
-    assert error(ours) < 1.5 * error(theirs)
+    rounded, ours = copy.deepcopy(model).bfloat16(), llmcli.load(folder, dtype="bfloat16", device="cpu")
+    # Over several texts: where rounding sends a token to another expert, one text's error says little about rounding,
+    # and it happens to either side.
+    their_error = our_error = 0.0
+    for seed in range(12):
+        ids = random_ids(50, seed=seed)
+        with torch.inference_mode():
+            exact = model(torch.tensor([ids])).logits[0]
+            their_error += float((rounded(torch.tensor([ids])).logits[0].float() - exact).pow(2).mean())
+        our_error += float((ours.logits(ids).float() - exact).pow(2).mean())
+    assert our_error**0.5 < 1.5 * their_error**0.5
 
 
 def test_sharded_checkpoints_load_alike(tmp_path: Path) -> None:
