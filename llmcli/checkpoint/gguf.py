@@ -6,7 +6,6 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmcli.checkpoint.encodings import ENCODINGS, GGML_TYPES
 from llmcli.checkpoint.gguf_parser import GGUFValue, ParsedHeader, TensorEntry, parse_header
@@ -66,32 +65,12 @@ class GGUFHeader:
             raise self._wrong(key, "true or false")
         return value
 
-    def get_strings(self, key: str, default: list[str] | None = None) -> list[str]:
-        """A list of strings."""
-        return self._list(key, default, {str}, "a list of strings")
-
-    def get_ints(self, key: str, default: list[int] | None = None) -> list[int]:
-        """A list of whole numbers."""
-        return self._list(key, default, {int}, "a list of whole numbers")
-
-    def get_floats(self, key: str, default: list[float] | None = None) -> list[float]:
-        """A list of numbers, not necessarily finite."""
-        values = self._list(key, default, {float, int}, "a list of numbers")
-        return [float(value) for value in values]
-
     def _get(self, key: str, default: object) -> object:
         if key in self.metadata:
             return self.metadata[key]
         if default is None:
             raise CheckpointError(f"{self.path} lacks the metadata key {shown(key)}, which is needed.")
         return default
-
-    def _list(self, key: str, default: object, types: set[type], wanted: str) -> list[Any]:
-        values = self._get(key, default)
-        # Exact types: isinstance would take true and false for whole numbers.
-        if not isinstance(values, list) or not set(map(type, values)) <= types:
-            raise self._wrong(key, wanted)
-        return values
 
     def _wrong(self, key: str, wanted: str) -> CheckpointError:
         value = shown(str(self.metadata.get(key)))
