@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.commands import options
 from llmcli.commands.explain import explain
+from llmcli.commands.following import follow
 from llmcli.commands.keyboard import keyboard_lines
 from llmcli.commands.loading import load_model
 from llmcli.commands.prompt_input import read_stdin, stdin_is_piped
@@ -15,7 +16,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from llmcli.engine import Conversation, Event, Finish, SamplingParams, Stats, Step
+    from llmcli.engine import Conversation, Finish, SamplingParams, Stats, Step
 
 
 def chat(
@@ -110,6 +111,7 @@ class ChatSession:
         """Write the model's reply to `text`; Ctrl-C ends the reply and keeps what was said."""
         from llmcli.engine import Interruption
         from llmcli.views.progress import progress_bar
+        from llmcli.views.reply import ReplyWriter
 
         interruption = Interruption()
         with interruption.catching_ctrl_c(), progress_bar(enabled=not self._quiet, unit="tokens") as progress:
@@ -121,21 +123,8 @@ class ChatSession:
                 interruption=interruption,
                 progress=lambda done, total: progress("Reading the prompt", done, total),
             )
-            self._write(events)
-
-    def _write(self, events: Iterator[Event]) -> None:
-        from llmcli.engine import Finish, Step
-        from llmcli.views.reply import ReplyWriter
-
-        writer, steps = ReplyWriter(coloured=self._probs), []
-        for event in events:
-            if isinstance(event, Step):
-                steps.append(event)
-                writer.write(event.text, event)
-            elif isinstance(event, Finish):
-                writer.write(event.text)
-                writer.finish()
-                self._finished(event, steps)
+            steps, finish = follow(events, ReplyWriter(coloured=self._probs).show)
+        self._finished(finish, steps)
 
     def _finished(self, finish: Finish, steps: list[Step]) -> None:
         self._last_stats = finish.stats

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmcli.commands import options
 from llmcli.commands.explain import explain
+from llmcli.commands.following import follow
 from llmcli.commands.loading import load_model
 from llmcli.commands.prompt_input import read_prompt
 from llmcli.errors import UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from llmcli.api import LoadedModel
-    from llmcli.engine import Event, Finish, Step
+    from llmcli.engine import Event
     from llmcli.text.tokenizer import Tokenizer
 
 
@@ -87,6 +87,7 @@ def generate(
 
     from llmcli.engine import Interruption
     from llmcli.views.progress import progress_bar
+    from llmcli.views.reply import ReplyWriter
 
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:
@@ -98,17 +99,19 @@ def generate(
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
+        show: Callable[[Event], None] | None = None
         if as_jsonl:
-            steps, finish = _write_jsonl(events, loaded.name, params.seed)
-        else:
-            steps, finish = _write_text(events, prefill, coloured=probs, silent=as_json)
+            show = _jsonl(loaded.name, params.seed)
+        elif not as_json:
+            show = ReplyWriter(coloured=probs, prefill=prefill).show
+        steps, finish = follow(events, show)
     if as_json:
         from llmcli.views.reply_json import reply_json
 
         reply = reply_json(
             model=loaded.name, prompt=text, prefill=prefill, seed=params.seed, steps=steps, finish=finish
         )
-        _write_line(json.dumps(reply, ensure_ascii=False))
+        terminal.write_line(json.dumps(reply, ensure_ascii=False))
     elif not as_jsonl:
         explain(loaded.tokenizer, steps, probs=probs, top=top)
     if stats:
@@ -148,47 +151,10 @@ def _prompt_ids(
     return encode_chat(loaded.tokenizer, loaded.template, messages, prefill=prefill, template_args=variables)
 
 
-def _write_text(events: Iterator[Event], prefill: str, *, coloured: bool, silent: bool) -> tuple[list[Step], Finish]:
-    """Stream the reply to stdout unless `silent`; return what it was."""
-    from llmcli.engine import Finish, Prefill, Step
-    from llmcli.views.reply import ReplyWriter
-
-    writer = None if silent else ReplyWriter(coloured=coloured)
-    steps: list[Step] = []
-    for event in events:
-        if isinstance(event, Step):
-            steps.append(event)
-        if writer is None:
-            pass
-        elif isinstance(event, Prefill):
-            writer.write(prefill)
-        elif isinstance(event, Step):
-            writer.write(event.text, event)
-        else:
-            writer.write(event.text)
-            writer.finish()
-    assert isinstance(event, Finish)
-    return steps, event
-
-
-def _write_jsonl(events: Iterator[Event], model: str, seed: int | None) -> tuple[list[Step], Finish]:
-    from llmcli.engine import Finish, Step
+def _jsonl(model: str, seed: int | None) -> Callable[[Event], None]:
     from llmcli.views.reply_json import event_json
 
-    steps: list[Step] = []
-    for event in events:
-        _write_line(json.dumps(event_json(event, model=model, seed=seed), ensure_ascii=False))
-        if isinstance(event, Step):
-            steps.append(event)
-    assert isinstance(event, Finish)
-    return steps, event
-
-
-def _write_line(line: str) -> None:
-    if sys.stdout is None:
-        raise OSError(9, "Standard output is closed")
-    sys.stdout.buffer.write(f"{line}\n".encode("utf-8", errors="replace"))
-    sys.stdout.flush()
+    return lambda event: terminal.write_line(json.dumps(event_json(event, model=model, seed=seed), ensure_ascii=False))
 
 
 def _show_prompt(tokenizer: Tokenizer, ids: Sequence[int]) -> None:

@@ -51,7 +51,7 @@ def score(
             loaded, ids, top=top, window=context, progress=lambda done, total: progress("Scoring", done, total)
         )
     if as_json:
-        sys.stdout.write(json.dumps(score_json(result), ensure_ascii=False) + "\n")
+        terminal.write_line(json.dumps(score_json(result), ensure_ascii=False))
         return
     console = terminal.console_out()
     token_bytes = loaded.tokenizer.token_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -45,6 +44,6 @@ def show(
         notes=checkpoint.notes + parts.tokenizer.notes,
     )
     if as_json:
-        sys.stdout.write(json.dumps(model_json(card), ensure_ascii=False) + "\n")
+        terminal.write_line(json.dumps(model_json(card), ensure_ascii=False))
     else:
         terminal.console_out().print(model_tree(card))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Step
+    from llmcli.engine.events import Event, Step
 
 
 class ReplyWriter:
@@ -17,16 +17,29 @@ class ReplyWriter:
     On a terminal control characters are made visible; anywhere else the text is passed on byte for byte.
     """
 
-    def __init__(self, *, coloured: bool = False) -> None:
-        """`coloured` gives each token the colour of its probability, where the terminal has colours."""
-        if sys.stdout is None:
-            raise OSError(9, "Standard output is closed")
-        self._is_terminal = sys.stdout.isatty()
+    def __init__(self, *, coloured: bool = False, prefill: str = "") -> None:
+        """`coloured` gives each token the colour of its probability, where the terminal has colours.
+
+        `prefill` is how the reply begins, before anything is generated.
+        """
+        self._is_terminal = terminal.stdout().isatty()
+        self._prefill = prefill
         self._console = terminal.console_out() if coloured and self._is_terminal else None
         self._at_line_start = True
 
-    def write(self, text: str, step: Step | None = None) -> None:
-        """Write `text`; `step` tells how probable it was."""
+    def show(self, event: Event) -> None:
+        """Write what `event` adds to the reply; the last one ends the line, so that what follows has its own."""
+        from llmcli.engine.events import Prefill, Step
+
+        if isinstance(event, Prefill):
+            self._write(self._prefill)
+        elif isinstance(event, Step):
+            self._write(event.text, event)
+        else:
+            self._write(event.text)
+            self._end_line()
+
+    def _write(self, text: str, step: Step | None = None) -> None:
         if not text:
             return
         self._at_line_start = text.endswith("\n")
@@ -39,8 +52,7 @@ class ReplyWriter:
             sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
         sys.stdout.flush()
 
-    def finish(self) -> None:
-        """End the line, so that the shell's prompt or the next view starts on a new one."""
+    def _end_line(self) -> None:
         if self._is_terminal and not self._at_line_start:
             sys.stdout.write("\n")
             sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -55,6 +56,19 @@ def visible(text: str) -> str:
     by one, so the pieces of a stream can be treated separately.
     """
     return text.translate(_VISIBLE)
+
+
+def stdout() -> TextIO:
+    """Standard output; `OSError` if the program was started without one."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "Standard output is closed")
+    return sys.stdout
+
+
+def write_line(line: str) -> None:
+    """Write a line of data to stdout, in UTF-8 whatever the locale, at once."""
+    stdout().buffer.write(f"{line}\n".encode("utf-8", errors="replace"))
+    stdout().flush()
 
 
 def note(message: str) -> None:
