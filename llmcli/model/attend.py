@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmcli.model.config import LayerConfig
 
@@ -15,67 +15,76 @@ from llmcli.model.config import LayerConfig
 _SCORES_AT_ONCE = 1 << 24
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None = None) -> Tensor:
+class SoftmaxAttention(nn.Module):
     """Softmax attention of the last T positions over all S (Vaswani et al. 2017, eq. 1), causal.
 
-    `q` (B, H, T, D); `k`, `v` (B, K, S, D), the last T of them the queries' own; returns (B, H, T, D). `mask` (T, S)
-    says which keys each query sees; without one, T is 1 and sees all, or T equals S and each sees all up to its own.
+    A box without parameters, so that whoever wants to see queries, keys and values can look at what goes in.
     """
-    if q.shape[2] == 1:
-        # One query sees every key, so the query heads of a group can stand in the place of T: no copy of k and v.
-        grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K, D)
-        return F.scaled_dot_product_attention(grouped, k, v, scale=scale).flatten(1, 2).unsqueeze(2)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
 
+    def __init__(self, scale: float, *, softcap: float | None = None, fused: bool = True) -> None:
+        """`scale` is the factor on the scores; with a `softcap` c, scores s become c tanh(s / c) (Gemma 2,
+        arXiv:2408.00118, section 2). `fused` kernels need values of the size of keys, and no softcap.
+        """
+        super().__init__()
+        self.scale, self.softcap = scale, softcap
+        self.fused = fused and softcap is None
 
-def attend_explicitly(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    mask: Tensor | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-) -> Tensor:
-    """Like `attend`, for what the fused kernels cannot do; values may be of another size than keys.
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:
+        """`q` (B, H, T, D), `k` (B, K, S, D) and `v` (B, K, S, D'), the last T of them the queries' own: (B, H, T, D').
 
-    With a `softcap` c, scores s become c tanh(s / c) (Gemma 2, arXiv:2408.00118, section 2). With `sinks` (H,), each
-    head has one more score, whose value is zero (gpt-oss, arXiv:2508.10925, section 2.2).
-    """
-    batch, heads, new, _ = q.shape
-    kv_heads, seen = k.shape[1:3]
-    if mask is None and new > 1:
-        mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril()
-    parts = []
-    step = max(1, _SCORES_AT_ONCE // (batch * heads * seen))
-    for first in range(0, new, step):
-        part = q[:, :, first : first + step]
-        rows = part.shape[2]
+        `mask` (T, S) says which keys each query sees; without one, T is 1 and sees all, or T equals S and each sees all
+        up to its own. With `sinks` (H,), each head has one more score, whose value is zero (gpt-oss, arXiv:2508.10925,
+        section 2.2).
+        """
+        if not self.fused or sinks is not None:
+            return self._explicitly(q, k, v, mask, sinks)
+        if q.shape[2] == 1:
+            # One query sees every key, so the query heads of a group can stand in the place of T: no copy of k and v.
+            grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K, D)
+            return F.scaled_dot_product_attention(grouped, k, v, scale=self.scale).flatten(1, 2).unsqueeze(2)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None) -> Tensor:
+        """How much each of the queries `q` (B, H, T, D) takes of each key `k` (B, K, S, D): float32, (B, H, T, S).
+
+        `mask` (T, S) says which keys each query sees; None: all. A row sums to 1, or with `sinks` to what they leave.
+        """
+        batch, heads, new, _ = q.shape
+        kv_heads, seen = k.shape[1:3]
         # The heads of a group share their keys: they are further rows of one product.
-        grouped = part.reshape(batch, kv_heads, -1, part.shape[3])  # (B, K, H/K * T, D)
-        scores = (grouped @ k.transpose(2, 3)).float().view(batch, heads, rows, seen) * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
+        grouped = q.reshape(batch, kv_heads, -1, q.shape[3])  # (B, K, H/K * T, D)
+        scores = (grouped @ k.transpose(2, 3)).float().view(batch, heads, new, seen) * self.scale
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
         if mask is not None:
-            scores = scores.masked_fill(~mask[first : first + step], -torch.inf)
-        if sinks is not None:
-            column = sinks.float().view(1, heads, 1, 1).expand(batch, heads, rows, 1)
-            weights = torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]
-        else:
-            weights = scores.softmax(-1)
-        mixed = weights.to(v.dtype).reshape(batch, kv_heads, -1, seen) @ v  # (B, K, H/K * T, D)
-        parts.append(mixed.view(batch, heads, rows, -1))
-    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+            scores = scores.masked_fill(~mask, -torch.inf)
+        if sinks is None:
+            return scores.softmax(-1)
+        column = sinks.float().view(1, heads, 1, 1).expand(batch, heads, new, 1)
+        return torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]
+
+    def _explicitly(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None) -> Tensor:
+        batch, heads, new, _ = q.shape
+        kv_heads, seen = k.shape[1:3]
+        if mask is None and new > 1:
+            mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril()
+        parts = []
+        step = max(1, _SCORES_AT_ONCE // (batch * heads * seen))
+        for first in range(0, new, step):
+            rows = slice(first, first + step)
+            weights = self.weights(q[:, :, rows], k, None if mask is None else mask[rows], sinks).to(v.dtype)
+            mixed = weights.reshape(batch, kv_heads, -1, seen) @ v  # (B, K, H/K * T, D')
+            parts.append(mixed.view(batch, heads, -1, v.shape[3]))
+        return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
 def visible_keys(layer: LayerConfig, start: int, new: int, device: torch.device) -> Tensor | None:
     """Which keys the `new` tokens from position `start` on see in a layer: boolean (T, S).
 
     The keys are those from the first that any of the tokens sees to the last token's own. None: each token sees all
-    keys up to its own, and `attend` needs no mask.
+    keys up to its own, and no mask is needed.
     """
     first, end = layer.first_visible(start), start + new
     if new == 1 or (first == start and layer.first_visible(end - 1) <= first):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attend import attend, attend_explicitly
+from llmcli.model.attend import SoftmaxAttention
 from llmcli.model.cache import KVCache
 from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
 from llmcli.model.norm import make_norm, root_mean_square
@@ -36,8 +36,7 @@ class Attention(nn.Module):
         super().__init__()
         self.index = index
         self.head_dim = config.head_dim
-        self.scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-        self.clip, self.softcap = config.qkv_clip, config.attention_softcap
+        self.clip = config.qkv_clip
         self.query_scaling = layer.query_scaling
         self.rotated_norm_eps = config.norm_eps if config.qk_norm == "rotated" and layer.rope is not None else None
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -48,6 +47,8 @@ class Attention(nn.Module):
         self.whole_norm = config.qk_norm == "whole"
         self.q_norm = self._norm(config, config.num_heads)
         self.k_norm = self._norm(config, config.num_kv_heads)
+        scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.attend = SoftmaxAttention(scale, softcap=config.attention_softcap)
         self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
 
     def forward(self, x: Tensor, place: Place, cache: KVCache | None) -> Tensor:
@@ -64,12 +65,7 @@ class Attention(nn.Module):
             q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
         if cache is not None:
             k, v = cache.append(self.index, k, v)  # (B, K, S, D)
-        if self.softcap is None and self.sinks is None:
-            mixed = attend(q, k, v, scale=self.scale, mask=place.mask)  # (B, H, T, D)
-        else:
-            mixed = attend_explicitly(
-                q, k, v, scale=self.scale, mask=place.mask, softcap=self.softcap, sinks=self.sinks
-            )
+        mixed = self.attend(q, k, v, place.mask, self.sinks)  # (B, H, T, D)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
 

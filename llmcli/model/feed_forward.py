@@ -45,8 +45,13 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        output: Tensor = self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        output: Tensor = self.down_proj(self.neurons(x))
         return output
+
+    def neurons(self, x: Tensor) -> Tensor:
+        """How strongly each neuron fires, with its sign; (B, T, C) -> (B, T, I)."""
+        fired: Tensor = self.activation(self.gate_proj(x)) * self.up_proj(x)
+        return fired
 
 
 class PlainFeedForward(nn.Module):
@@ -60,5 +65,9 @@ class PlainFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        output: Tensor = self.down_proj(self.activation(self.up_proj(x)))
+        output: Tensor = self.down_proj(self.neurons(x))
         return output
+
+    def neurons(self, x: Tensor) -> Tensor:
+        """How strongly each neuron fires; (B, T, C) -> (B, T, I)."""
+        return self.activation(self.up_proj(x))

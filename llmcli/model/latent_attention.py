@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attend import attend_explicitly
+from llmcli.model.attend import SoftmaxAttention
 from llmcli.model.attention import Place
 from llmcli.model.cache import KVCache
 from llmcli.model.config import LatentConfig, ModelConfig
@@ -26,7 +26,8 @@ class LatentAttention(nn.Module):
     def __init__(self, config: ModelConfig, latent: LatentConfig, index: int) -> None:
         super().__init__()
         self.index, self.latent, self.num_heads = index, latent, config.num_heads
-        self.scale = latent.query_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        scale = latent.query_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.attend = SoftmaxAttention(scale, fused=False)  # values are of another size than keys
         queries, hidden = config.num_heads * latent.query_dim, config.hidden_size
         if latent.query_rank is None:
             self.q_proj = nn.Linear(hidden, queries, bias=False)
@@ -52,15 +53,27 @@ class LatentAttention(nn.Module):
         rows = torch.cat((latent, k_rope), dim=-1)  # (B, 1, T, L + R)
         if cache is not None:
             rows, _ = cache.append(self.index, rows, rows[..., :0])  # (B, 1, S, L + R)
-        from_latent = self.kv_b_proj.weight.view(self.num_heads, -1, sizes.rank)
-        to_keys, to_values = from_latent[:, : sizes.nope_dim], from_latent[:, sizes.nope_dim :]  # (H, N, L), (H, V, L)
         # Instead of making every key W c from its latent c, the query goes to where the latents are:
         # q . (W c) = (W' q) . c. Likewise the latents are mixed before they are made into values.
-        q = torch.cat((q_nope @ to_keys, q_rope), dim=-1)  # (B, H, T, L + R)
-        mixed = attend_explicitly(q, rows, rows[..., : sizes.rank], scale=self.scale, mask=place.mask)  # (B, H, T, L)
-        values = mixed @ to_values.transpose(1, 2)  # (B, H, T, V)
+        q = torch.cat((q_nope @ self.key_weight, q_rope), dim=-1)  # (B, H, T, L + R)
+        mixed = self.attend(q, rows, rows[..., : sizes.rank], place.mask)  # (B, H, T, L)
+        values = mixed @ self.value_weight.transpose(1, 2)  # (B, H, T, V)
         output: Tensor = self.o_proj(values.transpose(1, 2).flatten(2))
         return output
+
+    @property
+    def key_weight(self) -> Tensor:
+        """What makes each head's keys, but their rotated part, from a latent: (H, N, L)."""
+        return self._from_latent[:, : self.latent.nope_dim]
+
+    @property
+    def value_weight(self) -> Tensor:
+        """What makes each head's values from a latent: (H, V, L)."""
+        return self._from_latent[:, self.latent.nope_dim :]
+
+    @property
+    def _from_latent(self) -> Tensor:
+        return self.kv_b_proj.weight.view(self.num_heads, -1, self.latent.rank)
 
     def _queries(self, x: Tensor) -> Tensor:
         queries: Tensor

@@ -75,7 +75,11 @@ class Transformer(nn.Module):
             cache.advance(new)
         if only_last:
             x = x[:, -1:]
-        return self._capped(self.lm_head(self.norm(x)))  # (B, T, V)
+        return self.read_out(x)  # (B, T, V)
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V)."""
+        return self._capped(self.lm_head(self.norm(x)))
 
     def rotated_alike(self, length: int, other: int) -> bool:
         """Texts of so many tokens are rotated alike, so that the cache of one can serve the other."""

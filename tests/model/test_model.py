@@ -15,7 +15,7 @@ from llmcli.model import (
     RopeConfig,
     YarnScaling,
 )
-from llmcli.model.attend import attend, attend_explicitly, visible_keys
+from llmcli.model.attend import SoftmaxAttention, visible_keys
 from llmcli.model.rope import inverse_frequencies, rotate
 
 CONFIG = ModelConfig(
@@ -59,8 +59,8 @@ def test_attention_is_the_textbook_formula(window: int | None, new: int, seen: i
     # Only what the new tokens may see is handed over, as the cache does.
     k, v = (x[:, :, layer.first_visible(seen - new) :] for x in (k, v))
     mask = visible_keys(layer, seen - new, new, q.device)
-    torch.testing.assert_close(attend(q, k, v, scale=0.3, mask=mask), expected)
-    torch.testing.assert_close(attend_explicitly(q, k, v, scale=0.3, mask=mask), expected)
+    for fused in (True, False):
+        torch.testing.assert_close(SoftmaxAttention(0.3, fused=fused)(q, k, v, mask), expected)
 
 
 def test_a_window_shows_exactly_so_many_keys() -> None:
