@@ -16,6 +16,7 @@ from llmcli import __version__
 from llmcli.commands import options
 from llmcli.commands.chat import chat
 from llmcli.commands.generate import generate
+from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
 from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("generate")(generate)
 app.command("chat")(chat)
 app.command("score")(score)
+app.add_typer(inspect_app)
 app.command("pull")(pull)
 app.command("list")(list_models)
 app.command("show")(show)

@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from llmcli.api import LoadedModel
 
 
-def load_model(name: str | None, *, device: str, dtype: str, quiet: bool, template: str | None = None) -> LoadedModel:
-    """Find, fetch if need be, and load the model; progress and notes go to stderr."""
+# What looks into a model computes in float32 up to this size: 6 GB of weights.
+_PRECISE_UP_TO = 1_500_000_000
+
+
+def load_model(
+    name: str | None, *, device: str, dtype: str, quiet: bool, template: str | None = None, precise: bool = False
+) -> LoadedModel:
+    """Find, fetch if need be, and load the model; progress and notes go to stderr.
+
+    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows.
+    """
     with progress_bar(enabled=not quiet) as progress:
         # Found first: a wrong name must not cost the seconds that importing torch takes.
         from llmcli.checkpoint.resolve import resolve
@@ -20,9 +29,13 @@ def load_model(name: str | None, *, device: str, dtype: str, quiet: bool, templa
         path = resolve(name, progress=progress)
         from llmcli.api import load_checkpoint
         from llmcli.checkpoint.opened import open_checkpoint
+        from llmcli.inspection.accounting import account
 
+        checkpoint = open_checkpoint(path)
+        if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
+            dtype = "float32"
         loaded = load_checkpoint(
-            open_checkpoint(path),
+            checkpoint,
             device=device,
             dtype=dtype,
             template=template,

@@ -43,7 +43,7 @@ def default_map() -> dict[str, dict[str, object]]:
     shared = {_name(key): value for key, value in settings.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
     _refuse_unknown(path, shared, set().union(*known.values()))
-    result = {}
+    result: dict[str, dict[str, object]] = {}
     for command, names in known.items():
         own = {_name(key): value for key, value in tables.pop(command, {}).items()}
         _refuse_unknown(path, own, names)

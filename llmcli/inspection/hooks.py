@@ -1,0 +1,199 @@
+"""Looking at what passes through a model, and nothing else: forward hooks on the boxes of `model/`.
+
+Each function is a context manager that calls `see` during every pass inside its block; outside of it the model is the
+plain one again. What is seen is the model's own tensors, without a copy: not to be changed, and to be reduced at once.
+
+Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D size of a key, V size of a value head,
+C hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from llmcli.model import Transformer
+from llmcli.model.attend import SoftmaxAttention
+from llmcli.model.attention import Attention
+from llmcli.model.block import Block, OutputNormBlock
+from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.latent_attention import LatentAttention
+
+Part: TypeAlias = Literal["attention", "feed_forward"]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one layer's attention was given in one pass."""
+
+    block: int
+    attention: Attention | LatentAttention
+    q: Tensor
+    """(B, H, T, D)"""
+    k: Tensor
+    """(B, K, S, D), the last T of them the queries' own. In latent attention K is 1 and these are the cached rows."""
+    v: Tensor
+    """(B, K, S, V); in latent attention the latents that values are made from, (B, 1, S, L)."""
+    mask: Tensor | None
+    """(T, S); None: each query sees all up to its own."""
+
+    @property
+    def new(self) -> int:
+        """T: how many queries there are; key S - T is the first one's own."""
+        return self.q.shape[2]
+
+    @property
+    def seen(self) -> int:
+        """S: how many keys there are, the last of which is the last query's own."""
+        return self.k.shape[2]
+
+    def weights(self, first: int = 0, stop: int | None = None) -> Tensor:
+        """The attention pattern of queries `first` to `stop` (of the T) over all S keys: float32, (B, H, rows, S)."""
+        stop = self.new if stop is None else stop
+        mask = self.mask
+        if mask is None and self.new > 1:
+            mask = torch.ones(self.new, self.seen, dtype=torch.bool, device=self.q.device).tril()
+        softmax: SoftmaxAttention = self.attention.attend
+        sinks = getattr(self.attention, "sinks", None)
+        return softmax.weights(self.q[:, :, first:stop], self.k, None if mask is None else mask[first:stop], sinks)
+
+    def head_values(self) -> Tensor:
+        """The values that each query head mixes: (B, H, S, V)."""
+        if isinstance(self.attention, LatentAttention):
+            return self.v @ self.attention.value_weight.transpose(1, 2)
+        return self.v.repeat_interleave(self.q.shape[1] // self.v.shape[1], dim=1)
+
+
+def blocks(model: Transformer) -> list[Block]:
+    """The model's blocks, with their type."""
+    return [block for block in model.layers if isinstance(block, Block)]
+
+
+@contextmanager
+def on_residual(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """`see(layer, x)`: the residual stream (B, T, C) after so many blocks; 0 is the embedding."""
+
+    def entering(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        see(0, inputs[0])
+
+    def leaving(layer: int) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: see(layer, output)
+
+    with removed(
+        [
+            model.layers[0].register_forward_pre_hook(entering),
+            *(block.register_forward_hook(leaving(layer)) for layer, block in enumerate(model.layers, 1)),
+        ]
+    ):
+        yield
+
+
+@contextmanager
+def on_added(model: Transformer, see: Callable[[int, Part, Tensor], None]) -> Iterator[None]:
+    """`see(block, part, x)`: what attention and feed-forward of each block add to the residual stream, (B, T, C)."""
+
+    def seeing(index: int, part: Part) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: see(index, part, output)
+
+    with removed(
+        adder(block, part).register_forward_hook(seeing(index, part))
+        for index, block in enumerate(blocks(model))
+        for part in ("attention", "feed_forward")
+    ):
+        yield
+
+
+@contextmanager
+def on_attention(
+    model: Transformer, see: Callable[[AttentionCall], None], *, only: Iterable[int] | None = None
+) -> Iterator[None]:
+    """`see(call)`: queries, keys and values of each block's attention, or of `only` those blocks'."""
+
+    def seeing(index: int, attention: Attention | LatentAttention) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            q, k, v, mask = inputs[:4]
+            see(AttentionCall(index, attention, q, k, v, mask))
+
+        return look
+
+    chosen = range(model.config.num_layers) if only is None else only
+    with removed(
+        attention_of(model, index).attend.register_forward_pre_hook(seeing(index, attention_of(model, index)))
+        for index in chosen
+    ):
+        yield
+
+
+@contextmanager
+def on_heads(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """`see(block, z)`: what each head has mixed, before the output projection, (B, T, H, V)."""
+
+    def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _module, inputs: see(index, inputs[0].view(*inputs[0].shape[:2], model.config.num_heads, -1))
+
+    with removed(
+        attention_of(model, index).o_proj.register_forward_pre_hook(seeing(index))
+        for index in range(model.config.num_layers)
+    ):
+        yield
+
+
+@contextmanager
+def on_feed_forward(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """`see(block, x)`: what each block's feed-forward network, dense or mixture, reads, (B, T, C)."""
+
+    def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _module, inputs: see(index, inputs[0])
+
+    with removed(block.mlp.register_forward_pre_hook(seeing(index)) for index, block in enumerate(blocks(model))):
+        yield
+
+
+@contextmanager
+def on_router(model: Transformer, see: Callable[[int, Tensor, Tensor, Tensor], None]) -> Iterator[None]:
+    """`see(block, x, chosen, weights)`: what each router reads (N, C), the experts it chooses and the weights as used.
+
+    The last two are (N, k), where N counts tokens and k the experts each is sent to. Dense blocks are passed over.
+    """
+
+    def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], tuple[Tensor, Tensor]], None]:
+        return lambda _module, inputs, outputs: see(index, inputs[0], *outputs)
+
+    with removed(
+        block.mlp.gate.register_forward_hook(seeing(index))
+        for index, block in enumerate(blocks(model))
+        if isinstance(block.mlp, MixtureOfExperts)
+    ):
+        yield
+
+
+def attention_of(model: Transformer, block: int) -> Attention | LatentAttention:
+    """The attention of a block."""
+    attention = blocks(model)[block].self_attn
+    assert isinstance(attention, Attention | LatentAttention)
+    return attention
+
+
+def adder(block: Block, part: Part) -> nn.Module:
+    """The module whose output is what that part of the block adds to the residual stream."""
+    if isinstance(block, OutputNormBlock):
+        return block.attention_output_norm if part == "attention" else block.mlp_output_norm
+    return block.self_attn if part == "attention" else block.mlp
+
+
+@contextmanager
+def removed(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks as they are at the end of the block: gone."""
+    held: list[RemovableHandle] = []
+    try:
+        held.extend(handles)
+        yield
+    finally:
+        for handle in held:
+            handle.remove()

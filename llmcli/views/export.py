@@ -1,0 +1,59 @@
+"""A view as a file: an HTML page or an SVG picture that needs nothing but itself."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WIDTH = 110
+_FONT_FACE = re.compile(r"@font-face\s*\{[^}]*\}\s*")
+
+
+def as_html(view: RenderableType) -> str:
+    """`view` as an HTML page with its styles inside."""
+    return _recorded(view).export_html(inline_styles=True, code_format=_PAGE)
+
+
+def as_svg(view: RenderableType, title: str) -> str:
+    """`view` as an SVG picture of a terminal window with that `title`."""
+    # Rich links fonts of a network; whoever opens the file may have none, and its reading is nobody's business.
+    return _FONT_FACE.sub("", _recorded(view).export_svg(title=title)).replace("Fira Code", "monospace")
+
+
+def _recorded(view: RenderableType) -> Console:
+    from rich.console import Console
+
+    console = Console(
+        file=io.StringIO(),
+        record=True,
+        width=WIDTH,
+        color_system="truecolor",
+        force_terminal=True,
+        legacy_windows=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    console.print(view)
+    return console
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>llm</title>
+<style>
+body {{ background: #111418; color: #d8dee4; margin: 2em; }}
+pre {{ font-family: Menlo, "DejaVu Sans Mono", Consolas, "Courier New", monospace; line-height: 1.25; }}
+</style>
+</head>
+<body>
+<pre><code>{code}</code></pre>
+</body>
+</html>
+"""

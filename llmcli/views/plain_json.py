@@ -1,0 +1,30 @@
+"""Value types as plain JSON: what every view's `--json` prints."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+
+
+def plain(value: object) -> object:
+    """`value` in terms of JSON: dataclasses become objects, bytes base64, numbers that JSON has not null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, Sequence | Set) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:  # infinite or not a number
+        return None
+    return value
+
+
+def json_line(schema: str, value: object) -> str:
+    """`value` as one line of JSON whose first field names its `schema`, as in "llmcli.lens/1"."""
+    body = plain(value)
+    assert isinstance(body, dict)
+    return json.dumps({"schema": schema, **body}, ensure_ascii=False, allow_nan=False)
