@@ -2,7 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Candidate, Event, Finish, FinishReason, Prefill, Stats, Step
+from llmcli.engine.events import (
+    AttentionRow,
+    Candidate,
+    Event,
+    Filter,
+    Finish,
+    FinishReason,
+    Prefill,
+    Read,
+    SampledCandidate,
+    Stats,
+    Step,
+)
 from llmcli.engine.interruption import Interruption
 from llmcli.engine.params import SamplingParams
 
@@ -12,14 +24,18 @@ if TYPE_CHECKING:
     from llmcli.engine.sampler import Sampler
 
 __all__ = [
+    "AttentionRow",
     "Candidate",
     "Conversation",
     "Engine",
     "Event",
+    "Filter",
     "Finish",
     "FinishReason",
     "Interruption",
     "Prefill",
+    "Read",
+    "SampledCandidate",
     "Sampler",
     "SamplingParams",
     "Stats",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from llmcli.engine.engine import Engine, PrefillProgress
+from llmcli.engine.engine import Engine, Observer, PrefillProgress
 from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interruption import Interruption
 from llmcli.engine.params import SamplingParams
@@ -27,6 +27,10 @@ class Conversation:
     """Further variables of the template."""
     messages: list[Message] = field(default_factory=list)
     """The user's messages and the model's replies, in turn."""
+    last_prompt: tuple[int, ...] = ()
+    """The ids that the last reply answered."""
+    last_reply: tuple[int, ...] = ()
+    """The ids of the last reply, empty before there is one."""
     replies: int = 0
     """Replies generated so far, retries included: each gets a seed of its own."""
 
@@ -37,6 +41,7 @@ class Conversation:
         *,
         probabilities: bool = False,
         top: int = 0,
+        observer: Observer | None = None,
         interruption: Interruption | None = None,
         progress: PrefillProgress | None = None,
     ) -> Iterator[Event]:
@@ -44,22 +49,22 @@ class Conversation:
 
         A prompt that does not fit raises `PromptTooLongError` at once and leaves the conversation as it was.
         """
-        question = Message("user", text)
-        system = [Message("system", self.system)] if self.system else []
+        ids = encode_chat(self.tokenizer, self.template, self.with_question(text), template_args=self.template_args)
         events = self.engine.stream(
-            encode_chat(
-                self.tokenizer,
-                self.template,
-                [*system, *self.messages, question],
-                template_args=self.template_args,
-            ),
+            ids,
             replace(params, seed=None if params.seed is None else params.seed + self.replies),
             probabilities=probabilities,
             top=top,
+            observer=observer,
             interruption=interruption,
             progress=progress,
         )
-        return self._recorded(question, events)
+        return self._recorded(Message("user", text), ids, events)
+
+    def with_question(self, text: str) -> list[Message]:
+        """Everything the model is to read when `text` is asked: system prompt, what was said, and the question."""
+        system = [Message("system", self.system)] if self.system else []
+        return [*system, *self.messages, Message("user", text)]
 
     def take_back(self) -> str:
         """Forget the last message and its reply; return the message.
@@ -73,7 +78,7 @@ class Conversation:
         del self.messages[-2:]
         return question.content
 
-    def _recorded(self, question: Message, events: Iterator[Event]) -> Iterator[Event]:
+    def _recorded(self, question: Message, prompt: list[int], events: Iterator[Event]) -> Iterator[Event]:
         self.replies += 1
         text, ids, cut = "", [], False
         try:
@@ -89,5 +94,6 @@ class Conversation:
             # Also when the reader gave up half-way: what was said was said. A question interrupted before its first
             # token was never answered, and two questions in a row would confuse the model.
             if ids:
+                self.last_prompt, self.last_reply = tuple(prompt), tuple(ids)
                 # The ids of a reply cut at a stop string say more than its text does.
                 self.messages += [question, Message("assistant", text, None if cut else tuple(ids))]

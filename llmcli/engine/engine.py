@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import takewhile
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from llmcli.device import peak_memory_bytes
-from llmcli.engine.events import Event, Finish, FinishReason, Prefill, Stats, Step
+from llmcli.engine.events import (
+    AttentionRow,
+    Candidate,
+    Event,
+    Filter,
+    Finish,
+    FinishReason,
+    Prefill,
+    SampledCandidate,
+    Stats,
+    Step,
+)
 from llmcli.engine.interruption import Interruption
 from llmcli.engine.outlook import outlook
 from llmcli.engine.params import SamplingParams
@@ -27,6 +40,16 @@ _PREFILL_CHUNK = 512
 
 PrefillProgress: TypeAlias = Callable[[int, int], None]
 """Called with the tokens of the prompt read so far, and how many there are."""
+
+
+class Observer(Protocol):
+    """Someone who looks on while tokens are read."""
+
+    def watching(self, start: int) -> AbstractContextManager[None]:
+        """Look at the passes inside the block, the first of which reads the tokens from position `start` on."""
+
+    def taken(self, ids: Sequence[int]) -> AttentionRow:
+        """What the last of the tokens read, which are `ids`, paid attention to."""
 
 
 class Engine:
@@ -70,13 +93,15 @@ class Engine:
         *,
         probabilities: bool = True,
         top: int = 0,
+        observer: Observer | None = None,
         interruption: Interruption | None = None,
         progress: PrefillProgress | None = None,
     ) -> Iterator[Event]:
         """Generate a reply to `prompt_ids`: one `Prefill`, a `Step` for each token, one `Finish`.
 
         With `probabilities` every step carries its log-probability and entropy, and `top` alternatives; without, the
-        plain path pays nothing for them. `progress` hears how much of a long prompt has been read.
+        plain path pays nothing for them. What an `observer` saw of attention comes with every step. `progress` hears
+        how much of a long prompt has been read.
 
         Raises:
             PromptTooLongError: the prompt leaves no room for a reply.
@@ -85,7 +110,7 @@ class Engine:
         self._check_length(ids)
         # Checked at the call, generated on demand.
         return self._generate(
-            ids, params or SamplingParams(), probabilities, top, interruption or Interruption(), progress
+            ids, params or SamplingParams(), probabilities, top, observer, interruption or Interruption(), progress
         )
 
     def _generate(
@@ -94,6 +119,7 @@ class Engine:
         params: SamplingParams,
         probabilities: bool,
         top: int,
+        observer: Observer | None,
         interruption: Interruption,
         progress: PrefillProgress | None,
     ) -> Iterator[Event]:
@@ -107,7 +133,7 @@ class Engine:
         reason: FinishReason | None = None
         try:
             with interruption.computing():
-                logits = self._read(ids, progress)
+                logits = self._read(ids, observer, progress)
             prefill_seconds = time.perf_counter() - started
             yield Prefill(prompt_tokens, cached, prefill_seconds)
             while reason is None:
@@ -116,7 +142,7 @@ class Engine:
                     break
                 if count:
                     with interruption.computing():
-                        logits = self._read(ids)
+                        logits = self._read(ids, observer)
                 distribution = sampler.distribution(logits, ids)
                 token = sampler.draw(distribution)
                 last_at = time.perf_counter()
@@ -124,9 +150,14 @@ class Engine:
                 if token in self._stop_ids:
                     reason = "stop"
                     break
+                attention = None if observer is None else observer.taken(ids)
                 ids.append(token)
                 text, stopped = stops.push(detokenizer.push(token))
-                yield self._step(count, token, text, logits if probabilities else None, distribution, top)
+                step = Step(count, token, text, attention=attention)
+                if probabilities:
+                    stages = sampler.stages(logits, ids[:-1]) if top else {}
+                    step = self._explained(step, logits, distribution, stages, top)
+                yield step
                 count += 1
                 if stopped:
                     reason = "stop_string"
@@ -184,7 +215,9 @@ class Engine:
         del self._cached_ids[length:]
 
     @torch.inference_mode()
-    def _read(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
+    def _read(
+        self, ids: Sequence[int], observer: Observer | None = None, progress: PrefillProgress | None = None
+    ) -> Tensor:
         """Run what the cache does not hold yet of `ids` through the model; logits (V,) after the last token."""
         logits: Tensor
         expected = self._cache.expected_length
@@ -192,16 +225,30 @@ class Engine:
             # The text outgrew what was expected, and from here on is rotated in another way: it is read anew, once.
             self._keep(0, self.context_length)
         self._cache.reserve(len(ids))
-        for start in range(self._cache.length, len(ids), _PREFILL_CHUNK):
-            chunk = list(ids[start : start + _PREFILL_CHUNK])
-            logits = self._model(torch.tensor([chunk], device=self._model.device), self._cache, only_last=True)
-            self._cached_ids += chunk
-            if progress is not None:
-                progress(len(self._cached_ids), len(ids))
+        with nullcontext() if observer is None else observer.watching(self._cache.length):
+            for start in range(self._cache.length, len(ids), _PREFILL_CHUNK):
+                chunk = list(ids[start : start + _PREFILL_CHUNK])
+                logits = self._model(torch.tensor([chunk], device=self._model.device), self._cache, only_last=True)
+                self._cached_ids += chunk
+                if progress is not None:
+                    progress(len(self._cached_ids), len(ids))
         return logits[0, -1, : self._vocab_size]
 
-    def _step(self, index: int, token: int, text: str, logits: Tensor | None, distribution: Tensor, top: int) -> Step:
-        if logits is None:
-            return Step(index, token, text)
-        seen = outlook(logits, token, self._tokenizer, top=top)
-        return Step(index, token, text, seen.logprob, seen.entropy, float(distribution[token]), seen.top)
+    def _explained(
+        self, step: Step, logits: Tensor, distribution: Tensor, stages: Mapping[Filter, Tensor], top: int
+    ) -> Step:
+        seen = outlook(logits, step.id, self._tokenizer, top=top)
+        return replace(
+            step,
+            logprob=seen.logprob,
+            entropy=seen.entropy,
+            rank=seen.rank,
+            sampled_prob=float(distribution[step.id]),
+            top=tuple(_sampled(candidate, distribution, stages) for candidate in seen.top),
+        )
+
+
+def _sampled(candidate: Candidate, distribution: Tensor, stages: Mapping[Filter, Tensor]) -> SampledCandidate:
+    removed_by = next((name for name, left in stages.items() if left[candidate.id] == 0), None)
+    probability = float(distribution[candidate.id])
+    return SampledCandidate(candidate.id, candidate.text, candidate.logprob, probability, removed_by)

@@ -28,12 +28,50 @@ class Candidate:
     logprob: float
 
 
+Filter: TypeAlias = Literal["temperature", "top_k", "top_p", "min_p"]
+"""What can rule a token out. A temperature of 0 rules out all but the most probable one."""
+
+
+@dataclass(frozen=True)
+class SampledCandidate(Candidate):
+    """A token the model could have said, and what the filters made of it."""
+
+    sampled_prob: float
+    """Its probability after all of them."""
+    removed_by: Filter | None
+    """The filter that ruled it out."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Something that attention looked at: the token at `position`, or a longer stretch that begins there."""
+
+    position: int
+    text: str
+    weight: float
+    """Its share of what was read, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class AttentionRow:
+    """What the token at `position` paid attention to, and so what the token after it was made from."""
+
+    position: int
+    sink: float
+    """The share of attention on the first token, over all heads: where heads look that have nothing to look for."""
+    self: float
+    """The share on the token itself; 0 for the first, which is its own sink."""
+    read: tuple[Read, ...]
+    """What was read most, of everything but these two."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One generated token.
 
-    `logprob`, `entropy` (both in nats) and `top` describe the model's own distribution, before temperature and filters;
-    `sampled_prob` is the probability the token had after them. All four are None or empty when nobody asked.
+    `logprob`, `entropy` (both in nats), `rank` and the order of `top` are those of the model's own distribution, before
+    temperature and filters; `sampled_prob` is the probability the token had after them. All are None or empty when
+    nobody asked.
     """
 
     index: int
@@ -42,8 +80,12 @@ class Step:
     """New text, safe to print. Empty while a character is incomplete or could still begin a stop string."""
     logprob: float | None = None
     entropy: float | None = None
+    rank: int | None = None
+    """1 where no token was more probable."""
     sampled_prob: float | None = None
-    top: tuple[Candidate, ...] = ()
+    top: tuple[SampledCandidate, ...] = ()
+    attention: AttentionRow | None = None
+    """What was read to say it, if someone looked."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from llmcli.engine.events import Filter
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import LlmcliError
 
 _SHORT_LIST = 1024
+_ORDER: tuple[Filter, ...] = ("temperature", "top_k", "top_p", "min_p")
 
 
 class Sampler:
@@ -53,6 +56,16 @@ class Sampler:
             probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0.0)
             probabilities = probabilities / probabilities.sum()
         return probabilities
+
+    def stages(self, logits: Tensor, context: Sequence[int] = ()) -> dict[Filter, Tensor]:
+        """The distribution (V,) after each filter in turn; the last is what `distribution` gives."""
+        off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        found: dict[Filter, Tensor] = {}
+        for name in _ORDER:
+            off.pop(name, None)
+            # The same code with what comes later switched off: so there is nothing to keep in step.
+            found[name] = Sampler(replace(self.params, **off)).distribution(logits, context)  # type: ignore[arg-type]
+        return found
 
     def draw(self, probabilities: Tensor) -> int:
         """One id, with the chances that `probabilities` (V,) give."""

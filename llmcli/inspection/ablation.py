@@ -15,9 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import UsageError
-from llmcli.inspection.hooks import Part, adder, attention_of, blocks, removed
+from llmcli.inspection.hooks import Part, adder, attention_of, blocks, on_residual, removed
 from llmcli.model import Transformer
 from llmcli.model.experts import MixtureOfExperts
+
+# Rows of logits computed at a time: 128 MiB in float32 for a vocabulary of 128k.
+_ROWS_AT_ONCE = 256
+
+
+@torch.inference_mode()
+def logprobs_from(model: Transformer, ids: Tensor, first: int, vocab_size: int) -> Iterator[Tensor]:
+    """What the model expects in each place of `ids` (B, T) from position `first` (at least 1) on, given all before.
+
+    Log-probabilities (B, places, `vocab_size`), float32, a few places at a time. One pass without a cache, so that
+    whatever is switched off is off for the whole text.
+    """
+    residual: list[Tensor] = []
+
+    def keep(layer: int, x: Tensor) -> None:
+        if layer == model.config.num_layers:
+            residual.append(x[:, first - 1 : -1])
+
+    with on_residual(model, keep):
+        model(ids, only_last=True)
+    for places in torch.split(residual[0], max(1, _ROWS_AT_ONCE // len(ids)), dim=1):
+        yield model.read_out(places)[..., :vocab_size].float().log_softmax(-1)
 
 
 @contextmanager
@@ -87,7 +109,7 @@ def without_keys(model: Transformer, positions: Collection[int]) -> Iterator[Non
 
     For passes over a whole text without a cache.
     """
-    hidden = torch.tensor(sorted(positions), device=model.device)
+    hidden = torch.tensor(sorted(positions), dtype=torch.long, device=model.device)
 
     def hide(_module: nn.Module, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         q, k, v, mask, *rest = inputs

@@ -56,12 +56,14 @@ class AttentionCall:
     def weights(self, first: int = 0, stop: int | None = None) -> Tensor:
         """The attention pattern of queries `first` to `stop` (of the T) over all S keys: float32, (B, H, rows, S)."""
         stop = self.new if stop is None else stop
-        mask = self.mask
-        if mask is None and self.new > 1:
-            mask = torch.ones(self.new, self.seen, dtype=torch.bool, device=self.q.device).tril()
+        if self.mask is not None:
+            mask = self.mask[first:stop]
+        else:
+            earlier = self.seen - self.new
+            mask = torch.ones(stop - first, self.seen, dtype=torch.bool, device=self.q.device).tril(earlier + first)
         softmax: SoftmaxAttention = self.attention.attend
         sinks = getattr(self.attention, "sinks", None)
-        return softmax.weights(self.q[:, :, first:stop], self.k, None if mask is None else mask[first:stop], sinks)
+        return softmax.weights(self.q[:, :, first:stop], self.k, mask, sinks)
 
     def head_values(self) -> Tensor:
         """The values that each query head mixes: (B, H, S, V)."""

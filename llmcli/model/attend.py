@@ -55,7 +55,9 @@ class SoftmaxAttention(nn.Module):
         kv_heads, seen = k.shape[1:3]
         # The heads of a group share their keys: they are further rows of one product.
         grouped = q.reshape(batch, kv_heads, -1, q.shape[3])  # (B, K, H/K * T, D)
-        scores = (grouped @ k.transpose(2, 3)).float().view(batch, heads, new, seen) * self.scale
+        # For few rows, keys times queries is twice as fast on a CPU as queries times keys.
+        scores = grouped @ k.transpose(2, 3) if new > 1 else (k @ grouped.transpose(2, 3)).transpose(2, 3)
+        scores = scores.float().reshape(batch, heads, new, seen) * self.scale
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         if mask is not None:

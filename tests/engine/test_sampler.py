@@ -53,6 +53,22 @@ def test_filters_agree_with_the_reference(
     assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
 
 
+def test_every_filter_is_named_for_what_it_rules_out() -> None:
+    probabilities = torch.tensor([0.5, 0.25, 0.15, 0.06, 0.04])
+    params = SamplingParams(temperature=1.0, top_k=4, top_p=0.92, min_p=0.4)
+    stages = Sampler(params).stages(probabilities.log())
+    left = {name: [bool(value) for value in stage] for name, stage in stages.items()}
+    assert left == {
+        "temperature": [True] * 5,
+        "top_k": [True] * 4 + [False],
+        "top_p": [True] * 3 + [False] * 2,
+        "min_p": [True] * 2 + [False] * 3,
+    }
+    assert stages["min_p"].tolist() == Sampler(params).distribution(probabilities.log()).tolist()
+    greedy = Sampler(SamplingParams(temperature=0)).stages(probabilities.log())
+    assert greedy["temperature"].tolist() == [1, 0, 0, 0, 0]
+
+
 def test_temperature_zero_is_the_best_token_and_nothing_else() -> None:
     logits = torch.tensor([0.1, 3.0, 2.9, -1.0])
     distribution = Sampler(SamplingParams(temperature=0)).distribution(logits)
