@@ -10,7 +10,7 @@ import torch
 import llmcli
 from llmcli.errors import UsageError
 from llmcli.inspection.scoring import score
-from llmcli.views.score import coloured_text, sparkline
+from llmcli.views.tokens import coloured, sparkline
 from tests.commands.running import llm
 from tests.puppet import BOS, chain, ids_of, write_puppet
 from tests.tiny import random_ids, save, tiny_model
@@ -76,18 +76,26 @@ def test_the_command_and_its_json(tmp_path: Path) -> None:
     assert (first["id"], first["logprob"], first["top"]) == (BOS, None, [])
     assert math.exp(second["logprob"]) == pytest.approx(0.5, rel=1e-2)
     assert {candidate["text"] for candidate in second["top"]} == {"a", "b"}
+    assert (second["bytes"], second["top"][0].keys()) == ("YQ==", {"id", "text", "logprob", "bytes"})
     assert (by_file["perplexity"], by_file["bits_per_byte"]) == pytest.approx((2, 1), rel=1e-2)
     table = llm("score", "a", "-m", model, "--top", 2)
     assert "50." in table.stdout.decode() and "perplexity 2.0" in table.stdout.decode()
     chat = json.loads(llm("score", "a", "-m", model, "--json", "--chat").stdout)
     assert len(chat["tokens"]) == 5
     assert llm("score", "", "-m", model).returncode == 2
+    page, picture = tmp_path / "score.html", tmp_path / "score.svg"
+    shown = llm("score", "a", "-m", model, "--html", page, "--svg", picture)
+    assert b"perplexity" in shown.stdout
+    for exported in (page, picture):
+        content = exported.read_text()
+        assert "perplexity" in content.replace("&#160;", " ") and "50-90" in content
+        assert "http" not in content.replace("http://www.w3.org/", "") and "@font-face" not in content
 
 
 def test_colours_cover_the_whole_text(loaded: llmcli.LoadedModel) -> None:
     text = "héllo 😀\n\x1b[2J\xa0"
-    result = score(loaded, loaded.tokenizer.encode(text))
-    assert coloured_text(result, loaded.tokenizer.token_bytes).plain == "<|bos|>héllo 😀\n␛[2J\xa0"
+    tokens = [(loaded.tokenizer.token_bytes(token), 0.5) for token in loaded.tokenizer.encode(text)]
+    assert coloured(tokens).plain == "<|bos|>héllo 😀\n␛[2J\xa0"
 
 
 def test_sparklines_are_as_long_as_asked_and_rise_with_surprise() -> None:

@@ -1,0 +1,52 @@
+"""A norm as the linear map it is at one point, so that what goes into it can be followed through part by part.
+
+A norm divides by a number made from its whole input. With that number held at its actual value the rest is linear:
+what a sum of parts becomes is the sum of what the parts become (Elhage et al. 2021, "A Mathematical Framework for
+Transformer Circuits", on handling layer norm).
+
+Dimension letters: C hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
+
+
+class FrozenNorm:
+    """`c -> gain * (c - mean(c)) + bias`, or without the mean, as `norm` is at its input `x`; all in float32."""
+
+    def __init__(self, norm: nn.Module, x: Tensor) -> None:
+        """`x` is (C,); `norm` one of `model/norm.py`, or the identity."""
+        x = x.float()
+        self.centred = isinstance(norm, LayerNorm)
+        self.bias: Tensor | None = None
+        if isinstance(norm, LayerNorm):
+            weight = torch.ones_like(x) if norm.weight is None else norm.weight.float() + norm.plus_one
+            self.gain = weight * torch.rsqrt(x.var(correction=0) + norm.eps)
+            self.bias = None if norm.bias is None else norm.bias.float()
+        elif isinstance(norm, RMSNorm):
+            weight = norm.weight.float() + (1.0 if isinstance(norm, CentredRMSNorm) else 0.0)
+            self.gain = weight * torch.rsqrt(x.pow(2).mean() + norm.eps)
+        elif isinstance(norm, Scale):
+            self.gain = torch.full_like(x, norm.factor)
+        elif isinstance(norm, nn.Identity):
+            self.gain = torch.ones_like(x)
+        else:
+            raise TypeError(f"{type(norm).__name__} is not a norm that can be held fixed")
+
+    def apply(self, parts: Tensor) -> Tensor:
+        """What parts (..., C) of the input become, the bias left out."""
+        if self.centred:
+            parts = parts - parts.mean(-1, keepdim=True)
+        return self.gain * parts
+
+    def pull_back(self, direction: Tensor) -> Tensor:
+        """The direction (C,) in front of the norm in which parts count as they do along `direction` behind it.
+
+        `pull_back(d) @ c == d @ apply(c)` for every c.
+        """
+        pulled = self.gain * direction
+        return pulled - pulled.mean() if self.centred else pulled
