@@ -40,7 +40,7 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
     counts: Counter[str] = Counter()
     idle = 0
     for name, parameter in meta_model(config).named_parameters():
-        counts[_box(name)] += parameter.numel()
+        counts[box_of(name)] += parameter.numel()
         if ".mlp.experts." in name and (experts := config.layers[int(name.split(".")[1])].experts) is not None:
             idle += parameter.numel() // experts.count * (experts.count - experts.chosen)
     stored: Counter[str] = Counter()
@@ -59,7 +59,8 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
     )
 
 
-def _box(parameter: str) -> str:
+def box_of(parameter: str) -> str:
+    """The box that a parameter of that name belongs to: a field of `ModelAccount`."""
     if "norm" in parameter:
         return "norms"
     for part, box in (("self_attn", "attention"), ("mlp", "feed_forward"), ("embed_", "embeddings")):

@@ -1,0 +1,264 @@
+"""Lost in the middle: how well a model finds one fact among many, by where in the text the fact stands.
+
+The text is K facts, "The secret word of Alice is apple.", and a question about one of them, the needle. It is asked
+for at several depths (0 %: the first fact, 100 %: the last), after Liu et al. 2023, "Lost in the Middle",
+arXiv:2307.03172, section 3, whose answers are keys of a dictionary. Here the answer is not generated but scored: the
+probability of the right word among the K words of the text, a closed set, so that a guess is worth 1/K.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.inspection.trace import CHUNK
+from llmcli.model import Transformer
+from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+from llmcli.text.guarded import Segment
+
+DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)
+INTERVAL = "95 % percentile bootstrap over seeds"
+_RESAMPLES = 10_000
+
+# Common, so that each is one token in most vocabularies, and none the beginning of another.
+_NAMES = (
+    "Alice Bob Carol David Emma Frank Grace Henry Jack Karen Leo Maria Nathan Olivia Peter Rachel Simon Thomas Victor "
+    "Walter Anna Brian Diana Eric Helen Ivan Julia Kevin Laura Mark Nancy Oscar Paul Rose Samuel Adam Bella Charles "
+    "Daniel Elizabeth"
+)
+_WORDS = (
+    "apple bread chair river stone bridge garden window silver candle mountain horse pencil violin carpet rabbit "
+    "mirror basket hammer butter ladder tiger piano bottle forest castle lemon engine blanket pepper cotton marble "
+    "button rocket camera dragon needle pillow island coffee"
+)
+NAMES, WORDS = tuple(_NAMES.split()), tuple(_WORDS.split())
+_FILLERS = (
+    "The train to the coast leaves twice a day.",
+    "It rained for most of the afternoon.",
+    "Many old houses in the village have green doors.",
+    "The market opens early and closes before noon.",
+    "Some birds stay here through the whole winter.",
+    "A narrow path leads down to the lake.",
+    "The library was painted again last summer.",
+    "Most visitors come for the music and the food.",
+    "The bus was late again this morning.",
+    "There is a small museum near the station.",
+    "In spring the fields are full of flowers.",
+    "The baker has worked there for thirty years.",
+    "On clear nights one can see the lights of the harbour.",
+    "The road was closed because of the snow.",
+    "Children play football behind the school.",
+    "The new theatre has room for two hundred people.",
+)
+
+
+@dataclass(frozen=True)
+class DepthScore:
+    """How well the needle is found at one depth."""
+
+    depth: float
+    """0 to 100: the share of the other facts, in percent, that come before the needle."""
+    mean: float
+    """Probability of the right word among the K, mean over seeds."""
+    low: float
+    high: float
+    """Ends of the confidence interval of the mean."""
+    accuracy: float
+    """Share of seeds in which the right word is the most probable of the K."""
+    probs: tuple[float, ...]
+    """Of each seed."""
+
+
+@dataclass(frozen=True)
+class NeedleResult:
+    """The needle at every depth, each time in the same texts but for its place."""
+
+    facts: int
+    seeds: int
+    tokens: float
+    """Length of a text, mean over all."""
+    chat: bool
+    chance: float
+    """What a guess gives: 1/K."""
+    interval: str
+    """Which confidence interval it is."""
+    example: str
+    """The end of the first text, which the answer follows."""
+    answer: str
+    depths: tuple[DepthScore, ...]
+
+
+def needle(
+    loaded: LoadedModel,
+    *,
+    facts: int = 20,
+    seeds: int = 30,
+    depths: Sequence[float] = DEPTHS,
+    chat: bool = False,
+    context_tokens: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> NeedleResult:
+    """Ask for one of `facts` facts at each of the `depths` (percent), in `seeds` texts.
+
+    In each text names, words and their order are drawn anew; its needle is moved through it. Neutral sentences
+    between the facts lengthen it to about `context_tokens`. The confidence interval is the percentile bootstrap
+    (Efron & Tibshirani 1993, chapter 13) of 10,000 resamples of the seeds.
+
+    Raises:
+        UsageError: numbers that make no sense, or a chat without a template.
+        PromptTooLongError: a text does not fit the model's context.
+    """
+    _check(loaded, facts, seeds, depths, chat=chat)
+    fillers = _filler_count(loaded, facts, context_tokens, chat=chat)
+    # From the end to the beginning: a text shares with the next one all facts before the needle's new place.
+    order = sorted(range(len(depths)), key=lambda index: -depths[index])
+    texts = [_Text.drawn(seed, facts, depths[index], fillers) for seed in range(seeds) for index in order]
+    prompts = [_prompt_ids(loaded, text, chat=chat) for text in texts]
+    words = {word: _word_ids(loaded, word) for word in {word for text in texts for word in text.words}}
+    longest = max(map(len, prompts)) + max(map(len, words.values()))
+    if longest > loaded.config.context_length:
+        raise PromptTooLongError(
+            f"The longest text has {longest} tokens, but the model's context holds {loaded.config.context_length}. "
+            "Ask for fewer facts or fewer tokens."
+        )
+    reader = _Reader(loaded.model, longest)
+    probs: list[list[float]] = [[] for _ in depths]
+    hits = [0] * len(depths)
+    for done, (text, ids) in enumerate(zip(texts, prompts, strict=True)):
+        scores = reader.scores(ids, [words[word] for word in text.words])
+        index = order[done % len(order)]
+        probs[index].append(float(scores.softmax(-1)[text.needle]))
+        hits[index] += int(scores.argmax()) == text.needle
+        if progress is not None:
+            progress(done + 1, len(texts))
+    return NeedleResult(
+        facts=facts,
+        seeds=seeds,
+        tokens=sum(map(len, prompts)) / len(prompts),
+        chat=chat,
+        chance=1 / facts,
+        interval=INTERVAL,
+        example=texts[0].question + " " + texts[0].opening,
+        answer=texts[0].words[texts[0].needle],
+        depths=tuple(
+            DepthScore(depth, sum(found) / seeds, *bootstrap_interval(found), right / seeds, tuple(found))
+            for depth, found, right in zip(depths, probs, hits, strict=True)
+        ),
+    )
+
+
+def bootstrap_interval(values: Sequence[float], *, resamples: int = _RESAMPLES) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the means of `resamples` samples, drawn from `values` with replacement."""
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(0))
+    means = torch.tensor(values, dtype=torch.float64)[drawn].mean(-1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _check(loaded: LoadedModel, facts: int, seeds: int, depths: Sequence[float], *, chat: bool) -> None:
+    if not 2 <= facts <= len(NAMES):
+        raise UsageError(f"There can be 2 to {len(NAMES)} facts, not {facts}.")
+    if seeds < 2:
+        raise UsageError("A confidence interval takes at least 2 seeds.")
+    if not depths or not all(0 <= depth <= 100 for depth in depths):
+        raise UsageError("Depths are percentages, from 0 (the first fact) to 100 (the last).")
+    if chat and loaded.template is None:
+        raise UsageError(f"{loaded.name} has no chat template; leave --chat out.")
+
+
+@dataclass(frozen=True)
+class _Text:
+    sentences: tuple[str, ...]
+    """Facts in their order, and what is said between them."""
+    name: str
+    words: tuple[str, ...]
+    """Of all facts, in their order."""
+    needle: int
+    """Which of them is asked for."""
+
+    @classmethod
+    def drawn(cls, seed: int, facts: int, depth: float, fillers: int) -> _Text:
+        """The text of a seed with its needle at `depth` (percent); all else stays the same from depth to depth."""
+        source = random.Random(seed)
+        pairs = list(zip(source.sample(NAMES, facts), source.sample(WORDS, facts), strict=True))
+        between = source.sample(_FILLERS, len(_FILLERS))
+        place = round(depth / 100 * (facts - 1))
+        pairs.insert(place, pairs.pop())
+        sentences: list[str] = []
+        for index, (name, word) in enumerate(pairs):
+            first, last = index * fillers // facts, (index + 1) * fillers // facts
+            sentences += [between[number % len(between)] for number in range(first, last)]
+            sentences.append(f"The secret word of {name} is {word}.")
+        return cls(tuple(sentences), pairs[place][0], tuple(word for _, word in pairs), place)
+
+    @property
+    def body(self) -> str:
+        return " ".join(self.sentences)
+
+    @property
+    def question(self) -> str:
+        return f"What is the secret word of {self.name}?"
+
+    @property
+    def opening(self) -> str:
+        """How the answer begins."""
+        return f"The secret word of {self.name} is"
+
+
+def _prompt_ids(loaded: LoadedModel, text: _Text, *, chat: bool) -> list[int]:
+    if chat and loaded.template is not None:
+        message = Message("user", f"{text.body}\n\n{text.question}")
+        return encode_chat(loaded.tokenizer, loaded.template, [message], prefill=text.opening)
+    return encode_raw(loaded.tokenizer, f"{text.body}\n\nQuestion: {text.question}\nAnswer: {text.opening}")
+
+
+def _word_ids(loaded: LoadedModel, word: str) -> list[int]:
+    return loaded.tokenizer.encode_segments([Segment(f" {word}", trusted=False)], continuation=True)
+
+
+def _filler_count(loaded: LoadedModel, facts: int, context_tokens: int, *, chat: bool) -> int:
+    """How many neutral sentences bring a text to about `context_tokens`."""
+    missing = context_tokens - len(_prompt_ids(loaded, _Text.drawn(0, facts, 0, 0), chat=chat))
+    size = sum(len(loaded.tokenizer.encode(f" {filler}", add_special_tokens=False)) for filler in _FILLERS)
+    return max(0, round(missing * len(_FILLERS) / size))
+
+
+class _Reader:
+    """Reads texts one after another, each from where it differs from the one before."""
+
+    def __init__(self, model: Transformer, longest: int) -> None:
+        self._model = model
+        self._cache = model.new_cache(capacity=longest)
+        # The same for all texts, so that all are rotated alike and can share what they begin with.
+        self._cache.expected_length = longest
+        self._read: list[int] = []
+
+    @torch.inference_mode()
+    def scores(self, ids: Sequence[int], candidates: Sequence[Sequence[int]]) -> Tensor:
+        """The log-probability of each of the candidates (K) after the text `ids`; float64 (K,) on the CPU."""
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._read, strict=False)))
+        self._cache.truncate(self._cache.reusable(min(same, len(ids) - 1)))
+        for start in range(self._cache.length, len(ids), CHUNK):
+            logits = self._pass(ids[start : start + CHUNK], only_last=True)
+        self._read = list(ids)
+        first = logits[-1]
+        scores = [float(first[candidate[0]]) for candidate in candidates]
+        for index, candidate in enumerate(candidates):
+            if len(candidate) > 1:
+                rest = self._pass(candidate[:-1], only_last=False)
+                scores[index] += sum(float(row[token]) for row, token in zip(rest, candidate[1:], strict=True))
+                self._cache.truncate(len(ids))
+        return torch.tensor(scores, dtype=torch.float64)
+
+    def _pass(self, ids: Sequence[int], *, only_last: bool) -> Tensor:
+        """Log-probabilities (T or 1, V) after `ids`, which go on where the cache ends."""
+        tensor = torch.tensor([list(ids)], device=self._model.device)
+        logits: Tensor = self._model(tensor, self._cache, only_last=only_last)[0]
+        return logits.float().log_softmax(-1)
