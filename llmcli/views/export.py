@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WIDTH = 110
-_FONT_FACE = re.compile(r"@font-face\s*\{[^}]*\}\s*")
+_FONTS_AND_CREDITS = re.compile(r"@font-face\s*\{[^}]*\}\s*|<!--.*?-->\s*", re.DOTALL)
 
 
 def as_html(view: RenderableType) -> str:
@@ -21,7 +21,7 @@ def as_html(view: RenderableType) -> str:
 def as_svg(view: RenderableType, title: str) -> str:
     """`view` as an SVG picture of a terminal window with that `title`."""
     # Rich links fonts of a network; whoever opens the file may have none, and its reading is nobody's business.
-    return _FONT_FACE.sub("", _recorded(view).export_svg(title=title)).replace("Fira Code", "monospace")
+    return _FONTS_AND_CREDITS.sub("", _recorded(view).export_svg(title=title)).replace("Fira Code", "monospace")
 
 
 def _recorded(view: RenderableType) -> Console:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 
 def plain(value: object) -> object:
@@ -21,6 +22,14 @@ def plain(value: object) -> object:
     if isinstance(value, float) and value - value != 0:  # infinite or not a number
         return None
     return value
+
+
+def with_bytes(token: Mapping[str, Any], token_bytes: Callable[[int], bytes]) -> dict[str, Any]:
+    """A token that has an `id`, and its candidates in `top`, with the bytes they stand for: text need not be whole."""
+    result = {**token, "bytes": plain(token_bytes(token["id"]))}
+    if "top" in token:
+        result["top"] = [with_bytes(candidate, token_bytes) for candidate in token["top"]]
+    return result
 
 
 def json_line(schema: str, value: object) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from llmcli.views.plain_json import with_bytes
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Event, Finish, Stats, Step
 
 
-def step_json(step: Step) -> dict[str, object]:
+TokenBytes: TypeAlias = Callable[[int], bytes]
+"""The bytes a token stands for."""
+
+
+def step_json(step: Step, token_bytes: TokenBytes) -> dict[str, Any]:
     """One generated token."""
-    return asdict(step)
+    return with_bytes(asdict(step), token_bytes)
 
 
 def stats_json(stats: Stats) -> dict[str, object]:
@@ -21,10 +27,17 @@ def stats_json(stats: Stats) -> dict[str, object]:
 
 
 def reply_json(
-    *, model: str, prompt: str, prefill: str, seed: int | None, steps: Sequence[Step], finish: Finish
+    *,
+    model: str,
+    prompt: str,
+    prefill: str,
+    seed: int | None,
+    steps: Sequence[Step],
+    finish: Finish,
+    token_bytes: TokenBytes,
 ) -> dict[str, object]:
     """The whole reply; the texts of its tokens, joined after `prefill`, are its text."""
-    tokens = [step_json(step) for step in steps]
+    tokens = [step_json(step, token_bytes) for step in steps]
     if tokens and finish.text:
         # Text released at the very end belongs to the token that completed it.
         tokens[-1]["text"] = f"{tokens[-1]['text']}{finish.text}"
@@ -40,12 +53,12 @@ def reply_json(
     }
 
 
-def event_json(event: Event, *, model: str, seed: int | None) -> dict[str, object]:
+def event_json(event: Event, *, model: str, seed: int | None, token_bytes: TokenBytes) -> dict[str, object]:
     """One event of `--jsonl`."""
     from llmcli.engine.events import Prefill, Step
 
     if isinstance(event, Prefill):
         return {"event": "prefill", "model": model, "seed": seed, **asdict(event)}
     if isinstance(event, Step):
-        return {"event": "step", **step_json(event)}
+        return {"event": "step", **step_json(event, token_bytes)}
     return {"event": "finish", "finish_reason": event.reason, "text": event.text, "stats": stats_json(event.stats)}

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from llmcli.views.terminal import visible
-from llmcli.views.tokens import band_style, percent, probability_bar, token_label
+from llmcli.views.plain_json import with_bytes
+from llmcli.views.tokens import band_style, coloured, legend, percent, probability_bar, surprise_line, token_label
 
 if TYPE_CHECKING:
     from llmcli.inspection.scoring import TextScore
 
 SCHEMA = "llmcli.score/1"
-_SPARKS = "▁▂▃▄▅▆▇█"
-# Bits of surprise at which a spark is full: a token of one in 65,536.
-_FULL_BITS = 16.0
 
 
-def score_json(score: TextScore) -> dict[str, object]:
+def score_json(score: TextScore, token_bytes: Callable[[int], bytes]) -> dict[str, object]:
     """The score as plain JSON values."""
-    return {"schema": SCHEMA, **asdict(score)}
+    tokens = [with_bytes(asdict(token), token_bytes) for token in score.tokens]
+    return {**asdict(score), "tokens": tokens}
 
 
-def coloured_text(score: TextScore, token_bytes: Callable[[int], bytes]) -> Text:
-    """The text itself, each token in the colour of its probability; one without a score is dim.
+class ScoreView:
+    """The text itself in colours, or, without colours or with `top`, a table of its tokens; then what it comes to."""
 
-    Bytes of a character that several tokens share are drawn with the last of them.
-    """
-    view, pending = Text(), b""
-    for token in score.tokens:
-        pending += token_bytes(token.id)
-        try:
-            text, pending = pending.decode("utf-8"), b""
-        except UnicodeDecodeError as error:
-            if error.end < len(pending) or len(pending) > 3:
-                text, pending = pending.decode("utf-8", errors="replace"), b""
-            else:
-                continue
-        view.append(visible(text), "dim" if token.logprob is None else band_style(math.exp(token.logprob)))
-    return view.append(pending.decode("utf-8", errors="replace"))
+    def __init__(self, score: TextScore, top: int, token_bytes: Callable[[int], bytes]) -> None:
+        self._score, self._top, self._token_bytes = score, top, token_bytes
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if console.color_system is None or self._top:
+            yield score_table(self._score, self._top, self._token_bytes)
+        else:
+            yield coloured(
+                (self._token_bytes(token.id), None if token.logprob is None else math.exp(token.logprob))
+                for token in self._score.tokens
+            )
+            yield legend()
+        yield score_summary(self._score)
 
 
 def score_table(score: TextScore, top: int, token_bytes: Callable[[int], bytes]) -> Table:
@@ -86,18 +83,8 @@ def score_table(score: TextScore, top: int, token_bytes: Callable[[int], bytes])
 
 def score_summary(score: TextScore) -> Text:
     """Perplexity, bits per byte, and a sparkline of surprise."""
-    bits = [-token.logprob / math.log(2) for token in score.tokens if token.logprob is not None]
-    unscored = len(score.tokens) - len(bits)
-    words = f"perplexity {score.perplexity:.2f} · {score.bits_per_byte:.3f} bits per byte · {len(bits)} tokens scored"
-    words += f", {unscored} not: nothing came before it" if unscored else ""
-    if score.windows > 1:
-        words += f" · read in {score.windows} overlapping windows"
-    return Text.assemble((sparkline(bits), "blue"), "\n", (words, "dim"))
-
-
-def sparkline(bits: list[float], width: int = 60) -> str:
-    """Surprise along a text, in at most `width` characters, each the mean of its stretch."""
-    width = min(width, len(bits))
-    edges = [round(number * len(bits) / width) for number in range(width + 1)]
-    means = [sum(bits[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
-    return "".join(_SPARKS[min(len(_SPARKS) - 1, int(mean / _FULL_BITS * len(_SPARKS)))] for mean in means)
+    logprobs = [token.logprob for token in score.tokens if token.logprob is not None]
+    unscored = len(score.tokens) - len(logprobs)
+    scored = f"{len(logprobs)} tokens scored" + (f", {unscored} not: nothing came before it" if unscored else "")
+    more = [f"read in {score.windows} overlapping windows"] if score.windows > 1 else []
+    return surprise_line(logprobs, f"{score.bits_per_byte:.3f} bits per byte", scored, *more)

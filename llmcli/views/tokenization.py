@@ -35,5 +35,6 @@ def tokenization_view(result: Tokenization) -> Group:
         )
     plain = sum(not token.control for token in result.tokens)
     ratio = f", {result.characters / plain:.1f} characters a token" if plain else ""
-    summary = f"{len(result.tokens)} tokens, {result.characters} characters, {result.bytes} bytes{ratio}"
-    return Group(pieces, table, Text(summary, style="dim"))
+    counts = ((len(result.tokens), "token"), (result.characters, "character"), (result.bytes, "byte"))
+    summary = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    return Group(pieces, table, Text(summary + ratio, style="dim"))

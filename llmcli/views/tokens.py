@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -23,8 +24,13 @@ BANDS = (
     (0.05, "5-20 %", "black on #c9a24b"),
     (0.0, "below 5 %", "black on #ffc94d"),
 )
+# A temperature of 0 rules out all but one, which goes without saying.
+_RULED_OUT = {"top_k": " (not in top-k)", "top_p": " (not in top-p)", "min_p": " (below min-p)"}
 _BAR = " ▏▎▍▌▋▊▉█"
 _BAR_WIDTH = 8
+_SPARKS = "▁▂▃▄▅▆▇█"
+# Bits of surprise at which a spark is full: a token of one in 65,536.
+_FULL_BITS = 16.0
 
 
 def band_style(probability: float) -> str:
@@ -51,7 +57,8 @@ def probability_bar(probability: float) -> str:
 def token_label(data: bytes) -> str:
     """A token as it can stand in a table: white space and single bytes made visible, nothing a terminal would obey."""
     text = data.decode("utf-8", errors="backslashreplace")
-    return visible(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
+    text = visible(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], bytes]) -> Table:
@@ -78,10 +85,58 @@ def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], by
             for candidate in step.top:
                 chosen = candidate.id == step.id
                 others.append(token_label(token_bytes(candidate.id)), style="bold underline" if chosen else "")
-                others.append(f" {percent(math.exp(candidate.logprob))}   ", style="dim")
+                ruled_out = _RULED_OUT.get(candidate.removed_by or "", "")
+                others.append(f" {percent(math.exp(candidate.logprob))}{ruled_out}   ", style="dim")
             row.append(others)
         table.add_row(*row)
     return table
+
+
+def coloured(tokens: Iterable[tuple[bytes, float | None]]) -> Text:
+    """The text of tokens, each in the colour of its probability; one without a probability is dim.
+
+    Bytes of a character that several tokens share are drawn with the last of them.
+    """
+    view, pending = Text(), b""
+    for data, probability in tokens:
+        pending += data
+        try:
+            text, pending = pending.decode("utf-8"), b""
+        except UnicodeDecodeError as error:
+            if error.end < len(pending) or len(pending) > 3:
+                text, pending = pending.decode("utf-8", errors="replace"), b""
+            else:
+                continue
+        view.append(visible(text), "dim" if probability is None else band_style(probability))
+    return view.append(pending.decode("utf-8", errors="replace"))
+
+
+def probability(step: Step) -> float | None:
+    """The probability of a token in the model's own distribution; None if nobody asked."""
+    return None if step.logprob is None else math.exp(step.logprob)
+
+
+def reply_summary(steps: Sequence[Step]) -> Text:
+    """Surprise along a reply, its perplexity under the model's own distribution, and how open its choices were."""
+    entropies = [step.entropy for step in steps if step.entropy is not None]
+    open_ = f"mean entropy {sum(entropies) / max(len(entropies), 1) / math.log(2):.2f} bits"
+    return surprise_line([step.logprob for step in steps if step.logprob is not None], open_)
+
+
+def surprise_line(logprobs: Sequence[float], *more: str) -> Text:
+    """A sparkline of the surprise of tokens with such log-probabilities (nats), and what it comes to, with `more`."""
+    bits = [-logprob / math.log(2) for logprob in logprobs]
+    mean = sum(bits) / len(bits)
+    words = " · ".join((f"perplexity {2**mean:.2f}", *more))
+    return Text.assemble((sparkline(bits), "blue"), "\n", (words, "dim"))
+
+
+def sparkline(bits: Sequence[float], width: int = 60) -> str:
+    """Surprise along a text, in at most `width` characters, each the mean of its stretch."""
+    width = min(width, len(bits))
+    edges = [round(number * len(bits) / width) for number in range(width + 1)]
+    means = [sum(bits[a:b]) / (b - a) for a, b in pairwise(edges)]
+    return "".join(_SPARKS[min(len(_SPARKS) - 1, int(mean / _FULL_BITS * len(_SPARKS)))] for mean in means)
 
 
 def percent(probability: float) -> str:

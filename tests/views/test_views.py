@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import unicodedata
 
 import pytest
-from rich.console import Console, RenderableType
 
-from llmcli.engine import Candidate, Finish, Stats, Step
+from llmcli.engine import Finish, SampledCandidate, Stats, Step
 from llmcli.inspection.accounting import ModelAccount
 from llmcli.model import LayerConfig, ModelConfig, RopeConfig
 from llmcli.views.model_card import ModelCard, model_tree
@@ -17,28 +15,26 @@ from llmcli.views.prompt_tokens import prompt_token_table
 from llmcli.views.reply_json import reply_json
 from llmcli.views.stats import size, stats_line
 from llmcli.views.tokens import BANDS, band_style, legend, percent, probability_bar, token_label, token_table
+from tests.views.drawing import drawn
 
 STATS = Stats(37, 5, 7, 0.25, 512.0, 33.25, 700 * 2**20, "readable model, cpu, bfloat16")
 PIECES = {1: b" Paris", 2: b"\xf0\x9f", 3: b"\x1b]0;x\x07", 4: b"a\n"}
 
 
-def drawn(view: RenderableType, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(view)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
 def test_tokens_beside_what_they_could_have_been() -> None:
-    top = (Candidate(1, " Paris", math.log(0.75)), Candidate(4, "a\n", math.log(0.1)), Candidate(3, "", -20.0))
+    top = (
+        SampledCandidate(1, " Paris", math.log(0.75), 0.9, None),
+        SampledCandidate(4, "a\n", math.log(0.1), 0.1, None),
+        SampledCandidate(3, "", -20.0, 0.0, "top_p"),
+    )
     steps = [
-        Step(0, 1, " Paris", math.log(0.75), 0.5, 0.9, top),
-        Step(1, 2, "", math.log(0.04), 0.5, 1.0, top[1:]),
+        Step(0, 1, " Paris", math.log(0.75), 0.5, 1, 0.9, top),
+        Step(1, 2, "", math.log(0.04), 0.5, 3, 1.0, top[1:]),
     ]
-    assert drawn(token_table(steps, 3, PIECES.__getitem__)) == (
+    assert drawn(token_table(steps, 3, PIECES.__getitem__), 100) == (
         "#  token     model            sampled  could have been\n"
-        "0  ␣Paris    75.0%  ██████      90.0%  ␣Paris 75.0%   a⏎ 10.0%   ␛]0;x␇ <0.1%\n"
-        "1  \\xf0\\x9f   4.0%  ▍          100.0%  a⏎ 10.0%   ␛]0;x␇ <0.1%"
+        "0  ␣Paris    75.0%  ██████      90.0%  ␣Paris 75.0%   a⏎ 10.0%   ␛]0;x␇ <0.1% (not in top-p)\n"
+        "1  \\xf0\\x9f   4.0%  ▍          100.0%  a⏎ 10.0%   ␛]0;x␇ <0.1% (not in top-p)"
     )
     assert "could have been" not in drawn(token_table(steps, 0, PIECES.__getitem__))
 
@@ -70,6 +66,7 @@ def test_nothing_a_terminal_would_obey_is_left_in_a_label() -> None:
     for byte in range(256):
         for label in (token_label(bytes([byte])), token_label(chr(byte).encode())):
             assert not any(unicodedata.category(char) == "Cc" for char in label)
+    assert token_label("\u00a0é\u200b\u3000 ".encode()) == "\\xa0é\\u200b\\u3000␣"
 
 
 def test_statistics_in_a_line() -> None:
@@ -84,10 +81,26 @@ def test_statistics_in_a_line() -> None:
 
 def test_json_tokens_join_to_the_text() -> None:
     steps = [Step(0, 1, "a"), Step(1, 2, "")]
-    reply = reply_json(model="m", prompt="p", prefill=">", seed=1, steps=steps, finish=Finish("stop", STATS, "é"))
+    reply = reply_json(
+        model="m",
+        prompt="p",
+        prefill=">",
+        seed=1,
+        steps=steps,
+        finish=Finish("stop", STATS, "é"),
+        token_bytes=PIECES.__getitem__,
+    )
     assert reply["text"] == ">aé"
     assert [token["text"] for token in reply["tokens"]] == ["a", "é"]  # type: ignore[attr-defined]
-    empty = reply_json(model="m", prompt="p", prefill="", seed=1, steps=[], finish=Finish("stop", STATS))
+    empty = reply_json(
+        model="m",
+        prompt="p",
+        prefill="",
+        seed=1,
+        steps=[],
+        finish=Finish("stop", STATS),
+        token_bytes=PIECES.__getitem__,
+    )
     assert (empty["text"], empty["tokens"]) == ("", [])
 
 

@@ -1,0 +1,205 @@
+"""Every view as a terminal gets it: at 60, 80 and 120 columns, in colours, with NO_COLOR, and in a pipe.
+
+`UPDATE_SNAPSHOTS=1` writes the files anew; look at the difference before committing it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.text import Text
+
+from llmcli.engine import AttentionRow, Read, SampledCandidate, Step
+from llmcli.inspection.cost import model_cost
+from llmcli.inspection.experts import ExpertRouting
+from llmcli.inspection.patterns import Pattern
+from llmcli.inspection.reading import AttentionSummary, BlockReading
+from llmcli.inspection.scoring import TextScore, TokenScore
+from llmcli.inspection.values import Token
+from llmcli.views import terminal
+from llmcli.views.attention import attention_view, pattern_view, read_table
+from llmcli.views.card import CardView
+from llmcli.views.cost import CostView
+from llmcli.views.embeddings import EmbeddingsView
+from llmcli.views.experts import ExpertsView
+from llmcli.views.heads import heads_view
+from llmcli.views.lens import LensView
+from llmcli.views.needle import NeedleView
+from llmcli.views.neurons import NeuronAlongView, NeuronsView
+from llmcli.views.score import ScoreView
+from llmcli.views.tokenization import tokenization_view
+from llmcli.views.tokens import legend, reply_summary, token_table
+from llmcli.views.without import without_view, words_view
+from tests.inspection.test_cost import MIXTRAL_8X7B
+from tests.views import (
+    test_card_view as card,
+)
+from tests.views import (
+    test_embeddings_view as embeddings,
+)
+from tests.views import (
+    test_experts_view as experts,
+)
+from tests.views import (
+    test_heads_view as heads,
+)
+from tests.views import (
+    test_lens_view as lens,
+)
+from tests.views import (
+    test_needle_view as needle,
+)
+from tests.views import (
+    test_neurons_view as neurons,
+)
+from tests.views import (
+    test_tokenization_view as tokenization,
+)
+from tests.views import (
+    test_without_view as without,
+)
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+WIDTHS = (60, 80, 120)
+
+TOKENS = tuple(
+    Token(number, data.decode(errors="replace"), data)
+    for number, data in enumerate((b"The", b" capital", b" of", b" \xf0\x9f", b"\x98\x80\n", b"\x1b[2J"))
+)
+ROWS = (
+    AttentionRow(0, 1.0, 0.0, ()),
+    AttentionRow(3, 0.48, 0.07, (Read(1, " capital", 0.71), Read(2, " of", 0.29))),
+    AttentionRow(
+        5, 0.39, 0.12, (Read(4, "a line that is a good deal longer than what is shown\n", 0.6), Read(1, "", 0.004))
+    ),
+)
+BLOCKS = tuple(BlockReading(block, replace(ROWS[1], sink=0.1 * block)) for block in range(3))
+PATTERN = Pattern(
+    TOKENS,
+    18,
+    6,
+    tuple(range(6)),
+    tuple(tuple(1 / (row + 1) if key <= row else 0.0 for key in range(6)) for row in range(6)),
+)
+LONG = Pattern(
+    tuple(Token(number, f" t{number}", f" t{number}".encode()) for number in range(70)),
+    0,
+    1,
+    (1, 69),
+    ((0.75, 0.25, *[0.0] * 68), tuple((key + 1) / 2485 for key in range(70))),
+)
+STEPS = [
+    Step(
+        number,
+        token.id,
+        token.text,
+        logprob,
+        1.5,
+        2,
+        0.5,
+        (
+            SampledCandidate(1, " capital", logprob, 0.5, None),
+            SampledCandidate(4, "", -3.0, 0.0, "top_p"),
+            SampledCandidate(5, "", -9.0, 0.0, "top_k"),
+        ),
+        ROWS[1],
+    )
+    for number, (token, logprob) in enumerate(zip(TOKENS, (-0.01, -0.3, -1.0, -2.0, -5.0, -12.0), strict=True))
+]
+SCORE = TextScore(
+    tuple(
+        TokenScore(number, token.id, token.text, logprob, 3, 1.5)
+        for number, (token, logprob) in enumerate(zip(TOKENS, (None, -0.3, -1.0, -2.0, -5.0, -12.0), strict=True))
+    ),
+    57.97,
+    1.234,
+    2,
+)
+
+
+def token_bytes(token: int) -> bytes:
+    return TOKENS[token].bytes
+
+
+VIEWS: dict[str, Callable[[], RenderableType]] = {
+    "attention": lambda: attention_view(AttentionSummary(TOKENS, ROWS, ())),
+    "attention-blocks": lambda: attention_view(AttentionSummary(TOKENS, ROWS[1:2], BLOCKS)),
+    "attention-pattern": lambda: pattern_view(PATTERN),
+    "attention-pattern-long": lambda: pattern_view(LONG),
+    "attention-reply": lambda: read_table([(step.index, token_bytes(step.id), ROWS[1]) for step in STEPS]),
+    "card": lambda: CardView(replace(card.CARD, verify=card.VERIFY)),
+    "cost": lambda: CostView(model_cost("Mixtral", MIXTRAL_8X7B, context=40_000)),
+    "embeddings": lambda: EmbeddingsView(embeddings.RESULT),
+    "experts": lambda: ExpertsView(ExpertRouting(experts.TOKENS, (experts.FIRST, experts.SECOND), (0, 3))),
+    "experts-block": lambda: ExpertsView(ExpertRouting(experts.TOKENS, (experts.SECOND,), (0, 3))),
+    "heads": lambda: heads_view(heads.ATLAS),
+    "legend": legend,
+    "lens": lambda: LensView(lens.lens(lens.position(2))),
+    "lens-grid": lambda: LensView(lens.lens(*(lens.position(at, layers=7) for at in range(3)))),
+    "needle": lambda: NeedleView(needle.RESULT),
+    "neuron": lambda: NeuronAlongView(neurons.along(0.1, -20.0, None, 5.0, 11.0)),
+    "neurons": lambda: NeuronsView(neurons.RANKED),
+    "reply": lambda: reply_summary(STEPS),
+    "reply-tokens": lambda: token_table(STEPS, 3, token_bytes),
+    "score": lambda: ScoreView(SCORE, 0, token_bytes),
+    "tokens": lambda: tokenization_view(tokenization.RESULT),
+    "without": lambda: without_view(without.RESULT),
+    "without-words": lambda: words_view(without.SCAN),
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(view: RenderableType, stream: io.StringIO, width: int, **environment: str) -> str:
+    """What reaches `stream` by the program's own console."""
+    names = ("NO_COLOR", "COLORTERM", "TERM", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    with (
+        mock.patch.object(sys, "stdout", stream),
+        mock.patch.dict(os.environ, {**kept, "COLUMNS": str(width), **environment}, clear=True),
+    ):
+        terminal.console_out().print(view)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_are_as_they_were(name: str) -> None:
+    parts = []
+    for width in WIDTHS:
+        view = VIEWS[name]()
+        coloured = shown(view, Terminal(), width, TERM="xterm-256color", COLORTERM="truecolor")
+        plain = shown(view, Terminal(), width, TERM="xterm-256color", COLORTERM="truecolor", NO_COLOR="1")
+        piped = shown(view, io.StringIO(), width)
+        assert plain == piped
+        for text in (piped, Text.from_ansi(coloured).plain):
+            assert all(cell_len(line) <= width for line in text.splitlines())
+            assert all(char.isprintable() or char == "\n" for char in text)
+        parts += [f"== {width} columns, plain\n{piped}", f"== {width} columns, colours\n{coloured}"]
+    snapshot = SNAPSHOTS / f"{name}.txt"
+    found = "".join(parts)
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        snapshot.write_text(found, encoding="utf-8")
+    assert found == snapshot.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_fit_forty_columns(name: str) -> None:
+    text = shown(VIEWS[name](), io.StringIO(), 40)
+    assert text.strip()
+    assert all(cell_len(line) <= 40 for line in text.splitlines())
+
+
+def test_there_is_a_snapshot_for_each_view_and_no_other() -> None:
+    assert {path.stem for path in SNAPSHOTS.iterdir()} == set(VIEWS)
