@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from llmcli.commands import options
-from llmcli.commands.explain import explain
+from llmcli.commands.explain import Look, attention_watch, explain
 from llmcli.commands.following import follow
 from llmcli.commands.keyboard import keyboard_lines
-from llmcli.commands.loading import load_model
+from llmcli.commands.loading import find_checkpoint, load_model
+from llmcli.commands.looking_back import LookingBack
 from llmcli.commands.prompt_input import read_stdin, stdin_is_piped
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
+    from llmcli.api import LoadedModel
     from llmcli.engine import Conversation, Finish, SamplingParams, Stats, Step
 
 
@@ -37,6 +39,8 @@ def chat(
     dtype: options.Dtype = "auto",
     probs: options.Probs = False,
     top: options.Top = 0,
+    attention: options.Attention = False,
+    attention_by: options.AttentionBy = "token",
     stats: options.ShowStats = False,
     color: options.Color = None,
     quiet: options.Quiet = False,
@@ -48,7 +52,7 @@ def chat(
     )
     sampling.check()
     first = read_stdin(quiet=quiet) if stdin_is_piped() else ""
-    loaded = load_model(model, device=device, dtype=dtype, quiet=quiet, template=template)
+    loaded = load_model(find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet, template=template)
     if loaded.template is None:
         raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
 
@@ -56,10 +60,10 @@ def chat(
 
     engine = loaded.engine(context_length=context)
     session = ChatSession(
+        loaded,
         Conversation(engine, loaded.tokenizer, loaded.template, system, template_args=variables),
         sampling.params(loaded.generation_defaults),
-        probs=probs,
-        top=top,
+        Look(probs=probs, top=top, attention=attention, by=attention_by),
         stats=stats,
         quiet=quiet,
     )
@@ -74,18 +78,29 @@ class ChatSession:
     """Reads messages and commands, and writes replies."""
 
     def __init__(
-        self, conversation: Conversation, params: SamplingParams, *, probs: bool, top: int, stats: bool, quiet: bool
+        self,
+        loaded: LoadedModel,
+        conversation: Conversation,
+        params: SamplingParams,
+        look: Look,
+        *,
+        stats: bool,
+        quiet: bool,
     ) -> None:
         self.conversation = conversation
-        self._params = params
-        self._probs, self._top, self._stats, self._quiet = probs, top, stats, quiet
+        self._loaded, self._params, self._look = loaded, params, look
+        self._stats, self._quiet = stats, quiet
         self._last_stats: Stats | None = None
+        looking_back = LookingBack(loaded, conversation, quiet=quiet)
         self._commands: dict[str, tuple[Callable[[str], None], str]] = {
             "help": (self._help, "this list"),
             "system": (self._system, "TEXT is what the model is told before the conversation; without TEXT, show it"),
             "clear": (self._clear, "forget the conversation, keep the system prompt"),
             "retry": (self._retry, "take the last reply back and have another"),
             "stats": (self._show_stats, "what the last reply cost"),
+            "why": (looking_back.why, "N: all about token N of the last reply; without N, about the last"),
+            "lens": (looking_back.lens, "N: what each layer would have said in its place"),
+            "attention": (looking_back.attention, "N: what was read to say it"),
             "exit": (self._exit, "leave, as Ctrl-D does"),
         }
         self._leaving = False
@@ -118,17 +133,18 @@ class ChatSession:
             events = self.conversation.ask(
                 text,
                 self._params,
-                probabilities=self._probs or self._top > 0,
-                top=self._top,
+                probabilities=self._look.probs or self._look.top > 0,
+                top=self._look.top,
+                observer=attention_watch(self._loaded, self.conversation.with_question(text), self._look),
                 interruption=interruption,
                 progress=lambda done, total: progress("Reading the prompt", done, total),
             )
-            steps, finish = follow(events, ReplyWriter(coloured=self._probs).show)
+            steps, finish = follow(events, ReplyWriter(coloured=self._look.probs).show)
         self._finished(finish, steps)
 
     def _finished(self, finish: Finish, steps: list[Step]) -> None:
         self._last_stats = finish.stats
-        explain(self.conversation.tokenizer, steps, probs=self._probs, top=self._top)
+        explain(self.conversation.tokenizer, steps, self._look)
         if finish.reason == "interrupted":
             terminal.note("Interrupted; what was said is kept.")
         if finish.reason == "context":

@@ -1,27 +1,90 @@
-"""What `--probs` and `--top` add below a reply."""
+"""What `--probs`, `--top` and `--attention` add below a reply, and the page that `--html` and `--svg` make of it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from llmcli.errors import UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from llmcli.api import LoadedModel
     from llmcli.engine import Step
+    from llmcli.inspection.spans import Unit
+    from llmcli.inspection.watching import AttentionWatch
+    from llmcli.text.chat_prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 
 
-def explain(tokenizer: Tokenizer, steps: Sequence[Step], *, probs: bool, top: int) -> None:
-    """On stderr: the legend of the colours, and a table of the tokens if asked for or if there are no colours."""
-    if not (probs or top) or not steps:
-        return
-    from llmcli.views.tokens import legend, token_table
+@dataclass(frozen=True)
+class Look:
+    """What a user asked to see of each token."""
 
+    probs: bool = False
+    top: int = 0
+    attention: bool = False
+    by: Unit = "token"
+    """What attention is summed over."""
+
+
+def attention_watch(loaded: LoadedModel, said: Sequence[Message], look: Look) -> AttentionWatch | None:
+    """Who looks on, if asked to, in a text that consists of the messages `said`.
+
+    Raises:
+        UsageError: attention is to be summed by message, but there are none.
+    """
+    if not look.attention:
+        return None
+    from llmcli.inspection.spans import Spans
+    from llmcli.inspection.watching import AttentionWatch
+
+    if look.by == "message" and not said:
+        raise UsageError("--attention-by message needs a conversation; raw text has no messages.")
+    return AttentionWatch(loaded.model, loaded.tokenizer, spans=Spans(look.by, loaded.tokenizer, said))
+
+
+def explain(tokenizer: Tokenizer, steps: Sequence[Step], look: Look) -> None:
+    """On stderr: the legend of the colours and what the reply comes to; tables of its tokens if asked for, or if there
+    are no colours; what was read for each.
+    """
+    if not (look.probs or look.top or look.attention) or not steps:
+        return
+    coloured = look.probs and sys.stdout.isatty() and terminal.console_out().color_system is not None
     console = terminal.console_err()
-    coloured = probs and sys.stdout.isatty() and terminal.console_out().color_system is not None
-    if coloured:
-        console.print(legend())
-    if top or not coloured:
-        console.print(token_table(steps, top, tokenizer.token_bytes))
+    for view in _views(tokenizer, steps, look, coloured=coloured):
+        console.print(view)
+
+
+def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, prefill: str) -> RenderableType:
+    """The reply in colours, with all that `explain` would say below it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from llmcli.views.terminal import visible
+    from llmcli.views.tokens import coloured, probability
+
+    text = coloured((tokenizer.token_bytes(step.id), probability(step)) for step in steps)
+    more = _views(tokenizer, steps, replace(look, probs=True), coloured=True) if steps else []
+    return Group(Text(visible(prefill)) + text, "", *more)
+
+
+def _views(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, coloured: bool) -> list[RenderableType]:
+    from rich.text import Text
+
+    from llmcli.views.attention import NOTE, read_table
+    from llmcli.views.tokens import legend, reply_summary, token_table
+
+    views: list[RenderableType] = [legend()] if coloured else []
+    if look.top or (look.probs and not coloured):
+        views.append(token_table(steps, look.top, tokenizer.token_bytes))
+    if look.probs or look.top:
+        views.append(reply_summary(steps))
+    if look.attention:
+        rows = [(step.index, tokenizer.token_bytes(step.id), step.attention) for step in steps if step.attention]
+        views += [read_table(rows), Text(NOTE, style="dim")]
+    return views

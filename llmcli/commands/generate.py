@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.commands import options
-from llmcli.commands.explain import explain
+from llmcli.commands.explain import Look, attention_watch, explain, reply_page
 from llmcli.commands.following import follow
-from llmcli.commands.loading import load_model
+from llmcli.commands.inspect import base
+from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.commands.prompt_input import read_prompt
 from llmcli.errors import UsageError
 from llmcli.views import terminal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from llmcli.api import LoadedModel
     from llmcli.engine import Event
+    from llmcli.text.chat_prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 
 
@@ -50,12 +52,16 @@ def generate(
     dtype: options.Dtype = "auto",
     probs: options.Probs = False,
     top: options.Top = 0,
+    attention: options.Attention = False,
+    attention_by: options.AttentionBy = "token",
     as_json: Annotated[
         bool, typer.Option("--json", envvar="LLMCLI_JSON", help="The whole reply as one JSON object.")
     ] = False,
     as_jsonl: Annotated[
         bool, typer.Option("--jsonl", envvar="LLMCLI_JSONL", help="Every event as a line of JSON, as it happens.")
     ] = False,
+    html: base.Html = None,
+    svg: base.Svg = None,
     show_prompt: Annotated[
         bool,
         typer.Option(
@@ -78,12 +84,16 @@ def generate(
     )
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
-    loaded = load_model(model, device=device, dtype=dtype, quiet=quiet, template=template)
+    loaded = load_model(find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet, template=template)
     engine = loaded.engine(context_length=context)
     ids = _prompt_ids(loaded, text, system, prefill, variables, raw=raw, quiet=quiet)
     if show_prompt:
         _show_prompt(loaded.tokenizer, ids)
     params = sampling.params(loaded.generation_defaults)
+
+    said = [] if raw else _messages(text, system)
+    look = Look(probs=probs, top=top, attention=attention, by=attention_by)
+    observer = attention_watch(loaded, said, look)
 
     from llmcli.engine import Interruption
     from llmcli.views.progress import progress_bar
@@ -94,14 +104,15 @@ def generate(
         events = engine.stream(
             ids,
             params,
-            probabilities=probs or top > 0 or as_json or as_jsonl,
+            probabilities=probs or top > 0 or as_json or as_jsonl or html is not None or svg is not None,
             top=top,
+            observer=observer,
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
         show: Callable[[Event], None] | None = None
         if as_jsonl:
-            show = _jsonl(loaded.name, params.seed)
+            show = _jsonl(loaded.name, params.seed, loaded.tokenizer.token_bytes)
         elif not as_json:
             show = ReplyWriter(coloured=probs, prefill=prefill).show
         steps, finish = follow(events, show)
@@ -109,11 +120,24 @@ def generate(
         from llmcli.views.reply_json import reply_json
 
         reply = reply_json(
-            model=loaded.name, prompt=text, prefill=prefill, seed=params.seed, steps=steps, finish=finish
+            model=loaded.name,
+            prompt=text,
+            prefill=prefill,
+            seed=params.seed,
+            steps=steps,
+            finish=finish,
+            token_bytes=loaded.tokenizer.token_bytes,
         )
         terminal.write_line(json.dumps(reply, ensure_ascii=False))
     elif not as_jsonl:
-        explain(loaded.tokenizer, steps, probs=probs, top=top)
+        explain(loaded.tokenizer, steps, look)
+    if html is not None or svg is not None:
+        base.write_files(
+            reply_page(loaded.tokenizer, steps, look, prefill=prefill),
+            title=f"llm generate, {loaded.name}",
+            html=html,
+            svg=svg,
+        )
     if stats:
         from llmcli.views.stats import stats_line
 
@@ -134,7 +158,7 @@ def _prompt_ids(
     raw: bool,
     quiet: bool,
 ) -> list[int]:
-    from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+    from llmcli.text.chat_prompt import encode_chat, encode_raw
 
     if loaded.template is None and not raw:
         if system:
@@ -146,15 +170,24 @@ def _prompt_ids(
         raw = True
     if raw or loaded.template is None:
         return encode_raw(loaded.tokenizer, text + prefill)
-    messages = [Message("system", system)] if system else []
-    messages.append(Message("user", text))
+    messages = _messages(text, system)
     return encode_chat(loaded.tokenizer, loaded.template, messages, prefill=prefill, template_args=variables)
 
 
-def _jsonl(model: str, seed: int | None) -> Callable[[Event], None]:
+def _messages(text: str, system: str | None) -> list[Message]:
+    from llmcli.text.chat_prompt import Message
+
+    return [*([Message("system", system)] if system else []), Message("user", text)]
+
+
+def _jsonl(model: str, seed: int | None, token_bytes: Callable[[int], bytes]) -> Callable[[Event], None]:
     from llmcli.views.reply_json import event_json
 
-    return lambda event: terminal.write_line(json.dumps(event_json(event, model=model, seed=seed), ensure_ascii=False))
+    def show(event: Event) -> None:
+        line = event_json(event, model=model, seed=seed, token_bytes=token_bytes)
+        terminal.write_line(json.dumps(line, ensure_ascii=False))
+
+    return show
 
 
 def _show_prompt(tokenizer: Tokenizer, ids: Sequence[int]) -> None:

@@ -9,31 +9,44 @@ from llmcli.views.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
+    from llmcli.checkpoint.opened import Checkpoint
 
 
 # What looks into a model computes in float32 up to this size: 6 GB of weights.
 _PRECISE_UP_TO = 1_500_000_000
 
 
-def load_model(
-    name: str | None, *, device: str, dtype: str, quiet: bool, template: str | None = None, precise: bool = False
-) -> LoadedModel:
-    """Find, fetch if need be, and load the model; progress and notes go to stderr.
-
-    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows.
-    """
+def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
+    """Find the model, fetching it if need be, and read its headers; progress goes to stderr."""
     with progress_bar(enabled=not quiet) as progress:
         # Found first: a wrong name must not cost the seconds that importing torch takes.
         from llmcli.checkpoint.resolve import resolve
 
         path = resolve(name, progress=progress)
-        from llmcli.api import load_checkpoint
-        from llmcli.checkpoint.opened import open_checkpoint
-        from llmcli.inspection.accounting import account
+    from llmcli.checkpoint.opened import open_checkpoint
 
-        checkpoint = open_checkpoint(path)
-        if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
-            dtype = "float32"
+    return open_checkpoint(path)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    device: str,
+    dtype: str,
+    quiet: bool,
+    template: str | None = None,
+    precise: bool = False,
+) -> LoadedModel:
+    """Read the weights of the model found; progress and notes go to stderr.
+
+    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows.
+    """
+    from llmcli.api import load_checkpoint
+    from llmcli.inspection.accounting import account
+
+    if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
+        dtype = "float32"
+    with progress_bar(enabled=not quiet) as progress:
         loaded = load_checkpoint(
             checkpoint,
             device=device,

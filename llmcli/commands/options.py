@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -171,6 +171,24 @@ Top: TypeAlias = Annotated[
         min=0,
         rich_help_panel=_LOOK,
         help="List for every token the N most probable ones.",
+    ),
+]
+Attention: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--attention",
+        envvar="LLMCLI_ATTENTION",
+        rich_help_panel=_LOOK,
+        help="List for every token what the model looked at to say it.",
+    ),
+]
+AttentionBy: TypeAlias = Annotated[
+    Literal["token", "word", "line", "message"],
+    typer.Option(
+        "--attention-by",
+        envvar="LLMCLI_ATTENTION_BY",
+        rich_help_panel=_LOOK,
+        help="Sum what it looked at over such stretches of the text.",
     ),
 ]
 ShowStats: TypeAlias = Annotated[

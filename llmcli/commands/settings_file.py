@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from llmcli.errors import UsageError
@@ -11,6 +12,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+_ARGUMENTS = {"prompt", "text"}
 
 
 def settings_path() -> Path:
@@ -21,10 +24,10 @@ def settings_path() -> Path:
 
 
 def default_map() -> dict[str, dict[str, object]]:
-    """For each command that takes settings, the values the file gives.
+    """For each command that takes settings, the values the file gives; for `inspect`, for each of its commands.
 
     Settings at the top of the file hold for every command that has them, those in a table such as `[chat]` for that
-    command. Names are those of the long flags, with - or _.
+    command, and those in `[inspect]` for all that look into a model. Names are those of the long flags, with - or _.
 
     Raises:
         UsageError: the file is not TOML, or names a setting that no command has.
@@ -39,6 +42,8 @@ def default_map() -> dict[str, dict[str, object]]:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}.") from None
+    from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
+
     known = _known_settings()
     shared = {_name(key): value for key, value in settings.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
@@ -48,6 +53,7 @@ def default_map() -> dict[str, dict[str, object]]:
         own = {_name(key): value for key, value in tables.pop(command, {}).items()}
         _refuse_unknown(path, own, names)
         result[command] = {key: value for key, value in shared.items() if key in names} | own
+    result["inspect"] = dict.fromkeys(INSPECT_COMMANDS, result["inspect"])
     if tables:
         raise UsageError(f"{path} has a table [{next(iter(tables))}]; there are {', '.join(f'[{n}]' for n in known)}.")
     return result
@@ -59,12 +65,15 @@ def _known_settings() -> dict[str, set[str]]:
 
     from llmcli.commands.chat import chat
     from llmcli.commands.generate import generate
+    from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
     from llmcli.commands.score import score
 
-    return {
-        command.__name__: set(inspect.signature(command).parameters) - {"prompt", "text"}
-        for command in (generate, chat, score)
-    }
+    def names(command: Callable[..., None]) -> set[str]:
+        parameters = inspect.signature(command).parameters
+        return {name for name, parameter in parameters.items() if parameter.default is not parameter.empty} - _ARGUMENTS
+
+    known = {command.__name__: names(command) for command in (generate, chat, score)}
+    return {**known, "inspect": set().union(*map(names, INSPECT_COMMANDS.values()))}
 
 
 def _name(key: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.commands.running import start
 from tests.puppet import ASSISTANT, END, chain, loop, write_puppet
-from tests.tiny import write_text_files
+from tests.tiny import save, tiny_model, write_text_files
 
 # prompt_toolkit switches bracketed paste on when it begins to read a line.
 READY = "\x1b[?2004h"
@@ -175,3 +175,24 @@ def test_settings_that_make_no_sense_end_it_at_once(tmp_path: Path, setting: lis
 
     model = write_puppet(tmp_path / "speaker", chain(b"Yes."))
     assert llm("chat", "-m", model, *setting).returncode == 2
+
+
+def test_looking_back_at_a_token(tmp_path: Path) -> None:
+    model = save(tiny_model("llama", max_position_embeddings=512), tmp_path / "m")
+    with chatting(tmp_path, model, "-n", "4", "--attention") as child:
+        child.sendline("/why")
+        child.expect_exact("There has been no reply yet.")
+        child.sendline("One?")
+        child.expect("said.*sink.*self.*read")
+        child.sendline("/why 2")
+        child.expect("could be")
+        child.expect("neurons")
+        child.sendline("/lens 0")
+        child.expect("raw lens")
+        child.sendline("/attention")
+        child.expect("block.*sink.*self.*read")
+        child.sendline("/attention 4")
+        child.expect_exact("There is no token 4: the last reply has 4")
+        child.sendline("/why x")
+        child.expect_exact("is not the number of a token")
+        leave(child)

@@ -73,8 +73,11 @@ class TestGenerate:
         assert (reply["model"], reply["seed"], reply["finish_reason"]) == ("speaker", 5, "length")
         assert reply["text"] == "".join(token["text"] for token in reply["tokens"])
         token = reply["tokens"][0]
-        assert set(token) == {"index", "id", "text", "logprob", "entropy", "sampled_prob", "top"}
-        assert [set(candidate) for candidate in token["top"]] == [{"id", "text", "logprob"}] * 2
+        assert set(token) == {
+            "index", "id", "text", "bytes", "logprob", "entropy", "rank", "sampled_prob", "top", "attention"
+        }  # fmt: skip
+        fields = {"id", "text", "bytes", "logprob", "sampled_prob", "removed_by"}
+        assert [set(candidate) for candidate in token["top"]] == [fields] * 2
         assert set(reply["stats"]) >= {
             "cached_tokens", "ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_memory_bytes", "path",
         }  # fmt: skip

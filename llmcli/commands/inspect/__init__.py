@@ -1,10 +1,35 @@
 """`llm inspect`: one command for each way to look into a model; a table of contents."""
 
+from collections.abc import Callable
+
 import typer
 
+from llmcli.commands.inspect.attention import attention
+from llmcli.commands.inspect.cost import cost
+from llmcli.commands.inspect.embeddings import embeddings
+from llmcli.commands.inspect.experts import experts
+from llmcli.commands.inspect.heads import heads
+from llmcli.commands.inspect.lens import lens
+from llmcli.commands.inspect.needle import needle
+from llmcli.commands.inspect.neurons import neurons
+from llmcli.commands.inspect.token import token
 from llmcli.commands.inspect.tokens import tokens
+from llmcli.commands.inspect.without import without
 
 app = typer.Typer(name="inspect", help="Look into a model: what it reads, thinks and knows.", no_args_is_help=True)
-COMMANDS = {"tokens": tokens}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "attention": attention,
+    "cost": cost,
+    "embeddings": embeddings,
+    "experts": experts,
+    "heads": heads,
+    "lens": lens,
+    "needle": needle,
+    "neurons": neurons,
+    "token": token,
+    "tokens": tokens,
+    "without": without,
+}
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    # A negative number of a token must not be taken for an option.
+    app.command(name, context_settings={"ignore_unknown_options": name == "token"})(command)

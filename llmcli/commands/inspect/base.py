@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from llmcli.commands.loading import load_model
 from llmcli.commands.prompt_input import read_prompt
 from llmcli.errors import UsageError
 from llmcli.views import terminal
@@ -17,15 +16,13 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from llmcli.api import LoadedModel
     from llmcli.text.template import ChatTemplate
     from llmcli.text.tokenizer import Tokenizer
 
 _OUTPUT = "Output"
+# Of a longer text, only the last positions are shown unless others are asked for.
+_SHORT, _LAST = 40, 8
 
-Text: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="[TEXT|-]", help="The text to look at; - or nothing is piped text.")
-]
 Chat: TypeAlias = Annotated[bool, typer.Option("--chat", help="As a message in the chat template, not as raw text.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="As one JSON object.")]
 Html: TypeAlias = Annotated[
@@ -34,11 +31,15 @@ Html: TypeAlias = Annotated[
 Svg: TypeAlias = Annotated[
     Path | None, typer.Option("--svg", metavar="FILE", rich_help_panel=_OUTPUT, help="Also write an SVG picture.")
 ]
-
-
-def load_to_inspect(name: str | None, *, device: str, dtype: str, quiet: bool) -> LoadedModel:
-    """Load a model to look into, in float32 unless `dtype` says otherwise or it would not fit comfortably."""
-    return load_model(name, device=device, dtype=dtype, quiet=quiet, precise=True)
+Position: TypeAlias = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--position", metavar="N", help="Only this token, counted from 0, or from the end if negative. Repeatable."
+    ),
+]
+By: TypeAlias = Annotated[
+    Literal["token", "word", "line", "message"], typer.Option("--by", help="Sum what was read over such stretches.")
+]
 
 
 def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, *, chat: bool, model: str) -> list[int]:
@@ -69,6 +70,25 @@ def read_text(argument: str | None, *, quiet: bool) -> str:
     return argument.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
 
 
+def positions(asked: Sequence[int] | None, length: int, *, default: Sequence[int]) -> list[int]:
+    """The positions asked for, in a text of `length` tokens, ascending; the `default` if nobody asked.
+
+    Raises:
+        UsageError: there is no such position.
+    """
+    if not asked:
+        return list(default)
+    for position in asked:
+        if not -length <= position < length:
+            raise UsageError(f"There is no token {position}: the text has {length}, numbered from 0.")
+    return sorted({position % length for position in asked})
+
+
+def last_positions(length: int) -> range:
+    """What is looked at in a text of `length` tokens unless something else is asked for: all of it, or its end."""
+    return range(0 if length <= _SHORT else length - _LAST, length)
+
+
 def present(
     view: RenderableType,
     *,
@@ -81,19 +101,13 @@ def present(
 ) -> None:
     """Show what was found: on stdout as the view or as JSON, and in the files asked for.
 
-    `after` is what a person is told beside it, a legend say; it goes to stderr.
+    `after` is what a person is told beside it, how to read it say; it goes to stderr.
     """
     from rich.console import Group
+    from rich.text import Text
 
-    whole = Group(view, *after)
-    if html is not None:
-        from llmcli.views.export import as_html
-
-        html.write_text(as_html(whole), encoding="utf-8")
-    if svg is not None:
-        from llmcli.views.export import as_svg
-
-        svg.write_text(as_svg(whole, title=f"llm inspect {schema.split('.')[1].split('/')[0]}"), encoding="utf-8")
+    whole = Group(view, *(Text(line, style="dim") if isinstance(line, str) else line for line in after))
+    write_files(whole, title=f"llm inspect {schema.split('.')[1].split('/')[0]}", html=html, svg=svg)
     if as_json:
         from llmcli.views.plain_json import json_line
 
@@ -101,4 +115,19 @@ def present(
         return
     terminal.console_out().print(view)
     for line in after:
-        terminal.console_err().print(line)
+        if isinstance(line, str):
+            terminal.note(line)
+        else:
+            terminal.console_err().print(line)
+
+
+def write_files(view: RenderableType, *, title: str, html: Path | None, svg: Path | None) -> None:
+    """Write a view into the files asked for."""
+    if html is not None:
+        from llmcli.views.export import as_html
+
+        html.write_text(as_html(view), encoding="utf-8")
+    if svg is not None:
+        from llmcli.views.export import as_svg
+
+        svg.write_text(as_svg(view, title), encoding="utf-8")

@@ -1,0 +1,76 @@
+"""`llm inspect attention`: what each token of a text read, or one head's pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.inspect import base
+from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.errors import UsageError
+
+_LONGEST_PATTERN = 512
+
+
+@looks()
+def attention(
+    subject: Subject,
+    position: base.Position = None,
+    layer: Annotated[int | None, typer.Option("--layer", metavar="L", help="Only this block, counted from 0.")] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="A-B", help="Only these blocks, as in 10-20.")
+    ] = None,
+    head: Annotated[
+        int | None, typer.Option("--head", metavar="H", help="With --layer: the raw pattern of this head.")
+    ] = None,
+    by: base.By = "token",
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many of what was read to list.")] = 5,
+) -> Shown:
+    """Show what each token of a text paid attention to; with --layer and --head, one head's pattern."""
+    if head is not None and layer is None:
+        raise UsageError("--head needs --layer: heads are numbered within their block.")
+    if layer is not None and layers is not None:
+        raise UsageError("Give --layer or --layers, not both.")
+    if by == "message" and not subject.chat:
+        raise UsageError("--by message needs --chat: a raw text has no messages.")
+    loaded, ids = subject.loaded, subject.ids
+
+    from llmcli.inspection.patterns import attention_pattern
+    from llmcli.inspection.reading import summary
+    from llmcli.inspection.spans import Spans
+    from llmcli.text.chat_prompt import Message
+    from llmcli.views import attention as views
+
+    with subject.progress("Reading") as progress:
+        if head is not None and layer is not None:
+            if position is None and len(ids) > _LONGEST_PATTERN:
+                raise UsageError(f"The pattern of {len(ids)} tokens is too large; choose rows of it with --position.")
+            at = base.positions(position, len(ids), default=range(len(ids)))
+            pattern = attention_pattern(loaded, ids, layer, head, at, progress)
+            return Shown(views.pattern_view(pattern), views.PATTERN_SCHEMA, pattern)
+        result = summary(
+            loaded,
+            ids,
+            base.positions(position, len(ids), default=base.last_positions(len(ids))),
+            top=top,
+            only=_blocks(layer, layers, loaded.config.num_layers),
+            spans=Spans(by, loaded.tokenizer, [Message("user", subject.content)]).of(ids),
+            progress=progress,
+        )
+    return Shown(views.attention_view(result), views.SCHEMA, result, (views.NOTE,))
+
+
+def _blocks(layer: int | None, layers: str | None, count: int) -> Sequence[int] | None:
+    if layer is not None:
+        return [layer]
+    if layers is None:
+        return None
+    match = re.fullmatch(r"(\d+)-(\d+)", layers)
+    if match is None or int(match[1]) > int(match[2]):
+        raise UsageError(f"--layers {layers} is not a range of blocks, as in 10-20.")
+    if int(match[2]) >= count:
+        raise UsageError(f"There is no block {match[2]}: the model has {count}, numbered from 0.")
+    return range(int(match[1]), int(match[2]) + 1)

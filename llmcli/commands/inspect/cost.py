@@ -1,0 +1,30 @@
+"""`llm inspect cost`: what a model costs to run, without reading its weights."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.errors import UsageError
+
+
+@looks(text="A text whose length to count with; - is piped text.", weights=False)
+def cost(
+    subject: Subject,
+    context: Annotated[
+        int | None, typer.Option("--context", metavar="N", min=1, help="Another length to count with, in tokens.")
+    ] = None,
+) -> Shown:
+    """Show what a model costs: parameters and FLOPs by part, and cache and FLOPs by length of the text."""
+    if subject.text is None and subject.chat:
+        raise UsageError("--chat needs a text.")
+    length = None if subject.text is None else len(subject.ids_without_weights)
+
+    from llmcli.inspection.cost import model_cost
+    from llmcli.views.cost import NOTE, SCHEMA, CostView
+
+    checkpoint = subject.checkpoint
+    result = model_cost(checkpoint.name, checkpoint.config, context=context, text_tokens=length)
+    return Shown(CostView(result), SCHEMA, result, (NOTE,))

@@ -1,0 +1,32 @@
+"""`llm inspect embeddings`: the neighbours of a word, and arithmetic with words."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.inspect.looking import Shown, Subject, looks
+
+
+@looks(
+    text='A word, or words to add up, as in "king - man + woman".',
+    metavar="[WORD|EXPRESSION|-]",
+    chat=False,
+    weights=False,
+)
+def embeddings(
+    subject: Subject,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Length of the rankings.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Draws the random pairs.")] = 0,
+) -> Shown:
+    """Show the tokens whose embeddings are nearest to a word, or to a sum of words, by cosine."""
+    content, checkpoint = subject.content, subject.checkpoint
+
+    from llmcli.inspection.embeddings import embedding_neighbours, parse_expression, read_embedding
+    from llmcli.views.embeddings import SCHEMA, EmbeddingsView
+
+    tokenizer = subject.text_parts.tokenizer
+    expression = parse_expression(tokenizer, content)
+    result = embedding_neighbours(tokenizer, read_embedding(checkpoint, tokenizer), expression, top=top, seed=seed)
+    return Shown(EmbeddingsView(result), SCHEMA, result)

@@ -1,0 +1,148 @@
+"""What makes a command of a function that looks into a model: the options that all of them share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from llmcli.commands import options
+from llmcli.commands.inspect import base
+from llmcli.commands.loading import find_checkpoint, load_model
+from llmcli.views.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from llmcli.api import LoadedModel
+    from llmcli.checkpoint.opened import Checkpoint
+    from llmcli.checkpoint.text_parts import TextParts
+
+_Described: TypeAlias = tuple[str, object, object]
+"""An option: its name, its annotated type, its default."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a look found: for a person, and for programs."""
+
+    view: RenderableType
+    schema: str
+    value: object
+    after: Sequence[RenderableType] = ()
+    """How to read it; goes to stderr."""
+
+
+@dataclass
+class Subject:
+    """What is looked at. Each part is had when it is first asked for, so that wrong options are told before."""
+
+    text: str | None = None
+    model: str | None = None
+    chat: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    quiet: bool = False
+
+    @cached_property
+    def content(self) -> str:
+        """The text."""
+        return base.read_text(self.text, quiet=self.quiet)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model's headers; no weight is read."""
+        return find_checkpoint(self.model, quiet=self.quiet)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model, in float32 unless --dtype says otherwise or it is large."""
+        return load_model(self.checkpoint, device=self.device, dtype=self.dtype, quiet=self.quiet, precise=True)
+
+    @cached_property
+    def ids(self) -> list[int]:
+        """The tokens of the text, raw or as a message."""
+        content, loaded = self.content, self.loaded
+        return base.text_ids(loaded.tokenizer, loaded.template, content, chat=self.chat, model=loaded.name)
+
+    @cached_property
+    def text_parts(self) -> TextParts:
+        """The model's tokenizer and chat templates, without its weights."""
+        return self.checkpoint.read_text_parts()
+
+    @cached_property
+    def ids_without_weights(self) -> list[int]:
+        """The tokens of the text, where the model is not needed otherwise."""
+        content, name, parts = self.content, self.checkpoint.name, self.text_parts
+        return base.text_ids(parts.tokenizer, parts.template(None), content, chat=self.chat, model=name)
+
+    @contextmanager
+    def progress(self, what: str, unit: str = "tokens") -> Iterator[Callable[[int, int], None]]:
+        """A function to tell (done, in all) while `what` is going on."""
+        with progress_bar(enabled=not self.quiet, unit=unit) as report:
+            yield lambda done, total: report(what, done, total)
+
+
+def looks(
+    *,
+    text: str | None = "The text to look at; - or nothing is piped text.",
+    metavar: str = "[TEXT|-]",
+    chat: bool = True,
+    weights: bool = True,
+) -> Callable[[Callable[..., Shown]], Callable[..., None]]:
+    """Make a command of a function of a `Subject` and options of its own, which returns what it found.
+
+    `text` is the help of the text argument, None if there is none; `chat` says whether the text can be a message, and
+    `weights` whether the model is loaded.
+    """
+
+    arguments = [] if text is None else [("text", _text_argument(text, metavar), None)]
+    before: list[_Described] = [
+        *arguments,
+        ("model", options.Model, None),
+        *([("chat", base.Chat, False)] if chat else []),
+    ]
+    after: list[_Described] = [("device", options.Device, "auto"), ("dtype", options.Dtype, "auto")] if weights else []
+    after += [
+        ("as_json", base.AsJson, False),
+        ("html", base.Html, None),
+        ("svg", base.Svg, None),
+        ("color", options.Color, None),
+        ("quiet", options.Quiet, False),
+    ]
+
+    def decorate(look: Callable[..., Shown]) -> Callable[..., None]:
+        def command(**given: Any) -> None:
+            mine = {parameter.name: given[parameter.name] for parameter in own}
+            shared = {name: value for name, value in given.items() if name in Subject.__dataclass_fields__}
+            shown = look(Subject(**shared), **mine)
+            output = {name: given[name] for name in ("as_json", "html", "svg")}
+            base.present(shown.view, schema=shown.schema, value=shown.value, after=shown.after, **output)
+
+        own = list(inspect.signature(look, eval_str=True).parameters.values())[1:]
+        required = [parameter for parameter in own if parameter.default is parameter.empty]
+        optional = [parameter for parameter in own if parameter.default is not parameter.empty]
+        parameters = [*required, *map(_parameter, before), *optional, *map(_parameter, after)]
+        command.__name__, command.__doc__ = look.__name__, look.__doc__
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        # What Typer reads options from.
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        )
+        return command
+
+    return decorate
+
+
+def _text_argument(text: str, metavar: str) -> object:
+    return Annotated[str | None, typer.Argument(metavar=metavar, help=text)]
+
+
+def _parameter(described: _Described) -> inspect.Parameter:
+    name, annotation, default = described
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,0 +1,55 @@
+"""`llm inspect needle`: does a model find a fact, wherever in the text it stands?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.errors import UsageError
+
+
+@looks(text=None, chat=False)
+def needle(
+    subject: Subject,
+    facts: Annotated[
+        int, typer.Option("--facts", metavar="K", help="Facts in a text, one of which is asked for.")
+    ] = 20,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Texts for each depth.")] = 30,
+    depths: Annotated[
+        str, typer.Option("--depths", metavar="LIST", help="Where the fact stands, in percent of the others.")
+    ] = "0,25,50,75,100",
+    context_tokens: Annotated[
+        int,
+        typer.Option(
+            "--context-tokens", metavar="N", min=0, help="Lengthen texts to about N tokens by neutral sentences."
+        ),
+    ] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template, not in raw text.")] = False,
+) -> Shown:
+    """Ask for one fact among many, at several depths of a text, and show how probable the right answer is."""
+    places = _numbers(depths)
+    loaded = subject.loaded
+
+    from llmcli.inspection.needle import needle as look_for_needle
+    from llmcli.views.needle import SCHEMA, NeedleView
+
+    with subject.progress("Asking", "texts") as progress:
+        result = look_for_needle(
+            loaded,
+            facts=facts,
+            seeds=seeds,
+            depths=places,
+            chat=chat,
+            context_tokens=context_tokens,
+            progress=progress,
+        )
+    return Shown(NeedleView(result), SCHEMA, result)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--depths {text} is not a list of percentages, as in 0,50,100.") from None

@@ -1,0 +1,67 @@
+"""`llm inspect neurons`: the neurons that made a token, or one neuron along a text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from llmcli.commands.inspect import base
+from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.errors import UsageError
+
+
+@looks()
+def neurons(
+    subject: Subject,
+    position: Annotated[
+        int,
+        typer.Option("--position", metavar="N", help="After this token, counted from 0, or from the end if negative."),
+    ] = -1,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", metavar="TOKEN", help="What wrote this token's logit. Default: the likeliest token's."
+        ),
+    ] = None,
+    layer: Annotated[int | None, typer.Option("--layer", metavar="L", help="With --neuron: its block, from 0.")] = None,
+    neuron: Annotated[
+        int | None, typer.Option("--neuron", metavar="N", help="Only this neuron, along the whole text.")
+    ] = None,
+    expert: Annotated[
+        str | None, typer.Option("--expert", metavar="E", help='With --neuron: its expert, or "shared".')
+    ] = None,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="How many neurons to list.")] = 10,
+) -> Shown:
+    """Show which neurons wrote most into the next token's logit; with --layer and --neuron, one along the text."""
+    if (layer is None) != (neuron is None):
+        raise UsageError("Give --layer and --neuron together: neurons are numbered within their block.")
+    if neuron is None and expert is not None:
+        raise UsageError("--expert needs --layer and --neuron.")
+    if neuron is not None and target is not None:
+        raise UsageError("--target does not go with --neuron: a neuron along a text is not about one token.")
+    of_expert = _expert(expert)
+    loaded, ids = subject.loaded, subject.ids
+
+    from llmcli.inspection.attribution import single_token
+    from llmcli.inspection.neurons import neuron_along
+    from llmcli.inspection.neurons import neurons as strongest
+    from llmcli.views import neurons as views
+
+    with subject.progress("Reading") as progress:
+        if layer is not None and neuron is not None:
+            along = neuron_along(loaded, ids, layer, neuron, expert=of_expert, progress=progress)
+            return Shown(views.NeuronAlongView(along), views.ALONG_SCHEMA, along)
+        (at,) = base.positions([position], len(ids), default=())
+        wanted = None if target is None else single_token(loaded.tokenizer, target)
+        found = strongest(loaded, ids, at, target=wanted, count=top, progress=progress)
+    return Shown(views.NeuronsView(found), views.SCHEMA, found, (views.NOTE,))
+
+
+def _expert(expert: str | None) -> int | Literal["shared"] | None:
+    if expert is None or expert == "shared":
+        return expert  # type: ignore[return-value]
+    try:
+        return int(expert)
+    except ValueError:
+        raise UsageError(f'--expert {expert} is neither the number of an expert nor "shared".') from None

@@ -1,0 +1,63 @@
+"""`llm inspect token`: one token of a text, and all that made it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.errors import UsageError
+from llmcli.views.progress import progress_bar
+
+
+@looks()
+def token(
+    subject: Subject,
+    index: Annotated[
+        str,
+        typer.Argument(
+            metavar="N", help='Which token, counted from 0, or from the end if negative; "next": the one to follow.'
+        ),
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="TOKEN", help="Explain this token in that place, as in ' Paris'."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Switch the heads and neurons off, one by one and all together.")
+    ] = False,
+    top: Annotated[
+        int, typer.Option("--top", metavar="K", min=1, help="How many candidates, heads and neurons to name.")
+    ] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="For the heads and neurons that --verify compares with.")] = 0,
+) -> Shown:
+    """Show one token of a text: what else it could have been, what was read, and which heads and neurons wrote it."""
+    number = _number(index)
+    loaded, ids = subject.loaded, subject.ids
+
+    from llmcli.inspection.attribution import single_token
+    from llmcli.inspection.card import inspect_token
+    from llmcli.views import card as views
+
+    with progress_bar(enabled=not subject.quiet, unit="steps") as progress:
+        result = inspect_token(
+            loaded,
+            ids,
+            len(ids) if number is None else number,
+            target=None if target is None else single_token(loaded.tokenizer, target),
+            verify=verify,
+            top=top,
+            seed=seed,
+            progress=progress,
+        )
+    return Shown(views.CardView(result), views.SCHEMA, result, (views.NOTE,))
+
+
+def _number(index: str) -> int | None:
+    if index == "next":
+        return None
+    try:
+        return int(index)
+    except ValueError:
+        raise UsageError(f'{index} is no place in a text. Give the number of a token, or "next".') from None

@@ -1,0 +1,60 @@
+"""`llm inspect without`: what the model would have said without a part of its prompt."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.inspect.looking import Shown, Subject, looks
+
+_EACH_WORD = "*"
+
+
+@looks()
+def without(
+    subject: Subject,
+    span: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPAN",
+            help='What to leave out: text that occurs in TEXT, wherever it does; "*" is each word in turn.',
+        ),
+    ],
+    positions: Annotated[
+        bool, typer.Option("--positions", help="SPAN is token numbers, as in 4 or 0,3-7, and no text.")
+    ] = False,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            "--answer",
+            metavar="TEXT",
+            help="The answer to look at, with the space it begins with. Default: what the model itself goes on with.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="The most tokens of the model's own answer.")
+    ] = 5,
+) -> Shown:
+    """Hide a part of a text from the model, or remove it, and see how much less probable its answer becomes."""
+    loaded, ids = subject.loaded, subject.ids
+
+    from llmcli.inspection import without as inspection
+    from llmcli.views import without as views
+
+    within = subject.content if subject.chat else None
+    at: tuple[int, ...] = ()
+    if positions:
+        at = inspection.parse_positions(span, len(ids))
+    elif span != _EACH_WORD:
+        at = inspection.find_text(loaded.tokenizer, ids, span, within=within)
+    if answer is None:
+        said = inspection.own_answer(loaded, ids, max_tokens)
+    else:
+        said = inspection.answer_ids(loaded.tokenizer, answer)
+    if at:
+        result = inspection.without_span(loaded, ids, said, at)
+        return Shown(views.without_view(result), views.SCHEMA, result, [views.NOTE])
+    with subject.progress("Hiding words", "words") as progress:
+        scan = inspection.scan_words(loaded, ids, said, within=within, progress=progress)
+    return Shown(views.words_view(scan), views.WORDS_SCHEMA, scan, [views.WORDS_NOTE])

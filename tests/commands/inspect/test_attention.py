@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands.running import llm
+from tests.tiny import save, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tiny_model("llama"), tmp_path_factory.mktemp("m"))
+
+
+def test_rows_of_a_text(model: Path) -> None:
+    result = json.loads(llm("inspect", "attention", "abc", "-m", model, "--json").stdout)
+    assert (result["schema"], [token["text"] for token in result["tokens"]]) == (
+        "llmcli.attention/1",
+        ["<|bos|>", "a", "b", "c"],
+    )
+    assert [row["position"] for row in result["rows"]] == [0, 1, 2, 3]
+    assert result["rows"][0] == {"position": 0, "sink": 1.0, "self": 0.0, "read": []}
+    assert result["rows"][1]["sink"] + result["rows"][1]["self"] == pytest.approx(1, abs=1e-5)
+    assert [read["text"] for read in result["rows"][2]["read"]] == ["a"]
+    assert result == json.loads(llm("inspect", "attention", "-m", model, "--json", stdin=b"abc").stdout)
+    long = json.loads(llm("inspect", "attention", "x" * 90, "-m", model, "--json").stdout)
+    assert [row["position"] for row in long["rows"]] == list(range(83, 91))
+
+
+def test_one_row_comes_with_every_block(model: Path) -> None:
+    shown = llm("inspect", "attention", "abc", "-m", model, "--position", -1).stdout.decode()
+    assert "block" in shown
+    result = json.loads(llm("inspect", "attention", "abc", "-m", model, "--position", -1, "--json").stdout)
+    assert [block["block"] for block in result["blocks"]] == [0, 1, 2]
+    only = json.loads(
+        llm("inspect", "attention", "abc", "-m", model, "--position", 3, "--layers", "1-2", "--json").stdout
+    )
+    assert only["blocks"] == result["blocks"][1:]
+
+
+def test_the_pattern_of_a_head(model: Path) -> None:
+    flags = ["-m", model, "--layer", 1, "--head", 2]
+    result = json.loads(llm("inspect", "attention", "abc", *flags, "--json").stdout)
+    assert (result["layer"], result["head"], len(result["pattern"])) == (1, 2, 4)
+    for query, row in enumerate(result["pattern"]):
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+        assert len(row) == 4 and not any(row[query + 1 :])
+    assert "block 1, head 2" in llm("inspect", "attention", "abc", *flags).stdout.decode()
+    in_words = llm("inspect", "attention", "x" * 70, *flags).stdout.decode()
+    assert "looks at" in in_words and len(in_words.splitlines()) > 70
+
+
+def test_messages_of_a_chat(model: Path) -> None:
+    flags = ["-m", model, "--chat", "--by", "message", "--json"]
+    row = json.loads(llm("inspect", "attention", "abc", *flags).stdout)["rows"][-1]
+    assert {read["text"] for read in row["read"]} == {"user: abc", "the reply"}
+    words = json.loads(llm("inspect", "attention", "one two", "-m", model, "--by", "word", "--json").stdout)
+    assert words["rows"][-1]["read"][0]["text"] in ("one", " two")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--head", "1"], "--head needs --layer"),
+        (["--layer", "1", "--layers", "1-2"], "not both"),
+        (["--layer", "9"], "There is no such block"),
+        (["--layer", "9", "--head", "0"], "There is no block 9"),
+        (["--layer", "0", "--head", "4"], "There is no head 4"),
+        (["--layers", "2-1"], "not a range"),
+        (["--layers", "0-3"], "There is no block 3"),
+        (["--position", "4"], "There is no token 4"),
+        (["--by", "message"], "needs --chat"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(model: Path, flags: list[str], says: str) -> None:
+    result = llm("inspect", "attention", "abc", "-m", model, *flags)
+    assert (result.returncode, says in result.stderr.decode()) == (2, True)

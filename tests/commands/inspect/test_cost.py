@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmcli.checkpoint.starter import fetch_starter, starter_path
+from tests.checkpoint.parity_cases import CASES
+from tests.commands.running import llm
+from tests.tiny import edit_config, save, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tiny_model("llama"), tmp_path_factory.mktemp("m"))
+
+
+def test_json_counts_lengths_of_text_and_context(model: Path) -> None:
+    result = json.loads(llm("inspect", "cost", "abc", "-m", model, "--json", "--context", 50).stdout)
+    assert result["schema"] == "llmcli.cost/1"
+    assert [(length["tokens"], length["origin"]) for length in result["lengths"]] == [
+        (4, "text"), (50, "asked"), (128, "context"),
+    ]  # fmt: skip
+    assert result["parameters"] == sum(box["parameters"] for box in result["boxes"])
+    chat = json.loads(llm("inspect", "cost", "-", "-m", model, "--json", "--chat", stdin=b"abc").stdout)
+    assert chat["lengths"][0]["tokens"] == 7
+    # A pipe is only read if asked for.
+    plain = json.loads(llm("inspect", "cost", "-m", model, "--json", stdin=b"abc").stdout)
+    assert [length["tokens"] for length in plain["lengths"]] == [128]
+    assert plain["parameters"] == json.loads(llm("show", model, "--json").stdout)["parameters"]
+
+
+def test_weights_are_not_read(model: Path, tmp_path: Path) -> None:
+    folder = save(tiny_model("llama"), tmp_path / "m")
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1000:] = b"\xff" * 1000
+    weights.write_bytes(data)
+    assert (
+        llm("inspect", "cost", "-m", folder).stdout.splitlines()[2:]
+        == (llm("inspect", "cost", "-m", model).stdout.splitlines()[2:])
+    )
+
+
+@pytest.mark.parametrize("case", ["mixtral, window", "deepseek v3", "gpt-2", "llama 4"])
+def test_every_kind_of_model_has_a_view(case: str, tmp_path: Path) -> None:
+    model_type, overrides = CASES[case]
+    folder = save(tiny_model(model_type, **overrides), tmp_path / "m")
+    result = llm("inspect", "cost", "-m", folder, "--html", tmp_path / "a.html", "--svg", tmp_path / "a.svg")
+    assert b"KV cache" in result.stdout
+    assert b"FLOP" in result.stderr
+    assert "attention" in (tmp_path / "a.html").read_text()
+    assert "attention" in (tmp_path / "a.svg").read_text()
+
+
+def test_usage_and_broken_files_end_in_a_sentence(model: Path, tmp_path: Path) -> None:
+    for arguments in (["--chat"], ["--context", 0], ["", "--chat"], ["--context", 1 << 40]):
+        assert llm("inspect", "cost", "-m", model, *arguments).returncode == 2
+    folder = save(tiny_model("llama"), tmp_path / "m")
+    edit_config(folder, {"hidden_size": 16})
+    assert llm("inspect", "cost", "-m", folder).returncode == 4
+
+
+@pytest.mark.starter
+def test_the_starters_numbers() -> None:
+    result = json.loads(llm("inspect", "cost", "-m", starter_path() or fetch_starter(), "--json").stdout)
+    assert (result["parameters"], result["kv_bytes_per_token"]) == (134_515_008, 23_040)
+    assert result["kv_bytes_per_token_ungrouped"] == 3 * 23_040

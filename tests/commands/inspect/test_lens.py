@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+import llmcli
+from llmcli.inspection.lens import lens
+from llmcli.views.plain_json import plain
+from tests.commands.running import llm
+from tests.tiny import save, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tiny_model("llama", tie_word_embeddings=True), tmp_path_factory.mktemp("model"))
+
+
+def test_the_json_is_the_value(model: Path) -> None:
+    result = llm("inspect", "lens", "abc", "-m", model, "--json", "--position", 1, "--position", -1, "--top", 2)
+    found = json.loads(result.stdout)
+    loaded = llmcli.load(model, dtype="float32")
+    expected = plain(lens(loaded, loaded.tokenizer.encode("abc"), [1, 3], top=2))
+    assert found.pop("schema") == "llmcli.lens/1"
+    assert found == expected
+    assert [base64.b64decode(token["bytes"]) for token in found["tokens"]] == [b"<|bos|>", b"a", b"b", b"c"]
+    assert [len(layer["top"]) for layer in found["lens"][0]["layers"]] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("length", "shown"), [(39, range(40)), (40, range(33, 41))])
+def test_of_a_long_text_the_end_is_shown(model: Path, length: int, shown: range) -> None:
+    found = json.loads(llm("inspect", "lens", "-", "-m", model, "--json", stdin=b"x" * length).stdout)
+    assert [position["position"] for position in found["lens"]] == list(shown)
+
+
+def test_the_view_goes_to_stdout_and_how_to_read_it_beside(model: Path, tmp_path: Path) -> None:
+    html, svg = tmp_path / "l.html", tmp_path / "l.svg"
+    result = llm("inspect", "lens", "a<b", "-m", model, "--html", html, "--svg", svg)
+    assert "layer <|bos|>" in result.stdout.decode()
+    assert "raw lens" in result.stderr.decode()
+    assert "tied embeddings" in result.stderr.decode()
+    assert "&lt;|bos|&gt;" in html.read_text(encoding="utf-8")
+    assert "<svg" in svg.read_text(encoding="utf-8")
+
+
+def test_a_chat_is_more_than_its_message(model: Path) -> None:
+    found = json.loads(llm("inspect", "lens", "a", "-m", model, "--json", "--chat").stdout)
+    assert "".join(token["text"] for token in found["tokens"]) == "<|bos|><|user|>a<|end|><|assistant|>"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [(["a", "--position", "2"], "no token 2"), ([""], "empty"), (["a", "--top", "0"], "top")],
+)
+def test_what_makes_no_sense_is_a_usage_error(model: Path, arguments: list[str], complaint: str) -> None:
+    result = llm("inspect", "lens", *arguments, "-m", model)
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert complaint in result.stderr.decode()
