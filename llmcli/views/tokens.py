@@ -62,34 +62,41 @@ def token_label(data: bytes) -> str:
 
 
 def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], bytes]) -> Table:
-    """One row a token: its probability in the model, after the filters, and the `top` most probable tokens."""
+    """One row a token: its probability in the model and after the filters, the entropy of the model's own distribution
+    in bits, and the `top` most probable tokens.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right", style="dim")
     table.add_column("token", no_wrap=True)
     table.add_column("model", justify="right")
-    table.add_column("", no_wrap=True)
+    if not top:
+        table.add_column("", no_wrap=True)
     table.add_column("sampled", justify="right")
+    table.add_column("entropy", justify="right", style="dim")
     if top:
         table.add_column("could have been", overflow="fold")
     for step in steps:
-        probability = math.exp(step.logprob) if step.logprob is not None else 0.0
-        row = [
+        of_model = probability(step) or 0.0
+        table.add_row(
             Text(str(step.index)),
-            Text(token_label(token_bytes(step.id)), style=band_style(probability)),
-            Text(percent(probability)),
-            Text(probability_bar(probability), style="blue"),
+            Text(token_label(token_bytes(step.id)), style=band_style(of_model)),
+            Text(percent(of_model)),
+            *([] if top else [Text(probability_bar(of_model), style="blue")]),
             Text(percent(step.sampled_prob or 0.0)),
-        ]
-        if top:
-            others = Text()
-            for candidate in step.top:
-                chosen = candidate.id == step.id
-                others.append(token_label(token_bytes(candidate.id)), style="bold underline" if chosen else "")
-                ruled_out = _RULED_OUT.get(candidate.removed_by or "", "")
-                others.append(f" {percent(math.exp(candidate.logprob))}{ruled_out}   ", style="dim")
-            row.append(others)
-        table.add_row(*row)
+            Text(f"{(step.entropy or 0.0) / math.log(2):.1f}"),
+            *([_candidates(step, token_bytes)] if top else []),
+        )
     return table
+
+
+def _candidates(step: Step, token_bytes: Callable[[int], bytes]) -> Text:
+    line = Text()
+    for candidate in step.top:
+        chosen = candidate.id == step.id
+        line.append(token_label(token_bytes(candidate.id)), style="bold underline" if chosen else "")
+        ruled_out = _RULED_OUT.get(candidate.removed_by or "", "")
+        line.append(f" {percent(math.exp(candidate.logprob))}{ruled_out}  ", style="dim")
+    return line
 
 
 def coloured(tokens: Iterable[tuple[bytes, float | None]]) -> Text:

@@ -32,11 +32,13 @@ def test_tokens_beside_what_they_could_have_been() -> None:
         Step(1, 2, "", math.log(0.04), 0.5, 3, 1.0, top[1:]),
     ]
     assert drawn(token_table(steps, 3, PIECES.__getitem__), 100) == (
-        "#  token     model            sampled  could have been\n"
-        "0  ␣Paris    75.0%  ██████      90.0%  ␣Paris 75.0%   a⏎ 10.0%   ␛]0;x␇ <0.1% (not in top-p)\n"
-        "1  \\xf0\\x9f   4.0%  ▍          100.0%  a⏎ 10.0%   ␛]0;x␇ <0.1% (not in top-p)"
+        "#  token     model  sampled  entropy  could have been\n"
+        "0  ␣Paris    75.0%    90.0%      0.7  ␣Paris 75.0%  a⏎ 10.0%  ␛]0;x␇ <0.1% (not in top-p)\n"
+        "1  \\xf0\\x9f   4.0%   100.0%      0.7  a⏎ 10.0%  ␛]0;x␇ <0.1% (not in top-p)"
     )
-    assert "could have been" not in drawn(token_table(steps, 0, PIECES.__getitem__))
+    assert drawn(token_table(steps[:1], 0, PIECES.__getitem__)) == (
+        "#  token   model            sampled  entropy\n0  ␣Paris  75.0%  ██████      90.0%      0.7"
+    )
 
 
 def test_prompt_tokens_tell_control_from_text() -> None:
