@@ -49,7 +49,10 @@ class ValueLengths:
                 self.note(call, end)
             return
         self._reserve(end)
-        values = torch.stack([self._values(call, call.seen - 1) for call in calls])  # (L, K, 1, V)
+        if isinstance(calls[0].attention, LatentAttention):
+            values = torch.stack([self._values(call, call.seen - 1) for call in calls])  # (L, K, 1, V)
+        else:
+            values = torch.cat([call.v[:, :, -1:] for call in calls]).float()
         self._lengths[:, :, end - 1] = _lengths(values, self._all_grams()).flatten(1)
         self._known = [range(known.start, end) for known in self._known]
 

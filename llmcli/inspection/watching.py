@@ -19,7 +19,8 @@ from llmcli.inspection.value_lengths import ValueLengths
 from llmcli.model import Transformer
 from llmcli.text.tokenizer import Tokenizer
 
-_KEYS_AT_ONCE = 32 << 20
+# Bytes.
+_KEYS_AT_MOST = 32 << 20
 
 
 class AttentionWatch:
@@ -32,6 +33,8 @@ class AttentionWatch:
         self._lengths = ValueLengths(model)
         self._calls: list[AttentionCall] = []  # of the last pass
         self._end = 0
+        self._keys = torch.empty(0)
+        self._keys_end = 0
 
     @contextmanager
     def watching(self, start: int) -> Iterator[None]:
@@ -56,6 +59,7 @@ class AttentionWatch:
             self._end += call.new
             self._calls = []
         if call.new > 1:
+            self._keys_end = -1
             self._lengths.note(call, self._end)
         self._calls.append(call)
 
@@ -66,11 +70,23 @@ class AttentionWatch:
             call.new == 1 and call.seen == self._end and getattr(call.attention, "sinks", None) is None
             for call in self._calls
         )
-        # A token at a time, it is the number of operations that costs; in long texts, copying the keys would.
-        if together and len(self._calls) * first.k.nbytes <= _KEYS_AT_ONCE:
-            q, k = torch.cat([call.q for call in self._calls]), torch.cat([call.k for call in self._calls])
-            return first.attention.attend.weights(q, k)[:, :, 0]
+        # A token at a time, it is the number of operations that costs; in long texts, a second copy of the keys would.
+        if together and len(self._calls) * first.k.nbytes <= _KEYS_AT_MOST:
+            q = torch.cat([call.q for call in self._calls]).float()
+            return first.attention.attend.weights(q, self._all_keys())[:, :, 0]
         weights = self._lengths.all(self._end).new_zeros(len(self._calls), first.q.shape[1], self._end)
         for block, call in enumerate(self._calls):
             weights[block, :, self._end - call.seen :] = call.weights(call.new - 1, call.new)[0, :, 0]
         return weights
+
+    def _all_keys(self) -> Tensor:
+        """(L, K, S, D): the keys of all blocks in one float32 tensor, to which each pass of one token adds its own."""
+        start = self._end - 1 if self._keys_end == self._end - 1 else 0
+        kv_heads, seen, size = self._calls[0].k.shape[1:]
+        if start == 0 or self._keys.shape[2] < seen:
+            start = 0
+            shape = (len(self._calls), kv_heads, 2 * seen, size)
+            self._keys = torch.empty(shape, device=self._calls[0].k.device)
+        self._keys[:, :, start:seen] = torch.cat([call.k[:, :, start:] for call in self._calls])
+        self._keys_end = self._end
+        return self._keys[:, :, :seen]
