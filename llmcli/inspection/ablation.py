@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import UsageError
-from llmcli.inspection.hooks import Part, adder, attention_of, blocks, on_residual, removed
+from llmcli.inspection.hooks import attention_of, blocks, on_residual, removed
 from llmcli.model import Transformer
 from llmcli.model.experts import MixtureOfExperts
 
@@ -89,17 +89,6 @@ def without_neurons(model: Transformer, neurons: Iterable[tuple[int, int]]) -> I
                 raise UsageError(f"Block {block} is a mixture of experts; its neurons cannot be switched off singly.")
             down: nn.Linear = network.down_proj  # type: ignore[assignment]
             stack.enter_context(removed([down.register_forward_pre_hook(zeroing(off))]))
-        yield
-
-
-@contextmanager
-def without_part(model: Transformer, block: int, part: Part) -> Iterator[None]:
-    """The whole attention, or the whole feed-forward network, of a block writes nothing."""
-
-    def zero(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        return torch.zeros_like(output)
-
-    with removed([adder(blocks(model)[block], part).register_forward_hook(zero)]):
         yield
 
 

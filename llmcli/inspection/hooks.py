@@ -65,12 +65,6 @@ class AttentionCall:
         sinks = getattr(self.attention, "sinks", None)
         return softmax.weights(self.q[:, :, first:stop], self.k, mask, sinks)
 
-    def head_values(self) -> Tensor:
-        """The values that each query head mixes: (B, H, S, V)."""
-        if isinstance(self.attention, LatentAttention):
-            return self.v @ self.attention.value_weight.transpose(1, 2)
-        return self.v.repeat_interleave(self.q.shape[1] // self.v.shape[1], dim=1)
-
 
 def blocks(model: Transformer) -> list[Block]:
     """The model's blocks, with their type."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import llmcli
 from llmcli.errors import UsageError
-from llmcli.inspection.ablation import logprobs_from, without_heads, without_keys, without_neurons, without_part
+from llmcli.inspection.ablation import logprobs_from, without_heads, without_keys, without_neurons
 from llmcli.inspection.hooks import Part
 from llmcli.model import Transformer
 from tests.checkpoint.parity_cases import CASES
@@ -104,23 +104,6 @@ def test_neurons_that_are_off_write_nothing(pair: tuple[Any, Transformer], famil
         assert error(ablated, reference(model)) < ROUNDING < error(ablated, before)
     # A refusal half-way takes back what it had begun.
     assert not [module for module in ours.modules() if module._forward_hooks or module._forward_pre_hooks]
-
-
-@pytest.mark.parametrize("part", ["attention", "feed_forward"])
-def test_a_part_that_is_off_adds_nothing(pair: tuple[Any, Transformer], family: str, part: Part) -> None:
-    model, ours = copy.deepcopy(pair[0]), pair[1]
-    module = model.get_submodule(f"{FAMILIES[family][0]}.1")
-    name = {"attention": "self_attn", "feed_forward": "mlp"}[part]
-    inner = getattr(module, name, None) or module.attention
-    # What a norm makes of nothing is nothing.
-    inner.register_forward_hook(
-        lambda _module, _inputs, output: (
-            (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
-        )
-    )
-    with without_part(ours, 1, part):
-        ablated = logits(ours)
-    assert error(ablated, reference(model)) < ROUNDING < error(ablated, logits(ours))
 
 
 def additive(hidden: list[int], window: int | None) -> Tensor:

@@ -23,6 +23,7 @@ from llmcli.inspection.hooks import (
 )
 from llmcli.inspection.trace import passes
 from llmcli.model import Transformer
+from llmcli.model.latent_attention import LatentAttention
 from tests.checkpoint.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
@@ -125,7 +126,11 @@ def test_heads_mix_their_values_by_their_pattern(ours: Transformer) -> None:
         logits(ours)
     with torch.inference_mode():
         for call in calls:
-            assert close((call.weights() @ call.head_values()).transpose(1, 2), mixed[call.block])
+            if isinstance(call.attention, LatentAttention):
+                values = call.v @ call.attention.value_weight.transpose(1, 2)
+            else:
+                values = call.v.repeat_interleave(call.q.shape[1] // call.v.shape[1], dim=1)
+            assert close((call.weights() @ values).transpose(1, 2), mixed[call.block])
 
 
 def test_the_embedding_and_all_that_is_added_make_the_last_residual(ours: Transformer) -> None:
