@@ -1,5 +1,5 @@
 """`python -m llmcli`: the same program as the `llm` command, whatever else is called `llm` on this machine."""
 
-from llmcli.cli import main
+from llmcli.cli import run
 
-main()
+run()

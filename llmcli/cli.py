@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import os
 import signal
@@ -78,6 +80,20 @@ def main() -> NoReturn:
     if code == CLOSED_PIPE or code == 1:
         _drop_stdout()
     sys.exit(code)
+
+
+def run() -> NoReturn:
+    """`main`, ending the process at once: taking the interpreter apart with torch in it costs up to half a second."""
+    code = 1
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else code
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _run() -> int:

@@ -20,9 +20,11 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
     """Find the model, fetching it if need be, and read its headers; progress goes to stderr."""
     with progress_bar(enabled=not quiet) as progress:
         # Found first: a wrong name must not cost the seconds that importing torch takes.
+        from llmcli.checkpoint.read_ahead import read_ahead
         from llmcli.checkpoint.resolve import resolve
 
         path = resolve(name, progress=progress)
+        read_ahead(path)
     from llmcli.checkpoint.opened import open_checkpoint
 
     return open_checkpoint(path)
