@@ -53,7 +53,7 @@ def load_weights(
             # After an error or Ctrl-C the tensors not yet begun are not begun.
             stopped.set()
     if checkpoint.config.tie_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
+        setattr(model.lm_head, "weight", model.embed_tokens.weight)  # noqa: B010
     return model.to(device).eval()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llmcli.model.config import ExpertsConfig, ModelConfig
 from llmcli.model.feed_forward import ACTIVATIONS, FeedForward
+from llmcli.model.packed import PackedMatrix
 
 
 class Router(nn.Module):
@@ -65,6 +66,8 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """The parameters of all experts of a layer, each kind in one tensor: gate rows first, then up rows."""
 
+    gate_up_proj: nn.Parameter | PackedMatrix
+    down_proj: nn.Parameter | PackedMatrix
     gate_up_proj_bias: Tensor | None
     down_proj_bias: Tensor | None
 
@@ -92,8 +95,10 @@ class Experts(nn.Module):
     def each(self, rows: Tensor, chosen: Tensor) -> Tensor:
         """Send each of the `rows` (M, C) through its own expert, `chosen` (M,); (M, C).
 
-        The weights are gathered, which copies them, but the chosen experts need not be known to the processor.
+        The weights are gathered, which copies them, but the chosen experts need not be known to the processor. That is
+        for GPUs, where weights are not packed.
         """
+        assert isinstance(self.gate_up_proj, Tensor) and isinstance(self.down_proj, Tensor)
         hidden = torch.bmm(self.gate_up_proj[chosen], rows[:, :, None]).squeeze(-1)  # (M, 2I)
         if self.gate_up_proj_bias is not None:
             hidden = hidden + self.gate_up_proj_bias[chosen]

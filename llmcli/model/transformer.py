@@ -16,6 +16,7 @@ from llmcli.model.block import make_block
 from llmcli.model.cache import KVCache
 from llmcli.model.config import ModelConfig
 from llmcli.model.norm import make_norm
+from llmcli.model.packed import QuantisedEmbedding, QuantisedLinear
 from llmcli.model.rope import Rope
 
 
@@ -25,13 +26,15 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Embedding | QuantisedEmbedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = (
             nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
         )
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.lm_head: nn.Linear | QuantisedLinear = nn.Linear(
+            config.hidden_size, config.vocab_size, bias=config.head_bias
+        )
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         # Layers that agree on their rotation share its tables; those that also see alike, their mask.
@@ -44,12 +47,15 @@ class Transformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The type activations and the KV cache have."""
-        return self.embed_tokens.weight.dtype
+        embedding = self.embed_tokens
+        return embedding.matrix.dtype if isinstance(embedding, QuantisedEmbedding) else embedding.weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embed_tokens.weight.device
+        embedding = self.embed_tokens
+        weights = embedding.matrix.blocks if isinstance(embedding, QuantisedEmbedding) else embedding.weight
+        return weights.device
 
     def new_cache(self, *, batch: int = 1, capacity: int = 256) -> KVCache:
         """An empty KV cache that fits this model, its device and its dtype."""
@@ -86,6 +92,13 @@ class Transformer(nn.Module):
         ropes = self._distinct_ropes
         return all(rope.decisive_length(length) == rope.decisive_length(other) for rope in ropes)
 
+    def check_positions(self, length: int) -> None:
+        """Raise `PromptTooLongError` if positions are learned, and there are none for so many tokens."""
+        if self.config.learned_positions and length > self.config.context_length:
+            raise PromptTooLongError(
+                f"The text has {length} tokens, but the model has positions for {self.config.context_length} only."
+            )
+
     def _embed(self, ids: Tensor, start: int) -> Tensor:
         x: Tensor = self.embed_tokens(ids)
         if self.config.embed_scale != 1:
@@ -93,10 +106,7 @@ class Transformer(nn.Module):
             x = x * (torch.tensor(factor, dtype=x.dtype).item() if self.config.embed_scale_rounded else factor)
         if self.embed_positions is not None:
             end = start + ids.shape[1]
-            if end > self.config.context_length:
-                raise PromptTooLongError(
-                    f"The text has {end} tokens, but the model has positions for {self.config.context_length} only."
-                )
+            self.check_positions(end)
             x = x + self.embed_positions.weight[start:end]
         return x
 

@@ -1,0 +1,398 @@
+/* Matrices times a few tokens: every weight is read, and decoded, once for up to 16 tokens. */
+#ifndef LLM_CPU_MATMUL_H
+#define LLM_CPU_MATMUL_H
+
+#include "cpu_simd.h"
+#include "cpu_types.h"
+
+enum { TILE = 16, GROUP = 32, BLOCK_ROWS = 16, BYTES4 = 320, BYTES8 = 544 };
+
+/* What some tokens bring to a matrix: their values, and these rounded to 8 bits by groups of 32 columns.
+
+   Tokens are kept in tiles of 16, the last tile in the smallest power of two that holds the rest. Within a tile of n
+   tokens the codes lie as (groups, 8 fours of columns, n, 4): what one vector of weights is multiplied with for all
+   tokens lies together. Scales lie as (groups, n). */
+typedef struct {
+    float *rows;   /* (tokens, ld) */
+    int64_t ld;
+    int8_t *codes;
+    float *scale;  /* of each group */
+    float *total;  /* scale times the sum of the codes: what a minimum is multiplied with */
+    int32_t *shift; /* -128 times the sum of the codes: 8-bit weights are stored with 128 added */
+    int32_t columns, groups, tokens;
+} Input;
+
+static inline int tile_width(int tokens, int tile) {
+    int rest = tokens - tile * TILE, width = 1;
+    if (rest >= TILE) return TILE;
+    while (width < rest) width *= 2;
+    return width;
+}
+
+static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+/* Round groups `first` to `last` of a token to 8 bits. */
+static void quantise(Input *in, int token, int first, int last) {
+    int tile = token / TILE, place = token % TILE, width = tile_width(in->tokens, tile);
+    const float *x = in->rows + token * in->ld;
+    int64_t base = (int64_t)tile * TILE * in->groups;
+    for (int g = first; g < last; g++) {
+        float padded[GROUP];
+        const float *p = x + g * GROUP;
+        int count = in->columns - g * GROUP;
+        if (count < GROUP) {
+            memset(padded, 0, sizeof padded);
+            memcpy(padded, p, (size_t)count * sizeof *p);
+            p = padded;
+        }
+        vf most = {0};
+        for (int i = 0; i < GROUP; i += LANES) {
+            vf v = load(p + i);
+            most = vmax(most, vmax(v, -v));
+        }
+        float limit = greatest(most), scale = limit / 127, inverse = limit > 0 ? 127 / limit : 0;
+        if (!(inverse < 3e38f)) inverse = 0; /* all but zero, or not numbers */
+        int8_t codes[GROUP];
+        int32_t whole[GROUP], sum_of_codes = 0;
+        for (int i = 0; i < GROUP; i += LANES) {
+            /* Adding 1.5 * 2^23 rounds to the nearest whole number. */
+            vi v = (vi)(load(p + i) * inverse + 12582912.0f) - 0x4b400000;
+            memcpy(whole + i, &v, sizeof v);
+        }
+        for (int i = 0; i < GROUP; i++) {
+            sum_of_codes += whole[i];
+            codes[i] = (int8_t)whole[i];
+        }
+        int64_t at = base + (int64_t)g * width + place;
+        int8_t *to = in->codes + (base + (int64_t)g * width) * GROUP + place * 4;
+        for (int four = 0; four < GROUP / 4; four++) memcpy(to + four * 4 * width, codes + 4 * four, 4);
+        in->scale[at] = scale;
+        in->total[at] = scale * (float)sum_of_codes;
+        in->shift[at] = -128 * sum_of_codes;
+    }
+}
+
+/* One block row of packed weights times a tile of n tokens: sums[token * 16 + row]. */
+#ifdef USE_AVX512
+
+INLINE __m512i four_columns(const int8_t *codes) {
+    int32_t four;
+    memcpy(&four, codes, 4);
+    return _mm512_set1_epi32(four);
+}
+
+INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int n, float *sums) {
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512 acc[TILE];
+    for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
+    for (int g = 0; g < groups; g++) {
+        __m512i q[8];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            __m512i both = _mm512_loadu_si512(w + 64 * j);
+            q[2 * j] = _mm512_and_si512(both, low);
+            q[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        }
+        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + 256)));
+        __m512 m = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + 288)));
+#pragma GCC unroll 5
+        for (int line = 0; line < 5; line++) _mm_prefetch((const char *)w + 8 * BYTES4 + 64 * line, _MM_HINT_T0);
+#pragma GCC unroll 16
+        for (int t = 0; t < n; t++) {
+            __m512i dot = _mm512_setzero_si512();
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++) dot = _mm512_dpbusd_epi32(dot, q[j], four_columns(codes + 4 * (j * n + t)));
+            acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, _mm512_set1_ps(scale[t])), acc[t]);
+            acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(total[t]), acc[t]);
+        }
+        w += BYTES4, codes += GROUP * n, scale += n, total += n;
+    }
+    for (int t = 0; t < n; t++) _mm512_storeu_ps(sums + t * BLOCK_ROWS, acc[t]);
+}
+
+INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const int32_t *shift,
+                         const int n, float *sums) {
+    __m512 acc[TILE];
+    for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
+    for (int g = 0; g < groups; g++) {
+        __m512i q[8];
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) q[j] = _mm512_loadu_si512(w + 64 * j);
+        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + 512)));
+#pragma GCC unroll 9
+        for (int line = 0; line < 9; line++) _mm_prefetch((const char *)w + 6 * BYTES8 + 64 * line, _MM_HINT_T0);
+#pragma GCC unroll 16
+        for (int t = 0; t < n; t++) {
+            __m512i dot = _mm512_set1_epi32(shift[t]);
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++) dot = _mm512_dpbusd_epi32(dot, q[j], four_columns(codes + 4 * (j * n + t)));
+            acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, _mm512_set1_ps(scale[t])), acc[t]);
+        }
+        w += BYTES8, codes += GROUP * n, scale += n, shift += n;
+    }
+    for (int t = 0; t < n; t++) _mm512_storeu_ps(sums + t * BLOCK_ROWS, acc[t]);
+}
+
+#elif defined(USE_AVX2)
+
+INLINE __m256i four_columns(const int8_t *codes) {
+    int32_t four;
+    memcpy(&four, codes, 4);
+    return _mm256_set1_epi32(four);
+}
+
+INLINE __m256 half_scales(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+
+INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int n, float *sums) {
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    for (int half = 0; half < 2; half++) {
+        const uint8_t *block = w + 32 * half, *scales = w + 256 + 16 * half;
+        __m256 acc[TILE];
+        for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
+        for (int g = 0; g < groups; g++, block += BYTES4, scales += BYTES4) {
+            const int8_t *c = codes + (int64_t)g * GROUP * n;
+            __m256 d = half_scales(scales), m = half_scales(scales + 32);
+            for (int t = 0; t < n; t++) {
+                /* 16 bits hold eight sums of two products: 16 * 15 * 127 < 2^15. */
+                __m256i pairs = _mm256_setzero_si256();
+                for (int j = 0; j < 4; j++) {
+                    __m256i both = _mm256_loadu_si256((const __m256i *)(block + 64 * j));
+                    __m256i lower = _mm256_and_si256(both, low);
+                    __m256i upper = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+                    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(lower, four_columns(c + 4 * (2 * j * n + t))));
+                    pairs = _mm256_add_epi16(
+                        pairs, _mm256_maddubs_epi16(upper, four_columns(c + 4 * ((2 * j + 1) * n + t))));
+                }
+                __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
+                acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(d, _mm256_set1_ps(scale[g * n + t])), acc[t]);
+                acc[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(total[g * n + t]), acc[t]);
+            }
+        }
+        for (int t = 0; t < n; t++) _mm256_storeu_ps(sums + t * BLOCK_ROWS + 8 * half, acc[t]);
+    }
+}
+
+INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const int32_t *shift,
+                         const int n, float *sums) {
+    const __m256i even = _mm256_set1_epi16(255);
+    for (int half = 0; half < 2; half++) {
+        const uint8_t *block = w + 32 * half, *scales = w + 512 + 16 * half;
+        __m256 acc[TILE];
+        for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
+        for (int g = 0; g < groups; g++, block += BYTES8, scales += BYTES8) {
+            const int8_t *c = codes + (int64_t)g * GROUP * n;
+            __m256 d = half_scales(scales);
+            for (int t = 0; t < n; t++) {
+                __m256i dot = _mm256_set1_epi32(shift[g * n + t]);
+                for (int j = 0; j < 8; j++) {
+                    /* Products of 8 bits by 8 would not fit 16: columns 0 and 2 apart from 1 and 3, in 16 bits each. */
+                    __m256i q = _mm256_loadu_si256((const __m256i *)(block + 64 * j));
+                    __m256i a = four_columns(c + 4 * (j * n + t));
+                    __m256i a02 = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), a13 = _mm256_srai_epi16(a, 8);
+                    dot = _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_and_si256(q, even), a02));
+                    dot = _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_srli_epi16(q, 8), a13));
+                }
+                __m256 product = _mm256_mul_ps(d, _mm256_set1_ps(scale[g * n + t]));
+                acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), product, acc[t]);
+            }
+        }
+        for (int t = 0; t < n; t++) _mm256_storeu_ps(sums + t * BLOCK_ROWS + 8 * half, acc[t]);
+    }
+}
+
+#else
+
+INLINE void portable_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
+                          const int32_t *shift, const int n, float *sums, const int bits) {
+    memset(sums, 0, (size_t)n * BLOCK_ROWS * sizeof *sums);
+    for (int g = 0; g < groups; g++) {
+        uint8_t q[8][64];
+        float d[BLOCK_ROWS], m[BLOCK_ROWS];
+        for (int j = 0; j < 8; j++)
+            for (int i = 0; i < 64; i++)
+                q[j][i] = bits == 8 ? w[64 * j + i] : (uint8_t)(w[64 * (j / 2) + i] >> 4 * (j % 2) & 15);
+        for (int r = 0; r < BLOCK_ROWS; r++) {
+            uint16_t half;
+            memcpy(&half, w + 64 * bits + 2 * r, 2);
+            d[r] = from_half(half);
+            if (bits == 8) continue;
+            memcpy(&half, w + 64 * bits + 32 + 2 * r, 2);
+            m[r] = from_half(half);
+        }
+        for (int t = 0; t < n; t++) {
+            int32_t dot[BLOCK_ROWS];
+            for (int r = 0; r < BLOCK_ROWS; r++) dot[r] = bits == 8 ? shift[g * n + t] : 0;
+            for (int j = 0; j < 8; j++) {
+                const int8_t *a = codes + (int64_t)g * GROUP * n + 4 * (j * n + t);
+                for (int r = 0; r < BLOCK_ROWS; r++)
+                    dot[r] += q[j][4 * r] * a[0] + q[j][4 * r + 1] * a[1] + q[j][4 * r + 2] * a[2] + q[j][4 * r + 3] * a[3];
+            }
+            for (int r = 0; r < BLOCK_ROWS; r++) {
+                float add = (float)dot[r] * (d[r] * scale[g * n + t]);
+                sums[t * BLOCK_ROWS + r] += bits == 8 ? add : add + m[r] * total[g * n + t];
+            }
+        }
+        w += bits == 8 ? BYTES8 : BYTES4;
+    }
+}
+
+INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int n, float *sums) {
+    portable_tile(w, groups, codes, scale, total, NULL, n, sums, 4);
+}
+
+INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const int32_t *shift,
+                         const int n, float *sums) {
+    portable_tile(w, groups, codes, scale, NULL, shift, n, sums, 8);
+}
+
+#endif
+
+static void packed_tile(const uint8_t *w, int format, const Input *in, int tile, int width, float *sums) {
+    int64_t at = (int64_t)tile * TILE * in->groups;
+    const int8_t *codes = in->codes + at * GROUP;
+    const float *scale = in->scale + at, *total = in->total + at;
+    const int32_t *shift = in->shift + at;
+    /* The width is a constant in each of these, so that the sums stay in registers. */
+#define FOR_WIDTH(n)                                                                    \
+    case n:                                                                             \
+        if (format == PACKED4)                                                          \
+            packed4_tile(w, in->groups, codes, scale, total, n, sums);                  \
+        else                                                                            \
+            packed8_tile(w, in->groups, codes, scale, shift, n, sums);                  \
+        break;
+    switch (width) {
+        FOR_WIDTH(1)
+        FOR_WIDTH(2)
+        FOR_WIDTH(4)
+        FOR_WIDTH(8)
+        FOR_WIDTH(16)
+    }
+#undef FOR_WIDTH
+}
+
+/* r rows of dense weights times n tokens. */
+INLINE void dense_block(const char *w, int64_t row_bytes, const int bf16, const float *x, int64_t ld, int columns,
+                        const int r, const int n, float *sums) {
+    vf acc[4][4];
+    for (int i = 0; i < r; i++)
+        for (int t = 0; t < n; t++) acc[i][t] = (vf){0};
+    int c = 0;
+    for (; c + LANES <= columns; c += LANES) {
+        vf weights[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < r; i++)
+            weights[i] = bf16 ? load_bf16((const uint16_t *)(w + i * row_bytes) + c)
+                              : load((const float *)(w + i * row_bytes) + c);
+#pragma GCC unroll 4
+        for (int t = 0; t < n; t++) {
+            vf values = load(x + t * ld + c);
+#pragma GCC unroll 4
+            for (int i = 0; i < r; i++) acc[i][t] += weights[i] * values;
+        }
+    }
+    for (int i = 0; i < r; i++)
+        for (int t = 0; t < n; t++) {
+            float total = sum(acc[i][t]);
+            for (int j = c; j < columns; j++)
+                total += x[t * ld + j] * (bf16 ? from_bf16(((const uint16_t *)(w + i * row_bytes))[j])
+                                               : ((const float *)(w + i * row_bytes))[j]);
+            sums[t * BLOCK_ROWS + i] = total;
+        }
+}
+
+static void dense_rows(const char *w, int64_t row_bytes, int bf16, const float *x, int64_t ld, int columns, int rows,
+                       int tokens, float *sums) {
+    for (int i = 0; i < rows; i += 4) {
+        for (int t = 0; t < tokens; t += 4) {
+            const char *from = w + i * row_bytes;
+            const float *of = x + t * ld;
+            float *to = sums + t * BLOCK_ROWS + i;
+            int r = rows - i < 4 ? rows - i : 4, n = tokens - t < 4 ? tokens - t : 4;
+#define FOR_SIZE(a, b)                                                                   \
+    if (r == a && n == b) {                                                              \
+        if (bf16)                                                                        \
+            dense_block(from, row_bytes, 1, of, ld, columns, a, b, to);                  \
+        else                                                                             \
+            dense_block(from, row_bytes, 0, of, ld, columns, a, b, to);                  \
+        continue;                                                                        \
+    }
+            FOR_SIZE(4, 4)
+            FOR_SIZE(4, 3)
+            FOR_SIZE(4, 2)
+            FOR_SIZE(4, 1)
+#undef FOR_SIZE
+            for (int a = 0; a < r; a++)
+                for (int b = 0; b < n; b++)
+                    dense_block(from + a * row_bytes, row_bytes, bf16, of + b * ld, ld, columns, 1, 1,
+                                to + b * BLOCK_ROWS + a);
+        }
+    }
+}
+
+static inline int row_blocks(const Matrix *m) { return (m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS; }
+
+/* Block rows `first` to `last` of matrix `index` of a stack times all tokens of `in`, stored in `out` (tokens, ld) or
+   added to what is there. */
+static void multiply(const Matrix *m, int index, const Input *in, float *out, int64_t ld, int add, int first,
+                     int last) {
+    const char *data = (const char *)m->data + index * m->stride;
+    const float *bias = m->bias ? m->bias + (int64_t)index * m->rows : NULL;
+    for (int block = first; block < last; block++) {
+        int row = block * BLOCK_ROWS, rows = m->rows - row < BLOCK_ROWS ? m->rows - row : BLOCK_ROWS;
+        for (int tile = 0; tile * TILE < in->tokens; tile++) {
+            _Alignas(64) float sums[TILE * BLOCK_ROWS];
+            int tokens = in->tokens - tile * TILE < TILE ? in->tokens - tile * TILE : TILE;
+            if (m->format >= PACKED4) {
+                int64_t size = (int64_t)in->groups * (m->format == PACKED4 ? BYTES4 : BYTES8);
+                packed_tile((const uint8_t *)data + block * size, m->format, in, tile, tile_width(in->tokens, tile), sums);
+            } else {
+                int64_t size = (int64_t)m->columns * (m->format == BFLOAT16 ? 2 : 4);
+                dense_rows(data + row * size, size, m->format == BFLOAT16, in->rows + tile * TILE * in->ld, in->ld,
+                           m->columns, rows, tokens, sums);
+            }
+            for (int t = 0; t < tokens; t++) {
+                float *to = out + (tile * TILE + t) * ld + row;
+                const float *from = sums + t * BLOCK_ROWS;
+                if (add && bias)
+                    for (int r = 0; r < rows; r++) to[r] += from[r] + bias[row + r];
+                else if (add)
+                    for (int r = 0; r < rows; r++) to[r] += from[r];
+                else if (bias)
+                    for (int r = 0; r < rows; r++) to[r] = from[r] + bias[row + r];
+                else
+                    memcpy(to, from, (size_t)rows * sizeof *to);
+            }
+        }
+    }
+}
+
+/* One row of a matrix as float32. */
+static void read_row(const Matrix *m, int row, float *to) {
+    if (m->format == FLOAT32) {
+        memcpy(to, (const float *)m->data + (int64_t)row * m->columns, (size_t)m->columns * sizeof *to);
+    } else if (m->format == BFLOAT16) {
+        const uint16_t *from = (const uint16_t *)m->data + (int64_t)row * m->columns;
+        for (int c = 0; c < m->columns; c++) to[c] = from_bf16(from[c]);
+    } else {
+        int bits = m->format == PACKED4 ? 4 : 8, place = row % BLOCK_ROWS;
+        int groups = (m->columns + GROUP - 1) / GROUP, size = bits == 4 ? BYTES4 : BYTES8;
+        const uint8_t *block = (const uint8_t *)m->data + (int64_t)(row / BLOCK_ROWS) * groups * size;
+        for (int c = 0; c < m->columns; c++) {
+            const uint8_t *from = block + c / GROUP * size;
+            int four = c % GROUP / 4, byte = place * 4 + c % 4;
+            uint16_t scale, minimum;
+            memcpy(&scale, from + 64 * bits + 2 * place, 2);
+            if (bits == 8) {
+                to[c] = from_half(scale) * (float)(from[64 * four + byte] - 128);
+            } else {
+                memcpy(&minimum, from + 64 * bits + 32 + 2 * place, 2);
+                to[c] = from_half(scale) * (float)(from[64 * (four / 2) + byte] >> 4 * (four % 2) & 15) + from_half(minimum);
+            }
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,142 @@
+"""The model's step on a CPU by one call of C: what `Transformer.forward` computes, on the same weights and cache."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llmcli.kernels import cpu_structs as c
+from llmcli.kernels.cpu_build import Library, NoKernelError, load_library
+from llmcli.kernels.cpu_model import Description
+from llmcli.kernels.cpu_threads import default_threads
+from llmcli.model import KVCache, Transformer
+from llmcli.model.rope import Rope
+
+# Tokens for which a packed matrix is decoded once.
+_TILE = 16
+_MOST_TOKENS = 256
+# Multiplications in one call, about 0.2 s on two cores: signals are answered between calls.
+_CALL_WORK = 1 << 35
+# Dense weights are multiplied faster by torch where there are many tokens.
+_DENSE_PREFILL = 512
+# Positions for which rotations are computed ahead.
+_ROTATIONS_AHEAD = 256
+
+
+class CpuStep:
+    """Runs a model's tokens through the C kernel; a context of its own, with its own threads."""
+
+    def __init__(self, model: Transformer, *, threads: int | None = None, library: Library | None = None) -> None:
+        """`threads`: by default one for each physical core this process may use.
+
+        Raises:
+            NoKernelError: the kernel does not cover the model, or cannot run here.
+        """
+        self._model = model
+        self._library = library or load_library()
+        self.threads = threads or default_threads()
+        self._description = Description(model, capacity=_TILE)
+        self.dense = self._description.dense_layers
+        if not self.dense:
+            affordable = _CALL_WORK // max(1, self._description.multiplications) // _TILE * _TILE
+            self._description.model.capacity = max(_TILE, min(_MOST_TOKENS, affordable))
+        self._capacity: int = self._description.model.capacity
+        handle = self._library.handle
+        self._context = handle.llm_new(ctypes.byref(self._description.model), self.threads)
+        if not self._context:
+            raise NoKernelError("no memory or no threads for the kernel")
+        weakref.finalize(self, _free, handle, self._context, os.getpid())
+        self._segments = (c.Segment * model.config.num_layers)()
+        ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
+        self._rotations = [_Rotations(rope) for rope in ropes]
+        self._rotation_table = (c.Rotation * max(1, len(ropes)))()
+
+    @property
+    def prefill_chunk(self) -> int:
+        """Into how many tokens at a time a long text is best divided."""
+        return _DENSE_PREFILL if self.dense else self._capacity
+
+    @property
+    def name(self) -> str:
+        """What runs, for people."""
+        return f"cpu kernel ({self._library.isa}, {self.threads} thread{'s' if self.threads > 1 else ''})"
+
+    def covers(self, tokens: int) -> bool:
+        """Whether so many tokens are computed here rather than by the readable model."""
+        return not self.dense or tokens <= _TILE
+
+    @torch.inference_mode()
+    def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
+        """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V).
+
+        `ids` continue what `cache` holds; it is left as `Transformer.forward` leaves it, and either can go on.
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
+        """
+        self._model.check_positions(cache.length + len(ids))
+        if not self.covers(len(ids)):
+            logits: Tensor = self._model(torch.tensor([list(ids)]), cache, only_last=only_last)
+            return logits[0].float()
+        parts = [
+            self._call(ids[start : start + self._capacity], cache, only_last=only_last)
+            for start in range(0, len(ids), self._capacity)
+        ]
+        return parts[-1] if only_last or len(parts) == 1 else torch.cat(parts)
+
+    def _call(self, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
+        start, new = cache.length, len(ids)
+        cache.begin(new)
+        for index, (keys, values, first) in enumerate(cache.layers):
+            if keys.shape[0] != 1 or keys.dtype != self._description.dtype:
+                raise ValueError("the cache is not of this model, or holds several texts")
+            self._segments[index] = c.Segment(keys.data_ptr(), values.data_ptr(), first, keys.shape[2])
+        length = max(start + new, cache.expected_length)
+        for index, rotation in enumerate(self._rotations):
+            self._rotation_table[index] = c.Rotation(*rotation.at(start, new, length))
+        logits = torch.empty((1 if only_last else new, self._model.config.vocab_size))
+        step = c.Step(
+            ids=ctypes.cast((ctypes.c_int32 * new)(*ids), ctypes.c_void_p),
+            segments=self._segments,
+            rotations=self._rotation_table,
+            logits=logits.data_ptr(),
+            start=start,
+            tokens=new,
+            only_last=only_last,
+        )
+        if problem := self._library.handle.llm_step(self._context, ctypes.byref(step)):
+            raise ValueError(f"the kernel refuses the step: {problem}")
+        cache.advance(new)
+        return logits
+
+
+class _Rotations:
+    """Cosines and sines of one `Rope`, computed for many positions at a time."""
+
+    def __init__(self, rope: Rope) -> None:
+        self._rope = rope
+        self._first, self._decisive = 0, -1
+        self._cos = self._sin = torch.empty(0, 0)
+
+    def at(self, start: int, count: int, length: int) -> tuple[int, int, int]:
+        """Addresses for the positions from `start` on in a text of `length` tokens, and values for each."""
+        decisive = self._rope.config.decisive_length(length)
+        end = self._first + len(self._cos)
+        if decisive != self._decisive or start < self._first or start + count > end:
+            positions = torch.arange(start, start + max(count, _ROTATIONS_AHEAD))
+            self._cos, self._sin = (part.contiguous() for part in self._rope(positions, torch.float32, length))
+            self._first, self._decisive = start, decisive
+        half = self._cos.shape[1]
+        skipped = (start - self._first) * half * 4
+        return self._cos.data_ptr() + skipped, self._sin.data_ptr() + skipped, half
+
+
+def _free(library: ctypes.CDLL, context: int, process: int) -> None:
+    # A child process has the memory, but not the threads that would be waited for.
+    if os.getpid() == process:
+        library.llm_free(context)

@@ -1,0 +1,120 @@
+"""The structures of `cpu_types.h`, field by field."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
+
+ABI = 1
+
+FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
+NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
+
+
+def _fields(kind: type, names: str) -> list[tuple[str, type]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Matrix(ctypes.Structure):
+    """Dense rows or packed blocks, one matrix or a stack of them."""
+
+    _fields_ = (
+        *_fields(c_void_p, "data bias"),
+        ("stride", c_int64),
+        *_fields(c_int32, "format rows columns count"),
+    )
+
+
+class Norm(ctypes.Structure):
+    """A norm, a constant factor, or nothing."""
+
+    _fields_ = (
+        *_fields(c_void_p, "weight bias"),
+        *_fields(c_float, "eps factor"),
+        *_fields(c_int32, "kind each_head"),
+    )
+
+
+class Experts(ctypes.Structure):
+    """A mixture of experts."""
+
+    _fields_ = (
+        *_fields(Matrix, "router gate_up down"),
+        ("selection_bias", c_void_p),
+        *_fields(
+            c_int32, "count chosen size score normalised scales_input groups groups_chosen best_two clamped"
+        ),
+        *_fields(c_float, "scale alpha limit"),
+        ("shared", c_int32),
+        ("shared_gate", Matrix),
+    )  # fmt: skip
+
+
+class Layer(ctypes.Structure):
+    """One block."""
+
+    _fields_ = (
+        *_fields(Norm, "input_norm second_norm attention_output feed_forward_output q_norm k_norm"),
+        *_fields(Matrix, "q k v o gate up down"),
+        ("sinks", c_void_p),
+        ("experts", Experts),
+        *_fields(c_int32, "rope window chunk scaling_interval scaling_offset"),
+        ("scaling_beta", c_float),
+    )
+
+
+class Model(ctypes.Structure):
+    """Sizes, knobs and the matrices outside of the blocks."""
+
+    _fields_ = (
+        *_fields(c_int32, "layers hidden intermediate heads kv_heads head_dim vocabulary capacity"),
+        *_fields(c_int32, "activation gated parallel shared_norm qk_norm cache_format"),
+        *_fields(c_float, "qk_eps clip scale softcap embed_scale logit_scale logit_softcap"),
+        *_fields(Matrix, "embedding positions head"),
+        ("norm", Norm),
+        ("layer", ctypes.POINTER(Layer)),
+    )
+
+
+class Segment(ctypes.Structure):
+    """One layer's part of the cache."""
+
+    _fields_ = (*_fields(c_void_p, "keys values"), *_fields(c_int64, "first size"))
+
+
+class Rotation(ctypes.Structure):
+    """Cosines and sines for the tokens of a step."""
+
+    _fields_ = (*_fields(c_void_p, "cos sin"), ("half", c_int64))
+
+
+class Step(ctypes.Structure):
+    """What one call is to do."""
+
+    _fields_ = (
+        ("ids", c_void_p),
+        ("segments", ctypes.POINTER(Segment)),
+        ("rotations", ctypes.POINTER(Rotation)),
+        ("logits", c_void_p),
+        ("start", c_int64),
+        *_fields(c_int32, "tokens only_last"),
+    )
+
+
+def declare(library: ctypes.CDLL) -> str:
+    """Tell ctypes the functions' types; the instructions the library uses.
+
+    Raises:
+        ValueError: the library was made from other structures.
+        AttributeError: it lacks a function.
+    """
+    library.llm_abi.argtypes, library.llm_abi.restype = [c_int], c_int64
+    expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Step, Segment, Rotation))]
+    if [library.llm_abi(index) for index in range(len(expected))] != expected:
+        raise ValueError("its structures are not ours")
+    library.llm_new.argtypes, library.llm_new.restype = [ctypes.POINTER(Model), c_int], c_void_p
+    library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Step)], c_int
+    library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
+    library.llm_isa.argtypes, library.llm_isa.restype = [], ctypes.c_char_p
+    isa: bytes = library.llm_isa()
+    return isa.decode()

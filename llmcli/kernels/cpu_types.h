@@ -1,0 +1,76 @@
+/* What the caller hands over; the structures of `cpu_step.py`, field by field. Sizes are in values unless said. */
+#ifndef LLM_CPU_TYPES_H
+#define LLM_CPU_TYPES_H
+
+#include <stdint.h>
+
+#define LLM_ABI 1
+
+enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
+enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
+enum { SILU, GELU, GELU_TANH, RELU, RELU2, QUICK_GELU };
+enum { QK_PLAIN, QK_HEAD, QK_WHOLE, QK_EACH_HEAD, QK_ROTATED };
+enum { BY_SOFTMAX, BY_SIGMOID, BY_SOFTMAX_OF_CHOSEN, BY_SIGMOID_OF_CHOSEN };
+
+/* Dense rows, or the packed blocks of model/packed.py; one matrix or a stack of them. */
+typedef struct {
+    const void *data;
+    const float *bias; /* (count, rows) or NULL */
+    int64_t stride;    /* bytes from one matrix of a stack to the next */
+    int32_t format, rows, columns, count;
+} Matrix;
+
+typedef struct {
+    const float *weight, *bias; /* either may be NULL */
+    float eps, factor;          /* SCALED multiplies by the factor */
+    int32_t kind, each_head;    /* each_head: weight and bias have a row for every head */
+} Norm;
+
+typedef struct {
+    Matrix router, gate_up, down;
+    const float *selection_bias; /* (count) or NULL */
+    int32_t count, chosen, size, score, normalised, scales_input, groups, groups_chosen, best_two, clamped;
+    float scale, alpha, limit;
+    int32_t shared; /* size of the expert that every token goes through, or 0: its matrices are the layer's */
+    Matrix shared_gate;
+} Experts;
+
+typedef struct {
+    Norm input_norm, second_norm, attention_output, feed_forward_output, q_norm, k_norm;
+    Matrix q, k, v, o, gate, up, down;
+    const float *sinks; /* (heads) or NULL */
+    Experts experts;    /* experts.count is 0 in a dense layer */
+    int32_t rope;       /* which of the step's rotations, or -1 */
+    int32_t window, chunk, scaling_interval, scaling_offset; /* 0: none */
+    float scaling_beta;
+} Layer;
+
+typedef struct {
+    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary, capacity; /* capacity: tokens of a call */
+    int32_t activation, gated, parallel, shared_norm, qk_norm, cache_format;
+    float qk_eps, clip, scale, softcap, embed_scale, logit_scale, logit_softcap; /* clip, softcaps: 0 is none */
+    Matrix embedding, positions, head;                                          /* positions.data may be NULL */
+    Norm norm;
+    const Layer *layer;
+} Model;
+
+typedef struct {
+    void *keys, *values;      /* (kv_heads, size, head_dim) in the cache's format */
+    int64_t first, size;      /* position of the first row, and rows of each head */
+} Segment;
+
+typedef struct {
+    const float *cos, *sin; /* (tokens, half) */
+    int64_t half;
+} Rotation;
+
+typedef struct {
+    const int32_t *ids;
+    const Segment *segments;    /* of every layer */
+    const Rotation *rotations;
+    float *logits;              /* (tokens or 1, vocabulary) */
+    int64_t start;              /* position of the first token */
+    int32_t tokens, only_last;
+} Step;
+
+#endif

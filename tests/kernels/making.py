@@ -1,0 +1,89 @@
+"""Random packed weights, and tiny random models that hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmcli.checkpoint.opened import open_checkpoint
+from llmcli.checkpoint.weights import load_weights
+from llmcli.model import Transformer
+from llmcli.model.experts import Experts
+from llmcli.model.packed import Bits, Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantise import quantise
+from tests.tiny import save, tiny_model
+
+
+def random_groups(bits: Bits, rows: int, columns: int, *, seed: int = 0, scale: float = 1.0) -> Groups:
+    """Codes over their whole range, with scales and minima that differ from group to group."""
+    random = torch.Generator().manual_seed(seed)
+    width = -(-columns // 32)
+    codes = torch.randint(0, 1 << bits, (rows, columns), generator=random, dtype=torch.uint8)
+    scales = (torch.rand(rows, width, generator=random) + 0.5) * scale / (1 << bits)
+    minima = -8 * scales * (torch.rand(rows, width, generator=random) * 0.4 + 0.8)
+    return Groups(codes, scales.half(), minima.half() if bits == 4 else None)
+
+
+def packed(groups: Groups, *, dtype: torch.dtype = torch.float32) -> PackedMatrix:
+    """One matrix of those groups."""
+    matrix = PackedMatrix(groups.bits, *groups.codes.shape, dtype=dtype)
+    matrix.store(0, 0, groups)
+    return matrix
+
+
+def pack_model(model: Transformer, bits: Bits) -> Transformer:
+    """The model with all large matrices packed, in place."""
+    model.requires_grad_(False)
+
+    def matrix(values: torch.Tensor) -> PackedMatrix:
+        stack = values if values.dim() == 3 else values[None]
+        made = PackedMatrix(bits, *stack.shape[1:], dtype=model_dtype, count=len(stack))
+        for index, part in enumerate(stack):
+            made.store(index, 0, quantise(part, bits))
+        return made
+
+    model_dtype = model.dtype
+    for module in list(model.modules()):
+        if isinstance(module, Experts):
+            for name in ("gate_up_proj", "down_proj"):
+                made = matrix(getattr(module, name))
+                delattr(module, name)
+                setattr(module, name, made)
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear) and name not in ("shared_expert_gate", "lm_head", "kv_b_proj"):
+                linear = QuantisedLinear(matrix(child.weight), bias=child.bias is not None)
+                linear.bias = child.bias
+                setattr(module, name, linear)
+    head = QuantisedLinear(matrix(model.lm_head.weight), bias=model.lm_head.bias is not None)
+    head.bias = model.lm_head.bias
+    tied = model.config.tie_embeddings
+    model.embed_tokens = QuantisedEmbedding(head.matrix if tied else matrix(model.embed_tokens.weight))
+    model.lm_head = head
+    return model
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """Activations as the kernel gives them to packed weights: 8 bits, with a scale for every 32 of them."""
+    padded = nn.functional.pad(x, (0, -x.shape[-1] % 32))
+    groups = padded.view(*x.shape[:-1], -1, 32)
+    scale = groups.abs().amax(-1, keepdim=True) / 127
+    return ((groups / scale.clamp(min=1e-30)).round() * scale).view_as(padded)[..., : x.shape[-1]]
+
+
+class RoundingFunctional:
+    """`torch.nn.functional` whose products with dequantised weights round their input first."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(nn.functional, name)
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return nn.functional.linear(x if isinstance(weight, nn.Parameter) else rounded(x), weight, bias)
+
+
+def random_model(model_type: str, folder: Path, **overrides: Any) -> Transformer:
+    """Our model of a tiny random checkpoint of a family, in float32."""
+    checkpoint = open_checkpoint(save(tiny_model(model_type, **overrides), folder))
+    return load_weights(checkpoint, torch.device("cpu"), torch.float32)
