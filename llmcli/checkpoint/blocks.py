@@ -11,85 +11,85 @@ import torch
 from torch import Tensor
 
 # The non-linear 4-bit levels of IQ4_NL and IQ4_XS (`kvalues_iq4nl`).
-_IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 # FP4 (E2M1) of the OCP Microscaling specification, doubled as in ggml so that all are whole numbers.
 _FP4_LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 
 def decode_q4_0(blocks: Tensor) -> Tensor:
     """d, 16 bytes of nibbles: d * (q - 8)."""
-    q = _fields(blocks[:, 2:18], 1, 4)  # (N, 32)
-    return _values(q, offset=8).mul_(_half(blocks, 0))
+    q = fields(blocks[:, 2:18], 1, 4)  # (N, 32)
+    return _values(q, offset=8).mul_(half(blocks, 0))
 
 
 def decode_q4_1(blocks: Tensor) -> Tensor:
     """d, m, 16 bytes of nibbles: d * q + m."""
-    q = _fields(blocks[:, 4:20], 1, 4)  # (N, 32)
-    return _values(q).mul_(_half(blocks, 0)).add_(_half(blocks, 2))
+    q = fields(blocks[:, 4:20], 1, 4)  # (N, 32)
+    return _values(q).mul_(half(blocks, 0)).add_(half(blocks, 2))
 
 
 def decode_q5_0(blocks: Tensor) -> Tensor:
     """d, 32 fifth bits, 16 bytes of nibbles: d * (q - 16)."""
-    q = _fields(blocks[:, 6:22], 1, 4) | _fields(blocks[:, 2:6], 4, 1) << 4  # (N, 32)
-    return _values(q, offset=16).mul_(_half(blocks, 0))
+    q = fields(blocks[:, 6:22], 1, 4) | fields(blocks[:, 2:6], 4, 1) << 4  # (N, 32)
+    return _values(q, offset=16).mul_(half(blocks, 0))
 
 
 def decode_q5_1(blocks: Tensor) -> Tensor:
     """d, m, 32 fifth bits, 16 bytes of nibbles: d * q + m."""
-    q = _fields(blocks[:, 8:24], 1, 4) | _fields(blocks[:, 4:8], 4, 1) << 4  # (N, 32)
-    return _values(q).mul_(_half(blocks, 0)).add_(_half(blocks, 2))
+    q = fields(blocks[:, 8:24], 1, 4) | fields(blocks[:, 4:8], 4, 1) << 4  # (N, 32)
+    return _values(q).mul_(half(blocks, 0)).add_(half(blocks, 2))
 
 
 def decode_q8_0(blocks: Tensor) -> Tensor:
     """d, 32 signed bytes: d * q."""
-    return _signed(blocks[:, 2:34]).mul_(_half(blocks, 0))
+    return _signed(blocks[:, 2:34]).mul_(half(blocks, 0))
 
 
 def decode_q2_k(blocks: Tensor) -> Tensor:
     """16 scales (low nibble) and minima (high), 64 bytes of 2-bit q, d, m; 16 sub-blocks of 16."""
     scales, minima = blocks[:, :16] & 15, blocks[:, :16] >> 4
-    q = _fields(blocks[:, 16:80], 2, 2)  # (N, 256)
-    return _sub_blocks(q, _half(blocks, 80) * scales, _half(blocks, 82) * minima)
+    q = fields(blocks[:, 16:80], 2, 2)  # (N, 256)
+    return _sub_blocks(q, half(blocks, 80) * scales, half(blocks, 82) * minima)
 
 
 def decode_q3_k(blocks: Tensor) -> Tensor:
     """32 bytes of third bits, 64 bytes of the lower two, 16 6-bit scales in 12 bytes, d; 16 sub-blocks of 16."""
     # A third bit that is set means "do not subtract 4".
-    q = _fields(blocks[:, 32:96], 2, 2) | _fields(blocks[:, :32], 1, 1) << 2  # (N, 256)
-    scales = _fields(blocks[:, 96:104], 1, 4) | _fields(blocks[:, 104:108], 1, 2) << 4  # (N, 16)
-    return _sub_blocks(q, _half(blocks, 108) * _values(scales, offset=32), offset=4)
+    q = fields(blocks[:, 32:96], 2, 2) | fields(blocks[:, :32], 1, 1) << 2  # (N, 256)
+    scales = fields(blocks[:, 96:104], 1, 4) | fields(blocks[:, 104:108], 1, 2) << 4  # (N, 16)
+    return _sub_blocks(q, half(blocks, 108) * _values(scales, offset=32), offset=4)
 
 
 def decode_q4_k(blocks: Tensor) -> Tensor:
     """d, m, 8 6-bit scales and minima in 12 bytes, 128 bytes of nibbles; 8 sub-blocks of 32."""
-    scales, minima = _scales_and_minima(blocks[:, 4:16])
-    q = _fields(blocks[:, 16:144], 4, 4)  # (N, 256)
-    return _sub_blocks(q, _half(blocks, 0) * scales, _half(blocks, 2) * minima)
+    scales, minima = scales_and_minima(blocks[:, 4:16])
+    q = fields(blocks[:, 16:144], 4, 4)  # (N, 256)
+    return _sub_blocks(q, half(blocks, 0) * scales, half(blocks, 2) * minima)
 
 
 def decode_q5_k(blocks: Tensor) -> Tensor:
     """As Q4_K, with 32 bytes of fifth bits before the nibbles."""
-    scales, minima = _scales_and_minima(blocks[:, 4:16])
-    q = _fields(blocks[:, 48:176], 4, 4) | _fields(blocks[:, 16:48], 1, 1) << 4  # (N, 256)
-    return _sub_blocks(q, _half(blocks, 0) * scales, _half(blocks, 2) * minima)
+    scales, minima = scales_and_minima(blocks[:, 4:16])
+    q = fields(blocks[:, 48:176], 4, 4) | fields(blocks[:, 16:48], 1, 1) << 4  # (N, 256)
+    return _sub_blocks(q, half(blocks, 0) * scales, half(blocks, 2) * minima)
 
 
 def decode_q6_k(blocks: Tensor) -> Tensor:
     """128 bytes of nibbles, 64 bytes of upper two bits, 16 signed scales, d; 16 sub-blocks of 16."""
-    q = _fields(blocks[:, :128], 2, 4) | _fields(blocks[:, 128:192], 2, 2) << 4  # (N, 256)
-    return _sub_blocks(q, _half(blocks, 208) * _signed(blocks[:, 192:208]), offset=32)
+    q = fields(blocks[:, :128], 2, 4) | fields(blocks[:, 128:192], 2, 2) << 4  # (N, 256)
+    return _sub_blocks(q, half(blocks, 208) * _signed(blocks[:, 192:208]), offset=32)
 
 
 def decode_iq4_nl(blocks: Tensor) -> Tensor:
     """d, 16 bytes of nibbles: d * level[q]."""
-    return _levels(_fields(blocks[:, 2:18], 1, 4), _IQ4_LEVELS).mul_(_half(blocks, 0))
+    return _levels(fields(blocks[:, 2:18], 1, 4), IQ4_LEVELS).mul_(half(blocks, 0))
 
 
 def decode_iq4_xs(blocks: Tensor) -> Tensor:
     """d, upper 2 bits of 8 scales, their lower 4, 128 bytes of nibbles; 8 sub-blocks of 32, levels as IQ4_NL."""
-    scales = _fields(blocks[:, 4:8], 4, 4) | _fields(blocks[:, 2:4], 2, 2) << 4  # (N, 8)
-    levels = _levels(_fields(blocks[:, 8:136], 8, 4), _IQ4_LEVELS)  # (N, 256)
-    scale = _half(blocks, 0) * _values(scales, offset=32)
+    scales = fields(blocks[:, 4:8], 4, 4) | fields(blocks[:, 2:4], 2, 2) << 4  # (N, 8)
+    levels = _levels(fields(blocks[:, 8:136], 8, 4), IQ4_LEVELS)  # (N, 256)
+    scale = half(blocks, 0) * _values(scales, offset=32)
     levels.view(-1, 8, 32).mul_(scale.unsqueeze(-1))
     return levels
 
@@ -99,10 +99,10 @@ def decode_mxfp4(blocks: Tensor) -> Tensor:
     exponent = blocks[:, :1].int()
     # The float32 bits of 2^(e - 128), half the scale because the levels are doubled; below e = 2 it is subnormal.
     bits = torch.where(exponent < 2, 0x200000 << exponent, (exponent - 1) << 23)
-    return _levels(_fields(blocks[:, 1:17], 1, 4), _FP4_LEVELS).mul_(bits.view(torch.float32))
+    return _levels(fields(blocks[:, 1:17], 1, 4), _FP4_LEVELS).mul_(bits.view(torch.float32))
 
 
-def _fields(packed: Tensor, groups: int, bits: int) -> Tensor:
+def fields(packed: Tensor, groups: int, bits: int) -> Tensor:
     """Unpack bytes into fields of `bits` bits: (N, G * W) -> (N, G * (8 / bits) * W).
 
     The bytes of a group give first their lowest fields, in order, then their next higher ones.
@@ -115,7 +115,7 @@ def _fields(packed: Tensor, groups: int, bits: int) -> Tensor:
     return fields.bitwise_and_((1 << bits) - 1).flatten(1)
 
 
-def _half(blocks: Tensor, at: int) -> Tensor:
+def half(blocks: Tensor, at: int) -> Tensor:
     """The half-precision number at byte `at` of each block, (N, 1)."""
     return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
 
@@ -143,7 +143,7 @@ def _sub_blocks(q: Tensor, scale: Tensor, minimum: Tensor | None = None, offset:
     return values
 
 
-def _scales_and_minima(packed: Tensor) -> tuple[Tensor, Tensor]:
+def scales_and_minima(packed: Tensor) -> tuple[Tensor, Tensor]:
     """The 8 scales and 8 minima of 6 bits, packed in 12 bytes (`get_scale_min_k4`): two of (N, 8)."""
     first, second, mixed = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales = torch.cat([first & 63, mixed & 15 | first >> 6 << 4], dim=1)

@@ -87,6 +87,21 @@ class TensorReader:
         shape = (stop - start,) if len(info.shape) == 1 else (stop - start, length)
         return self._decoded(info, start * length, stop * length).view(shape)
 
+    def read_blocks(self, info: TensorInfo, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of a matrix in a block format as they are stored: uint8 (rows, blocks, block bytes).
+
+        Raises:
+            CheckpointError: the file ends too early or cannot be read.
+        """
+        if not 0 <= start <= stop <= info.rows or len(info.shape) != 2:
+            raise ValueError(f"{info.name} has {info.rows} rows; {start} to {stop} were asked for")
+        encoding = _encoding(info)
+        stored = torch.empty(
+            (stop - start, info.shape[1] // encoding.block_size, encoding.block_bytes), dtype=torch.uint8
+        )
+        self._fill(info, info.offset + start * encoding.nbytes(info.shape[1]), stored)
+        return stored
+
     def read_into(
         self,
         info: TensorInfo,

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from llmcli.checkpoint.opened import Checkpoint, meta_model
+from llmcli.checkpoint.packing import Packing, make_room, memory_for, read_packed
 from llmcli.checkpoint.tensors import TensorReader
-from llmcli.errors import OutOfMemoryError
 from llmcli.model import Transformer
+from llmcli.model.packed import PackedMatrix
 
 
 def load_weights(
@@ -21,10 +22,13 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    packing: Packing | None = None,
 ) -> Transformer:
     """Build the model on `device` with every parameter in `dtype`; `progress` hears bytes read and bytes in all.
 
-    Peak memory is the weights in `dtype` and one chunk for each core, whatever the file's own format.
+    With `packing`, large matrices are packed instead and compute in `dtype`. Peak memory is the weights as they are
+    kept and one chunk for each core, whatever the file's own format.
 
     Raises:
         CheckpointError: a file ends too early or cannot be read.
@@ -34,17 +38,25 @@ def load_weights(
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
+    packed = make_room(model, checkpoint, packing, dtype) if packing is not None else {}
 
-    def read(name: str, values: torch.Tensor, reader: TensorReader) -> str:
-        if not stopped.is_set():
+    def read(name: str, values: torch.Tensor | PackedMatrix, reader: TensorReader) -> str:
+        if stopped.is_set():
+            return name
+        if isinstance(values, PackedMatrix):
+            read_packed(checkpoint.sources[name], checkpoint.tensors, reader, values)
+        else:
             checkpoint.sources[name].read_into(checkpoint.tensors, reader, values)
             _assign(model, name, values.to(device))
         return name
 
+    def room(name: str) -> torch.Tensor | PackedMatrix:
+        return packed[name] if name in packed else _allocate(shapes[name], dtype)
+
     with TensorReader() as reader, _one_thread_a_tensor() as pool:
         try:
             # Memory that stays is had before the workers' own comes and goes, which would leave gaps between.
-            jobs = [pool.submit(read, name, _allocate(shape, dtype), reader) for name, shape in shapes.items()]
+            jobs = [pool.submit(read, name, room(name), reader) for name in shapes]
             for future in as_completed(jobs):
                 done += checkpoint.stored_bytes(future.result())
                 if progress is not None:
@@ -52,7 +64,7 @@ def load_weights(
         finally:
             # After an error or Ctrl-C the tensors not yet begun are not begun.
             stopped.set()
-    if checkpoint.config.tie_embeddings:
+    if checkpoint.config.tie_embeddings and "embed_tokens.weight" not in packed:
         setattr(model.lm_head, "weight", model.embed_tokens.weight)  # noqa: B010
     return model.to(device).eval()
 
@@ -74,14 +86,8 @@ def _one_thread_a_tensor() -> Iterator[ThreadPoolExecutor]:
 
 
 def _allocate(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    try:
+    with memory_for(shape.numel() * dtype.itemsize):
         return torch.empty(shape, dtype=dtype)
-    except (RuntimeError, MemoryError):
-        size = shape.numel() * dtype.itemsize
-        raise OutOfMemoryError(
-            f"There is no memory for the model's weights: {size / 2**30:.1f} GiB more could not be had. "
-            "Close other programs, or use a smaller model."
-        ) from None
 
 
 def _assign(model: Transformer, name: str, values: torch.Tensor) -> None:

@@ -44,6 +44,17 @@ class Groups:
     minimum: Tensor | None
     """(N, G) float16 with 4 bits, None with 8."""
 
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: slice) -> Groups:
+        return Groups(self.codes[rows], self.scale[rows], None if self.minimum is None else self.minimum[rows])
+
+    def followed_by(self, other: Groups) -> Groups:
+        """These rows and then those, of as many bits."""
+        both = None if self.minimum is None or other.minimum is None else torch.cat((self.minimum, other.minimum))
+        return Groups(torch.cat((self.codes, other.codes)), torch.cat((self.scale, other.scale)), both)
+
     @property
     def bits(self) -> Bits:
         """Of each code."""

@@ -1,0 +1,79 @@
+"""Block formats of GGUF files as codes with a scale for every 32 columns, which is how packed matrices keep them.
+
+| format | becomes | error |
+|---|---|---|
+| Q4_0, Q4_1 | 4 bits | none |
+| Q4_K | 4 bits | scales and minima, products of 6 bits and half precision, are rounded to half: 2^-11 of each at most |
+| Q8_0, Q5_0, IQ4_NL | 8 bits | none |
+| all others | 8 bits | values are rounded to 1/127 of the greatest in their group: 0.5 % by r.m.s. |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from llmcli.checkpoint import blocks
+from llmcli.checkpoint.encodings import ENCODINGS
+from llmcli.model.packed import Bits, Groups
+from llmcli.model.quantise import quantise
+
+
+def bits_of(encoding: str) -> Bits | None:
+    """How many bits the codes of a block format get; None for plain numbers."""
+    if encoding in ("Q4_0", "Q4_1", "Q4_K"):
+        return 4
+    return 8 if encoding in ENCODINGS and ENCODINGS[encoding].dtype is None else None
+
+
+def groups_of(encoding: str, raw: Tensor) -> Groups:
+    """The codes of rows of blocks, uint8 (N, blocks of a row, block bytes)."""
+    rows, stored = len(raw), raw.flatten(0, 1)
+    if encoding not in _EXACT:
+        return quantise(ENCODINGS[encoding].decode(stored).view(rows, -1), 8)
+    codes, scale, minimum = _EXACT[encoding](stored)
+    return Groups(
+        codes.reshape(rows, -1), scale.half().view(rows, -1), None if minimum is None else minimum.half().view(rows, -1)
+    )
+
+
+def _q4_0(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    scale = blocks.half(stored, 0)
+    return blocks.fields(stored[:, 2:18], 1, 4), scale, scale * -8
+
+
+def _q4_1(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return blocks.fields(stored[:, 4:20], 1, 4), blocks.half(stored, 0), blocks.half(stored, 2)
+
+
+def _q4_k(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    scales, minima = blocks.scales_and_minima(stored[:, 4:16])
+    codes = blocks.fields(stored[:, 16:144], 4, 4)
+    return codes, blocks.half(stored, 0) * scales, blocks.half(stored, 2) * minima * -1
+
+
+def _q5_0(stored: Tensor) -> tuple[Tensor, Tensor, None]:
+    codes = blocks.fields(stored[:, 6:22], 1, 4) | blocks.fields(stored[:, 2:6], 4, 1) << 4
+    return codes + (128 - 16), blocks.half(stored, 0), None
+
+
+def _q8_0(stored: Tensor) -> tuple[Tensor, Tensor, None]:
+    return stored[:, 2:34] ^ 128, blocks.half(stored, 0), None
+
+
+def _iq4_nl(stored: Tensor) -> tuple[Tensor, Tensor, None]:
+    table = torch.tensor([level + 128 for level in blocks.IQ4_LEVELS], dtype=torch.uint8)
+    codes = blocks.fields(stored[:, 2:18], 1, 4)
+    return table[codes.int()], blocks.half(stored, 0), None
+
+
+_EXACT: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]] = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q4_K": _q4_k,
+    "Q5_0": _q5_0,
+    "Q8_0": _q8_0,
+    "IQ4_NL": _iq4_nl,
+}

@@ -1,0 +1,195 @@
+"""Reading matrices straight into packed blocks: which ones, and row by row from wherever their rows come.
+
+No more than a few rows are held beside what is packed, as long as the rows of the model are rows of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from llmcli.checkpoint.gguf_sources import SideBySide
+from llmcli.checkpoint.groups import bits_of, groups_of
+from llmcli.checkpoint.opened import Checkpoint
+from llmcli.checkpoint.sources import Joined, PairedRows, ParameterSource, Source, Stacked, Stored
+from llmcli.checkpoint.tensors import TensorInfo, TensorReader
+from llmcli.errors import OutOfMemoryError
+from llmcli.model import Transformer
+from llmcli.model.experts import Experts
+from llmcli.model.packed import (
+    BLOCK_BYTES,
+    COLUMNS,
+    ROWS,
+    Bits,
+    Groups,
+    PackedMatrix,
+    QuantisedEmbedding,
+    QuantisedLinear,
+)
+from llmcli.model.quantise import quantise
+
+Packing: TypeAlias = Literal["stored", "int8", "int4"]
+"""Pack what the files have in blocks; or all large matrices, in so many bits (embeddings and the head in 8)."""
+
+# Values packed at a time: few enough for a core's own cache.
+_CHUNK_VALUES = 1 << 18
+# Read as dense parameters: single rows, and what latent attention takes apart.
+_DENSE = ("shared_expert_gate", "kv_b_proj")
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Rows of a tensor that become the next rows of matrix `index`."""
+
+    tensor: Stored
+    start: int
+    stop: int
+    index: int
+    pairs: PairedRows | None
+
+
+def make_room(
+    model: Transformer, checkpoint: Checkpoint, packing: Packing, dtype: torch.dtype
+) -> dict[str, PackedMatrix]:
+    """Put packed matrices, not yet filled, in the place of `model`'s parameters; by the parameters' names.
+
+    Raises:
+        OutOfMemoryError: there is no room for them.
+    """
+    made: dict[str, PackedMatrix] = {}
+    for path, module in list(model.named_modules()):
+        parent, _, name = path.rpartition(".")
+        if isinstance(module, Experts):
+            for part in ("gate_up_proj", "down_proj"):
+                if bits := _bits(checkpoint, f"{path}.{part}", packing):
+                    made[f"{path}.{part}"] = matrix = _matrix(bits, module.get_parameter(part).shape, dtype)
+                    delattr(module, part)
+                    setattr(module, part, matrix)
+        elif isinstance(module, nn.Linear | nn.Embedding) and name not in (*_DENSE, "embed_positions"):
+            tied = model.config.tie_embeddings and name == "lm_head"
+            parameter = "embed_tokens.weight" if tied else f"{path}.weight"
+            bits = _bits(checkpoint, parameter, packing)
+            if bits is None:
+                continue
+            matrix = made.get(parameter) or _matrix(bits, module.weight.shape, dtype)
+            made[parameter] = matrix
+            replacement: nn.Module = QuantisedEmbedding(matrix)
+            if isinstance(module, nn.Linear):
+                replacement = QuantisedLinear(matrix, bias=module.bias is not None)
+            setattr(model.get_submodule(parent), name, replacement)
+    return made
+
+
+def read_packed(source: ParameterSource, stored: Mapping[str, Stored], reader: TensorReader, to: PackedMatrix) -> None:
+    """Fill `to` with the parameter that `source` makes.
+
+    Raises:
+        CheckpointError: the file ends too early, cannot be read, or does not hold what its shape promised.
+    """
+    spans = list(_spans(source, stored, 0))
+    if not spans:
+        # Columns that are rows in the file, and the like: the whole matrix is put in order first.
+        whole = torch.empty(source.shape(stored), dtype=torch.float32)
+        source.read_into(stored, reader, whole)
+        for index, values in enumerate(whole.view(to.shape)):
+            to.store(index, 0, quantise(values, to.bits))
+        return
+    for index in range(to.count):
+        _store_all(to, index, (groups for span in spans if span.index == index for groups in _groups(span, reader, to)))
+
+
+@contextmanager
+def memory_for(nbytes: int) -> Iterator[None]:
+    """Where that much memory is asked for: `OutOfMemoryError` if it is not to be had."""
+    try:
+        yield
+    except (RuntimeError, MemoryError):
+        raise OutOfMemoryError(
+            f"There is no memory for the model's weights: {nbytes / 2**30:.1f} GiB more could not be had. "
+            "Close other programs, or use a smaller model."
+        ) from None
+
+
+def _matrix(bits: Bits, shape: torch.Size, dtype: torch.dtype) -> PackedMatrix:
+    """Room for a matrix, or for a stack of them."""
+    with memory_for(shape.numel() * BLOCK_BYTES[bits] // (ROWS * COLUMNS)):
+        return PackedMatrix(bits, *shape[-2:], dtype=dtype, count=1 if len(shape) == 2 else shape[0])
+
+
+def _bits(checkpoint: Checkpoint, parameter: str, packing: Packing) -> Bits | None:
+    if packing != "stored":
+        return 8 if packing == "int8" or parameter.startswith(("embed_tokens", "lm_head")) else 4
+    source = checkpoint.sources[parameter]
+    tensors = [checkpoint.tensors[name] for name in source.names]
+    bits = {bits_of(tensor.encoding) if isinstance(tensor, TensorInfo) else None for tensor in tensors}
+    if None in bits:
+        return None
+    return 4 if bits == {4} else 8
+
+
+def _spans(source: ParameterSource, stored: Mapping[str, Stored], index: int) -> Iterator[_Span]:
+    """The rows of a source in order; none for kinds that do more than put rows one after another."""
+    match source:
+        case Source():
+            tensor = _flat(stored[source.name])
+            shape = stored[source.name].shape
+            if source.ranges is not None:
+                for start, stop in source.ranges:
+                    yield _Span(tensor, start, stop, index, source.pairs)
+            elif len(shape) == 3:
+                for matrix in range(shape[0]):
+                    yield _Span(tensor, matrix * shape[1], (matrix + 1) * shape[1], matrix, source.pairs)
+            else:
+                yield _Span(tensor, 0, shape[0], index, source.pairs)
+        case Joined():
+            for part in source.parts:
+                yield from _spans(part, stored, index)
+        case Stacked():
+            for number, part in enumerate(source.parts):
+                yield from _spans(part, stored, number)
+        case SideBySide():
+            for name in source.stacks:
+                yield from _spans(Source(name), stored, 0)
+
+
+def _flat(tensor: Stored) -> Stored:
+    """A stack of matrices as one, where rows can be read one by one."""
+    if isinstance(tensor, TensorInfo) and len(tensor.shape) == 3:
+        return replace(tensor, shape=(tensor.shape[0] * tensor.shape[1], tensor.shape[2]))
+    return tensor
+
+
+def _groups(span: _Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Groups]:
+    multiple = ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim)
+    step = max(1, _CHUNK_VALUES // (to.columns * multiple)) * multiple
+    for start in range(span.start, span.stop, step):
+        stop = min(start + step, span.stop)
+        tensor = span.tensor
+        if isinstance(tensor, TensorInfo) and to.bits == bits_of(tensor.encoding):
+            raw = reader.read_blocks(tensor, start, stop)
+            if span.pairs is not None:
+                raw = span.pairs.reordered(raw.flatten(1)).view(raw.shape)
+            yield groups_of(tensor.encoding, raw)
+        else:
+            values = tensor.read_rows(reader, start, stop).float()
+            yield quantise(values if span.pairs is None else span.pairs.reordered(values), to.bits)
+
+
+def _store_all(to: PackedMatrix, index: int, parts: Iterator[Groups]) -> None:
+    """Store parts of any number of rows, one after another."""
+    row, rest = 0, None
+    for part in parts:
+        rows = part if rest is None else rest.followed_by(part)
+        whole = len(rows) // ROWS * ROWS
+        if whole:
+            to.store(index, row, rows[:whole])
+            row += whole
+        rest = rows[whole:] if whole < len(rows) else None
+    if rest is not None:
+        to.store(index, row, rest)
