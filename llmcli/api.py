@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
+from llmcli.checkpoint.packing import Packing
 from llmcli.checkpoint.resolve import resolve
 from llmcli.checkpoint.weights import load_weights
 from llmcli.device import choose_device, choose_dtype
 from llmcli.engine import Engine
 from llmcli.errors import CheckpointError, UsageError
+from llmcli.kernels import why_not_on_cpu
+from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels.cpu_step import CpuStep
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
@@ -35,6 +39,8 @@ class LoadedModel:
     stop_ids: Mapping[int, tuple[str, ...]]
     generation_defaults: Mapping[str, float]
     notes: tuple[str, ...]
+    why_readable: str = ""
+    """Why no fast path can run it; empty if one can."""
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
@@ -44,9 +50,25 @@ class LoadedModel:
         logits: Tensor = self.model(torch.tensor([list(ids)], device=self.model.device))
         return logits[0]
 
-    def engine(self, *, context_length: int | None = None) -> Engine:
-        """A new engine with a KV cache of its own; `context_length` in tokens, by default the model's own limit."""
-        return Engine(self.model, self.tokenizer, stop_ids=self.stop_ids, context_length=context_length)
+    def engine(self, *, context_length: int | None = None, threads: int | None = None) -> Engine:
+        """A new engine with a KV cache of its own; `context_length` in tokens, by default the model's own limit.
+
+        `threads` is how many the CPU kernel computes with: by default one for each physical core.
+        """
+        step, reason = None, self.why_readable
+        if not reason:
+            try:
+                step = CpuStep(self.model, threads=threads)
+            except NoKernelError as error:
+                reason = str(error)
+        return Engine(
+            self.model,
+            self.tokenizer,
+            stop_ids=self.stop_ids,
+            context_length=context_length,
+            step=step,
+            why_readable=reason,
+        )
 
 
 def load(
@@ -60,19 +82,21 @@ def load(
 ) -> LoadedModel:
     """Load a model: a Hugging Face folder, a GGUF file, a name in the store or on the hub, or None for the starter.
 
-    `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. `template` names a chat
-    template, where the model has several. `progress` hears the bytes of weights read and how many there are.
+    `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. On a CPU, "auto" leaves
+    the weights of a GGUF file in the few bits they have, and `quantize`, "int8" or "int4", rounds any weights to so
+    many. `template` names a chat template, where the model has several. `progress` hears the bytes of weights read and
+    how many there are.
 
     Raises:
         ModelNotFoundError: no such model, or it could not be fetched.
         CheckpointError: its files are broken, contradict each other, or are of an unsupported kind.
         OutOfMemoryError: it does not fit.
-        UsageError: it has no chat template of that name.
+        UsageError: it has no chat template of that name, or cannot be quantised so.
     """
-    if quantize is not None:
-        raise UsageError("This version cannot quantise weights while loading; load a quantised GGUF file instead.")
     checkpoint = open_checkpoint(resolve(None if name_or_path is None else str(name_or_path)))
-    return load_checkpoint(checkpoint, device=device, dtype=dtype, template=template, progress=progress)
+    return load_checkpoint(
+        checkpoint, device=device, dtype=dtype, quantize=quantize, template=template, progress=progress
+    )
 
 
 def load_checkpoint(
@@ -80,16 +104,25 @@ def load_checkpoint(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    quantize: str | None = None,
     template: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    to_look_inside: bool = False,
 ) -> LoadedModel:
-    """Like `load`, for a checkpoint whose headers have been read."""
+    """Like `load`, for a checkpoint whose headers have been read.
+
+    `to_look_inside` keeps weights in a type the readable model is fast in, where nothing else was asked for.
+    """
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
+    why_readable = why_not_on_cpu(checkpoint.config, where) or ""
+    packing = _packing(quantize, where)
+    if packing is None and dtype == "auto" and not why_readable and not to_look_inside:
+        packing = "stored"
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
-        model = load_weights(checkpoint, where, kind, progress)
+        model = load_weights(checkpoint, where, kind, progress, packing=packing)
         parts = text.result()
     if parts.tokenizer.vocab_size > checkpoint.config.vocab_size:
         raise CheckpointError(
@@ -106,4 +139,17 @@ def load_checkpoint(
         stop_ids=parts.stop_ids,
         generation_defaults=parts.generation_defaults,
         notes=checkpoint.notes + parts.tokenizer.notes,
+        why_readable=why_readable,
     )
+
+
+def _packing(quantize: str | None, device: torch.device) -> Packing | None:
+    match quantize:
+        case None:
+            return None
+        case "int8" | "int4":
+            if device.type != "cpu":
+                raise UsageError(f"Weights can be quantised for the CPU only, not for {device}; give --device cpu too.")
+            return quantize
+        case _:
+            raise UsageError(f"Weights cannot be quantised to {quantize!r}; use int8 or int4.")

@@ -38,8 +38,8 @@ def test_progress_reaches_the_end(folder: Path) -> None:
 
 
 def test_impossible_requests_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="quantise"):
-        llmcli.load(folder, quantize="int4")
+    with pytest.raises(UsageError, match="quantised to 'int5'"):
+        llmcli.load(folder, quantize="int5")
     with pytest.raises(UsageError, match="no tokens"):
         llmcli.load(folder).logits([])
     with pytest.raises(ModelNotFoundError, match="nowhere"):

@@ -37,6 +37,8 @@ def chat(
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
+    threads: options.Threads = None,
     probs: options.Probs = False,
     top: options.Top = 0,
     attention: options.Attention = False,
@@ -52,13 +54,22 @@ def chat(
     )
     sampling.check()
     first = read_stdin(quiet=quiet) if stdin_is_piped() else ""
-    loaded = load_model(find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet, template=template)
+    loaded = load_model(
+        find_checkpoint(model, quiet=quiet),
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        threads=threads,
+        quiet=quiet,
+        template=template,
+        to_look_inside=attention,
+    )
     if loaded.template is None:
         raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
 
     from llmcli.engine import Conversation
 
-    engine = loaded.engine(context_length=context)
+    engine = loaded.engine(context_length=context, threads=threads)
     session = ChatSession(
         loaded,
         Conversation(engine, loaded.tokenizer, loaded.template, system, template_args=variables),

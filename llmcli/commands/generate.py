@@ -50,6 +50,8 @@ def generate(
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
+    threads: options.Threads = None,
     probs: options.Probs = False,
     top: options.Top = 0,
     attention: options.Attention = False,
@@ -84,8 +86,17 @@ def generate(
     )
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
-    loaded = load_model(find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet, template=template)
-    engine = loaded.engine(context_length=context)
+    loaded = load_model(
+        find_checkpoint(model, quiet=quiet),
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        threads=threads,
+        quiet=quiet,
+        template=template,
+        to_look_inside=attention,
+    )
+    engine = loaded.engine(context_length=context, threads=threads)
     ids = _prompt_ids(loaded, text, system, prefill, variables, raw=raw, quiet=quiet)
     if show_prompt:
         _show_prompt(loaded.tokenizer, ids)

@@ -36,13 +36,21 @@ def load_model(
     device: str,
     dtype: str,
     quiet: bool,
+    quantize: str | None = None,
+    threads: int | None = None,
     template: str | None = None,
     precise: bool = False,
+    to_look_inside: bool = False,
 ) -> LoadedModel:
     """Read the weights of the model found; progress and notes go to stderr.
 
-    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows.
+    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows. `to_look_inside`
+    keeps weights as the readable model is fast with them.
     """
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     from llmcli.api import load_checkpoint
     from llmcli.inspection.accounting import account
 
@@ -53,8 +61,10 @@ def load_model(
             checkpoint,
             device=device,
             dtype=dtype,
+            quantize=quantize,
             template=template,
             progress=lambda done, total: progress("Loading the model", done, total),
+            to_look_inside=to_look_inside,
         )
     if not quiet:
         for note in loaded.notes:

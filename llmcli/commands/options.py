@@ -47,6 +47,28 @@ Dtype: TypeAlias = Annotated[
     str,
     typer.Option("--dtype", envvar="LLMCLI_DTYPE", rich_help_panel=_MODEL, help="auto, float32, bfloat16 or float16."),
 ]
+Quantize: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize",
+        envvar="LLMCLI_QUANTIZE",
+        metavar="int8|int4",
+        rich_help_panel=_MODEL,
+        help="Round the weights to so many bits while they are read: less memory, faster on a CPU.",
+    ),
+]
+Threads: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        envvar="LLMCLI_THREADS",
+        metavar="N",
+        min=1,
+        max=1024,
+        rich_help_panel=_MODEL,
+        help="Compute with N threads on a CPU. Default: one for each physical core.",
+    ),
+]
 System: TypeAlias = Annotated[
     str | None,
     typer.Option(

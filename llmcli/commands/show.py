@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmcli.commands import options
 from llmcli.views import terminal
 from llmcli.views.progress import progress_bar
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint.opened import Checkpoint
 
 
 def show(
@@ -42,8 +45,21 @@ def show(
         stop_tokens=[(token, parts.tokenizer.piece(token), origins) for token, origins in parts.stop_ids.items()],
         generation_defaults=dict(parts.generation_defaults),
         notes=checkpoint.notes + parts.tokenizer.notes,
+        runs=_how_it_runs(checkpoint),
     )
     if as_json:
         terminal.write_line(json.dumps(model_json(card), ensure_ascii=False))
     else:
         terminal.console_out().print(model_tree(card))
+
+
+def _how_it_runs(checkpoint: Checkpoint) -> str:
+    """Which implementation would run it on this machine, and if it is the slower one, why."""
+    from llmcli.device import choose_device
+    from llmcli.kernels import why_not_on_cpu
+    from llmcli.kernels.cpu_build import load_library
+
+    device = choose_device("auto")
+    if reason := why_not_on_cpu(checkpoint.config, device):
+        return f"on {device.type} by the readable model ({reason})"
+    return f"on {device.type} by the C kernel ({load_library().isa})"

@@ -30,6 +30,7 @@ from llmcli.engine.outlook import outlook
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.sampler import Sampler
 from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.kernels import FastStep, Hooks
 from llmcli.model import Transformer
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.stop_strings import StopStrings
@@ -66,8 +67,12 @@ class Engine:
         *,
         stop_ids: Collection[int] = (),
         context_length: int | None = None,
+        step: FastStep | None = None,
+        why_readable: str = "",
     ) -> None:
         """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
+
+        A fast `step` takes the place of the model unless someone looks into it; without one, `why_readable` says why.
 
         Raises:
             UsageError: `context_length` is more than the model was made for.
@@ -83,6 +88,8 @@ class Engine:
         self._stop_ids = frozenset(stop_ids)
         # Rows of the head beyond the tokenizer are padding; a tokenizer never exceeds them (checked on loading).
         self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
+        self._step, self._why_readable = step, why_readable
+        self._hooks = Hooks(model)
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
 
@@ -181,7 +188,7 @@ class Engine:
             prefill_tokens_per_s=(prompt_tokens - cached) / prefill_seconds if prefill_seconds else None,
             decode_tokens_per_s=decoded / (last_at - first_at) if decoded > 0 and last_at > first_at else None,
             peak_memory_bytes=peak_memory_bytes(self._model.device),
-            path=f"readable model, {self._model.device.type}, {str(self._model.dtype).removeprefix('torch.')}",
+            path=self._path(observer),
         )
         yield Finish(reason, stats, held_back)
 
@@ -226,13 +233,31 @@ class Engine:
             self._keep(0, self.context_length)
         self._cache.reserve(len(ids))
         with nullcontext() if observer is None else observer.watching(self._cache.length):
-            for start in range(self._cache.length, len(ids), _PREFILL_CHUNK):
-                chunk = list(ids[start : start + _PREFILL_CHUNK])
-                logits = self._model(torch.tensor([chunk], device=self._model.device), self._cache, only_last=True)
+            step = self._fast_step(observer)
+            size = _PREFILL_CHUNK if step is None else step.prefill_chunk
+            for start in range(self._cache.length, len(ids), size):
+                chunk = list(ids[start : start + size])
+                if step is not None:
+                    logits = step.forward(chunk, self._cache)
+                else:
+                    tensor = torch.tensor([chunk], device=self._model.device)
+                    logits = self._model(tensor, self._cache, only_last=True)[0]
                 self._cached_ids += chunk
                 if progress is not None:
                     progress(len(self._cached_ids), len(ids))
-        return logits[0, -1, : self._vocab_size]
+        return logits[-1, : self._vocab_size]
+
+    def _fast_step(self, observer: Observer | None) -> FastStep | None:
+        """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
+        return None if observer is not None or self._hooks else self._step
+
+    def _path(self, observer: Observer | None) -> str:
+        step = self._fast_step(observer)
+        if step is not None:
+            return step.name
+        path = f"readable model, {self._model.device.type}, {str(self._model.dtype).removeprefix('torch.')}"
+        reason = self._why_readable if self._step is None else "to look inside"
+        return f"{path} ({reason})" if reason else path
 
     def _explained(
         self, step: Step, logits: Tensor, distribution: Tensor, stages: Mapping[Filter, Tensor], top: int

@@ -101,7 +101,7 @@ def written(network: nn.Module, neuron: int, expert: Expert) -> Tensor:
     """What a neuron writes for an activation of one, (C,)."""
     if isinstance(network, MixtureOfExperts):
         if isinstance(expert, int):
-            return network.experts.down_proj[expert, :, neuron]
+            return network.experts.down_proj[expert][:, neuron]
         assert network.shared_expert is not None
         network = network.shared_expert
     assert isinstance(network, FeedForward | PlainFeedForward)

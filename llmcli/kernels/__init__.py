@@ -1,1 +1,58 @@
 """Fast paths of the model's step: each computes what the readable model computes, on the same weights and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.model import KVCache, ModelConfig
+
+
+class FastStep(Protocol):
+    """What an engine asks of a fast path."""
+
+    @property
+    def name(self) -> str:
+        """What runs, for people."""
+
+    @property
+    def prefill_chunk(self) -> int:
+        """Into how many tokens at a time a long text is best divided: a signal is answered between them."""
+
+    def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
+        """Logits in float32 after each of `ids`, which continue what `cache` holds: (T, V), or (1, V) of the last."""
+
+
+class Hooks:
+    """Whether someone looks into a model, or changes what it computes: then the readable model must run."""
+
+    def __init__(self, model: nn.Module) -> None:
+        # The dictionaries stay the same while hooks come and go; asked for at every token, so looked up once.
+        self._hooks: list[Mapping[int, object]] = [
+            hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ]
+
+    def __bool__(self) -> bool:
+        return any(self._hooks)
+
+
+def why_not_on_cpu(config: ModelConfig, device: torch.device) -> str | None:
+    """Why the CPU kernel cannot run such a model there, without a full stop; None: it can, and is compiled.
+
+    Compiles the kernel if that was not done before, which takes seconds.
+    """
+    from llmcli.kernels.cpu_build import NoKernelError, load_library
+    from llmcli.kernels.cpu_model import unsupported
+
+    if device.type != "cpu":
+        return f"no kernel for {device.type}"
+    if reason := unsupported(config):
+        return reason
+    try:
+        load_library()
+    except NoKernelError as error:
+        return str(error)
+    return None

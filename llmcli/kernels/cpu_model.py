@@ -20,6 +20,7 @@ from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinea
 
 _QK_NORMS = (None, "head", "whole", "each_head", "rotated")
 _SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
+_NAMES = {0: "float32", 1: "bfloat16", 2: "int4", 3: "int8"}
 _DENSE = {torch.float32: c.FORMATS["float32"], torch.bfloat16: c.FORMATS["bfloat16"]}
 
 
@@ -47,6 +48,7 @@ class Description:
         """Some large matrix of the blocks is not packed."""
         self.multiplications = 0
         """Of one token, in matrices."""
+        self._formats: dict[str, None] = {}
         self._ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
         layers = (c.Layer * config.num_layers)(
             *(self._layer(config, layer, block) for layer, block in zip(config.layers, model.layers, strict=True))
@@ -83,7 +85,7 @@ class Description:
             logit_scale=config.logit_scale,
             logit_softcap=config.logit_softcap or 0,
             embedding=self._matrix(model.embed_tokens),
-            head=self._matrix(model.lm_head),
+            head=self._head(model.lm_head),
             norm=self._norm(model.norm),
             layer=ctypes.cast(layers, ctypes.POINTER(c.Layer)),
         )
@@ -153,8 +155,19 @@ class Description:
             described.shared_gate = self._matrix(mixture.shared_expert_gate)
         return described
 
+    @property
+    def formats(self) -> str:
+        """What large matrices are kept in, for people."""
+        return "/".join(self._formats)
+
+    def _head(self, head: nn.Module) -> c.Matrix:
+        matrix = self._matrix(head)
+        self._formats[_NAMES[matrix.format]] = None
+        return matrix
+
     def _large(self, weights: nn.Module | Tensor, *, bias: Tensor | None = None, share: float = 1.0) -> c.Matrix:
         matrix = self._matrix(weights, bias=bias)
+        self._formats[_NAMES[matrix.format]] = None
         self.dense_layers |= matrix.format in _DENSE.values()
         self.multiplications += round(matrix.count * matrix.rows * matrix.columns * share)
         return matrix

@@ -64,7 +64,8 @@ class CpuStep:
     @property
     def name(self) -> str:
         """What runs, for people."""
-        return f"cpu kernel ({self._library.isa}, {self.threads} thread{'s' if self.threads > 1 else ''})"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"cpu kernel ({self._library.isa}, {threads}), {self._description.formats}"
 
     def covers(self, tokens: int) -> bool:
         """Whether so many tokens are computed here rather than by the readable model."""

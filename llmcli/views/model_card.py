@@ -35,6 +35,8 @@ class ModelCard:
     """Id, text, and the places that declare it."""
     generation_defaults: dict[str, float]
     notes: Sequence[str]
+    runs: str = ""
+    """Where and by which implementation it would run."""
 
 
 def model_tree(card: ModelCard) -> Tree:
@@ -77,6 +79,8 @@ def model_tree(card: ModelCard) -> Tree:
     if card.generation_defaults:
         recommended = ", ".join(f"{name} {value:g}" for name, value in card.generation_defaults.items())
         tree.add(_line("recommended sampling", recommended))
+    if card.runs:
+        tree.add(_line("runs", card.runs))
     for note in card.notes:
         tree.add(_line("note", note))
     return tree

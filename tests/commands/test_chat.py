@@ -54,7 +54,7 @@ def test_a_conversation_with_commands_and_history(tmp_path: Path) -> None:
     with chatting(tmp_path, model, "--stats") as child:
         child.sendline("One?")
         child.expect_exact("Yes, ok.")
-        child.expect(r"prompt \d+ tokens .*readable model")
+        child.expect(r"prompt \d+ tokens .*(readable model, cpu|cpu kernel)")
         child.sendline("Two?")
         child.expect_exact("Yes, ok.")
         child.expect(r"prompt \d+ tokens \((\d+) from cache\)")

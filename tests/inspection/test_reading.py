@@ -122,7 +122,8 @@ def test_looking_on_changes_nothing_and_sees_what_an_autopsy_sees(
     engine = loaded.engine()
     watched = steps_of(engine, IDS, AttentionWatch(loaded.model, loaded.tokenizer, top=3))
     assert [step.id for step in watched] == [step.id for step in plain]
-    assert [step.logprob for step in watched] == [step.logprob for step in plain]
+    # The plain reply comes from the fast path where there is one.
+    assert [step.logprob for step in watched] == pytest.approx([step.logprob for step in plain], abs=1e-5)
     ids = IDS + [step.id for step in plain]
     whole = read_at(loaded, ids, range(len(IDS) - 1, len(ids) - 1), top=3)
     # Once more, with what the engine remembers of the text.
