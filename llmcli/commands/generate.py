@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import options
+from llmcli.commands import choosing, options
 from llmcli.commands.explain import Look, attention_watch, explain, reply_page
 from llmcli.commands.following import follow
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.commands.prompt_input import read_prompt
+from llmcli.commands.reply_prompt import ReplyPrompt
 from llmcli.errors import UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from llmcli.api import LoadedModel
     from llmcli.engine import Event
-    from llmcli.text.chat_prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 
 
@@ -47,6 +46,8 @@ def generate(
     repeat_penalty: options.RepeatPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    choices: choosing.GivenChoices = None,
+    min_prob: choosing.MinProb = None,
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -86,6 +87,9 @@ def generate(
     )
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
+    answers = choosing.parse_choices(choices, min_prob)
+    if answers and (as_jsonl or attention or html or svg):
+        raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
     loaded = load_model(
         find_checkpoint(model, quiet=quiet),
         device=device,
@@ -94,17 +98,30 @@ def generate(
         threads=threads,
         quiet=quiet,
         template=template,
-        to_look_inside=attention,
+        to_look_inside=attention or bool(answers),
     )
     engine = loaded.engine(context_length=context, threads=threads)
-    ids = _prompt_ids(loaded, text, system, prefill, variables, raw=raw, quiet=quiet)
+    asked = ReplyPrompt.make(loaded, text, system, variables, raw=raw, quiet=quiet)
+    ids = asked.ids(prefill)
     if show_prompt:
         _show_prompt(loaded.tokenizer, ids)
+    if answers:
+        choosing.choose(
+            asked,
+            answers,
+            prefill=prefill,
+            context=context,
+            min_prob=min_prob,
+            table=probs or top > 0,
+            top=top,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
     params = sampling.params(loaded.generation_defaults)
 
-    said = [] if raw else _messages(text, system)
     look = Look(probs=probs, top=top, attention=attention, by=attention_by)
-    observer = attention_watch(loaded, said, look)
+    observer = attention_watch(loaded, asked.messages, look)
 
     from llmcli.engine import Interruption
     from llmcli.views.progress import progress_bar
@@ -157,38 +174,6 @@ def generate(
         terminal.note(f"The context of {engine.context_length} tokens is full; the reply ends there.")
     if finish.reason == "interrupted":
         raise typer.Exit(130)
-
-
-def _prompt_ids(
-    loaded: LoadedModel,
-    text: str,
-    system: str | None,
-    prefill: str,
-    variables: Mapping[str, object],
-    *,
-    raw: bool,
-    quiet: bool,
-) -> list[int]:
-    from llmcli.text.chat_prompt import encode_chat, encode_raw
-
-    if loaded.template is None and not raw:
-        if system:
-            raise UsageError(f"{loaded.name} has no chat template, so there is no place for a --system prompt.")
-        if variables:
-            raise UsageError(f"{loaded.name} has no chat template, so there is no variable for --template-arg to set.")
-        if not quiet:
-            terminal.note(f"{loaded.name} has no chat template; it continues the text as with --raw.")
-        raw = True
-    if raw or loaded.template is None:
-        return encode_raw(loaded.tokenizer, text + prefill)
-    messages = _messages(text, system)
-    return encode_chat(loaded.tokenizer, loaded.template, messages, prefill=prefill, template_args=variables)
-
-
-def _messages(text: str, system: str | None) -> list[Message]:
-    from llmcli.text.chat_prompt import Message
-
-    return [*([Message("system", system)] if system else []), Message("user", text)]
 
 
 def _jsonl(model: str, seed: int | None, token_bytes: Callable[[int], bytes]) -> Callable[[Event], None]:
