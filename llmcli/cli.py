@@ -22,6 +22,7 @@ from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
 from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
+from llmcli.commands.replay import replay
 from llmcli.commands.score import score
 from llmcli.commands.settings_file import default_map
 from llmcli.commands.show import show
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command("generate")(generate)
 app.command("chat")(chat)
 app.command("score")(score)
+app.command("replay")(replay)
 app.add_typer(inspect_app)
 app.command("pull")(pull)
 app.command("list")(list_models)

@@ -91,7 +91,7 @@ def choose(
     Exit code 1 if its share among them is less than `min_prob`.
     """
     from llmcli.inspection.choices import choose as choose_ids
-    from llmcli.views.choices import choices_view
+    from llmcli.views.answers import answers_view
     from llmcli.views.plain_json import json_line
     from llmcli.views.progress import progress_bar
     from llmcli.views.tokens import percent
@@ -114,7 +114,7 @@ def choose(
     else:
         terminal.write_line(terminal.visible(best.text) if terminal.is_terminal(terminal.stdout()) else best.text)
     if table:
-        terminal.console_err().print(choices_view(result, top))
+        terminal.console_err().print(answers_view(result, top))
     if min_prob is not None and best.prob < min_prob:
         terminal.error(f"Unsure: {best.text!r} has {percent(best.prob)} of the answers' probability, not {min_prob}.")
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import choosing, options
+from llmcli.commands import choosing, options, recording
 from llmcli.commands.explain import Look, attention_watch, explain, reply_page
 from llmcli.commands.following import follow
 from llmcli.commands.inspect import base
@@ -65,6 +65,7 @@ def generate(
     ] = False,
     html: base.Html = None,
     svg: base.Svg = None,
+    record: recording.Record = None,
     show_prompt: Annotated[
         bool,
         typer.Option(
@@ -88,10 +89,12 @@ def generate(
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
     answers = choosing.parse_choices(choices, min_prob)
-    if answers and (as_jsonl or attention or html or svg):
+    if answers and (as_jsonl or attention or html or svg or record):
         raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
+    recorder = recording.Recorder(record)
+    checkpoint = find_checkpoint(model, quiet=quiet)
     loaded = load_model(
-        find_checkpoint(model, quiet=quiet),
+        checkpoint,
         device=device,
         dtype=dtype,
         quantize=quantize,
@@ -132,8 +135,8 @@ def generate(
         events = engine.stream(
             ids,
             params,
-            probabilities=probs or top > 0 or as_json or as_jsonl or html is not None or svg is not None,
-            top=top,
+            probabilities=probs or top > 0 or as_json or as_jsonl or any((html, svg, record)),
+            top=recorder.candidates(top),
             observer=observer,
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
@@ -143,7 +146,7 @@ def generate(
             show = _jsonl(loaded.name, params.seed, loaded.tokenizer.token_bytes)
         elif not as_json:
             show = ReplyWriter(coloured=probs, prefill=prefill).show
-        steps, finish = follow(events, show)
+        steps, finish = follow(recorder.listening(events, top), show)
     if as_json:
         from llmcli.views.reply_json import reply_json
 
@@ -166,6 +169,7 @@ def generate(
             html=html,
             svg=svg,
         )
+    recorder.write(asked, engine, params, finish, checkpoint, prefill=prefill, quiet=quiet)
     if stats:
         from llmcli.views.stats import stats_line
 

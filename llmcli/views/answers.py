@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmcli.inspection.choices import Choices
 
 
-def choices_view(result: Choices, top: int = 0) -> Group:
+def answers_view(result: Choices, top: int = 0) -> Group:
     """A row for each answer, or the `top` best: its share, log-probability (nats), that of its end, and its tokens."""
     counts_end = any(choice.end_logprob is not None for choice in result.choices)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

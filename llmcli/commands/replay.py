@@ -1,0 +1,86 @@
+"""`llm replay`: a recorded reply once more, and where it comes out differently."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.commands import options
+from llmcli.commands.inspect import base
+from llmcli.commands.loading import find_checkpoint, load_model
+from llmcli.commands.recording import hashes
+from llmcli.errors import UsageError
+from llmcli.views import terminal
+
+if TYPE_CHECKING:
+    from llmcli.inspection.recording import Run
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What llm generate --record wrote.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME|PATH", help="Another model. Default: the one that was recorded."),
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Default: as recorded, if it is there.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Default: as recorded.")] = None,
+    as_json: base.AsJson = False,
+    color: options.Color = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Generate a recorded reply again and name the first token that differs; exit code 1 if there is one."""
+    data = _read(file)
+
+    from llmcli.engine import Interruption
+    from llmcli.inspection.recording import from_json
+    from llmcli.inspection.recording import replay as replay_run
+    from llmcli.views.plain_json import json_line
+    from llmcli.views.progress import progress_bar
+    from llmcli.views.replay import SCHEMA, replay_view
+
+    try:
+        run = from_json(data)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+    name = model if model is not None else run.path if Path(run.path).exists() else run.model
+    checkpoint = find_checkpoint(name, quiet=quiet)
+    loaded = load_model(checkpoint, device=device or _device(run), dtype=dtype or run.dtype, quiet=quiet)
+    files = hashes(checkpoint, quiet=quiet)
+    interruption = Interruption()
+    with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:
+        result = replay_run(
+            loaded,
+            run,
+            files,
+            interruption=interruption,
+            progress=lambda done, total: progress("Replaying", done, total),
+        )
+    if interruption.requested:
+        raise typer.Exit(130)
+    if as_json:
+        terminal.write_line(json_line(SCHEMA, result))
+    else:
+        terminal.console_out().print(replay_view(result))
+    if not result.same:
+        raise typer.Exit(1)
+
+
+def _read(file: Path) -> object:
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{file} could not be read: {error.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{file} is not JSON; give a file that llm generate --record wrote.") from None
+
+
+def _device(run: Run) -> str:
+    from llmcli.device import choose_device
+
+    try:
+        return str(choose_device(run.device))
+    except UsageError:
+        return "auto"
