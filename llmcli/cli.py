@@ -17,6 +17,7 @@ import typer
 from llmcli import __version__
 from llmcli.commands import options
 from llmcli.commands.chat import chat
+from llmcli.commands.compare import compare
 from llmcli.commands.generate import generate
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("generate")(generate)
 app.command("chat")(chat)
 app.command("score")(score)
+app.command("compare")(compare)
 app.command("replay")(replay)
 app.add_typer(inspect_app)
 app.command("pull")(pull)

@@ -49,6 +49,7 @@ def score(
         as_json=as_json,
         html=html,
         svg=svg,
+        title="llm score",
     )
 
 

@@ -65,18 +65,12 @@ def score(
         UsageError: fewer than two tokens, so there is nothing to score, or a window of less than two.
     """
     window = min(window or loaded.config.context_length, loaded.config.context_length)
-    if len(ids) < 2:
-        raise UsageError("The text is a single token, or empty: the first token has nothing before it to score it by.")
-    if window < 2:
-        raise UsageError(f"A window of {window} tokens has no room for a token and what came before it.")
+    steps = logits_along(loaded, ids, window=window)
     tokens = [TokenScore(0, ids[0], loaded.tokenizer.token_text(ids[0]))]
-    windows = 0
-    for start, first, stop in _windows(len(ids), window):
-        windows += 1
-        for position, logits in _logits(loaded, ids[start:stop], first - start):
-            tokens.append(_scored(loaded, ids, start + position + 1, logits, top))
-            if progress is not None:
-                progress(len(tokens), len(ids))
+    for index, logits in steps:
+        tokens.append(_scored(loaded, ids, index, logits, top))
+        if progress is not None:
+            progress(len(tokens), len(ids))
     scored = [token.logprob for token in tokens if token.logprob is not None]
     total = -sum(scored)
     size = sum(len(loaded.tokenizer.token_bytes(token.id)) for token in tokens if token.logprob is not None)
@@ -84,7 +78,28 @@ def score(
         tokens=tuple(tokens),
         perplexity=math.exp(total / len(scored)),
         bits_per_byte=total / math.log(2) / max(size, 1),
-        windows=windows,
+        windows=sum(1 for _ in _windows(len(ids), window)),
+    )
+
+
+def logits_along(loaded: LoadedModel, ids: Sequence[int], *, window: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    """For each of `ids` but the first: its index, and the logits (V,) that its predecessors lead to.
+
+    V is the size of the tokenizer's vocabulary; `window` is that of `score`.
+
+    Raises:
+        UsageError: fewer than two tokens, or a window of less than two.
+    """
+    window = min(window or loaded.config.context_length, loaded.config.context_length)
+    if len(ids) < 2:
+        raise UsageError("The text is a single token, or empty: the first token has nothing before it to score it by.")
+    if window < 2:
+        raise UsageError(f"A window of {window} tokens has no room for a token and what came before it.")
+    # Checked at the call, computed on demand.
+    return (
+        (start + position + 1, logits)
+        for start, first, stop in _windows(len(ids), window)
+        for position, logits in _logits(loaded, ids[start:stop], first - start)
     )
 
 

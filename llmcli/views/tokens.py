@@ -99,13 +99,13 @@ def _candidates(step: Step, token_bytes: Callable[[int], bytes]) -> Text:
     return line
 
 
-def coloured(tokens: Iterable[tuple[bytes, float | None]]) -> Text:
-    """The text of tokens, each in the colour of its probability; one without a probability is dim.
+def coloured(tokens: Iterable[tuple[bytes, float | None]], style_of: Callable[[float], str] = band_style) -> Text:
+    """The text of tokens, each in the colour of its probability, or another number; one without a number is dim.
 
     Bytes of a character that several tokens share are drawn with the last of them.
     """
     view, pending = Text(), b""
-    for data, probability in tokens:
+    for data, number in tokens:
         pending += data
         try:
             text, pending = pending.decode("utf-8"), b""
@@ -114,7 +114,7 @@ def coloured(tokens: Iterable[tuple[bytes, float | None]]) -> Text:
                 text, pending = pending.decode("utf-8", errors="replace"), b""
             else:
                 continue
-        view.append(visible(text), "dim" if probability is None else band_style(probability))
+        view.append(visible(text), "dim" if number is None else style_of(number))
     return view.append(pending.decode("utf-8", errors="replace"))
 
 

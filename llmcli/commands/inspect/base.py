@@ -98,16 +98,19 @@ def present(
     html: Path | None,
     svg: Path | None,
     after: Sequence[RenderableType] = (),
+    title: str | None = None,
 ) -> None:
     """Show what was found: on stdout as the view or as JSON, and in the files asked for.
 
-    `after` is what a person is told beside it, how to read it say; it goes to stderr.
+    `title` names the command, where it is not one of `llm inspect`. `after` is what a person is told beside it, how to
+    read it say; it goes to stderr.
     """
     from rich.console import Group
     from rich.text import Text
 
     whole = Group(view, *(Text(line, style="dim") if isinstance(line, str) else line for line in after))
-    write_files(whole, title=f"llm inspect {schema.split('.')[1].split('/')[0]}", html=html, svg=svg)
+    title = title or f"llm inspect {schema.split('.')[1].split('/')[0]}"
+    write_files(whole, title=title, html=html, svg=svg)
     if as_json:
         from llmcli.views.plain_json import json_line
 
