@@ -39,6 +39,8 @@ class LoadedModel:
     stop_ids: Mapping[int, tuple[str, ...]]
     generation_defaults: Mapping[str, float]
     notes: tuple[str, ...]
+    packing: Packing | None = None
+    """How weights are kept in few bits: as "stored" in the file, or rounded to "int8" or "int4"; None: not at all."""
     why_readable: str = ""
     """Why no fast path can run it; empty if one can."""
 
@@ -139,6 +141,7 @@ def load_checkpoint(
         stop_ids=parts.stop_ids,
         generation_defaults=parts.generation_defaults,
         notes=checkpoint.notes + parts.tokenizer.notes,
+        packing=packing,
         why_readable=why_readable,
     )
 

@@ -56,7 +56,7 @@ def compare(
     from llmcli.views.progress import progress_bar
 
     def loader(index: int, dtype: str) -> Callable[[], LoadedModel]:
-        return lambda: load_model(checkpoints[index], device=device, dtype=dtype, quiet=quiet)
+        return lambda: load_model(checkpoints[index], device=device, dtype=dtype, quiet=quiet, to_look_inside=True)
 
     def ids(loaded: LoadedModel) -> list[int]:
         as_message = chat or (prompt is not None and loaded.template is not None)

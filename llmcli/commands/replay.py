@@ -47,7 +47,14 @@ def replay(
         raise UsageError(f"{file}: {error}") from None
     name = model if model is not None else run.path if Path(run.path).exists() else run.model
     checkpoint = find_checkpoint(name, quiet=quiet)
-    loaded = load_model(checkpoint, device=device or _device(run), dtype=dtype or run.dtype, quiet=quiet)
+    loaded = load_model(
+        checkpoint,
+        device=device or _device(run),
+        # Weights kept in few bits are what "auto" means for such a file.
+        dtype=dtype or ("auto" if run.weights == "stored" else run.dtype),
+        quantize=run.weights if dtype is None and run.weights in ("int8", "int4") else None,
+        quiet=quiet,
+    )
     files = hashes(checkpoint, quiet=quiet)
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:

@@ -31,7 +31,9 @@ def score(
 ) -> None:
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
     content = _content(text, quiet=quiet)
-    loaded = load_model(find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet)
+    loaded = load_model(
+        find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet, to_look_inside=True
+    )
 
     from llmcli.inspection.scoring import score as score_ids
     from llmcli.views.progress import progress_bar

@@ -48,6 +48,8 @@ class Run:
     """SHA-256 of the model's files by name."""
     device: str
     dtype: str
+    weights: str
+    """In few bits as "stored" in the file, or rounded to "int8" or "int4"; "dense": of that dtype."""
     implementation: str
     """Which path computed it."""
     settings: SamplingParams
@@ -117,6 +119,7 @@ def recorded(
         files=dict(files),
         device=str(loaded.model.device),
         dtype=str(loaded.model.dtype).removeprefix("torch."),
+        weights=loaded.packing or "dense",
         implementation=finish.stats.path,
         settings=params,
         context_length=engine.context_length,
@@ -167,7 +170,18 @@ def from_json(value: object) -> Run:
             )
             for entry in value["tokens"]
         ]
-        texts = ("created", "model", "path", "device", "dtype", "implementation", "prompt", "text", "finish_reason")
+        texts = (
+            "created",
+            "model",
+            "path",
+            "device",
+            "dtype",
+            "weights",
+            "implementation",
+            "prompt",
+            "text",
+            "finish_reason",
+        )
         return Run(
             **{name: _text(value[name]) for name in texts},
             versions=_texts(value["versions"]),
@@ -227,7 +241,7 @@ def replay(
     agree = len(changes) - 1
     same = agree == len(run.tokens) == len(said) and (not ended or reason == "stop")
     now = _described(versions(), loaded, files)
-    then = {**_prefixed(run.versions, run.files), "device": run.device, "dtype": run.dtype}
+    then = {**_prefixed(run.versions, run.files), "device": run.device, "dtype": run.dtype, "weights": run.weights}
     names = dict.fromkeys((*then, *now))
     return Replay(
         same=same,
@@ -259,7 +273,8 @@ def _difference(loaded: LoadedModel, run: Run, index: int, replayed: int | None)
 
 def _described(numbers: Mapping[str, str], loaded: LoadedModel, files: Mapping[str, str]) -> dict[str, str]:
     dtype = str(loaded.model.dtype).removeprefix("torch.")
-    return {**_prefixed(numbers, files), "device": str(loaded.model.device), "dtype": dtype}
+    here = {"device": str(loaded.model.device), "dtype": dtype, "weights": loaded.packing or "dense"}
+    return {**_prefixed(numbers, files), **here}
 
 
 def _prefixed(numbers: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
