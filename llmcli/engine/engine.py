@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import takewhile
 from typing import Protocol, TypeAlias
@@ -150,8 +150,9 @@ class Engine:
                 if count:
                     with interruption.computing():
                         logits = self._read(ids, observer)
-                distribution = sampler.distribution(logits, ids)
-                token = sampler.draw(distribution)
+                with self._undisturbed(observer):
+                    distribution = sampler.distribution(logits, ids)
+                    token = sampler.draw(distribution)
                 last_at = time.perf_counter()
                 first_at = first_at or last_at
                 if token in self._stop_ids:
@@ -162,8 +163,9 @@ class Engine:
                 text, stopped = stops.push(detokenizer.push(token))
                 step = Step(count, token, text, attention=attention)
                 if probabilities:
-                    stages = sampler.stages(logits, ids[:-1]) if top else {}
-                    step = self._explained(step, logits, distribution, stages, top)
+                    with self._undisturbed(observer):
+                        stages = sampler.stages(logits, ids[:-1]) if top else {}
+                        step = self._explained(step, logits, distribution, stages, top)
                 yield step
                 count += 1
                 if stopped:
@@ -250,6 +252,19 @@ class Engine:
     def _fast_step(self, observer: Observer | None) -> FastStep | None:
         """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
         return None if observer is not None or self._hooks else self._step
+
+    @contextmanager
+    def _undisturbed(self, observer: Observer | None) -> Iterator[None]:
+        """One thread for torch beside a fast path: torch's others would wait busily where the fast path computes."""
+        threads = torch.get_num_threads()
+        if threads == 1 or self._fast_step(observer) is None:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def _path(self, observer: Observer | None) -> str:
         step = self._fast_step(observer)

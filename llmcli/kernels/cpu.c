@@ -3,6 +3,9 @@
    Computes what `Transformer.forward` of model/transformer.py computes, in float32 but for weights of 4 and 8 bits, which
    are multiplied with activations rounded to 8 bits by groups of 32. All threads run `run` together; what one of them
    must have finished before another goes on is marked by `together`. There is no state but the Context. */
+#ifdef __linux__
+#define _GNU_SOURCE /* where threads run */
+#endif
 #include <stdlib.h>
 
 #include "cpu_attention.h"
@@ -19,6 +22,7 @@ typedef struct {
     Context *context;
     int number;
     pthread_t thread;
+    int core; /* that it has been put on, or -1 */
     Scratch scratch;
     float *scores; /* of experts, three times their number */
 } Worker;
@@ -29,6 +33,9 @@ struct Context {
     Barrier barrier;
     Worker *workers;
     int threads, started, leaving;
+    Cores cores;
+    int32_t *cpus;
+    int first_core; /* of the calling thread, or -1 where threads are left alone */
     const Step *step;
     int width;       /* of a head, rounded up to a vector */
     int most_splits; /* into how many parts a head's keys may be split */
@@ -513,6 +520,10 @@ static void *work(void *argument) {
     for (;;) {
         barrier_wait(&w->context->barrier, IDLE_PATIENCE);
         if (w->context->leaving) return NULL;
+#ifdef __linux__
+        const Context *c = w->context;
+        if (c->first_core >= 0) stay_on(&c->cores, (c->first_core + w->number) % c->cores.cores, &w->core);
+#endif
         run(w);
     }
 }
@@ -582,13 +593,15 @@ EXPORT void llm_free(Context *c) {
         pthread_cond_destroy(&c->barrier.changed);
     }
     for (int i = 0; i < c->allocations; i++) free(c->memory[i]);
+    free(c->cpus);
     free(c->workers);
     free(c->layers);
     free(c);
 }
 
-/* NULL where there is no memory or no thread to be had. The model is copied, what it points at is not. */
-EXPORT Context *llm_new(const Model *model, int threads) {
+/* NULL where there is no memory or no thread to be had. The model and the cores are copied, what the model points at is
+   not. */
+EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, int cores, int numbers) {
     Context *c = NULL;
     if (posix_memalign((void **)&c, 64, sizeof *c)) return NULL;
     memset(c, 0, sizeof *c);
@@ -596,11 +609,15 @@ EXPORT Context *llm_new(const Model *model, int threads) {
     c->threads = threads;
     c->layers = malloc(sizeof *c->layers * (size_t)model->layers);
     c->workers = calloc((size_t)threads, sizeof *c->workers);
-    if (!c->layers || !c->workers) {
+    c->cpus = malloc(sizeof *c->cpus * (size_t)(cores + numbers + 1));
+    if (!c->layers || !c->workers || !c->cpus) {
         llm_free(c);
         return NULL;
     }
     memcpy(c->layers, model->layer, sizeof *c->layers * (size_t)model->layers);
+    memcpy(c->cpus, cpus, sizeof *c->cpus * (size_t)(cores + numbers));
+    c->cores = (Cores){c->cpus, cores, numbers};
+    c->first_core = -1;
     allocate(c);
     if (c->failed) {
         llm_free(c);
@@ -612,6 +629,7 @@ EXPORT Context *llm_new(const Model *model, int threads) {
     for (int i = 0; i < threads; i++) {
         c->workers[i].context = c;
         c->workers[i].number = i;
+        c->workers[i].core = -1;
         if (i > 0 && pthread_create(&c->workers[i].thread, NULL, work, &c->workers[i])) {
             llm_free(c);
             return NULL;
@@ -637,8 +655,19 @@ EXPORT int llm_step(Context *c, const Step *step) {
     c->step = step;
     begin_input(&c->attention_in, step->tokens, m->hidden);
     begin_input(&c->second_in, step->tokens, m->hidden);
+#ifdef __linux__
+    /* The caller stays where it is until the end of the call. */
+    cpu_set_t before;
+    int core = c->threads > 1 && c->threads <= c->cores.cores ? current_core(&c->cores) : -1, at = -1;
+    if (core >= 0 && sched_getaffinity(0, sizeof before, &before) != 0) core = -1;
+    c->first_core = core;
+    if (core >= 0) stay_on(&c->cores, core, &at);
+#endif
     barrier_wait(&c->barrier, PATIENCE);
     run(&c->workers[0]);
+#ifdef __linux__
+    if (at >= 0) sched_setaffinity(0, sizeof before, &before);
+#endif
     return 0;
 }
 

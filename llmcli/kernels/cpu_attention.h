@@ -198,6 +198,10 @@ static void attend(const Model *model, const Layer *layer, const Segment *segmen
     for (int64_t key = first; key < last; key += KEYS) {
         int count = last - key < KEYS ? (int)(last - key) : KEYS;
         int64_t at = ((int64_t)kv_head * segment->size + key - segment->first) * size * bytes;
+        for (int64_t i = 0, next = key + KEYS < last ? (int64_t)count * size * bytes : 0; i < next; i += 64) {
+            __builtin_prefetch((const char *)segment->keys + at + next + i, 0, 2);
+            __builtin_prefetch((const char *)segment->values + at + next + i, 0, 2);
+        }
         transpose_keys((const char *)segment->keys + at, bf16, size, count, s->keys);
         copy_values((const char *)segment->values + at, bf16, size, width, count, s->values);
         product(s->queries, width, s->keys, KEYS, s->scores, KEYS, rows, size, KEYS, 0);

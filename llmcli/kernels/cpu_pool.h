@@ -4,6 +4,11 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdint.h>
+
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #if defined(__x86_64__)
 #define PAUSE() _mm_pause()
@@ -13,9 +18,9 @@
 #define PAUSE() ((void)0)
 #endif
 
-/* How long a thread watches for the others before it sleeps: tens of microseconds while a call runs, which is longer
-   than any of them lags behind on an idle machine; hardly at all between calls. */
-enum { PATIENCE = 2000, IDLE_PATIENCE = 100 };
+/* How long a thread watches for the others before it sleeps, in pauses of some 20 ns: a fraction of a millisecond while
+   a call runs, and about as long as it takes to choose a token after it. */
+enum { PATIENCE = 20000, IDLE_PATIENCE = 20000 };
 
 typedef struct {
     _Alignas(64) atomic_uint arrived;
@@ -53,5 +58,29 @@ static void barrier_wait(Barrier *b, int patience) {
     atomic_fetch_sub(&b->sleepers, 1);
     pthread_mutex_unlock(&b->lock);
 }
+
+/* Where threads run: each on a core of its own, counted from the one that the caller happens to be on. Left alone, they
+   may be woken on the caller's core and stay there, which is five times slower (measured), because the others are not
+   quite idle. */
+typedef struct {
+    const int32_t *cpus; /* one of each core that may be used, then which core each of `numbers` processors belongs to */
+    int32_t cores, numbers;
+} Cores;
+
+#ifdef __linux__
+static int current_core(const Cores *cores) {
+    int cpu = sched_getcpu();
+    return cpu >= 0 && cpu < cores->numbers ? cores->cpus[cores->cores + cpu] : -1;
+}
+
+/* Move the calling thread to a core; `*at` is where it was put before. */
+static void stay_on(const Cores *cores, int core, int *at) {
+    cpu_set_t set;
+    if (core == *at) return;
+    CPU_ZERO(&set);
+    CPU_SET(cores->cpus[core], &set);
+    if (sched_setaffinity(0, sizeof set, &set) == 0) *at = core;
+}
+#endif
 
 #endif

@@ -13,7 +13,7 @@ from torch import Tensor
 from llmcli.kernels import cpu_structs as c
 from llmcli.kernels.cpu_build import Library, NoKernelError, load_library
 from llmcli.kernels.cpu_model import Description
-from llmcli.kernels.cpu_threads import default_threads
+from llmcli.kernels.cpu_threads import default_threads, physical_cores
 from llmcli.model import KVCache, Transformer
 from llmcli.model.rope import Rope
 
@@ -47,7 +47,17 @@ class CpuStep:
             self._description.model.capacity = max(_TILE, min(_MOST_TOKENS, affordable))
         self._capacity: int = self._description.model.capacity
         handle = self._library.handle
-        self._context = handle.llm_new(ctypes.byref(self._description.model), self.threads)
+        cores = physical_cores()
+        core_of = {cpu: index for index, core in enumerate(cores) for cpu in core}
+        numbers = max(core_of) + 1
+        cpus = [core[0] for core in cores] + [core_of.get(cpu, -1) for cpu in range(numbers)]
+        self._context = handle.llm_new(
+            ctypes.byref(self._description.model),
+            self.threads,
+            (ctypes.c_int32 * len(cpus))(*cpus),
+            len(cores),
+            numbers,
+        )
         if not self._context:
             raise NoKernelError("no memory or no threads for the kernel")
         weakref.finalize(self, _free, handle, self._context, os.getpid())

@@ -112,7 +112,8 @@ def declare(library: ctypes.CDLL) -> str:
     expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Step, Segment, Rotation))]
     if [library.llm_abi(index) for index in range(len(expected))] != expected:
         raise ValueError("its structures are not ours")
-    library.llm_new.argtypes, library.llm_new.restype = [ctypes.POINTER(Model), c_int], c_void_p
+    library.llm_new.restype = c_void_p
+    library.llm_new.argtypes = [ctypes.POINTER(Model), c_int, c_void_p, c_int, c_int]
     library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Step)], c_int
     library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
     library.llm_isa.argtypes, library.llm_isa.restype = [], ctypes.c_char_p
