@@ -1,7 +1,7 @@
 /* One step of a decoder-only transformer on a CPU: token ids in, logits out, keys and values into the caller's cache.
 
    Computes what `Transformer.forward` of model/transformer.py computes, in float32 but for weights of 4 and 8 bits, which
-   are multiplied with activations rounded to 8 bits by groups of 32. All threads run `run` together; what one of them
+   are multiplied with activations rounded to 16 bits by groups of 32. All threads run `run` together; what one of them
    must have finished before another goes on is marked by `together`. There is no state but the Context. */
 #ifdef __linux__
 #define _GNU_SOURCE /* where threads run */
@@ -73,7 +73,7 @@ static Input input(Context *c, int slots, int columns) {
     int64_t groups = (columns + GROUP - 1) / GROUP, padded = round_up(slots, TILE);
     Input in = {.ld = round_up(columns, 16)};
     in.rows = floats(c, padded * in.ld);
-    in.codes = room(c, padded * groups * GROUP);
+    in.codes = room(c, padded * groups * CODES);
     in.scale = floats(c, padded * groups);
     in.total = floats(c, padded * groups);
     in.shift = room(c, padded * groups * 4);
@@ -336,7 +336,7 @@ static Input slots_of(const Input *all, int64_t slot, int tokens, int columns) {
     Input in = *all;
     begin_input(&in, tokens, columns);
     in.rows += slot * in.ld;
-    in.codes += slot * in.groups * GROUP;
+    in.codes += slot * in.groups * CODES;
     in.scale += slot * in.groups;
     in.total += slot * in.groups;
     in.shift += slot * in.groups;

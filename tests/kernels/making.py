@@ -66,10 +66,10 @@ def pack_model(model: Transformer, bits: Bits) -> Transformer:
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
-    """Activations as the kernel gives them to packed weights: 8 bits, with a scale for every 32 of them."""
+    """Activations as the kernel gives them to packed weights: 16 bits, with a scale for every 32 of them."""
     padded = nn.functional.pad(x, (0, -x.shape[-1] % 32))
     groups = padded.view(*x.shape[:-1], -1, 32)
-    scale = groups.abs().amax(-1, keepdim=True) / 127
+    scale = groups.abs().amax(-1, keepdim=True) / 32512
     return ((groups / scale.clamp(min=1e-30)).round() * scale).view_as(padded)[..., : x.shape[-1]]
 
 

@@ -66,11 +66,8 @@ def assert_close(model: Transformer, bits: int | None, ours: torch.Tensor, ids: 
         assert error(ours, expected(model, ids)[-len(ours) :]) < 5e-6
         return
     theirs = expected_of_packed(model, ids)[-len(ours) :]
-    # An activation on the border between two codes may fall to either side, and all that comes after differs by a
-    # little; what is before it, or does not see it, is the same.
-    assert error(ours, theirs) < 0.05
-    same = (ours - theirs).norm(dim=-1) < 1e-5 * theirs.norm(dim=-1)
-    assert float(same.float().mean()) > 0.1
+    # An activation on the border between two numbers may fall to either side; the difference is 1 in 32512.
+    assert error(ours, theirs) < 5e-4
 
 
 def in_pieces(step: CpuStep, cache: KVCache, sizes: Sequence[int]) -> torch.Tensor:
