@@ -18,6 +18,7 @@ from llmcli import __version__
 from llmcli.commands import options
 from llmcli.commands.chat import chat
 from llmcli.commands.compare import compare
+from llmcli.commands.config import config
 from llmcli.commands.generate import generate
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
@@ -50,6 +51,8 @@ app.command("pull")(pull)
 app.command("list")(list_models)
 app.command("show")(show)
 app.command("rm")(remove)
+# Its arguments are another command's flags.
+app.command("config", context_settings={"ignore_unknown_options": True})(config)
 
 
 def _print_version(asked: bool) -> None:

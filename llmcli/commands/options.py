@@ -296,7 +296,7 @@ class SamplingOptions:
         """
         from llmcli.engine import SamplingParams
 
-        recommended = {name: value for name, value in model_defaults.items() if _makes_sense(name, value)}
+        recommended = usable_recommendations(model_defaults)
         given = {
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -308,6 +308,11 @@ class SamplingOptions:
         # Drawn here, so that it can be shown and the reply had again.
         seed = secrets.randbits(32) if self.seed is None else self.seed
         return SamplingParams(**chosen, seed=seed, max_tokens=self.max_tokens, stop=self.stop)  # type: ignore[arg-type]
+
+
+def usable_recommendations(model_defaults: Mapping[str, float]) -> dict[str, float]:
+    """What a model's makers recommend, without values that make no sense."""
+    return {name: value for name, value in model_defaults.items() if _makes_sense(name, value)}
 
 
 def _makes_sense(name: str, value: float) -> bool:

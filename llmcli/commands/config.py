@@ -1,0 +1,139 @@
+"""`llm config`: every setting of a command, and where its value comes from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import typer
+
+from llmcli.commands import options
+from llmcli.commands.inspect import base
+from llmcli.commands.settings_file import settings_path
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.views import terminal
+
+SCHEMA = "llmcli.config/1"
+_SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "variable", "DEFAULT_MAP": "file"}
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a command."""
+
+    name: str
+    flag: str
+    value: object
+    source: str
+    """"flag", "variable", "file", "model" or "default"."""
+    where: str
+    """The flag, the variable, the file, or the model that recommends it; empty for a default."""
+
+
+def config(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COMMAND] [FLAGS]...", help="A command with any flags. Default: generate."),
+    ] = None,
+    as_json: base.AsJson = False,
+    color: options.Color = None,
+) -> None:
+    """Show each setting of a command and where its value comes from: flag, variable, file, model or default."""
+    name, parsed = _parsed(context, command or ["generate"])
+    settings = [_setting(parsed, parameter) for parameter in parsed.command.params if _is_setting(parameter)]
+    path = settings_path()
+    if any(setting.name == "temperature" for setting in settings):
+        settings = _with_the_models_own(settings)
+    if as_json:
+        from llmcli.views.plain_json import json_line
+
+        value = {"command": name, "file": str(path), "file_exists": path.is_file(), "settings": settings}
+        terminal.write_line(json_line(SCHEMA, value))
+        return
+    from llmcli.views.settings import settings_table
+
+    rows = [(setting.flag, _shown(setting.value), setting.source, setting.where) for setting in settings]
+    terminal.console_out().print(settings_table(rows))
+    terminal.note(f"{path}{'' if path.is_file() else ' (not there)'}; a flag wins over a variable, that over the file.")
+
+
+def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
+    """The command that `words` begin with, and its context as if it had been called with the rest of them."""
+    parent: Any = context.find_root()
+    found: Any = parent.command
+    names: list[str] = []
+    while hasattr(parent.command, "commands"):
+        known = parent.command.commands
+        if not words or words[0] not in known:
+            asked = " ".join(["llm", *names, *words[:1]])
+            raise UsageError(f"{asked!r} is no command with settings; there are {', '.join(sorted(known))}.")
+        names.append(words[0])
+        found, words = known[words[0]], words[1:]
+        if not hasattr(found, "commands"):
+            break
+        parent = type(parent)(found, info_name=names[-1], parent=parent)
+    # What a command needs besides settings is not there, and is not asked for; a wrong value is still one.
+    needs = any(parameter.required for parameter in found.params)
+    return " ".join(names), found.make_context(names[-1], list(words), parent=parent, resilient_parsing=needs)
+
+
+def _is_setting(parameter: Any) -> bool:
+    return bool(parameter.param_type_name == "option" and parameter.name != "help")
+
+
+def _setting(parsed: Any, parameter: Any) -> Setting:
+    found = parsed.get_parameter_source(parameter.name)
+    source = _SOURCES.get(getattr(found, "name", ""), "default")
+    where = ""
+    flag = next((option for option in parameter.opts if option.startswith("--")), parameter.opts[0])
+    if source == "flag":
+        where = flag
+    elif source == "variable":
+        listed = parameter.envvar if isinstance(parameter.envvar, list | tuple) else [parameter.envvar]
+        where = next((name for name in listed if name and name in os.environ), "")
+    elif source == "file":
+        where = str(settings_path())
+    return Setting(parameter.name, flag, parsed.params.get(parameter.name), source, where)
+
+
+def _with_the_models_own(settings: list[Setting]) -> list[Setting]:
+    """What nobody has set is what the model's makers recommend, if it is on this machine, or our own default."""
+    from llmcli.engine import SamplingParams
+
+    model = next((setting.value for setting in settings if setting.name == "model"), None)
+    name, recommended = _recommended(model if isinstance(model, str) else None)
+    defaults = SamplingParams()
+    result = []
+    for setting in settings:
+        if setting.source == "default" and setting.value is None and setting.name in _SAMPLING:
+            if setting.name in recommended:
+                setting = replace(setting, value=recommended[setting.name], source="model", where=name)
+            else:
+                setting = replace(setting, value=getattr(defaults, setting.name))
+        result.append(setting)
+    return result
+
+
+def _recommended(model: str | None) -> tuple[str, dict[str, float]]:
+    from llmcli.checkpoint.resolve import resolve
+
+    try:
+        path = resolve(model, fetch=False)
+        from llmcli.checkpoint.opened import open_checkpoint
+
+        checkpoint = open_checkpoint(path)
+        return checkpoint.name, options.usable_recommendations(checkpoint.read_text_parts().generation_defaults)
+    except LlmcliError as error:
+        terminal.note(f"What the model recommends is not known: {error}")
+        return "", {}
+
+
+def _shown(value: object) -> str:
+    if value in (None, "", [], ()):
+        return "-"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

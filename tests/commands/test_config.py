@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.commands.running import llm
+from tests.puppet import chain, write_puppet
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("LLMCLI_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    for name in ("CONFIG", "DATA", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def origins(*arguments: object, **variables: str) -> dict[str, tuple[object, str, str]]:
+    result = llm("config", "--json", *arguments, env=variables)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["schema"] == "llmcli.config/1"
+    return {one["name"]: (one["value"], one["source"], one["where"]) for one in found["settings"]}
+
+
+def test_each_value_and_where_it_comes_from(home: Path) -> None:
+    folder = write_puppet(home / "model", chain(b"a"))
+    (folder / "generation_config.json").write_text('{"temperature": 0.5, "top_k": 7, "top_p": 0, "min_p": 0.1}')
+    config = home / "CONFIG" / "llmcli" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'model = "{folder}"\nseed = 1\ntop_k = 2\n[chat]\nseed = 9\n')
+    found = origins("generate", "--stop", "x", "--top-k", 5, "-n", 3, LLMCLI_SEED="2", LLMCLI_TOP_K="4")
+    assert found["stop"] == (["x"], "flag", "--stop")
+    assert found["top_k"] == (5, "flag", "--top-k")
+    assert found["max_tokens"] == (3, "flag", "--max-tokens")
+    assert found["seed"] == (2, "variable", "LLMCLI_SEED")
+    assert found["model"] == (str(folder), "file", str(config))
+    assert found["temperature"] == (0.5, "model", "model")
+    # A recommendation that makes no sense is none.
+    assert found["top_p"] == (0.95, "default", "")
+    assert found["min_p"] == (0.1, "model", "model")
+    assert found["device"] == ("auto", "default", "")
+    assert origins("chat")["seed"] == (9, "file", str(config))
+    assert origins("generate")["top_k"] == (2, "file", str(config))
+
+
+def test_what_is_shown_is_what_runs(home: Path) -> None:
+    folder = write_puppet(home / "model", chain(b"a"))
+    flags = ["-m", folder, "-n", 1]
+    seed = origins("generate", *flags, LLMCLI_SEED="11")["seed"][0]
+    assert json.loads(llm("generate", "hi", *flags, "--json", env={"LLMCLI_SEED": "11"}).stdout)["seed"] == seed
+
+
+def test_every_command_has_its_settings_and_no_model_is_fetched(home: Path) -> None:
+    for words in (["chat"], ["score"], ["compare"], ["replay"], ["pull"], ["inspect", "lens"], ["inspect", "token"]):
+        assert all(source in ("default", "model") for _, source, _ in origins(*words).values())
+    result = llm("config")
+    assert (result.returncode, b"What the model recommends is not known" in result.stderr) == (0, True)
+    table = {line.split()[0]: line.split()[1:] for line in result.stdout.decode().splitlines()}
+    assert table["--temperature"] == ["0.8", "default"]
+    assert (table["--stop"], table["--json"]) == (["-", "default"], ["off", "default"])
+    assert str(home / "CONFIG" / "llmcli" / "config.toml") in " ".join(result.stderr.decode().split()).replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["nope"], "'llm nope' is no command"),
+        (["inspect"], "'llm inspect' is no command with settings; there are attention"),
+        (["generate", "--no-such-flag"], "no-such-flag"),
+        (["generate", "--top-k", "many"], "integer"),
+    ],
+)
+def test_errors_are_usage_errors(arguments: list[str], why: str) -> None:
+    result = llm("config", *arguments)
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert why in result.stderr.decode()
