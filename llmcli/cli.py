@@ -19,6 +19,7 @@ from llmcli.commands import options
 from llmcli.commands.chat import chat
 from llmcli.commands.compare import compare
 from llmcli.commands.config import config
+from llmcli.commands.doctor import doctor
 from llmcli.commands.generate import generate
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
@@ -52,6 +53,7 @@ app.command("list")(list_models)
 app.command("show")(show)
 app.command("rm")(remove)
 # Its arguments are another command's flags.
+app.command("doctor")(doctor)
 app.command("config", context_settings={"ignore_unknown_options": True})(config)
 
 
@@ -69,7 +71,9 @@ def _common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    context.default_map = default_map()
+    # What is wrong with the file is the doctor's to say.
+    if context.invoked_subcommand != "doctor":
+        context.default_map = default_map()
 
 
 def main() -> NoReturn:

@@ -1,0 +1,55 @@
+"""`llm doctor`: what this machine computes with, and what is wrong with a model's files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands import options
+from llmcli.commands.inspect import base
+from llmcli.commands.loading import find_checkpoint
+from llmcli.commands.settings_file import default_map, settings_path
+from llmcli.errors import UsageError
+from llmcli.views import terminal
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Look also at this model; no weight is read.")
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: base.AsJson = False,
+    color: options.Color = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what computes and where things are kept, and check a model's files; exit code 1 if something is wrong."""
+    from llmcli.inspection.checkup import Finding, check_up
+    from llmcli.inspection.machine import machine
+    from llmcli.views.doctor import SCHEMA, findings_view, machine_table
+    from llmcli.views.plain_json import json_line
+
+    around = machine(device, dtype)
+    path = settings_path()
+    findings = []
+    try:
+        default_map()
+        words = "it is in order" if path.is_file() else "it is not there, and need not be"
+        findings.append(Finding("good", str(path), words))
+    except UsageError as error:
+        findings.append(Finding("problem", str(path), str(error)))
+    name, of_model = "", []
+    if model is not None:
+        checkpoint = find_checkpoint(model, quiet=quiet)
+        name, of_model = checkpoint.name, check_up(checkpoint, device=device, dtype=dtype)
+    if as_json:
+        value = {"machine": around, "settings": findings, "model": name or None, "findings": of_model}
+        terminal.write_line(json_line(SCHEMA, value))
+    else:
+        terminal.console_out().print(machine_table(around))
+        terminal.console_out().print(findings_view("settings", findings))
+        if name:
+            terminal.console_out().print(findings_view(name, of_model))
+    if any(finding.level == "problem" for finding in (*findings, *of_model)):
+        raise typer.Exit(1)

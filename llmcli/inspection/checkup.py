@@ -1,0 +1,192 @@
+"""What is wrong with a model's files, or odd, although they can be read: found without reading a weight.
+
+Most faults of conversions show in the text a model is given: two BOS tokens, a reply that nothing ends, markers that
+are no tokens. So a conversation is written down by the chat template and looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+
+from llmcli.checkpoint.opened import Checkpoint
+from llmcli.checkpoint.text_parts import TextParts
+from llmcli.device import DTYPES, choose_device, choose_dtype
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.inspection.accounting import account
+from llmcli.inspection.machine import memory
+from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.template import ChatTemplate
+from llmcli.text.tokenizer import Tokenizer
+
+Level: TypeAlias = Literal["good", "note", "problem"]
+
+# Words that no template writes of itself.
+_SYSTEM, _USER, _REPLY, _AGAIN = "zyxwv system", "zyxwv question", "zyxwv reply", "zyxwv again"
+_MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?(?:start|end)_of_turn>|\[/?(?:INST|SYSTEM_PROMPT)\]|<｜[^｜<>]{1,40}｜>")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was looked at."""
+
+    level: Level
+    subject: str
+    message: str
+
+
+def check_up(checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto") -> list[Finding]:
+    """Look at everything about a model but its weights.
+
+    Raises:
+        LlmcliError: the files cannot be used at all.
+    """
+    parts = checkpoint.read_text_parts()
+    return [
+        *_sizes(checkpoint, parts.tokenizer),
+        *_memory(checkpoint, device, dtype),
+        *_stops(parts),
+        *_templates(parts),
+        *_recommendations(parts),
+        *(Finding("note", "files", note) for note in (*checkpoint.notes, *parts.tokenizer.notes)),
+    ]
+
+
+def _sizes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Iterator[Finding]:
+    tokens, rows = tokenizer.vocab_size, checkpoint.config.vocab_size
+    if tokens > rows:
+        message = f"it has {tokens} tokens, but the model has embeddings for {rows}: it cannot be run"
+        yield Finding("problem", "tokenizer", message)
+    else:
+        padding = f", and {rows - tokens} rows of the embedding are padding" if rows > tokens else ""
+        yield Finding("good", "tokenizer", f"{tokens} tokens, each with an embedding{padding}")
+
+
+def _memory(checkpoint: Checkpoint, device: str, dtype: str) -> Iterator[Finding]:
+    where = choose_device(device)
+    kind = DTYPES.get(dtype) or choose_dtype(dtype, where, checkpoint.stored_dtype())
+    needed = account(checkpoint).parameters * torch.empty((), dtype=kind).element_size()
+    _, free = memory(where)
+    words = f"the weights take {needed / 2**30:.2f} GiB in {str(kind).removeprefix('torch.')} on {where}"
+    if free is not None and needed > free:
+        yield Finding("problem", "memory", f"{words}, of which {free / 2**30:.2f} GiB are free")
+    else:
+        yield Finding("good", "memory", words)
+
+
+def _stops(parts: TextParts) -> Iterator[Finding]:
+    if not parts.stop_ids:
+        message = "no file names a token that ends a reply: it goes on until the context is full"
+        yield Finding("problem", "stop tokens", message)
+    for token, places in parts.stop_ids.items():
+        yield Finding("good", "stop tokens", f"{parts.tokenizer.piece(token)} ({token}), from {', '.join(places)}")
+
+
+def _recommendations(parts: TextParts) -> Iterator[Finding]:
+    if parts.generation_defaults:
+        told = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in parts.generation_defaults.items())
+        yield Finding("good", "sampling", f"its makers recommend {told}")
+    else:
+        yield Finding("note", "sampling", "no generation config recommends any settings; ours are used")
+
+
+def _templates(parts: TextParts) -> Iterator[Finding]:
+    if not parts.templates:
+        yield Finding("note", "chat template", "there is none: it can continue texts, but not converse")
+    for name in parts.templates:
+        subject = "chat template" if name == "default" else f"chat template {name}"
+        try:
+            template = parts.template(name)
+            assert template is not None
+            yield from _template(subject, template, parts)
+        except LlmcliError as error:
+            yield Finding("problem", subject, str(error))
+
+
+def _template(subject: str, template: ChatTemplate, parts: TextParts) -> Iterator[Finding]:
+    tokenizer = parts.tokenizer
+    question = [Message("user", _USER)]
+    alone = _rendered(template, question)
+    if _USER not in alone:
+        yield Finding("problem", subject, "it leaves out what the user says")
+        return
+    if alone == _rendered(template, question, add_generation_prompt=False):
+        yield Finding("note", subject, "it does not say where the reply begins: nothing tells the model to answer")
+    yield from _system(subject, template)
+    ids = encode_chat(tokenizer, template, question)
+    yield from _beginning(subject, tokenizer, ids)
+    yield from _markers(subject, tokenizer, alone)
+    yield from _end_of_reply(subject, template, parts)
+    yield Finding("good", subject, f"a short question is {len(ids)} tokens with all that it writes around it")
+
+
+def _system(subject: str, template: ChatTemplate) -> Iterator[Finding]:
+    try:
+        text = _rendered(template, [Message("system", _SYSTEM), Message("user", _USER)])
+    except UsageError as error:
+        yield Finding("note", subject, f"it takes no system prompt ({error})")
+        return
+    if _SYSTEM not in text:
+        yield Finding("problem", subject, "it leaves out the system prompt")
+    else:
+        yield Finding("good", subject, "it takes a system prompt")
+
+
+def _beginning(subject: str, tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[Finding]:
+    """How often the token that begins a text is there. More than once confuses a model; so may its absence."""
+    bos = tokenizer.bos_id
+    raw = tokenizer.encode("a")
+    wanted = bos is not None and raw[:1] == [bos]
+    count = 0 if bos is None else sum(1 for token in ids if token == bos)
+    piece = "" if bos is None else tokenizer.piece(bos)
+    # In some models the token that begins a text begins every message, too.
+    leading = 0 if bos is None else next((at for at, token in enumerate(ids) if token != bos), len(ids))
+    if leading > 1:
+        yield Finding("problem", subject, f"{leading} BOS tokens ({piece}) in a row begin the prompt")
+    elif count == 1:
+        yield Finding("good", subject, f"one BOS token ({piece}) in the prompt")
+    elif count > 1:
+        yield Finding("note", subject, f"{count} times {piece} in the prompt: it is both BOS and a marker of messages")
+    elif wanted:
+        message = f"it writes no BOS token ({piece}), although the tokenizer puts one before any other text"
+        yield Finding("problem", subject, message)
+    else:
+        yield Finding("good", subject, "no BOS token, as in any other text of this tokenizer")
+
+
+def _markers(subject: str, tokenizer: Tokenizer, text: str) -> Iterator[Finding]:
+    unknown = [marker for marker in dict.fromkeys(_MARKER.findall(text)) if tokenizer.token_to_id(marker) is None]
+    if unknown:
+        yield Finding("problem", subject, f"it writes {', '.join(unknown)}, which the tokenizer has no token for")
+
+
+def _end_of_reply(subject: str, template: ChatTemplate, parts: TextParts) -> Iterator[Finding]:
+    """The token that the template writes after a reply is the one that the model learnt to end replies with."""
+    said = [Message("user", _USER), Message("assistant", _REPLY), Message("user", _AGAIN)]
+    try:
+        text = _rendered(template, said)
+    except LlmcliError as error:
+        yield Finding("problem", subject, f"it fails on a second question: {error}")
+        return
+    _, found, after = text.partition(_REPLY)
+    if not found:
+        yield Finding("problem", subject, "it leaves out earlier replies")
+        return
+    tokenizer = parts.tokenizer
+    spans = tokenizer.control_spans(after.split(_AGAIN)[0])
+    if not spans:
+        return
+    marker = after[slice(*spans[0])]
+    token = tokenizer.token_to_id(marker.strip())
+    if token is not None and token not in parts.stop_ids and not after[: spans[0][0]].strip():
+        message = f"it ends replies with {marker.strip()} ({token}), which is not among the stop tokens"
+        yield Finding("problem", subject, message)
+
+
+def _rendered(template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    plain: list[Mapping[str, object]] = [{"role": each.role, "content": each.content} for each in messages]
+    return template.render(plain, add_generation_prompt=add_generation_prompt)

@@ -1,0 +1,159 @@
+"""What there is to compute with, and where everything is kept."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import llmcli
+from llmcli.checkpoint.hub_cache import cache_folder
+from llmcli.checkpoint.store import store_folder
+from llmcli.device import choose_device, choose_dtype
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A place where things are kept."""
+
+    purpose: str
+    path: str
+    bytes: int | None
+    """None if it is not there."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What computes, and with what."""
+
+    versions: Mapping[str, str]
+    system: str
+    torch_build: str
+    """For which GPU platform torch was built, and the instructions it uses on this CPU."""
+    device: str
+    """What `--device auto` takes."""
+    device_name: str
+    devices: tuple[str, ...]
+    """All that could be taken."""
+    dtype: str
+    """What `--dtype auto` takes for a model that is stored in 16 bits or quantised."""
+    implementation: str
+    """What generates tokens there."""
+    threads: int
+    cores: int
+    """Processors that this process may use."""
+    memory_bytes: int | None
+    """Of the device, in all; None where it cannot be told."""
+    free_memory_bytes: int | None
+    folders: tuple[Folder, ...]
+    free_disk_bytes: int | None
+    """Where models are stored."""
+
+
+def machine(device: str = "auto", dtype: str = "auto") -> Machine:
+    """Look around, as if a model were to be run with these settings.
+
+    Raises:
+        UsageError: there is no such device or dtype.
+    """
+    chosen = choose_device(device)
+    total, free = memory(chosen)
+    return Machine(
+        versions={"llmcli": llmcli.__version__, "python": platform.python_version(), "torch": str(torch.__version__)},
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        torch_build=_build(),
+        device=str(chosen),
+        device_name=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else _cpu_name(),
+        devices=_devices(),
+        dtype=str(choose_dtype(dtype, chosen, torch.bfloat16)).removeprefix("torch."),
+        implementation=implementation(chosen),
+        threads=torch.get_num_threads(),
+        cores=_cores(),
+        memory_bytes=total,
+        free_memory_bytes=free,
+        folders=_folders(),
+        free_disk_bytes=_free_disk(store_folder()),
+    )
+
+
+def implementation(device: torch.device) -> str:
+    """What generates tokens on `device`, and why."""
+    return f"the readable model, by PyTorch's own operations on {device.type}"
+
+
+def memory(device: torch.device) -> tuple[int | None, int | None]:
+    """Bytes of memory of a device in all, and those that can be had now; None where that cannot be told."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total, free
+    found: dict[str, int] = {}
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name in ("MemTotal", "MemAvailable"):
+                found[name] = int(value.split()[0]) * 1024
+    if not found:
+        with suppress(OSError, ValueError, AttributeError):
+            found["MemTotal"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return found.get("MemTotal"), found.get("MemAvailable")
+
+
+def _build() -> str:
+    platform_ = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    return f"{platform_}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _devices() -> tuple[str, ...]:
+    gpus = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    return ("cpu", *gpus, *(("mps",) if torch.backends.mps.is_available() else ()))
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _folders() -> tuple[Folder, ...]:
+    import platformdirs
+
+    data = Path(platformdirs.user_data_dir("llmcli", appauthor=False))
+    cache = Path(platformdirs.user_cache_dir("llmcli", appauthor=False))
+    config = Path(platformdirs.user_config_dir("llmcli"))
+    places = {"data and models": data, "hub cache": cache_folder(), "cache": cache, "configuration": config}
+    return tuple(Folder(purpose, str(path), _size(path)) for purpose, path in places.items())
+
+
+def _size(folder: Path) -> int | None:
+    """Bytes of the files in `folder`, links not followed."""
+    if not folder.is_dir():
+        return None
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += (Path(root) / name).lstat().st_size
+    return total
+
+
+def _free_disk(folder: Path) -> int | None:
+    """Free bytes where `folder` is, or would be."""
+    for place in (folder, *folder.parents):
+        if place.exists():
+            with suppress(OSError):
+                return shutil.disk_usage(place).free
+            break
+    return None
