@@ -245,3 +245,45 @@ def test_a_message_that_does_not_fit_leaves_the_conversation_as_it_was(tmp_path:
     assert len(conversation.messages) == 2
     with pytest.raises(UsageError, match="Nothing"):
         Conversation(loaded.engine(), loaded.tokenizer, loaded.template).take_back()
+
+
+def test_whoever_looks_inside_gets_the_readable_model_on_the_same_cache(tmp_path: Path) -> None:
+    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32", device="cpu")
+    engine, params = loaded.engine(threads=2), SamplingParams(temperature=0, max_tokens=6)
+    if loaded.why_readable:
+        pytest.skip(loaded.why_readable)
+    prompt = random_ids(20)
+    plain = list(engine.stream(prompt, params))
+    assert finish_of(plain).stats.path.startswith("cpu kernel (")
+    assert "2 threads), float32" in finish_of(plain).stats.path
+    said = [step.id for step in steps_of(plain)]
+    seen: list[int] = []
+    hook = loaded.model.layers[1].register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape[1]))
+    watched = list(engine.stream([*prompt, *said], params))
+    hook.remove()
+    assert finish_of(watched).stats.path == "readable model, cpu, float32 (to look inside)"
+    assert seen == [1] * 6
+    alone = list(loaded.engine().stream([*prompt, *said], params))
+    assert [step.id for step in steps_of(watched)] == [step.id for step in steps_of(alone)]
+
+
+def test_the_reason_for_the_readable_model_is_in_the_stats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.kernels import cpu_build
+
+    def fails(*_: object) -> cpu_build.Library:
+        raise cpu_build.NoKernelError("no C compiler found")
+
+    monkeypatch.setattr(cpu_build, "load_library", fails)
+    loaded = llmcli.load(write_puppet(tmp_path, chain(b"ab")), device="cpu", dtype="float32")
+    finish = finish_of(list(loaded.engine().stream([ASSISTANT], GREEDY)))
+    assert finish.stats.path == "readable model, cpu, float32 (no C compiler found)"
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_quantised_models_speak(tmp_path: Path, bits: str) -> None:
+    loaded = llmcli.load(save(tiny_model("mixtral"), tmp_path), device="cpu", quantize=bits)
+    events = list(loaded.engine().stream(random_ids(40), SamplingParams(temperature=0, max_tokens=5)))
+    path = finish_of(events).stats.path
+    assert loaded.why_readable or path.endswith(bits if bits == "int8" else "int4/int8")
+    best = loaded.logits(random_ids(40))[-1, : loaded.tokenizer.vocab_size].argmax()
+    assert steps_of(events)[0].id == int(best)

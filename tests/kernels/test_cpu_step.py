@@ -100,6 +100,20 @@ def test_bfloat16_is_as_close_to_the_truth_as_the_readable_model(model: Transfor
     assert error(ours, exact) < max(1.2 * error(expected(rounded).float(), exact), 0.04)
 
 
+@pytest.mark.parametrize("sizes", [(16,) * 6, (13, 16, 1, 15, 16, 16), (7, 12, 16, 16, 3, 16)])
+@pytest.mark.parametrize("window", [None, 21])
+def test_many_tokens_are_attended_to_in_bfloat16(tmp_path: Path, sizes: tuple[int, ...], window: int | None) -> None:
+    model = random_model("mistral", tmp_path, hidden_size=64, head_dim=32, sliding_window=window).bfloat16()
+    ids = random_ids(sum(sizes), seed=4)
+    exact = copy.deepcopy(model).float()
+    step, cache = CpuStep(model, threads=2, library=library()), model.new_cache()
+    parts = [step.forward(ids[cache.length : cache.length + size], cache, only_last=False) for size in sizes]
+    with torch.inference_mode():
+        theirs = exact(torch.tensor([ids]))[0]
+        readable = model(torch.tensor([ids]))[0].float()
+    assert error(torch.cat(parts), theirs) < error(readable, theirs)
+
+
 @pytest.fixture(params=SOME, scope="module")
 def some_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     model_type, overrides = CASES[request.param]
