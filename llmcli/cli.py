@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llmcli import __version__
+from llmcli.bench.command import bench
 from llmcli.commands import options
 from llmcli.commands.chat import chat
 from llmcli.commands.compare import compare
@@ -47,6 +48,7 @@ app.command("chat")(chat)
 app.command("score")(score)
 app.command("compare")(compare)
 app.command("replay")(replay)
+app.command("bench")(bench)
 app.add_typer(inspect_app)
 app.command("pull")(pull)
 app.command("list")(list_models)
@@ -73,7 +75,7 @@ def _common(
 ) -> None:
     # What is wrong with the file is the doctor's to say.
     if context.invoked_subcommand != "doctor":
-        context.default_map = default_map()
+        context.default_map = default_map(bench)
 
 
 def main() -> NoReturn:

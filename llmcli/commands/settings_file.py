@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmcli.errors import UsageError
@@ -23,11 +23,12 @@ def settings_path() -> Path:
     return Path(platformdirs.user_config_dir("llmcli")) / "config.toml"
 
 
-def default_map() -> dict[str, dict[str, object]]:
+def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
     """For each command that takes settings, the values the file gives; for `inspect`, for each of its commands.
 
     Settings at the top of the file hold for every command that has them, those in a table such as `[chat]` for that
     command, and those in `[inspect]` for all that look into a model. Names are those of the long flags, with - or _.
+    `further` are the commands of rooms that this one does not know.
 
     Raises:
         UsageError: the file is not TOML, or names a setting that no command has.
@@ -44,7 +45,7 @@ def default_map() -> dict[str, dict[str, object]]:
         raise UsageError(f"{path} is not valid TOML: {error}.") from None
     from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 
-    known = _known_settings()
+    known = _known_settings(further)
     shared = {_name(key): value for key, value in settings.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
     _refuse_unknown(path, shared, set().union(*known.values()))
@@ -59,7 +60,7 @@ def default_map() -> dict[str, dict[str, object]]:
     return result
 
 
-def _known_settings() -> dict[str, set[str]]:
+def _known_settings(further: Sequence[Callable[..., None]]) -> dict[str, set[str]]:
     """The parameters of each command that can be set in the file: all that have a flag."""
     import inspect
 
@@ -72,7 +73,8 @@ def _known_settings() -> dict[str, set[str]]:
         parameters = inspect.signature(command).parameters
         return {name for name, parameter in parameters.items() if parameter.default is not parameter.empty} - _ARGUMENTS
 
-    known = {command.__name__: names(command) for command in (generate, chat, score)}
+    commands: tuple[Callable[..., None], ...] = (generate, chat, score, *further)
+    known = {command.__name__: names(command) for command in commands}
     return {**known, "inspect": set().union(*map(names, INSPECT_COMMANDS.values()))}
 
 

@@ -27,6 +27,7 @@ from llmcli.inspection.scoring import TextScore, TokenScore
 from llmcli.inspection.values import Token
 from llmcli.views import terminal
 from llmcli.views.attention import attention_view, pattern_view, read_table
+from llmcli.views.bench import BenchView
 from llmcli.views.card import CardView
 from llmcli.views.cost import CostView
 from llmcli.views.embeddings import EmbeddingsView
@@ -40,6 +41,9 @@ from llmcli.views.tokenization import tokenization_view
 from llmcli.views.tokens import legend, reply_summary, token_table
 from llmcli.views.without import without_view, words_view
 from tests.inspection.test_cost import MIXTRAL_8X7B
+from tests.views import (
+    test_bench_view as bench,
+)
 from tests.views import (
     test_card_view as card,
 )
@@ -136,6 +140,7 @@ VIEWS: dict[str, Callable[[], RenderableType]] = {
     "attention-pattern": lambda: pattern_view(PATTERN),
     "attention-pattern-long": lambda: pattern_view(LONG),
     "attention-reply": lambda: read_table([(step.index, token_bytes(step.id), ROWS[1]) for step in STEPS]),
+    "bench": lambda: BenchView(bench.RESULT),
     "card": lambda: CardView(replace(card.CARD, verify=card.VERIFY)),
     "cost": lambda: CostView(model_cost("Mixtral", MIXTRAL_8X7B, context=40_000)),
     "embeddings": lambda: EmbeddingsView(embeddings.RESULT),

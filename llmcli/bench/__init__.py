@@ -1,0 +1,1 @@
+"""`llm bench`: what this machine, this model and this program reach, beside its peers."""

@@ -1,0 +1,126 @@
+"""`python -m llmcli.bench.arm`: the process that does what one plan says.
+
+The plan is the first line of standard input, as JSON; answers are lines of JSON on standard output. Standard input
+stays open as long as somebody waits for them: once it is closed, the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from llmcli.bench.plan import Plan, passes
+from llmcli.bench.results import MACHINE, OURS
+from llmcli.errors import LlmcliError
+
+if TYPE_CHECKING:
+    from llmcli.bench.runner import Runner
+
+_LONGEST_MESSAGE = 300
+
+
+def main() -> int:
+    """Do what the plan on standard input says; the exit code is 1 if the arm failed, after a line that says why."""
+    tell = _answers()
+    plan = Plan.from_json(sys.stdin.buffer.readline().decode())
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    try:
+        _follow(plan, tell)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        tell({"error": _message(error)})
+        return 1
+    return 0
+
+
+def _answers() -> Callable[[dict[str, object]], None]:
+    """A function that writes one answer; whatever else is printed, by C code too, goes to standard error."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+
+    def tell(answer: dict[str, object]) -> None:
+        os.write(answers, json.dumps(answer).encode() + b"\n")
+
+    return tell
+
+
+def _end_with_stdin() -> None:
+    with suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(130)
+
+
+def _follow(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
+    if plan.arm == MACHINE:
+        _measure_machine(plan, tell)
+        return
+    runner = _runner(plan)
+    if plan.start_only:
+        runner.run(plan.ids[:1], 1)
+        tell({"first_token": True})
+    else:
+        _measure(runner, plan, tell)
+
+
+def _runner(plan: Plan) -> Runner:
+    if plan.arm == OURS:
+        from llmcli.bench.ours import Ours
+
+        return Ours(plan)
+    if plan.arm == "llama.cpp":
+        from llmcli.bench.peer_llama_cpp import LlamaCpp
+
+        return LlamaCpp(plan)
+    from llmcli.bench.peer_transformers import Transformers
+
+    return Transformers(plan)
+
+
+def _measure(runner: Runner, plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
+    from llmcli.bench.memory import peak_resident_bytes
+
+    memory = iter(("peak_memory_short_bytes", "peak_memory_bytes"))
+    for start, step in enumerate(passes(plan.sizes)):
+        if step.measure == "memory":
+            tell({"measure": next(memory), "size": None, "value": peak_resident_bytes()})
+            continue
+        tell({"doing": step.measure, "size": step.size})
+        run = runner.run(plan.ids[start : start + step.prompt], step.tokens)
+        if step.measure == "prefill":
+            tell({"measure": "prefill_tokens_per_s", "size": step.size, "value": run.read / run.first_s})
+        elif step.measure == "decode":
+            tell({"measure": "decode_tokens_per_s", "size": step.size, "value": (step.tokens - 1) / run.rest_s})
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.device(plan.device).type == "cuda" and plan.arm != "llama.cpp":
+        tell({"measure": "device_memory_bytes", "size": None, "value": torch.cuda.max_memory_allocated()})
+    tell({"how": runner.how})
+
+
+def _measure_machine(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
+    import torch
+
+    from llmcli.bench.bandwidth import bandwidth
+    from llmcli.bench.memory import peak_resident_bytes
+
+    tell({"measure": "import_torch_bytes", "size": None, "value": peak_resident_bytes()})
+    speed = bandwidth(torch.device(plan.device), plan.threads)
+    tell({"measure": "bandwidth_bytes_per_s", "size": None, "value": speed})
+
+
+def _message(error: Exception) -> str:
+    """A line about what went wrong; of an error that was not meant for users, its kind too."""
+    from llmcli.bench.runner import ArmError
+
+    text = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+    return text if isinstance(error, ArmError | LlmcliError) else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

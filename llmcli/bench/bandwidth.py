@@ -1,0 +1,70 @@
+"""How fast this machine reads its memory: the ceiling for one token after another.
+
+On a CPU every thread reads a buffer of its own, far larger than the caches, by the fastest of two ways: the C library's
+`memchr`, which looks at every byte with the widest registers there are, and a sum. Counted are the bytes read. On a GPU
+one buffer is copied into another, and bytes read and bytes written are counted both. The best of several tries is
+taken: everything that disturbs can only make it slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+_TOTAL_BYTES = 512 << 20
+_TRIES = 8
+
+
+def bandwidth(device: torch.device, threads: int, *, total_bytes: int = _TOTAL_BYTES) -> float:
+    """Bytes per second; `total_bytes` are read, or copied, in each try."""
+    return _read(threads, total_bytes) if device.type == "cpu" else _copied(device, total_bytes)
+
+
+def _read(threads: int, total_bytes: int) -> float:
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        size = -(-total_bytes // threads // 8) * 8
+        # Written once: memory that never was is one page of zeros, which the cache holds.
+        buffers = list(pool.map(lambda _: torch.ones(size, dtype=torch.uint8), range(threads)))
+
+        def seconds(read: Callable[[Tensor], object]) -> float:
+            started = time.perf_counter()
+            for _ in pool.map(read, buffers):
+                pass
+            return time.perf_counter() - started
+
+        ways: list[Callable[[Tensor], object]] = [lambda buffer: buffer.view(torch.int64).sum()]
+        search = _memchr()
+        if search is not None:
+            ways.append(lambda buffer: search(buffer.data_ptr(), 0, size))
+        return size * threads / min(seconds(way) for way in ways for _ in range(_TRIES))
+
+
+def _memchr() -> Callable[[int, int, int], object] | None:
+    """The C library's search for a byte; None where it cannot be had. The interpreter's lock is not held meanwhile."""
+    try:
+        search = ctypes.CDLL(None).memchr
+    except (OSError, TypeError, AttributeError):
+        return None
+    search.restype = ctypes.c_void_p
+    search.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    found: Callable[[int, int, int], object] = search
+    return found
+
+
+def _copied(device: torch.device, total_bytes: int) -> float:
+    source = torch.ones(total_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def seconds() -> float:
+        torch.accelerator.synchronize(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        torch.accelerator.synchronize(device)
+        return time.perf_counter() - started
+
+    return 2 * total_bytes / min(seconds() for _ in range(_TRIES))

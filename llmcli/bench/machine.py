@@ -1,0 +1,65 @@
+"""Where a benchmark ran: processor, memory, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+
+from llmcli import __version__
+from llmcli.bench.memory import lines_of
+from llmcli.bench.results import Machine
+
+_PACKAGES = {"torch": "torch", "llama.cpp": "llama-cpp-python", "transformers": "transformers"}
+
+
+def this_machine(device: torch.device) -> Machine:
+    """What is known of the machine; the GPU only if it is the device."""
+    logical = os.cpu_count() or 1
+    return Machine(
+        cpu=_cpu_name(),
+        physical_cores=_physical_cores() or logical,
+        logical_cores=logical,
+        memory_bytes=_memory_bytes(),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def versions(arms: list[str]) -> dict[str, str]:
+    """Of this program, Python, torch and the peers among `arms`."""
+    found = {"llmcli": __version__, "python": platform.python_version()}
+    for name in ("torch", *arms):
+        if name in _PACKAGES:
+            try:
+                found[name] = metadata.version(_PACKAGES[name])
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def _cpu_name() -> str:
+    names = [line.partition(":")[2].strip() for line in lines_of("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _physical_cores() -> int:
+    """Cores, counting those that two threads share once; 0 if the system does not tell."""
+    cores: set[tuple[str, str]] = set()
+    package = ""
+    for line in lines_of("/proc/cpuinfo"):
+        key, _, value = line.partition(":")
+        if key.strip() == "physical id":
+            package = value.strip()
+        elif key.strip() == "core id":
+            cores.add((package, value.strip()))
+    return len(cores)
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0

@@ -1,0 +1,47 @@
+"""`llmcli` itself as an arm of the benchmark: the engine that every command runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from llmcli.api import load
+from llmcli.bench.plan import Plan
+from llmcli.bench.runner import Run
+from llmcli.engine import Finish, Prefill, SamplingParams, Step
+
+
+def start_command(plan: Plan) -> tuple[str, ...]:
+    """What a user would type for one token; threads come with the environment."""
+    options = ("--model", plan.model, "--device", plan.device, "--dtype", plan.dtype)
+    return (sys.executable, "-m", "llmcli", "generate", "hi", "-n", "1", "-t", "0", "--quiet", *options)
+
+
+class Ours:
+    """A loaded model and its engine."""
+
+    def __init__(self, plan: Plan) -> None:
+        torch.set_num_threads(plan.threads)
+        loaded = load(plan.model, device=plan.device, dtype=plan.dtype)
+        # Without stop tokens, so that every reply is as long as asked.
+        self._engine = replace(loaded, stop_ids={}).engine()
+        self.how = ""
+
+    def run(self, ids: Sequence[int], tokens: int) -> Run:
+        """See `Runner`."""
+        at: list[float] = []
+        cached = 0
+        started = time.perf_counter()
+        params = SamplingParams(temperature=0, max_tokens=tokens)
+        for event in self._engine.stream(ids, params, probabilities=False):
+            if isinstance(event, Step):
+                at.append(time.perf_counter())
+            elif isinstance(event, Prefill):
+                cached = event.cached
+            elif isinstance(event, Finish):
+                self.how = event.stats.path
+        return Run(at[0] - started, at[-1] - at[0], len(ids) - cached)

@@ -1,0 +1,67 @@
+"""llama.cpp as an arm of the benchmark, by its own C functions: no Python between tokens but the loop itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import llama_cpp
+
+from llmcli.bench.plan import Plan
+from llmcli.bench.runner import ArmError, Run
+
+_ERROR_LEVEL = 4
+_errors: list[bytes] = []
+# It has much to say while it loads, which would cost it time; only what went wrong is kept.
+_LISTENER = llama_cpp.llama_log_callback(lambda level, text, _: _errors.append(text) if level == _ERROR_LEVEL else None)
+
+
+class LlamaCpp:
+    """A model that llama.cpp loaded, with its default settings for everything but threads and context."""
+
+    def __init__(self, plan: Plan) -> None:
+        on_gpu = plan.device != "cpu"
+        if on_gpu and not llama_cpp.llama_supports_gpu_offload():
+            raise ArmError(f"This build of llama-cpp-python computes on the CPU only, not on {plan.device}.")
+        _errors.clear()
+        llama_cpp.llama_log_set(_LISTENER, None)
+        llama_cpp.llama_backend_init()
+        model_params = llama_cpp.llama_model_default_params()
+        model_params.n_gpu_layers = -1 if on_gpu else 0
+        self._model = llama_cpp.llama_model_load_from_file(plan.model.encode(), model_params)
+        if not self._model:
+            raise ArmError(f"llama.cpp could not load the model: {_reason()}.")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = plan.sizes.longest
+        params.n_threads = params.n_threads_batch = plan.threads
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise ArmError(f"llama.cpp could not make a context for the model: {_reason()}.")
+        # No more than this at once; never more than the context, whatever was asked for.
+        self._batch: int = llama_cpp.llama_n_batch(self._context)
+        self._sampler = llama_cpp.llama_sampler_init_greedy()
+        self.how = f"as stored, {plan.device}, {plan.threads} threads, its defaults otherwise"
+
+    def run(self, ids: Sequence[int], tokens: int) -> Run:
+        """See `Runner`."""
+        started = time.perf_counter()
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
+        for start in range(0, len(ids), self._batch):
+            self._read(ids[start : start + self._batch])
+        at: list[float] = []
+        while True:
+            token: int = llama_cpp.llama_sampler_sample(self._sampler, self._context, -1)
+            at.append(time.perf_counter())
+            if len(at) == tokens:
+                return Run(at[0] - started, at[-1] - at[0], len(ids))
+            self._read([token])
+
+    def _read(self, ids: Sequence[int]) -> None:
+        array = (llama_cpp.llama_token * len(ids))(*ids)
+        code = llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(array, len(ids)))
+        if code:
+            raise ArmError(f"llama.cpp could not compute: llama_decode answered {code}.")
+
+
+def _reason() -> str:
+    return _errors[0].decode(errors="replace").strip().rstrip(".") if _errors else "it does not say why"

@@ -1,0 +1,58 @@
+"""What a benchmark is doing at the moment: a bar where a person looks on, otherwise a line for each process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from llmcli.bench.run import Begun, Done, Event
+from llmcli.views.terminal import can_redraw, console_err, note
+
+
+@contextmanager
+def bench_progress(rounds: int, processes: int, *, enabled: bool) -> Iterator[Callable[[Event], None]]:
+    """A function to tell every event of a benchmark with so many rounds and processes."""
+    if not enabled:
+        yield lambda event: None
+    elif can_redraw(sys.stderr):
+        with _bar(rounds, processes) as show:
+            yield show
+    else:
+        yield _Lines(rounds).show
+
+
+class _Lines:
+    """For a log: who comes next, not everything they do."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._last: tuple[int, str] | None = None
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Begun) and (event.round, event.arm) != self._last:
+            self._last = event.round, event.arm
+            note(f"round {event.round} of {self._rounds}: {event.arm}")
+
+
+@contextmanager
+def _bar(rounds: int, processes: int) -> Iterator[Callable[[Event], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, text, console=console_err(), transient=True) as progress:
+        task = progress.add_task("", total=processes)
+
+        def show(event: Event) -> None:
+            if isinstance(event, Begun):
+                progress.update(task, description=f"round {event.round} of {rounds}, {_words(event)}")
+            elif isinstance(event, Done):
+                progress.advance(task)
+
+        yield show
+
+
+def _words(event: Begun) -> str:
+    what = {"prefill": "reading", "decode": "writing after"}.get(event.what, event.what)
+    return f"{event.arm}: {what}" + (f" {event.size} tokens" if event.size is not None else "")

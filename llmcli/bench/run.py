@@ -1,0 +1,146 @@
+"""The whole benchmark: every arm in processes of its own, round after round."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmcli.bench.ours import start_command
+from llmcli.bench.plan import Plan
+from llmcli.bench.processes import ARM, answers, drop_from_page_cache, environment, timed
+from llmcli.bench.results import MACHINE, MEASURES, OURS, Failure, Measure, Measurement, in_turn
+from llmcli.bench.runner import ArmError
+from llmcli.errors import UsageError
+
+PEERS = {"llama.cpp": ("llama_cpp", "llama-cpp-python"), "transformers": ("transformers", "transformers")}
+"""The programs to compare with: the module of each, and the distribution it comes in."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A piece of work has begun."""
+
+    round: int
+    arm: str
+    what: str
+    """ "start", "prefill", "decode", "warm-up", "bandwidth" or "import torch"."""
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A process has ended, one of those that `process_count` counts."""
+
+
+@dataclass(frozen=True)
+class How:
+    """An arm has said how it computes."""
+
+    arm: str
+    how: str
+
+
+Event = Begun | Done | How | Measurement | Failure
+
+
+def chosen_peers(text: str | None) -> list[str]:
+    """The peers named in a list with commas.
+
+    Raises:
+        UsageError: there is no peer of a name.
+    """
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        if name not in PEERS:
+            raise UsageError(f"There is no peer called {name!r}; --against takes {' and '.join(PEERS)}.")
+    return list(dict.fromkeys(names))
+
+
+def refusal(arm: str, format_: str) -> str | None:
+    """Why a peer cannot be run on a model of that format on this machine; None if it can."""
+    module, distribution = PEERS[arm]
+    if importlib.util.find_spec(module) is None:
+        return f"{distribution} is not installed; `pip install 'llmcli[bench]'` installs it."
+    if arm == "llama.cpp" and format_ != "GGUF":
+        return f"llama.cpp runs GGUF files only; this model is {format_}."
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if arm == "transformers" and format_ == "GGUF" and missing:
+        needs = " and ".join(missing)
+        return f"transformers needs {needs} to read GGUF files; `pip install 'llmcli[bench]'` installs what is missing."
+    return None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is to be measured, and how often."""
+
+    plan: Plan
+    """For this program; for each peer, with its name."""
+    peers: tuple[str, ...]
+    rounds: int
+    weight_files: tuple[Path, ...]
+    """Dropped from the page cache before a cold start; without any, none is made."""
+
+    @property
+    def process_count(self) -> int:
+        """How many processes will be started, if none fails."""
+        return self.rounds * (2 + (1 + len(self.peers)) * (2 + bool(self.weight_files)))
+
+    def run(self) -> Generator[Event, None, None]:
+        """Measure, and tell it as it happens. An arm that has failed once is left out from then on."""
+        failed: set[str] = set()
+        env = environment(self.plan.threads)
+        for round_ in range(1, self.rounds + 1):
+            for arm in (MACHINE, *in_turn((OURS, *self.peers), round_)):
+                if arm in failed:
+                    continue
+                try:
+                    yield from self._machine(round_, env) if arm == MACHINE else self._arm(arm, round_, env)
+                except ArmError as error:
+                    failed.add(arm)
+                    yield Failure(arm, round_, str(error))
+
+    def _machine(self, round_: int, env: dict[str, str]) -> Iterator[Event]:
+        yield Begun(round_, MACHINE, "bandwidth")
+        for answer in answers(replace(self.plan, arm=MACHINE), env):
+            yield from _heard(MACHINE, round_, answer)
+        yield Done()
+        yield Begun(round_, MACHINE, "import torch")
+        times = timed((sys.executable, "-c", "import torch"), env)
+        yield Measurement(MACHINE, round_, "import_torch_s", None, times.exit_s)
+        yield Done()
+
+    def _arm(self, arm: str, round_: int, env: dict[str, str]) -> Iterator[Event]:
+        plan = replace(self.plan, arm=arm)
+        if self.weight_files:
+            drop_from_page_cache(self.weight_files)
+            yield from self._start(plan, round_, env, "first_token_cold_s", "exit_cold_s")
+        yield from self._start(plan, round_, env, "first_token_warm_s", "exit_warm_s")
+        for answer in answers(plan, env):
+            yield from _heard(arm, round_, answer)
+        yield Done()
+
+    def _start(self, plan: Plan, round_: int, env: dict[str, str], first: Measure, end: Measure) -> Iterator[Event]:
+        yield Begun(round_, plan.arm, "start")
+        command, told = (start_command(plan), None) if plan.arm == OURS else (ARM, replace(plan, start_only=True))
+        times = timed(command, env, told)
+        if times.first_output_s is not None:
+            yield Measurement(plan.arm, round_, first, None, times.first_output_s)
+        yield Measurement(plan.arm, round_, end, None, times.exit_s)
+        yield Done()
+
+
+def _heard(arm: str, round_: int, answer: dict[str, object]) -> Iterator[Event]:
+    """What one answer of an arm's process means."""
+    size = answer.get("size")
+    tokens = size if isinstance(size, int) else None
+    if "doing" in answer:
+        yield Begun(round_, arm, str(answer["doing"]), tokens)
+    elif "how" in answer:
+        yield How(arm, str(answer["how"]))
+    else:
+        measure = next(name for name in MEASURES if name == answer["measure"])
+        yield Measurement(arm, round_, measure, tokens, float(str(answer["value"])))

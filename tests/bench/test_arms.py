@@ -1,0 +1,206 @@
+"""Every arm really reads the prompt it is given and writes the tokens it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmcli.bench import arm as arm_process
+from llmcli.bench.bandwidth import bandwidth
+from llmcli.bench.machine import this_machine, versions
+from llmcli.bench.ours import Ours, start_command
+from llmcli.bench.plan import Plan, Sizes
+from llmcli.bench.results import MEASURES
+from llmcli.bench.runner import ArmError, Run
+from llmcli.bench.traffic import model_facts, weight_bytes_per_token
+from llmcli.checkpoint.opened import open_checkpoint
+from llmcli.checkpoint.starter import fetch_starter, starter_path
+from llmcli.engine import Engine
+from tests.tiny import random_ids, save, tiny_model
+
+IDS = tuple(random_ids(60))
+SIZES = Sizes((9, 30), (0, 20), 3)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    # All of a puppet's replies would end at once: the benchmark must not.
+    folder = save(tiny_model("llama", eos_token_id=list(range(250))), tmp_path_factory.mktemp("m"))
+    return Plan("llmcli", str(folder), "cpu", "float32", torch.get_num_threads(), IDS, SIZES)
+
+
+def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    forward = Engine._read
+
+    def counting(self: Engine, ids: Sequence[int], *rest: Any) -> torch.Tensor:
+        read.append(len(ids) - self._cache.length)
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(Engine, "_read", counting)
+    runner = Ours(plan)
+    for start in range(2):
+        run = runner.run(IDS[start : start + 20], 5)
+        assert run.read == 20
+        assert run.first_s > 0
+        assert run.rest_s > 0
+    assert read == [20, 1, 1, 1, 1] * 2
+    # What the engine did remember is not counted as read.
+    assert runner.run(IDS[1:25], 1).read == 4
+    assert "readable model, cpu, float32" in runner.how
+
+
+def test_transformers_reads_afresh_and_goes_on_with_its_cache(plan: Plan) -> None:
+    transformers = pytest.importorskip("transformers")
+    from llmcli.bench.peer_transformers import Transformers
+
+    runner = Transformers(plan)
+    shapes: list[tuple[int, int]] = []
+
+    def look(module: object, args: object, options: dict[str, Any]) -> None:
+        cache = options["past_key_values"]
+        shapes.append((options["input_ids"].shape[1], 0 if cache is None else cache.get_seq_length()))
+
+    runner._model.register_forward_pre_hook(look, with_kwargs=True)
+    for _ in range(2):
+        assert runner.run(IDS[:20], 4).read == 20
+    assert shapes == [(20, 0), (1, 20), (1, 21), (1, 22)] * 2
+    assert isinstance(runner._model, transformers.PreTrainedModel)
+    assert runner._model.dtype == torch.bfloat16
+    assert "bfloat16" in runner.how
+
+
+@pytest.mark.starter
+def test_llama_cpp_reads_afresh_and_makes_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    from llmcli.bench.peer_llama_cpp import LlamaCpp
+
+    path = starter_path() or fetch_starter()
+    tokenizer = open_checkpoint(path).read_text_parts().tokenizer
+    ids = tokenizer.encode("The capital of France is", add_special_tokens=False)
+    said: list[int] = []
+    sample = llama_cpp.llama_sampler_sample
+
+    def listening(*arguments: Any) -> int:
+        said.append(sample(*arguments))
+        return said[-1]
+
+    monkeypatch.setattr(llama_cpp, "llama_sampler_sample", listening)
+    runner = LlamaCpp(Plan("llama.cpp", str(path), "cpu", "auto", 1, IDS, Sizes((), (len(ids),), 6)))
+    for _ in range(2):
+        run = runner.run(ids, 4)
+        assert run.read == len(ids)
+        assert run.rest_s > 0
+    assert said[:4] == said[4:]
+    assert tokenizer.decode(said[:1]) == " Paris"
+    # Read or written, what comes before is the same.
+    runner.run([*ids, said[0]], 3)
+    assert said[8:] == said[1:4]
+    with pytest.raises(ArmError, match="llama_decode answered 1"):
+        runner.run(ids * 200, 1)
+    with pytest.raises(ArmError, match=r"could not load the model: .*nowhere"):
+        LlamaCpp(Plan("llama.cpp", "/nowhere.gguf", "cpu", "auto", 1, IDS, SIZES))
+
+
+def test_an_arm_says_what_it_does_and_what_came_of_it(plan: Plan) -> None:
+    class Clock:
+        how = "by the clock"
+
+        def __init__(self) -> None:
+            self.asked: list[tuple[tuple[int, ...], int]] = []
+
+        def run(self, ids: Sequence[int], tokens: int) -> Run:
+            self.asked.append((tuple(ids), tokens))
+            return Run(0.5, 2.0, len(ids))
+
+    said: list[dict[str, Any]] = []
+    runner = Clock()
+    arm_process._measure(runner, plan, said.append)
+    values = {(one["measure"], one["size"]): one["value"] for one in said if "measure" in one}
+    assert all(measure in MEASURES for measure, _ in values)
+    short, whole = (values.pop((name, None)) for name in ("peak_memory_short_bytes", "peak_memory_bytes"))
+    assert 0 < short <= whole
+    assert values == {
+        ("prefill_tokens_per_s", 9): 18.0,
+        ("prefill_tokens_per_s", 30): 60.0,
+        ("decode_tokens_per_s", 0): 1.5,
+        ("decode_tokens_per_s", 20): 1.5,
+    }
+    assert said[-1] == {"how": "by the clock"}
+    # Each prompt begins elsewhere in the text.
+    starts = [IDS.index(ids[0]) for ids, _ in runner.asked]
+    assert len({ids[:2] for ids, _ in runner.asked if len(ids) > 1}) == sum(len(ids) > 1 for ids, _ in runner.asked)
+    assert starts[0] == 0
+
+
+def test_errors_become_one_line() -> None:
+    assert arm_process._message(ArmError("a\n b")) == "a b"
+    assert arm_process._message(ValueError("x" * 1000)) == "ValueError: " + "x" * 300
+
+
+def test_what_a_user_would_type(plan: Plan) -> None:
+    command = start_command(replace(plan, model="-odd name", device="cuda:1"))
+    assert command[1:4] == ("-m", "llmcli", "generate")
+    for flag, value in (("--model", "-odd name"), ("--device", "cuda:1"), ("--dtype", "float32"), ("-n", "1")):
+        assert command[command.index(flag) + 1] == value
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bandwidth_is_within_reason(threads: int) -> None:
+    # Caches may serve so little; a counting mistake by 8 or by the number of threads would still show beyond these.
+    assert 1e8 < bandwidth(torch.device("cpu"), threads, total_bytes=16 << 20) < 1e13
+
+
+def test_the_machine_is_known() -> None:
+    machine = this_machine(torch.device("cpu"))
+    assert 1 <= machine.physical_cores <= machine.logical_cores
+    assert machine.memory_bytes > 1 << 28
+    assert machine.gpu is None
+    assert machine.cpu
+    found = versions(["llmcli", "no such peer"])
+    assert found["torch"] == torch.__version__
+    assert set(found) == {"llmcli", "python", "torch"}
+
+
+def test_a_bad_device_is_no_gpu_of_llama_cpp(plan: Plan) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    from llmcli.bench.peer_llama_cpp import LlamaCpp
+
+    if llama_cpp.llama_supports_gpu_offload():
+        pytest.skip("this build knows a GPU")
+    with pytest.raises(ArmError, match="computes on the CPU only"):
+        LlamaCpp(replace(plan, device="cuda"))
+
+
+def test_weights_a_token_reads(tmp_path: Path) -> None:
+
+    tied = open_checkpoint(save(tiny_model("llama", tie_word_embeddings=True), tmp_path / "tied"))
+    untied = open_checkpoint(save(tiny_model("llama"), tmp_path / "untied"))
+    facts = model_facts(untied, SIZES)
+    embedding = untied.stored_bytes("embed_tokens.weight")
+    assert facts.stored_bytes == 4 * facts.parameters
+    assert facts.weight_bytes_per_token == facts.stored_bytes - embedding
+    # Where the embedding is the head, it is read whole, so that the same blocks read the same.
+    assert weight_bytes_per_token(tied) == model_facts(tied, SIZES).stored_bytes == facts.weight_bytes_per_token
+    # 3 blocks, 2 heads, keys and values of 8 numbers in 2 bytes: half-way through 3 tokens, after 1 and after 20.
+    a_position = 3 * 2 * 2 * 8 * 2
+    assert facts.bytes_per_token == {
+        0: facts.weight_bytes_per_token + 2 * a_position,
+        20: facts.weight_bytes_per_token + 21 * a_position,
+    }
+
+
+def test_of_experts_the_chosen_ones_are_read(tmp_path: Path) -> None:
+
+    folder = save(tiny_model("mixtral", num_local_experts=4, num_experts_per_tok=1), tmp_path / "m")
+    checkpoint = open_checkpoint(folder)
+    experts = [name for name in checkpoint.sources if ".mlp.experts." in name]
+    stored = sum(map(checkpoint.stored_bytes, checkpoint.sources)) - checkpoint.stored_bytes("embed_tokens.weight")
+    idle = sum(map(checkpoint.stored_bytes, experts)) * 3 // 4
+    assert experts
+    assert weight_bytes_per_token(checkpoint) == stored - idle

@@ -1,0 +1,122 @@
+"""Processes that are timed: small Python programs in the place of models."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmcli.bench import processes
+from llmcli.bench.memory import peak_resident_bytes
+from llmcli.bench.plan import Plan, Sizes
+from llmcli.bench.processes import ARM, CAN_DROP, answers, drop_from_page_cache, environment, timed
+from llmcli.bench.runner import ArmError
+
+PLAN = Plan("llmcli", "/nowhere.gguf", "cpu", "auto", 1, (1, 2, 3), Sizes((2,), (0,), 2))
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def acting(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let a small program play the arm."""
+    monkeypatch.setattr(processes, "ARM", python(code))
+
+
+def test_first_output_comes_before_the_exit() -> None:
+    times = timed(python("import sys, time; print(1, flush=True); time.sleep(0.2); print(2)"), os.environ)
+    assert times.first_output_s is not None
+    assert times.exit_s - times.first_output_s >= 0.2
+
+
+def test_a_process_that_says_nothing_has_no_first_output() -> None:
+    assert timed(python(""), os.environ).first_output_s is None
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise SystemExit(3)", "ended with exit code 3."),
+        ("import sys; sys.stderr.write('first\\nwhy\\n'); sys.exit(1)", "ended with exit code 1: why"),
+        ('print(\'{"error": "a reason"}\'); raise SystemExit(1)', "^a reason$"),
+        ("print('[1]'); raise SystemExit(1)", "ended with exit code 1"),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9"),
+        # More than a pipe holds, on the stream that nobody reads.
+        ("import sys; sys.stderr.write('x' * 10**6 + '\\nlast'); sys.exit(1)", ": last$"),
+    ],
+)
+def test_why_a_process_failed(code: str, message: str) -> None:
+    with pytest.raises(ArmError, match=message):
+        timed(python(code), os.environ, PLAN)
+
+
+def test_answers_come_as_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    acting(monkeypatch, "import json; print(json.dumps({'how': json.loads(input())['model']}))")
+    assert list(answers(PLAN, os.environ)) == [{"how": "/nowhere.gguf"}]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'print(\'{"error": "gone"}\')',
+        "print('{\"doing\"', end=''); raise SystemExit('gone')",
+        "raise SystemExit('gone')",
+    ],
+)
+def test_answers_end_with_the_reason(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    acting(monkeypatch, code)
+    with pytest.raises(ArmError, match="gone"):
+        list(answers(PLAN, os.environ))
+
+
+def test_nobody_is_left_when_listening_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    acting(monkeypatch, "import os, time; print('{\"pid\": %d}' % os.getpid(), flush=True); time.sleep(60)")
+    listening = answers(PLAN, os.environ)
+    pid = next(listening)["pid"]
+    listening.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_an_arm_ends_with_the_process_that_waits_for_it() -> None:
+    arm = subprocess.Popen(ARM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(1))
+    # The machine's arm imports torch, which leaves time to be abandoned.
+    out, _ = arm.communicate(replace(PLAN, arm="machine").to_json().encode() + b"\n", timeout=60)
+    assert (out, arm.returncode) == (b"", 130)
+
+
+def test_an_arms_own_error_reaches_the_user() -> None:
+    with pytest.raises(ArmError, match=r"^There is no file or folder '/nowhere.gguf'\.$"):
+        list(answers(PLAN, environment(1)))
+
+
+def test_the_environment_has_none_of_the_users_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LLMCLI_ATTENTION", "1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "llmcli").mkdir()
+    (tmp_path / "llmcli" / "config.toml").write_text("attention = true")
+    env = environment(3)
+    assert (env["OMP_NUM_THREADS"], "LLMCLI_ATTENTION" in env) == ("3", False)
+    code = "from llmcli.commands.settings_file import default_map as m; assert not m(), m()"
+    timed(python(code), {**env, "PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+@pytest.mark.skipif(not CAN_DROP, reason="this system cannot be asked to")
+def test_what_is_dropped_is_still_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 10_000)
+    drop_from_page_cache([tmp_path / "a"])
+    assert (tmp_path / "a").read_bytes() == b"x" * 10_000
+
+
+def test_peak_memory_knows_what_was_there_and_is_gone() -> None:
+    before = peak_resident_bytes()
+    size = before + (64 << 20)
+    block = bytearray(size)
+    block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])
+    del block
+    assert peak_resident_bytes() >= size
