@@ -12,10 +12,11 @@ import pytest
 import llmcli
 
 PACKAGE = Path(llmcli.__file__).parent
-# Top to bottom. `views` and `bench` stand beside each other on purpose: neither needs the other.
+# Top to bottom. `views` and `bench` stand beside each other on purpose: neither needs the other. `conversations` keeps
+# what was said on disk, which a user of the library wants as much as the chat does, and needs no model for it.
 ROOMS = [
-    "__init__", "errors", "device", "text", "model", "kernels", "checkpoint", "engine", "api", "inspection", "views",
-    "commands", "bench", "cli", "__main__",
+    "__init__", "errors", "device", "text", "model", "kernels", "checkpoint", "engine", "conversations", "api",
+    "inspection", "views", "commands", "bench", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmcli.engine.engine import Engine, Observer, PrefillProgress
@@ -39,20 +39,24 @@ class Conversation:
         text: str,
         params: SamplingParams,
         *,
+        begun: Sequence[int] = (),
         probabilities: bool = False,
         top: int = 0,
         observer: Observer | None = None,
         interruption: Interruption | None = None,
         progress: PrefillProgress | None = None,
     ) -> Iterator[Event]:
-        """The events of the reply to `text`; message and reply join the conversation as the reply ends.
+        """The events of the reply to `text`, which may have `begun` with some tokens already.
+
+        Message and reply join the conversation as the reply ends.
 
         A prompt that does not fit raises `PromptTooLongError` at once and leaves the conversation as it was.
         """
-        ids = encode_chat(self.tokenizer, self.template, self.with_question(text), template_args=self.template_args)
+        ids = self.prompt(text)
         events = self.engine.stream(
             ids,
-            replace(params, seed=None if params.seed is None else params.seed + self.replies),
+            self.own_params(params),
+            begun=begun,
             probabilities=probabilities,
             top=top,
             observer=observer,
@@ -65,6 +69,14 @@ class Conversation:
         """Everything the model is to read when `text` is asked: system prompt, what was said, and the question."""
         system = [Message("system", self.system)] if self.system else []
         return [*system, *self.messages, Message("user", text)]
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids that the model reads when `text` is asked."""
+        return encode_chat(self.tokenizer, self.template, self.with_question(text), template_args=self.template_args)
+
+    def own_params(self, params: SamplingParams) -> SamplingParams:
+        """`params` with the seed of the next reply."""
+        return replace(params, seed=None if params.seed is None else params.seed + self.replies)
 
     def take_back(self) -> str:
         """Forget the last message and its reply; return the message.

@@ -98,6 +98,7 @@ class Engine:
         prompt_ids: Sequence[int],
         params: SamplingParams | None = None,
         *,
+        begun: Sequence[int] = (),
         probabilities: bool = True,
         top: int = 0,
         observer: Observer | None = None,
@@ -106,6 +107,9 @@ class Engine:
     ) -> Iterator[Event]:
         """Generate a reply to `prompt_ids`: one `Prefill`, a `Step` for each token, one `Finish`.
 
+        A reply that has `begun` with those tokens is continued: they are read with the prompt and come as its first
+        steps, without probabilities.
+
         With `probabilities` every step carries its log-probability and entropy, and `top` alternatives; without, the
         plain path pays nothing for them. What an `observer` saw of attention comes with every step. `progress` hears
         how much of a long prompt has been read.
@@ -113,16 +117,34 @@ class Engine:
         Raises:
             PromptTooLongError: the prompt leaves no room for a reply.
         """
-        ids = list(prompt_ids)
+        ids = [*prompt_ids, *begun]
         self._check_length(ids)
         # Checked at the call, generated on demand.
         return self._generate(
-            ids, params or SamplingParams(), probabilities, top, observer, interruption or Interruption(), progress
+            ids,
+            begun,
+            params or SamplingParams(),
+            probabilities,
+            top,
+            observer,
+            interruption or Interruption(),
+            progress,
         )
+
+    def next_logits(self, ids: Sequence[int], *, progress: PrefillProgress | None = None) -> Tensor:
+        """Logits (V,) of the token that follows `ids`; as in `stream`, only what the cache does not hold is read.
+
+        Raises:
+            PromptTooLongError: the context has no room for that token.
+        """
+        self._check_length(ids)
+        self._reuse_prefix(ids, len(ids))
+        return self._read(ids, None, progress)
 
     def _generate(
         self,
         ids: list[int],
+        begun: Sequence[int],
         params: SamplingParams,
         probabilities: bool,
         top: int,
@@ -143,11 +165,14 @@ class Engine:
                 logits = self._read(ids, observer, progress)
             prefill_seconds = time.perf_counter() - started
             yield Prefill(prompt_tokens, cached, prefill_seconds)
+            for token in begun:
+                yield Step(count, token, stops.push(detokenizer.push(token))[0])
+                count += 1
             while reason is None:
                 if interruption.requested:
                     reason = "interrupted"
                     break
-                if count:
+                if len(ids) > prompt_tokens:
                     with interruption.computing():
                         logits = self._read(ids, observer)
                 with self._undisturbed(observer):
@@ -170,7 +195,7 @@ class Engine:
                 count += 1
                 if stopped:
                     reason = "stop_string"
-                elif count == params.max_tokens:
+                elif len(ids) - prompt_tokens == params.max_tokens:
                     reason = "length"
                 elif len(ids) == self.context_length:
                     reason = "context"
@@ -181,11 +206,12 @@ class Engine:
             reason = "interrupted"
         held_back = "" if reason == "stop_string" else self._rest(stops, detokenizer)
         # The step that only met a stop token was computed too, so every interval since the first token counts.
-        decoded = count if reason == "stop" else count - 1
+        generated = len(ids) - prompt_tokens
+        decoded = generated if reason == "stop" else generated - 1
         stats = Stats(
             prompt_tokens=prompt_tokens,
             cached_tokens=cached,
-            generated_tokens=count,
+            generated_tokens=generated,
             ttft_s=first_at - started if first_at else None,
             prefill_tokens_per_s=(prompt_tokens - cached) / prefill_seconds if prefill_seconds else None,
             decode_tokens_per_s=decoded / (last_at - first_at) if decoded > 0 and last_at > first_at else None,

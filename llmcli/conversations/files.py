@@ -1,0 +1,223 @@
+"""Where conversations lie: one file each, of JSON lines, in the platform's data directory beside the model store.
+
+A file only ever grows, a whole line at a time, so that a program that dies leaves all it had written. One process at a
+time writes to a file; any number may read.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from datetime import datetime, timezone
+from io import FileIO
+from pathlib import Path
+
+from platformdirs import user_data_dir
+
+from llmcli.conversations.records import VERSION, Begin, Record, from_line, to_line
+from llmcli.conversations.tree import Tree
+from llmcli.errors import LlmcliError, UsageError
+
+_SUFFIX = ".jsonl"
+_LARGEST_BYTES = 256 << 20
+# Without those that look like others: ids are read from a screen and typed.
+_LETTERS = "abcdefghjkmnpqrstvwxyz23456789"
+
+
+def conversations_folder() -> Path:
+    """Where the files are (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
+    return Path(user_data_dir("llmcli", appauthor=False)) / "conversations"
+
+
+def now() -> str:
+    """The time as records carry it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class ConversationFile:
+    """A file open for writing; it is this process's alone until it is closed."""
+
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self.path = path
+        self._file = file
+
+    @classmethod
+    def create(cls, program: str) -> tuple[ConversationFile, Begin]:
+        """A new file with its first line, readable by its owner only; `program` says who writes it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder = conversations_folder()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while True:
+            time = now()
+            day, clock = time[:10].replace("-", ""), time[11:19].replace(":", "")
+            name = f"{day}-{clock}-{''.join(secrets.choice(_LETTERS) for _ in range(4))}"
+            path = folder / f"{name}{_SUFFIX}"
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            except FileExistsError:
+                continue
+            file = cls(path, FileIO(descriptor, "a"))
+            _lock(file._file, path)
+            begin = Begin(name, time, program)
+            file.append(begin)
+            return file, begin
+
+    @classmethod
+    def resume(cls, path: Path) -> tuple[ConversationFile, Tree, str | None]:
+        """An existing file, what it holds, and what the user should know about it.
+
+        Raises:
+            LlmcliError: it cannot be read or written, or another process has it.
+        """
+        try:
+            file = FileIO(os.open(path, os.O_RDWR | os.O_APPEND), "a")
+        except OSError as error:
+            raise LlmcliError(f"{path} cannot be opened: {error.strerror}.") from error
+        try:
+            _lock(file, path)
+            tree, note = read_conversation(path)
+            _mend(file, path)
+        except BaseException:
+            file.close()
+            raise
+        return cls(path, file), tree, note
+
+    def append(self, record: Record, *, durable: bool = True) -> None:
+        """Write one line; with `durable` it survives even a power cut once this returns.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
+        data = memoryview(f"{to_line(record)}\n".encode("utf-8", errors="replace"))
+        while data:
+            data = data[self._file.write(data) or 0 :]
+        if durable:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let others write to it."""
+        self._file.close()
+
+
+def read_conversation(path: Path) -> tuple[Tree, str | None]:
+    """What a file holds, and what the user should know: that its last line is not whole and was left out.
+
+    Raises:
+        LlmcliError: it cannot be read, is damaged, or was written by a later version of this program.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise LlmcliError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB; it is not a conversation.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise LlmcliError(f"{path} cannot be read: {error.strerror}.") from error
+    whole, torn = _split(data)
+    tree = Tree()
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        record = _record(line, f"{path}, line {number}")
+        if isinstance(record, Begin) and record.version > VERSION:
+            raise LlmcliError(f"{path} was written by a later version of llmcli ({record.program}).")
+        if (number == 1) != isinstance(record, Begin):
+            raise LlmcliError(f"{path}, line {number}, is not where it belongs; the file is damaged.")
+        _apply(tree, record, f"{path}, line {number}")
+    if tree.begin is None:
+        raise LlmcliError(f"{path} is empty; it holds no conversation.")
+    return tree, f"The last line of {path} is not whole and was left out." if torn else None
+
+
+def conversation_files() -> list[Path]:
+    """All files, the one last written to first. A folder that does not exist or cannot be read is empty."""
+    found: list[tuple[int, Path]] = []
+    with suppress(OSError):
+        for path in conversations_folder().iterdir():
+            with suppress(OSError):
+                if path.suffix == _SUFFIX and path.is_file():
+                    found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def find_conversation(name: str) -> Path:
+    """The file whose id is `name`, or begins or ends with it.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    paths = conversation_files()
+    found = [path for path in paths if path.stem == name]
+    found = found or [path for path in paths if name and (path.stem.startswith(name) or path.stem.endswith(name))]
+    if not found:
+        raise UsageError(f"There is no conversation {name!r}; `llm chats list` shows them.")
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} conversations are called {name}...; `llm chats list` shows them all.")
+    return found[0]
+
+
+def remove_conversation(path: Path) -> None:
+    """Delete a file.
+
+    Raises:
+        LlmcliError: another process is writing to it, or the file system refuses.
+    """
+    try:
+        with path.open("rb+", buffering=0) as file:
+            _lock(file, path)
+            path.unlink()
+    except OSError as error:
+        raise LlmcliError(f"{path} cannot be removed: {error.strerror}.") from error
+
+
+def _record(line: bytes, place: str) -> Record:
+    try:
+        return from_line(line.decode("utf-8"))
+    except ValueError as error:
+        raise LlmcliError(f"{place}, is damaged: {error}.") from None
+
+
+def _apply(tree: Tree, record: Record, place: str) -> None:
+    try:
+        tree.apply(record)
+    except LlmcliError as error:
+        raise LlmcliError(f"{place}, is damaged: {error}") from None
+
+
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    """Whole lines, and what is left of one that was not written to its end."""
+    whole, end, last = data.rpartition(b"\n")
+    whole += end
+    try:
+        from_line(last.decode("utf-8"))
+    except ValueError:
+        return whole, last
+    # Only its line end is missing, as an editor may leave it.
+    return data + b"\n", b""
+
+
+def _mend(file: FileIO, path: Path) -> None:
+    """Let the file end with a whole line."""
+    data = path.read_bytes()
+    whole, torn = _split(data)
+    if torn:
+        os.ftruncate(file.fileno(), len(whole))
+    elif len(whole) > len(data):
+        file.write(b"\n")
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Take the file for this process, until it is closed.
+
+    On the file itself: a lock beside it would be left behind by a process that is killed.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LlmcliError(f"The conversation {path.stem} is open in another llm chat.") from None
+    except OSError:
+        return  # a file system without locks

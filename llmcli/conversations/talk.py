@@ -1,0 +1,163 @@
+"""A conversation as it happens: its state, and the file to which every step of it is written at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli import __version__
+from llmcli.conversations.files import ConversationFile, now, read_conversation
+from llmcli.conversations.records import End, Head, More, Question, Record, Reply, Settings, Window
+from llmcli.conversations.tree import Node, Tree
+
+if TYPE_CHECKING:
+    from llmcli.engine.params import SamplingParams
+
+# What a killed program may lose of a reply: often enough to matter little, seldom enough to cost nothing.
+_EVERY_S = 0.5
+
+
+class Talk:
+    """The one who keeps a conversation. Its file begins with the first message, so an empty one leaves none."""
+
+    def __init__(
+        self,
+        *,
+        save: bool = True,
+        on_fault: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """`on_fault` is told, once, if the conversation cannot be written any more; it goes on unsaved."""
+        self.tree = Tree()
+        self._save, self._on_fault = save, on_fault
+        self._file: ConversationFile | None = None
+
+    @classmethod
+    def resume(
+        cls, path: Path, *, save: bool = True, on_fault: Callable[[str], None] = lambda message: None
+    ) -> tuple[Talk, str | None]:
+        """The conversation in a file, to go on with, and what the user should know about the file.
+
+        Raises:
+            LlmcliError: it cannot be read, or it is to be saved, and cannot be written or another process has it.
+        """
+        talk = cls(save=save, on_fault=on_fault)
+        if save:
+            talk._file, talk.tree, note = ConversationFile.resume(path)
+        else:
+            talk.tree, note = read_conversation(path)
+        return talk, note
+
+    @property
+    def path(self) -> Path | None:
+        """The file, once there is one."""
+        return None if self._file is None else self._file.path
+
+    def another(self) -> Talk:
+        """A new conversation, saved if this one is to be."""
+        return Talk(save=self._save, on_fault=self._on_fault)
+
+    def close(self) -> None:
+        """Let other processes have the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._save = None, False
+
+    def settle(self, settings: Settings) -> None:
+        """Let `settings` hold for the replies from here on."""
+        if settings != self.tree.settings:
+            self._record(settings)
+
+    def ask(self, text: str, *, after: int | None = None) -> Node:
+        """The user says `text` after message `after`, by default the last. An unanswered question is left aside."""
+        if after is None:
+            pending = self.tree.unanswered()
+            after = self.tree.head if pending is None else pending.after
+        number = self.tree.next_number
+        self._record(Question(number, after, text, now()))
+        return self.tree.nodes[number]
+
+    def adopt(self, nodes: Sequence[Node]) -> None:
+        """Take over messages that were said elsewhere, in turn, and go on after them."""
+        for node in nodes:
+            number, after = self.tree.next_number, self.tree.head
+            if not node.is_reply:
+                self._record(Question(number, after, node.text, node.time), durable=False)
+                continue
+            self._record(Reply(number, after, node.model or "", node.sampling or {}, node.time), durable=False)
+            self._record(More(number, node.text, node.ids), durable=False)
+            self._record(End(number, node.reason or "interrupted"), durable=False)
+
+    def answer(self, question: Node, model: str, params: SamplingParams) -> ReplyRecorder:
+        """Someone who writes down the reply of `model` to `question`, had with `params`."""
+        return ReplyRecorder(self, question, model, params)
+
+    def go_to(self, number: int) -> None:
+        """Go on after message `number`; 0 is the beginning."""
+        if number != self.tree.head:
+            self._record(Head(number))
+
+    def leave_out(self, number: int, summary: str | None = None) -> None:
+        """Let the model no longer read message `number` nor what was before it, but `summary` in their place."""
+        self._record(Window(number, summary))
+
+    def _record(self, record: Record, *, durable: bool = True) -> None:
+        self.tree.apply(record)
+        if not self._save:
+            return
+        try:
+            if self._file is None:
+                if not isinstance(record, Question):
+                    return
+                self._begin()
+            assert self._file is not None
+            self._file.append(record, durable=durable)
+        except OSError as error:
+            self._on_fault(f"This conversation is not saved any more: {error.strerror or error}.")
+            self.close()
+
+    def _begin(self) -> None:
+        self._file, begin = ConversationFile.create(f"llmcli {__version__}")
+        self.tree.begin = begin
+        if self.tree.settings is not None:
+            self._file.append(self.tree.settings)
+
+
+class ReplyRecorder:
+    """Writes a reply down while it is said; one that has no token leaves no trace."""
+
+    def __init__(self, talk: Talk, question: Node, model: str, params: SamplingParams) -> None:
+        self._talk, self._question, self._model, self._params = talk, question, model, params
+        self._number = 0
+        self._text, self._ids = "", list[int]()
+        self._written = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has been said."""
+        return bool(self._number or self._ids)
+
+    def add(self, text: str, ids: tuple[int, ...] = ()) -> None:
+        """The reply goes on with `text`, which are the tokens `ids`."""
+        self._text += text
+        self._ids += ids
+        if self._ids and time.monotonic() - self._written >= _EVERY_S:
+            self._write(durable=False)
+
+    def end(self, reason: str) -> None:
+        """The reply is over, for that reason."""
+        if self.has_begun:
+            self._write(durable=False)
+            self._talk._record(End(self._number, reason))
+
+    def _write(self, *, durable: bool) -> None:
+        if not self._number:
+            self._number = self._talk.tree.next_number
+            sampling = asdict(self._params)
+            self._talk._record(Reply(self._number, self._question.n, self._model, sampling, now()), durable=durable)
+        if self._text or self._ids:
+            self._talk._record(More(self._number, self._text, tuple(self._ids)), durable=durable)
+        self._text, self._ids = "", []
+        self._written = time.monotonic()

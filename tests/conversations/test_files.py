@@ -1,0 +1,217 @@
+"""Conversations on disk: whatever happens to the program, what was written can be read again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.conversations import files
+from llmcli.conversations.export import as_json, as_markdown, import_json
+from llmcli.conversations.files import conversation_files, find_conversation, read_conversation, remove_conversation
+from llmcli.conversations.records import Settings
+from llmcli.conversations.talk import Talk
+from llmcli.engine import SamplingParams
+from llmcli.errors import LlmcliError, UsageError
+
+PARAMS = SamplingParams(temperature=0, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def _data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+def exchange(talk: Talk, question: str, reply: str, reason: str | None = "stop") -> None:
+    recorder = talk.answer(talk.ask(question), "m", PARAMS)
+    for char in reply:
+        recorder.add(char, (ord(char),))
+    if reason is not None:
+        recorder.end(reason)
+
+
+def written() -> Path:
+    talk = Talk()
+    talk.settle(Settings("m", "/models/m", "Be brief."))
+    exchange(talk, "One?\nOr two?", "yes ☃")
+    exchange(talk, "Two?", "no")
+    return closed(talk)
+
+
+def closed(talk: Talk) -> Path:
+    path = talk.path
+    assert path is not None
+    talk.close()
+    return path
+
+
+def test_what_was_said_is_read_again_and_goes_on() -> None:
+    path = written()
+    assert path.stat().st_mode & 0o777 == 0o600
+    talk, note = Talk.resume(path)
+    assert note is None
+    assert [(node.text, node.ids) for node in talk.tree.path()[1:2]] == [("yes ☃", tuple(map(ord, "yes ☃")))]
+    assert talk.tree.settings == Settings("m", "/models/m", "Be brief.")
+    node = talk.tree.last_reply()
+    assert node is not None
+    assert node.sampling is not None
+    assert SamplingParams(**{**node.sampling, "stop": ()}) == PARAMS  # type: ignore[arg-type]
+    exchange(talk, "Three?", "maybe")
+    talk.go_to(2)
+    talk.close()
+    tree, _ = read_conversation(path)
+    assert tree.head == 2
+    assert [node.text for node in tree.path(6)] == ["One?\nOr two?", "yes ☃", "Two?", "no", "Three?", "maybe"]
+
+
+@given(st.data())
+def test_a_file_cut_anywhere_holds_every_whole_line(data: st.DataObject) -> None:
+    # Hypothesis runs the body many times in one data folder, which makes it many conversations.
+    path = written()
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    length = data.draw(st.integers(first, len(whole)))
+    path.write_bytes(whole[:length])
+    complete = {len(whole[:length].rpartition(b"\n")[0]) + 1, length}
+    talk, note = Talk.resume(path)
+    exchange(talk, "More?", "ok")
+    talk.close()
+    tree, damage = read_conversation(path)
+    assert damage is None
+    assert path.read_bytes().startswith(whole[: min(complete)])
+    assert tree.path()[-1].text == "ok"
+    # Said exactly where something was lost.
+    lost = whole[:length].rpartition(b"\n")[2]
+    assert (note is not None) == (bool(lost) and lost + b"\n" not in whole.splitlines(keepends=True))
+
+
+def test_a_reply_without_an_end_was_cut_off() -> None:
+    talk = Talk()
+    exchange(talk, "One?", "yes", reason=None)
+    tree, _ = read_conversation(closed(talk))
+    node = tree.path()[-1]
+    # The first token is written at once, the others twice a second.
+    assert node.is_cut
+    assert node.text == "y"
+    assert "*(interrupted)*" in as_markdown(tree)
+
+
+def test_a_reply_without_a_token_leaves_the_question_unanswered() -> None:
+    talk = Talk()
+    talk.answer(talk.ask("One?"), "m", PARAMS).end("interrupted")
+    path = closed(talk)
+    pending = read_conversation(path)[0].unanswered()
+    assert pending is not None
+    # What is said next takes its place.
+    talk, _ = Talk.resume(path)
+    exchange(talk, "Two?", "no")
+    talk.close()
+    assert [node.text for node in talk.tree.path()] == ["Two?", "no"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda data: data.replace(b'"kind": "question"', b'"kind": "riddle"', 1), "line 3, is damaged"),
+        (lambda data: data.replace(b'"n": 2', b'"n": 7', 1), "no reply 2"),
+        (lambda data: data.partition(b"\n")[2], "line 1, is not where it belongs"),
+        (lambda data: data.replace(b'"version": 1', b'"version": 2'), "later version"),
+        (lambda data: b"", "empty"),
+        (lambda data: b"\xff" + data, "line 1, is damaged"),
+        (lambda data: data.replace(b"\n", b"\n\n", 1), "line 2, is damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused(damage: object, told: str) -> None:
+    path = written()
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(LlmcliError, match=told):
+        read_conversation(path)
+
+
+def test_one_process_at_a_time_writes_to_a_file() -> None:
+    path = written()
+    talk, _ = Talk.resume(path)
+    code = f"from pathlib import Path; from llmcli.conversations.talk import Talk; Talk.resume(Path({str(path)!r}))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "is open in another llm chat" in result.stderr
+    with pytest.raises(LlmcliError, match="open in another"):
+        remove_conversation(path)
+    talk.close()
+    remove_conversation(path)
+    assert conversation_files() == []
+
+
+def test_two_that_begin_in_the_same_moment_get_files_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = iter("aaaaaaaabbbb")
+    monkeypatch.setattr("secrets.choice", lambda _: next(letters))
+    monkeypatch.setattr(files, "now", lambda: "2026-01-02T03:04:05+00:00")
+    first, second = written(), written()
+    assert [first.stem, second.stem] == ["20260102-030405-aaaa", "20260102-030405-bbbb"]
+    assert find_conversation("bbbb") == second
+    assert find_conversation("20260102-030405-a") == first
+    with pytest.raises(UsageError, match="2 conversations"):
+        find_conversation("2026")
+    for name in ("", "2027"):
+        with pytest.raises(UsageError, match="no conversation"):
+            find_conversation(name)
+
+
+def test_an_empty_conversation_leaves_no_file_and_an_unsaved_one_neither() -> None:
+    talk = Talk()
+    talk.settle(Settings("m", None))
+    talk.go_to(0)
+    exchange(Talk(save=False), "One?", "yes")
+    assert conversation_files() == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    told: list[str] = []
+    talk = Talk(on_fault=told.append)
+    exchange(talk, "One?", "yes")
+    exchange(talk, "Two?", "no")
+    assert len(told) == 1
+    assert "not saved" in told[0]
+    assert len(talk.tree.path()) == 4
+
+
+def test_export_and_import() -> None:
+    tree, _ = read_conversation(written())
+    found = as_json(tree)
+    assert found["model"] == "m"
+    assert found["system"] == "Be brief."
+    import json
+
+    nodes, system = import_json(json.dumps(found), source="x.json")
+    assert system == "Be brief."
+    talk = Talk()
+    talk.adopt([replace(node, ids=()) for node in nodes])
+    assert [(node.text, node.model) for node in talk.tree.path()] == [(n.text, n.model) for n in tree.path()]
+    assert as_markdown(tree) == (
+        "# One? Or two?\n\n## System\n\nBe brief.\n\n## You\n\nOne?\nOr two?\n\n## m\n\nyes ☃\n\n"
+        "## You\n\nTwo?\n\n## m\n\nno\n"
+    )
+    talk.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"messages": "x"}',
+        "[1]",
+        '[{"role": "assistant", "content": "x"}]',
+        '[{"role": "user", "content": 1}]',
+        '[{"role": "king", "content": "x"}]',
+        '[{"role": "user", "content": "x"}, {"role": "user", "content": "x"}]',
+    ],
+)
+def test_what_is_no_conversation_is_not_imported(text: str) -> None:
+    with pytest.raises(LlmcliError, match=r"x\.json"):
+        import_json(text, source="x.json")

@@ -1,0 +1,146 @@
+"""What the records of a conversation come to."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmcli.conversations.records import (
+    Begin,
+    End,
+    Head,
+    More,
+    Question,
+    Record,
+    Reply,
+    Settings,
+    Window,
+    from_line,
+    to_line,
+)
+from llmcli.conversations.tree import SUMMARY_REQUEST, Tree
+from llmcli.errors import LlmcliError
+from llmcli.text.chat_prompt import Message
+
+TIME = "2026-01-02T03:04:05+00:00"
+
+
+def said(n: int, after: int, question: str, reply: str, ids: tuple[int, ...], reason: str = "stop") -> list[Record]:
+    return [
+        Question(n, after, question, TIME),
+        Reply(n + 1, n, "m", {"seed": 1}, TIME),
+        More(n + 1, reply[:1], ids[:1]),
+        More(n + 1, reply[1:], ids[1:]),
+        End(n + 1, reason),
+    ]
+
+
+def tree_of(*records: Record) -> Tree:
+    tree = Tree()
+    for record in records:
+        # Through the file's form, as it would be read again.
+        tree.apply(from_line(to_line(record)))
+    return tree
+
+
+def texts(tree: Tree) -> list[str]:
+    return [message.content for message in tree.messages(model="m", vocab_size=100)]
+
+
+TWO = [*said(1, 0, "One?", "yes", (5, 6)), *said(3, 2, "Two?", "no", (7, 8))]
+
+
+def test_messages_follow_each_other_with_their_ids() -> None:
+    tree = tree_of(Begin("id", TIME, "llmcli"), Settings("m", None, "Be brief."), *TWO)
+    assert tree.messages(model="m", vocab_size=9) == [
+        Message("user", "One?"),
+        Message("assistant", "yes", (5, 6)),
+        Message("user", "Two?"),
+        Message("assistant", "no", (7, 8)),
+    ]
+    assert tree.title() == "One?"
+    assert tree.replies == 2
+
+
+@pytest.mark.parametrize(("model", "vocab_size"), [("other", 100), ("m", 6)])
+def test_ids_stand_for_text_only_to_the_model_that_said_them(model: str, vocab_size: int) -> None:
+    assert tree_of(*TWO).messages(model=model, vocab_size=vocab_size)[1] == Message("assistant", "yes", None)
+
+
+def test_a_reply_cut_at_a_stop_string_goes_by_its_text() -> None:
+    tree = tree_of(*said(1, 0, "One?", "yes", (5, 6), "stop_string"))
+    assert tree.messages(model="m", vocab_size=100)[1].ids is None
+
+
+def test_what_is_taken_back_stays_as_a_branch() -> None:
+    tree = tree_of(*TWO, Head(2), *said(5, 2, "Three?", "maybe", (9,)))
+    assert texts(tree) == ["One?", "yes", "Three?", "maybe"]
+    assert [leaf.n for leaf in tree.leaves()] == [4, 6]
+    tree.apply(Head(4))
+    assert texts(tree) == ["One?", "yes", "Two?", "no"]
+    tree.apply(Head(0))
+    assert texts(tree) == []
+    assert tree.title() == "One?"
+
+
+def test_another_reply_to_the_same_question_is_a_branch() -> None:
+    tree = tree_of(*TWO, Reply(5, 3, "m", {}, TIME), More(5, "perhaps", (9,)))
+    assert texts(tree)[-1] == "perhaps"
+    assert tree.nodes[5].is_cut
+    assert not tree.nodes[4].is_cut
+
+
+def test_an_unanswered_question_is_not_read() -> None:
+    tree = tree_of(*TWO, Question(5, 4, "Three?", TIME))
+    pending = tree.unanswered()
+    assert pending is not None
+    assert pending.text == "Three?"
+    assert texts(tree) == ["One?", "yes", "Two?", "no"]
+
+
+def test_a_window_leaves_out_what_is_before_it_and_only_there() -> None:
+    tree = tree_of(*TWO, Window(2))
+    assert texts(tree) == ["Two?", "no"]
+    assert [node.n for node in tree.left_out()] == [1, 2]
+    tree.apply(Window(4, "They said yes and no."))
+    assert texts(tree) == [SUMMARY_REQUEST, "They said yes and no."]
+    tree.apply(Head(0))
+    assert texts(tree) == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Question(1, 0, "again", TIME),
+        Question(9, 7, "after nothing", TIME),
+        Question(9, 3, "after a question", TIME),
+        Reply(9, 4, "m", {}, TIME),
+        Reply(9, 0, "m", {}, TIME),
+        Question(0, 0, "no number", TIME),
+        More(3, "no reply", ()),
+        End(7, "stop"),
+        Head(7),
+    ],
+)
+def test_what_cannot_follow_is_refused(record: Record) -> None:
+    with pytest.raises(LlmcliError, match="conversation"):
+        tree_of(*TWO, record)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"kind": "question"}',
+        '{"kind": "question", "n": "1", "after": 0, "text": "", "time": ""}',
+        '{"kind": "question", "n": true, "after": 0, "text": "", "time": ""}',
+        '{"kind": "more", "n": 1, "text": "", "ids": [-1]}',
+        '{"kind": "more", "n": 1, "text": "", "ids": [1.5]}',
+        '{"kind": "settings", "model": "m", "source": 3}',
+        "[" * 10_000,
+    ],
+)
+def test_a_line_that_is_no_record_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"not|wrong|missing|nested|Expecting"):
+        from_line(line)
