@@ -18,6 +18,7 @@ from llmcli import __version__
 from llmcli.bench.command import bench
 from llmcli.commands import options
 from llmcli.commands.chat import chat
+from llmcli.commands.chats import app as chats_app
 from llmcli.commands.compare import compare
 from llmcli.commands.config import config
 from llmcli.commands.doctor import doctor
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate)
 app.command("chat")(chat)
+app.add_typer(chats_app)
 app.command("score")(score)
 app.command("compare")(compare)
 app.command("replay")(replay)

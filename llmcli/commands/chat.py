@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from llmcli.commands import options
-from llmcli.commands.explain import Look, attention_watch, explain
-from llmcli.commands.following import follow
-from llmcli.commands.keyboard import keyboard_lines
+from llmcli.commands.explain import Look
 from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.commands.looking_back import LookingBack
 from llmcli.commands.prompt_input import read_stdin, stdin_is_piped
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
-    from llmcli.engine import Conversation, Finish, SamplingParams, Stats, Step
+    from llmcli.commands.chatting.session import Speaker
+    from llmcli.conversations.records import Settings
+
+_SAVED = "Conversations"
 
 
 def chat(
+    command: typer.Context,
     model: options.Model = None,
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--continue", "-c", rich_help_panel=_SAVED, help="Go on with the last conversation, or that of -m."
+        ),
+    ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume", metavar="ID", rich_help_panel=_SAVED, help="Go on with this one; llm chats list shows them."
+        ),
+    ] = None,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save/--no-save", envvar="LLMCLI_SAVE", rich_help_panel=_SAVED, help="Keep the conversation on disk."
+        ),
+    ] = True,
     system: options.System = None,
     template: options.TemplateName = None,
     template_arg: options.TemplateArg = None,
@@ -53,148 +74,108 @@ def chat(
         temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
     )
     sampling.check()
-    first = read_stdin(quiet=quiet) if stdin_is_piped() else ""
-    loaded = load_model(
-        find_checkpoint(model, quiet=quiet),
-        device=device,
-        dtype=dtype,
-        quantize=quantize,
-        threads=threads,
-        quiet=quiet,
-        template=template,
-        to_look_inside=attention,
-    )
-    if loaded.template is None:
-        raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
 
-    from llmcli.engine import Conversation
+    from llmcli.commands.chatting.commands import Commands
+    from llmcli.commands.chatting.completion import CommandCompleter
+    from llmcli.commands.chatting.hangup import leaving_at_hangup
+    from llmcli.commands.chatting.keyboard import Keyboard
+    from llmcli.commands.chatting.session import ChatSession, Speaker
+    from llmcli.commands.chatting.sessions import introduce
+    from llmcli.conversations.talk import Talk
 
-    engine = loaded.engine(context_length=context, threads=threads)
-    session = ChatSession(
-        loaded,
-        Conversation(engine, loaded.tokenizer, loaded.template, system, template_args=variables),
-        sampling.params(loaded.generation_defaults),
-        Look(probs=probs, top=top, attention=attention, by=attention_by),
-        stats=stats,
-        quiet=quiet,
-    )
-    if first:
-        session.reply_to(first)
-    if not quiet:
-        terminal.note(f"{loaded.name}, {engine.context_length} tokens of context. /help lists the commands.")
-    session.run(keyboard_lines())
+    path = _conversation(resume, go_on, model if _is_given(command, "model") else None)
+    talk = Talk(save=save, on_fault=terminal.error)
+    if path is not None:
+        talk, damage = Talk.resume(path, save=save, on_fault=terminal.error)
+        if damage:
+            terminal.error(damage)
+        before = talk.tree.settings
+        # What the command line says now holds from now on; otherwise it goes on as it was.
+        if before is not None:
+            model = model if _is_given(command, "model") else before.source
+            system = system if _is_given(command, "system") else before.system
+            template = template if _is_given(command, "template") else before.template
+            variables = variables if _is_given(command, "template_arg") else dict(before.template_args)
+
+    def load(name: str | None, template: str | None = None) -> Speaker:
+        checkpoint = find_checkpoint(name, quiet=quiet)
+        loaded = load_model(
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            threads=threads,
+            quiet=quiet,
+            template=template,
+            to_look_inside=attention,
+        )
+        if loaded.template is None:
+            raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
+
+        from llmcli.engine import Conversation
+
+        engine = loaded.engine(context_length=context, threads=threads)
+        conversation = Conversation(engine, loaded.tokenizer, loaded.template, system, template_args=variables)
+        return Speaker(loaded, conversation, sampling.params(loaded.generation_defaults), _source(name), template)
+
+    with ExitStack() as stack:
+        stack.callback(talk.close)
+        stack.enter_context(leaving_at_hangup())
+        first = read_stdin(quiet=quiet) if stdin_is_piped() else ""
+        keyboard = Keyboard(stack)
+        look = Look(probs=probs, top=top, attention=attention, by=attention_by)
+        session = ChatSession(load(model, template), talk, look, keyboard, load, stats=stats, quiet=quiet)
+        stack.callback(session.close)
+        commands = Commands(session)
+        if path is not None:
+            introduce(session)
+        if first:
+            session.reply_to(first)
+        limit = session.conversation.engine.context_length
+        session.note(f"{session.loaded.name}, {limit} tokens of context. /help lists the commands.")
+        messages = keyboard.messages(CommandCompleter(commands.table), session.toolbar, quiet=quiet)
+        session.run(messages, commands.obey)
 
 
-class ChatSession:
-    """Reads messages and commands, and writes replies."""
+def _is_given(command: typer.Context, name: str) -> bool:
+    """Whether the command line itself says it, rather than a variable or the settings file."""
+    source = command.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        conversation: Conversation,
-        params: SamplingParams,
-        look: Look,
-        *,
-        stats: bool,
-        quiet: bool,
-    ) -> None:
-        self.conversation = conversation
-        self._loaded, self._params, self._look = loaded, params, look
-        self._stats, self._quiet = stats, quiet
-        self._last_stats: Stats | None = None
-        looking_back = LookingBack(loaded, conversation, quiet=quiet)
-        self._commands: dict[str, tuple[Callable[[str], None], str]] = {
-            "help": (self._help, "this list"),
-            "system": (self._system, "TEXT is what the model is told before the conversation; without TEXT, show it"),
-            "clear": (self._clear, "forget the conversation, keep the system prompt"),
-            "retry": (self._retry, "take the last reply back and have another"),
-            "stats": (self._show_stats, "what the last reply cost"),
-            "why": (looking_back.why, "N: all about token N of the last reply; without N, about the last"),
-            "lens": (looking_back.lens, "N: what each layer would have said in its place"),
-            "attention": (looking_back.attention, "N: what was read to say it"),
-            "exit": (self._exit, "leave, as Ctrl-D does"),
-        }
-        self._leaving = False
 
-    def run(self, lines: Iterator[str]) -> None:
-        """Answer each of `lines` until there are no more, or one says /exit."""
-        for line in lines:
-            text = line.strip()
-            try:
-                if text.startswith("//"):
-                    self.reply_to(text[1:])
-                elif text.startswith("/"):
-                    self._obey(text[1:])
-                elif text:
-                    self.reply_to(line)
-            except LlmcliError as error:
-                # The conversation goes on: only this message or command failed.
-                terminal.error(str(error))
-            if self._leaving:
-                return
+def _conversation(resume: str | None, go_on: bool, model: str | None) -> Path | None:
+    """The file of the conversation to go on with: the one named, or the last one, or the last with `model`.
 
-    def reply_to(self, text: str) -> None:
-        """Write the model's reply to `text`; Ctrl-C ends the reply and keeps what was said."""
-        from llmcli.engine import Interruption
-        from llmcli.views.progress import progress_bar
-        from llmcli.views.reply import ReplyWriter
+    Raises:
+        UsageError: there is none.
+    """
+    from llmcli.conversations.files import conversation_files, find_conversation
 
-        interruption = Interruption()
-        with interruption.catching_ctrl_c(), progress_bar(enabled=not self._quiet, unit="tokens") as progress:
-            events = self.conversation.ask(
-                text,
-                self._params,
-                probabilities=self._look.probs or self._look.top > 0,
-                top=self._look.top,
-                observer=attention_watch(self._loaded, self.conversation.with_question(text), self._look),
-                interruption=interruption,
-                progress=lambda done, total: progress("Reading the prompt", done, total),
-            )
-            steps, finish = follow(events, ReplyWriter(coloured=self._look.probs).show)
-        self._finished(finish, steps)
+    if resume is not None:
+        return find_conversation(resume)
+    if not go_on:
+        return None
+    paths = conversation_files()
+    if model is None and paths:
+        return paths[0]
+    for path, settings in _settings_of(paths):
+        if model is not None and (settings.source == _source(model) or settings.model == model):
+            return path
+    raise UsageError(f"There is no conversation{f' with {model}' if model else ''} to go on with.")
 
-    def _finished(self, finish: Finish, steps: list[Step]) -> None:
-        self._last_stats = finish.stats
-        explain(self.conversation.tokenizer, steps, self._look)
-        if finish.reason == "interrupted":
-            terminal.note("Interrupted; what was said is kept.")
-        if finish.reason == "context":
-            terminal.note("The context is full; the reply ends there. /clear starts anew.")
-        if self._stats:
-            self._show_stats("")
 
-    def _obey(self, text: str) -> None:
-        name, _, argument = text.partition(" ")
-        if name not in self._commands:
-            near = difflib.get_close_matches(name, self._commands, n=1)
-            hint = f"Did you mean /{near[0]}?" if near else "/help lists them."
-            raise UsageError(f"There is no command /{name}. {hint} For a message that begins with a slash, write //.")
-        self._commands[name][0](argument.strip())
+def _settings_of(paths: list[Path]) -> Iterator[tuple[Path, Settings]]:
+    from llmcli.conversations.files import read_conversation
 
-    def _help(self, _argument: str) -> None:
-        width = max(map(len, self._commands))
-        for name, (_, what) in self._commands.items():
-            terminal.note(f"/{name.ljust(width)}  {what}")
-        terminal.note("Ctrl-C ends a reply, Ctrl-D leaves. For a message that begins with a slash, write //.")
+    for path in paths:
+        try:
+            settings = read_conversation(path)[0].settings
+        except LlmcliError:
+            continue  # a damaged one is none that could be gone on with
+        if settings is not None:
+            yield path, settings
 
-    def _system(self, argument: str) -> None:
-        if argument:
-            self.conversation.system = argument
-        terminal.note(f"System prompt: {self.conversation.system or '(none)'}")
 
-    def _clear(self, _argument: str) -> None:
-        self.conversation.messages.clear()
-        terminal.note("The conversation is forgotten.")
-
-    def _retry(self, _argument: str) -> None:
-        self.reply_to(self.conversation.take_back())
-
-    def _show_stats(self, _argument: str) -> None:
-        from llmcli.views.stats import stats_line
-
-        if self._last_stats is None:
-            raise UsageError("There has been no reply yet.")
-        terminal.console_err().print(stats_line(self._last_stats), soft_wrap=True)
-
-    def _exit(self, _argument: str) -> None:
-        self._leaving = True
+def _source(name: str | None) -> str | None:
+    """What the model is called wherever the next chat is started."""
+    return str(Path(name).expanduser().resolve()) if name and Path(name).expanduser().exists() else name

@@ -13,7 +13,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_ARGUMENTS = {"prompt", "text"}
+# What is said anew each time.
+_ARGUMENTS = {"prompt", "text", "go_on", "resume"}
 
 
 def settings_path() -> Path:

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
 import pytest
 
 from tests.commands.running import start
+from tests.commands.terminal_chat import READY, chatting, leave
 from tests.puppet import ASSISTANT, END, chain, loop, write_puppet
 from tests.tiny import save, tiny_model, write_text_files
-
-# prompt_toolkit switches bracketed paste on when it begins to read a line.
-READY = "\x1b[?2004h"
-
-
-@contextmanager
-def chatting(tmp_path: Path, model: Path, *arguments: str, **environment: str) -> Iterator[pexpect.spawn]:
-    env = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("LLMCLI_", "XDG_"))},
-        "HOME": str(tmp_path),
-        "XDG_DATA_HOME": str(tmp_path / "data"),
-        "TERM": "xterm",
-        "PROMPT_TOOLKIT_NO_CPR": "1",
-        **environment,
-    }
-    command = ["-m", "llmcli", "chat", "-m", str(model), "-t", "0", *arguments]
-    child = pexpect.spawn(sys.executable, command, env=env, timeout=60, encoding="utf-8", dimensions=(40, 200))
-    try:
-        child.expect("lists the commands")
-        child.expect_exact(READY)
-        yield child
-    finally:
-        child.close(force=True)
-
-
-def leave(child: pexpect.spawn) -> None:
-    """Ctrl-D, once the program waits for a message; typed before, it would be lost with the terminal's mode."""
-    child.expect_exact(READY)
-    child.sendeof()
-    child.expect(pexpect.EOF)
-    child.wait()
-    assert child.exitstatus == 0
 
 
 def test_a_conversation_with_commands_and_history(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""`llm chats`: the conversations that `llm chat` has saved."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.errors import LlmcliError
+from llmcli.views import terminal
+
+if TYPE_CHECKING:
+    from llmcli.conversations.tree import Tree
+
+app = typer.Typer(name="chats", help="List, show, export and delete saved conversations.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="An id that `llm chats list` shows, or its beginning or end.")]
+
+
+class Format(str, Enum):
+    """What a conversation is exported as."""
+
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@app.command("list")
+def list_chats(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
+) -> None:
+    """Show the saved conversations, the last one first. `llm chat --resume ID` goes on with one."""
+    from llmcli.conversations.files import conversation_files, read_conversation
+
+    def row(path: Path) -> dict[str, object] | None:
+        try:
+            return _row(path.stem, read_conversation(path)[0])
+        except LlmcliError as error:
+            terminal.note(str(error))
+            return None
+
+    rows = [found for path in conversation_files() if (found := row(path)) is not None]
+    if as_json:
+        terminal.write_line(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    if not rows:
+        terminal.note("No conversation has been saved yet.")
+    widths = [max((len(str(each[key])) for each in rows), default=0) for key in ("messages", "model")]
+    for each in rows:
+        messages, model = str(each["messages"]).rjust(widths[0]), str(each["model"]).ljust(widths[1])
+        _print(f"{each['id']}  {messages} messages  {model}  {each['title']}")
+
+
+@app.command("show")
+def show_chat(conversation: Id) -> None:
+    """Print a conversation as Markdown."""
+    _export(conversation, Format.MARKDOWN, screen=True)
+
+
+@app.command("export")
+def export_chat(
+    conversation: Id,
+    form: Annotated[Format, typer.Option("--format", "-f", help="json or markdown.")] = Format.JSON,
+) -> None:
+    """Write a conversation to standard output, for other programs or for people."""
+    _export(conversation, form, screen=False)
+
+
+@app.command("rm")
+def remove_chat(
+    conversation: Id,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a saved conversation."""
+    from llmcli.conversations.files import find_conversation, read_conversation, remove_conversation
+
+    path = find_conversation(conversation)
+    if not yes and terminal.is_terminal(sys.stdin):
+        try:
+            about = f" ({_row(path.stem, read_conversation(path)[0])['title']})"
+        except LlmcliError:
+            about = ""  # a damaged one can be removed as well
+        # Not `typer.confirm`: even with err=True it writes a space to stdout.
+        typer.echo(f"Remove {path.stem}{terminal.visible(about)}? [y/N] ", err=True, nl=False)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            typer.echo("Nothing was removed.", err=True)
+            raise typer.Exit(1)
+    remove_conversation(path)
+    typer.echo(f"Removed {path.stem}.", err=True)
+
+
+def _export(name: str, form: Format, *, screen: bool) -> None:
+    from llmcli.conversations.export import as_json, as_markdown
+    from llmcli.conversations.files import find_conversation, read_conversation
+
+    tree, damage = read_conversation(find_conversation(name))
+    if damage:
+        terminal.note(damage)
+    text = as_markdown(tree) if form is Format.MARKDOWN else json.dumps(as_json(tree), ensure_ascii=False, indent=2)
+    if screen:
+        _print(text.rstrip("\n"))
+    else:
+        terminal.write_line(text.rstrip("\n"))
+
+
+def _row(name: str, tree: Tree) -> dict[str, object]:
+    return {
+        "id": name,
+        "time": tree.begin.time if tree.begin else None,
+        "model": tree.settings.model if tree.settings else "",
+        "messages": len(tree.path()),
+        "title": " ".join(tree.title().split())[:80],
+    }
+
+
+def _print(text: str) -> None:
+    terminal.write_line(terminal.visible(text) if terminal.is_terminal(sys.stdout) else text)

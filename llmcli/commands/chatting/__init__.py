@@ -1,0 +1,1 @@
+"""What `llm chat` consists of: the keyboard, the session, and the slash commands by what they are about."""

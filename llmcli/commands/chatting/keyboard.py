@@ -1,0 +1,175 @@
+"""The line a person types their messages on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from llmcli.views import terminal
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import Completer
+    from prompt_toolkit.history import History
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+PROMPT = "> "
+_FENCE = '"""'
+
+
+class Keyboard:
+    """The keyboard of the terminal, asked directly when standard input is a pipe.
+
+    On a terminal that can redraw a line there is editing, history, completion and a toolbar; on another, plain lines.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        """`stack` closes what is opened here."""
+        self._tty: TextIO | None = None
+        if terminal.is_terminal(sys.stdin):
+            self._tty = sys.stdin
+        else:
+            with suppress(OSError):
+                self._tty = stack.enter_context(Path("/dev/tty").open(encoding="utf-8"))  # noqa: SIM115 (it does)
+        # Where the line is drawn: standard output may be a file.
+        self._screen = next((each for each in (sys.stdout, sys.stderr) if terminal.can_redraw(each)), None)
+
+    def messages(self, completer: Completer, toolbar: Callable[[], str], *, quiet: bool) -> Iterator[str]:
+        """Each message typed, as it is; ends at Ctrl-D. Without a keyboard there are none."""
+        if self._tty is None:
+            return
+        if self._screen is None:
+            read = self._plain_message
+        else:
+            session = self._session(completer, toolbar, quiet=quiet)
+
+            def read() -> str:
+                return session.prompt(PROMPT)
+
+        while True:
+            try:
+                text = read()
+            except KeyboardInterrupt:
+                if not quiet:
+                    terminal.note("Ctrl-D or /exit leaves.")
+                continue
+            except EOFError:
+                return
+            yield unfenced(text)
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """While the model speaks: what is typed is not shown between its words, and kept for the next message."""
+        if self._tty is None:
+            yield
+            return
+        import termios
+
+        before = termios.tcgetattr(self._tty)
+        settings = [*before[:6], list(before[6])]
+        # NOFLSH: Ctrl-C ends the reply, not what was typed.
+        settings[3] = settings[3] & ~termios.ECHO | termios.NOFLSH
+        if self._screen is not None:
+            # As it will be read: character by character, Enter as itself.
+            settings[3] &= ~termios.ICANON
+            settings[0] &= ~termios.ICRNL
+            settings[6][termios.VMIN], settings[6][termios.VTIME] = 1, 0
+        termios.tcsetattr(self._tty, termios.TCSANOW, settings)
+        try:
+            yield
+        finally:
+            # The terminal may be gone by now.
+            with suppress(termios.error):
+                termios.tcsetattr(self._tty, termios.TCSANOW, before)
+
+    def _plain_message(self) -> str:
+        assert self._tty is not None
+        sys.stderr.write(PROMPT)
+        sys.stderr.flush()
+        text = self._line()
+        while is_open_fence(text):
+            text += "\n" + self._line()
+        return text
+
+    def _line(self) -> str:
+        assert self._tty is not None
+        line = self._tty.readline()
+        if not line:
+            raise EOFError
+        return line.removesuffix("\n")
+
+    def _session(self, completer: Completer, toolbar: Callable[[], str], *, quiet: bool) -> PromptSession[str]:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.input import create_input
+        from prompt_toolkit.output import ColorDepth, create_output
+
+        colours = terminal.shows_color(self._screen)
+        return PromptSession(
+            history=_history(quiet=quiet),
+            input=create_input(self._tty),
+            output=create_output(self._screen),
+            color_depth=None if colours else ColorDepth.DEPTH_1_BIT,
+            completer=completer,
+            complete_while_typing=False,
+            bottom_toolbar=toolbar,
+            # Several lines are one message; the keys below say where it ends.
+            multiline=True,
+            prompt_continuation="  ",
+            key_bindings=_keys(),
+        )
+
+
+def unfenced(text: str) -> str:
+    '''`text` without the `"""` around it, if it has them.'''
+    inner = text.strip()
+    if inner.startswith(_FENCE) and inner.endswith(_FENCE) and len(inner) >= 2 * len(_FENCE):
+        return inner[len(_FENCE) : -len(_FENCE)].strip("\n")
+    return text
+
+
+def is_open_fence(text: str) -> bool:
+    '''Whether `text` begins with `"""` and has not come to its end.'''
+    inner = text.strip()
+    return inner.startswith(_FENCE) and (len(inner) < 2 * len(_FENCE) or not inner.endswith(_FENCE))
+
+
+def _keys() -> KeyBindings:
+    from prompt_toolkit.enums import DEFAULT_BUFFER
+    from prompt_toolkit.filters import completion_is_selected, has_focus
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    # In a search or a menu Enter means what it always does.
+    @keys.add("enter", filter=has_focus(DEFAULT_BUFFER) & ~completion_is_selected)
+    def _end(event: KeyPressEvent) -> None:
+        if is_open_fence(event.current_buffer.text):
+            event.current_buffer.newline(copy_margin=False)
+        else:
+            event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    return keys
+
+
+def _history(*, quiet: bool) -> History:
+    import platformdirs
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    path = Path(platformdirs.user_data_dir("llmcli")) / "history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+        return FileHistory(str(path))
+    except OSError as error:
+        if not quiet:
+            terminal.note(f"Your messages will not be remembered: {path} cannot be written ({error.strerror}).")
+        return InMemoryHistory()

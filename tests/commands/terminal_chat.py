@@ -1,0 +1,46 @@
+"""`llm chat` at the other end of a pseudo-terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pexpect
+
+# prompt_toolkit switches bracketed paste on when it begins to read a line.
+READY = "\x1b[?2004h"
+
+
+@contextmanager
+def chatting(
+    tmp_path: Path, model: Path, *arguments: str, size: tuple[int, int] = (40, 200), **environment: str
+) -> Iterator[pexpect.spawn]:
+    """A chat with `model` that waits for its first message; its data lie below `tmp_path`."""
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("LLMCLI_", "XDG_"))},
+        "HOME": str(tmp_path),
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "TERM": "xterm",
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+        **environment,
+    }
+    command = ["-m", "llmcli", "chat", "-m", str(model), "-t", "0", *arguments]
+    child = pexpect.spawn(sys.executable, command, env=env, timeout=30, encoding="utf-8", dimensions=size)
+    try:
+        child.expect("lists the commands")
+        child.expect_exact("> " if env["TERM"] == "dumb" else READY)
+        yield child
+    finally:
+        child.close(force=True)
+
+
+def leave(child: pexpect.spawn) -> None:
+    """Ctrl-D, once the program waits for a message; typed before, it would be lost with the terminal's mode."""
+    child.expect_exact(READY)
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == 0
