@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pexpect
@@ -79,27 +78,6 @@ def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
         child.expect_exact("␛]0;owned␇[/b␍")
         assert "\x1b]0;" not in child.before
         leave(child)
-
-
-def test_a_message_too_long_leaves_the_chat_going(tmp_path: Path) -> None:
-    model = write_puppet(tmp_path / "speaker", chain(b"ok"), context=60)
-    with chatting(tmp_path, model) as child:
-        child.sendline("x" * 100)
-        child.expect("holds 60")
-        child.sendline("short")
-        child.expect_exact("ok")
-        leave(child)
-
-
-def test_terminating_a_chat_restores_the_terminal(tmp_path: Path) -> None:
-    model = write_puppet(tmp_path / "speaker", loop(b"abc\n"), context=100_000)
-    with chatting(tmp_path, model) as child:
-        child.sendline("Go on")
-        child.expect_exact("abc\r\n")
-        child.kill(signal.SIGTERM)
-        child.expect(pexpect.EOF)
-        child.wait()
-        assert child.exitstatus == 143
 
 
 def test_probabilities_colour_the_reply(tmp_path: Path) -> None:

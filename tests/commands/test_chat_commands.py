@@ -183,6 +183,8 @@ def test_settings(start: Start, yes: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             chat(wrong)
     assert "message['role']" in chat("/template")
+    chat("/system Be brief.")
+    assert "(none)" in chat("/system none")
     other = write_puppet(tmp_path / "no", chain(b"No!"))
     assert "Model: no" in chat(f"/model {other}")
     assert chat.session.params.stop == ("ok",)
@@ -266,10 +268,15 @@ def test_a_full_context_is_told_and_nothing_dropped_without_a_word(start: Start,
     near = chat("b" * 20)
     assert "20 tokens" in near and "of 64 are used" in near
     with pytest.raises(PromptTooLongError, match="drop-oldest"):
+        chat("g" * 16)
+    assert "forgotten" in chat("/context stop")
+    with pytest.raises(PromptTooLongError, match="drop-oldest"):
         chat("c" * 16)
     assert chat.texts == ["a" * 20, "ok", "b" * 20, "ok"]
     with pytest.raises(UsageError, match="summarise"):
         chat("/context forget")
+    assert chat.session.toolbar("f" * 7).startswith("54 + 7/64 tokens")
+    assert chat.session.toolbar("").startswith("54/64 tokens")
     said = chat("/context drop-oldest")
     assert "no longer reads the oldest 2 messages" in said and "aaa" in said
     assert chat.texts == ["b" * 20, "ok", "c" * 16, "ok"]

@@ -7,15 +7,13 @@ from dataclasses import replace
 
 from llmcli.commands.chatting.branches import preview
 from llmcli.commands.chatting.command import Command, named
-from llmcli.commands.chatting.session import ChatSession
+from llmcli.commands.chatting.session import NEAR, ChatSession
 from llmcli.conversations.tree import SUMMARY_REQUEST, Node
 from llmcli.engine import Finish, Interruption, Step
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.views import terminal
 
 _POLICIES = ("drop-oldest", "summarise", "stop")
-# From this share of the context on, each message is told with its size.
-_NEAR = 0.75
 # What is to be left for a reply where room is made, in tokens and as a share of the context.
 _ROOM, _ROOM_SHARE = 256, 4
 _SUMMARY, _SUMMARY_SHARE = 200, 8
@@ -65,7 +63,7 @@ class Context:
                 )
             self._make_room(text, after, limit)
             length = len(session.prompt(text, after))
-        if length >= _NEAR * limit:
+        if length >= NEAR * limit:
             session.note(
                 f"This message has {self._count(text)} tokens; with it {length} of {limit} are used, "
                 f"{limit - length} are left for the reply."
@@ -130,11 +128,15 @@ class Context:
         if argument:
             self._policy = argument
         session.say(f"Context: {session.used()} of {limit} tokens used. When it is full: {self._policy}.")
-        waiting, self._waiting = self._waiting, None
-        if argument in ("drop-oldest", "summarise") and waiting is not None:
-            text, after = waiting
+        if argument and self._waiting is not None:
+            text, after = self._waiting
+            # It went along already, in what is waiting.
             session.attached.clear()
-            session.reply_to(text, after=after)
+            self._waiting = None
+            if argument == "stop":
+                session.note("The message that did not fit is forgotten.")
+            else:
+                session.reply_to(text, after=after)
 
     def _tokens(self, argument: str) -> None:
         session = self._session

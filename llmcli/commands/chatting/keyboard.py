@@ -38,8 +38,11 @@ class Keyboard:
         # Where the line is drawn: standard output may be a file.
         self._screen = next((each for each in (sys.stdout, sys.stderr) if terminal.can_redraw(each)), None)
 
-    def messages(self, completer: Completer, toolbar: Callable[[], str], *, quiet: bool) -> Iterator[str]:
-        """Each message typed, as it is; ends at Ctrl-D. Without a keyboard there are none."""
+    def messages(self, completer: Completer, toolbar: Callable[[str], str], *, quiet: bool) -> Iterator[str]:
+        """Each message typed, as it is; ends at Ctrl-D. Without a keyboard there are none.
+
+        `toolbar` is given what has been typed so far.
+        """
         if self._tty is None:
             return
         if self._screen is None:
@@ -80,11 +83,19 @@ class Keyboard:
             settings[6][termios.VMIN], settings[6][termios.VTIME] = 1, 0
         termios.tcsetattr(self._tty, termios.TCSANOW, settings)
         try:
+            self._bracket_pastes(True)
             yield
         finally:
             # The terminal may be gone by now.
-            with suppress(termios.error):
+            with suppress(termios.error, OSError):
+                self._bracket_pastes(False)
                 termios.tcsetattr(self._tty, termios.TCSANOW, before)
+
+    def _bracket_pastes(self, on: bool) -> None:
+        """Let the terminal mark what is pasted, so that it is one message, as it does while a line is edited."""
+        if self._screen is not None:
+            self._screen.write(f"\x1b[?2004{'h' if on else 'l'}")
+            self._screen.flush()
 
     def _plain_message(self) -> str:
         assert self._tty is not None
@@ -102,8 +113,9 @@ class Keyboard:
             raise EOFError
         return line.removesuffix("\n")
 
-    def _session(self, completer: Completer, toolbar: Callable[[], str], *, quiet: bool) -> PromptSession[str]:
+    def _session(self, completer: Completer, toolbar: Callable[[str], str], *, quiet: bool) -> PromptSession[str]:
         from prompt_toolkit import PromptSession
+        from prompt_toolkit.application import get_app
         from prompt_toolkit.input import create_input
         from prompt_toolkit.output import ColorDepth, create_output
 
@@ -115,7 +127,7 @@ class Keyboard:
             color_depth=None if colours else ColorDepth.DEPTH_1_BIT,
             completer=completer,
             complete_while_typing=False,
-            bottom_toolbar=toolbar,
+            bottom_toolbar=lambda: toolbar(get_app().current_buffer.text),
             # Several lines are one message; the keys below say where it ends.
             multiline=True,
             prompt_continuation="  ",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.engine import Stats
 
+# From this share of the context on, each message is told with its size.
+NEAR = 0.75
+
 
 @dataclass(frozen=True)
 class Speaker:
@@ -254,11 +257,15 @@ class ChatSession:
             self._used = state, len(ids)
         return self._used[1]
 
-    def toolbar(self) -> str:
-        """The model, how full the context is, and how fast it last spoke."""
+    def toolbar(self, typed: str) -> str:
+        """How full the context is, with what has been `typed` where that is close, how fast the model last spoke."""
         from llmcli.views.stats import speed
 
-        parts = [f"{self.used()}/{self.conversation.engine.context_length} tokens"]
+        used, limit, more = self.used(), self.conversation.engine.context_length, ""
+        # A token is seldom shorter than a character, so that most of the time nothing need be counted.
+        if typed and used + len(typed) >= NEAR * limit:
+            more = f" + {len(self.loaded.tokenizer.encode(typed, add_special_tokens=False))}"
+        parts = [f"{used}{more}/{limit} tokens"]
         if self.last_stats is not None and self.last_stats.decode_tokens_per_s is not None:
             parts.append(speed(self.last_stats.decode_tokens_per_s))
         return terminal.visible(" · ".join([*parts, self.loaded.name]))

@@ -35,7 +35,7 @@ class ModelSettings:
             Command(
                 "model", self._model, "go on with another model; without a name, show it", "[NAME]", _model_names, True
             ),
-            Command("system", self._system, "what the model is told before the conversation", "[TEXT]"),
+            Command("system", self._system, "what the model is told before the conversation, or none", "[TEXT]"),
             Command("set", self._set, "a sampling setting, as in /set temperature 0.2", "NAME VALUE", _setting_names),
             Command("show", self._show, "the settings, and where the conversation is saved"),
             Command("template", self._template, "the model's chat template"),
@@ -57,7 +57,7 @@ class ModelSettings:
     def _system(self, argument: str) -> None:
         session = self._session
         if argument:
-            session.conversation.system = argument
+            session.conversation.system = None if argument == "none" else argument
             session.settle()
         session.say(f"System prompt: {session.conversation.system or '(none)'}")
 
