@@ -16,7 +16,7 @@ import typer
 
 from llmcli import __version__
 from llmcli.bench.command import bench
-from llmcli.commands import options
+from llmcli.commands import alias, options, template
 from llmcli.commands.chat import chat
 from llmcli.commands.chats import app as chats_app
 from llmcli.commands.compare import compare
@@ -56,8 +56,10 @@ app.command("pull")(pull)
 app.command("list")(list_models)
 app.command("show")(show)
 app.command("rm")(remove)
-# Its arguments are another command's flags.
+app.add_typer(alias.app)
+app.add_typer(template.app)
 app.command("doctor")(doctor)
+# Its arguments are another command's flags.
 app.command("config", context_settings={"ignore_unknown_options": True})(config)
 
 
@@ -75,9 +77,11 @@ def _common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
+    # The commands with settings that the room of commands does not know.
+    context.obj = (bench,)
     # What is wrong with the file is the doctor's to say.
     if context.invoked_subcommand != "doctor":
-        context.default_map = default_map(bench)
+        context.default_map = default_map(*context.obj)
 
 
 def main() -> NoReturn:

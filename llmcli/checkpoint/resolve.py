@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.checkpoint import hub_cache, starter, store
+from llmcli.checkpoint.aliases import aliases
 from llmcli.checkpoint.hub import fetch_model
 from llmcli.checkpoint.hub_files import HubName, parse_hub_name
 from llmcli.checkpoint.store import Progress, no_progress
@@ -33,8 +34,8 @@ class LocalModel:
 def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None = None) -> Path:
     """The folder or GGUF file of the model called `name` (None: the starter model).
 
-    In this order: a path, the starter model's names, a file of the model store, a hub name. With `fetch`, what is not
-    here is fetched; otherwise that is an error.
+    In this order: a path, an alias, the starter model's names, a file of the model store, a hub name. With `fetch`,
+    what is not here is fetched; otherwise that is an error.
 
     Raises:
         ModelNotFoundError: nothing is called so, or it could not be fetched.
@@ -47,6 +48,12 @@ def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None =
     path = _existing_path(name)
     if path is not None:
         return path
+    meant = aliases().get(name)
+    if meant is not None:
+        name = meant
+        path = _existing_path(name)
+        if path is not None:
+            return path
     if starter.STARTER.called(name):
         return _starter(fetch, report)
     entry = store.find(name)
@@ -153,6 +160,8 @@ def _starter(fetch: bool, progress: Progress) -> Path:
 
 def _as_hub_name(name: str) -> HubName | None:
     """The hub name that `resolve` would take `name` for, if it would."""
+    if _stat(name) is None:
+        name = aliases().get(name, name)
     if _stat(name) is not None or starter.STARTER.called(name) or store.find(name) is not None:
         return None
     return parse_hub_name(name)
@@ -194,7 +203,7 @@ def _has_gguf_magic(path: Path) -> bool:
 
 
 def _nearest(name: str) -> str:
-    known = [model.name for model in local_models()] + [starter.STARTER.aliases[0]]
+    known = [model.name for model in local_models()] + [starter.STARTER.aliases[0], *aliases()]
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
     return "" if not close else f" (did you mean {' or '.join(by_lower[candidate] for candidate in close)}?)"

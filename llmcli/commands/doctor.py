@@ -15,6 +15,7 @@ from llmcli.views import terminal
 
 
 def doctor(
+    command: typer.Context,
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="Look also at this model; no weight is read.")
     ] = None,
@@ -34,7 +35,7 @@ def doctor(
     path = settings_path()
     findings = []
     try:
-        default_map()
+        default_map(*(command.obj or ()))
         words = "it is in order" if path.is_file() else "it is not there, and need not be"
         findings.append(Finding("good", str(path), words))
     except UsageError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import choosing, options, recording
+from llmcli.commands import choosing, options, prompt_templates, recording
 from llmcli.commands.explain import Look, attention_watch, explain, reply_page
 from llmcli.commands.following import follow
 from llmcli.commands.inspect import base
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
 
 def generate(
+    invocation: typer.Context,
     prompt: Annotated[
         str | None, typer.Argument(help="What to ask. Piped text is added below it; - is the piped text alone.")
     ] = None,
     model: options.Model = None,
     system: options.System = None,
+    prompt_template: prompt_templates.Use = None,
+    param: prompt_templates.Params = None,
     raw: Annotated[
         bool, typer.Option("--raw", envvar="LLMCLI_RAW", help="Continue the text as it is, without the chat template.")
     ] = False,
@@ -77,7 +80,15 @@ def generate(
     quiet: options.Quiet = False,
 ) -> None:
     """Answer one prompt and exit."""
-    text = read_prompt(prompt, quiet=quiet)
+    if prompt_template is None and param:
+        raise UsageError("--param is for a --prompt-template, and none is given.")
+    if prompt_template is None:
+        text = read_prompt(prompt, quiet=quiet)
+    else:
+        text, its_system = prompt_templates.read_filled(prompt_template, prompt, param, quiet=quiet)
+        # More to the point than what holds in general, but not than what is said here and now.
+        if its_system is not None and not options.is_flag_given(invocation, "system"):
+            system = its_system
     if raw and system:
         raise UsageError("--raw leaves out the chat template, so there is no place for a --system prompt.")
     if raw and (template or template_arg):

@@ -244,6 +244,12 @@ Quiet: TypeAlias = Annotated[
 ]
 
 
+def is_flag_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter's value comes from the command line, not from a variable or the settings file."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 _NOT_FOR_USERS = ("self", "messages", "add_generation_prompt")
 
 

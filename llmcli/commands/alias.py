@@ -1,0 +1,50 @@
+"""`llm alias`: short names for models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from llmcli.views import terminal
+
+app = typer.Typer(name="alias", help="Short names for models, for use wherever one is named.", no_args_is_help=True)
+
+
+@app.command("set")
+def set_(
+    name: Annotated[str, typer.Argument(help="The short name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="What it stands for, as -m takes it.")],
+) -> None:
+    """Let a name stand for a model; an alias of that name is replaced."""
+    from llmcli.checkpoint.aliases import set_alias
+
+    terminal.note(f"{name} is {set_alias(name, model)}.")
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
+    """Show all aliases and what they stand for."""
+    from llmcli.checkpoint.aliases import aliases
+
+    known = aliases()
+    if as_json:
+        terminal.write_line(json.dumps(known, ensure_ascii=False))
+        return
+    if not known:
+        terminal.note("There are no aliases; `llm alias set NAME MODEL` makes one.")
+    width = max(map(len, known), default=0)
+    for name, model in known.items():
+        line = f"{name.ljust(width)}  {model}"
+        terminal.write_line(terminal.visible(line) if terminal.is_terminal(sys.stdout) else line)
+
+
+@app.command("rm")
+def remove(name: Annotated[str, typer.Argument(help="The short name.")]) -> None:
+    """Forget an alias; the model stays."""
+    from llmcli.checkpoint.aliases import remove_alias
+
+    remove_alias(name)
+    terminal.note(f"{name} is forgotten.")

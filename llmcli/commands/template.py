@@ -1,0 +1,88 @@
+"""`llm template`: prompts to use again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from llmcli.commands import prompt_templates
+from llmcli.commands.prompt_input import read_prompt
+from llmcli.commands.prompt_templates import PromptTemplate
+from llmcli.views import terminal
+
+app = typer.Typer(
+    name="template",
+    help="Prompts to use again, with places to fill: llm generate -T NAME.",
+    no_args_is_help=True,
+)
+
+
+@app.command("save")
+def save(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt, with {input} where the text goes; - or nothing is piped text.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system prompt too.")] = None,
+) -> None:
+    """Save a prompt: {input} is where the text goes, {key} where --param key=value does, {{key}} a word in braces."""
+    if system is not None:
+        # Bytes of argv that are not UTF-8 arrive as lone surrogates.
+        system = system.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+    template = PromptTemplate(name, read_prompt(prompt), system)
+    path = prompt_templates.save(template)
+    places = f" Places to fill: {', '.join(template.places)}." if template.places else ""
+    terminal.note(f"Saved as {path}.{places}")
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False) -> None:
+    """Show the saved prompts."""
+    found = prompt_templates.prompt_templates()
+    if as_json:
+        terminal.write_line(json.dumps([_plain(template) for template in found], ensure_ascii=False))
+        return
+    if not found:
+        terminal.note("There are no prompt templates; `llm template save NAME PROMPT` makes one.")
+    width = max((len(template.name) for template in found), default=0)
+    for template in found:
+        first = (template.prompt.strip().splitlines() or [""])[0]
+        _print(f"{template.name.ljust(width)}  {first if len(first) <= 80 else first[:79] + '…'}")
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A saved prompt.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Print a saved prompt; its system prompt goes to stderr."""
+    template = prompt_templates.find(name)
+    if as_json:
+        terminal.write_line(json.dumps(_plain(template), ensure_ascii=False))
+        return
+    if template.system is not None:
+        terminal.note(f"System prompt: {template.system}")
+    _print(template.prompt)
+
+
+@app.command("rm")
+def remove(name: Annotated[str, typer.Argument(help="A saved prompt.")]) -> None:
+    """Delete a saved prompt."""
+    prompt_templates.remove(name)
+    terminal.note(f"{name} is deleted.")
+
+
+def _plain(template: PromptTemplate) -> dict[str, object]:
+    return {
+        "name": template.name,
+        "prompt": template.prompt,
+        "system": template.system,
+        "places": list(template.places),
+    }
+
+
+def _print(text: str) -> None:
+    terminal.write_line(terminal.visible(text) if terminal.is_terminal(sys.stdout) else text)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmcli.checkpoint import resolve
+from llmcli.checkpoint.aliases import aliases_path
+from llmcli.errors import UsageError
+from tests.commands.running import llm
+from tests.puppet import chain, write_puppet
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("CONFIG", "DATA", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_alias_stands_for_a_model_wherever_one_is_named(home: Path) -> None:
+    write_puppet(home / "model", chain(b"ok"))
+    result = llm("alias", "set", "fast", "model")
+    assert (result.returncode, result.stdout) == (0, b"")
+    assert str(home / "model") in result.stderr.decode()
+    assert llm("generate", "hi", "-m", "fast", "-t", 0).stdout == b"ok"
+    assert llm("show", "fast", "--json").returncode == 0
+    assert llm("generate", "hi", "-t", 0, env={"LLMCLI_MODEL": "fast"}).stdout == b"ok"
+    assert json.loads(llm("alias", "list", "--json").stdout) == {"fast": str(home / "model")}
+    assert llm("alias", "list").stdout.decode() == f"fast  {home / 'model'}\n"
+    assert llm("alias", "rm", "fast").returncode == 0
+    gone = llm("generate", "hi", "-m", "fast")
+    assert (gone.returncode, b"fast" in gone.stderr) == (3, True)
+    assert (home / "model").is_dir()
+
+
+def test_an_alias_can_stand_for_what_is_not_here_yet() -> None:
+    assert llm("alias", "set", "far", "owner/name:Q4_K_M").returncode == 0
+    result = llm("generate", "hi", "-m", "far")
+    assert (result.returncode, b"owner/name" in result.stderr) == (3, True)
+    assert b"owner/name" in llm("pull", "far").stderr
+
+
+def test_a_path_comes_before_an_alias_and_an_alias_is_suggested(home: Path) -> None:
+    write_puppet(home / "here", chain(b"ok"))
+    (home / "elsewhere").mkdir()
+    llm("alias", "set", "here", home / "elsewhere")
+    assert resolve.resolve("here") == Path("here")
+    assert b"did you mean here" in llm("show", "heer").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (["set", "a/b", "x"], 2, "cannot be an alias"),
+        (["set", "a.gguf", "x"], 2, "cannot be an alias"),
+        (["set", "starter", "x"], 2, "the starter model"),
+        (["set", "a", " "], 2, "empty"),
+        (["set", "b", "known"], 2, "is an alias itself"),
+        (["rm", "nope"], 3, "no alias 'nope'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: list[str], code: int, why: str) -> None:
+    llm("alias", "set", "known", "owner/name")
+    result = llm("alias", *arguments)
+    assert result.returncode == code
+    assert why in result.stderr.decode()
+    assert json.loads(llm("alias", "list", "--json").stdout) == {"known": "owner/name"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
+def test_a_damaged_file_is_named(content: str) -> None:
+    aliases_path().parent.mkdir(parents=True)
+    aliases_path().write_text(content)
+    with pytest.raises(UsageError, match=r"aliases\.json"):
+        resolve.resolve("a")
+    assert b"There are no aliases" not in llm("alias", "list").stderr
