@@ -21,7 +21,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=8)
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
-    return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("m")))
+    return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("m")), dtype="float32")
 
 
 def test_choices_tell_each_filter_and_the_first_that_removed_a_token(loaded: llmcli.LoadedModel) -> None:
