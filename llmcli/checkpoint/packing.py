@@ -32,6 +32,7 @@ from llmcli.model.packed import (
     QuantisedEmbedding,
     QuantisedLinear,
 )
+from llmcli.model.pages import Pages
 from llmcli.model.quantise import quantise
 
 Packing: TypeAlias = Literal["stored", "int8", "int4"]
@@ -63,12 +64,13 @@ def make_room(
         OutOfMemoryError: there is no room for them.
     """
     made: dict[str, PackedMatrix] = {}
+    pages = Pages()
     for path, module in list(model.named_modules()):
         parent, _, name = path.rpartition(".")
         if isinstance(module, Experts):
             for part in ("gate_up_proj", "down_proj"):
                 if bits := _bits(checkpoint, f"{path}.{part}", packing):
-                    made[f"{path}.{part}"] = matrix = _matrix(bits, module.get_parameter(part).shape, dtype)
+                    made[f"{path}.{part}"] = matrix = _matrix(bits, module.get_parameter(part).shape, dtype, pages)
                     delattr(module, part)
                     setattr(module, part, matrix)
         elif isinstance(module, nn.Linear | nn.Embedding) and name not in (*_DENSE, "embed_positions"):
@@ -77,7 +79,7 @@ def make_room(
             bits = _bits(checkpoint, parameter, packing)
             if bits is None:
                 continue
-            matrix = made.get(parameter) or _matrix(bits, module.weight.shape, dtype)
+            matrix = made.get(parameter) or _matrix(bits, module.weight.shape, dtype, pages)
             made[parameter] = matrix
             replacement: nn.Module = QuantisedEmbedding(matrix)
             if isinstance(module, nn.Linear):
@@ -116,10 +118,10 @@ def memory_for(nbytes: int) -> Iterator[None]:
         ) from None
 
 
-def _matrix(bits: Bits, shape: torch.Size, dtype: torch.dtype) -> PackedMatrix:
+def _matrix(bits: Bits, shape: torch.Size, dtype: torch.dtype, pages: Pages) -> PackedMatrix:
     """Room for a matrix, or for a stack of them."""
     with memory_for(shape.numel() * BLOCK_BYTES[bits] // (ROWS * COLUMNS)):
-        return PackedMatrix(bits, *shape[-2:], dtype=dtype, count=1 if len(shape) == 2 else shape[0])
+        return PackedMatrix(bits, *shape[-2:], dtype=dtype, count=1 if len(shape) == 2 else shape[0], pages=pages)
 
 
 def _bits(checkpoint: Checkpoint, parameter: str, packing: Packing) -> Bits | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llmcli.model.config import LayerConfig, ModelConfig
+from llmcli.model.pages import Pages
 
 _SMALLEST_CAPACITY = 256
 # How far `truncate` can always go back in a layer that forgets: room for a rejected draft or a retyped word.
@@ -52,11 +53,13 @@ class KVCache:
         self.expected_length = 0
         self._kinds = config.layers
         self._limit = config.context_length
+        self._dtype, self._device = dtype, torch.device(device)
+        self._pages = Pages()
         heads, key_size, value_size = config.cached_widths
 
         def empty(layer: LayerConfig, width: int) -> Tensor:
             size = max(1, min(capacity, self._steady_size(layer)))
-            return torch.empty((batch, heads, size, width), dtype=dtype, device=device)
+            return self._empty((batch, heads, size, width))
 
         self.layers = [Segment(empty(layer, key_size), empty(layer, value_size), 0) for layer in config.layers]
         self._length = 0
@@ -155,8 +158,13 @@ class KVCache:
             first,
         )
 
+    def _empty(self, shape: tuple[int, ...]) -> Tensor:
+        if self._device.type == "cpu":
+            return self._pages.empty(shape, self._dtype)
+        return torch.empty(shape, dtype=self._dtype, device=self._device)
+
     def _moved(self, tensor: Tensor, old_first: int, first: int, size: int) -> Tensor:
-        moved = tensor.new_empty((*tensor.shape[:2], size, tensor.shape[3]))
+        moved = self._empty((*tensor.shape[:2], size, tensor.shape[3]))
         kept = tensor[:, :, first - old_first : self._length - old_first]
         moved[:, :, : kept.shape[2]] = kept
         return moved

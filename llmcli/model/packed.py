@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcli.model.pages import Pages
+
 Bits: TypeAlias = Literal[4, 8]
 
 ROWS = 16
@@ -82,13 +84,19 @@ class PackedMatrix(nn.Module):
     blocks: Tensor
     """(count * R, G, bytes of a block) uint8."""
 
-    def __init__(self, bits: Bits, rows: int, columns: int, *, dtype: torch.dtype, count: int = 1) -> None:
-        """Memory for `count` matrices, not yet filled; `dtype` is what they are handed out in."""
+    def __init__(
+        self, bits: Bits, rows: int, columns: int, *, dtype: torch.dtype, count: int = 1, pages: Pages | None = None
+    ) -> None:
+        """Memory for `count` matrices, not yet filled; `dtype` is what they are handed out in.
+
+        Raises:
+            MemoryError: there is none.
+        """
         super().__init__()
         self.bits, self.rows, self.columns, self.count, self.dtype = bits, rows, columns, count, dtype
         self.row_blocks = -(-rows // ROWS)
         shape = (count * self.row_blocks, -(-columns // COLUMNS), BLOCK_BYTES[bits])
-        self.register_buffer("blocks", torch.empty(shape, dtype=torch.uint8))
+        self.register_buffer("blocks", (pages or Pages()).empty(shape, torch.uint8))
 
     @property
     def shape(self) -> tuple[int, int, int]:
