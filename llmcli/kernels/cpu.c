@@ -234,21 +234,40 @@ static AttentionPlan attention_plan(const Context *c, const Layer *layer) {
     return plan;
 }
 
+/* A head, some tokens, and some of the keys that they see. */
+typedef struct {
+    int split, head, token, count;
+    int64_t from, to;
+} AttentionItem;
+
+static AttentionItem attention_item(const Context *c, const Layer *layer, AttentionPlan plan, int number) {
+    int heads = c->model.kv_heads, tokens = c->step->tokens;
+    AttentionItem item = {.split = number % plan.splits, .head = number / plan.splits % heads};
+    item.token = number / plan.splits / heads * plan.tile;
+    item.count = tokens - item.token < plan.tile ? tokens - item.token : plan.tile;
+    int64_t start = c->step->start + item.token, first = first_visible(layer, start), keys = start + item.count - first;
+    item.from = first + keys * item.split / plan.splits;
+    item.to = first + keys * (item.split + 1) / plan.splits;
+    return item;
+}
+
 static void attend_all(Worker *w, const Layer *layer, const Segment *segment, AttentionPlan plan) {
     Context *c = w->context;
     const Model *m = &c->model;
     int tokens = c->step->tokens, group = m->heads / m->kv_heads, width = c->width;
     int items = m->kv_heads * plan.tiles * plan.splits;
-    for (int item = w->number; item < items; item += c->threads) {
-        int split = item % plan.splits, head = item / plan.splits % m->kv_heads, tile = item / plan.splits / m->kv_heads;
-        int token = tile * plan.tile, count = tokens - token < plan.tile ? tokens - token : plan.tile;
-        int64_t start = c->step->start + token, first = first_visible(layer, start), keys = start + count - first;
-        int64_t from = first + keys * split / plan.splits, to = first + keys * (split + 1) / plan.splits;
-        attend(m, layer, segment, head, c->q + token * c->ld_q + head * group * m->head_dim, c->ld_q, start, count, from,
-               to, width, &w->scratch);
-        for (int r = 0; r < count * group; r++) {
-            int64_t row = (int64_t)(token + r / group) * m->heads + head * group + r % group;
-            float *to_part = c->parts + ((int64_t)split * tokens * m->heads + row) * (width + 2);
+    for (int number = w->number; number < items; number += c->threads) {
+        AttentionItem item = attention_item(c, layer, plan, number);
+        int64_t next = 0;
+        if (number + c->threads < items) {
+            AttentionItem then = attention_item(c, layer, plan, number + c->threads);
+            next = ((then.head - item.head) * segment->size + then.from - item.from) * m->head_dim;
+        }
+        attend(m, layer, segment, item.head, c->q + item.token * c->ld_q + item.head * group * m->head_dim, c->ld_q,
+               c->step->start + item.token, item.count, item.from, item.to, next, &w->scratch);
+        for (int r = 0; r < item.count * group; r++) {
+            int64_t row = (int64_t)(item.token + r / group) * m->heads + item.head * group + r % group;
+            float *to_part = c->parts + ((int64_t)item.split * tokens * m->heads + row) * (width + 2);
             memcpy(to_part, w->scratch.mixed + (int64_t)r * width, (size_t)width * sizeof(float));
             to_part[width] = w->scratch.most[r];
             to_part[width + 1] = w->scratch.sums[r];

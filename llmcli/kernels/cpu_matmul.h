@@ -31,8 +31,6 @@ static inline int tile_width(int tokens, int tile) {
     return width;
 }
 
-static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 /* Round groups `first` to `last` of a token to 16 bits. */
 static void quantise(Input *in, int token, int first, int last) {
     int tile = token / TILE, place = token % TILE, width = tile_width(in->tokens, tile);
@@ -55,17 +53,16 @@ static void quantise(Input *in, int token, int first, int last) {
         float limit = greatest(most), scale = limit / 32512, inverse = limit > 0 ? 32512 / limit : 0;
         if (!(inverse < 3e38f)) inverse = 0; /* all but zero, or not numbers */
         int8_t upper[GROUP], lower[GROUP];
-        int32_t whole[GROUP], sum_of_codes = 0;
+        vi sums = {0};
         for (int i = 0; i < GROUP; i += LANES) {
             /* Adding 1.5 * 2^23 rounds to the nearest whole number. */
             vi v = (vi)(load(p + i) * inverse + 12582912.0f) - 0x4b400000;
-            memcpy(whole + i, &v, sizeof v);
+            sums += v;
+            vb high = __builtin_convertvector((v + 128) >> 8, vb), low = __builtin_convertvector(v, vb);
+            memcpy(upper + i, &high, sizeof high);
+            memcpy(lower + i, &low, sizeof low);
         }
-        for (int i = 0; i < GROUP; i++) {
-            sum_of_codes += whole[i];
-            upper[i] = (int8_t)((whole[i] + 128) >> 8);
-            lower[i] = (int8_t)(whole[i] & 255);
-        }
+        int32_t sum_of_codes = whole_sum(sums);
         int64_t at = base + (int64_t)g * width + place;
         int8_t *to = in->codes + (base + (int64_t)g * width) * CODES + place * 4;
         for (int four = 0; four < GROUP / 4; four++) {

@@ -31,6 +31,7 @@ typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+typedef int8_t vb __attribute__((vector_size(LANES)));
 
 INLINE vf load(const float *p) {
     vf v;
@@ -58,6 +59,16 @@ INLINE float sum(vf v) {
     return _mm512_reduce_add_ps((__m512)v);
 #else
     float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+#endif
+}
+
+INLINE int32_t whole_sum(vi v) {
+#ifdef USE_AVX512
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t total = 0;
     for (int i = 0; i < LANES; i++) total += v[i];
     return total;
 #endif

@@ -73,4 +73,6 @@ typedef struct {
     int32_t tokens, only_last;
 } Step;
 
+static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
 #endif
