@@ -176,8 +176,11 @@ class Engine:
                     with interruption.computing():
                         logits = self._read(ids, observer)
                 with self._undisturbed(observer):
-                    distribution = sampler.distribution(logits, ids)
-                    token = sampler.draw(distribution)
+                    if probabilities:
+                        distribution = sampler.distribution(logits, ids)
+                        token = sampler.draw(distribution)
+                    else:
+                        token = sampler.choose(logits, ids)
                 last_at = time.perf_counter()
                 first_at = first_at or last_at
                 if token in self._stop_ids:

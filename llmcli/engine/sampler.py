@@ -18,6 +18,7 @@ from llmcli.engine.params import SamplingParams
 from llmcli.errors import LlmcliError
 
 _SHORT_LIST = 1024
+_ROW = 256
 _ORDER: tuple[Filter, ...] = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -39,16 +40,14 @@ class Sampler:
             LlmcliError: the logits contain NaN or are infinite.
         """
         logits = logits.float()
-        if not torch.isfinite(logits.max()):
-            raise LlmcliError(
-                "The model's output is not a number (NaN or infinite). Its weights may be damaged, or too large for "
-                "this precision: try --dtype float32."
-            )
+        _check(logits)
         params = self.params
         if params.repeat_penalty != 1.0 and context:
             logits = self._penalised(logits, context)
         if params.temperature == 0:
-            return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1.0)
+            distribution = torch.zeros_like(logits)
+            distribution[_argmax(logits)] = 1.0
+            return distribution
         probabilities = (logits / params.temperature).softmax(-1)
         if params.top_k or params.top_p < 1:
             probabilities = self._most_probable(probabilities)
@@ -56,6 +55,17 @@ class Sampler:
             probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0.0)
             probabilities = probabilities / probabilities.sum()
         return probabilities
+
+    def choose(self, logits: Tensor, context: Sequence[int] = ()) -> int:
+        """The id that `draw` gives of the `distribution`, which is not computed where the most probable one is wanted.
+
+        Raises:
+            LlmcliError: the logits contain NaN or are infinite.
+        """
+        if self.params.temperature > 0 or self.params.repeat_penalty != 1.0:
+            return self.draw(self.distribution(logits, context))
+        _check(logits)
+        return _argmax(logits)
 
     def stages(self, logits: Tensor, context: Sequence[int] = ()) -> dict[Filter, Tensor]:
         """The distribution (V,) after each filter in turn; the last is what `distribution` gives."""
@@ -95,3 +105,22 @@ class Sampler:
             before = best.cumsum(-1) - best
             best = best.masked_fill(before >= top_p * (total if top_k else 1.0), 0.0)
         return torch.zeros_like(probabilities).scatter_(0, ids, best / best.sum())
+
+
+def _check(logits: Tensor) -> None:
+    if not torch.isfinite(logits.amax()):
+        raise LlmcliError(
+            "The model's output is not a number (NaN or infinite). Its weights may be damaged, or too large for "
+            "this precision: try --dtype float32."
+        )
+
+
+def _argmax(logits: Tensor) -> int:
+    """The first of the greatest logits (V,)."""
+    # In two steps: torch finds the greatest value much faster than its place (10 against 80 microseconds on a CPU).
+    split = len(logits) // _ROW * _ROW
+    rows, rest = logits[:split].view(-1, _ROW).amax(1), logits[split:]
+    if split == 0 or (len(rest) and bool(rest.amax() > rows.amax())):
+        return split + int(rest.argmax())
+    row = int(rows.argmax())
+    return row * _ROW + int(logits[row * _ROW : (row + 1) * _ROW].argmax())

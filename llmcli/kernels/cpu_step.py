@@ -62,6 +62,8 @@ class CpuStep:
             raise NoKernelError("no memory or no threads for the kernel")
         weakref.finalize(self, _free, handle, self._context, os.getpid())
         self._segments = (c.Segment * model.config.num_layers)()
+        self._pointed_at: weakref.ref[KVCache] | None = None
+        self._moves = 0
         ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
@@ -103,10 +105,7 @@ class CpuStep:
     def _call(self, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
         start, new = cache.length, len(ids)
         cache.begin(new)
-        for index, (keys, values, first) in enumerate(cache.layers):
-            if keys.shape[0] != 1 or keys.dtype != self._description.dtype:
-                raise ValueError("the cache is not of this model, or holds several texts")
-            self._segments[index] = c.Segment(keys.data_ptr(), values.data_ptr(), first, keys.shape[2])
+        self._point_at(cache)
         length = max(start + new, cache.expected_length)
         for index, rotation in enumerate(self._rotations):
             self._rotation_table[index] = c.Rotation(*rotation.at(start, new, length))
@@ -124,6 +123,16 @@ class CpuStep:
             raise ValueError(f"the kernel refuses the step: {problem}")
         cache.advance(new)
         return logits
+
+    def _point_at(self, cache: KVCache) -> None:
+        """Give the kernel the addresses of a cache's memory, where they are not those of the last call."""
+        if self._pointed_at is not None and self._pointed_at() is cache and self._moves == cache.moves:
+            return
+        for index, (keys, values, first) in enumerate(cache.layers):
+            if keys.shape[0] != 1 or keys.dtype != self._description.dtype:
+                raise ValueError("the cache is not of this model, or holds several texts")
+            self._segments[index] = c.Segment(keys.data_ptr(), values.data_ptr(), first, keys.shape[2])
+        self._pointed_at, self._moves = weakref.ref(cache), cache.moves
 
 
 class _Rotations:

@@ -65,6 +65,8 @@ class KVCache:
         self._length = 0
         # The capacity, at least: asked for at every token, while memory changes rarely.
         self._fits = self.capacity
+        # Counted before anything moves: whoever is interrupted in between has counted too much, never too little.
+        self._moves = 0
 
     @property
     def length(self) -> int:
@@ -77,22 +79,32 @@ class KVCache:
         return min(segment.end for segment in self.layers)
 
     @property
+    def moves(self) -> int:
+        """How often any layer's segment has become another one: addresses hold as long as this number does."""
+        return self._moves
+
+    @property
     def nbytes(self) -> int:
         """Bytes reserved, used or not."""
         return sum(segment.keys.nbytes + segment.values.nbytes for segment in self.layers)
 
     def reserve(self, length: int) -> None:
         """Make room ahead for `length` tokens in all, in the layers that keep all of them."""
+        if length <= self._fits:
+            return
+        self._moves += 1
         # Assigned at the end: growing that is interrupted, or runs out of memory, leaves the cache as it was.
         self.layers = [
             segment if layer.forgets else self._with_room(layer, segment, length)
             for layer, segment in zip(self._kinds, self.layers, strict=True)
         ]
+        self._fits = self.capacity
 
     def begin(self, new: int) -> None:
         """Make room in every layer for a pass of `new` tokens, keeping what they may see."""
         if self._length + new <= self._fits:
             return
+        self._moves += 1
         for index, layer in enumerate(self._kinds):
             # One layer at a time, so that there is never a second copy of more than one.
             self.layers[index] = self._with_room(layer, self.layers[index], self._length + new)
@@ -139,6 +151,7 @@ class KVCache:
         if not 0 <= length <= self._length or length != self.reusable(length):
             raise ValueError(f"cannot truncate a cache of {self._length} tokens to {length}")
         if length == 0:
+            self._moves += 1
             self.layers = [segment._replace(first=0) for segment in self.layers]
             self._fits = self.capacity
         self._length = length

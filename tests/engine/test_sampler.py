@@ -77,6 +77,26 @@ def test_temperature_zero_is_the_best_token_and_nothing_else() -> None:
     assert penalised.tolist() == [0, 0, 1, 0]
 
 
+@pytest.mark.parametrize("size", [1, 5, 255, 256, 257, 1000, 49152])
+def test_choosing_is_drawing_from_the_distribution(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    for place in (0, size // 2, size - 1):
+        logits = torch.randn(size, generator=generator)
+        logits[place] = 9.0
+        greedy = Sampler(SamplingParams(temperature=0))
+        assert greedy.choose(logits) == place == greedy.draw(greedy.distribution(logits))
+    for params in (SamplingParams(seed=3), SamplingParams(temperature=0, repeat_penalty=1.5)):
+        chosen, drawn = Sampler(params), Sampler(params)
+        logits = torch.randn(size, generator=generator)
+        context = [int(logits.argmax())]
+        for _ in range(5):
+            assert chosen.choose(logits, context) == drawn.draw(drawn.distribution(logits, context))
+
+
+def test_of_equal_logits_the_first_is_chosen() -> None:
+    assert Sampler(SamplingParams(temperature=0)).choose(torch.zeros(1000)) == 0
+
+
 def test_draws_follow_the_distribution() -> None:
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05])
     sampler = Sampler(SamplingParams(seed=7))
@@ -103,8 +123,11 @@ def test_a_seed_gives_the_same_draws_and_another_seed_others() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_numbers_that_are_none_are_an_error(bad: float, temperature: float) -> None:
+    sampler, logits = Sampler(SamplingParams(temperature=temperature)), torch.tensor([0.0, bad, 1.0])
     with pytest.raises(LlmcliError, match="not a number"):
-        Sampler(SamplingParams(temperature=temperature)).distribution(torch.tensor([0.0, bad, 1.0]))
+        sampler.distribution(logits)
+    with pytest.raises(LlmcliError, match="not a number"):
+        sampler.choose(logits)
 
 
 @pytest.mark.parametrize(
