@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import takewhile
 from typing import Protocol, TypeAlias
@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from llmcli.device import peak_memory_bytes
+from llmcli.device import one_thread, peak_memory_bytes
 from llmcli.engine.events import (
     AttentionRow,
     Candidate,
@@ -38,6 +38,8 @@ from llmcli.text.tokenizer import Tokenizer
 
 # Long enough to keep the cores busy, short enough that masks and activations stay small.
 _PREFILL_CHUNK = 512
+# Of an expected reply, room is made for so many tokens at once: it costs as much as some tokens to make it later.
+_RESERVED_AHEAD = 512
 
 PrefillProgress: TypeAlias = Callable[[int, int], None]
 """Called with the tokens of the prompt read so far, and how many there are."""
@@ -262,7 +264,7 @@ class Engine:
         if len(ids) > expected and not self._model.rotated_alike(expected, len(ids)):
             # The text outgrew what was expected, and from here on is rotated in another way: it is read anew, once.
             self._keep(0, self.context_length)
-        self._cache.reserve(len(ids))
+        self._cache.reserve(max(len(ids), min(expected, len(ids) + _RESERVED_AHEAD)))
         with nullcontext() if observer is None else observer.watching(self._cache.length):
             step = self._fast_step(observer)
             size = _PREFILL_CHUNK if step is None else step.prefill_chunk
@@ -282,18 +284,9 @@ class Engine:
         """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
         return None if observer is not None or self._hooks else self._step
 
-    @contextmanager
-    def _undisturbed(self, observer: Observer | None) -> Iterator[None]:
-        """One thread for torch beside a fast path: torch's others would wait busily where the fast path computes."""
-        threads = torch.get_num_threads()
-        if threads == 1 or self._fast_step(observer) is None:
-            yield
-            return
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+    def _undisturbed(self, observer: Observer | None) -> AbstractContextManager[None]:
+        """One thread for torch beside a fast path."""
+        return nullcontext() if self._fast_step(observer) is None else one_thread()
 
     def _path(self, observer: Observer | None) -> str:
         step = self._fast_step(observer)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llmcli.device import one_thread
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.pages import Pages
 
@@ -93,11 +94,12 @@ class KVCache:
         if length <= self._fits:
             return
         self._moves += 1
-        # Assigned at the end: growing that is interrupted, or runs out of memory, leaves the cache as it was.
-        self.layers = [
-            segment if layer.forgets else self._with_room(layer, segment, length)
-            for layer, segment in zip(self._kinds, self.layers, strict=True)
-        ]
+        with one_thread():
+            # Assigned at the end: growing that is interrupted, or runs out of memory, leaves the cache as it was.
+            self.layers = [
+                segment if layer.forgets else self._with_room(layer, segment, length)
+                for layer, segment in zip(self._kinds, self.layers, strict=True)
+            ]
         self._fits = self.capacity
 
     def begin(self, new: int) -> None:
@@ -105,9 +107,10 @@ class KVCache:
         if self._length + new <= self._fits:
             return
         self._moves += 1
-        for index, layer in enumerate(self._kinds):
-            # One layer at a time, so that there is never a second copy of more than one.
-            self.layers[index] = self._with_room(layer, self.layers[index], self._length + new)
+        with one_thread():
+            for index, layer in enumerate(self._kinds):
+                # One layer at a time, so that there is never a second copy of more than one.
+                self.layers[index] = self._with_room(layer, self.layers[index], self._length + new)
         self._fits = self.capacity
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
