@@ -24,6 +24,9 @@ from llmcli.model import ModelConfig, Transformer
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 
+# From so many bytes of dense weights on, replies are slow enough to say what would help.
+_HEAVY = 1 << 30
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -140,9 +143,19 @@ def load_checkpoint(
         template=parts.template(template),
         stop_ids=parts.stop_ids,
         generation_defaults=parts.generation_defaults,
-        notes=checkpoint.notes + parts.tokenizer.notes,
+        notes=checkpoint.notes + parts.tokenizer.notes + (_hint(model) if packing == "stored" else ()),
         packing=packing,
         why_readable=why_readable,
+    )
+
+
+def _hint(model: Transformer) -> tuple[str, ...]:
+    dense = sum(parameter.nbytes for parameter in model.parameters())
+    if dense < _HEAVY:
+        return ()
+    return (
+        f"The weights take {dense / 2**30:.1f} GiB, and the fewer bytes, the faster the reply: --quantize int8 halves "
+        "them, --quantize int4 leaves a third.",
     )
 
 

@@ -74,8 +74,10 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes with one thread inside the block, as it is best where another computes beside it, or where little is
-    to be done: torch's threads wait busily for each other, and now and then for a tenth of a second.
+    """Torch computes with one thread inside the block.
+
+    It is best where others compute beside it, and where little is to be done: torch's threads wait busily for each
+    other, and now and then for a tenth of a second.
     """
     threads = torch.get_num_threads()
     if threads == 1:

@@ -80,6 +80,14 @@ def test_a_stray_tensor_is_told_and_tolerated(folder: Path) -> None:
     assert llm("generate", "hi", "-n", 1, "-m", folder, "--quiet").stderr == b""
 
 
+def test_heavy_weights_come_with_a_hint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert llmcli.load(folder, device="cpu").notes == ()
+    monkeypatch.setattr("llmcli.api._HEAVY", 1000)
+    assert "--quantize int8" in llmcli.load(folder, device="cpu").notes[0]
+    assert llmcli.load(folder, device="cpu", quantize="int8").notes == ()
+    assert llmcli.load(folder, device="cpu", dtype="float32").notes == ()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
