@@ -127,7 +127,9 @@ def load_checkpoint(
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
-        model = load_weights(checkpoint, where, kind, progress, packing=packing)
+        # Threads read into the parameters, which where the caller is in inference mode they could not change.
+        with torch.inference_mode(mode=False):
+            model = load_weights(checkpoint, where, kind, progress, packing=packing)
         parts = text.result()
     if parts.tokenizer.vocab_size > checkpoint.config.vocab_size:
         raise CheckpointError(

@@ -80,6 +80,13 @@ def test_a_stray_tensor_is_told_and_tolerated(folder: Path) -> None:
     assert llm("generate", "hi", "-n", 1, "-m", folder, "--quiet").stderr == b""
 
 
+def test_a_model_is_loaded_inside_inference_mode_too(folder: Path) -> None:
+    expected = llmcli.load(folder).logits([1, 2, 3])
+    with torch.inference_mode():
+        inside = llmcli.load(folder)
+    assert torch.equal(inside.logits([1, 2, 3]), expected)
+
+
 def test_heavy_weights_come_with_a_hint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert llmcli.load(folder, device="cpu").notes == ()
     monkeypatch.setattr("llmcli.api._HEAVY", 1000)
