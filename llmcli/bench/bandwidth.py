@@ -1,9 +1,9 @@
 """How fast this machine reads its memory: the ceiling for one token after another.
 
-On a CPU every thread reads a buffer of its own, far larger than the caches, by the fastest of two ways: the C library's
-`memchr`, which looks at every byte with the widest registers there are, and a sum. Counted are the bytes read. On a GPU
-one buffer is copied into another, and bytes read and bytes written are counted both. The best of several tries is
-taken: everything that disturbs can only make it slower.
+On a CPU every thread reads a buffer of its own, far larger than the caches and in pages of the kind that weights lie
+in, by the fastest of two ways: the C library's `memchr`, which looks at every byte with the widest registers there are,
+and a sum. Counted are the bytes read. On a GPU one buffer is copied into another, and bytes read and bytes written are
+counted both. The best of several tries is taken: everything that disturbs can only make it slower.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+
+from llmcli.model.pages import Pages
 
 _TOTAL_BYTES = 512 << 20
 _TRIES = 8
@@ -29,7 +31,7 @@ def _read(threads: int, total_bytes: int) -> float:
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         size = -(-total_bytes // threads // 8) * 8
         # Written once: memory that never was is one page of zeros, which the cache holds.
-        buffers = list(pool.map(lambda _: torch.ones(size, dtype=torch.uint8), range(threads)))
+        buffers = list(pool.map(lambda _: Pages().empty((size,), torch.uint8).fill_(1), range(threads)))
 
         def seconds(read: Callable[[Tensor], object]) -> float:
             started = time.perf_counter()
