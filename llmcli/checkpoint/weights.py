@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llmcli.checkpoint.opened import Checkpoint, meta_model
-from llmcli.checkpoint.packing import Packing, make_room, memory_for, read_packed
+from llmcli.checkpoint.packing import Packing, block_packer, make_room, memory_for, read_packed
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.model import Transformer
 from llmcli.model.packed import PackedMatrix
@@ -39,12 +39,13 @@ def load_weights(
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
     packed = make_room(model, checkpoint, packing, dtype) if packing is not None else {}
+    packer = block_packer() if packed else None
 
     def read(name: str, values: torch.Tensor | PackedMatrix, reader: TensorReader) -> str:
         if stopped.is_set():
             return name
         if isinstance(values, PackedMatrix):
-            read_packed(checkpoint.sources[name], checkpoint.tensors, reader, values)
+            read_packed(checkpoint.sources[name], checkpoint.tensors, reader, values, packer)
         else:
             checkpoint.sources[name].read_into(checkpoint.tensors, reader, values)
             _assign(model, name, values.to(device))

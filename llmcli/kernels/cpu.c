@@ -11,6 +11,7 @@
 #include "cpu_attention.h"
 #include "cpu_experts.h"
 #include "cpu_matmul.h"
+#include "cpu_pack.h"
 #include "cpu_pool.h"
 #include "cpu_rows.h"
 
@@ -688,6 +689,19 @@ EXPORT int llm_step(Context *c, const Step *step) {
     if (at >= 0) sched_setaffinity(0, sizeof before, &before);
 #endif
     return 0;
+}
+
+/* `rows` rows of a block format, in that order or the one given, into packed blocks from row `first` on. */
+EXPORT void llm_pack(int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows, int groups,
+                     int64_t first, uint8_t *blocks) {
+    switch (format) {
+    case Q4_0: pack_rows(Q4_0, stored, row_bytes, order, rows, groups, first, blocks); break;
+    case Q4_1: pack_rows(Q4_1, stored, row_bytes, order, rows, groups, first, blocks); break;
+    case Q4_K: pack_rows(Q4_K, stored, row_bytes, order, rows, groups, first, blocks); break;
+    case Q5_0: pack_rows(Q5_0, stored, row_bytes, order, rows, groups, first, blocks); break;
+    case Q8_0: pack_rows(Q8_0, stored, row_bytes, order, rows, groups, first, blocks); break;
+    case IQ4_NL: pack_rows(IQ4_NL, stored, row_bytes, order, rows, groups, first, blocks); break;
+    }
 }
 
 EXPORT const char *llm_isa(void) { return ISA; }

@@ -116,6 +116,8 @@ def declare(library: ctypes.CDLL) -> str:
     library.llm_new.argtypes = [ctypes.POINTER(Model), c_int, c_void_p, c_int, c_int]
     library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Step)], c_int
     library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
+    library.llm_pack.restype = None
+    library.llm_pack.argtypes = [c_int, c_void_p, c_int64, c_void_p, c_int, c_int, c_int64, c_void_p]
     library.llm_isa.argtypes, library.llm_isa.restype = [], ctypes.c_char_p
     isa: bytes = library.llm_isa()
     return isa.decode()

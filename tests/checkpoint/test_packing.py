@@ -83,7 +83,12 @@ def weights(model: Transformer, name: str) -> torch.Tensor:
         ("qwen3-moe", Kind.Q4_1, {"joined": True}),
     ],
 )
-def test_packed_files_hold_what_dense_ones_do(name: str, kind: Kind, form: dict[str, bool], tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_packed_files_hold_what_dense_ones_do(
+    name: str, kind: Kind, form: dict[str, bool], compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr("llmcli.checkpoint.weights.block_packer", lambda: None)
     sizes = {"moe_intermediate_size": 32} if name == "qwen3-moe" else {}
     model = made(name, intermediate_size=64, hidden_size=32 if name.startswith("phi") else 64, **sizes)
     path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantised(kind), **form)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""Weights out of the blocks of GGUF files into packed blocks by one call of C, as fast as memory takes them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmcli.kernels.cpu_build import Library, load_library
+from llmcli.model.packed import COLUMNS, ROWS, Bits, PackedMatrix
+
+# In the order of `cpu_pack.h`: the bits that codes are packed in, and the bytes in which 32 columns are stored.
+_FORMATS: dict[str, tuple[Bits, int]] = {
+    "Q4_0": (4, 18), "Q4_1": (4, 20), "Q4_K": (4, 18), "Q5_0": (8, 22), "Q8_0": (8, 34), "IQ4_NL": (8, 18),
+}  # fmt: skip
+_NUMBERS = {name: number for number, name in enumerate(_FORMATS)}
+
+
+class BlockPacker:
+    """Packs rows in the block formats it knows; the result is what torch makes of them, bit for bit."""
+
+    def __init__(self, library: Library | None = None) -> None:
+        """Load the kernel, or compile it.
+
+        Raises:
+            NoKernelError: it cannot run here.
+        """
+        self._handle = (library or load_library()).handle
+
+    @staticmethod
+    def knows(encoding: str, bits: Bits) -> bool:
+        """Whether blocks of that format become codes of so many bits here."""
+        return encoding in _FORMATS and _FORMATS[encoding][0] == bits
+
+    def pack(
+        self, encoding: str, stored: Tensor, to: PackedMatrix, index: int, first: int, order: Tensor | None = None
+    ) -> None:
+        """Put `stored`, uint8 (N, blocks of a row, block bytes), into rows `first` to `first + N` of matrix `index`.
+
+        `order` (N,) says which of them comes where. A matrix is begun with its row 0: what its last block lacks then
+        becomes zeros.
+        """
+        bits, size = _FORMATS[encoding]
+        rows, groups = len(stored), to.columns // COLUMNS
+        fits = (
+            to.bits == bits
+            and stored.numel() == rows * groups * size
+            and groups == to.blocks.shape[1]
+            and 0 <= index < to.count
+            and 0 <= first <= to.rows - rows
+        )
+        if not fits or not stored.is_contiguous() or not to.blocks.is_contiguous():
+            raise ValueError(f"{tuple(stored.shape)} bytes of {encoding} are no rows from {first} on of {to.shape}")
+        if order is not None and (order.shape != (rows,) or not torch.equal(order.sort()[0], torch.arange(rows))):
+            raise ValueError(f"that is no order of {rows} rows")
+        places = None if order is None else order.to(torch.int32)
+        matrix = to.blocks[index * to.row_blocks : (index + 1) * to.row_blocks]
+        if first == 0 and to.rows % ROWS:
+            matrix[-1].zero_()
+        self._handle.llm_pack(
+            _NUMBERS[encoding],
+            stored.data_ptr(),
+            groups * size,
+            None if places is None else places.data_ptr(),
+            rows,
+            groups,
+            first,
+            matrix.data_ptr(),
+        )

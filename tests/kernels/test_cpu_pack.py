@@ -1,0 +1,89 @@
+"""Blocks packed in C are, bit for bit, those packed by torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmcli.checkpoint.encodings import ENCODINGS
+from llmcli.checkpoint.groups import bits_of, groups_of
+from llmcli.kernels.cpu_build import Variant, load_library
+from llmcli.kernels.cpu_pack import BlockPacker
+from llmcli.model.packed import PackedMatrix
+
+FORMATS = [name for name in ENCODINGS if (bits := bits_of(name)) and BlockPacker.knows(name, bits)]
+# Where the half-precision numbers of a block are.
+HALVES = {"Q4_1": (0, 2), "Q4_K": (0, 2)}
+
+
+def any_blocks(name: str, rows: int, columns: int) -> torch.Tensor:
+    """Random bytes, but for scales that are no numbers: every finite one may occur."""
+    generator = torch.Generator().manual_seed(11)
+    shape = (rows, columns // ENCODINGS[name].block_size, ENCODINGS[name].block_bytes)
+    blocks = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    for at in HALVES.get(name, (0,)):
+        upper = blocks[:, :, at + 1]
+        upper[(upper & 0x7C) == 0x7C] &= 0xBF
+    return blocks
+
+
+def empty_matrix(name: str, rows: int, columns: int, count: int = 1) -> PackedMatrix:
+    bits = bits_of(name)
+    assert bits is not None
+    matrix = PackedMatrix(bits, rows, columns, dtype=torch.float32, count=count)
+    matrix.blocks.fill_(0xA5)
+    return matrix
+
+
+def packed_by_torch(name: str, raw: torch.Tensor, columns: int) -> PackedMatrix:
+    matrix = empty_matrix(name, len(raw), columns)
+    matrix.store(0, 0, groups_of(name, raw))
+    return matrix
+
+
+def test_formats_without_rounding_are_packed_in_c() -> None:
+    assert {"Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q8_0", "IQ4_NL"} <= set(FORMATS)
+    assert not BlockPacker.knows("Q4_0", 8) and not BlockPacker.knows("Q6_K", 8)
+
+
+@pytest.mark.parametrize("variant", ["native", "portable"])
+@pytest.mark.parametrize("rows", [64, 1, 41])
+@pytest.mark.parametrize("name", FORMATS)
+def test_blocks_are_the_same_bit_for_bit(name: str, rows: int, variant: Variant) -> None:
+    columns = 2 * max(32, ENCODINGS[name].block_size)
+    raw = any_blocks(name, rows, columns)
+    matrix = empty_matrix(name, rows, columns)
+    BlockPacker(load_library(variant)).pack(name, raw, matrix, 0, 0)
+    assert torch.equal(matrix.blocks, packed_by_torch(name, raw, columns).blocks)
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q8_0"])
+def test_parts_in_any_order_of_rows(name: str) -> None:
+    raw = any_blocks(name, 50, 96)
+    matrix = empty_matrix(name, 50, 96, count=2)
+    packer = BlockPacker()
+    generator = torch.Generator().manual_seed(3)
+    place, expected = 0, []
+    for size in (5, 16, 20, 9):
+        part, order = raw[place : place + size], torch.randperm(size, generator=generator)
+        packer.pack(name, part, matrix, 1, place, order)
+        expected.append(part[order])
+        place += size
+    blocks = packed_by_torch(name, torch.cat(expected), 96).blocks
+    assert torch.equal(matrix.blocks[4:], blocks)
+    assert (matrix.blocks[:4] == 0xA5).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "index", "first"),
+    [({}, 2, 0), ({}, 0, 31), ({}, 0, -1), ({"columns": 96}, 0, 0), ({"name": "Q8_0"}, 0, 0)],
+)
+def test_what_does_not_fit_is_not_written(change: dict[str, object], index: int, first: int) -> None:
+    matrix = empty_matrix("Q4_1", 40, 64, count=2)
+    made = {"name": "Q4_1", "rows": 10, "columns": 64} | change
+    with pytest.raises(ValueError, match="are no rows"):
+        BlockPacker().pack(str(made["name"]), any_blocks(**made), matrix, index, first)  # type: ignore[arg-type]
+    for order in (torch.arange(9), torch.arange(10) + 1, torch.zeros(10, dtype=torch.long)):
+        with pytest.raises(ValueError, match="no order"):
+            BlockPacker().pack("Q4_1", any_blocks("Q4_1", 10, 64), matrix, 0, 0, order)
+    assert (matrix.blocks == 0xA5).all()
