@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.checkpoint.encodings import ENCODINGS, GGML_TYPES
+from llmcli.checkpoint.gguf_metadata import GGUFMetadata
 from llmcli.checkpoint.gguf_parser import GGUFValue, ParsedHeader, TensorEntry, parse_header
 from llmcli.checkpoint.tensors import TensorInfo
-from llmcli.checkpoint.weight_files import WeightFile, shown
+from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["GGUFHeader", "GGUFValue", "read_gguf"]
@@ -21,70 +22,24 @@ _PART_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.DOTALL | re.IGNOR
 
 
 @dataclass
-class GGUFHeader:
-    """What a GGUF file says about its model; for a split file what all parts say together.
+class GGUFHeader(GGUFMetadata):
+    """What a GGUF file says about its model, and where its tensors lie; for a split file those of all parts."""
 
-    Strings in arrays below `tokenizer.ggml.` may hold surrogate escapes in place of bytes that are not UTF-8
-    (`text.encode("utf-8", "surrogateescape")` gives them back). Any other such byte has become U+FFFD.
-
-    The `get_` methods raise `CheckpointError` for a value of another type, and for a missing key without a default.
-    """
-
-    path: Path
-    """Of the first part."""
     version: int
-    metadata: dict[str, GGUFValue]
     tensors: dict[str, TensorInfo]
     alignment: int
 
-    def get_int(self, key: str, default: int | None = None) -> int:
-        """A whole number."""
-        value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self._wrong(key, "a whole number")
-        return value
 
-    def get_float(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
-        value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self._wrong(key, "a finite number")
-        return float(value)
-
-    def get_str(self, key: str, default: str | None = None) -> str:
-        """A string."""
-        value = self._get(key, default)
-        if not isinstance(value, str):
-            raise self._wrong(key, "a string")
-        return value
-
-    def get_bool(self, key: str, default: bool | None = None) -> bool:
-        """True or false."""
-        value = self._get(key, default)
-        if not isinstance(value, bool):
-            raise self._wrong(key, "true or false")
-        return value
-
-    def _get(self, key: str, default: object) -> object:
-        if key in self.metadata:
-            return self.metadata[key]
-        if default is None:
-            raise CheckpointError(f"{self.path} lacks the metadata key {shown(key)}, which is needed.")
-        return default
-
-    def _wrong(self, key: str, wanted: str) -> CheckpointError:
-        value = shown(str(self.metadata.get(key)))
-        return CheckpointError(f"{self.path}: metadata key {shown(key)} must be {wanted}, it is {value}.")
-
-
-def read_gguf(path: Path) -> GGUFHeader:
+def read_gguf(path: Path, parsed: ParsedHeader | None = None) -> GGUFHeader:
     """Read the header of a GGUF file; given any part of a split file, those of all parts, which lie side by side.
+
+    `parsed` is the header of `path` itself, if it has been parsed before.
 
     Raises:
         CheckpointError: a file is missing, cannot be read, or is not a sound GGUF file.
         UnsupportedModelError: a version, byte order or tensor type that we do not read.
     """
-    header = _read_file(path)
+    header = _read_file(path, parsed)
     count = header.get_int("split.count", 1)
     return header if count <= 1 else _read_parts(path, count)
 
@@ -117,18 +72,17 @@ def _read_parts(path: Path, count: int) -> GGUFHeader:
     return whole
 
 
-def _read_file(path: Path) -> GGUFHeader:
-    with WeightFile(path) as file:
-        parsed = parse_header(file)
-        header = GGUFHeader(path, parsed.version, parsed.metadata, {}, _DEFAULT_ALIGNMENT)
-        header.alignment = alignment = header.get_int("general.alignment", _DEFAULT_ALIGNMENT)
-        if not 1 <= alignment <= _LARGEST_ALIGNMENT or alignment & (alignment - 1):
-            raise CheckpointError(f"{path} has general.alignment = {alignment}, which must be a power of two.")
-        _place_tensors(header, parsed, file.size)
+def _read_file(path: Path, parsed: ParsedHeader | None = None) -> GGUFHeader:
+    parsed = parsed or parse_header(path)
+    header = GGUFHeader(path, parsed.metadata, parsed.version, {}, _DEFAULT_ALIGNMENT)
+    header.alignment = alignment = header.get_int("general.alignment", _DEFAULT_ALIGNMENT)
+    if not 1 <= alignment <= _LARGEST_ALIGNMENT or alignment & (alignment - 1):
+        raise CheckpointError(f"{path} has general.alignment = {alignment}, which must be a power of two.")
+    _place_tensors(header, parsed)
     return header
 
 
-def _place_tensors(header: GGUFHeader, parsed: ParsedHeader, file_size: int) -> None:
+def _place_tensors(header: GGUFHeader, parsed: ParsedHeader) -> None:
     """Find out where each tensor lies, and that it lies within the file and shares no byte with another."""
     data_start = -(-parsed.end // header.alignment) * header.alignment
     for entry in parsed.tensors:
@@ -137,9 +91,9 @@ def _place_tensors(header: GGUFHeader, parsed: ParsedHeader, file_size: int) -> 
         info = _tensor_info(header.path, entry, data_start)
         if entry.offset % header.alignment:
             raise CheckpointError(f"{header.path}: tensor {shown(info.name)} is not aligned; download the file again.")
-        if info.offset + info.nbytes > file_size:
+        if info.offset + info.nbytes > parsed.file_size:
             raise CheckpointError(
-                f"{header.path} has {file_size} bytes, but tensor {shown(info.name)} goes up to "
+                f"{header.path} has {parsed.file_size} bytes, but tensor {shown(info.name)} goes up to "
                 f"{info.offset + info.nbytes}: the file was cut short. Download it again."
             )
         header.tensors[info.name] = info

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
@@ -54,16 +55,19 @@ class ParsedHeader:
     tensors: list[TensorEntry]
     end: int
     """Bytes of the file up to here, before alignment."""
+    file_size: int
+    """Bytes of the whole file."""
 
 
-def parse_header(file: WeightFile) -> ParsedHeader:
-    """Read the header at the start of `file`.
+def parse_header(path: Path) -> ParsedHeader:
+    """Read the header at the start of a file.
 
     Raises:
-        CheckpointError: the file is no GGUF file, or its header is broken.
+        CheckpointError: the file cannot be read or is no GGUF file, or its header is broken.
         UnsupportedModelError: a version or byte order that we do not read.
     """
-    return _Parser(file).header()
+    with WeightFile(path) as file:
+        return _Parser(file).header()
 
 
 class _Parser:
@@ -86,7 +90,7 @@ class _Parser:
             errors = "surrogateescape" if key.startswith("tokenizer.ggml.") else "replace"
             metadata[key] = self._value(self._number("I"), key, errors, depth=0)
         entries = [self._tensor() for _ in range(tensors)]
-        return ParsedHeader(version, metadata, entries, self._position)
+        return ParsedHeader(version, metadata, entries, self._position, self._file.size)
 
     def _preamble(self) -> tuple[int, int, int]:
         path = self._file.path

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from llmcli.checkpoint.folder_formats import read_folder
 from llmcli.checkpoint.gguf import read_gguf
+from llmcli.checkpoint.gguf_ahead import GGUFAhead
 from llmcli.checkpoint.gguf_config import gguf_model_config
 from llmcli.checkpoint.gguf_families import architecture_of
 from llmcli.checkpoint.gguf_tensors import GGUFTensors, is_ignored_gguf_tensor
 from llmcli.checkpoint.hf_config import model_config, tensors_of_further_layers
 from llmcli.checkpoint.hf_names import is_extra_layer
-from llmcli.checkpoint.hf_tensors import HFTensors
 from llmcli.checkpoint.sources import ParameterSource, Stored, match_tensors
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.text_parts import TextParts, folder_text_parts, gguf_text_parts
@@ -75,17 +74,23 @@ def meta_model(config: ModelConfig) -> Transformer:
         return Transformer(config)
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
     """Read and check the headers of the model in `path`, a Hugging Face folder or a GGUF file.
+
+    `ahead` is what has been read of the file already.
 
     Raises:
         CheckpointError: files that are broken or contradict each other.
         UnsupportedModelError: a kind of model or format this program cannot run.
     """
-    return _open_folder(path) if path.is_dir() else _open_gguf(path)
+    return _open_folder(path) if path.is_dir() else _open_gguf(path, ahead)
 
 
 def _open_folder(folder: Path) -> Checkpoint:
+    # Readers of a dozen formats, which a GGUF file needs none of.
+    from llmcli.checkpoint.folder_formats import read_folder
+    from llmcli.checkpoint.hf_tensors import HFTensors
+
     contents = read_folder(folder)
     if contents is None:
         files = sorted(folder.glob("*.gguf"))
@@ -118,8 +123,8 @@ def _open_folder(folder: Path) -> Checkpoint:
     )
 
 
-def _open_gguf(path: Path) -> Checkpoint:
-    header = read_gguf(path)
+def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
+    header = read_gguf(path, None if ahead is None else ahead.parsed)
     architecture, keys = architecture_of(header)
 
     def read_values(name: str) -> tuple[float, ...]:
@@ -146,7 +151,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         tensors=header.tensors,
         sources=sources,
         notes=tuple(notes),
-        read_text_parts=lambda: gguf_text_parts(header),
+        read_text_parts=(lambda: gguf_text_parts(header)) if ahead is None else ahead.text.result,
     )
 
 

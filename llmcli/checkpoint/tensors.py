@@ -61,6 +61,7 @@ class TensorReader:
     def __init__(self) -> None:
         self._files: dict[Path, WeightFile] = {}
         self._lock = threading.Lock()
+        self._kept = threading.local()
 
     def __enter__(self) -> TensorReader:
         return self
@@ -90,15 +91,19 @@ class TensorReader:
     def read_blocks(self, info: TensorInfo, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of a matrix in a block format as they are stored: uint8 (rows, blocks, block bytes).
 
+        They are good until this thread calls again: memory that came and went would leave gaps.
+
         Raises:
             CheckpointError: the file ends too early or cannot be read.
         """
         if not 0 <= start <= stop <= info.rows or len(info.shape) != 2:
             raise ValueError(f"{info.name} has {info.rows} rows; {start} to {stop} were asked for")
         encoding = _encoding(info)
-        stored = torch.empty(
-            (stop - start, info.shape[1] // encoding.block_size, encoding.block_bytes), dtype=torch.uint8
-        )
+        shape = (stop - start, info.shape[1] // encoding.block_size, encoding.block_bytes)
+        kept: Tensor | None = getattr(self._kept, "memory", None)
+        if kept is None or kept.numel() < math.prod(shape):
+            self._kept.memory = kept = torch.empty(math.prod(shape), dtype=torch.uint8)
+        stored = kept[: math.prod(shape)].view(shape)
         self._fill(info, info.offset + start * encoding.nbytes(info.shape[1]), stored)
         return stored
 

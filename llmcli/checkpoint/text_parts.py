@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.checkpoint.gguf import GGUFHeader
+from llmcli.checkpoint.gguf_metadata import GGUFMetadata
 from llmcli.checkpoint.json_files import optional_json_object, read_bytes, read_text
 from llmcli.errors import CheckpointError
 from llmcli.text.end_of_turn import stop_ids
@@ -80,7 +80,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object]) -> TextParts:
     )
 
 
-def gguf_text_parts(header: GGUFHeader) -> TextParts:
+def gguf_text_parts(header: GGUFMetadata) -> TextParts:
     """Read them from the metadata of a GGUF file."""
     tokenizer = Tokenizer.from_gguf(header.metadata, source=str(header.path))
     templates = {}

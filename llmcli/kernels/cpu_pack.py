@@ -50,7 +50,7 @@ class BlockPacker:
         )
         if not fits or not stored.is_contiguous() or not to.blocks.is_contiguous():
             raise ValueError(f"{tuple(stored.shape)} bytes of {encoding} are no rows from {first} on of {to.shape}")
-        if order is not None and (order.shape != (rows,) or not torch.equal(order.sort()[0], torch.arange(rows))):
+        if order is not None and sorted(order.tolist()) != list(range(rows)):
             raise ValueError(f"that is no order of {rows} rows")
         places = None if order is None else order.to(torch.int32)
         matrix = to.blocks[index * to.row_blocks : (index + 1) * to.row_blocks]

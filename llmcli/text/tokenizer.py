@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
@@ -21,14 +21,21 @@ from llmcli.text.token_bytes import PieceDecoder
 class Tokenizer:
     """Encodes and decodes text with the rules and the vocabulary of one model."""
 
-    def __init__(self, backend: Backend, special_tokens: Mapping[str, str], *, source: str) -> None:
-        """Use `backend`, of which `special_tokens` names some tokens by role; `source` is the file to blame."""
+    def __init__(
+        self, backend: Backend, special_tokens: Mapping[str, str], *, source: str, vocab_size: int | None = None
+    ) -> None:
+        """Use `backend`, of which `special_tokens` names some tokens by role; `source` is the file to blame.
+
+        `vocab_size` is the highest id, plus one, where that is known.
+        """
         # Some files carry the limits of a training run; a prompt is never cut or padded.
         backend.no_truncation()
         backend.no_padding()
         self.special_tokens: dict[str, str] = dict(special_tokens)
         """Spelling of each special token that has a role: `bos_token`, `eos_token`, `unk_token`, `pad_token`, ..."""
-        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if vocab_size is None:
+            vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size: int = vocab_size
         """The highest id, plus one."""
         self.notes: tuple[str, ...] = ()
         """What the user should know about the files, although it stops nothing."""
@@ -132,7 +139,9 @@ class Tokenizer:
                     tokenizer.special_tokens[role] = tokenizer.piece(index)
             return tokenizer
         backend, special_tokens = gguf_backend(metadata, source=source)
-        return cls(backend, special_tokens, source=source)
+        tokens = metadata["tokenizer.ggml.tokens"]
+        assert isinstance(tokens, Sized)
+        return cls(backend, special_tokens, source=source, vocab_size=len(tokens))
 
     @classmethod
     def _with_files_beside(

@@ -383,7 +383,7 @@ WRONG: dict[str, list[object]] = {
 @pytest.mark.parametrize("method", TYPED)
 def test_typed_values(method: str) -> None:
     stored, expected, default = TYPED[method]
-    header = GGUFHeader(Path("m.gguf"), 3, {"k": stored}, {}, 32)
+    header = GGUFHeader(Path("m.gguf"), {"k": stored}, 3, {}, 32)
     get = getattr(header, method)
     assert (get("k"), type(get("k"))) == (expected, type(expected))
     assert get("absent", default) == default
@@ -393,7 +393,7 @@ def test_typed_values(method: str) -> None:
 
 @pytest.mark.parametrize(("method", "value"), [(method, value) for method in WRONG for value in WRONG[method]])
 def test_values_of_the_wrong_type(method: str, value: Any) -> None:
-    header = GGUFHeader(Path("m.gguf"), 3, {"k": value}, {}, 32)
+    header = GGUFHeader(Path("m.gguf"), {"k": value}, 3, {}, 32)
     with pytest.raises(CheckpointError, match=r"m\.gguf: metadata key 'k' must be"):
         getattr(header, method)("k")
 

@@ -129,7 +129,7 @@ def test_templates_in_gguf_metadata() -> None:
         "tokenizer.chat_template.rag": "R",
         "tokenizer.chat_templates": ["rag"],
     }
-    header = GGUFHeader(Path("m.gguf"), 3, cast("dict[str, GGUFValue]", metadata), {}, 32)
+    header = GGUFHeader(Path("m.gguf"), cast("dict[str, GGUFValue]", metadata), 3, {}, 32)
     parts = gguf_text_parts(header)
     assert (parts.templates, parts.template_origin) == ({"default": "D", "rag": "R"}, "tokenizer.chat_template")
 

@@ -64,6 +64,18 @@ class TestGenerate:
         )
         assert (json.loads(result.stdout)["text"], result.stderr) == ("Hé 😀!", b"")
 
+    def test_a_process_of_its_own_does_not_import_numpy(self, speaker: Path) -> None:
+        code = (
+            "import atexit, sys; from llmcli.cli import run\n"
+            "atexit.register(lambda: print(sys.modules['numpy'], 'torch' in sys.modules))\n"
+            "run()"
+        )
+        arguments = ["generate", "hi", "-m", str(speaker), "-t", "0"]
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, check=True, timeout=120, input=b""
+        )
+        assert (result.stdout.decode(), result.stderr) == ("Hé 😀!None True\n", b"")
+
     def test_json_has_every_documented_field(self, speaker: Path) -> None:
         result = llm("generate", "hi", "-m", speaker, "--json", "--top", 2, "--seed", 5, "-n", 7)
         reply = json.loads(result.stdout)

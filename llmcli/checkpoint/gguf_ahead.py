@@ -1,0 +1,49 @@
+"""What of a GGUF file can be had before torch is there: its header, and the tokenizer in it.
+
+Both are made while the system loads torch's libraries, for which it needs no Python.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcli.checkpoint.gguf_metadata import GGUFMetadata
+from llmcli.checkpoint.gguf_parser import ParsedHeader, parse_header
+from llmcli.checkpoint.text_parts import TextParts, gguf_text_parts
+from llmcli.errors import LlmcliError
+
+
+@dataclass(frozen=True)
+class GGUFAhead:
+    """The parts of a checkpoint that need no torch."""
+
+    parsed: ParsedHeader
+    """The header, less what the tokenizer was made of."""
+    text: Future[TextParts]
+    """Done; its result may be that the tokenizer is damaged or of no supported kind."""
+
+
+def read_gguf_ahead(path: Path) -> GGUFAhead | None:
+    """Read the header of a GGUF file, and what its model needs besides weights; None if it is one part of several.
+
+    A tokenizer that cannot be used is no error before it is asked for: the file may have a graver one.
+
+    Raises:
+        CheckpointError: the file cannot be read or is no GGUF file, or its header is broken.
+        UnsupportedModelError: a version or byte order that we do not read.
+    """
+    parsed = parse_header(path)
+    metadata = parsed.metadata
+    if metadata.get("split.count", 1) not in (0, 1):
+        return None
+    text: Future[TextParts] = Future()
+    try:
+        text.set_result(gguf_text_parts(GGUFMetadata(path, metadata)))
+    except LlmcliError as error:
+        text.set_exception(error)
+    # Vocabularies are the greater part of a header, and have been put to their only use.
+    for key in [key for key in metadata if key.startswith("tokenizer.")]:
+        del metadata[key]
+    return GGUFAhead(parsed, text)
