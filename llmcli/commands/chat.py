@@ -64,6 +64,10 @@ def chat(
     top: options.Top = 0,
     attention: options.Attention = False,
     attention_by: options.AttentionBy = "token",
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", envvar="LLMCLI_PLAIN", help="Show replies as they are written, not as Markdown."),
+    ] = False,
     stats: options.ShowStats = False,
     color: options.Color = None,
     quiet: options.Quiet = False,
@@ -124,7 +128,7 @@ def chat(
         first = read_stdin(quiet=quiet) if stdin_is_piped() else ""
         keyboard = Keyboard(stack)
         look = Look(probs=probs, top=top, attention=attention, by=attention_by)
-        session = ChatSession(load(model, template), talk, look, keyboard, load, stats=stats, quiet=quiet)
+        session = ChatSession(load(model, template), talk, look, keyboard, load, stats=stats, quiet=quiet, plain=plain)
         stack.callback(session.close)
         commands = Commands(session)
         if path is not None:

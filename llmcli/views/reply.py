@@ -39,6 +39,9 @@ class ReplyWriter:
             self._write(event.text)
             self._end_line()
 
+    def close(self) -> None:
+        """Nothing is left to write, whatever ended the reply."""
+
     def _write(self, text: str, step: Step | None = None) -> None:
         if not text:
             return

@@ -49,6 +49,11 @@ def shows_color(stream: TextIO | None) -> bool:
     return can_redraw(stream) and not os.environ.get("NO_COLOR")
 
 
+def can_draw() -> bool:
+    """Whether a reply on stdout may be drawn with styles, over what was there before."""
+    return can_redraw(sys.stdout) and shows_color(sys.stdout)
+
+
 def visible(text: str) -> str:
     """`text` with every character shown that could drive a terminal or reorder what it shows.
 

@@ -16,7 +16,12 @@ READY = "\x1b[?2004h"
 
 @contextmanager
 def chatting(
-    tmp_path: Path, model: Path, *arguments: str, size: tuple[int, int] = (40, 200), **environment: str
+    tmp_path: Path,
+    model: Path,
+    *arguments: str,
+    size: tuple[int, int] = (40, 200),
+    plain: bool = True,
+    **environment: str,
 ) -> Iterator[pexpect.spawn]:
     """A chat with `model` that waits for its first message; its data lie below `tmp_path`."""
     env = {
@@ -27,7 +32,7 @@ def chatting(
         "PROMPT_TOOLKIT_NO_CPR": "1",
         **environment,
     }
-    command = ["-m", "llmcli", "chat", "-m", str(model), "-t", "0", *arguments]
+    command = ["-m", "llmcli", "chat", "-m", str(model), "-t", "0", *(["--plain"] if plain else []), *arguments]
     child = pexpect.spawn(sys.executable, command, env=env, timeout=30, encoding="utf-8", dimensions=size)
     try:
         child.expect("lists the commands")

@@ -22,6 +22,8 @@ from llmcli.views import terminal
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.engine import Stats
+    from llmcli.views.markdown_reply import MarkdownReply
+    from llmcli.views.reply import ReplyWriter
 
 # From this share of the context on, each message is told with its size.
 NEAR = 0.75
@@ -63,10 +65,14 @@ class ChatSession:
         *,
         stats: bool,
         quiet: bool,
+        plain: bool = False,
     ) -> None:
-        """`load` makes the speaker of another model; it is given the model's name."""
+        """`load` makes the speaker of another model; it is given the model's name.
+
+        Replies are drawn as Markdown where the terminal can, unless they are to be `plain`.
+        """
         self.speaker, self.talk, self.look, self.keyboard, self.load = speaker, talk, look, keyboard, load
-        self.show_stats, self.quiet = stats, quiet
+        self.show_stats, self.quiet, self.plain = stats, quiet, plain
         self.params = speaker.params
         self.last_stats: Stats | None = None
         self.last_steps: Sequence[Step] = ()
@@ -137,13 +143,12 @@ class ChatSession:
         The reply may have `begun` with some ids already, of which `before` tells what is known.
         """
         from llmcli.views.progress import progress_bar
-        from llmcli.views.reply import ReplyWriter
 
         conversation, look = self.conversation, self.look
         conversation.messages = self.messages(question.after)
         conversation.replies = self.talk.tree.replies
         recorder = self.talk.answer(question, self.loaded.name, conversation.own_params(self.params))
-        writer = ReplyWriter(coloured=look.probs)
+        writer = self._writer()
         known = dict(enumerate(before))
         finish: Finish | None = None
 
@@ -179,6 +184,7 @@ class ChatSession:
             finally:
                 # The innermost: a terminal that is gone must not keep this from being written.
                 recorder.end("interrupted" if finish is None else finish.reason)
+                writer.close()
         if recorder.has_begun:
             self._prompts[self.talk.tree.head] = conversation.last_prompt
         self.last_stats = finish.stats
@@ -186,6 +192,15 @@ class ChatSession:
             replace(known[step.index], text=step.text) if step.index in known else step for step in steps
         ]
         self._finished(finish, said=recorder.has_begun)
+
+    def _writer(self) -> ReplyWriter | MarkdownReply:
+        if not self.plain and not self.look.probs and terminal.can_draw():
+            from llmcli.views.markdown_reply import MarkdownReply
+
+            return MarkdownReply()
+        from llmcli.views.reply import ReplyWriter
+
+        return ReplyWriter(coloured=self.look.probs)
 
     def _finished(self, finish: Finish, *, said: bool) -> None:
         explain(self.conversation.tokenizer, self.last_steps, self.look)
