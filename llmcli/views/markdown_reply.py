@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
@@ -20,7 +19,7 @@ class MarkdownReply:
     """Draws a reply on standard output, which must be a terminal that `terminal.can_draw`."""
 
     def __init__(self) -> None:
-        self._lines = OpenLines(_write, _size)
+        self._lines = OpenLines(_write, lambda: terminal.size(sys.stdout))
         # Rich's name of a palette that no terminal has which is asked for its own.
         colours = cast("Colours", terminal.console_out().color_system)
         self._answer = MarkdownStream(self._lines, colours)
@@ -43,9 +42,3 @@ class MarkdownReply:
 def _write(text: str) -> None:
     sys.stdout.buffer.write(text.encode(sys.stdout.encoding, errors="replace"))
     sys.stdout.flush()
-
-
-def _size() -> os.terminal_size:
-    size = os.get_terminal_size(sys.stdout.fileno())
-    # A terminal that does not know its size.
-    return os.terminal_size((size.columns or 80, size.lines or 24))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -54,6 +55,15 @@ def can_draw() -> bool:
     return can_redraw(sys.stdout) and shows_color(sys.stdout)
 
 
+def size(stream: TextIO) -> os.terminal_size:
+    """How many columns and lines the terminal has that `stream` writes to; the usual ones where it does not say."""
+    try:
+        found = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        found = os.terminal_size((0, 0))
+    return os.terminal_size((found.columns or 80, found.lines or 24))
+
+
 def visible(text: str) -> str:
     """`text` with every character shown that could drive a terminal or reorder what it shows.
 
@@ -89,13 +99,37 @@ def error(message: str) -> None:
 def _line(message: str, style: str) -> None:
     if sys.stderr is None:
         return
+    message = _broken_at_words(visible(message))
     # Plain text without colours needs no Rich, whose import would slow down the quickest commands.
     if not shows_color(sys.stderr):
-        sys.stderr.write(f"{visible(message)}\n")
+        sys.stderr.write(f"{message}\n")
         return
     from rich.text import Text
 
-    console_err().print(Text(visible(message), style=style), soft_wrap=True)
+    console_err().print(Text(message, style=style), soft_wrap=True)
+
+
+def _broken_at_words(message: str) -> str:
+    """`message` in lines that a terminal need not break, which would do it within words.
+
+    A word that is longer than a line stays whole: a path is there to be copied.
+    """
+    columns = size(sys.stderr).columns
+    # Few characters are wider than two columns.
+    if not can_redraw(sys.stderr) or all(len(line) * 2 <= columns for line in message.split("\n")):
+        return message
+    from rich.cells import cell_len
+
+    lines: list[str] = []
+    for paragraph in message.split("\n"):
+        line = ""
+        for word in re.findall(r"\s*\S+", paragraph):
+            if line.strip() and cell_len(line + word) > columns:
+                lines.append(line)
+                line, word = "", word.lstrip()
+            line += word
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _console(stream: TextIO) -> Console:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import unicodedata
@@ -145,3 +146,22 @@ def test_the_views_are_quick_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_note_is_broken_at_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = (
+        "  indented, and long enough for two lines: /a/path/that/is/much/longer/than/a/line/has/columns/indeed 你好"
+    )
+    monkeypatch.setattr(terminal, "size", lambda stream: os.terminal_size((40, 20)))
+    for stream, expected in (
+        (io.StringIO(), message),
+        (Screen(), message.replace("two lines", "two\nlines").replace(": ", ":\n").replace(" 你", "\n你")),
+    ):
+        monkeypatch.setattr(sys, "stderr", stream)
+        terminal.configure(False)
+        terminal.note(message)
+        assert stream.getvalue() == f"{expected}\n"
+
+
+def test_a_terminal_that_does_not_know_its_size_has_the_usual_one() -> None:
+    assert terminal.size(io.StringIO()) == (80, 24)

@@ -224,7 +224,7 @@ class ChatSession:
 
         if self.last_stats is None:
             raise UsageError("There has been no reply yet.")
-        terminal.console_err().print(stats_line(self.last_stats), soft_wrap=True)
+        terminal.console_err().print(stats_line(self.last_stats))
 
     def last_reply(self) -> SaidReply:
         """The reply after which the conversation goes on.
