@@ -25,6 +25,9 @@ _SAVED = "Conversations"
 
 def chat(
     command: typer.Context,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE]...", help="Texts that go along with your first message.")
+    ] = None,
     model: options.Model = None,
     go_on: Annotated[
         bool,
@@ -72,7 +75,7 @@ def chat(
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Talk with a model. Piped text is the first message; then the keyboard has the word."""
+    """Talk with a model, about FILEs if you like. Piped text is the first message; then the keyboard has the word."""
     variables = options.template_variables(template_arg)
     sampling = options.SamplingOptions(
         temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
@@ -81,12 +84,14 @@ def chat(
 
     from llmcli.commands.chatting.commands import Commands
     from llmcli.commands.chatting.completion import CommandCompleter
+    from llmcli.commands.chatting.composing import send_along, text_of_file
     from llmcli.commands.chatting.hangup import leaving_at_hangup
     from llmcli.commands.chatting.keyboard import Keyboard
     from llmcli.commands.chatting.session import ChatSession, Speaker
     from llmcli.commands.chatting.sessions import introduce
     from llmcli.conversations.talk import Talk
 
+    texts = [(name, text_of_file(name)) for name in files or ()]
     path = _conversation(resume, go_on, model if _is_given(command, "model") else None)
     talk = Talk(save=save, on_fault=terminal.error)
     if path is not None:
@@ -133,6 +138,8 @@ def chat(
         commands = Commands(session)
         if path is not None:
             introduce(session)
+        for name, text in texts:
+            send_along(session, name, text)
         if first:
             session.reply_to(first)
         limit = session.conversation.engine.context_length

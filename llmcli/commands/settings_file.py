@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 # What is said anew each time.
-_ARGUMENTS = {"prompt", "text", "go_on", "resume"}
+_ARGUMENTS = {"prompt", "text", "files", "go_on", "resume"}
 
 
 def settings_path() -> Path:

@@ -101,6 +101,20 @@ def test_piped_text_is_the_first_message_and_without_a_terminal_the_only_one(tmp
     # A session without a controlling terminal: there is no keyboard to go on with.
     result = llm("chat", "-m", model, "-t", 0, stdin=b"Hello?\n", env={"XDG_DATA_HOME": str(tmp_path)})
     assert (result.stdout, result.returncode) == (b"Yes.", 0)
+    (tmp_path / "notes.txt").write_text("Notes.\n")
+    folder = tmp_path / "another"
+    result = llm("chat", "-m", model, tmp_path / "notes.txt", stdin=b"Hm?\n", env={"XDG_DATA_HOME": str(folder)})
+    assert b"notes.txt, 6 tokens; it goes along" in result.stderr
+    (path,) = folder.rglob("*.jsonl")
+    assert '"text":"Hm?\\n\\nNotes."' in path.read_text().replace('": "', '":"')
+
+
+def test_a_file_that_cannot_be_read_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    from tests.commands.running import llm
+
+    result = llm("chat", "-m", tmp_path / "no-model", tmp_path / "no-file")
+    assert result.returncode == 2
+    assert b"no-file cannot be read: No such file" in result.stderr
 
 
 def test_a_model_without_a_template_cannot_chat(tmp_path: Path) -> None:

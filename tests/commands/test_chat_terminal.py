@@ -149,7 +149,7 @@ def test_a_narrow_terminal_and_one_that_changes_its_size(tmp_path: Path, endless
         # The toolbar is cut to the width there is.
         child.expect(r"20\d\d/100000 tokens")
         child.sendline("/tokens")
-        child.expect_exact("the template included")
+        child.expect_exact("included")
         child.expect_exact(READY)
         child.send("\x1b[3;1R/exit\r")
         child.expect(pexpect.EOF)
@@ -188,6 +188,19 @@ def test_without_colours_there_are_none(tmp_path: Path, speaker: Path) -> None:
         assert not re.search(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d(?:;\d+)*m", seen)
         child.sendeof()
         child.expect(pexpect.EOF)
+
+
+def test_files_go_along_with_the_first_message(tmp_path: Path, speaker: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(f"Text {name}.\n")
+    with chatting(tmp_path, speaker, f"{tmp_path}/one", f"{tmp_path}/two") as child:
+        child.sendline("Which?")
+        child.expect_exact("Yes, ok.")
+        child.expect_exact(READY)
+        child.sendline("And?")
+        child.expect_exact("Yes, ok.")
+        leave(child)
+    assert questions(tmp_path) == ["Which?\n\nText one.\n\nText two.", "And?"]
 
 
 def test_piped_text_first_then_the_keyboard(tmp_path: Path, speaker: Path) -> None:

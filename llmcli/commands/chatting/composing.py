@@ -58,18 +58,8 @@ class Composing:
     def _read(self, argument: str) -> None:
         if not argument:
             raise UsageError("/read needs the name of a file.")
-        path = Path(argument).expanduser()
-        try:
-            with path.open("rb") as file:
-                data = file.read(_LARGEST_BYTES + 1)
-        except OSError as error:
-            raise UsageError(f"{argument} cannot be read: {error.strerror}.") from error
-        if len(data) > _LARGEST_BYTES or b"\0" in data:
-            raise UsageError(f"{argument} is not a text that a model could read.")
-        text = decoded_text(data)
-        tokens = len(self._session.loaded.tokenizer.encode(text, add_special_tokens=False))
-        self._session.attached.append(text)
-        self._session.note(f"{argument}, {tokens} tokens, goes along with your next message. Enter alone sends it.")
+        send_along(self._session, argument, text_of_file(argument))
+        self._session.note("Enter alone sends it.")
 
     def _copy(self, _argument: str) -> None:
         node = self._session.talk.tree.last_reply()
@@ -84,6 +74,29 @@ class Composing:
         sys.stdout.write(f"\x1b]52;c;{data.decode()}\x07")
         sys.stdout.flush()
         self._session.note(f"{len(node.text)} characters were given to the terminal's clipboard.")
+
+
+def text_of_file(name: str) -> str:
+    """What stands in a file that a message is to have with it.
+
+    Raises:
+        UsageError: it cannot be read, or is no text.
+    """
+    try:
+        with Path(name).expanduser().open("rb") as file:
+            data = file.read(_LARGEST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}.") from error
+    if len(data) > _LARGEST_BYTES or b"\0" in data:
+        raise UsageError(f"{name} is not a text that a model could read.")
+    return decoded_text(data)
+
+
+def send_along(session: ChatSession, name: str, text: str) -> None:
+    """Let the text of the file `name` go along with the next message; say how long it is."""
+    session.attached.append(text)
+    tokens = len(session.loaded.tokenizer.encode(text, add_special_tokens=False))
+    session.note(f"Read {name}, {tokens} tokens; it goes along with your next message.")
 
 
 def edited(text: str) -> str:
