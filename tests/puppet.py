@@ -73,3 +73,15 @@ def write_puppet(
     state["lm_head.weight"][:, :vocabulary] = head / scale
     model.load_state_dict(state)
     return save(model, folder)
+
+
+def write_thinker(folder: Path, thought: bytes, answer: bytes) -> Path:
+    """A checkpoint that thinks before it answers, between control tokens as Mistral's models have them."""
+    # Tokens there are already: the beginning of a text, and the name of a role.
+    start, end = SYSTEM, BOS
+    ids = [ASSISTANT, start, *ids_of(thought), end, *ids_of(answer), END]
+    write_puppet(folder, {before: {after: 1.0} for before, after in itertools.pairwise(ids)})
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("<|system|>", "[THINK]").replace("<|bos|>", "[/THINK]"))
+    return folder

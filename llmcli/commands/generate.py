@@ -138,6 +138,7 @@ def generate(
     observer = attention_watch(loaded, asked.messages, look)
 
     from llmcli.engine import Interruption
+    from llmcli.engine.thinking import ThinkingApart
     from llmcli.views.progress import progress_bar
     from llmcli.views.reply import ReplyWriter
 
@@ -152,19 +153,25 @@ def generate(
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
+        # A text to continue is what it is; only a reply thinks.
+        prompt_ids = ids if not prefill else asked.ids("")
+        apart = None if asked.template is None else ThinkingApart(loaded.tokenizer, prompt_ids, prefill=prefill)
+        said, thought = (prefill, "") if apart is None else (apart.prefill, apart.prefill_thinking)
         show: Callable[[Event], None] | None = None
         if as_jsonl:
             show = _jsonl(loaded.name, params.seed, loaded.tokenizer.token_bytes)
         elif not as_json:
-            show = ReplyWriter(coloured=probs, prefill=prefill).show
-        steps, finish = follow(recorder.listening(events, top), show)
+            show = ReplyWriter(coloured=probs, prefill=said, thought=thought, quiet=quiet).show
+        heard = recorder.listening(events, top)
+        steps, finish = follow(heard if apart is None else map(apart, heard), show)
     if as_json:
         from llmcli.views.reply_json import reply_json
 
         reply = reply_json(
             model=loaded.name,
             prompt=text,
-            prefill=prefill,
+            prefill=said,
+            prefill_thinking=thought,
             seed=params.seed,
             steps=steps,
             finish=finish,

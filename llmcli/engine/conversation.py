@@ -27,6 +27,8 @@ class Conversation:
     """Further variables of the template."""
     messages: list[Message] = field(default_factory=list)
     """The user's messages and the model's replies, in turn."""
+    asked: tuple[int, ...] = ()
+    """The ids of the prompt that was asked last, whether or not there was a reply."""
     last_prompt: tuple[int, ...] = ()
     """The ids that the last reply answered."""
     last_reply: tuple[int, ...] = ()
@@ -53,6 +55,7 @@ class Conversation:
         A prompt that does not fit raises `PromptTooLongError` at once and leaves the conversation as it was.
         """
         ids = self.prompt(text)
+        self.asked = tuple(ids)
         events = self.engine.stream(
             ids,
             self.own_params(params),

@@ -86,6 +86,8 @@ class Step:
     top: tuple[SampledCandidate, ...] = ()
     attention: AttentionRow | None = None
     """What was read to say it, if someone looked."""
+    thinking: str = ""
+    """New text of a thought, where thoughts are told from the answer; otherwise they are in `text`, marks and all."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Finish:
     stats: Stats
     text: str = ""
     """Text that had been held back and is part of the reply after all."""
+    thinking: str = ""
+    """The same of a thought."""
 
 
 Event: TypeAlias = Prefill | Step | Finish

@@ -17,13 +17,14 @@ from typing import TypeAlias
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.guarded import Segment, without_surrogates
 from llmcli.text.template import ChatTemplate
+from llmcli.text.thinking import TAGS, ThinkingFormat, split_thinking
 from llmcli.text.tokenizer import Tokenizer
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 """The roles a message can have. Templates build control tokens from roles, so no others are let in."""
 
 # What models put around their reasoning. In a reply these are the model's own, and templates look for them.
-_REASONING = re.compile(r"</?(?:think|thinking|thought|reasoning|seed:think)>|\[/?THINK\]")
+_REASONING = re.compile("|".join(map(re.escape, (*TAGS, *TAGS.values()))))
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,18 @@ def encode_chat(
     for message in messages:
         if message.role not in ROLES:
             raise UsageError(f"A message has the role {message.role!r}; known roles are {', '.join(ROLES)}.")
-    messages = [replace(message, content=without_surrogates(message.content)) for message in messages]
+    messages = [
+        replace(message, content=without_surrogates(_content(message, tokenizer.thinking))) for message in messages
+    ]
     parts = _Writer(tokenizer, template, messages, template_args or {}).parts()
     return _encode(tokenizer, [*parts, Segment(prefill, trusted=False)])
+
+
+def _content(message: Message, form: ThinkingFormat) -> str:
+    """What the template is to have of `message`: not the thoughts, if it would write marks of its own around them."""
+    if message.role != "assistant" or form.is_content:
+        return message.content
+    return split_thinking(message.content, form)[1]
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,7 @@ class _Writer:
         text, ids = message.content, message.ids
         if not text:
             return text
-        if ids and not any(map(self._tokenizer.is_special, ids)) and self._tokenizer.decode(ids) == text:
+        if ids and not any(map(self._tokenizer.is_silent, ids)) and self._tokenizer.decode(ids) == text:
             return self._placeholder(_Filling(text, (ids,), trimmed=True))
         markers = _reasoning_spans(message)
         parts = tuple(Segment(text[a:b], trusted) for a, b, trusted in _cut(text, markers) if a < b)

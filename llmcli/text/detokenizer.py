@@ -20,8 +20,8 @@ class Detokenizer:
         self._first = True
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty inside a character and for special tokens."""
-        if self._tokenizer.is_special(token) or not self._tokenizer.piece(token):
+        """The text that `token` completes; empty inside a character and for control tokens that mark no thought."""
+        if self._tokenizer.is_silent(token) or not self._tokenizer.piece(token):
             return ""
         data = self._tokenizer.token_bytes(token, first=self._first)
         self._first = False

@@ -15,6 +15,7 @@ from llmcli.text.mistral_words import mend_mistral_words
 from llmcli.text.model_files import model_file_backend
 from llmcli.text.special_tokens import add_listed_tokens, mark_special, named_special_tokens
 from llmcli.text.tekken import TEKKEN_ROLES, tekken_backend
+from llmcli.text.thinking import ThinkingFormat, marking_tokens, thinking_format
 from llmcli.text.token_bytes import PieceDecoder
 
 
@@ -42,6 +43,10 @@ class Tokenizer:
         self._backend = backend
         self._decoder = PieceDecoder(backend, source=source)
         self._added = backend.get_added_tokens_decoder()
+        spellings = {token.content: index for index, token in self._added.items()}
+        self.thinking: ThinkingFormat = thinking_format(spellings)
+        """How the model marks its thoughts."""
+        self._marking = frozenset(spellings[token] for token in marking_tokens(spellings))
         self._encoder = GuardedEncoder(backend, _unknown_id(backend), source=source)
         # SentencePiece tokenizers begin every text with a space of their own, which a later part must not get.
         together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))
@@ -190,7 +195,7 @@ class Tokenizer:
 
         The space that SentencePiece tokenizers put before a text is taken away again.
         """
-        kept = [token for token in ids if self.piece(token) and not (skip_special and self.is_special(token))]
+        kept = [token for token in ids if self.piece(token) and not (skip_special and self.is_silent(token))]
         data = b"".join(self.token_bytes(token, first=place == 0) for place, token in enumerate(kept))
         text = data.decode("utf-8", errors="replace")
         spaces = len(text) - len(text.lstrip(" "))
@@ -216,9 +221,13 @@ class Tokenizer:
         return found
 
     def is_special(self, token: int) -> bool:
-        """Whether `token` is a control token, which is no part of the text."""
+        """Whether `token` is a control token."""
         added = self._added.get(token)
         return added is not None and added.special
+
+    def is_silent(self, token: int) -> bool:
+        """Whether `token` is a control token that leaves no trace in the text: all but those that mark thoughts."""
+        return self.is_special(token) and token not in self._marking
 
     def is_added(self, token: int) -> bool:
         """Whether `token` is found in text as a whole, outside the rules for ordinary vocabulary."""

@@ -11,40 +11,81 @@ if TYPE_CHECKING:
     from llmcli.engine.events import Event, Step
 
 
+class ThoughtWriter:
+    """Writes what a model thinks to standard error, as it comes and harmless to any terminal."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+        self._held = ""
+        """Line ends that may be the last of the thought."""
+
+    def write(self, text: str) -> None:
+        """The thought goes on with `text`."""
+        text = self._held + text
+        said = text.rstrip()
+        self._held = text[len(said) :]
+        if not said or sys.stderr is None:
+            return
+        self._is_open = True
+        if terminal.shows_color(sys.stderr):
+            from rich.text import Text
+
+            terminal.console_err().print(Text(terminal.visible(said), style="dim"), end="", soft_wrap=True)
+        else:
+            sys.stderr.write(terminal.visible(said))
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """The thought is over: what follows has its own paragraph."""
+        if self._is_open:
+            sys.stderr.write("\n\n")
+            sys.stderr.flush()
+        self._is_open, self._held = False, ""
+
+
 class ReplyWriter:
-    """Writes a reply to standard output, flushed as it comes.
+    """Writes a reply to standard output, flushed as it comes, and what is thought before it to standard error, dim.
 
     On a terminal control characters are made visible; anywhere else the text is passed on byte for byte.
     """
 
-    def __init__(self, *, coloured: bool = False, prefill: str = "") -> None:
+    def __init__(self, *, coloured: bool = False, prefill: str = "", thought: str = "", quiet: bool = False) -> None:
         """`coloured` gives each token the colour of its probability, where the terminal has colours.
 
-        `prefill` is how the reply begins, before anything is generated.
+        `thought` and `prefill` are how the reply begins, before anything is generated. If `quiet`, thoughts are not
+        shown.
         """
         self._is_terminal = terminal.stdout().isatty()
-        self._prefill = prefill
+        self._prefill, self._thought = prefill, thought
         self._console = terminal.console_out() if coloured and self._is_terminal else None
         self._at_line_start = True
+        self._thoughts = None if quiet else ThoughtWriter()
 
     def show(self, event: Event) -> None:
         """Write what `event` adds to the reply; the last one ends the line, so that what follows has its own."""
         from llmcli.engine.events import Prefill, Step
 
         if isinstance(event, Prefill):
+            self._think(self._thought)
             self._write(self._prefill)
-        elif isinstance(event, Step):
-            self._write(event.text, event)
-        else:
-            self._write(event.text)
+            return
+        self._think(event.thinking)
+        self._write(event.text, event if isinstance(event, Step) else None)
+        if not isinstance(event, Step):
             self._end_line()
 
     def close(self) -> None:
         """Nothing is left to write, whatever ended the reply."""
 
+    def _think(self, text: str) -> None:
+        if self._thoughts is not None:
+            self._thoughts.write(text)
+
     def _write(self, text: str, step: Step | None = None) -> None:
         if not text:
             return
+        if self._thoughts is not None:
+            self._thoughts.end()
         self._at_line_start = text.endswith("\n")
         if self._console is not None and step is not None and step.logprob is not None:
             self._write_coloured(text, step.logprob)
@@ -56,6 +97,8 @@ class ReplyWriter:
         sys.stdout.flush()
 
     def _end_line(self) -> None:
+        if self._thoughts is not None:
+            self._thoughts.end()
         if self._is_terminal and not self._at_line_start:
             sys.stdout.write("\n")
             sys.stdout.flush()

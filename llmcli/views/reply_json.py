@@ -35,17 +35,21 @@ def reply_json(
     steps: Sequence[Step],
     finish: Finish,
     token_bytes: TokenBytes,
+    prefill_thinking: str = "",
 ) -> dict[str, object]:
-    """The whole reply; the texts of its tokens, joined after `prefill`, are its text."""
+    """The whole reply; the texts of its tokens, joined after `prefill`, are its text, and its thoughts likewise."""
     tokens = [step_json(step, token_bytes) for step in steps]
-    if tokens and finish.text:
+    if tokens:
         # Text released at the very end belongs to the token that completed it.
-        tokens[-1]["text"] = f"{tokens[-1]['text']}{finish.text}"
+        tokens[-1]["text"] += finish.text
+        tokens[-1]["thinking"] += finish.thinking
+    thinking = prefill_thinking + "".join(str(token["thinking"]) for token in tokens)
     return {
         "model": model,
         "prompt": prompt,
         "prompt_tokens": finish.stats.prompt_tokens,
         "text": prefill + "".join(str(token["text"]) for token in tokens),
+        "thinking": thinking or None,
         "finish_reason": finish.reason,
         "seed": seed,
         "tokens": tokens,
@@ -61,4 +65,10 @@ def event_json(event: Event, *, model: str, seed: int | None, token_bytes: Token
         return {"event": "prefill", "model": model, "seed": seed, **asdict(event)}
     if isinstance(event, Step):
         return {"event": "step", **step_json(event, token_bytes)}
-    return {"event": "finish", "finish_reason": event.reason, "text": event.text, "stats": stats_json(event.stats)}
+    return {
+        "event": "finish",
+        "finish_reason": event.reason,
+        "text": event.text,
+        "thinking": event.thinking,
+        "stats": stats_json(event.stats),
+    }

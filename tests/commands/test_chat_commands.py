@@ -362,7 +362,7 @@ def test_every_command_says_what_it_does(start: Start, yes: Path) -> None:
     table: dict[str, Command] = start(yes).commands.table
     wanted = (
         "help model system set show clear undo retry edit save load sessions tokens stats context template copy read "
-        "exit probs top why lens attention branch branches"
+        "exit probs top why lens attention thought branch branches"
     )
     assert set(table) == set(wanted.split())
     assert all(command.what and len(command.what) < 80 for command in table.values())

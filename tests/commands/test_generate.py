@@ -80,13 +80,13 @@ class TestGenerate:
         result = llm("generate", "hi", "-m", speaker, "--json", "--top", 2, "--seed", 5, "-n", 7)
         reply = json.loads(result.stdout)
         assert set(reply) == {
-            "model", "prompt", "prompt_tokens", "text", "finish_reason", "seed", "tokens", "stats",
+            "model", "prompt", "prompt_tokens", "text", "thinking", "finish_reason", "seed", "tokens", "stats",
         }  # fmt: skip
         assert (reply["model"], reply["seed"], reply["finish_reason"]) == ("speaker", 5, "length")
         assert reply["text"] == "".join(token["text"] for token in reply["tokens"])
         token = reply["tokens"][0]
         assert set(token) == {
-            "index", "id", "text", "bytes", "logprob", "entropy", "rank", "sampled_prob", "top", "attention"
+            "index", "id", "text", "thinking", "bytes", "logprob", "entropy", "rank", "sampled_prob", "top", "attention"
         }  # fmt: skip
         fields = {"id", "text", "bytes", "logprob", "sampled_prob", "removed_by"}
         assert [set(candidate) for candidate in token["top"]] == [fields] * 2

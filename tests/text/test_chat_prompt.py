@@ -4,9 +4,11 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from llmcli.errors import UsageError
 from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+from llmcli.text.guarded import Segment
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 from tests.text.made import CHATML, KINDS, byte_level_backend, metaspace_backend, tokenizer
@@ -146,6 +148,43 @@ def test_reasoning_of_the_model_stays_reasoning() -> None:
     assert chat("byte", "chatml", said([("user", reply)])).count(think or -1) == 0
     assert chat("byte", "reasoning", said([("assistant", reply)])) == chat(
         "byte", "reasoning", said([("assistant", "Yes.")])
+    )
+
+
+def thinking_tokenizer(*marks: str) -> Tokenizer:
+    backend = byte_level_backend()
+    backend.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    return Tokenizer(backend, {"bos_token": "<|begin|>"}, source="made")
+
+
+def test_control_tokens_around_a_thought_are_read_again_as_they_were() -> None:
+    ours = thinking_tokenizer("[THINK]", "[/THINK]")
+    start, end = (ours.token_to_id(mark) or 0 for mark in ("[THINK]", "[/THINK]"))
+    ids = (start, *characters(ours, "fox"), end, *characters(ours, "dog"))
+    text = ours.decode(ids)
+    assert text == "[THINK]fox[/THINK]dog"
+    template = compiled(ours, "chatml")
+    found = encode_chat(ours, template, [Message("user", "a"), Message("assistant", text, ids)])
+    assert "".join(map(chr, ids)) in "".join(map(chr, found))
+    # Of someone else they are words.
+    assert start not in encode_chat(ours, template, [Message("user", text)])
+
+
+def test_a_template_with_marks_of_its_own_gets_the_answer_alone() -> None:
+    ours = thinking_tokenizer("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+    source = (
+        "{% for message in messages %}<|start|>{{ message.role }}{% if message.role == 'assistant' %}"
+        "{% if '<|channel|>' in message.content %}{{ raise_exception('tags in the content') }}{% endif %}"
+        "<|channel|>final{% endif %}<|message|>{{ message.content }}<|end|>{% endfor %}<|start|>assistant"
+    )
+    reply = "<|channel|>analysis<|message|>fox<|end|><|start|>assistant<|channel|>final<|message|>dog"
+    ids = tuple(ours.encode_segments([Segment(reply, trusted=True)]))
+    assert ours.decode(ids) == reply
+    template = ChatTemplate(source, special_tokens={})
+    found = encode_chat(ours, template, [Message("user", "a"), Message("assistant", reply, ids), Message("user", "b")])
+    assert ours.decode(found, skip_special=False) == (
+        "<|start|>user<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>dog<|end|>"
+        "<|start|>user<|message|>b<|end|><|start|>assistant"
     )
 
 

@@ -62,18 +62,16 @@ class Composing:
         self._session.note("Enter alone sends it.")
 
     def _copy(self, _argument: str) -> None:
-        node = self._session.talk.tree.last_reply()
-        if node is None:
-            raise UsageError("There has been no reply yet.")
+        _, answer = self._session.thought_and_answer()
         if not terminal.can_redraw(sys.stdout):
             raise UsageError("Only a terminal has a clipboard; standard output is none.")
-        data = base64.b64encode(node.text.encode("utf-8", errors="replace"))
+        data = base64.b64encode(answer.encode("utf-8", errors="replace"))
         if len(data) > _LARGEST_COPY:
             raise UsageError("The reply is too long for the clipboard of a terminal. /save writes it to a file.")
         # OSC 52 of xterm's control sequences. The terminal does not say whether it obeys.
         sys.stdout.write(f"\x1b]52;c;{data.decode()}\x07")
         sys.stdout.flush()
-        self._session.note(f"{len(node.text)} characters were given to the terminal's clipboard.")
+        self._session.note(f"{len(answer)} characters were given to the terminal's clipboard.")
 
 
 def text_of_file(name: str) -> str:

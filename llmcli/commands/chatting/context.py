@@ -10,6 +10,7 @@ from llmcli.commands.chatting.command import Command, named
 from llmcli.commands.chatting.session import NEAR, ChatSession
 from llmcli.conversations.tree import SUMMARY_REQUEST, Node
 from llmcli.engine import Finish, Interruption, Step
+from llmcli.engine.thinking import ThinkingApart
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.views import terminal
 
@@ -113,7 +114,9 @@ class Context:
         text = ""
         with interruption.catching_ctrl_c(), session.keyboard.unheard():
             params = replace(session.params, temperature=0.0, max_tokens=tokens, stop=())
-            for event in session.conversation.ask(SUMMARY_REQUEST, params, interruption=interruption):
+            events = session.conversation.ask(SUMMARY_REQUEST, params, interruption=interruption)
+            apart = ThinkingApart(session.conversation.tokenizer, session.conversation.asked)
+            for event in map(apart, events):
                 if isinstance(event, Step | Finish):
                     text += event.text
         if interruption.requested or not text.strip():

@@ -28,6 +28,7 @@ class LookingBack:
             Command("why", self._why, "all about token N of the last reply; without N, about the last", "[N]"),
             Command("lens", self._lens, "what each layer would have said in its place", "[N]"),
             Command("attention", self._attention, "what was read to say it", "[N]"),
+            Command("thought", self._thought, "what was thought before the last answer"),
         ]
 
     def _why(self, argument: str) -> None:
@@ -82,6 +83,12 @@ class LookingBack:
                 progress=lambda done, total: progress("Reading again", done, total),
             )
         self._show(attention_view(found), NOTE)
+
+    def _thought(self, _argument: str) -> None:
+        thought, _ = self._session.thought_and_answer()
+        if not thought.strip():
+            raise UsageError("Nothing was thought before the last answer.")
+        self._session.say(thought.strip())
 
     def _find(self, argument: str) -> tuple[SaidReply, int]:
         """The last reply, and which of its tokens is meant.

@@ -15,6 +15,7 @@ from llmcli.conversations.records import Settings
 from llmcli.conversations.talk import Talk
 from llmcli.conversations.tree import Node
 from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingParams, Step
+from llmcli.engine.thinking import ThinkingApart, thought_and_answer
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat_prompt import Message, encode_chat
 from llmcli.views import terminal
@@ -161,7 +162,7 @@ class ChatSession:
                 event = told(event)
             elif isinstance(event, Finish):
                 recorder.add(event.text)
-            writer.show(event)
+            writer.show(apart(event))
 
         interruption = Interruption()
         with (
@@ -179,6 +180,7 @@ class ChatSession:
                 interruption=interruption,
                 progress=lambda done, total: progress("Reading the prompt", done, total),
             )
+            apart = ThinkingApart(conversation.tokenizer, conversation.asked)
             try:
                 steps, finish = follow(events, show)
             finally:
@@ -197,10 +199,10 @@ class ChatSession:
         if not self.plain and not self.look.probs and terminal.can_draw():
             from llmcli.views.markdown_reply import MarkdownReply
 
-            return MarkdownReply()
+            return MarkdownReply(quiet=self.quiet)
         from llmcli.views.reply import ReplyWriter
 
-        return ReplyWriter(coloured=self.look.probs)
+        return ReplyWriter(coloured=self.look.probs, quiet=self.quiet)
 
     def _finished(self, finish: Finish, *, said: bool) -> None:
         explain(self.conversation.tokenizer, self.last_steps, self.look)
@@ -237,11 +239,25 @@ class ChatSession:
             raise UsageError("There has been no reply yet.")
         if node.model != self.loaded.name or not node.ids or max(node.ids) >= self.loaded.tokenizer.vocab_size:
             raise UsageError(f"The last reply is by {node.model}; {self.loaded.name} knows nothing of its tokens.")
-        prompt = self._prompts.get(node.n)
+        return SaidReply(node, self._prompt_of(node), node.ids)
+
+    def thought_and_answer(self) -> tuple[str, str]:
+        """What was thought and what was answered in the last reply.
+
+        Raises:
+            UsageError: there is none.
+        """
+        node = self.talk.tree.last_reply()
+        if node is None:
+            raise UsageError("There has been no reply yet.")
+        return thought_and_answer(self.loaded.tokenizer, self._prompt_of(node), node.text)
+
+    def _prompt_of(self, reply: Node) -> tuple[int, ...]:
+        prompt = self._prompts.get(reply.n)
         if prompt is None:
-            question = self.talk.tree.nodes[node.after]
+            question = self.talk.tree.nodes[reply.after]
             prompt = tuple(self.prompt(question.text, question.after))
-        return SaidReply(node, prompt, node.ids)
+        return prompt
 
     def params_of(self, node: Node) -> SamplingParams:
         """The settings a reply was had with."""
