@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pexpect
 import pytest
 
 from tests.commands.terminal_chat import READY, chatting, leave
-from tests.puppet import chain, loop, write_puppet
+from tests.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
 from tests.views.emulator import Emulator
 
 
-def screen_after(child: pexpect.spawn, message: str, emulator: Emulator) -> list[str]:
-    """What stands on the screen after the reply to `message`, without what comes before it."""
+def screen_after(child: pexpect.spawn, message: str, emulator: Emulator, *, speaks: bool = True) -> list[str]:
+    """What stands on the screen after `message` was answered, without what comes before it."""
     child.sendline(message)
     child.expect_exact("\x1b[?2004l")
     # While the model speaks pastes are marked, too.
-    for _ in range(2):
+    for _ in range(1 + speaks):
         child.expect_exact(READY)
         emulator.write(child.before)
     return emulator.lines()
@@ -84,3 +85,18 @@ def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
         child.expect_exact("␛]0;owned␇[/b␍")
         assert "\x1b]0;" not in child.before
         leave(child)
+
+
+def test_another_turn_is_taken_and_told_on_the_screen(tmp_path: Path) -> None:
+    first, second, last = ids_of(b"abc")
+    model = write_puppet(tmp_path / "unsure", {ASSISTANT: {first: 0.6, second: 0.4}, second: {last: 1.0}})
+    with chatting(tmp_path, model, size=(30, 40), plain=False) as child:
+        assert screen_after(child, "Hm?", Emulator(40, 30))[-1] == "a"
+        table = screen_after(child, "/why 0", Emulator(40, 30), speaks=False)
+        assert any(re.match(r">1 a +60\.[01]%", line) for line in table)
+        assert any(re.match(r" 2 b +(39\.9|40\.0)%", line) for line in table)
+        assert screen_after(child, "/branch 0 2", Emulator(40, 30))[-1] == "bc"
+        branches = screen_after(child, "/branches", Emulator(40, 30), speaks=False)
+        assert branches[-2:] == [" 1  2 messages  Hm? / a", ">2  2 messages  Hm? / bc"]
+        child.sendeof()
+        child.expect(pexpect.EOF)
