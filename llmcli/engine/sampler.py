@@ -17,7 +17,7 @@ from llmcli.engine.events import Filter
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import LlmcliError
 
-_SHORT_LIST = 1024
+_SHORT_LISTS = 64, 1024
 _ROW = 256
 _ORDER: tuple[Filter, ...] = ("temperature", "top_k", "top_p", "min_p")
 
@@ -39,33 +39,51 @@ class Sampler:
         Raises:
             LlmcliError: the logits contain NaN or are infinite.
         """
+        ids, probabilities = self._candidates(logits, context)
+        if ids is None:
+            return probabilities
+        return torch.zeros(len(logits), device=logits.device).index_copy_(0, ids, probabilities)
+
+    def choose(self, logits: Tensor, context: Sequence[int] = ()) -> int:
+        """The id that `draw` gives of the `distribution`, without the vocabulary where few can be chosen.
+
+        Raises:
+            LlmcliError: the logits contain NaN or are infinite.
+        """
+        ids, probabilities = self._candidates(logits, context)
+        if ids is not None and len(ids) == 1:
+            return int(ids)
+        place = self.draw(probabilities)
+        return place if ids is None else int(ids[place])
+
+    def _candidates(self, logits: Tensor, context: Sequence[int]) -> tuple[Tensor | None, Tensor]:
+        """The ids that are left when all filters have been applied, in order, and their probabilities in float32.
+
+        Where it may be most of the vocabulary there are no ids, and the probabilities (V,) are those of all.
+        """
         logits = logits.float()
         _check(logits)
         params = self.params
         if params.repeat_penalty != 1.0 and context:
             logits = self._penalised(logits, context)
         if params.temperature == 0:
-            distribution = torch.zeros_like(logits)
-            distribution[_argmax(logits)] = 1.0
-            return distribution
-        probabilities = (logits / params.temperature).softmax(-1)
-        if params.top_k or params.top_p < 1:
-            probabilities = self._most_probable(probabilities)
+            return torch.tensor([_argmax(logits)], device=logits.device), torch.ones(1, device=logits.device)
+        ids: Tensor | None = None
+        if params.top_k:
+            best, ids = logits.topk(min(params.top_k, len(logits)))
+            probabilities = (best / params.temperature).softmax(-1)
+        else:
+            probabilities = (logits / params.temperature).softmax(-1)
+        if params.top_p < 1:
+            ids, probabilities = _nucleus(ids, probabilities, params.top_p)
         if params.min_p > 0:
             probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0.0)
             probabilities = probabilities / probabilities.sum()
-        return probabilities
-
-    def choose(self, logits: Tensor, context: Sequence[int] = ()) -> int:
-        """The id that `draw` gives of the `distribution`, which is not computed where the most probable one is wanted.
-
-        Raises:
-            LlmcliError: the logits contain NaN or are infinite.
-        """
-        if self.params.temperature > 0 or self.params.repeat_penalty != 1.0:
-            return self.draw(self.distribution(logits, context))
-        _check(logits)
-        return _argmax(logits)
+        if ids is None:
+            return None, probabilities
+        # In the order of the vocabulary, so that a draw is the same among few as among all.
+        ids, order = ids.sort()
+        return ids, probabilities[order]
 
     def stages(self, logits: Tensor, context: Sequence[int] = ()) -> dict[Filter, Tensor]:
         """The distribution (V,) after each filter in turn; the last is what `distribution` gives."""
@@ -91,20 +109,24 @@ class Sampler:
         penalty = self.params.repeat_penalty
         return logits.index_put((seen,), torch.where(scores < 0, scores * penalty, scores / penalty))
 
-    def _most_probable(self, probabilities: Tensor) -> Tensor:
-        """Top-k, then top-p of what is left."""
-        top_k, top_p = self.params.top_k, self.params.top_p
-        # Without top-k, a short list nearly always reaches top-p; sorting a whole vocabulary costs milliseconds.
-        for size in (top_k,) if top_k else (_SHORT_LIST, len(probabilities)):
+
+def _nucleus(ids: Tensor | None, probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The most probable candidates that together reach `top_p`, best first, and their probabilities.
+
+    `ids` go with `probabilities` that are sorted, best first; None stands for the whole vocabulary in order.
+    """
+    best = probabilities
+    if ids is None:
+        # A short list nearly always reaches top-p; sorting a whole vocabulary costs milliseconds.
+        for size in (*_SHORT_LISTS, len(probabilities)):
             best, ids = probabilities.topk(min(size, len(probabilities)))
-            total = best.sum()
-            if total >= top_p:
+            if best.sum() >= top_p:
                 break
-        if top_p < 1:
-            # A token is needed while those before it have not reached top-p; so the first always stays.
-            before = best.cumsum(-1) - best
-            best = best.masked_fill(before >= top_p * (total if top_k else 1.0), 0.0)
-        return torch.zeros_like(probabilities).scatter_(0, ids, best / best.sum())
+        assert ids is not None
+    # A token is needed while those before it have not reached top-p; so the first always stays.
+    before = best.cumsum(-1) - best
+    best = best.masked_fill(before >= top_p, 0.0)
+    return ids, best / best.sum()
 
 
 def _check(logits: Tensor) -> None:

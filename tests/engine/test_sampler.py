@@ -85,11 +85,17 @@ def test_choosing_is_drawing_from_the_distribution(size: int) -> None:
         logits[place] = 9.0
         greedy = Sampler(SamplingParams(temperature=0))
         assert greedy.choose(logits) == place == greedy.draw(greedy.distribution(logits))
-    for params in (SamplingParams(seed=3), SamplingParams(temperature=0, repeat_penalty=1.5)):
+    for params in (
+        SamplingParams(seed=3),
+        SamplingParams(temperature=0, repeat_penalty=1.5),
+        SamplingParams(seed=3, top_k=40, top_p=0.9, temperature=0.7),
+        SamplingParams(seed=3, top_p=0.5, min_p=0.01, repeat_penalty=1.2),
+        SamplingParams(seed=3, top_p=0.999, temperature=2.0),
+    ):
         chosen, drawn = Sampler(params), Sampler(params)
         logits = torch.randn(size, generator=generator)
         context = [int(logits.argmax())]
-        for _ in range(5):
+        for _ in range(20):
             assert chosen.choose(logits, context) == drawn.draw(drawn.distribution(logits, context))
 
 
