@@ -42,6 +42,8 @@ Packing: TypeAlias = Literal["stored", "int8", "int4"]
 
 # Values packed at a time: few enough for a core's own cache.
 _CHUNK_VALUES = 1 << 18
+# Memory for weights is taken in large pieces: at the end of each a part of a page lies idle.
+_WEIGHTS_AT_ONCE = 1 << 28
 # Read as dense parameters: single rows, and what latent attention takes apart.
 _DENSE = ("shared_expert_gate", "kv_b_proj")
 
@@ -66,7 +68,7 @@ def make_room(
         OutOfMemoryError: there is no room for them.
     """
     made: dict[str, PackedMatrix] = {}
-    pages = Pages()
+    pages = Pages(_WEIGHTS_AT_ONCE)
     for path, module in list(model.named_modules()):
         parent, _, name = path.rpartition(".")
         if isinstance(module, Experts):

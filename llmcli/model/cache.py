@@ -12,6 +12,8 @@ from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.pages import Pages
 
 _SMALLEST_CAPACITY = 256
+# Positions from which on a layer's memory comes in huge pages.
+_LARGE = 1024
 # How far `truncate` can always go back in a layer that forgets: room for a rejected draft or a retyped word.
 _REWIND = 64
 # New tokens between two moves of the kept window: moving costs a copy of it.
@@ -175,7 +177,8 @@ class KVCache:
         )
 
     def _empty(self, shape: tuple[int, ...]) -> Tensor:
-        if self._device.type == "cpu":
+        # A short text is read from the processor's own memory, and huge pages would be filled by few of its tokens.
+        if self._device.type == "cpu" and shape[2] >= _LARGE:
             return self._pages.empty(shape, self._dtype)
         return torch.empty(shape, dtype=self._dtype, device=self._device)
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 _HUGE = 2 << 20
-# Taken from the system at a time. What is never touched takes no memory, only addresses.
-_CHUNK = 32 << 20
+# Taken from the system at a time, unless said. What is never touched takes no memory, only addresses.
+_PIECE = 32 << 20
 # A line of the processor's cache.
 _ALIGNMENT = 64
 
@@ -25,7 +25,9 @@ _ALIGNMENT = 64
 class Pages:
     """Hands out tensors from large pieces of memory; a piece goes back when the last tensor in it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, piece: int = _PIECE) -> None:
+        """`piece` bytes are taken from the system at a time."""
+        self._size = piece
         self._free = torch.empty(0, dtype=torch.uint8)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -38,7 +40,7 @@ class Pages:
         if nbytes == 0:
             return torch.empty(tuple(shape), dtype=dtype)
         if nbytes > len(self._free):
-            self._free = _piece(max(nbytes, _CHUNK))
+            self._free = _piece(max(nbytes, self._size))
         taken, self._free = self._free[:nbytes], self._free[-(-nbytes // _ALIGNMENT) * _ALIGNMENT :]
         return taken.view(dtype).view(tuple(shape))
 
