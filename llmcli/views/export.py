@@ -18,19 +18,19 @@ def as_html(view: RenderableType) -> str:
     return _recorded(view).export_html(inline_styles=True, code_format=_PAGE)
 
 
-def as_svg(view: RenderableType, title: str) -> str:
-    """`view` as an SVG picture of a terminal window with that `title`."""
+def as_svg(view: RenderableType, title: str, *, width: int = WIDTH) -> str:
+    """`view` as an SVG picture of a terminal window with that `title`, so many columns wide."""
     # Rich links fonts of a network; whoever opens the file may have none, and its reading is nobody's business.
-    return _FONTS_AND_CREDITS.sub("", _recorded(view).export_svg(title=title)).replace("Fira Code", "monospace")
+    return _FONTS_AND_CREDITS.sub("", _recorded(view, width).export_svg(title=title)).replace("Fira Code", "monospace")
 
 
-def _recorded(view: RenderableType) -> Console:
+def _recorded(view: RenderableType, width: int = WIDTH) -> Console:
     from rich.console import Console
 
     console = Console(
         file=io.StringIO(),
         record=True,
-        width=WIDTH,
+        width=width,
         color_system="truecolor",
         force_terminal=True,
         legacy_windows=False,

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+from typing import Any
 
 import pyte
+from rich.cells import cell_len
+from rich.color import Color
+from rich.style import Style
+from rich.text import Text
 
 
 class Emulator:
@@ -17,7 +24,8 @@ class Emulator:
 
     def write(self, text: str) -> None:
         self.writes.append(text)
-        self._stream.feed(text)
+        # It does not know what is dim, which most terminals show as grey.
+        self._stream.feed(text.replace("\x1b[2m", "\x1b[90m"))
 
     def size(self) -> os.terminal_size:
         return os.terminal_size((self._screen.columns, self._screen.lines))
@@ -45,12 +53,44 @@ class Emulator:
 
     def lines(self) -> list[str]:
         """All lines there are, those that have scrolled away first."""
-        rows = [*self._screen.history.top, *(self._screen.buffer[y] for y in range(self._screen.lines))]
-        lines = [self._line(row) for row in rows]
+        lines = [self._line(row) for row in self._rows()]
         while lines and not lines[-1]:
             del lines[-1]
         return lines
 
-    def _line(self, row: object) -> str:
+    def styled(self) -> Text:
+        """The same lines as they look."""
+        lines = []
+        for row, line in zip(self._rows(), self.lines(), strict=False):
+            cells = (row[x] for x in range(self._screen.columns))
+            alike = itertools.groupby(cells, _style)
+            text = Text.assemble(*(("".join(cell.data for cell in run), style) for style, run in alike))
+            text.truncate(cell_len(line))
+            lines.append(text)
+        return Text("\n").join(lines)
+
+    def _rows(self) -> list[Any]:
+        return [*self._screen.history.top, *(self._screen.buffer[y] for y in range(self._screen.lines))]
+
+    def _line(self, row: Any) -> str:
         # A wide character is followed by an empty cell.
-        return "".join(row[x].data for x in range(self._screen.columns)).rstrip()  # type: ignore[index]
+        return "".join(row[x].data for x in range(self._screen.columns)).rstrip()
+
+
+def _style(cell: Any) -> Style:
+    return Style(
+        color=_color(cell.fg),
+        bgcolor=_color(cell.bg),
+        bold=cell.bold,
+        italic=cell.italics,
+        underline=cell.underscore,
+        strike=cell.strikethrough,
+        reverse=cell.reverse,
+    )
+
+
+def _color(name: str) -> Color:
+    """A colour as the emulator calls it: brown is the dark yellow of the first terminals."""
+    if re.fullmatch("[0-9a-f]{6}", name):
+        return Color.parse(f"#{name}")
+    return Color.parse(re.sub("^b(ri|fi)ght", "bright_", name).replace("brown", "yellow"))
