@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import choosing, options, prompt_templates, recording
+from llmcli.commands import choosing, constraining, options, prompt_templates, recording
 from llmcli.commands.explain import Look, attention_watch, explain, reply_page
 from llmcli.commands.following import follow
 from llmcli.commands.inspect import base
@@ -51,6 +51,9 @@ def generate(
     stop: options.Stop = None,
     choices: choosing.GivenChoices = None,
     min_prob: choosing.MinProb = None,
+    json_schema: constraining.JsonSchema = None,
+    regex: constraining.Regex = None,
+    grammar: constraining.Grammar = None,
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -102,6 +105,9 @@ def generate(
     answers = choosing.parse_choices(choices, min_prob)
     if answers and (as_jsonl or attention or html or svg or record):
         raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
+    rule = constraining.given_rule(json_schema, regex, grammar, quiet=quiet)
+    if rule is not None and (answers or record):
+        raise UsageError("--json-schema, --regex and --grammar do not go with --choices or --record.")
     recorder = recording.Recorder(record)
     checkpoint = find_checkpoint(model, quiet=quiet)
     loaded = load_model(
@@ -138,10 +144,12 @@ def generate(
     observer = attention_watch(loaded, asked.messages, look)
 
     from llmcli.engine import Interruption
+    from llmcli.engine.constraint import Constraint
     from llmcli.engine.thinking import ThinkingApart
     from llmcli.views.progress import progress_bar
     from llmcli.views.reply import ReplyWriter
 
+    constraint = None if rule is None else Constraint(rule, loaded.tokenizer, loaded.stop_ids, prefill=prefill)
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:
         events = engine.stream(
@@ -150,20 +158,30 @@ def generate(
             probabilities=probs or top > 0 or as_json or as_jsonl or any((html, svg, record)),
             top=recorder.candidates(top),
             observer=observer,
+            constraint=constraint,
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
         # A text to continue is what it is; only a reply thinks.
         prompt_ids = ids if not prefill else asked.ids("")
-        apart = None if asked.template is None else ThinkingApart(loaded.tokenizer, prompt_ids, prefill=prefill)
+        # What has a form of its own has no thoughts before it.
+        plain = asked.template is None or constraint is not None
+        apart = None if plain else ThinkingApart(loaded.tokenizer, prompt_ids, prefill=prefill)
         said, thought = (prefill, "") if apart is None else (apart.prefill, apart.prefill_thinking)
         show: Callable[[Event], None] | None = None
         if as_jsonl:
             show = _jsonl(loaded.name, params.seed, loaded.tokenizer.token_bytes)
         elif not as_json:
             show = ReplyWriter(coloured=probs, prefill=said, thought=thought, quiet=quiet).show
+        constrained = None
+        if constraint is not None:
+            hold = not as_jsonl and not terminal.is_terminal(terminal.stdout())
+            constrained = constraining.ConstrainedReply(constraint, show, hold=hold)
+            show = constrained.hear
         heard = recorder.listening(events, top)
         steps, finish = follow(heard if apart is None else map(apart, heard), show)
+    if constrained is not None:
+        constrained.end(finish)
     if as_json:
         from llmcli.views.reply_json import reply_json
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread, peak_memory_bytes
+from llmcli.engine.constraint import Constraint
 from llmcli.engine.events import (
     AttentionRow,
     Candidate,
@@ -104,6 +105,7 @@ class Engine:
         probabilities: bool = True,
         top: int = 0,
         observer: Observer | None = None,
+        constraint: Constraint | None = None,
         interruption: Interruption | None = None,
         progress: PrefillProgress | None = None,
     ) -> Iterator[Event]:
@@ -113,14 +115,17 @@ class Engine:
         steps, without probabilities.
 
         With `probabilities` every step carries its log-probability and entropy, and `top` alternatives; without, the
-        plain path pays nothing for them. What an `observer` saw of attention comes with every step. `progress` hears
-        how much of a long prompt has been read.
+        plain path pays nothing for them. What an `observer` saw of attention comes with every step. A `constraint` says
+        what may follow. `progress` hears how much of a long prompt has been read.
 
         Raises:
             PromptTooLongError: the prompt leaves no room for a reply.
+            LlmcliError: or for none that the constraint allows.
         """
         ids = [*prompt_ids, *begun]
         self._check_length(ids)
+        if constraint is not None:
+            constraint.begin(self._room(len(ids), params.max_tokens if params else None))
         # Checked at the call, generated on demand.
         return self._generate(
             ids,
@@ -129,9 +134,15 @@ class Engine:
             probabilities,
             top,
             observer,
+            constraint,
             interruption or Interruption(),
             progress,
         )
+
+    def _room(self, length: int, max_tokens: int | None) -> int:
+        """How many tokens can follow a text of `length`, where `max_tokens` are wanted."""
+        room = self.context_length - length
+        return room if max_tokens is None else min(room, max_tokens)
 
     def next_logits(self, ids: Sequence[int], *, progress: PrefillProgress | None = None) -> Tensor:
         """Logits (V,) of the token that follows `ids`; as in `stream`, only what the cache does not hold is read.
@@ -151,6 +162,7 @@ class Engine:
         probabilities: bool,
         top: int,
         observer: Observer | None,
+        constraint: Constraint | None,
         interruption: Interruption,
         progress: PrefillProgress | None,
     ) -> Iterator[Event]:
@@ -167,8 +179,8 @@ class Engine:
                 logits = self._read(ids, observer, progress)
             prefill_seconds = time.perf_counter() - started
             yield Prefill(prompt_tokens, cached, prefill_seconds)
-            for token in begun:
-                yield Step(count, token, stops.push(detokenizer.push(token))[0])
+            for said in begun:
+                yield Step(count, said, stops.push(detokenizer.push(said))[0])
                 count += 1
             while reason is None:
                 if interruption.requested:
@@ -178,14 +190,20 @@ class Engine:
                     with interruption.computing():
                         logits = self._read(ids, observer)
                 with self._undisturbed(observer):
-                    if probabilities:
+                    allowed = logits
+                    token: int | None
+                    if constraint is not None:
+                        left = None if params.max_tokens is None else params.max_tokens - (len(ids) - prompt_tokens)
+                        room = self._room(len(ids), left)
+                        allowed, distribution, token = constraint.choose(logits, sampler, ids, room)
+                    elif probabilities:
                         distribution = sampler.distribution(logits, ids)
                         token = sampler.draw(distribution)
                     else:
                         token = sampler.choose(logits, ids)
                 last_at = time.perf_counter()
                 first_at = first_at or last_at
-                if token in self._stop_ids:
+                if token is None or token in self._stop_ids:
                     reason = "stop"
                     break
                 attention = None if observer is None else observer.taken(ids)
@@ -194,12 +212,16 @@ class Engine:
                 step = Step(count, token, text, attention=attention)
                 if probabilities:
                     with self._undisturbed(observer):
-                        stages = sampler.stages(logits, ids[:-1]) if top else {}
+                        stages = sampler.stages(allowed, ids[:-1]) if top else {}
+                        if constraint is not None:
+                            stages = {"constraint": allowed > -torch.inf, **stages}
                         step = self._explained(step, logits, distribution, stages, top)
                 yield step
                 count += 1
                 if stopped:
                     reason = "stop_string"
+                elif constraint is not None and constraint.ended:
+                    reason = "stop"
                 elif len(ids) - prompt_tokens == params.max_tokens:
                     reason = "length"
                 elif len(ids) == self.context_length:
@@ -212,7 +234,8 @@ class Engine:
         held_back = "" if reason == "stop_string" else self._rest(stops, detokenizer)
         # The step that only met a stop token was computed too, so every interval since the first token counts.
         generated = len(ids) - prompt_tokens
-        decoded = generated if reason == "stop" else generated - 1
+        met_stop = reason == "stop" and (constraint is None or not constraint.ended)
+        decoded = generated if met_stop else generated - 1
         stats = Stats(
             prompt_tokens=prompt_tokens,
             cached_tokens=cached,

@@ -28,8 +28,9 @@ class Candidate:
     logprob: float
 
 
-Filter: TypeAlias = Literal["temperature", "top_k", "top_p", "min_p"]
-"""What can rule a token out. A temperature of 0 rules out all but the most probable one."""
+Filter: TypeAlias = Literal["constraint", "temperature", "top_k", "top_p", "min_p"]
+"""What can rule a token out: the form that the reply must have, and the filters of sampling. A temperature of 0 rules
+out all but the most probable one."""
 
 
 @dataclass(frozen=True)

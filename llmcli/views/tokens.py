@@ -25,7 +25,12 @@ BANDS = (
     (0.0, "below 5 %", "black on #ffc94d"),
 )
 # A temperature of 0 rules out all but one, which goes without saying.
-_RULED_OUT = {"top_k": " (not in top-k)", "top_p": " (not in top-p)", "min_p": " (below min-p)"}
+_RULED_OUT = {
+    "constraint": " (not of the form)",
+    "top_k": " (not in top-k)",
+    "top_p": " (not in top-p)",
+    "min_p": " (below min-p)",
+}
 _BAR = " ▏▎▍▌▋▊▉█"
 _BAR_WIDTH = 8
 _SPARKS = "▁▂▃▄▅▆▇█"

@@ -1,0 +1,127 @@
+"""`llm generate --json-schema`, `--regex` and `--grammar`: replies of a given form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from llmcli.commands.prompt_input import decoded_text
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.views import terminal
+
+if TYPE_CHECKING:
+    from llmcli.engine import Event, Finish
+    from llmcli.engine.constraint import Constraint
+    from llmcli.engine.rule import Rule
+
+_PANEL = "Form of the reply"
+_LARGEST_BYTES = 16 << 20
+
+JsonSchema: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--json-schema",
+        envvar="LLMCLI_JSON_SCHEMA",
+        metavar="FILE|JSON",
+        rich_help_panel=_PANEL,
+        help="The reply is JSON that fits this schema, also where the length is limited.",
+    ),
+]
+Regex: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--regex",
+        envvar="LLMCLI_REGEX",
+        metavar="REGEX",
+        rich_help_panel=_PANEL,
+        help="The reply matches this regular expression, all of it.",
+    ),
+]
+Grammar: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--grammar",
+        envvar="LLMCLI_GRAMMAR",
+        metavar="FILE|TEXT",
+        rich_help_panel=_PANEL,
+        help="The reply follows this grammar, in the Lark syntax of llguidance.",
+    ),
+]
+
+
+def given_rule(json_schema: str | None, regex: str | None, grammar: str | None, *, quiet: bool) -> Rule | None:
+    """The form that is asked for, checked before a model is loaded.
+
+    Raises:
+        UsageError: there are several, it is none, or the library for it is not installed.
+    """
+    if json_schema is regex is grammar is None:
+        return None
+    from llmcli.engine.rule import Rule
+
+    rules = [
+        *([] if json_schema is None else [Rule("json-schema", _contents(json_schema, inline="{"))]),
+        *([] if regex is None else [Rule("regex", regex)]),
+        *([] if grammar is None else [Rule("grammar", _contents(grammar, inline=":"))]),
+    ]
+    if len(rules) > 1:
+        raise UsageError("A reply has one form: give one of --json-schema, --regex and --grammar.")
+    for warning in rules[0].check():
+        if not quiet:
+            terminal.note(f"--{rules[0].kind}: {warning}")
+    return rules[0]
+
+
+def _contents(argument: str, *, inline: str) -> str:
+    """The text of a file, or the argument itself where it holds `inline` and there is no such file."""
+    path = Path(argument)
+    if not _is_file(path):
+        if inline not in argument:
+            raise UsageError(f"There is no file {argument!r}.")
+        return argument
+    if path.stat().st_size > _LARGEST_BYTES:
+        raise UsageError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB.")
+    return decoded_text(path.read_bytes())
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text too long to be a name
+        return False
+
+
+class ConstrainedReply:
+    """Shows a reply that must have a form: to a person as it comes, to a program only once it is complete."""
+
+    def __init__(self, constraint: Constraint, show: Callable[[Event], None] | None, *, hold: bool) -> None:
+        """`show` is shown the events, if there is one; with `hold` all at the end."""
+        self._constraint, self._show, self._hold = constraint, show, hold
+        self._events: list[Event] = []
+
+    def hear(self, event: Event) -> None:
+        """Show one event, or keep it."""
+        if self._hold:
+            self._events.append(event)
+        elif self._show is not None:
+            self._show(event)
+
+    def end(self, finish: Finish) -> None:
+        """Show what was kept, if it is complete.
+
+        Raises:
+            LlmcliError: the reply is not of the form, so nothing that was kept is shown.
+        """
+        if finish.reason == "interrupted":
+            raise typer.Exit(130)
+        if finish.reason == "stop_string" or not self._constraint.complete:
+            raise LlmcliError(
+                f"The reply ended before it had the form that is asked for{', and is not shown' * self._hold}. "
+                "Allow more tokens with -n, and give no --stop that can come inside it."
+            )
+        if self._show is not None:
+            for event in self._events:
+                self._show(event)
