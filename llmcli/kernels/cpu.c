@@ -118,6 +118,16 @@ static void compute(const Worker *w, const Product *products, int count) {
     }
 }
 
+/* Where in its text a token stands. */
+static int64_t position_of(const Step *step, int token) {
+    return step->positions ? step->positions[token] : step->start + token;
+}
+
+/* A layer's memory of the text that a token is of; `segment` is that of the first text. */
+static const Segment *memory_of(const Context *c, const Segment *segment, int token) {
+    return c->step->positions ? segment + (int64_t)token * c->model.layers : segment;
+}
+
 static int is_packed(const Matrix *m) { return m->format >= PACKED4; }
 
 static void embed(Context *c, int token) {
@@ -127,7 +137,7 @@ static void embed(Context *c, int token) {
     for (int i = 0; i < m->hidden; i++) x[i] *= m->embed_scale;
     if (m->positions.data) {
         float *added = c->delta + token * c->ld_hidden;
-        read_row(&m->positions, (int)(c->step->start + token), added);
+        read_row(&m->positions, (int)position_of(c->step, token), added);
         for (int i = 0; i < m->hidden; i++) x[i] += added[i];
     }
 }
@@ -143,7 +153,7 @@ static void enter(Context *c, const Norm *norm, Input *in, int token, int quanti
 static void finish_head(const Context *c, const Layer *layer, float *x, const Norm *norm, int head, int token,
                         int is_query) {
     const Model *m = &c->model;
-    int64_t position = c->step->start + token;
+    int64_t position = position_of(c->step, token);
     if (m->qk_norm != QK_WHOLE && m->clip > 0)
         for (int i = 0; i < m->head_dim; i++) x[i] = x[i] > m->clip ? m->clip : x[i] < -m->clip ? -m->clip : x[i];
     if (m->qk_norm == QK_HEAD || m->qk_norm == QK_EACH_HEAD) normalise(norm, x, x, m->head_dim, head);
@@ -162,7 +172,7 @@ static void finish_head(const Context *c, const Layer *layer, float *x, const No
 
 static void keep(const Context *c, void *where, const Segment *segment, const float *x, int head, int token) {
     const Model *m = &c->model;
-    int64_t at = ((int64_t)head * segment->size + c->step->start + token - segment->first) * m->head_dim;
+    int64_t at = ((int64_t)head * segment->size + position_of(c->step, token) - segment->first) * m->head_dim;
     if (m->cache_format == FLOAT32) {
         memcpy((float *)where + at, x, (size_t)m->head_dim * sizeof *x);
     } else {
@@ -202,12 +212,12 @@ static void finish_heads(const Worker *w, const Layer *layer, const Segment *seg
         } else if ((head -= m->heads) < m->kv_heads) {
             float *k = c->k + token * c->ld_kv + head * m->head_dim;
             finish_head(c, layer, k, &layer->k_norm, head, token, 0);
-            keep(c, segment->keys, segment, k, head, token);
+            keep(c, memory_of(c, segment, token)->keys, memory_of(c, segment, token), k, head, token);
         } else {
             head -= m->kv_heads;
             float *v = c->v + token * c->ld_kv + head * m->head_dim;
             if (m->clip > 0) clip(v, m->head_dim, m->clip);
-            keep(c, segment->values, segment, v, head, token);
+            keep(c, memory_of(c, segment, token)->values, memory_of(c, segment, token), v, head, token);
         }
     }
 }
@@ -219,13 +229,13 @@ typedef struct {
 } AttentionPlan;
 
 /* Heads and tiles of tokens are shared out; where these are few, keys are split too, so that all workers have as much. */
-static AttentionPlan attention_plan(const Context *c, const Layer *layer) {
+static AttentionPlan attention_plan(const Context *c, const Layer *layer, int64_t start, int tokens) {
     const Model *m = &c->model;
-    int tokens = c->step->tokens, group = m->heads / m->kv_heads, tile = MOST_QUERIES / group;
+    int group = m->heads / m->kv_heads, tile = MOST_QUERIES / group;
     AttentionPlan plan = {.tile = tile < 1 ? 1 : tile > TILE ? TILE : tile, .splits = 1};
     plan.tiles = (tokens + plan.tile - 1) / plan.tile;
     int items = m->kv_heads * plan.tiles;
-    int64_t keys = c->step->start + tokens - first_visible(layer, c->step->start);
+    int64_t keys = start + tokens - first_visible(layer, start);
     if (tokens <= TILE && items < 4 * c->threads) {
         plan.splits = c->threads / greatest_divisor(items, c->threads);
         if (plan.splits > keys / KEYS) plan.splits = (int)(keys / KEYS);
@@ -235,37 +245,49 @@ static AttentionPlan attention_plan(const Context *c, const Layer *layer) {
     return plan;
 }
 
-/* A head, some tokens, and some of the keys that they see. */
+/* A head, some tokens of a text, and some of the keys that they see. */
 typedef struct {
     int split, head, token, count;
-    int64_t from, to;
+    int64_t start, from, to;
 } AttentionItem;
 
-static AttentionItem attention_item(const Context *c, const Layer *layer, AttentionPlan plan, int number) {
-    int heads = c->model.kv_heads, tokens = c->step->tokens;
+static AttentionItem attention_item(const Context *c, const Layer *layer, AttentionPlan plan, int first_token, int own,
+                                    int number) {
+    int heads = c->model.kv_heads, place = number / plan.splits / heads * plan.tile;
     AttentionItem item = {.split = number % plan.splits, .head = number / plan.splits % heads};
-    item.token = number / plan.splits / heads * plan.tile;
-    item.count = tokens - item.token < plan.tile ? tokens - item.token : plan.tile;
-    int64_t start = c->step->start + item.token, first = first_visible(layer, start), keys = start + item.count - first;
+    item.token = first_token + place;
+    item.count = own - place < plan.tile ? own - place : plan.tile;
+    item.start = position_of(c->step, item.token);
+    int64_t first = first_visible(layer, item.start), keys = item.start + item.count - first;
     item.from = first + keys * item.split / plan.splits;
     item.to = first + keys * (item.split + 1) / plan.splits;
     return item;
 }
 
-static void attend_all(Worker *w, const Layer *layer, const Segment *segment, AttentionPlan plan) {
+/* The plan for the text that a token is of: the same as if that were alone, for sums depend on it in the last bit. */
+static AttentionPlan plan_of(const Context *c, const Layer *layer, int token) {
+    const Step *step = c->step;
+    return step->positions ? attention_plan(c, layer, step->positions[token], 1)
+                           : attention_plan(c, layer, step->start, step->tokens);
+}
+
+/* `taken` pieces of work have been shared out before, of other texts; returns how many there are now. */
+static int64_t attend_text(Worker *w, const Layer *layer, const Segment *segment, int first_token, int own,
+                           int64_t taken) {
     Context *c = w->context;
     const Model *m = &c->model;
+    AttentionPlan plan = plan_of(c, layer, first_token);
     int tokens = c->step->tokens, group = m->heads / m->kv_heads, width = c->width;
-    int items = m->kv_heads * plan.tiles * plan.splits;
-    for (int number = w->number; number < items; number += c->threads) {
-        AttentionItem item = attention_item(c, layer, plan, number);
+    int items = m->kv_heads * plan.tiles * plan.splits, turn = (int)(taken % c->threads);
+    for (int number = (w->number - turn + c->threads) % c->threads; number < items; number += c->threads) {
+        AttentionItem item = attention_item(c, layer, plan, first_token, own, number);
         int64_t next = 0;
         if (number + c->threads < items) {
-            AttentionItem then = attention_item(c, layer, plan, number + c->threads);
+            AttentionItem then = attention_item(c, layer, plan, first_token, own, number + c->threads);
             next = ((then.head - item.head) * segment->size + then.from - item.from) * m->head_dim;
         }
         attend(m, layer, segment, item.head, c->q + item.token * c->ld_q + item.head * group * m->head_dim, c->ld_q,
-               c->step->start + item.token, item.count, item.from, item.to, next, &w->scratch);
+               item.start, item.count, item.from, item.to, next, &w->scratch);
         for (int r = 0; r < item.count * group; r++) {
             int64_t row = (int64_t)(item.token + r / group) * m->heads + item.head * group + r % group;
             float *to_part = c->parts + ((int64_t)item.split * tokens * m->heads + row) * (width + 2);
@@ -274,11 +296,22 @@ static void attend_all(Worker *w, const Layer *layer, const Segment *segment, At
             to_part[width + 1] = w->scratch.sums[r];
         }
     }
+    return taken + items;
+}
+
+static void attend_all(Worker *w, const Layer *layer, const Segment *segment) {
+    const Context *c = w->context;
+    const Step *step = c->step;
+    int own = step->positions ? 1 : step->tokens;
+    int64_t taken = 0;
+    for (int token = 0; token < step->tokens; token += own)
+        taken = attend_text(w, layer, memory_of(c, segment, token), token, own, taken);
 }
 
 /* What all heads of a token have mixed, as the output projection's input. */
-static void join_heads(const Context *c, const Layer *layer, AttentionPlan plan, Input *in, int token) {
+static void join_heads(const Context *c, const Layer *layer, Input *in, int token) {
     const Model *m = &c->model;
+    AttentionPlan plan = plan_of(c, layer, token);
     int64_t step = (int64_t)c->step->tokens * m->heads * (c->width + 2);
     for (int head = 0; head < m->heads; head++) {
         const float *part = c->parts + ((int64_t)token * m->heads + head) * (c->width + 2);
@@ -309,13 +342,12 @@ static void attention(Worker *w, const Layer *layer, const Segment *segment) {
     compute(w, in, 3);
     together(c);
     finish_heads(w, layer, segment);
-    AttentionPlan plan = attention_plan(c, layer);
     together(c);
-    attend_all(w, layer, segment, plan);
+    attend_all(w, layer, segment);
     if (w->number == 0) begin_input(&c->output_in, c->step->tokens, m->heads * m->head_dim);
     together(c);
     last = share(w, c->step->tokens, &first);
-    for (int64_t t = first; t < last; t++) join_heads(c, layer, plan, &c->output_in, (int)t);
+    for (int64_t t = first; t < last; t++) join_heads(c, layer, &c->output_in, (int)t);
     together(c);
     int into_delta = layer->attention_output.kind != NO_NORM;
     Product out = {&layer->o, &c->output_in, into_delta ? c->delta : c->x, c->ld_hidden, !into_delta};
@@ -529,8 +561,14 @@ static void run(Worker *w) {
     compute(w, &head, 1);
     together(c);
     if (m->logit_scale != 1 || m->logit_softcap > 0) {
-        last = share(w, (int64_t)tokens * m->vocabulary, &first);
-        soft_cap(step->logits + first, last - first, m->logit_scale, m->logit_softcap);
+        /* In pieces that begin at the same places of each row, since what is left of a vector is computed otherwise. */
+        enum { PIECE = 1024 };
+        int64_t pieces = (m->vocabulary + PIECE - 1) / PIECE;
+        last = share(w, tokens * pieces, &first);
+        for (int64_t i = first; i < last; i++) {
+            int64_t at = i % pieces * PIECE, count = m->vocabulary - at < PIECE ? m->vocabulary - at : PIECE;
+            soft_cap(step->logits + i / pieces * m->vocabulary + at, count, m->logit_scale, m->logit_softcap);
+        }
         together(c);
     }
 }
@@ -659,19 +697,31 @@ EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, in
     return c;
 }
 
+/* 0, or what is out of bounds for `tokens` tokens of a text from `start` on. */
+static int check_text(const Context *c, const Segment *segments, int64_t start, int tokens) {
+    const Model *m = &c->model;
+    if (start < 0) return 2;
+    for (int i = 0; i < m->layers; i++) {
+        const Segment *s = segments + i;
+        if (s->first > first_visible(c->layers + i, start)) return 4;
+        if (s->first + s->size < start + tokens) return 4;
+    }
+    return m->positions.data && start + tokens > m->positions.rows ? 5 : 0;
+}
+
 /* 0, or which of the step's numbers is out of bounds. */
 EXPORT int llm_step(Context *c, const Step *step) {
     const Model *m = &c->model;
+    int problem = 0;
     if (step->tokens < 1 || step->tokens > m->capacity) return 1;
-    if (step->start < 0) return 2;
+    /* There is memory for as many texts as tokens of a tile, each with its keys split. */
+    if (step->positions && step->tokens > TILE) return 1;
     for (int t = 0; t < step->tokens; t++)
         if (step->ids[t] < 0 || step->ids[t] >= m->vocabulary) return 3;
-    for (int i = 0; i < m->layers; i++) {
-        const Segment *s = step->segments + i;
-        if (s->first > first_visible(c->layers + i, step->start)) return 4;
-        if (s->first + s->size < step->start + step->tokens) return 4;
-    }
-    if (m->positions.data && step->start + step->tokens > m->positions.rows) return 5;
+    if (!step->positions) problem = check_text(c, step->segments, step->start, step->tokens);
+    for (int t = 0; step->positions && t < step->tokens && !problem; t++)
+        problem = check_text(c, step->segments + (int64_t)t * m->layers, step->positions[t], 1);
+    if (problem) return problem;
     c->step = step;
     begin_input(&c->attention_in, step->tokens, m->hidden);
     begin_input(&c->second_in, step->tokens, m->hidden);

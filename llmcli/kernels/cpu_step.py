@@ -31,6 +31,9 @@ _ROTATIONS_AHEAD = 256
 class CpuStep:
     """Runs a model's tokens through the C kernel; a context of its own, with its own threads."""
 
+    most_rows = _TILE
+    """How many texts one call of `forward_rows` can take."""
+
     def __init__(self, model: Transformer, *, threads: int | None = None, library: Library | None = None) -> None:
         """`threads`: by default one for each physical core this process may use.
 
@@ -61,9 +64,8 @@ class CpuStep:
         if not self._context:
             raise NoKernelError("no memory or no threads for the kernel")
         weakref.finalize(self, _free, handle, self._context, os.getpid())
-        self._segments = (c.Segment * model.config.num_layers)()
-        self._pointed_at: weakref.ref[KVCache] | None = None
-        self._moves = 0
+        self._segments = (c.Segment * (model.config.num_layers * self.most_rows))()
+        self._entered: list[tuple[weakref.ref[KVCache], int] | None] = [None] * self.most_rows
         ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
@@ -102,37 +104,72 @@ class CpuStep:
         ]
         return parts[-1] if only_last or len(parts) == 1 else torch.cat(parts)
 
+    @torch.inference_mode()
+    def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        """Logits in float32 of the token that follows each of `ids`, which continue as many texts: (R, V).
+
+        Every matrix is read once for all of them. Each row is, to the last bit, what `forward` gives for that token
+        alone: rows share nothing but the pass.
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
+        """
+        starts = [cache.length for cache in caches]
+        self._model.check_positions(max(starts) + 1)
+        for row, cache in enumerate(caches):
+            self._enter(cache, 1, row)
+        lengths = [max(cache.length + 1, cache.expected_length) for cache in caches]
+        # Named, so that the memory stays while the kernel reads it.
+        rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
+        for index, (cos, sin) in enumerate(rotations):
+            self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
+        positions = (ctypes.c_int64 * len(starts))(*starts)
+        logits = self._compute(ids, 0, only_last=False, positions=ctypes.cast(positions, ctypes.c_void_p))
+        for cache in caches:
+            cache.advance(1)
+        return logits
+
     def _call(self, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
         start, new = cache.length, len(ids)
-        cache.begin(new)
-        self._point_at(cache)
+        self._enter(cache, new)
         length = max(start + new, cache.expected_length)
         for index, rotation in enumerate(self._rotations):
             self._rotation_table[index] = c.Rotation(*rotation.at(start, new, length))
-        logits = torch.empty((1 if only_last else new, self._model.config.vocab_size))
+        logits = self._compute(ids, start, only_last=only_last)
+        cache.advance(new)
+        return logits
+
+    def _enter(self, cache: KVCache, new: int, row: int = 0) -> None:
+        """Let the kernel know the memory of a text, with room for `new` tokens."""
+        cache.begin(new)
+        known = self._entered[row]
+        # Memory changes rarely, and asking every tensor where it is costs as much as a layer.
+        if known is not None and known[0]() is cache and known[1] == cache.moves:
+            return
+        self._entered[row] = None
+        for index, (keys, values, first) in enumerate(cache.layers, row * len(cache.layers)):
+            if keys.shape[0] != 1 or keys.dtype != self._description.dtype:
+                raise ValueError("the cache is not of this model, or holds several texts")
+            self._segments[index] = c.Segment(keys.data_ptr(), values.data_ptr(), first, keys.shape[2])
+        self._entered[row] = weakref.ref(cache), cache.moves
+
+    def _compute(
+        self, ids: Sequence[int], start: int, *, only_last: bool, positions: ctypes.c_void_p | None = None
+    ) -> Tensor:
+        logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
         step = c.Step(
-            ids=ctypes.cast((ctypes.c_int32 * new)(*ids), ctypes.c_void_p),
+            ids=ctypes.cast((ctypes.c_int32 * len(ids))(*ids), ctypes.c_void_p),
             segments=self._segments,
             rotations=self._rotation_table,
             logits=logits.data_ptr(),
             start=start,
-            tokens=new,
+            positions=positions,
+            tokens=len(ids),
             only_last=only_last,
         )
         if problem := self._library.handle.llm_step(self._context, ctypes.byref(step)):
             raise ValueError(f"the kernel refuses the step: {problem}")
-        cache.advance(new)
         return logits
-
-    def _point_at(self, cache: KVCache) -> None:
-        """Give the kernel the addresses of a cache's memory, where they are not those of the last call."""
-        if self._pointed_at is not None and self._pointed_at() is cache and self._moves == cache.moves:
-            return
-        for index, (keys, values, first) in enumerate(cache.layers):
-            if keys.shape[0] != 1 or keys.dtype != self._description.dtype:
-                raise ValueError("the cache is not of this model, or holds several texts")
-            self._segments[index] = c.Segment(keys.data_ptr(), values.data_ptr(), first, keys.shape[2])
-        self._pointed_at, self._moves = weakref.ref(cache), cache.moves
 
 
 class _Rotations:
@@ -154,6 +191,15 @@ class _Rotations:
         half = self._cos.shape[1]
         skipped = (start - self._first) * half * 4
         return self._cos.data_ptr() + skipped, self._sin.data_ptr() + skipped, half
+
+    def of(self, positions: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (R, half) of one position in each of as many texts of so many tokens."""
+        where = torch.tensor(positions)
+        if len({self._rope.config.decisive_length(length) for length in lengths}) == 1:
+            cos, sin = self._rope(where, torch.float32, lengths[0])
+            return cos, sin
+        parts = [self._rope(where[row : row + 1], torch.float32, length) for row, length in enumerate(lengths)]
+        return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
 
 def _free(library: ctypes.CDLL, context: int, process: int) -> None:

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 1
+#define LLM_ABI 2
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -66,10 +66,11 @@ typedef struct {
 
 typedef struct {
     const int32_t *ids;
-    const Segment *segments;    /* of every layer */
+    const Segment *segments;    /* of every layer; of several texts, one text's after the other's */
     const Rotation *rotations;
     float *logits;              /* (tokens or 1, vocabulary) */
     int64_t start;              /* position of the first token */
+    const int64_t *positions;   /* of each token, if each is of a text of its own; otherwise NULL */
     int32_t tokens, only_last;
 } Step;
 

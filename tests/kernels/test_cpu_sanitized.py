@@ -34,6 +34,9 @@ for variant in sys.argv[1:]:
             ids = [(cache.length + i) * 7 % 200 for i in range(size)]
             logits = step.forward(ids, cache, only_last=size % 2 == 0)
             assert logits.isfinite().all()
+        others = [model.new_cache(capacity=1) for _ in range(15)]
+        for turn in range(3):
+            assert step.forward_rows([turn, *range(15)], [cache, *others]).isfinite().all()
         del step
 print("clean")
 """
