@@ -75,7 +75,7 @@ def test_every_command_has_its_settings_and_no_model_is_fetched(home: Path) -> N
         (["nope"], "'llm nope' is no command"),
         (["inspect"], "'llm inspect' is no command with settings; there are attention"),
         (["generate", "--no-such-flag"], "no-such-flag"),
-        (["generate", "--top-k", "many"], "integer"),
+        (["generate", "--top-k", "many"], "Invalid value"),
     ],
 )
 def test_errors_are_usage_errors(arguments: list[str], why: str) -> None:
