@@ -74,7 +74,8 @@ class Constraint:
         self._ending = self._way_out(room)
         if self._ending is not None and len(self._ending) > room:
             raise LlmcliError(
-                f"No reply of the form that is asked for was found that fits into {room} tokens; allow more with -n."
+                "No reply of the form that is asked for was found that fits into "
+                f"{room} token{'s' if room != 1 else ''}; allow more with -n."
             )
         if self._ending and self._ending[0] in self._not_first:
             self._ending = None
