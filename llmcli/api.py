@@ -16,6 +16,8 @@ from llmcli.checkpoint.resolve import resolve
 from llmcli.checkpoint.weights import load_weights
 from llmcli.device import choose_device, choose_dtype
 from llmcli.engine import Engine
+from llmcli.engine.batch import Batch
+from llmcli.engine.rows import make_rows
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.kernels import why_not_on_cpu
 from llmcli.kernels.cpu_build import NoKernelError
@@ -60,12 +62,7 @@ class LoadedModel:
 
         `threads` is how many the CPU kernel computes with: by default one for each physical core.
         """
-        step, reason = None, self.why_readable
-        if not reason:
-            try:
-                step = CpuStep(self.model, threads=threads)
-            except NoKernelError as error:
-                reason = str(error)
+        step, reason = self._step(threads)
         return Engine(
             self.model,
             self.tokenizer,
@@ -74,6 +71,26 @@ class LoadedModel:
             step=step,
             why_readable=reason,
         )
+
+    def batch(
+        self, *, parallel: int | None = None, context_length: int | None = None, threads: int | None = None
+    ) -> Batch:
+        """For many prompts, `parallel` of which are answered at the same time; by default as many as are fastest.
+
+        Each reply is what an engine would give. `context_length` and `threads` are as for `engine`.
+        """
+        step, reason = self._step(threads)
+        rows = make_rows(self.model, step, parallel, why_readable=reason)
+        return Batch(self.model, self.tokenizer, rows, stop_ids=self.stop_ids, context_length=context_length)
+
+    def _step(self, threads: int | None) -> tuple[CpuStep | None, str]:
+        """The fast path, or why there is none."""
+        if self.why_readable:
+            return None, self.why_readable
+        try:
+            return CpuStep(self.model, threads=threads), ""
+        except NoKernelError as error:
+            return None, str(error)
 
 
 def load(

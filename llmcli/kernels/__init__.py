@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,18 @@ class FastStep(Protocol):
 
     def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
         """Logits in float32 after each of `ids`, which continue what `cache` holds: (T, V), or (1, V) of the last."""
+
+
+@runtime_checkable
+class RowStep(FastStep, Protocol):
+    """A fast path that can go on with several texts at once."""
+
+    @property
+    def most_rows(self) -> int:
+        """With how many."""
+
+    def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        """Logits in float32 (R, V) after the next token of each text: what `forward` gives for it, to the last bit."""
 
 
 class Hooks:

@@ -194,12 +194,7 @@ class _Rotations:
 
     def of(self, positions: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Cosines and sines (R, half) of one position in each of as many texts of so many tokens."""
-        where = torch.tensor(positions)
-        if len({self._rope.config.decisive_length(length) for length in lengths}) == 1:
-            cos, sin = self._rope(where, torch.float32, lengths[0])
-            return cos, sin
-        parts = [self._rope(where[row : row + 1], torch.float32, length) for row, length in enumerate(lengths)]
-        return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
+        return self._rope.of_texts(torch.tensor(positions), torch.float32, lengths)
 
 
 def _free(library: ctypes.CDLL, context: int, process: int) -> None:

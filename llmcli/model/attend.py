@@ -5,6 +5,8 @@ Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D h
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from llmcli.model.config import LayerConfig
 
 # Scores held at a time, in float32: 64 MiB.
 _SCORES_AT_ONCE = 1 << 24
+
+Spans: TypeAlias = tuple[slice, ...]
+"""For each of T tokens that are of as many texts, which positions of its own text it sees."""
 
 
 class SoftmaxAttention(nn.Module):
@@ -29,13 +34,23 @@ class SoftmaxAttention(nn.Module):
         self.scale, self.softcap = scale, softcap
         self.fused = fused and softcap is None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Spans | None, sinks: Tensor | None = None
+    ) -> Tensor:
         """`q` (B, H, T, D), `k` (B, K, S, D) and `v` (B, K, S, D'), the last T of them the queries' own: (B, H, T, D').
 
         `mask` (T, S) says which keys each query sees; without one, T is 1 and sees all, or T equals S and each sees all
-        up to its own. With `sinks` (H,), each head has one more score, whose value is zero (gpt-oss, arXiv:2508.10925,
+        up to its own. With spans instead, B is 1 and each query sees its own text, of which `k` and `v` have T instead
+        of one. With `sinks` (H,), each head has one more score, whose value is zero (gpt-oss, arXiv:2508.10925,
         section 2.2).
         """
+        if isinstance(mask, tuple):
+            # Each by itself: sums over other keys beside, were these masked, could differ in the last bit.
+            rows = [
+                self.forward(q[:, :, [row]], k[row : row + 1, :, span], v[row : row + 1, :, span], None, sinks)
+                for row, span in enumerate(mask)
+            ]
+            return torch.cat(rows, dim=2)
         if not self.fused or sinks is not None:
             return self._explicitly(q, k, v, mask, sinks)
         if q.shape[2] == 1:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attend import SoftmaxAttention
-from llmcli.model.cache import KVCache
+from llmcli.model.attend import SoftmaxAttention, Spans
+from llmcli.model.cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
 from llmcli.model.norm import make_norm, root_mean_square
 from llmcli.model.rope import rotate
@@ -25,8 +25,8 @@ class Place:
     """(T,)"""
     rotation: tuple[Tensor, Tensor] | None
     """Cosines and sines of the positions; None leaves positions out."""
-    mask: Tensor | None
-    """Which keys each token sees, (T, S); None: all up to its own."""
+    mask: Tensor | Spans | None
+    """Which keys each token sees, (T, S); spans, where each is of a text of its own; None: all up to its own."""
 
 
 class Attention(nn.Module):
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.attend = SoftmaxAttention(scale, softcap=config.attention_softcap)
         self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
 
-    def forward(self, x: Tensor, place: Place, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, place: Place, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to what `cache` holds; returns (B, T, C)."""
         q = self._heads(self.q_proj(x), self.q_norm)  # (B, H, T, D)
         k = self._heads(self.k_proj(x), self.k_norm)  # (B, K, T, D)

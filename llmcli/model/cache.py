@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,13 @@ _LARGE = 1024
 _REWIND = 64
 # New tokens between two moves of the kept window: moving costs a copy of it.
 _ROOM = 256
+
+
+class LayerCache(Protocol):
+    """What attention asks of a cache."""
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens' `keys` and `values` (B, K, T, D); return those that they see."""
 
 
 class Segment(NamedTuple):

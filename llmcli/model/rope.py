@@ -6,6 +6,7 @@ Dimension letters: T new tokens, D head size, R rotary size (R <= D).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,13 @@ class Rope(nn.Module):
             dtype = torch.float32
         angles = positions.float()[:, None] * inverse  # (T, R/2)
         return (angles.cos() * self.attention_factor).to(dtype), (angles.sin() * self.attention_factor).to(dtype)
+
+    def of_texts(self, positions: Tensor, dtype: torch.dtype, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, each (R, R' / 2), of one position in each of R texts of so many tokens."""
+        if len({self.config.decisive_length(length) for length in lengths}) == 1:
+            return self.forward(positions, dtype, lengths[0])
+        parts = [self.forward(positions[row : row + 1], dtype, length) for row, length in enumerate(lengths)]
+        return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

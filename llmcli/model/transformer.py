@@ -1,10 +1,12 @@
 """The whole model, from token ids to logits.
 
-Dimension letters: B batch, T new tokens, C hidden size, V vocabulary.
+Dimension letters: B batch, T new tokens, R texts that go on together, C hidden size, V vocabulary.
 Attribute names are those of Hugging Face checkpoints, so that tensors of the common families need no renaming.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from llmcli.model.config import ModelConfig
 from llmcli.model.norm import make_norm
 from llmcli.model.packed import QuantisedEmbedding, QuantisedLinear
 from llmcli.model.rope import Rope
+from llmcli.model.row_cache import RowCache
 
 
 class Transformer(nn.Module):
@@ -71,9 +74,10 @@ class Transformer(nn.Module):
             PromptTooLongError: a model with learned positions has none for so many tokens.
         """
         start, new = (cache.length if cache is not None else 0), ids.shape[1]
+        self.check_positions(start + new)
         if cache is not None:
             cache.begin(new)
-        x = self._embed(ids, start)  # (B, T, C)
+        x = self._embed(ids, slice(start, start + new))  # (B, T, C)
         places = self._places(start, new, cache.expected_length if cache is not None else 0)
         for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
             x = block(x, places[kind], cache)
@@ -82,6 +86,33 @@ class Transformer(nn.Module):
         if only_last:
             x = x[:, -1:]
         return self.read_out(x)  # (B, T, V)
+
+    def forward_rows(self, ids: Mapping[int, int], cache: RowCache) -> Tensor:
+        """Logits (R, V) of what follows `ids`, the next tokens of texts that `cache` holds, by row; others are void.
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
+        """
+        self.check_positions(max(cache.lengths) + 1)
+        cache.begin()
+        tokens = torch.tensor([[ids.get(row, 0) for row in range(len(cache.lengths))]], device=self.device)
+        positions = cache.positions
+        # The texts take the place of tokens: all that is not attention treats each token by itself anyway.
+        x = self._embed(tokens, positions)  # (1, R, C)
+        rotations = {
+            rope.config: rope.of_texts(positions, self.dtype, cache.rotated_lengths())
+            for rope in self.ropes
+            if isinstance(rope, Rope)
+        }
+        places = [
+            Place(positions, None if layer.rope is None else rotations[layer.rope], cache.spans(layer))
+            for layer in self._kinds
+        ]
+        for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
+            x = block(x, places[kind], cache)
+        cache.advance(ids)
+        logits: Tensor = self.read_out(x)[0]
+        return logits
 
     def read_out(self, x: Tensor) -> Tensor:
         """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V)."""
@@ -99,15 +130,13 @@ class Transformer(nn.Module):
                 f"The text has {length} tokens, but the model has positions for {self.config.context_length} only."
             )
 
-    def _embed(self, ids: Tensor, start: int) -> Tensor:
+    def _embed(self, ids: Tensor, positions: slice | Tensor) -> Tensor:
         x: Tensor = self.embed_tokens(ids)
         if self.config.embed_scale != 1:
             factor = self.config.embed_scale
             x = x * (torch.tensor(factor, dtype=x.dtype).item() if self.config.embed_scale_rounded else factor)
         if self.embed_positions is not None:
-            end = start + ids.shape[1]
-            self.check_positions(end)
-            x = x + self.embed_positions.weight[start:end]
+            x = x + self.embed_positions.weight[positions]
         return x
 
     def _places(self, start: int, new: int, expected: int) -> list[Place]:

@@ -1,0 +1,256 @@
+"""Many prompts, several replies at a time: each what it would be alone, in the order of the prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmcli.device import peak_memory_bytes
+from llmcli.engine.events import FinishReason
+from llmcli.engine.interruption import Interruption
+from llmcli.engine.params import SamplingParams
+from llmcli.engine.rows import Rows
+from llmcli.engine.sampler import Sampler
+from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
+from llmcli.model import Transformer
+from llmcli.text.detokenizer import Detokenizer
+from llmcli.text.stop_strings import StopStrings
+from llmcli.text.tokenizer import Tokenizer
+
+# How far ahead of a reply that is not finished others may be begun, in texts of a pass: what is finished waits for it.
+_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and how it is to be answered."""
+
+    ids: tuple[int, ...]
+    params: SamplingParams
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What was said to it."""
+
+    text: str
+    prompt_tokens: int
+    generated_tokens: int
+    reason: FinishReason
+
+
+@dataclass
+class BatchStats:
+    """What replies have cost so far; `prompt_tokens` were read and `generated_tokens` written in so many seconds."""
+
+    path: str
+    replies: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    reading_s: float = 0.0
+    writing_s: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+class Batch:
+    """Answers requests, as many at a time as there are `rows`; a new one begins as soon as another is over."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        rows: Rows,
+        *,
+        stop_ids: Collection[int] = (),
+        context_length: int | None = None,
+    ) -> None:
+        """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
+
+        Raises:
+            UsageError: `context_length` is more than the model was made for.
+        """
+        longest = model.config.context_length
+        if context_length is not None and not 0 < context_length <= longest:
+            raise UsageError(
+                f"The model was made for up to {longest} tokens; a context of {context_length} is not possible."
+            )
+        self._model, self._tokenizer, self._rows = model, tokenizer, rows
+        self._stop_ids = frozenset(stop_ids)
+        self._context_length = context_length or longest
+        self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
+        self.stats = BatchStats(rows.path)
+
+    def run(
+        self, requests: Iterable[Request | LlmcliError], interruption: Interruption | None = None
+    ) -> Iterator[Reply | LlmcliError]:
+        """For each request its reply, or why there is none, in their order; an error among them passes through.
+
+        Requests are taken as they are needed. When an interruption is requested, what is not finished is dropped.
+        """
+        interruption = interruption or Interruption()
+        waiting = iter(requests)
+        texts: dict[int, _Text] = {}
+        done: dict[int, Reply | LlmcliError] = {}
+        begun = given = 0
+        more = True
+        try:
+            while more or texts:
+                while more and len(texts) < self._rows.size and begun - given < _AHEAD * self._rows.size:
+                    request = next(waiting, None)
+                    if request is None:
+                        more = False
+                        break
+                    row = next(row for row in range(self._rows.size) if row not in texts)
+                    outcome = self._begin(row, begun, request, interruption)
+                    if isinstance(outcome, _Text):
+                        texts[row] = outcome
+                    else:
+                        done[begun] = outcome
+                    begun += 1
+                if texts:
+                    self._advance(texts, interruption)
+                for row, text in list(texts.items()):
+                    if text.over:
+                        done[text.number] = self._finish(row, texts.pop(row))
+                while given in done:
+                    yield done.pop(given)
+                    given += 1
+                if interruption.requested:
+                    break
+        except KeyboardInterrupt:
+            if not interruption.requested:
+                raise
+        # What was finished in the turn that was broken into.
+        while given in done:
+            yield done.pop(given)
+            given += 1
+
+    def _begin(
+        self, row: int, number: int, request: Request | LlmcliError, interruption: Interruption
+    ) -> _Text | Reply | LlmcliError:
+        if isinstance(request, LlmcliError):
+            return request
+        if problem := self._problem(request):
+            return problem
+        text = _Text(number, request, self._tokenizer, self._stop_ids, self._context_length)
+        started = time.perf_counter()
+        with interruption.computing():
+            logits = self._rows.read(row, text.ids, text.expected)
+        with self._undisturbed():
+            text.take(logits[: self._vocab_size])
+        self.stats.reading_s += time.perf_counter() - started
+        self.stats.prompt_tokens += len(request.ids)
+        return self._finish(row, text) if text.over else text
+
+    def _advance(self, texts: dict[int, _Text], interruption: Interruption) -> None:
+        """One more token for each text."""
+        started = time.perf_counter()
+        with interruption.computing():
+            outgrown = [row for row, text in texts.items() if self._outgrew(text)]
+            logits = {row: self._rows.read(row, texts[row].ids, texts[row].expected) for row in outgrown}
+            others = [row for row in texts if row not in logits]
+            if others:
+                logits |= zip(others, self._rows.step(others, [texts[row].ids[-1] for row in others]), strict=True)
+        with self._undisturbed():
+            for row, text in texts.items():
+                text.take(logits[row][: self._vocab_size])
+        self.stats.writing_s += time.perf_counter() - started
+
+    def _outgrew(self, text: _Text) -> bool:
+        """Whether a text got longer than expected and is rotated in another way from here on: it is read anew, once."""
+        if len(text.ids) <= text.expected or self._model.rotated_alike(text.expected, len(text.ids)):
+            return False
+        text.expected = self._context_length
+        return True
+
+    def _finish(self, row: int, text: _Text) -> Reply | LlmcliError:
+        self._rows.leave(row)
+        if text.error is not None:
+            return text.error
+        reply = text.reply()
+        self.stats.replies += 1
+        self.stats.generated_tokens += reply.generated_tokens
+        self.stats.peak_memory_bytes = peak_memory_bytes(self._model.device)
+        return reply
+
+    def _problem(self, request: Request) -> LlmcliError | None:
+        length = len(request.ids)
+        if not length:
+            return UsageError("The prompt is empty: there is nothing to continue.")
+        if length >= self._context_length:
+            return PromptTooLongError(
+                f"The prompt has {length} tokens, but the context holds {self._context_length} with at least one for "
+                f"the reply. It is {length - self._context_length + 1} too long; nothing was cut."
+            )
+        return None
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """One thread for torch on a CPU: sampling is too little work for more, which would then wait busily."""
+        threads = torch.get_num_threads()
+        if threads == 1 or self._model.device.type != "cpu":
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+class _Text:
+    """One reply as it grows."""
+
+    def __init__(
+        self, number: int, request: Request, tokenizer: Tokenizer, stop_ids: Collection[int], context_length: int
+    ) -> None:
+        self.number = number
+        self.ids = list(request.ids)
+        self.expected = len(self.ids) + (request.params.max_tokens or 0)
+        self.reason: FinishReason | None = None
+        self.error: LlmcliError | None = None
+        self._prompt_tokens = len(self.ids)
+        self._stop_ids, self._context_length = stop_ids, context_length
+        self._params = request.params
+        self._sampler, self._stops = Sampler(request.params), StopStrings(request.params.stop)
+        self._detokenizer = Detokenizer(tokenizer)
+        self._said: list[str] = []
+
+    @property
+    def over(self) -> bool:
+        """Nothing follows."""
+        return self.reason is not None or self.error is not None
+
+    def take(self, logits: Tensor) -> None:
+        """Choose the token that follows, from logits (V,)."""
+        try:
+            token = self._sampler.draw(self._sampler.distribution(logits, self.ids))
+        except LlmcliError as error:
+            # One text's numbers may break while those of others are sound.
+            self.error = error
+            return
+        if token in self._stop_ids:
+            self.reason = "stop"
+            return
+        self.ids.append(token)
+        text, stopped = self._stops.push(self._detokenizer.push(token))
+        self._said.append(text)
+        if stopped:
+            self.reason = "stop_string"
+        elif len(self.ids) - self._prompt_tokens == self._params.max_tokens:
+            self.reason = "length"
+        elif len(self.ids) == self._context_length:
+            self.reason = "context"
+
+    def reply(self) -> Reply:
+        """What was said."""
+        assert self.reason is not None
+        if self.reason != "stop_string":
+            text, stopped = self._stops.push(self._detokenizer.finish())
+            self._said += [text] if stopped else [text, self._stops.finish()]
+        return Reply("".join(self._said), self._prompt_tokens, len(self.ids) - self._prompt_tokens, self.reason)

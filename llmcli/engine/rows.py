@@ -1,0 +1,124 @@
+"""Texts that are generated at the same time: who reads each, and who computes the next token of all in one pass.
+
+V is the vocabulary, R the texts of a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llmcli.errors import UsageError
+from llmcli.kernels import FastStep, RowStep
+from llmcli.model import KVCache, Transformer
+from llmcli.model.row_cache import RowCache
+
+MOST_ROWS = 16
+"""The most texts that go on together. With more, a pass costs in proportion to its rows on a CPU."""
+_PREFILL_CHUNK = 512
+
+
+class Rows(Protocol):
+    """Places for texts, each numbered, that are read one after another and go on together."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    @property
+    def path(self) -> str:
+        """What computes, for people."""
+
+    def read(self, row: int, ids: Sequence[int], expected: int) -> Tensor:
+        """Let `row` be the text `ids`, which is to become `expected` tokens long; logits (V,) after its last."""
+
+    def step(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
+        """Go on with a token in each of `rows`; logits (R, V) of what follows."""
+
+    def leave(self, row: int) -> None:
+        """The text of `row` is over."""
+
+
+def make_rows(model: Transformer, step: FastStep | None, size: int | None, *, why_readable: str = "") -> Rows:
+    """Places for `size` texts, by default as many as can go on together, on the path that is fastest for the model.
+
+    Raises:
+        UsageError: there cannot be so many.
+    """
+    if size is not None and not 1 <= size <= MOST_ROWS:
+        raise UsageError(f"From 1 to {MOST_ROWS} texts can go on together, not {size}.")
+    if isinstance(step, RowStep):
+        return _FastRows(model, step, min(size or MOST_ROWS, step.most_rows))
+    return _ModelRows(model, size or MOST_ROWS, why_readable)
+
+
+class _FastRows:
+    """Each text in a cache of its own, and one call for a token of each: bit for bit what each would get alone."""
+
+    def __init__(self, model: Transformer, step: RowStep, size: int) -> None:
+        self.size = size
+        self.path = _together(step.name, size)
+        self._model, self._step = model, step
+        self._caches = [model.new_cache() for _ in range(size)]
+
+    def read(self, row: int, ids: Sequence[int], expected: int) -> Tensor:
+        cache = self._caches[row]
+        cache.truncate(0)
+        return _read(self._model, self._step, ids, cache, expected)
+
+    def step(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
+        return self._step.forward_rows(ids, [self._caches[row] for row in rows])
+
+    def leave(self, row: int) -> None:
+        pass
+
+
+class _ModelRows:
+    """The readable model, whose passes always have as many rows, filled or not.
+
+    So a text gets the same numbers whatever is beside it, and however many places there are. In a pass of another
+    number of rows torch adds in another order: what a text gets from an engine, whose passes have one row, can differ
+    in the last bit. Nor are experts of a mixture given as many rows each time.
+    """
+
+    def __init__(self, model: Transformer, size: int, why_readable: str) -> None:
+        self.size = size
+        path = f"readable model, {model.device.type}, {str(model.dtype).removeprefix('torch.')}"
+        self.path = _together(f"{path} ({why_readable})" if why_readable else path, size)
+        self._model = model
+        self._cache = RowCache(model.config, MOST_ROWS, dtype=model.dtype, device=model.device)
+
+    def read(self, row: int, ids: Sequence[int], expected: int) -> Tensor:
+        own = self._model.new_cache(capacity=len(ids))
+        logits = _read(self._model, None, ids, own, expected)
+        self._cache.enter(row, own)
+        return logits
+
+    @torch.inference_mode()
+    def step(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
+        return self._model.forward_rows(dict(zip(rows, ids, strict=True)), self._cache)[list(rows)]
+
+    def leave(self, row: int) -> None:
+        self._cache.leave(row)
+
+
+@torch.inference_mode()
+def _read(model: Transformer, step: FastStep | None, ids: Sequence[int], cache: KVCache, expected: int) -> Tensor:
+    """Read a text into an empty cache, in the pieces an engine reads it in; logits (V,) after its last token."""
+    cache.expected_length = expected
+    cache.reserve(len(ids))
+    size = _PREFILL_CHUNK if step is None else step.prefill_chunk
+    for start in range(0, len(ids), size):
+        chunk = list(ids[start : start + size])
+        if step is not None:
+            logits = step.forward(chunk, cache)
+        else:
+            logits = model(torch.tensor([chunk], device=model.device), cache, only_last=True)[0]
+    return logits[-1]
+
+
+def _together(path: str, size: int) -> str:
+    return f"{path}, {size} texts at a time" if size > 1 else path
