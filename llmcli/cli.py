@@ -17,6 +17,7 @@ import typer
 from llmcli import __version__
 from llmcli.bench.command import bench
 from llmcli.commands import alias, options, template
+from llmcli.commands.batch import batch
 from llmcli.commands.chat import chat
 from llmcli.commands.chats import app as chats_app
 from llmcli.commands.compare import compare
@@ -45,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate)
+app.command("batch")(batch)
 app.command("chat")(chat)
 app.add_typer(chats_app)
 app.command("score")(score)

@@ -8,7 +8,8 @@ import threading
 from llmcli.errors import UsageError
 from llmcli.views import terminal
 
-_LARGEST_BYTES = 256 << 20
+LARGEST_BYTES = 256 << 20
+"""The most that is read of standard input, or of a file that takes its place."""
 _PATIENCE_S = 3.0
 
 
@@ -39,6 +40,17 @@ def stdin_is_piped() -> bool:
 
 def read_stdin(*, quiet: bool = False) -> str:
     """All of standard input as text, without byte order mark and last line end; invalid UTF-8 becomes U+FFFD."""
+    return decoded_text(read_stdin_bytes(quiet=quiet))
+
+
+def read_stdin_bytes(*, quiet: bool = False) -> bytes:
+    """All of standard input.
+
+    Raises:
+        UsageError: there is none, or too much.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise UsageError("Standard input is closed; there is nothing to read.")
     waiting = threading.Timer(
         _PATIENCE_S, terminal.note, ["Waiting for the end of standard input (use < /dev/null if nothing will come)."]
     )
@@ -46,12 +58,12 @@ def read_stdin(*, quiet: bool = False) -> str:
     if not quiet:
         waiting.start()
     try:
-        data = sys.stdin.buffer.read(_LARGEST_BYTES + 1)
+        data = sys.stdin.buffer.read(LARGEST_BYTES + 1)
     finally:
         waiting.cancel()
-    if len(data) > _LARGEST_BYTES:
-        raise UsageError(f"Standard input holds more than {_LARGEST_BYTES >> 20} MiB, which no model can read at once.")
-    return decoded_text(data)
+    if len(data) > LARGEST_BYTES:
+        raise UsageError(f"Standard input holds more than {LARGEST_BYTES >> 20} MiB, which no model can read at once.")
+    return data
 
 
 def decoded_text(data: bytes) -> str:

@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 # What is said anew each time.
-_ARGUMENTS = {"prompt", "text", "files", "go_on", "resume"}
+_ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out"}
 
 
 def settings_path() -> Path:
@@ -65,6 +65,7 @@ def _known_settings(further: Sequence[Callable[..., None]]) -> dict[str, set[str
     """The parameters of each command that can be set in the file: all that have a flag."""
     import inspect
 
+    from llmcli.commands.batch import batch
     from llmcli.commands.chat import chat
     from llmcli.commands.generate import generate
     from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
@@ -74,7 +75,7 @@ def _known_settings(further: Sequence[Callable[..., None]]) -> dict[str, set[str
         parameters = inspect.signature(command).parameters
         return {name for name, parameter in parameters.items() if parameter.default is not parameter.empty} - _ARGUMENTS
 
-    commands: tuple[Callable[..., None], ...] = (generate, chat, score, *further)
+    commands: tuple[Callable[..., None], ...] = (generate, batch, chat, score, *further)
     known = {command.__name__: names(command) for command in commands}
     return {**known, "inspect": set().union(*map(names, INSPECT_COMMANDS.values()))}
 

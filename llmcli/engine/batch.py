@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from llmcli.device import peak_memory_bytes
+from llmcli.device import one_thread, peak_memory_bytes
 from llmcli.engine.events import FinishReason
 from llmcli.engine.interruption import Interruption
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.rows import Rows
 from llmcli.engine.sampler import Sampler
+from llmcli.engine.thinking import thought_and_answer
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.model import Transformer
 from llmcli.text.detokenizer import Detokenizer
@@ -32,6 +32,8 @@ class Request:
 
     ids: tuple[int, ...]
     params: SamplingParams
+    thinks: bool = False
+    """Whether thoughts are to be told from the answer."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Reply:
     """What was said to it."""
 
     text: str
+    thinking: str
     prompt_tokens: int
     generated_tokens: int
     reason: FinishReason
@@ -189,18 +192,9 @@ class Batch:
             )
         return None
 
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """One thread for torch on a CPU: sampling is too little work for more, which would then wait busily."""
-        threads = torch.get_num_threads()
-        if threads == 1 or self._model.device.type != "cpu":
-            yield
-            return
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+    def _undisturbed(self) -> AbstractContextManager[None]:
+        """One thread for torch on a CPU: sampling is too little work for more."""
+        return one_thread() if self._model.device.type == "cpu" else nullcontext()
 
 
 class _Text:
@@ -220,6 +214,7 @@ class _Text:
         self._sampler, self._stops = Sampler(request.params), StopStrings(request.params.stop)
         self._detokenizer = Detokenizer(tokenizer)
         self._said: list[str] = []
+        self._request, self._tokenizer = request, tokenizer
 
     @property
     def over(self) -> bool:
@@ -229,7 +224,7 @@ class _Text:
     def take(self, logits: Tensor) -> None:
         """Choose the token that follows, from logits (V,)."""
         try:
-            token = self._sampler.draw(self._sampler.distribution(logits, self.ids))
+            token = self._sampler.choose(logits, self.ids)
         except LlmcliError as error:
             # One text's numbers may break while those of others are sound.
             self.error = error
@@ -253,4 +248,8 @@ class _Text:
         if self.reason != "stop_string":
             text, stopped = self._stops.push(self._detokenizer.finish())
             self._said += [text] if stopped else [text, self._stops.finish()]
-        return Reply("".join(self._said), self._prompt_tokens, len(self.ids) - self._prompt_tokens, self.reason)
+        thinking, answer = "", "".join(self._said)
+        if self._request.thinks:
+            thinking, answer = thought_and_answer(self._tokenizer, self._request.ids, answer)
+        generated = len(self.ids) - self._prompt_tokens
+        return Reply(answer, thinking, self._prompt_tokens, generated, self.reason)

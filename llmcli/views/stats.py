@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from llmcli.engine.batch import BatchStats
     from llmcli.engine.events import Stats
 
 
@@ -23,6 +24,18 @@ def stats_line(stats: Stats) -> Text:
         parts.append(f"at {speed(stats.decode_tokens_per_s)}")
     parts += [f"peak memory {size(stats.peak_memory_bytes)}", stats.path]
     return Text(" · ".join(parts).replace("tokens · at", "tokens at"), style="dim")
+
+
+def batch_stats_line(stats: BatchStats) -> Text:
+    """How many replies there were, their tokens, speeds, memory and the path that ran."""
+    parts = [f"{stats.replies} replies", f"read {stats.prompt_tokens} tokens"]
+    if stats.reading_s:
+        parts[-1] += f" at {speed(stats.prompt_tokens / stats.reading_s)}"
+    parts.append(f"wrote {stats.generated_tokens} tokens")
+    if stats.writing_s:
+        parts[-1] += f" at {speed(stats.generated_tokens / stats.writing_s)}"
+    parts += [f"peak memory {size(stats.peak_memory_bytes)}", stats.path]
+    return Text(" · ".join(parts), style="dim")
 
 
 def speed(tokens_per_second: float) -> str:

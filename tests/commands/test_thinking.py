@@ -41,6 +41,15 @@ def test_as_json_thoughts_have_a_field_of_their_own(thinker: Path) -> None:
     assert "".join(event.get("text", "") for event in events) == "Yes!"
 
 
+def test_in_a_batch_too(thinker: Path, tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"prompt": "hi"}\n')
+    reply = json.loads(llm("batch", file, "-m", thinker, "-t", 0).stdout)
+    assert (reply["thinking"], reply["text"]) == ("Hm, 2.\n", "Yes!")
+    raw = json.loads(llm("batch", file, "-m", thinker, "-t", 0, "--raw", "-n", 3).stdout)
+    assert raw["thinking"] is None
+
+
 def test_a_thought_can_be_begun_for_the_model(thinker: Path) -> None:
     # As text, for what is typed never becomes a control token.
     reply = json.loads(llm("generate", "hi", "-m", thinker, "-t", 0, "--json", "--prefill", "[THINK]A\nH").stdout)

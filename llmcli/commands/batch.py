@@ -1,0 +1,259 @@
+"""`llm batch`: many prompts from a file, a line of JSON for each reply."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.commands import batch_lines, options
+from llmcli.commands.batch_results import ResultsFile
+from llmcli.commands.loading import find_checkpoint, load_model
+from llmcli.commands.prompt_input import LARGEST_BYTES, read_stdin_bytes
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.views import terminal
+
+# As many as the engine has rows; it is asked for only once torch is needed anyway.
+_MOST_PARALLEL = 16
+
+if TYPE_CHECKING:
+    from llmcli.api import LoadedModel
+    from llmcli.engine.batch import Reply, Request
+
+
+def batch(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|-",
+            help='A line of JSON for each prompt: {"prompt": "..."} or {"messages": [{"role", "content"}, ...]}, with '
+            '"id", "max_tokens", "temperature", "seed", "stop" and other sampling settings if they are to differ.',
+        ),
+    ],
+    model: options.Model = None,
+    system: options.System = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write results to this file, and go on where it ends if it is there. Default: standard output.",
+        ),
+    ] = None,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            "--parallel",
+            envvar="LLMCLI_PARALLEL",
+            metavar="N|auto",
+            help="How many replies are written at the same time; it changes none of them.",
+        ),
+    ] = "auto",
+    raw: Annotated[
+        bool, typer.Option("--raw", envvar="LLMCLI_RAW", help="Continue the prompts as they are, without the template.")
+    ] = False,
+    template: options.TemplateName = None,
+    template_arg: options.TemplateArg = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    context: options.Context = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
+    threads: options.Threads = None,
+    stats: options.ShowStats = False,
+    color: options.Color = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Answer every prompt of a file of JSON lines, several at a time, in order."""
+    if raw and (system or template or template_arg):
+        raise UsageError("--raw leaves out the chat template, so there is no place for --system or its settings.")
+    rows = _parallel(parallel)
+    variables = options.template_variables(template_arg)
+    sampling = options.SamplingOptions(
+        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
+    )
+    sampling.check()
+    if out is not None and file != "-" and out.exists() and Path(file).exists() and out.samefile(file):
+        raise UsageError(f"{out} is the input; give another --out.")
+    lines = batch_lines.split_lines(_read(file, quiet=quiet))
+    checkpoint = find_checkpoint(model, quiet=quiet)
+    # Everything that decides what is said to a line, but for the line itself.
+    settings = json.dumps(
+        [checkpoint.name, system, raw, template, variables, vars(sampling), context, dtype, quantize], sort_keys=True
+    )
+    marks = [line.mark(settings) for line in lines]
+    with nullcontext() if out is None else ResultsFile(out) as results:
+        done, failed = (0, 0) if results is None else results.resume(marks, quiet=quiet)
+        if done and not quiet:
+            terminal.note(f"{done} of {len(lines)} results are there already.")
+        if done < len(lines):
+            loaded = load_model(
+                checkpoint, device=device, dtype=dtype, quantize=quantize, threads=threads, quiet=quiet,
+                template=template,
+            )  # fmt: skip
+            prompts = _Prompts(loaded, lines, sampling, system, variables, raw=raw, quiet=quiet)
+            failed += _answer(
+                loaded, prompts, marks, results, done,
+                parallel=rows, context=context, threads=threads, stats=stats, quiet=quiet,
+            )  # fmt: skip
+    if failed:
+        terminal.error(f'{failed} of {len(lines)} lines could not be answered; their results have an "error".')
+        raise typer.Exit(1)
+
+
+class _Prompts:
+    """From lines to requests, as these are needed; remembers what a result must tell of its line."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        lines: Sequence[batch_lines.Line],
+        sampling: options.SamplingOptions,
+        system: str | None,
+        variables: Mapping[str, object],
+        *,
+        raw: bool,
+        quiet: bool,
+    ) -> None:
+        self._loaded, self._sampling, self._system, self._variables = loaded, sampling, system, variables
+        self._raw, self._quiet = raw, quiet
+        self.lines = lines
+        self.ids: dict[int, batch_lines.Id] = {}
+        self.seeds: dict[int, int | None] = {}
+
+    def requests(self, first: int) -> Iterator[Request | LlmcliError]:
+        """What the lines from `first` on ask for, or why that cannot be answered."""
+        return map(self._request_or_error, self.lines[first:])
+
+    def _request_or_error(self, line: batch_lines.Line) -> Request | LlmcliError:
+        try:
+            return self._request(line)
+        except LlmcliError as error:
+            return error
+
+    def _request(self, line: batch_lines.Line) -> Request:
+        from llmcli.engine.batch import Request
+
+        value = batch_lines.parsed(line)
+        self.ids[line.index] = batch_lines.id_of(value)
+        task = batch_lines.task(value, self._sampling)
+        params = task.sampling.params(self._loaded.generation_defaults)
+        self.seeds[line.index] = params.seed
+        thinks = not self._raw and self._loaded.template is not None
+        return Request(tuple(self._tokens(task)), params, thinks)
+
+    def _tokens(self, task: batch_lines.Task) -> list[int]:
+        from llmcli.commands.reply_prompt import ReplyPrompt
+        from llmcli.text.chat_prompt import Message
+
+        if task.prompt is not None:
+            quiet, self._quiet = self._quiet, True  # what there is to be said is said once
+            return ReplyPrompt.make(
+                self._loaded, task.prompt, self._system, self._variables, raw=self._raw, quiet=quiet
+            ).ids("")
+        if self._raw or self._loaded.template is None:
+            raise UsageError('Without a chat template there can be no "messages"; give a "prompt".')
+        messages = task.messages
+        if self._system and messages[0].role != "system":
+            messages = (Message("system", self._system), *messages)
+        return ReplyPrompt(self._loaded, self._loaded.template, "", messages, self._variables).ids("")
+
+
+def _answer(
+    loaded: LoadedModel,
+    prompts: _Prompts,
+    marks: Sequence[str],
+    results: ResultsFile | None,
+    first: int,
+    *,
+    parallel: int | None,
+    context: int | None,
+    threads: int | None,
+    stats: bool,
+    quiet: bool,
+) -> int:
+    """Write the results from line `first` on; return how many are errors."""
+    from llmcli.engine import Interruption
+    from llmcli.views.progress import progress_bar
+
+    engine = loaded.batch(parallel=parallel, context_length=context, threads=threads)
+    failed, total = 0, len(prompts.lines)
+    interruption = Interruption()
+    with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="prompts") as progress:
+        progress("Answering", first, total)
+        for index, outcome in enumerate(engine.run(prompts.requests(first), interruption), first):
+            failed += isinstance(outcome, LlmcliError)
+            line = json.dumps(
+                _result(
+                    loaded.name,
+                    index,
+                    marks[index],
+                    prompts.ids.pop(index, None),
+                    prompts.seeds.pop(index, None),
+                    outcome,
+                ),
+                ensure_ascii=False,
+            )
+            if results is None:
+                terminal.write_line(line)
+            else:
+                results.append(line)
+            progress("Answering", index + 1, total)
+    if stats:
+        from llmcli.views.stats import batch_stats_line
+
+        terminal.console_err().print(batch_stats_line(engine.stats), soft_wrap=True)
+    if interruption.requested:
+        if results is not None and not quiet:
+            terminal.note(f"Interrupted. What is done is in {results.path}; the same command goes on from there.")
+        raise typer.Exit(130)
+    return failed
+
+
+def _result(
+    model: str, index: int, mark: str, name: batch_lines.Id, seed: int | None, outcome: Reply | LlmcliError
+) -> dict[str, object]:
+    result: dict[str, object] = {"index": index, "id": name, "input": mark}
+    if isinstance(outcome, LlmcliError):
+        return result | {"error": str(outcome)}
+    return result | {
+        "model": model,
+        "prompt_tokens": outcome.prompt_tokens,
+        "generated_tokens": outcome.generated_tokens,
+        "text": outcome.text,
+        "thinking": outcome.thinking or None,
+        "finish_reason": outcome.reason,
+        "seed": seed,
+    }
+
+
+def _parallel(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_PARALLEL:
+        raise UsageError(f"--parallel must be auto or a number from 1 to {_MOST_PARALLEL}, not {text!r}.")
+    return int(text)
+
+
+def _read(file: str, *, quiet: bool) -> bytes:
+    if file == "-":
+        return read_stdin_bytes(quiet=quiet)
+    try:
+        path = Path(file)
+        if path.stat().st_size > LARGEST_BYTES:
+            raise UsageError(f"{file} is larger than {LARGEST_BYTES >> 20} MiB; split it.")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
