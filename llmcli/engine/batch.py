@@ -12,11 +12,12 @@ from torch import Tensor
 from llmcli.device import one_thread, peak_memory_bytes
 from llmcli.engine.events import FinishReason
 from llmcli.engine.interruption import Interruption
+from llmcli.engine.limits import allowed_context, check_prompt
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.rows import Rows
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.thinking import thought_and_answer
-from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
+from llmcli.errors import LlmcliError
 from llmcli.model import Transformer
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.stop_strings import StopStrings
@@ -77,14 +78,9 @@ class Batch:
         Raises:
             UsageError: `context_length` is more than the model was made for.
         """
-        longest = model.config.context_length
-        if context_length is not None and not 0 < context_length <= longest:
-            raise UsageError(
-                f"The model was made for up to {longest} tokens; a context of {context_length} is not possible."
-            )
         self._model, self._tokenizer, self._rows = model, tokenizer, rows
         self._stop_ids = frozenset(stop_ids)
-        self._context_length = context_length or longest
+        self._context_length = allowed_context(model.config, context_length)
         self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
         self.stats = BatchStats(rows.path)
 
@@ -138,8 +134,10 @@ class Batch:
     ) -> _Text | Reply | LlmcliError:
         if isinstance(request, LlmcliError):
             return request
-        if problem := self._problem(request):
-            return problem
+        try:
+            check_prompt(request.ids, self._context_length)
+        except LlmcliError as error:
+            return error
         text = _Text(number, request, self._tokenizer, self._stop_ids, self._context_length)
         started = time.perf_counter()
         with interruption.computing():
@@ -180,17 +178,6 @@ class Batch:
         self.stats.generated_tokens += reply.generated_tokens
         self.stats.peak_memory_bytes = peak_memory_bytes(self._model.device)
         return reply
-
-    def _problem(self, request: Request) -> LlmcliError | None:
-        length = len(request.ids)
-        if not length:
-            return UsageError("The prompt is empty: there is nothing to continue.")
-        if length >= self._context_length:
-            return PromptTooLongError(
-                f"The prompt has {length} tokens, but the context holds {self._context_length} with at least one for "
-                f"the reply. It is {length - self._context_length + 1} too long; nothing was cut."
-            )
-        return None
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """One thread for torch on a CPU: sampling is too little work for more."""

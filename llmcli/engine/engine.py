@@ -27,10 +27,10 @@ from llmcli.engine.events import (
     Step,
 )
 from llmcli.engine.interruption import Interruption
+from llmcli.engine.limits import allowed_context, check_prompt
 from llmcli.engine.outlook import outlook
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.sampler import Sampler
-from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.kernels import FastStep, Hooks
 from llmcli.model import Transformer
 from llmcli.text.detokenizer import Detokenizer
@@ -80,12 +80,7 @@ class Engine:
         Raises:
             UsageError: `context_length` is more than the model was made for.
         """
-        longest = model.config.context_length
-        if context_length is not None and not 0 < context_length <= longest:
-            raise UsageError(
-                f"The model was made for up to {longest} tokens; a context of {context_length} is not possible."
-            )
-        self.context_length = context_length or longest
+        self.context_length = allowed_context(model.config, context_length)
         self._model = model
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(stop_ids)
@@ -123,7 +118,7 @@ class Engine:
             LlmcliError: or for none that the constraint allows.
         """
         ids = [*prompt_ids, *begun]
-        self._check_length(ids)
+        check_prompt(ids, self.context_length)
         if constraint is not None:
             constraint.begin(self._room(len(ids), params.max_tokens if params else None))
         # Checked at the call, generated on demand.
@@ -150,7 +145,7 @@ class Engine:
         Raises:
             PromptTooLongError: the context has no room for that token.
         """
-        self._check_length(ids)
+        check_prompt(ids, self.context_length)
         self._reuse_prefix(ids, len(ids))
         return self._read(ids, None, progress)
 
@@ -252,15 +247,6 @@ class Engine:
     def _rest(stops: StopStrings, detokenizer: Detokenizer) -> str:
         text, stopped = stops.push(detokenizer.finish())
         return text if stopped else text + stops.finish()
-
-    def _check_length(self, ids: Sequence[int]) -> None:
-        if not ids:
-            raise UsageError("The prompt is empty: there is nothing to continue.")
-        if len(ids) >= self.context_length:
-            raise PromptTooLongError(
-                f"The prompt has {len(ids)} tokens, but the context holds {self.context_length} with at least one for "
-                f"the reply. It is {len(ids) - self.context_length + 1} too long; nothing was cut."
-            )
 
     def _reuse_prefix(self, ids: Sequence[int], expected: int) -> int:
         """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""

@@ -1,0 +1,38 @@
+"""How long a text may become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.model import ModelConfig
+
+
+def allowed_context(config: ModelConfig, context_length: int | None) -> int:
+    """The tokens of prompt and reply together: what is asked for, by default what the model was made for.
+
+    Raises:
+        UsageError: it is more than the model was made for.
+    """
+    longest = config.context_length
+    if context_length is not None and not 0 < context_length <= longest:
+        raise UsageError(
+            f"The model was made for up to {longest} tokens; a context of {context_length} is not possible."
+        )
+    return context_length or longest
+
+
+def check_prompt(ids: Sequence[int], context_length: int) -> None:
+    """See that a prompt can be answered.
+
+    Raises:
+        UsageError: there is none.
+        PromptTooLongError: it leaves no room for a reply.
+    """
+    if not ids:
+        raise UsageError("The prompt is empty: there is nothing to continue.")
+    if len(ids) >= context_length:
+        raise PromptTooLongError(
+            f"The prompt has {len(ids)} tokens, but the context holds {context_length} with at least one for "
+            f"the reply. It is {len(ids) - context_length + 1} too long; nothing was cut."
+        )
