@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from llmcli.device import one_thread
 from llmcli.errors import UsageError
 from llmcli.kernels import FastStep, RowStep
 from llmcli.model import KVCache, Transformer
@@ -70,7 +71,9 @@ class _FastRows:
         return _read(self._model, self._step, ids, cache, expected)
 
     def step(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
-        return self._step.forward_rows(ids, [self._caches[row] for row in rows])
+        # What torch has to do for it is little, and its other threads would wait busily where the fast path computes.
+        with one_thread():
+            return self._step.forward_rows(ids, [self._caches[row] for row in rows])
 
     def leave(self, row: int) -> None:
         pass
