@@ -44,6 +44,8 @@ Packing: TypeAlias = Literal["stored", "int8", "int4"]
 _CHUNK_VALUES = 1 << 18
 # Memory for weights is taken in large pieces: at the end of each a part of a page lies idle.
 _WEIGHTS_AT_ONCE = 1 << 28
+# Parameters from which on a model gets it.
+_LARGE = 1 << 24
 # Read as dense parameters: single rows, and what latent attention takes apart.
 _DENSE = ("shared_expert_gate", "kv_b_proj")
 
@@ -68,7 +70,9 @@ def make_room(
         OutOfMemoryError: there is no room for them.
     """
     made: dict[str, PackedMatrix] = {}
-    pages = Pages(_WEIGHTS_AT_ONCE)
+    # A small model is held by the processor's own memory, and would leave most of a huge page idle.
+    large = sum(parameter.numel() for parameter in model.parameters()) >= _LARGE
+    pages = Pages(_WEIGHTS_AT_ONCE) if large else None
     for path, module in list(model.named_modules()):
         parent, _, name = path.rpartition(".")
         if isinstance(module, Experts):
@@ -140,7 +144,7 @@ def memory_for(nbytes: int) -> Iterator[None]:
         ) from None
 
 
-def _matrix(bits: Bits, shape: torch.Size, dtype: torch.dtype, pages: Pages) -> PackedMatrix:
+def _matrix(bits: Bits, shape: torch.Size, dtype: torch.dtype, pages: Pages | None) -> PackedMatrix:
     """Room for a matrix, or for a stack of them."""
     with memory_for(shape.numel() * BLOCK_BYTES[bits] // (ROWS * COLUMNS)):
         return PackedMatrix(bits, *shape[-2:], dtype=dtype, count=1 if len(shape) == 2 else shape[0], pages=pages)

@@ -87,16 +87,17 @@ class PackedMatrix(nn.Module):
     def __init__(
         self, bits: Bits, rows: int, columns: int, *, dtype: torch.dtype, count: int = 1, pages: Pages | None = None
     ) -> None:
-        """Memory for `count` matrices, not yet filled; `dtype` is what they are handed out in.
+        """Memory for `count` matrices, not yet filled, from `pages` if given; `dtype` is what they are handed out in.
 
         Raises:
-            MemoryError: there is none.
+            MemoryError: there is none; torch itself says so by a RuntimeError.
         """
         super().__init__()
         self.bits, self.rows, self.columns, self.count, self.dtype = bits, rows, columns, count, dtype
         self.row_blocks = -(-rows // ROWS)
         shape = (count * self.row_blocks, -(-columns // COLUMNS), BLOCK_BYTES[bits])
-        self.register_buffer("blocks", (pages or Pages()).empty(shape, torch.uint8))
+        empty = torch.empty(shape, dtype=torch.uint8) if pages is None else pages.empty(shape, torch.uint8)
+        self.register_buffer("blocks", empty)
 
     @property
     def shape(self) -> tuple[int, int, int]:
