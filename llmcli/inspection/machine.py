@@ -16,6 +16,8 @@ import llmcli
 from llmcli.checkpoint.hub_cache import cache_folder
 from llmcli.checkpoint.store import store_folder
 from llmcli.device import choose_device, choose_dtype
+from llmcli.kernels import why_not_on_cpu
+from llmcli.kernels.cpu_build import load_library
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def machine(device: str = "auto", dtype: str = "auto") -> Machine:
     """
     chosen = choose_device(device)
     total, free = memory(chosen)
+    # As they were found: the kernel, if it is compiled now, goes into one of them.
+    folders = _folders()
     return Machine(
         versions={"llmcli": llmcli.__version__, "python": platform.python_version(), "torch": str(torch.__version__)},
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -77,14 +81,16 @@ def machine(device: str = "auto", dtype: str = "auto") -> Machine:
         cores=_cores(),
         memory_bytes=total,
         free_memory_bytes=free,
-        folders=_folders(),
+        folders=folders,
         free_disk_bytes=_free_disk(store_folder()),
     )
 
 
 def implementation(device: torch.device) -> str:
     """What generates tokens on `device`, and why."""
-    return f"the readable model, by PyTorch's own operations on {device.type}"
+    if reason := why_not_on_cpu(None, device):
+        return f"the readable model ({reason})"
+    return f"the C kernel ({load_library().isa}), or the readable model where that does not cover one"
 
 
 def memory(device: torch.device) -> tuple[int | None, int | None]:

@@ -51,8 +51,10 @@ class Hooks:
         return any(self._hooks)
 
 
-def why_not_on_cpu(config: ModelConfig, device: torch.device) -> str | None:
+def why_not_on_cpu(config: ModelConfig | None, device: torch.device) -> str | None:
     """Why the CPU kernel cannot run such a model there, without a full stop; None: it can, and is compiled.
+
+    Without a `config`: why it can run none.
 
     Compiles the kernel if that was not done before, which takes seconds.
     """
@@ -61,7 +63,7 @@ def why_not_on_cpu(config: ModelConfig, device: torch.device) -> str | None:
 
     if device.type != "cpu":
         return f"no kernel for {device.type}"
-    if reason := unsupported(config):
+    if config is not None and (reason := unsupported(config)):
         return reason
     try:
         load_library()

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.inspection import checkup
 from llmcli.inspection.checkup import Finding, check_up
-from llmcli.inspection.machine import machine
+from llmcli.inspection.machine import implementation, machine
+from llmcli.kernels.cpu_build import Library, NoKernelError, load_library
 from tests.tiny import TEMPLATE, edit_config, save, tiny_model, write_text_files
 
 
@@ -158,3 +160,15 @@ def test_the_machine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found.cores >= 1 and found.threads >= 1 and "cpu" in found.devices
     assert found.free_memory_bytes is None or 0 < found.free_memory_bytes <= (found.memory_bytes or 0)
     assert found.free_disk_bytes is not None and found.free_disk_bytes > 0
+
+
+def test_what_generates_tokens_is_named_and_why_it_is_the_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert implementation(torch.device("cuda")) == "the readable model (no kernel for cuda)"
+    assert implementation(cpu).startswith(f"the C kernel ({load_library().isa})")
+    monkeypatch.setattr("llmcli.kernels.cpu_build.load_library", no_library)
+    assert implementation(cpu) == "the readable model (no C compiler found)"
+
+
+def no_library() -> Library:
+    raise NoKernelError("no C compiler found")
