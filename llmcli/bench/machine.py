@@ -11,6 +11,7 @@ import torch
 from llmcli import __version__
 from llmcli.bench.memory import lines_of
 from llmcli.bench.results import Machine
+from llmcli.inspection.machine import cpu_name, memory
 
 _PACKAGES = {"torch": "torch", "llama.cpp": "llama-cpp-python", "transformers": "transformers"}
 
@@ -19,10 +20,10 @@ def this_machine(device: torch.device) -> Machine:
     """What is known of the machine; the GPU only if it is the device."""
     logical = os.cpu_count() or 1
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         physical_cores=_physical_cores() or logical,
         logical_cores=logical,
-        memory_bytes=_memory_bytes(),
+        memory_bytes=memory(torch.device("cpu"))[0] or 0,
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         system=f"{platform.system()} {platform.machine()}",
     )
@@ -40,11 +41,6 @@ def versions(arms: list[str]) -> dict[str, str]:
     return found
 
 
-def _cpu_name() -> str:
-    names = [line.partition(":")[2].strip() for line in lines_of("/proc/cpuinfo") if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def _physical_cores() -> int:
     """Cores, counting those that two threads share once; 0 if the system does not tell."""
     cores: set[tuple[str, str]] = set()
@@ -56,10 +52,3 @@ def _physical_cores() -> int:
         elif key.strip() == "core id":
             cores.add((package, value.strip()))
     return len(cores)
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 0

@@ -13,6 +13,7 @@ from torch import nn
 from llmcli.checkpoint.opened import Checkpoint, meta_model
 from llmcli.checkpoint.packing import Packing, block_packer, make_room, memory_for, read_packed
 from llmcli.checkpoint.tensors import TensorReader
+from llmcli.device import one_thread
 from llmcli.model import Transformer
 from llmcli.model.packed import PackedMatrix
 
@@ -77,13 +78,9 @@ def _one_thread_a_tensor() -> Iterator[ThreadPoolExecutor]:
     Workers that never wait for each other keep their pace when another program wants a core too; threads that share
     every operation stand still together (six times slower, measured on a busy machine).
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(max_workers=threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
+    pool = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+    with one_thread(), pool:
+        yield pool
 
 
 def _allocate(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:

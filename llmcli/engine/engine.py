@@ -31,7 +31,7 @@ from llmcli.engine.limits import allowed_context, check_prompt
 from llmcli.engine.outlook import outlook
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.sampler import Sampler
-from llmcli.kernels import FastStep, Hooks
+from llmcli.kernels import FastStep, Hooks, readable_path
 from llmcli.model import Transformer
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.stop_strings import StopStrings
@@ -301,9 +301,7 @@ class Engine:
         step = self._fast_step(observer)
         if step is not None:
             return step.name
-        path = f"readable model, {self._model.device.type}, {str(self._model.dtype).removeprefix('torch.')}"
-        reason = self._why_readable if self._step is None else "to look inside"
-        return f"{path} ({reason})" if reason else path
+        return readable_path(self._model, self._why_readable if self._step is None else "to look inside")
 
     def _explained(
         self, step: Step, logits: Tensor, distribution: Tensor, stages: Mapping[Filter, Tensor], top: int

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmcli.device import one_thread
 from llmcli.errors import UsageError
-from llmcli.kernels import FastStep, RowStep
+from llmcli.kernels import FastStep, RowStep, readable_path
 from llmcli.model import KVCache, Transformer
 from llmcli.model.row_cache import RowCache
 
@@ -89,8 +89,7 @@ class _ModelRows:
 
     def __init__(self, model: Transformer, size: int, why_readable: str) -> None:
         self.size = size
-        path = f"readable model, {model.device.type}, {str(model.dtype).removeprefix('torch.')}"
-        self.path = _together(f"{path} ({why_readable})" if why_readable else path, size)
+        self.path = _together(readable_path(model, why_readable), size)
         self._model = model
         self._cache = RowCache(model.config, MOST_ROWS, dtype=model.dtype, device=model.device)
 

@@ -73,7 +73,7 @@ def machine(device: str = "auto", dtype: str = "auto") -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         torch_build=_build(),
         device=str(chosen),
-        device_name=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else _cpu_name(),
+        device_name=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else cpu_name(),
         devices=_devices(),
         dtype=str(choose_dtype(dtype, chosen, torch.bfloat16)).removeprefix("torch."),
         implementation=implementation(chosen),
@@ -125,7 +125,8 @@ def _cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the processor calls itself."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from llmcli.model import KVCache, ModelConfig
+from llmcli.model import KVCache, ModelConfig, Transformer
 
 
 class FastStep(Protocol):
@@ -36,6 +36,12 @@ class RowStep(FastStep, Protocol):
 
     def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
         """Logits in float32 (R, V) after the next token of each text: what `forward` gives for it, to the last bit."""
+
+
+def readable_path(model: Transformer, reason: str) -> str:
+    """The readable model's name where a fast path would give its own, with the `reason` why there is none."""
+    path = f"readable model, {model.device.type}, {str(model.dtype).removeprefix('torch.')}"
+    return f"{path} ({reason})" if reason else path
 
 
 class Hooks:
