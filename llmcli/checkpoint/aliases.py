@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
 from llmcli.checkpoint.starter import STARTER
+from llmcli.checkpoint.writing import replace_text
 from llmcli.errors import ModelNotFoundError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -73,8 +73,4 @@ def remove_alias(name: str) -> None:
 
 
 def _write(known: dict[str, str]) -> None:
-    path = aliases_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(known, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_text(aliases_path(), json.dumps(known, ensure_ascii=False, indent=2) + "\n")

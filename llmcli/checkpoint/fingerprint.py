@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from llmcli.checkpoint.sources import Stored
 from llmcli.checkpoint.tensors import TensorInfo
 from llmcli.checkpoint.torch_files import TorchTensor
 from llmcli.checkpoint.weight_files import WeightFile
+from llmcli.checkpoint.writing import replace_text
 
 _PIECE = 4 << 20
 _TEXT_SUFFIXES = (".json", ".jinja", ".model")
@@ -98,11 +98,5 @@ def _remembered() -> dict[str, list[object]]:
 
 def _remember(known: dict[str, list[object]]) -> None:
     """Write the hashes down, the newest last; where that is not possible they are computed again."""
-    path = remembered_hashes_path()
-    temporary = path.with_suffix(f".{os.getpid()}")
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(dict(list(known.items())[-_MOST_REMEMBERED:]), indent=1), encoding="utf-8")
-        temporary.replace(path)
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)
+        replace_text(remembered_hashes_path(), json.dumps(dict(list(known.items())[-_MOST_REMEMBERED:]), indent=1))

@@ -30,6 +30,7 @@ from llmcli.checkpoint.hub_files import (
     weight_files,
 )
 from llmcli.checkpoint.store import Progress, no_progress
+from llmcli.checkpoint.writing import replace_text
 from llmcli.errors import LlmcliError, ModelNotFoundError
 
 __all__ = ["CachedModel", "HubName", "cached_model", "cached_models", "fetch_model", "parse_hub_name"]
@@ -206,11 +207,8 @@ def _point_to(name: HubName, commit: str) -> None:
     if revision == commit:
         return
     ref = repo_folder(name.repo) / "refs" / revision
-    temporary = ref.with_name(f"{ref.name}.{threading.get_native_id()}.new")
     try:
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(commit, encoding="ascii")
-        temporary.replace(ref)
+        replace_text(ref, commit)
     except OSError as error:
         raise LlmcliError(f"Could not write {ref}: {error.strerror}.") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from llmcli.checkpoint.writing import replace_text
 from llmcli.commands.prompt_input import read_prompt, read_stdin, stdin_is_piped
 from llmcli.commands.settings_file import settings_path
 from llmcli.errors import UsageError
@@ -134,13 +134,10 @@ def save(template: PromptTemplate) -> Path:
         UsageError: its name cannot be that of a file.
     """
     path = _path(template.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"prompt = {_toml(template.prompt)}\n"]
     if template.system is not None:
         lines.append(f"system = {_toml(template.system)}\n")
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, "".join(lines))
     return path
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from llmcli.checkpoint.writing import replace_text
 from llmcli.errors import UsageError
 from llmcli.views.plain_json import plain
 from llmcli.views.progress import progress_bar
@@ -83,12 +84,7 @@ class Recorder:
             steps=self._steps,
             finish=finish,
         )
-        temporary = self._path.with_name(f".{self._path.name}.part")
-        try:
-            temporary.write_text(json.dumps(plain(as_json(run)), ensure_ascii=False) + "\n", encoding="utf-8")
-            temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_text(self._path, json.dumps(plain(as_json(run)), ensure_ascii=False) + "\n")
 
 
 def hashes(checkpoint: Checkpoint, *, quiet: bool) -> dict[str, str]:

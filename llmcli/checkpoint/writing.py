@@ -1,0 +1,21 @@
+"""Small files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a file of UTF-8 in the place of `path`: whoever reads it meanwhile finds the old one or the new one.
+
+    Folders that are lacking are made. `OSError` where it cannot be written; then the old one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,24 @@
+"""Small files, whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from llmcli.checkpoint.writing import replace_text
+
+
+def test_a_file_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.json"
+    for text in ("one", "zwei: \u00fc"):
+        replace_text(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        replace_text(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
