@@ -77,7 +77,9 @@ class LoadedModel:
     ) -> Batch:
         """For many prompts, `parallel` of which are answered at the same time; by default as many as are fastest.
 
-        Each reply is what an engine would give. `context_length` and `threads` are as for `engine`.
+        On the CPU kernel each reply is what an engine would give. The readable model adds in another order where it
+        goes on with several texts, and may choose otherwise between two tokens that are all but equal.
+        `context_length` and `threads` are as for `engine`.
         """
         step, reason = self._step(threads)
         rows = make_rows(self.model, step, parallel, why_readable=reason)
