@@ -75,10 +75,11 @@ class LoadedModel:
     def batch(
         self, *, parallel: int | None = None, context_length: int | None = None, threads: int | None = None
     ) -> Batch:
-        """For many prompts, `parallel` of which are answered at the same time; by default as many as are fastest.
+        """For many prompts, `parallel` of which are answered at the same time.
 
-        On the CPU kernel each reply is what an engine would give. The readable model adds in another order where it
-        goes on with several texts, and may choose otherwise between two tokens that are all but equal.
+        By default as many as leave each reply what an engine would give: several on the CPU kernel and in float32, but
+        one on the readable model in fewer bits. Where several are wanted there, it adds in another order, and may
+        choose otherwise between two tokens that are all but equal.
         `context_length` and `threads` are as for `engine`.
         """
         step, reason = self._step(threads)

@@ -51,7 +51,7 @@ def batch(
             "--parallel",
             envvar="LLMCLI_PARALLEL",
             metavar="N|auto",
-            help="How many replies are written at the same time; it changes none of them.",
+            help="How many replies are written at the same time. auto: as many as leave each what generate would say.",
         ),
     ] = "auto",
     raw: Annotated[

@@ -44,7 +44,7 @@ class Rows(Protocol):
 
 
 def make_rows(model: Transformer, step: FastStep | None, size: int | None, *, why_readable: str = "") -> Rows:
-    """Places for `size` texts, by default as many as can go on together, on the path that is fastest for the model.
+    """Places for `size` texts, by default as many as can go on together and still be what each would be alone.
 
     Raises:
         UsageError: there cannot be so many.
@@ -53,7 +53,10 @@ def make_rows(model: Transformer, step: FastStep | None, size: int | None, *, wh
         raise UsageError(f"From 1 to {MOST_ROWS} texts can go on together, not {size}.")
     if isinstance(step, RowStep):
         return _FastRows(model, step, min(size or MOST_ROWS, step.most_rows))
-    return _ModelRows(model, size or MOST_ROWS, why_readable)
+    # In fewer bits another order of adding is enough to turn the choice between two tokens that are all but equal.
+    alike = step is None and model.dtype is torch.float32
+    size = size or (MOST_ROWS if alike else 1)
+    return _ModelRows(model, size, why_readable) if size > 1 else _OneRow(model, step, why_readable)
 
 
 class _FastRows:
@@ -79,12 +82,33 @@ class _FastRows:
         pass
 
 
+class _OneRow:
+    """One text after another, in the passes of an engine."""
+
+    size = 1
+
+    def __init__(self, model: Transformer, step: FastStep | None, why_readable: str) -> None:
+        self.path = step.name if step is not None else readable_path(model, why_readable)
+        self._model, self._step = model, step
+        self._cache = model.new_cache()
+
+    def read(self, row: int, ids: Sequence[int], expected: int) -> Tensor:
+        self._cache.truncate(0)
+        return _read(self._model, self._step, ids, self._cache, expected)
+
+    def step(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
+        return _read(self._model, self._step, ids, self._cache, self._cache.expected_length)[None]
+
+    def leave(self, row: int) -> None:
+        pass
+
+
 class _ModelRows:
     """The readable model, whose passes always have as many rows, filled or not.
 
-    So a text gets the same numbers whatever is beside it, and however many places there are. In a pass of another
-    number of rows torch adds in another order: what a text gets from an engine, whose passes have one row, can differ
-    in the last bit. Nor are experts of a mixture given as many rows each time.
+    So a text gets the same numbers whatever is beside it, and however many of several places there are. In a pass of
+    one row, as in an engine, torch adds in another order, and experts of a mixture are not given as many rows each
+    time: the last bit can differ.
     """
 
     def __init__(self, model: Transformer, size: int, why_readable: str) -> None:
@@ -109,9 +133,10 @@ class _ModelRows:
 
 @torch.inference_mode()
 def _read(model: Transformer, step: FastStep | None, ids: Sequence[int], cache: KVCache, expected: int) -> Tensor:
-    """Read a text into an empty cache, in the pieces an engine reads it in; logits (V,) after its last token."""
+    """Read tokens into a cache, in the pieces an engine reads them in; logits (V,) after the last."""
     cache.expected_length = expected
-    cache.reserve(len(ids))
+    if not cache.length:
+        cache.reserve(len(ids))
     size = _PREFILL_CHUNK if step is None else step.prefill_chunk
     for start in range(0, len(ids), size):
         chunk = list(ids[start : start + size])
