@@ -210,7 +210,7 @@ def _pack_all(packer: BlockPacker, spans: list[_Span], reader: TensorReader, to:
         assert isinstance(tensor, TensorInfo)
         for start, stop in _chunks(span, to.columns):
             raw = reader.read_blocks(tensor, start, stop)
-            order = None if span.pairs is None else span.pairs.reordered(torch.arange(stop - start))
+            order = None if span.pairs is None else span.pairs.order(stop - start)
             packer.pack(tensor.encoding, raw, to, index, first, order)
             first += stop - start
 

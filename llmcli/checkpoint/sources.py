@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
@@ -69,13 +68,15 @@ class PairedRows:
     start: int = 0
     size: int | None = None
 
+    def order(self, rows: int) -> list[int]:
+        """Which of so many stored rows comes where."""
+        paired = range(self.start, self.head_dim if self.size is None else self.start + self.size)
+        head = [*range(self.start), *paired[0::2], *paired[1::2], *range(paired.stop, self.head_dim)]
+        return [first + row for first in range(0, rows, self.head_dim) for row in head]
+
     def reordered(self, rows: Tensor) -> Tensor:
         """`rows` (heads * head_dim, C) or (heads * head_dim,) with the pairs put in order."""
-        heads = rows.reshape(-1, self.head_dim, *rows.shape[1:])
-        stop = self.head_dim if self.size is None else self.start + self.size
-        paired = heads[:, self.start : stop]
-        turned = paired.reshape(len(heads), -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(paired.shape)
-        return torch.cat((heads[:, : self.start], turned, heads[:, stop:]), dim=1).reshape(rows.shape)
+        return rows[self.order(len(rows))]
 
 
 @dataclass(frozen=True)

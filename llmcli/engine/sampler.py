@@ -6,9 +6,13 @@ is no second place where a filter could be applied differently. V is the vocabul
 
 from __future__ import annotations
 
-import secrets
+import math
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate, takewhile
+from random import Random
 
 import torch
 from torch import Tensor
@@ -27,9 +31,8 @@ class Sampler:
 
     def __init__(self, params: SamplingParams) -> None:
         self.params = params
-        # On the CPU whatever the model's device: the same seed then gives the same numbers everywhere.
-        self._random = torch.Generator(device="cpu")
-        self._random.manual_seed(secrets.randbits(63) if params.seed is None else params.seed)
+        # Not torch's: the same seed then gives the same numbers with every version, on every device.
+        self._random = Random(params.seed)
 
     def distribution(self, logits: Tensor, context: Sequence[int] = ()) -> Tensor:
         """Probabilities after every filter, (V,) float32; greedy decoding is a distribution with a single one.
@@ -39,10 +42,11 @@ class Sampler:
         Raises:
             LlmcliError: the logits contain NaN or are infinite.
         """
-        ids, probabilities = self._candidates(logits, context)
-        if ids is None:
-            return probabilities
-        return torch.zeros(len(logits), device=logits.device).index_copy_(0, ids, probabilities)
+        left = self._left(logits, context)
+        if isinstance(left, Tensor):
+            return left
+        ids, probabilities = torch.tensor(left.ids), torch.tensor(left.probabilities)
+        return torch.zeros(len(logits)).index_copy_(0, ids, probabilities).to(logits.device)
 
     def choose(self, logits: Tensor, context: Sequence[int] = ()) -> int:
         """The id that `draw` gives of the `distribution`, without the vocabulary where few can be chosen.
@@ -50,40 +54,48 @@ class Sampler:
         Raises:
             LlmcliError: the logits contain NaN or are infinite.
         """
-        ids, probabilities = self._candidates(logits, context)
-        if ids is not None and len(ids) == 1:
-            return int(ids)
-        place = self.draw(probabilities)
-        return place if ids is None else int(ids[place])
+        left = self._left(logits, context)
+        if isinstance(left, Tensor):
+            return self.draw(left)
+        if self.params.temperature == 0:
+            return left.ids[0]
+        sums = list(accumulate(left.probabilities))
+        place = bisect_right(sums, self.uniform() * sums[-1])
+        return left.ids[min(place, len(sums) - 1)]
 
-    def _candidates(self, logits: Tensor, context: Sequence[int]) -> tuple[Tensor | None, Tensor]:
-        """The ids that are left when all filters have been applied, in order, and their probabilities in float32.
+    def uniform(self) -> float:
+        """A number from 0 to 1, of the same source as the draws."""
+        return self._random.random()
 
-        Where it may be most of the vocabulary there are no ids, and the probabilities (V,) are those of all.
+    def _left(self, logits: Tensor, context: Sequence[int]) -> _Few | Tensor:
+        """What is left when all filters have been applied, in order.
+
+        Where it may be most of the vocabulary, the probabilities (V,) of all, in float32.
         """
         logits = logits.float()
-        _check(logits)
         params = self.params
         if params.repeat_penalty != 1.0 and context:
             logits = self._penalised(logits, context)
-        if params.temperature == 0:
-            return torch.tensor([_argmax(logits)], device=logits.device), torch.ones(1, device=logits.device)
-        ids: Tensor | None = None
-        if params.top_k:
-            best, ids = logits.topk(min(params.top_k, len(logits)))
-            probabilities = (best / params.temperature).softmax(-1)
+        few: _Few | None
+        if params.top_k and params.temperature > 0:
+            best, places = logits.topk(min(params.top_k, len(logits)))
+            # To be not a number counts as to be the greatest.
+            _check(scores := best.tolist())
+            few = _Few(places.tolist(), _softmax(scores, params.temperature))
         else:
+            _check([float(logits.amax())])
+            if params.temperature == 0:
+                return _Few([_argmax(logits)], [1.0])
             probabilities = (logits / params.temperature).softmax(-1)
+            few = _most_probable(probabilities, params.top_p) if params.top_p < 1 else None
+            if few is None:
+                return _filtered(probabilities, params.top_p, params.min_p)
+        # So few numbers are quicker dealt with one by one than by a call of torch for each step.
         if params.top_p < 1:
-            ids, probabilities = _nucleus(ids, probabilities, params.top_p)
+            few = few.nucleus(params.top_p)
         if params.min_p > 0:
-            probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0.0)
-            probabilities = probabilities / probabilities.sum()
-        if ids is None:
-            return None, probabilities
-        # In the order of the vocabulary, so that a draw is the same among few as among all.
-        ids, order = ids.sort()
-        return ids, probabilities[order]
+            few = few.at_least(params.min_p)
+        return few.in_order()
 
     def stages(self, logits: Tensor, context: Sequence[int] = ()) -> dict[Filter, Tensor]:
         """The distribution (V,) after each filter in turn; the last is what `distribution` gives."""
@@ -99,7 +111,7 @@ class Sampler:
         """One id, with the chances that `probabilities` (V,) give."""
         # float64: in float32 the running sum over a large vocabulary would swallow the rarest tokens.
         cumulative = probabilities.double().cumsum(0)
-        point = torch.rand((), dtype=torch.float64, generator=self._random).to(cumulative.device) * cumulative[-1]
+        point = self.uniform() * cumulative[-1]
         # The first token whose running sum passes the point; one of probability zero never does.
         return int(torch.searchsorted(cumulative, point, right=True).clamp_(max=len(probabilities) - 1))
 
@@ -110,27 +122,65 @@ class Sampler:
         return logits.index_put((seen,), torch.where(scores < 0, scores * penalty, scores / penalty))
 
 
-def _nucleus(ids: Tensor | None, probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The most probable candidates that together reach `top_p`, best first, and their probabilities.
+@dataclass(frozen=True)
+class _Few:
+    """Candidates, best first until they are put `in_order`, and their probabilities."""
 
-    `ids` go with `probabilities` that are sorted, best first; None stands for the whole vocabulary in order.
-    """
-    best = probabilities
-    if ids is None:
-        # A short list nearly always reaches top-p; sorting a whole vocabulary costs milliseconds.
-        for size in (*_SHORT_LISTS, len(probabilities)):
-            best, ids = probabilities.topk(min(size, len(probabilities)))
-            if best.sum() >= top_p:
-                break
-        assert ids is not None
-    # A token is needed while those before it have not reached top-p; so the first always stays.
-    before = best.cumsum(-1) - best
-    best = best.masked_fill(before >= top_p, 0.0)
-    return ids, best / best.sum()
+    ids: list[int]
+    probabilities: list[float]
+
+    def nucleus(self, top_p: float) -> _Few:
+        """The most probable that together reach `top_p`."""
+        # A token is needed while those before it have not reached top-p; so the first always stays.
+        before = accumulate(self.probabilities, initial=0.0)
+        return self._first(sum(1 for _ in takewhile(lambda reached: reached < top_p, before)))
+
+    def at_least(self, min_p: float) -> _Few:
+        """Those that have that share of the best one's probability."""
+        least = min_p * self.probabilities[0]
+        return self._first(sum(1 for _ in takewhile(lambda probability: probability >= least, self.probabilities)))
+
+    def in_order(self) -> _Few:
+        """As in the vocabulary, and in float32: so that a draw is the same among few as among all."""
+        ids, probabilities = zip(*sorted(zip(self.ids, array("f", self.probabilities), strict=True)), strict=True)
+        return _Few(list(ids), list(probabilities))
+
+    def _first(self, count: int) -> _Few:
+        kept = self.probabilities[:count]
+        total = math.fsum(kept)
+        return _Few(self.ids[:count], [probability / total for probability in kept])
 
 
-def _check(logits: Tensor) -> None:
-    if not torch.isfinite(logits.amax()):
+def _softmax(best: list[float], temperature: float) -> list[float]:
+    """Of scores, best first."""
+    powers = [math.exp((score - best[0]) / temperature) for score in best]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
+
+
+def _most_probable(probabilities: Tensor, top_p: float) -> _Few | None:
+    """The best of all (V,), enough to reach `top_p`; None where these are many."""
+    for size in _SHORT_LISTS:
+        best, places = probabilities.topk(min(size, len(probabilities)))
+        if best.sum() >= top_p:
+            return _Few(places.tolist(), best.tolist())
+    return None
+
+
+def _filtered(probabilities: Tensor, top_p: float, min_p: float) -> Tensor:
+    """What `_Few` does, to a whole vocabulary (V,) of which many may be left."""
+    if top_p < 1:
+        best, ids = probabilities.sort(descending=True)
+        best = best.masked_fill(best.cumsum(-1) - best >= top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).index_copy_(0, ids, best / best.sum())
+    if min_p > 0:
+        probabilities = probabilities.masked_fill(probabilities < min_p * probabilities.max(), 0.0)
+        probabilities = probabilities / probabilities.sum()
+    return probabilities
+
+
+def _check(best: list[float]) -> None:
+    if not math.isfinite(best[0]):
         raise LlmcliError(
             "The model's output is not a number (NaN or infinite). Its weights may be damaged, or too large for "
             "this precision: try --dtype float32."

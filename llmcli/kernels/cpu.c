@@ -11,6 +11,7 @@
 #include "cpu_attention.h"
 #include "cpu_experts.h"
 #include "cpu_matmul.h"
+#include "cpu_memory.h"
 #include "cpu_pack.h"
 #include "cpu_pool.h"
 #include "cpu_rows.h"
@@ -52,19 +53,17 @@ struct Context {
     Input pair_in, pair_inner;
     int64_t ld_pair;
     int most_pairs;
-    void *memory[64];
+    Memory memory[64];
     int allocations, failed;
 };
 
-/* Zeros, on a line of the processor's cache; what is never used of them takes no memory. */
+/* Zeros, on a line of the processor's cache. */
 static void *room(Context *c, int64_t bytes) {
-    char *p = c->failed || c->allocations == 64 ? NULL : calloc(1, (size_t)round_up(bytes > 0 ? bytes : 1, 64) + 64);
-    if (!p) {
+    if (c->failed || c->allocations == 64 || get_zeros(c->memory + c->allocations, bytes)) {
         c->failed = 1;
         return NULL;
     }
-    c->memory[c->allocations++] = p;
-    return p + (64 - (uintptr_t)p % 64);
+    return c->memory[c->allocations++].data;
 }
 
 static float *floats(Context *c, int64_t count) { return room(c, count * 4); }
@@ -650,7 +649,7 @@ EXPORT void llm_free(Context *c) {
         pthread_mutex_destroy(&c->barrier.lock);
         pthread_cond_destroy(&c->barrier.changed);
     }
-    for (int i = 0; i < c->allocations; i++) free(c->memory[i]);
+    for (int i = 0; i < c->allocations; i++) give_back(c->memory + i);
     free(c->cpus);
     free(c->workers);
     free(c->layers);

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from ctypes import c_int32
+
 from torch import Tensor
 
 from llmcli.kernels.cpu_build import Library, load_library
@@ -32,11 +34,17 @@ class BlockPacker:
         return encoding in _FORMATS and _FORMATS[encoding][0] == bits
 
     def pack(
-        self, encoding: str, stored: Tensor, to: PackedMatrix, index: int, first: int, order: Tensor | None = None
+        self,
+        encoding: str,
+        stored: Tensor,
+        to: PackedMatrix,
+        index: int,
+        first: int,
+        order: Sequence[int] | None = None,
     ) -> None:
         """Put `stored`, uint8 (N, blocks of a row, block bytes), into rows `first` to `first + N` of matrix `index`.
 
-        `order` (N,) says which of them comes where. A matrix is begun with its row 0: what its last block lacks then
+        `order` says which of them comes where. A matrix is begun with its row 0: what its last block lacks then
         becomes zeros.
         """
         bits, size = _FORMATS[encoding]
@@ -50,9 +58,9 @@ class BlockPacker:
         )
         if not fits or not stored.is_contiguous() or not to.blocks.is_contiguous():
             raise ValueError(f"{tuple(stored.shape)} bytes of {encoding} are no rows from {first} on of {to.shape}")
-        if order is not None and sorted(order.tolist()) != list(range(rows)):
+        if order is not None and sorted(order) != list(range(rows)):
             raise ValueError(f"that is no order of {rows} rows")
-        places = None if order is None else order.to(torch.int32)
+        places = None if order is None else (c_int32 * rows)(*order)
         matrix = to.blocks[index * to.row_blocks : (index + 1) * to.row_blocks]
         if first == 0 and to.rows % ROWS:
             matrix[-1].zero_()
@@ -60,7 +68,7 @@ class BlockPacker:
             _NUMBERS[encoding],
             stored.data_ptr(),
             groups * size,
-            None if places is None else places.data_ptr(),
+            places,
             rows,
             groups,
             first,

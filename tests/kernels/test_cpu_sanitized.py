@@ -25,7 +25,7 @@ for variant in sys.argv[1:]:
     library = load_library(variant, {_FLAGS!r})
     for name in FORMATS:
         matrix = empty_matrix(name, 41, 256)
-        BlockPacker(library).pack(name, any_blocks(name, 41, 256).clone(), matrix, 0, 0, torch.arange(41).flip(0))
+        BlockPacker(library).pack(name, any_blocks(name, 41, 256).clone(), matrix, 0, 0, range(40, -1, -1))
     # What differs between them is the products with packed weights, and how wide vectors are.
     for model in islice(models(), 0 if variant == "native" else 2, None if variant == "native" else 5):
         step = CpuStep(model, threads=3, library=library)
