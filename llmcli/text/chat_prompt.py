@@ -115,10 +115,13 @@ class _Writer:
         rendered = self._render(plain)
         expected = "".join(self._fillings[char].text if char in self._fillings else char for char in rendered)
         whole = [self._hidden(message) for message in self._messages]
+        started = self._template.operations
         for contents in self._attempts(whole, plain, expected):
             parts = self._written(contents, expected)
             if parts is not None:
                 return parts
+            if self._template.operations - started > _MOST_OPERATIONS:
+                break
         # Only what spells control tokens is hidden, in the very rendering that `expected` comes from.
         return self._filled(rendered, expected) or []
 
@@ -131,9 +134,12 @@ class _Writer:
             for others in (edges, plain):
                 yield [other if see else hidden for see, hidden, other in zip(seen, whole, others, strict=True)]
         mixed = list(plain)
+        started = self._template.operations
         for at in range(max(0, len(plain) - _LOOKED_INTO_ONE_BY_ONE), len(plain)):
             if self._written([*plain[:at], whole[at], *plain[at + 1 :]], expected) is not None:
                 mixed[at] = whole[at]
+            if self._template.operations - started > _MOST_OPERATIONS:
+                break
         yield mixed
         yield edges
 
@@ -240,6 +246,8 @@ _OFTEN_LOOKED_INTO: tuple[Callable[[Message], bool], ...] = (
 )
 # How many messages are tried one at a time, each at the cost of writing the conversation once.
 _LOOKED_INTO_ONE_BY_ONE = 64
+# What trying may cost: a template that takes long for one rendering is not asked for many.
+_MOST_OPERATIONS = 2_000_000
 
 
 def _reasoning_spans(message: Message) -> list[tuple[int, int]]:

@@ -1,20 +1,22 @@
 """Chat templates: the Jinja programs in which a model's makers say how a conversation is written for it.
 
-A template comes with the model, from anywhere, so it runs in a sandbox and sees nothing but the conversation.
+A template comes with the model, from anywhere, so it runs in a sandbox, sees nothing but the conversation, and has a
+budget of work to do.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from llmcli.text.template_sandbox import TemplateEnvironment
+
+# Compiling takes time and memory too; the longest real ones have 30,000 characters.
+_LONGEST_SOURCE = 128 << 10
 
 
 class ChatTemplate:
@@ -30,7 +32,13 @@ class ChatTemplate:
 
         self.source = source
         self.name = name
+        self.operations = 0
+        """What all renderings so far have taken."""
         self._special_tokens = dict(special_tokens)
+        if len(source) > _LONGEST_SOURCE:
+            raise CheckpointError(
+                f"The chat template {name!r} has {len(source)} characters; at most {_LONGEST_SOURCE} are accepted."
+            )
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -52,8 +60,11 @@ class ChatTemplate:
 
         Raises:
             UsageError: the template refuses this conversation, in its own words.
-            CheckpointError: the template fails.
+            CheckpointError: the template fails, or does more than a template needs to.
         """
+        from llmcli.text.template_budget import Budget
+        from llmcli.text.template_sandbox import RefusedError, rendered
+
         variables = {
             **self._special_tokens,
             "tools": None,
@@ -62,15 +73,18 @@ class ChatTemplate:
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
+        budget = Budget(variables)
         try:
-            return self._template.render(variables)
-        except _RefusedError as error:
+            return rendered(self._template, variables, budget)
+        except RefusedError as error:
             raise UsageError(f"The model's chat template refuses this conversation: {error}") from error
         except MemoryError:
             raise
         except Exception as error:
             # Sandboxed or not, a template can go wrong in any way an expression can.
             raise CheckpointError(f"The chat template {self.name!r} fails: {_told(error)}.") from error
+        finally:
+            self.operations += budget.operations
 
 
 def choose_template(named: Mapping[str, str], wanted: str | None = None) -> str:
@@ -94,68 +108,14 @@ def choose_template(named: Mapping[str, str], wanted: str | None = None) -> str:
     raise CheckpointError(f"The model has no default chat template; its templates are: {names}. Choose one by name.")
 
 
-class _RefusedError(Exception):
-    """Raised by the template itself, through `raise_exception`."""
-
-
 def _told(error: Exception) -> str:
     """What happened, in the error's own words if it has any."""
     return (str(error) or type(error).__name__).rstrip(".")
 
 
-def _raise_exception(message: object) -> str:
-    raise _RefusedError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    return dict(*args, **kwargs)
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as it is; Jinja's own filter escapes it for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What templates are compiled in: the environment of `transformers`, without generators of filler text."""
+def _environment() -> TemplateEnvironment:
     # Here and not above: every command pays for what is imported at the top.
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from llmcli.text.template_sandbox import TemplateEnvironment
 
-    class Generation(Extension):
-        """`{% generation %}` marks replies for training; to write a prompt, its content is simply there."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> nodes.Node:
-            """Read the block and keep its content, in a scope of its own."""
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    for name in ("lipsum", "cycler", "joiner"):
-        del environment.globals[name]
-    functions: dict[str, Callable[..., object]] = {
-        "raise_exception": _raise_exception,
-        "strftime_now": _strftime_now,
-        "dict": _dict,
-    }
-    environment.globals.update(functions)
-    return environment
+    return TemplateEnvironment()

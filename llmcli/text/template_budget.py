@@ -1,0 +1,193 @@
+"""How much a chat template may do: it comes from a stranger, and a few lines of it could run for ever.
+
+What is measured is the work that templates can ask for: turns of loops, calls, and the size of every value, nested
+ones counted as often as they would be written out. Jinja's sandbox keeps a template from reaching anything; it lets
+it work without end and make strings without limit.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+MOST_OPERATIONS = 1_000_000
+"""The templates of real models need a few dozen for each message."""
+MOST_SECONDS = 5.0
+LARGEST = 4 << 20
+"""Characters that a value may have, and all that is written, besides several times those of the conversation."""
+_PER_CHARACTER_GIVEN = 8
+_CHARACTERS_PER_OPERATION = 64
+_MOST_BITS = 4096
+_DEEPEST = 100
+
+_DIGITS = re.compile(r"\d+")
+_COMPUTED_WIDTH = re.compile(r":[^{}]*\{|%[^a-zA-Z%]*\*")
+
+
+class OverBudgetError(Exception):
+    """The template asks for more than any template needs."""
+
+
+class Budget:
+    """What is left for one rendering."""
+
+    def __init__(self, variables: Mapping[str, object]) -> None:
+        """`variables` are what the template is given; the longer a conversation, the more may be written."""
+        # By identity, with the values themselves, so that none is forgotten and its identity given to another.
+        self._weighed: dict[int, tuple[object, int, int]] = {}
+        self.operations = 0
+        self._written = 0
+        self._deadline = time.monotonic() + MOST_SECONDS
+        self._largest = 1 << 62
+        self._largest = LARGEST + _PER_CHARACTER_GIVEN * self.weight(dict(variables))
+
+    def spend(self, operations: int = 1) -> None:
+        """Count so many; `OverBudgetError` if there were too many, or the time is up."""
+        self.operations += operations
+        if self.operations > MOST_OPERATIONS:
+            raise OverBudgetError(f"it takes more than {MOST_OPERATIONS} operations")
+        if time.monotonic() > self._deadline:
+            raise OverBudgetError(f"it takes more than {MOST_SECONDS:.0f} seconds")
+
+    def write(self, characters: int) -> None:
+        """Count so many characters of output."""
+        self._written += characters
+        self.fits(self._written)
+
+    def fits(self, characters: float) -> None:
+        """`OverBudgetError` if that is more than a value may have."""
+        if characters > self._largest:
+            raise OverBudgetError(f"it makes a text of more than {self._largest} characters")
+
+    def take(self, value: Any) -> Any:
+        """`value`, which has just been made, if it is not too large; one that is made bit by bit is measured so."""
+        if isinstance(value, Iterator):
+            return self._measured(value)
+        weight = self.weight(value)
+        self.fits(weight)
+        self.spend(1 + weight // _CHARACTERS_PER_OPERATION)
+        return value
+
+    def weight(self, value: object, depth: int = 0) -> int:
+        """About how many characters `value` would have if written out."""
+        if isinstance(value, str | bytes):
+            return len(value)
+        if isinstance(value, int):
+            if value.bit_length() > _MOST_BITS:
+                raise OverBudgetError(f"it makes a number of more than {_MOST_BITS} bits")
+            return 1 + value.bit_length() // 3
+        if not isinstance(value, list | tuple | dict | set | frozenset):
+            return 1
+        known = self._weighed.get(id(value))
+        if known is None:
+            known = value, *self._of_many(value, depth)
+            self._weighed[id(value)] = known
+        if depth + known[2] > _DEEPEST:
+            raise OverBudgetError(f"it nests values more than {_DEEPEST} deep")
+        return known[1]
+
+    def _of_many(self, value: Collection[object], depth: int) -> tuple[int, int]:
+        """The weight of a collection, and how deep the deepest value in it is nested."""
+        if depth > _DEEPEST:
+            raise OverBudgetError(f"it nests values more than {_DEEPEST} deep")
+        weight, height = 2, 0
+        for item in value.items() if isinstance(value, dict) else value:
+            weight += 2 + self.weight(item, depth + 1)
+            self.fits(weight)
+            height = max(height, self._weighed.get(id(item), (None, 0, 0))[2])
+        return weight, height + 1
+
+    def _measured(self, items: Iterator[Any]) -> Iterator[Any]:
+        # Whoever makes a list of them has them all at once.
+        total = 0
+        for item in items:
+            total += 2 + self.weight(item)
+            self.fits(total)
+            yield self.take(item)
+
+
+def estimate(name: str, value: Any, arguments: Sequence[Any], budget: Budget) -> float:
+    """How large at most the result of a filter or method that can make much of little will be; 0 for others.
+
+    `value` is what it is called on, `arguments` all others. `OverBudgetError` for what cannot be told beforehand.
+    """
+    rule = _RULES.get(name)
+    return 0 if rule is None else rule(value, arguments, budget)
+
+
+def estimate_product(left: Any, right: Any, budget: Budget) -> int:
+    """The same for `left * right`: texts and lists can be repeated."""
+    if isinstance(right, int):
+        left, right = right, left
+    return abs(left) * budget.weight(right) if isinstance(left, int) and not isinstance(right, int) else 0
+
+
+def estimate_power(left: Any, right: Any) -> None:
+    """`OverBudgetError` if `left ** right` is a huge number."""
+    if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _MOST_BITS:
+        raise OverBudgetError(f"it makes a number of more than {_MOST_BITS} bits")
+
+
+def estimate_format(pattern: Any, arguments: Iterable[Any], budget: Budget) -> float:
+    """The same for `pattern % arguments` and `pattern.format(*arguments)`."""
+    if not isinstance(pattern, str | bytes):
+        return 0
+    text = pattern if isinstance(pattern, str) else pattern.decode("latin-1")
+    if _COMPUTED_WIDTH.search(text):
+        raise OverBudgetError("it computes the width of a format")
+    if any(len(digits) > 9 for digits in _DIGITS.findall(text)):
+        raise OverBudgetError("it has a format of absurd width")
+    places = text.count("%") + text.count("{")
+    longest = max((budget.weight(argument) for argument in arguments), default=0)
+    # Escapes in what is written of a text take up to ten characters.
+    return len(text) + sum(map(int, _DIGITS.findall(text))) + places * 10 * longest
+
+
+def _largest_number(arguments: Sequence[Any]) -> int:
+    return max((argument for argument in arguments if isinstance(argument, int)), default=0)
+
+
+def _padded(value: Any, arguments: Sequence[Any], budget: Budget) -> float:
+    return budget.weight(value) + _largest_number(arguments)
+
+
+def _padded_lines(value: Any, arguments: Sequence[Any], budget: Budget) -> float:
+    text = str(value)
+    widths = [len(argument) for argument in arguments if isinstance(argument, str)]
+    width = max(8, _largest_number(arguments), *widths)
+    return len(text) + (1 + text.count("\n") + text.count("\t")) * width
+
+
+def _wrapped(value: Any, arguments: Sequence[Any], budget: Budget) -> float:
+    return (budget.weight(value) + 1) * (1 + max(map(budget.weight, arguments), default=0))
+
+
+def _replaced(value: Any, arguments: Sequence[Any], budget: Budget) -> float:
+    old, new = (*map(str, arguments[:2]), "", "")[:2]
+    return len(str(value)) + (str(value).count(old) + 1) * len(new)
+
+
+def _joined(value: Any, arguments: Sequence[Any], budget: Budget) -> float:
+    # Of a text that is joined with another, either may stand between the characters of the other.
+    separator, items = (value, arguments[0]) if isinstance(value, str) and arguments else (list(arguments[:1]), value)
+    count = len(items) if isinstance(items, list | tuple | dict | str) else 0
+    return budget.weight(items) + count * budget.weight(separator)
+
+
+def _translated(value: Any, arguments: Sequence[Any], budget: Budget) -> float:
+    return float(budget.weight(value)) * (1 + sum(map(budget.weight, arguments)))
+
+
+_RULES: dict[str, Callable[[Any, Sequence[Any], Budget], float]] = {
+    **dict.fromkeys(("center", "ljust", "rjust", "zfill", "batch", "slice", "truncate", "to_bytes"), _padded),
+    **dict.fromkeys(("indent", "expandtabs"), _padded_lines),
+    "wordwrap": _wrapped,
+    "replace": _replaced,
+    "join": _joined,
+    "translate": _translated,
+    "strftime_now": lambda value, arguments, budget: estimate_format(next(iter(arguments), ""), [], budget),
+    "format": estimate_format,
+    "format_map": lambda value, arguments, budget: estimate_format(value, arguments, budget),
+}
