@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmcli.commands import options
+from llmcli.errors import UsageError
 from llmcli.views import terminal
 from llmcli.views.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmcli.checkpoint.opened import Checkpoint
+    from llmcli.checkpoint.text_parts import TextParts
 
 
 def show(
     name: Annotated[
         str | None, typer.Argument(help="A folder, a .gguf file or a model's name. Default: the starter.")
     ] = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="The source of its chat templates instead, and their SHA-256.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
     color: options.Color = None,
 ) -> None:
@@ -33,6 +40,9 @@ def show(
 
     checkpoint = open_checkpoint(path)
     parts = checkpoint.read_text_parts()
+    if template:
+        _show_templates(parts, as_json=as_json)
+        return
     card = ModelCard(
         name=checkpoint.name,
         path=str(checkpoint.path),
@@ -51,6 +61,26 @@ def show(
         terminal.write_line(json.dumps(model_json(card), ensure_ascii=False))
     else:
         terminal.console_out().print(model_tree(card))
+
+
+def _show_templates(parts: TextParts, *, as_json: bool) -> None:
+    """The sources on stdout, byte for byte in a pipe; what they are called and their hashes on stderr."""
+    if not parts.templates:
+        raise UsageError("The model has no chat template; it continues text.")
+    hashes = {
+        name: hashlib.sha256(source.encode("utf-8", errors="surrogatepass")).hexdigest()
+        for name, source in parts.templates.items()
+    }
+    if as_json:
+        templates = [
+            {"name": name, "sha256": hashes[name], "source": source} for name, source in parts.templates.items()
+        ]
+        whole = {"schema": "llmcli.templates/1", "origin": parts.template_origin, "templates": templates}
+        terminal.write_line(json.dumps(whole, ensure_ascii=False))
+        return
+    for name, source in parts.templates.items():
+        terminal.note(f"{name}, from {parts.template_origin}, sha256 {hashes[name]}:")
+        terminal.write_line(terminal.visible(source) if terminal.is_terminal(sys.stdout) else source)
 
 
 def _how_it_runs(checkpoint: Checkpoint) -> str:
