@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Protocol, TypeVar
 
+from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import read_json_object
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
@@ -30,31 +31,6 @@ def file_names(folder: Path) -> list[str]:
         raise CheckpointError(f"{folder} could not be read: {error.strerror}.") from None
 
 
-def inside(folder: Path, name: str) -> Path:
-    """The path of a file in `folder`, unless it is a link that leads outside the model.
-
-    The links of a Hugging Face cache into its own `blobs` are followed.
-
-    Raises:
-        CheckpointError: it is such a link, or one that leads nowhere.
-    """
-    path = folder / name
-    try:
-        home, place = folder.resolve(), path.resolve()
-    except (OSError, RuntimeError):
-        raise CheckpointError(f"{path} is a symbolic link that leads nowhere.") from None
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        # A Hugging Face cache keeps files in <repository>/blobs and links to them from <repository>/snapshots/<commit>.
-        allowed.append(home.parent.parent / "blobs")
-    if not any(place.is_relative_to(root) for root in allowed):
-        raise CheckpointError(
-            f"{shown(str(path))} is a symbolic link to a file outside the model's folder, which is not read. "
-            "Copy the file there."
-        )
-    return path
-
-
 def read_indexed(folder: Path, index_name: str, read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
     """The tensors of all shards that an index such as `model.safetensors.index.json` names; `read` reads one shard.
 
@@ -63,7 +39,7 @@ def read_indexed(folder: Path, index_name: str, read: Callable[[Path], Mapping[s
     """
     index = folder / index_name
     suffix = PurePath(index_name.removesuffix(".index.json")).suffix
-    weight_map = read_json_object(inside(folder, index_name)).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map that names the files of the tensors.")
     for name in weight_map.values():

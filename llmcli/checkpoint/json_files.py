@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from llmcli.checkpoint.inside import inside
 from llmcli.errors import CheckpointError
 
 _LARGEST_BYTES = 256 << 20
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of a file of at most 256 MiB; `CheckpointError` otherwise."""
+    """The contents of a file of at most 256 MiB that is in its folder, not behind a link; `CheckpointError` otherwise.
+
+    See `inside` for the links that are followed.
+    """
+    path = inside(path.parent, path.name)
     try:
         # A FIFO or a device could block for ever or never end.
         if not path.is_file():

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.folder_files import file_names, inside, read_together
+from llmcli.checkpoint.folder_files import file_names, read_together
 from llmcli.checkpoint.hf_names import TensorNames
+from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.safetensors_files import read_safetensors
 from llmcli.checkpoint.sources import Stored
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader

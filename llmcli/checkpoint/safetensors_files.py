@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from llmcli.checkpoint.encodings import ENCODINGS, UNSUPPORTED_SAFETENSORS_TYPES
-from llmcli.checkpoint.folder_files import inside, read_indexed
+from llmcli.checkpoint.folder_files import read_indexed
+from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.tensors import TensorInfo
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError

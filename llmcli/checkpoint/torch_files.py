@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from llmcli.checkpoint.encodings import ENCODINGS
-from llmcli.checkpoint.folder_files import inside, read_indexed
+from llmcli.checkpoint.folder_files import read_indexed
+from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError

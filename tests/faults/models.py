@@ -1,0 +1,164 @@
+"""Sound tiny models to be broken, and ways to break them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.checkpoint.gguf_writing import write_gguf
+from tests.tiny import save, tiny_model
+
+ESCAPE = "\x1b]0;owned\x07"
+HTML = b"<!DOCTYPE html><html><body>Sign in</body></html>"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+Change = Callable[[Path], object]
+"""What is done to a sound folder or file."""
+
+
+@cache
+def _sound_model() -> Any:
+    return tiny_model("llama", num_hidden_layers=1)
+
+
+def sound_folder(place: Path) -> Path:
+    """A new Hugging Face folder of a model that works."""
+    return save(_sound_model(), place)
+
+
+def sound_gguf(path: Path, **changes: Any) -> Path:
+    """A new GGUF file of the same model; `changes` to its metadata, with `__` for dots."""
+    named = {key.replace("__", "."): value for key, value in changes.items()}
+    return write_gguf(_sound_model(), path, changes=named)
+
+
+def text(value: str | bytes) -> bytes:
+    """A string as GGUF has it."""
+    raw = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def header(*pairs: bytes, tensors: int = 0, keys: int | None = None, version: int = 3, more: bytes = b"") -> bytes:
+    """The beginning of a GGUF file."""
+    count = len(pairs) if keys is None else keys
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, count) + b"".join(pairs) + more
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    """A pair of its metadata."""
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def array(kind: int, count: int, content: bytes = b"") -> bytes:
+    """An array of its metadata."""
+    return struct.pack("<IQ", kind, count) + content
+
+
+def entry(name: str, dims: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
+    """A tensor's description."""
+    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+
+
+def content(data: bytes) -> Change:
+    """A file of these bytes."""
+    return lambda path: path.write_bytes(data)
+
+
+def cut(count: int) -> Change:
+    """The last bytes are lacking."""
+    return lambda path: os.truncate(path, path.stat().st_size - count)
+
+
+def named(name: str, data: bytes | str) -> Change:
+    """A file of the folder with this content."""
+    raw = data.encode() if isinstance(data, str) else data
+    return lambda folder: (folder / name).write_bytes(raw)
+
+
+def missing(name: str) -> Change:
+    """A file of the folder that is not there."""
+    return lambda folder: (folder / name).unlink()
+
+
+def as_json(name: str, **changes: object) -> Change:
+    """Keys of a JSON file of the folder, changed."""
+
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def config(**changes: object) -> Change:
+    """Keys of `config.json`, changed."""
+    return as_json("config.json", **changes)
+
+
+def template(source: str) -> Change:
+    """The chat template."""
+    return named("chat_template.jinja", source)
+
+
+def weights(edit: Callable[[dict[str, Any], bytearray], object]) -> Change:
+    """The header and the data of `model.safetensors`, as `edit` leaves them."""
+
+    def change(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        raw = path.read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        names, data = json.loads(raw[8 : 8 + length]), bytearray(raw[8 + length :])
+        edit(names, data)
+        written = json.dumps(names).encode()
+        path.write_bytes(len(written).to_bytes(8, "little") + written + data)
+
+    return change
+
+
+def tensors(edit: Callable[[dict[str, torch.Tensor]], object]) -> Change:
+    """The tensors of `model.safetensors`, as `edit` leaves them."""
+
+    def change(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        path = folder / "model.safetensors"
+        found = load_file(path)
+        edit(found)
+        save_file(found, path, metadata={"format": "pt"})
+
+    return change
+
+
+def index(weight_map: object, *, keep: bool = True) -> Change:
+    """An index beside the weights, which are the shard `a.safetensors` if they are kept."""
+
+    def change(folder: Path) -> None:
+        if keep:
+            (folder / "model.safetensors").rename(folder / "a.safetensors")
+        else:
+            (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    return change
+
+
+def linked(name: str, target: str) -> Change:
+    """A file of the folder becomes a link out of it, to a copy of its content elsewhere."""
+
+    def change(folder: Path) -> None:
+        place = folder / target
+        if (folder / name).exists() and not place.exists() and "/dev" not in target:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder / name, place)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(place if target.startswith("/") else target)
+
+    return change

@@ -1,0 +1,94 @@
+"""Running the real command, as a process of its own, and what must hold whatever it meets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+PATIENCE_S = 60.0
+"""A hang guard, not a measurement: far more than anything here takes on a busy machine."""
+MEMORY_MIB = 1024
+"""What a process may have of its own (code and files it maps do not count): several times what a tiny model takes."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    stdout: bytes
+    stderr: str
+    seconds: float
+
+
+def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A user without any settings, whose data lie below `home`; compiled kernels are shared."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLMCLI_", "XDG_", "HF_"))}
+    folders = {name: str(home / name) for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "HF_HOME")}
+    cache = str(Path(user_cache_dir("llmcli", appauthor=False)).parent)
+    return {**kept, "HOME": str(home), "XDG_CACHE_HOME": cache, **folders, **(extra or {})}
+
+
+def command(arguments: Sequence[object], *, limits: str = "", redirect: str = "") -> list[str]:
+    """The command line of `llm` under a shell's limits (`ulimit` options) and redirections."""
+    shell = f'ulimit -d {MEMORY_MIB << 10} {limits}; exec "$@" {redirect}'
+    return ["sh", "-c", shell, "sh", sys.executable, "-m", "llmcli", *map(str, arguments)]
+
+
+def run(
+    arguments: Sequence[object],
+    home: Path,
+    *,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    limits: str = "",
+    redirect: str = "",
+) -> Outcome:
+    """Run `llm` to its end with pipes for streams."""
+    started = time.monotonic()
+    result = subprocess.run(
+        command(arguments, limits=limits, redirect=redirect),
+        input=stdin,
+        env=environment(home, env),
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    # A process that a signal ended has the code that its shell would report.
+    code = result.returncode if result.returncode >= 0 else 128 - result.returncode
+    return Outcome(code, result.stdout, result.stderr.decode("utf-8"), time.monotonic() - started)
+
+
+def fingerprint(path: Path) -> dict[str, tuple[int, int, str]]:
+    """Kind, time of change and content of everything below `path`."""
+    found = {}
+    for each in sorted([path, *path.rglob("*")]):
+        status = each.lstat()
+        content = hashlib.sha256(each.read_bytes()).hexdigest() if each.is_file() and not each.is_symlink() else ""
+        found[str(each)] = (status.st_mode, status.st_mtime_ns, content)
+    return found
+
+
+def check(outcome: Outcome, code: int, says: Sequence[str], *, stdout: bytes | None = b"") -> None:
+    """What holds for every fault: the right code, a sentence that names it, and nothing else anywhere."""
+    assert outcome.code == code, outcome
+    for fragment in says:
+        assert fragment in outcome.stderr, outcome.stderr
+    if stdout is not None:
+        assert outcome.stdout == stdout
+    assert "Traceback" not in outcome.stderr
+    assert "bug in llmcli" not in outcome.stderr
+    # Nothing that drives a terminal, whatever a file is called or says.
+    assert not [char for char in outcome.stderr if not (char == "\n" or char.isprintable())], ascii(outcome.stderr)
+    if code not in (0, 130, 141, 143):
+        (sentence,) = [line for line in outcome.stderr.splitlines() if line.startswith(("llm: ", "Error: ", "│"))][:1]
+        assert len(outcome.stderr) < 2000
+        assert sentence
