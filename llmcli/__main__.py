@@ -1,5 +1,22 @@
-"""`python -m llmcli`: the same program as the `llm` command, whatever else is called `llm` on this machine."""
+"""`python -m llmcli`, and the `llm` command: the same program, whatever else is called `llm` on this machine."""
 
-from llmcli.cli import run
+import signal
+from typing import NoReturn
 
-run()
+
+def run() -> NoReturn:
+    """Run the program. Until it can say something about Ctrl-C itself, Ctrl-C ends it without a word."""
+    handler = signal.getsignal(signal.SIGINT)
+    # A shell that starts it in the background has it ignore Ctrl-C, and so it stays.
+    guarded = handler is signal.default_int_handler
+    if guarded:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from llmcli import cli
+
+    if guarded:
+        signal.signal(signal.SIGINT, handler)
+    cli.run()
+
+
+if __name__ == "__main__":
+    run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -89,6 +90,7 @@ def _common(
 def main() -> NoReturn:
     """Run the program and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_closed_streams()
     # torch runs without NumPy, and so do we; only torch feels the need to mention it.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     code = _run()
@@ -112,6 +114,9 @@ def run() -> NoReturn:
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else code
+    # All is said: Ctrl-C has nothing left to interrupt, and must not make a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             sys.stderr.flush()
@@ -178,6 +183,29 @@ def _report_unexpected(error: Exception) -> int:
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     # An exception, not an exit: temporary files are removed and the terminal is restored on the way out.
     raise SystemExit(TERMINATED)
+
+
+class _Closed(io.RawIOBase):
+    """Standard output where there is none: what is written is not lost without a word."""
+
+    def writable(self) -> bool:
+        """It can be tried."""
+        return True
+
+    def write(self, data: object, /) -> int:
+        """`OSError`."""
+        raise OSError(errno.EBADF, "Standard output is closed")
+
+
+def _open_closed_streams() -> None:
+    """Let no file that is opened later be what libraries take for the terminal."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # noqa: PERF203
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Closed()), encoding="utf-8")
 
 
 def _drop_stdout() -> None:

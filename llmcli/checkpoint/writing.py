@@ -10,8 +10,14 @@ from pathlib import Path
 def replace_text(path: Path, text: str) -> None:
     """Put a file of UTF-8 in the place of `path`: whoever reads it meanwhile finds the old one or the new one.
 
-    Folders that are lacking are made. `OSError` where it cannot be written; then the old one stays.
+    A link stays one, and its target is replaced; what is no file, such as a device, is written to. Folders that are
+    lacking are made. `OSError` where it cannot be written; then the old one stays.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        # A device with another name in its place would be lost to the whole machine.
+        path.write_text(text, encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
     try:

@@ -1,5 +1,6 @@
 """Small files, whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,19 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: P
         replace_text(path, "new \ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_one_and_a_device_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("before")
+    (tmp_path / "link").symlink_to("real")
+    replace_text(tmp_path / "link", "after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "after"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        replace_text(tmp_path / "pipe", "through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()

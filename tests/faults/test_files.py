@@ -43,6 +43,16 @@ def fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def circle(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
 GGUF: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "empty": (content(b""), 4, ("is empty",)),
     "letters only": (content(b"GGUF"), 4, ("cut short",)),
@@ -102,8 +112,8 @@ GGUF: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "data cut short": (cut(64), 4, ("cut short",)),
     "cut in the header": (lambda path: os.truncate(path, 3000), 4, ("cut short",)),
     "a FIFO": (fifo, 3, ("neither a file nor a folder",)),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), 4, ("config.json",)),
-    "a link to itself": (lambda path: (path.unlink(), path.symlink_to(path)), 3, ("no file or folder",)),
+    "a folder": (folder, 4, ("config.json",)),
+    "a link to itself": (circle, 3, ("no file or folder",)),
     "heads that do not divide": (
         lambda path: sound_gguf(path, llama__attention__head_count=5),
         4,
@@ -297,21 +307,21 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", FOLDERS)
 def test_folders(name: str, tmp_path: Path) -> None:
     change, code, says = FOLDERS[name]
-    folder = sound_folder(tmp_path / "model")
-    change(folder)
-    before = fingerprint(folder)
-    check(run(["generate", "-m", folder, "-n", 2, "-t", 0, "Hi"], tmp_path), code, says)
-    assert fingerprint(folder) == before
+    model = sound_folder(tmp_path / "model")
+    change(model)
+    before = fingerprint(model)
+    check(run(["generate", "-m", model, "-n", 2, "-t", 0, "Hi"], tmp_path), code, says)
+    assert fingerprint(model) == before
 
 
 def test_code_beside_the_weights_is_not_run(tmp_path: Path) -> None:
-    folder = sound_folder(tmp_path / "model")
-    config(auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})(folder)
+    model = sound_folder(tmp_path / "model")
+    config(auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})(model)
     mark = tmp_path / "ran"
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
     for name in ("evil.py", "torch.py", "sitecustomize.py", "__init__.py", "jinja2.py"):
-        (folder / name).write_text(code)
-    before = fingerprint(folder)
-    check(run(["generate", "-m", folder, "-n", 2, "-t", 0, "Hi"], tmp_path), 0, (), stdout=None)
+        (model / name).write_text(code)
+    before = fingerprint(model)
+    check(run(["generate", "-m", model, "-n", 2, "-t", 0, "Hi"], tmp_path), 0, (), stdout=None)
     assert not mark.exists()
-    assert fingerprint(folder) == before
+    assert fingerprint(model) == before
