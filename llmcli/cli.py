@@ -99,7 +99,8 @@ def main() -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        code = _report_os_error(error)
+        # Whoever failed before has said so.
+        code = code or _report_os_error(error)
     if code == CLOSED_PIPE or code == 1:
         _drop_stdout()
     sys.exit(code)
