@@ -26,6 +26,8 @@ from llmcli.model import ModelConfig, Transformer
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 
+# Where packed weights can lie.
+_PACKED_ON = ("cpu", "cuda")
 # From so many bytes of dense weights on, replies are slow enough to say what would help.
 _HEAVY = 1 << 30
 
@@ -103,14 +105,16 @@ def load(
     dtype: str = "auto",
     quantize: str | None = None,
     template: str | None = None,
+    context_length: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LoadedModel:
     """Load a model: a Hugging Face folder, a GGUF file, a name in the store or on the hub, or None for the starter.
 
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. On a CPU, "auto" leaves
     the weights of a GGUF file in the few bits they have, and `quantize`, "int8" or "int4", rounds any weights to so
-    many. `template` names a chat template, where the model has several. `progress` hears the bytes of weights read and
-    how many there are.
+    many. `template` names a chat template, where the model has several. That the weights fit into memory, and the cache
+    of a text of `context_length` tokens beside them, is seen before they are read. `progress` hears the bytes of
+    weights read and how many there are.
 
     Raises:
         ModelNotFoundError: no such model, or it could not be fetched.
@@ -120,7 +124,13 @@ def load(
     """
     checkpoint = open_checkpoint(resolve(None if name_or_path is None else str(name_or_path)))
     return load_checkpoint(
-        checkpoint, device=device, dtype=dtype, quantize=quantize, template=template, progress=progress
+        checkpoint,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        template=template,
+        context_length=context_length,
+        progress=progress,
     )
 
 
@@ -131,12 +141,15 @@ def load_checkpoint(
     dtype: str = "auto",
     quantize: str | None = None,
     template: str | None = None,
+    context_length: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     to_look_inside: bool = False,
+    may_quantize: bool = True,
 ) -> LoadedModel:
     """Like `load`, for a checkpoint whose headers have been read.
 
-    `to_look_inside` keeps weights in a type the readable model is fast in, where nothing else was asked for.
+    `to_look_inside` keeps weights in a type the readable model is fast in, where nothing else was asked for. Where the
+    model does not fit, `may_quantize` says whether whoever asks for it could quantise it.
     """
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
@@ -149,7 +162,15 @@ def load_checkpoint(
         text = pool.submit(checkpoint.read_text_parts)
         # Threads read into the parameters, which where the caller is in inference mode they could not change.
         with torch.inference_mode(mode=False):
-            model = load_weights(checkpoint, where, kind, progress, packing=packing)
+            model = load_weights(
+                checkpoint,
+                where,
+                kind,
+                progress,
+                packing=packing,
+                context=context_length,
+                may_pack=may_quantize and where.type in _PACKED_ON,
+            )
         parts = text.result()
     if parts.tokenizer.vocab_size > checkpoint.config.vocab_size:
         raise CheckpointError(
@@ -186,8 +207,10 @@ def _packing(quantize: str | None, device: torch.device) -> Packing | None:
         case None:
             return None
         case "int8" | "int4":
-            if device.type != "cpu":
-                raise UsageError(f"Weights can be quantised for the CPU only, not for {device}; give --device cpu too.")
+            if device.type not in _PACKED_ON:
+                raise UsageError(
+                    f"Weights can be quantised for CPU and CUDA only, not for {device}; give --device cpu too."
+                )
             return quantize
         case _:
             raise UsageError(f"Weights cannot be quantised to {quantize!r}; use int8 or int4.")

@@ -37,6 +37,7 @@ from llmcli.errors import LlmcliError
 from llmcli.views import terminal
 
 INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
+_NO_MEMORY = "There is not enough memory. Use a shorter text or --context, --quantize int4, or a smaller model."
 
 app = typer.Typer(
     name="llm",
@@ -138,9 +139,9 @@ def _run() -> int:
     except LlmcliError as error:
         return _report(str(error), error.exit_code)
     except MemoryError:
-        return _report("There is not enough memory. Use a smaller model or a shorter --context.", 5)
+        return _report(_NO_MEMORY, 5)
     except OSError as error:
-        return _report_os_error(error)
+        return _report(_NO_MEMORY, 5) if error.errno == errno.ENOMEM else _report_os_error(error)
     except Exception as error:
         return _report_unexpected(error)
     return 0
@@ -164,11 +165,11 @@ def _report_os_error(error: OSError) -> int:
 
 def _report_unexpected(error: Exception) -> int:
     # torch is only known here if a command has imported it.
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return _report("The device ran out of memory. Use a smaller model, a shorter --context or --device cpu.", 5)
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return _report("There is not enough memory. Use a smaller model or a shorter --context.", 5)
+    if "torch" in sys.modules:
+        from llmcli.device import is_out_of_memory
+
+        if is_out_of_memory(error):
+            return _report(_NO_MEMORY, 5)
     # The text of an unknown error could quote a prompt or a secret: its kind and place are enough to report it.
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -1,16 +1,22 @@
-"""Which device and number format a model runs in, and how much memory the process has used."""
+"""Which device and number format a model runs in, how much memory there is, and what is said where it is not enough."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
-from llmcli.errors import UsageError
+from llmcli.errors import OutOfMemoryError, UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# How torch, its libraries and the C++ library say it where they have no type of error for it.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
 
 
 def choose_device(name: str) -> torch.device:
@@ -70,6 +76,109 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory(device: torch.device) -> tuple[int | None, int | None]:
+    """Bytes of memory of a device in all, and those that this process can have now; None where that cannot be told.
+
+    In main memory, what a control group or `ulimit -v` leaves counts. Caches of files can be had, and what other
+    programs can be made to leave by swapping.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        # What torch keeps for tensors to come it can have too.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return total, free + kept
+    found: dict[str, int] = {}
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name in ("MemTotal", "MemAvailable", "SwapFree"):
+                found[name] = int(value.split()[0]) * 1024
+    if not found:
+        with suppress(OSError, ValueError, AttributeError):
+            found["MemTotal"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if "MemAvailable" in found:
+        free = found["MemAvailable"] + found.get("SwapFree", 0)
+        return found.get("MemTotal"), min([free, *_rooms()])
+    return found.get("MemTotal"), None
+
+
+def _rooms() -> list[int]:
+    """What is left of each limit on this process's memory, in bytes."""
+    return [room for room in (_group_room(Path("/")), _address_room()) if room is not None]
+
+
+def _group_room(root: Path) -> int | None:
+    """What the memory control groups that this process is in leave it; None if none of them limits it.
+
+    Both versions of Linux's control groups are known; a group's own limit holds for all groups in it.
+    """
+    rooms: list[int] = []
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                top, limit, used, cached = root / "sys/fs/cgroup", "memory.max", "memory.current", ""
+            elif "memory" in controllers.split(","):
+                top, limit, used = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+                cached = "total_"
+            else:
+                continue
+            names = Path(path.lstrip("/"))
+            for group in (names, *names.parents):
+                # A group without a limit says "max", or has no such file.
+                with suppress(OSError, ValueError):
+                    most, taken = (int((top / group / name).read_text(encoding="ascii")) for name in (limit, used))
+                    rooms.append(max(0, most - taken + _file_cache(top / group, cached)))
+    return min(rooms, default=None)
+
+
+def _file_cache(group: Path, prefix: str) -> int:
+    """Bytes of files that a group holds in memory, and gives back when they are needed."""
+    lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+    numbers = dict(line.split() for line in lines)
+    return sum(int(numbers.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+
+
+def _address_room() -> int | None:
+    """What a limit on the process's addresses (`ulimit -v`) leaves; None if there is none."""
+    if sys.platform != "linux":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        return max(0, limit - pages * resource.getpagesize())
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory could not be had, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+@contextmanager
+def memory_for(what: Callable[[], str], advice: str) -> Iterator[None]:
+    """Where memory is asked for: `OutOfMemoryError` if it is not to be had, for `what` and with some `advice`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"There is not enough memory for {what()}. {advice}") from None
+
+
+def in_words(nbytes: int) -> str:
+    """A number of bytes of memory as messages have it."""
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.1f} MiB"
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import torch
 from llmcli import __version__
 from llmcli.bench.memory import lines_of
 from llmcli.bench.results import Machine
-from llmcli.inspection.machine import cpu_name, memory
+from llmcli.device import memory
+from llmcli.inspection.machine import cpu_name
 
 _PACKAGES = {"torch": "torch", "llama.cpp": "llama-cpp-python", "transformers": "transformers"}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -19,20 +19,19 @@ from llmcli.checkpoint.groups import bits_of, groups_of
 from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.sources import Joined, PairedRows, ParameterSource, Source, Stacked, Stored
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
-from llmcli.errors import OutOfMemoryError
+from llmcli.device import in_words, memory_for
 from llmcli.kernels.cpu_build import NoKernelError
 from llmcli.kernels.cpu_pack import BlockPacker
 from llmcli.model import Transformer
 from llmcli.model.experts import Experts
 from llmcli.model.packed import (
-    BLOCK_BYTES,
-    COLUMNS,
     ROWS,
     Bits,
     Groups,
     PackedMatrix,
     QuantisedEmbedding,
     QuantisedLinear,
+    blocks_shape,
 )
 from llmcli.model.pages import Pages
 from llmcli.model.quantise import quantise
@@ -61,8 +60,17 @@ class _Span:
     pairs: PairedRows | None
 
 
+def planned_bits(model: Transformer, packing: Packing | None, checkpoint: Checkpoint | None) -> dict[str, Bits]:
+    """The parameters of `model` that are packed, and in how many bits; only "stored" needs a `checkpoint`."""
+    if packing is None:
+        return {}
+    parameters = dict.fromkeys(parameter for _, _, parameter in _packable(model))
+    found = {parameter: _bits(parameter, packing, checkpoint) for parameter in parameters}
+    return {parameter: bits for parameter, bits in found.items() if bits is not None}
+
+
 def make_room(
-    model: Transformer, checkpoint: Checkpoint, packing: Packing, dtype: torch.dtype
+    model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, device: torch.device
 ) -> dict[str, PackedMatrix]:
     """Put packed matrices, not yet filled, in the place of `model`'s parameters; by the parameters' names.
 
@@ -72,28 +80,36 @@ def make_room(
     made: dict[str, PackedMatrix] = {}
     # A small model is held by the processor's own memory, and would leave most of a huge page idle.
     large = sum(parameter.numel() for parameter in model.parameters()) >= _LARGE
-    pages = Pages(_WEIGHTS_AT_ONCE) if large else None
-    for path, module in list(model.named_modules()):
-        parent, _, name = path.rpartition(".")
+    pages = Pages(_WEIGHTS_AT_ONCE) if large and device.type == "cpu" else None
+    for path, module, parameter in list(_packable(model)):
+        if parameter not in planned:
+            continue
+        if parameter not in made:
+            shape = model.get_parameter(parameter).shape
+            made[parameter] = _matrix(planned[parameter], shape, dtype, device, pages)
+        matrix = made[parameter]
+        owner, _, name = path.rpartition(".")
+        replacement: nn.Module = matrix
         if isinstance(module, Experts):
-            for part in ("gate_up_proj", "down_proj"):
-                if bits := _bits(checkpoint, f"{path}.{part}", packing):
-                    made[f"{path}.{part}"] = matrix = _matrix(bits, module.get_parameter(part).shape, dtype, pages)
-                    delattr(module, part)
-                    setattr(module, part, matrix)
+            owner, name = path, parameter.rpartition(".")[2]
+            delattr(module, name)
+        elif isinstance(module, nn.Linear):
+            replacement = QuantisedLinear(matrix, bias=module.bias is not None)
+        else:
+            replacement = QuantisedEmbedding(matrix)
+        setattr(model.get_submodule(owner), name, replacement)
+    return made
+
+
+def _packable(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
+    """Where matrices can be packed: the path of each module, the module, and the parameter it computes with."""
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        if isinstance(module, Experts):
+            yield from ((path, module, f"{path}.{part}") for part in ("gate_up_proj", "down_proj"))
         elif isinstance(module, nn.Linear | nn.Embedding) and name not in (*_DENSE, "embed_positions"):
             tied = model.config.tie_embeddings and name == "lm_head"
-            parameter = "embed_tokens.weight" if tied else f"{path}.weight"
-            bits = _bits(checkpoint, parameter, packing)
-            if bits is None:
-                continue
-            matrix = made.get(parameter) or _matrix(bits, module.weight.shape, dtype, pages)
-            made[parameter] = matrix
-            replacement: nn.Module = QuantisedEmbedding(matrix)
-            if isinstance(module, nn.Linear):
-                replacement = QuantisedLinear(matrix, bias=module.bias is not None)
-            setattr(model.get_submodule(parent), name, replacement)
-    return made
+            yield path, module, "embed_tokens.weight" if tied else f"{path}.weight"
 
 
 def block_packer() -> BlockPacker | None:
@@ -132,27 +148,28 @@ def read_packed(
             _store_all(to, index, (groups for span in parts for groups in _groups(span, reader, to)))
 
 
-@contextmanager
-def memory_for(nbytes: int) -> Iterator[None]:
+def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
     """Where that much memory is asked for: `OutOfMemoryError` if it is not to be had."""
-    try:
-        yield
-    except (RuntimeError, MemoryError):
-        raise OutOfMemoryError(
-            f"There is no memory for the model's weights: {nbytes / 2**30:.1f} GiB more could not be had. "
-            "Close other programs, or use a smaller model."
-        ) from None
+    return memory_for(
+        lambda: f"the model's weights, {in_words(nbytes)}",
+        "Close other programs, use --quantize int4, or use a smaller model.",
+    )
 
 
-def _matrix(bits: Bits, shape: torch.Size, dtype: torch.dtype, pages: Pages | None) -> PackedMatrix:
+def _matrix(
+    bits: Bits, shape: torch.Size, dtype: torch.dtype, device: torch.device, pages: Pages | None
+) -> PackedMatrix:
     """Room for a matrix, or for a stack of them."""
-    with memory_for(shape.numel() * BLOCK_BYTES[bits] // (ROWS * COLUMNS)):
-        return PackedMatrix(bits, *shape[-2:], dtype=dtype, count=1 if len(shape) == 2 else shape[0], pages=pages)
+    rows, columns = shape[-2:]
+    count = 1 if len(shape) == 2 else shape[0]
+    with memory_for_weights(math.prod(blocks_shape(bits, rows, columns, count))):
+        return PackedMatrix(bits, rows, columns, dtype=dtype, count=count, pages=pages, device=device)
 
 
-def _bits(checkpoint: Checkpoint, parameter: str, packing: Packing) -> Bits | None:
+def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bits | None:
     if packing != "stored":
         return 8 if packing == "int8" or parameter.startswith(("embed_tokens", "lm_head")) else 4
+    assert checkpoint is not None
     source = checkpoint.sources[parameter]
     tensors = [checkpoint.tensors[name] for name in source.names]
     bits = {bits_of(tensor.encoding) if isinstance(tensor, TensorInfo) else None for tensor in tensors}

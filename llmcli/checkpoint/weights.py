@@ -10,8 +10,16 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from llmcli.checkpoint.foresight import Wish, foresee
 from llmcli.checkpoint.opened import Checkpoint, meta_model
-from llmcli.checkpoint.packing import Packing, block_packer, make_room, memory_for, read_packed
+from llmcli.checkpoint.packing import (
+    Packing,
+    block_packer,
+    make_room,
+    memory_for_weights,
+    planned_bits,
+    read_packed,
+)
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.device import one_thread
 from llmcli.model import Transformer
@@ -25,21 +33,25 @@ def load_weights(
     progress: Callable[[int, int], None] | None = None,
     *,
     packing: Packing | None = None,
+    context: int | None = None,
+    may_pack: bool = True,
 ) -> Transformer:
     """Build the model on `device` with every parameter in `dtype`; `progress` hears bytes read and bytes in all.
 
     With `packing`, large matrices are packed instead and compute in `dtype`. Peak memory is the weights as they are
-    kept and one chunk for each core, whatever the file's own format.
+    kept and one chunk for each core, whatever the file's own format. Whether they fit, with a cache for a `context` of
+    so many tokens, is seen beforehand; `may_pack` says whether packing them is worth offering where they do not.
 
     Raises:
         CheckpointError: a file ends too early or cannot be read.
-        OutOfMemoryError: there is no room for the weights.
+        OutOfMemoryError: there is no room for the model.
     """
     model = meta_model(checkpoint.config)
+    foresee(model, checkpoint, Wish(device, dtype, packing, context, may_pack))
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
-    packed = make_room(model, checkpoint, packing, dtype) if packing is not None else {}
+    packed = make_room(model, planned_bits(model, packing, checkpoint), dtype, device)
     packer = block_packer() if packed else None
 
     def read(name: str, values: torch.Tensor | PackedMatrix, reader: TensorReader) -> str:
@@ -55,7 +67,7 @@ def load_weights(
     def room(name: str) -> torch.Tensor | PackedMatrix:
         return packed[name] if name in packed else _allocate(shapes[name], dtype)
 
-    with TensorReader() as reader, _one_thread_a_tensor() as pool:
+    with memory_for_weights(total), TensorReader() as reader, _one_thread_a_tensor() as pool:
         try:
             # Memory that stays is had before the workers' own comes and goes, which would leave gaps between.
             jobs = [pool.submit(read, name, room(name), reader) for name in shapes]
@@ -84,7 +96,7 @@ def _one_thread_a_tensor() -> Iterator[ThreadPoolExecutor]:
 
 
 def _allocate(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    with memory_for(shape.numel() * dtype.itemsize):
+    with memory_for_weights(shape.numel() * dtype.itemsize):
         return torch.empty(shape, dtype=dtype)
 
 

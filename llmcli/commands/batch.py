@@ -101,7 +101,7 @@ def batch(
         if done < len(lines):
             loaded = load_model(
                 checkpoint, device=device, dtype=dtype, quantize=quantize, threads=threads, quiet=quiet,
-                template=template,
+                template=template, context=context,
             )  # fmt: skip
             prompts = _Prompts(loaded, lines, sampling, system, variables, raw=raw, quiet=quiet)
             failed += _answer(

@@ -116,6 +116,7 @@ def chat(
             threads=threads,
             quiet=quiet,
             template=template,
+            context=context,
             to_look_inside=attention,
         )
         if loaded.template is None:

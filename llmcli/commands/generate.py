@@ -118,6 +118,7 @@ def generate(
         threads=threads,
         quiet=quiet,
         template=template,
+        context=context,
         to_look_inside=attention or bool(answers),
     )
     engine = loaded.engine(context_length=context, threads=threads)

@@ -65,6 +65,7 @@ def load_model(
     quantize: str | None = None,
     threads: int | None = None,
     template: str | None = None,
+    context: int | None = None,
     precise: bool = False,
     to_look_inside: bool = False,
 ) -> LoadedModel:
@@ -89,8 +90,11 @@ def load_model(
             dtype=dtype,
             quantize=quantize,
             template=template,
+            context_length=context,
             progress=lambda done, total: progress("Loading the model", done, total),
             to_look_inside=to_look_inside,
+            # Commands that look inside have no such flag.
+            may_quantize=not (precise or to_look_inside),
         )
     if not quiet:
         for note in loaded.notes:

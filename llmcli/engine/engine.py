@@ -27,7 +27,7 @@ from llmcli.engine.events import (
     Step,
 )
 from llmcli.engine.interruption import Interruption
-from llmcli.engine.limits import allowed_context, check_prompt
+from llmcli.engine.limits import allowed_context, check_prompt, memory_for_text
 from llmcli.engine.outlook import outlook
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.sampler import Sampler
@@ -268,6 +268,10 @@ class Engine:
         self, ids: Sequence[int], observer: Observer | None = None, progress: PrefillProgress | None = None
     ) -> Tensor:
         """Run what the cache does not hold yet of `ids` through the model; logits (V,) after the last token."""
+        with memory_for_text(self._model, len(ids)):
+            return self._read_new(ids, observer, progress)
+
+    def _read_new(self, ids: Sequence[int], observer: Observer | None, progress: PrefillProgress | None) -> Tensor:
         logits: Tensor
         expected = self._cache.expected_length
         if len(ids) > expected and not self._model.rotated_alike(expected, len(ids)):

@@ -1,11 +1,13 @@
-"""How long a text may become."""
+"""How long a text may become, and what is said where memory ends before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
+from llmcli.device import in_words, memory, memory_for
 from llmcli.errors import PromptTooLongError, UsageError
-from llmcli.model import ModelConfig
+from llmcli.model import ModelConfig, Transformer
 
 
 def allowed_context(config: ModelConfig, context_length: int | None) -> int:
@@ -36,3 +38,15 @@ def check_prompt(ids: Sequence[int], context_length: int) -> None:
             f"The prompt has {len(ids)} tokens, but the context holds {context_length} with at least one for "
             f"the reply. It is {len(ids) - context_length + 1} too long; nothing was cut."
         )
+
+
+def memory_for_text(model: Transformer, tokens: int) -> AbstractContextManager[None]:
+    """Where a text of so many tokens is read: `OutOfMemoryError` if its cache, or reading it, takes too much."""
+
+    def what() -> str:
+        cache = in_words(model.config.kv_bytes(tokens, model.dtype.itemsize))
+        free = memory(model.device)[1]
+        left = "" if free is None else f", and {model.device} has {in_words(free)} left"
+        return f"a text of {tokens} tokens: their keys and values alone take {cache}{left}"
+
+    return memory_for(what, "Use a shorter text or a smaller --context, or make room with --quantize int4.")

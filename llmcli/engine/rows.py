@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
+from llmcli.engine.limits import memory_for_text
 from llmcli.errors import UsageError
 from llmcli.kernels import FastStep, RowStep, readable_path
 from llmcli.model import KVCache, Transformer
@@ -75,8 +76,9 @@ class _FastRows:
 
     def step(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
         # What torch has to do for it is little, and its other threads would wait busily where the fast path computes.
-        with one_thread():
-            return self._step.forward_rows(ids, [self._caches[row] for row in rows])
+        caches = [self._caches[row] for row in rows]
+        with one_thread(), memory_for_text(self._model, max(cache.length for cache in caches)):
+            return self._step.forward_rows(ids, caches)
 
     def leave(self, row: int) -> None:
         pass
@@ -125,7 +127,8 @@ class _ModelRows:
 
     @torch.inference_mode()
     def step(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
-        return self._model.forward_rows(dict(zip(rows, ids, strict=True)), self._cache)[list(rows)]
+        with memory_for_text(self._model, max(self._cache.lengths)):
+            return self._model.forward_rows(dict(zip(rows, ids, strict=True)), self._cache)[list(rows)]
 
     def leave(self, row: int) -> None:
         self._cache.leave(row)
@@ -135,16 +138,17 @@ class _ModelRows:
 def _read(model: Transformer, step: FastStep | None, ids: Sequence[int], cache: KVCache, expected: int) -> Tensor:
     """Read tokens into a cache, in the pieces an engine reads them in; logits (V,) after the last."""
     cache.expected_length = expected
-    if not cache.length:
-        cache.reserve(len(ids))
     size = _PREFILL_CHUNK if step is None else step.prefill_chunk
-    for start in range(0, len(ids), size):
-        chunk = list(ids[start : start + size])
-        if step is not None:
-            logits = step.forward(chunk, cache)
-        else:
-            logits = model(torch.tensor([chunk], device=model.device), cache, only_last=True)[0]
-    return logits[-1]
+    with memory_for_text(model, len(ids)):
+        if not cache.length:
+            cache.reserve(len(ids))
+        for start in range(0, len(ids), size):
+            chunk = list(ids[start : start + size])
+            if step is not None:
+                logits = step.forward(chunk, cache)
+            else:
+                logits = model(torch.tensor([chunk], device=model.device), cache, only_last=True)[0]
+        return logits[-1]
 
 
 def _together(path: str, size: int) -> str:

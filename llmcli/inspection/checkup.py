@@ -15,10 +15,9 @@ import torch
 
 from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.text_parts import TextParts
-from llmcli.device import DTYPES, choose_device, choose_dtype
+from llmcli.device import DTYPES, choose_device, choose_dtype, memory
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inspection.accounting import account
-from llmcli.inspection.machine import memory
 from llmcli.text.chat_prompt import Message, encode_chat
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer

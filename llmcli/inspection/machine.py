@@ -15,7 +15,7 @@ import torch
 import llmcli
 from llmcli.checkpoint.hub_cache import cache_folder
 from llmcli.checkpoint.store import store_folder
-from llmcli.device import choose_device, choose_dtype
+from llmcli.device import choose_device, choose_dtype, memory
 from llmcli.kernels import why_not_on_cpu
 from llmcli.kernels.cpu_build import load_library
 
@@ -91,23 +91,6 @@ def implementation(device: torch.device) -> str:
     if reason := why_not_on_cpu(None, device):
         return f"the readable model ({reason})"
     return f"the C kernel ({load_library().isa}), or the readable model where that does not cover one"
-
-
-def memory(device: torch.device) -> tuple[int | None, int | None]:
-    """Bytes of memory of a device in all, and those that can be had now; None where that cannot be told."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return total, free
-    found: dict[str, int] = {}
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            name, _, value = line.partition(":")
-            if name in ("MemTotal", "MemAvailable"):
-                found[name] = int(value.split()[0]) * 1024
-    if not found:
-        with suppress(OSError, ValueError, AttributeError):
-            found["MemTotal"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return found.get("MemTotal"), found.get("MemAvailable")
 
 
 def _build() -> str:

@@ -35,6 +35,11 @@ BLOCK_BYTES: dict[Bits, int] = {4: 320, 8: 544}
 _VALUES_AT_ONCE = 1 << 20
 
 
+def blocks_shape(bits: Bits, rows: int, columns: int, count: int = 1) -> tuple[int, int, int]:
+    """Of `count` matrices in blocks: blocks of rows, groups of columns, bytes."""
+    return count * -(-rows // ROWS), -(-columns // COLUMNS), BLOCK_BYTES[bits]
+
+
 @dataclass(frozen=True)
 class Groups:
     """Rows of codes, with the scale (and, with 4 bits, the minimum) of every 32 of them."""
@@ -85,7 +90,15 @@ class PackedMatrix(nn.Module):
     """(count * R, G, bytes of a block) uint8."""
 
     def __init__(
-        self, bits: Bits, rows: int, columns: int, *, dtype: torch.dtype, count: int = 1, pages: Pages | None = None
+        self,
+        bits: Bits,
+        rows: int,
+        columns: int,
+        *,
+        dtype: torch.dtype,
+        count: int = 1,
+        pages: Pages | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Memory for `count` matrices, not yet filled, from `pages` if given; `dtype` is what they are handed out in.
 
@@ -95,8 +108,11 @@ class PackedMatrix(nn.Module):
         super().__init__()
         self.bits, self.rows, self.columns, self.count, self.dtype = bits, rows, columns, count, dtype
         self.row_blocks = -(-rows // ROWS)
-        shape = (count * self.row_blocks, -(-columns // COLUMNS), BLOCK_BYTES[bits])
-        empty = torch.empty(shape, dtype=torch.uint8) if pages is None else pages.empty(shape, torch.uint8)
+        shape = blocks_shape(bits, rows, columns, count)
+        if pages is not None:
+            empty = pages.empty(shape, torch.uint8)
+        else:
+            empty = torch.empty(shape, dtype=torch.uint8, device=device)
         self.register_buffer("blocks", empty)
 
     @property
@@ -122,7 +138,7 @@ class PackedMatrix(nn.Module):
 
     def __getitem__(self, index: int) -> Tensor:
         """Matrix `index`, (rows, columns) in `dtype`."""
-        matrix = torch.empty((self.rows, self.columns), dtype=self.dtype)
+        matrix = torch.empty((self.rows, self.columns), dtype=self.dtype, device=self.blocks.device)
         for first, values in self.chunks(index):
             matrix[first : first + len(values)] = values
         return matrix
@@ -140,7 +156,8 @@ class PackedMatrix(nn.Module):
         picked = self.blocks[rows // ROWS]  # (N, G, bytes)
         groups = unpack(self.bits, picked)
         # Each row's block was unpacked whole: row n of the result is row 16 n + its place in the block.
-        return groups.values()[torch.arange(len(rows)) * ROWS + rows % ROWS, : self.columns].to(self.dtype)
+        places = torch.arange(len(rows), device=rows.device) * ROWS + rows % ROWS
+        return groups.values()[places, : self.columns].to(self.dtype)
 
 
 class QuantisedLinear(nn.Module):
@@ -153,8 +170,8 @@ class QuantisedLinear(nn.Module):
         super().__init__()
         self.matrix = matrix
         self.in_features, self.out_features = matrix.columns, matrix.rows
-        empty = nn.Parameter(torch.empty(matrix.rows, dtype=matrix.dtype), requires_grad=False) if bias else None
-        self.register_parameter("bias", empty)
+        empty = torch.empty(matrix.rows, dtype=matrix.dtype, device=matrix.blocks.device) if bias else None
+        self.register_parameter("bias", None if empty is None else nn.Parameter(empty, requires_grad=False))
 
     @property
     def weight(self) -> Tensor:

@@ -1,0 +1,104 @@
+"""Where memory ends while a text is read or written, that is told, and the next text is none the worse for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import llmcli
+from llmcli.engine import Finish, SamplingParams, Step
+from llmcli.engine.batch import Reply, Request
+from llmcli.errors import OutOfMemoryError
+from llmcli.kernels.cpu_step import CpuStep
+from llmcli.model import KVCache, Transformer
+from tests.commands.running import llm
+from tests.tiny import random_ids, save, tiny_model
+
+GREEDY = SamplingParams(temperature=0, max_tokens=6)
+ERRORS = [MemoryError(), RuntimeError("std::bad_alloc"), torch.OutOfMemoryError("CUDA out of memory.")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tiny_model("llama", eos_token_id=None), tmp_path_factory.mktemp("m") / "model")
+
+
+def failing(error: Exception, original: Callable[..., Any], after: int) -> Callable[..., Any]:
+    """`original`, which fails once, after so many calls."""
+    calls = 0
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == after + 1:
+            raise error
+        return original(*arguments, **options)
+
+    return call
+
+
+def places(fast: bool) -> list[tuple[type, str]]:
+    return [(KVCache, "reserve"), (CpuStep, "forward") if fast else (Transformer, "forward")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_engine_says_so_and_goes_on(
+    error: Exception, after: int, fast: bool, place: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = llmcli.load(folder, device="cpu", dtype="float32")
+    engine = loaded.engine() if fast else llmcli.engine.Engine(loaded.model, loaded.tokenizer)
+    prompt = random_ids(20)
+    expected = [event.id for event in engine.stream(prompt, GREEDY) if isinstance(event, Step)]
+    owner, name = places(fast)[place]
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, failing(error, getattr(owner, name), after))
+        with pytest.raises(OutOfMemoryError, match=rf"{20 + after} tokens.*--context"):
+            list(engine.stream(prompt, GREEDY))
+    again = list(engine.stream(prompt, GREEDY))
+    assert [event.id for event in again if isinstance(event, Step)] == expected
+    assert isinstance(again[-1], Finish)
+
+
+def test_other_errors_stay_what_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = llmcli.load(folder, device="cpu").engine()
+    monkeypatch.setattr(KVCache, "reserve", failing(RuntimeError("a mistake"), KVCache.reserve, 0))
+    with pytest.raises(RuntimeError, match="a mistake"):
+        list(engine.stream([1, 2], GREEDY))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_batch_says_so(fast: bool, after: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = llmcli.load(folder, device="cpu", dtype="float32")
+    if not fast:
+        loaded = replace(loaded, why_readable="to see")
+    batch = loaded.batch(parallel=2)
+    name = ("forward" if after == 0 else "forward_rows", CpuStep if fast else Transformer)
+    monkeypatch.setattr(name[1], name[0], failing(MemoryError(), getattr(name[1], name[0]), after))
+    requests = [Request(tuple(random_ids(9, seed=seed)), GREEDY) for seed in range(2)]
+    with pytest.raises(OutOfMemoryError, match="enough memory for a text of"):
+        assert all(isinstance(reply, Reply) for reply in batch.run(requests))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_command_ends_with_a_sentence_and_code_5(
+    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Even where nobody foresaw it.
+    monkeypatch.setattr("llmcli.inspection.scoring.score", failing(error, len, 0))
+    for command in (("score", "hello"), ("generate", "hello", "-n", 3)):
+        if command[0] == "generate":
+            monkeypatch.setattr(KVCache, "reserve", failing(error, KVCache.reserve, 0))
+        result = llm(*command, "-m", folder, "--device", "cpu")
+        told = result.stderr.decode()
+        assert result.returncode == 5, told
+        assert "not enough memory" in told
+        assert "Traceback" not in told
