@@ -130,7 +130,7 @@ def _values(q: Tensor, offset: int = 0) -> Tensor:
 
 
 def _levels(q: Tensor, levels: tuple[int, ...]) -> Tensor:
-    table = torch.tensor(levels, dtype=torch.float32)
+    table = torch.tensor(levels, dtype=torch.float32, device=q.device)
     return table.index_select(0, q.flatten().int()).view(q.shape)
 
 

@@ -64,7 +64,7 @@ def _q8_0(stored: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 def _iq4_nl(stored: Tensor) -> tuple[Tensor, Tensor, None]:
-    table = torch.tensor([level + 128 for level in blocks.IQ4_LEVELS], dtype=torch.uint8)
+    table = torch.tensor([level + 128 for level in blocks.IQ4_LEVELS], dtype=torch.uint8, device=stored.device)
     codes = blocks.fields(stored[:, 2:18], 1, 4)
     return table[codes.int()], blocks.half(stored, 0), None
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llmcli.checkpoint.gguf_sources import SideBySide
 from llmcli.checkpoint.groups import bits_of, groups_of
 from llmcli.checkpoint.opened import Checkpoint
+from llmcli.checkpoint.quantised_tensor import QuantisedTensor
 from llmcli.checkpoint.sources import Joined, PairedRows, ParameterSource, Source, Stacked, Stored
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.device import in_words, memory_for
@@ -41,6 +42,8 @@ Packing: TypeAlias = Literal["stored", "int8", "int4"]
 
 # Values packed at a time: few enough for a core's own cache.
 _CHUNK_VALUES = 1 << 18
+# And on a GPU: enough to keep it busy, while what several threads have there at a time stays below a layer of 8 B.
+_DEVICE_CHUNK_VALUES = 1 << 20
 # Memory for weights is taken in large pieces: at the end of each a part of a page lies idle.
 _WEIGHTS_AT_ONCE = 1 << 28
 # Parameters from which on a model gets it.
@@ -138,8 +141,12 @@ def read_packed(
         whole = torch.empty(source.shape(stored), dtype=torch.float32)
         source.read_into(stored, reader, whole)
         for index, values in enumerate(whole.view(to.shape)):
-            to.store(index, 0, quantise(values, to.bits))
+            for first in range(0, to.rows, step := _rows_at_once(to)):
+                part = values[first : first + step].to(to.blocks.device)
+                to.store(index, first, quantise(part, to.bits))
         return
+    if to.blocks.device.type != "cpu":
+        packer = None
     for index in range(to.count):
         parts = [span for span in spans if span.index == index]
         if packer is not None and all(packer.knows(span.tensor.encoding, to.bits) for span in parts):
@@ -171,11 +178,17 @@ def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bi
         return 8 if packing == "int8" or parameter.startswith(("embed_tokens", "lm_head")) else 4
     assert checkpoint is not None
     source = checkpoint.sources[parameter]
-    tensors = [checkpoint.tensors[name] for name in source.names]
-    bits = {bits_of(tensor.encoding) if isinstance(tensor, TensorInfo) else None for tensor in tensors}
+    bits = {_kept_bits(checkpoint.tensors[name]) for name in source.names}
     if None in bits:
         return None
     return 4 if bits == {4} else 8
+
+
+def _kept_bits(tensor: Stored) -> Bits | None:
+    """In how many bits the codes of a tensor are packed as they are stored; None if they cannot be."""
+    if isinstance(tensor, QuantisedTensor):
+        return None if tensor.groups is None else 4
+    return bits_of(tensor.encoding)
 
 
 def _spans(source: ParameterSource, stored: Mapping[str, Stored], index: int) -> Iterator[_Span]:
@@ -210,10 +223,15 @@ def _flat(tensor: Stored) -> Stored:
     return tensor
 
 
-def _chunks(span: _Span, columns: int) -> Iterator[tuple[int, int]]:
+def _rows_at_once(to: PackedMatrix, multiple: int = ROWS) -> int:
+    """How many rows are packed at a time, a multiple of `multiple`."""
+    values = _CHUNK_VALUES if to.blocks.device.type == "cpu" else _DEVICE_CHUNK_VALUES
+    return max(1, values // (to.columns * multiple)) * multiple
+
+
+def _chunks(span: _Span, to: PackedMatrix) -> Iterator[tuple[int, int]]:
     """From where to where rows are read at a time."""
-    multiple = ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim)
-    step = max(1, _CHUNK_VALUES // (columns * multiple)) * multiple
+    step = _rows_at_once(to, ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim))
     for start in range(span.start, span.stop, step):
         yield start, min(start + step, span.stop)
 
@@ -225,7 +243,7 @@ def _pack_all(packer: BlockPacker, spans: list[_Span], reader: TensorReader, to:
         tensor = span.tensor
         # Only such tensors have the names of block formats.
         assert isinstance(tensor, TensorInfo)
-        for start, stop in _chunks(span, to.columns):
+        for start, stop in _chunks(span, to):
             raw = reader.read_blocks(tensor, start, stop)
             order = None if span.pairs is None else span.pairs.order(stop - start)
             packer.pack(tensor.encoding, raw, to, index, first, order)
@@ -233,16 +251,21 @@ def _pack_all(packer: BlockPacker, spans: list[_Span], reader: TensorReader, to:
 
 
 def _groups(span: _Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Groups]:
-    tensor = span.tensor
-    for start, stop in _chunks(span, to.columns):
+    tensor, device = span.tensor, to.blocks.device
+
+    def ordered(rows: Tensor) -> Tensor:
+        # Only bytes and numbers as they are stored travel to a device; what is made of them is made there.
+        rows = rows.to(device)
+        return rows if span.pairs is None else span.pairs.reordered(rows)
+
+    for start, stop in _chunks(span, to):
         if isinstance(tensor, TensorInfo) and to.bits == bits_of(tensor.encoding):
             raw = reader.read_blocks(tensor, start, stop)
-            if span.pairs is not None:
-                raw = span.pairs.reordered(raw.flatten(1)).view(raw.shape)
-            yield groups_of(tensor.encoding, raw)
+            yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))
+        elif isinstance(tensor, QuantisedTensor) and tensor.groups is not None and to.bits == 4:
+            yield tensor.groups(reader, start, stop).with_rows(ordered)
         else:
-            values = tensor.read_rows(reader, start, stop).float()
-            yield quantise(values if span.pairs is None else span.pairs.reordered(values), to.bits)
+            yield quantise(ordered(tensor.read_rows(reader, start, stop)), to.bits)
 
 
 def _store_all(to: PackedMatrix, index: int, parts: Iterator[Groups]) -> None:

@@ -128,6 +128,7 @@ def _gptq(tensors: Collapsing, settings: ConfigKeys) -> None:
         group_size=_group_size(settings, "group_size"),
         zero_offset=1 if version == "gptq" else 0,
         uniform=not settings.get("dynamic") and not settings.get("extra_config"),
+        in_order=settings.get("desc_act") is False,
     )
 
 

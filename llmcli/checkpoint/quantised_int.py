@@ -17,6 +17,8 @@ from llmcli.checkpoint.quantised_tensor import (
     check_matrix,
     check_shape,
     dequantised,
+    grouped,
+    packable,
     read_groups,
     read_whole,
     unpacked,
@@ -24,6 +26,7 @@ from llmcli.checkpoint.quantised_tensor import (
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
+from llmcli.model.packed import Groups
 
 GPTQ_BITS = (2, 3, 4, 8)
 
@@ -46,18 +49,38 @@ class GptqRows:
 
     def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, K)."""
+        codes, scales, zeros = self._numbers(reader, start, stop)
+        if self.groups is None:
+            groups = torch.arange(codes.shape[1]) // self.group_size
+        else:
+            groups = read_groups(reader, self.groups, scales.shape[1])
+        return dequantised(codes, scales, zeros, groups)
+
+    def packed(self, reader: TensorReader, start: int, stop: int) -> Groups:
+        """Rows `start` to `stop` as codes.
+
+        Raises:
+            CheckpointError: the groups of inputs are not in order, as the configuration says they are.
+        """
+        codes, scales, zeros = self._numbers(reader, start, stop)
+        if self.groups is not None:
+            table = read_groups(reader, self.groups, scales.shape[1])
+            if not torch.equal(table, torch.arange(len(table)) // self.group_size):
+                raise CheckpointError(
+                    f"{self.groups.path}: tensor {shown(self.groups.name)} has inputs in another order, which the "
+                    "configuration says nothing of. With --dtype bfloat16 the model can be read all the same."
+                )
+        return grouped(codes, scales, zeros, self.group_size)
+
+    def _numbers(self, reader: TensorReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (n, K), scales and zero points (n, G)."""
         qweight, qzeros, scales = read_whole(reader, self.parts)
         codes = unpacked(qweight[:, start:stop].T.contiguous(), self.bits)  # (n, K)
         # 32 values fill `bits` words, whatever the number of bits.
         first, last = start // 32, -(-stop // 32)
         zeros = unpacked(qzeros[:, first * self.bits : last * self.bits], self.bits)
         zeros = zeros[:, start - first * 32 :][:, : stop - start].T  # (n, G)
-        zeros = (zeros + self.zero_offset) & ((1 << self.bits) - 1)
-        if self.groups is None:
-            groups = torch.arange(codes.shape[1]) // self.group_size
-        else:
-            groups = read_groups(reader, self.groups, scales.shape[0])
-        return dequantised(codes, scales[:, start:stop].T, zeros, groups)
+        return codes, scales[:, start:stop].T, (zeros + self.zero_offset) & ((1 << self.bits) - 1)
 
 
 @dataclass(frozen=True)
@@ -70,10 +93,18 @@ class AwqRows:
 
     def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, K)."""
+        codes, scales, zeros = self._numbers(reader, start, stop)
+        return dequantised(codes, scales, zeros, torch.arange(codes.shape[1]) // self.group_size)
+
+    def packed(self, reader: TensorReader, start: int, stop: int) -> Groups:
+        """Rows `start` to `stop` as codes."""
+        return grouped(*self._numbers(reader, start, stop), self.group_size)
+
+    def _numbers(self, reader: TensorReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (n, K), scales and zero points (n, G)."""
         qweight, qzeros, scales = read_whole(reader, self.parts)
-        groups = torch.arange(qweight.shape[0]) // self.group_size
         codes, zeros = (_awq_columns(words, start, stop) for words in (qweight, qzeros))
-        return dequantised(codes, scales[:, start:stop].T, zeros, groups)
+        return codes, scales[:, start:stop].T, zeros
 
 
 def _awq_columns(words: Tensor, start: int, stop: int) -> Tensor:
@@ -85,9 +116,17 @@ def _awq_columns(words: Tensor, start: int, stop: int) -> Tensor:
 
 
 def collapse_gptq(
-    tensors: Collapsing, *, bits: int, group_size: int | None, zero_offset: int, uniform: bool = True
+    tensors: Collapsing,
+    *,
+    bits: int,
+    group_size: int | None,
+    zero_offset: int,
+    uniform: bool = True,
+    in_order: bool = False,
 ) -> None:
     """Put `X.weight` in the place of `X.qweight`, `X.qzeros`, `X.scales` and `X.g_idx`.
+
+    `in_order` means that the table of groups, if there is one, has nothing to tell.
 
     `group_size` is None if all inputs are one group. Unless the checkpoint is `uniform`, the sizes may differ from
     module to module, and each module's tensors say what they are.
@@ -124,13 +163,16 @@ def collapse_gptq(
         if g_idx is not None:
             check_shape(g_idx, (inputs,), qweight)
         parts = (qweight, qzeros, scales)
+        rows = GptqRows(parts, g_idx, its_group_size, its_bits, zero_offset)
+        keeps = its_bits <= 4 and (in_order or g_idx is None) and packable(scales, its_group_size, inputs)
         tensors.put(
             QuantisedTensor(
                 name=f"{stem}.weight",
                 shape=(outputs, inputs),
                 encoding=f"GPTQ {its_bits}-bit",
                 parts=parts if g_idx is None else (*parts, g_idx),
-                decode=GptqRows(parts, g_idx, its_group_size, its_bits, zero_offset),
+                decode=rows,
+                groups=rows.packed if keeps else None,
             )
         )
 
@@ -151,4 +193,6 @@ def collapse_awq(tensors: Collapsing, *, group_size: int | None) -> None:
         check_shape(scales, (groups, words * 8), qweight)
         check_shape(qzeros, (groups, words), qweight)
         parts = (qweight, qzeros, scales)
-        tensors.put(QuantisedTensor(f"{stem}.weight", (words * 8, inputs), "AWQ 4-bit", parts, AwqRows(parts, size)))
+        rows = AwqRows(parts, size)
+        keep = rows.packed if packable(scales, size, inputs) else None
+        tensors.put(QuantisedTensor(f"{stem}.weight", (words * 8, inputs), "AWQ 4-bit", parts, rows, keep))

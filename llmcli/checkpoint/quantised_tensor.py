@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ from llmcli.checkpoint.sources import Stored
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
+from llmcli.model.packed import COLUMNS, Groups
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -29,6 +31,8 @@ class QuantisedTensor:
     parts: tuple[TensorInfo, ...]
     decode: Callable[[TensorReader, int, int], Tensor]
     """The rows from one index to another, with the values of a row in any shape."""
+    groups: Callable[[TensorReader, int, int], Groups] | None = None
+    """The same rows as the codes they are stored in, 4 bits of each; None if packed blocks cannot hold those."""
 
     @property
     def nbytes(self) -> int:
@@ -157,6 +161,22 @@ def dequantised(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Ten
     return values.mul_(_spread(scales, groups))
 
 
+def packable(scales: TensorInfo, group_size: int, inputs: int) -> bool:
+    """Whether packed blocks hold codes of up to 4 bits with such scales, for so many inputs each."""
+    # In half precision, and the same for all columns of a block.
+    return scales.encoding == "F16" and (group_size % COLUMNS == 0 or group_size >= inputs)
+
+
+def grouped(codes: Tensor, scales: Tensor, zeros: Tensor, group_size: int) -> Groups:
+    """Codes (N, K) of up to 4 bits, with `scales` and `zeros` (N, G) for each `group_size` columns, to be packed.
+
+    A minimum is the product of a scale and a zero point, rounded to half precision: off by 2^-11 of itself at most.
+    """
+    of_block = torch.arange(0, codes.shape[1], COLUMNS) // group_size
+    scales = scales.float()
+    return Groups(codes.to(torch.uint8), scales[:, of_block].half(), (scales * -zeros)[:, of_block].half())
+
+
 def _spread(columns: Tensor, groups: Tensor) -> Tensor:
     columns = columns.float().contiguous()
     return columns if columns.shape[1] == 1 else columns.index_select(1, groups)
@@ -178,7 +198,15 @@ def read_groups(reader: TensorReader, info: TensorInfo, groups: int) -> Tensor:
     return table
 
 
-_LAST: WeakKeyDictionary[TensorReader, tuple[tuple[TensorInfo, ...], tuple[Tensor, ...]]] = WeakKeyDictionary()
+class _Kept(threading.local):
+    """What each thread has read last: threads that read different weights would otherwise read everything again."""
+
+    def __init__(self) -> None:
+        self.last: WeakKeyDictionary[TensorReader, tuple[tuple[TensorInfo, ...], tuple[Tensor, ...]]]
+        self.last = WeakKeyDictionary()
+
+
+_KEPT = _Kept()
 
 
 def read_whole(reader: TensorReader, infos: tuple[TensorInfo, ...]) -> tuple[Tensor, ...]:
@@ -187,9 +215,9 @@ def read_whole(reader: TensorReader, infos: tuple[TensorInfo, ...]) -> tuple[Ten
     For layouts in which a row of the weight is a column of the file: its rows are wanted in pieces, and each piece
     would otherwise read everything again.
     """
-    last = _LAST.get(reader)
+    last = _KEPT.last.get(reader)
     if last is None or last[0] != infos:
-        _LAST.pop(reader, None)
+        _KEPT.last.pop(reader, None)
         last = infos, tuple(reader.read_rows(info, 0, info.rows) for info in infos)
-        _LAST[reader] = last
+        _KEPT.last[reader] = last
     return last[1]

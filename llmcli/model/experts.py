@@ -82,6 +82,11 @@ class Experts(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.glu = experts.glu
 
+    @property
+    def packed(self) -> bool:
+        """The weights of some kind are kept in packed blocks."""
+        return isinstance(self.gate_up_proj, PackedMatrix) or isinstance(self.down_proj, PackedMatrix)
+
     def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
         """Send `rows` (M, C), sorted by expert, `counts` of them for each, through their experts; (M, C)."""
         parts = []
@@ -96,7 +101,7 @@ class Experts(nn.Module):
         """Send each of the `rows` (M, C) through its own expert, `chosen` (M,); (M, C).
 
         The weights are gathered, which copies them, but the chosen experts need not be known to the processor. That is
-        for GPUs, where weights are not packed.
+        for GPUs, and for weights that are not packed.
         """
         assert isinstance(self.gate_up_proj, Tensor) and isinstance(self.down_proj, Tensor)
         hidden = torch.bmm(self.gate_up_proj[chosen], rows[:, :, None]).squeeze(-1)  # (M, 2I)
@@ -155,7 +160,7 @@ class MixtureOfExperts(nn.Module):
         """The weighted sum of the outputs of the chosen experts, (N, C)."""
         pairs = chosen.flatten()  # (N * k,): one for each token and expert
         by_expert = pairs.argsort(stable=True)
-        on_device = tokens.is_cuda and len(pairs) <= self.config.count
+        on_device = tokens.is_cuda and len(pairs) <= self.config.count and not self.experts.packed
         order = torch.arange(len(pairs), device=tokens.device) if on_device else by_expert
         rows = tokens[order // self.config.chosen]  # (N * k, C)
         factors = weights.flatten()[order, None]

@@ -1,0 +1,170 @@
+"""Weights are packed on the device they are for, a few rows at a time.
+
+No GPU is needed to see that: tensors on `meta` have a device and a size but no values, so that what is made there can
+be counted; and fake ones refuse, as a real device would, to be computed with anything that is on the CPU.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from llmcli.checkpoint import packing as packing_module
+from llmcli.checkpoint import weights as weights_module
+from llmcli.checkpoint.groups import groups_of
+from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
+from llmcli.checkpoint.packing import Packing, make_room, planned_bits
+from llmcli.checkpoint.weights import load_weights
+from llmcli.model import Transformer
+from llmcli.model.packed import Bits, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantise import quantise
+from tests.checkpoint.gguf_writing import write_gguf
+from tests.checkpoint.test_gguf_families import made, quantised
+from tests.checkpoint.test_packing import SCALES, sound_blocks
+from tests.tiny import random_ids, save, tiny_model
+
+META = torch.device("meta")
+
+
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors on `meta` that are there at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+
+    def _gone(self, key: int, nbytes: int) -> None:
+        self._known.discard(key)
+        self.now -= nbytes
+
+
+class Here(Executor):
+    """Does what is submitted at once, in the thread that submits it, where a mode sees it."""
+
+    def submit(self, fn: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Peak:
+    @contextmanager
+    def here(device: object = None) -> Iterator[Here]:
+        yield Here()
+
+    monkeypatch.setattr(weights_module, "_one_thread_a_tensor", here)
+    monkeypatch.setattr(packing_module, "_DEVICE_CHUNK_VALUES", 1 << 12)
+    return Peak()
+
+
+def loaded(checkpoint: Checkpoint, packing: Packing, counted: Peak) -> Transformer:
+    """The model on `meta`; its parameters as they were before, which are no more real, are not counted."""
+    before = meta_model(checkpoint.config)
+    with mock.patch.object(weights_module, "meta_model", lambda config: before), counted:
+        return load_weights(checkpoint, META, torch.bfloat16, packing=packing)
+
+
+def packed_bytes(checkpoint: Checkpoint, packing: Packing) -> int:
+    model = meta_model(checkpoint.config)
+    matrices = make_room(model, planned_bits(model, packing, checkpoint), torch.bfloat16, META)
+    dense = sum(parameter.nbytes for name, parameter in model.named_parameters())
+    return sum(matrix.nbytes for matrix in matrices.values()) + dense
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("packing", ["int8", "int4"])
+def test_never_more_than_the_packed_weights_and_a_layer(
+    family: str, packing: Packing, counted: Peak, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_local_experts": 2}
+    checkpoint = open_checkpoint(save(tiny_model(family, **sizes), tmp_path))
+    final = packed_bytes(checkpoint, packing)
+    layer = sum(p.numel() * 2 for n, p in meta_model(checkpoint.config).named_parameters() if n.startswith("layers.0."))
+    model = loaded(checkpoint, packing, counted)
+    assert model.device == META
+    assert final <= counted.most <= final + layer
+    # What was made on the way is gone.
+    assert counted.now <= final + layer // 8
+
+
+def test_stored_blocks_travel_as_they_are(counted: Peak, tmp_path: Path) -> None:
+    path = write_gguf(
+        made("llama 3.1", hidden_size=64, intermediate_size=128), tmp_path / "m.gguf", kind_of=quantised(Kind.Q4_0)
+    )
+    checkpoint = open_checkpoint(path)
+    loaded(checkpoint, "stored", counted)
+    dense = sum(parameter.numel() * 2 for parameter in meta_model(checkpoint.config).parameters())
+    assert counted.most < dense
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("size", [(64, 96), (50, 40)])
+def test_packing_and_computing_stay_on_the_device(bits: Bits, size: tuple[int, int]) -> None:
+    with FakeTensorMode(), torch.inference_mode():
+        matrix = PackedMatrix(bits, *size, dtype=torch.bfloat16, device=META)
+        matrix.store(0, 0, quantise(torch.empty(size, dtype=torch.bfloat16, device=META), bits))
+        x = torch.empty(3, size[1], dtype=torch.bfloat16, device=META)
+        ids = torch.zeros(5, dtype=torch.long, device=META)
+        results = [
+            matrix[0],
+            QuantisedLinear(matrix, bias=True)(x),
+            QuantisedEmbedding(matrix)(ids),
+        ]
+    assert [result.device for result in results] == [META] * 3
+    assert [result.shape for result in results] == [size, (3, size[0]), (5, size[1])]
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_blocks_of_files_are_taken_apart_on_the_device(name: str) -> None:
+    raw = sound_blocks(name, 4, 2)
+    # A table written down as numbers is no fake, but has a device.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        groups = groups_of(name, torch.empty(raw.shape, dtype=torch.uint8, device=META))
+    assert {part.device for part in (groups.codes, *groups.tails)} == {META}
+    assert groups.codes.shape == groups_of(name, raw).codes.shape
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("packing", ["int8", "int4"])
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_a_gpu_packs_and_computes_what_a_cpu_does(family: str, packing: Packing, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save(tiny_model(family), tmp_path))
+    ours, theirs = (
+        load_weights(checkpoint, torch.device(device), torch.float32, packing=packing) for device in ("cuda", "cpu")
+    )
+    ids = torch.tensor([random_ids(20)])
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(ids.cuda()).cpu(), theirs(ids), rtol=1e-3, atol=1e-3)

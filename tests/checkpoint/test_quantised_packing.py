@@ -1,0 +1,103 @@
+"""GPTQ and AWQ weights keep the codes they are stored in, where packed blocks can hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import llmcli
+from llmcli.checkpoint.quantised_tensor import QuantisedTensor
+from llmcli.checkpoint.tensors import TensorReader
+from llmcli.errors import CheckpointError
+from llmcli.model.packed import QuantisedLinear
+from tests.checkpoint.quantised_cases import CASES, Case, make
+from tests.checkpoint.test_quantised import MODULE, named, opened
+from tests.tiny import edit_config, random_ids, save, tiny_model
+
+# With the groups of inputs in order, as their configurations say.
+KEPT = ["gptq 2 bits", "gptq 3 bits", "gptq 4 bits", "gptq, one group", "gptq v2", "awq", "awq, one group"]
+
+
+def in_order(case: Case) -> dict[str, object]:
+    return {**case.config, "desc_act": False}
+
+
+def weight(folder: Path, case: Case, config: dict[str, object]) -> QuantisedTensor:
+    found = opened(folder, named(case), config)[MODULE + ".weight"]
+    assert isinstance(found, QuantisedTensor)
+    return found
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("shape", [(96, 64), (32, 160)])
+def test_codes_stand_for_the_values_of_the_formula(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    case = make(name, *shape)
+    tensor = weight(tmp_path, case, in_order(case))
+    assert tensor.groups is not None
+    with TensorReader() as reader:
+        whole = tensor.groups(reader, 0, shape[0])
+        part = tensor.groups(reader, 8, 24)
+    assert torch.equal(part.values(), whole[8:24].values())
+    # Scales are as stored; minima are rounded to half precision, and none is beyond 16 x 0.025.
+    error = (whole.values() - case.weight).abs().max()
+    assert error <= 16 * 0.025 * 2**-11
+    assert torch.equal(whole.codes, whole.codes.clamp(max=15))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in KEPT])
+def test_what_blocks_cannot_hold_is_not_kept(name: str, tmp_path: Path) -> None:
+    case = make(name, 96, 64)
+    found = opened(tmp_path, named(case), case.config)[MODULE + ".weight"]
+    assert getattr(found, "groups", None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "scales"),
+    [
+        ("gptq 4 bits", {}, torch.float16),  # with a table of groups, of which nothing is said
+        ("gptq 4 bits", {"desc_act": True}, torch.float16),
+        ("gptq 4 bits", {"desc_act": False}, torch.float32),
+        ("awq", {}, torch.bfloat16),
+    ],
+)
+def test_order_and_scales_decide(name: str, config: dict[str, object], scales: torch.dtype, tmp_path: Path) -> None:
+    case = make(name, 96, 64)
+    case.tensors[".scales"] = case.tensors[".scales"].to(scales)
+    assert weight(tmp_path, case, {**case.config, **config}).groups is None
+
+
+def test_groups_that_are_not_in_order_after_all(tmp_path: Path) -> None:
+    case = make("gptq, act order", 96, 64)
+    tensor = weight(tmp_path, case, in_order(case))
+    assert tensor.groups is not None
+    with TensorReader() as reader, pytest.raises(CheckpointError, match=r"another order.*--dtype bfloat16"):
+        tensor.groups(reader, 0, 16)
+
+
+@pytest.mark.parametrize("name", ["gptq 4 bits", "awq"])
+@pytest.mark.parametrize("quantize", [None, "int4"])
+def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_path: Path) -> None:
+    model = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=2)
+    folder = save(model, tmp_path)
+    stored = load_file(folder / "model.safetensors")
+    for index, weight in enumerate(sorted(name for name in stored if name.endswith("_proj.weight"))):
+        case = make(name, *stored.pop(weight).shape, seed=index)
+        stored |= named(case, weight.removesuffix(".weight"))
+    save_file({key: tensor.contiguous() for key, tensor in stored.items()}, folder / "model.safetensors")
+    edit_config(folder, {"quantization_config": in_order(case)})
+    loaded = llmcli.load(folder, device="cpu", quantize=quantize)
+    if loaded.packing is None:
+        pytest.skip("nothing computes with packed weights on this machine")
+    dense = llmcli.load(folder, device="cpu", dtype="float32")
+    for path, module in dense.model.named_modules():
+        if isinstance(module, torch.nn.Linear) and path.endswith("_proj"):
+            ours = loaded.model.get_submodule(path)
+            assert isinstance(ours, QuantisedLinear)
+            torch.testing.assert_close(ours.weight.float(), module.weight, atol=0.002, rtol=0.01)
+    ids = random_ids(12)
+    # The head and the embedding are of 8 bits in one case, and all activations of 16.
+    alike = torch.nn.functional.cosine_similarity(loaded.logits(ids).float(), dense.logits(ids), dim=-1)
+    assert alike.min() > 0.98
