@@ -12,11 +12,12 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.bench.plan import Plan, passes
 from llmcli.bench.results import MACHINE, OURS
-from llmcli.errors import LlmcliError
+from llmcli.errors import LlmcliError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from llmcli.bench.runner import Runner
@@ -112,6 +113,24 @@ def _measure_machine(plan: Plan, tell: Callable[[dict[str, object]], None]) -> N
     tell({"measure": "import_torch_bytes", "size": None, "value": peak_resident_bytes()})
     speed = bandwidth(torch.device(plan.device), plan.threads)
     tell({"measure": "bandwidth_bytes_per_s", "size": None, "value": speed})
+    if plan.device != "cpu":
+        _measure_loading(plan, tell)
+
+
+def _measure_loading(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
+    import torch
+
+    from llmcli.bench.loading import loading_speeds, safetensors_files
+    from llmcli.checkpoint.opened import open_checkpoint
+
+    checkpoint = open_checkpoint(Path(plan.model))
+    if not safetensors_files(checkpoint):
+        return
+    # A model that is quantised to fit need not fit as it is stored.
+    with suppress(OutOfMemoryError):
+        ours, theirs = loading_speeds(checkpoint, torch.device(plan.device))
+        tell({"measure": "load_bytes_per_s", "size": None, "value": ours})
+        tell({"measure": "safe_open_bytes_per_s", "size": None, "value": theirs})
 
 
 def _message(error: Exception) -> str:

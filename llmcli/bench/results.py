@@ -20,6 +20,8 @@ Measure: TypeAlias = Literal[
     "device_memory_bytes",
     "import_torch_bytes",
     "bandwidth_bytes_per_s",
+    "load_bytes_per_s",
+    "safe_open_bytes_per_s",
 ]
 """What is measured; the name ends in the unit. Of those per second more is better, of all others less."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)

@@ -8,17 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from llmcli.checkpoint.gguf_sources import SideBySide
 from llmcli.checkpoint.groups import bits_of, groups_of
 from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.quantised_tensor import QuantisedTensor
-from llmcli.checkpoint.sources import Joined, PairedRows, ParameterSource, Source, Stacked, Stored
+from llmcli.checkpoint.sources import ParameterSource, Stored
+from llmcli.checkpoint.spans import Span, spans_of
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.device import in_words, memory_for
 from llmcli.kernels.cpu_build import NoKernelError
@@ -50,17 +49,6 @@ _WEIGHTS_AT_ONCE = 1 << 28
 _LARGE = 1 << 24
 # Read as dense parameters: single rows, and what latent attention takes apart.
 _DENSE = ("shared_expert_gate", "kv_b_proj")
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Rows of a tensor that become the next rows of matrix `index`."""
-
-    tensor: Stored
-    start: int
-    stop: int
-    index: int
-    pairs: PairedRows | None
 
 
 def planned_bits(model: Transformer, packing: Packing | None, checkpoint: Checkpoint | None) -> dict[str, Bits]:
@@ -135,7 +123,7 @@ def read_packed(
     Raises:
         CheckpointError: the file ends too early, cannot be read, or does not hold what its shape promised.
     """
-    spans = list(_spans(source, stored, 0))
+    spans = list(spans_of(source, stored))
     if not spans:
         # Columns that are rows in the file, and the like: the whole matrix is put in order first.
         whole = torch.empty(source.shape(stored), dtype=torch.float32)
@@ -145,8 +133,6 @@ def read_packed(
                 part = values[first : first + step].to(to.blocks.device)
                 to.store(index, first, quantise(part, to.bits))
         return
-    if to.blocks.device.type != "cpu":
-        packer = None
     for index in range(to.count):
         parts = [span for span in spans if span.index == index]
         if packer is not None and all(packer.knows(span.tensor.encoding, to.bits) for span in parts):
@@ -191,52 +177,20 @@ def _kept_bits(tensor: Stored) -> Bits | None:
     return bits_of(tensor.encoding)
 
 
-def _spans(source: ParameterSource, stored: Mapping[str, Stored], index: int) -> Iterator[_Span]:
-    """The rows of a source in order; none for kinds that do more than put rows one after another."""
-    match source:
-        case Source():
-            tensor = _flat(stored[source.name])
-            shape = stored[source.name].shape
-            if source.ranges is not None:
-                for start, stop in source.ranges:
-                    yield _Span(tensor, start, stop, index, source.pairs)
-            elif len(shape) == 3:
-                for matrix in range(shape[0]):
-                    yield _Span(tensor, matrix * shape[1], (matrix + 1) * shape[1], matrix, source.pairs)
-            else:
-                yield _Span(tensor, 0, shape[0], index, source.pairs)
-        case Joined():
-            for part in source.parts:
-                yield from _spans(part, stored, index)
-        case Stacked():
-            for number, part in enumerate(source.parts):
-                yield from _spans(part, stored, number)
-        case SideBySide():
-            for name in source.stacks:
-                yield from _spans(Source(name), stored, 0)
-
-
-def _flat(tensor: Stored) -> Stored:
-    """A stack of matrices as one, where rows can be read one by one."""
-    if isinstance(tensor, TensorInfo) and len(tensor.shape) == 3:
-        return replace(tensor, shape=(tensor.shape[0] * tensor.shape[1], tensor.shape[2]))
-    return tensor
-
-
 def _rows_at_once(to: PackedMatrix, multiple: int = ROWS) -> int:
     """How many rows are packed at a time, a multiple of `multiple`."""
     values = _CHUNK_VALUES if to.blocks.device.type == "cpu" else _DEVICE_CHUNK_VALUES
     return max(1, values // (to.columns * multiple)) * multiple
 
 
-def _chunks(span: _Span, to: PackedMatrix) -> Iterator[tuple[int, int]]:
+def _chunks(span: Span, to: PackedMatrix) -> Iterator[tuple[int, int]]:
     """From where to where rows are read at a time."""
     step = _rows_at_once(to, ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim))
     for start in range(span.start, span.stop, step):
         yield start, min(start + step, span.stop)
 
 
-def _pack_all(packer: BlockPacker, spans: list[_Span], reader: TensorReader, to: PackedMatrix, index: int) -> None:
+def _pack_all(packer: BlockPacker, spans: list[Span], reader: TensorReader, to: PackedMatrix, index: int) -> None:
     """Pack the bytes of the file as they are."""
     first = 0
     for span in spans:
@@ -250,7 +204,7 @@ def _pack_all(packer: BlockPacker, spans: list[_Span], reader: TensorReader, to:
             first += stop - start
 
 
-def _groups(span: _Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Groups]:
+def _groups(span: Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Groups]:
     tensor, device = span.tensor, to.blocks.device
 
     def ordered(rows: Tensor) -> Tensor:

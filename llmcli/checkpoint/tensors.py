@@ -107,6 +107,17 @@ class TensorReader:
         self._fill(info, info.offset + start * encoding.nbytes(info.shape[1]), stored)
         return stored
 
+    def read_bytes(self, info: TensorInfo, start: int, stop: int, target: Tensor) -> None:
+        """Rows `start` to `stop` of a matrix as they are stored, into contiguous memory of as many bytes on the CPU.
+
+        Raises:
+            CheckpointError: the file ends too early or cannot be read.
+        """
+        size = info.nbytes // info.rows
+        if not 0 <= start <= stop <= info.rows or target.nbytes != (stop - start) * size:
+            raise ValueError(f"{info.name} has {info.rows} rows; {start} to {stop} were asked for")
+        self._fill(info, info.offset + start * size, target)
+
     def read_into(
         self,
         info: TensorInfo,

@@ -1,4 +1,7 @@
-"""From the files into the model: tensor by tensor, each straight into the memory it will stay in."""
+"""From the files into the model: tensor by tensor, each straight into the memory it will stay in.
+
+What is for another device than the CPU goes there through a ring of buffers, and is put in order there.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,15 @@ from llmcli.checkpoint.packing import (
     planned_bits,
     read_packed,
 )
+from llmcli.checkpoint.ring import Ring, fetching_to, stream, streamed_spans
+from llmcli.checkpoint.spans import Span
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.device import one_thread
 from llmcli.model import Transformer
 from llmcli.model.packed import PackedMatrix
+
+# Threads that read for a device: each copies 5 GB/s or more out of the file cache, and a bus takes no more than 50.
+_DEVICE_READERS = 8
 
 
 def load_weights(
@@ -52,22 +60,32 @@ def load_weights(
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
     packed = make_room(model, planned_bits(model, packing, checkpoint), dtype, device)
-    packer = block_packer() if packed else None
+    here = _is_main_memory(device)
+    packer = block_packer() if packed and here else None
+    threads = torch.get_num_threads() if here else _DEVICE_READERS
+    ring = Ring(fetching_to(device), 2 * threads)
+    dense = [name for name in shapes if name not in packed]
+    streamed = {} if here else _streamed(checkpoint, dense, ring)
 
     def read(name: str, values: torch.Tensor | PackedMatrix, reader: TensorReader) -> str:
         if stopped.is_set():
             return name
         if isinstance(values, PackedMatrix):
             read_packed(checkpoint.sources[name], checkpoint.tensors, reader, values, packer)
+        elif name in streamed:
+            stream(streamed[name], reader, values, ring)
+            _assign(model, name, values)
         else:
             checkpoint.sources[name].read_into(checkpoint.tensors, reader, values)
             _assign(model, name, values.to(device))
         return name
 
     def room(name: str) -> torch.Tensor | PackedMatrix:
-        return packed[name] if name in packed else _allocate(shapes[name], dtype)
+        if name in packed:
+            return packed[name]
+        return _allocate(shapes[name], dtype, device if name in streamed else torch.device("cpu"))
 
-    with memory_for_weights(total), TensorReader() as reader, _one_thread_a_tensor() as pool:
+    with memory_for_weights(total), TensorReader() as reader, _one_thread_a_tensor(threads) as pool:
         try:
             # Memory that stays is had before the workers' own comes and goes, which would leave gaps between.
             jobs = [pool.submit(read, name, room(name), reader) for name in shapes]
@@ -84,20 +102,31 @@ def load_weights(
 
 
 @contextmanager
-def _one_thread_a_tensor() -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch has threads, each of them computing alone.
+def _one_thread_a_tensor(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """So many workers, each of them computing alone.
 
     Workers that never wait for each other keep their pace when another program wants a core too; threads that share
     every operation stand still together (six times slower, measured on a busy machine).
     """
-    pool = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     with one_thread(), pool:
         yield pool
 
 
-def _allocate(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+def _is_main_memory(device: torch.device) -> bool:
+    """Files are read straight into what the device computes with."""
+    return device.type == "cpu"
+
+
+def _streamed(checkpoint: Checkpoint, names: list[str], ring: Ring) -> dict[str, list[Span]]:
+    """The parameters that go through the ring as they are stored, and the rows they are made of."""
+    found = {name: streamed_spans(checkpoint.sources[name], checkpoint.tensors, ring) for name in names}
+    return {name: spans for name, spans in found.items() if spans}
+
+
+def _allocate(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     with memory_for_weights(shape.numel() * dtype.itemsize):
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device=device)
 
 
 def _assign(model: Transformer, name: str, values: torch.Tensor) -> None:

@@ -173,3 +173,7 @@ def _beside(result: BenchResult) -> Iterator[str]:
         each = ", ".join(f"{size(read)} after {tokens}" for tokens, read in result.model.bytes_per_token.items())
         reads = f"; a token reads {each} tokens" if each else ""
         yield f"bandwidth: {bandwidth.median / 1e9:.1f} GB/s{reads}"
+    ours = result.summary("machine", "load_bytes_per_s")
+    theirs = result.summary("machine", "safe_open_bytes_per_s")
+    if ours is not None and theirs is not None:
+        yield f"weights to the device: {ours.median / 1e9:.1f} GB/s, by safe_open {theirs.median / 1e9:.1f} GB/s"

@@ -81,7 +81,7 @@ class Here(Executor):
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Peak:
     @contextmanager
-    def here(device: object = None) -> Iterator[Here]:
+    def here(threads: int) -> Iterator[Here]:
         yield Here()
 
     monkeypatch.setattr(weights_module, "_one_thread_a_tensor", here)
