@@ -38,6 +38,18 @@ class RowStep(FastStep, Protocol):
         """Logits in float32 (R, V) after the next token of each text: what `forward` gives for it, to the last bit."""
 
 
+@runtime_checkable
+class EachStep(FastStep, Protocol):
+    """A fast path that can read several tokens of a text as if one by one."""
+
+    @property
+    def most_each(self) -> int:
+        """How many."""
+
+    def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+        """Logits in float32 (T, V) after each of `ids`: what `forward` gives for one after the other, to the last bit."""
+
+
 def readable_path(model: Transformer, reason: str) -> str:
     """The readable model's name where a fast path would give its own, with the `reason` why there is none."""
     path = f"readable model, {model.device.type}, {str(model.dtype).removeprefix('torch.')}"

@@ -33,6 +33,8 @@ class CpuStep:
 
     most_rows = _TILE
     """How many texts one call of `forward_rows` can take."""
+    most_each = _TILE
+    """How many tokens one call of `forward_each` can take."""
 
     def __init__(self, model: Transformer, *, threads: int | None = None, library: Library | None = None) -> None:
         """`threads`: by default one for each physical core this process may use.
@@ -119,15 +121,40 @@ class CpuStep:
         for row, cache in enumerate(caches):
             self._enter(cache, 1, row)
         lengths = [max(cache.length + 1, cache.expected_length) for cache in caches]
+        logits = self._compute_rows(ids, starts, lengths)
+        for cache in caches:
+            cache.advance(1)
+        return logits
+
+    @torch.inference_mode()
+    def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+        """Logits in float32 of the token that follows each of `ids`, which continue what `cache` holds: (T, V).
+
+        Logits and cache are, to the last bit, what as many calls of `forward` with one token each would give, while
+        every matrix is read once. (`forward` itself adds up attention to several tokens in another order.)
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
+        """
+        # As many texts, which share one memory: each token's keys are written before any token looks at keys, and it
+        # looks no further than its own.
+        start, new = cache.length, len(ids)
+        self._model.check_positions(start + new)
+        for row in range(new):
+            self._enter(cache, new, row)
+        lengths = [max(end, cache.expected_length) for end in range(start + 1, start + new + 1)]
+        logits = self._compute_rows(ids, range(start, start + new), lengths)
+        cache.advance(new)
+        return logits
+
+    def _compute_rows(self, ids: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Logits (R, V) after a token each at such positions of texts of so many tokens, all of which are entered."""
         # Named, so that the memory stays while the kernel reads it.
         rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
         for index, (cos, sin) in enumerate(rotations):
             self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
         positions = (ctypes.c_int64 * len(starts))(*starts)
-        logits = self._compute(ids, 0, only_last=False, positions=ctypes.cast(positions, ctypes.c_void_p))
-        for cache in caches:
-            cache.advance(1)
-        return logits
+        return self._compute(ids, 0, only_last=False, positions=ctypes.cast(positions, ctypes.c_void_p))
 
     def _call(self, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
         start, new = cache.length, len(ids)
