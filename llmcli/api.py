@@ -17,7 +17,10 @@ from llmcli.checkpoint.weights import load_weights
 from llmcli.device import choose_device, choose_dtype
 from llmcli.engine import Engine
 from llmcli.engine.batch import Batch
+from llmcli.engine.draft import DraftModel, same_vocabulary
+from llmcli.engine.reader import Reader
 from llmcli.engine.rows import make_rows
+from llmcli.engine.speculative import Speculation
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.kernels import why_not_on_cpu
 from llmcli.kernels.cpu_build import NoKernelError
@@ -59,12 +62,29 @@ class LoadedModel:
         logits: Tensor = self.model(torch.tensor([list(ids)], device=self.model.device))
         return logits[0]
 
-    def engine(self, *, context_length: int | None = None, threads: int | None = None) -> Engine:
+    def engine(
+        self,
+        *,
+        context_length: int | None = None,
+        threads: int | None = None,
+        draft: LoadedModel | None = None,
+        lookup: bool = False,
+        draft_tokens: int | None = None,
+    ) -> Engine:
         """A new engine with a KV cache of its own; `context_length` in tokens, by default the model's own limit.
 
-        `threads` is how many the CPU kernel computes with: by default one for each physical core.
+        `threads` is how many the CPU kernel computes with: by default one for each physical core. A `draft` model of
+        the same vocabulary, or `lookup` in the text so far, propose `draft_tokens` at a time, by default as many as
+        pay, and several are verified in one pass. The distribution of what is said stays the model's own.
+
+        Raises:
+            UsageError: there can be no context of that length, or `draft` has another vocabulary.
         """
         step, reason = self._step(threads)
+        speculation = None
+        if draft is not None or lookup:
+            drafter = None if draft is None else draft._drafter(self, threads)
+            speculation = Speculation(lookup=lookup, draft=drafter, tokens=draft_tokens)
         return Engine(
             self.model,
             self.tokenizer,
@@ -72,6 +92,25 @@ class LoadedModel:
             context_length=context_length,
             step=step,
             why_readable=reason,
+            speculation=speculation,
+        )
+
+    def _drafter(self, target: LoadedModel, threads: int | None) -> DraftModel:
+        """The model as one that drafts for `target`."""
+        if not same_vocabulary(self.tokenizer, target.tokenizer):
+            raise UsageError(
+                f"{self.name} ({self.tokenizer.vocab_size} tokens) cannot draft for {target.name} "
+                f"({target.tokenizer.vocab_size}): their vocabularies differ. A smaller model of the same family can."
+            )
+        step, reason = self._step(threads)
+        return DraftModel(
+            Reader(
+                self.model,
+                context_length=self.config.context_length,
+                vocab_size=self.tokenizer.vocab_size,
+                step=step,
+                why_readable=reason,
+            )
         )
 
     def batch(

@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
-from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from llmcli.device import one_thread, peak_memory_bytes
+from llmcli.device import peak_memory_bytes
+from llmcli.engine.acceptance import Proposal, settle
 from llmcli.engine.constraint import Constraint
 from llmcli.engine.events import (
-    AttentionRow,
     Candidate,
     Event,
     Filter,
     Finish,
     FinishReason,
+    Origin,
     Prefill,
     SampledCandidate,
     Stats,
     Step,
 )
 from llmcli.engine.interruption import Interruption
-from llmcli.engine.limits import allowed_context, check_prompt, memory_for_text
+from llmcli.engine.limits import allowed_context, check_prompt
 from llmcli.engine.outlook import outlook
 from llmcli.engine.params import SamplingParams
+from llmcli.engine.reader import Observer, PrefillProgress, Reader
 from llmcli.engine.sampler import Sampler
-from llmcli.kernels import FastStep, Hooks, readable_path
+from llmcli.engine.speculative import Ahead, Speculation
+from llmcli.kernels import FastStep
 from llmcli.model import Transformer
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.stop_strings import StopStrings
 from llmcli.text.tokenizer import Tokenizer
 
-# Long enough to keep the cores busy, short enough that masks and activations stay small.
-_PREFILL_CHUNK = 512
-# Of an expected reply, room is made for so many tokens at once: it costs as much as some tokens to make it later.
-_RESERVED_AHEAD = 512
-
-PrefillProgress: TypeAlias = Callable[[int, int], None]
-"""Called with the tokens of the prompt read so far, and how many there are."""
-
-
-class Observer(Protocol):
-    """Someone who looks on while tokens are read."""
-
-    def watching(self, start: int) -> AbstractContextManager[None]:
-        """Look at the passes inside the block, the first of which reads the tokens from position `start` on."""
-
-    def taken(self, ids: Sequence[int]) -> AttentionRow:
-        """What the last of the tokens read, which are `ids`, paid attention to."""
+__all__ = ["Engine", "Observer", "PrefillProgress"]
 
 
 class Engine:
@@ -72,10 +56,12 @@ class Engine:
         context_length: int | None = None,
         step: FastStep | None = None,
         why_readable: str = "",
+        speculation: Speculation | None = None,
     ) -> None:
         """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
 
         A fast `step` takes the place of the model unless someone looks into it; without one, `why_readable` says why.
+        With `speculation`, several tokens are verified in a pass, unless someone looks at what each of them does.
 
         Raises:
             UsageError: `context_length` is more than the model was made for.
@@ -84,12 +70,15 @@ class Engine:
         self._model = model
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(stop_ids)
-        # Rows of the head beyond the tokenizer are padding; a tokenizer never exceeds them (checked on loading).
-        self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
-        self._step, self._why_readable = step, why_readable
-        self._hooks = Hooks(model)
-        self._cache = model.new_cache()
-        self._cached_ids: list[int] = []
+        self._speculation = speculation
+        self._reader = Reader(
+            model,
+            context_length=self.context_length,
+            # Rows of the head beyond the tokenizer are padding; a tokenizer never exceeds them (checked on loading).
+            vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
+            step=step,
+            why_readable=why_readable,
+        )
 
     def stream(
         self,
@@ -146,8 +135,8 @@ class Engine:
             PromptTooLongError: the context has no room for that token.
         """
         check_prompt(ids, self.context_length)
-        self._reuse_prefix(ids, len(ids))
-        return self._read(ids, None, progress)
+        self._reader.begin(ids, len(ids))
+        return self._reader.read(ids, None, progress)
 
     def _generate(
         self,
@@ -164,14 +153,15 @@ class Engine:
         prompt_tokens = len(ids)
         started = time.perf_counter()
         sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
-        cached = self._reuse_prefix(ids, len(ids) + (params.max_tokens or 0))
+        cached = self._reader.begin(ids, len(ids) + (params.max_tokens or 0))
+        ahead = self._ahead(params, prompt_tokens, sampler, observer, constrained=constraint is not None)
         prefill_seconds: float | None = None
         first_at = last_at = 0.0
         count = 0
         reason: FinishReason | None = None
         try:
             with interruption.computing():
-                logits = self._read(ids, observer, progress)
+                logits = self._reader.read(ids, observer, progress)
             prefill_seconds = time.perf_counter() - started
             yield Prefill(prompt_tokens, cached, prefill_seconds)
             for said in begun:
@@ -181,21 +171,28 @@ class Engine:
                 if interruption.requested:
                     reason = "interrupted"
                     break
+                proposal: Proposal | None = None
                 if len(ids) > prompt_tokens:
                     with interruption.computing():
-                        logits = self._read(ids, observer)
-                with self._undisturbed(observer):
+                        if ahead is not None:
+                            logits, proposal = ahead.next(ids)
+                        else:
+                            logits = self._reader.read(ids, observer)
+                with self._reader.undisturbed(observer):
                     allowed = logits
                     token: int | None
                     if constraint is not None:
                         left = None if params.max_tokens is None else params.max_tokens - (len(ids) - prompt_tokens)
                         room = self._room(len(ids), left)
                         allowed, distribution, token = constraint.choose(logits, sampler, ids, room)
-                    elif probabilities:
+                    elif probabilities or (proposal is not None and proposal.distribution is not None):
                         distribution = sampler.distribution(logits, ids)
-                        token = sampler.draw(distribution)
+                        token = settle(distribution, proposal, sampler)
                     else:
                         token = sampler.choose(logits, ids)
+                origin: Origin = "model"
+                if ahead is not None and len(ids) > prompt_tokens:
+                    origin = ahead.took(token)
                 last_at = time.perf_counter()
                 first_at = first_at or last_at
                 if token is None or token in self._stop_ids:
@@ -204,9 +201,9 @@ class Engine:
                 attention = None if observer is None else observer.taken(ids)
                 ids.append(token)
                 text, stopped = stops.push(detokenizer.push(token))
-                step = Step(count, token, text, attention=attention)
+                step = Step(count, token, text, attention=attention, origin=origin)
                 if probabilities:
-                    with self._undisturbed(observer):
+                    with self._reader.undisturbed(observer):
                         stages = sampler.stages(allowed, ids[:-1]) if top else {}
                         if constraint is not None:
                             stages = {"constraint": allowed > -torch.inf, **stages}
@@ -239,73 +236,38 @@ class Engine:
             prefill_tokens_per_s=(prompt_tokens - cached) / prefill_seconds if prefill_seconds else None,
             decode_tokens_per_s=decoded / (last_at - first_at) if decoded > 0 and last_at > first_at else None,
             peak_memory_bytes=peak_memory_bytes(self._model.device),
-            path=self._path(observer),
+            path=self._reader.path(observer),
+            **({} if ahead is None else ahead.stats()),
         )
         yield Finish(reason, stats, held_back)
+
+    def _ahead(
+        self,
+        params: SamplingParams,
+        prompt_tokens: int,
+        sampler: Sampler,
+        observer: Observer | None,
+        *,
+        constrained: bool,
+    ) -> Ahead | None:
+        """Who looks ahead in a reply to so many tokens; nobody where each pass is looked at."""
+        if self._speculation is None or observer is not None or self._reader.is_looked_into:
+            return None
+        most = self.context_length if params.max_tokens is None else prompt_tokens + params.max_tokens
+        return Ahead(
+            self._reader,
+            self._speculation,
+            sampler,
+            longest=min(most, self.context_length),
+            expected=prompt_tokens + (params.max_tokens or 0),
+            stop_ids=self._stop_ids,
+            constrained=constrained,
+        )
 
     @staticmethod
     def _rest(stops: StopStrings, detokenizer: Detokenizer) -> str:
         text, stopped = stops.push(detokenizer.finish())
         return text if stopped else text + stops.finish()
-
-    def _reuse_prefix(self, ids: Sequence[int], expected: int) -> int:
-        """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
-        # The last token is always read: its logits are what generation starts from.
-        same = self._cache.reusable(min(same, len(ids) - 1))
-        if not self._model.rotated_alike(self._cache.expected_length, expected):
-            same = 0
-        self._keep(same, expected)
-        return same
-
-    def _keep(self, length: int, expected: int) -> None:
-        self._cache.truncate(length)
-        self._cache.expected_length = expected
-        del self._cached_ids[length:]
-
-    @torch.inference_mode()
-    def _read(
-        self, ids: Sequence[int], observer: Observer | None = None, progress: PrefillProgress | None = None
-    ) -> Tensor:
-        """Run what the cache does not hold yet of `ids` through the model; logits (V,) after the last token."""
-        with memory_for_text(self._model, len(ids)):
-            return self._read_new(ids, observer, progress)
-
-    def _read_new(self, ids: Sequence[int], observer: Observer | None, progress: PrefillProgress | None) -> Tensor:
-        logits: Tensor
-        expected = self._cache.expected_length
-        if len(ids) > expected and not self._model.rotated_alike(expected, len(ids)):
-            # The text outgrew what was expected, and from here on is rotated in another way: it is read anew, once.
-            self._keep(0, self.context_length)
-        self._cache.reserve(max(len(ids), min(expected, len(ids) + _RESERVED_AHEAD)))
-        with nullcontext() if observer is None else observer.watching(self._cache.length):
-            step = self._fast_step(observer)
-            size = _PREFILL_CHUNK if step is None else step.prefill_chunk
-            for start in range(self._cache.length, len(ids), size):
-                chunk = list(ids[start : start + size])
-                if step is not None:
-                    logits = step.forward(chunk, self._cache)
-                else:
-                    tensor = torch.tensor([chunk], device=self._model.device)
-                    logits = self._model(tensor, self._cache, only_last=True)[0]
-                self._cached_ids += chunk
-                if progress is not None:
-                    progress(len(self._cached_ids), len(ids))
-        return logits[-1, : self._vocab_size]
-
-    def _fast_step(self, observer: Observer | None) -> FastStep | None:
-        """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
-        return None if observer is not None or self._hooks else self._step
-
-    def _undisturbed(self, observer: Observer | None) -> AbstractContextManager[None]:
-        """One thread for torch beside a fast path."""
-        return nullcontext() if self._fast_step(observer) is None else one_thread()
-
-    def _path(self, observer: Observer | None) -> str:
-        step = self._fast_step(observer)
-        if step is not None:
-            return step.name
-        return readable_path(self._model, self._why_readable if self._step is None else "to look inside")
 
     def _explained(
         self, step: Step, logits: Tensor, distribution: Tensor, stages: Mapping[Filter, Tensor], top: int

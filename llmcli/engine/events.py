@@ -28,6 +28,8 @@ class Candidate:
     logprob: float
 
 
+Origin: TypeAlias = Literal["model", "draft", "lookup"]
+"""Who came up with a token: the model, or a draft model or the text itself before the model agreed."""
 Filter: TypeAlias = Literal["constraint", "temperature", "top_k", "top_p", "min_p"]
 """What can rule a token out: the form that the reply must have, and the filters of sampling. A temperature of 0 rules
 out all but the most probable one."""
@@ -87,6 +89,7 @@ class Step:
     top: tuple[SampledCandidate, ...] = ()
     attention: AttentionRow | None = None
     """What was read to say it, if someone looked."""
+    origin: Origin = "model"
     thinking: str = ""
     """New text of a thought, where thoughts are told from the answer; otherwise they are in `text`, marks and all."""
 
@@ -105,6 +108,16 @@ class Stats:
     peak_memory_bytes: int
     path: str
     """Which implementation computed the tokens."""
+    proposed_tokens: int = 0
+    """Tokens that a draft model or the text itself proposed."""
+    accepted_tokens: int = 0
+    """How many of them were said."""
+    acceptance_rate: float | None = None
+    """Their share; None where nothing was proposed."""
+    tokens_per_pass: float | None = None
+    """Tokens that a pass of the model gave, the reading of the prompt left out; None where nobody could propose."""
+    speculative_gain: float | None = None
+    """How many times as fast that was as passes of one token, by those of them that were made; None without any."""
 
 
 @dataclass(frozen=True)

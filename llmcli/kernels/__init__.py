@@ -47,7 +47,7 @@ class EachStep(FastStep, Protocol):
         """How many."""
 
     def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
-        """Logits in float32 (T, V) after each of `ids`: what `forward` gives for one after the other, to the last bit."""
+        """Logits in float32 (T, V) after each of `ids`: what `forward` gives for one at a time, to the last bit."""
 
 
 def readable_path(model: Transformer, reason: str) -> str:

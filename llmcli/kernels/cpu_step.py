@@ -121,7 +121,11 @@ class CpuStep:
         for row, cache in enumerate(caches):
             self._enter(cache, 1, row)
         lengths = [max(cache.length + 1, cache.expected_length) for cache in caches]
-        logits = self._compute_rows(ids, starts, lengths)
+        # Named, so that the memory stays while the kernel reads it.
+        rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
+        for index, (cos, sin) in enumerate(rotations):
+            self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
+        logits = self._compute(ids, 0, only_last=False, positions=starts)
         for cache in caches:
             cache.advance(1)
         return logits
@@ -136,35 +140,33 @@ class CpuStep:
         Raises:
             PromptTooLongError: a model with learned positions has none for so many tokens.
         """
-        # As many texts, which share one memory: each token's keys are written before any token looks at keys, and it
-        # looks no further than its own.
         start, new = cache.length, len(ids)
         self._model.check_positions(start + new)
-        for row in range(new):
-            self._enter(cache, new, row)
-        lengths = [max(end, cache.expected_length) for end in range(start + 1, start + new + 1)]
-        logits = self._compute_rows(ids, range(start, start + new), lengths)
+        first, last = (max(length, cache.expected_length) for length in (start + 1, start + new))
+        if not self._model.rotated_alike(first, last):
+            return torch.cat([self._call([token], cache, only_last=True) for token in ids])
+        # As many texts, which share one memory: each token's keys are written before any token looks at keys, and it
+        # looks no further than its own.
+        self._enter(cache, new)
+        for row in range(1, min(new, self.most_each)):
+            self._enter_again(row)
+        self._rotate(start, new, last)
+        logits = self._compute(ids, 0, only_last=False, positions=range(start, start + new))
         cache.advance(new)
         return logits
-
-    def _compute_rows(self, ids: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Logits (R, V) after a token each at such positions of texts of so many tokens, all of which are entered."""
-        # Named, so that the memory stays while the kernel reads it.
-        rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
-        for index, (cos, sin) in enumerate(rotations):
-            self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
-        positions = (ctypes.c_int64 * len(starts))(*starts)
-        return self._compute(ids, 0, only_last=False, positions=ctypes.cast(positions, ctypes.c_void_p))
 
     def _call(self, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
         start, new = cache.length, len(ids)
         self._enter(cache, new)
-        length = max(start + new, cache.expected_length)
-        for index, rotation in enumerate(self._rotations):
-            self._rotation_table[index] = c.Rotation(*rotation.at(start, new, length))
+        self._rotate(start, new, max(start + new, cache.expected_length))
         logits = self._compute(ids, start, only_last=only_last)
         cache.advance(new)
         return logits
+
+    def _rotate(self, start: int, new: int, length: int) -> None:
+        """Let the kernel know the rotations of `new` tokens of a text of `length`."""
+        for index, rotation in enumerate(self._rotations):
+            self._rotation_table[index] = c.Rotation(*rotation.at(start, new, length))
 
     def _enter(self, cache: KVCache, new: int, row: int = 0) -> None:
         """Let the kernel know the memory of a text, with room for `new` tokens."""
@@ -180,17 +182,26 @@ class CpuStep:
             self._segments[index] = c.Segment(keys.data_ptr(), values.data_ptr(), first, keys.shape[2])
         self._entered[row] = weakref.ref(cache), cache.moves
 
+    def _enter_again(self, row: int) -> None:
+        """The text that was entered as the first is that of another row too."""
+        if self._entered[row] != self._entered[0]:
+            size = ctypes.sizeof(c.Segment) * self._model.config.num_layers
+            ctypes.memmove(ctypes.byref(self._segments, row * size), self._segments, size)
+            self._entered[row] = self._entered[0]
+
     def _compute(
-        self, ids: Sequence[int], start: int, *, only_last: bool, positions: ctypes.c_void_p | None = None
+        self, ids: Sequence[int], start: int, *, only_last: bool, positions: Sequence[int] | None = None
     ) -> Tensor:
+        """One call: `ids` continue a text from `start` on, or each the text of its row at its own of `positions`."""
         logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
+        places = None if positions is None else (ctypes.c_int64 * len(positions))(*positions)
         step = c.Step(
             ids=ctypes.cast((ctypes.c_int32 * len(ids))(*ids), ctypes.c_void_p),
             segments=self._segments,
             rotations=self._rotation_table,
             logits=logits.data_ptr(),
             start=start,
-            positions=positions,
+            positions=None if places is None else ctypes.cast(places, ctypes.c_void_p),
             tokens=len(ids),
             only_last=only_last,
         )

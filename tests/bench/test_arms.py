@@ -20,7 +20,7 @@ from llmcli.bench.runner import ArmError, Run
 from llmcli.bench.traffic import model_facts, weight_bytes_per_token
 from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.checkpoint.starter import fetch_starter, starter_path
-from llmcli.engine import Engine
+from llmcli.engine.reader import Reader
 from tests.tiny import random_ids, save, tiny_model
 
 IDS = tuple(random_ids(60))
@@ -36,13 +36,13 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    forward = Engine._read
+    forward = Reader.read
 
-    def counting(self: Engine, ids: Sequence[int], *rest: Any) -> torch.Tensor:
-        read.append(len(ids) - self._cache.length)
+    def counting(self: Reader, ids: Sequence[int], *rest: Any) -> torch.Tensor:
+        read.append(len(ids) - self.length)
         return forward(self, ids, *rest)
 
-    monkeypatch.setattr(Engine, "_read", counting)
+    monkeypatch.setattr(Reader, "read", counting)
     runner = Ours(plan)
     for start in range(2):
         run = runner.run(IDS[start : start + 20], 5)

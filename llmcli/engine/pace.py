@@ -1,0 +1,99 @@
+"""How many tokens to propose: as many as pay, by the chances and the costs that were measured on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# The weight of a new measurement of time that is less than what was known, or more.
+_FASTER, _SLOWER = 0.4, 0.05
+# By how much each further token of a pass is taken to slow it down until that is measured, in passes of one token.
+_SLOPE = 0.2
+# The same beyond the largest that was measured: so many times what each cost so far, and at least so much.
+_STEEPER, _LEAST_SLOPE = 2.0, 0.02
+# Less gain than that is not worth a larger pass, by which a measurement may well be wrong.
+_LEAST_GAIN = 1.03
+# How much of the evidence stays with each token, and how much of it while nothing is tried.
+_KEPT, _KEPT_UNTRIED = 0.97, 0.995
+
+
+class Chance:
+    """How often a token of some kind is taken: a mean over those seen, of which the latest count most."""
+
+    def __init__(self, prior: float, weight: float) -> None:
+        """What is believed at first, with the weight of so many tokens."""
+        self._prior = prior * weight, weight
+        self._taken, self._seen = self._prior
+
+    @property
+    def value(self) -> float:
+        """From 0 to 1."""
+        return self._taken / self._seen
+
+    def saw(self, taken: bool) -> None:
+        """One more was taken, or was not."""
+        self._taken, self._seen = _KEPT * self._taken + taken, _KEPT * self._seen + 1
+
+    def forget(self) -> None:
+        """It was not tried this time: what was seen goes back to what was believed at first, little by little."""
+        self._taken = _KEPT_UNTRIED * self._taken + (1 - _KEPT_UNTRIED) * self._prior[0]
+        self._seen = _KEPT_UNTRIED * self._seen + (1 - _KEPT_UNTRIED) * self._prior[1]
+
+
+class Costs:
+    """What passes of several tokens cost, in passes of one token."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    @property
+    def plain_s(self) -> float | None:
+        """Seconds of a pass of one token; None before the first."""
+        return self._seconds.get(1)
+
+    def saw(self, tokens: int, seconds: float) -> None:
+        """A pass of so many tokens took so long."""
+        before = self._seconds.get(tokens)
+        if before is None and self.plain_s is not None:
+            # Should the first have been held up by something else, there would hardly be a second.
+            seconds = min(seconds, 2 * self.ratio(tokens) * self.plain_s)
+        self._seconds[tokens] = mixed(before, seconds)
+
+    def ratio(self, tokens: int) -> float:
+        """How many passes of one token a pass of so many costs, measured or reckoned from the nearest measured."""
+        below = max((count for count in self._seconds if count <= tokens), default=1)
+        above = min((count for count in self._seconds if count > tokens), default=None)
+        least = self._measured(below)
+        if above is None or below == tokens:
+            # Larger passes cost more for each token, as soon as it is no longer the weights alone that take time.
+            slope = _SLOPE if below == 1 else _STEEPER * (least - 1) / (below - 1) + _LEAST_SLOPE
+            return least + slope * (tokens - below)
+        return least + (self._measured(above) - least) * (tokens - below) / (above - below)
+
+    def _measured(self, tokens: int) -> float:
+        plain_s = self.plain_s
+        return 1.0 if plain_s is None else max(1.0, self._seconds[tokens] / plain_s)
+
+    def best(self, chances: Sequence[float], *, each: float = 0.0, limit: float = float("inf")) -> tuple[int, float]:
+        """How many proposals to make, which have such `chances` each if those before are taken; and what is gained.
+
+        Each costs `each` passes of one token to make. No more may be lost than `limit` if none is taken. The gain is in
+        tokens in the time of a pass of one token (Leviathan et al. 2023, theorem 3.8, with measured costs).
+        """
+        count, gain = 0, 1.0
+        survive = tokens = 1.0
+        for proposed, chance in enumerate(chances, 1):
+            survive *= chance
+            tokens += survive
+            cost = self.ratio(proposed + 1) + proposed * each
+            if tokens / cost > max(gain, _LEAST_GAIN) and cost - 1 <= limit:
+                count, gain = proposed, tokens / cost
+        return count, gain
+
+
+def mixed(before: float | None, seconds: float) -> float:
+    """What something takes, where it took so long `before` and now `seconds`: nearer to the least, because whatever
+    else this machine does makes it take longer, never less.
+    """
+    if before is None:
+        return seconds
+    return before + (_FASTER if seconds < before else _SLOWER) * (seconds - before)

@@ -1,0 +1,186 @@
+"""A text as a model has read it: what of it is in the KV cache, and how more gets there.
+
+V is the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import takewhile
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from llmcli.device import one_thread
+from llmcli.engine.events import AttentionRow
+from llmcli.engine.limits import memory_for_text
+from llmcli.kernels import EachStep, FastStep, Hooks, readable_path
+from llmcli.model import Transformer
+
+# Long enough to keep the cores busy, short enough that masks and activations stay small.
+_PREFILL_CHUNK = 512
+# Of an expected reply, room is made for so many tokens at once: it costs as much as some tokens to make it later.
+_RESERVED_AHEAD = 512
+# The most tokens that are read one by one in one pass: as many as fast paths take, and as a cache can always forget.
+_MOST_EACH = 16
+
+PrefillProgress: TypeAlias = Callable[[int, int], None]
+"""Called with the tokens of the prompt read so far, and how many there are."""
+
+
+class Observer(Protocol):
+    """Someone who looks on while tokens are read."""
+
+    def watching(self, start: int) -> AbstractContextManager[None]:
+        """Look at the passes inside the block, the first of which reads the tokens from position `start` on."""
+
+    def taken(self, ids: Sequence[int]) -> AttentionRow:
+        """What the last of the tokens read, which are `ids`, paid attention to."""
+
+
+class Reader:
+    """Reads with one model, and remembers in its KV cache what it has read."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        context_length: int,
+        vocab_size: int,
+        step: FastStep | None = None,
+        why_readable: str = "",
+    ) -> None:
+        """A text has at most `context_length` tokens, and logits are those of the first `vocab_size` tokens.
+
+        A fast `step` takes the place of the model unless someone looks into it; without one, `why_readable` says why.
+        """
+        self.context_length = context_length
+        self._model, self._vocab_size = model, vocab_size
+        self._step, self._why_readable = step, why_readable
+        self._hooks = Hooks(model)
+        self._cache = model.new_cache()
+        self._cached_ids: list[int] = []
+
+    def begin(self, ids: Sequence[int], expected: int) -> int:
+        """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
+        # The last token is always read: its logits are what generation starts from.
+        same = self._cache.reusable(min(same, len(ids) - 1))
+        if not self._model.rotated_alike(self._cache.expected_length, expected):
+            same = 0
+        self._keep(same, expected)
+        return same
+
+    def agree(self, ids: Sequence[int], known: int) -> int:
+        """Keep of the cache what `ids` begin with, as the first `known` of them do; return how many tokens that is.
+
+        For the text that was begun, which grew: all but the last few tokens that were read belong to it.
+        """
+        end = min(len(self._cached_ids), len(ids) - 1)
+        same = min(known, end)
+        while same < end and self._cached_ids[same] == ids[same]:
+            same += 1
+        self.go_back(same)
+        return same
+
+    def go_back(self, length: int) -> None:
+        """Forget all but the first `length` tokens, no more than have been read since the reply began."""
+        self._keep(length, self._cache.expected_length)
+
+    @property
+    def length(self) -> int:
+        """Tokens that have been read."""
+        return self._cache.length
+
+    @torch.inference_mode()
+    def read(
+        self, ids: Sequence[int], observer: Observer | None = None, progress: PrefillProgress | None = None
+    ) -> Tensor:
+        """Run what the cache does not hold yet of `ids` through the model; logits (V,) after the last token."""
+        with memory_for_text(self._model, len(ids)):
+            return self._read(ids, observer, progress)
+
+    def most_each(self, length: int) -> int:
+        """How many tokens `read_each` can take when the text has `length` tokens with the first of them."""
+        expected = self._cache.expected_length
+        most = min(_MOST_EACH, self.context_length - length + 1)
+        step = self.fast_step()
+        if isinstance(step, EachStep):
+            most = min(most, step.most_each)
+        # Where longer texts are rotated in another way, all of it is read anew, by a pass that looks no further.
+        return most if self._model.rotated_alike(expected, max(expected, length + most - 1)) else 1
+
+    @torch.inference_mode()
+    def read_each(self, ids: Sequence[int]) -> Tensor:
+        """Logits (T, V) after each of the tokens of `ids` that the cache does not hold yet, `most_each` at most.
+
+        On a fast path that can, each is to the last bit what `read` would have given. Elsewhere a pass of several
+        tokens adds up in another order than one of a single token.
+        """
+        with memory_for_text(self._model, len(ids)):
+            self._make_room(len(ids))
+            chunk = list(ids[self._cache.length :])
+            return self._pass(chunk, self.fast_step(), each=True)[:, : self._vocab_size]
+
+    @property
+    def reads_each_exactly(self) -> bool:
+        """Whether `read_each` gives what `read` would have given, to the last bit."""
+        return isinstance(self.fast_step(), EachStep)
+
+    def fast_step(self, observer: Observer | None = None) -> FastStep | None:
+        """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
+        return None if observer is not None or self.is_looked_into else self._step
+
+    @property
+    def is_looked_into(self) -> bool:
+        """Whether someone looks into the model, or changes what it computes."""
+        return bool(self._hooks)
+
+    def undisturbed(self, observer: Observer | None = None) -> AbstractContextManager[None]:
+        """One thread for torch beside a fast path."""
+        return nullcontext() if self.fast_step(observer) is None else one_thread()
+
+    def path(self, observer: Observer | None = None) -> str:
+        """What computes, for people."""
+        step = self.fast_step(observer)
+        if step is not None:
+            return step.name
+        return readable_path(self._model, self._why_readable if self._step is None else "to look inside")
+
+    def _read(self, ids: Sequence[int], observer: Observer | None, progress: PrefillProgress | None) -> Tensor:
+        logits: Tensor
+        self._make_room(len(ids))
+        with nullcontext() if observer is None else observer.watching(self._cache.length):
+            step = self.fast_step(observer)
+            size = _PREFILL_CHUNK if step is None else step.prefill_chunk
+            for start in range(self._cache.length, len(ids), size):
+                logits = self._pass(list(ids[start : start + size]), step)
+                if progress is not None:
+                    progress(len(self._cached_ids), len(ids))
+        return logits[-1, : self._vocab_size]
+
+    def _keep(self, length: int, expected: int) -> None:
+        self._cache.truncate(length)
+        self._cache.expected_length = expected
+        del self._cached_ids[length:]
+
+    def _make_room(self, length: int) -> None:
+        expected = self._cache.expected_length
+        if length > expected and not self._model.rotated_alike(expected, length):
+            # The text outgrew what was expected, and from here on is rotated in another way: it is read anew, once.
+            self._keep(0, self.context_length)
+        self._cache.reserve(max(length, min(self._cache.expected_length, length + _RESERVED_AHEAD)))
+
+    def _pass(self, chunk: list[int], step: FastStep | None, *, each: bool = False) -> Tensor:
+        """Logits after the last of `chunk`, or after each."""
+        if step is None:
+            tensor = torch.tensor([chunk], device=self._model.device)
+            logits: Tensor = self._model(tensor, self._cache, only_last=not each)[0]
+        elif each and isinstance(step, EachStep):
+            logits = step.forward_each(chunk, self._cache)
+        else:
+            logits = step.forward(chunk, self._cache, only_last=not each)
+        self._cached_ids += chunk
+        return logits

@@ -1,0 +1,225 @@
+"""Speculative decoding: tokens are proposed, and the model verifies several of them in one pass.
+
+What is said is drawn from the model's own distribution, by the rule in `acceptance`; what is proposed decides only how
+many passes that takes. V is the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from llmcli.engine.acceptance import Proposal
+from llmcli.engine.draft import DraftModel
+from llmcli.engine.events import Origin
+from llmcli.engine.lookup import LONGEST, SHORTEST, Lookup, Match
+from llmcli.engine.pace import Chance, Costs
+from llmcli.engine.reader import Reader
+from llmcli.engine.sampler import Sampler
+
+MOST_PROPOSED = 15
+"""The most tokens that are proposed at a time."""
+# Chances of a token that follows a match of so many tokens, and with what weight that is believed at first (measured
+# with the starter model on questions, quotations and code).
+_MATCH_CHANCES = (0.45, 0.55, 0.65, 0.65, 0.75, 0.75, 0.75, 0.85, 0.85, 0.85)
+_MATCH_WEIGHT = 4.0
+# The same of a token of a draft model, and what one costs, in passes of one token, until that is measured.
+_DRAFT_CHANCE, _DRAFT_WEIGHT, _DRAFT_COST = 0.7, 2.0, 0.3
+# What lookup may lose of a reply, in passes of one token: so many, and such a share of the tokens said.
+_LOSS, _LOSS_SHARE = 0.5, 0.01
+
+
+class Speculation:
+    """Who proposes, and what was learned of them and of this machine; kept from one reply to the next."""
+
+    def __init__(self, *, lookup: bool = False, draft: DraftModel | None = None, tokens: int | None = None) -> None:
+        """`tokens` is how many are proposed at a time: None is as many as pay, by what is measured."""
+        self.lookup, self.draft, self.tokens = lookup, draft, tokens
+        self.costs = Costs()
+        self.of_match = [Chance(prior, _MATCH_WEIGHT) for prior in _MATCH_CHANCES]
+        self.of_draft = Chance(_DRAFT_CHANCE, _DRAFT_WEIGHT)
+
+    def match_chance(self, length: int) -> Chance:
+        """The chance of a token that follows a match of `length`."""
+        return self.of_match[min(length, LONGEST) - SHORTEST]
+
+
+@dataclass
+class Tally:
+    """What came of it in one reply."""
+
+    proposed: int = 0
+    accepted: int = 0
+    passes: int = 0
+    tokens: int = 0
+    """Tokens that came of the passes."""
+    seconds: float = 0.0
+    """That passes took, proposals included."""
+    plain: int = 0
+    """Passes without proposals."""
+    plain_seconds: float = 0.0
+
+
+class Ahead:
+    """One reply's next tokens, verified as far ahead as proposals go.
+
+    `next` says what the model makes of the text so far and what was proposed; `took` hears which token came of it.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        speculation: Speculation,
+        sampler: Sampler,
+        *,
+        longest: int,
+        expected: int,
+        stop_ids: Collection[int],
+        constrained: bool,
+    ) -> None:
+        """The text may have `longest` tokens, and is known to become `expected` tokens long.
+
+        Where the reply is `constrained`, not all of what a draft model could draw can come, so it does not draw.
+        """
+        self._reader, self._speculation = reader, speculation
+        self._lookup = Lookup() if speculation.lookup else None
+        self._drawn = sampler.params.temperature > 0 and not constrained
+        self._drafting = sampler
+        if constrained:
+            self._drafting = Sampler(replace(sampler.params, temperature=0.0))
+        self._longest, self._expected, self._stop_ids = longest, expected, stop_ids
+        self._rows: Tensor | None = None
+        self._proposals: list[Proposal] = []
+        self._chances: list[Chance] = []
+        self._at = 0
+        self._followed: tuple[Chance, int] | None = None
+        self._started = self._proposed_s = 0.0
+        self._saved = 0.0
+        self.tally = Tally()
+        if speculation.draft is not None:
+            speculation.draft.begin()
+
+    def next(self, ids: Sequence[int]) -> tuple[Tensor, Proposal | None]:
+        """Logits (V,) after `ids`, whose last token is the one that was last taken, and what was proposed there."""
+        if self._rows is None:
+            self._pass(ids)
+        assert self._rows is not None
+        return self._rows[self._at], self._proposals[self._at] if self._at < len(self._proposals) else None
+
+    def took(self, token: int | None) -> Origin:
+        """That `token` was chosen, or that there is none; returns who proposed it."""
+        if self._at == 0:
+            self._measure()
+        if self._followed is not None:
+            chance, likely = self._followed
+            chance.saw(token == likely)
+            self._followed = None
+        self.tally.tokens += 1
+        if self._at == len(self._proposals):
+            self._rows = None
+            return "model"
+        proposal, accepted = self._proposals[self._at], token == self._proposals[self._at].token
+        self._chances[self._at].saw(accepted)
+        if not accepted:
+            self._rows = None
+            return "model"
+        self._at += 1
+        self.tally.accepted += 1
+        self._saved += proposal.origin == "lookup"
+        return proposal.origin
+
+    def stats(self) -> dict[str, Any]:
+        """The part of a reply's `Stats` that says what came of it."""
+        tally = self.tally
+        plain_s = tally.plain_seconds / tally.plain if tally.plain else self._speculation.costs.plain_s
+        return {
+            "proposed_tokens": tally.proposed,
+            "accepted_tokens": tally.accepted,
+            "acceptance_rate": tally.accepted / tally.proposed if tally.proposed else None,
+            "tokens_per_pass": tally.tokens / tally.passes if tally.passes else None,
+            "speculative_gain": tally.tokens * plain_s / tally.seconds if plain_s and tally.seconds else None,
+        }
+
+    def _pass(self, ids: Sequence[int]) -> None:
+        if self._reader.length >= len(ids):
+            self._reader.go_back(len(ids) - 1)
+        self._started = time.perf_counter()
+        self._proposals, self._chances = self._propose(ids)
+        self._at = 0
+        self._proposed_s = time.perf_counter() - self._started
+        if self._proposals:
+            self._rows = self._reader.read_each([*ids, *(proposal.token for proposal in self._proposals)])
+        else:
+            self._rows = self._reader.read(ids)[None]
+
+    def _measure(self) -> None:
+        """Right after the choice: on a GPU a pass is over when somebody looks at what it gave."""
+        seconds = time.perf_counter() - self._started
+        costs, count = self._speculation.costs, len(self._proposals)
+        costs.saw(count + 1, seconds - self._proposed_s)
+        self.tally.passes += 1
+        self.tally.proposed += count
+        self.tally.seconds += seconds
+        if not count:
+            self.tally.plain += 1
+            self.tally.plain_seconds += seconds
+        elif self._proposals[0].origin == "lookup":
+            self._saved -= costs.ratio(count + 1) - 1
+
+    def _propose(self, ids: Sequence[int]) -> tuple[list[Proposal], list[Chance]]:
+        speculation = self._speculation
+        most = min(MOST_PROPOSED, self._longest - len(ids) - 1, self._reader.most_each(len(ids)) - 1)
+        fixed = speculation.tokens
+        if fixed is not None:
+            most = min(most, fixed)
+        elif speculation.costs.plain_s is None:
+            # Nothing can be reckoned before the first pass.
+            return [], []
+        if most < 1:
+            return [], []
+        match, found, gain = self._looked_up(ids, most)
+        count = self._worth_drafting(len(ids), most, gain)
+        if count:
+            assert speculation.draft is not None
+            drafted = speculation.draft.propose(
+                ids, count, self._drafting, expected=self._expected, stop_ids=self._stop_ids, drawn=self._drawn
+            )
+            return drafted, [speculation.of_draft] * len(drafted)
+        if match is None:
+            return [], []
+        proposals = [Proposal(token, "lookup") for token in match.following[:found]]
+        return proposals, [speculation.match_chance(match.length + further) for further in range(found)]
+
+    def _looked_up(self, ids: Sequence[int], most: int) -> tuple[Match | None, int, float]:
+        """What followed the end of `ids` before, how much of it to propose, and what that is likely to gain."""
+        speculation = self._speculation
+        match = None if self._lookup is None else self._lookup.find(ids, most)
+        if match is None:
+            return None, 0, 1.0
+        if speculation.tokens is not None:
+            return match, most, math.inf
+        chances = [speculation.match_chance(match.length + further) for further in range(most)]
+        limit = _LOSS + _LOSS_SHARE * self.tally.tokens + self._saved
+        found, gain = speculation.costs.best([chance.value for chance in chances], limit=limit)
+        if not found:
+            # What would have come of it is learned at no cost.
+            self._followed = chances[0], match.following[0]
+        return match, found, gain
+
+    def _worth_drafting(self, length: int, most: int, gain: float) -> int:
+        """How many tokens the draft model is to propose; none unless that is likely to gain more than `gain`."""
+        speculation, draft = self._speculation, self._speculation.draft
+        most = 0 if draft is None else min(most, draft.room(length))
+        if draft is None or gain == math.inf or speculation.tokens is not None:
+            return 0 if gain == math.inf else most
+        plain_s = speculation.costs.plain_s
+        each = _DRAFT_COST if draft.seconds_each is None or plain_s is None else draft.seconds_each / plain_s
+        count, gained = speculation.costs.best([speculation.of_draft.value] * most, each=each)
+        if not count:
+            speculation.of_draft.forget()
+        return count if gained > gain else 0
