@@ -192,9 +192,9 @@ def load_checkpoint(
     """
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
-    why_readable = why_not_on_cpu(checkpoint.config, where) or ""
-    packing = _packing(quantize, where)
-    if packing is None and dtype == "auto" and not why_readable and not to_look_inside:
+    reason = why_readable(checkpoint.config, where)
+    packing = choose_packing(quantize, where)
+    if packing is None and dtype == "auto" and not reason and not to_look_inside:
         packing = "stored"
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -227,8 +227,13 @@ def load_checkpoint(
         generation_defaults=parts.generation_defaults,
         notes=checkpoint.notes + parts.tokenizer.notes + (_hint(model) if packing == "stored" else ()),
         packing=packing,
-        why_readable=why_readable,
+        why_readable=reason,
     )
+
+
+def why_readable(config: ModelConfig, device: torch.device) -> str:
+    """Why no fast path can run such a model there; empty if one can."""
+    return why_not_on_cpu(config, device) or ""
 
 
 def _hint(model: Transformer) -> tuple[str, ...]:
@@ -241,7 +246,12 @@ def _hint(model: Transformer) -> tuple[str, ...]:
     )
 
 
-def _packing(quantize: str | None, device: torch.device) -> Packing | None:
+def choose_packing(quantize: str | None, device: torch.device) -> Packing | None:
+    """How weights are packed where `quantize` is asked for, or nothing.
+
+    Raises:
+        UsageError: that is not possible, or not there.
+    """
     match quantize:
         case None:
             return None

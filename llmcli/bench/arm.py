@@ -79,9 +79,9 @@ def _runner(plan: Plan) -> Runner:
         from llmcli.bench.peer_llama_cpp import LlamaCpp
 
         return LlamaCpp(plan)
-    from llmcli.bench.peer_transformers import Transformers
+    from llmcli.bench.peer_transformers import Transformers, TransformersCompiled
 
-    return Transformers(plan)
+    return Transformers(plan) if plan.arm == "transformers" else TransformersCompiled(plan)
 
 
 def _measure(runner: Runner, plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
@@ -113,7 +113,7 @@ def _measure_machine(plan: Plan, tell: Callable[[dict[str, object]], None]) -> N
     tell({"measure": "import_torch_bytes", "size": None, "value": peak_resident_bytes()})
     speed = bandwidth(torch.device(plan.device), plan.threads)
     tell({"measure": "bandwidth_bytes_per_s", "size": None, "value": speed})
-    if plan.device != "cpu":
+    if plan.device != "cpu" and plan.shape is None and plan.quantize is None:
         _measure_loading(plan, tell)
 
 
@@ -126,7 +126,7 @@ def _measure_loading(plan: Plan, tell: Callable[[dict[str, object]], None]) -> N
     checkpoint = open_checkpoint(Path(plan.model))
     if not safetensors_files(checkpoint):
         return
-    # A model that is quantised to fit need not fit as it is stored.
+    # A model that fits in another type need not fit as it is stored.
     with suppress(OutOfMemoryError):
         ours, theirs = loading_speeds(checkpoint, torch.device(plan.device))
         tell({"measure": "load_bytes_per_s", "size": None, "value": ours})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,20 +12,19 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint
+from llmcli.errors import UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from llmcli.bench.plan import Sizes
     from llmcli.bench.results import BenchResult, Failure, Measurement
     from llmcli.bench.run import Benchmark
-    from llmcli.checkpoint.opened import Checkpoint
+    from llmcli.bench.subject import Subject
 
 _ROUNDS, _QUICK_ROUNDS = 4, 2
 
 
 def bench(
+    invocation: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -35,7 +35,11 @@ def bench(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="NAMES", help="Programs to compare with: llama.cpp,transformers."),
+        typer.Option("--against", metavar="NAMES", help="llama.cpp, transformers, transformers-compiled."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option("--shape", metavar="NAME", help="Random weights of a known model's sizes, such as llama-3.1-8b."),
     ] = None,
     rounds: Annotated[
         int | None,
@@ -50,16 +54,21 @@ def bench(
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
     as_json: base.AsJson = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write everything as JSON to a file.")
+    ] = None,
     html: base.Html = None,
     svg: base.Svg = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure start, reading, writing and memory, and the share of this machine's bandwidth that is reached."""
-    checkpoint = find_checkpoint(model, quiet=quiet)
+    if shape is not None and options.is_flag_given(invocation, "model"):
+        raise UsageError("--shape takes the place of a model; name one of them.")
+    subject = _subject(model, shape, quiet=quiet)
 
-    from llmcli.bench.plan import FULL, QUICK
     from llmcli.bench.processes import CAN_DROP
     from llmcli.bench.progress import bench_progress
     from llmcli.bench.results import Failure, Measurement
@@ -68,20 +77,23 @@ def bench(
     from llmcli.views.plain_json import json_line
 
     asked = chosen_peers(against)
-    sizes, notes = (QUICK if quick else FULL).within(checkpoint.config.context_length)
-    if not (CAN_DROP or quick):
-        notes = (*notes, "Left out: cold starts; this system cannot be asked to forget a file.")
-    refused = [Failure(peer, 0, why) for peer in asked if (why := refusal(peer, checkpoint.format)) is not None]
-    benchmark = _benchmark(
-        checkpoint,
-        sizes,
+    refused = [Failure(peer, 0, why) for peer in asked if (why := refusal(peer, subject.format)) is not None]
+    cold = CAN_DROP and not quick and bool(subject.weight_files)
+    benchmark, notes = _benchmark(
+        subject,
         peers=[peer for peer in asked if peer not in [failure.arm for failure in refused]],
         rounds=rounds or (_QUICK_ROUNDS if quick else _ROUNDS),
+        quick=quick,
         threads=threads,
         device=device,
         dtype=dtype,
-        cold=CAN_DROP and not quick,
+        quantize=quantize,
+        cold=cold,
     )
+    if shape is not None:
+        notes = (*notes, "Random weights of the real shape. Left out: starts; there are no files to start from.")
+    elif not (CAN_DROP or quick):
+        notes = (*notes, "Left out: cold starts; this system cannot be asked to forget a file.")
     for line in () if quiet else (*(f"{failure.arm}: {failure.message}" for failure in refused), *notes):
         terminal.note(line)
     measurements: list[Measurement] = []
@@ -105,7 +117,7 @@ def bench(
             raise
         interrupted = True
         notes = (*notes, "Interrupted: this is what had been measured.")
-    result = _result(checkpoint, benchmark, measurements, failures, hows, notes)
+    result = _result(subject, benchmark, measurements, failures, hows, notes)
     view = BenchView(result)
     base.write_files(view, title="llm bench", html=html, svg=svg)
     if as_json:
@@ -114,74 +126,77 @@ def bench(
         terminal.console_out().print(view)
         if not quiet:
             terminal.note(NOTE)
+    if out is not None:
+        from llmcli.checkpoint.writing import replace_text
+
+        replace_text(out, f"{json_line(SCHEMA, result)}\n")
     if interrupted:
         raise typer.Exit(130)
     if any(failure.arm == "llmcli" for failure in failures):
         raise typer.Exit(1)
 
 
+def _subject(model: str | None, shape: str | None, *, quiet: bool) -> Subject:
+    """What is to be measured."""
+    if shape is None:
+        checkpoint = find_checkpoint(model, quiet=quiet)
+
+        from llmcli.bench.subject import InFiles
+
+        return InFiles(checkpoint)
+    from llmcli.bench.subject import OfShape
+
+    return OfShape(shape)
+
+
 def _benchmark(
-    checkpoint: Checkpoint,
-    sizes: Sizes,
+    subject: Subject,
     *,
     peers: list[str],
     rounds: int,
+    quick: bool,
     threads: int | None,
     device: str,
     dtype: str,
+    quantize: str | None,
     cold: bool,
-) -> Benchmark:
-    """Everything that is decided before the first process starts."""
+) -> tuple[Benchmark, tuple[str, ...]]:
+    """Everything that is decided before the first process starts, and what is left out."""
     import torch
 
-    from llmcli.bench.plan import Plan
+    from llmcli.api import choose_packing
+    from llmcli.bench.plan import DEVICE_FULL, FULL, QUICK, Plan
     from llmcli.bench.results import OURS
     from llmcli.bench.run import Benchmark
     from llmcli.device import choose_device, choose_dtype
 
     where = choose_device(device)
-    choose_dtype(dtype, where, checkpoint.stored_dtype())  # a wrong name is an error now, not of an arm
-    return Benchmark(
+    # A wrong name is an error now, not of an arm.
+    choose_dtype(dtype, where, subject.stored_dtype())
+    choose_packing(quantize, where)
+    full = FULL if where.type == "cpu" else DEVICE_FULL
+    sizes, notes = (QUICK if quick else full).within(subject.config.context_length)
+    benchmark = Benchmark(
         plan=Plan(
             arm=OURS,
-            model=str(checkpoint.path.absolute()),
+            model=subject.path,
             device=str(where),
             dtype=dtype,
             threads=threads or torch.get_num_threads(),
-            ids=_ids(checkpoint, sizes),
+            ids=subject.ids(sizes),
             sizes=sizes,
+            quantize=quantize,
+            shape=subject.shape,
         ),
         peers=tuple(peers),
         rounds=rounds,
-        weight_files=_weight_files(checkpoint) if cold else (),
+        weight_files=subject.weight_files if cold else (),
     )
-
-
-def _ids(checkpoint: Checkpoint, sizes: Sizes) -> tuple[int, ...]:
-    """Enough of a text for every pass, in this model's tokens."""
-    from llmcli.bench.plan import benchmark_text, enough
-
-    tokenizer = checkpoint.read_text_parts().tokenizer
-    sentences = 1
-    while True:
-        ids = tokenizer.encode(benchmark_text(sentences), add_special_tokens=False)
-        if enough(ids, sizes):
-            return tuple(ids[: sizes.longest + sizes.passes])
-        sentences *= 2
-
-
-def _weight_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
-    """The files that hold the model: all of a folder, all parts of a GGUF."""
-    from llmcli.checkpoint.tensors import TensorInfo
-
-    if checkpoint.path.is_dir():
-        return tuple(sorted(path for path in checkpoint.path.iterdir() if path.is_file()))
-    parts = {stored.path for stored in checkpoint.tensors.values() if isinstance(stored, TensorInfo)}
-    return tuple(sorted(parts | {checkpoint.path}))
+    return benchmark, notes
 
 
 def _result(
-    checkpoint: Checkpoint,
+    subject: Subject,
     benchmark: Benchmark,
     measurements: Iterable[Measurement],
     failures: Iterable[Failure],
@@ -192,16 +207,21 @@ def _result(
 
     import torch
 
-    from llmcli.bench.machine import this_machine, versions
+    from llmcli.api import choose_packing
+    from llmcli.bench.machine import commit, this_machine, versions
     from llmcli.bench.results import BenchResult, Settings, summarise
-    from llmcli.bench.traffic import model_facts
+    from llmcli.device import choose_dtype
 
-    plan, facts = benchmark.plan, model_facts(checkpoint, benchmark.plan.sizes)
+    plan = benchmark.plan
+    where = torch.device(plan.device)
+    kept_in = choose_dtype(plan.dtype, where, subject.stored_dtype())
+    facts = subject.facts(plan.sizes, kept_in, choose_packing(plan.quantize, where))
+    of_peers = subject.facts(plan.sizes, torch.bfloat16, None).bytes_per_token if plan.quantize else None
     return BenchResult(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=facts,
-        machine=this_machine(torch.device(plan.device)),
-        versions=versions(list(hows)),
+        machine=this_machine(where),
+        versions=versions(list(hows), where),
         settings=Settings(
             plan.device,
             plan.dtype,
@@ -210,10 +230,12 @@ def _result(
             plan.sizes.prefill,
             plan.sizes.contexts,
             plan.sizes.tokens,
+            plan.quantize,
         ),
         arms=hows,
-        summaries=summarise(measurements, facts.bytes_per_token),
+        summaries=summarise(measurements, facts.bytes_per_token, of_peers=of_peers),
         measurements=tuple(measurements),
         failures=tuple(failures),
         notes=tuple(notes),
+        commit=commit(),
     )

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
+import llmcli
 from llmcli import __version__
 from llmcli.bench.memory import lines_of
 from llmcli.bench.results import Machine
 from llmcli.device import memory
 from llmcli.inspection.machine import cpu_name
 
-_PACKAGES = {"torch": "torch", "llama.cpp": "llama-cpp-python", "transformers": "transformers"}
+_PACKAGES = {
+    "torch": "torch",
+    "triton": "triton",
+    "llama.cpp": "llama-cpp-python",
+    "transformers": "transformers",
+    "transformers-compiled": "transformers",
+}
 
 
 def this_machine(device: torch.device) -> Machine:
@@ -30,16 +40,35 @@ def this_machine(device: torch.device) -> Machine:
     )
 
 
-def versions(arms: list[str]) -> dict[str, str]:
-    """Of this program, Python, torch and the peers among `arms`."""
+def versions(arms: list[str], device: torch.device) -> dict[str, str]:
+    """Of this program, Python, torch and the peers among `arms`; on a GPU also of what computes there."""
     found = {"llmcli": __version__, "python": platform.python_version()}
-    for name in ("torch", *arms):
+    on_gpu = ["triton"] if device.type == "cuda" else []
+    for name in ("torch", *on_gpu, *arms):
         if name in _PACKAGES:
-            try:
-                found[name] = metadata.version(_PACKAGES[name])
-            except metadata.PackageNotFoundError:
-                continue
+            with suppress(metadata.PackageNotFoundError):
+                found[_PACKAGES[name] if name.startswith("transformers") else name] = metadata.version(_PACKAGES[name])
+    if device.type == "cuda" and torch.version.cuda is not None:
+        found["cuda"] = torch.version.cuda
     return found
+
+
+def commit() -> str | None:
+    """The commit of the repository this program runs from, with "-dirty" if its files are not those of it."""
+    root = Path(llmcli.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD").strip()
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no").strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head}-dirty" if changed else head
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ("git", "-C", str(folder), *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
 
 
 def _physical_cores() -> int:

@@ -9,15 +9,20 @@ from dataclasses import replace
 
 import torch
 
-from llmcli.api import load
+from llmcli.api import LoadedModel, choose_packing, load
 from llmcli.bench.plan import Plan
+from llmcli.bench.random_model import random_model
 from llmcli.bench.runner import Run
+from llmcli.bench.shapes import shape_config
+from llmcli.device import choose_dtype
 from llmcli.engine import Finish, Prefill, SamplingParams, Step
 
 
 def start_command(plan: Plan) -> tuple[str, ...]:
     """What a user would type for one token; threads come with the environment."""
-    options = ("--model", plan.model, "--device", plan.device, "--dtype", plan.dtype)
+    options: tuple[str, ...] = ("--model", plan.model, "--device", plan.device, "--dtype", plan.dtype)
+    if plan.quantize is not None:
+        options = (*options, "--quantize", plan.quantize)
     return (sys.executable, "-m", "llmcli", "generate", "hi", "-n", "1", "-t", "0", "--quiet", *options)
 
 
@@ -26,7 +31,7 @@ class Ours:
 
     def __init__(self, plan: Plan) -> None:
         torch.set_num_threads(plan.threads)
-        loaded = load(plan.model, device=plan.device, dtype=plan.dtype)
+        loaded = _made(plan) if plan.shape is not None else _loaded(plan)
         # Without stop tokens, so that every reply is as long as asked.
         self._engine = replace(loaded, stop_ids={}).engine()
         self.how = ""
@@ -45,3 +50,14 @@ class Ours:
             elif isinstance(event, Finish):
                 self.how = event.stats.path
         return Run(at[0] - started, at[-1] - at[0], len(ids) - cached)
+
+
+def _loaded(plan: Plan) -> LoadedModel:
+    return load(plan.model, device=plan.device, dtype=plan.dtype, quantize=plan.quantize)
+
+
+def _made(plan: Plan) -> LoadedModel:
+    assert plan.shape is not None
+    device = torch.device(plan.device)
+    dtype = choose_dtype(plan.dtype, device, torch.bfloat16)
+    return random_model(plan.shape, shape_config(plan.shape), device, dtype, choose_packing(plan.quantize, device))

@@ -1,41 +1,95 @@
-"""Hugging Face transformers as an arm of the benchmark, in bfloat16, with its own cache and attention."""
+"""Hugging Face transformers as arms of the benchmark, in bfloat16: as it comes, and with what makes it fastest."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from llmcli.bench.plan import Plan
 from llmcli.bench.runner import Run
+from llmcli.bench.shapes import SHAPES
+
+# A compiled step is made for one length of the cache; those of one benchmark are rounded up to a few.
+_CACHE_STEP = 512
+# Steps after which it is compiled and captured, and every further one is like the next.
+_WARM_UP = 4
 
 
 class Transformers:
-    """A model that transformers loaded. GGUF weights are decoded by transformers while loading."""
+    """A model that transformers loaded, with its own cache and attention, one operation after another.
+
+    GGUF weights are decoded by transformers while loading; those of a shape are random.
+    """
 
     def __init__(self, plan: Plan) -> None:
         torch.set_num_threads(plan.threads)
-        path = Path(plan.model)
-        where, options = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
-        model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=torch.bfloat16, **options)
-        self._model = model.eval().to(plan.device)
-        self.how = f"bfloat16, {plan.device}, attention: {model.config._attn_implementation}"
+        self._model = _made(plan) if plan.shape is not None else _loaded(plan)
+        self.how = f"bfloat16, {plan.device}, attention: {self._model.config._attn_implementation}"
 
     @torch.inference_mode()
     def run(self, ids: Sequence[int], tokens: int) -> Run:
         """See `Runner`."""
+        return self._generate(ids, tokens, None, self._model)
+
+    def _generate(self, ids: Sequence[int], tokens: int, cache: Any, step: Callable[..., Any]) -> Run:
+        """Read with the model itself, write with `step`."""
         started = time.perf_counter()
-        step = torch.tensor([list(ids)], device=self._model.device)
+        token = torch.tensor([list(ids)], device=self._model.device)
         at: list[float] = []
-        cache = None
-        for _ in range(tokens):
-            seen = self._model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        for number in range(tokens):
+            forward = step if number else self._model
+            seen = forward(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = seen.past_key_values
-            step = seen.logits[:, -1:].argmax(-1)
+            token = seen.logits[:, -1:].argmax(-1)
             # A token counts once Python has it, which also waits for a GPU.
-            step[0, 0].item()
+            token[0, 0].item()
             at.append(time.perf_counter())
         return Run(at[0] - started, at[-1] - at[0], len(ids))
+
+
+class TransformersCompiled(Transformers):
+    """The same with a cache of a fixed size and `torch.compile`, as its `generate` does it; compiling is not timed."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.how += ", static cache, torch.compile"
+        self._length = 0
+        self._cache: Any = None
+
+    # Not in inference mode: what is compiled there cannot mark its addresses as fixed.
+    @torch.no_grad()
+    def run(self, ids: Sequence[int], tokens: int) -> Run:
+        """See `Runner`."""
+        if tokens == 1:
+            # Reading is never compiled: each length would be, for itself.
+            return self._generate(ids, tokens, None, self._model)
+        length = -(-(len(ids) + tokens) // _CACHE_STEP) * _CACHE_STEP
+        if length != self._length:
+            torch.compiler.reset()
+            self._length = length
+            self._cache = transformers.StaticCache(config=self._model.config, max_cache_len=length)
+            self._written(ids[:1], _WARM_UP)
+        return self._written(ids, tokens)
+
+    def _written(self, ids: Sequence[int], tokens: int) -> Run:
+        self._cache.reset()
+        return self._generate(ids, tokens, self._cache, self._model.get_compiled_call(None))
+
+
+def _loaded(plan: Plan) -> Any:
+    path = Path(plan.model)
+    where, options = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
+    model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=torch.bfloat16, **options)
+    return model.eval().to(plan.device)
+
+
+def _made(plan: Plan) -> Any:
+    assert plan.shape is not None
+    config = transformers.AutoConfig.for_model(**SHAPES[plan.shape])
+    with torch.device(plan.device):
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()

@@ -42,6 +42,8 @@ class Sizes:
 
 FULL = Sizes((128, 512, 2048), (0, 1024, 4096), 64)
 QUICK = Sizes((128,), (0,), 16)
+# A GPU is sooner done, and what it does at the beginning of a text is no measure of what it does along it.
+DEVICE_FULL = Sizes((128, 512, 2048), (128, 1024, 8192), 256)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Plan:
     """The same text for every arm, encoded once. Each pass begins one token further on, so that no arm can make use
     of what it has read before."""
     sizes: Sizes
+    quantize: str | None = None
+    """For this program: "int8", "int4", or as the files have it."""
+    shape: str | None = None
+    """The name of a shape, whose weights each arm makes at random; the model is then of no path."""
     start_only: bool = False
     """Say one token and exit, which is timed from outside."""
 

@@ -82,10 +82,12 @@ class ModelFacts:
     stored_bytes: int
     """Of all weights, in the files."""
     weight_bytes_per_token: int
-    """As stored: every matrix a token is multiplied with, of experts the chosen ones; one row of an embedding that is
-    not also the head counts as nothing."""
+    """As stored, or as kept where that was chosen: every matrix a token is multiplied with, of experts the chosen ones;
+    one row of an embedding that is not also the head counts as nothing."""
     bytes_per_token: Mapping[int, int]
     """For each context measured: those weights, and keys and values in 16 bits half-way through the reply."""
+    random_weights: bool = False
+    """It has the sizes of the model it is named after, but none of its weights."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Settings:
     prefill: tuple[int, ...]
     contexts: tuple[int, ...]
     decoded_tokens: int
+    quantize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ class BenchResult:
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     """What was left out, and why."""
+    commit: str | None = None
+    """Of this program, where it runs from a repository; "-dirty" is added if files differ from it."""
 
     def summary(self, arm: str, measure: Measure, size: int | None = None) -> Summary | None:
         """What the measurements of one kind came to, if there were any."""
@@ -137,18 +142,27 @@ class BenchResult:
         return next(found, None)
 
 
-def summarise(measurements: Iterable[Measurement], bytes_per_token: Mapping[int, int]) -> tuple[Summary, ...]:
-    """Medians, extremes, ratios and shares, in the order of `MEASURES` and of the first measurements of each arm."""
+def summarise(
+    measurements: Iterable[Measurement],
+    bytes_per_token: Mapping[int, int],
+    *,
+    of_peers: Mapping[int, int] | None = None,
+) -> tuple[Summary, ...]:
+    """Medians, extremes, ratios and shares, in the order of `MEASURES` and of the first measurements of each arm.
+
+    The bytes that a token reads are `of_peers` for all but this program, where that quantises and they do not.
+    """
     values: dict[tuple[str, Measure, int | None], list[float]] = {}
     for one in measurements:
         values.setdefault((one.arm, one.measure, one.size), []).append(one.value)
     medians = {key: statistics.median(found) for key, found in values.items()}
     bandwidth = medians.get((MACHINE, "bandwidth_bytes_per_s", None))
 
-    def share(measure: Measure, size: int | None, rate: float) -> float | None:
-        if measure != "decode_tokens_per_s" or size is None or not bandwidth or size not in bytes_per_token:
+    def share(arm: str, measure: Measure, size: int | None, rate: float) -> float | None:
+        read = bytes_per_token if arm == OURS or of_peers is None else of_peers
+        if measure != "decode_tokens_per_s" or size is None or not bandwidth or size not in read:
             return None
-        return bytes_per_token[size] * rate / bandwidth
+        return read[size] * rate / bandwidth
 
     def times_better(arm: str, measure: Measure, size: int | None) -> float | None:
         ours, theirs = medians.get((OURS, measure, size)), medians[arm, measure, size]
@@ -166,7 +180,7 @@ def summarise(measurements: Iterable[Measurement], bytes_per_token: Mapping[int,
             median=medians[arm, measure, size],
             min=min(found),
             max=max(found),
-            bandwidth_share=share(measure, size, medians[arm, measure, size]),
+            bandwidth_share=share(arm, measure, size, medians[arm, measure, size]),
             ours_times_better=times_better(arm, measure, size),
         )
         for arm, measure, size in order

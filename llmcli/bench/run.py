@@ -15,7 +15,11 @@ from llmcli.bench.results import MACHINE, MEASURES, OURS, Failure, Measure, Meas
 from llmcli.bench.runner import ArmError
 from llmcli.errors import UsageError
 
-PEERS = {"llama.cpp": ("llama_cpp", "llama-cpp-python"), "transformers": ("transformers", "transformers")}
+PEERS = {
+    "llama.cpp": ("llama_cpp", "llama-cpp-python"),
+    "transformers": ("transformers", "transformers"),
+    "transformers-compiled": ("transformers", "transformers"),
+}
 """The programs to compare with: the module of each, and the distribution it comes in."""
 
 
@@ -55,7 +59,7 @@ def chosen_peers(text: str | None) -> list[str]:
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     for name in names:
         if name not in PEERS:
-            raise UsageError(f"There is no peer called {name!r}; --against takes {' and '.join(PEERS)}.")
+            raise UsageError(f"There is no peer called {name!r}; --against takes {', '.join(PEERS)}.")
     return list(dict.fromkeys(names))
 
 
@@ -67,7 +71,7 @@ def refusal(arm: str, format_: str) -> str | None:
     if arm == "llama.cpp" and format_ != "GGUF":
         return f"llama.cpp runs GGUF files only; this model is {format_}."
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if arm == "transformers" and format_ == "GGUF" and missing:
+    if arm != "llama.cpp" and format_ == "GGUF" and missing:
         needs = " and ".join(missing)
         return f"transformers needs {needs} to read GGUF files; `pip install 'llmcli[bench]'` installs what is missing."
     return None
@@ -87,7 +91,8 @@ class Benchmark:
     @property
     def process_count(self) -> int:
         """How many processes will be started, if none fails."""
-        return self.rounds * (2 + (1 + len(self.peers)) * (2 + bool(self.weight_files)))
+        starts = 0 if self.plan.shape is not None else 1 + bool(self.weight_files)
+        return self.rounds * (2 + (1 + len(self.peers)) * (1 + starts))
 
     def run(self) -> Generator[Event, None, None]:
         """Measure, and tell it as it happens. An arm that has failed once is left out from then on."""
@@ -118,7 +123,8 @@ class Benchmark:
         if self.weight_files:
             drop_from_page_cache(self.weight_files)
             yield from self._start(plan, round_, env, "first_token_cold_s", "exit_cold_s")
-        yield from self._start(plan, round_, env, "first_token_warm_s", "exit_warm_s")
+        if plan.shape is None:
+            yield from self._start(plan, round_, env, "first_token_warm_s", "exit_warm_s")
         for answer in answers(plan, env):
             yield from _heard(arm, round_, answer)
         yield Done()

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+
 from llmcli.bench.plan import Sizes
 from llmcli.bench.results import ModelFacts
+from llmcli.bench.shapes import RANDOM
+from llmcli.checkpoint.foresight import kept_bytes
 from llmcli.checkpoint.opened import Checkpoint, meta_model
+from llmcli.checkpoint.packing import Packing, planned_bits
 from llmcli.inspection.accounting import account
+from llmcli.model import ModelConfig
 
 _KV_VALUE_BYTES = 2
 
 
-def model_facts(checkpoint: Checkpoint, sizes: Sizes) -> ModelFacts:
-    """Counted from the headers; no weight is read."""
+def model_facts(
+    checkpoint: Checkpoint, sizes: Sizes, *, dtype: torch.dtype = torch.bfloat16, packing: Packing | None = None
+) -> ModelFacts:
+    """Counted from the headers; no weight is read.
+
+    A token reads weights as they are stored in the files, or as they are kept where a `packing` was asked for.
+    """
     config, counted = checkpoint.config, account(checkpoint)
     weights = weight_bytes_per_token(checkpoint)
+    if packing is not None:
+        weights = _read_by_a_token(config, _kept(config, dtype, packing, checkpoint).__getitem__)
     return ModelFacts(
         name=checkpoint.name,
         path=str(checkpoint.path),
@@ -22,22 +37,57 @@ def model_facts(checkpoint: Checkpoint, sizes: Sizes) -> ModelFacts:
         context_length=config.context_length,
         stored_bytes=sum(counted.stored_bytes.values()),
         weight_bytes_per_token=weights,
-        bytes_per_token={
-            context: weights + config.kv_bytes(max(context, 1) + sizes.tokens // 2, _KV_VALUE_BYTES)
-            for context in sizes.contexts
-        },
+        bytes_per_token=_with_cache(config, weights, sizes),
+    )
+
+
+def shape_facts(
+    name: str, config: ModelConfig, sizes: Sizes, *, dtype: torch.dtype, packing: Packing | None
+) -> ModelFacts:
+    """Of a model of random weights, which are kept in `dtype` or packed."""
+    kept = _kept(config, dtype, packing, None)
+    weights = _read_by_a_token(config, kept.__getitem__)
+    return ModelFacts(
+        name=name,
+        path="",
+        format=RANDOM,
+        parameters=sum(parameter.numel() for parameter in meta_model(config).parameters()),
+        context_length=config.context_length,
+        stored_bytes=sum(kept.values()),
+        weight_bytes_per_token=weights,
+        bytes_per_token=_with_cache(config, weights, sizes),
+        random_weights=True,
     )
 
 
 def weight_bytes_per_token(checkpoint: Checkpoint) -> int:
     """Bytes in the files of all weights that a token is multiplied with."""
-    config = checkpoint.config
+    return _read_by_a_token(checkpoint.config, checkpoint.stored_bytes)
+
+
+def _kept(
+    config: ModelConfig, dtype: torch.dtype, packing: Packing | None, checkpoint: Checkpoint | None
+) -> dict[str, int]:
+    model = meta_model(config)
+    return kept_bytes(model, planned_bits(model, packing, checkpoint), dtype)
+
+
+def _with_cache(config: ModelConfig, weights: int, sizes: Sizes) -> dict[int, int]:
+    """What a token reads in all, half-way through each reply."""
+    return {
+        context: weights + config.kv_bytes(max(context, 1) + sizes.tokens // 2, _KV_VALUE_BYTES)
+        for context in sizes.contexts
+    }
+
+
+def _read_by_a_token(config: ModelConfig, nbytes: Callable[[str], int]) -> int:
+    """The bytes of all weights that a token is multiplied with, given those of each parameter."""
     total = 0
     for name, _ in meta_model(config).named_parameters():
         if name.startswith("embed_") and not (name == "embed_tokens.weight" and config.tie_embeddings):
             continue  # one row of it
-        stored = checkpoint.stored_bytes(name)
+        read = nbytes(name)
         if ".mlp.experts." in name and (experts := config.layers[int(name.split(".")[1])].experts) is not None:
-            stored = stored * experts.chosen // experts.count
-        total += stored
+            read = read * experts.chosen // experts.count
+        total += read
     return total

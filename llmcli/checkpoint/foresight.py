@@ -57,19 +57,25 @@ class Wish:
 
 def footprint(model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, context: int | None) -> Footprint:
     """What `model`, which may be on `meta`, takes with the parameters in `planned` packed and the others in `dtype`."""
-    weights = 0
-    for name, parameter in model.named_parameters():
-        *count, rows, columns = (1, *parameter.shape)[-3:] if parameter.dim() > 1 else (1, parameter.numel())
-        if name in planned:
-            weights += math.prod(blocks_shape(planned[name], rows, columns, math.prod(count)))
-        else:
-            weights += parameter.numel() * dtype.itemsize
+    weights = sum(kept_bytes(model, planned, dtype).values())
     tokens = min(context or _UNASKED_CONTEXT, model.config.context_length)
     return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), _working(model.config, tokens, dtype))
 
 
-def foresee(model: Transformer, checkpoint: Checkpoint, wish: Wish) -> None:
-    """See that there is memory for a model that is still on `meta`.
+def kept_bytes(model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype) -> dict[str, int]:
+    """The bytes of each parameter, those in `planned` packed and the others in `dtype`."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if name in planned:
+            count, rows, columns = (1, *parameter.shape)[-3:]
+            found[name] = math.prod(blocks_shape(planned[name], rows, columns, count))
+        else:
+            found[name] = parameter.numel() * dtype.itemsize
+    return found
+
+
+def foresee(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, *, name: str | None = None) -> None:
+    """See that there is memory for a model that is still on `meta`; it has a `name`, or the path of its checkpoint.
 
     Raises:
         OutOfMemoryError: there is not; with what is needed, what is free, and what would fit.
@@ -82,19 +88,20 @@ def foresee(model: Transformer, checkpoint: Checkpoint, wish: Wish) -> None:
         return
     kept = {None: str(wish.dtype).removeprefix("torch."), "stored": "the bits they are stored in"}
     context = "" if wish.context is None else f" and {in_words(needed.cache)} for a context of {wish.context} tokens"
+    name = name if checkpoint is None else str(checkpoint.path)
     fitting = ", ".join(_what_fits(model, checkpoint, wish, free))
     raise OutOfMemoryError(
-        f"{checkpoint.path} does not fit: it takes {in_words(needed.total)}, with {in_words(needed.weights)} for the "
+        f"{name} does not fit: it takes {in_words(needed.total)}, with {in_words(needed.weights)} for the "
         f"weights in {kept.get(wish.packing, wish.packing)}{context}, and {wish.device} has {in_words(free)} free. "
         + (f"This would fit: {fitting}." if fitting else "Close other programs, or use a smaller model.")
     )
 
 
-def _needed(model: Transformer, checkpoint: Checkpoint, wish: Wish) -> Footprint:
+def _needed(model: Transformer, checkpoint: Checkpoint | None, wish: Wish) -> Footprint:
     return footprint(model, planned_bits(model, wish.packing, checkpoint), wish.dtype, wish.context)
 
 
-def _what_fits(model: Transformer, checkpoint: Checkpoint, wish: Wish, free: int) -> Iterator[str]:
+def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, free: int) -> Iterator[str]:
     """The settings, closest to the wish first, with which the model fits into `free` bytes; nothing is guessed."""
     packings: list[tuple[str, Packing | None]] = [("", wish.packing)]
     if wish.may_pack and wish.packing in (None, "stored", "int8"):

@@ -22,8 +22,9 @@ NOTE = (
     "Medians, with the least and the most where there is room; 3.0 x: so many times faster, or smaller, llmcli is. "
     "From start: a process that writes one token. llmcli runs the whole of `llm generate`, peers neither encode nor "
     "decode text; cold: the model's files dropped from the page cache. Of the bandwidth: bytes a token reads (weights "
-    "as stored in the file, keys and values in 16 bits) times tokens per second. Peak memory: resident; short is after "
-    "one short prompt and its reply. Everyone gets the same file, tokens and threads."
+    "as stored in the file, or as --quantize or --shape has them kept; keys and values in 16 bits) times tokens per "
+    "second. Peak memory: resident; short is after one short prompt and its reply. Everyone gets the same file, tokens "
+    "and threads."
 )
 
 _Detail: TypeAlias = Literal["all", "no spread", "medians"]
@@ -58,7 +59,8 @@ def _circumstances(result: BenchResult) -> Iterator[str]:
     cores = f"{machine.physical_cores} core{'s' * (machine.physical_cores > 1)}"
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     rounds = f"{settings.rounds} round{'s' * (settings.rounds > 1)}"
-    yield f"{where}, {cores}, {size(machine.memory_bytes)} · {settings.device}, {threads}, {rounds} · {result.date}"
+    how = f"{settings.device}, {settings.quantize}" if settings.quantize else settings.device
+    yield f"{where}, {cores}, {size(machine.memory_bytes)} · {how}, {threads}, {rounds} · {result.date}"
     yield " · ".join(f"{name} {version}" for name, version in result.versions.items())
     yield from (f"{arm}: {how}" for arm, how in result.arms.items() if how)
 

@@ -162,7 +162,7 @@ def test_the_machine_is_known() -> None:
     assert machine.memory_bytes > 1 << 28
     assert machine.gpu is None
     assert machine.cpu
-    found = versions(["llmcli", "no such peer"])
+    found = versions(["llmcli", "no such peer"], torch.device("cpu"))
     assert found["torch"] == torch.__version__
     assert set(found) == {"llmcli", "python", "torch"}
 

@@ -39,7 +39,7 @@ def test_a_whole_run(model: Path, tmp_path: Path) -> None:
     assert found["schema"] == "llmcli.bench/1"
     assert found["settings"] == {
         "device": "cpu", "dtype": "auto", "threads": 1, "rounds": 1,
-        "prefill": [], "contexts": [0], "decoded_tokens": 16,
+        "prefill": [], "contexts": [0], "decoded_tokens": 16, "quantize": None,
     }  # fmt: skip
     assert found["model"]["name"] == "tiny"
     assert {one["measure"] for one in found["measurements"] if one["arm"] == "llmcli"} == {
@@ -65,7 +65,9 @@ def test_a_whole_run(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--against", "ollama"], 2, "llama.cpp and transformers"),
+        (["--against", "ollama"], 2, "llama.cpp, transformers, transformers-compiled"),
+        (["--quantize", "int3"], 2, "cannot be quantised to 'int3'"),
+        (["--shape", "llama-3.2-1b"], 2, "takes the place of a model"),
         (["--device", "abacus"], 2, "no device called"),
         (["--dtype", "int3"], 2, "no dtype called"),
         (["--rounds", 0], 2, "--rounds"),

@@ -47,6 +47,10 @@ def test_the_share_of_the_bandwidth_is_bytes_times_tokens_over_bytes() -> None:
     assert only(summaries, OURS).bandwidth_share == pytest.approx(0.75)
     assert only(summaries, "peer").bandwidth_share == pytest.approx(0.15)
     assert only(summaries, MACHINE).bandwidth_share is None
+    # Who does not quantise reads more.
+    others = summarise(measurements, {0: 150}, of_peers={0: 300})
+    assert only(others, OURS).bandwidth_share == pytest.approx(0.75)
+    assert only(others, "peer").bandwidth_share == pytest.approx(0.3)
     assert only(summarise(measurements, {}), OURS).bandwidth_share is None
     assert only(summarise(measurements[3:], {0: 150}), OURS).bandwidth_share is None
 

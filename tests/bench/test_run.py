@@ -81,7 +81,7 @@ def test_without_files_to_drop_there_is_no_cold_start(log: list[str]) -> None:
 def test_peers_by_name() -> None:
     assert chosen_peers(None) == chosen_peers("") == []
     assert chosen_peers(" transformers,llama.cpp,transformers") == ["transformers", "llama.cpp"]
-    with pytest.raises(UsageError, match=r"'ollama'; --against takes llama.cpp and transformers"):
+    with pytest.raises(UsageError, match=r"'ollama'; --against takes llama.cpp, transformers, transformers-compiled"):
         chosen_peers("llama.cpp,ollama")
 
 

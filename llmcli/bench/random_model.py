@@ -1,0 +1,94 @@
+"""Models of random weights, made where they are to be used: nothing is read, and nothing is written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+from torch import Tensor, nn
+
+from llmcli.api import LoadedModel, why_readable
+from llmcli.bench.shapes import RANDOM
+from llmcli.checkpoint.foresight import Wish, foresee
+from llmcli.checkpoint.opened import meta_model
+from llmcli.checkpoint.packing import Packing, make_room, planned_bits
+from llmcli.model import ModelConfig
+from llmcli.model.packed import COLUMNS, ROWS, Groups, PackedMatrix
+from llmcli.text.tokenizer import Tokenizer
+
+# Codes made at a time.
+_VALUES_AT_ONCE = 1 << 22
+
+
+def random_model(
+    name: str, config: ModelConfig, device: torch.device, dtype: torch.dtype, packing: Packing | None = None
+) -> LoadedModel:
+    """A model ready to run, which says nothing anyone would want to hear.
+
+    Its weights are such that activations neither vanish nor overflow: matrices of mean 0 and variance one over their
+    columns, in `dtype` or packed.
+
+    Raises:
+        OutOfMemoryError: there is no room for them.
+    """
+    model = meta_model(config)
+    foresee(model, None, Wish(device, dtype, packing), name=f"{name} of random weights")
+    packed = make_room(model, planned_bits(model, packing, None), dtype, device)
+    with torch.inference_mode(mode=False), torch.no_grad():
+        for matrix in packed.values():
+            _fill_packed(matrix)
+        for path, parameter in list(model.named_parameters()):
+            if parameter.device.type == "meta":
+                owner, _, attribute = path.rpartition(".")
+                values = _random(path, parameter.shape, device, dtype)
+                setattr(model.get_submodule(owner), attribute, nn.Parameter(values, requires_grad=False))
+    if config.tie_embeddings and "embed_tokens.weight" not in packed:
+        setattr(model.lm_head, "weight", model.embed_tokens.weight)  # noqa: B010
+    return LoadedModel(
+        name=name,
+        source=Path(RANDOM),
+        config=config,
+        model=model.eval(),
+        tokenizer=stub_tokenizer(config.vocab_size),
+        template=None,
+        stop_ids={},
+        generation_defaults={},
+        notes=(),
+        packing=packing,
+        why_readable=why_readable(config, device),
+    )
+
+
+def stub_tokenizer(vocabulary: int) -> Tokenizer:
+    """A token for each byte, and one for each number from there to the size of the vocabulary."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:vocabulary]
+    pieces = {letter: index for index, letter in enumerate(letters)}
+    pieces |= {f"Ġ{index}": index for index in range(len(letters), vocabulary)}
+    backend = Backend(models.BPE(pieces, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return Tokenizer(backend, {}, source=RANDOM)
+
+
+def _random(path: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    values = torch.empty(shape, dtype=dtype, device=device)
+    if len(shape) > 1:
+        return values.normal_(0, 1 / math.sqrt(shape[-1]))
+    return values.fill_(1 if "norm" in path else 0)
+
+
+def _fill_packed(matrix: PackedMatrix) -> None:
+    device, levels = matrix.blocks.device, 1 << matrix.bits
+    # Of numbers that are equally likely from 0 to L - 1 the variance is (L^2 - 1) / 12.
+    step = math.sqrt(12 / (levels * levels - 1) / matrix.columns)
+    at_once = max(1, _VALUES_AT_ONCE // (matrix.columns * ROWS)) * ROWS
+    for index in range(matrix.count):
+        for first in range(0, matrix.rows, at_once):
+            rows = min(at_once, matrix.rows - first)
+            codes = torch.randint(0, levels, (rows, matrix.columns), dtype=torch.uint8, device=device)
+            scale = torch.full((rows, -(-matrix.columns // COLUMNS)), step, dtype=torch.float16, device=device)
+            minimum = scale * ((1 - levels) / 2) if matrix.bits == 4 else None
+            matrix.store(index, first, Groups(codes, scale, minimum))
