@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 
 import pexpect
@@ -152,4 +154,24 @@ def test_looking_back_at_a_token(tmp_path: Path) -> None:
         child.expect_exact("There is no token 4: the last reply has 4")
         child.sendline("/why x")
         child.expect_exact("is not the number of a token")
+        leave(child)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of another process is limited on Linux only")
+def test_a_conversation_goes_on_when_memory_has_run_out(tmp_path: Path) -> None:
+    model = write_puppet(tmp_path / "speaker", chain(b"Yes, ok."))
+    notes = tmp_path / "notes.txt"
+    notes.write_text("a word\n")
+    with chatting(tmp_path, model) as child:
+        child.sendline("One?")
+        child.expect_exact("Yes, ok.")
+        before = resource.prlimit(child.pid, resource.RLIMIT_AS)
+        used = int(Path(f"/proc/{child.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        # Less than is set aside for reading a file, of whatever size.
+        resource.prlimit(child.pid, resource.RLIMIT_AS, (used + (32 << 20), before[1]))
+        child.sendline(f"/read {notes}")
+        child.expect_exact("There is not enough memory")
+        resource.prlimit(child.pid, resource.RLIMIT_AS, before)
+        child.sendline("Two?")
+        child.expect_exact("Yes, ok.")
         leave(child)

@@ -336,6 +336,12 @@ class ChatSession:
             except LlmcliError as error:
                 # The conversation goes on: only this message or command failed.
                 terminal.error(str(error))
+            except (MemoryError, RuntimeError) as error:
+                from llmcli.device import is_out_of_memory
+
+                if not is_out_of_memory(error):
+                    raise
+                terminal.error("There is not enough memory for that. /clear and /context make room.")
             except KeyboardInterrupt:
                 self.note("Interrupted.")
             if self.leaving:
