@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 from llmcli.checkpoint.starter import STARTER
 from llmcli.checkpoint.writing import replace_text
@@ -44,18 +48,18 @@ def set_alias(name: str, model: str) -> str:
     Raises:
         UsageError: `name` could not be told from another way to name a model, or `model` is an alias itself.
     """
-    known = aliases()
     if _NAME.fullmatch(name) is None or name.lower().endswith(".gguf"):
         raise UsageError(f"{name!r} cannot be an alias: use letters, digits, dots, dashes and underscores.")
     if STARTER.called(name):
         raise UsageError(f"{name!r} is the starter model, and cannot be an alias.")
     if not model.strip():
         raise UsageError("The model's name is empty.")
-    if model in known:
-        raise UsageError(f"{model!r} is an alias itself; name the model it stands for, {known[model]!r}.")
     path = Path(model).expanduser()
     target = str(path.resolve()) if path.exists() else model
-    _write({**known, name: target})
+    with _changing() as known:
+        if model in known:
+            raise UsageError(f"{model!r} is an alias itself; name the model it stands for, {known[model]!r}.")
+        known[name] = target
     return target
 
 
@@ -65,12 +69,24 @@ def remove_alias(name: str) -> None:
     Raises:
         ModelNotFoundError: there is none of that name.
     """
-    known = aliases()
-    if name not in known:
-        raise ModelNotFoundError(f"There is no alias {name!r}; `llm alias list` shows them.")
-    del known[name]
-    _write(known)
+    with _changing() as known:
+        if name not in known:
+            raise ModelNotFoundError(f"There is no alias {name!r}; `llm alias list` shows them.")
+        del known[name]
 
 
-def _write(known: dict[str, str]) -> None:
-    replace_text(aliases_path(), json.dumps(known, ensure_ascii=False, indent=2) + "\n")
+@contextmanager
+def _changing() -> Iterator[dict[str, str]]:
+    """All aliases, to be changed; one process at a time, so that none undoes what another does."""
+    path = aliases_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    # A file system without locks: nobody can take one.
+    with suppress(OSError, NotImplementedError):
+        lock.acquire()
+    try:
+        known = aliases()
+        yield known
+        replace_text(path, json.dumps(known, ensure_ascii=False, indent=2) + "\n")
+    finally:
+        lock.release()
