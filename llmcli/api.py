@@ -13,6 +13,7 @@ from torch import Tensor
 from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
 from llmcli.checkpoint.packing import Packing
 from llmcli.checkpoint.resolve import resolve
+from llmcli.checkpoint.text_parts import TextParts
 from llmcli.checkpoint.weights import load_weights
 from llmcli.device import choose_device, choose_dtype
 from llmcli.engine import Engine
@@ -33,6 +34,8 @@ from llmcli.text.tokenizer import Tokenizer
 _PACKED_ON = ("cpu", "cuda")
 # From so many bytes of dense weights on, replies are slow enough to say what would help.
 _HEAVY = 1 << 30
+# Bytes of weights that take seconds to read.
+_LARGE = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,9 @@ def load_checkpoint(
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
+        if sum(map(checkpoint.stored_bytes, checkpoint.sources)) > _LARGE:
+            # Before so much is read that waiting for the tokenizer is nothing beside it.
+            _check_vocabulary(checkpoint, text.result())
         # Threads read into the parameters, which where the caller is in inference mode they could not change.
         with torch.inference_mode(mode=False):
             model = load_weights(
@@ -211,11 +217,7 @@ def load_checkpoint(
                 may_pack=may_quantize and where.type in _PACKED_ON,
             )
         parts = text.result()
-    if parts.tokenizer.vocab_size > checkpoint.config.vocab_size:
-        raise CheckpointError(
-            f"{checkpoint.path}: the tokenizer has {parts.tokenizer.vocab_size} tokens, "
-            f"but the model has embeddings for {checkpoint.config.vocab_size}."
-        )
+    _check_vocabulary(checkpoint, parts)
     return LoadedModel(
         name=checkpoint.name,
         source=checkpoint.path,
@@ -234,6 +236,14 @@ def load_checkpoint(
 def why_readable(config: ModelConfig, device: torch.device) -> str:
     """Why no fast path can run such a model there; empty if one can."""
     return why_not_on_cpu(config, device) or ""
+
+
+def _check_vocabulary(checkpoint: Checkpoint, parts: TextParts) -> None:
+    if parts.tokenizer.vocab_size > checkpoint.config.vocab_size:
+        raise CheckpointError(
+            f"{checkpoint.path}: the tokenizer has {parts.tokenizer.vocab_size} tokens, "
+            f"but the model has embeddings for {checkpoint.config.vocab_size}."
+        )
 
 
 def _hint(model: Transformer) -> tuple[str, ...]:

@@ -128,3 +128,13 @@ def test_seeded_replies_repeat_across_loads(folder: Path) -> None:
     prompt = random_ids(5)
     replies = [list(llmcli.load(folder).engine().stream(prompt, params, probabilities=False))[1:-1] for _ in range(2)]
     assert replies[0] == replies[1]
+
+
+def test_of_a_large_model_the_tokenizer_is_checked_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tiny_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=2), tmp_path)
+    monkeypatch.setattr("llmcli.api._LARGE", 0)
+    monkeypatch.setattr("llmcli.api.load_weights", None)
+    with pytest.raises(CheckpointError, match=r"261 tokens.*200"):
+        llmcli.load(folder)

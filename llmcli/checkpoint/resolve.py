@@ -13,6 +13,7 @@ from llmcli.checkpoint.aliases import aliases
 from llmcli.checkpoint.hub import fetch_model
 from llmcli.checkpoint.hub_files import HubName, parse_hub_name
 from llmcli.checkpoint.store import Progress, no_progress
+from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import LlmcliError, ModelNotFoundError, UsageError
 
 
@@ -60,10 +61,10 @@ def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None =
     if entry is not None:
         return entry.path
     if name.startswith((".", "/", "~")) or name.lower().endswith(".gguf"):
-        raise ModelNotFoundError(f"There is no file or folder {name!r}.")
+        raise ModelNotFoundError(f"There is no file or folder {shown(name)}.")
     hub_name = parse_hub_name(name)
     if hub_name is None:
-        raise ModelNotFoundError(f"No model is called {name!r} here{_nearest(name)}. {_HOW_TO_PULL}")
+        raise ModelNotFoundError(f"No model is called {shown(name)} here{_nearest(name)}. {_HOW_TO_PULL}")
     cached = hub_cache.cached_model(hub_name)
     if cached is not None:
         return cached
