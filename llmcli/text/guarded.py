@@ -19,6 +19,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
+from llmcli.text.library import told
 
 # Takes the place of an untrusted segment where only the others' control tokens are looked for.
 _BLANK = "\ue000"
@@ -123,17 +124,14 @@ class GuardedEncoder:
         ]
 
     def _encoded(self, backend: Backend, text: str) -> Encoding:
-        try:
+        # Whatever the file left out, the library says so only here.
+        with told(f"{self._source} cannot encode some text"):
             return backend.encode(text, add_special_tokens=False)
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        except BaseException as error:
-            # Whatever the file left out, the library says so only here; a panic is no subclass of Exception.
-            raise CheckpointError(f"{self._source} cannot encode some text: {error}.") from error
 
     def _finished(self, encoding: Encoding, add_special_tokens: bool) -> list[int]:
         if add_special_tokens:
-            encoding = self._backend.post_process(encoding, None, True)
+            with told(f"{self._source} cannot encode some text"):
+                encoding = self._backend.post_process(encoding, None, True)
         return list(encoding.ids)
 
     @cached_property
@@ -168,7 +166,8 @@ class GuardedEncoder:
                 for left, right in pairs
                 if renamed.keys().isdisjoint((left, right, left + right[prefix:]))
             ]
-        guarded = Backend.from_str(json.dumps(data))
+        with told(f"{self._source} is not a valid tokenizer"):
+            guarded = Backend.from_str(json.dumps(data))
         if any(guarded.token_to_id(sentinel) != index for index, sentinel in self._sentinels.items()):
             raise CheckpointError(f"{self._source} lists its added tokens in an order that contradicts their ids.")
         return guarded

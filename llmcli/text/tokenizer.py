@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from llmcli.errors import CheckpointError
 from llmcli.text.gguf_vocabulary import gguf_backend
 from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
+from llmcli.text.library import told
 from llmcli.text.mistral_words import mend_mistral_words
 from llmcli.text.model_files import model_file_backend
 from llmcli.text.special_tokens import add_listed_tokens, mark_special, named_special_tokens
@@ -71,15 +71,10 @@ class Tokenizer:
             CheckpointError: the contents are damaged or contradict each other.
             UnsupportedModelError: a kind of tokenizer whose tokens cannot be turned into bytes one by one.
         """
-        try:
+        with told(f"{source} is not a valid tokenizer"):
             backend = Backend.from_str(text.decode() if isinstance(text, bytes) else text)
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        except BaseException as error:
-            # A panic inside the library is no subclass of Exception.
-            raise CheckpointError(f"{source} is not a valid tokenizer: {error}.") from error
-        mended = mend_mistral_words(backend)
-        tokenizer = cls._with_files_beside(backend, {}, source, tokenizer_config, special_tokens_map, added_tokens)
+            mended = mend_mistral_words(backend)
+            tokenizer = cls._with_files_beside(backend, {}, source, tokenizer_config, special_tokens_map, added_tokens)
         if mended:
             tokenizer.notes = (
                 f"{source} cuts words by a rule the model was not trained with, a known fault of older conversions; "

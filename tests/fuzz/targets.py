@@ -1,0 +1,153 @@
+"""Every reader of what comes from strangers, as a function of bytes that must end in peace or in a `LlmcliError`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from llmcli.checkpoint.gguf import read_gguf
+from llmcli.checkpoint.opened import open_checkpoint
+from llmcli.checkpoint.safetensors_files import read_safetensors, read_safetensors_folder
+from llmcli.checkpoint.text_parts import gguf_text_parts
+from llmcli.checkpoint.torch_files import read_torch_file
+from llmcli.conversations.files import read_conversation
+from llmcli.errors import LlmcliError
+from llmcli.text.template import ChatTemplate
+from llmcli.text.tokenizer import Tokenizer
+
+# Every kind of statement, filter and operator that the templates of real models have.
+_TEMPLATE = """{% set ns = namespace(n=0) %}{% macro m(x, y='z') %}{{ x ~ y }}{% endmacro %}
+{%- for message in messages if message.role != 'tool' recursive -%}
+{% set ns.n = ns.n + 1 %}{{ '<|' + message['role'] + '|>' }}{{ message.content | trim | replace('a', 'b') }}
+{% if loop.last and add_generation_prompt %}{{ m('x') * 2 }}{% elif not loop.first %}{% continue %}{% endif %}
+{% endfor %}{{ messages | map(attribute='role') | join(', ') }}{{ [1, 2][0:1] | tojson(indent=2) }}
+{{ '%s %d' % ('a', 1) }}{{ 'a'.split('b')[-1].strip().center(9) }}{{ range(3) | list }}{{ {'a': (1,)}.items() }}
+{% filter upper %}x{% endfilter %}{% macro n() %}{{ caller() }}{% endmacro %}
+{% call n() %}c{% endcall %}{{ 2 ** 3 // 1 % 2 }}{{ strftime_now('%Y') }}"""
+_CHAT = [
+    {"kind": "begin", "id": "a", "time": "t", "program": "p", "version": 1},
+    {"kind": "settings", "model": "m", "source": None, "system": "s", "template": None, "template_args": {"a": 1}},
+    {"kind": "question", "n": 1, "after": 0, "text": "hi", "time": "t"},
+    {"kind": "reply", "n": 2, "after": 1, "model": "m", "sampling": {"seed": 1}, "time": "t"},
+    {"kind": "more", "n": 2, "text": "yes", "ids": [1, 2]},
+    {"kind": "end", "n": 2, "reason": "stop"},
+    {"kind": "window", "n": 1, "summary": "x"},
+    {"kind": "head", "n": 0},
+]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader."""
+
+    read: Callable[[bytes], object]
+    """Reads these bytes, or raises `LlmcliError`."""
+    seeds: Callable[[], list[bytes]]
+    """Sound files to begin with."""
+
+
+def survives(target: Target, data: bytes) -> None:
+    """Let a reader read; whatever it raises but a `LlmcliError` is a finding."""
+    try:
+        target.read(data)
+    except LlmcliError as error:
+        # Every one must be fit to be shown.
+        assert str(error).strip()
+
+
+@cache
+def _folder() -> Path:
+    """A sound tiny model, in memory where the system has such a place."""
+    from tests.faults.models import sound_folder, sound_gguf
+
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="llmcli-fuzz-", dir=memory if memory.is_dir() else None))
+    sound_folder(folder / "model")
+    sound_gguf(folder / "sound.gguf")
+    (folder / "indexed").mkdir()
+    (folder / "indexed" / "a.safetensors").write_bytes((folder / "model" / "model.safetensors").read_bytes())
+    return folder
+
+
+def _at(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    def from_bytes(data: bytes) -> object:
+        path = _folder() / name
+        path.write_bytes(data)
+        return read(path)
+
+    return from_bytes
+
+
+def _gguf(path: Path) -> None:
+    header = read_gguf(path)
+    gguf_text_parts(header)
+
+
+def _tokenizer(data: bytes) -> None:
+    text = data.decode("utf-8", errors="replace")
+    tokenizer = Tokenizer.from_json(text, source="tokenizer.json", tokenizer_config={})
+    tokenizer.decode(tokenizer.encode("Grüße <|end|> \n a")[:20])
+
+
+def _template(data: bytes) -> None:
+    messages = [{"role": "user", "content": " Hi a "}, {"role": "assistant", "content": "x"}]
+    ChatTemplate(data.decode("utf-8", errors="replace"), special_tokens={"bos_token": "<s>"}).render(messages)
+
+
+def _model_file(name: str) -> Callable[[], list[bytes]]:
+    return lambda: [(_folder() / "model" / name).read_bytes()]
+
+
+def _weights() -> list[bytes]:
+    # The header is what is read; the values only make each try slower.
+    raw = (_folder() / "model" / "model.safetensors").read_bytes()
+    small = {"a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}, "__metadata__": {"format": "pt"}}
+    header = json.dumps(small).encode()
+    return [raw, len(header).to_bytes(8, "little") + header + bytes(8)]
+
+
+def _pickled() -> list[bytes]:
+    import torch
+
+    path = _folder() / "seed.bin"
+    torch.save({"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)[1:]}, path)
+    old = _folder() / "old.bin"
+    torch.save({"a": torch.ones(2)}, old, _use_new_zipfile_serialization=False)
+    return [path.read_bytes(), old.read_bytes()]
+
+
+def _config(path: Path) -> None:
+    try:
+        open_checkpoint(path.parent)
+    finally:
+        path.write_bytes(_model_file_once("config.json"))
+
+
+@cache
+def _model_file_once(name: str) -> bytes:
+    return (_folder() / "model" / name).read_bytes()
+
+
+def _index_seed() -> list[bytes]:
+    names = read_safetensors(_folder() / "model" / "model.safetensors")
+    return [json.dumps({"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "a.safetensors")}).encode()]
+
+
+TARGETS: dict[str, Target] = {
+    "gguf": Target(_at("model.gguf", _gguf), lambda: [(_folder() / "sound.gguf").read_bytes()]),
+    "safetensors": Target(_at("w.safetensors", read_safetensors), _weights),
+    "torch": Target(_at("w.bin", read_torch_file), _pickled),
+    "index": Target(
+        _at("indexed/model.safetensors.index.json", lambda path: read_safetensors_folder(path.parent)), _index_seed
+    ),
+    "config": Target(_at("model/config.json", _config), _model_file("config.json")),
+    "tokenizer": Target(_tokenizer, _model_file("tokenizer.json")),
+    "template": Target(_template, lambda: [_TEMPLATE.encode(), b"{{ bos_token }}{% for m in messages %}{% endfor %}"]),
+    "chat": Target(
+        _at("chat.jsonl", read_conversation), lambda: ["".join(f"{json.dumps(line)}\n" for line in _CHAT).encode()]
+    ),
+}
