@@ -1,0 +1,99 @@
+"""Processes that are killed while they write, and many that write at once: only what was never finished is lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmcli.conversations.files import conversation_files, read_conversation
+from llmcli.conversations.talk import Talk
+from llmcli.conversations.tree import Tree
+
+KILLS = 50
+TOGETHER = 20
+
+# Says on stdout which exchanges have been saved; goes on with the conversation there is, if it is given one.
+WRITER = """
+import sys
+from pathlib import Path
+from llmcli.conversations.records import Settings
+from llmcli.conversations.talk import Talk
+from llmcli.engine.params import SamplingParams
+
+name, count, *path = sys.argv[1:]
+talk = Talk.resume(Path(path[0]))[0] if path else Talk()
+talk.settle(Settings("m", None))
+for number in range(int(count)):
+    recorder = talk.answer(talk.ask(f"{name}-{number}"), "m", SamplingParams(temperature=0))
+    for char in "reply" * 20:
+        recorder.add(char, (ord(char),))
+        recorder._write(durable=False)
+    recorder.end("stop")
+    print(f"{name}-{number}", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+def writer(name: str, count: int, *path: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, name, str(count), *map(str, path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finished(tree: Tree) -> set[str]:
+    """The questions that have a whole reply."""
+    replies = {node.after for node in tree.nodes.values() if node.is_reply and node.reason == "stop"}
+    return {node.text for node in tree.nodes.values() if node.n in replies}
+
+
+def test_kill_9_while_saving_loses_the_last_turn_at_most() -> None:
+    talk = Talk()
+    talk.ask("first")
+    path = talk.path
+    assert path is not None
+    talk.close()
+    chance = random.Random(9)
+    saved: set[str] = set()
+    for number in range(KILLS):
+        with writer(f"run{number}", 1_000_000, path) as process:
+            assert process.stdout is not None
+            # At least one exchange of each process is whole when the blow comes.
+            said = process.stdout.readline()
+            time.sleep(chance.random() * 0.01)
+            process.send_signal(signal.SIGKILL)
+            said += process.stdout.read()
+        saved.update(said.decode().split("\n")[:-1])
+        tree, _ = read_conversation(path)
+        assert saved <= finished(tree)
+    assert len(saved) >= KILLS
+    # Nothing but the conversation, and it can still be gone on with.
+    assert list(path.parent.iterdir()) == [path]
+    again, note = Talk.resume(path)
+    again.ask("last")
+    again.close()
+    assert note is None or "not whole" in note
+
+
+def test_many_processes_on_one_store_lose_nothing() -> None:
+    processes = [writer(f"chat{number}", 10) for number in range(TOGETHER)]
+    said = []
+    for process in processes:
+        with process:
+            stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stderr) == (0, b"")
+        said.append(set(stdout.decode().split()))
+    found = [finished(read_conversation(path)[0]) for path in conversation_files()]
+    assert sorted(map(sorted, found)) == sorted(map(sorted, said))
+    assert [len(each) for each in found] == [10] * TOGETHER
