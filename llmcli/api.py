@@ -23,7 +23,7 @@ from llmcli.engine.reader import Reader
 from llmcli.engine.rows import make_rows
 from llmcli.engine.speculative import Speculation
 from llmcli.errors import CheckpointError, UsageError
-from llmcli.kernels import why_not_on_cpu
+from llmcli.kernels import EachStep, why_not_on_cpu
 from llmcli.kernels.cpu_build import NoKernelError
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.model import ModelConfig, Transformer
@@ -71,19 +71,24 @@ class LoadedModel:
         context_length: int | None = None,
         threads: int | None = None,
         draft: LoadedModel | None = None,
-        lookup: bool = False,
+        lookup: bool | None = False,
         draft_tokens: int | None = None,
     ) -> Engine:
         """A new engine with a KV cache of its own; `context_length` in tokens, by default the model's own limit.
 
         `threads` is how many the CPU kernel computes with: by default one for each physical core. A `draft` model of
         the same vocabulary, or `lookup` in the text so far, propose `draft_tokens` at a time, by default as many as
-        pay, and several are verified in one pass. The distribution of what is said stays the model's own.
+        pay, and several are verified in one pass. The distribution of what is said stays the model's own. On the
+        readable model a pass of several tokens adds up in another order than one of a single token, so that one of two
+        tokens that are all but equal may be chosen otherwise; `lookup=None` looks up only where there is no such
+        difference.
 
         Raises:
             UsageError: there can be no context of that length, or `draft` has another vocabulary.
         """
         step, reason = self._step(threads)
+        if lookup is None:
+            lookup = isinstance(step, EachStep)
         speculation = None
         if draft is not None or lookup:
             drafter = None if draft is None else draft._drafter(self, threads)

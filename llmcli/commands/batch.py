@@ -76,7 +76,10 @@ def batch(
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Answer every prompt of a file of JSON lines, several at a time, in order."""
+    """Answer every prompt of a file of JSON lines, several at a time, in order.
+
+    Nothing is drafted or looked up: the texts themselves fill each pass of the model.
+    """
     if raw and (system or template or template_arg):
         raise UsageError("--raw leaves out the chat template, so there is no place for --system or its settings.")
     rows = _parallel(parallel)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import options
+from llmcli.commands import options, speculating
 from llmcli.commands.explain import Look
 from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.commands.prompt_input import read_stdin, stdin_is_piped
@@ -63,6 +63,9 @@ def chat(
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
     threads: options.Threads = None,
+    draft: speculating.Draft = None,
+    lookup: speculating.Lookup = None,
+    draft_tokens: speculating.DraftTokens = "auto",
     probs: options.Probs = False,
     top: options.Top = 0,
     attention: options.Attention = False,
@@ -81,6 +84,7 @@ def chat(
         temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
     )
     sampling.check()
+    helped = speculating.Speculating(draft, lookup, draft_tokens)
 
     from llmcli.commands.chatting.commands import Commands
     from llmcli.commands.chatting.completion import CommandCompleter
@@ -106,6 +110,9 @@ def chat(
             template = template if _is_given(command, "template") else before.template
             variables = variables if _is_given(command, "template_arg") else dict(before.template_args)
 
+    if not attention:
+        helped.find(quiet=quiet)
+
     def load(name: str | None, template: str | None = None) -> Speaker:
         checkpoint = find_checkpoint(name, quiet=quiet)
         loaded = load_model(
@@ -124,7 +131,7 @@ def chat(
 
         from llmcli.engine import Conversation
 
-        engine = loaded.engine(context_length=context, threads=threads)
+        engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)
         conversation = Conversation(engine, loaded.tokenizer, loaded.template, system, template_args=variables)
         return Speaker(loaded, conversation, sampling.params(loaded.generation_defaults), _source(name), template)
 

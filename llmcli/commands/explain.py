@@ -66,9 +66,9 @@ def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, prefi
     from rich.text import Text
 
     from llmcli.views.terminal import visible
-    from llmcli.views.tokens import coloured, probability
+    from llmcli.views.tokens import step_style, styled
 
-    text = coloured((tokenizer.token_bytes(step.id), probability(step)) for step in steps)
+    text = styled((tokenizer.token_bytes(step.id), step_style(step)) for step in steps)
     more = _views(tokenizer, steps, replace(look, probs=True), coloured=True) if steps else []
     return Group(Text(visible(prefill)) + text, "", *more)
 
@@ -79,7 +79,7 @@ def _views(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, coloured:
     from llmcli.views.attention import NOTE, read_table
     from llmcli.views.tokens import legend, reply_summary, token_table
 
-    views: list[RenderableType] = [legend()] if coloured else []
+    views: list[RenderableType] = [legend(proposed=any(step.origin != "model" for step in steps))] if coloured else []
     if look.top or (look.probs and not coloured):
         views.append(token_table(steps, look.top, tokenizer.token_bytes))
     if look.probs or look.top:

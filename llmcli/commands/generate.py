@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import choosing, constraining, options, prompt_templates, recording
+from llmcli.commands import choosing, constraining, options, prompt_templates, recording, speculating
 from llmcli.commands.explain import Look, attention_watch, explain, reply_page
 from llmcli.commands.following import follow
 from llmcli.commands.inspect import base
@@ -59,6 +59,9 @@ def generate(
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
     threads: options.Threads = None,
+    draft: speculating.Draft = None,
+    lookup: speculating.Lookup = None,
+    draft_tokens: speculating.DraftTokens = "auto",
     probs: options.Probs = False,
     top: options.Top = 0,
     attention: options.Attention = False,
@@ -109,7 +112,12 @@ def generate(
     if rule is not None and (answers or record):
         raise UsageError("--json-schema, --regex and --grammar do not go with --choices or --record.")
     recorder = recording.Recorder(record)
+    helped = speculating.Speculating(draft, lookup, draft_tokens)
+    if draft is not None and record is not None:
+        raise UsageError("--draft does not go with --record: without it, what was drawn would not be had again.")
     checkpoint = find_checkpoint(model, quiet=quiet)
+    if not (answers or attention):
+        helped.find(quiet=quiet)
     loaded = load_model(
         checkpoint,
         device=device,
@@ -121,7 +129,7 @@ def generate(
         context=context,
         to_look_inside=attention or bool(answers),
     )
-    engine = loaded.engine(context_length=context, threads=threads)
+    engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)
     asked = ReplyPrompt.make(loaded, text, system, variables, raw=raw, quiet=quiet)
     ids = asked.ids(prefill)
     if show_prompt:

@@ -124,11 +124,6 @@ class Reader:
             chunk = list(ids[self._cache.length :])
             return self._pass(chunk, self.fast_step(), each=True)[:, : self._vocab_size]
 
-    @property
-    def reads_each_exactly(self) -> bool:
-        """Whether `read_each` gives what `read` would have given, to the last bit."""
-        return isinstance(self.fast_step(), EachStep)
-
     def fast_step(self, observer: Observer | None = None) -> FastStep | None:
         """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
         return None if observer is not None or self.is_looked_into else self._step

@@ -88,7 +88,7 @@ class ReplyWriter:
             self._thoughts.end()
         self._at_line_start = text.endswith("\n")
         if self._console is not None and step is not None and step.logprob is not None:
-            self._write_coloured(text, step.logprob)
+            self._write_coloured(text, step)
         elif self._is_terminal:
             sys.stdout.write(terminal.visible(text))
         else:
@@ -103,15 +103,13 @@ class ReplyWriter:
             sys.stdout.write("\n")
             sys.stdout.flush()
 
-    def _write_coloured(self, text: str, logprob: float) -> None:
-        import math
-
+    def _write_coloured(self, text: str, step: Step) -> None:
         from rich.text import Text
 
-        from llmcli.views.tokens import band_style
+        from llmcli.views.tokens import step_style
 
         assert self._console is not None
         # soft_wrap: the terminal breaks the lines, since only it knows where the previous token ended.
         self._console.print(
-            Text(terminal.visible(text), style=band_style(math.exp(logprob))), end="", soft_wrap=True, highlight=False
+            Text(terminal.visible(text), style=step_style(step)), end="", soft_wrap=True, highlight=False
         )

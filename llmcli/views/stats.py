@@ -22,6 +22,12 @@ def stats_line(stats: Stats) -> Text:
     parts.append(f"wrote {stats.generated_tokens} tokens")
     if stats.decode_tokens_per_s is not None:
         parts.append(f"at {speed(stats.decode_tokens_per_s)}")
+    if stats.acceptance_rate is not None:
+        parts.append(
+            f"{stats.accepted_tokens} of {stats.proposed_tokens} proposed accepted ({stats.acceptance_rate:.0%})"
+        )
+        parts += [] if stats.tokens_per_pass is None else [f"{stats.tokens_per_pass:.2f} tokens a pass"]
+        parts += [] if stats.speculative_gain is None else [f"{stats.speculative_gain:.2f} x plain speed"]
     parts += [f"peak memory {size(stats.peak_memory_bytes)}", stats.path]
     return Text(" · ".join(parts).replace("tokens · at", "tokens at"), style="dim")
 

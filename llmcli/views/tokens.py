@@ -43,12 +43,21 @@ def band_style(probability: float) -> str:
     return next(style for least, _, style in BANDS if probability >= least)
 
 
-def legend() -> Text:
-    """What the colours mean, in one line."""
+def step_style(step: Step) -> str:
+    """The style of a token of a reply: the colour of its probability, underlined where others proposed it."""
+    found = probability(step)
+    colour = "dim" if found is None else band_style(found)
+    return colour if step.origin == "model" else f"{colour} underline".strip()
+
+
+def legend(*, proposed: bool = False) -> Text:
+    """What the colours mean, in one line; with what the underlines mean, where tokens were `proposed`."""
     line = Text("probability: ", style="dim")
     for _, label, style in BANDS:
         line.append(f" {label} ", style=style or "default")
         line.append(" ")
+    if proposed:
+        line.append(" ").append("proposed, then verified", style="underline")
     return line
 
 
@@ -68,8 +77,9 @@ def token_label(data: bytes) -> str:
 
 def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], bytes]) -> Table:
     """One row a token: its probability in the model and after the filters, the entropy of the model's own distribution
-    in bits, and the `top` most probable tokens.
+    in bits, and the `top` most probable tokens. Where any was proposed before the model was asked, who did.
     """
+    proposed = any(step.origin != "model" for step in steps)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right", style="dim")
     table.add_column("token", no_wrap=True)
@@ -78,6 +88,8 @@ def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], by
         table.add_column("", no_wrap=True)
     table.add_column("sampled", justify="right")
     table.add_column("entropy", justify="right", style="dim")
+    if proposed:
+        table.add_column("from", style="dim")
     if top:
         table.add_column("could have been", overflow="fold")
     for step in steps:
@@ -89,6 +101,7 @@ def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], by
             *([] if top else [Text(probability_bar(of_model), style="blue")]),
             Text(percent(step.sampled_prob or 0.0)),
             Text(f"{(step.entropy or 0.0) / math.log(2):.1f}"),
+            *([step.origin] if proposed else []),
             *([_candidates(step, token_bytes)] if top else []),
         )
     return table
@@ -105,12 +118,14 @@ def _candidates(step: Step, token_bytes: Callable[[int], bytes]) -> Text:
 
 
 def coloured(tokens: Iterable[tuple[bytes, float | None]], style_of: Callable[[float], str] = band_style) -> Text:
-    """The text of tokens, each in the colour of its probability, or another number; one without a number is dim.
+    """The text of tokens, each in the colour of its probability, or another number; one without a number is dim."""
+    return styled((data, "dim" if number is None else style_of(number)) for data, number in tokens)
 
-    Bytes of a character that several tokens share are drawn with the last of them.
-    """
+
+def styled(tokens: Iterable[tuple[bytes, str]]) -> Text:
+    """The text of tokens, each in its style; bytes of a character that several share go with the last of them."""
     view, pending = Text(), b""
-    for data, number in tokens:
+    for data, style in tokens:
         pending += data
         try:
             text, pending = pending.decode("utf-8"), b""
@@ -119,7 +134,7 @@ def coloured(tokens: Iterable[tuple[bytes, float | None]], style_of: Callable[[f
                 text, pending = pending.decode("utf-8", errors="replace"), b""
             else:
                 continue
-        view.append(visible(text), "dim" if number is None else style_of(number))
+        view.append(visible(text), style)
     return view.append(pending.decode("utf-8", errors="replace"))
 
 

@@ -86,7 +86,8 @@ class TestGenerate:
         assert reply["text"] == "".join(token["text"] for token in reply["tokens"])
         token = reply["tokens"][0]
         assert set(token) == {
-            "index", "id", "text", "thinking", "bytes", "logprob", "entropy", "rank", "sampled_prob", "top", "attention"
+            "index", "id", "text", "thinking", "bytes", "logprob", "entropy", "rank", "sampled_prob", "top",
+            "attention", "origin",
         }  # fmt: skip
         fields = {"id", "text", "bytes", "logprob", "sampled_prob", "removed_by"}
         assert [set(candidate) for candidate in token["top"]] == [fields] * 2

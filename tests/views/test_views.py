@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,16 @@ from llmcli.views.model_card import ModelCard, model_tree
 from llmcli.views.prompt_tokens import prompt_token_table
 from llmcli.views.reply_json import reply_json
 from llmcli.views.stats import size, stats_line
-from llmcli.views.tokens import BANDS, band_style, legend, percent, probability_bar, token_label, token_table
+from llmcli.views.tokens import (
+    BANDS,
+    band_style,
+    legend,
+    percent,
+    probability_bar,
+    step_style,
+    token_label,
+    token_table,
+)
 from tests.views.drawing import drawn
 
 STATS = Stats(37, 5, 7, 0.25, 512.0, 33.25, 700 * 2**20, "readable model, cpu, bfloat16")
@@ -39,6 +49,24 @@ def test_tokens_beside_what_they_could_have_been() -> None:
     assert drawn(token_table(steps[:1], 0, PIECES.__getitem__)) == (
         "#  token   model            sampled  entropy\n0  ␣Paris  75.0%  ██████      90.0%      0.7"
     )
+
+
+def test_tokens_that_were_proposed_are_marked() -> None:
+    steps = [
+        Step(0, 1, " Paris", math.log(0.95), 0.5, 1, 0.9),
+        Step(1, 4, "a", math.log(0.6), 0.5, 1, 0.9, origin="lookup"),
+        Step(2, 1, "b", math.log(0.95), 0.5, 1, 0.9, origin="draft"),
+    ]
+    assert drawn(token_table(steps, 0, PIECES.__getitem__)) == (
+        "#  token   model            sampled  entropy  from\n"
+        "0  ␣Paris  95.0%  ███████▋    90.0%      0.7  model\n"
+        "1  a⏎      60.0%  ████▊       90.0%      0.7  lookup\n"
+        "2  ␣Paris  95.0%  ███████▋    90.0%      0.7  draft"
+    )
+    assert ["underline" in step_style(step) for step in steps] == [False, True, True]
+    assert band_style(0.6) in step_style(steps[1])
+    assert step_style(Step(0, 1, "")) == "dim"
+    assert "proposed" in drawn(legend(proposed=True), 200)
 
 
 def test_prompt_tokens_tell_control_from_text() -> None:
@@ -75,6 +103,12 @@ def test_statistics_in_a_line() -> None:
     assert drawn(stats_line(STATS), 200) == (
         "prompt 37 tokens (5 from cache) · first token 0.25 s · read 512 tok/s · wrote 7 tokens at 33.2 tok/s"
         " · peak memory 700 MiB · readable model, cpu, bfloat16"
+    )
+    helped = replace(
+        STATS, proposed_tokens=20, accepted_tokens=15, acceptance_rate=0.75, tokens_per_pass=2.5, speculative_gain=1.875
+    )
+    assert "at 33.2 tok/s · 15 of 20 proposed accepted (75%) · 2.50 tokens a pass · 1.88 x plain speed · peak" in (
+        drawn(stats_line(helped), 300)
     )
     nothing = Stats(37, 0, 0, None, None, None, 0, "x")
     assert drawn(stats_line(nothing)) == "prompt 37 tokens · wrote 0 tokens · peak memory 0 B · x"
