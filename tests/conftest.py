@@ -8,7 +8,12 @@ import os
 # processes that wait for each other on the same cores make tiny models ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
 from hypothesis import settings
+
+# Before Triton is imported, by whomever: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples in every run: a change is judged by its own merits, not by a new draw.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -1,0 +1,110 @@
+"""A model's weights as the Triton kernels want them: its own matrices where they lie, and small vectors in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
+from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+
+_DENSE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix, or a stack of them."""
+
+    data: Tensor
+    """Dense values, or packed blocks as words."""
+    bits: int
+    """0: dense."""
+    rows: int
+    columns: int
+    bias: Tensor | None
+
+    def alike(self, other: Matrix) -> bool:
+        """One kernel can read both."""
+        return (self.bits, self.data.dtype, self.bias is None) == (other.bits, other.data.dtype, other.bias is None)
+
+    @property
+    def stride(self) -> int:
+        """Elements of `data` from one matrix of a stack to the next."""
+        if not self.bits:
+            return self.rows * self.columns
+        return -(-self.rows // 16) * -(-self.columns // 32) * (80 if self.bits == 4 else 136)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm, whose kind is as in `triton_product`: 0 for none."""
+
+    kind: int
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+def matrix(weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> Matrix:
+    """A linear layer or embedding, or parameters: a matrix, or a stack of them.
+
+    Raises:
+        NoKernelError: it is kept in a way the kernels do not read.
+    """
+    values: PackedMatrix | Tensor
+    if isinstance(weights, QuantisedLinear | QuantisedEmbedding):
+        values = weights.matrix
+    elif isinstance(weights, nn.Linear | nn.Embedding):
+        values = weights.weight
+    elif isinstance(weights, Tensor | PackedMatrix):
+        values = weights
+    else:
+        raise NoKernelError(f"a matrix is kept as {type(weights).__name__}")
+    if isinstance(weights, nn.Linear | QuantisedLinear):
+        bias = weights.bias
+    added = None if bias is None else floats(bias)
+    if isinstance(values, PackedMatrix):
+        return Matrix(values.blocks.view(torch.int32), values.bits, values.rows, values.columns, added)
+    if values.dtype not in _DENSE or not values.is_contiguous():
+        raise NoKernelError(f"a matrix is kept in {str(values.dtype).removeprefix('torch.')}, or not in one piece")
+    return Matrix(values.detach(), 0, values.shape[-2], values.shape[-1], added)
+
+
+def norm(module: nn.Module, size: int, device: torch.device) -> Norm:
+    """The norm of `size` values that `module` is; `nn.Identity` is none.
+
+    Raises:
+        NoKernelError: it is of another kind.
+    """
+    ones, zeros = torch.ones(size, device=device), torch.zeros(size, device=device)
+    match module:
+        case nn.Identity():
+            return Norm(0, ones, zeros, 0.0)
+        case CentredRMSNorm():
+            return Norm(1, _spread(module.weight.float() + 1, size), zeros, module.eps)
+        case RMSNorm():
+            return Norm(1, _spread(module.weight, size), zeros, module.eps)
+        case LayerNorm():
+            weight = ones if module.weight is None else _spread(module.weight.float() + module.plus_one, size)
+            return Norm(2, weight, zeros if module.bias is None else _spread(module.bias, size), module.eps)
+        case _:
+            raise NoKernelError(f"a norm is of the kind {type(module).__name__}")
+
+
+def factor_of(module: nn.Module) -> float | None:
+    """The factor that stands where other models have a norm; None where there is a norm."""
+    return module.factor if isinstance(module, Scale) else None
+
+
+def floats(values: Tensor) -> Tensor:
+    """A copy in float32: of few values."""
+    return values.detach().float().contiguous().clone()
+
+
+def _spread(values: Tensor, size: int) -> Tensor:
+    """Values for each of `size` places: one head's stand for all heads."""
+    flat = floats(values).flatten()
+    return flat.repeat(size // len(flat))

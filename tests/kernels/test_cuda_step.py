@@ -1,0 +1,183 @@
+"""The Triton kernels give what the readable model gives, family by family, on the same weights and the same cache."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmcli.errors import PromptTooLongError
+from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.model import KVCache, Transformer
+from tests.checkpoint.parity_cases import CASES
+from tests.kernels.making import pack_model, random_model
+from tests.kernels.triton_here import DEVICE
+
+from llmcli.kernels.cuda_step import CudaStep  # isort: skip
+
+VOCABULARY = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2}
+IDS = torch.randint(0, 70, (26,), generator=torch.Generator().manual_seed(1)).tolist()
+READ = 14
+# Between them: windows, chunks, sinks, softcaps, every norm and placement, rotations of parts, experts of all kinds.
+SEVERAL = (
+    "mistral, window shorter than the text", "gemma 2", "olmo 2", "stablelm, parallel, normed heads",
+    "phi-4-mini, partial longrope, tied", "mixtral",
+)  # fmt: skip
+SINGLE = ("qwen2", "qwen3", "olmo", "gpt-2", "granite", "qwen2-moe", "gpt-oss", "llama 4")
+
+
+def made(name: str, folder: Path) -> Transformer:
+    model_type, overrides = CASES[name]
+    # As few layers as there can be: the interpreter is slow.
+    few = {} if any(key.endswith(("layer_types", "layers")) for key in overrides) else {"num_hidden_layers": 2}
+    return random_model(model_type, folder, **{**VOCABULARY, **few, **overrides}).to(DEVICE)
+
+
+@pytest.fixture(scope="module")
+def smollm(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    return made("smollm", tmp_path_factory.mktemp("model"))
+
+
+def fresh(model: Transformer, length: int = len(IDS)) -> KVCache:
+    cache = model.new_cache(capacity=4)
+    cache.expected_length = length
+    return cache
+
+
+@torch.inference_mode()
+def read(model: Transformer, cache: KVCache, ids: list[int]) -> torch.Tensor:
+    logits: torch.Tensor = model(torch.tensor([ids], device=DEVICE), cache)[0]
+    return logits.float()
+
+
+def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def assert_right(model: Transformer, several: int = 3, most: float = 3e-6) -> None:
+    """One token, then `several` at once, after some that the readable model has read; and it goes on after them."""
+    step, cache = CudaStep(model), fresh(model)
+    theirs = read(model, fresh(model), IDS)
+    read(model, cache, IDS[:READ])
+    ours = [step.forward(IDS[READ : READ + 1], cache)]
+    if several:
+        ours.append(step.forward(IDS[READ + 1 : READ + 1 + several], cache, only_last=False))
+    ours.append(read(model, cache, IDS[cache.length :]))
+    assert cache.length == len(IDS)
+    assert error(torch.cat(ours), theirs[READ:]) < most
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_families(name: str, tmp_path: Path) -> None:
+    assert_right(made(name, tmp_path), several=2)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_families_by_single_tokens(name: str, tmp_path: Path) -> None:
+    assert_right(made(name, tmp_path), several=0)
+
+
+@pytest.mark.parametrize("several", [3, 8, 9])
+def test_several_tokens(smollm: Transformer, several: int) -> None:
+    assert_right(smollm, several)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packed_weights(smollm: Transformer, bits: int) -> None:
+    assert_right(pack_model(copy.deepcopy(smollm).cpu(), 4 if bits == 4 else 8).to(DEVICE))
+
+
+def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
+    model, fewer = (pack_model(copy.deepcopy(smollm).cpu(), 4 if bits == 4 else 8).to(DEVICE) for bits in (4, 8))
+    block: Any
+    other: Any
+    for block, other in zip(model.layers, fewer.layers, strict=True):
+        block.self_attn.v_proj = other.self_attn.v_proj
+        block.mlp.down_proj = other.mlp.down_proj
+    assert_right(model)
+    block.mlp.up_proj = other.mlp.up_proj
+    with pytest.raises(NoKernelError, match="gate and up"):
+        CudaStep(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_as_close_to_the_truth_as_the_readable_model(smollm: Transformer, dtype: torch.dtype) -> None:
+    model = copy.deepcopy(smollm).to(dtype)
+    exact = read(copy.deepcopy(model).float(), fresh(smollm), IDS)[READ:]
+    step, cache = CudaStep(model), fresh(model)
+    read(model, cache, IDS[:READ])
+    ours = torch.cat([step.forward([token], cache) for token in IDS[READ : READ + 3]])
+    readable = read(model, fresh(model), IDS)[READ:]
+    assert error(ours, exact[:3]) < 1.2 * error(readable[:3], exact[:3])
+
+
+@pytest.mark.parametrize("window", [None, 300])
+def test_a_long_text_whose_cache_grows_and_moves(tmp_path: Path, window: int | None) -> None:
+    sizes = {**VOCABULARY, "num_hidden_layers": 1, "sliding_window": window, "max_position_embeddings": 4096}
+    model = random_model("mistral", tmp_path, **sizes).to(DEVICE)
+    ids = torch.randint(0, 70, (1100,), generator=torch.Generator().manual_seed(2)).tolist()
+    theirs = read(model, fresh(model), ids)
+    step, cache = CudaStep(model), fresh(model, len(ids))
+    # Within the first rotations that are computed ahead, over their end, and wherever the cache's memory changes.
+    moved = 0
+    for upto in (255, 511, 1023):
+        read(model, cache, ids[cache.length : upto])
+        memory = cache.layers[0]
+        for _ in range(2):
+            at = cache.length
+            assert error(step.forward([ids[at]], cache), theirs[at : at + 1]) < 3e-6
+        moved += cache.layers[0] is not memory
+    assert moved
+
+
+def test_two_caches_in_turn_and_a_text_that_is_taken_back(smollm: Transformer) -> None:
+    step, caches = CudaStep(smollm), [fresh(smollm), fresh(smollm)]
+    other = IDS[::-1]
+    read(smollm, caches[0], IDS[:4])
+    read(smollm, caches[1], other[:4])
+    caches[1].truncate(2)
+    texts = IDS, [*other[:2], *IDS]
+    for _ in range(2):
+        for text, cache in zip(texts, caches, strict=True):
+            ours = step.forward([text[cache.length]], cache)
+            assert error(ours, read(smollm, fresh(smollm), text[: cache.length])[-1:]) < 3e-6
+
+
+def test_a_prompt_is_read_by_the_readable_model(smollm: Transformer) -> None:
+    step, cache = CudaStep(smollm), fresh(smollm)
+    assert error(step.forward(IDS, cache), read(smollm, fresh(smollm), IDS)[-1:]) < 1e-6
+    assert step.forward(IDS[:20], fresh(smollm), only_last=False).shape == (20, 70)
+
+
+def test_what_is_not_covered_is_said(tmp_path: Path, smollm: Transformer) -> None:
+    with pytest.raises(NoKernelError, match="latent attention"):
+        CudaStep(made("deepseek v3", tmp_path))
+    with pytest.raises(NoKernelError, match="float64"):
+        CudaStep(copy.deepcopy(smollm).double())
+    step = CudaStep(smollm)
+    with pytest.raises(ValueError, match="cache"):
+        step.forward([1], KVCache(smollm.config, dtype=torch.bfloat16, device=DEVICE))
+    with pytest.raises(ValueError, match="cache"):
+        step.forward([1], KVCache(smollm.config, batch=2, device=DEVICE))
+
+
+def test_learned_positions_end(tmp_path: Path) -> None:
+    model = made("gpt-2", tmp_path)
+    cache = model.new_cache()
+    read(model, cache, [1] * 128)
+    with pytest.raises(PromptTooLongError, match="129 tokens"):
+        CudaStep(model).forward([1], cache)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="there is no CUDA device")
+def test_the_graph_gives_what_its_launches_give(smollm: Transformer) -> None:
+    step, cache = CudaStep(smollm), fresh(smollm)
+    # The first launches each kernel by itself, the others replay the graph.
+    ours = torch.cat([step.forward([token], cache) for token in IDS])
+    assert error(ours, read(smollm, fresh(smollm), IDS)) < 3e-6
+    assert "CUDA graph" in step.name

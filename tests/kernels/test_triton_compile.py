@@ -1,0 +1,43 @@
+"""Every kernel compiles to machine code for GPUs that need not be there, as real models would launch it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llmcli
+from tests.kernels.triton_here import triton
+
+ALL = {
+    "embed", "linear", "attend", "combine", "feed_forward", "add_normed", "route", "experts_in", "experts_out",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arch", "models", "kernels"),
+    [
+        (90, ["llama", "gemma 2", "llama in 8 bits"], ALL - {"route", "experts_in", "experts_out"}),
+        (90, ["llama in 4 bits", "gpt-oss in 4 bits", "gpt-2 in 8 bits"], ALL - {"add_normed"}),
+        (80, ["gemma 2", "gpt-oss in 4 bits"], ALL),
+    ],
+)
+def test_compilation(arch: int, models: list[str], kernels: set[str], tmp_path: Path) -> None:
+    assert triton.__version__
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "0",
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(llmcli.__file__).parents[1]),
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.compiled_plans", str(arch), *models],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    print(run.stdout)
+    compiled = {line.split(": ")[1] for line in run.stdout.splitlines()}
+    assert compiled == kernels
