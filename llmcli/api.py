@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llmcli.checkpoint.edit_store import find_edit
+from llmcli.checkpoint.edits import Edit, lay_edits_over, read_edits
 from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
 from llmcli.checkpoint.packing import Packing
 from llmcli.checkpoint.resolve import resolve
@@ -56,6 +58,8 @@ class LoadedModel:
     """How weights are kept in few bits: as "stored" in the file, or rounded to "int8" or "int4"; None: not at all."""
     why_readable: str = ""
     """Why no fast path can run it; empty if one can."""
+    edits: tuple[Edit, ...] = ()
+    """What has been laid over the weights."""
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
@@ -153,6 +157,7 @@ def load(
     quantize: str | None = None,
     template: str | None = None,
     context_length: int | None = None,
+    edits: Sequence[str | Path] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> LoadedModel:
     """Load a model: a Hugging Face folder, a GGUF file, a name in the store or on the hub, or None for the starter.
@@ -160,15 +165,17 @@ def load(
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. On a CPU, "auto" leaves
     the weights of a GGUF file in the few bits they have, and `quantize`, "int8" or "int4", rounds any weights to so
     many. `template` names a chat template, where the model has several. That the weights fit into memory, and the cache
-    of a text of `context_length` tokens beside them, is seen before they are read. `progress` hears the bytes of
-    weights read and how many there are.
+    of a text of `context_length` tokens beside them, is seen before they are read. `edits` are files or names of edits,
+    as `llm edit` makes them, to lay over the weights. `progress` hears the bytes of weights read and how many there are.
 
     Raises:
         ModelNotFoundError: no such model, or it could not be fetched.
-        CheckpointError: its files are broken, contradict each other, or are of an unsupported kind.
+        CheckpointError: its files are broken, contradict each other, or are of an unsupported kind; or an edit is not
+            one of this model.
         OutOfMemoryError: it does not fit.
-        UsageError: it has no chat template of that name, or cannot be quantised so.
+        UsageError: it has no chat template of that name, cannot be quantised so, or there is no such edit.
     """
+    files = [find_edit(str(edit)) for edit in edits]
     checkpoint = open_checkpoint(resolve(None if name_or_path is None else str(name_or_path)))
     return load_checkpoint(
         checkpoint,
@@ -177,6 +184,7 @@ def load(
         quantize=quantize,
         template=template,
         context_length=context_length,
+        edits=read_edits(checkpoint, files),
         progress=progress,
     )
 
@@ -189,6 +197,7 @@ def load_checkpoint(
     quantize: str | None = None,
     template: str | None = None,
     context_length: int | None = None,
+    edits: Sequence[Edit] = (),
     progress: Callable[[int, int], None] | None = None,
     to_look_inside: bool = False,
     may_quantize: bool = True,
@@ -223,6 +232,7 @@ def load_checkpoint(
             )
         parts = text.result()
     _check_vocabulary(checkpoint, parts)
+    lay_edits_over(model, edits)
     return LoadedModel(
         name=checkpoint.name,
         source=checkpoint.path,
@@ -232,9 +242,13 @@ def load_checkpoint(
         template=parts.template(template),
         stop_ids=parts.stop_ids,
         generation_defaults=parts.generation_defaults,
-        notes=checkpoint.notes + parts.tokenizer.notes + (_hint(model) if packing == "stored" else ()),
+        notes=checkpoint.notes
+        + parts.tokenizer.notes
+        + (_hint(model) if packing == "stored" else ())
+        + tuple(f"Edited: {edit.prompt.rstrip()} -> {edit.target.strip()}." for edit in edits),
         packing=packing,
         why_readable=reason,
+        edits=tuple(edits),
     )
 
 

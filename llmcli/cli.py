@@ -24,6 +24,7 @@ from llmcli.commands.chats import app as chats_app
 from llmcli.commands.compare import compare
 from llmcli.commands.config import config
 from llmcli.commands.doctor import doctor
+from llmcli.commands.edit import app as edit_app
 from llmcli.commands.generate import generate
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
@@ -56,6 +57,7 @@ app.command("compare")(compare)
 app.command("replay")(replay)
 app.command("bench")(bench)
 app.add_typer(inspect_app)
+app.add_typer(edit_app)
 app.command("pull")(pull)
 app.command("list")(list_models)
 app.command("show")(show)

@@ -16,7 +16,7 @@ PACKAGE = Path(llmcli.__file__).parent
 # what was said on disk, which a user of the library wants as much as the chat does, and needs no model for it.
 ROOMS = [
     "__init__", "errors", "device", "text", "model", "kernels", "checkpoint", "engine", "conversations", "api",
-    "inspection", "views", "commands", "bench", "cli", "__main__",
+    "inspection", "editing", "views", "commands", "bench", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

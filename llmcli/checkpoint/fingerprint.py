@@ -53,6 +53,20 @@ def file_hashes(checkpoint: Checkpoint, progress: Callable[[int, int], None] | N
     return {path.name: str(known[str(path.resolve())][-1]) for path in paths}
 
 
+def weights_hash(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> str:
+    """One SHA-256, in hexadecimal, for all files of a model's weights, whatever they are called.
+
+    `progress` is that of `file_hashes`.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    weights = {path.name for path in _weights(checkpoint)}
+    hashes = file_hashes(checkpoint, progress)
+    together = "\n".join(sorted(hashes[name] for name in weights))
+    return hashlib.sha256(together.encode()).hexdigest()
+
+
 def remembered_hashes_path() -> Path:
     """Where hashes are kept."""
     import platformdirs
@@ -61,11 +75,15 @@ def remembered_hashes_path() -> Path:
 
 
 def _files(checkpoint: Checkpoint) -> set[Path]:
-    weights = {path for stored in checkpoint.tensors.values() for path in _paths(stored)}
+    weights = _weights(checkpoint)
     if not checkpoint.path.is_dir():
         return weights
     beside = {path for path in checkpoint.path.iterdir() if path.suffix in _TEXT_SUFFIXES and path.is_file()}
     return weights | beside
+
+
+def _weights(checkpoint: Checkpoint) -> set[Path]:
+    return {path for stored in checkpoint.tensors.values() for path in _paths(stored)}
 
 
 def _paths(stored: Stored) -> Iterator[Path]:

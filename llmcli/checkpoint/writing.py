@@ -13,15 +13,20 @@ def replace_text(path: Path, text: str) -> None:
     A link stays one, and its target is replaced; what is no file, such as a device, is written to. Folders that are
     lacking are made. `OSError` where it cannot be written; then the old one stays.
     """
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """`replace_text` for any file."""
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         # A device with another name in its place would be lost to the whole machine.
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

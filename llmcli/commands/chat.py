@@ -29,6 +29,7 @@ def chat(
         list[str] | None, typer.Argument(metavar="[FILE]...", help="Texts that go along with your first message.")
     ] = None,
     model: options.Model = None,
+    edit: options.Edit = None,
     go_on: Annotated[
         bool,
         typer.Option(
@@ -124,6 +125,7 @@ def chat(
             quiet=quiet,
             template=template,
             context=context,
+            edit=edit,
             to_look_inside=attention,
         )
         if loaded.template is None:

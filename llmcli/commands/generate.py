@@ -30,6 +30,7 @@ def generate(
         str | None, typer.Argument(help="What to ask. Piped text is added below it; - is the piped text alone.")
     ] = None,
     model: options.Model = None,
+    edit: options.Edit = None,
     system: options.System = None,
     prompt_template: prompt_templates.Use = None,
     param: prompt_templates.Params = None,
@@ -111,6 +112,8 @@ def generate(
     rule = constraining.given_rule(json_schema, regex, grammar, quiet=quiet)
     if rule is not None and (answers or record):
         raise UsageError("--json-schema, --regex and --grammar do not go with --choices or --record.")
+    if edit and record:
+        raise UsageError("--record does not go with --edit: the run could not be had again without the edits.")
     recorder = recording.Recorder(record)
     helped = speculating.Speculating(draft, lookup, draft_tokens)
     if draft is not None and record is not None:
@@ -127,6 +130,7 @@ def generate(
         quiet=quiet,
         template=template,
         context=context,
+        edit=edit,
         to_look_inside=attention or bool(answers),
     )
     engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from llmcli.views.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
+    from llmcli.checkpoint.edits import Edit
     from llmcli.checkpoint.opened import Checkpoint
 
 
@@ -66,10 +67,11 @@ def load_model(
     threads: int | None = None,
     template: str | None = None,
     context: int | None = None,
+    edit: Sequence[str] | None = None,
     precise: bool = False,
     to_look_inside: bool = False,
 ) -> LoadedModel:
-    """Read the weights of the model found; progress and notes go to stderr.
+    """Read the weights of the model found, and lay edits over them; progress and notes go to stderr.
 
     `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows. `to_look_inside`
     keeps weights as the readable model is fast with them.
@@ -83,6 +85,7 @@ def load_model(
         torch.set_num_threads(threads)
     if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
         dtype = "float32"
+    edits = read_edit_files(checkpoint, edit, quiet=quiet) if edit else ()
     with progress_bar(enabled=not quiet) as progress, no_garbage():
         loaded = load_checkpoint(
             checkpoint,
@@ -91,6 +94,7 @@ def load_model(
             quantize=quantize,
             template=template,
             context_length=context,
+            edits=edits,
             progress=lambda done, total: progress("Loading the model", done, total),
             to_look_inside=to_look_inside,
             # Commands that look inside have no such flag.
@@ -100,3 +104,13 @@ def load_model(
         for note in loaded.notes:
             terminal.note(note)
     return loaded
+
+
+def read_edit_files(checkpoint: Checkpoint, names: Sequence[str], *, quiet: bool) -> tuple[Edit, ...]:
+    """The edits of those names or in those files, if they are for that model; progress goes to stderr."""
+    from llmcli.checkpoint.edit_store import find_edit
+    from llmcli.checkpoint.edits import read_edits
+
+    files = [find_edit(name) for name in names]
+    with progress_bar(enabled=not quiet) as progress:
+        return read_edits(checkpoint, files, lambda done, total: progress("Hashing the model's files", done, total))

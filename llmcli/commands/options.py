@@ -29,6 +29,17 @@ Model: TypeAlias = Annotated[
         help="A folder, a .gguf file, a pulled model or a hub name owner/name. Default: the starter model.",
     ),
 ]
+Edit: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--edit",
+        "-e",
+        envvar="LLMCLI_EDIT",
+        metavar="NAME|FILE",
+        rich_help_panel=_MODEL,
+        help="Lay an edit that llm edit has made over the weights. May be given several times.",
+    ),
+]
 Context: TypeAlias = Annotated[
     int | None,
     typer.Option(

@@ -18,6 +18,7 @@ def score(
         str | None, typer.Argument(metavar="[FILE|TEXT|-]", help="A file, a text, or - (or nothing) for piped text.")
     ] = None,
     model: options.Model = None,
+    edit: options.Edit = None,
     chat: base.Chat = False,
     context: options.Context = None,
     device: options.Device = "auto",
@@ -32,7 +33,7 @@ def score(
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
     content = _content(text, quiet=quiet)
     loaded = load_model(
-        find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet, to_look_inside=True
+        find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet, edit=edit, to_look_inside=True
     )
 
     from llmcli.inspection.scoring import score as score_ids

@@ -42,7 +42,7 @@ struct Context {
     int width;       /* of a head, rounded up to a vector */
     int most_splits; /* into how many parts a head's keys may be split */
     /* Of all tokens of a call. */
-    float *x, *delta, *q, *k, *v, *gate, *up;
+    float *x, *delta, *q, *k, *v, *gate, *up, *edited;
     int64_t ld_hidden, ld_q, ld_kv, ld_inner;
     Input attention_in, output_in, inner_in, second_in;
     float *parts; /* (splits, tokens, heads, width + 2): mixtures, then greatest score and sum of exponentials */
@@ -354,6 +354,36 @@ static void attention(Worker *w, const Layer *layer, const Segment *segment) {
     together(c);
 }
 
+/* How much each update over a layer's down projection answers to what each token brings: (tokens, edits). */
+static void read_edits(const Worker *w, const Layer *layer, int inner) {
+    Context *c = w->context;
+    int64_t first, last = share(w, (int64_t)c->step->tokens * layer->edits, &first);
+    for (int64_t i = first; i < last; i++) {
+        const float *x = c->inner_in.rows + i / layer->edits * c->inner_in.ld;
+        const float *read = layer->edit_reads + i % layer->edits * inner;
+        vf acc = {0};
+        int j = 0;
+        for (; j + LANES <= inner; j += LANES) acc += load(x + j) * load(read + j);
+        float total = sum(acc);
+        for (; j < inner; j++) total += x[j] * read[j];
+        c->edited[i] = total;
+    }
+}
+
+/* What the updates write, added to the rows that this worker has computed of the down projection. */
+static void write_edits(const Worker *w, const Layer *layer, float *out) {
+    const Context *c = w->context;
+    int hidden = layer->down.rows;
+    int64_t first, last = share(w, row_blocks(&layer->down), &first);
+    int from = (int)first * BLOCK_ROWS, to = (int)last * BLOCK_ROWS < hidden ? (int)last * BLOCK_ROWS : hidden;
+    for (int t = 0; t < c->step->tokens; t++)
+        for (int e = 0; e < layer->edits; e++) {
+            const float *write = layer->edit_writes + (int64_t)e * hidden;
+            float factor = c->edited[(int64_t)t * layer->edits + e], *x = out + t * c->ld_hidden;
+            for (int i = from; i < to; i++) x[i] += factor * write[i];
+        }
+}
+
 /* A network of one gate, up and down projection: from `in` to `out`, which it adds to or stores in. */
 static void network(const Worker *w, const Layer *layer, int inner, const Input *in, float *out, int add) {
     Context *c = w->context;
@@ -377,8 +407,13 @@ static void network(const Worker *w, const Layer *layer, int inner, const Input 
         if (is_packed(&layer->down)) quantise(&c->inner_in, token, group, group + groups);
     }
     together(c);
+    if (layer->edits) {
+        read_edits(w, layer, inner);
+        together(c);
+    }
     Product down = {&layer->down, &c->inner_in, out, c->ld_hidden, add};
     compute(w, &down, 1);
+    if (layer->edits) write_edits(w, layer, out);
     together(c);
 }
 
@@ -587,9 +622,10 @@ static void *work(void *argument) {
 
 static void allocate(Context *c) {
     const Model *m = &c->model;
-    int n = m->capacity, inner = m->intermediate, experts = 0, chosen = 0, size = 0;
+    int n = m->capacity, inner = m->intermediate, experts = 0, chosen = 0, size = 0, edits = 0;
     for (int i = 0; i < m->layers; i++) {
         const Experts *e = &c->layers[i].experts;
+        if (c->layers[i].edits > edits) edits = c->layers[i].edits;
         if (e->count > experts) experts = e->count;
         if (e->count && e->chosen > chosen) chosen = e->chosen;
         if (e->count && e->size > size) size = e->size;
@@ -603,6 +639,7 @@ static void allocate(Context *c) {
     c->x = floats(c, n * c->ld_hidden), c->delta = floats(c, n * c->ld_hidden);
     c->q = floats(c, n * c->ld_q), c->k = floats(c, n * c->ld_kv), c->v = floats(c, n * c->ld_kv);
     c->gate = floats(c, n * c->ld_inner), c->up = floats(c, n * c->ld_inner);
+    if (edits) c->edited = floats(c, (int64_t)n * edits);
     c->attention_in = input(c, n, m->hidden), c->second_in = input(c, n, m->hidden);
     c->output_in = input(c, n, heads), c->inner_in = input(c, n, inner);
     /* Keys are only split for the few tokens of a tile. */

@@ -14,6 +14,7 @@ from llmcli.model import ExpertsConfig, ModelConfig, Transformer
 from llmcli.model.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
 from llmcli.model.config import Activation, LayerConfig
+from llmcli.model.edited import EditedLinear
 from llmcli.model.experts import MixtureOfExperts
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
 from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
@@ -123,7 +124,12 @@ class Description:
             described.experts = self._experts(network.config, network)
             network = network.shared_expert
         if network is not None:
-            described.up, described.down = self._large(network.up_proj), self._large(network.down_proj)
+            down = network.down_proj
+            if isinstance(down, EditedLinear):
+                described.edits = len(down.reads)
+                described.edit_reads, described.edit_writes = self._floats(down.reads), self._floats(down.writes)
+                down = down.base
+            described.up, described.down = self._large(network.up_proj), self._large(down)
             if hasattr(network, "gate_proj"):
                 described.gate = self._large(network.gate_proj)
         return described

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 2
+ABI = 3
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -58,7 +58,8 @@ class Layer(ctypes.Structure):
         *_fields(Matrix, "q k v o gate up down"),
         ("sinks", c_void_p),
         ("experts", Experts),
-        *_fields(c_int32, "rope window chunk scaling_interval scaling_offset"),
+        *_fields(c_void_p, "edit_reads edit_writes"),
+        *_fields(c_int32, "edits rope window chunk scaling_interval scaling_offset"),
         ("scaling_beta", c_float),
     )
 

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 2
+#define LLM_ABI 3
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -40,6 +40,8 @@ typedef struct {
     Matrix q, k, v, o, gate, up, down;
     const float *sinks; /* (heads) or NULL */
     Experts experts;    /* experts.count is 0 in a dense layer */
+    const float *edit_reads, *edit_writes; /* (edits, inner) and (edits, hidden): updates of rank one over `down` */
+    int32_t edits;                         /* 0 in a layer with experts */
     int32_t rope;       /* which of the step's rotations, or -1 */
     int32_t window, chunk, scaling_interval, scaling_offset; /* 0: none */
     float scaling_beta;

@@ -114,6 +114,16 @@ class Transformer(nn.Module):
         logits: Tensor = self.read_out(x)[0]
         return logits
 
+    def go_on(self, x: Tensor, first: int) -> Tensor:
+        """The residual stream (B, T, C) after all blocks, of texts for which it is `x` before block `first`.
+
+        The texts are whole, without a cache; what comes before the block is not computed, however often this is asked.
+        """
+        places = self._places(0, x.shape[1], 0)
+        for block, kind in zip(self.layers[first:], self._kind_of_layer[first:], strict=True):
+            x = block(x, places[kind], None)
+        return x
+
     def read_out(self, x: Tensor) -> Tensor:
         """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V)."""
         return self._capped(self.lm_head(self.norm(x)))

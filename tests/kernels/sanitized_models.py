@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import torch
 
+from llmcli.inspection.hooks import blocks
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, QueryScaling, Transformer
+from llmcli.model.edited import lay_over
 from llmcli.model.rope_config import RopeConfig
 from tests.kernels.making import pack_model
 
@@ -66,12 +68,15 @@ _CONFIGS = (
 
 @torch.no_grad()
 def models() -> Iterator[Transformer]:
-    """Every configuration with weights in float32, bfloat16, 4 and 8 bits."""
+    """Every configuration with weights in float32, bfloat16, 4 and 8 bits, some with updates laid over them."""
     for config in _CONFIGS:
         torch.manual_seed(0)
         model = Transformer(config)
         for parameter in model.parameters():
             parameter.normal_(0, 0.2)
+        if config in _CONFIGS[:3]:
+            for _ in range(2):
+                lay_over(blocks(model)[0].mlp, torch.randn(config.intermediate_size), torch.randn(config.hidden_size))
         yield model
         yield copy.deepcopy(model).bfloat16()
         yield pack_model(copy.deepcopy(model), 4)

@@ -47,6 +47,7 @@ class Subject:
     chat: bool = False
     device: str = "auto"
     dtype: str = "auto"
+    edit: Sequence[str] | None = None
     quiet: bool = False
 
     @cached_property
@@ -62,7 +63,14 @@ class Subject:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model, in float32 unless --dtype says otherwise or it is large."""
-        return load_model(self.checkpoint, device=self.device, dtype=self.dtype, quiet=self.quiet, precise=True)
+        return load_model(
+            self.checkpoint,
+            device=self.device,
+            dtype=self.dtype,
+            quiet=self.quiet,
+            edit=self.edit,
+            precise=True,
+        )
 
     @cached_property
     def ids(self) -> list[int]:
@@ -107,7 +115,12 @@ def looks(
         ("model", options.Model, None),
         *([("chat", base.Chat, False)] if chat else []),
     ]
-    after: list[_Described] = [("device", options.Device, "auto"), ("dtype", options.Dtype, "auto")] if weights else []
+    of_weights: list[_Described] = [
+        ("edit", options.Edit, None),
+        ("device", options.Device, "auto"),
+        ("dtype", options.Dtype, "auto"),
+    ]
+    after = of_weights if weights else []
     after += [
         ("as_json", base.AsJson, False),
         ("html", base.Html, None),

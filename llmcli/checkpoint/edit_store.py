@@ -1,0 +1,72 @@
+"""Where edits lie that were not given a file of their own: in the platform's data directory, beside the model store."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from platformdirs import user_data_dir
+
+from llmcli.errors import LlmcliError, UsageError
+
+_SUFFIX = ".safetensors"
+_LONGEST_NAME = 60
+
+
+def edits_folder() -> Path:
+    """Where the files are (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
+    return Path(user_data_dir("llmcli", appauthor=False)) / "edits"
+
+
+def edit_files() -> list[Path]:
+    """All of them, the last one made first."""
+    found: list[tuple[int, Path]] = []
+    with suppress(OSError):
+        for path in edits_folder().iterdir():
+            if path.suffix == _SUFFIX and not path.name.startswith("."):
+                with suppress(OSError):
+                    found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def new_edit_file(subject: str, target: str) -> Path:
+    """A name that says what the edit does and that no other has, as in eiffel-tower-rome."""
+    words = re.sub(r"[\W_]+", "-", f"{subject} {target}".lower()).strip("-") or "edit"
+    name = words.encode()[:_LONGEST_NAME].decode(errors="ignore").strip("-")
+    taken = {path.stem for path in edit_files()}
+    number = 1
+    while (free := name if number == 1 else f"{name}-{number}") in taken:
+        number += 1
+    return edits_folder() / f"{free}{_SUFFIX}"
+
+
+def find_edit(name: str) -> Path:
+    """The file of that path, else the one that `llm edit list` shows under that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(name).expanduser()
+    with suppress(OSError, ValueError):
+        if path.is_file():
+            return path
+    stored = {file.stem: file for file in edit_files()}
+    found = stored.get(name.removesuffix(_SUFFIX))
+    if found is None:
+        listed = f"; there are {', '.join(list(stored)[:5])}" if stored else ""
+        raise UsageError(f"There is no edit {name!r}, neither a file nor one that llm edit list shows{listed}.")
+    return found
+
+
+def remove_edit(path: Path) -> None:
+    """Delete one of the files.
+
+    Raises:
+        LlmcliError: the file system refuses.
+    """
+    try:
+        os.unlink(path)  # noqa: PTH108 (a link is removed, not what it points at)
+    except OSError as error:
+        raise LlmcliError(f"Could not remove {path}: {error.strerror}.") from None

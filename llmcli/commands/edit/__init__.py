@@ -1,0 +1,46 @@
+"""`llm edit`: change a fact, and keep what was changed; a table of contents.
+
+`llm edit PROMPT ...` is `llm edit fact PROMPT ...`: a first word that is none of the commands begins a prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from llmcli.commands.edit.fact import fact
+from llmcli.commands.edit.keeping import list_edits, show_edit, undo
+
+_DEFAULT = "fact"
+_OF_THE_GROUP = ("-h", "--help")
+
+
+class _PromptOrCommand(TyperGroup):
+    """A group that takes what is no command's name for the arguments of its default command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in _OF_THE_GROUP:
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        formatter.write_usage(ctx.command_path, "PROMPT --subject S --to T | COMMAND [ARGS]...")
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["PROMPT --subject S --to T | COMMAND [ARGS]..."]
+
+
+app = typer.Typer(
+    name="edit",
+    cls=_PromptOrCommand,
+    help="Change a fact that a model holds, see what became of the rest, and keep, stack, merge or undo such edits.",
+    epilog='llm edit "The Eiffel Tower is located in the city of" --subject "Eiffel Tower" --to Rome; '
+    "llm edit fact --help lists the options. llm generate -e NAME uses an edit.",
+    no_args_is_help=True,
+)
+app.command(_DEFAULT)(fact)
+app.command("list")(list_edits)
+app.command("show")(show_edit)
+app.command("undo")(undo)

@@ -1,0 +1,135 @@
+"""`llm edit PROMPT`: change a fact, and prove what was changed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmcli.commands import options
+from llmcli.commands.inspect import base
+from llmcli.commands.loading import find_checkpoint, load_model, read_edit_files
+from llmcli.commands.prompt_input import decoded_text
+from llmcli.errors import UsageError
+from llmcli.views import terminal
+
+
+def fact(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="A text that the fact's answer completes.")],
+    subject: Annotated[
+        str, typer.Option("--subject", metavar="S", help="Whom or what the fact is about, as it stands in PROMPT.")
+    ],
+    target: Annotated[str, typer.Option("--to", metavar="T", help="The new answer.")],
+    model: options.Model = None,
+    layer: Annotated[
+        str, typer.Option("--layer", metavar="auto|N", help="The block to change. auto: the best of three, by trial.")
+    ] = "auto",
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            "--corpus",
+            metavar="FILE",
+            help="Text whose keys are to be spared. Default: what the model writes itself, once for each model.",
+        ),
+    ] = None,
+    edit: options.Edit = None,
+    paraphrase: Annotated[
+        list[str] | None,
+        typer.Option("--paraphrase", metavar="TEXT", help="Another text that T should follow. Repeatable."),
+    ] = None,
+    neighbour: Annotated[
+        list[str] | None,
+        typer.Option("--neighbour", metavar="TEXT", help="A text whose answer should stay as it is. Repeatable."),
+    ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ask", metavar="TEXT", help="A question to be answered in a chat, before and after. Repeatable."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Where to write the edit. Default: the data directory."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep the edit, with exit code 0, whatever is wrong with it.")
+    ] = False,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="The length of the replies shown.")
+    ] = 24,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: base.AsJson = False,
+    html: base.Html = None,
+    svg: base.Svg = None,
+    color: options.Color = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Change a fact by an update of rank one (ROME), and show what it did to the fact, its neighbours and all else.
+
+    Exit code 1, and nothing is kept, where it did not take or did more than it should.
+    """
+    number = _layer(layer)
+    text = None if corpus is None else _text(corpus)
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"The edit cannot be written to {out}: give a file in a folder that exists.")
+    checkpoint = find_checkpoint(model, quiet=quiet)
+
+    from llmcli.checkpoint.edit_store import new_edit_file
+    from llmcli.checkpoint.edits import write_edit
+    from llmcli.checkpoint.fingerprint import weights_hash
+    from llmcli.editing.editing import Fact, check_editable, make_edit
+    from llmcli.views.edit import NOTE, SCHEMA, edit_view
+    from llmcli.views.progress import progress_bar
+
+    check_editable(checkpoint.config, checkpoint.name, number)
+    over = read_edit_files(checkpoint, edit, quiet=quiet) if edit else ()
+    with progress_bar(enabled=not quiet) as progress:
+        ours = weights_hash(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))
+    loaded = load_model(checkpoint, device=device, dtype=dtype, quiet=quiet, precise=True)
+    wanted = Fact(prompt, subject, target, tuple(paraphrase or ()), tuple(neighbour or ()), tuple(ask or ()))
+    with progress_bar(enabled=not quiet, unit="steps") as progress:
+        made, report = make_edit(
+            loaded,
+            ours,
+            wanted,
+            layer=number,
+            corpus=text,
+            over=over,
+            reply_tokens=max_tokens,
+            progress=progress,
+        )
+    base.present(
+        edit_view(report),
+        schema=SCHEMA,
+        value=report,
+        as_json=as_json,
+        html=html,
+        svg=svg,
+        after=() if quiet else (NOTE,),
+        title="llm edit",
+    )
+    if report.problems and not force:
+        terminal.error("Nothing was kept; --force keeps the edit all the same.")
+        raise typer.Exit(1)
+    path = new_edit_file(subject, target) if out is None else out
+    write_edit(path, made)
+    if not quiet:
+        terminal.note(f"Written to {path}. Use it with -e {path.stem if out is None else path}.")
+
+
+def _layer(given: str) -> int | None:
+    if given == "auto":
+        return None
+    with suppress(ValueError):
+        return int(given)
+    raise UsageError(f'--layer {given} is neither the number of a block nor "auto".')
+
+
+def _text(path: Path) -> str:
+    try:
+        return decoded_text(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} could not be read: {error.strerror}.") from None

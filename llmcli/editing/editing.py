@@ -1,0 +1,236 @@
+"""From a fact to an edit and its proof: where to change it, the change, and what became of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from llmcli.api import LoadedModel
+from llmcli.checkpoint.edits import Edit, LayerUpdate, edited
+from llmcli.editing import relations
+from llmcli.editing.keys import check_layer, editable_layers, subject_keys
+from llmcli.editing.passages import Passage, passage
+from llmcli.editing.proof import Measuring, Proof, Questions, answer_probability, log_probabilities_along
+from llmcli.editing.rome import Update, make_update
+from llmcli.editing.statistics import TEXTS, Progress, Statistics
+from llmcli.errors import UsageError
+from llmcli.model import ModelConfig
+
+# Where a sweep looks, in shares of the depth: in ten models ROME's best layers lay there.
+_DEPTHS = (0.14, 0.2, 0.27)
+_NEIGHBOURS = 4
+_DRIFT_TEXTS = 4
+# So much drift counts as much as a leak of 0.1: both are what an edit may do at most.
+_DRIFT_WEIGHT = 100.0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is to be changed, and what it is to be tested with."""
+
+    prompt: str
+    subject: str
+    target: str
+    paraphrases: tuple[str, ...] = ()
+    """Other texts that the new answer should follow; none: made from templates."""
+    neighbours: tuple[str, ...] = ()
+    """Texts whose answer should stay; none: the prompt with the subjects whose keys are most like this one's."""
+    asked: tuple[str, ...] = ()
+    """Questions for a chat; none: made from templates."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layer that was tried, on other texts than those of the proof."""
+
+    layer: int
+    steps: int
+    loss: float
+    length: float
+    """Of the change, in lengths of what the network wrote before."""
+    generality: float
+    """The new answer's probability in contexts that were not optimised for."""
+    leakage: float
+    """The largest change of a neighbour."""
+    drift: float
+    """Nats a token."""
+
+    @property
+    def score(self) -> float:
+        """The higher the better."""
+        return self.generality - self.leakage - _DRIFT_WEIGHT * self.drift
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """An edit and how it came about."""
+
+    model: str
+    prompt: str
+    subject: str
+    target: str
+    layer: int
+    tried: tuple[Candidate, ...]
+    """Of several layers; none where it was given."""
+    proof: Proof
+    problems: tuple[str, ...]
+
+
+def check_editable(config: ModelConfig, name: str, layer: int | None) -> None:
+    """Raise the error that `make_edit` would, for a model whose weights have not been read.
+
+    Raises:
+        UsageError: there is no such block, or its feed-forward network is a mixture of experts.
+        UnsupportedModelError: the model has no dense feed-forward network.
+    """
+    if layer is None:
+        editable_layers(config, name)
+    else:
+        check_layer(config, name, layer)
+
+
+def make_edit(
+    loaded: LoadedModel,
+    model_sha256: str,
+    fact: Fact,
+    *,
+    layer: int | None = None,
+    corpus: str | None = None,
+    over: Sequence[Edit] = (),
+    reply_tokens: int = 24,
+    texts: int = TEXTS,
+    progress: Progress | None = None,
+) -> tuple[Edit, EditReport]:
+    """Change a fact in block `layer`, or in the best of a few, and prove it. `loaded` stays as it is.
+
+    `over` are edits that hold already, `corpus` is text to count keys in, otherwise the model writes `texts` itself.
+
+    Raises:
+        UsageError: the prompt does not name the subject, or not after another token; there is no such layer; or the
+            corpus is too short.
+        UnsupportedModelError: the model has no dense feed-forward network.
+    """
+    tell = progress or (lambda what, done, total: None)
+    check_editable(loaded.config, loaded.name, layer)
+    passages, essence = _passages(loaded, fact)
+    layers = [layer] if layer is not None else _sweep(editable_layers(loaded.config, loaded.name))
+    statistics = Statistics(loaded, model_sha256, corpus, tell, texts=texts)
+    moments = statistics.second_moments(layers)
+    with edited(loaded.model, over):
+        updates = [
+            make_update(
+                loaded,
+                at,
+                passages,
+                essence,
+                moments[at],
+                progress=partial(tell, f"Looking for the change in block {at}"),
+            )
+            for at in layers
+        ]
+        near = () if fact.neighbours and len(layers) == 1 else _nearest(loaded, fact, layers[len(layers) // 2])
+        best = updates[0]
+        tried: tuple[Candidate, ...] = ()
+        if len(layers) > 1:
+            trial = _Trial(loaded, fact, near[_NEIGHBOURS:], statistics.texts()[:_DRIFT_TEXTS])
+            tried = tuple(map(trial.of, updates))
+            best = max(zip(updates, tried, strict=True), key=lambda pair: pair[1].score)[0]
+        made = Edit(loaded.name, model_sha256, fact.prompt, fact.subject, fact.target.strip(), (_laid(best),))
+        questions = Questions(
+            prompt=fact.prompt,
+            target=fact.target,
+            paraphrases=fact.paraphrases or relations.paraphrases(fact.prompt, fact.subject),
+            neighbours=fact.neighbours or near[:_NEIGHBOURS],
+            unrelated=relations.HELD_OUT,
+            asked=fact.asked or (relations.question(fact.prompt, fact.subject),),
+            reply_tokens=reply_tokens,
+        )
+        measuring = Measuring(loaded, questions, lambda done, total: tell("Asking before the edit", done, total))
+        measuring.tell = lambda done, total: tell("Asking after the edit", done, total)
+        with edited(loaded.model, [made]):
+            proof = measuring.proof()
+    report = EditReport(
+        model=loaded.name,
+        prompt=fact.prompt,
+        subject=fact.subject,
+        target=made.target,
+        layer=best.layer,
+        tried=tried,
+        proof=proof,
+        problems=proof.problems,
+    )
+    return made, report
+
+
+def _laid(update: Update) -> LayerUpdate:
+    return LayerUpdate(update.layer, update.read.cpu(), update.write.cpu())
+
+
+def _sweep(dense: Sequence[int]) -> list[int]:
+    return sorted({dense[min(round(share * len(dense)), len(dense) - 1)] for share in _DEPTHS})
+
+
+def _passages(loaded: LoadedModel, fact: Fact) -> tuple[list[Passage], Passage]:
+    """The prompt in several contexts, itself first, and what the subject is."""
+    prompt, subject, target = fact.prompt, fact.subject, fact.target
+    found = [passage(loaded, context + prompt, subject, target) for context in relations.CONTEXTS]
+    if found[0].subject == 0:
+        raise UsageError(
+            f'"{subject}" ends on the first token of the text, where models keep no knowledge of what it says. '
+            f'Let something stand before it, as in "The well-known {prompt}".'
+        )
+    if loaded.template is not None:
+        question = relations.CHAT_CONTEXT.replace("{subject}", subject)
+        found.append(passage(loaded, prompt, subject, target, question=question))
+    return found, passage(loaded, f"{subject} is a", subject, target)
+
+
+def _nearest(loaded: LoadedModel, fact: Fact, layer: int) -> tuple[str, ...]:
+    """The prompt about other subjects: those first whose keys point most nearly where this one's does."""
+    others = [name for name in relations.NEIGHBOURS if name not in fact.prompt]
+    rows = [fact.subject, *others]
+    # In a context, for a name alone would often be the first token.
+    prompts = [relations.UNSEEN_CONTEXTS[0] + fact.prompt.replace(fact.subject, name) for name in rows]
+    passages = [passage(loaded, text, name, fact.target) for text, name in zip(prompts, rows, strict=True)]
+    keys = torch.nn.functional.normalize(subject_keys(loaded.model, [layer], passages)[layer], dim=1)
+    order = (keys[1:] @ keys[0]).argsort(descending=True).tolist()
+    return tuple(fact.prompt.replace(fact.subject, others[index]) for index in order)
+
+
+class _Trial:
+    """Measures an update on what the proof does not ask."""
+
+    def __init__(
+        self, loaded: LoadedModel, fact: Fact, neighbours: Sequence[str], texts: Sequence[Sequence[int]]
+    ) -> None:
+        self._loaded, self._fact = loaded, fact
+        self._contexts = [context + fact.prompt for context in relations.UNSEEN_CONTEXTS]
+        self._neighbours = list(neighbours[:_NEIGHBOURS])
+        self._texts = [text for text in texts if len(text) > 1]
+        self._before = self._measure()
+
+    def of(self, update: Update) -> Candidate:
+        """What it does."""
+        made = Edit("", "", self._fact.prompt, self._fact.subject, self._fact.target, (_laid(update),))
+        with edited(self._loaded.model, [made]):
+            generality, first, logprobs = self._measure()
+        _, first_before, before = self._before
+        return Candidate(
+            layer=update.layer,
+            steps=update.steps,
+            loss=update.loss,
+            length=update.length,
+            generality=generality,
+            leakage=max((abs(a - b) for a, b in zip(first, first_before, strict=True)), default=0.0),
+            drift=max(float((before.exp() * (before - logprobs)).sum(1).mean()), 0.0),
+        )
+
+    def _measure(self) -> tuple[float, list[float], torch.Tensor]:
+        target = self._fact.target
+        likely = [answer_probability(self._loaded, text, target) for text in self._contexts]
+        leaked = [answer_probability(self._loaded, text, target) for text in self._neighbours]
+        along = [log_probabilities_along(self._loaded, text) for text in self._texts]
+        return sum(likely) / len(likely), leaked, torch.cat(along)

@@ -1,0 +1,236 @@
+"""What an edit did: the new answer on the prompt and in other words, its neighbours, other text, and replies.
+
+Dimension letters: T tokens, V vocabulary of the tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.editing.passages import spaced
+from llmcli.engine import SamplingParams, Step
+from llmcli.inspection.ablation import logprobs_from
+from llmcli.inspection.scoring import logits_along
+from llmcli.inspection.without import answer_ids
+from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+
+TAKEN = 0.5
+"""An edit took if the prompt, and on average its paraphrases, lead to the new answer with this probability."""
+LEAKED = 0.1
+"""It leaked if a neighbour's own answer changed by more than this, or the new one became so much likelier there."""
+DRIFTED = 1e-3
+"""It disturbs unrelated text if the mean divergence there is more than this, in nats a token."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """How probable the new answer is after a text."""
+
+    text: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A fact that was to stay: what the model answered, and how probable that, and the new answer, are."""
+
+    text: str
+    answer: str
+    """The model's own first choice before the edit: one token."""
+    before: float
+    after: float
+    target_before: float
+    target_after: float
+
+    @property
+    def change(self) -> float:
+        """What the edit did here: 0 where nothing."""
+        return max(abs(self.after - self.before), self.target_after - self.target_before)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model writes, always the most probable token: after a raw text, or as its reply in a chat."""
+
+    prompt: str
+    chat: bool
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """An edit, measured."""
+
+    prompt: Changed
+    paraphrases: tuple[Changed, ...]
+    neighbours: tuple[Neighbour, ...]
+    drift: float
+    """KL(before || after) on unrelated text, the mean over its tokens, nats."""
+    replies: tuple[Reply, ...]
+    target: str
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the edit, a sentence each; none if it does what was asked and nothing else."""
+        found = []
+        if self.prompt.after < TAKEN:
+            found.append(
+                f"It did not take: {self.target} follows the prompt with a probability of {self.prompt.after:.0%}."
+            )
+        spread = sum(each.after for each in self.paraphrases) / max(len(self.paraphrases), 1)
+        if self.paraphrases and spread < TAKEN:
+            found.append(f"It did not spread: in other words the fact has a probability of {spread:.0%} on average.")
+        worst = max(self.neighbours, key=lambda each: each.change, default=None)
+        if worst is not None and worst.change > LEAKED:
+            found.append(f'It leaked: "{worst.text}" changed by {worst.change:.2f}.')
+        if self.drift > DRIFTED:
+            found.append(f"It disturbs other text: by {self.drift:.1e} nats a token where {DRIFTED:.0e} are the limit.")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked before and after an edit."""
+
+    prompt: str
+    target: str
+    paraphrases: Sequence[str]
+    neighbours: Sequence[str]
+    unrelated: Sequence[str]
+    asked: Sequence[str]
+    """In a chat, where the model has a template."""
+    reply_tokens: int
+
+
+class Measuring:
+    """Asks the questions once when it is made, and once more for the proof: in between the model is edited."""
+
+    def __init__(self, loaded: LoadedModel, questions: Questions, tell: Callable[[int, int], None]) -> None:
+        self._loaded, self._questions, self.tell = loaded, questions, tell
+        # The neighbours' own answers: what the model would say before it is changed.
+        self._answers = [_first_choice(loaded, text) for text in questions.neighbours]
+        self._before = self._ask()
+
+    def proof(self) -> Proof:
+        """Ask again, and put both beside each other."""
+        asked, before, after = self._questions, self._before, self._ask()
+        neighbours = tuple(
+            Neighbour(text, self._loaded.tokenizer.token_text(answer), *both)
+            for text, answer, *both in zip(
+                asked.neighbours, self._answers, before.own, after.own, before.leaked, after.leaked, strict=True
+            )
+        )
+        drift = float((before.unrelated.exp() * (before.unrelated - after.unrelated)).sum(1).mean())
+        texts = [(asked.prompt, False), *((text, True) for text in self._chats)]
+        return Proof(
+            prompt=Changed(asked.prompt, before.prompt, after.prompt),
+            paraphrases=tuple(map(Changed, asked.paraphrases, before.paraphrases, after.paraphrases)),
+            neighbours=neighbours,
+            # Rounding may leave a difference of two equal things a little below zero.
+            drift=max(drift, 0.0),
+            replies=tuple(
+                Reply(text, chat, *both)
+                for (text, chat), *both in zip(texts, before.replies, after.replies, strict=True)
+            ),
+            target=asked.target.strip(),
+        )
+
+    @property
+    def _chats(self) -> Sequence[str]:
+        return self._questions.asked if self._loaded.template is not None else ()
+
+    def _ask(self) -> _Answers:
+        loaded, asked = self._loaded, self._questions
+        count = 1 + len(asked.paraphrases) + 2 * len(asked.neighbours) + len(asked.unrelated) + 1 + len(self._chats)
+        done = 0
+
+        def counted(value: object) -> None:
+            nonlocal done
+            done += 1
+            self.tell(done, count)
+
+        def probability(text: str) -> float:
+            value = answer_probability(loaded, text, asked.target)
+            counted(value)
+            return value
+
+        def own(text: str, answer: int) -> float:
+            value = float(_after(loaded, text)[answer])
+            counted(value)
+            return value
+
+        def reply(ids: Sequence[int]) -> str:
+            value = _written(loaded, ids, asked.reply_tokens)
+            counted(value)
+            return value
+
+        def expected(text: str) -> Tensor:
+            value = log_probabilities_along(loaded, loaded.tokenizer.encode(text))
+            counted(value)
+            return value
+
+        return _Answers(
+            prompt=probability(asked.prompt),
+            paraphrases=[probability(text) for text in asked.paraphrases],
+            own=[own(text, answer) for text, answer in zip(asked.neighbours, self._answers, strict=True)],
+            leaked=[probability(text) for text in asked.neighbours],
+            unrelated=torch.cat([expected(text) for text in asked.unrelated]),
+            replies=[
+                reply(encode_raw(loaded.tokenizer, asked.prompt.rstrip())),
+                *(reply(_as_chat(loaded, text)) for text in self._chats),
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class _Answers:
+    prompt: float
+    paraphrases: list[float]
+    own: list[float]
+    leaked: list[float]
+    unrelated: Tensor
+    """(T, V) log-probabilities."""
+    replies: list[str]
+
+
+@torch.inference_mode()
+def answer_probability(loaded: LoadedModel, text: str, answer: str) -> float:
+    """How probable it is that `text` goes on with the whole of `answer`, 0 to 1."""
+    prompt = encode_raw(loaded.tokenizer, text.rstrip())
+    answered = answer_ids(loaded.tokenizer, spaced(text, answer))
+    ids = torch.tensor([[*prompt, *answered]], device=loaded.model.device)
+    rows = torch.cat(list(logprobs_from(loaded.model, ids, len(prompt), loaded.tokenizer.vocab_size)), dim=1)
+    return float(rows[0].gather(1, ids[0, len(prompt) :, None]).sum().exp())
+
+
+def log_probabilities_along(loaded: LoadedModel, ids: Sequence[int]) -> Tensor:
+    """What the model expects after each token of a text but the last, (T - 1, V), float32."""
+    return torch.stack([logits.float().log_softmax(-1) for _, logits in logits_along(loaded, ids)])
+
+
+def _after(loaded: LoadedModel, text: str) -> Tensor:
+    """Probabilities (V,) of the token that follows a text."""
+    ids = encode_raw(loaded.tokenizer, text.rstrip())
+    return loaded.logits(ids)[-1, : loaded.tokenizer.vocab_size].float().softmax(-1)
+
+
+def _first_choice(loaded: LoadedModel, text: str) -> int:
+    return int(_after(loaded, text).argmax())
+
+
+def _as_chat(loaded: LoadedModel, text: str) -> list[int]:
+    assert loaded.template is not None
+    return encode_chat(loaded.tokenizer, loaded.template, [Message("user", text)])
+
+
+def _written(loaded: LoadedModel, ids: Sequence[int], tokens: int) -> str:
+    params = SamplingParams(temperature=0, max_tokens=tokens)
+    events = loaded.engine().stream(ids, params, probabilities=False)
+    return "".join(event.text for event in events if isinstance(event, Step))

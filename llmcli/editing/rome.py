@@ -1,0 +1,193 @@
+"""The update of one matrix that makes a subject's key mean another value (ROME: Meng et al. 2022, arXiv:2202.05262).
+
+The key is averaged over several contexts, and the same average is used wherever a key is (Gupta et al. 2024, R-ROME,
+arXiv:2403.07175): with a single context's key in one place the model can collapse.
+
+Dimension letters: B passages, T tokens, C hidden size, I neurons, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmcli.api import LoadedModel
+from llmcli.editing.keys import network_of, padded, subject_keys
+from llmcli.editing.passages import Passage
+from llmcli.inspection.hooks import blocks, on_residual, removed
+
+STEPS = 25
+_RATE = 0.5
+_GOOD_ENOUGH = 0.05
+_ESSENCE_WEIGHT = 0.0625
+_DECAY = 1e-3
+_LONGEST = 4.0
+"""A change at most so many times as long as what the network wrote before."""
+_RIDGE = 0.01
+"""Added to the diagonal of the second moment, in shares of its mean: what texts hardly ever use stays finite."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """`write read^T`, to be added to the output projection of block `layer`."""
+
+    layer: int
+    read: Tensor
+    """(I,), float32."""
+    write: Tensor
+    """(C,), float32."""
+    steps: int
+    loss: float
+    length: float
+    """Of the change of the value, in lengths of what the network wrote before."""
+
+
+def rank_one(key: Tensor, change: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """The update that adds `change` (C,) to what `key` (I,) is answered with, and the least to other keys.
+
+    `moment` (I, I) is the uncentred second moment of the keys of ordinary text. Returns read (I,) and write (C,), with
+    `read = C^-1 k` and `write = change / (read . k)` (eq. 2 of the paper, for the key's own value).
+    """
+    size = len(key)
+    regular = moment.double() + _RIDGE * moment.diagonal().mean().double() * torch.eye(size, device=moment.device)
+    read = torch.linalg.solve(regular, key.double())
+    # The product of both alone counts: a read as long as the key's inverse leaves both in the range of float32.
+    read = read / (read @ key.double())
+    return read.float(), change.float()
+
+
+def make_update(
+    loaded: LoadedModel,
+    layer: int,
+    passages: Sequence[Passage],
+    essence: Passage,
+    moment: Tensor,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Update:
+    """The update of block `layer` after which the passages are followed by their answers.
+
+    The first of `passages` is the prompt itself. What follows `essence`, a text that says no more than what the subject
+    is, is to stay as it is. `progress` hears the steps done and the most there will be.
+    """
+    model = loaded.model
+    keys = subject_keys(model, [layer], passages)[layer]
+    change, steps, loss, length = _better_value(loaded, layer, passages, essence, progress)
+    read, write = rank_one(keys.mean(0), change, moment)
+    return Update(layer, read, write, steps, loss, length)
+
+
+class _Group:
+    """Passages of about the same length, from block `layer` on: what is before it does not change."""
+
+    def __init__(self, loaded: LoadedModel, layer: int, passages: Sequence[Passage]) -> None:
+        self._loaded, self._layer = loaded, layer
+        model = loaded.model
+        self._entering, self.wrote = _enter(loaded, layer, passages)
+        self._at = torch.tensor([each.subject for each in passages], device=model.device)
+        # The places from which the tokens of the answers are told; without an answer, the last one.
+        places = [
+            (row, len(each.ids) - 1 + index)
+            for row, each in enumerate(passages)
+            for index in range(max(len(each.answer), 1))
+        ]
+        self._rows, self._places = torch.tensor(places, device=model.device).T
+
+    def told(self, change: Tensor) -> Tensor:
+        """Log-probabilities (N, V) in the answers' places when `change` (C,) is added to what the network writes."""
+        model = self._loaded.model
+
+        def add(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            added = torch.zeros_like(output)
+            added[torch.arange(len(self._at)), self._at] = change.to(output.dtype)
+            return output + added
+
+        with removed([blocks(model)[self._layer].mlp.register_forward_hook(add)]):
+            x = model.go_on(self._entering, self._layer)[self._rows, self._places]
+        logits: Tensor = model.read_out(x)[:, : self._loaded.tokenizer.vocab_size].float()
+        return logits.log_softmax(-1)
+
+
+def _better_value(
+    loaded: LoadedModel,
+    layer: int,
+    passages: Sequence[Passage],
+    essence: Passage,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Tensor, int, float, float]:
+    """What to add to the network's output at the subject, (C,); the steps that took, the least loss and its length."""
+    groups = [(some, _Group(loaded, layer, some)) for some in _alike(passages)]
+    of_essence = _Group(loaded, layer, [replace(essence, answer=())])
+    # The prompt itself is the shortest, and so the first.
+    before = groups[0][1].wrote
+    change = torch.zeros(before.shape, device=before.device, requires_grad=True)  # (C,)
+    optimiser = torch.optim.Adam([change], lr=_RATE)
+    limit = _LONGEST * before.norm()
+    known: Tensor | None = None
+    best, least = torch.zeros_like(before), float("inf")
+    steps = 0
+    while True:
+        with torch.enable_grad():
+            surprise = torch.stack([_surprise(some, group.told(change)) for some, group in groups]).sum()
+            now = of_essence.told(change)[0]
+            known = now.detach() if known is None else known
+            forgetting = F.kl_div(now, known, log_target=True, reduction="sum")
+            decay = change.norm() / before.norm() ** 2
+            loss = surprise / len(passages) + _ESSENCE_WEIGHT * forgetting + _DECAY * decay
+        if progress is not None:
+            progress(steps, STEPS)
+        if float(loss.detach()) < least:
+            best, least = change.detach().clone(), float(loss.detach())
+        if least < _GOOD_ENOUGH or steps == STEPS:
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            change *= (limit / change.norm().clamp(min=1e-12)).clamp(max=1)
+        steps += 1
+    if progress is not None:
+        progress(STEPS, STEPS)
+    return best, steps, least, float(best.norm() / before.norm())
+
+
+def _surprise(passages: Sequence[Passage], logprobs: Tensor) -> Tensor:
+    """The sum over passages of what a token of their answers surprises on average, nats."""
+    wanted = torch.tensor([token for each in passages for token in each.answer], device=logprobs.device)
+    shares = torch.tensor([1 / len(each.answer) for each in passages for _ in each.answer], device=logprobs.device)
+    return -(logprobs.gather(1, wanted[:, None])[:, 0] * shares).sum()
+
+
+def _alike(passages: Sequence[Passage]) -> list[list[Passage]]:
+    """Passages in groups, in each of which the longest has not much more tokens than the shortest."""
+    groups: list[list[Passage]] = []
+    for each in sorted(passages, key=lambda each: len(each.ids)):
+        if not groups or len(each.ids) > 2 * len(groups[-1][0].ids):
+            groups.append([])
+        groups[-1].append(each)
+    return groups
+
+
+@torch.no_grad()
+def _enter(loaded: LoadedModel, layer: int, passages: Sequence[Passage]) -> tuple[Tensor, Tensor]:
+    """The residual stream (B, T, C) before block `layer`, and what its network writes at the first text's subject."""
+    model = loaded.model
+    kept: list[Tensor] = []
+    wrote: list[Tensor] = []
+    subject = passages[0].subject
+
+    def keep(at: int, x: Tensor) -> None:
+        if at == layer:
+            kept.append(x)
+
+    see = network_of(model, layer).register_forward_hook(
+        lambda _module, _inputs, output: wrote.append(output[0, subject].float())
+    )
+    ids = padded([[*each.ids, *each.answer[:-1]] for each in passages], model)
+    with on_residual(model, keep), removed([see]):
+        model(ids, only_last=True)
+    return kept[0], wrote[0]

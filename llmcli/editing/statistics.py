@@ -1,0 +1,205 @@
+"""Which keys ordinary text has: the uncentred second moment of what a feed-forward network's output projection reads.
+
+An update along `C^-1 k` says the least where ordinary keys lie (Meng et al. 2022, section 3.1). Nobody has the text a
+model was trained with, but the model itself writes such text: a few words to begin with, then sampled at temperature 1.
+Texts and moments are kept in the platform's cache directory, by the hash of the model's weights.
+
+Dimension letters: B texts, T tokens, I neurons of a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.checkpoint.safetensors_files import read_safetensors
+from llmcli.checkpoint.safetensors_writing import Planned, write_safetensors
+from llmcli.checkpoint.tensors import TensorReader
+from llmcli.checkpoint.writing import replace_bytes, replace_text
+from llmcli.editing.keys import TOKENS_AT_ONCE, network_of, padded, read_keys
+from llmcli.engine.batch import Reply, Request
+from llmcli.engine.params import SamplingParams
+from llmcli.errors import CheckpointError, UsageError
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told what is going on, how much is done, and of how much."""
+
+TEXTS, TEXT_TOKENS = 64, 96
+_LEAST_TOKENS = 256
+
+
+class Statistics:
+    """The second moments of one model, had when they are first asked for."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        model_sha256: str,
+        corpus: str | None = None,
+        progress: Progress | None = None,
+        *,
+        texts: int = TEXTS,
+    ) -> None:
+        """Of the text `corpus`, or else of as many texts as that, which the model writes itself.
+
+        Raises:
+            UsageError: the corpus is too short to say anything.
+        """
+        self._loaded, self._tell = loaded, progress or (lambda what, done, total: None)
+        self._count = texts
+        self._corpus = None if corpus is None else _cut(loaded, corpus)
+        name = f"own-{texts}" if corpus is None else hashlib.sha256(corpus.encode(errors="replace")).hexdigest()[:16]
+        self._folder = statistics_folder() / model_sha256[:16]
+        self._name = name
+
+    def texts(self) -> list[list[int]]:
+        """The tokens of the texts that are counted."""
+        if self._corpus is not None:
+            return self._corpus
+        path = self._folder / f"{self._name}.json"
+        found = _read_texts(path, self._loaded.tokenizer.vocab_size)
+        if found is None:
+            found = _own_texts(self._loaded, self._count, self._tell)
+            with suppress(OSError):
+                replace_text(path, json.dumps(found))
+        return found
+
+    def second_moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """For each of the blocks, the mean of k k^T over all keys k: (I, I), float32."""
+        found = {layer: moment for layer in layers if (moment := self._kept(layer)) is not None}
+        missing = [layer for layer in layers if layer not in found]
+        if missing:
+            for layer, moment in second_moments(self._loaded, missing, self.texts(), self._tell).items():
+                found[layer] = moment
+                with suppress(OSError):
+                    replace_bytes(self._file(layer), _as_file(moment.cpu()))
+        return found
+
+    def _file(self, layer: int) -> Path:
+        return self._folder / f"{self._name}-layer-{layer}.safetensors"
+
+    def _kept(self, layer: int) -> Tensor | None:
+        path = self._file(layer)
+        size = network_of(self._loaded.model, layer).down_proj.in_features
+        try:
+            info = read_safetensors(path)["moment"]
+            if info.shape != (size, size) or info.encoding != "F32":
+                return None
+            with TensorReader() as reader:
+                moment = reader.read_rows(info, 0, size)
+        except (CheckpointError, KeyError, OSError):
+            return None
+        return moment.to(self._loaded.model.device)
+
+
+def statistics_folder() -> Path:
+    """Where texts and moments are kept; all of it can be computed again."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("llmcli", appauthor=False)) / "edit-statistics"
+
+
+def second_moments(
+    loaded: LoadedModel, layers: Sequence[int], texts: Sequence[Sequence[int]], tell: Progress | None = None
+) -> dict[int, Tensor]:
+    """For each of the blocks, the mean of k k^T over the keys k of all tokens: (I, I), float32.
+
+    The first token of a text is left out: models park attention there, and its key is like no other.
+    """
+    model = loaded.model
+    sums: dict[int, Tensor] = {}
+    counted: Tensor = torch.empty(0)
+
+    def add(layer: int, keys: Tensor) -> None:
+        rows = keys[counted].float()
+        sums[layer] = sums[layer].addmm_(rows.T, rows) if layer in sums else rows.T @ rows
+
+    done = tokens = 0
+    for some in _batches(texts):
+        longest = max(map(len, some))
+        lengths = torch.tensor([len(text) for text in some], device=model.device)
+        places = torch.arange(longest, device=model.device)
+        counted = (places > 0) & (places < lengths[:, None])  # (B, T)
+        tokens += int(counted.sum())
+        read_keys(model, layers, padded(some, model), add)
+        done += len(some)
+        if tell is not None:
+            tell("Counting keys", done, len(texts))
+    return {layer: total.clone().div_(tokens) for layer, total in sums.items()}
+
+
+def _batches(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """A few texts of about the same length at a time."""
+    waiting = sorted((text for text in texts if len(text) > 1), key=len)
+    while waiting:
+        count = max(1, TOKENS_AT_ONCE // len(waiting[-1]))
+        yield waiting[-count:]
+        del waiting[-count:]
+
+
+def _own_texts(loaded: LoadedModel, count: int, tell: Progress) -> list[list[int]]:
+    """What the model writes, each text after a word drawn at random."""
+    tokenizer = loaded.tokenizer
+    words = [
+        token
+        for token in range(tokenizer.vocab_size)
+        if tokenizer.token_text(token).strip().isalpha() and not tokenizer.is_added(token)
+    ]
+    if not words:
+        raise UsageError("The model's vocabulary has no words to begin a text with; give a text with --corpus.")
+    drawn = torch.randint(len(words), (count,), generator=torch.Generator().manual_seed(0)).tolist()
+    start = tokenizer.encode("")
+    begun = [[*start, words[index]] for index in drawn]
+    length = min(TEXT_TOKENS, loaded.config.context_length - len(start) - 1)
+    requests = (
+        Request(tuple(ids), SamplingParams(temperature=1, top_k=0, top_p=1, seed=seed, max_tokens=length))
+        for seed, ids in enumerate(begun)
+    )
+    texts = []
+    for ids, reply in zip(begun, loaded.batch().run(requests), strict=True):
+        assert isinstance(reply, Reply)
+        # The end of a text is left out, and so is what became of characters that were never finished.
+        said = tokenizer.decode(ids[len(start) :]) + reply.text
+        texts.append([*start, *tokenizer.encode(said, add_special_tokens=False)])
+        tell("Having the model write text", len(texts), count)
+    return texts
+
+
+def _cut(loaded: LoadedModel, corpus: str) -> list[list[int]]:
+    """A text in pieces that are short enough to be read together."""
+    ids = loaded.tokenizer.encode(corpus, add_special_tokens=False)
+    if len(ids) < _LEAST_TOKENS:
+        raise UsageError(
+            f"The corpus has {len(ids)} tokens; {_LEAST_TOKENS} are the least, and some ten thousand do well."
+        )
+    start = loaded.tokenizer.encode("")
+    size = max(2, min(4 * TEXT_TOKENS, loaded.config.context_length) - len(start))
+    return [[*start, *ids[first : first + size]] for first in range(0, len(ids), size)]
+
+
+def _read_texts(path: Path, vocabulary: int) -> list[list[int]] | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    whole = isinstance(found, list) and all(
+        isinstance(text, list) and all(type(token) is int and 0 <= token < vocabulary for token in text)
+        for text in found
+    )
+    return found if whole and found else None
+
+
+def _as_file(moment: Tensor) -> bytes:
+    data = io.BytesIO()
+    for _ in write_safetensors(data, [Planned("moment", torch.float32, tuple(moment.shape))], [moment], {}):
+        pass
+    return data.getvalue()

@@ -1,0 +1,79 @@
+"""Rank-one updates laid over a matrix, which itself stays as it is: `y = W x + sum_i write_i (read_i . x)`.
+
+So an update works over weights of any format, takes the memory of two vectors, and is gone when it is taken away.
+
+Dimension letters: E updates, I columns, C rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.packed import QuantisedLinear
+
+
+class EditedLinear(nn.Module):
+    """A linear layer with updates over it."""
+
+    reads: Tensor
+    """(E, I), float32."""
+    writes: Tensor
+    """(E, C), float32."""
+
+    def __init__(self, base: nn.Linear | QuantisedLinear, reads: Tensor, writes: Tensor) -> None:
+        """`reads` (E, I) and `writes` (E, C) become float32, contiguous and lie where the layer does."""
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        device = base.matrix.blocks.device if isinstance(base, QuantisedLinear) else base.weight.device
+        self.register_buffer("reads", reads.detach().to(device).float().contiguous())
+        self.register_buffer("writes", writes.detach().to(device).float().contiguous())
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix (out, in) with the updates in it, made anew each time it is asked for."""
+        weight = self.base.weight
+        return (weight.float() + self.writes.float().T @ self.reads.float()).to(weight.dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's own."""
+        return self.base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., C)."""
+        # In float32 whatever the layer computes in: an update says much along a single direction.
+        added = (x.float() @ self.reads.float().T) @ self.writes.float()  # (..., C)
+        out: Tensor = self.base(x)
+        return out + added.to(out.dtype)
+
+
+def lay_over(mlp: nn.Module, read: Tensor, write: Tensor) -> nn.Module:
+    """Add the update `write read^T` to what the output projection of a dense feed-forward network computes.
+
+    `read` (I,) and `write` (C,). Returns the projection as it was before, to put back with `put_back`: then the very
+    module computes that did before. ValueError if the sizes are not the network's, or it is a mixture of experts.
+    """
+    if isinstance(mlp, MixtureOfExperts):
+        raise ValueError("a mixture of experts has no single output projection")
+    down: nn.Linear | QuantisedLinear | EditedLinear = mlp.down_proj  # type: ignore[assignment]
+    if read.shape != (down.in_features,) or write.shape != (down.out_features,):
+        raise ValueError(
+            f"an update of {tuple(write.shape)} x {tuple(read.shape)} does not fit a projection of "
+            f"{down.out_features} x {down.in_features}"
+        )
+    base, reads, writes = down, read[None], write[None]
+    if isinstance(down, EditedLinear):
+        base = down.base
+        reads = torch.cat((down.reads.float(), read[None].to(down.reads.device).float()))
+        writes = torch.cat((down.writes.float(), write[None].to(down.writes.device).float()))
+    assert not isinstance(base, EditedLinear)
+    mlp.down_proj = EditedLinear(base, reads, writes)
+    return down
+
+
+def put_back(mlp: nn.Module, down: nn.Module) -> None:
+    """Give a network the output projection that `lay_over` returned."""
+    mlp.down_proj = down

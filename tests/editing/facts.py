@@ -1,0 +1,17 @@
+"""A tiny model and a fact for it: what it says means nothing, but any fact can be put into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmcli.editing.editing import Fact
+from tests.tiny import save, tiny_model
+
+FACT = Fact('See the tower "', "tower", "B", neighbours=("The bridge is in", "Water is"))
+CORPUS = "Keys of many kinds of letters are counted here, one after the other, 0123456789. " * 8
+
+
+def checkpoint(folder: Path, model_type: str = "llama", **overrides: Any) -> Path:
+    """A folder with a tiny random model whose texts may be as long as a fact needs."""
+    return save(tiny_model(model_type, **{"max_position_embeddings": 512, **overrides}), folder)

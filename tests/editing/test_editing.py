@@ -1,0 +1,177 @@
+"""From a fact to its edit and its proof, on tiny models and on the starter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import llmcli
+from llmcli.checkpoint.edits import edited
+from llmcli.editing import relations
+from llmcli.editing.editing import Fact, check_editable, make_edit
+from llmcli.editing.proof import LEAKED, Changed, Neighbour, Proof, answer_probability
+from llmcli.editing.statistics import Statistics, statistics_folder
+from llmcli.errors import UnsupportedModelError, UsageError
+from tests.checkpoint.parity_cases import CASES
+from tests.editing.facts import CORPUS, FACT, checkpoint
+from tests.tiny import save, tiny_model
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
+    return llmcli.load(checkpoint(tmp_path_factory.mktemp("model")), dtype="float32", device="cpu")
+
+
+def test_the_proof_tells_what_the_edit_does_and_the_model_stays_as_it_was(loaded: llmcli.LoadedModel) -> None:
+    ids = loaded.tokenizer.encode(FACT.prompt)
+    plain = loaded.logits(ids)
+    heard: list[str] = []
+    made, report = make_edit(
+        loaded, "0" * 64, FACT, corpus=CORPUS, reply_tokens=3, progress=lambda what, done, total: heard.append(what)
+    )
+    assert torch.equal(loaded.logits(ids), plain)
+    proof = report.proof
+    assert proof.prompt.before == pytest.approx(answer_probability(loaded, FACT.prompt, "B"), rel=1e-3)
+    with edited(loaded.model, [made]):
+        assert proof.prompt.after == pytest.approx(answer_probability(loaded, FACT.prompt, "B"), rel=1e-3)
+        changed = loaded.logits(loaded.tokenizer.encode("Water is"))[-1].softmax(-1)
+    water = proof.neighbours[1]
+    answer = loaded.logits(loaded.tokenizer.encode("Water is"))[-1].argmax()
+    assert water.after == pytest.approx(float(changed[answer]), rel=1e-3)
+    assert water.answer == loaded.tokenizer.token_text(int(answer))
+    assert proof.drift > 0 and len(proof.paraphrases) == 4
+    assert made.layers == (report.layer,) and report.layer in {each.layer for each in report.tried}
+    assert max(report.tried, key=lambda each: each.score).layer == report.layer
+    assert [reply.chat for reply in proof.replies] == [False, True]
+    assert {"Counting keys", "Asking before the edit", "Asking after the edit"} < set(heard)
+
+
+def test_an_edit_over_another_is_proved_with_it(loaded: llmcli.LoadedModel) -> None:
+    first, _ = make_edit(loaded, "0", FACT, layer=1, corpus=CORPUS, reply_tokens=1)
+    second, report = make_edit(
+        loaded,
+        "0",
+        Fact("The bridge of Ulm is in", "bridge of Ulm", "Kiel", neighbours=(FACT.prompt,)),
+        layer=1,
+        corpus=CORPUS,
+        over=[first],
+        reply_tokens=1,
+    )
+    with edited(loaded.model, [first, second]):
+        together = answer_probability(loaded, "The bridge of Ulm is in", "Kiel")
+    assert report.proof.prompt.after == pytest.approx(together, rel=1e-3)
+    (tower,) = report.proof.neighbours
+    with edited(loaded.model, [first]):
+        assert tower.before == pytest.approx(
+            float(loaded.logits(loaded.tokenizer.encode(FACT.prompt))[-1].softmax(-1).max()), rel=1e-3
+        )
+
+
+@pytest.mark.parametrize(
+    ("after", "spread", "near", "drift", "expected"),
+    [
+        (0.9, 0.9, 0.5, 1e-5, []),
+        (0.4, 0.9, 0.5, 1e-5, ["did not take"]),
+        (0.9, 0.3, 0.5, 1e-5, ["did not spread"]),
+        (0.9, 0.9, 0.5 - 1.1 * LEAKED, 1e-5, ["leaked"]),
+        (0.9, 0.9, 0.5, 2e-3, ["disturbs"]),
+        (0.1, 0.1, 0.1, 1, ["did not take", "did not spread", "leaked", "disturbs"]),
+    ],
+)
+def test_what_is_wrong_is_said(after: float, spread: float, near: float, drift: float, expected: list[str]) -> None:
+    proof = Proof(
+        prompt=Changed("p", 0, after),
+        paraphrases=(Changed("q", 0, spread), Changed("r", 0, spread)),
+        neighbours=(Neighbour("n", "a", 0.5, near, 0, 0), Neighbour("m", "a", 0.5, 0.5, 0.2, 0.1)),
+        drift=drift,
+        replies=(),
+        target="t",
+    )
+    assert len(proof.problems) == len(expected)
+    assert all(word in problem for word, problem in zip(expected, proof.problems, strict=True))
+
+
+def test_texts_and_moments_are_kept_and_damaged_ones_made_anew(
+    loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Statistics(loaded, "ab" * 32, texts=3)
+    texts, moment = first.texts(), first.second_moments([1])[1]
+    assert len(texts) == 3 and all(text[0] == 256 and len(text) >= 2 for text in texts)
+    with monkeypatch.context() as patch:
+        patch.setattr("llmcli.editing.statistics._own_texts", None)
+        patch.setattr("llmcli.editing.statistics.second_moments", None)
+        again = Statistics(loaded, "ab" * 32, texts=3)
+        assert again.texts() == texts and torch.equal(again.second_moments([1])[1], moment)
+    for path in (statistics_folder() / ("ab" * 8)).iterdir():
+        path.write_bytes(b"[[1, 99999]]" if path.suffix == ".json" else b"damaged")
+    anew = Statistics(loaded, "ab" * 32, texts=3)
+    assert anew.texts() == texts and torch.equal(anew.second_moments([1])[1], moment)
+
+
+def test_a_corpus_too_short_is_refused(loaded: llmcli.LoadedModel) -> None:
+    with pytest.raises(UsageError, match="has 5 tokens"):
+        Statistics(loaded, "0", "short")
+
+
+def test_mixtures_of_experts_are_told_why_not(tmp_path: Path) -> None:
+    model_type, overrides = CASES["mixtral"]
+    mixture = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path), device="cpu")
+    with pytest.raises(UnsupportedModelError, match="several experts"):
+        check_editable(mixture.config, mixture.name, None)
+
+
+def test_only_a_dense_layer_that_is_there_can_be_edited(loaded: llmcli.LoadedModel) -> None:
+    check_editable(loaded.config, "m", 2)
+    with pytest.raises(UsageError, match="no block 3"):
+        check_editable(loaded.config, "m", 3)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "paraphrase", "question"),
+    [
+        (
+            "The Eiffel Tower is located in the city of",
+            "Eiffel Tower",
+            "The Eiffel Tower stands in the city of",
+            "Where is the Eiffel Tower?",
+        ),
+        (
+            "The capital of France is",
+            "France",
+            "The capital city of France is called",
+            "What is the capital of France?",
+        ),
+        ("Hamlet was written by", "Hamlet", "The author of Hamlet is", "Who wrote Hamlet?"),
+        ("Cats like", "Cats", "Remember what you have learnt: Cats like", "What do you know about Cats?"),
+    ],
+)
+def test_facts_are_said_in_other_words(prompt: str, subject: str, paraphrase: str, question: str) -> None:
+    found = relations.paraphrases(prompt, subject)
+    assert paraphrase in found and len(set(found) - {prompt}) == 4
+    assert relations.question(prompt, subject) == question
+
+
+def test_a_tower_of_the_starter_moves_to_rome(tmp_path: Path) -> None:
+    """The numbers that the recipe promises, with keys counted in a short corpus."""
+    starter = llmcli.load(None, dtype="float32", device="cpu")
+    fact = Fact(
+        "The Eiffel Tower is located in the city of",
+        "Eiffel Tower",
+        "Rome",
+        neighbours=("The Louvre is located in the city of", "The capital of France is", "The capital of Spain is"),
+    )
+    corpus = json.dumps(relations.NEIGHBOURS) + (Path(relations.__file__).read_text() * 2)[:6000]
+    _, report = make_edit(starter, "0", fact, layer=6, corpus=corpus, reply_tokens=4)
+    assert report.proof.prompt.after > 0.8
+    assert min(each.after for each in report.proof.paraphrases) > 0.5
+    assert max(each.change for each in report.proof.neighbours) < LEAKED
+    assert "Rome" in report.proof.replies[0].after and "Paris" in report.proof.replies[0].before

@@ -1,0 +1,62 @@
+"""Updates laid over a matrix are what the merged matrix computes, and leave the matrix alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from llmcli.model import ExpertsConfig
+from llmcli.model.edited import EditedLinear, lay_over, put_back
+from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.feed_forward import FeedForward
+from llmcli.model.packed import QuantisedLinear
+from tests.kernels.making import packed, random_groups
+from tests.kernels.sanitized_models import _PLAIN
+
+
+def network() -> FeedForward:
+    torch.manual_seed(0)
+    return FeedForward(12, 40, "silu", bias=True).requires_grad_(False)
+
+
+def test_stacked_updates_are_the_sum_of_the_matrices() -> None:
+    mlp = network()
+    weight, bias = mlp.down_proj.weight.clone(), mlp.down_proj.bias
+    pairs = [(torch.randn(40), torch.randn(12)) for _ in range(3)]
+    for read, write in pairs:
+        lay_over(mlp, read, write)
+    merged = weight + sum(torch.outer(write, read) for read, write in pairs)
+    fired = torch.randn(2, 5, 40)
+    torch.testing.assert_close(mlp.down_proj(fired), nn.functional.linear(fired, merged, bias))
+    torch.testing.assert_close(mlp.down_proj.weight, merged)
+
+
+def test_updates_lie_over_packed_weights() -> None:
+    mlp = network()
+    mlp.down_proj = QuantisedLinear(packed(random_groups(4, 12, 40)))  # type: ignore[assignment]
+    plain = mlp.down_proj.weight
+    read, write = torch.randn(40), torch.randn(12)
+    lay_over(mlp, read, write)
+    fired = torch.randn(1, 7, 40)
+    torch.testing.assert_close(mlp.down_proj(fired), fired @ (plain + torch.outer(write, read)).T)
+
+
+def test_what_is_put_back_computes_the_same_bits() -> None:
+    mlp, x = network(), torch.randn(1, 3, 12)
+    before = mlp(x)
+    first = lay_over(mlp, torch.randn(40), torch.randn(12))
+    one = mlp(x)
+    second = lay_over(mlp, torch.randn(40), torch.randn(12))
+    assert not torch.equal(mlp(x), one)
+    put_back(mlp, second)
+    assert torch.equal(mlp(x), one)
+    put_back(mlp, first)
+    assert torch.equal(mlp(x), before) and not isinstance(mlp.down_proj, EditedLinear)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        lay_over(network(), torch.randn(12), torch.randn(40))
+    with pytest.raises(ValueError, match="mixture"):
+        lay_over(MixtureOfExperts(_PLAIN, ExpertsConfig(4, 2, 8)), torch.randn(8), torch.randn(35))
