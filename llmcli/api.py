@@ -166,7 +166,8 @@ def load(
     the weights of a GGUF file in the few bits they have, and `quantize`, "int8" or "int4", rounds any weights to so
     many. `template` names a chat template, where the model has several. That the weights fit into memory, and the cache
     of a text of `context_length` tokens beside them, is seen before they are read. `edits` are files or names of edits,
-    as `llm edit` makes them, to lay over the weights. `progress` hears the bytes of weights read and how many there are.
+    as `llm edit` makes them, to lay over the weights. `progress` hears the bytes of weights read and how many there
+    are.
 
     Raises:
         ModelNotFoundError: no such model, or it could not be fetched.

@@ -74,12 +74,13 @@ def test_fifty_greedy_replies_are_the_same_whoever_proposes(loaded: LoadedModel)
     if why_not_on_cpu(loaded.config, torch.device("cpu")) is not None:
         pytest.skip("without the kernel a pass of several tokens adds up in another order")
     plain, _ = said(loaded, PROMPTS, TOKENS)
-    for name, options in {
+    arms: dict[str, dict[str, object]] = {
         "lookup": {"lookup": True, "draft_tokens": 4},
         "pruned": {"draft": pruned(loaded, 20), "draft_tokens": 3},
         "tiny": {"draft": tiny(loaded), "draft_tokens": 2},
         "itself": {"draft": loaded, "draft_tokens": 3},
-    }.items():
+    }
+    for name, options in arms.items():
         replies, proposed = said(loaded, PROMPTS, TOKENS, **options)
         assert replies == plain, name
         assert proposed > 0 or name == "tiny"
