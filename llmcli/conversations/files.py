@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from contextlib import suppress
 from datetime import datetime, timezone
 from io import FileIO
@@ -130,13 +131,17 @@ def read_conversation(path: Path) -> tuple[Tree, str | None]:
 
 
 def conversation_files() -> list[Path]:
-    """All files, the one last written to first. A folder that does not exist or cannot be read is empty."""
+    """All files, the one last written to first. A folder that does not exist or cannot be read is empty.
+
+    A file without a byte belongs to a process that is about to begin, or was killed then.
+    """
     found: list[tuple[int, Path]] = []
     with suppress(OSError):
         for path in conversations_folder().iterdir():
             with suppress(OSError):
-                if path.suffix == _SUFFIX and path.is_file():
-                    found.append((path.stat().st_mtime_ns, path))
+                status = path.stat()
+                if path.suffix == _SUFFIX and stat.S_ISREG(status.st_mode) and status.st_size:
+                    found.append((status.st_mtime_ns, path))
     return [path for _, path in sorted(found, reverse=True)]
 
 

@@ -133,6 +133,43 @@ def test_a_damaged_file_is_refused(damage: object, told: str) -> None:
         read_conversation(path)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_damaged_file_is_set_aside_and_gone_on_with(times: int) -> None:
+    path = written()
+    sound = path.read_bytes()
+    lines = sound.splitlines(keepends=True)
+    for number in range(1, times + 1):
+        damaged = b"".join([*lines[:3], b"\xff garbage\n", *lines[3:]])
+        path.write_bytes(damaged)
+        talk, note = Talk.resume(path)
+        talk.close()
+        aside = path.with_name(f"{path.stem}.damaged-{number}")
+        assert note is not None and "line 4, is damaged" in note and str(aside) in note
+        assert aside.read_bytes() == damaged
+        assert aside.stat().st_mode & 0o777 == 0o600
+        assert path.read_bytes().startswith(b"".join(lines[:3])) and b"garbage" not in path.read_bytes()
+        assert conversation_files() == [path]
+
+
+@pytest.mark.parametrize(
+    "first", [b"garbage\n", b'{"kind": "begin", "version": 9, "id": "a", "time": "", "program": "x"}\n']
+)
+def test_of_a_file_without_a_beginning_nothing_is_touched(first: bytes) -> None:
+    path = written()
+    data = first + path.read_bytes().partition(b"\n")[2]
+    path.write_bytes(data)
+    with pytest.raises(LlmcliError, match=r"line 1, is damaged|later version"):
+        Talk.resume(path)
+    assert path.read_bytes() == data
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_was_never_begun_is_none_to_go_on_with() -> None:
+    path = written()
+    path.with_name("29990101-000000-aaaa.jsonl").touch()
+    assert conversation_files() == [path]
+
+
 def test_one_process_at_a_time_writes_to_a_file() -> None:
     path = written()
     talk, _ = Talk.resume(path)

@@ -1,0 +1,41 @@
+"""The error boundary: what is said of a fault of the program's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmcli import __version__
+from tests.commands.running import llm
+
+SECRET = "hf_CanaryCanary"
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyError, AssertionError, RecursionError, UnicodeEncodeError])
+def test_a_crash_is_one_line_without_anything_the_user_said(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(prompt: str, **_: object) -> str:
+        if kind is UnicodeEncodeError:
+            return prompt + "\ud800".encode().decode()
+        raise kind(f"{prompt} {SECRET}")
+
+    monkeypatch.setattr("llmcli.commands.generate.read_prompt", crash)
+    env = {"HF_TOKEN": SECRET, "LLMCLI_DEBUG": "0"}
+    result = llm("generate", "my private words", env=env)
+    (line,) = result.stderr.decode().splitlines()
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert line.startswith(f"llm: This is a bug in llmcli {__version__}: {kind.__name__} at test_cli.py:")
+    assert "LLMCLI_DEBUG=1" in line and "report" in line
+    assert "private" not in line and SECRET not in line
+    shown = llm("generate", "my private words", env={"LLMCLI_DEBUG": "1"}).stderr.decode()
+    assert shown.startswith("Traceback") and "in crash" in shown
+
+
+def test_memory_that_runs_out_anywhere_is_told_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(prompt: str, **_: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr("llmcli.commands.generate.read_prompt", crash)
+    result = llm("generate", "Hi")
+    assert (result.returncode, result.stdout) == (5, b"")
+    assert b"not enough memory" in result.stderr
