@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import options
+from llmcli.bench.speculative_command import Loading, bench_speculative
+from llmcli.commands import options, speculating
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint
 from llmcli.errors import UsageError
@@ -48,6 +49,14 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Two rounds of short texts, and no cold start: a first idea.")
     ] = False,
+    speculative: Annotated[
+        bool,
+        typer.Option(
+            "--speculative",
+            help="Measure only what proposing tokens gains: by lookup, and by a --draft model if one is given.",
+        ),
+    ] = False,
+    draft: speculating.Draft = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", envvar="LLMCLI_THREADS", metavar="N", min=1, help="Default: one for each core."),
@@ -67,6 +76,16 @@ def bench(
     """Measure start, reading, writing and memory, and the share of this machine's bandwidth that is reached."""
     if shape is not None and options.is_flag_given(invocation, "model"):
         raise UsageError("--shape takes the place of a model; name one of them.")
+    rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
+    if speculative:
+        if against is not None:
+            raise UsageError("--speculative compares this program with itself; leave out --against.")
+        if shape is not None:
+            raise UsageError("--speculative needs a model that says something; leave out --shape.")
+        how = Loading(device=device, dtype=dtype, quantize=quantize, threads=threads, quiet=quiet)
+        checkpoint = find_checkpoint(model, quiet=quiet)
+        bench_speculative(checkpoint, draft, rounds, how, as_json=as_json, out=out, html=html, svg=svg)
+        return
     subject = _subject(model, shape, quiet=quiet)
 
     from llmcli.bench.processes import CAN_DROP
@@ -82,7 +101,7 @@ def bench(
     benchmark, notes = _benchmark(
         subject,
         peers=[peer for peer in asked if peer not in [failure.arm for failure in refused]],
-        rounds=rounds or (_QUICK_ROUNDS if quick else _ROUNDS),
+        rounds=rounds,
         quick=quick,
         threads=threads,
         device=device,

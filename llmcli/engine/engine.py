@@ -128,6 +128,11 @@ class Engine:
         room = self.context_length - length
         return room if max_tokens is None else min(room, max_tokens)
 
+    @property
+    def path(self) -> str:
+        """What computes, for people."""
+        return self._reader.path()
+
     def next_logits(self, ids: Sequence[int], *, progress: PrefillProgress | None = None) -> Tensor:
         """Logits (V,) of the token that follows `ids`; as in `stream`, only what the cache does not hold is read.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,9 +57,9 @@ def tiny(loaded: LoadedModel) -> LoadedModel:
     return replace(loaded, name="tiny", config=config, model=model)
 
 
-def said(loaded: LoadedModel, prompts: list[str], tokens: int, **options: object) -> tuple[list[list[int]], int]:
+def said(loaded: LoadedModel, prompts: list[str], tokens: int, **options: Any) -> tuple[list[list[int]], int]:
     """The ids of each reply, and how many of them were proposed."""
-    engine = loaded.engine(**options)  # type: ignore[arg-type]
+    engine = loaded.engine(**options)
     replies, proposed = [], 0
     for prompt in prompts:
         ids = loaded.tokenizer.encode(prompt)
@@ -74,13 +75,13 @@ def test_fifty_greedy_replies_are_the_same_whoever_proposes(loaded: LoadedModel)
     if why_not_on_cpu(loaded.config, torch.device("cpu")) is not None:
         pytest.skip("without the kernel a pass of several tokens adds up in another order")
     plain, _ = said(loaded, PROMPTS, TOKENS)
-    arms: dict[str, dict[str, object]] = {
+    helped: dict[str, dict[str, Any]] = {
         "lookup": {"lookup": True, "draft_tokens": 4},
         "pruned": {"draft": pruned(loaded, 20), "draft_tokens": 3},
         "tiny": {"draft": tiny(loaded), "draft_tokens": 2},
         "itself": {"draft": loaded, "draft_tokens": 3},
     }
-    for name, options in arms.items():
+    for name, options in helped.items():
         replies, proposed = said(loaded, PROMPTS, TOKENS, **options)
         assert replies == plain, name
         assert proposed > 0 or name == "tiny"

@@ -1,0 +1,226 @@
+"""`llm bench --speculative`: what proposing tokens gains, on texts that repeat what they are given and on free ones.
+
+Every reply is written with and without it in one process, in turns (ABBA), so that whatever else the machine does
+weighs on all alike. The replies are the same, so the times of the same tokens are compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from llmcli.api import LoadedModel
+from llmcli.bench.results import in_turn
+from llmcli.engine import Engine, Finish, SamplingParams, Step
+from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+
+PLAIN = "plain"
+_TOKENS = 128
+_STORY = (
+    "The lighthouse at Cape Verran was built in 1871 by the engineer Anna Holm, who had studied bridges in Vienna. It "
+    "stands 42 metres tall and its lamp can be seen from 30 kilometres away. In 1923 a storm destroyed the keeper's "
+    "house, and the keeper, Josef Brand, lived in the tower for eleven months. The light was automated in 1986. Today "
+    "the tower is a museum with about 14,000 visitors a year."
+)
+_CODE = """```python
+def read_table(path, separator=","):
+    rows = []
+    with open(path) as file:
+        for line in file:
+            cells = line.rstrip("\\n").split(separator)
+            rows.append([cell.strip() for cell in cells])
+    return rows
+
+
+def column(rows, index):
+    return [row[index] for row in rows if len(row) > index]
+
+
+def average(values):
+    numbers = [float(value) for value in values]
+    return sum(numbers) / len(numbers)
+```"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of reply, and prompts for it."""
+
+    name: str
+    prompts: tuple[str, ...]
+    params: SamplingParams
+
+
+_GREEDY = SamplingParams(temperature=0, max_tokens=_TOKENS)
+TASKS = (
+    Task(
+        "summarise and quote",
+        (
+            f"List the facts in this text, each in the words of the text.\n\n{_STORY}",
+            f"Repeat this text word for word, and then say in one sentence what it is about.\n\n{_STORY}",
+        ),
+        _GREEDY,
+    ),
+    Task(
+        "edit code",
+        (
+            f"Rename the function `average` to `mean` and print the whole file again.\n\n{_CODE}",
+            f"Add a docstring to every function of this file and print the whole file.\n\n{_CODE}",
+        ),
+        _GREEDY,
+    ),
+    Task(
+        "free chat",
+        (
+            "Explain why the sky is blue.",
+            "Write a short story about a robot who learns to paint.",
+            "What should I consider when I buy a bicycle?",
+            "Tell me about the history of Rome.",
+        ),
+        # As people chat: by the defaults, and with a seed for the same text each time.
+        SamplingParams(seed=1, max_tokens=_TOKENS),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply, as it was measured."""
+
+    task: str
+    prompt: int
+    """Which of the task's, counted from 0."""
+    arm: str
+    """"plain", "lookup" or "draft"."""
+    round: int
+    """Counted from 1."""
+    tokens: int
+    """Generated after the first."""
+    seconds: float
+    """From the first token to the end."""
+    passes: float
+    """Of the model, for these tokens."""
+    proposed: int
+    accepted: int
+    same: bool
+    """Whether it is what plain decoding said to the same prompt in the same round."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm came to on one task."""
+
+    task: str
+    arm: str
+    tokens_per_s: float
+    ratio: float
+    """Times as fast as plain decoding: the medians of the same replies, added up."""
+    least: float
+    """The same of the round in which it did worst."""
+    most: float
+    tokens_per_pass: float
+    acceptance_rate: float | None
+    """None where nothing was proposed."""
+    same: bool
+    """Whether every reply was the same as by plain decoding."""
+
+
+def measure(
+    loaded: LoadedModel, rounds: int, *, draft: LoadedModel | None, threads: int | None, tasks: Sequence[Task] = TASKS
+) -> Iterator[Reply]:
+    """Every reply, as it is written."""
+    engines = {
+        PLAIN: loaded.engine(threads=threads),
+        "lookup": loaded.engine(threads=threads, lookup=True),
+        **({} if draft is None else {"draft": loaded.engine(threads=threads, draft=draft)}),
+    }
+    warm_up = _prompt_ids(loaded, "Hi")
+    for engine in engines.values():
+        _reply(engine, warm_up, SamplingParams(temperature=0, max_tokens=8))
+    for task in tasks:
+        for number, prompt in enumerate(task.prompts):
+            ids = _prompt_ids(loaded, prompt)
+            for round_ in range(1, rounds + 1):
+                said: dict[str, tuple[list[int], float, Finish]] = {}
+                for arm in in_turn(list(engines), round_):
+                    said[arm] = _reply(engines[arm], ids, task.params)
+                for arm, (tokens, seconds, finish) in said.items():
+                    decoded, per_pass = max(0, len(tokens) - 1), finish.stats.tokens_per_pass
+                    yield Reply(
+                        task=task.name,
+                        prompt=number,
+                        arm=arm,
+                        round=round_,
+                        tokens=decoded,
+                        seconds=seconds,
+                        passes=decoded / (per_pass or 1.0),
+                        proposed=finish.stats.proposed_tokens,
+                        accepted=finish.stats.accepted_tokens,
+                        same=tokens == said[PLAIN][0],
+                    )
+
+
+def reply_count(rounds: int, *, draft: bool, tasks: Sequence[Task] = TASKS) -> int:
+    """How many replies `measure` writes."""
+    return rounds * (3 if draft else 2) * sum(len(task.prompts) for task in tasks)
+
+
+def outcomes(replies: Sequence[Reply]) -> tuple[Outcome, ...]:
+    """For each task and arm what its replies came to, in the order in which they were measured."""
+    return tuple(
+        _outcome([one for one in replies if (one.task, one.arm) == key], [one for one in replies if one.task == key[0]])
+        for key in dict.fromkeys((one.task, one.arm) for one in replies)
+    )
+
+
+def _outcome(own: list[Reply], of_task: list[Reply]) -> Outcome:
+    plain = [one for one in of_task if one.arm == PLAIN]
+    rounds = {one.round for one in own}
+    ratios = [_seconds(plain, round_) / _seconds(own, round_) for round_ in sorted(rounds)]
+    tokens, proposed = sum(one.tokens for one in own), sum(one.proposed for one in own)
+    return Outcome(
+        task=own[0].task,
+        arm=own[0].arm,
+        tokens_per_s=tokens / len(rounds) / _typical_seconds(own),
+        ratio=_typical_seconds(plain) / _typical_seconds(own),
+        least=min(ratios),
+        most=max(ratios),
+        tokens_per_pass=tokens / sum(one.passes for one in own),
+        acceptance_rate=sum(one.accepted for one in own) / proposed if proposed else None,
+        same=all(one.same for one in own),
+    )
+
+
+def _seconds(replies: Sequence[Reply], round_: int) -> float:
+    return sum(one.seconds for one in replies if one.round == round_)
+
+
+def _typical_seconds(replies: Sequence[Reply]) -> float:
+    """The sum over prompts of the median over rounds."""
+    ordered = sorted(replies, key=lambda one: one.prompt)
+    return sum(
+        statistics.median(one.seconds for one in of_prompt)
+        for _, of_prompt in groupby(ordered, key=lambda one: one.prompt)
+    )
+
+
+def _prompt_ids(loaded: LoadedModel, prompt: str) -> list[int]:
+    if loaded.template is None:
+        return encode_raw(loaded.tokenizer, prompt)
+    return encode_chat(loaded.tokenizer, loaded.template, [Message("user", prompt)])
+
+
+def _reply(engine: Engine, ids: Sequence[int], params: SamplingParams) -> tuple[list[int], float, Finish]:
+    """The ids that were said, the seconds from the first to the end, and the end."""
+    said: list[int] = []
+    first = 0.0
+    for event in engine.stream(ids, params, probabilities=False):
+        if isinstance(event, Step):
+            said.append(event.id)
+            first = first or time.perf_counter()
+        elif isinstance(event, Finish):
+            return said, time.perf_counter() - first if first else 0.0, event
+    raise AssertionError("a reply without an end")
