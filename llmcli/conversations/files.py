@@ -71,21 +71,25 @@ class ConversationFile:
     def resume(cls, path: Path) -> tuple[ConversationFile, Tree, str | None]:
         """An existing file, what it holds, and what the user should know about it.
 
+        Of a damaged file, what comes before the damage is gone on with, and a copy of all of it is set aside.
+
         Raises:
-            LlmcliError: it cannot be read or written, or another process has it.
+            LlmcliError: it cannot be read or written, another process has it, or nothing in it is whole.
         """
         try:
-            file = FileIO(os.open(path, os.O_RDWR | os.O_APPEND), "a")
+            # Without O_NONBLOCK, opening a FIFO would wait for a reader.
+            file = FileIO(os.open(path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK), "a")
         except OSError as error:
             raise LlmcliError(f"{path} cannot be opened: {error.strerror}.") from error
         try:
             _lock(file, path)
+            aside = _set_damage_aside(file, path)
             tree, note = read_conversation(path)
             _mend(file, path)
         except BaseException:
             file.close()
             raise
-        return cls(path, file), tree, note
+        return cls(path, file), tree, aside or note
 
     def append(self, record: Record, *, durable: bool = True) -> None:
         """Write one line; with `durable` it survives even a power cut once this returns.
@@ -110,24 +114,78 @@ def read_conversation(path: Path) -> tuple[Tree, str | None]:
     Raises:
         LlmcliError: it cannot be read, is damaged, or was written by a later version of this program.
     """
-    try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise LlmcliError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB; it is not a conversation.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise LlmcliError(f"{path} cannot be read: {error.strerror}.") from error
+    data = _contents(path)
     whole, torn = _split(data)
     tree = Tree()
     for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-        record = _record(line, f"{path}, line {number}")
-        if isinstance(record, Begin) and record.version > VERSION:
-            raise LlmcliError(f"{path} was written by a later version of llmcli ({record.program}).")
-        if (number == 1) != isinstance(record, Begin):
-            raise LlmcliError(f"{path}, line {number}, is not where it belongs; the file is damaged.")
-        _apply(tree, record, f"{path}, line {number}")
+        _take_line(tree, line, number, path)
     if tree.begin is None:
         raise LlmcliError(f"{path} is empty; it holds no conversation.")
     return tree, f"The last line of {path} is not whole and was left out." if torn else None
+
+
+class _LaterVersionError(LlmcliError):
+    """The file is sound, but not ours to understand."""
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise LlmcliError(f"{path} is not a regular file.")
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise LlmcliError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB; it is not a conversation.")
+        return path.read_bytes()
+    except OSError as error:
+        raise LlmcliError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _take_line(tree: Tree, line: bytes, number: int, path: Path) -> None:
+    """Let `tree` have the next line, or raise a `LlmcliError` that says what is wrong with it."""
+    record = _record(line, f"{path}, line {number}")
+    if isinstance(record, Begin) and record.version > VERSION:
+        raise _LaterVersionError(f"{path} was written by a later version of llmcli ({record.program}).")
+    if (number == 1) != isinstance(record, Begin):
+        raise LlmcliError(f"{path}, line {number}, is not where it belongs; the file is damaged.")
+    _apply(tree, record, f"{path}, line {number}")
+
+
+def _set_damage_aside(file: FileIO, path: Path) -> str | None:
+    """Leave of a damaged file what comes before the damage, and all of it in a copy; say so, or None if it is sound."""
+    whole, _ = _split(_contents(path))
+    tree, sound = Tree(), 0
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        try:
+            _take_line(tree, line, number, path)
+        except _LaterVersionError:
+            raise
+        except LlmcliError as error:
+            if tree.begin is None:
+                raise
+            copy = _copy_aside(path)
+            os.ftruncate(file.fileno(), sound)
+            return f"{error} The conversation goes on from what is before it; all of the file is kept as {copy}."
+        sound += len(line) + 1
+    return None
+
+
+def _copy_aside(path: Path) -> Path:
+    """A copy of a file beside it, under a name that nothing has and no list of conversations shows."""
+    number = 1
+    while True:
+        copy = path.with_name(f"{path.stem}.damaged-{number}")
+        try:
+            descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            number += 1
+            continue
+        except OSError as error:
+            raise LlmcliError(f"{path} is damaged, and {copy} cannot be written: {error.strerror}.") from error
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_contents(path))
+            # Before anything is taken from the file itself.
+            file.flush()
+            os.fsync(file.fileno())
+        return copy
 
 
 def conversation_files() -> list[Path]:

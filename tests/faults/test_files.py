@@ -279,7 +279,7 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "template without end": (
         template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"),
         4,
-        ("operations",),
+        ("The chat template", "it takes more than"),
     ),
     "template of gigabytes": (template("{{ 'x' * 10**10 }}"), 4, ("a text of more than",)),
     "template doubles": (template("{% set a = 'xxxx' %}" + "{% set a = a ~ a %}" * 40), 4, ("a text of more than",)),
