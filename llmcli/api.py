@@ -25,9 +25,10 @@ from llmcli.engine.reader import Reader
 from llmcli.engine.rows import make_rows
 from llmcli.engine.speculative import Speculation
 from llmcli.errors import CheckpointError, UsageError
-from llmcli.kernels import EachStep, why_not_on_cpu
+from llmcli.kernels import EachStep, FastStep, why_no_kernel
 from llmcli.kernels.cpu_build import NoKernelError
 from llmcli.kernels.cpu_step import CpuStep
+from llmcli.kernels.cuda_support import cuda_step
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
@@ -57,7 +58,7 @@ class LoadedModel:
     packing: Packing | None = None
     """How weights are kept in few bits: as "stored" in the file, or rounded to "int8" or "int4"; None: not at all."""
     why_readable: str = ""
-    """Why no fast path can run it; empty if one can."""
+    """Why no kernel can run it; empty if one can."""
     edits: tuple[Edit, ...] = ()
     """What has been laid over the weights."""
 
@@ -139,8 +140,10 @@ class LoadedModel:
         rows = make_rows(self.model, step, parallel, why_readable=reason)
         return Batch(self.model, self.tokenizer, rows, stop_ids=self.stop_ids, context_length=context_length)
 
-    def _step(self, threads: int | None) -> tuple[CpuStep | None, str]:
+    def _step(self, threads: int | None) -> tuple[FastStep | None, str]:
         """The fast path, or why there is none."""
+        if self.model.device.type == "cuda":
+            return cuda_step(self.model, self.why_readable)
         if self.why_readable:
             return None, self.why_readable
         try:
@@ -212,7 +215,7 @@ def load_checkpoint(
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
     reason = why_readable(checkpoint.config, where)
     packing = choose_packing(quantize, where)
-    if packing is None and dtype == "auto" and not reason and not to_look_inside:
+    if packing is None and dtype == "auto" and where.type == "cpu" and not reason and not to_look_inside:
         packing = "stored"
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -254,8 +257,8 @@ def load_checkpoint(
 
 
 def why_readable(config: ModelConfig, device: torch.device) -> str:
-    """Why no fast path can run such a model there; empty if one can."""
-    return why_not_on_cpu(config, device) or ""
+    """Why no kernel can run such a model there; empty if one can."""
+    return why_no_kernel(config, device) or ""
 
 
 def _check_vocabulary(checkpoint: Checkpoint, parts: TextParts) -> None:

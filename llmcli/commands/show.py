@@ -86,10 +86,12 @@ def _show_templates(parts: TextParts, *, as_json: bool) -> None:
 def _how_it_runs(checkpoint: Checkpoint) -> str:
     """Which implementation would run it on this machine, and if it is the slower one, why."""
     from llmcli.device import choose_device
-    from llmcli.kernels import why_not_on_cpu
+    from llmcli.kernels import why_no_kernel
     from llmcli.kernels.cpu_build import load_library
 
     device = choose_device("auto")
-    if reason := why_not_on_cpu(checkpoint.config, device):
+    if reason := why_no_kernel(checkpoint.config, device):
         return f"on {device.type} by the readable model ({reason})"
+    if device.type == "cuda":
+        return "on cuda by Triton kernels"
     return f"on {device.type} by the C kernel ({load_library().isa})"

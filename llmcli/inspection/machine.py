@@ -16,7 +16,7 @@ import llmcli
 from llmcli.checkpoint.hub_cache import cache_folder
 from llmcli.checkpoint.store import store_folder
 from llmcli.device import choose_device, choose_dtype, memory
-from llmcli.kernels import why_not_on_cpu
+from llmcli.kernels import why_no_kernel
 from llmcli.kernels.cpu_build import load_library
 
 
@@ -88,8 +88,10 @@ def machine(device: str = "auto", dtype: str = "auto") -> Machine:
 
 def implementation(device: torch.device) -> str:
     """What generates tokens on `device`, and why."""
-    if reason := why_not_on_cpu(None, device):
+    if reason := why_no_kernel(None, device):
         return f"the readable model ({reason})"
+    if device.type == "cuda":
+        return "Triton kernels, or the readable model where these do not cover one"
     return f"the C kernel ({load_library().isa}), or the readable model where that does not cover one"
 
 

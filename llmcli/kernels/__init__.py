@@ -69,6 +69,19 @@ class Hooks:
         return any(self._hooks)
 
 
+def why_no_kernel(config: ModelConfig | None, device: torch.device) -> str | None:
+    """Why no kernel can run such a model there, without a full stop; None: one can.
+
+    Without a `config`: why none can run any. On a CPU the kernel is compiled if that was not done before, which takes
+    seconds.
+    """
+    if device.type == "cuda":
+        from llmcli.kernels.cuda_support import unsupported, why_not_here
+
+        return (unsupported(config) if config is not None else None) or why_not_here(device)
+    return why_not_on_cpu(config, device)
+
+
 def why_not_on_cpu(config: ModelConfig | None, device: torch.device) -> str | None:
     """Why the CPU kernel cannot run such a model there, without a full stop; None: it can, and is compiled.
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from llmcli.kernels.cpu_build import NoKernelError
 from llmcli.kernels.cuda_plan import Plan
+from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.kernels.cuda_support import unsupported
+from llmcli.kernels.graph_step import GraphStep
 from llmcli.model import KVCache, Transformer
-from llmcli.model.rope import Rope
 
 # A plan for each number of tokens up to which it is used.
 _SIZES = (1, 4, 8, 16)
 _PREFILL_CHUNK = 2048
-# Positions for which rotations are computed ahead.
-_ROTATIONS_AHEAD = 1024
 
 
 class CudaStep:
@@ -48,14 +48,17 @@ class CudaStep:
         self._programs = _programs(device)
         self._table = torch.zeros(model.config.num_layers, 4, dtype=torch.int64, device=device)
         self._entered: tuple[weakref.ref[KVCache], int] | None = None
-        self._rotations = [_Rotations(rope, model) for rope in model.ropes if isinstance(rope, Rope)]
+        self._rotations = Rotations(model)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._plans: dict[int, Plan] = {}
+        self._instead: GraphStep | None = None
         self._plan(1)
 
     @property
     def name(self) -> str:
         """What runs, for people."""
+        if self._instead is not None:
+            return self._instead.name
         how = "CUDA graph" if self._captures else "interpreted"
         return f"triton kernels ({how}), {self._plan(1).formats}"
 
@@ -69,38 +72,53 @@ class CudaStep:
             PromptTooLongError: a model with learned positions has none for so many tokens.
         """
         self._model.check_positions(cache.length + len(ids))
+        if any(not 0 <= token < self._model.config.vocab_size for token in ids):
+            raise ValueError("there is no such token")
+        if self._instead is not None:
+            return self._instead.forward(ids, cache, only_last=only_last)
         if len(ids) > 1 and (only_last or len(ids) > _SIZES[-1]):
             tokens = torch.tensor([list(ids)], device=self._model.device)
             logits: Tensor = self._model(tokens, cache, only_last=only_last)
             return logits[0].float()
         plan = self._plan(next(size for size in _SIZES if size >= len(ids)))
         self._enter(cache, len(ids))
-        first = self._rotate(cache, plan.tokens)
+        first = self._rotations.reach(cache, plan.tokens)
         state = [cache.length, len(ids), first, 0, *ids]
-        plan.inputs[: len(state)].copy_(torch.tensor(state))
-        self._run(plan)
+        plan.inputs[: len(state)].copy_(torch.tensor(state), non_blocking=True)
+        # Triton launches on the current device, whatever its arguments are on.
+        with torch.cuda.device(self._model.device) if self._captures else nullcontext():
+            if plan.tokens in self._graphs:
+                self._graphs[plan.tokens].replay()
+            elif not self._begin(plan):
+                return self.forward(ids, cache, only_last=only_last)
         cache.advance(len(ids))
         # A copy: the next step writes to the same memory.
         return plan.logits[len(ids) - 1 if only_last else 0 : len(ids)].clone()
 
     def _plan(self, tokens: int) -> Plan:
         if tokens not in self._plans:
-            tables = {rotations.config: (rotations.cos, rotations.sin) for rotations in self._rotations}
-            self._plans[tokens] = Plan(self._model, tokens, self._table, tables, programs=self._programs, pdl=self._pdl)
+            self._plans[tokens] = Plan(
+                self._model, tokens, self._table, self._rotations.tables, programs=self._programs, pdl=self._pdl
+            )
         return self._plans[tokens]
 
-    def _run(self, plan: Plan) -> None:
-        if plan.tokens in self._graphs:
-            self._graphs[plan.tokens].replay()
-            return
+    def _begin(self, plan: Plan) -> bool:
+        """Launch a plan, and record it; whether that worked, or the readable model's step takes over."""
         # The first time each launch by itself, which compiles what is not compiled yet. The prompt has been read by
         # then, so that no first token waits for it.
-        plan.launch()
-        if self._captures:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                plan.launch()
-            self._graphs[plan.tokens] = graph
+        try:
+            plan.launch()
+            if self._captures:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    plan.launch()
+                self._graphs[plan.tokens] = graph
+        except Exception as error:
+            # Whatever a compiler, its linker or a driver may raise: there is a way without them.
+            lines = str(error).splitlines() or [type(error).__name__]
+            self._instead = GraphStep(self._model, f"Triton: {lines[0]}")
+            return False
+        return True
 
     def _enter(self, cache: KVCache, new: int) -> None:
         """Tell the kernels where the memory of `cache` is, with room for `new` tokens."""
@@ -115,34 +133,6 @@ class CudaStep:
             rows.append([keys.data_ptr(), values.data_ptr(), first, keys.shape[2]])
         self._table.copy_(torch.tensor(rows))
         self._entered = weakref.ref(cache), cache.moves
-
-    def _rotate(self, cache: KVCache, new: int) -> int:
-        """Have rotations for `new` tokens; the first position they are computed for."""
-        length = max(cache.length + new, cache.expected_length)
-        firsts = [rotations.reach(cache.length, new, length) for rotations in self._rotations]
-        return firsts[0] if firsts else 0
-
-
-class _Rotations:
-    """Cosines and sines of one `Rope` (positions, R / 2), for many positions from a first one on, in fixed memory."""
-
-    def __init__(self, rope: Rope, model: Transformer) -> None:
-        self.config, self._rope, self._dtype = rope.config, rope, model.dtype
-        shape = _ROTATIONS_AHEAD, rope.config.rotary_dim // 2
-        self.cos, self.sin = (torch.zeros(shape, device=model.device) for _ in range(2))
-        self._first, self._decisive = 0, -1
-
-    def reach(self, start: int, count: int, length: int) -> int:
-        """Compute what is lacking for the positions from `start` on in a text of `length` tokens."""
-        decisive = self._rope.config.decisive_length(length)
-        first = start // (_ROTATIONS_AHEAD // 2) * (_ROTATIONS_AHEAD // 2)
-        if (first, decisive) != (self._first, self._decisive):
-            positions = torch.arange(first, first + _ROTATIONS_AHEAD, device=self.cos.device)
-            for into, values in zip((self.cos, self.sin), self._rope(positions, self._dtype, length), strict=True):
-                into.copy_(values)
-            self._first, self._decisive = first, decisive
-        assert start + count <= first + _ROTATIONS_AHEAD
-        return first
 
 
 def _programs(device: torch.device) -> int:

@@ -1,8 +1,17 @@
-"""What the Triton kernels cover, and whether they can run here: asked before Triton is imported."""
+"""What the Triton kernels cover, whether they can run here, and what runs where they cannot."""
 
 from __future__ import annotations
 
-from llmcli.model import ModelConfig
+from importlib.util import find_spec
+
+import torch
+
+from llmcli.kernels import FastStep
+from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.model import ModelConfig, Transformer
+
+# The first with bfloat16 and asynchronous copies, which all kernels count on.
+_OLDEST = 8, 0
 
 
 def unsupported(config: ModelConfig) -> str | None:
@@ -13,3 +22,32 @@ def unsupported(config: ModelConfig) -> str | None:
         if layer.experts is not None and layer.experts.groups_chosen != layer.experts.groups:
             return "experts chosen in groups"
     return None
+
+
+def why_not_here(device: torch.device) -> str | None:
+    """Why the kernels cannot run on that CUDA device, without a full stop; None: nothing speaks against it."""
+    if torch.version.cuda is None:
+        return "this PyTorch is not for CUDA"
+    if (capability := torch.cuda.get_device_capability(device)) < _OLDEST:
+        return f"compute capability {capability[0]}.{capability[1]}, less than {_OLDEST[0]}.{_OLDEST[1]}"
+    return None if find_spec("triton") else "Triton is not installed"
+
+
+def cuda_step(model: Transformer, reason: str | None) -> tuple[FastStep | None, str]:
+    """The fastest step of a model on a CUDA device, or why there is none; `reason` says why it cannot be the kernels.
+
+    First the kernels, then a graph of the readable model's step.
+    """
+    if not reason:
+        from llmcli.kernels.cuda_step import CudaStep
+
+        try:
+            return CudaStep(model), ""
+        except NoKernelError as error:
+            reason = str(error)
+    from llmcli.kernels.graph_step import GraphStep
+
+    try:
+        return GraphStep(model, reason), ""
+    except NoKernelError as error:
+        return None, f"{reason}, and no CUDA graph: {error}"

@@ -54,9 +54,10 @@ class SoftmaxAttention(nn.Module):
         if not self.fused or sinks is not None:
             return self._explicitly(q, k, v, mask, sinks)
         if q.shape[2] == 1:
-            # One query sees every key, so the query heads of a group can stand in the place of T: no copy of k and v.
+            # There is one query, so the query heads of a group can stand in the place of T: no copy of k and v.
             grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K, D)
-            return F.scaled_dot_product_attention(grouped, k, v, scale=self.scale).flatten(1, 2).unsqueeze(2)
+            mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=self.scale)
+            return mixed.flatten(1, 2).unsqueeze(2)
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
         )

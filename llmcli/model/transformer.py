@@ -6,7 +6,7 @@ Attribute names are those of Hugging Face checkpoints, so that tensors of the co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,12 @@ from llmcli.errors import PromptTooLongError
 from llmcli.model.attend import visible_keys
 from llmcli.model.attention import Place
 from llmcli.model.block import make_block
-from llmcli.model.cache import KVCache
-from llmcli.model.config import ModelConfig
+from llmcli.model.cache import KVCache, LayerCache
+from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.norm import make_norm
 from llmcli.model.packed import QuantisedEmbedding, QuantisedLinear
 from llmcli.model.rope import Rope
+from llmcli.model.rope_config import RopeConfig
 from llmcli.model.row_cache import RowCache
 
 
@@ -123,6 +124,27 @@ class Transformer(nn.Module):
         for block, kind in zip(self.layers[first:], self._kind_of_layer[first:], strict=True):
             x = block(x, places[kind], None)
         return x
+
+    def forward_at(
+        self,
+        ids: Tensor,
+        position: Tensor,
+        rotations: Mapping[RopeConfig, tuple[Tensor, Tensor]],
+        mask: Callable[[LayerConfig], Tensor],
+        cache: LayerCache,
+    ) -> Tensor:
+        """Logits (1, 1, V) of what follows the token `ids` (1, 1) at `position` (1,), of which nothing is known here.
+
+        So that the pass can be recorded once and run for every position: `rotations` are cosines and sines of the
+        position, and `mask` says which positions of all that `cache` hands out are seen in a kind of layer, (1, S).
+        """
+        x = self._embed(ids, position)
+        places = [
+            Place(position, None if layer.rope is None else rotations[layer.rope], mask(layer)) for layer in self._kinds
+        ]
+        for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
+            x = block(x, places[kind], cache)
+        return self.read_out(x)
 
     def read_out(self, x: Tensor) -> Tensor:
         """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V)."""

@@ -164,7 +164,7 @@ def test_the_machine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_generates_tokens_is_named_and_why_it_is_the_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert implementation(torch.device("cuda")) == "the readable model (no kernel for cuda)"
+    assert implementation(torch.device("mps")) == "the readable model (no kernel for mps)"
     assert implementation(cpu).startswith(f"the C kernel ({load_library().isa})")
     monkeypatch.setattr("llmcli.kernels.cpu_build.load_library", no_library)
     assert implementation(cpu) == "the readable model (no C compiler found)"

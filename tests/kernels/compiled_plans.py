@@ -136,6 +136,10 @@ def main(arch: int, *names: str) -> None:
         waits = ptx.count("griddepcontrol.wait")
         print(f"{name}: {launch.kernel.__name__}: {wide} wide loads, {waits} waits, {compiled.metadata.shared} bytes")
         assert waits == (1 if arch >= 90 else 0)
+        # Before waiting for what earlier kernels write, nothing is read but weights; and these are, by most kernels.
+        ahead = ptx[: ptx.find("griddepcontrol.wait")] if waits else ""
+        assert ahead.count("ld.global") == ahead.count("ld.global.L1::evict_first"), (name, launch.kernel)
+        assert not waits or "evict_first" in ahead or launch.kernel.__name__ not in ("linear", "feed_forward")
         # Weights come 16 bytes at a time: with fewer, asking for them takes longer than reading them.
         assert wide or launch.kernel.__name__ not in ("linear", "feed_forward", "experts_in", "experts_out", "attend")
 

@@ -1,0 +1,41 @@
+"""Cosines and sines for positions that only the device knows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmcli.model import KVCache, RopeConfig, Transformer
+from llmcli.model.rope import Rope
+
+_AHEAD = 1024
+
+
+class Rotations:
+    """Tables of many positions from a first one on, for each distinct rope of a model, in memory that stays."""
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        self._ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
+        self.tables: dict[RopeConfig, tuple[Tensor, Tensor]] = {
+            rope.config: (self._empty(rope), self._empty(rope)) for rope in self._ropes
+        }
+        """Cosines and sines (positions, R / 2) in float32, but rounded as the rope asks for."""
+        self._filled = [(0, -1)] * len(self._ropes)
+
+    def reach(self, cache: KVCache, new: int) -> int:
+        """Fill in what is lacking for `new` tokens after what `cache` holds; the first position of all tables."""
+        first = cache.length // (_AHEAD // 2) * (_AHEAD // 2)
+        length = max(cache.length + new, cache.expected_length)
+        for index, rope in enumerate(self._ropes):
+            wanted = first, rope.config.decisive_length(length)
+            if wanted != self._filled[index]:
+                positions = torch.arange(first, first + _AHEAD, device=self._model.device)
+                values = rope(positions, self._model.dtype, length)
+                for table, computed in zip(self.tables[rope.config], values, strict=True):
+                    table.copy_(computed)
+                self._filled[index] = wanted
+        return first
+
+    def _empty(self, rope: Rope) -> Tensor:
+        return torch.zeros(_AHEAD, rope.config.rotary_dim // 2, device=self._model.device)

@@ -1,0 +1,111 @@
+"""Which step a model gets on a GPU, and what is said where it is not the fastest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+import llmcli
+from llmcli.engine import Engine, SamplingParams
+from llmcli.engine.events import Finish, Step
+from llmcli.kernels import why_no_kernel
+from llmcli.kernels.cuda_support import cuda_step, unsupported
+from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
+from tests.kernels.making import pack_model
+from tests.tiny import save, tiny_model
+
+CUDA = torch.device("cuda")
+INTERPRETED = pytest.mark.skipif(
+    find_spec("triton") is None or torch.cuda.is_available(), reason="Triton is not there, or compiles for a GPU"
+)
+PLAIN = ModelConfig(
+    vocab_size=262, hidden_size=32, intermediate_size=48, num_heads=4, num_kv_heads=2, head_dim=8, context_length=64,
+    norm_eps=1e-5, layers=(LayerConfig(None),),
+)  # fmt: skip
+GROUPED = replace(
+    PLAIN, layers=(LayerConfig(None, experts=ExpertsConfig(4, 2, 24, groups=2, groups_chosen=1)),)
+)  # fmt: skip
+
+
+def made(config: ModelConfig) -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(config).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.15)
+    return model
+
+
+def gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> None:
+    """As if there were one."""
+    monkeypatch.setattr("torch.version.cuda", "12.8")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _device: capability)
+
+
+def test_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert why_no_kernel(PLAIN, CUDA) == "this PyTorch is not for CUDA"
+    gpu(monkeypatch, (7, 5))
+    assert why_no_kernel(None, CUDA) == "compute capability 7.5, less than 8.0"
+    gpu(monkeypatch)
+    monkeypatch.setattr("llmcli.kernels.cuda_support.find_spec", lambda _name: None)
+    assert why_no_kernel(PLAIN, CUDA) == "Triton is not installed"
+    assert why_no_kernel(GROUPED, CUDA) == unsupported(GROUPED) == "experts chosen in groups"
+    monkeypatch.setattr("llmcli.kernels.cuda_support.find_spec", lambda _name: object())
+    assert why_no_kernel(PLAIN, CUDA) is why_no_kernel(None, CUDA) is None
+
+
+def test_a_graph_of_the_readable_model_where_kernels_do_not_cover_it() -> None:
+    step, reason = cuda_step(made(GROUPED), unsupported(GROUPED))
+    assert step is not None and not reason
+    assert step.name == "readable model in a CUDA graph, float32 (experts chosen in groups)"
+
+
+def test_the_readable_model_where_there_can_be_no_graph() -> None:
+    step, reason = cuda_step(pack_model(made(GROUPED), 4), unsupported(GROUPED))
+    assert step is None
+    assert reason == "experts chosen in groups, and no CUDA graph: packed experts, which are chosen on the processor"
+
+
+@INTERPRETED
+def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
+    loaded = llmcli.load(save(tiny_model("llama"), tmp_path / "model"), device="cpu", dtype="float32")
+    step, _ = cuda_step(loaded.model, None)
+    assert step is not None and step.name == "triton kernels (interpreted), float32"
+    recorded, _ = cuda_step(loaded.model, "a reason")
+    texts = []
+    for each in (None, step, recorded):
+        engine = Engine(loaded.model, loaded.tokenizer, step=each)
+        events = list(engine.stream([1, 2, 3, 4], SamplingParams(temperature=0.0, max_tokens=3)))
+        finish = events[-1]
+        assert isinstance(finish, Finish) and (each is None or finish.stats.path == each.name)
+        texts.append([event.id for event in events if isinstance(event, Step)])
+    assert texts[0] == texts[1] == texts[2] and len(texts[0]) == 3
+
+
+@INTERPRETED
+def test_kernels_that_do_not_compile_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(PLAIN)
+    step, _ = cuda_step(model, None)
+    assert step is not None
+
+    def fail(_plan: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    monkeypatch.setattr("llmcli.kernels.cuda_plan.Plan.launch", fail)
+    cache, other = model.new_cache(), model.new_cache()
+    for token in (5, 6):
+        theirs = model(torch.tensor([[token]]), other)[0]
+        assert torch.allclose(step.forward([token], cache), theirs, atol=1e-5)
+    assert step.name == "readable model in a CUDA graph, float32 (Triton: Failed to find C compiler.)"
+
+
+def test_nothing_of_triton_is_imported_without_a_gpu() -> None:
+    code = "import sys, llmcli.api; print('triton' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "False"

@@ -1,0 +1,80 @@
+"""A recorded pass of the readable model gives what the model itself gives; without a GPU it runs as it is recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels.graph_step import GraphStep
+from llmcli.model import KVCache, Transformer
+from tests.checkpoint.parity_cases import CASES
+from tests.kernels.making import pack_model, random_model
+from tests.tiny import random_ids
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+IDS = random_ids(40)
+NAMES = (
+    "deepseek v3", "deepseek v2, groups, yarn", "gpt-oss", "gemma 2", "llama 4", "gpt-2", "mixtral, window",
+    "phi-3, longrope, long",
+)  # fmt: skip
+
+
+def made(name: str, folder: Path) -> Transformer:
+    model_type, overrides = CASES[name]
+    return random_model(model_type, folder, **overrides).to(DEVICE)
+
+
+def fresh(model: Transformer) -> KVCache:
+    cache = model.new_cache(capacity=4)
+    cache.expected_length = len(IDS)
+    return cache
+
+
+@torch.inference_mode()
+def expected(model: Transformer, ids: list[int] = IDS) -> torch.Tensor:
+    logits: torch.Tensor = model(torch.tensor([ids], device=DEVICE), fresh(model))[0]
+    return logits.float()
+
+
+def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_position(name: str, tmp_path: Path) -> None:
+    model = made(name, tmp_path)
+    step, cache = GraphStep(model, "a reason"), fresh(model)
+    # Memory that was never written may hold anything.
+    for segment in cache.layers:
+        segment.keys.fill_(torch.nan)
+        segment.values.fill_(torch.nan)
+    parts = [step.forward(IDS[:5], cache, only_last=False)]
+    parts += [step.forward([token], cache) for token in IDS[5:]]
+    assert error(torch.cat(parts), expected(model)) < 5e-6
+    assert step.name == "readable model in a CUDA graph, float32 (a reason)"
+
+
+def test_two_caches_and_a_text_that_is_taken_back(tmp_path: Path) -> None:
+    model = made("mistral, window shorter than the text", tmp_path)
+    step, caches = GraphStep(model, ""), [fresh(model), fresh(model)]
+    texts = IDS, IDS[::-1]
+    for turn in range(6):
+        for text, cache in zip(texts, caches, strict=True):
+            if turn == 3:
+                cache.truncate(1)
+            ours = step.forward([text[cache.length]], cache)
+            assert error(ours, expected(model, text[: cache.length])[-1:]) < 5e-6
+
+
+def test_packed_weights(tmp_path: Path) -> None:
+    model = pack_model(made("gemma 2", tmp_path / "dense").cpu(), 4).to(DEVICE)
+    step, cache = GraphStep(model, ""), fresh(model)
+    ours = torch.cat([step.forward([token], cache) for token in IDS[:10]])
+    assert error(ours, expected(model, IDS[:10])) < 5e-6
+    experts = pack_model(made("mixtral", tmp_path / "experts").cpu(), 4)
+    with pytest.raises(NoKernelError, match="packed experts"):
+        GraphStep(experts, "")
