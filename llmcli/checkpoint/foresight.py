@@ -107,12 +107,16 @@ def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, fr
     if wish.may_pack and wish.packing in (None, "stored", "int8"):
         packings += [("--quantize int8", "int8")] if wish.packing != "int8" else []
         packings += [("--quantize int4", "int4")]
+    fitting: set[str] = set()
     for dtype in (wish.dtype, torch.bfloat16) if wish.dtype == torch.float32 else (wish.dtype,):
         for flag, packing in packings:
+            if flag in fitting:
+                continue  # as it is, which asks for less of a change
             planned = planned_bits(model, packing, checkpoint)
             flags = [flag] * bool(flag) + ["--dtype bfloat16"] * (dtype != wish.dtype)
             needed = footprint(model, planned, dtype, wish.context)
             if needed.total <= free:
+                fitting.add(flag)
                 yield f"{' '.join(flags)} ({in_words(needed.total)})"
             elif wish.context is not None:
                 longest = _longest_context(model, planned, dtype, wish.context, free)

@@ -126,6 +126,8 @@ def test_what_is_offered_fits_and_what_fits_is_offered(
             assert takes(checkpoint, packing, dtype, length + 256) > free
     for packing in ("int8", "int4"):
         assert (f"--quantize {packing}" in found) == (takes(checkpoint, packing, torch.float32, context) <= free)
+        # Nothing more is asked for where that is enough.
+        assert not any(f"--quantize {packing} --" in one for one in found if f"--quantize {packing}" in found)
     if not found:
         assert "use a smaller model" in str(refused.value)
 
