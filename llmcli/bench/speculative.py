@@ -57,7 +57,7 @@ class Task:
 _GREEDY = SamplingParams(temperature=0, max_tokens=_TOKENS)
 TASKS = (
     Task(
-        "summarise and quote",
+        "quote a text",
         (
             f"List the facts in this text, each in the words of the text.\n\n{_STORY}",
             f"Repeat this text word for word, and then say in one sentence what it is about.\n\n{_STORY}",

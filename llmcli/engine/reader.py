@@ -59,6 +59,8 @@ class Reader:
         self.context_length = context_length
         self._model, self._vocab_size = model, vocab_size
         self._step, self._why_readable = step, why_readable
+        # Asked once: to ask a protocol takes a hundredth of a millisecond.
+        self._each_step = step if isinstance(step, EachStep) else None
         self._hooks = Hooks(model)
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
@@ -106,9 +108,8 @@ class Reader:
         """How many tokens `read_each` can take when the text has `length` tokens with the first of them."""
         expected = self._cache.expected_length
         most = min(_MOST_EACH, self.context_length - length + 1)
-        step = self.fast_step()
-        if isinstance(step, EachStep):
-            most = min(most, step.most_each)
+        if self._each_step is not None:
+            most = min(most, self._each_step.most_each)
         # Where longer texts are rotated in another way, all of it is read anew, by a pass that looks no further.
         return most if self._model.rotated_alike(expected, max(expected, length + most - 1)) else 1
 
@@ -122,7 +123,13 @@ class Reader:
         with memory_for_text(self._model, len(ids)):
             self._make_room(len(ids))
             chunk = list(ids[self._cache.length :])
-            return self._pass(chunk, self.fast_step(), each=True)[:, : self._vocab_size]
+            step = self._each_step
+            if step is None or self.is_looked_into:
+                logits = self._pass(chunk, self.fast_step(), each=True)
+            else:
+                logits = step.forward_each(chunk, self._cache)
+                self._cached_ids += chunk
+            return logits[:, : self._vocab_size]
 
     def fast_step(self, observer: Observer | None = None) -> FastStep | None:
         """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
@@ -173,8 +180,6 @@ class Reader:
         if step is None:
             tensor = torch.tensor([chunk], device=self._model.device)
             logits: Tensor = self._model(tensor, self._cache, only_last=not each)[0]
-        elif each and isinstance(step, EachStep):
-            logits = step.forward_each(chunk, self._cache)
         else:
             logits = step.forward(chunk, self._cache, only_last=not each)
         self._cached_ids += chunk

@@ -173,16 +173,18 @@ class Ahead:
 
     def _propose(self, ids: Sequence[int]) -> tuple[list[Proposal], list[Chance]]:
         speculation = self._speculation
-        most = min(MOST_PROPOSED, self._longest - len(ids) - 1, self._reader.most_each(len(ids)) - 1)
-        fixed = speculation.tokens
-        if fixed is not None:
-            most = min(most, fixed)
-        elif speculation.costs.plain_s is None:
+        if speculation.tokens is None and speculation.costs.plain_s is None:
             # Nothing can be reckoned before the first pass.
             return [], []
+        match = None if self._lookup is None else self._lookup.find(ids, MOST_PROPOSED)
+        # Nearly every token of a free text comes this way: whatever follows would be time lost.
+        if match is None and speculation.draft is None:
+            return [], []
+        most = min(self._longest - len(ids), self._reader.most_each(len(ids))) - 1
+        most = min(most, MOST_PROPOSED if speculation.tokens is None else speculation.tokens)
         if most < 1:
             return [], []
-        match, found, gain = self._looked_up(ids, most)
+        found, gain = (0, 1.0) if match is None else self._looked_up(match, most)
         count = self._worth_drafting(len(ids), most, gain)
         if count:
             assert speculation.draft is not None
@@ -195,21 +197,18 @@ class Ahead:
         proposals = [Proposal(token, "lookup") for token in match.following[:found]]
         return proposals, [speculation.match_chance(match.length + further) for further in range(found)]
 
-    def _looked_up(self, ids: Sequence[int], most: int) -> tuple[Match | None, int, float]:
-        """What followed the end of `ids` before, how much of it to propose, and what that is likely to gain."""
+    def _looked_up(self, match: Match, most: int) -> tuple[int, float]:
+        """How much to propose of what followed the end of the text before, and what that is likely to gain."""
         speculation = self._speculation
-        match = None if self._lookup is None else self._lookup.find(ids, most)
-        if match is None:
-            return None, 0, 1.0
         if speculation.tokens is not None:
-            return match, most, math.inf
+            return most, math.inf
         chances = [speculation.match_chance(match.length + further) for further in range(most)]
         limit = _LOSS + _LOSS_SHARE * self.tally.tokens + self._saved
         found, gain = speculation.costs.best([chance.value for chance in chances], limit=limit)
         if not found:
             # What would have come of it is learned at no cost.
             self._followed = chances[0], match.following[0]
-        return match, found, gain
+        return found, gain
 
     def _worth_drafting(self, length: int, most: int, gain: float) -> int:
         """How many tokens the draft model is to propose; none unless that is likely to gain more than `gain`."""

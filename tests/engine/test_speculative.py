@@ -193,3 +193,13 @@ def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("<|user|>", "<|human|>"))
     with pytest.raises(UsageError, match=r"b .* cannot draft for a .*vocabularies differ"):
         loaded.engine(draft=llmcli.load(tmp_path / "b"))
+
+
+def test_by_default_it_is_looked_up_only_where_the_reply_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    loaded = llmcli.load(write_puppet(tmp_path, loop(b"abcdefg"), context=80), device="cpu")
+    readable = replace(loaded, why_readable="for the test")
+    for model, exact in ((loaded, not loaded.why_readable), (readable, False)):
+        _, finish = reply(model.engine(lookup=None, draft_tokens=2), [ASSISTANT], GREEDY)
+        assert (finish.stats.proposed_tokens > 0) == exact
+        _, finish = reply(model.engine(lookup=True, draft_tokens=2), [ASSISTANT], GREEDY)
+        assert finish.stats.proposed_tokens > 0
