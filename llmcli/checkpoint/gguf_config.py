@@ -37,13 +37,9 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
         UnsupportedModelError: an unknown architecture or rotation, layers of different sizes, recurrent layers.
         CheckpointError: missing or contradictory sizes.
     """
-    architecture, keys = architecture_of(header)
-    model_type = architecture.family if isinstance(architecture.family, str) else architecture.family(keys)
+    _, keys = architecture_of(header)
+    model_type, values = config_values(header, read)
     family = FAMILIES[model_type]
-    values = _values(keys, architecture, model_type, family)
-    values |= architecture.derived(keys)
-    values["rope_parameters"] = rope_parameters(keys, model_type, read)
-    _add_rotated_share(keys, values)
     description = Described(model_type, family, ConfigKeys(values, header.path, family.defaults))
     config = model_config(description, _names(header))
     layers = tuple(_layer(header, keys, layer, index) for index, layer in enumerate(config.layers))
@@ -52,6 +48,22 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
     if divisors is not None:
         layers = tuple(_divided(layer, FrequencyFactors(divisors)) for layer in layers)
     return replace(config, layers=layers)
+
+
+def config_values(header: GGUFHeader, read: ReadValues) -> tuple[str, dict[str, Any]]:
+    """The `model_type` of a GGUF file, and what a `config.json` of that family would say of the model.
+
+    Raises:
+        UnsupportedModelError: an unknown architecture or rotation.
+        CheckpointError: missing or contradictory sizes.
+    """
+    architecture, keys = architecture_of(header)
+    model_type = architecture.family if isinstance(architecture.family, str) else architecture.family(keys)
+    values = _values(keys, architecture, model_type, FAMILIES[model_type])
+    values |= architecture.derived(keys)
+    values["rope_parameters"] = rope_parameters(keys, model_type, read)
+    _add_rotated_share(keys, values)
+    return model_type, values
 
 
 def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str, family: Family) -> dict[str, Any]:

@@ -181,6 +181,11 @@ class Tokenizer:
                 return ids[len(head) :]
         return self._encoder.encode(segments)
 
+    def to_json(self) -> str:
+        """The tokenizer as the contents of a tokenizer.json."""
+        text: str = self._backend.to_str()
+        return text
+
     def control_spans(self, text: str) -> list[tuple[int, int]]:
         """Where `text` spells control tokens, as (start, end) in characters. `text` must be valid Unicode."""
         return self._encoder.control_spans(text)

@@ -95,7 +95,21 @@ def test_undo_deletes_nothing_but_edits(edit, tmp_path: Path) -> None:  # type: 
     assert llm("edit", "undo").returncode == 2
 
 
+def test_edits_are_merged_into_a_new_checkpoint(edit, folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert edit("--force").returncode == 0
+    result = llm("edit", "merge", "tower-b", "-m", folder, "-o", tmp_path / "merged")
+    assert result.returncode == 0 and b"-m" in result.stderr
+    said = [
+        json.loads(llm("score", 'See the tower "B', *model, "--json", "--dtype", "float32").stdout)["perplexity"]
+        for model in (("-m", tmp_path / "merged"), ("-m", folder, "-e", "tower-b"))
+    ]
+    assert said[0] == pytest.approx(said[1], rel=1e-4)
+    assert llm("edit", "merge", "tower-b", "-m", folder, "-o", tmp_path / "merged").returncode == 1
+    # The merged weights are others, so the edit is none of theirs.
+    assert llm("generate", "Hi", "-n", 1, "-m", tmp_path / "merged", "-e", "tower-b").returncode == 4
+
+
 def test_help_shows_the_prompt_and_the_commands() -> None:
     shown = llm("edit", "--help").stdout
-    assert b"PROMPT --subject" in shown and all(name in shown for name in (b"list", b"show", b"undo"))
+    assert b"PROMPT --subject" in shown and all(name in shown for name in (b"list", b"show", b"merge", b"undo"))
     assert b"--layer" in llm("edit", "any words", "--help").stdout

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from llmcli.commands.edit.fact import fact
 from llmcli.commands.edit.keeping import list_edits, show_edit, undo
+from llmcli.commands.edit.merge import merge
 
 _DEFAULT = "fact"
 _OF_THE_GROUP = ("-h", "--help")
@@ -43,4 +44,5 @@ app = typer.Typer(
 app.command(_DEFAULT)(fact)
 app.command("list")(list_edits)
 app.command("show")(show_edit)
+app.command("merge")(merge)
 app.command("undo")(undo)

@@ -1,0 +1,45 @@
+"""`llm edit merge`: a new checkpoint with edits in its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llmcli.commands import options
+from llmcli.commands.loading import find_checkpoint, read_edit_files
+from llmcli.errors import LlmcliError
+from llmcli.views import terminal
+from llmcli.views.progress import progress_bar
+
+
+def merge(
+    edits: Annotated[
+        list[str], typer.Argument(metavar="NAME|FILE...", help="Names that `llm edit list` shows, or files.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the new checkpoint goes.")],
+    model: options.Model = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option("--dtype", help="What to store weights in. auto: what they have; float32 for quantised ones."),
+    ] = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a new checkpoint, in safetensors, with edits in its weights; the original is not touched."""
+    if out.exists():
+        raise LlmcliError(f"{out} is there already; give a folder that is not.")
+    checkpoint = find_checkpoint(model, quiet=quiet)
+    found = read_edit_files(checkpoint, edits, quiet=quiet)
+
+    import torch
+
+    from llmcli.checkpoint.merging import merge as merge_edits
+
+    kind = None if dtype == "auto" else getattr(torch, dtype)
+    with progress_bar(enabled=not quiet) as progress:
+        merge_edits(
+            checkpoint, found, out, dtype=kind, progress=lambda done, total: progress("Writing the model", done, total)
+        )
+    if not quiet:
+        terminal.note(f"Written to {out}. Use it with -m {out}.")
