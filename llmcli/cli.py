@@ -34,6 +34,7 @@ from llmcli.commands.replay import replay
 from llmcli.commands.score import score
 from llmcli.commands.settings_file import default_map
 from llmcli.commands.show import show
+from llmcli.commands.trace import trace
 from llmcli.errors import LlmcliError
 from llmcli.views import terminal
 
@@ -58,6 +59,7 @@ app.command("replay")(replay)
 app.command("bench")(bench)
 app.add_typer(inspect_app)
 app.add_typer(edit_app)
+app.command("trace")(trace)
 app.command("pull")(pull)
 app.command("list")(list_models)
 app.command("show")(show)

@@ -37,13 +37,16 @@ class HeatMap:
         high: float = 1.0,
         row_label: Callable[[int], str] | None = None,
         cell_width: int = 1,
+        paired: bool = True,
     ) -> None:
+        """Not `paired`, a line shows one row also in colours, for rows that must all be labelled."""
         self._rows = values
         self._columns = max((len(row) for row in values), default=0)
         self._low, self._span = low, high - low or 1.0
         self._labels = [row_label(row) + " " for row in range(len(values))] if row_label is not None else []
         self._label_width = max(map(cell_len, self._labels), default=0)
         self._cell_width = cell_width
+        self._paired = paired
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         widest = self._label_width + self._columns * self._cell_width
@@ -59,12 +62,17 @@ class HeatMap:
         cell = max(1, min(self._cell_width, room // columns))
         yield Segment(" " * labels + _ruler(columns, merged, cell), _DIM)
         yield Segment.line()
-        together = 2 if _has_ramp(console) else 1
+        together = 2 if _has_ramp(console) and self._paired else 1
         for first in range(0, len(self._rows), together):
             if self._labels:
                 yield Segment(set_cell_size(self._labels[first], labels), _DIM)
             shares = [self._shares(row, merged) for row in range(first, first + together)]
-            yield from _half_blocks(shares[0], shares[1], cell) if together == 2 else _shades(shares[0], cell)
+            if together == 2:
+                yield from _half_blocks(shares[0], shares[1], cell)
+            elif _has_ramp(console):
+                yield from _half_blocks(shares[0], shares[0], cell)
+            else:
+                yield from _shades(shares[0], cell)
             yield Segment.line()
         if merged > 1:
             yield Text(f"each column is the strongest of {merged}", style="dim")

@@ -102,11 +102,12 @@ def looks(
     metavar: str = "[TEXT|-]",
     chat: bool = True,
     weights: bool = True,
+    title: str | None = None,
 ) -> Callable[[Callable[..., Shown]], Callable[..., None]]:
     """Make a command of a function of a `Subject` and options of its own, which returns what it found.
 
     `text` is the help of the text argument, None if there is none; `chat` says whether the text can be a message, and
-    `weights` whether the model is loaded.
+    `weights` whether the model is loaded. `title` names the command, where it is not one of `llm inspect`.
     """
 
     arguments = [] if text is None else [("text", _text_argument(text, metavar), None)]
@@ -135,7 +136,7 @@ def looks(
             shared = {name: value for name, value in given.items() if name in Subject.__dataclass_fields__}
             shown = look(Subject(**shared), **mine)
             output = {name: given[name] for name in ("as_json", "html", "svg")}
-            base.present(shown.view, schema=shown.schema, value=shown.value, after=shown.after, **output)
+            base.present(shown.view, schema=shown.schema, value=shown.value, after=shown.after, title=title, **output)
 
         own = list(inspect.signature(look, eval_str=True).parameters.values())[1:]
         required = [parameter for parameter in own if parameter.default is parameter.empty]

@@ -1,0 +1,37 @@
+"""`llm trace`: where in a model the answer comes from, by causal tracing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.inspect.looking import Shown, Subject, looks
+
+
+@looks(text="The text whose next token is traced; - or nothing is piped text.", title="llm trace")
+def trace(
+    subject: Subject,
+    name: Annotated[
+        str, typer.Option("--subject", metavar="S", help="Whom or what the text is about, as it stands there.")
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="TOKEN", help="Trace this token, as in ' Paris'. Default: the likeliest."),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="How many noises to average over.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Decides the noise.")] = 0,
+) -> Shown:
+    """Drown a subject in noise, put single states back, and see through which the answer comes (causal tracing)."""
+    loaded, ids = subject.loaded, subject.ids
+
+    from llmcli.inspection.attribution import single_token
+    from llmcli.inspection.causal_trace import causal_trace
+    from llmcli.inspection.without import find_text
+    from llmcli.views import causal_trace as views
+
+    at = find_text(loaded.tokenizer, ids, name, within=subject.content if subject.chat else None)
+    answer = None if target is None else single_token(loaded.tokenizer, target)
+    with subject.progress("Tracing", "blocks") as progress:
+        result = causal_trace(loaded, ids, at, answer=answer, samples=samples, seed=seed, progress=progress)
+    return Shown(views.causal_trace_view(result), views.SCHEMA, result, (views.NOTE,))
