@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,6 +68,7 @@ def _folder() -> Path:
 
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="llmcli-fuzz-", dir=memory if memory.is_dir() else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     sound_folder(folder / "model")
     sound_gguf(folder / "sound.gguf")
     (folder / "indexed").mkdir()
