@@ -25,8 +25,7 @@ from llmcli.engine.reader import Reader
 from llmcli.engine.rows import make_rows
 from llmcli.engine.speculative import Speculation
 from llmcli.errors import CheckpointError, UsageError
-from llmcli.kernels import EachStep, FastStep, why_no_kernel
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import EachStep, FastStep, NoKernelError, why_no_kernel
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.cuda_support import cuda_step
 from llmcli.model import ModelConfig, Transformer

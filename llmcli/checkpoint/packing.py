@@ -20,7 +20,7 @@ from llmcli.checkpoint.sources import ParameterSource, Stored
 from llmcli.checkpoint.spans import Span, spans_of
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.device import in_words, memory_for
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError
 from llmcli.kernels.cpu_pack import BlockPacker
 from llmcli.model import Transformer
 from llmcli.model.experts import Experts

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from llmcli.model import KVCache, ModelConfig, Transformer
 
 
+class NoKernelError(Exception):
+    """A fast path cannot run here, or not this model; the message is a short reason, without a full stop."""
+
+
 class FastStep(Protocol):
     """What an engine asks of a fast path."""
 
@@ -89,7 +93,7 @@ def why_not_on_cpu(config: ModelConfig | None, device: torch.device) -> str | No
 
     Compiles the kernel if that was not done before, which takes seconds.
     """
-    from llmcli.kernels.cpu_build import NoKernelError, load_library
+    from llmcli.kernels.cpu_build import load_library
     from llmcli.kernels.cpu_model import unsupported
 
     if device.type != "cpu":

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 import platformdirs
 from filelock import FileLock
 
-from llmcli.kernels import cpu_structs
+from llmcli.kernels import NoKernelError, cpu_structs
 
 Variant: TypeAlias = Literal["native", "avx2", "portable"]
 """What the machine has, or less, so that all the code can be tested on one machine."""
@@ -32,10 +32,6 @@ _FLAGS = (
 _VARIANTS: dict[Variant, tuple[str, ...]] = {"native": (), "avx2": ("-DLLM_AVX2",), "portable": ("-DLLM_PORTABLE",)}
 _COMPILERS = ("cc", "gcc", "clang")
 _SECONDS = 120
-
-
-class NoKernelError(Exception):
-    """The kernel cannot run here; the message is a short reason, without a full stop."""
 
 
 @dataclass(frozen=True)

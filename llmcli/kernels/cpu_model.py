@@ -8,8 +8,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from llmcli.kernels import NoKernelError
 from llmcli.kernels import cpu_structs as c
-from llmcli.kernels.cpu_build import NoKernelError
 from llmcli.model import ExpertsConfig, ModelConfig, Transformer
 from llmcli.model.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock

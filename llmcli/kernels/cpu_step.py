@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llmcli.kernels import NoKernelError
 from llmcli.kernels import cpu_structs as c
-from llmcli.kernels.cpu_build import Library, NoKernelError, load_library
+from llmcli.kernels.cpu_build import Library, load_library
 from llmcli.kernels.cpu_model import Description
 from llmcli.kernels.cpu_threads import default_threads, physical_cores
 from llmcli.model import KVCache, Transformer

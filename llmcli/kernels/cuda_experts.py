@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError
 from llmcli.kernels.cuda_launches import ROWS, Launches
 from llmcli.kernels.cuda_weights import Norm, floats, matrix
 from llmcli.kernels.triton_experts import experts_in, experts_out, route

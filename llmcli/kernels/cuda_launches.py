@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError
 from llmcli.kernels.cuda_weights import Matrix, Norm, factor_of, matrix, norm
 from llmcli.kernels.triton_linear import add_normed, feed_forward, linear
 from llmcli.model import Transformer

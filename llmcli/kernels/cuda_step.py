@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError
 from llmcli.kernels.cuda_plan import Plan
 from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.kernels.cuda_support import unsupported

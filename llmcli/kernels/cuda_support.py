@@ -6,8 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
-from llmcli.kernels import FastStep
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import FastStep, NoKernelError
 from llmcli.model import ModelConfig, Transformer
 
 # The first with bfloat16 and asynchronous copies, which all kernels count on.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
 from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 

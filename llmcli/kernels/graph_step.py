@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmcli.kernels import readable_path
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError, readable_path
 from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
 from llmcli.model.experts import Experts

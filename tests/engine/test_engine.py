@@ -268,10 +268,10 @@ def test_whoever_looks_inside_gets_the_readable_model_on_the_same_cache(tmp_path
 
 
 def test_the_reason_for_the_readable_model_is_in_the_stats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.kernels import cpu_build
+    from llmcli.kernels import NoKernelError, cpu_build
 
     def fails(*_: object) -> cpu_build.Library:
-        raise cpu_build.NoKernelError("no C compiler found")
+        raise NoKernelError("no C compiler found")
 
     monkeypatch.setattr(cpu_build, "load_library", fails)
     loaded = llmcli.load(write_puppet(tmp_path, chain(b"ab")), device="cpu", dtype="float32")

@@ -10,7 +10,8 @@ from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.inspection import checkup
 from llmcli.inspection.checkup import Finding, check_up
 from llmcli.inspection.machine import implementation, machine
-from llmcli.kernels.cpu_build import Library, NoKernelError, load_library
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu_build import Library, load_library
 from tests.tiny import TEMPLATE, edit_config, save, tiny_model, write_text_files
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.kernels import cpu_build, cpu_threads
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError, cpu_build, cpu_threads
 
 FLAGS = ("-DLLM_PORTABLE", "-shared", "-fPIC", "-O0", "-pthread")
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from llmcli.errors import PromptTooLongError
-from llmcli.kernels.cpu_build import NoKernelError, Variant, load_library
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu_build import Variant, load_library
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.model import KVCache, Transformer
 from tests.checkpoint.parity_cases import CASES

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from llmcli.errors import PromptTooLongError
-from llmcli.kernels.cpu_build import Library, NoKernelError, Variant, load_library
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu_build import Library, Variant, load_library
 from llmcli.kernels.cpu_model import unsupported
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.model import KVCache, Transformer

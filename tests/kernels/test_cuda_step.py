@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llmcli.errors import PromptTooLongError
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError
 from llmcli.model import KVCache, Transformer
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import pack_model, random_model

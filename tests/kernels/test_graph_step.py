@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli.kernels.cpu_build import NoKernelError
+from llmcli.kernels import NoKernelError
 from llmcli.kernels.graph_step import GraphStep
 from llmcli.model import KVCache, Transformer
 from tests.checkpoint.parity_cases import CASES
