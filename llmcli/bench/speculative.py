@@ -1,7 +1,7 @@
 """`llm bench --speculative`: what proposing tokens gains, on texts that repeat what they are given and on free ones.
 
 Every reply is written with and without it in one process, in turns (ABBA), so that whatever else the machine does
-weighs on all alike. The replies are the same, so the times of the same tokens are compared.
+weighs on all alike. The replies are the same, but for those that a draft model's draws had a part in.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Outcome:
     arm: str
     tokens_per_s: float
     ratio: float
-    """Times as fast as plain decoding: the medians of the same replies, added up."""
+    """Times as fast as plain decoding, by seconds a token: the medians of the replies to each prompt, added up."""
     least: float
     """The same of the round in which it did worst."""
     most: float
@@ -179,13 +179,13 @@ def outcomes(replies: Sequence[Reply]) -> tuple[Outcome, ...]:
 def _outcome(own: list[Reply], of_task: list[Reply]) -> Outcome:
     plain = [one for one in of_task if one.arm == PLAIN]
     rounds = {one.round for one in own}
-    ratios = [_seconds(plain, round_) / _seconds(own, round_) for round_ in sorted(rounds)]
+    ratios = [_in_round(plain, round_) / _in_round(own, round_) for round_ in sorted(rounds)]
     tokens, proposed = sum(one.tokens for one in own), sum(one.proposed for one in own)
     return Outcome(
         task=own[0].task,
         arm=own[0].arm,
-        tokens_per_s=tokens / len(rounds) / _typical_seconds(own),
-        ratio=_typical_seconds(plain) / _typical_seconds(own),
+        tokens_per_s=len({one.prompt for one in own}) / _typical(own),
+        ratio=_typical(plain) / _typical(own),
         least=min(ratios),
         most=max(ratios),
         tokens_per_pass=tokens / sum(one.passes for one in own),
@@ -194,17 +194,18 @@ def _outcome(own: list[Reply], of_task: list[Reply]) -> Outcome:
     )
 
 
-def _seconds(replies: Sequence[Reply], round_: int) -> float:
-    return sum(one.seconds for one in replies if one.round == round_)
+def _in_round(replies: Sequence[Reply], round_: int) -> float:
+    return sum(_seconds_each(one) for one in replies if one.round == round_)
 
 
-def _typical_seconds(replies: Sequence[Reply]) -> float:
-    """The sum over prompts of the median over rounds."""
+def _typical(replies: Sequence[Reply]) -> float:
+    """Seconds a token: the sum over prompts of the median over rounds."""
     ordered = sorted(replies, key=lambda one: one.prompt)
-    return sum(
-        statistics.median(one.seconds for one in of_prompt)
-        for _, of_prompt in groupby(ordered, key=lambda one: one.prompt)
-    )
+    return sum(statistics.median(map(_seconds_each, some)) for _, some in groupby(ordered, key=lambda one: one.prompt))
+
+
+def _seconds_each(reply: Reply) -> float:
+    return reply.seconds / max(1, reply.tokens)
 
 
 def _prompt_ids(loaded: LoadedModel, prompt: str) -> list[int]:

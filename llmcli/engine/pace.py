@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# The weight of a new measurement of time that is less than what was known, or more.
-_FASTER, _SLOWER = 0.4, 0.05
+# The weight of a new measurement of time, and how many times what was known it can be: more is an accident.
+_NEW, _ACCIDENT = 0.15, 3.0
 # By how much each further token of a pass is taken to slow it down until that is measured, in passes of one token.
 _SLOPE = 0.2
 # The same beyond the largest that was measured: so many times what each cost so far, and at least so much.
 _STEEPER, _LEAST_SLOPE = 2.0, 0.02
 # Less gain than that is not worth a larger pass, by which a measurement may well be wrong.
 _LEAST_GAIN = 1.03
+# Passes of one token that are made before anything is reckoned, since the first are slow, and after how many others one
+# is made again.
+_FIRST_PLAIN, _PLAIN_AGAIN = 3, 32
 # How much of the evidence stays with each token, and how much of it while nothing is tried.
 _KEPT, _KEPT_UNTRIED = 0.97, 0.995
 
@@ -44,6 +47,12 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._plain_passes = self._passes_since = 0
+
+    @property
+    def plain_is_known(self) -> bool:
+        """Whether passes of one token, by which all is reckoned, were measured often enough, and not long ago."""
+        return self._plain_passes >= _FIRST_PLAIN and self._passes_since < _PLAIN_AGAIN
 
     @property
     def plain_s(self) -> float | None:
@@ -53,10 +62,17 @@ class Costs:
     def saw(self, tokens: int, seconds: float) -> None:
         """A pass of so many tokens took so long."""
         before = self._seconds.get(tokens)
+        if tokens == 1:
+            self._plain_passes, self._passes_since = self._plain_passes + 1, 0
+        else:
+            self._passes_since += 1
         if before is None and self.plain_s is not None:
             # Should the first have been held up by something else, there would hardly be a second.
             seconds = min(seconds, 2 * self.ratio(tokens) * self.plain_s)
-        self._seconds[tokens] = mixed(before, seconds)
+        if before is not None and tokens == 1 and self._plain_passes <= _FIRST_PLAIN:
+            self._seconds[1] = min(before, seconds)
+        else:
+            self._seconds[tokens] = mixed(before, seconds)
 
     def ratio(self, tokens: int) -> float:
         """How many passes of one token a pass of so many costs, measured or reckoned from the nearest measured."""
@@ -91,9 +107,5 @@ class Costs:
 
 
 def mixed(before: float | None, seconds: float) -> float:
-    """What something takes, where it took so long `before` and now `seconds`: nearer to the least, because whatever
-    else this machine does makes it take longer, never less.
-    """
-    if before is None:
-        return seconds
-    return before + (_FASTER if seconds < before else _SLOWER) * (seconds - before)
+    """The mean time that something takes, of which the latest times count most."""
+    return seconds if before is None else before + _NEW * (min(seconds, _ACCIDENT * before) - before)

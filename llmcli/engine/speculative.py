@@ -173,8 +173,7 @@ class Ahead:
 
     def _propose(self, ids: Sequence[int]) -> tuple[list[Proposal], list[Chance]]:
         speculation = self._speculation
-        if speculation.tokens is None and speculation.costs.plain_s is None:
-            # Nothing can be reckoned before the first pass.
+        if speculation.tokens is None and not speculation.costs.plain_is_known:
             return [], []
         match = None if self._lookup is None else self._lookup.find(ids, MOST_PROPOSED)
         # Nearly every token of a free text comes this way: whatever follows would be time lost.

@@ -20,7 +20,8 @@ SCHEMA = "llmcli.bench-speculative/1"
 NOTE = (
     "Ratio: times as fast as plain decoding, medians of all rounds; then the round in which it did worst and the one "
     "in which it did best. A pass: tokens that a pass of the model gave. Same: whether every reply is the one of plain "
-    "decoding. Replies are timed from their first token to their end, in one process, in turns."
+    "decoding; one that is drawn with a draft model takes other random numbers. Replies are timed from their first "
+    "token to their end, in one process, in turns."
 )
 
 

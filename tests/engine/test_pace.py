@@ -52,9 +52,21 @@ def test_what_was_not_measured_lies_between_its_neighbours() -> None:
 def test_a_pass_that_was_held_up_is_soon_forgotten() -> None:
     costs = measured({})
     costs.saw(4, 1.0)
-    for _ in range(5):
+    assert costs.ratio(4) < 4
+    for _ in range(20):
         costs.saw(4, 0.015)
-    assert costs.ratio(4) < 1.7
+    assert costs.ratio(4) < 1.6
+
+
+def test_a_plain_pass_is_made_first_and_from_time_to_time() -> None:
+    costs = Costs()
+    plain = []
+    for _ in range(200):
+        plain.append(not costs.plain_is_known)
+        costs.saw(1 if plain[-1] else 4, 0.01)
+    assert plain[:2] == [True, True]
+    assert True in plain[20:100]
+    assert sum(plain) < 20
 
 
 def test_chances_follow_what_is_seen_and_are_tried_again_after_a_while() -> None:
