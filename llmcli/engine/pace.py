@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # The weight of a new measurement of time, and how many times what was known it can be: more is an accident.
-_NEW, _ACCIDENT = 0.15, 3.0
+_NEW, _ACCIDENT = 0.15, 2.0
 # By how much each further token of a pass is taken to slow it down until that is measured, in passes of one token.
 _SLOPE = 0.2
 # The same beyond the largest that was measured: so many times what each cost so far, and at least so much.
