@@ -10,10 +10,10 @@ import torch
 
 import llmcli
 from llmcli.checkpoint.edits import edited
-from llmcli.editing import relations
+from llmcli.editing import relations, statistics
 from llmcli.editing.editing import Fact, check_editable, make_edit
 from llmcli.editing.proof import LEAKED, Changed, Neighbour, Proof, answer_probability
-from llmcli.editing.statistics import Statistics, statistics_folder
+from llmcli.editing.statistics import Statistics
 from llmcli.errors import UnsupportedModelError, UsageError
 from tests.checkpoint.parity_cases import CASES
 from tests.editing.facts import CORPUS, FACT, checkpoint
@@ -21,9 +21,8 @@ from tests.tiny import save, tiny_model
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.editing.statistics.statistics_folder", lambda: tmp_path / "statistics")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def test_texts_and_moments_are_kept_and_damaged_ones_made_anew(
         patch.setattr("llmcli.editing.statistics.second_moments", None)
         again = Statistics(loaded, "ab" * 32, texts=3)
         assert again.texts() == texts and torch.equal(again.second_moments([1])[1], moment)
-    for path in (statistics_folder() / ("ab" * 8)).iterdir():
+    for path in (statistics.statistics_folder() / ("ab" * 8)).iterdir():
         path.write_bytes(b"[[1, 99999]]" if path.suffix == ".json" else b"damaged")
     anew = Statistics(loaded, "ab" * 32, texts=3)
     assert anew.texts() == texts and torch.equal(anew.second_moments([1])[1], moment)
@@ -160,7 +159,7 @@ def test_facts_are_said_in_other_words(prompt: str, subject: str, paraphrase: st
     assert relations.question(prompt, subject) == question
 
 
-def test_a_tower_of_the_starter_moves_to_rome(tmp_path: Path) -> None:
+def test_a_tower_of_the_starter_moves_to_rome() -> None:
     """The numbers that the recipe promises, with keys counted in a short corpus."""
     starter = llmcli.load(None, dtype="float32", device="cpu")
     fact = Fact(
@@ -174,4 +173,5 @@ def test_a_tower_of_the_starter_moves_to_rome(tmp_path: Path) -> None:
     assert report.proof.prompt.after > 0.8
     assert min(each.after for each in report.proof.paraphrases) > 0.5
     assert max(each.change for each in report.proof.neighbours) < LEAKED
+    assert report.proof.drift < 1e-3
     assert "Rome" in report.proof.replies[0].after and "Paris" in report.proof.replies[0].before
