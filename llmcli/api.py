@@ -13,7 +13,7 @@ from torch import Tensor
 from llmcli.checkpoint.edit_store import find_edit
 from llmcli.checkpoint.edits import Edit, lay_edits_over, read_edits
 from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
-from llmcli.checkpoint.packing import Packing
+from llmcli.checkpoint.packing import Packing, packed_unasked
 from llmcli.checkpoint.resolve import resolve
 from llmcli.checkpoint.text_parts import TextParts
 from llmcli.checkpoint.weights import load_weights
@@ -164,12 +164,12 @@ def load(
 ) -> LoadedModel:
     """Load a model: a Hugging Face folder, a GGUF file, a name in the store or on the hub, or None for the starter.
 
-    `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. On a CPU, "auto" leaves
-    the weights of a GGUF file in the few bits they have, and `quantize`, "int8" or "int4", rounds any weights to so
-    many. `template` names a chat template, where the model has several. That the weights fit into memory, and the cache
-    of a text of `context_length` tokens beside them, is seen before they are read. `edits` are files or names of edits,
-    as `llm edit` makes them, to lay over the weights. `progress` hears the bytes of weights read and how many there
-    are.
+    `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. "auto" leaves the weights of
+    a GGUF file, and those of GPTQ and AWQ, in the few bits they have where a kernel reads them, and `quantize`, "int8"
+    or "int4", rounds any weights to so many. `template` names a chat template, where the model has several. That the
+    weights fit into memory, and the cache of a text of `context_length` tokens beside them, is seen before they are
+    read. `edits` are files or names of edits, as `llm edit` makes them, to lay over the weights. `progress` hears the
+    bytes of weights read and how many there are.
 
     Raises:
         ModelNotFoundError: no such model, or it could not be fetched.
@@ -214,8 +214,8 @@ def load_checkpoint(
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
     reason = why_readable(checkpoint.config, where)
     packing = choose_packing(quantize, where)
-    if packing is None and dtype == "auto" and where.type == "cpu" and not reason and not to_look_inside:
-        packing = "stored"
+    if packing is None and dtype == "auto" and not reason and not to_look_inside:
+        packing = packed_unasked(checkpoint, where)
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)

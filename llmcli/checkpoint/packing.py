@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.checkpoint.groups import bits_of, groups_of
-from llmcli.checkpoint.opened import Checkpoint
+from llmcli.checkpoint.opened import Checkpoint, meta_model
 from llmcli.checkpoint.quantised_tensor import QuantisedTensor
 from llmcli.checkpoint.sources import ParameterSource, Stored
 from llmcli.checkpoint.spans import Span, spans_of
@@ -22,6 +22,7 @@ from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.device import in_words, memory_for
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.cpu_pack import BlockPacker
+from llmcli.kernels.cuda_support import reads_packed
 from llmcli.model import Transformer
 from llmcli.model.experts import Experts
 from llmcli.model.packed import (
@@ -49,6 +50,14 @@ _WEIGHTS_AT_ONCE = 1 << 28
 _LARGE = 1 << 24
 # Read as dense parameters: single rows, and what latent attention takes apart.
 _DENSE = ("shared_expert_gate", "kv_b_proj")
+
+
+def packed_unasked(checkpoint: Checkpoint, device: torch.device) -> Packing | None:
+    """How weights are kept for the kernel of a device where nothing is said of it: as stored, if it reads them so."""
+    if device.type == "cpu":
+        return "stored"
+    planned = planned_bits(meta_model(checkpoint.config), "stored", checkpoint)
+    return "stored" if device.type == "cuda" and planned and reads_packed(checkpoint.config, planned) else None
 
 
 def planned_bits(model: Transformer, packing: Packing | None, checkpoint: Checkpoint | None) -> dict[str, Bits]:

@@ -65,7 +65,7 @@ Quantize: TypeAlias = Annotated[
         envvar="LLMCLI_QUANTIZE",
         metavar="int8|int4",
         rich_help_panel=_MODEL,
-        help="Round the weights to so many bits while they are read: less memory, faster on a CPU.",
+        help="Round the weights to so many bits while they are read: less memory, and faster.",
     ),
 ]
 Threads: TypeAlias = Annotated[

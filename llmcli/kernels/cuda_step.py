@@ -13,11 +13,11 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels import FastStep, NoKernelError
 from llmcli.kernels.cuda_plan import Plan
 from llmcli.kernels.cuda_rotations import Rotations
-from llmcli.kernels.cuda_support import unsupported
-from llmcli.kernels.graph_step import GraphStep
+from llmcli.kernels.cuda_support import slower_step, unsupported
+from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache, Transformer
 
 # A plan for each number of tokens up to which it is used.
@@ -51,7 +51,7 @@ class CudaStep:
         self._rotations = Rotations(model)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._plans: dict[int, Plan] = {}
-        self._instead: GraphStep | None = None
+        self._instead: FastStep | None = None
         self._plan(1)
 
     @property
@@ -116,7 +116,8 @@ class CudaStep:
         except Exception as error:
             # Whatever a compiler, its linker or a driver may raise: there is a way without them.
             lines = str(error).splitlines() or [type(error).__name__]
-            self._instead = GraphStep(self._model, f"Triton: {lines[0]}")
+            step, reason = slower_step(self._model, f"Triton: {lines[0]}")
+            self._instead = step or ReadableStep(self._model, reason)
             return False
         return True
 

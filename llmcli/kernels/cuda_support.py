@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 import torch
 
 from llmcli.kernels import FastStep, NoKernelError
 from llmcli.model import ModelConfig, Transformer
+from llmcli.model.packed import ROWS, Bits
 
 # The first with bfloat16 and asynchronous copies, which all kernels count on.
 _OLDEST = 8, 0
@@ -21,6 +23,16 @@ def unsupported(config: ModelConfig) -> str | None:
         if layer.experts is not None and layer.experts.groups_chosen != layer.experts.groups:
             return "experts chosen in groups"
     return None
+
+
+def reads_packed(config: ModelConfig, planned: Mapping[str, Bits]) -> bool:
+    """Whether the kernels, where they cover a model, do so with the parameters in `planned` packed in so many bits."""
+    sizes = [layer.experts.intermediate_size for layer in config.layers if layer.experts is not None]
+    if any(name.endswith(".gate_up_proj") for name in planned) and any(size % ROWS for size in sizes):
+        return False
+    # One kernel reads gate and up together.
+    pairs = ((name.replace(".up_proj.", ".gate_proj."), name.replace(".gate_proj.", ".up_proj.")) for name in planned)
+    return not config.gated or all(planned.get(gate) == planned.get(up) for gate, up in pairs)
 
 
 def why_not_here(device: torch.device) -> str | None:
@@ -44,6 +56,11 @@ def cuda_step(model: Transformer, reason: str | None) -> tuple[FastStep | None, 
             return CudaStep(model), ""
         except NoKernelError as error:
             reason = str(error)
+    return slower_step(model, reason)
+
+
+def slower_step(model: Transformer, reason: str) -> tuple[FastStep | None, str]:
+    """A graph of the readable model's step where, for some `reason`, the kernels cannot run; or why there is none."""
     from llmcli.kernels.graph_step import GraphStep
 
     try:

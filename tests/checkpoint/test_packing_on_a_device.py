@@ -25,12 +25,12 @@ from llmcli.checkpoint import packing as packing_module
 from llmcli.checkpoint import weights as weights_module
 from llmcli.checkpoint.groups import groups_of
 from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
-from llmcli.checkpoint.packing import Packing, make_room, planned_bits
+from llmcli.checkpoint.packing import Packing, make_room, packed_unasked, planned_bits
 from llmcli.checkpoint.weights import load_weights
 from llmcli.model import Transformer
 from llmcli.model.packed import Bits, PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from llmcli.model.quantise import quantise
-from tests.checkpoint.gguf_writing import write_gguf
+from tests.checkpoint.gguf_writing import float32, write_gguf
 from tests.checkpoint.test_gguf_families import made, quantised
 from tests.checkpoint.test_packing import SCALES, sound_blocks
 from tests.tiny import random_ids, save, tiny_model
@@ -127,6 +127,36 @@ def test_stored_blocks_travel_as_they_are(counted: Peak, tmp_path: Path) -> None
     loaded(checkpoint, "stored", counted)
     dense = sum(parameter.numel() * 2 for parameter in meta_model(checkpoint.config).parameters())
     assert counted.most < dense
+
+
+def mixed(name: str, values: Any) -> Kind:
+    """As `Q4_K_M` files are: some matrices in more bits."""
+    return Kind.F32 if values.ndim < 2 else Kind.Q8_0 if "ffn_down" in name or "attn_v" in name else Kind.Q4_0
+
+
+def uneven(name: str, values: Any) -> Kind:
+    return Kind.Q8_0 if "ffn_up" in name else mixed(name, values)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind_of", "on_cuda"),
+    [
+        ("llama 3.1", quantised(Kind.Q4_0), "stored"),
+        ("llama 3.1", mixed, "stored"),
+        ("llama 3.1", uneven, None),
+        ("llama 3.1", float32, None),
+        ("pythia, parallel", quantised(Kind.Q8_0), "stored"),
+        ("mixtral", quantised(Kind.Q8_0), "stored"),
+    ],
+)
+def test_weights_stay_as_stored_where_a_kernel_reads_them(
+    family: str, kind_of: Any, on_cuda: Packing | None, tmp_path: Path
+) -> None:
+    path = write_gguf(made(family, intermediate_size=64), tmp_path / "m.gguf", kind_of=kind_of)
+    checkpoint = open_checkpoint(path)
+    assert packed_unasked(checkpoint, torch.device("cuda")) == on_cuda
+    assert packed_unasked(checkpoint, torch.device("cpu")) == "stored"
+    assert packed_unasked(checkpoint, torch.device("mps")) is None
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 import llmcli
+from llmcli.checkpoint.packing import make_room, planned_bits
 from llmcli.engine import Engine, SamplingParams
 from llmcli.engine.events import Finish, Step
 from llmcli.kernels import why_no_kernel
-from llmcli.kernels.cuda_support import cuda_step, unsupported
+from llmcli.kernels.cuda_support import cuda_step, reads_packed, unsupported
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
+from llmcli.model.packed import Bits
 from tests.kernels.making import pack_model
 from tests.tiny import save, tiny_model
 
-CUDA = torch.device("cuda")
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 INTERPRETED = pytest.mark.skipif(
     find_spec("triton") is None or torch.cuda.is_available(), reason="Triton is not there, or compiles for a GPU"
 )
@@ -31,6 +33,8 @@ PLAIN = ModelConfig(
 GROUPED = replace(
     PLAIN, layers=(LayerConfig(None, experts=ExpertsConfig(4, 2, 24, groups=2, groups_chosen=1)),)
 )  # fmt: skip
+
+EXPERTS = replace(PLAIN, layers=(LayerConfig(None, experts=ExpertsConfig(4, 2, 32)),))
 
 
 def made(config: ModelConfig) -> Transformer:
@@ -89,8 +93,9 @@ def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
 
 
 @INTERPRETED
-def test_kernels_that_do_not_compile_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = made(PLAIN)
+@pytest.mark.parametrize("packed", [False, True])
+def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pack_model(made(EXPERTS), 4) if packed else made(PLAIN)
     step, _ = cuda_step(model, None)
     assert step is not None
 
@@ -102,7 +107,45 @@ def test_kernels_that_do_not_compile_are_not_missed(monkeypatch: pytest.MonkeyPa
     for token in (5, 6):
         theirs = model(torch.tensor([[token]]), other)[0]
         assert torch.allclose(step.forward([token], cache), theirs, atol=1e-5)
-    assert step.name == "readable model in a CUDA graph, float32 (Triton: Failed to find C compiler.)"
+    assert step.name == (
+        "readable model, cpu, float32 (Triton: Failed to find C compiler., and no CUDA graph: packed experts, "
+        "which are chosen on the processor)"
+        if packed
+        else "readable model in a CUDA graph, float32 (Triton: Failed to find C compiler.)"
+    )
+
+
+@INTERPRETED
+@pytest.mark.parametrize(
+    ("config", "others", "covered"),
+    [
+        (PLAIN, (), True),
+        (PLAIN, ("down_proj", "v_proj"), True),
+        (PLAIN, ("up_proj",), False),
+        (replace(PLAIN, gated=False), ("down_proj",), True),
+        (EXPERTS, (), True),
+        (replace(PLAIN, layers=(LayerConfig(None, experts=ExpertsConfig(4, 2, 24)),)), (), False),
+    ],
+)
+def test_packed_weights_are_planned_where_the_kernels_read_them(
+    config: ModelConfig, others: tuple[str, ...], covered: bool
+) -> None:
+    """`others` are packed in 8 bits, all else in 4."""
+    model = made(config)
+    all_of_them = planned_bits(model, "int4", None)
+    planned: dict[str, Bits] = {
+        name: 8 if bits == 8 or name.removesuffix(".weight").endswith(others or "none") else 4
+        for name, bits in all_of_them.items()
+    }
+    assert reads_packed(config, planned) is covered
+    # What stays dense is another way to be kept.
+    if others == ("up_proj",):
+        assert not reads_packed(config, {name: bits for name, bits in planned.items() if others[0] not in name})
+    for name, matrix in make_room(model, planned, torch.float32, CPU).items():
+        matrix.blocks.zero_()
+        assert matrix.bits == planned[name]
+    step, reason = cuda_step(model, None)
+    assert (step is not None and step.name.startswith("triton kernels")) is covered, reason
 
 
 def test_nothing_of_triton_is_imported_without_a_gpu() -> None:

@@ -1,0 +1,29 @@
+"""The readable model in the place of a fast path that turned out not to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llmcli.kernels import readable_path
+from llmcli.model import KVCache, Transformer
+
+
+class ReadableStep:
+    """Runs the model itself."""
+
+    prefill_chunk = 2048
+
+    def __init__(self, model: Transformer, reason: str) -> None:
+        """`reason` says why there is nothing faster."""
+        self._model = model
+        self.name = readable_path(model, reason)
+
+    @torch.inference_mode()
+    def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
+        """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V)."""
+        tokens = torch.tensor([list(ids)], device=self._model.device)
+        logits: Tensor = self._model(tokens, cache, only_last=only_last)
+        return logits[0].float()
