@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Protocol, TypeVar
@@ -10,6 +11,12 @@ from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import read_json_object
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
+
+# `pytorch_model.bin`, as older versions of transformers write it.
+TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+# Mistral's own releases, and Meta's.
+_SERIES = re.compile(r"consolidated(?:-(\d{5})-of-(\d{5}))?\.safetensors")
+_SPLIT = re.compile(r"consolidated\.(\d{2})\.pth")
 
 
 class InFile(Protocol):
@@ -29,6 +36,32 @@ def file_names(folder: Path) -> list[str]:
         return sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise CheckpointError(f"{folder} could not be read: {error.strerror}.") from None
+
+
+def native_files(folder: Path) -> list[str]:
+    """The names of the weight files of a release of Mistral's or Meta's own, in order: safetensors, else pickles.
+
+    Raises:
+        CheckpointError: some of a series are missing.
+    """
+    names = file_names(folder)
+    if "consolidated.safetensors" in names:
+        return ["consolidated.safetensors"]
+    for pattern, first in ((_SERIES, 1), (_SPLIT, 0)):
+        matches = [match for match in map(pattern.fullmatch, names) if match is not None]
+        if matches:
+            count = int(matches[0][2]) if pattern is _SERIES else len(matches)
+            if [int(match[1]) for match in matches] != list(range(first, first + count)):
+                raise CheckpointError(
+                    f"{folder} lacks some of the weight files beside {matches[-1][0]}; download the rest."
+                )
+            return [match[0] for match in matches]
+    return []
+
+
+def has_torch_weights(folder: Path) -> bool:
+    """The folder holds `pytorch_model.bin`, or the index of its shards."""
+    return (folder / TORCH_INDEX).exists() or (folder / TORCH_SINGLE).exists()
 
 
 def read_indexed(folder: Path, index_name: str, read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:

@@ -3,6 +3,9 @@
 There are three: Hugging Face's with safetensors, the same with files of `torch.save`, and that of Mistral's and Meta's
 own releases. Some repositories hold the same weights in several; the first that is there is read, safetensors before
 pickles. Folders within (`original`, `onnx`) are never looked into.
+
+The first layout is read without torch, so that what is wrong with it is told before torch has been imported; the
+readers of what is rarer are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -10,27 +13,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.config_keys import ConfigKeys
-from llmcli.checkpoint.folder_files import file_names
-from llmcli.checkpoint.hf_config import Described, described, tensor_names
+from llmcli.checkpoint.folder_files import file_names, has_torch_weights, native_files
+from llmcli.checkpoint.hf_config import Described, described, model_config, tensor_names
 from llmcli.checkpoint.hf_names import TensorNames, belongs_to_model, is_ignored_name
 from llmcli.checkpoint.json_files import read_json_object
 from llmcli.checkpoint.native_params import hf_keys
-from llmcli.checkpoint.native_weights import (
-    NativeNames,
-    embedding_rows,
-    is_ignored_native,
-    native_files,
-    read_native_safetensors,
-    read_native_torch,
-)
-from llmcli.checkpoint.quantised import unquantised
+from llmcli.checkpoint.quantisation_settings import quantisation_settings
 from llmcli.checkpoint.safetensors_files import read_safetensors_folder
-from llmcli.checkpoint.sources import Stored
-from llmcli.checkpoint.torch_files import TorchTensor, has_torch_weights, read_torch_folder, without_shared_head
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model import ModelConfig
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint.sources import Stored
+    from llmcli.checkpoint.torch_files import TorchTensor
 
 _ADAPTER = "adapter_config.json"
 
@@ -45,6 +45,7 @@ class FolderContents:
     description: Described
     tensors: Mapping[str, Stored]
     names: TensorNames
+    config: ModelConfig
     ignored: Callable[[str], bool] = is_ignored_name
     """A tensor of that name is not needed to generate text."""
     belongs: Callable[[str], bool] = belongs_to_model
@@ -78,13 +79,24 @@ def read_folder(folder: Path) -> FolderContents | None:
     keys = ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json")
     description = described(keys)
     if safetensors or not pickles:
-        tensors = unquantised(read_safetensors_folder(folder), keys, folder)
-        return FolderContents("safetensors", keys, description, tensors, tensor_names(description, tensors))
-    stored = _read_torch(folder, keys)
-    return FolderContents("PyTorch", keys, description, stored, tensor_names(description, stored))
+        layout, tensors = "safetensors", _unquantised(read_safetensors_folder(folder), keys, folder)
+    else:
+        layout, tensors = "PyTorch", _read_torch(folder, keys)
+    names = tensor_names(description, tensors)
+    return FolderContents(layout, keys, description, tensors, names, model_config(description, names))
+
+
+def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, Stored]:
+    if quantisation_settings(tensors, keys, folder) is None:
+        return tensors
+    from llmcli.checkpoint.quantised import unquantised
+
+    return unquantised(tensors, keys, folder)
 
 
 def _read_torch(folder: Path, keys: ConfigKeys) -> dict[str, TorchTensor]:
+    from llmcli.checkpoint.torch_files import read_torch_folder, without_shared_head
+
     text = keys.section("text_config")
     if keys.section("quantization_config") or (text is not None and text.section("quantization_config")):
         raise _quantised_pickles(folder)
@@ -95,12 +107,20 @@ def _read_torch(folder: Path, keys: ConfigKeys) -> dict[str, TorchTensor]:
 
 
 def _read_native(folder: Path, files: list[str]) -> FolderContents:
+    from llmcli.checkpoint.native_weights import (
+        NativeNames,
+        embedding_rows,
+        is_ignored_native,
+        read_native_safetensors,
+        read_native_torch,
+    )
+
     path = folder / "params.json"
     params = ConfigKeys(read_json_object(path), path)
     if files[0].endswith(".safetensors"):
         stored = read_native_safetensors(folder, files)
         keys = hf_keys(params, embedding_rows(stored, folder / files[0]))
-        tensors, layout = unquantised(stored, keys, folder), "consolidated safetensors"
+        tensors, layout = _unquantised(stored, keys, folder), "consolidated safetensors"
     else:
         tensors = read_native_torch(folder, files, params.integer("dim"))
         keys = hf_keys(params, embedding_rows(tensors, folder / files[0]))
@@ -111,7 +131,10 @@ def _read_native(folder: Path, files: list[str]) -> FolderContents:
     # As Meta stores them, rows that are rotated together stand side by side.
     description = replace(description, family=replace(description.family, paired=True))
     names = NativeNames(tensors)
-    return FolderContents(layout, keys, description, tensors, names, is_ignored_native, belongs=lambda name: True)
+    config = model_config(description, names)
+    return FolderContents(
+        layout, keys, description, tensors, names, config, is_ignored_native, belongs=lambda name: True
+    )
 
 
 def _quantised_pickles(folder: Path) -> UnsupportedModelError:

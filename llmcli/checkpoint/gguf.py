@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.checkpoint.encodings import ENCODINGS, GGML_TYPES
 from llmcli.checkpoint.gguf_metadata import GGUFMetadata
 from llmcli.checkpoint.gguf_parser import GGUFValue, ParsedHeader, TensorEntry, parse_header
-from llmcli.checkpoint.tensors import TensorInfo
+from llmcli.checkpoint.layouts import GGML_TYPES, LAYOUTS
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
@@ -111,8 +111,8 @@ def _tensor_info(path: Path, entry: TensorEntry, data_start: int) -> TensorInfo:
     encoding_name = GGML_TYPES.get(entry.ggml_type)
     if encoding_name is None:
         raise CheckpointError(f"{path}: {where} is stored as unknown type {entry.ggml_type}.")
-    encoding = ENCODINGS.get(encoding_name)
-    if encoding is None:
+    layout = LAYOUTS.get(encoding_name)
+    if layout is None:
         raise UnsupportedModelError(
             f"{path}: {where} is stored as {encoding_name}, which is not supported; use another quantisation of the "
             "model, such as Q4_K_M or Q8_0."
@@ -120,10 +120,10 @@ def _tensor_info(path: Path, entry: TensorEntry, data_start: int) -> TensorInfo:
     shape = tuple(reversed(entry.dimensions))
     if 0 in shape:
         raise CheckpointError(f"{path}: {where} has shape {list(shape)}; no dimension may be 0.")
-    if shape[-1] % encoding.block_size:
+    if shape[-1] % layout.block_size:
         raise CheckpointError(
             f"{path}: {where} has rows of {shape[-1]} values, but {encoding_name} needs a multiple of "
-            f"{encoding.block_size}; download the file again."
+            f"{layout.block_size}; download the file again."
         )
-    nbytes = encoding.nbytes(math.prod(shape))
+    nbytes = layout.nbytes(math.prod(shape))
     return TensorInfo(entry.name, shape, encoding_name, path, data_start + entry.offset, nbytes)

@@ -9,8 +9,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.checkpoint.gguf_metadata import GGUFMetadata
-from llmcli.checkpoint.gguf_parser import ParsedHeader, parse_header
+from llmcli.checkpoint.gguf import GGUFHeader, read_gguf
+from llmcli.checkpoint.gguf_families import architecture_of
+from llmcli.checkpoint.gguf_parser import parse_header
 from llmcli.checkpoint.text_parts import TextParts, gguf_text_parts
 from llmcli.errors import LlmcliError
 
@@ -19,7 +20,7 @@ from llmcli.errors import LlmcliError
 class GGUFAhead:
     """The parts of a checkpoint that need no torch."""
 
-    parsed: ParsedHeader
+    header: GGUFHeader
     """The header, less what the tokenizer was made of."""
     text: Future[TextParts]
     """Done; its result may be that the tokenizer is damaged or of no supported kind."""
@@ -32,18 +33,21 @@ def read_gguf_ahead(path: Path) -> GGUFAhead | None:
 
     Raises:
         CheckpointError: the file cannot be read or is no GGUF file, or its header is broken.
-        UnsupportedModelError: a version or byte order that we do not read.
+        UnsupportedModelError: a version, byte order, architecture or type of tensor that we do not read.
     """
     parsed = parse_header(path)
     metadata = parsed.metadata
     if metadata.get("split.count", 1) not in (0, 1):
         return None
+    header = read_gguf(path, parsed)
+    # No tokenizer need be made for a model that cannot be run.
+    architecture_of(header)
     text: Future[TextParts] = Future()
     try:
-        text.set_result(gguf_text_parts(GGUFMetadata(path, metadata)))
+        text.set_result(gguf_text_parts(header))
     except LlmcliError as error:
         text.set_exception(error)
     # Vocabularies are the greater part of a header, and have been put to their only use.
     for key in [key for key in metadata if key.startswith("tokenizer.")]:
         del metadata[key]
-    return GGUFAhead(parsed, text)
+    return GGUFAhead(header, text)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.folder_files import file_names, read_together
+from llmcli.checkpoint.folder_files import read_together
 from llmcli.checkpoint.hf_names import TensorNames
 from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.safetensors_files import read_safetensors
@@ -23,9 +23,6 @@ from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.checkpoint.torch_files import TorchTensor, read_torch_file
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
-
-_SERIES = re.compile(r"consolidated(?:-(\d{5})-of-(\d{5}))?\.safetensors")
-_SPLIT = re.compile(r"consolidated\.(\d{2})\.pth")
 
 # Meta's name of a part of a layer, and Hugging Face's.
 _LAYER_PARTS = {
@@ -70,27 +67,6 @@ class NativeNames(TensorNames):
 def is_ignored_native(name: str) -> bool:
     """A tensor that generating text does not need."""
     return _IGNORED.fullmatch(name) is not None
-
-
-def native_files(folder: Path) -> list[str]:
-    """The names of the weight files in a folder, in order: safetensors if there are any, else pickles.
-
-    Raises:
-        CheckpointError: some of a series are missing.
-    """
-    names = file_names(folder)
-    if "consolidated.safetensors" in names:
-        return ["consolidated.safetensors"]
-    for pattern, first in ((_SERIES, 1), (_SPLIT, 0)):
-        matches = [match for match in map(pattern.fullmatch, names) if match is not None]
-        if matches:
-            count = int(matches[0][2]) if pattern is _SERIES else len(matches)
-            if [int(match[1]) for match in matches] != list(range(first, first + count)):
-                raise CheckpointError(
-                    f"{folder} lacks some of the weight files beside {matches[-1][0]}; download the rest."
-                )
-            return [match[0] for match in matches]
-    return []
 
 
 def read_native_safetensors(folder: Path, names: list[str]) -> dict[str, TensorInfo]:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from llmcli.checkpoint.folder_formats import FolderContents, read_folder
 from llmcli.checkpoint.gguf import read_gguf
 from llmcli.checkpoint.gguf_ahead import GGUFAhead
 from llmcli.checkpoint.gguf_config import gguf_model_config
 from llmcli.checkpoint.gguf_families import architecture_of
 from llmcli.checkpoint.gguf_tensors import GGUFTensors, is_ignored_gguf_tensor
-from llmcli.checkpoint.hf_config import model_config, tensors_of_further_layers
+from llmcli.checkpoint.hf_config import tensors_of_further_layers
 from llmcli.checkpoint.hf_names import is_extra_layer
 from llmcli.checkpoint.sources import ParameterSource, Stored, match_tensors
 from llmcli.checkpoint.tensors import TensorReader
@@ -74,24 +75,21 @@ def meta_model(config: ModelConfig) -> Transformer:
         return Transformer(config)
 
 
-def open_checkpoint(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, ahead: GGUFAhead | FolderContents | None = None) -> Checkpoint:
     """Read and check the headers of the model in `path`, a Hugging Face folder or a GGUF file.
 
-    `ahead` is what has been read of the file already.
+    `ahead` is what has been read of it already.
 
     Raises:
         CheckpointError: files that are broken or contradict each other.
         UnsupportedModelError: a kind of model or format this program cannot run.
     """
-    return _open_folder(path) if path.is_dir() else _open_gguf(path, ahead)
+    if path.is_dir():
+        return _open_folder(path, ahead if isinstance(ahead, FolderContents) else read_folder(path))
+    return _open_gguf(path, ahead if isinstance(ahead, GGUFAhead) else None)
 
 
-def _open_folder(folder: Path) -> Checkpoint:
-    # Readers of a dozen formats, which a GGUF file needs none of.
-    from llmcli.checkpoint.folder_formats import read_folder
-    from llmcli.checkpoint.hf_tensors import HFTensors
-
-    contents = read_folder(folder)
+def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
     if contents is None:
         files = sorted(folder.glob("*.gguf"))
         if len(files) == 1:
@@ -99,8 +97,9 @@ def _open_folder(folder: Path) -> Checkpoint:
         if files:
             raise UnsupportedModelError(f"{folder} holds several GGUF files; name one of them, such as {files[0]}.")
         raise CheckpointError(f"{folder} has no config.json, so it is not a model folder.")
-    description, tensors = contents.description, contents.tensors
-    config = model_config(description, contents.names)
+    from llmcli.checkpoint.hf_tensors import HFTensors
+
+    description, tensors, config = contents.description, contents.tensors, contents.config
     further = tensors_of_further_layers(description)
     sources, notes = match_tensors(
         _parameter_shapes(config),
@@ -124,7 +123,7 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
-    header = read_gguf(path, None if ahead is None else ahead.parsed)
+    header = read_gguf(path) if ahead is None else ahead.header
     architecture, keys = architecture_of(header)
 
     def read_values(name: str) -> tuple[float, ...]:

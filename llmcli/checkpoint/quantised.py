@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llmcli.checkpoint.config_keys import ConfigKeys
-from llmcli.checkpoint.json_files import optional_json_object
+from llmcli.checkpoint.quantisation_settings import quantisation_settings
 from llmcli.checkpoint.quantised_bitsandbytes import collapse_bitsandbytes
 from llmcli.checkpoint.quantised_compressed import block_size, collapse_compressed, refused_variant
 from llmcli.checkpoint.quantised_float import (
@@ -54,7 +54,7 @@ def unquantised(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: P
         UnsupportedModelError: a method or a variant that cannot be read.
         CheckpointError: tensors or settings that contradict each other, or parts of a weight that are missing.
     """
-    settings = _settings(tensors, config, folder)
+    settings = quantisation_settings(tensors, config, folder)
     if settings is None:
         return dict(tensors)
     method = _method(settings)
@@ -71,30 +71,6 @@ def unquantised(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: P
                 "but the other parts are missing or are not quantised. Download the model again."
             )
     return collapsing.result()
-
-
-def _settings(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> ConfigKeys | None:
-    """The keys that describe the quantisation, wherever they are kept; None if there are none."""
-    for keys in (config, config.section("text_config")):
-        for name in ("quantization_config", "compression_config"):
-            settings = None if keys is None else keys.section(name)
-            if settings is not None:
-                return settings
-    path = folder / "hf_quant_config.json"
-    settings = ConfigKeys(optional_json_object(path), path).section("quantization")
-    if settings is not None:
-        return ConfigKeys({"quant_method": "modelopt", **settings.values}, path)
-    packed = next((info for name, info in tensors.items() if name.endswith(".qweight")), None)
-    if packed is None:
-        return None
-    # Older tools wrote a file of their own, and not the method into it.
-    for path, method in ((folder / "quantize_config.json", "gptq"), (folder / "quant_config.json", "awq")):
-        if path.exists():
-            return ConfigKeys({"quant_method": method, **optional_json_object(path)}, path)
-    raise CheckpointError(
-        f"{packed.path} holds quantised weights such as {shown(packed.name)}, but {config.path} has no "
-        "quantization_config that says how. Download the model again."
-    )
 
 
 def _method(settings: ConfigKeys) -> str | None:

@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
-from llmcli.checkpoint.encodings import ENCODINGS, UNSUPPORTED_SAFETENSORS_TYPES
 from llmcli.checkpoint.folder_files import read_indexed
 from llmcli.checkpoint.inside import inside
-from llmcli.checkpoint.tensors import TensorInfo
+from llmcli.checkpoint.layouts import NUMBERS, UNSUPPORTED_SAFETENSORS_TYPES
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
@@ -140,12 +140,12 @@ def _tensor_info(path: Path, name: str, entry: object, data_start: int) -> Tenso
         _refuse(path, f"{where} has no dtype")
     if dtype in UNSUPPORTED_SAFETENSORS_TYPES:
         raise UnsupportedModelError(f"{path}: {where} holds {dtype} numbers, which are not supported.")
-    encoding = ENCODINGS.get(dtype)
-    if encoding is None or encoding.dtype is None:
+    number = NUMBERS.get(dtype)
+    if number is None:
         _refuse(path, f"{where} has the unknown dtype {shown(dtype)}")
     begin, end = offsets
     # Dimension by dimension: the product of a million large ones would be a number of megabytes.
-    size = encoding.block_bytes
+    size = number.block_bytes
     for dimension in shape:
         size = min(size * dimension, _LARGEST_SIZE)
     if end - begin != size:

@@ -6,7 +6,6 @@ import ctypes
 import math
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -14,45 +13,14 @@ import torch
 from torch import Tensor
 
 from llmcli.checkpoint.encodings import ENCODINGS, Encoding
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import WeightFile, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
+__all__ = ["TensorInfo", "TensorReader"]
+
 # Decoded values per chunk: the passes of a block decoder over 1 MiB stay in a core's own cache.
 _CHUNK_VALUES = 1 << 18
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies, as the header of its file has it; header readers have checked it against the file's size."""
-
-    name: str
-    shape: tuple[int, ...]
-    """In torch's order: the last dimension is contiguous."""
-    encoding: str
-    """A name in `ENCODINGS`."""
-    path: Path
-    offset: int
-    """Bytes from the start of the file."""
-    nbytes: int
-
-    @property
-    def values(self) -> int:
-        """The number of values."""
-        return math.prod(self.shape)
-
-    @property
-    def rows(self) -> int:
-        """The first dimension: for one-dimensional tensors the elements."""
-        return self.shape[0] if self.shape else 1
-
-    @property
-    def row_length(self) -> int:
-        """The values of one row."""
-        return math.prod(self.shape[1:])
-
-    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
-        """What `TensorReader.read_rows` gives, so that a tensor can be read without asking what kind it is."""
-        return reader.read_rows(self, start, stop)
 
 
 class TensorReader:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from llmcli.checkpoint.encodings import ENCODINGS
-from llmcli.checkpoint.folder_files import read_indexed
+from llmcli.checkpoint.folder_files import TORCH_INDEX, TORCH_SINGLE, read_indexed
 from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
@@ -38,7 +38,6 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02"
 # The largest real ones have a few MB: hundreds of bytes for each tensor.
 _LARGEST_DIRECTORY = 32 << 20
 _LARGEST_PICKLE = 64 << 20
-_SINGLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # What training programs put the weights into, beside the state of the optimizer.
 _WRAPPERS = ("model", "state_dict", "module")
 # How PyTorch names what a pickle asks for and may not have.
@@ -100,11 +99,6 @@ def read_torch_file(path: Path) -> dict[str, TorchTensor]:
     return found
 
 
-def has_torch_weights(folder: Path) -> bool:
-    """The folder holds `pytorch_model.bin`, or the index of its shards."""
-    return (folder / _INDEX).exists() or (folder / _SINGLE).exists()
-
-
 def read_torch_folder(folder: Path) -> dict[str, TorchTensor]:
     """The tensors of `pytorch_model.bin`, or of the shards that its index names, by name.
 
@@ -112,9 +106,9 @@ def read_torch_folder(folder: Path) -> dict[str, TorchTensor]:
         CheckpointError: a file or tensor is missing, is there twice, lies outside the folder, or is not sound.
         UnsupportedModelError: the installed PyTorch does not read such files safely.
     """
-    if (folder / _INDEX).exists():
-        return read_indexed(folder, _INDEX, read_torch_file)
-    return read_torch_file(inside(folder, _SINGLE))
+    if (folder / TORCH_INDEX).exists():
+        return read_indexed(folder, TORCH_INDEX, read_torch_file)
+    return read_torch_file(inside(folder, TORCH_SINGLE))
 
 
 def without_shared_head(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:

@@ -13,6 +13,8 @@ from llmcli.views.progress import progress_bar
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.checkpoint.edits import Edit
+    from llmcli.checkpoint.folder_formats import FolderContents
+    from llmcli.checkpoint.gguf_ahead import GGUFAhead
     from llmcli.checkpoint.opened import Checkpoint
 
 
@@ -31,11 +33,15 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
 
     read_ahead(path)
     with no_garbage():
-        ahead = None
-        if not path.is_dir():
+        load_torch_ahead()
+        ahead: GGUFAhead | FolderContents | None
+        if path.is_dir():
+            from llmcli.checkpoint.folder_formats import read_folder
+
+            ahead = read_folder(path)
+        else:
             from llmcli.checkpoint.gguf_ahead import read_gguf_ahead
 
-            load_torch_ahead()
             ahead = read_gguf_ahead(path)
         from llmcli.checkpoint.opened import open_checkpoint
 

@@ -6,7 +6,8 @@ holds the whole path and `block.py` one layer of it; `attention.py` (with `atten
 some models have in their place, `config.py` the numbers. Nothing here knows about files or the names of families.
 """
 
-from llmcli.model.cache import KVCache
+from typing import TYPE_CHECKING
+
 from llmcli.model.config import (
     ClampedGLU,
     ExpertsConfig,
@@ -26,7 +27,10 @@ from llmcli.model.rope_config import (
     RopeScaling,
     YarnScaling,
 )
-from llmcli.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from llmcli.model.cache import KVCache
+    from llmcli.model.transformer import Transformer
 
 __all__ = [
     "ClampedGLU",
@@ -47,3 +51,16 @@ __all__ = [
     "Transformer",
     "YarnScaling",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # On first use only: reading what a file says of a model must not pay for importing torch.
+    if name == "KVCache":
+        from llmcli.model.cache import KVCache
+
+        return KVCache
+    if name == "Transformer":
+        from llmcli.model.transformer import Transformer
+
+        return Transformer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

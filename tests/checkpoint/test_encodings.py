@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.encodings import ENCODINGS, GGML_TYPES, Encoding
+from llmcli.checkpoint.encodings import ENCODINGS, Encoding
+from llmcli.checkpoint.layouts import GGML_TYPES
 
 BLOCKS = [encoding for encoding in ENCODINGS.values() if encoding.dtype is None]
 PLAIN = [encoding for encoding in ENCODINGS.values() if encoding.dtype is not None]
