@@ -86,6 +86,21 @@ def read_folder(folder: Path) -> FolderContents | None:
     return FolderContents(layout, keys, description, tensors, names, model_config(description, names))
 
 
+def only_gguf_file(folder: Path) -> Path:
+    """The GGUF file in a folder that `read_folder` says is of none of its layouts.
+
+    Raises:
+        CheckpointError: there is none.
+        UnsupportedModelError: there are several.
+    """
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        raise UnsupportedModelError(f"{folder} holds several GGUF files; name one of them, such as {files[0]}.")
+    if not files:
+        raise CheckpointError(f"{folder} has no config.json, so it is not a model folder.")
+    return files[0]
+
+
 def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, Stored]:
     if quantisation_settings(tensors, keys, folder) is None:
         return tensors

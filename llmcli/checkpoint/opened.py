@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from llmcli.checkpoint.folder_formats import FolderContents, read_folder
+from llmcli.checkpoint.folder_formats import FolderContents, only_gguf_file, read_folder
 from llmcli.checkpoint.gguf import read_gguf
 from llmcli.checkpoint.gguf_ahead import GGUFAhead
 from llmcli.checkpoint.gguf_config import gguf_model_config
@@ -23,7 +23,6 @@ from llmcli.checkpoint.hf_names import is_extra_layer
 from llmcli.checkpoint.sources import ParameterSource, Stored, match_tensors
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.text_parts import TextParts, folder_text_parts, gguf_text_parts
-from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import ModelConfig, Transformer
 
 
@@ -91,12 +90,7 @@ def open_checkpoint(path: Path, ahead: GGUFAhead | FolderContents | None = None)
 
 def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
     if contents is None:
-        files = sorted(folder.glob("*.gguf"))
-        if len(files) == 1:
-            return _open_gguf(files[0])
-        if files:
-            raise UnsupportedModelError(f"{folder} holds several GGUF files; name one of them, such as {files[0]}.")
-        raise CheckpointError(f"{folder} has no config.json, so it is not a model folder.")
+        return _open_gguf(only_gguf_file(folder))
     from llmcli.checkpoint.hf_tensors import HFTensors
 
     description, tensors, config = contents.description, contents.tensors, contents.config

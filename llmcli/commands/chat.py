@@ -87,16 +87,9 @@ def chat(
     sampling.check()
     helped = speculating.Speculating(draft, lookup, draft_tokens)
 
-    from llmcli.commands.chatting.commands import Commands
-    from llmcli.commands.chatting.completion import CommandCompleter
-    from llmcli.commands.chatting.composing import send_along, text_of_file
-    from llmcli.commands.chatting.hangup import leaving_at_hangup
-    from llmcli.commands.chatting.keyboard import Keyboard
-    from llmcli.commands.chatting.session import ChatSession, Speaker
-    from llmcli.commands.chatting.sessions import introduce
+    # Before what imports torch: that there is no such conversation must not take a second to say.
     from llmcli.conversations.talk import Talk
 
-    texts = [(name, text_of_file(name)) for name in files or ()]
     path = _conversation(resume, go_on, model if _is_given(command, "model") else None)
     talk = Talk(save=save, on_fault=terminal.error)
     if path is not None:
@@ -111,6 +104,15 @@ def chat(
             template = template if _is_given(command, "template") else before.template
             variables = variables if _is_given(command, "template_arg") else dict(before.template_args)
 
+    from llmcli.commands.chatting.commands import Commands
+    from llmcli.commands.chatting.completion import CommandCompleter
+    from llmcli.commands.chatting.composing import send_along, text_of_file
+    from llmcli.commands.chatting.hangup import leaving_at_hangup
+    from llmcli.commands.chatting.keyboard import Keyboard
+    from llmcli.commands.chatting.session import ChatSession, Speaker
+    from llmcli.commands.chatting.sessions import introduce
+
+    texts = [(name, text_of_file(name)) for name in files or ()]
     if not attention:
         helped.find(quiet=quiet)
 

@@ -119,7 +119,12 @@ STORES: dict[str, tuple[Callable[[Path], None], list[str], int, tuple[str, ...]]
     "chat is a folder": (folder_at(f"{DATA}/conversations/x.jsonl"), ["chats", "show", "x"], 2, ("'x'",)),
     "chat is a FIFO": (fifo_at(f"{DATA}/conversations/x.jsonl"), ["chats", "show", "x"], 2, ("'x'",)),
     "chats are a file": (placed(f"{DATA}/conversations", b""), ["chats", "show", "x"], 2, ("'x'",)),
-    "model in the store is noise": (placed(f"{DATA}/models/m.gguf", b"noise"), ["show", "m"], 4, ("not a GGUF file",)),
+    "model in the store is noise": (
+        placed(f"{DATA}/models/m.gguf", b"noise"),
+        ["generate", "-m", "m", "Hi"],
+        4,
+        ("not a GGUF file",),
+    ),
     "model in the store is a folder": (folder_at(f"{DATA}/models/m.gguf"), ["show", "m"], 3, ("'m'",)),
 }
 

@@ -95,7 +95,7 @@ def test_without_stderr_the_answer_comes_all_the_same(endless: Path, tmp_path: P
 
 
 def test_input_that_is_no_text(endless: Path, tmp_path: Path) -> None:
-    for stdin in (b"\xff\xfe\x00\x80", b"\xef\xbb\xbfHi\r\n", b"Hi\0there"):
+    for stdin in (b"\xff\xfe\x00\x80", b"\xef\xbb\xbfHi\0\r\n"):
         outcome = run(["generate", "-m", endless, "-t", 0, "-n", 4, "-"], tmp_path, stdin=stdin, env={"LC_ALL": "C"})
         check(outcome, 0, [], stdout=b"abc\n")
 
@@ -143,7 +143,7 @@ def test_signals_while_a_long_prompt_is_read(blow: signal.Signals, code: int, en
     with (tmp_path / "long").open("rb") as stdin:
         child = started(["generate", "-m", endless, "-t", 0, "-n", 1, "-"], tmp_path, stdin.fileno())
     with child:
-        time.sleep(3)
+        time.sleep(2)
         child.send_signal(blow)
         stdout, stderr = child.communicate(timeout=PATIENCE_S)
     assert (code_of(child), stdout.strip(), stderr) == (code, b"", b"")
@@ -162,7 +162,7 @@ def wait_for_our_code(child: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="which signals a process catches is read from /proc")
-@pytest.mark.parametrize("seconds", [0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0])
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.3, 0.6, 1.0])
 def test_ctrl_c_while_it_starts(seconds: float, endless: Path, tmp_path: Path) -> None:
     with started(["generate", "-m", endless, "-t", 0, "Hi"], tmp_path) as child:
         wait_for_our_code(child)
