@@ -12,6 +12,7 @@ from torch import Tensor
 from llmcli.device import peak_memory_bytes
 from llmcli.engine.acceptance import Proposal, settle
 from llmcli.engine.constraint import Constraint
+from llmcli.engine.drawn import Drawn
 from llmcli.engine.events import (
     Candidate,
     Event,
@@ -160,6 +161,8 @@ class Engine:
         sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
         cached = self._reader.begin(ids, len(ids) + (params.max_tokens or 0))
         ahead = self._ahead(params, prompt_tokens, sampler, observer, constrained=constraint is not None)
+        looked_at = probabilities or observer is not None or constraint is not None or ahead is not None
+        drawn = None if looked_at else Drawn(self._reader, sampler, longest=self._longest(params, prompt_tokens))
         prefill_seconds: float | None = None
         first_at = last_at = 0.0
         count = 0
@@ -177,15 +180,17 @@ class Engine:
                     reason = "interrupted"
                     break
                 proposal: Proposal | None = None
+                token: int | None = None
                 if len(ids) > prompt_tokens:
                     with interruption.computing():
                         if ahead is not None:
                             logits, proposal = ahead.next(ids)
+                        elif drawn is not None:
+                            token = drawn.next(ids)
                         else:
                             logits = self._reader.read(ids, observer)
                 with self._reader.undisturbed(observer):
                     allowed = logits
-                    token: int | None
                     if constraint is not None:
                         left = None if params.max_tokens is None else params.max_tokens - (len(ids) - prompt_tokens)
                         room = self._room(len(ids), left)
@@ -193,7 +198,7 @@ class Engine:
                     elif probabilities or (proposal is not None and proposal.distribution is not None):
                         distribution = sampler.distribution(logits, ids)
                         token = settle(distribution, proposal, sampler)
-                    else:
+                    elif token is None:
                         token = sampler.choose(logits, ids)
                 origin: Origin = "model"
                 if ahead is not None and len(ids) > prompt_tokens:
@@ -228,6 +233,9 @@ class Engine:
                 raise
             # It broke into a pass; the cache still ends at the last whole one.
             reason = "interrupted"
+        finally:
+            if drawn is not None:
+                drawn.end(ids)
         held_back = "" if reason == "stop_string" else self._rest(stops, detokenizer)
         # The step that only met a stop token was computed too, so every interval since the first token counts.
         generated = len(ids) - prompt_tokens
@@ -258,16 +266,19 @@ class Engine:
         """Who looks ahead in a reply to so many tokens; nobody where each pass is looked at."""
         if self._speculation is None or observer is not None or self._reader.is_looked_into:
             return None
-        most = self.context_length if params.max_tokens is None else prompt_tokens + params.max_tokens
         return Ahead(
             self._reader,
             self._speculation,
             sampler,
-            longest=min(most, self.context_length),
+            longest=self._longest(params, prompt_tokens),
             expected=prompt_tokens + (params.max_tokens or 0),
             stop_ids=self._stop_ids,
             constrained=constrained,
         )
+
+    def _longest(self, params: SamplingParams, prompt_tokens: int) -> int:
+        """How long a text can become that begins with so many tokens."""
+        return prompt_tokens + self._room(prompt_tokens, params.max_tokens)
 
     @staticmethod
     def _rest(stops: StopStrings, detokenizer: Detokenizer) -> str:

@@ -16,7 +16,8 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.events import AttentionRow
 from llmcli.engine.limits import memory_for_text
-from llmcli.kernels import EachStep, FastStep, Hooks, readable_path
+from llmcli.kernels import DeviceStep, EachStep, FastStep, Hooks, readable_path
+from llmcli.kernels.device_choice import DeviceChoice, Filters
 from llmcli.model import Transformer
 
 # Long enough to keep the cores busy, short enough that masks and activations stay small.
@@ -64,6 +65,7 @@ class Reader:
         self._hooks = Hooks(model)
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
+        self._choice: DeviceChoice | None = None
 
     def begin(self, ids: Sequence[int], expected: int) -> int:
         """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""
@@ -130,6 +132,40 @@ class Reader:
                 logits = step.forward_each(chunk, self._cache)
                 self._cached_ids += chunk
             return logits[:, : self._vocab_size]
+
+    def can_draw(self, length: int) -> bool:
+        """Whether the next token can be chosen on the device, unseen, in a text that has `length` tokens before it."""
+        expected = self._cache.expected_length
+        alike = self._model.rotated_alike(expected, max(expected, length))
+        return alike and isinstance(self.fast_step(), DeviceStep)
+
+    @torch.inference_mode()
+    def begin_to_draw(self, filters: Filters, ids: Sequence[int]) -> None:
+        """Choose tokens on the device, by such filters, after `ids`, of which the last has not been read yet."""
+        if self._choice is None:
+            self._choice = DeviceChoice(self._vocab_size, self._model.device)
+        self._choice.begin(filters, ids)
+
+    @torch.inference_mode()
+    def draw(self, uniform: float) -> None:
+        """Read the last token, and choose the next by a random number from 0 to 1; on a GPU nothing waits for it."""
+        step = self.fast_step()
+        assert isinstance(step, DeviceStep) and self._choice is not None
+        with memory_for_text(self._model, length := self._cache.length + 1):
+            self._make_room(length)
+            logits = step.forward_unseen(self._choice.token, self._cache)
+            self._choice.choose(logits[0, : self._vocab_size], uniform)
+
+    def drawn(self) -> int:
+        """The first token drawn of those not seen yet, as soon as it is there; -1: the logits are no numbers."""
+        assert self._choice is not None
+        return self._choice.chosen()
+
+    def settle(self, ids: Sequence[int]) -> None:
+        """Of what has been drawn the text has `ids`: forget what was read beyond them."""
+        length = min(self._cache.length, len(ids))
+        self._cached_ids += ids[len(self._cached_ids) : length]
+        self.go_back(length)
 
     def fast_step(self, observer: Observer | None = None) -> FastStep | None:
         """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""

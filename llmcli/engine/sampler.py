@@ -80,10 +80,10 @@ class Sampler:
         if params.top_k and params.temperature > 0:
             best, places = logits.topk(min(params.top_k, len(logits)))
             # To be not a number counts as to be the greatest.
-            _check(scores := best.tolist())
+            check_scores(scores := best.tolist())
             few = _Few(places.tolist(), _softmax(scores, params.temperature))
         else:
-            _check([float(logits.amax())])
+            check_scores([float(logits.amax())])
             if params.temperature == 0:
                 return _Few([_argmax(logits)], [1.0])
             probabilities = (logits / params.temperature).softmax(-1)
@@ -179,7 +179,8 @@ def _filtered(probabilities: Tensor, top_p: float, min_p: float) -> Tensor:
     return probabilities
 
 
-def _check(best: list[float]) -> None:
+def check_scores(best: list[float]) -> None:
+    """Raise `LlmcliError` if the first of some scores, best first, is not a finite number."""
     if not math.isfinite(best[0]):
         raise LlmcliError(
             "The model's output is not a number (NaN or infinite). Its weights may be damaged, or too large for "

@@ -54,6 +54,17 @@ class EachStep(FastStep, Protocol):
         """Logits in float32 (T, V) after each of `ids`: what `forward` gives for one at a time, to the last bit."""
 
 
+@runtime_checkable
+class DeviceStep(FastStep, Protocol):
+    """A fast path that can read a token which only the device knows."""
+
+    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+        """Logits in float32 (1, V) after `token` (1,), which continues what `cache` holds; nothing waits for either.
+
+        They are good until the next pass. The token must be one of the vocabulary.
+        """
+
+
 def readable_path(model: Transformer, reason: str) -> str:
     """The readable model's name where a fast path would give its own, with the `reason` why there is none."""
     path = f"readable model, {model.device.type}, {str(model.dtype).removeprefix('torch.')}"

@@ -25,7 +25,7 @@ from llmcli.model.experts import MixtureOfExperts
 from llmcli.model.rope_config import RopeConfig
 
 # What stands in `inputs` before the ids: position of the first token, tokens, first position of the rotations.
-_STATE = 4
+STATE = 4
 _QK_NORMS = {None: 0, "head": 1, "each_head": 1, "whole": 2, "rotated": 3}
 _MOST_SPLITS = 64
 
@@ -53,7 +53,7 @@ class Plan:
         self.tokens = tokens
         self._model = model
         self._launches = Launches(model, tokens, programs=programs, pdl=pdl)
-        self.inputs = torch.zeros(_STATE + self._launches.rows, dtype=torch.int64, device=model.device)
+        self.inputs = torch.zeros(STATE + self._launches.rows, dtype=torch.int64, device=model.device)
         x = self._launches.new("stream", config.hidden_size)
         self._embedding(x)
         for index, (layer, block) in enumerate(zip(config.layers, model.layers, strict=True)):
@@ -90,7 +90,7 @@ class Plan:
         table = matrix(model.embed_tokens)
         learned = model.embed_positions
         self._launches.add(
-            embed, (self.tokens,), self.inputs[_STATE:], table.data.view(torch.uint8) if table.bits else table.data,
+            embed, (self.tokens,), self.inputs[STATE:], table.data.view(torch.uint8) if table.bits else table.data,
             self._launches.none if learned is None else matrix(learned).data, self.inputs, x, factor,
             size=config.hidden_size, bits=table.bits, learned=learned is not None,
             block=triton.next_power_of_2(config.hidden_size),

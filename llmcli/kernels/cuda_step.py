@@ -13,8 +13,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels import FastStep, NoKernelError
-from llmcli.kernels.cuda_plan import Plan
+from llmcli.kernels import DeviceStep, NoKernelError
+from llmcli.kernels.cuda_plan import STATE, Plan
 from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.kernels.cuda_support import slower_step, unsupported
 from llmcli.kernels.readable_step import ReadableStep
@@ -51,7 +51,7 @@ class CudaStep:
         self._rotations = Rotations(model)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._plans: dict[int, Plan] = {}
-        self._instead: FastStep | None = None
+        self._instead: DeviceStep | None = None
         self._plan(1)
 
     @property
@@ -81,19 +81,40 @@ class CudaStep:
             logits: Tensor = self._model(tokens, cache, only_last=only_last)
             return logits[0].float()
         plan = self._plan(next(size for size in _SIZES if size >= len(ids)))
+        if not self._run(plan, cache, torch.tensor(list(ids))):
+            return self.forward(ids, cache, only_last=only_last)
+        # A copy: the next step writes to the same memory.
+        return plan.logits[len(ids) - 1 if only_last else 0 : len(ids)].clone()
+
+    @torch.inference_mode()
+    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+        """Logits in float32 (1, V) after `token` (1,), which only the device need know; good until the next pass.
+
+        Raises:
+            PromptTooLongError: as for `forward`.
+        """
+        self._model.check_positions(cache.length + 1)
+        if self._instead is None and self._run(self._plan(1), cache, token):
+            return self._plan(1).logits[:1]
+        assert self._instead is not None
+        return self._instead.forward_unseen(token, cache)
+
+    def _run(self, plan: Plan, cache: KVCache, ids: Tensor) -> bool:
+        """Make a plan's logits after `ids`, wherever these are; whether that worked, or another step takes over."""
         self._enter(cache, len(ids))
         first = self._rotations.reach(cache, plan.tokens)
-        state = [cache.length, len(ids), first, 0, *ids]
-        plan.inputs[: len(state)].copy_(torch.tensor(state), non_blocking=True)
+        # Pinned memory is given back when the copy has been made, not before.
+        state = torch.tensor([cache.length, len(ids), first], pin_memory=self._captures)
+        plan.inputs[: len(state)].copy_(state, non_blocking=True)
+        plan.inputs[STATE : STATE + len(ids)].copy_(ids, non_blocking=True)
         # Triton launches on the current device, whatever its arguments are on.
         with torch.cuda.device(self._model.device) if self._captures else nullcontext():
             if plan.tokens in self._graphs:
                 self._graphs[plan.tokens].replay()
             elif not self._begin(plan):
-                return self.forward(ids, cache, only_last=only_last)
+                return False
         cache.advance(len(ids))
-        # A copy: the next step writes to the same memory.
-        return plan.logits[len(ids) - 1 if only_last else 0 : len(ids)].clone()
+        return True
 
     def _plan(self, tokens: int) -> Plan:
         if tokens not in self._plans:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-from llmcli.kernels import FastStep, NoKernelError
+from llmcli.kernels import DeviceStep, NoKernelError
 from llmcli.model import ModelConfig, Transformer
 from llmcli.model.packed import ROWS, Bits
 
@@ -44,7 +44,7 @@ def why_not_here(device: torch.device) -> str | None:
     return None if find_spec("triton") else "Triton is not installed"
 
 
-def cuda_step(model: Transformer, reason: str | None) -> tuple[FastStep | None, str]:
+def cuda_step(model: Transformer, reason: str | None) -> tuple[DeviceStep | None, str]:
     """The fastest step of a model on a CUDA device, or why there is none; `reason` says why it cannot be the kernels.
 
     First the kernels, then a graph of the readable model's step.
@@ -59,7 +59,7 @@ def cuda_step(model: Transformer, reason: str | None) -> tuple[FastStep | None, 
     return slower_step(model, reason)
 
 
-def slower_step(model: Transformer, reason: str) -> tuple[FastStep | None, str]:
+def slower_step(model: Transformer, reason: str) -> tuple[DeviceStep | None, str]:
     """A graph of the readable model's step where, for some `reason`, the kernels cannot run; or why there is none."""
     from llmcli.kernels.graph_step import GraphStep
 

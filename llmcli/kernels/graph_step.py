@@ -69,13 +69,24 @@ class GraphStep:
             tokens = torch.tensor([list(ids)], device=self._model.device)
             logits: Tensor = self._model(tokens, cache, only_last=only_last)
             return logits[0].float()
+        return self.forward_unseen(torch.tensor(ids), cache).clone()
+
+    @torch.inference_mode()
+    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+        """Logits in float32 (1, V) after `token` (1,), which only the device need know; good until the next pass.
+
+        Raises:
+            PromptTooLongError: as for `forward`.
+        """
         self._model.check_positions(cache.length + 1)
         self._enter(cache)
         first = self._rotations.reach(cache, 1)
-        self._inputs.copy_(torch.tensor([ids[0], cache.length, first]))
+        place = torch.tensor([cache.length, first], pin_memory=self._captures)
+        self._inputs[1:].copy_(place, non_blocking=True)
+        self._inputs[:1].copy_(token)
         self._run(cache)
         cache.advance(1)
-        return self._logits[0].float().clone()
+        return self._logits[0].float()
 
     def _enter(self, cache: KVCache) -> None:
         """Room for a token; what was recorded is forgotten where it knows other memory."""

@@ -27,3 +27,9 @@ class ReadableStep:
         tokens = torch.tensor([list(ids)], device=self._model.device)
         logits: Tensor = self._model(tokens, cache, only_last=only_last)
         return logits[0].float()
+
+    @torch.inference_mode()
+    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+        """Logits in float32 (1, V) after `token` (1,), which only the device knows."""
+        logits: Tensor = self._model(token[None], cache)
+        return logits[0].float()

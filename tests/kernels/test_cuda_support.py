@@ -85,11 +85,14 @@ def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
     texts = []
     for each in (None, step, recorded):
         engine = Engine(loaded.model, loaded.tokenizer, step=each)
-        events = list(engine.stream([1, 2, 3, 4], SamplingParams(temperature=0.0, max_tokens=3)))
-        finish = events[-1]
-        assert isinstance(finish, Finish) and (each is None or finish.stats.path == each.name)
-        texts.append([event.id for event in events if isinstance(event, Step)])
-    assert texts[0] == texts[1] == texts[2] and len(texts[0]) == 3
+        # Without probabilities, tokens are chosen where their logits are.
+        for probabilities in (True, False):
+            params = SamplingParams(temperature=1.2, seed=1, max_tokens=3)
+            events = list(engine.stream([1, 2, 3, 4], params, probabilities=probabilities))
+            finish = events[-1]
+            assert isinstance(finish, Finish) and (each is None or finish.stats.path == each.name)
+            texts.append([event.id for event in events if isinstance(event, Step)])
+    assert all(text == texts[0] for text in texts) and len(texts[0]) == 3
 
 
 @INTERPRETED
@@ -104,9 +107,10 @@ def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: p
 
     monkeypatch.setattr("llmcli.kernels.cuda_plan.Plan.launch", fail)
     cache, other = model.new_cache(), model.new_cache()
-    for token in (5, 6):
+    for token in (5, 6, 7):
         theirs = model(torch.tensor([[token]]), other)[0]
-        assert torch.allclose(step.forward([token], cache), theirs, atol=1e-5)
+        ours = step.forward([token], cache) if token == 6 else step.forward_unseen(torch.tensor([token]), cache)
+        assert torch.allclose(ours, theirs, atol=1e-5)
     assert step.name == (
         "readable model, cpu, float32 (Triton: Failed to find C compiler., and no CUDA graph: packed experts, "
         "which are chosen on the processor)"
