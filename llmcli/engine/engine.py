@@ -161,8 +161,9 @@ class Engine:
         sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
         cached = self._reader.begin(ids, len(ids) + (params.max_tokens or 0))
         ahead = self._ahead(params, prompt_tokens, sampler, observer, constrained=constraint is not None)
-        looked_at = probabilities or observer is not None or constraint is not None or ahead is not None
-        drawn = None if looked_at else Drawn(self._reader, sampler, longest=self._longest(params, prompt_tokens))
+        drawn: Drawn | None = None
+        if self._reader.draws and not probabilities and observer is None and constraint is None and ahead is None:
+            drawn = Drawn(self._reader, sampler, longest=self._longest(params, prompt_tokens))
         prefill_seconds: float | None = None
         first_at = last_at = 0.0
         count = 0

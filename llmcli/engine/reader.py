@@ -65,6 +65,8 @@ class Reader:
         self._hooks = Hooks(model)
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
+        # Asked for at every token, which to look through a step's methods takes too long.
+        self._device_step = step if isinstance(step, DeviceStep) else None
         self._choice: DeviceChoice | None = None
 
     def begin(self, ids: Sequence[int], expected: int) -> int:
@@ -133,11 +135,16 @@ class Reader:
                 self._cached_ids += chunk
             return logits[:, : self._vocab_size]
 
+    @property
+    def draws(self) -> bool:
+        """Whether the fast path can go on with tokens that were chosen on the device, and that nobody has seen."""
+        return self._device_step is not None
+
     def can_draw(self, length: int) -> bool:
-        """Whether the next token can be chosen on the device, unseen, in a text that has `length` tokens before it."""
+        """Whether it can after a text of `length` tokens, where it can at all."""
         expected = self._cache.expected_length
-        alike = self._model.rotated_alike(expected, max(expected, length))
-        return alike and isinstance(self.fast_step(), DeviceStep)
+        # Where longer texts are rotated in another way, all of it is read anew.
+        return self._model.rotated_alike(expected, max(expected, length)) and not self.is_looked_into
 
     @torch.inference_mode()
     def begin_to_draw(self, filters: Filters, ids: Sequence[int]) -> None:
@@ -149,11 +156,10 @@ class Reader:
     @torch.inference_mode()
     def draw(self, uniform: float) -> None:
         """Read the last token, and choose the next by a random number from 0 to 1; on a GPU nothing waits for it."""
-        step = self.fast_step()
-        assert isinstance(step, DeviceStep) and self._choice is not None
+        assert self._device_step is not None and self._choice is not None
         with memory_for_text(self._model, length := self._cache.length + 1):
             self._make_room(length)
-            logits = step.forward_unseen(self._choice.token, self._cache)
+            logits = self._device_step.forward_unseen(self._choice.token, self._cache)
             self._choice.choose(logits[0, : self._vocab_size], uniform)
 
     def drawn(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -84,7 +85,9 @@ class GraphStep:
         place = torch.tensor([cache.length, first], pin_memory=self._captures)
         self._inputs[1:].copy_(place, non_blocking=True)
         self._inputs[:1].copy_(token)
-        self._run(cache)
+        # A graph is recorded on the current device, whatever its tensors are on.
+        with torch.cuda.device(self._model.device) if self._captures else nullcontext():
+            self._run(cache)
         cache.advance(1)
         return self._logits[0].float()
 
