@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
+from llmcli.checkpoint.edits import Edit, LayerUpdate, read_edit, write_edit
 from llmcli.checkpoint.gguf import read_gguf
 from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.checkpoint.safetensors_files import read_safetensors, read_safetensors_folder
@@ -18,6 +20,7 @@ from llmcli.checkpoint.text_parts import gguf_text_parts
 from llmcli.checkpoint.torch_files import read_torch_file
 from llmcli.conversations.files import read_conversation
 from llmcli.errors import LlmcliError
+from llmcli.text import tiktoken_model
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 
@@ -93,7 +96,27 @@ def _gguf(path: Path) -> None:
 def _tokenizer(data: bytes) -> None:
     text = data.decode("utf-8", errors="replace")
     tokenizer = Tokenizer.from_json(text, source="tokenizer.json", tokenizer_config={})
-    tokenizer.decode(tokenizer.encode("Grüße <|end|> \n a")[:20])
+    _used(tokenizer)
+
+
+def _used(tokenizer: Tokenizer) -> None:
+    tokenizer.decode(tokenizer.encode("Grüße <s> [INST] \n a")[:20])
+
+
+def _sentencepiece(data: bytes) -> None:
+    # A file of the other format has a target of its own.
+    if not tiktoken_model.is_tiktoken_model(data):
+        _used(Tokenizer.from_model_file(data, source="tokenizer.model"))
+
+
+def _tiktoken(data: bytes) -> None:
+    # Of a vocabulary small enough to be read thousands of times.
+    with mock.patch.object(tiktoken_model, "_LLAMA3_TOKENS", _TIKTOKEN_TOKENS):
+        _used(Tokenizer.from_model_file(data, source="tokenizer.model"))
+
+
+def _tekken(data: bytes) -> None:
+    _used(Tokenizer.from_tekken(data.decode("utf-8", errors="replace"), source="tekken.json"))
 
 
 def _template(data: bytes) -> None:
@@ -103,6 +126,37 @@ def _template(data: bytes) -> None:
 
 def _model_file(name: str) -> Callable[[], list[bytes]]:
     return lambda: [(_folder() / "model" / name).read_bytes()]
+
+
+_TIKTOKEN_TOKENS = 258
+
+
+def _tiktoken_seed() -> list[bytes]:
+    from tests.text.test_rank_bpe import lines
+
+    return [lines([*(bytes([byte]) for byte in range(256)), b"in", b" in"])]
+
+
+def _tekken_seed() -> list[bytes]:
+    from tests.text.test_rank_bpe import tekken_data
+
+    named = [{"rank": 1, "token_str": "<s>", "is_control": True}]
+    return [json.dumps(tekken_data()).encode(), json.dumps(tekken_data(special_tokens=named)).encode()]
+
+
+def _sentencepiece_seeds() -> list[bytes]:
+    from tests.text.test_sentencepiece_model import trained
+
+    return [trained("bpe"), trained("unigram", collapse=True, rule="nmt_nfkc", byte_fallback=False)]
+
+
+def _edit_seed() -> list[bytes]:
+    import torch
+
+    path = _folder() / "seed.safetensors"
+    updates = tuple(LayerUpdate(layer, torch.ones(2), torch.ones(3)) for layer in (0, 12))
+    write_edit(path, Edit("m", "0" * 64, "Ulm is in", "Ulm", "Bonn", updates))
+    return [path.read_bytes()]
 
 
 def _weights() -> list[bytes]:
@@ -149,6 +203,10 @@ TARGETS: dict[str, Target] = {
     ),
     "config": Target(_at("model/config.json", _config), _model_file("config.json")),
     "tokenizer": Target(_tokenizer, _model_file("tokenizer.json")),
+    "sentencepiece": Target(_sentencepiece, _sentencepiece_seeds),
+    "tiktoken": Target(_tiktoken, _tiktoken_seed),
+    "tekken": Target(_tekken, _tekken_seed),
+    "edit": Target(_at("edit.safetensors", read_edit), _edit_seed),
     "template": Target(_template, lambda: [_TEMPLATE.encode(), b"{{ bos_token }}{% for m in messages %}{% endfor %}"]),
     "chat": Target(
         _at("chat.jsonl", read_conversation), lambda: ["".join(f"{json.dumps(line)}\n" for line in _CHAT).encode()]
