@@ -218,3 +218,20 @@ def test_a_recorded_pass_draws_too(loaded: llmcli.LoadedModel, seed: int) -> Non
     params = SamplingParams(temperature=1.5, seed=seed, max_tokens=10)
     _, _, theirs = pair(loaded)
     assert told(reply(engine, PROMPT, params))[2:4] == told(reply(theirs, PROMPT, params))[2:4]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "params",
+    [replace(GREEDY, repeat_penalty=1.5), *(SamplingParams(temperature=1.5, top_k=k, seed=3) for k in (0, 40))],
+)
+def test_a_gpu_says_the_same_whether_anyone_looks(params: SamplingParams, tmp_path: Path) -> None:
+    folder = save(tiny_model("llama", eos_token_id=None), tmp_path)
+    engine = llmcli.load(folder, device="cuda", dtype="float32").engine()
+    texts = []
+    for probabilities in (True, False, False):
+        events = list(engine.stream(PROMPT, params, probabilities=probabilities))
+        assert isinstance(events[-1], Finish) and "CUDA graph" in events[-1].stats.path
+        texts.append([event.id for event in events if isinstance(event, Step)])
+    assert texts[0] == texts[1] == texts[2]
