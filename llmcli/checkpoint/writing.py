@@ -30,3 +30,22 @@ def replace_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file that is not to be lost a name beside its own that no other has, and return that.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    number = 1
+    while True:
+        aside = path.with_name(f"{path.stem}.damaged-{number}")
+        try:
+            # Taken first, so that of two processes neither loses what the other has set aside.
+            os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            number += 1
+            continue
+        path.replace(aside)
+        return aside

@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from llmcli.checkpoint.writing import replace_text
+from llmcli.checkpoint.writing import replace_text, set_aside
 from llmcli.commands.prompt_input import read_prompt, read_stdin, stdin_is_piped
 from llmcli.commands.settings_file import settings_path
 from llmcli.errors import UsageError
@@ -127,18 +127,26 @@ def find(name: str) -> PromptTemplate:
     return PromptTemplate(name, prompt, system)
 
 
-def save(template: PromptTemplate) -> Path:
+def save(template: PromptTemplate) -> tuple[Path, Path | None]:
     """Write a prompt template down, in place of one of its name; return its file.
+
+    A file of that name that is no prompt template may be one that was damaged, or hold more than we read: it is set
+    aside, and what it is called now is returned as well.
 
     Raises:
         UsageError: its name cannot be that of a file.
     """
-    path = _path(template.name)
+    path, aside = _path(template.name), None
+    if path.is_file():
+        try:
+            find(template.name)
+        except UsageError:
+            aside = set_aside(path)
     lines = [f"prompt = {_toml(template.prompt)}\n"]
     if template.system is not None:
         lines.append(f"system = {_toml(template.system)}\n")
     replace_text(path, "".join(lines))
-    return path
+    return path, aside
 
 
 def remove(name: str) -> None:

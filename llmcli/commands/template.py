@@ -33,7 +33,9 @@ def save(
         # Bytes of argv that are not UTF-8 arrive as lone surrogates.
         system = system.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
     template = PromptTemplate(name, read_prompt(prompt), system)
-    path = prompt_templates.save(template)
+    path, aside = prompt_templates.save(template)
+    if aside is not None:
+        terminal.note(f"{path} was no prompt template that could be read; it is kept as {aside}.")
     places = f" Places to fill: {', '.join(template.places)}." if template.places else ""
     terminal.note(f"Saved as {path}.{places}")
 

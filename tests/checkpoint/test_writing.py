@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.checkpoint.writing import replace_text
+from llmcli.checkpoint.writing import replace_text, set_aside
 
 
 def test_a_file_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -39,3 +39,14 @@ def test_a_link_stays_one_and_a_device_is_written_to(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_is_set_aside_is_kept_beside_what_was_before(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    kept = []
+    for text in ("first", "second"):
+        path.write_text(text)
+        kept.append(set_aside(path))
+        assert not path.exists()
+    assert [aside.read_text() for aside in kept] == ["first", "second"]
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

@@ -79,3 +79,7 @@ def test_a_damaged_file_is_named(content: str) -> None:
     with pytest.raises(UsageError, match=r"aliases\.json"):
         resolve.resolve("a")
     assert b"There are no aliases" not in llm("alias", "list").stderr
+    # Its owner can mend it: it is not written anew with nothing in it but the last one.
+    for change in (["set", "a", "b"], ["rm", "a"]):
+        assert llm("alias", *change).returncode == 2
+    assert aliases_path().read_text() == content

@@ -130,3 +130,8 @@ def test_damaged_files_are_named(content: str) -> None:
     (folder / "bad.toml").write_text(content)
     with pytest.raises(UsageError, match=r"bad\.toml"):
         prompt_templates.find("bad")
+    # What its owner may want to mend is kept.
+    saved = llm("template", "save", "bad", "good")
+    assert saved.returncode == 0 and b"bad.damaged-1" in saved.stderr
+    assert (folder / "bad.damaged-1").read_text() == content
+    assert prompt_templates.find("bad").prompt == "good"
