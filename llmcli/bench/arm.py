@@ -72,6 +72,8 @@ def _follow(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
 
 def _runner(plan: Plan) -> Runner:
     if plan.arm == OURS:
+        # As the command does before it imports torch.
+        sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
         from llmcli.bench.ours import Ours
 
         return Ours(plan)
