@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+import llmcli
+from llmcli.engine import Engine, Finish, SamplingParams, Step
+from llmcli.engine.draft import DraftModel
+from llmcli.engine.reader import Reader
+from llmcli.engine.speculative import Speculation
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels import NoKernelError
 from llmcli.model import KVCache, Transformer
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import pack_model, random_model
 from tests.kernels.triton_here import DEVICE
+from tests.tiny import save, tiny_model
 
 from llmcli.kernels.cuda_step import CudaStep  # isort: skip
 
@@ -145,6 +151,23 @@ def test_two_caches_in_turn_and_a_text_that_is_taken_back(smollm: Transformer) -
         for text, cache in zip(texts, caches, strict=True):
             ours = step.forward([text[cache.length]], cache)
             assert error(ours, read(smollm, fresh(smollm), text[: cache.length])[-1:]) < 3e-6
+
+
+def test_proposals_are_verified_several_tokens_a_pass(tmp_path: Path) -> None:
+    loaded = llmcli.load(save(tiny_model("llama", num_hidden_layers=2), tmp_path), dtype="float32", device=str(DEVICE))
+    size = loaded.tokenizer.vocab_size
+    drafting = DraftModel(Reader(loaded.model, context_length=64, vocab_size=size))
+    speculation = Speculation(draft=drafting, tokens=3)
+    params = SamplingParams(temperature=0, max_tokens=5)
+    said = []
+    for step, helped in ((None, None), (CudaStep(loaded.model), speculation)):
+        engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=helped)
+        events = list(engine.stream(IDS, params, probabilities=False))
+        said.append([event.id for event in events if isinstance(event, Step)])
+    finish = events[-1]
+    assert said[0] == said[1] and len(said[0]) == 5
+    assert isinstance(finish, Finish) and finish.stats.accepted_tokens == 3
+    assert finish.stats.path.startswith("triton")
 
 
 def test_a_prompt_is_read_by_the_readable_model(smollm: Transformer) -> None:
