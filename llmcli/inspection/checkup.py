@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import torch
-
-from llmcli.checkpoint.opened import Checkpoint
+from llmcli.checkpoint.foresight import kept_bytes
+from llmcli.checkpoint.opened import Checkpoint, meta_model
+from llmcli.checkpoint.packing import packed_unasked, planned_bits
 from llmcli.checkpoint.text_parts import TextParts
 from llmcli.device import DTYPES, choose_device, choose_dtype, memory
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inspection.accounting import account
+from llmcli.kernels import why_no_kernel
 from llmcli.text.chat_prompt import Message, encode_chat
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
@@ -68,9 +68,14 @@ def _sizes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Iterator[Finding]:
 def _memory(checkpoint: Checkpoint, device: str, dtype: str) -> Iterator[Finding]:
     where = choose_device(device)
     kind = DTYPES.get(dtype) or choose_dtype(dtype, where, checkpoint.stored_dtype())
-    needed = account(checkpoint).parameters * torch.empty((), dtype=kind).element_size()
+    unasked = dtype == "auto" and why_no_kernel(checkpoint.config, where) is None
+    packing = packed_unasked(checkpoint, where) if unasked else None
+    model = meta_model(checkpoint.config)
+    planned = planned_bits(model, packing, checkpoint)
+    needed = sum(kept_bytes(model, planned, kind).values())
     _, free = memory(where)
-    words = f"the weights take {needed / 2**30:.2f} GiB in {str(kind).removeprefix('torch.')} on {where}"
+    kept = "the bits they are stored in" if planned else str(kind).removeprefix("torch.")
+    words = f"the weights take {needed / 2**30:.2f} GiB in {kept} on {where}"
     if free is not None and needed > free:
         yield Finding("problem", "memory", f"{words}, of which {free / 2**30:.2f} GiB are free")
     else:
