@@ -1,40 +1,99 @@
-"""The starter model beside llama.cpp, an implementation that shares no code with ours: same ids, same expectations."""
+"""The starter model beside llama.cpp, an implementation that shares no code with ours: same ids, same expectations.
+
+From the same weights in float32 the two differ by the order of additions only. From the file's four-bit weights
+llama.cpp rounds what they are multiplied with to eight bits as well, which moves its own perplexity by 0.42 %.
+"""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import llmcli
+from llmcli.api import LoadedModel
 
 TOKENS = 1000
+_F32 = 0  # GGML_TYPE_F32
+
+llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python (the extra bench) is not installed")
+
+
+@pytest.fixture(scope="module")
+def ours() -> LoadedModel:
+    return llmcli.load(device="cpu", dtype="float32")
 
 
 @pytest.mark.starter
-def test_perplexity_and_first_choices_are_those_of_llama_cpp() -> None:
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python (the extra bench) is not installed")
-    ours = llmcli.load(dtype="float32")
+def test_perplexity_and_first_choices_are_those_of_llama_cpp(ours: LoadedModel) -> None:
+    ids = _ids(ours)
+    found, expected = ours.logits(ids), _of_llama_cpp(ours.source, ids)
+    assert abs(_perplexity(found, ids) / _perplexity(expected, ids) - 1) < 0.005
+    assert _agreement(found, expected) >= 0.95
+
+
+@pytest.mark.starter
+def test_in_float32_they_are_its_own_but_for_the_order_of_additions(ours: LoadedModel, tmp_path: Path) -> None:
+    ids = _ids(ours)
+    path = tmp_path / "decoded.gguf"
+    try:
+        _write_decoded(ours.source, path)
+        # The cache of keys and values would be float16 otherwise.
+        expected = _of_llama_cpp(path, ids, type_k=_F32, type_v=_F32)
+    finally:
+        # Half a gigabyte, which would be kept for the next three runs.
+        path.unlink(missing_ok=True)
+    found = ours.logits(ids)
+    assert abs(_perplexity(found, ids) / _perplexity(expected, ids) - 1) < 1e-4
+    assert _agreement(found, expected) >= 0.998
+    # Found: 0.0007 apart at most.
+    assert float((found - expected).abs().max()) < 0.02
+
+
+def _ids(loaded: LoadedModel) -> list[int]:
     # A text that will not change.
-    ids = ours.tokenizer.encode((Path(__file__).parents[1] / "LICENSE").read_text())[:TOKENS]
-    theirs = llama_cpp.Llama(str(ours.source), n_ctx=1024, n_batch=512, logits_all=True, verbose=False)
+    ids = loaded.tokenizer.encode((Path(__file__).parents[1] / "LICENSE").read_text())[:TOKENS]
+    assert len(ids) == TOKENS
+    return ids
+
+
+def _of_llama_cpp(path: Path, ids: list[int], **options: Any) -> torch.Tensor:
+    theirs = llama_cpp.Llama(str(path), n_ctx=1024, n_batch=512, logits_all=True, verbose=False, **options)
     try:
         theirs.reset()
         theirs.eval(ids)
-        expected = torch.from_numpy(theirs.scores[: len(ids)]).clone()
+        return torch.from_numpy(theirs.scores[: len(ids)]).clone()
     finally:
         theirs.close()
-    found = ours.logits(ids)
-    assert len(ids) == TOKENS and found.shape == expected.shape
-    ours_is, theirs_is = (_perplexity(logits, ids) for logits in (found, expected))
-    assert abs(ours_is / theirs_is - 1) < 0.005, (ours_is, theirs_is)
-    agreement = (found.argmax(-1) == expected.argmax(-1)).float().mean()
-    assert agreement >= 0.95, agreement
+
+
+def _write_decoded(source: Path, path: Path) -> None:
+    """The same model with float32 weights, decoded by ggml's own Python package."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            inner = field.types[1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _perplexity(logits: torch.Tensor, ids: list[int]) -> float:
     """exp of the mean surprise of each token but the first."""
     targets = torch.tensor(ids[1:])
     return math.exp(torch.nn.functional.cross_entropy(logits[:-1], targets))
+
+
+def _agreement(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The share of tokens after which both would say the same."""
+    return float((found.argmax(-1) == expected.argmax(-1)).float().mean())
