@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmcli.kernels import NoKernelError
 from llmcli.kernels import cpu_structs as c
+from llmcli.kernels.matrices import matrix_of
 from llmcli.model import ExpertsConfig, ModelConfig, Transformer
 from llmcli.model.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
@@ -17,7 +18,7 @@ from llmcli.model.config import Activation, LayerConfig
 from llmcli.model.edited import EditedLinear
 from llmcli.model.experts import MixtureOfExperts
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
-from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed import PackedMatrix
 
 _QK_NORMS = (None, "head", "whole", "each_head", "rotated")
 _SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
@@ -180,17 +181,7 @@ class Description:
 
     def _matrix(self, weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> c.Matrix:
         """A linear layer or embedding, or parameters: a matrix, or a stack of them."""
-        values: PackedMatrix | Tensor
-        if isinstance(weights, QuantisedLinear | QuantisedEmbedding):
-            values = weights.matrix
-        elif isinstance(weights, nn.Linear | nn.Embedding):
-            values = weights.weight
-        elif isinstance(weights, Tensor | PackedMatrix):
-            values = weights
-        else:
-            raise NoKernelError(f"a matrix is kept as {type(weights).__name__}")
-        if isinstance(weights, nn.Linear | QuantisedLinear):
-            bias = weights.bias
+        values, bias = matrix_of(weights, bias)
         if isinstance(values, PackedMatrix):
             data, number = values.blocks, c.FORMATS[values.bits]
             count, rows, columns = values.shape

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.kernels import NoKernelError
+from llmcli.kernels.matrices import matrix_of
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
-from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed import PackedMatrix
 
 _DENSE = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -54,17 +55,7 @@ def matrix(weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> Matrix
     Raises:
         NoKernelError: it is kept in a way the kernels do not read.
     """
-    values: PackedMatrix | Tensor
-    if isinstance(weights, QuantisedLinear | QuantisedEmbedding):
-        values = weights.matrix
-    elif isinstance(weights, nn.Linear | nn.Embedding):
-        values = weights.weight
-    elif isinstance(weights, Tensor | PackedMatrix):
-        values = weights
-    else:
-        raise NoKernelError(f"a matrix is kept as {type(weights).__name__}")
-    if isinstance(weights, nn.Linear | QuantisedLinear):
-        bias = weights.bias
+    values, bias = matrix_of(weights, bias)
     added = None if bias is None else floats(bias)
     if isinstance(values, PackedMatrix):
         return Matrix(values.blocks.view(torch.int32), values.bits, values.rows, values.columns, added)

@@ -1,0 +1,26 @@
+"""Where a model keeps a matrix, whatever it is kept in."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from llmcli.kernels import NoKernelError
+from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+
+
+def matrix_of(weights: nn.Module | Tensor, bias: Tensor | None = None) -> tuple[PackedMatrix | Tensor, Tensor | None]:
+    """The matrix of a linear layer or embedding, or the parameters themselves, and the bias: a layer's own, or `bias`.
+
+    Raises:
+        NoKernelError: it is kept in a way that no kernel reads.
+    """
+    values: PackedMatrix | Tensor
+    if isinstance(weights, QuantisedLinear | QuantisedEmbedding):
+        values = weights.matrix
+    elif isinstance(weights, nn.Linear | nn.Embedding):
+        values = weights.weight
+    elif isinstance(weights, Tensor | PackedMatrix):
+        values = weights
+    else:
+        raise NoKernelError(f"a matrix is kept as {type(weights).__name__}")
+    return values, weights.bias if isinstance(weights, nn.Linear | QuantisedLinear) else bias
