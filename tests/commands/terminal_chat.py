@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
+
+from tests.faults.running import environment as environment_of
 
 # prompt_toolkit switches bracketed paste on when it begins to read a line.
 READY = "\x1b[?2004h"
@@ -25,8 +26,7 @@ def chatting(
 ) -> Iterator[pexpect.spawn]:
     """A chat with `model` that waits for its first message; its data lie below `tmp_path`."""
     env = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("LLMCLI_", "XDG_"))},
-        "HOME": str(tmp_path),
+        **environment_of(tmp_path),
         "XDG_DATA_HOME": str(tmp_path / "data"),
         "TERM": "xterm",
         "PROMPT_TOOLKIT_NO_CPR": "1",
