@@ -94,13 +94,20 @@ def template_folder() -> Path:
     return settings_path().parent / "templates"
 
 
-def prompt_templates() -> list[PromptTemplate]:
-    """All of them, by name."""
+def prompt_templates() -> tuple[list[PromptTemplate], list[UsageError]]:
+    """All that can be read, by name, and what is wrong with the others."""
     try:
         names = sorted(path.stem for path in template_folder().glob("*.toml"))
     except OSError:
-        return []
-    return [find(name) for name in names if _NAME.fullmatch(name)]
+        return [], []
+    found, damaged = [], []
+    for name in names:
+        if _NAME.fullmatch(name):
+            try:
+                found.append(find(name))
+            except UsageError as error:
+                damaged.append(error)
+    return found, damaged
 
 
 def find(name: str) -> PromptTemplate:

@@ -43,11 +43,13 @@ def save(
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False) -> None:
     """Show the saved prompts."""
-    found = prompt_templates.prompt_templates()
+    found, damaged = prompt_templates.prompt_templates()
+    for error in damaged:
+        terminal.note(str(error))
     if as_json:
         terminal.write_line(json.dumps([_plain(template) for template in found], ensure_ascii=False))
         return
-    if not found:
+    if not (found or damaged):
         terminal.note("There are no prompt templates; `llm template save NAME PROMPT` makes one.")
     width = max((len(template.name) for template in found), default=0)
     for template in found:

@@ -98,7 +98,7 @@ def test_listing_showing_and_deleting() -> None:
     assert json.loads(llm("template", "show", "a", "--json").stdout) == listed[0]
     assert llm("template", "rm", "a").returncode == 0
     assert [llm("template", action, "a").returncode for action in ("show", "rm")] == [2, 2]
-    assert [template.name for template in prompt_templates.prompt_templates()] == ["b"]
+    assert [template.name for template in prompt_templates.prompt_templates()[0]] == ["b"]
 
 
 @given(prompt=st.text(st.characters(exclude_categories=["Cs"])), system=st.none() | st.text())
@@ -130,6 +130,9 @@ def test_damaged_files_are_named(content: str) -> None:
     (folder / "bad.toml").write_text(content)
     with pytest.raises(UsageError, match=r"bad\.toml"):
         prompt_templates.find("bad")
+    llm("template", "save", "sound", "Hi")
+    listed = llm("template", "list")
+    assert (listed.returncode, listed.stdout) == (0, b"sound  Hi\n") and b"bad.toml" in listed.stderr
     # What its owner may want to mend is kept.
     saved = llm("template", "save", "bad", "good")
     assert saved.returncode == 0 and b"bad.damaged-1" in saved.stderr
