@@ -60,13 +60,12 @@ class Reader:
         self.context_length = context_length
         self._model, self._vocab_size = model, vocab_size
         self._step, self._why_readable = step, why_readable
-        # Asked once: to ask a protocol takes a hundredth of a millisecond.
+        # Asked once: to look through a step's methods takes a hundredth of a millisecond.
         self._each_step = step if isinstance(step, EachStep) else None
+        self._device_step = step if isinstance(step, DeviceStep) else None
         self._hooks = Hooks(model)
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
-        # Asked for at every token, which to look through a step's methods takes too long.
-        self._device_step = step if isinstance(step, DeviceStep) else None
         self._choice: DeviceChoice | None = None
 
     def begin(self, ids: Sequence[int], expected: int) -> int:
@@ -127,13 +126,7 @@ class Reader:
         with memory_for_text(self._model, len(ids)):
             self._make_room(len(ids))
             chunk = list(ids[self._cache.length :])
-            step = self._each_step
-            if step is None or self.is_looked_into:
-                logits = self._pass(chunk, self.fast_step(), each=True)
-            else:
-                logits = step.forward_each(chunk, self._cache)
-                self._cached_ids += chunk
-            return logits[:, : self._vocab_size]
+            return self._pass(chunk, self.fast_step(), each=True)[:, : self._vocab_size]
 
     @property
     def draws(self) -> bool:
@@ -222,6 +215,8 @@ class Reader:
         if step is None:
             tensor = torch.tensor([chunk], device=self._model.device)
             logits: Tensor = self._model(tensor, self._cache, only_last=not each)[0]
+        elif each and self._each_step is not None:
+            logits = self._each_step.forward_each(chunk, self._cache)
         else:
             logits = step.forward(chunk, self._cache, only_last=not each)
         self._cached_ids += chunk

@@ -71,6 +71,13 @@ def readable_path(model: Transformer, reason: str) -> str:
     return f"{path} ({reason})" if reason else path
 
 
+def readable_logits(model: Transformer, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
+    """What a fast path gives for tokens that it leaves to the readable model."""
+    tokens = torch.tensor([list(ids)], device=model.device)
+    logits: Tensor = model(tokens, cache, only_last=only_last)
+    return logits[0].float()
+
+
 class Hooks:
     """Whether someone looks into a model, or changes what it computes: then the readable model must run."""
 

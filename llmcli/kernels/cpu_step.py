@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels import NoKernelError, readable_logits
 from llmcli.kernels import cpu_structs as c
 from llmcli.kernels.cpu_build import Library, load_library
 from llmcli.kernels.cpu_model import Description
@@ -99,8 +99,7 @@ class CpuStep:
         """
         self._model.check_positions(cache.length + len(ids))
         if not self.covers(len(ids)):
-            logits: Tensor = self._model(torch.tensor([list(ids)]), cache, only_last=only_last)
-            return logits[0].float()
+            return readable_logits(self._model, ids, cache, only_last=only_last)
         parts = [
             self._call(ids[start : start + self._capacity], cache, only_last=only_last)
             for start in range(0, len(ids), self._capacity)

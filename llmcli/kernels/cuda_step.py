@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels import DeviceStep, NoKernelError
+from llmcli.kernels import DeviceStep, NoKernelError, readable_logits
 from llmcli.kernels.cuda_plan import STATE, Plan
 from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.kernels.cuda_support import slower_step, unsupported
@@ -77,9 +77,7 @@ class CudaStep:
         if self._instead is not None:
             return self._instead.forward(ids, cache, only_last=only_last)
         if len(ids) > 1 and (only_last or len(ids) > _SIZES[-1]):
-            tokens = torch.tensor([list(ids)], device=self._model.device)
-            logits: Tensor = self._model(tokens, cache, only_last=only_last)
-            return logits[0].float()
+            return readable_logits(self._model, ids, cache, only_last=only_last)
         plan = self._plan(next(size for size in _SIZES if size >= len(ids)))
         if not self._run(plan, cache, torch.tensor(list(ids))):
             return self.forward(ids, cache, only_last=only_last)

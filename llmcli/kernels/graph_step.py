@@ -14,7 +14,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels import NoKernelError, readable_path
+from llmcli.kernels import NoKernelError, readable_logits, readable_path
 from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
 from llmcli.model.experts import Experts
@@ -67,9 +67,7 @@ class GraphStep:
             PromptTooLongError: a model with learned positions has none for so many tokens.
         """
         if len(ids) > 1:
-            tokens = torch.tensor([list(ids)], device=self._model.device)
-            logits: Tensor = self._model(tokens, cache, only_last=only_last)
-            return logits[0].float()
+            return readable_logits(self._model, ids, cache, only_last=only_last)
         return self.forward_unseen(torch.tensor(ids), cache).clone()
 
     @torch.inference_mode()

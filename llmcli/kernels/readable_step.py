@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmcli.kernels import readable_path
+from llmcli.kernels import readable_logits, readable_path
 from llmcli.model import KVCache, Transformer
 
 
@@ -24,9 +24,7 @@ class ReadableStep:
     @torch.inference_mode()
     def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
         """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V)."""
-        tokens = torch.tensor([list(ids)], device=self._model.device)
-        logits: Tensor = self._model(tokens, cache, only_last=only_last)
-        return logits[0].float()
+        return readable_logits(self._model, ids, cache, only_last=only_last)
 
     @torch.inference_mode()
     def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
