@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
+from llmcli.errors import CheckpointError
 from llmcli.text.gguf_vocabulary import gguf_backend
 from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
 from llmcli.text.library import told
@@ -17,6 +18,9 @@ from llmcli.text.special_tokens import add_listed_tokens, mark_special, named_sp
 from llmcli.text.tekken import TEKKEN_ROLES, tekken_backend
 from llmcli.text.thinking import ThinkingFormat, marking_tokens, thinking_format
 from llmcli.text.token_bytes import PieceDecoder
+
+# The library counts through all ids up to the highest, so one that is absurd takes minutes and all memory.
+_MOST_IDS = 1 << 24
 
 
 class Tokenizer:
@@ -36,6 +40,8 @@ class Tokenizer:
         """Spelling of each special token that has a role: `bos_token`, `eos_token`, `unk_token`, `pad_token`, ..."""
         if vocab_size is None:
             vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+            if vocab_size > _MOST_IDS:
+                raise CheckpointError(f"{source} gives a token the number {vocab_size - 1}; no vocabulary has so many.")
         self.vocab_size: int = vocab_size
         """The highest id, plus one."""
         self.notes: tuple[str, ...] = ()

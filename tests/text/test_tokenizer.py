@@ -237,6 +237,13 @@ def test_a_damaged_tokenizer_json_is_named(content: str | bytes) -> None:
         Tokenizer.from_json(content, source="here/tokenizer.json")
 
 
+def test_a_token_with_an_absurd_number_is_refused_before_ids_are_counted() -> None:
+    data = json.loads(byte_level_backend().to_str())
+    data["model"]["vocab"]["a"] = 2_211_111_111
+    with pytest.raises(CheckpointError, match=r"t\.json .* 2211111111"):
+        Tokenizer.from_json(json.dumps(data), source="t.json")
+
+
 @pytest.mark.parametrize(
     "beside",
     [
