@@ -51,9 +51,10 @@ def choose_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.
             raise UsageError(f"There is no dtype called {name!r}; use auto, {', '.join(DTYPES)}.")
         return DTYPES[name]
     if device.type == "cuda":
-        if stored == torch.float16 or not torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.float16
-        return torch.bfloat16
+        # Of several devices it is this one that counts, not the current one.
+        with torch.cuda.device(device):
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast and stored != torch.float16 else torch.float16
     if device.type == "mps":
         return torch.float16 if stored == torch.float16 else torch.bfloat16
     return torch.bfloat16 if _cpu_is_fast_in_bfloat16() else torch.float32

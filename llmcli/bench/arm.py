@@ -102,7 +102,7 @@ def _measure(runner: Runner, plan: Plan, tell: Callable[[dict[str, object]], Non
             tell({"measure": "decode_tokens_per_s", "size": step.size, "value": (step.tokens - 1) / run.rest_s})
     torch = sys.modules.get("torch")
     if torch is not None and torch.device(plan.device).type == "cuda" and plan.arm != "llama.cpp":
-        tell({"measure": "device_memory_bytes", "size": None, "value": torch.cuda.max_memory_allocated()})
+        tell({"measure": "device_memory_bytes", "size": None, "value": torch.cuda.max_memory_allocated(plan.device)})
     tell({"how": runner.how})
 
 

@@ -50,7 +50,8 @@ class FromPinned:
     def fetch(self, source: Tensor, put: Callable[[Tensor], object]) -> Callable[[], object]:
         """See `Fetching`."""
         there = source.to(self._device, non_blocking=True)
-        fetched = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        # Whoever waits for it sleeps: readers that wait busily would take the processor from those that read.
+        fetched = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         fetched.record(torch.cuda.current_stream(self._device))
         put(there)
         wait: Callable[[], object] = fetched.synchronize

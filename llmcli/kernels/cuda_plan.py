@@ -135,24 +135,23 @@ class Plan:
             for module, count in ((attention.q_norm, heads), (attention.k_norm, kv_heads))
         )
         in_group = heads // kv_heads * tokens
-        rows = min(64, max(ROWS, triton.next_power_of_2(in_group)))
         splits = max(1, min(_MOST_SPLITS, -(-self._launches.programs // kv_heads)))
         block = max(16, triton.next_power_of_2(size))
+        tile = _attention_tile(in_group, block * self._model.dtype.itemsize)
         parts = self._launches.new("parts", tokens * heads * size, splits)
         sums = self._launches.new("sums", tokens * heads * 2, splits)
         scaling = layer.query_scaling
         cos, sin = rotation or (self._launches.none, self._launches.none)
         self._launches.add(
-            attend, (kv_heads, splits, -(-in_group // rows)), qkv, table, self.inputs, queries.weight, queries.bias,
-            keys.weight, keys.bias, cos, sin, parts, sums,
+            attend, (kv_heads, splits, -(-in_group // tile["rows"])), qkv, table, self.inputs,
+            queries.weight, queries.bias, keys.weight, keys.bias, cos, sin, parts, sums,
             config.norm_eps, config.qkv_clip or 0.0, attention.attend.scale, config.attention_softcap or 0.0,
             scaling.beta if scaling else 0.0, scaling.interval if scaling else 1, scaling.offset if scaling else 0,
             heads=heads, kv_heads=kv_heads, real=size, rotary=0 if rotation is None else 2 * cos.shape[1],
             window=layer.window or 0, chunk=layer.chunk or 0, norm=normed, kind=queries.kind,
             clipped=config.qkv_clip is not None, capped=config.attention_softcap is not None,
-            scaled=scaling is not None, tokens=tokens, splits=splits, rows=rows, fresh=ROWS,
-            keys=64 if block * rows <= 2048 else 32, block=block, stored=TYPES[self._model.dtype],
-            operand=self._launches.operand,
+            scaled=scaling is not None, tokens=tokens, splits=splits, fresh=ROWS, block=block,
+            stored=TYPES[self._model.dtype], operand=self._launches.operand, **tile,
         )  # fmt: skip
         mixed = self._launches.new("mixed", heads * size)
         sinks = attention.sinks
@@ -170,3 +169,14 @@ class Plan:
             self._launches.linear([matrix(projection)], x, y, residual=onto, factor=factor)
 
         return self._launches.normed_onto(residual, output, name, compute)
+
+
+def _attention_tile(in_group: int, head_bytes: int) -> dict[str, int]:
+    """Rows and keys of a product, and warps, for so many rows in a group and heads of so many bytes.
+
+    Queries, and several stages of keys and values, fit into the 99 KiB that the smallest cards give a program, and the
+    sums into its registers; what `attend` takes is in the compiled kernels, which a test reads.
+    """
+    rows = min(64, max(ROWS, triton.next_power_of_2(in_group)), max(ROWS, 16384 // head_bytes))
+    keys = 64 if rows * head_bytes <= 4096 else 32 if head_bytes <= 512 else 16
+    return {"rows": rows, "keys": keys, "num_warps": 8 if head_bytes >= 512 and rows * head_bytes >= 16384 else 4}

@@ -16,8 +16,9 @@ from torch import Tensor
 from llmcli.kernels import DeviceStep, NoKernelError, readable_logits
 from llmcli.kernels.cuda_plan import STATE, Plan
 from llmcli.kernels.cuda_rotations import Rotations
-from llmcli.kernels.cuda_support import slower_step, unsupported
+from llmcli.kernels.cuda_support import first_line, slower_step, unsupported
 from llmcli.kernels.readable_step import ReadableStep
+from llmcli.kernels.recording import recorded
 from llmcli.model import KVCache, Transformer
 
 # A plan for each number of tokens up to which it is used.
@@ -52,6 +53,8 @@ class CudaStep:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._plans: dict[int, Plan] = {}
         self._instead: DeviceStep | None = None
+        # Tokens at a time that the kernels read.
+        self._most = _SIZES[-1]
         self._plan(1)
 
     @property
@@ -76,7 +79,8 @@ class CudaStep:
             raise ValueError("there is no such token")
         if self._instead is not None:
             return self._instead.forward(ids, cache, only_last=only_last)
-        if len(ids) > 1 and (only_last or len(ids) > _SIZES[-1]):
+        # A text's first tokens too, be it one: nobody waits for kernels to be compiled before seeing what follows.
+        if not cache.length or len(ids) > self._most or (only_last and len(ids) > 1):
             return readable_logits(self._model, ids, cache, only_last=only_last)
         plan = self._plan(next(size for size in _SIZES if size >= len(ids)))
         if not self._run(plan, cache, torch.tensor(list(ids))):
@@ -92,13 +96,14 @@ class CudaStep:
             PromptTooLongError: as for `forward`.
         """
         self._model.check_positions(cache.length + 1)
-        if self._instead is None and self._run(self._plan(1), cache, token):
-            return self._plan(1).logits[:1]
-        assert self._instead is not None
-        return self._instead.forward_unseen(token, cache)
+        if self._instead is not None:
+            return self._instead.forward_unseen(token, cache)
+        if not self._run(self._plan(1), cache, token):
+            return self.forward_unseen(token, cache)
+        return self._plan(1).logits[:1]
 
     def _run(self, plan: Plan, cache: KVCache, ids: Tensor) -> bool:
-        """Make a plan's logits after `ids`, wherever these are; whether that worked, or another step takes over."""
+        """Make a plan's logits after `ids`, wherever these are; whether that worked, or another way is to be taken."""
         self._enter(cache, len(ids))
         first = self._rotations.reach(cache, plan.tokens)
         # Pinned memory is given back when the copy has been made, not before.
@@ -122,20 +127,25 @@ class CudaStep:
         return self._plans[tokens]
 
     def _begin(self, plan: Plan) -> bool:
-        """Launch a plan, and record it; whether that worked, or the readable model's step takes over."""
+        """Launch a plan, and record it; whether that worked, or another way is to be taken."""
         # The first time each launch by itself, which compiles what is not compiled yet. The prompt has been read by
         # then, so that no first token waits for it.
         try:
             plan.launch()
             if self._captures:
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    plan.launch()
-                self._graphs[plan.tokens] = graph
+                self._graphs[plan.tokens] = recorded(plan.launch, self._model.device)
         except Exception as error:
             # Whatever a compiler, its linker or a driver may raise: there is a way without them.
-            lines = str(error).splitlines() or [type(error).__name__]
-            step, reason = slower_step(self._model, f"Triton: {lines[0]}")
+            if plan.tokens > 1:
+                self._most = 1
+                return False
+            if self._pdl:
+                # Some drivers launch kernels that begin while others end, but do not record them.
+                self._pdl = False
+                self._plans.clear()
+                self._graphs.clear()
+                return False
+            step, reason = slower_step(self._model, f"Triton: {first_line(error)}")
             self._instead = step or ReadableStep(self._model, reason)
             return False
         return True

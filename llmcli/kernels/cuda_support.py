@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
+from subprocess import CalledProcessError
 
 import torch
 
@@ -50,12 +52,15 @@ def cuda_step(model: Transformer, reason: str | None) -> tuple[DeviceStep | None
     First the kernels, then a graph of the readable model's step.
     """
     if not reason:
-        from llmcli.kernels.cuda_step import CudaStep
-
         try:
+            from llmcli.kernels.cuda_step import CudaStep
+
             return CudaStep(model), ""
         except NoKernelError as error:
             reason = str(error)
+        except ImportError as error:
+            # A library that it needs is not there, or of another version.
+            reason = f"Triton cannot be imported: {first_line(error)}"
     return slower_step(model, reason)
 
 
@@ -63,7 +68,19 @@ def slower_step(model: Transformer, reason: str) -> tuple[DeviceStep | None, str
     """A graph of the readable model's step where, for some `reason`, the kernels cannot run; or why there is none."""
     from llmcli.kernels.graph_step import GraphStep
 
+    # Those of other makers have graphs too, but nobody has seen whether they give the same there.
+    if model.device.type == "cuda" and torch.version.cuda is None:
+        return None, reason
     try:
         return GraphStep(model, reason), ""
     except NoKernelError as error:
         return None, f"{reason}, and no CUDA graph: {error}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line."""
+    if isinstance(error, CalledProcessError):
+        # Its own words are a command of many lines; what went wrong has been printed by the program.
+        program = Path(error.cmd[0] if isinstance(error.cmd, list) else str(error.cmd).split()[0]).name
+        return f"{program} failed with exit code {error.returncode}"
+    return (str(error).splitlines() or [type(error).__name__])[0]

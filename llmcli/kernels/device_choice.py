@@ -22,6 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from llmcli.kernels.recording import recorded
+
 # Of how many candidates a draw is made: each has a graph of its own. More are as many as there are.
 _WIDTHS = 64, 1024
 
@@ -176,11 +178,8 @@ class DeviceChoice:
             self._seen.index_fill_(0, self.token, True)
 
     def _recorded(self) -> torch.cuda.CUDAGraph | None:
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._compute()
+            return recorded(self._compute, self.token.device)
         except RuntimeError:
             # Then each operation is asked for by itself.
             return None
-        return graph

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from llmcli.kernels import NoKernelError, readable_logits, readable_path
 from llmcli.kernels.cuda_rotations import Rotations
+from llmcli.kernels.cuda_support import first_line
+from llmcli.kernels.recording import recorded
 from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
 from llmcli.model.experts import Experts
 from llmcli.model.packed import PackedMatrix
@@ -112,15 +114,15 @@ class GraphStep:
                 self._graph.replay()
                 return
             except RuntimeError as error:
-                self._graph, self._refused = None, str(error).splitlines()[0]
+                self._graph, self._refused = None, first_line(error)
         self._logits = self._pass(cache)
         self._ran = True
 
     def _record(self, cache: KVCache) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        def run() -> None:
             self._logits = self._pass(cache)
-        return graph
+
+        return recorded(run, self._model.device)
 
     def _pass(self, cache: KVCache) -> Tensor:
         """Logits (1, 1, V) of the token that `inputs` tell of."""

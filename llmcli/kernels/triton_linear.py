@@ -142,7 +142,8 @@ def embed(
 ):  # fmt: skip
     """Embedding of each of `ids` (M,), times `factor`, plus that of its position: `y` (M, K).
 
-    `table` is dense, or the bytes of packed blocks.
+    `table` is dense, or the bytes of packed blocks. Those of `ids` beyond the number that `state` tells are as good as
+    any; they get the position of the last, for there may be none after it.
     """
     let_next_start(pdl)
     wait_for_previous(pdl)
@@ -165,5 +166,6 @@ def embed(
             value = (code - 128).to(tl.float32) * scale
     value *= factor
     if learned:
-        value += tl.load(positions + (tl.load(state) + token) * size + k, mask=k < size, other=0.0).to(tl.float32)
+        position = tl.load(state) + tl.minimum(token, tl.load(state + 1) - 1)
+        value += tl.load(positions + position * size + k, mask=k < size, other=0.0).to(tl.float32)
     tl.store(y + token * size + k, value, mask=k < size)

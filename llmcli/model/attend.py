@@ -5,6 +5,8 @@ Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TypeAlias
 
 import torch
@@ -53,14 +55,19 @@ class SoftmaxAttention(nn.Module):
             return torch.cat(rows, dim=2)
         if not self.fused or sinks is not None:
             return self._explicitly(q, k, v, mask, sinks)
-        if q.shape[2] == 1:
-            # There is one query, so the query heads of a group can stand in the place of T: no copy of k and v.
-            grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K, D)
+        with _without_plans() if q.is_cuda else nullcontext():
+            if mask is None and q.shape[2] > 1:
+                return F.scaled_dot_product_attention(
+                    q, k, v, is_causal=True, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
+                )
+            # The query heads of a group stand in the place of further queries: no copy of k and v, which a GPU's
+            # kernels would make, as those that take a mask need not share keys among heads.
+            groups = q.shape[1] // k.shape[1]
+            grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K * T, D)
+            if mask is not None and groups > 1:
+                mask = mask.repeat(groups, 1)  # (H/K * T, S)
             mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=self.scale)
-            return mixed.flatten(1, 2).unsqueeze(2)
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
+            return mixed.reshape(*q.shape[:3], v.shape[3])
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None) -> Tensor:
         """How much each of the queries `q` (B, H, T, D) takes of each key `k` (B, K, S, D): float32, (B, H, T, S).
@@ -96,6 +103,21 @@ class SoftmaxAttention(nn.Module):
             mixed = weights.reshape(batch, kv_heads, -1, seen) @ v  # (B, K, H/K * T, D')
             parts.append(mixed.view(batch, heads, -1, v.shape[3]))
         return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+
+
+@contextmanager
+def _without_plans() -> Iterator[None]:
+    """Fused attention by any kernels of a GPU but cuDNN's, which PyTorch 2.11 and later prefer.
+
+    They are planned for each number of queries and of keys anew, so for nearly every prompt, which takes 0.4 s
+    (https://github.com/modelscope/FunASR/issues/3704).
+    """
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled)
 
 
 def visible_keys(layer: LayerConfig, start: int, new: int, device: torch.device) -> Tensor | None:

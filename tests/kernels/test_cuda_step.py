@@ -176,16 +176,28 @@ def test_a_prompt_is_read_by_the_readable_model(smollm: Transformer) -> None:
     assert step.forward(IDS[:20], fresh(smollm), only_last=False).shape == (20, 70)
 
 
+def test_no_first_token_waits_for_a_compiler(smollm: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(_plan: object) -> None:
+        raise AssertionError("kernels are compiled by their first launch")
+
+    monkeypatch.setattr("llmcli.kernels.cuda_plan.Plan.launch", launch)
+    for prompt in ([5], IDS):
+        ours = CudaStep(smollm).forward(prompt, fresh(smollm))
+        assert error(ours, read(smollm, fresh(smollm), prompt)[-1:]) < 1e-6
+
+
 def test_what_is_not_covered_is_said(tmp_path: Path, smollm: Transformer) -> None:
     with pytest.raises(NoKernelError, match="latent attention"):
         CudaStep(made("deepseek v3", tmp_path))
     with pytest.raises(NoKernelError, match="float64"):
         CudaStep(copy.deepcopy(smollm).double())
     step = CudaStep(smollm)
-    with pytest.raises(ValueError, match="cache"):
-        step.forward([1], KVCache(smollm.config, dtype=torch.bfloat16, device=DEVICE))
-    with pytest.raises(ValueError, match="cache"):
-        step.forward([1], KVCache(smollm.config, batch=2, device=DEVICE))
+    for cache in (
+        KVCache(smollm.config, dtype=torch.bfloat16, device=DEVICE), KVCache(smollm.config, batch=2, device=DEVICE)
+    ):  # fmt: skip
+        cache.advance(1)
+        with pytest.raises(ValueError, match="cache"):
+            step.forward([1], cache)
 
 
 def test_learned_positions_end(tmp_path: Path) -> None:

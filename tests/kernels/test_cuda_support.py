@@ -16,7 +16,7 @@ from llmcli.checkpoint.packing import make_room, planned_bits
 from llmcli.engine import Engine, SamplingParams
 from llmcli.engine.events import Finish, Step
 from llmcli.kernels import why_no_kernel
-from llmcli.kernels.cuda_support import cuda_step, reads_packed, unsupported
+from llmcli.kernels.cuda_support import cuda_step, first_line, reads_packed, unsupported
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
 from llmcli.model.packed import Bits
 from tests.kernels.making import pack_model
@@ -117,6 +117,74 @@ def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: p
         if packed
         else "readable model in a CUDA graph, float32 (Triton: Failed to find C compiler.)"
     )
+
+
+@INTERPRETED
+def test_kernels_that_cannot_overlap_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.kernels.cuda_plan import Plan
+    from llmcli.kernels.cuda_step import CudaStep
+
+    model, launched = made(PLAIN), []
+    step, _ = cuda_step(model, None)
+    assert isinstance(step, CudaStep)
+    launch = Plan.launch
+
+    def fail_once(plan: Plan) -> None:
+        launched.append(plan)
+        if len(launched) == 1:
+            raise RuntimeError("CUDA error: operation not supported")
+        launch(plan)
+
+    monkeypatch.setattr("llmcli.kernels.cuda_plan.Plan.launch", fail_once)
+    step._pdl = True
+    cache, other = model.new_cache(), model.new_cache()
+    theirs = torch.cat([model(torch.tensor([[token]]), other)[0] for token in (5, 6, 7)])
+    ours = [step.forward([5], cache), step.forward_unseen(torch.tensor([6]), cache).clone(), step.forward([7], cache)]
+    assert torch.allclose(torch.cat(ours), theirs, atol=1e-5)
+    # The plan that failed was made anew, and is the one that goes on.
+    assert launched[0] is not launched[1] is launched[2] and not step._pdl
+    assert step.name.startswith("triton kernels")
+
+
+@INTERPRETED
+def test_several_tokens_that_do_not_compile_leave_single_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.kernels.cuda_plan import Plan
+
+    model = made(PLAIN)
+    step, _ = cuda_step(model, None)
+    assert step is not None
+    launch = Plan.launch
+
+    def fail(plan: Plan) -> None:
+        if plan.tokens > 1:
+            raise RuntimeError("out of resource: shared memory")
+        launch(plan)
+
+    monkeypatch.setattr("llmcli.kernels.cuda_plan.Plan.launch", fail)
+    cache, ids = model.new_cache(), [5, 6, 7, 8, 9]
+    theirs = model(torch.tensor([ids]), model.new_cache())[0]
+    ours = [step.forward(ids[:2], cache, only_last=False), step.forward(ids[2:4], cache, only_last=False)]
+    assert torch.allclose(torch.cat([*ours, step.forward(ids[4:], cache)]), theirs, atol=1e-5)
+    assert step.name.startswith("triton kernels")
+
+
+def test_a_library_that_cannot_be_imported_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llmcli.kernels.cuda_step", None)
+    step, _ = cuda_step(made(PLAIN), None)
+    assert step is not None and "(Triton cannot be imported: " in step.name
+
+
+def test_the_readable_model_on_gpus_that_are_not_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr(Transformer, "device", CUDA)
+    assert cuda_step(made(PLAIN), "this PyTorch is not for CUDA") == (None, "this PyTorch is not for CUDA")
+
+
+def test_what_a_compiler_says_is_told_in_a_line() -> None:
+    command = ["/usr/bin/gcc", "main.c", "-I", "a folder"]
+    assert first_line(subprocess.CalledProcessError(1, command)) == "gcc failed with exit code 1"
+    assert first_line(RuntimeError("one\ntwo")) == "one"
+    assert first_line(AssertionError()) == "AssertionError"
 
 
 @INTERPRETED

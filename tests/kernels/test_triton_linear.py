@@ -132,6 +132,18 @@ def test_embeddings(kind: str) -> None:
     close(y, 1.5 * matrix[ids] + positions[11:15].float())
 
 
+def test_rows_that_stand_for_no_token_have_no_position_of_their_own() -> None:
+    # A text of which two tokens are left: what lies behind the last position is not to be read.
+    table, positions = random(50, 16), torch.full((9, 16), torch.nan, device=DEVICE)
+    positions[:7] = 0.5
+    y, state = torch.zeros(4, 16, device=DEVICE), torch.tensor([5, 2, 0, 0], device=DEVICE)
+    embed[(4,)](
+        torch.zeros(4, dtype=torch.int64, device=DEVICE), table, positions, state, y, 1.0,
+        size=16, bits=0, learned=True, block=16, pdl=False,
+    )  # fmt: skip
+    close(y, table[0] + torch.full_like(y, 0.5))
+
+
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 def test_norm_of_what_is_added(kind: str) -> None:
     columns = 70
