@@ -22,8 +22,11 @@ from llmcli.model.packed import Bits, blocks_shape
 
 # Where no context was asked for, room for a short talk: the cache grows as the text does.
 _UNASKED_CONTEXT = 1024
-# Tokens of a prompt that are read at a time.
-_READ_AT_ONCE = 512
+# Tokens of a prompt that are read at a time, by type of device.
+_READ_AT_ONCE = {"cuda": 2048}
+_READ_AT_ONCE_ELSEWHERE = 512
+# A packed matrix is unpacked there in pieces of so many values: each as a code, as float32 and in the model's type.
+_UNPACKED_VALUES, _UNPACKED_BYTES = 1 << 24, 12
 # Contexts that are worth offering are multiples of this.
 _CONTEXT_STEP = 256
 
@@ -55,11 +58,17 @@ class Wish:
     """Weights that are not packed could be."""
 
 
-def footprint(model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, context: int | None) -> Footprint:
-    """What `model`, which may be on `meta`, takes with the parameters in `planned` packed and the others in `dtype`."""
+def footprint(
+    model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, context: int | None, device: torch.device
+) -> Footprint:
+    """What `model`, which may be on `meta`, will take on `device`, those in `planned` packed and others in `dtype`."""
     weights = sum(kept_bytes(model, planned, dtype).values())
     tokens = min(context or _UNASKED_CONTEXT, model.config.context_length)
-    return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), _working(model.config, tokens, dtype))
+    working = _working(model.config, tokens, dtype, device)
+    if device.type == "cuda" and planned:
+        largest = max(math.prod(model.get_parameter(name).shape[-2:]) for name in planned)
+        working += _UNPACKED_BYTES * min(_UNPACKED_VALUES, largest)
+    return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), working)
 
 
 def kept_bytes(model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype) -> dict[str, int]:
@@ -98,7 +107,7 @@ def foresee(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, *, na
 
 
 def _needed(model: Transformer, checkpoint: Checkpoint | None, wish: Wish) -> Footprint:
-    return footprint(model, planned_bits(model, wish.packing, checkpoint), wish.dtype, wish.context)
+    return footprint(model, planned_bits(model, wish.packing, checkpoint), wish.dtype, wish.context, wish.device)
 
 
 def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, free: int) -> Iterator[str]:
@@ -114,31 +123,31 @@ def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, fr
                 continue  # as it is, which asks for less of a change
             planned = planned_bits(model, packing, checkpoint)
             flags = [flag] * bool(flag) + ["--dtype bfloat16"] * (dtype != wish.dtype)
-            needed = footprint(model, planned, dtype, wish.context)
+            needed = footprint(model, planned, dtype, wish.context, wish.device)
             if needed.total <= free:
                 fitting.add(flag)
                 yield f"{' '.join(flags)} ({in_words(needed.total)})"
             elif wish.context is not None:
-                longest = _longest_context(model, planned, dtype, wish.context, free)
+                longest = _longest_context(model, planned, dtype, wish.context, wish.device, free)
                 if longest:
                     yield " ".join([*flags, f"--context {longest}"])
 
 
 def _longest_context(
-    model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, context: int, free: int
+    model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, context: int, device: torch.device, free: int
 ) -> int:
     """The longest context below the one asked for that fits; 0 if none does."""
     fits, too_long = 0, -(-min(context, model.config.context_length) // _CONTEXT_STEP)
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        if footprint(model, planned, dtype, middle * _CONTEXT_STEP).total <= free:
+        if footprint(model, planned, dtype, middle * _CONTEXT_STEP, device).total <= free:
             fits = middle
         else:
             too_long = middle
     return fits * _CONTEXT_STEP
 
 
-def _working(config: ModelConfig, tokens: int, dtype: torch.dtype) -> int:
+def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
     """Bytes of activations while a piece of a prompt is read: the widest part of a block, and a row of logits."""
     experts = (layer.experts for layer in config.layers if layer.experts is not None)
     widest = max(
@@ -146,9 +155,10 @@ def _working(config: ModelConfig, tokens: int, dtype: torch.dtype) -> int:
         *((one.intermediate_size * one.chosen + one.shared_size) for one in experts),
         (config.num_heads + 2 * config.num_kv_heads) * config.head_dim,
     )
-    piece = min(tokens, _READ_AT_ONCE)
+    piece = min(tokens, _READ_AT_ONCE.get(device.type, _READ_AT_ONCE_ELSEWHERE))
     # The residual stream, what is added to it and its norm; gate, up and their product.
     activations = piece * (3 * config.hidden_size + 3 * widest) * dtype.itemsize
-    mask = piece * tokens
+    # As it is, and as numbers that are added to the scores.
+    mask = piece * tokens * (1 + dtype.itemsize)
     # Logits, and probabilities made of them, in float32.
     return activations + mask + 2 * config.vocab_size * torch.float32.itemsize

@@ -60,14 +60,23 @@ class SoftmaxAttention(nn.Module):
                 return F.scaled_dot_product_attention(
                     q, k, v, is_causal=True, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
                 )
-            # The query heads of a group stand in the place of further queries: no copy of k and v, which a GPU's
-            # kernels would make, as those that take a mask need not share keys among heads.
-            groups = q.shape[1] // k.shape[1]
-            grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, K, H/K * T, D)
-            if mask is not None and groups > 1:
-                mask = mask.repeat(groups, 1)  # (H/K * T, S)
-            mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=self.scale)
-            return mixed.reshape(*q.shape[:3], v.shape[3])
+            heads = q.view(len(q), k.shape[1], -1, *q.shape[2:])  # (B, K, H/K, T, D)
+            step = heads.shape[2] if mask is None else max(1, _SCORES_AT_ONCE // mask.numel())
+            parts = [
+                self._grouped(heads[:, :, first : first + step], k, v, mask) for first in range(0, heads.shape[2], step)
+            ]
+            return (torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]).flatten(1, 2)
+
+    def _grouped(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Of queries `q` (B, K, N, T, D), N for each kv head: (B, K, N, T, D').
+
+        They stand in the place of further queries: no copy of `k` and `v`, nor scores of all at a time, which PyTorch
+        makes on a GPU where heads that share keys have a mask.
+        """
+        if mask is not None and q.shape[2] > 1:
+            mask = mask.repeat(q.shape[2], 1)  # (N T, S)
+        mixed = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask, scale=self.scale)
+        return mixed.view(*q.shape[:4], v.shape[3])
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None) -> Tensor:
         """How much each of the queries `q` (B, H, T, D) takes of each key `k` (B, K, S, D): float32, (B, H, T, S).

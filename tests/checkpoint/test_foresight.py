@@ -39,7 +39,7 @@ def have(monkeypatch: pytest.MonkeyPatch, nbytes: int | None) -> None:
 
 def takes(checkpoint: Checkpoint, packing: Packing | None, dtype: torch.dtype, context: int | None) -> int:
     model = meta_model(checkpoint.config)
-    return footprint(model, planned_bits(model, packing, checkpoint), dtype, context).total
+    return footprint(model, planned_bits(model, packing, checkpoint), dtype, context, CPU).total
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
@@ -50,7 +50,7 @@ def test_weights_and_cache_are_what_they_come_to(
 ) -> None:
     checkpoint = open_checkpoint(save(tiny_model(family, tie_word_embeddings=tied), tmp_path))
     shadow = meta_model(checkpoint.config)
-    told = footprint(shadow, planned_bits(shadow, packing, checkpoint), torch.bfloat16, 128)
+    told = footprint(shadow, planned_bits(shadow, packing, checkpoint), torch.bfloat16, 128, CPU)
     model = load_weights(checkpoint, CPU, torch.bfloat16, packing=packing)
     packed = {id(module): module.nbytes for module in model.modules() if isinstance(module, PackedMatrix)}
     assert told.weights == sum(parameter.nbytes for parameter in model.parameters()) + sum(packed.values())
@@ -158,3 +158,15 @@ def test_the_library_says_so_too(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     have(monkeypatch, 1000)
     with pytest.raises(llmcli.errors.OutOfMemoryError, match=r"takes .* cpu has 0.0 MiB free"):
         llmcli.load(folder, device="cpu", context_length=100)
+
+
+def test_a_gpu_reads_more_at_a_time(folder: Path) -> None:
+    model = meta_model(open_checkpoint(folder).config)
+    planned = planned_bits(model, "int4", None)
+    here, there = (
+        footprint(model, planned, torch.bfloat16, 4096, torch.device(device)) for device in ("cpu", "cuda:1")
+    )
+    assert (there.weights, there.cache) == (here.weights, here.cache)
+    # Four times the activations, and what a matrix is unpacked to.
+    largest = max(parameter.numel() for parameter in model.parameters())
+    assert 2 * here.working + 12 * largest < there.working < 4 * here.working + 12 * largest

@@ -58,6 +58,20 @@ def test_every_position(name: str, tmp_path: Path) -> None:
     assert step.name == "readable model in a CUDA graph, float32 (a reason)"
 
 
+@pytest.mark.parametrize("name", [*NAMES, "packed"])
+def test_no_number_is_asked_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tensors of `meta` have no values: what needs one, and would wait for a GPU or end a recording, fails.
+    model = made("gpt-2" if name == "packed" else name, tmp_path).cpu()
+    model = (pack_model(model, 4) if name == "packed" else model).to("meta")
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    step, cache = GraphStep(model, ""), model.new_cache()
+    with torch.inference_mode():
+        cache.begin(5)
+        cache.advance(5)
+    token = torch.zeros(1, dtype=torch.int64, device="meta")
+    assert step.forward_unseen(token, cache).shape == (1, model.config.vocab_size)
+
+
 def test_two_caches_and_a_text_that_is_taken_back(tmp_path: Path) -> None:
     model = made("mistral, window shorter than the text", tmp_path)
     step, caches = GraphStep(model, ""), [fresh(model), fresh(model)]
