@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,5 +83,6 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, CalledProcessError):
         # Its own words are a command of many lines; what went wrong has been printed by the program.
         program = Path(error.cmd[0] if isinstance(error.cmd, list) else str(error.cmd).split()[0]).name
-        return f"{program} failed with exit code {error.returncode}"
+        headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
+        return f"{program} failed with exit code {error.returncode}" + ("" if headers else ", as Python.h is not there")
     return (str(error).splitlines() or [type(error).__name__])[0]

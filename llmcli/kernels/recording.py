@@ -34,13 +34,16 @@ def recorded(launch: Callable[[], object], device: torch.device) -> torch.cuda.C
             launch()
         except BaseException:
             # An interruption too: nothing may go on being recorded.
-            _failed.append(graph)
             with suppress(RuntimeError):
-                graph.capture_end()
+                _end(graph)
             raise
-        try:
-            graph.capture_end()
-        except BaseException:
-            _failed.append(graph)
-            raise
+        _end(graph)
     return graph
+
+
+def _end(graph: torch.cuda.CUDAGraph) -> None:
+    try:
+        graph.capture_end()
+    except BaseException:
+        _failed.append(graph)
+        raise

@@ -28,7 +28,7 @@ _LLAMA_8B = ModelConfig(
 )  # fmt: skip
 # Between them all that is decided when a kernel is compiled: norms, softcaps, windows, biases, sinks, experts.
 _GEMMA_2 = replace(
-    _LLAMA_8B, hidden_size=2304, intermediate_size=9216, num_heads=8, num_kv_heads=4, head_dim=256,
+    _LLAMA_8B, hidden_size=2304, intermediate_size=9216, num_heads=8, num_kv_heads=1, head_dim=256,
     layers=(LayerConfig(RopeConfig(1e4, 256), window=4096),), norm=NormStyle(plus_one=True), placement="sandwich",
     activation="gelu_tanh", attention_softcap=50.0, logit_softcap=30.0, embed_scale=48.0, qk_norm="head",
 )  # fmt: skip
@@ -48,7 +48,8 @@ _MODELS: dict[str, tuple[ModelConfig, Bits | None, tuple[int, ...]]] = {
     "llama": (_LLAMA_8B, None, (1, 16)),
     "llama in 4 bits": (_LLAMA_8B, 4, (1,)),
     "llama in 8 bits": (_LLAMA_8B, 8, (1,)),
-    "gemma 2": (_GEMMA_2, None, (1,)),
+    # As many rows in the products of attention as there can be, of as large heads.
+    "gemma 2": (_GEMMA_2, None, (16,)),
     "gpt-oss in 4 bits": (_GPT_OSS, 4, (4,)),
     "gpt-2 in 8 bits": (_GPT_2, 8, (8,)),
 }

@@ -180,9 +180,12 @@ def test_the_readable_model_on_gpus_that_are_not_for_cuda(monkeypatch: pytest.Mo
     assert cuda_step(made(PLAIN), "this PyTorch is not for CUDA") == (None, "this PyTorch is not for CUDA")
 
 
-def test_what_a_compiler_says_is_told_in_a_line() -> None:
-    command = ["/usr/bin/gcc", "main.c", "-I", "a folder"]
-    assert first_line(subprocess.CalledProcessError(1, command)) == "gcc failed with exit code 1"
+def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    failure = subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c", "-I", "a folder"])
+    assert first_line(failure) == "gcc failed with exit code 1, as Python.h is not there"
+    (tmp_path / "Python.h").touch()
+    assert first_line(failure) == "gcc failed with exit code 1"
     assert first_line(RuntimeError("one\ntwo")) == "one"
     assert first_line(AssertionError()) == "AssertionError"
 
