@@ -48,6 +48,7 @@ class GraphStep:
         self._inputs = torch.zeros(3, dtype=torch.int64, device=model.device)
         self._logits = torch.empty(0)
         self._entered: tuple[weakref.ref[KVCache], int] | None = None
+        self._memories: list[tuple[int, int, int, torch.Size]] = []
         self._ran, self._refused = False, ""
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -96,7 +97,10 @@ class GraphStep:
         cache.begin(1)
         if self._entered is not None and self._entered[0]() is cache and self._entered[1] == cache.moves:
             return
-        self._graph, self._ran = None, False
+        # A new text often has the memory of the one before.
+        memories = [(keys.data_ptr(), values.data_ptr(), first, keys.shape) for keys, values, first in cache.layers]
+        if memories != self._memories:
+            self._graph, self._ran, self._memories = None, False, memories
         for keys, values, first in cache.layers:
             # Masked, but what was never written may be no number, and no weight is small enough for that.
             for memory in (keys, values):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +41,11 @@ def fresh(model: Transformer) -> KVCache:
 def expected(model: Transformer, ids: list[int] = IDS) -> torch.Tensor:
     logits: torch.Tensor = model(torch.tensor([ids], device=DEVICE), fresh(model))[0]
     return logits.float()
+
+
+def without_pinning(make: Callable[..., torch.Tensor], *arguments: Any, **options: Any) -> torch.Tensor:
+    """Memory that a GPU reads by itself is only to be had where there is one."""
+    return make(*arguments, **{**options, "pin_memory": torch.cuda.is_available() and options.get("pin_memory", False)})
 
 
 def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -82,6 +91,30 @@ def test_two_caches_and_a_text_that_is_taken_back(tmp_path: Path) -> None:
                 cache.truncate(1)
             ours = step.forward([text[cache.length]], cache)
             assert error(ours, expected(model, text[: cache.length])[-1:]) < 5e-6
+
+
+def test_what_is_recorded_serves_the_next_text_in_the_same_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Graph:
+        """A recording that is made by running it, and runs it again."""
+
+        def __init__(self, step: GraphStep, cache: KVCache) -> None:
+            recorded.append(self)
+            self.replay = lambda: setattr(step, "_logits", step._pass(cache))
+
+    recorded: list[Graph] = []
+    model = made("gpt-2", tmp_path)
+    step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
+    monkeypatch.setattr(GraphStep, "_record", lambda step, cache: Graph(step, cache))
+    monkeypatch.setattr("torch.cuda.device", lambda _device: nullcontext())
+    step._captures = True
+    monkeypatch.setattr("torch.tensor", partial(without_pinning, torch.tensor))
+    for text, graphs in ((IDS[:6], 1), (IDS[6:12], 1), (IDS[:12], 2)):
+        cache.truncate(0)
+        ours = torch.cat([step.forward([token], cache) for token in text])
+        assert error(ours, expected(model, text)) < 5e-6
+        assert len(recorded) == graphs
 
 
 def test_packed_weights(tmp_path: Path) -> None:
