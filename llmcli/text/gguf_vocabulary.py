@@ -15,6 +15,7 @@ from tokenizers import decoders, models, processors
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.end_of_turn import KNOWN_END_OF_TURN
+from llmcli.text.library import told
 from llmcli.text.pretokenizers import BOS_BY_DEFAULT, IGNORES_MERGES, gguf_pre_tokenizer
 from llmcli.text.sentencepiece_bpe import sentencepiece_bpe, set_space_rules
 from llmcli.text.token_bytes import byte_of
@@ -67,7 +68,7 @@ def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backen
     defaults = {"bos": 11, "eos": 11} if byte_level else {"bos": 1, "eos": 2, "unknown": 0}
     ids = {role: vocabulary.token_id(name, defaults.get(name)) for role, name in _ROLES.items()}
     special_tokens = {role: vocabulary.tokens[index] for role, index in ids.items() if index is not None}
-    try:
+    with told(f"{source} has a damaged tokenizer"):
         backend = _byte_level(vocabulary) if byte_level else _sentencepiece(vocabulary, ids["unk_token"])
         add_tokens(backend, vocabulary, space_runs=byte_level)
         pre = metadata.get(f"{_KEY}pre")
@@ -75,11 +76,6 @@ def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backen
         if bos is not None and vocabulary.flag("add_bos_token", pre in BOS_BY_DEFAULT if byte_level else True):
             text = vocabulary.tokens[bos]
             backend.post_processor = processors.TemplateProcessing(single=[text, "$A"], special_tokens=[(text, bos)])
-    except (CheckpointError, MemoryError):
-        raise
-    except Exception as error:
-        # The library has only one exception class for whatever it finds wrong.
-        raise vocabulary.error(f"{error}.") from error
     return backend, special_tokens
 
 

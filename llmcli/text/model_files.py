@@ -9,6 +9,7 @@ from tokenizers import processors
 
 from llmcli.errors import CheckpointError
 from llmcli.text.guarded import without_surrogates
+from llmcli.text.library import told
 from llmcli.text.sentencepiece_backend import sentencepiece_backend
 from llmcli.text.sentencepiece_bpe import SpacePrefix
 from llmcli.text.sentencepiece_model import read_sentencepiece_model
@@ -38,14 +39,12 @@ def model_file_backend(
     begin = [ids["bos_token"]] if "bos_token" in ids and _flag(tokenizer_config, "add_bos_token", True, source) else []
     end = [ids["eos_token"]] if "eos_token" in ids and _flag(tokenizer_config, "add_eos_token", False, source) else []
     if begin or end:
-        try:
+        # The library gives `$` and `:` in a token a meaning of their own, and refuses some.
+        with told(f"{source} has a damaged tokenizer"):
             backend.post_processor = processors.TemplateProcessing(
                 single=[*(token for token, _ in begin), "$A", *(token for token, _ in end)],
                 special_tokens=[*begin, *end],
             )
-        except ValueError as error:
-            # The library gives `$` and `:` in a token a meaning of their own.
-            raise model.vocabulary.error(f"{error}.") from error
     return backend, model.roles
 
 

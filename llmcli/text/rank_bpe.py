@@ -10,6 +10,7 @@ from tokenizers import AddedToken, decoders, models, processors
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
+from llmcli.text.library import told
 from llmcli.text.pretokenizers import byte_level_pre_tokenizer
 from llmcli.text.token_bytes import byte_alphabet
 
@@ -57,7 +58,7 @@ def rank_bpe_backend(
     spellings = {token: spelling for token in ranked if (spelling := _spelled(token)) not in ids}
     ids |= {spelling: first_id + ranks[token] for token, spelling in spellings.items()}
     merges = [(spellings[left], spellings[right]) for left, right in _merges(ranked, spellings.keys())]
-    try:
+    with told(f"{source} has a damaged tokenizer"):
         backend = Backend(models.BPE(ids, merges, ignore_merges=True))
         backend.pre_tokenizer = byte_level_pre_tokenizer(words)
         backend.decoder = decoders.ByteLevel()
@@ -65,11 +66,6 @@ def rank_bpe_backend(
         backend.add_tokens([token for token in special.values() if not token.special])
         if bos in ids:
             backend.post_processor = processors.TemplateProcessing(single=[bos, "$A"], special_tokens=[(bos, ids[bos])])
-    except MemoryError:
-        raise
-    except Exception as error:
-        # The library has only one exception class for whatever it finds wrong.
-        raise CheckpointError(f"{source} has a damaged tokenizer: {error}.") from error
     return backend
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Regex, models, normalizers
 from tokenizers import Tokenizer as Backend
 
-from llmcli.errors import CheckpointError
+from llmcli.text.library import told
 from llmcli.text.sentencepiece_bpe import SpacePrefix, sentencepiece_bpe, set_space_rules
 from llmcli.text.sentencepiece_model import BPE, SentencePieceModel
 from llmcli.text.typed_vocabulary import NORMAL, SPACE, UNKNOWN, USER_DEFINED, add_tokens
@@ -23,7 +23,7 @@ def sentencepiece_backend(model: SentencePieceModel, *, prefix: SpacePrefix) -> 
         CheckpointError: rules or pieces that make no tokenizer.
     """
     vocabulary = model.vocabulary
-    try:
+    with told(f"{vocabulary.source} has a damaged tokenizer"):
         if model.kind == BPE:
             unknown = vocabulary.types.index(UNKNOWN) if UNKNOWN in vocabulary.types else None
             backend = Backend(sentencepiece_bpe(vocabulary, model.scores, unknown, byte_fallback=model.byte_fallback))
@@ -37,11 +37,6 @@ def sentencepiece_backend(model: SentencePieceModel, *, prefix: SpacePrefix) -> 
             strip=prefix != "none" or model.remove_extra_spaces,
         )
         add_tokens(backend, vocabulary, space_runs=False)
-    except (CheckpointError, KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        # The library has one exception class for whatever it finds wrong; a panic is no subclass of Exception.
-        raise vocabulary.error(f"{error}.") from error
     return backend
 
 

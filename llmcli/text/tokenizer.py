@@ -80,7 +80,7 @@ class Tokenizer:
         with told(f"{source} is not a valid tokenizer"):
             backend = Backend.from_str(text.decode() if isinstance(text, bytes) else text)
             mended = mend_mistral_words(backend)
-            tokenizer = cls._with_files_beside(backend, {}, source, tokenizer_config, special_tokens_map, added_tokens)
+        tokenizer = cls._with_files_beside(backend, {}, source, tokenizer_config, special_tokens_map, added_tokens)
         if mended:
             tokenizer.notes = (
                 f"{source} cuts words by a rule the model was not trained with, a known fault of older conversions; "
@@ -147,7 +147,8 @@ class Tokenizer:
         backend, special_tokens = gguf_backend(metadata, source=source)
         tokens = metadata["tokenizer.ggml.tokens"]
         assert isinstance(tokens, Sized)
-        return cls(backend, special_tokens, source=source, vocab_size=len(tokens))
+        with told(f"{source} has a damaged tokenizer"):
+            return cls(backend, special_tokens, source=source, vocab_size=len(tokens))
 
     @classmethod
     def _with_files_beside(
@@ -161,9 +162,10 @@ class Tokenizer:
     ) -> Tokenizer:
         """`backend` with the tokens that only other files know; `roles` holds where they are silent."""
         named = dict(roles) | named_special_tokens(tokenizer_config, special_tokens_map)
-        add_listed_tokens(backend, tokenizer_config, added_tokens, source=source)
-        mark_special(backend, named)
-        return cls(backend, named, source=source)
+        with told(f"{source} is not a valid tokenizer"):
+            add_listed_tokens(backend, tokenizer_config, added_tokens, source=source)
+            mark_special(backend, named)
+            return cls(backend, named, source=source)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text from outside: whatever it spells, no control token comes out of it.

@@ -86,6 +86,7 @@ def check(outcome: Outcome, code: int, says: Sequence[str], *, stdout: bytes | N
     if stdout is not None:
         assert outcome.stdout == stdout
     assert "Traceback" not in outcome.stderr
+    assert "panicked at" not in outcome.stderr
     assert "bug in llmcli" not in outcome.stderr
     # Nothing that drives a terminal, whatever a file is called or says.
     assert not [char for char in outcome.stderr if not (char == "\n" or char.isprintable())], ascii(outcome.stderr)

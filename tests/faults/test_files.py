@@ -245,6 +245,16 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     # tokenizer
     "tokenizer is not JSON": (named("tokenizer.json", "{"), 4, ("tokenizer.json",)),
     "tokenizer nested deeply": (named("tokenizer.json", '{"a":' * 50_000), 4, ("tokenizer.json",)),
+    "tokenizer at which its library panics": (
+        as_json("tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        4,
+        ("tokenizer.json is not a valid tokenizer",),
+    ),
+    "text at which the library of tokenizers panics": (
+        as_json("tokenizer.json", normalizer={"type": "Prepend", "prepend": ""}),
+        4,
+        ("tokenizer.json cannot encode some text",),
+    ),
     "tokenizer larger than the model": (
         as_json(
             "tokenizer.json",
