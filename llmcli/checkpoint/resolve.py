@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.checkpoint import hub_cache, starter, store
-from llmcli.checkpoint.aliases import aliases
+from llmcli.checkpoint.aliases import aliases, meant_by
 from llmcli.checkpoint.hub import fetch_model
 from llmcli.checkpoint.hub_files import HubName, parse_hub_name
 from llmcli.checkpoint.store import Progress, no_progress
@@ -49,7 +50,7 @@ def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None =
     path = _existing_path(name)
     if path is not None:
         return path
-    meant = aliases().get(name)
+    meant = meant_by(name)
     if meant is not None:
         name = meant
         path = _existing_path(name)
@@ -162,7 +163,7 @@ def _starter(fetch: bool, progress: Progress) -> Path:
 def _as_hub_name(name: str) -> HubName | None:
     """The hub name that `resolve` would take `name` for, if it would."""
     if _stat(name) is None:
-        name = aliases().get(name, name)
+        name = meant_by(name) or name
     if _stat(name) is not None or starter.STARTER.called(name) or store.find(name) is not None:
         return None
     return parse_hub_name(name)
@@ -204,7 +205,9 @@ def _has_gguf_magic(path: Path) -> bool:
 
 
 def _nearest(name: str) -> str:
-    known = [model.name for model in local_models()] + [starter.STARTER.aliases[0], *aliases()]
+    known = [model.name for model in local_models()] + [starter.STARTER.aliases[0]]
+    with suppress(UsageError):
+        known += aliases()
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
     return "" if not close else f" (did you mean {' or '.join(by_lower[candidate] for candidate in close)}?)"

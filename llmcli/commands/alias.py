@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llmcli.errors import UsageError
 from llmcli.views import terminal
 
 app = typer.Typer(name="alias", help="Short names for models, for use wherever one is named.", no_args_is_help=True)
@@ -19,9 +20,12 @@ def set_(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="What it stands for, as -m takes it.")],
 ) -> None:
     """Let a name stand for a model; an alias of that name is replaced."""
-    from llmcli.checkpoint.aliases import set_alias
+    from llmcli.checkpoint.aliases import aliases_path, set_alias
 
-    terminal.note(f"{name} is {set_alias(name, model)}.")
+    target, aside = set_alias(name, model)
+    if aside is not None:
+        terminal.note(f"{aliases_path()} held no aliases that could be read; it is kept as {aside}.")
+    terminal.note(f"{name} is {target}.")
 
 
 @app.command("list")
@@ -29,11 +33,16 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON obj
     """Show all aliases and what they stand for."""
     from llmcli.checkpoint.aliases import aliases
 
-    known = aliases()
+    damaged = False
+    try:
+        known = aliases()
+    except UsageError as error:
+        terminal.note(str(error))
+        known, damaged = {}, True
     if as_json:
         terminal.write_line(json.dumps(known, ensure_ascii=False))
         return
-    if not known:
+    if not (known or damaged):
         terminal.note("There are no aliases; `llm alias set NAME MODEL` makes one.")
     width = max(map(len, known), default=0)
     for name, model in known.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,11 @@ def find(name: str) -> PromptTemplate:
     """
     path = _path(name)
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
+        status = path.stat()
+        # A FIFO would be waited for.
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{path} is not a file.")
+        if status.st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is larger than any prompt.")
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:

@@ -15,6 +15,7 @@ else:
 
 # What is said anew each time.
 _ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out"}
+_LARGEST_BYTES = 16 << 20
 
 
 def settings_path() -> Path:
@@ -32,12 +33,14 @@ def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
     `further` are the commands of rooms that this one does not know.
 
     Raises:
-        UsageError: the file is not TOML, or names a setting that no command has.
+        UsageError: the file is too large, is not TOML, or names a setting that no command has.
     """
     path = settings_path()
     try:
         if not path.is_file():
             return {}
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise UsageError(f"{path} is larger than any list of settings.")
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         # A home directory that cannot be read is no reason not to work.

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from llmcli.checkpoint import resolve
 from llmcli.checkpoint.aliases import aliases_path
-from llmcli.errors import UsageError
+from llmcli.errors import ModelNotFoundError, UsageError
 from tests.commands.running import llm
 from tests.puppet import chain, write_puppet
 
@@ -72,14 +73,35 @@ def test_what_makes_no_sense_is_refused(arguments: list[str], code: int, why: st
     assert json.loads(llm("alias", "list", "--json").stdout) == {"known": "owner/name"}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
-def test_a_damaged_file_is_named(content: str) -> None:
-    aliases_path().parent.mkdir(parents=True)
-    aliases_path().write_text(content)
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', "[" * 90_000, "\xff"])
+def test_a_damaged_file_is_named_and_never_lost(content: str, home: Path) -> None:
+    path = aliases_path()
+    path.parent.mkdir(parents=True)
+    path.write_text(content, encoding="latin-1")
     with pytest.raises(UsageError, match=r"aliases\.json"):
         resolve.resolve("a")
-    assert b"There are no aliases" not in llm("alias", "list").stderr
-    # Its owner can mend it: it is not written anew with nothing in it but the last one.
-    for change in (["set", "a", "b"], ["rm", "a"]):
-        assert llm("alias", *change).returncode == 2
-    assert aliases_path().read_text() == content
+    # Names that no alias can have mean what they always mean.
+    with pytest.raises(ModelNotFoundError, match="owner/name"):
+        resolve.resolve("owner/name", fetch=False)
+    listed = llm("alias", "list")
+    assert (listed.returncode, listed.stdout) == (0, b"")
+    assert str(path) in listed.stderr.decode() and b"There are no aliases" not in listed.stderr
+    # There is nothing to forget, and its owner can still mend it.
+    assert llm("alias", "rm", "a").returncode == 2
+    assert path.read_text(encoding="latin-1") == content
+    for number, name in enumerate(("a", "b"), 1):
+        done = llm("alias", "set", name, "owner/name")
+        aside = path.with_name(f"aliases.damaged-{number}")
+        assert (done.returncode, str(aside) in done.stderr.decode()) == (0, True)
+        assert aside.read_text(encoding="latin-1") == content
+        assert json.loads(path.read_text()) == {name: "owner/name"}
+        path.write_text(content, encoding="latin-1")
+
+
+def test_what_cannot_be_read_is_not_written_over(home: Path) -> None:
+    aliases_path().parent.mkdir(parents=True)
+    os.mkfifo(aliases_path())
+    for arguments in (["set", "a", "b"], ["rm", "a"], ["list"]):
+        done = llm("alias", *arguments)
+        assert (done.returncode, b"is not a file" in done.stderr) == (0 if arguments == ["list"] else 2, True)
+    assert aliases_path().is_fifo()

@@ -101,6 +101,15 @@ STORES: dict[str, tuple[Callable[[Path], None], list[str], int, tuple[str, ...]]
         2,
         ("t.toml",),
     ),
+    "settings of a terabyte": (huge_at(f"{CONFIG}/config.toml"), ["list"], 2, ("config.toml is larger",)),
+    "aliases of a terabyte": (huge_at(f"{CONFIG}/aliases.json"), ["show", "a"], 2, ("aliases.json",)),
+    "aliases are a FIFO": (fifo_at(f"{CONFIG}/aliases.json"), ["show", "a"], 2, ("aliases.json is not a file",)),
+    "prompt template is a FIFO": (
+        fifo_at(f"{CONFIG}/templates/t.toml"),
+        ["generate", "-T", "t", "Hi"],
+        2,
+        ("t.toml is not a file",),
+    ),
     "data is a file": (placed("XDG_DATA_HOME", b""), ["pull", "starter"], 1, ("XDG_DATA_HOME",)),
     "chat of noise": (placed(f"{DATA}/conversations/x.jsonl", b"\x1b\xff\n"), ["chats", "show", "x"], 1, ("line 1",)),
     "chat nested deeply": (

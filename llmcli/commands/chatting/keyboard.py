@@ -178,7 +178,8 @@ def _history(*, quiet: bool) -> History:
     path = Path(platformdirs.user_data_dir("llmcli")) / "history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        # Without O_NONBLOCK, opening a FIFO would wait for a reader.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o600))
         path.chmod(0o600)
         return FileHistory(str(path))
     except OSError as error:
