@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -46,8 +45,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON obj
         terminal.note("There are no aliases; `llm alias set NAME MODEL` makes one.")
     width = max(map(len, known), default=0)
     for name, model in known.items():
-        line = f"{name.ljust(width)}  {model}"
-        terminal.write_line(terminal.visible(line) if terminal.is_terminal(sys.stdout) else line)
+        terminal.write_line(f"{name.ljust(width)}  {model}")
 
 
 @app.command("rm")

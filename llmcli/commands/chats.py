@@ -51,13 +51,13 @@ def list_chats(
     widths = [max((len(str(each[key])) for each in rows), default=0) for key in ("messages", "model")]
     for each in rows:
         messages, model = str(each["messages"]).rjust(widths[0]), str(each["model"]).ljust(widths[1])
-        _print(f"{each['id']}  {messages} messages  {model}  {each['title']}")
+        terminal.write_line(f"{each['id']}  {messages} messages  {model}  {each['title']}")
 
 
 @app.command("show")
 def show_chat(conversation: Id) -> None:
     """Print a conversation as Markdown."""
-    _export(conversation, Format.MARKDOWN, screen=True)
+    _export(conversation, Format.MARKDOWN)
 
 
 @app.command("export")
@@ -66,7 +66,7 @@ def export_chat(
     form: Annotated[Format, typer.Option("--format", "-f", help="json or markdown.")] = Format.JSON,
 ) -> None:
     """Write a conversation to standard output, for other programs or for people."""
-    _export(conversation, form, screen=False)
+    _export(conversation, form)
 
 
 @app.command("rm")
@@ -84,15 +84,15 @@ def remove_chat(
         except LlmcliError:
             about = ""  # a damaged one can be removed as well
         # Not `typer.confirm`: even with err=True it writes a space to stdout.
-        typer.echo(f"Remove {path.stem}{terminal.visible(about)}? [y/N] ", err=True, nl=False)
+        typer.echo(terminal.visible(f"Remove {path.stem}{about}? [y/N] "), err=True, nl=False)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             typer.echo("Nothing was removed.", err=True)
             raise typer.Exit(1)
     remove_conversation(path)
-    typer.echo(f"Removed {path.stem}.", err=True)
+    typer.echo(terminal.visible(f"Removed {path.stem}."), err=True)
 
 
-def _export(name: str, form: Format, *, screen: bool) -> None:
+def _export(name: str, form: Format) -> None:
     from llmcli.conversations.export import as_json, as_markdown
     from llmcli.conversations.files import find_conversation, read_conversation
 
@@ -100,10 +100,7 @@ def _export(name: str, form: Format, *, screen: bool) -> None:
     if damage:
         terminal.note(damage)
     text = as_markdown(tree) if form is Format.MARKDOWN else json.dumps(as_json(tree), ensure_ascii=False, indent=2)
-    if screen:
-        _print(text.rstrip("\n"))
-    else:
-        terminal.write_line(text.rstrip("\n"))
+    terminal.write_line(text.rstrip("\n"))
 
 
 def _row(name: str, tree: Tree) -> dict[str, object]:
@@ -114,7 +111,3 @@ def _row(name: str, tree: Tree) -> dict[str, object]:
         "messages": len(tree.path()),
         "title": " ".join(tree.title().split())[:80],
     }
-
-
-def _print(text: str) -> None:
-    terminal.write_line(terminal.visible(text) if terminal.is_terminal(sys.stdout) else text)

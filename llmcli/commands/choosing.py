@@ -112,7 +112,7 @@ def choose(
         rest = {name: getattr(result, name) for name in ("covered", "prompt_tokens", "read_tokens", "choices")}
         terminal.write_line(json_line(SCHEMA, value | rest))
     else:
-        terminal.write_line(terminal.visible(best.text) if terminal.is_terminal(terminal.stdout()) else best.text)
+        terminal.write_line(best.text)
     if table:
         terminal.console_err().print(answers_view(result, top))
     if min_prob is not None and best.prob < min_prob:

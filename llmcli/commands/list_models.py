@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.views.terminal import is_terminal, visible
+from llmcli.views import terminal
 
 if TYPE_CHECKING:
     from llmcli.checkpoint.resolve import LocalModel
@@ -24,11 +24,11 @@ def list_models(
 
     models = local_models()
     if as_json:
-        typer.echo(json.dumps([_as_json(model) for model in models], indent=2))
+        terminal.write_line(json.dumps([_as_json(model) for model in models], indent=2))
     elif models:
-        typer.echo(_table(models))
+        terminal.write_line(_table(models))
     else:
-        typer.echo("No models here yet; `llm pull` fetches the starter model.", err=True)
+        terminal.note("No models here yet; `llm pull` fetches the starter model.")
 
 
 def _as_json(model: LocalModel) -> dict[str, object]:
@@ -47,8 +47,9 @@ def _table(models: list[LocalModel]) -> str:
 
     rows = [("NAME", "SIZE", "KIND", "WHERE")]
     rows += [(model.name, _size(model.bytes), model.kind, f"{model.place}: {_short(model.path)}") for model in models]
-    if is_terminal(sys.stdout):
-        rows = [(visible(name), size, kind, visible(where)) for name, size, kind, where in rows]
+    if terminal.is_terminal(sys.stdout):
+        # Before it is measured.
+        rows = [(terminal.visible(name), size, kind, terminal.visible(where)) for name, size, kind, where in rows]
     widths = [max(cell_len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for name, size, kind, where in rows:

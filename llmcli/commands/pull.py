@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
+from llmcli.views import terminal
 from llmcli.views.progress import progress_bar
-from llmcli.views.terminal import is_terminal, visible
 
 
 def pull(
@@ -22,4 +21,4 @@ def pull(
 
     with progress_bar() as progress:
         path = str(resolve.pull(name, progress))
-    typer.echo(visible(path) if is_terminal(sys.stdout) else path)
+    terminal.write_line(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,7 +79,7 @@ def _show_templates(parts: TextParts, *, as_json: bool) -> None:
         return
     for name, source in parts.templates.items():
         terminal.note(f"{name}, from {parts.template_origin}, sha256 {hashes[name]}:")
-        terminal.write_line(terminal.visible(source) if terminal.is_terminal(sys.stdout) else source)
+        terminal.write_line(source)
 
 
 def _how_it_runs(checkpoint: Checkpoint) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -54,7 +53,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON arr
     width = max((len(template.name) for template in found), default=0)
     for template in found:
         first = (template.prompt.strip().splitlines() or [""])[0]
-        _print(f"{template.name.ljust(width)}  {first if len(first) <= 80 else first[:79] + '…'}")
+        terminal.write_line(f"{template.name.ljust(width)}  {first if len(first) <= 80 else first[:79] + '…'}")
 
 
 @app.command("show")
@@ -69,7 +68,7 @@ def show(
         return
     if template.system is not None:
         terminal.note(f"System prompt: {template.system}")
-    _print(template.prompt)
+    terminal.write_line(template.prompt)
 
 
 @app.command("rm")
@@ -86,7 +85,3 @@ def _plain(template: PromptTemplate) -> dict[str, object]:
         "system": template.system,
         "places": list(template.places),
     }
-
-
-def _print(text: str) -> None:
-    terminal.write_line(terminal.visible(text) if terminal.is_terminal(sys.stdout) else text)

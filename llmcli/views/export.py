@@ -6,6 +6,8 @@ import io
 import re
 from typing import TYPE_CHECKING
 
+from llmcli.views.terminal import visible
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -20,14 +22,15 @@ def as_html(view: RenderableType) -> str:
 
 def as_svg(view: RenderableType, title: str, *, width: int = WIDTH) -> str:
     """`view` as an SVG picture of a terminal window with that `title`, so many columns wide."""
+    picture = _recorded(view, width).export_svg(title=visible(title))
     # Rich links fonts of a network; whoever opens the file may have none, and its reading is nobody's business.
-    return _FONTS_AND_CREDITS.sub("", _recorded(view, width).export_svg(title=title)).replace("Fira Code", "monospace")
+    return _FONTS_AND_CREDITS.sub("", picture).replace("Fira Code", "monospace")
 
 
 def _recorded(view: RenderableType, width: int = WIDTH) -> Console:
-    from rich.console import Console
+    from llmcli.views.safe_console import SafeConsole
 
-    console = Console(
+    console = SafeConsole(
         file=io.StringIO(),
         record=True,
         width=width,

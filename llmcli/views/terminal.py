@@ -81,7 +81,9 @@ def stdout() -> TextIO:
 
 
 def write_line(line: str) -> None:
-    """Write a line of data to stdout, in UTF-8 whatever the locale, at once."""
+    """Write a line of data to stdout, in UTF-8 whatever the locale, at once; made visible where someone sees it."""
+    # JSON stays JSON: what is left to escape there is spelled as JSON spells it.
+    line = visible(line) if is_terminal(stdout()) else line
     stdout().buffer.write(f"{line}\n".encode("utf-8", errors="replace"))
     stdout().flush()
 
@@ -133,12 +135,12 @@ def _broken_at_words(message: str) -> str:
 
 
 def _console(stream: TextIO) -> Console:
-    from rich.console import Console
+    from llmcli.views.safe_console import SafeConsole
 
     styled = shows_color(stream)
     # Asked for by --color where no terminal says what it can: the palette that every pager and terminal knows.
     palette: Literal["auto", "256"] = "auto" if can_redraw(stream) else "256"
-    return Console(
+    return SafeConsole(
         file=stream,
         color_system=palette if styled else None,
         no_color=not styled,
@@ -156,7 +158,8 @@ def _is_dumb() -> bool:
 _VISIBLE = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: "\u2421",
-    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
-    **{code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))},
-    **{code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)},
+    **{
+        code: f"\\u{code:04x}"
+        for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+    },
 }

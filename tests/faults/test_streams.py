@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.faults.models import sound_gguf
 from tests.faults.running import PATIENCE_S, check, command, environment, run
 from tests.puppet import chain, loop, write_puppet
 
+DRIVING = "\x1b]0;owned\x07\x9b2J\u202e\r"
 HOSTILE = b"a\x1b]52;c;eA==\x07b\x1b[2Jc\x08\r\x9b31m[/b]"
 
 
@@ -123,6 +126,83 @@ def test_what_a_model_says_is_itself_in_a_pipe_and_harmless_on_a_terminal(hostil
     words = child.before.replace(b"\x1b[2K", b"").replace(b"\x1b[?25l", b"").replace(b"\x1b[?25h", b"")
     words = words.replace(b"\x1b[1A", b"")
     assert b"\x1b" not in words and b"\x07" not in words and b"\x08" not in words
+
+
+def on_a_terminal(arguments: Sequence[object], home: Path) -> str:
+    """What a command writes to one that can do everything."""
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "llmcli", *map(str, arguments)],
+        env={**environment(home), "TERM": "xterm-256color"},
+        timeout=PATIENCE_S,
+        dimensions=(24, 200),
+    )
+    child.expect(pexpect.EOF)
+    child.close()
+    # The doctor finds something.
+    assert child.exitstatus == (1 if arguments[0] == "doctor" else 0), child.before
+    # As a program reads it that decodes bytes first, as terminals do.
+    return str(child.before.decode("utf-8", errors="replace"))
+
+
+STYLE_OR_LINE_END = re.compile(r"\x1b\[[0-9;]*m|\r\n")
+
+
+@pytest.fixture(scope="module")
+def driving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home full of names and texts that would drive a terminal."""
+    home = tmp_path_factory.mktemp("driving")
+    models, settings = home / "XDG_DATA_HOME/llmcli/models", home / "XDG_CONFIG_HOME/llmcli"
+    models.mkdir(parents=True)
+    (settings / "templates").mkdir(parents=True)
+    sound_gguf(models / f"m{DRIVING}.gguf", general__name=f"n{DRIVING}", tokenizer__chat_template=f"t{DRIVING}")
+    (settings / "aliases.json").write_text(json.dumps({"a": f"b{DRIVING}"}))
+    (settings / "templates/t.toml").write_text(f"prompt = {json.dumps(f'p{DRIVING}')}")
+    chats = home / "XDG_DATA_HOME/llmcli/conversations"
+    chats.mkdir()
+    lines = [
+        {"kind": "begin", "id": "c", "time": f"{DRIVING}", "program": "llmcli", "version": 1},
+        {"kind": "settings", "model": f"m{DRIVING}", "source": None, "system": f"s{DRIVING}"},
+        {"kind": "question", "n": 1, "after": 0, "text": f"q{DRIVING}", "time": "t"},
+        {"kind": "reply", "n": 2, "after": 1, "model": f"m{DRIVING}", "sampling": {}, "time": "t"},
+        {"kind": "more", "n": 2, "text": f"r{DRIVING}", "ids": [1]},
+        {"kind": "end", "n": 2, "reason": "stop"},
+    ]
+    (chats / "c.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return home
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list"],
+        ["list", "--json"],
+        ["show", "MODEL"],
+        ["show", "MODEL", "--json"],
+        ["show", "MODEL", "--template"],
+        ["show", "MODEL", "--template", "--json"],
+        ["doctor", "MODEL"],
+        ["inspect", "tokens", f"x{HOSTILE.decode('latin-1')}", "-m", "MODEL"],
+        ["inspect", "tokens", f"x{HOSTILE.decode('latin-1')}", "-m", "MODEL", "--json"],
+        ["alias", "list"],
+        ["alias", "list", "--json"],
+        ["template", "show", "t"],
+        ["template", "list", "--json"],
+        ["chats", "list"],
+        ["chats", "list", "--json"],
+        ["chats", "show", "c"],
+        ["chats", "export", "c"],
+        ["chats", "export", "c", "-f", "markdown"],
+        ["config", "generate", "-s", f"s{HOSTILE.decode('latin-1')}"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_that_is_shown_drives_a_terminal(arguments: list[str], driving: Path) -> None:
+    model = next((driving / "XDG_DATA_HOME/llmcli/models").iterdir()).stem
+    shown = on_a_terminal([model if each == "MODEL" else each for each in arguments], driving)
+    plain = STYLE_OR_LINE_END.sub("\n", shown)
+    assert plain.strip()
+    assert not [char for char in plain if not (char == "\n" or char.isprintable())], ascii(plain)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator
 
 import pytest
+from rich.columns import Columns
+from rich.console import Group
+from rich.markdown import Markdown
+from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
 from llmcli.views import terminal
+from llmcli.views.export import as_html, as_svg
 from llmcli.views.progress import progress_bar
 
 
@@ -49,7 +57,7 @@ def test_nothing_that_drives_a_terminal_stays_and_everything_else_does() -> None
         ("\x1b[31mred\x1b[0m", "␛[31mred␛[0m"),
         ("\x1b]52;c;eA==\x07", "␛]52;c;eA==␇"),
         ("a\rb\x08c\x7f\x00", "a␍b␈c␡␀"),
-        ("\x9b2J", "\\x9b2J"),
+        ("\x9b2J", "\\u009b2J"),
         ("abc\u202edef", "abc\\u202edef"),
         ("tab\tline\n", "tab\tline\n"),
         ("👩‍👩‍👧 é [/INST] [link=x]", "👩‍👩‍👧 é [/INST] [link=x]"),
@@ -165,3 +173,31 @@ def test_a_note_is_broken_at_words_on_a_terminal_only(monkeypatch: pytest.Monkey
 
 def test_a_terminal_that_does_not_know_its_size_has_the_usual_one() -> None:
     assert terminal.size(io.StringIO()) == (80, 24)
+
+
+def test_no_view_drives_the_terminal_whatever_it_forgot_to_make_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "a\x1b]0;owned\x07b\x9b2Jc\u202e"
+    table = Table(hostile, title=hostile, caption=Text(hostile))
+    table.add_row(Panel(Markdown(hostile)), Text(hostile, style="bold"))
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    terminal.console_out().print(Group(table, Columns([hostile, hostile])), hostile)
+    written = screen.getvalue()
+    assert "\x1b[1m" in written and "owned" in written
+    # Its own styles are all there is.
+    written = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert terminal.visible(written) == written
+    assert not {"\x1b", "\x07", "\x9b"} & set(as_html(table) + as_svg(table, hostile))
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_data_is_harmless_to_who_sees_it_and_itself_to_a_program(seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = json.dumps({"text": "\\\x9b2J\u202e\x7f\x1b"}, ensure_ascii=False)
+    data = io.BytesIO()
+    stream = io.TextIOWrapper(data, encoding="ascii")
+    monkeypatch.setattr(stream, "isatty", lambda: seen)
+    monkeypatch.setattr(sys, "stdout", stream)
+    terminal.write_line(line)
+    written = data.getvalue().decode("utf-8")
+    assert json.loads(written)["text"].replace("\u2421", "\x7f") == json.loads(line)["text"]
+    assert written == f"{terminal.visible(line) if seen else line}\n"
