@@ -98,6 +98,8 @@ def main() -> NoReturn:
     _open_closed_streams()
     # torch runs without NumPy, and so do we; only torch feels the need to mention it.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+    # One text is encoded at a time, for which the library of tokenizers needs no threads of its own.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     code = _run()
     try:
         # Here, not at interpreter exit: an answer that could not be written must not end with code 0.

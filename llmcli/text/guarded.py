@@ -19,7 +19,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
-from llmcli.text.library import told
+from llmcli.text.library import encoded, told
 
 # Takes the place of an untrusted segment where only the others' control tokens are looked for.
 _BLANK = "\ue000"
@@ -126,7 +126,7 @@ class GuardedEncoder:
     def _encoded(self, backend: Backend, text: str) -> Encoding:
         # Whatever the file left out, the library says so only here.
         with told(f"{self._source} cannot encode some text"):
-            return backend.encode(text, add_special_tokens=False)
+            return encoded(backend, text)
 
     def _finished(self, encoding: Encoding, add_special_tokens: bool) -> list[int]:
         if add_special_tokens:

@@ -8,13 +8,45 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+
+from tokenizers import Encoding
+from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError, LlmcliError
 
 _LONGEST_REASON = 300
+# Characters for which a thread of its own takes longer than the work.
+_SHORT = 100
 _STDERR = 2
 # What Rust writes to stderr itself, before anyone can catch it; then follow the reason and perhaps a backtrace.
 _PANIC = re.compile(rb"\n?thread '[^\n]*' (?:\(\d+\) )?panicked at ")
+
+
+def encoded(backend: Backend, text: str) -> Encoding:
+    """`text` with nothing put around it. Ctrl-C and SIGTERM are heeded meanwhile, however long it takes.
+
+    `Backend.encode` keeps the interpreter to itself, so that a megabyte of text, or a hostile expression for words,
+    would hold up every signal. A batch does not, but the thread that waits for it hears nothing either.
+    """
+    if len(text) < _SHORT:
+        return backend.encode(text, add_special_tokens=False)
+    if threading.current_thread() is not threading.main_thread():
+        return backend.encode_batch([text], add_special_tokens=False)[0]
+    done: SimpleQueue[Encoding | BaseException] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put(backend.encode_batch([text], add_special_tokens=False)[0])
+        except BaseException as error:
+            done.put(error)
+
+    # If the wait is broken off, nobody wants what comes of it, and it may take for ever.
+    threading.Thread(target=work, daemon=True).start()
+    found = done.get()
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tokenizers import Regex, models, normalizers
 from tokenizers import Tokenizer as Backend
 
+from llmcli.text.growth import charsmap_growth, refuse_rule
 from llmcli.text.library import told
 from llmcli.text.sentencepiece_bpe import SpacePrefix, sentencepiece_bpe, set_space_rules
 from llmcli.text.sentencepiece_model import BPE, SentencePieceModel
@@ -59,6 +60,7 @@ def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
     """What is done to text before spaces are escaped."""
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
+        refuse_rule(charsmap_growth(model.charsmap), source=model.vocabulary.source)
         charsmap = normalizers.Precompiled(model.charsmap)
         if charsmap.normalize_str("\r") == charsmap.normalize_str("\n"):
             # To the library this pair is one character, of which it would look up the first half only.

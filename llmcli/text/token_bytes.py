@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import UnsupportedModelError
+from llmcli.text.growth import growth, pairs_of, refuse_rule
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -31,6 +32,7 @@ class PieceDecoder:
         """Read the decoder's steps.
 
         Raises:
+            CheckpointError: a token could become far longer than it is spelled.
             UnsupportedModelError: a decoder whose output for a token depends on more than the token and its place.
         """
         self.stripped_spaces = 0
@@ -39,7 +41,9 @@ class PieceDecoder:
         self._byte_fallback = False
         self._replacements: list[tuple[str, str]] = []
         self._dropped_at_start = ""
-        decoder = None if backend.decoder is None else json.loads(backend.decoder.__getstate__())
+        state = b"null" if backend.decoder is None else backend.decoder.__getstate__()
+        refuse_rule(growth(pairs_of(state)), source=source)
+        decoder = json.loads(state)
         fused = False
         for step in _flat(decoder):
             kind = step.get("type")

@@ -10,6 +10,7 @@ from tokenizers import models
 
 from llmcli.errors import CheckpointError
 from llmcli.text.gguf_vocabulary import gguf_backend
+from llmcli.text.growth import refuse_framing, refuse_growth
 from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
 from llmcli.text.library import told
 from llmcli.text.mistral_words import mend_mistral_words
@@ -36,6 +37,7 @@ class Tokenizer:
         # Some files carry the limits of a training run; a prompt is never cut or padded.
         backend.no_truncation()
         backend.no_padding()
+        refuse_framing(backend, source=source)
         self.special_tokens: dict[str, str] = dict(special_tokens)
         """Spelling of each special token that has a role: `bos_token`, `eos_token`, `unk_token`, `pad_token`, ..."""
         if vocab_size is None:
@@ -78,7 +80,9 @@ class Tokenizer:
             UnsupportedModelError: a kind of tokenizer whose tokens cannot be turned into bytes one by one.
         """
         with told(f"{source} is not a valid tokenizer"):
-            backend = Backend.from_str(text.decode() if isinstance(text, bytes) else text)
+            text = text.decode() if isinstance(text, bytes) else text
+            refuse_growth(text, source=source)
+            backend = Backend.from_str(text)
             mended = mend_mistral_words(backend)
         tokenizer = cls._with_files_beside(backend, {}, source, tokenizer_config, special_tokens_map, added_tokens)
         if mended:

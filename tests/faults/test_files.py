@@ -35,6 +35,9 @@ from tests.faults.models import (
 )
 from tests.faults.running import check, fingerprint, run
 
+BLOWN_UP = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+PAIR = [TEXT, {"Sequence": {"id": "B", "type_id": 0}}]
 ARCHITECTURE = pair("general.architecture", 8, text("llama"))
 
 
@@ -255,6 +258,52 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
         4,
         ("tokenizer.json cannot encode some text",),
     ),
+    # Ten lines of rules for which a letter takes more memory than there is, some of them while they are read.
+    "tokenizer that blows text up": (
+        as_json("tokenizer.json", normalizer={"type": "Sequence", "normalizers": [BLOWN_UP] * 4}),
+        4,
+        ("tokenizer.json", "1000000000000 times longer"),
+    ),
+    "tokenizer that says a text a billion times": (
+        as_json(
+            "tokenizer.json",
+            post_processor={
+                "type": "Sequence",
+                "processors": [
+                    {"type": "TemplateProcessing", "single": [TEXT] * 1000, "pair": PAIR, "special_tokens": {}}
+                ]
+                * 3,
+            },
+        ),
+        4,
+        ("tokenizer.json", "1000000000 times longer"),
+    ),
+    "tokenizer that frames a text in billions": (
+        as_json(
+            "tokenizer.json",
+            post_processor={
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "x", "type_id": 0}}] * 10_000 + [TEXT],
+                "pair": PAIR,
+                "special_tokens": {"x": {"id": "x", "ids": [5] * 100_000, "tokens": ["a"] * 100_000}},
+            },
+        ),
+        4,
+        ("tokenizer.json", "1000000000 control tokens"),
+    ),
+    "tokenizer whose words have no end": (
+        as_json(
+            "tokenizer.json",
+            pre_tokenizer={
+                "type": "Split",
+                "pattern": {"Regex": "(x+x+)+y|."},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+        ),
+        4,
+        ("tokenizer.json cannot encode some text", "retry-limit"),
+    ),
     "tokenizer larger than the model": (
         as_json(
             "tokenizer.json",
@@ -308,7 +357,8 @@ def test_folders(name: str, tmp_path: Path) -> None:
     model = sound_folder(tmp_path / "model")
     change(model)
     before = fingerprint(model)
-    check(run(["generate", "-m", model, "-n", 2, "-t", 0, "Hi"], tmp_path), code, says)
+    prompt = "x" * 50 if "words have no end" in name else "Hi"
+    check(run(["generate", "-m", model, "-n", 2, "-t", 0, prompt], tmp_path), code, says)
     assert fingerprint(model) == before
 
 
