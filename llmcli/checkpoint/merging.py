@@ -20,6 +20,7 @@ from torch import Tensor
 from llmcli.checkpoint.edits import Edit
 from llmcli.checkpoint.gguf import read_gguf
 from llmcli.checkpoint.gguf_config import config_values
+from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import read_json_object
 from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
 from llmcli.checkpoint.safetensors_writing import Planned, write_safetensors
@@ -180,13 +181,15 @@ def _write(path: Path, tensors: Sequence[_Tensor], progress: Callable[[int, int]
 
 
 def _copy_beside(folder: Path, to: Path) -> None:
-    """Everything but the weights."""
+    """Everything but the weights. A link that leads outside the model is refused: who made it may want a secret."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and (path.suffix in _BESIDE or path.stem.upper() == "LICENSE"):
             if path.name not in _NOT_COPIED:
-                shutil.copyfile(path, to / path.name)
+                shutil.copyfile(inside(folder, path.name), to / path.name)
         elif path.name == "additional_chat_templates" and path.is_dir():
-            shutil.copytree(path, to / path.name)
+            (to / path.name).mkdir()
+            for each in sorted(inside(folder, path.name).glob("*.jinja")):
+                shutil.copyfile(inside(path, each.name), to / path.name / each.name)
 
 
 def _describe_folder(checkpoint: Checkpoint, to: Path) -> None:

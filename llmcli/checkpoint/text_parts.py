@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.checkpoint.gguf_metadata import GGUFMetadata
+from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import optional_json_object, read_bytes, read_text
 from llmcli.errors import CheckpointError
 from llmcli.text.end_of_turn import stop_ids
@@ -132,7 +133,10 @@ def _folder_tokenizer(folder: Path, tokenizer_config: Mapping[str, object]) -> T
 
 def _folder_templates(folder: Path, tokenizer_config: Mapping[str, object]) -> tuple[dict[str, str], str | None]:
     """The templates by name, and where they come from: a folder of named ones, and the first place of the others."""
-    additional = {path.stem: read_text(path) for path in sorted((folder / _ADDITIONAL_TEMPLATES).glob("*.jinja"))}
+    additional = {}
+    if (folder / _ADDITIONAL_TEMPLATES).is_dir():
+        found = sorted(inside(folder, _ADDITIONAL_TEMPLATES).glob("*.jinja"))
+        additional = {path.stem: read_text(path) for path in found}
     main, origin = _main_templates(folder, tokenizer_config)
     return additional | main, origin or (_ADDITIONAL_TEMPLATES if additional else None)
 

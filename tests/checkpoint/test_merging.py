@@ -136,3 +136,16 @@ def test_files_beside_the_weights_are_kept(tmp_path: Path) -> None:
     merge(open_checkpoint(path), updates(path), tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["my_note"] == "kept"
     assert (tmp_path / "merged" / "LICENSE").exists() and not (tmp_path / "merged" / "pytorch_model.bin").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "additional_chat_templates/a.jinja"])
+def test_what_a_link_leads_to_outside_the_model_is_not_handed_on(name: str, tmp_path: Path) -> None:
+    folder = save(tiny_model("llama"), tmp_path / "model")
+    secret = tmp_path / "id_rsa"
+    secret.write_text("secret")
+    (folder / name).parent.mkdir(exist_ok=True)
+    checkpoint = open_checkpoint(folder)
+    (folder / name).symlink_to(secret)
+    with pytest.raises(CheckpointError, match="outside the model's folder"):
+        merge(checkpoint, [], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

@@ -174,6 +174,13 @@ def lying(**values: object) -> Change:
     return weights(lambda names, data: names["model.norm.weight"].update(values))
 
 
+def templates_linked(folder: Path) -> None:
+    place = folder.parent / "outside"
+    place.mkdir()
+    (place / "secret.jinja").write_text("secret")
+    (folder / "additional_chat_templates").symlink_to(place)
+
+
 FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     # safetensors
     "weights empty": (named("model.safetensors", b""), 4, ("is empty",)),
@@ -221,6 +228,7 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "weights link out": (linked("model.safetensors", "../outside/w.safetensors"), 4, ("outside the model's folder",)),
     "config links out": (linked("config.json", "../outside/c.json"), 4, ("outside the model's folder",)),
     "tokenizer links out": (linked("tokenizer.json", "../outside/t.json"), 4, ("outside the model's folder",)),
+    "templates link out": (templates_linked, 4, ("outside the model's folder",)),
     # config
     "no config": (missing("config.json"), 4, ("config.json",)),
     "config is not JSON": (named("config.json", '{"a": '), 4, ("not valid JSON", "line 1")),
