@@ -15,6 +15,7 @@ import torch
 
 import llmcli
 from llmcli.api import LoadedModel
+from llmcli.kernels import EachStep
 
 TOKENS = 1000
 _F32 = 0  # GGML_TYPE_F32
@@ -31,6 +32,18 @@ def ours() -> LoadedModel:
 def test_perplexity_and_first_choices_are_those_of_llama_cpp(ours: LoadedModel) -> None:
     ids = _ids(ours)
     found, expected = ours.logits(ids), _of_llama_cpp(ours.source, ids)
+    assert abs(_perplexity(found, ids) / _perplexity(expected, ids) - 1) < 0.005
+    assert _agreement(found, expected) >= 0.95
+
+
+@pytest.mark.starter
+def test_what_the_command_computes_with_by_default_is_as_close_to_llama_cpp() -> None:
+    loaded = llmcli.load(device="cpu")
+    if not isinstance(loaded._step(None)[0], EachStep):
+        pytest.skip("the readable model computes here: there is no C compiler")
+    ids = _ids(loaded)
+    found, expected = _of_the_kernel(loaded, ids), _of_llama_cpp(loaded.source, ids)
+    # Found: 14.1852 beside 14.2498, 0.45 % lower, and 96.7 % of the first choices the same.
     assert abs(_perplexity(found, ids) / _perplexity(expected, ids) - 1) < 0.005
     assert _agreement(found, expected) >= 0.95
 
@@ -58,6 +71,16 @@ def _ids(loaded: LoadedModel) -> list[int]:
     ids = loaded.tokenizer.encode((Path(__file__).parents[1] / "LICENSE").read_text())[:TOKENS]
     assert len(ids) == TOKENS
     return ids
+
+
+def _of_the_kernel(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
+    """Logits after each token, which the fast path reads as it reads what it has said itself."""
+    reader = loaded.engine()._reader
+    reader.begin(ids, len(ids))
+    rows = [reader.read(ids[:1])[None]]
+    while reader.length < len(ids):
+        rows.append(reader.read_each(ids[: reader.length + 16]))
+    return torch.cat(rows).float()
 
 
 def _of_llama_cpp(path: Path, ids: list[int], **options: Any) -> torch.Tensor:
