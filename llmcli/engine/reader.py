@@ -64,12 +64,16 @@ class Reader:
         self._each_step = step if isinstance(step, EachStep) else None
         self._device_step = step if isinstance(step, DeviceStep) else None
         self._hooks = Hooks(model)
+        self.is_looked_into = bool(self._hooks)
+        """Whether someone looked into the model, or changed what it computes, when the text was begun."""
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
         self._choice: DeviceChoice | None = None
 
     def begin(self, ids: Sequence[int], expected: int) -> int:
         """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""
+        # Not asked at every token: to look at a thousand empty lists of hooks takes as long as a layer.
+        self.is_looked_into = bool(self._hooks)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
         # The last token is always read: its logits are what generation starts from.
         same = self._cache.reusable(min(same, len(ids) - 1))
@@ -170,18 +174,13 @@ class Reader:
         """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
         return None if observer is not None or self.is_looked_into else self._step
 
-    @property
-    def is_looked_into(self) -> bool:
-        """Whether someone looks into the model, or changes what it computes."""
-        return bool(self._hooks)
-
     def undisturbed(self, observer: Observer | None = None) -> AbstractContextManager[None]:
         """One thread for torch beside a fast path."""
         return nullcontext() if self.fast_step(observer) is None else one_thread()
 
     def path(self, observer: Observer | None = None) -> str:
         """What computes, for people."""
-        step = self.fast_step(observer)
+        step = None if self._hooks else self.fast_step(observer)
         if step is not None:
             return step.name
         return readable_path(self._model, self._why_readable if self._step is None else "to look inside")
