@@ -20,6 +20,12 @@
 
 typedef struct Context Context;
 
+/* What is known of the tokens of a call between the large products: (tokens, ld). */
+typedef struct {
+    float *x, *delta, *q, *k;
+    Input attention_in, output_in, second_in;
+} Rows;
+
 typedef struct {
     Context *context;
     int number;
@@ -27,6 +33,7 @@ typedef struct {
     int core; /* that it has been put on, or -1 */
     Scratch scratch;
     float *scores; /* of experts, three times their number */
+    Rows own, *rows;
 } Worker;
 
 struct Context {
@@ -41,10 +48,12 @@ struct Context {
     const Step *step;
     int width;       /* of a head, rounded up to a vector */
     int most_splits; /* into how many parts a head's keys may be split */
-    /* Of all tokens of a call. */
-    float *x, *delta, *q, *k, *v, *gate, *up, *edited;
+    /* Of all tokens of a call. A single token's norms, rotations and roundings are made by each worker in rows of its
+       own: that takes no longer than to wait for the one who would make them. */
+    Rows shared;
+    float *v, *gate, *up, *edited;
     int64_t ld_hidden, ld_q, ld_kv, ld_inner;
-    Input attention_in, output_in, inner_in, second_in;
+    Input inner_in;
     float *parts; /* (splits, tokens, heads, width + 2): mixtures, then greatest score and sum of exponentials */
     /* Of experts: pairs are a token with an expert it is sent to, sorted by expert. */
     float *routed, *pair_weights, *pair_hidden, *pair_out, *shared_out, *shared_factor;
@@ -53,24 +62,17 @@ struct Context {
     Input pair_in, pair_inner;
     int64_t ld_pair;
     int most_pairs;
-    Memory memory[64];
-    int allocations, failed;
+    Memory memory;
 };
 
-/* Zeros, on a line of the processor's cache. */
-static void *room(Context *c, int64_t bytes) {
-    if (c->failed || c->allocations == 64 || get_zeros(c->memory + c->allocations, bytes)) {
-        c->failed = 1;
-        return NULL;
-    }
-    return c->memory[c->allocations++].data;
-}
+static void *room(Context *c, int64_t bytes) { return get_zeros(&c->memory, bytes); }
 
 static float *floats(Context *c, int64_t count) { return room(c, count * 4); }
 
 /* Room for tokens of up to so many columns, in `slots` of which none is lost to tiles of a width that is no power of 2. */
 static Input input(Context *c, int slots, int columns) {
-    int64_t groups = (columns + GROUP - 1) / GROUP, padded = round_up(slots, TILE);
+    int64_t groups = (columns + GROUP - 1) / GROUP, padded = slots / TILE * TILE;
+    if (slots % TILE) padded += tile_width(slots % TILE, 0);
     Input in = {.ld = round_up(columns, 16)};
     in.rows = floats(c, padded * in.ld);
     in.codes = room(c, padded * groups * CODES);
@@ -88,10 +90,24 @@ static void begin_input(Input *in, int tokens, int columns) {
 
 static void together(Context *c) { barrier_wait(&c->barrier, PATIENCE); }
 
+static int is_single(const Context *c) { return c->step->tokens == 1; }
+
 /* The share of `total` things that falls to a worker: from *first to the result. */
 static int64_t share(const Worker *w, int64_t total, int64_t *first) {
     *first = total * w->number / w->context->threads;
     return total * (w->number + 1) / w->context->threads;
+}
+
+/* The tokens whose rows a worker makes: its share of them, or the only one. */
+static int64_t own_tokens(const Worker *w, int64_t tokens, int64_t *first) {
+    if (!is_single(w->context)) return share(w, tokens, first);
+    *first = 0;
+    return 1;
+}
+
+/* Between making rows that all read and reading them. */
+static void rows_together(const Worker *w) {
+    if (!is_single(w->context)) together(w->context);
 }
 
 typedef struct {
@@ -99,22 +115,38 @@ typedef struct {
     const Input *in;
     float *out;
     int64_t ld;
-    int add;
 } Product;
 
-/* Each worker computes its share of the rows of all products taken together. */
-static void compute(const Worker *w, const Product *products, int count) {
-    int64_t total = 0, first, last, at = 0;
+static int64_t share_of_rows(const Worker *w, const Product *products, int count, int64_t *first) {
+    int64_t total = 0;
     for (int i = 0; i < count; i++) total += row_blocks(products[i].matrix);
-    last = share(w, total, &first);
+    return share(w, total, first);
+}
+
+/* Each worker computes its share of the rows of all products taken together, and then reads on at `next`. */
+static void compute(const Worker *w, const Product *products, int count, const char *next) {
+    int64_t first, last = share_of_rows(w, products, count, &first), at = 0;
     for (int i = 0; i < count; i++) {
         const Product *p = products + i;
         int64_t blocks = row_blocks(p->matrix), from = first - at, to = last - at;
         if (from < 0) from = 0;
         if (to > blocks) to = blocks;
-        if (from < to) multiply(p->matrix, 0, p->in, p->out, p->ld, p->add, (int)from, (int)to);
         at += blocks;
+        const char *then = i + 1 < count && last > at ? block_at(products[i + 1].matrix, 0, 0) : next;
+        if (from < to) multiply(p->matrix, 0, p->in, p->out, p->ld, (int)from, (int)to, then);
     }
+}
+
+/* Where a worker will begin to read. */
+static const char *beginning(const Worker *w, const Product *products, int count) {
+    int64_t first;
+    share_of_rows(w, products, count, &first);
+    for (int i = 0; i < count; i++) {
+        int64_t blocks = row_blocks(products[i].matrix);
+        if (first < blocks) return block_at(products[i].matrix, 0, first);
+        first -= blocks;
+    }
+    return NULL;
 }
 
 /* Where in its text a token stands. */
@@ -129,22 +161,23 @@ static const Segment *memory_of(const Context *c, const Segment *segment, int to
 
 static int is_packed(const Matrix *m) { return m->format >= PACKED4; }
 
-static void embed(Context *c, int token) {
+static void embed(const Worker *w, int token) {
+    const Context *c = w->context;
     const Model *m = &c->model;
-    float *x = c->x + token * c->ld_hidden;
+    float *x = w->rows->x + token * c->ld_hidden;
     read_row(&m->embedding, c->step->ids[token], x);
     for (int i = 0; i < m->hidden; i++) x[i] *= m->embed_scale;
     if (m->positions.data) {
-        float *added = c->delta + token * c->ld_hidden;
+        float *added = w->rows->delta + token * c->ld_hidden;
         read_row(&m->positions, (int)position_of(c->step, token), added);
         for (int i = 0; i < m->hidden; i++) x[i] += added[i];
     }
 }
 
 /* Put a token's normed residual stream into an input. */
-static void enter(Context *c, const Norm *norm, Input *in, int token, int quantised) {
-    float *to = in->rows + token * in->ld;
-    normalise(norm, c->x + token * c->ld_hidden, to, c->model.hidden, 0);
+static void enter(const Worker *w, const Norm *norm, Input *in, int token, int quantised) {
+    const Context *c = w->context;
+    normalise(norm, w->rows->x + token * c->ld_hidden, in->rows + token * in->ld, c->model.hidden, 0);
     if (quantised) quantise(in, token, 0, in->groups);
 }
 
@@ -184,6 +217,39 @@ static void clip(float *x, int n, float limit) {
     for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
 }
 
+static void finish_query(const Worker *w, const Layer *layer, int head, int token) {
+    const Context *c = w->context;
+    finish_head(c, layer, w->rows->q + token * c->ld_q + head * c->model.head_dim, &layer->q_norm, head, token, 1);
+}
+
+static void finish_key(const Worker *w, const Layer *layer, const Segment *segment, int head, int token) {
+    const Context *c = w->context;
+    float *k = w->rows->k + token * c->ld_kv + head * c->model.head_dim;
+    finish_head(c, layer, k, &layer->k_norm, head, token, 0);
+    keep(c, segment->keys, segment, k, head, token);
+}
+
+static void finish_value(const Worker *w, const Segment *segment, int head, int token) {
+    const Context *c = w->context;
+    float *v = c->v + token * c->ld_kv + head * c->model.head_dim;
+    if (c->model.clip > 0) clip(v, c->model.head_dim, c->model.clip);
+    keep(c, segment->values, segment, v, head, token);
+}
+
+/* Norms over all heads of a token. */
+static void finish_whole(const Worker *w, const Layer *layer, int token) {
+    const Context *c = w->context;
+    const Model *m = &c->model;
+    int heads = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+    float *q = w->rows->q + token * c->ld_q, *k = w->rows->k + token * c->ld_kv;
+    normalise(&layer->q_norm, q, q, heads, 0);
+    normalise(&layer->k_norm, k, k, kv, 0);
+    if (m->clip > 0) {
+        clip(q, heads, m->clip);
+        clip(k, kv, m->clip);
+    }
+}
+
 /* Norms, rotation, and keys and values into the cache: each worker some heads of some tokens. */
 static void finish_heads(const Worker *w, const Layer *layer, const Segment *segment) {
     Context *c = w->context;
@@ -192,33 +258,30 @@ static void finish_heads(const Worker *w, const Layer *layer, const Segment *seg
     int64_t first, last;
     if (m->qk_norm == QK_WHOLE) {
         last = share(w, tokens, &first);
-        for (int64_t t = first; t < last; t++) {
-            float *q = c->q + t * c->ld_q, *k = c->k + t * c->ld_kv;
-            normalise(&layer->q_norm, q, q, m->heads * m->head_dim, 0);
-            normalise(&layer->k_norm, k, k, m->kv_heads * m->head_dim, 0);
-            if (m->clip > 0) {
-                clip(q, m->heads * m->head_dim, m->clip);
-                clip(k, m->kv_heads * m->head_dim, m->clip);
-            }
-        }
+        for (int64_t t = first; t < last; t++) finish_whole(w, layer, (int)t);
         together(c);
     }
     last = share(w, (int64_t)tokens * heads, &first);
     for (int64_t i = first; i < last; i++) {
         int token = (int)(i / heads), head = (int)(i % heads);
-        if (head < m->heads) {
-            finish_head(c, layer, c->q + token * c->ld_q + head * m->head_dim, &layer->q_norm, head, token, 1);
-        } else if ((head -= m->heads) < m->kv_heads) {
-            float *k = c->k + token * c->ld_kv + head * m->head_dim;
-            finish_head(c, layer, k, &layer->k_norm, head, token, 0);
-            keep(c, memory_of(c, segment, token)->keys, memory_of(c, segment, token), k, head, token);
-        } else {
-            head -= m->kv_heads;
-            float *v = c->v + token * c->ld_kv + head * m->head_dim;
-            if (m->clip > 0) clip(v, m->head_dim, m->clip);
-            keep(c, memory_of(c, segment, token)->values, memory_of(c, segment, token), v, head, token);
-        }
+        const Segment *own = memory_of(c, segment, token);
+        if (head < m->heads)
+            finish_query(w, layer, head, token);
+        else if ((head -= m->heads) < m->kv_heads)
+            finish_key(w, layer, own, head, token);
+        else
+            finish_value(w, own, head - m->kv_heads, token);
     }
+    together(c);
+}
+
+/* A single token's queries and keys as they have been computed, into the worker's own rows. */
+static void take_heads(const Worker *w, const Layer *layer) {
+    const Context *c = w->context;
+    const Model *m = &c->model;
+    memcpy(w->rows->q, c->shared.q, (size_t)m->heads * (size_t)m->head_dim * sizeof(float));
+    memcpy(w->rows->k, c->shared.k, (size_t)m->kv_heads * (size_t)m->head_dim * sizeof(float));
+    if (m->qk_norm == QK_WHOLE) finish_whole(w, layer, 0);
 }
 
 static int greatest_divisor(int a, int b) { return b ? greatest_divisor(b, a % b) : a; }
@@ -270,6 +333,15 @@ static AttentionPlan plan_of(const Context *c, const Layer *layer, int token) {
                            : attention_plan(c, layer, step->start, step->tokens);
 }
 
+/* A single token's heads, by the worker who needs them: the new key and value are kept by the one who will see them. */
+static void finish_item(const Worker *w, const Layer *layer, const Segment *segment, const AttentionItem *item) {
+    int group = w->context->model.heads / w->context->model.kv_heads;
+    for (int head = item->head * group; head < (item->head + 1) * group; head++) finish_query(w, layer, head, 0);
+    if (item->to <= item->start) return;
+    finish_key(w, layer, segment, item->head, 0);
+    finish_value(w, segment, item->head, 0);
+}
+
 /* `taken` pieces of work have been shared out before, of other texts; returns how many there are now. */
 static int64_t attend_text(Worker *w, const Layer *layer, const Segment *segment, int first_token, int own,
                            int64_t taken) {
@@ -285,8 +357,9 @@ static int64_t attend_text(Worker *w, const Layer *layer, const Segment *segment
             AttentionItem then = attention_item(c, layer, plan, first_token, own, number + c->threads);
             next = ((then.head - item.head) * segment->size + then.from - item.from) * m->head_dim;
         }
-        attend(m, layer, segment, item.head, c->q + item.token * c->ld_q + item.head * group * m->head_dim, c->ld_q,
-               item.start, item.count, item.from, item.to, next, &w->scratch);
+        if (is_single(c)) finish_item(w, layer, segment, &item);
+        attend(m, layer, segment, item.head, w->rows->q + item.token * c->ld_q + item.head * group * m->head_dim,
+               c->ld_q, item.start, item.count, item.from, item.to, next, &w->scratch);
         for (int r = 0; r < item.count * group; r++) {
             int64_t row = (int64_t)(item.token + r / group) * m->heads + item.head * group + r % group;
             float *to_part = c->parts + ((int64_t)item.split * tokens * m->heads + row) * (width + 2);
@@ -296,6 +369,20 @@ static int64_t attend_text(Worker *w, const Layer *layer, const Segment *segment
         }
     }
     return taken + items;
+}
+
+/* Ask for what a worker will read first of a single token's keys and values, before it is known what to look for. */
+static void ask_for_memory(const Worker *w, const Layer *layer, const Segment *segment) {
+    const Context *c = w->context;
+    const Model *m = &c->model;
+    AttentionPlan plan = plan_of(c, layer, 0);
+    if (w->number >= m->kv_heads * plan.splits) return;
+    AttentionItem item = attention_item(c, layer, plan, 0, 1, w->number);
+    int64_t size = m->head_dim * (m->cache_format == BFLOAT16 ? 2 : 4), bytes = (item.to - item.from) * size;
+    int64_t at = ((int64_t)item.head * segment->size + item.from - segment->first) * size;
+    if (bytes > ASKED_FIRST) bytes = ASKED_FIRST;
+    ask_for((const char *)segment->keys + at, bytes);
+    ask_for((const char *)segment->values + at, bytes);
 }
 
 static void attend_all(Worker *w, const Layer *layer, const Segment *segment) {
@@ -331,35 +418,58 @@ static void join_heads(const Context *c, const Layer *layer, Input *in, int toke
     if (is_packed(&layer->o)) quantise(in, token, 0, in->groups);
 }
 
+typedef struct {
+    Product products[3];
+    int count;
+} Products;
+
+static Products attention_products(const Worker *w, const Layer *layer) {
+    const Context *c = w->context;
+    const Input *in = &w->rows->attention_in;
+    return (Products){{{&layer->q, in, c->shared.q, c->ld_q},
+                       {&layer->k, in, c->shared.k, c->ld_kv},
+                       {&layer->v, in, c->v, c->ld_kv}},
+                      3};
+}
+
+/* Where a worker begins to read what comes after attention; NULL where experts are yet to be chosen. */
+static const char *beginning_of_network(const Worker *w, const Layer *layer) {
+    int64_t first;
+    if (layer->experts.count) return NULL;
+    share(w, (w->context->model.intermediate + GROUP - 1) / GROUP, &first);
+    return block_at(&layer->up, 0, first * (GROUP / BLOCK_ROWS));
+}
+
+/* Leaves what attention adds to the residual stream in the shared delta. */
 static void attention(Worker *w, const Layer *layer, const Segment *segment) {
     Context *c = w->context;
-    const Model *m = &c->model;
+    Rows *rows = w->rows;
     int64_t first, last;
-    Product in[3] = {{&layer->q, &c->attention_in, c->q, c->ld_q, 0},
-                     {&layer->k, &c->attention_in, c->k, c->ld_kv, 0},
-                     {&layer->v, &c->attention_in, c->v, c->ld_kv, 0}};
-    compute(w, in, 3);
+    Products in = attention_products(w, layer);
+    Product out = {&layer->o, &rows->output_in, c->shared.delta, c->ld_hidden};
+    if (is_single(c)) ask_for_memory(w, layer, segment);
+    compute(w, in.products, in.count, beginning(w, &out, 1));
     together(c);
-    finish_heads(w, layer, segment);
-    together(c);
+    if (is_single(c))
+        take_heads(w, layer);
+    else
+        finish_heads(w, layer, segment);
     attend_all(w, layer, segment);
-    if (w->number == 0) begin_input(&c->output_in, c->step->tokens, m->heads * m->head_dim);
     together(c);
-    last = share(w, c->step->tokens, &first);
-    for (int64_t t = first; t < last; t++) join_heads(c, layer, &c->output_in, (int)t);
-    together(c);
-    int into_delta = layer->attention_output.kind != NO_NORM;
-    Product out = {&layer->o, &c->output_in, into_delta ? c->delta : c->x, c->ld_hidden, !into_delta};
-    compute(w, &out, 1);
+    last = own_tokens(w, c->step->tokens, &first);
+    for (int64_t t = first; t < last; t++) join_heads(c, layer, &rows->output_in, (int)t);
+    rows_together(w);
+    compute(w, &out, 1, beginning_of_network(w, layer));
     together(c);
 }
 
 /* How much each update over a layer's down projection answers to what each token brings: (tokens, edits). */
-static void read_edits(const Worker *w, const Layer *layer, int inner) {
+static void read_edits(const Worker *w, const Layer *layer, const Input *in) {
     Context *c = w->context;
+    int inner = in->columns;
     int64_t first, last = share(w, (int64_t)c->step->tokens * layer->edits, &first);
     for (int64_t i = first; i < last; i++) {
-        const float *x = c->inner_in.rows + i / layer->edits * c->inner_in.ld;
+        const float *x = in->rows + i / layer->edits * in->ld;
         const float *read = layer->edit_reads + i % layer->edits * inner;
         vf acc = {0};
         int j = 0;
@@ -384,35 +494,33 @@ static void write_edits(const Worker *w, const Layer *layer, float *out) {
         }
 }
 
-/* A network of one gate, up and down projection: from `in` to `out`, which it adds to or stores in. */
-static void network(const Worker *w, const Layer *layer, int inner, const Input *in, float *out, int add) {
+/* A network of one gate, up and down projection: from `in` to `out`. Reading goes on at `next`. */
+static void network(const Worker *w, const Layer *layer, int inner, const Input *in, float *out, const char *next) {
     Context *c = w->context;
-    const Model *m = &c->model;
     int tokens = c->step->tokens, gated = layer->gate.data != NULL;
-    Product products[2] = {{&layer->up, in, c->up, c->ld_inner, 0}, {&layer->gate, in, c->gate, c->ld_inner, 0}};
-    compute(w, products, gated ? 2 : 1);
-    if (w->number == 0) begin_input(&c->inner_in, tokens, inner);
-    together(c);
-    /* In pieces of a few groups, so that even a single token's work is shared. */
-    enum { PIECE = 8 };
-    int pieces = (c->inner_in.groups + PIECE - 1) / PIECE;
-    int64_t first, last = share(w, (int64_t)tokens * pieces, &first);
-    for (int64_t i = first; i < last; i++) {
-        int token = (int)(i / pieces), group = (int)(i % pieces) * PIECE, column = group * GROUP;
-        int groups = c->inner_in.groups - group < PIECE ? c->inner_in.groups - group : PIECE;
-        int count = inner - column < groups * GROUP ? inner - column : groups * GROUP;
-        int64_t at = token * c->ld_inner + column;
-        activate(m->activation, gated ? c->gate + at : c->up + at, gated ? c->up + at : NULL,
-                 c->inner_in.rows + token * c->inner_in.ld + column, count);
-        if (is_packed(&layer->down)) quantise(&c->inner_in, token, group, group + groups);
+    Input inner_in = c->inner_in;
+    begin_input(&inner_in, tokens, inner);
+    /* Each worker makes some groups of columns from beginning to end, so that nobody waits in between. */
+    int64_t first, last = share(w, inner_in.groups, &first), blocks = row_blocks(&layer->up);
+    int64_t from = first * (GROUP / BLOCK_ROWS), to = last * (GROUP / BLOCK_ROWS);
+    if (to > blocks) to = blocks;
+    Product down = {&layer->down, &inner_in, out, c->ld_hidden};
+    const char *then = beginning(w, &down, 1);
+    multiply(&layer->up, 0, in, c->up, c->ld_inner, (int)from, (int)to, gated ? block_at(&layer->gate, 0, from) : then);
+    if (gated) multiply(&layer->gate, 0, in, c->gate, c->ld_inner, (int)from, (int)to, then);
+    int column = (int)first * GROUP, end = (int)last * GROUP < inner ? (int)last * GROUP : inner;
+    for (int token = 0; token < tokens && column < end; token++) {
+        const float *up = c->up + token * c->ld_inner + column, *gate = c->gate + token * c->ld_inner + column;
+        float *to_row = inner_in.rows + token * inner_in.ld + column;
+        activate(c->model.activation, gated ? gate : up, gated ? up : NULL, to_row, end - column);
+        if (is_packed(&layer->down)) quantise(&inner_in, token, (int)first, (int)last);
     }
     together(c);
     if (layer->edits) {
-        read_edits(w, layer, inner);
+        read_edits(w, layer, &inner_in);
         together(c);
     }
-    Product down = {&layer->down, &c->inner_in, out, c->ld_hidden, add};
-    compute(w, &down, 1);
+    compute(w, &down, 1, next);
     if (layer->edits) write_edits(w, layer, out);
     together(c);
 }
@@ -463,21 +571,21 @@ static void compute_experts(const Worker *w, const Experts *experts, const Matri
         int64_t from = first > at ? first - at : 0, to = last - at < blocks ? last - at : blocks;
         if (from < to) {
             Input own = slots_of(in, c->first_slot[e], count, m->columns);
-            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, 0, (int)from, (int)to);
+            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, (int)from, (int)to, NULL);
         }
         at += blocks;
     }
 }
 
-static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, int add) {
+static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, const char *next) {
     Context *c = w->context;
     const Model *m = &c->model;
     const Experts *experts = &layer->experts;
     int tokens = c->step->tokens, pairs = tokens * experts->chosen;
     int64_t first, last;
-    Product route[2] = {{&experts->router, in, c->routed, experts->count, 0},
-                        {&experts->shared_gate, in, c->shared_factor, 1, 0}};
-    compute(w, route, experts->shared_gate.data ? 2 : 1);
+    Product route[2] = {{&experts->router, in, c->routed, experts->count},
+                        {&experts->shared_gate, in, c->shared_factor, 1}};
+    compute(w, route, experts->shared_gate.data ? 2 : 1, NULL);
     together(c);
     last = share(w, tokens, &first);
     for (int64_t t = first; t < last; t++)
@@ -511,13 +619,13 @@ static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, 
     together(c);
     compute_experts(w, experts, &experts->down, &c->pair_inner, c->pair_out, c->ld_hidden);
     if (experts->shared)
-        network(w, layer, experts->shared, in, c->shared_out, 0);
+        network(w, layer, experts->shared, in, c->shared_out, next);
     else
         together(c);
     last = share(w, tokens, &first);
     for (int64_t t = first; t < last; t++) {
         float *to = out + t * c->ld_hidden, gate = 1;
-        if (!add) memset(to, 0, (size_t)m->hidden * sizeof *to);
+        memset(to, 0, (size_t)m->hidden * sizeof *to);
         for (int i = 0; i < experts->chosen; i++) {
             int64_t p = t * experts->chosen + i;
             const float *from = c->pair_out + c->pair_of[p] * c->ld_hidden;
@@ -531,10 +639,15 @@ static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, 
     together(c);
 }
 
-/* Add what attention or feed-forward has left aside, normalised. */
-static void add_delta(Context *c, const Norm *norm, int token) {
-    float *delta = c->delta + token * c->ld_hidden, *x = c->x + token * c->ld_hidden;
-    normalise(norm, delta, delta, c->model.hidden, 0);
+/* Add what attention or feed-forward has left in the shared delta, normalised, to the residual stream. */
+static void add_delta(const Worker *w, const Norm *norm, int token) {
+    const Context *c = w->context;
+    const float *delta = c->shared.delta + token * c->ld_hidden;
+    float *own = w->rows->delta + token * c->ld_hidden, *x = w->rows->x + token * c->ld_hidden;
+    if (norm->kind != NO_NORM) {
+        normalise(norm, delta, own, c->model.hidden, 0);
+        delta = own;
+    }
     for (int i = 0; i < c->model.hidden; i++) x[i] += delta[i];
 }
 
@@ -543,56 +656,63 @@ static int reads_quantised(const Layer *layer, int second) {
     return is_packed(&layer->up) || is_packed(&layer->gate);
 }
 
-static void run_layer(Worker *w, const Layer *layer, const Segment *segment) {
+/* Reading goes on at `next` after the layer. */
+static void run_layer(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
     Context *c = w->context;
     const Model *m = &c->model;
-    int64_t first, last = share(w, c->step->tokens, &first);
+    Rows *rows = w->rows;
+    int64_t first, last = own_tokens(w, c->step->tokens, &first);
     int both = m->parallel && !m->shared_norm;
-    const Input *second = m->shared_norm ? &c->attention_in : &c->second_in;
+    const Input *second = m->shared_norm ? &rows->attention_in : &rows->second_in;
     int quantised = reads_quantised(layer, 0) || (m->shared_norm && reads_quantised(layer, 1));
     for (int64_t t = first; t < last; t++) {
-        enter(c, &layer->input_norm, &c->attention_in, (int)t, quantised);
-        if (both) enter(c, &layer->second_norm, &c->second_in, (int)t, reads_quantised(layer, 1));
+        enter(w, &layer->input_norm, &rows->attention_in, (int)t, quantised);
+        if (both) enter(w, &layer->second_norm, &rows->second_in, (int)t, reads_quantised(layer, 1));
     }
-    together(c);
+    rows_together(w);
     attention(w, layer, segment);
-    if (!m->parallel) {
-        for (int64_t t = first; t < last; t++) {
-            if (layer->attention_output.kind != NO_NORM) add_delta(c, &layer->attention_output, (int)t);
-            enter(c, &layer->second_norm, &c->second_in, (int)t, reads_quantised(layer, 1));
-        }
-        together(c);
+    for (int64_t t = first; t < last; t++) {
+        add_delta(w, &layer->attention_output, (int)t);
+        if (!m->parallel) enter(w, &layer->second_norm, &rows->second_in, (int)t, reads_quantised(layer, 1));
     }
-    int aside = layer->feed_forward_output.kind != NO_NORM;
-    float *out = aside ? c->delta : c->x;
+    rows_together(w);
     if (layer->experts.count)
-        mixture(w, layer, second, out, !aside);
+        mixture(w, layer, second, c->shared.delta, next);
     else
-        network(w, layer, m->intermediate, second, out, !aside);
-    if (aside)
-        for (int64_t t = first; t < last; t++) add_delta(c, &layer->feed_forward_output, (int)t);
+        network(w, layer, m->intermediate, second, c->shared.delta, next);
+    for (int64_t t = first; t < last; t++) add_delta(w, &layer->feed_forward_output, (int)t);
+}
+
+static void begin_rows(const Model *m, Rows *rows, int tokens) {
+    begin_input(&rows->attention_in, tokens, m->hidden);
+    begin_input(&rows->second_in, tokens, m->hidden);
+    begin_input(&rows->output_in, tokens, m->heads * m->head_dim);
 }
 
 static void run(Worker *w) {
     Context *c = w->context;
     const Model *m = &c->model;
     const Step *step = c->step;
-    int64_t first, last = share(w, step->tokens, &first);
-    for (int64_t t = first; t < last; t++) embed(c, (int)t);
-    for (int i = 0; i < m->layers; i++) run_layer(w, c->layers + i, step->segments + i);
-    together(c);
+    w->rows = is_single(c) ? &w->own : &c->shared;
+    int64_t first, last = own_tokens(w, step->tokens, &first);
+    for (int64_t t = first; t < last; t++) embed(w, (int)t);
     int skipped = step->only_last ? step->tokens - 1 : 0, tokens = step->tokens - skipped;
-    if (w->number == 0) begin_input(&c->attention_in, tokens, m->hidden);
-    together(c);
-    last = share(w, tokens, &first);
-    for (int64_t t = first; t < last; t++) {
-        Input *in = &c->attention_in;
-        normalise(&m->norm, c->x + (skipped + t) * c->ld_hidden, in->rows + t * in->ld, m->hidden, 0);
-        if (is_packed(&m->head)) quantise(in, (int)t, 0, in->groups);
+    Input in = w->rows->attention_in;
+    begin_input(&in, tokens, m->hidden);
+    Product head = {&m->head, &in, step->logits, m->vocabulary};
+    for (int i = 0; i < m->layers; i++) {
+        int is_last = i + 1 == m->layers;
+        Products then = is_last ? (Products){{head}, 1} : attention_products(w, c->layers + i + 1);
+        run_layer(w, c->layers + i, step->segments + i, beginning(w, then.products, then.count));
     }
-    together(c);
-    Product head = {&m->head, &c->attention_in, step->logits, m->vocabulary, 0};
-    compute(w, &head, 1);
+    rows_together(w);
+    last = own_tokens(w, tokens, &first);
+    for (int64_t t = first; t < last; t++) {
+        normalise(&m->norm, w->rows->x + (skipped + t) * c->ld_hidden, in.rows + t * in.ld, m->hidden, 0);
+        if (is_packed(&m->head)) quantise(&in, (int)t, 0, in.groups);
+    }
+    rows_together(w);
+    compute(w, &head, 1, NULL);
     together(c);
     if (m->logit_scale != 1 || m->logit_softcap > 0) {
         /* In pieces that begin at the same places of each row, since what is left of a vector is computed otherwise. */
@@ -620,6 +740,15 @@ static void *work(void *argument) {
     }
 }
 
+static Rows make_rows(Context *c, int tokens) {
+    const Model *m = &c->model;
+    Rows rows = {.x = floats(c, tokens * c->ld_hidden), .delta = floats(c, tokens * c->ld_hidden)};
+    rows.q = floats(c, tokens * c->ld_q), rows.k = floats(c, tokens * c->ld_kv);
+    rows.attention_in = input(c, tokens, m->hidden), rows.second_in = input(c, tokens, m->hidden);
+    rows.output_in = input(c, tokens, m->heads * m->head_dim);
+    return rows;
+}
+
 static void allocate(Context *c) {
     const Model *m = &c->model;
     int n = m->capacity, inner = m->intermediate, experts = 0, chosen = 0, size = 0, edits = 0;
@@ -636,12 +765,11 @@ static void allocate(Context *c) {
     c->most_splits = c->threads;
     c->ld_hidden = round_up(m->hidden, 16), c->ld_q = round_up(heads, 16), c->ld_kv = round_up(kv, 16);
     c->ld_inner = round_up(inner, 16);
-    c->x = floats(c, n * c->ld_hidden), c->delta = floats(c, n * c->ld_hidden);
-    c->q = floats(c, n * c->ld_q), c->k = floats(c, n * c->ld_kv), c->v = floats(c, n * c->ld_kv);
+    c->shared = make_rows(c, n);
+    c->v = floats(c, n * c->ld_kv);
     c->gate = floats(c, n * c->ld_inner), c->up = floats(c, n * c->ld_inner);
     if (edits) c->edited = floats(c, (int64_t)n * edits);
-    c->attention_in = input(c, n, m->hidden), c->second_in = input(c, n, m->hidden);
-    c->output_in = input(c, n, heads), c->inner_in = input(c, n, inner);
+    c->inner_in = input(c, n, inner);
     /* Keys are only split for the few tokens of a tile. */
     int64_t split = (n < TILE ? n : TILE) * (int64_t)c->most_splits;
     c->parts = floats(c, (split > n ? split : n) * m->heads * (c->width + 2));
@@ -659,7 +787,7 @@ static void allocate(Context *c) {
     }
     int64_t queries = MOST_QUERIES > m->heads / m->kv_heads ? MOST_QUERIES : m->heads / m->kv_heads;
     for (int i = 0; i < c->threads; i++) {
-        /* One piece of memory for each worker; no two share a line of the processor's cache. */
+        c->workers[i].own = make_rows(c, 1);
         Scratch *s = &c->workers[i].scratch;
         float *p = floats(c, 2 * queries * c->width + 2 * (int64_t)c->width * KEYS + queries * KEYS + 2 * queries +
                                  3 * (int64_t)experts);
@@ -679,14 +807,12 @@ EXPORT void llm_free(Context *c) {
     if (!c) return;
     if (c->started) {
         c->leaving = 1;
-        /* Threads that could not be started do not come to the barrier. */
-        c->barrier.threads = (unsigned)c->started;
-        if (c->started > 1) barrier_wait(&c->barrier, IDLE_PATIENCE);
+        barrier_end(&c->barrier);
         for (int i = 1; i < c->started; i++) pthread_join(c->workers[i].thread, NULL);
         pthread_mutex_destroy(&c->barrier.lock);
         pthread_cond_destroy(&c->barrier.changed);
     }
-    for (int i = 0; i < c->allocations; i++) give_back(c->memory + i);
+    give_back(&c->memory);
     free(c->cpus);
     free(c->workers);
     free(c->layers);
@@ -713,7 +839,7 @@ EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, in
     c->cores = (Cores){c->cpus, cores, numbers};
     c->first_core = -1;
     allocate(c);
-    if (c->failed) {
+    if (c->memory.failed) {
         llm_free(c);
         return NULL;
     }
@@ -759,8 +885,8 @@ EXPORT int llm_step(Context *c, const Step *step) {
         problem = check_text(c, step->segments + (int64_t)t * m->layers, step->positions[t], 1);
     if (problem) return problem;
     c->step = step;
-    begin_input(&c->attention_in, step->tokens, m->hidden);
-    begin_input(&c->second_in, step->tokens, m->hidden);
+    begin_rows(m, &c->shared, step->tokens);
+    for (int i = 0; i < c->threads; i++) begin_rows(m, &c->workers[i].own, 1);
 #ifdef __linux__
     /* The caller stays where it is until the end of the call. */
     cpu_set_t before;

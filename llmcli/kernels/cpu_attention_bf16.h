@@ -46,12 +46,7 @@ static void pair_values(const uint16_t *from, int size, int count, uint32_t *to)
    lines at a time (measured: 14 against 23 GB/s). */
 enum { KEYS_AHEAD = 8192, FEW = 4 };
 
-/* Where reading ends, and where it goes on, if it does. */
-typedef struct {
-    const char *end, *next;
-} Outlook;
-
-INLINE void ask_ahead(const void *from, Outlook o) {
+INLINE void ask_for_keys(const void *from, Outlook o) {
     const char *ahead = (const char *)from + KEYS_AHEAD;
     if (ahead >= o.end) ahead = o.next ? o.next + (ahead - o.end) : from;
     _mm_prefetch(ahead, _MM_HINT_T1);
@@ -84,7 +79,7 @@ INLINE void score16(const uint32_t *queries, const uint16_t *keys, int size, con
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 k[i] = _mm512_loadu_si512(from + (int64_t)i * size);
-                ask_ahead(from + (int64_t)i * size, o);
+                ask_for_keys(from + (int64_t)i * size, o);
             }
             t[0] = _mm512_unpacklo_epi32(k[0], k[1]), t[1] = _mm512_unpackhi_epi32(k[0], k[1]);
             t[2] = _mm512_unpacklo_epi32(k[2], k[3]), t[3] = _mm512_unpackhi_epi32(k[2], k[3]);
@@ -125,8 +120,8 @@ INLINE void mix(const char *weights, int64_t ld, const uint16_t *values, int siz
             const uint16_t *from = values + (int64_t)k * size + d;
             __m512i first = _mm512_loadu_si512(from), second = _mm512_setzero_si512();
             if (k + 1 < count) second = _mm512_loadu_si512(from + size);
-            ask_ahead(from, o);
-            ask_ahead(from + size, o);
+            ask_for_keys(from, o);
+            ask_for_keys(from + size, o);
             __m512i both[2] = {_mm512_permutex2var_epi16(first, low, second),
                                _mm512_permutex2var_epi16(first, high, second)};
 #pragma GCC unroll 4

@@ -22,41 +22,51 @@
    a call runs, and about as long as it takes to choose a token after it. */
 enum { PATIENCE = 20000, IDLE_PATIENCE = 20000 };
 
+/* A meeting begins when as many have arrived as there are threads for each meeting so far. One number that only grows:
+   who comes last has to write to one line of the cache, and the others to read it. Cores may be far apart. */
 typedef struct {
-    _Alignas(64) atomic_uint arrived;
-    _Alignas(64) atomic_uint generation;
+    _Alignas(64) atomic_ullong arrived;
     _Alignas(64) atomic_uint sleepers;
     unsigned threads;
     pthread_mutex_t lock;
     pthread_cond_t changed;
 } Barrier;
 
-/* Returns once all threads have come here. */
+static void wake_all(Barrier *b) {
+    pthread_mutex_lock(&b->lock);
+    pthread_cond_broadcast(&b->changed);
+    pthread_mutex_unlock(&b->lock);
+}
+
+#define ENDED (1ull << 62)
+
+/* Returns once all threads have come here, and at once from `barrier_end` on. */
 static void barrier_wait(Barrier *b, int patience) {
     if (b->threads == 1) return;
-    unsigned generation = atomic_load(&b->generation);
-    if (atomic_fetch_add(&b->arrived, 1) + 1 == b->threads) {
-        atomic_store(&b->arrived, 0);
-        atomic_store(&b->generation, generation + 1);
-        /* Either this sees the sleeper, or the sleeper, who counts itself first, sees the new generation. */
-        if (atomic_load(&b->sleepers)) {
-            pthread_mutex_lock(&b->lock);
-            pthread_cond_broadcast(&b->changed);
-            pthread_mutex_unlock(&b->lock);
-        }
+    unsigned long long now = atomic_fetch_add(&b->arrived, 1) + 1, all = (now - 1) / b->threads * b->threads + b->threads;
+    if (now > ENDED) return;
+    if (now == all) {
+        /* Either this sees the sleeper, or the sleeper, who counts itself first, sees that all have arrived. */
+        if (atomic_load(&b->sleepers)) wake_all(b);
         return;
     }
     for (int i = 0; i < patience; i++) {
-        if (atomic_load_explicit(&b->generation, memory_order_acquire) != generation) return;
+        if (atomic_load_explicit(&b->arrived, memory_order_acquire) >= all) return;
         PAUSE();
     }
     /* Somebody else may be running on the core that the others wait for. To sleep is better than to yield: a thread
        that has slept is soon given a core when it is woken, one that has yielded waits its turn (measured: 5 times). */
     pthread_mutex_lock(&b->lock);
     atomic_fetch_add(&b->sleepers, 1);
-    while (atomic_load(&b->generation) == generation) pthread_cond_wait(&b->changed, &b->lock);
+    while (atomic_load(&b->arrived) < all) pthread_cond_wait(&b->changed, &b->lock);
     atomic_fetch_sub(&b->sleepers, 1);
     pthread_mutex_unlock(&b->lock);
+}
+
+/* Whoever waits goes on, although not all have come. */
+static void barrier_end(Barrier *b) {
+    atomic_fetch_add(&b->arrived, ENDED);
+    wake_all(b);
 }
 
 /* Where threads run: each on a core of its own, counted from the one that the caller happens to be on. Left alone, they

@@ -33,6 +33,11 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 typedef int8_t vb __attribute__((vector_size(LANES)));
 
+/* Where reading ends, and where it goes on, if that is known. */
+typedef struct {
+    const char *end, *next;
+} Outlook;
+
 INLINE vf load(const float *p) {
     vf v;
     memcpy(&v, p, sizeof v);

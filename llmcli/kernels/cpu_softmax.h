@@ -7,7 +7,7 @@
 #include "cpu_simd.h"
 #include "cpu_types.h"
 
-enum { KEYS = 64, MOST_QUERIES = 64 };
+enum { KEYS = 64, MOST_QUERIES = 64, ASKED_FIRST = 8192 };
 
 static const float NEVER = -1e30f; /* the score of what a query does not see */
 
