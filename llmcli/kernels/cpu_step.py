@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llmcli.device import one_thread
 from llmcli.kernels import NoKernelError, readable_logits
 from llmcli.kernels import cpu_structs as c
 from llmcli.kernels.cpu_build import Library, load_library
@@ -224,7 +225,9 @@ class _Rotations:
         end = self._first + len(self._cos)
         if decisive != self._decisive or start < self._first or start + count > end:
             positions = torch.arange(start, start + max(count, _ROTATIONS_AHEAD))
-            self._cos, self._sin = (part.contiguous() for part in self._rope(positions, torch.float32, length))
+            # So little that waking torch's threads, while the kernel's have the cores, would take far longer.
+            with one_thread():
+                self._cos, self._sin = (part.contiguous() for part in self._rope(positions, torch.float32, length))
             self._first, self._decisive = start, decisive
         half = self._cos.shape[1]
         skipped = (start - self._first) * half * 4
