@@ -234,8 +234,8 @@ def _result(
     plan = benchmark.plan
     where = torch.device(plan.device)
     kept_in = choose_dtype(plan.dtype, where, subject.stored_dtype())
-    facts = subject.facts(plan.sizes, kept_in, choose_packing(plan.quantize, where))
-    of_peers = subject.facts(plan.sizes, torch.bfloat16, None).bytes_per_token if plan.quantize else None
+    facts = subject.facts(plan.sizes, kept_in, choose_packing(plan.quantize, where), where)
+    of_peers = subject.facts(plan.sizes, torch.bfloat16, None, where).bytes_per_token if plan.quantize else None
     return BenchResult(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=facts,

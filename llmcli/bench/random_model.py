@@ -14,9 +14,10 @@ from llmcli.api import LoadedModel, why_readable
 from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.foresight import Wish, foresee
 from llmcli.checkpoint.opened import meta_model
-from llmcli.checkpoint.packing import Packing, make_room, planned_bits
+from llmcli.checkpoint.packing import Packing, make_room, planned_formats
 from llmcli.model import ModelConfig
-from llmcli.model.packed import COLUMNS, ROWS, Groups, PackedMatrix
+from llmcli.model.packed import Groups, PackedMatrix
+from llmcli.model.packed_format import ROWS
 from llmcli.text.tokenizer import Tokenizer
 
 # Codes made at a time.
@@ -36,7 +37,7 @@ def random_model(
     """
     model = meta_model(config)
     foresee(model, None, Wish(device, dtype, packing), name=f"{name} of random weights")
-    packed = make_room(model, planned_bits(model, packing, None), dtype, device)
+    packed = make_room(model, planned_formats(model, packing, None, device), dtype, device)
     with torch.inference_mode(mode=False), torch.no_grad():
         for matrix in packed.values():
             _fill_packed(matrix)
@@ -89,6 +90,8 @@ def _fill_packed(matrix: PackedMatrix) -> None:
         for first in range(0, matrix.rows, at_once):
             rows = min(at_once, matrix.rows - first)
             codes = torch.randint(0, levels, (rows, matrix.columns), dtype=torch.uint8, device=device)
-            scale = torch.full((rows, -(-matrix.columns // COLUMNS)), step, dtype=torch.float16, device=device)
-            minimum = scale * ((1 - levels) / 2) if matrix.bits == 4 else None
-            matrix.store(index, first, Groups(codes, scale, minimum))
+            kept = matrix.format
+            dtype = torch.float16 if kept.group else torch.float32
+            scale = torch.full((rows, kept.groups(matrix.columns)), step, dtype=dtype, device=device)
+            minimum = scale * ((1 - levels) / 2) if kept.bits == 4 else None
+            matrix.store(index, first, Groups(codes, scale, minimum, kept.group))

@@ -47,8 +47,8 @@ class Subject(Protocol):
     def ids(self, sizes: Sizes) -> tuple[int, ...]:
         """Enough tokens for every pass."""
 
-    def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None) -> ModelFacts:
-        """What there is to say of it, run like that."""
+    def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None, device: torch.device) -> ModelFacts:
+        """What there is to say of it, run like that and there."""
 
 
 class InFiles:
@@ -84,9 +84,9 @@ class InFiles:
                 return tuple(ids[: sizes.longest + sizes.passes])
             sentences *= 2
 
-    def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None) -> ModelFacts:
+    def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None, device: torch.device) -> ModelFacts:
         """See `Subject`."""
-        return model_facts(self._checkpoint, sizes, dtype=dtype, packing=packing)
+        return model_facts(self._checkpoint, sizes, dtype=dtype, packing=packing, device=device)
 
 
 class OfShape:
@@ -107,6 +107,6 @@ class OfShape:
         numbers = random.Random(0)
         return tuple(numbers.randrange(self.config.vocab_size) for _ in range(sizes.longest + sizes.passes))
 
-    def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None) -> ModelFacts:
+    def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None, device: torch.device) -> ModelFacts:
         """See `Subject`."""
-        return shape_facts(self.shape, self.config, sizes, dtype=dtype, packing=packing)
+        return shape_facts(self.shape, self.config, sizes, dtype=dtype, packing=packing, device=device)

@@ -11,24 +11,30 @@ from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.foresight import kept_bytes
 from llmcli.checkpoint.opened import Checkpoint, meta_model
-from llmcli.checkpoint.packing import Packing, planned_bits
+from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.inspection.accounting import account
 from llmcli.model import ModelConfig
 
 _KV_VALUE_BYTES = 2
+_CPU = torch.device("cpu")
 
 
 def model_facts(
-    checkpoint: Checkpoint, sizes: Sizes, *, dtype: torch.dtype = torch.bfloat16, packing: Packing | None = None
+    checkpoint: Checkpoint,
+    sizes: Sizes,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    packing: Packing | None = None,
+    device: torch.device = _CPU,
 ) -> ModelFacts:
     """Counted from the headers; no weight is read.
 
-    A token reads weights as they are stored in the files, or as they are kept where a `packing` was asked for.
+    A token reads weights as they are stored in the files, or as a `device` keeps them where a `packing` was asked for.
     """
     config, counted = checkpoint.config, account(checkpoint)
     weights = weight_bytes_per_token(checkpoint)
     if packing is not None:
-        weights = _read_by_a_token(config, _kept(config, dtype, packing, checkpoint).__getitem__)
+        weights = _read_by_a_token(config, _kept(config, dtype, packing, checkpoint, device).__getitem__)
     return ModelFacts(
         name=checkpoint.name,
         path=str(checkpoint.path),
@@ -42,10 +48,16 @@ def model_facts(
 
 
 def shape_facts(
-    name: str, config: ModelConfig, sizes: Sizes, *, dtype: torch.dtype, packing: Packing | None
+    name: str,
+    config: ModelConfig,
+    sizes: Sizes,
+    *,
+    dtype: torch.dtype,
+    packing: Packing | None,
+    device: torch.device = _CPU,
 ) -> ModelFacts:
     """Of a model of random weights, which are kept in `dtype` or packed."""
-    kept = _kept(config, dtype, packing, None)
+    kept = _kept(config, dtype, packing, None, device)
     weights = _read_by_a_token(config, kept.__getitem__)
     return ModelFacts(
         name=name,
@@ -66,10 +78,14 @@ def weight_bytes_per_token(checkpoint: Checkpoint) -> int:
 
 
 def _kept(
-    config: ModelConfig, dtype: torch.dtype, packing: Packing | None, checkpoint: Checkpoint | None
+    config: ModelConfig,
+    dtype: torch.dtype,
+    packing: Packing | None,
+    checkpoint: Checkpoint | None,
+    device: torch.device,
 ) -> dict[str, int]:
     model = meta_model(config)
-    return kept_bytes(model, planned_bits(model, packing, checkpoint), dtype)
+    return kept_bytes(model, planned_formats(model, packing, checkpoint, device), dtype)
 
 
 def _with_cache(config: ModelConfig, weights: int, sizes: Sizes) -> dict[int, int]:

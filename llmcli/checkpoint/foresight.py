@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from llmcli.checkpoint.opened import Checkpoint
-from llmcli.checkpoint.packing import Packing, planned_bits
+from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.device import in_words, memory
 from llmcli.errors import OutOfMemoryError
 from llmcli.model import ModelConfig, Transformer
-from llmcli.model.packed import Bits, blocks_shape
+from llmcli.model.packed_format import PackedFormat
 
 # Where no context was asked for, room for a short talk: the cache grows as the text does.
 _UNASKED_CONTEXT = 1024
@@ -59,7 +59,7 @@ class Wish:
 
 
 def footprint(
-    model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, context: int | None, device: torch.device
+    model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, context: int | None, device: torch.device
 ) -> Footprint:
     """What `model`, which may be on `meta`, will take on `device`, those in `planned` packed and others in `dtype`."""
     weights = sum(kept_bytes(model, planned, dtype).values())
@@ -71,13 +71,13 @@ def footprint(
     return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), working)
 
 
-def kept_bytes(model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype) -> dict[str, int]:
+def kept_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype) -> dict[str, int]:
     """The bytes of each parameter, those in `planned` packed and the others in `dtype`."""
     found = {}
     for name, parameter in model.named_parameters():
         if name in planned:
             count, rows, columns = (1, *parameter.shape)[-3:]
-            found[name] = math.prod(blocks_shape(planned[name], rows, columns, count))
+            found[name] = math.prod(planned[name].blocks_shape(rows, columns, count))
         else:
             found[name] = parameter.numel() * dtype.itemsize
     return found
@@ -107,7 +107,8 @@ def foresee(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, *, na
 
 
 def _needed(model: Transformer, checkpoint: Checkpoint | None, wish: Wish) -> Footprint:
-    return footprint(model, planned_bits(model, wish.packing, checkpoint), wish.dtype, wish.context, wish.device)
+    planned = planned_formats(model, wish.packing, checkpoint, wish.device)
+    return footprint(model, planned, wish.dtype, wish.context, wish.device)
 
 
 def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, free: int) -> Iterator[str]:
@@ -121,7 +122,7 @@ def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, fr
         for flag, packing in packings:
             if flag in fitting:
                 continue  # as it is, which asks for less of a change
-            planned = planned_bits(model, packing, checkpoint)
+            planned = planned_formats(model, packing, checkpoint, wish.device)
             flags = [flag] * bool(flag) + ["--dtype bfloat16"] * (dtype != wish.dtype)
             needed = footprint(model, planned, dtype, wish.context, wish.device)
             if needed.total <= free:
@@ -134,7 +135,7 @@ def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, fr
 
 
 def _longest_context(
-    model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, context: int, device: torch.device, free: int
+    model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, context: int, device: torch.device, free: int
 ) -> int:
     """The longest context below the one asked for that fits; 0 if none does."""
     fits, too_long = 0, -(-min(context, model.config.context_length) // _CONTEXT_STEP)

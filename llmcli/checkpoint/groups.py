@@ -17,7 +17,8 @@ from torch import Tensor
 
 from llmcli.checkpoint import blocks
 from llmcli.checkpoint.encodings import ENCODINGS
-from llmcli.model.packed import Bits, Groups
+from llmcli.model.packed import Groups
+from llmcli.model.packed_format import Bits, narrow
 from llmcli.model.quantise import quantise
 
 
@@ -32,7 +33,7 @@ def groups_of(encoding: str, raw: Tensor) -> Groups:
     """The codes of rows of blocks, uint8 (N, blocks of a row, block bytes)."""
     rows, stored = len(raw), raw.flatten(0, 1)
     if encoding not in _EXACT:
-        return quantise(ENCODINGS[encoding].decode(stored).view(rows, -1), 8)
+        return quantise(ENCODINGS[encoding].decode(stored).view(rows, -1), narrow(8))
     codes, scale, minimum = _EXACT[encoding](stored)
     return Groups(
         codes.reshape(rows, -1), scale.half().view(rows, -1), None if minimum is None else minimum.half().view(rows, -1)

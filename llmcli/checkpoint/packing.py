@@ -25,15 +25,8 @@ from llmcli.kernels.cpu_pack import BlockPacker
 from llmcli.kernels.cuda_support import reads_packed
 from llmcli.model import Transformer
 from llmcli.model.experts import Experts
-from llmcli.model.packed import (
-    ROWS,
-    Bits,
-    Groups,
-    PackedMatrix,
-    QuantisedEmbedding,
-    QuantisedLinear,
-    blocks_shape,
-)
+from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
 from llmcli.model.pages import Pages
 from llmcli.model.quantise import quantise
 
@@ -56,21 +49,29 @@ def packed_unasked(checkpoint: Checkpoint, device: torch.device) -> Packing | No
     """How weights are kept for the kernel of a device where nothing is said of it: as stored, if it reads them so."""
     if device.type == "cpu":
         return "stored"
-    planned = planned_bits(meta_model(checkpoint.config), "stored", checkpoint)
+    planned = planned_formats(meta_model(checkpoint.config), "stored", checkpoint, device)
     return "stored" if device.type == "cuda" and planned and reads_packed(checkpoint.config, planned) else None
 
 
-def planned_bits(model: Transformer, packing: Packing | None, checkpoint: Checkpoint | None) -> dict[str, Bits]:
-    """The parameters of `model` that are packed, and in how many bits; only "stored" needs a `checkpoint`."""
+def planned_formats(
+    model: Transformer, packing: Packing | None, checkpoint: Checkpoint | None, device: torch.device
+) -> dict[str, PackedFormat]:
+    """The parameters of `model` that are packed, and how; a `checkpoint` is where they come from, if from any.
+
+    Where files keep codes of their own in groups that are not as long as a GPU's, all parameters get the short ones:
+    kernels read matrices that lie alike in one launch.
+    """
     if packing is None:
         return {}
     parameters = dict.fromkeys(parameter for _, _, parameter in _packable(model))
     found = {parameter: _bits(parameter, packing, checkpoint) for parameter in parameters}
-    return {parameter: bits for parameter, bits in found.items() if bits is not None}
+    short = checkpoint is not None and any(_in_short_groups(tensor) for tensor in checkpoint.tensors.values())
+    kept = narrow if device.type == "cpu" or short else wide
+    return {parameter: kept(bits) for parameter, bits in found.items() if bits is not None}
 
 
 def make_room(
-    model: Transformer, planned: Mapping[str, Bits], dtype: torch.dtype, device: torch.device
+    model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, device: torch.device
 ) -> dict[str, PackedMatrix]:
     """Put packed matrices, not yet filled, in the place of `model`'s parameters; by the parameters' names.
 
@@ -140,11 +141,11 @@ def read_packed(
         for index, values in enumerate(whole.view(to.shape)):
             for first in range(0, to.rows, step := _rows_at_once(to)):
                 part = values[first : first + step].to(to.blocks.device)
-                to.store(index, first, quantise(part, to.bits))
+                to.store(index, first, quantise(part, to.format))
         return
     for index in range(to.count):
         parts = [span for span in spans if span.index == index]
-        if packer is not None and all(packer.knows(span.tensor.encoding, to.bits) for span in parts):
+        if packer is not None and all(packer.knows(span.tensor.encoding, to.format) for span in parts):
             _pack_all(packer, parts, reader, to, index)
         else:
             _store_all(to, index, (groups for span in parts for groups in _groups(span, reader, to)))
@@ -159,13 +160,13 @@ def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
 
 
 def _matrix(
-    bits: Bits, shape: torch.Size, dtype: torch.dtype, device: torch.device, pages: Pages | None
+    kept: PackedFormat, shape: torch.Size, dtype: torch.dtype, device: torch.device, pages: Pages | None
 ) -> PackedMatrix:
     """Room for a matrix, or for a stack of them."""
     rows, columns = shape[-2:]
     count = 1 if len(shape) == 2 else shape[0]
-    with memory_for_weights(math.prod(blocks_shape(bits, rows, columns, count))):
-        return PackedMatrix(bits, rows, columns, dtype=dtype, count=count, pages=pages, device=device)
+    with memory_for_weights(math.prod(kept.blocks_shape(rows, columns, count))):
+        return PackedMatrix(kept, rows, columns, dtype=dtype, count=count, pages=pages, device=device)
 
 
 def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bits | None:
@@ -184,6 +185,13 @@ def _kept_bits(tensor: Stored) -> Bits | None:
     if isinstance(tensor, QuantisedTensor):
         return None if tensor.groups is None else 4
     return bits_of(tensor.encoding)
+
+
+def _in_short_groups(tensor: Stored) -> bool:
+    """It holds codes that are packed as they are, but not in the groups that a GPU's are in."""
+    if isinstance(tensor, QuantisedTensor):
+        return tensor.groups is not None and not tensor.wide
+    return bits_of(tensor.encoding) is not None
 
 
 def _rows_at_once(to: PackedMatrix, multiple: int = ROWS) -> int:
@@ -222,13 +230,13 @@ def _groups(span: Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Grou
         return rows if span.pairs is None else span.pairs.reordered(rows)
 
     for start, stop in _chunks(span, to):
-        if isinstance(tensor, TensorInfo) and to.bits == bits_of(tensor.encoding):
+        if isinstance(tensor, TensorInfo) and not to.format.wide and to.bits == bits_of(tensor.encoding):
             raw = reader.read_blocks(tensor, start, stop)
             yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))
         elif isinstance(tensor, QuantisedTensor) and tensor.groups is not None and to.bits == 4:
-            yield tensor.groups(reader, start, stop).with_rows(ordered)
+            yield tensor.groups(reader, start, stop).in_groups_of(to.format.group or COLUMNS).with_rows(ordered)
         else:
-            yield quantise(ordered(tensor.read_rows(reader, start, stop)), to.bits)
+            yield quantise(ordered(tensor.read_rows(reader, start, stop)), to.format)
 
 
 def _store_all(to: PackedMatrix, index: int, parts: Iterator[Groups]) -> None:

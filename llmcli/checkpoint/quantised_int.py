@@ -14,6 +14,7 @@ from llmcli.checkpoint.quantised_tensor import (
     FLOATS,
     Collapsing,
     QuantisedTensor,
+    as_wide,
     check_matrix,
     check_shape,
     dequantised,
@@ -173,6 +174,7 @@ def collapse_gptq(
                 parts=parts if g_idx is None else (*parts, g_idx),
                 decode=rows,
                 groups=rows.packed if keeps else None,
+                wide=as_wide(its_group_size, inputs),
             )
         )
 
@@ -195,4 +197,5 @@ def collapse_awq(tensors: Collapsing, *, group_size: int | None) -> None:
         parts = (qweight, qzeros, scales)
         rows = AwqRows(parts, size)
         keep = rows.packed if packable(scales, size, inputs) else None
-        tensors.put(QuantisedTensor(f"{stem}.weight", (words * 8, inputs), "AWQ 4-bit", parts, rows, keep))
+        wide = as_wide(size, inputs)
+        tensors.put(QuantisedTensor(f"{stem}.weight", (words * 8, inputs), "AWQ 4-bit", parts, rows, keep, wide))

@@ -16,7 +16,8 @@ from llmcli.checkpoint.sources import Stored
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
-from llmcli.model.packed import COLUMNS, Groups
+from llmcli.model.packed import Groups
+from llmcli.model.packed_format import COLUMNS, wide
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -33,6 +34,8 @@ class QuantisedTensor:
     """The rows from one index to another, with the values of a row in any shape."""
     groups: Callable[[TensorReader, int, int], Groups] | None = None
     """The same rows as the codes they are stored in, 4 bits of each; None if packed blocks cannot hold those."""
+    wide: bool = False
+    """The groups are as long as a GPU's, or some times as long."""
 
     @property
     def nbytes(self) -> int:
@@ -164,7 +167,16 @@ def dequantised(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Ten
 def packable(scales: TensorInfo, group_size: int, inputs: int) -> bool:
     """Whether packed blocks hold codes of up to 4 bits with such scales, for so many inputs each."""
     # In half precision, and the same for all columns of a block.
-    return scales.encoding == "F16" and (group_size % COLUMNS == 0 or group_size >= inputs)
+    return scales.encoding == "F16" and _is_multiple(group_size, COLUMNS, inputs)
+
+
+def as_wide(group_size: int, inputs: int) -> bool:
+    """Whether so many inputs with the same scale fill groups of the format for GPUs."""
+    return _is_multiple(group_size, wide(4).group or inputs, inputs)
+
+
+def _is_multiple(group_size: int, columns: int, inputs: int) -> bool:
+    return group_size % columns == 0 or group_size >= inputs
 
 
 def grouped(codes: Tensor, scales: Tensor, zeros: Tensor, group_size: int) -> Groups:

@@ -20,7 +20,7 @@ from llmcli.checkpoint.packing import (
     block_packer,
     make_room,
     memory_for_weights,
-    planned_bits,
+    planned_formats,
     read_packed,
 )
 from llmcli.checkpoint.ring import Ring, fetching_to, stream, streamed_spans
@@ -59,7 +59,7 @@ def load_weights(
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
-    packed = make_room(model, planned_bits(model, packing, checkpoint), dtype, device)
+    packed = make_room(model, planned_formats(model, packing, checkpoint, device), dtype, device)
     here = _is_main_memory(device)
     packer = block_packer() if packed and here else None
     threads = torch.get_num_threads() if here else _DEVICE_READERS

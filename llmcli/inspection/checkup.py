@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from llmcli.checkpoint.foresight import kept_bytes
 from llmcli.checkpoint.opened import Checkpoint, meta_model
-from llmcli.checkpoint.packing import packed_unasked, planned_bits
+from llmcli.checkpoint.packing import packed_unasked, planned_formats
 from llmcli.checkpoint.text_parts import TextParts
 from llmcli.device import DTYPES, choose_device, choose_dtype, memory
 from llmcli.errors import LlmcliError, UsageError
@@ -71,7 +71,7 @@ def _memory(checkpoint: Checkpoint, device: str, dtype: str) -> Iterator[Finding
     unasked = dtype == "auto" and why_no_kernel(checkpoint.config, where) is None
     packing = packed_unasked(checkpoint, where) if unasked else None
     model = meta_model(checkpoint.config)
-    planned = planned_bits(model, packing, checkpoint)
+    planned = planned_formats(model, packing, checkpoint, where)
     needed = sum(kept_bytes(model, planned, kind).values())
     _, free = memory(where)
     kept = "the bits they are stored in" if planned else str(kind).removeprefix("torch.")

@@ -183,6 +183,8 @@ class Description:
         """A linear layer or embedding, or parameters: a matrix, or a stack of them."""
         values, bias = matrix_of(weights, bias)
         if isinstance(values, PackedMatrix):
+            if values.format.wide:
+                raise NoKernelError(f"a matrix lies in memory as a GPU reads it ({values.format})")
             data, number = values.blocks, c.FORMATS[values.bits]
             count, rows, columns = values.shape
         else:

@@ -8,7 +8,8 @@ from ctypes import c_int32
 from torch import Tensor
 
 from llmcli.kernels.cpu_build import Library, load_library
-from llmcli.model.packed import COLUMNS, ROWS, Bits, PackedMatrix
+from llmcli.model.packed import PackedMatrix
+from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat, narrow
 
 # In the order of `cpu_pack.h`: the bits that codes are packed in, and the bytes in which 32 columns are stored.
 _FORMATS: dict[str, tuple[Bits, int]] = {
@@ -29,9 +30,9 @@ class BlockPacker:
         self._handle = (library or load_library()).handle
 
     @staticmethod
-    def knows(encoding: str, bits: Bits) -> bool:
-        """Whether blocks of that format become codes of so many bits here."""
-        return encoding in _FORMATS and _FORMATS[encoding][0] == bits
+    def knows(encoding: str, kept: PackedFormat) -> bool:
+        """Whether blocks of that format of files are packed so here."""
+        return encoding in _FORMATS and narrow(_FORMATS[encoding][0]) == kept
 
     def pack(
         self,
@@ -50,7 +51,7 @@ class BlockPacker:
         bits, size = _FORMATS[encoding]
         rows, groups = len(stored), to.columns // COLUMNS
         fits = (
-            to.bits == bits
+            to.format == narrow(bits)
             and stored.numel() == rows * groups * size
             and groups == to.blocks.shape[1]
             and 0 <= index < to.count

@@ -35,32 +35,33 @@ def add_experts(
     chosen, weights = _routed(launches, config, mixture, x, before)
     biases = experts.gate_up_proj_bias, experts.down_proj_bias
     fired = launches.new("fired by experts", size, launches.tokens * taken)
-    rows, columns = launches.tile(inner, rows=launches.tokens * taken * size, tokens=1)
+    tile = launches.tile(inner, rows=launches.tokens * taken * size, tokens=1)
     glu = config.glu
     launches.add(
-        experts_in, (launches.tokens * taken, -(-size // rows)), x, chosen, weights, inner.data,
+        experts_in, (launches.tokens * taken, -(-size // tile.rows)), x, chosen, weights, inner.data,
         launches.none if biases[0] is None else floats(biases[0]), before.weight, before.bias, fired, before.eps,
         glu.alpha if glu else 0.0, glu.limit if glu else 0.0,
-        size=hidden, inner=size, taken=taken, norm=before.kind, bits=inner.bits, activation=launches.activation,
+        size=hidden, inner=size, taken=taken, norm=before.kind, bits=inner.bits, group=inner.group,
+        activation=launches.activation,
         clamped=glu is not None, has_bias=biases[0] is not None, scales_input=config.scales_input,
-        blocks=size // ROWS, stride=inner.stride, rows=rows, columns=columns,
+        blocks=size // tile.rows, stride=inner.stride, **tile.constants,
     )  # fmt: skip
     shared, gate = mixture.shared_expert, None
     if mixture.shared_expert_gate is not None:
         gate = launches.new("gate", 1)
         launches.linear([matrix(mixture.shared_expert_gate)], x, gate, before)
     seen = launches.neurons(shared, x, before) if shared is not None else None
-    rows, columns = launches.tile(outer, rows=launches.tokens * hidden, tokens=1)
+    outer_tile = launches.tile(outer, rows=launches.tokens * hidden, tokens=1)
 
     def compute(y: Tensor, onto: Tensor | None, factor: float) -> None:
         between = launches.new("routed", hidden) if seen is not None else y
         launches.add(
-            experts_out, (launches.tokens, -(-hidden // rows)), fired, chosen, weights, outer.data,
+            experts_out, (launches.tokens, -(-hidden // outer_tile.rows)), fired, chosen, weights, outer.data,
             launches.none if biases[1] is None else floats(biases[1]),
             launches.none if onto is None else onto, between, factor,
-            size=size, n=hidden, taken=taken, bits=outer.bits, has_bias=biases[1] is not None,
+            size=size, n=hidden, taken=taken, bits=outer.bits, group=outer.group, has_bias=biases[1] is not None,
             scales_input=config.scales_input, has_residual=onto is not None, stride=outer.stride,
-            rows=rows, columns=columns,
+            **outer_tile.constants,
         )  # fmt: skip
         if shared is not None and seen is not None:
             launches.linear([matrix(shared.down_proj)], seen, y, residual=between, factor=factor, gate=gate)

@@ -42,6 +42,20 @@ class Launch:
         self.kernel[self.grid](*self.arguments, **self.constants)
 
 
+@dataclass(frozen=True)
+class Tile:
+    """How much of a matrix a program reads at a time."""
+
+    rows: int
+    columns: int
+    warps: int = 4
+
+    @property
+    def constants(self) -> Mapping[str, int]:
+        """As a kernel is told."""
+        return {"rows": self.rows, "columns": self.columns, "num_warps": self.warps}
+
+
 class Launches:
     """The launches for `tokens` new tokens, in order."""
 
@@ -105,13 +119,13 @@ class Launches:
         if not gate.alike(up):
             raise NoKernelError("gate and up are kept in different formats")
         y = self.new("fired", up.rows)
-        rows, columns = self.tile(up)
+        tile = self.tile(up)
         self.note(up)
         self.add(
-            feed_forward, (-(-up.rows // rows),), x, gate.data, up.data, self.bias(gate), self.bias(up), up.rows,
+            feed_forward, (-(-up.rows // tile.rows),), x, gate.data, up.data, self.bias(gate), self.bias(up), up.rows,
             before.weight, before.bias, y, before.eps,
-            size=up.columns, norm=before.kind, bits=up.bits, gated=gated, activation=self.activation,
-            has_bias=up.bias is not None, tokens=self.rows, rows=rows, columns=columns, operand=self.operand,
+            size=up.columns, norm=before.kind, bits=up.bits, group=up.group, gated=gated, activation=self.activation,
+            has_bias=up.bias is not None, tokens=self.rows, operand=self.operand, **tile.constants,
         )  # fmt: skip
         return y
 
@@ -132,31 +146,42 @@ class Launches:
             return
         for one in matrices:
             self.note(one)
-        rows, columns = self.tile(matrices[0], rows=sum(one.rows for one in matrices))
+        tile = self.tile(matrices[0], rows=sum(one.rows for one in matrices))
         all_three = [*matrices, *[matrices[0]] * (3 - len(matrices))]
         numbers = [one.rows for one in matrices] + [0] * (3 - len(matrices))
         self.add(
-            linear, (sum(-(-one.rows // rows) for one in matrices),), x, *(one.data for one in all_three),
+            linear, (sum(-(-one.rows // tile.rows) for one in matrices),), x, *(one.data for one in all_three),
             *(self.bias(one) for one in all_three), *numbers, before.weight, before.bias,
             self.none if residual is None else residual, self.none if gate is None else gate, y, y.stride(0),
             before.eps, factor, softcap or 0.0,
-            size=matrices[0].columns, norm=before.kind, bits=matrices[0].bits, several=len(matrices) > 1,
+            size=matrices[0].columns, norm=before.kind, bits=matrices[0].bits, group=matrices[0].group,
+            several=len(matrices) > 1,
             has_bias=matrices[0].bias is not None, has_residual=residual is not None, has_gate=gate is not None,
-            capped=softcap is not None, tokens=self.rows, rows=rows, columns=columns, operand=self.operand,
+            capped=softcap is not None, tokens=self.rows, operand=self.operand, **tile.constants,
         )  # fmt: skip
 
-    def tile(self, weights: Matrix, *, rows: int | None = None, tokens: int | None = None) -> tuple[int, int]:
-        """Rows and columns of a tile: small enough for every processor to have several programs."""
+    def tile(self, weights: Matrix, *, rows: int | None = None, tokens: int | None = None) -> Tile:
+        """A tile that is small enough for every processor to have several programs."""
         tokens = tokens or self.rows
         width = triton.next_power_of_2(weights.columns)
+        if weights.kept is not None and weights.kept.wide:
+            return self._wide_tile(weights.bits, width, -(-(rows or weights.rows) // ROWS), tokens)
         if weights.bits:
-            return ROWS, max(128, min(width, 512 if tokens == 1 else 256))
+            return Tile(ROWS, max(128, min(width, 512 if tokens == 1 else 256)))
         if tokens > 1:
-            return ROWS, max(16, min(width, 256))
+            return Tile(ROWS, max(16, min(width, 256)))
         height = ROWS
         while height > 1 and (rows or weights.rows) // height < self.programs:
             height //= 2
-        return height, max(16, min(width, 1024, 4096 // height))
+        return Tile(height, max(16, min(width, 1024, 4096 // height)))
+
+    def _wide_tile(self, bits: int, width: int, blocks: int, tokens: int) -> Tile:
+        """A word of a row for each thread, so that no activation is loaded by two; or for tensor cores half as many."""
+        if tokens > 1:
+            return Tile(ROWS, max(128, min(width, 2048 // bits)))
+        # Where a processor has few programs, they must ask for more at a time to keep the memory busy.
+        warps = 8 if blocks < 2 * self.programs and width >= 8192 // bits else 4
+        return Tile(ROWS, max(128, min(width, 1024 * warps // bits)), warps)
 
     def bias(self, weights: Matrix) -> Tensor:
         """The bias, or what stands for none."""
@@ -164,7 +189,7 @@ class Launches:
 
     def note(self, weights: Matrix) -> None:
         """Remember what weights are kept in."""
-        name = f"int{weights.bits}" if weights.bits else str(weights.data.dtype).removeprefix("torch.")
+        name = str(weights.kept or weights.data.dtype).removeprefix("torch.")
         self.formats[name] = None
 
     @property

@@ -90,9 +90,9 @@ class Plan:
         table = matrix(model.embed_tokens)
         learned = model.embed_positions
         self._launches.add(
-            embed, (self.tokens,), self.inputs[STATE:], table.data.view(torch.uint8) if table.bits else table.data,
+            embed, (self.tokens,), self.inputs[STATE:], table.table,
             self._launches.none if learned is None else matrix(learned).data, self.inputs, x, factor,
-            size=config.hidden_size, bits=table.bits, learned=learned is not None,
+            size=config.hidden_size, bits=table.bits, group=table.group, learned=learned is not None,
             block=triton.next_power_of_2(config.hidden_size),
         )  # fmt: skip
 

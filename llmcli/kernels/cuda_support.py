@@ -12,7 +12,7 @@ import torch
 
 from llmcli.kernels import DeviceStep, NoKernelError
 from llmcli.model import ModelConfig, Transformer
-from llmcli.model.packed import ROWS, Bits
+from llmcli.model.packed_format import ROWS, PackedFormat
 
 # The first with bfloat16 and asynchronous copies, which all kernels count on.
 _OLDEST = 8, 0
@@ -28,8 +28,8 @@ def unsupported(config: ModelConfig) -> str | None:
     return None
 
 
-def reads_packed(config: ModelConfig, planned: Mapping[str, Bits]) -> bool:
-    """Whether the kernels, where they cover a model, do so with the parameters in `planned` packed in so many bits."""
+def reads_packed(config: ModelConfig, planned: Mapping[str, PackedFormat]) -> bool:
+    """Whether the kernels, where they cover a model, do so with the parameters in `planned` packed as said there."""
     sizes = [layer.experts.intermediate_size for layer in config.layers if layer.experts is not None]
     if any(name.endswith(".gate_up_proj") for name in planned) and any(size % ROWS for size in sizes):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from llmcli.kernels import NoKernelError
 from llmcli.kernels.matrices import matrix_of
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
 from llmcli.model.packed import PackedMatrix
+from llmcli.model.packed_format import COLUMNS, PackedFormat
 
 _DENSE = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -21,22 +23,37 @@ class Matrix:
 
     data: Tensor
     """Dense values, or packed blocks as words."""
-    bits: int
-    """0: dense."""
+    kept: PackedFormat | None
+    """None: dense."""
     rows: int
     columns: int
     bias: Tensor | None
 
     def alike(self, other: Matrix) -> bool:
         """One kernel can read both."""
-        return (self.bits, self.data.dtype, self.bias is None) == (other.bits, other.data.dtype, other.bias is None)
+        return (self.kept, self.data.dtype, self.bias is None) == (other.kept, other.data.dtype, other.bias is None)
+
+    @property
+    def bits(self) -> int:
+        """0: dense."""
+        return 0 if self.kept is None else self.kept.bits
+
+    @property
+    def group(self) -> int:
+        """Columns that share a scale; 0: all of a row, or there are no scales."""
+        return 0 if self.kept is None else self.kept.group or 0
+
+    @property
+    def table(self) -> Tensor:
+        """As an embedding is read: narrow blocks by bytes."""
+        return self.data.view(torch.uint8) if self.group == COLUMNS else self.data
 
     @property
     def stride(self) -> int:
         """Elements of `data` from one matrix of a stack to the next."""
-        if not self.bits:
+        if self.kept is None:
             return self.rows * self.columns
-        return -(-self.rows // 16) * -(-self.columns // 32) * (80 if self.bits == 4 else 136)
+        return math.prod(self.kept.blocks_shape(self.rows, self.columns)) // 4
 
 
 @dataclass(frozen=True)
@@ -58,10 +75,10 @@ def matrix(weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> Matrix
     values, bias = matrix_of(weights, bias)
     added = None if bias is None else floats(bias)
     if isinstance(values, PackedMatrix):
-        return Matrix(values.blocks.view(torch.int32), values.bits, values.rows, values.columns, added)
+        return Matrix(values.blocks.view(torch.int32), values.format, values.rows, values.columns, added)
     if values.dtype not in _DENSE or not values.is_contiguous():
         raise NoKernelError(f"a matrix is kept in {str(values.dtype).removeprefix('torch.')}, or not in one piece")
-    return Matrix(values.detach(), 0, values.shape[-2], values.shape[-1], added)
+    return Matrix(values.detach(), None, values.shape[-2], values.shape[-1], added)
 
 
 def norm(module: nn.Module, size: int, device: torch.device) -> Norm:

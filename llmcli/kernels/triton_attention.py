@@ -20,7 +20,8 @@ Dimension letters: H query heads, K kv heads, D head size, M tokens, S splits, R
 import triton
 import triton.language as tl
 
-from llmcli.kernels.triton_product import LAYER_NORM, let_next_start, tanh, wait_for_previous
+from llmcli.kernels.triton_activations import LAYER_NORM, let_next_start, wait_for_previous
+from llmcli.kernels.triton_product import tanh
 
 NOT_NORMED = tl.constexpr(0)
 EACH_HEAD = tl.constexpr(1)

@@ -11,8 +11,9 @@ Dimension letters: M tokens, E experts, k experts chosen for each, C hidden size
 import triton
 import triton.language as tl
 
+from llmcli.kernels.triton_activations import let_next_start, statistics, wait_for_previous
 from llmcli.kernels.triton_linear import activated
-from llmcli.kernels.triton_product import let_next_start, product, statistics, tile, wait_for_previous
+from llmcli.kernels.triton_product import product, tile
 
 SOFTMAX = tl.constexpr(0)
 SIGMOID = tl.constexpr(1)
@@ -61,8 +62,9 @@ def route(
 def experts_in(
     x, chosen, weights, gate_up, gate_up_bias, weight, bias, y, eps, alpha, limit,
     size: tl.constexpr, inner: tl.constexpr, taken: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr,
-    activation: tl.constexpr, clamped: tl.constexpr, has_bias: tl.constexpr, scales_input: tl.constexpr,
-    blocks: tl.constexpr, stride: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, pdl: tl.constexpr,
+    group: tl.constexpr, activation: tl.constexpr, clamped: tl.constexpr, has_bias: tl.constexpr,
+    scales_input: tl.constexpr, blocks: tl.constexpr, stride: tl.constexpr, rows: tl.constexpr,
+    columns: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """Gate, up and activation of each chosen expert: `y` (M k, I) from `x` (M, C); program (choice, row block).
 
@@ -75,19 +77,35 @@ def experts_in(
     gate = gate_up + tl.load(chosen + slot).to(tl.int64) * stride
     start = x + slot // taken * size
     up = gate
-    second = block + blocks
+    second, last = block + blocks, 2 * inner
     if bits == 0:
         up += inner * size
-        second = block
-    first = tile(gate, block, inner, 0, size, bits, rows, columns)
-    first_of_up = tile(up, second, inner, 0, size, bits, rows, columns)
+        second, last = block, inner
+    first = tile(gate, block, inner, 0, size, bits, group, rows, columns)
+    first_of_up = tile(up, second, last, 0, size, bits, group, rows, columns)
     inverse, mean = statistics(start, eps, size, norm, 1)
     opened = product(
-        gate, block, inner, first, start, inverse, mean, weight, bias, size, norm, bits, 1, rows, columns, tl.float32
+        gate,
+        block,
+        inner,
+        first,
+        start,
+        inverse,
+        mean,
+        weight,
+        bias,
+        size,
+        norm,
+        bits,
+        group,
+        1,
+        rows,
+        columns,
+        tl.float32,
     )
     result = product(
-        up, second, inner, first_of_up, start, inverse, mean, weight, bias,
-        size, norm, bits, 1, rows, columns, tl.float32,
+        up, second, last, first_of_up, start, inverse, mean, weight, bias,
+        size, norm, bits, group, 1, rows, columns, tl.float32,
     )  # fmt: skip
     row = block * rows + tl.arange(0, rows)[:, None]
     if scales_input:
@@ -110,9 +128,9 @@ def experts_in(
 @triton.jit
 def experts_out(
     x, chosen, weights, down, down_bias, residual, y, factor,
-    size: tl.constexpr, n: tl.constexpr, taken: tl.constexpr, bits: tl.constexpr, has_bias: tl.constexpr,
-    scales_input: tl.constexpr, has_residual: tl.constexpr, stride: tl.constexpr, rows: tl.constexpr,
-    columns: tl.constexpr, pdl: tl.constexpr,
+    size: tl.constexpr, n: tl.constexpr, taken: tl.constexpr, bits: tl.constexpr, group: tl.constexpr,
+    has_bias: tl.constexpr, scales_input: tl.constexpr, has_residual: tl.constexpr, stride: tl.constexpr,
+    rows: tl.constexpr, columns: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """`y = residual + factor * sum of weight * down(x)` over a token's experts, (M, C); `x` (M k, I)."""
     let_next_start(pdl)
@@ -124,10 +142,10 @@ def experts_out(
         slot = token * taken + place
         expert = tl.load(chosen + slot)
         w = down + expert.to(tl.int64) * stride
-        first = tile(w, block, n, 0, size, bits, rows, columns)
+        first = tile(w, block, n, 0, size, bits, group, rows, columns)
         none = tl.zeros([1, 1], tl.float32)
         result = product(
-            w, block, n, first, x + slot * size, none, none, x, x, size, 0, bits, 1, rows, columns, tl.float32
+            w, block, n, first, x + slot * size, none, none, x, x, size, 0, bits, group, 1, rows, columns, tl.float32
         )
         if has_bias:
             result += tl.load(down_bias + expert * n + row, mask=row < n, other=0.0)

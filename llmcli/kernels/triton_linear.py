@@ -11,24 +11,23 @@ Dimension letters: N rows, K columns, M tokens (1 or 16).
 import triton
 import triton.language as tl
 
-from llmcli.kernels.triton_product import (
+from llmcli.kernels.triton_activations import (
     LAYER_NORM,
     RMS_NORM,
     let_next_start,
-    product,
     statistics,
-    tanh,
-    tile,
     wait_for_previous,
 )
+from llmcli.kernels.triton_product import product, tanh, tile
+from llmcli.kernels.triton_wide import wide_values
 
 
 @triton.jit
 def linear(
     x, w0, w1, w2, bias0, bias1, bias2, n0, n1, n2, weight, bias, residual, gate, y, stride, eps, factor, softcap,
-    size: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr, several: tl.constexpr, has_bias: tl.constexpr,
-    has_residual: tl.constexpr, has_gate: tl.constexpr, capped: tl.constexpr, tokens: tl.constexpr,
-    rows: tl.constexpr, columns: tl.constexpr, operand: tl.constexpr, pdl: tl.constexpr,
+    size: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, several: tl.constexpr,
+    has_bias: tl.constexpr, has_residual: tl.constexpr, has_gate: tl.constexpr, capped: tl.constexpr,
+    tokens: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, operand: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """`y = residual + factor * (norm(x) W^T + bias)`, for up to three matrices whose rows follow each other in `y`.
 
@@ -44,11 +43,11 @@ def linear(
             w, n, added, offset, block = w2, n2, bias2, n0 + n1, block - third
         elif block >= second:
             w, n, added, offset, block = w1, n1, bias1, n0, block - second
-    first = tile(w, block, n, 0, size, bits, rows, columns)
+    first = tile(w, block, n, 0, size, bits, group, rows, columns)
     wait_for_previous(pdl)
     inverse, mean = statistics(x, eps, size, norm, tokens)
     result = product(
-        w, block, n, first, x, inverse, mean, weight, bias, size, norm, bits, tokens, rows, columns, operand
+        w, block, n, first, x, inverse, mean, weight, bias, size, norm, bits, group, tokens, rows, columns, operand
     )
     row = block * rows + tl.arange(0, rows)[:, None]
     token = tl.arange(0, tokens)[None, :]
@@ -85,28 +84,28 @@ def activated(x, activation: tl.constexpr):
 @triton.jit
 def feed_forward(
     x, gate, up, gate_bias, up_bias, n, weight, bias, y, eps,
-    size: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr, gated: tl.constexpr, activation: tl.constexpr,
-    has_bias: tl.constexpr, tokens: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
+    size: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, gated: tl.constexpr,
+    activation: tl.constexpr, has_bias: tl.constexpr, tokens: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
     operand: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """`y = act(gate(norm(x))) * up(norm(x))`, or `act(up(norm(x)))`; `x` (M, K), `y` (M, n)."""
     let_next_start(pdl)
     block = tl.program_id(0)
-    first = tile(up, block, n, 0, size, bits, rows, columns)
+    first = tile(up, block, n, 0, size, bits, group, rows, columns)
     if gated:
-        first_of_gate = tile(gate, block, n, 0, size, bits, rows, columns)
+        first_of_gate = tile(gate, block, n, 0, size, bits, group, rows, columns)
     wait_for_previous(pdl)
     inverse, mean = statistics(x, eps, size, norm, tokens)
     row = block * rows + tl.arange(0, rows)[:, None]
     result = product(
-        up, block, n, first, x, inverse, mean, weight, bias, size, norm, bits, tokens, rows, columns, operand
+        up, block, n, first, x, inverse, mean, weight, bias, size, norm, bits, group, tokens, rows, columns, operand
     )
     if has_bias:
         result += tl.load(up_bias + row, mask=row < n, other=0.0)
     if gated:
         opened = product(
             gate, block, n, first_of_gate, x, inverse, mean, weight, bias,
-            size, norm, bits, tokens, rows, columns, operand,
+            size, norm, bits, group, tokens, rows, columns, operand,
         )  # fmt: skip
         if has_bias:
             opened += tl.load(gate_bias + row, mask=row < n, other=0.0)
@@ -138,12 +137,13 @@ def add_normed(
 @triton.jit
 def embed(
     ids, table, positions, state, y, factor,
-    size: tl.constexpr, bits: tl.constexpr, learned: tl.constexpr, block: tl.constexpr, pdl: tl.constexpr,
+    size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, learned: tl.constexpr, block: tl.constexpr,
+    pdl: tl.constexpr,
 ):  # fmt: skip
     """Embedding of each of `ids` (M,), times `factor`, plus that of its position: `y` (M, K).
 
-    `table` is dense, or the bytes of packed blocks. Those of `ids` beyond the number that `state` tells are as good as
-    any; they get the position of the last, for there may be none after it.
+    `table` is dense, or packed blocks: words, or where 32 columns share a scale bytes. Those of `ids` beyond the number
+    that `state` tells are as good as any; they get the position of the last, for there may be none after it.
     """
     let_next_start(pdl)
     wait_for_previous(pdl)
@@ -151,6 +151,8 @@ def embed(
     row = tl.load(ids + token)
     if bits == 0:
         value = tl.load(table + row * size + k, mask=k < size, other=0.0).to(tl.float32)
+    elif group != 32:
+        value = wide_values(table, row, k, size, bits, group)
     else:
         bytes_of: tl.constexpr = 80 * bits if bits == 4 else 68 * bits
         start = table + (row // 16 * ((size + 31) // 32) + k // 32) * bytes_of

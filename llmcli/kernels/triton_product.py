@@ -23,69 +23,26 @@ Dimension letters: N rows, K columns, M tokens (1 or 16), G groups of 32 columns
 import triton
 import triton.language as tl
 
-NO_NORM = tl.constexpr(0)
-RMS_NORM = tl.constexpr(1)
-LAYER_NORM = tl.constexpr(2)
+from llmcli.kernels.triton_activations import activations
+from llmcli.kernels.triton_wide import wide_product, wide_tile
 
 
 @triton.jit
-def let_next_start(pdl: tl.constexpr):
-    """The next kernel may be launched; it waits by itself for what this one writes."""
-    if pdl:
-        tl.extra.cuda.gdc_launch_dependents()
+def tile(
+    w, block, n, at, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
+    columns: tl.constexpr,
+):  # fmt: skip
+    """Weights of row block `block` from column `at` on: (rows, columns), or with packed ones words (G, J, 16).
 
-
-@triton.jit
-def wait_for_previous(pdl: tl.constexpr):
-    """What earlier kernels wrote can be read from here on, and what they read can be written."""
-    if pdl:
-        tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def statistics(x, eps, size: tl.constexpr, norm: tl.constexpr, tokens: tl.constexpr):
-    """Inverse deviation and mean, both (1, M), of the activations `x` (M, K); the root mean square's for RMSNorm."""
-    step: tl.constexpr = 1024 // tokens
-    token = tl.arange(0, tokens)[None, :]
-    total = tl.zeros([step, tokens], tl.float32)
-    mean = tl.zeros([1, tokens], tl.float32)
-    if norm == LAYER_NORM:
-        for at in range(0, size, step):
-            k = at + tl.arange(0, step)[:, None]
-            total += tl.load(x + token * size + k, mask=k < size, other=0.0)
-        mean = tl.sum(total, 0, keep_dims=True) / size
-        total = tl.zeros([step, tokens], tl.float32)
-    if norm != NO_NORM:
-        for at in range(0, size, step):
-            k = at + tl.arange(0, step)[:, None]
-            value = tl.load(x + token * size + k, mask=k < size, other=0.0)
-            value = tl.where(k < size, value - mean, 0.0)
-            total += value * value
-        return tl.rsqrt(tl.sum(total, 0, keep_dims=True) / size + eps), mean
-    else:
-        return mean, mean
-
-
-@triton.jit
-def _activations(x, token, k, inverse, mean, weight, bias, size: tl.constexpr, norm: tl.constexpr):
-    """Normalised activations at `token` and `k`, two tensors that broadcast; zero beyond the last column."""
-    value = tl.load(x + token * size + k, mask=k < size, other=0.0)
-    if norm == LAYER_NORM:
-        value = (value - mean) * inverse * tl.load(weight + k, mask=k < size, other=0.0)
-        value += tl.load(bias + k, mask=k < size, other=0.0)
-    elif norm == RMS_NORM:
-        value = value * inverse * tl.load(weight + k, mask=k < size, other=0.0)
-    return value
-
-
-@triton.jit
-def tile(w, block, n, at, size: tl.constexpr, bits: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
-    """Weights of row block `block` from column `at` on: (rows, columns), or with packed ones words (G, J, 16)."""
+    `group` columns of packed ones share a scale; where that is not 32, they lie as in `triton_wide`.
+    """
     block = block.to(tl.int64)
     if bits == 0:
         row = block * rows + tl.arange(0, rows)[:, None]
         k = at + tl.arange(0, columns)[None, :]
         return tl.load(w + row * size + k, mask=(row < n) & (k < size), other=0.0, eviction_policy="evict_first")
+    elif group != 32:
+        return wide_tile(w, block, n, at, size, bits, group, rows, columns)
     else:
         groups: tl.constexpr = (size + 31) // 32
         words: tl.constexpr = 80 if bits == 4 else 136
@@ -143,7 +100,7 @@ def _scales(w, block, at, size: tl.constexpr, bits: tl.constexpr, columns: tl.co
 @triton.jit
 def product(
     w, block, n, first, x, inverse, mean, weight, bias,
-    size: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr, tokens: tl.constexpr,
+    size: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, tokens: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr, operand: tl.constexpr,
 ):  # fmt: skip
     """Row block `block` of the matrix `w` (n, K) times the normalised activations `x` (M, K): (rows, M).
@@ -157,18 +114,23 @@ def product(
         if tokens == 1:
             apart = tl.zeros([rows, columns], tl.float32)
             for at in range(0, size, columns):
-                following = tile(w, block, n, at + columns, size, bits, rows, columns)
+                following = tile(w, block, n, at + columns, size, bits, group, rows, columns)
                 k = at + tl.arange(0, columns)[None, :]
-                apart += current.to(tl.float32) * _activations(x, 0, k, inverse, mean, weight, bias, size, norm)
+                apart += current.to(tl.float32) * activations(x, 0, k, inverse, mean, weight, bias, size, norm)
                 current = following
             total = tl.sum(apart, 1, keep_dims=True)
         else:
             for at in range(0, size, columns):
-                following = tile(w, block, n, at + columns, size, bits, rows, columns)
+                following = tile(w, block, n, at + columns, size, bits, group, rows, columns)
                 k = at + tl.arange(0, columns)[:, None]
-                value = _activations(x, token, k, inverse, mean, weight, bias, size, norm)
+                value = activations(x, token, k, inverse, mean, weight, bias, size, norm)
                 total = tl.dot(current.to(operand), value.to(operand), total, input_precision="ieee")
                 current = following
+    elif group != 32:
+        total = wide_product(
+            w, block, n, first, x, inverse, mean, weight, bias,
+            size, norm, bits, group, tokens, rows, columns, operand,
+        )  # fmt: skip
     else:
         groups: tl.constexpr = columns // 32
         # A word holds all columns of one row that a lane of `columns // 32 * bits` lanes has.
@@ -177,13 +139,13 @@ def product(
             apart = tl.zeros([groups, bits, 16], tl.float32)
             start = 32 * tl.arange(0, groups)[:, None, None] + width * tl.arange(0, bits)[None, :, None]
             for at in range(0, size, columns):
-                following = tile(w, block, n, at + columns, size, bits, rows, columns)
+                following = tile(w, block, n, at + columns, size, bits, group, rows, columns)
                 factor, summand = _scales(w, block, at, size, bits, columns)
                 coded = tl.zeros([groups, bits, 16], tl.float32)
                 values = tl.zeros([groups, bits, 1], tl.float32)
                 for place in tl.static_range(width):
                     k = _column(at + start, place, bits)
-                    value = _activations(x, 0, k, inverse, mean, weight, bias, size, norm)
+                    value = activations(x, 0, k, inverse, mean, weight, bias, size, norm)
                     coded += _coded(current, place, bits) * value
                     values += value
                 apart += coded * factor + values * summand
@@ -193,13 +155,13 @@ def product(
             lane = tl.arange(0, groups * bits)[:, None]
             start = 32 * (lane // bits) + width * (lane % bits)
             for at in range(0, size, columns):
-                following = tile(w, block, n, at + columns, size, bits, rows, columns)
+                following = tile(w, block, n, at + columns, size, bits, group, rows, columns)
                 factor, summand = _scales(w, block, at, size, bits, columns)
                 for place in tl.static_range(width):
                     weights = _coded(current, place, bits) * factor + summand
                     weights = tl.reshape(tl.permute(weights, (2, 0, 1)), [16, groups * bits])
                     k = _column(at + start, place, bits)
-                    value = _activations(x, token, k, inverse, mean, weight, bias, size, norm)
+                    value = activations(x, token, k, inverse, mean, weight, bias, size, norm)
                     total = tl.dot(weights.to(operand), value.to(operand), total, input_precision="ieee")
                 current = following
     return total

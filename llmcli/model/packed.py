@@ -1,14 +1,6 @@
-"""Weights of 4 or 8 bits: 32 columns of a row share a scale, and they lie in memory as a CPU reads them fastest.
+"""Weights of 4 or 8 bits: some columns of a row share a scale, and they lie as a processor reads them fastest.
 
-A block is 16 rows x 32 columns. Eight vectors of 64 bytes hold 4 consecutive columns of the 16 rows each, so that one
-instruction multiplies 4 columns of all rows and nothing is ever summed across a register. With 4 bits two such vectors
-share their bytes: the lower nibbles are columns 8j to 8j + 3, the upper ones 8j + 4 to 8j + 7. Behind the codes stand
-the 16 scales and, with 4 bits, the 16 minima, in half precision:
-
-    4 bits:  value = scale * code + minimum            320 bytes, 5 bits a weight
-    8 bits:  value = scale * (code - 128)              544 bytes, 8.5 bits a weight
-
-Rows are padded to a multiple of 16 and columns to one of 32.
+How they lie is told in `llmcli.model.packed_format`.
 
 Dimension letters: N rows, C columns, G groups of a row, R blocks of rows.
 """
@@ -17,61 +9,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat
 from llmcli.model.pages import Pages
 
-Bits: TypeAlias = Literal[4, 8]
-
-ROWS = 16
-COLUMNS = 32
-_CODE_BYTES: dict[Bits, int] = {4: 256, 8: 512}
-BLOCK_BYTES: dict[Bits, int] = {4: 320, 8: 544}
 # Values dequantised at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
 _VALUES_AT_ONCE = 1 << 20
 _DEVICE_VALUES_AT_ONCE = 1 << 24
 
 
-def blocks_shape(bits: Bits, rows: int, columns: int, count: int = 1) -> tuple[int, int, int]:
-    """Of `count` matrices in blocks: blocks of rows, groups of columns, bytes."""
-    return count * -(-rows // ROWS), -(-columns // COLUMNS), BLOCK_BYTES[bits]
-
-
 @dataclass(frozen=True)
 class Groups:
-    """Rows of codes, with the scale (and, with 4 bits, the minimum) of every 32 of them."""
+    """Rows of codes, with the scale (and, with 4 bits, the minimum) of each group of them."""
 
     codes: Tensor
     """(N, C) uint8: 0 to 15, or the number plus 128."""
     scale: Tensor
-    """(N, G) float16."""
+    """(N, G) float16; float32 of whole rows."""
     minimum: Tensor | None
     """(N, G) float16 with 4 bits, None with 8."""
+    group: int | None = COLUMNS
+    """Columns of each; None: all."""
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, rows: slice) -> Groups:
-        return Groups(self.codes[rows], self.scale[rows], None if self.minimum is None else self.minimum[rows])
+        return self.with_rows(lambda numbers: numbers[rows])
 
     def followed_by(self, other: Groups) -> Groups:
         """These rows and then those, of as many bits."""
         both = None if self.minimum is None or other.minimum is None else torch.cat((self.minimum, other.minimum))
-        return Groups(torch.cat((self.codes, other.codes)), torch.cat((self.scale, other.scale)), both)
+        return Groups(torch.cat((self.codes, other.codes)), torch.cat((self.scale, other.scale)), both, self.group)
 
     def with_rows(self, change: Callable[[Tensor], Tensor]) -> Groups:
         """With the same `change` made to the rows of all numbers: another order, another device."""
         minimum = None if self.minimum is None else change(self.minimum)
-        return Groups(change(self.codes), change(self.scale), minimum)
+        return Groups(change(self.codes), change(self.scale), minimum, self.group)
+
+    def in_groups_of(self, columns: int) -> Groups:
+        """The same, where so many columns already have the same scale and minimum."""
+        assert self.group is not None and columns % self.group == 0
+        step = columns // self.group
+        minimum = None if self.minimum is None else self.minimum[:, ::step]
+        return Groups(self.codes, self.scale[:, ::step], minimum, columns)
 
     @property
-    def bits(self) -> Bits:
-        """Of each code."""
-        return 8 if self.minimum is None else 4
+    def format(self) -> PackedFormat:
+        """What holds them."""
+        return PackedFormat(8 if self.minimum is None else 4, self.group)
 
     @property
     def tails(self) -> tuple[Tensor, ...]:
@@ -81,7 +71,8 @@ class Groups:
     def values(self) -> Tensor:
         """What they stand for: float32 (N, C)."""
         columns = self.codes.shape[1]
-        codes = _padded(self.codes, self.scale.shape[1] * COLUMNS).view(*self.scale.shape, COLUMNS).float()
+        width = self.group or columns
+        codes = _padded(self.codes, self.scale.shape[1] * width).view(*self.scale.shape, width).float()
         if self.minimum is None:
             values = codes.sub_(128).mul_(self.scale.float()[..., None])
         else:
@@ -97,7 +88,7 @@ class PackedMatrix(nn.Module):
 
     def __init__(
         self,
-        bits: Bits,
+        kept: PackedFormat,
         rows: int,
         columns: int,
         *,
@@ -106,20 +97,26 @@ class PackedMatrix(nn.Module):
         pages: Pages | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Memory for `count` matrices, not yet filled, from `pages` if given; `dtype` is what they are handed out in.
+        """Memory for `count` matrices, not yet filled, from `pages` if given, and `kept` so; `dtype` is what they are
+        handed out in.
 
         Raises:
             MemoryError: there is none; torch itself says so by a RuntimeError.
         """
         super().__init__()
-        self.bits, self.rows, self.columns, self.count, self.dtype = bits, rows, columns, count, dtype
-        self.row_blocks = -(-rows // ROWS)
-        shape = blocks_shape(bits, rows, columns, count)
+        self.format, self.rows, self.columns, self.count, self.dtype = kept, rows, columns, count, dtype
+        self.row_blocks = -(-rows // kept.rows)
+        shape = kept.blocks_shape(rows, columns, count)
         if pages is not None:
             empty = pages.empty(shape, torch.uint8)
         else:
             empty = torch.empty(shape, dtype=torch.uint8, device=device)
         self.register_buffer("blocks", empty)
+
+    @property
+    def bits(self) -> Bits:
+        """Of each code."""
+        return self.format.bits
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -137,10 +134,12 @@ class PackedMatrix(nn.Module):
         The last rows of a matrix may be fewer than a block's; otherwise their number is a multiple of 16 too.
         """
         count = len(groups.codes)
+        if groups.format != self.format:
+            raise ValueError(f"a matrix of {self.format} cannot hold {groups.format}")
         if first % ROWS or (count % ROWS and first + count != self.rows):
             raise ValueError(f"rows {first} to {first + count} of {self.rows} are not whole blocks")
-        start = index * self.row_blocks + first // ROWS
-        pack(groups, self.blocks[start : start + -(-count // ROWS)])
+        start = index * self.row_blocks + first // self.format.rows
+        pack(groups, self.blocks[start : start + -(-count // self.format.rows)])
 
     def __getitem__(self, index: int) -> Tensor:
         """Matrix `index`, (rows, columns) in `dtype`."""
@@ -152,19 +151,19 @@ class PackedMatrix(nn.Module):
     def chunks(self, index: int = 0) -> Iterator[tuple[int, Tensor]]:
         """The rows of matrix `index` in float32, a bounded number at a time, each with the first one's number."""
         at_once = _VALUES_AT_ONCE if self.blocks.device.type == "cpu" else _DEVICE_VALUES_AT_ONCE
-        step = max(1, at_once // (ROWS * COLUMNS * self.blocks.shape[1]))
+        step = max(1, at_once // (self.format.rows * self.format.padded(self.columns)))
         for block in range(0, self.row_blocks, step):
             start, stop = index * self.row_blocks + block, index * self.row_blocks + min(block + step, self.row_blocks)
-            values = unpack(self.bits, self.blocks[start:stop]).values()
-            yield block * ROWS, values[: self.rows - block * ROWS, : self.columns]
+            values = unpack(self.format, self.blocks[start:stop], self.columns).values()
+            yield block * self.format.rows, values[: self.rows - block * self.format.rows]
 
     def take(self, rows: Tensor) -> Tensor:
         """Some rows of the first matrix, (len(rows), columns) in `dtype`."""
-        picked = self.blocks[rows // ROWS]  # (N, G, bytes)
-        groups = unpack(self.bits, picked)
-        # Each row's block was unpacked whole: row n of the result is row 16 n + its place in the block.
-        places = torch.arange(len(rows), device=rows.device) * ROWS + rows % ROWS
-        return groups.values()[places, : self.columns].to(self.dtype)
+        codes, tails = self.format.parts(self.blocks, self.columns)
+        block, row = rows // self.format.rows, rows % self.format.rows
+        words = codes[block, :, :, row][:, :, :, None]  # (N, G, vectors, 1, 4)
+        numbers = tails[block, :, :, row][..., None]  # (N, G, 1 or 2, 1)
+        return _groups(self.format, words, numbers, self.columns).values().to(self.dtype)
 
 
 class QuantisedLinear(nn.Module):
@@ -210,38 +209,27 @@ class QuantisedEmbedding(nn.Module):
 
 
 def pack(groups: Groups, into: Tensor) -> None:
-    """Put rows into blocks `into` (R, G, bytes); rows that are lacking become zeros."""
-    blocks, width, _ = into.shape
-    bits, split = groups.bits, _CODE_BYTES[groups.bits]
-    codes = _padded(groups.codes, width * COLUMNS, blocks * ROWS)
-    # (R, G, 8 fours of columns, 16 rows, 4)
-    codes = codes.view(blocks, ROWS, width, 8, 4).permute(0, 2, 3, 1, 4)
-    if bits == 4:
-        codes = codes[:, :, 0::2] | codes[:, :, 1::2] << 4
-    into[:, :, :split] = codes.reshape(blocks, width, split)
+    """Put rows into `into`, blocks of as many rows; those that are lacking become zeros."""
+    kept, columns = groups.format, groups.codes.shape[1]
+    codes, tails = kept.parts(into, columns)
+    rows, number = len(into) * kept.rows, groups.scale.shape[1]
+    padded = _padded(groups.codes, kept.padded(columns), rows)
+    codes.copy_(kept.in_words(padded.view(len(into), kept.rows, number, -1)))
     for place, numbers in enumerate(groups.tails):
-        rows = _padded(numbers, width, blocks * ROWS).view(blocks, ROWS, width).transpose(1, 2).contiguous()
-        start = split + 2 * ROWS * place
-        into[:, :, start : start + 2 * ROWS] = rows.view(torch.uint8).view(blocks, width, 2 * ROWS)
+        tails[:, :, place] = _padded(numbers, number, rows).view(len(into), kept.rows, number).transpose(1, 2)
 
 
-def unpack(bits: Bits, blocks: Tensor) -> Groups:
-    """The rows of `blocks` (R, G, bytes), padding and all."""
-    count, width, _ = blocks.shape
-    split = _CODE_BYTES[bits]
-    codes = blocks[:, :, :split].reshape(count, width, -1, 1, ROWS, 4)
-    if bits == 4:
-        codes = torch.cat((codes & 15, codes >> 4), dim=3)  # (R, G, 4, 2, 16, 4)
-    codes = codes.reshape(count, width, 8, ROWS, 4).permute(0, 3, 1, 2, 4).reshape(count * ROWS, width * COLUMNS)
-    tails = [
-        blocks[:, :, start : start + 2 * ROWS]
-        .contiguous()
-        .view(torch.float16)
-        .transpose(1, 2)
-        .reshape(count * ROWS, width)
-        for start in range(split, blocks.shape[2], 2 * ROWS)
-    ]
-    return Groups(codes, tails[0], tails[1] if bits == 4 else None)
+def unpack(kept: PackedFormat, blocks: Tensor, columns: int) -> Groups:
+    """The rows of `blocks`, padding and all, of so many columns."""
+    return _groups(kept, *kept.parts(blocks, columns), columns)
+
+
+def _groups(kept: PackedFormat, codes: Tensor, tails: Tensor, columns: int) -> Groups:
+    """What `PackedFormat.parts` gives, of all rows of blocks or of fewer."""
+    rows, number = len(codes) * codes.shape[3], tails.shape[1]
+    numbers = tails.permute(2, 0, 3, 1).reshape(-1, rows, number)  # (1 or 2, N, G)
+    in_rows = kept.in_columns(codes).view(rows, -1)[:, :columns]
+    return Groups(in_rows, numbers[0], numbers[1] if kept.bits == 4 else None, kept.group)
 
 
 def _padded(values: Tensor, columns: int, rows: int | None = None) -> Tensor:

@@ -1,6 +1,6 @@
-"""Rounding weights to 4 or 8 bits, with the scale (and minimum) of each 32 columns that errs least.
+"""Rounding weights to 4 or 8 bits, with the scale (and minimum) of each group of columns that errs least.
 
-Dimension letters: N rows, C columns, G groups of a row.
+Dimension letters: N rows, C columns, G groups of a row, W columns of a group.
 """
 
 from __future__ import annotations
@@ -9,38 +9,58 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcli.model.packed import COLUMNS, Bits, Groups
+from llmcli.model.packed import Groups
+from llmcli.model.packed_format import PackedFormat
 
 # How often codes are chosen for a scale, and then the scale for the codes.
 _ROUNDS = 3
 # Shares of a group's range to begin from: without its extremes the other values are rounded more finely.
 _SHARES = (1.0, 0.9, 0.8)
+# Of a row in 8 bits, which are fine enough for most of its extremes.
+_SHARES_OF_ROWS = (1.0, 0.98, 0.96, 0.93, 0.9, 0.8)
 
 
-def quantise(values: Tensor, bits: Bits) -> Groups:
-    """`values` (N, C), of any float type, as codes in groups of 32 columns.
+def quantise(values: Tensor, kept: PackedFormat) -> Groups:
+    """`values` (N, C), of any float type, as codes in the groups of a format.
 
     Scales are fitted to the codes by least squares, and codes to the scales by rounding, in turn; nothing is worse
     than by plain rounding between a group's extremes.
     """
     columns = values.shape[1]
-    x = F.pad(values.float(), (0, -columns % COLUMNS)).view(len(values), -1, COLUMNS)  # (N, G, 32)
-    if columns % COLUMNS > 0:
+    width = kept.group or columns
+    x = F.pad(values.float(), (0, -columns % width)).view(len(values), -1, width)  # (N, G, W)
+    if columns % width > 0:
         # Padding must not widen the range of the last group.
-        x[:, -1, columns % COLUMNS :] = x[:, -1, :1]
-    codes, scale, minimum = _four_bits(x) if bits == 4 else (*_eight_bits(x), None)
-    return Groups(codes.flatten(1)[:, :columns].to(torch.uint8), scale, minimum)
+        x[:, -1, columns % width :] = x[:, -1, :1]
+    if kept.bits == 4:
+        codes, scale, minimum = _four_bits(x)
+        return Groups(codes.flatten(1)[:, :columns].to(torch.uint8), scale, minimum, kept.group)
+    codes, scale = _eight_bits(x) if kept.group else _eight_bits_by_row(x)
+    return Groups(codes.flatten(1)[:, :columns].to(torch.uint8), scale, None, kept.group)
+
+
+def _eight_bits_by_row(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes (N, 1, C) and scales (N, 1) in float32."""
+    greatest = x.abs().amax(-1)
+    best = greatest / 127
+    least = torch.full_like(greatest, torch.inf)
+    for share in _SHARES_OF_ROWS:
+        tried = greatest * (share / 127)
+        error = (_divided(x, tried).round_().clamp_(-128, 127) * tried[..., None] - x).square_().sum(-1)
+        best = torch.where(error < least, tried, best)
+        least = torch.minimum(error, least)
+    return _divided(x, best).round_().clamp_(-128, 127) + 128, best
 
 
 def _eight_bits(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes (N, G, 32) and scales (N, G)."""
+    """Codes (N, G, W) and scales (N, G)."""
     scale = _half(x.abs().amax(-1) / 127)
     codes = _divided(x, scale).round_().clamp_(-128, 127)
     return codes + 128, scale
 
 
 def _four_bits(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (N, G, 32), scales and minima (N, G)."""
+    """Codes (N, G, W), scales and minima (N, G)."""
     low, high = x.amin(-1), x.amax(-1)
     best: tuple[Tensor, Tensor, Tensor] | None = None
     least = torch.empty(0)
@@ -67,7 +87,7 @@ def _four_bits(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _line(codes: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The scale and minimum (N, G) of the least squared error for given codes (N, G, 32)."""
+    """The scale and minimum (N, G) of the least squared error for given codes (N, G, W)."""
     mean_code, mean_x = codes.mean(-1, keepdim=True), x.mean(-1, keepdim=True)
     centred = codes - mean_code
     scale = (centred * (x - mean_x)).sum(-1) / centred.square().sum(-1).clamp_(min=1e-6)
@@ -76,7 +96,7 @@ def _line(codes: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _divided(x: Tensor, scale: Tensor) -> Tensor:
-    """`x` (N, G, 32) over `scale` (N, G); zero where the scale is."""
+    """`x` (N, G, W) over `scale` (N, G); zero where the scale is."""
     inverse = torch.where(scale == 0, 0.0, 1.0 / scale.float())
     return x * inverse[..., None]
 

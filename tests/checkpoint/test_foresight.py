@@ -14,7 +14,7 @@ import llmcli
 from llmcli.checkpoint import foresight
 from llmcli.checkpoint.foresight import Wish, footprint, foresee
 from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
-from llmcli.checkpoint.packing import Packing, planned_bits
+from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.checkpoint.weights import load_weights
 from llmcli.errors import OutOfMemoryError
 from llmcli.model.packed import PackedMatrix
@@ -39,7 +39,7 @@ def have(monkeypatch: pytest.MonkeyPatch, nbytes: int | None) -> None:
 
 def takes(checkpoint: Checkpoint, packing: Packing | None, dtype: torch.dtype, context: int | None) -> int:
     model = meta_model(checkpoint.config)
-    return footprint(model, planned_bits(model, packing, checkpoint), dtype, context, CPU).total
+    return footprint(model, planned_formats(model, packing, checkpoint, CPU), dtype, context, CPU).total
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
@@ -50,7 +50,7 @@ def test_weights_and_cache_are_what_they_come_to(
 ) -> None:
     checkpoint = open_checkpoint(save(tiny_model(family, tie_word_embeddings=tied), tmp_path))
     shadow = meta_model(checkpoint.config)
-    told = footprint(shadow, planned_bits(shadow, packing, checkpoint), torch.bfloat16, 128, CPU)
+    told = footprint(shadow, planned_formats(shadow, packing, checkpoint, CPU), torch.bfloat16, 128, CPU)
     model = load_weights(checkpoint, CPU, torch.bfloat16, packing=packing)
     packed = {id(module): module.nbytes for module in model.modules() if isinstance(module, PackedMatrix)}
     assert told.weights == sum(parameter.nbytes for parameter in model.parameters()) + sum(packed.values())

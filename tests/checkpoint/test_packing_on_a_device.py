@@ -25,14 +25,16 @@ from llmcli.checkpoint import packing as packing_module
 from llmcli.checkpoint import weights as weights_module
 from llmcli.checkpoint.groups import groups_of
 from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
-from llmcli.checkpoint.packing import Packing, make_room, packed_unasked, planned_bits
+from llmcli.checkpoint.packing import Packing, make_room, packed_unasked, planned_formats
 from llmcli.checkpoint.weights import load_weights
 from llmcli.model import Transformer
-from llmcli.model.packed import Bits, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed_format import PackedFormat
 from llmcli.model.quantise import quantise
 from tests.checkpoint.gguf_writing import float32, write_gguf
 from tests.checkpoint.test_gguf_families import made, quantised
 from tests.checkpoint.test_packing import SCALES, sound_blocks
+from tests.kernels.making import FORMATS
 from tests.tiny import random_ids, save, tiny_model
 
 META = torch.device("meta")
@@ -98,7 +100,7 @@ def loaded(checkpoint: Checkpoint, packing: Packing, counted: Peak) -> Transform
 
 def packed_bytes(checkpoint: Checkpoint, packing: Packing) -> int:
     model = meta_model(checkpoint.config)
-    matrices = make_room(model, planned_bits(model, packing, checkpoint), torch.bfloat16, META)
+    matrices = make_room(model, planned_formats(model, packing, checkpoint, META), torch.bfloat16, META)
     dense = sum(parameter.nbytes for name, parameter in model.named_parameters())
     return sum(matrix.nbytes for matrix in matrices.values()) + dense
 
@@ -159,12 +161,12 @@ def test_weights_stay_as_stored_where_a_kernel_reads_them(
     assert packed_unasked(checkpoint, torch.device("mps")) is None
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
 @pytest.mark.parametrize("size", [(64, 96), (50, 40)])
-def test_packing_and_computing_stay_on_the_device(bits: Bits, size: tuple[int, int]) -> None:
+def test_packing_and_computing_stay_on_the_device(kept: PackedFormat, size: tuple[int, int]) -> None:
     with FakeTensorMode(), torch.inference_mode():
-        matrix = PackedMatrix(bits, *size, dtype=torch.bfloat16, device=META)
-        matrix.store(0, 0, quantise(torch.empty(size, dtype=torch.bfloat16, device=META), bits))
+        matrix = PackedMatrix(kept, *size, dtype=torch.bfloat16, device=META)
+        matrix.store(0, 0, quantise(torch.empty(size, dtype=torch.bfloat16, device=META), kept))
         x = torch.empty(3, size[1], dtype=torch.bfloat16, device=META)
         ids = torch.zeros(5, dtype=torch.long, device=META)
         results = [

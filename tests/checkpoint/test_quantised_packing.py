@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import llmcli
+from llmcli.checkpoint.opened import meta_model, open_checkpoint
+from llmcli.checkpoint.packing import Packing, make_room, planned_formats, read_packed
 from llmcli.checkpoint.quantised_tensor import QuantisedTensor
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.errors import CheckpointError
 from llmcli.model.packed import QuantisedLinear
-from tests.checkpoint.quantised_cases import CASES, Case, make
+from llmcli.model.packed_format import PackedFormat, narrow, wide
+from tests.checkpoint.quantised_cases import CASES, Case, awq, gptq, make
 from tests.checkpoint.test_quantised import MODULE, named, opened
 from tests.tiny import edit_config, random_ids, save, tiny_model
 
@@ -77,21 +82,28 @@ def test_groups_that_are_not_in_order_after_all(tmp_path: Path) -> None:
         tensor.groups(reader, 0, 16)
 
 
-@pytest.mark.parametrize("name", ["gptq 4 bits", "awq"])
-@pytest.mark.parametrize("quantize", [None, "int4"])
-def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_path: Path) -> None:
-    model = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=2)
-    folder = save(model, tmp_path)
+def quantised_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) -> dict[str, Case]:
+    """Save a llama whose projections are quantised, each as `made` of its shape and a number."""
+    save(tiny_model("llama", hidden_size=64, intermediate_size=160, num_hidden_layers=2), folder)
     stored = load_file(folder / "model.safetensors")
+    cases: dict[str, Case] = {}
     for index, weight in enumerate(sorted(name for name in stored if name.endswith("_proj.weight"))):
-        case = make(name, *stored.pop(weight).shape, seed=index)
+        rows, columns = stored.pop(weight).shape
+        cases[weight] = case = made((rows, columns), index)
         stored |= named(case, weight.removesuffix(".weight"))
     save_file({key: tensor.contiguous() for key, tensor in stored.items()}, folder / "model.safetensors")
     edit_config(folder, {"quantization_config": in_order(case)})
-    loaded = llmcli.load(folder, device="cpu", quantize=quantize)
+    return cases
+
+
+@pytest.mark.parametrize("name", ["gptq 4 bits", "awq"])
+@pytest.mark.parametrize("quantize", [None, "int4"])
+def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_path: Path) -> None:
+    quantised_model(tmp_path, lambda shape, index: make(name, *shape, seed=index))
+    loaded = llmcli.load(tmp_path, device="cpu", quantize=quantize)
     if loaded.packing is None:
         pytest.skip("nothing computes with packed weights on this machine")
-    dense = llmcli.load(folder, device="cpu", dtype="float32")
+    dense = llmcli.load(tmp_path, device="cpu", dtype="float32")
     for path, module in dense.model.named_modules():
         if isinstance(module, torch.nn.Linear) and path.endswith("_proj"):
             ours = loaded.model.get_submodule(path)
@@ -101,3 +113,34 @@ def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_pat
     # The head and the embedding are of 8 bits in one case, and all activations of 16.
     alike = torch.nn.functional.cosine_similarity(loaded.logits(ids).float(), dense.logits(ids), dim=-1)
     assert alike.min() > 0.98
+
+
+@pytest.mark.parametrize("packing", ["stored", "int4"])
+@pytest.mark.parametrize(
+    ("maker", "kept"),
+    [
+        (partial(gptq, bits=4, group=32), narrow(4)),
+        (partial(gptq, bits=4, group=128), wide(4)),
+        (partial(gptq, bits=3, group=-1, version="gptq_v2"), wide(4)),
+        (partial(awq, group=64), narrow(4)),
+        (partial(awq, group=128), wide(4)),
+    ],
+)
+def test_on_a_gpu_long_groups_stay_as_they_are(
+    maker: Callable[..., Case], kept: PackedFormat, packing: Packing, tmp_path: Path
+) -> None:
+    cases = quantised_model(tmp_path, lambda shape, index: maker(*shape, torch.Generator().manual_seed(index)))
+    checkpoint = open_checkpoint(tmp_path)
+    model = meta_model(checkpoint.config)
+    planned = planned_formats(model, packing, checkpoint, torch.device("cuda"))
+    head = wide(8) if kept.wide else narrow(8)
+    assert planned.get("lm_head.weight") == (None if packing == "stored" else head)
+    matrices = make_room(model, planned, torch.float32, torch.device("cpu"))
+    with TensorReader() as reader:
+        for name, case in cases.items():
+            parameter = name.removeprefix("model.")
+            matrix = matrices[parameter]
+            assert matrix.format == kept
+            read_packed(checkpoint.sources[parameter], checkpoint.tensors, reader, matrix)
+            # Codes and scales are as stored; only minima are rounded, and none is beyond 16 x 0.025.
+            assert float((matrix[0] - case.weight).abs().max()) <= 16 * 0.025 * 2**-11

@@ -19,7 +19,8 @@ from triton.compiler import ASTSource
 from llmcli.kernels.cuda_launches import Launch
 from llmcli.kernels.cuda_plan import Plan
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, RopeConfig, Transformer
-from llmcli.model.packed import Bits, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed_format import PackedFormat, narrow, wide
 
 _ROPE = RopeConfig(5e5, 128)
 _LLAMA_8B = ModelConfig(
@@ -44,14 +45,18 @@ _GPT_2 = replace(
     layers=(LayerConfig(None),), norm=NormStyle("layer", bias=True), gated=False, activation="gelu", mlp_bias=True,
     qkv_bias=True, o_bias=True, learned_positions=True,
 )  # fmt: skip
-_MODELS: dict[str, tuple[ModelConfig, Bits | None, tuple[int, ...]]] = {
+_MODELS: dict[str, tuple[ModelConfig, PackedFormat | None, tuple[int, ...]]] = {
     "llama": (_LLAMA_8B, None, (1, 16)),
-    "llama in 4 bits": (_LLAMA_8B, 4, (1,)),
-    "llama in 8 bits": (_LLAMA_8B, 8, (1,)),
+    "llama, int4": (_LLAMA_8B, narrow(4), (1,)),
+    "llama, int8": (_LLAMA_8B, narrow(8), (1,)),
+    "llama, int4 g128": (_LLAMA_8B, wide(4), (1, 16)),
+    "llama, int8 by row": (_LLAMA_8B, wide(8), (1,)),
     # As many rows in the products of attention as there can be, of as large heads.
     "gemma 2": (_GEMMA_2, None, (16,)),
-    "gpt-oss in 4 bits": (_GPT_OSS, 4, (4,)),
-    "gpt-2 in 8 bits": (_GPT_2, 8, (8,)),
+    "gpt-oss, int4": (_GPT_OSS, narrow(4), (4,)),
+    "gpt-oss, int4 g128": (_GPT_OSS, wide(4), (1,)),
+    "gpt-2, int8": (_GPT_2, narrow(8), (8,)),
+    "gpt-2, int8 by row": (_GPT_2, wide(8), (1, 8)),
 }
 _TYPES = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64", torch.int32: "*i32",
@@ -61,15 +66,15 @@ _TYPES = {
 _SHARED_BYTES = 99 * 1024
 
 
-def _model(config: ModelConfig, bits: Bits | None) -> Transformer:
+def _model(config: ModelConfig, kept: PackedFormat | None) -> Transformer:
     """A model without memory."""
     with torch.device("meta"):
         model = Transformer(config).bfloat16()
-        if bits is None:
+        if kept is None:
             return model
 
         def matrix(values: torch.Tensor) -> PackedMatrix:
-            made = PackedMatrix(bits, *values.shape[-2:], dtype=torch.bfloat16, count=values.shape[:-2].numel())
+            made = PackedMatrix(kept, *values.shape[-2:], dtype=torch.bfloat16, count=values.shape[:-2].numel())
             return made.to("meta")
 
         for module in list(model.modules()):
@@ -86,8 +91,8 @@ def _model(config: ModelConfig, bits: Bits | None) -> Transformer:
 
 def _launches(arch: int, names: list[str]) -> Iterator[tuple[str, Launch]]:
     for name in names:
-        config, bits, sizes = _MODELS[name]
-        model = _model(config, bits)
+        config, kept, sizes = _MODELS[name]
+        model = _model(config, kept)
         rope = config.layers[0].rope
         tables = {} if rope is None else {rope: (torch.zeros(1024, rope.rotary_dim // 2, device="meta"),) * 2}
         table = torch.zeros(1, 4, dtype=torch.int64, device="meta")
@@ -141,6 +146,9 @@ def main(arch: int, *names: str) -> None:
         ahead = ptx[: ptx.find("griddepcontrol.wait")] if waits else ""
         assert ahead.count("ld.global") == ahead.count("ld.global.L1::evict_first"), (name, launch.kernel)
         assert not waits or "evict_first" in ahead or launch.kernel.__name__ not in ("linear", "feed_forward")
+        # A program for one token exchanges nothing between threads but its sums, at the end.
+        by_itself = launch.constants.get("group") not in (None, 32) and launch.constants.get("tokens") == 1
+        assert not by_itself or not launch.constants["bits"] or compiled.metadata.shared <= 1024, name
         # Weights come 16 bytes at a time: with fewer, asking for them takes longer than reading them.
         assert wide or launch.kernel.__name__ not in ("linear", "feed_forward", "experts_in", "experts_out", "attend")
 

@@ -12,37 +12,48 @@ from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.checkpoint.weights import load_weights
 from llmcli.model import Transformer
 from llmcli.model.experts import Experts
-from llmcli.model.packed import Bits, Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed_format import Bits, PackedFormat, narrow, wide
 from llmcli.model.quantise import quantise
 from tests.tiny import save, tiny_model
 
+FORMATS = (narrow(4), narrow(8), wide(4), wide(8))
 
-def random_groups(bits: Bits, rows: int, columns: int, *, seed: int = 0, scale: float = 1.0) -> Groups:
+
+def of_bits(kept: PackedFormat | Bits) -> PackedFormat:
+    """The format, or that of CPUs with so many bits."""
+    return kept if isinstance(kept, PackedFormat) else narrow(kept)
+
+
+def random_groups(kept: PackedFormat | Bits, rows: int, columns: int, *, seed: int = 0, scale: float = 1.0) -> Groups:
     """Codes over their whole range, with scales and minima that differ from group to group."""
+    kept = of_bits(kept)
     random = torch.Generator().manual_seed(seed)
-    width = -(-columns // 32)
-    codes = torch.randint(0, 1 << bits, (rows, columns), generator=random, dtype=torch.uint8)
-    scales = (torch.rand(rows, width, generator=random) + 0.5) * scale / (1 << bits)
+    width = kept.groups(columns)
+    codes = torch.randint(0, 1 << kept.bits, (rows, columns), generator=random, dtype=torch.uint8)
+    scales = (torch.rand(rows, width, generator=random) + 0.5) * scale / (1 << kept.bits)
     minima = -8 * scales * (torch.rand(rows, width, generator=random) * 0.4 + 0.8)
-    return Groups(codes, scales.half(), minima.half() if bits == 4 else None)
+    scales = scales.half() if kept.group else scales
+    return Groups(codes, scales, minima.half() if kept.bits == 4 else None, kept.group)
 
 
 def packed(groups: Groups, *, dtype: torch.dtype = torch.float32) -> PackedMatrix:
     """One matrix of those groups."""
-    matrix = PackedMatrix(groups.bits, *groups.codes.shape, dtype=dtype)
+    matrix = PackedMatrix(groups.format, *groups.codes.shape, dtype=dtype)
     matrix.store(0, 0, groups)
     return matrix
 
 
-def pack_model(model: Transformer, bits: Bits) -> Transformer:
+def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
     """The model with all large matrices packed, in place."""
+    kept = of_bits(kept)
     model.requires_grad_(False)
 
     def matrix(values: torch.Tensor) -> PackedMatrix:
         stack = values if values.dim() == 3 else values[None]
-        made = PackedMatrix(bits, *stack.shape[1:], dtype=model_dtype, count=len(stack))
+        made = PackedMatrix(kept, *stack.shape[1:], dtype=model_dtype, count=len(stack))
         for index, part in enumerate(stack):
-            made.store(index, 0, quantise(part, bits))
+            made.store(index, 0, quantise(part, kept))
         return made
 
     model_dtype = model.dtype

@@ -10,8 +10,9 @@ from llmcli.checkpoint.groups import bits_of, groups_of
 from llmcli.kernels.cpu_build import Variant, load_library
 from llmcli.kernels.cpu_pack import BlockPacker
 from llmcli.model.packed import PackedMatrix
+from llmcli.model.packed_format import narrow, wide
 
-FORMATS = [name for name in ENCODINGS if (bits := bits_of(name)) and BlockPacker.knows(name, bits)]
+FORMATS = [name for name in ENCODINGS if (bits := bits_of(name)) and BlockPacker.knows(name, narrow(bits))]
 # Where the half-precision numbers of a block are.
 HALVES = {"Q4_1": (0, 2), "Q4_K": (0, 2)}
 
@@ -30,7 +31,7 @@ def any_blocks(name: str, rows: int, columns: int) -> torch.Tensor:
 def empty_matrix(name: str, rows: int, columns: int, count: int = 1) -> PackedMatrix:
     bits = bits_of(name)
     assert bits is not None
-    matrix = PackedMatrix(bits, rows, columns, dtype=torch.float32, count=count)
+    matrix = PackedMatrix(narrow(bits), rows, columns, dtype=torch.float32, count=count)
     matrix.blocks.fill_(0xA5)
     return matrix
 
@@ -43,7 +44,8 @@ def packed_by_torch(name: str, raw: torch.Tensor, columns: int) -> PackedMatrix:
 
 def test_formats_without_rounding_are_packed_in_c() -> None:
     assert {"Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q8_0", "IQ4_NL"} <= set(FORMATS)
-    assert not BlockPacker.knows("Q4_0", 8) and not BlockPacker.knows("Q6_K", 8)
+    assert not BlockPacker.knows("Q4_0", narrow(8)) and not BlockPacker.knows("Q6_K", narrow(8))
+    assert not BlockPacker.knows("Q4_0", wide(4))
 
 
 @pytest.mark.parametrize("variant", ["native", "portable"])

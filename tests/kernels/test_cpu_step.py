@@ -16,6 +16,7 @@ from llmcli.kernels.cpu_build import Library, Variant, load_library
 from llmcli.kernels.cpu_model import unsupported
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.model import KVCache, Transformer
+from llmcli.model.packed_format import wide
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import RoundingFunctional, pack_model, random_model
 from tests.tiny import random_ids
@@ -89,6 +90,11 @@ def test_packed_weights(model: Transformer, bits: int) -> None:
     packed = pack_model(copy.deepcopy(model), 4 if bits == 4 else 8)
     step = CpuStep(packed, threads=2, library=library())
     assert_close(packed, bits, in_pieces(step, fresh(packed), (1, 2, 3, 33, 5, 1, 25)))
+
+
+def test_what_lies_as_a_gpu_reads_it_is_left_to_the_readable_model(model: Transformer) -> None:
+    with pytest.raises(NoKernelError, match="int4 g128"):
+        CpuStep(pack_model(copy.deepcopy(model), wide(4)), library=library())
 
 
 def test_bfloat16_is_as_close_to_the_truth_as_the_readable_model(model: Transformer) -> None:

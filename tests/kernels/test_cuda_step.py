@@ -17,8 +17,9 @@ from llmcli.engine.speculative import Speculation
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels import NoKernelError
 from llmcli.model import KVCache, Transformer
+from llmcli.model.packed_format import PackedFormat, wide
 from tests.checkpoint.parity_cases import CASES
-from tests.kernels.making import pack_model, random_model
+from tests.kernels.making import FORMATS, pack_model, random_model
 from tests.kernels.triton_here import DEVICE
 from tests.tiny import save, tiny_model
 
@@ -92,13 +93,18 @@ def test_several_tokens(smollm: Transformer, several: int) -> None:
     assert_right(smollm, several)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_packed_weights(smollm: Transformer, bits: int) -> None:
-    assert_right(pack_model(copy.deepcopy(smollm).cpu(), 4 if bits == 4 else 8).to(DEVICE))
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
+def test_packed_weights(smollm: Transformer, kept: PackedFormat) -> None:
+    assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE))
+
+
+@pytest.mark.parametrize("kept", [wide(4), wide(8)], ids=str)
+def test_packed_experts(kept: PackedFormat, tmp_path: Path) -> None:
+    assert_right(pack_model(made("mixtral", tmp_path).cpu(), kept).to(DEVICE), several=0)
 
 
 def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
-    model, fewer = (pack_model(copy.deepcopy(smollm).cpu(), 4 if bits == 4 else 8).to(DEVICE) for bits in (4, 8))
+    model, fewer = (pack_model(copy.deepcopy(smollm).cpu(), wide(4 if bits == 4 else 8)).to(DEVICE) for bits in (4, 8))
     block: Any
     other: Any
     for block, other in zip(model.layers, fewer.layers, strict=True):

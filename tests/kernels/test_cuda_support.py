@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.packing import make_room, planned_bits
+from llmcli.checkpoint.packing import make_room, planned_formats
 from llmcli.engine import Engine, SamplingParams
 from llmcli.engine.events import Finish, Step
 from llmcli.kernels import why_no_kernel
 from llmcli.kernels.cuda_support import cuda_step, first_line, reads_packed, unsupported
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
-from llmcli.model.packed import Bits
+from llmcli.model.packed_format import PackedFormat, narrow, wide
 from tests.kernels.making import pack_model
 from tests.tiny import save, tiny_model
 
@@ -71,7 +71,7 @@ def test_a_graph_of_the_readable_model_where_kernels_do_not_cover_it() -> None:
 
 
 def test_the_readable_model_where_there_can_be_no_graph() -> None:
-    step, reason = cuda_step(pack_model(made(GROUPED), 4), unsupported(GROUPED))
+    step, reason = cuda_step(pack_model(made(GROUPED), narrow(4)), unsupported(GROUPED))
     assert step is None
     assert reason == "experts chosen in groups, and no CUDA graph: packed experts, which are chosen on the processor"
 
@@ -98,7 +98,7 @@ def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
 @INTERPRETED
 @pytest.mark.parametrize("packed", [False, True])
 def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = pack_model(made(EXPERTS), 4) if packed else made(PLAIN)
+    model = pack_model(made(EXPERTS), wide(4)) if packed else made(PLAIN)
     step, _ = cuda_step(model, None)
     assert step is not None
 
@@ -191,6 +191,7 @@ def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pyt
 
 
 @INTERPRETED
+@pytest.mark.parametrize("device", [CPU, CUDA])
 @pytest.mark.parametrize(
     ("config", "others", "covered"),
     [
@@ -203,22 +204,22 @@ def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_packed_weights_are_planned_where_the_kernels_read_them(
-    config: ModelConfig, others: tuple[str, ...], covered: bool
+    config: ModelConfig, others: tuple[str, ...], covered: bool, device: torch.device
 ) -> None:
     """`others` are packed in 8 bits, all else in 4."""
     model = made(config)
-    all_of_them = planned_bits(model, "int4", None)
-    planned: dict[str, Bits] = {
-        name: 8 if bits == 8 or name.removesuffix(".weight").endswith(others or "none") else 4
-        for name, bits in all_of_them.items()
+    all_of_them = planned_formats(model, "int4", None, device)
+    planned: dict[str, PackedFormat] = {
+        name: all_of_them["lm_head.weight"] if name.removesuffix(".weight").endswith(others or "none") else kept
+        for name, kept in all_of_them.items()
     }
     assert reads_packed(config, planned) is covered
     # What stays dense is another way to be kept.
     if others == ("up_proj",):
-        assert not reads_packed(config, {name: bits for name, bits in planned.items() if others[0] not in name})
+        assert not reads_packed(config, {name: kept for name, kept in planned.items() if others[0] not in name})
     for name, matrix in make_room(model, planned, torch.float32, CPU).items():
         matrix.blocks.zero_()
-        assert matrix.bits == planned[name]
+        assert matrix.format == planned[name]
     step, reason = cuda_step(model, None)
     assert (step is not None and step.name.startswith("triton kernels")) is covered, reason
 

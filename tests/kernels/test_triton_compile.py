@@ -20,9 +20,10 @@ ALL = {
 @pytest.mark.parametrize(
     ("arch", "models", "kernels"),
     [
-        (90, ["llama", "gemma 2", "llama in 8 bits"], ALL - {"route", "experts_in", "experts_out"}),
-        (90, ["llama in 4 bits", "gpt-oss in 4 bits", "gpt-2 in 8 bits"], ALL - {"add_normed"}),
-        (80, ["gemma 2", "gpt-oss in 4 bits"], ALL),
+        (90, ["llama", "gemma 2", "llama, int8", "llama, int4 g128"], ALL - {"route", "experts_in", "experts_out"}),
+        (90, ["llama, int4", "gpt-oss, int4", "gpt-2, int8", "llama, int8 by row"], ALL - {"add_normed"}),
+        (80, ["gemma 2", "gpt-oss, int4 g128"], ALL),
+        (80, ["gpt-2, int8 by row"], ALL - {"add_normed", "route", "experts_in", "experts_out"}),
     ],
 )
 def test_compilation(arch: int, models: list[str], kernels: set[str], tmp_path: Path) -> None:

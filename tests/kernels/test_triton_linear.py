@@ -14,6 +14,7 @@ from llmcli.model.config import Activation
 from llmcli.model.feed_forward import ACTIVATIONS
 from llmcli.model.norm import make_norm
 from llmcli.model.packed import PackedMatrix
+from llmcli.model.packed_format import PackedFormat, narrow, wide
 from tests.kernels.making import packed, random_groups
 from tests.kernels.triton_here import DEVICE
 
@@ -21,7 +22,8 @@ from llmcli.kernels.triton_linear import add_normed, embed, feed_forward, linear
 from triton.language import float32  # isort: skip
 
 Weights = Tensor | PackedMatrix
-FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
+PACKED = {str(kept): kept for kept in (narrow(8), narrow(4), wide(8), wide(4))}
+FORMATS = ("float32", "bfloat16", "float16", *PACKED)
 EPS = 1e-5
 NONE = torch.zeros(1, device=DEVICE)
 
@@ -30,17 +32,22 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
-def weights(kind: str, rows: int, columns: int, *, seed: int = 0) -> tuple[Tensor, Tensor, int]:
-    """What a kernel is given, the same in float32, and bits."""
-    if kind in ("int4", "int8"):
-        matrix = packed(random_groups(4 if kind == "int4" else 8, rows, columns, seed=seed)).to(DEVICE)
-        return matrix.blocks.view(torch.int32), matrix[0].float().to(DEVICE), matrix.bits
+def weights(kind: str, rows: int, columns: int, *, seed: int = 0) -> tuple[Tensor, Tensor, PackedFormat | None]:
+    """What a kernel is given, the same in float32, and how it is packed."""
+    if kind in PACKED:
+        matrix = packed(random_groups(PACKED[kind], rows, columns, seed=seed)).to(DEVICE)
+        return matrix.blocks.view(torch.int32), matrix[0].float().to(DEVICE), matrix.format
     dense = (random(rows, columns, seed=seed) * columns**-0.5).to(getattr(torch, kind))
-    return dense, dense.float(), 0
+    return dense, dense.float(), None
 
 
-def tile(bits: int, tokens: int) -> dict[str, Any]:
-    return {"rows": 16 if bits or tokens > 1 else 4, "columns": 128 if bits else 32, "operand": float32, "pdl": False}
+def format_of(kept: PackedFormat | None) -> dict[str, int]:
+    return {"bits": kept.bits if kept else 0, "group": kept.group or 0 if kept else 0}
+
+
+def tile(kept: PackedFormat | None, tokens: int) -> dict[str, Any]:
+    rows, columns = 16 if kept or tokens > 1 else 4, 128 if kept else 32
+    return {**format_of(kept), "rows": rows, "columns": columns, "operand": float32, "pdl": False}
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -49,15 +56,15 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 16])
-@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (37, 100), (5, 290)])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (37, 100), (5, 290), (18, 384)])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_products(kind: str, rows: int, columns: int, tokens: int) -> None:
-    w, matrix, bits = weights(kind, rows, columns)
+    w, matrix, kept = weights(kind, rows, columns)
     x, y = random(tokens, columns, seed=1), torch.zeros(tokens, rows, device=DEVICE)
-    shape = tile(bits, tokens)
+    shape = tile(kept, tokens)
     linear[(-(-rows // shape["rows"]),)](
         x, w, w, w, NONE, NONE, NONE, rows, 0, 0, NONE, NONE, NONE, NONE, y, rows, 0.0, 1.0, 0.0,
-        size=columns, norm=0, bits=bits, several=False, has_bias=False, has_residual=False, has_gate=False,
+        size=columns, norm=0, several=False, has_bias=False, has_residual=False, has_gate=False,
         capped=False, tokens=tokens, **shape,
     )  # fmt: skip
     close(y, x @ matrix.T)
@@ -65,7 +72,7 @@ def test_products(kind: str, rows: int, columns: int, tokens: int) -> None:
 
 @pytest.mark.parametrize("style", [NormStyle(), NormStyle("layer", bias=True)], ids=["rms", "layer"])
 @pytest.mark.parametrize("tokens", [1, 16])
-@pytest.mark.parametrize("kind", ["float32", "int4"])
+@pytest.mark.parametrize("kind", ["float32", "int4", "int4 g128", "int8 by row"])
 def test_norm_bias_gate_cap_and_residual_around_three_matrices(kind: str, tokens: int, style: NormStyle) -> None:
     columns, numbers = 70, (33, 16, 9)
     parts = [weights(kind, rows, columns, seed=rows) for rows in numbers]
@@ -81,7 +88,7 @@ def test_norm_bias_gate_cap_and_residual_around_three_matrices(kind: str, tokens
     linear[(sum(-(-rows // shape["rows"]) for rows in numbers),)](
         x, *(w for w, _, _ in parts), *biases, *numbers, norm.weight.detach(), bias.detach(), residual, gate, y,
         sum(numbers), EPS, 0.7, 1.5,
-        size=columns, norm=2 if style.bias else 1, bits=parts[0][2], several=True, has_bias=True, has_residual=True,
+        size=columns, norm=2 if style.bias else 1, several=True, has_bias=True, has_residual=True,
         has_gate=True, capped=True, tokens=tokens, **shape,
     )  # fmt: skip
     added = norm(x).detach() @ torch.cat([matrix for _, matrix, _ in parts]).T + torch.cat(biases)
@@ -95,21 +102,21 @@ def test_activations(activation: Activation) -> None:
 
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("tokens", [1, 16])
-@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["bfloat16", *PACKED])
 def test_feed_forward(kind: str, tokens: int, gated: bool) -> None:
     feed_forward_is_right(kind, tokens, "silu", gated=gated)
 
 
 def feed_forward_is_right(kind: str, tokens: int, activation: Activation, *, gated: bool) -> None:
     rows, columns = 40, 48
-    (gate, gate_matrix, bits), (up, up_matrix, _) = (weights(kind, rows, columns, seed=seed) for seed in (1, 2))
+    (gate, gate_matrix, kept), (up, up_matrix, _) = (weights(kind, rows, columns, seed=seed) for seed in (1, 2))
     biases = random(2, rows, seed=3)
     weight, x = random(columns, seed=4), random(tokens, columns, seed=5)
     y = torch.zeros(tokens, rows, device=DEVICE)
-    shape = tile(bits, tokens)
+    shape = tile(kept, tokens)
     feed_forward[(-(-rows // shape["rows"]),)](
         x, gate, up, biases[0], biases[1], rows, weight, NONE, y, EPS,
-        size=columns, norm=1, bits=bits, gated=gated, activation=get_args(Activation).index(activation),
+        size=columns, norm=1, gated=gated, activation=get_args(Activation).index(activation),
         has_bias=True, tokens=tokens, **shape,
     )  # fmt: skip
     normed = nn.functional.rms_norm(x, (columns,), weight, EPS)
@@ -120,14 +127,16 @@ def feed_forward_is_right(kind: str, tokens: int, activation: Activation, *, gat
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_embeddings(kind: str) -> None:
-    vocabulary, columns, ids = 50, 70, [0, 49, 17, 33]
-    table, matrix, bits = weights(kind, vocabulary, columns)
+    vocabulary, columns, ids = 50, 200, [0, 49, 17, 33]
+    table, matrix, kept = weights(kind, vocabulary, columns)
     positions = random(20, columns, seed=2).half()
     y = torch.zeros(len(ids), columns, device=DEVICE)
     state = torch.tensor([11, 4, 0, 0], device=DEVICE)
+    if kept and not kept.wide:
+        table = table.view(torch.uint8)
     embed[(len(ids),)](
-        torch.tensor(ids, device=DEVICE), table.view(torch.uint8) if bits else table, positions, state, y, 1.5,
-        size=columns, bits=bits, learned=True, block=128, pdl=False,
+        torch.tensor(ids, device=DEVICE), table, positions, state, y, 1.5,
+        size=columns, **format_of(kept), learned=True, block=256, pdl=False,
     )  # fmt: skip
     close(y, 1.5 * matrix[ids] + positions[11:15].float())
 

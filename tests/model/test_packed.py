@@ -6,31 +6,72 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmcli.model.packed import Bits, Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from tests.kernels.making import packed, random_groups
+from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.packed_format import COLUMNS, PackedFormat, narrow, wide
+from tests.kernels.making import FORMATS, packed, random_groups
 
-SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95)]
+SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95), (10, 257)]
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_packed_is_what_was_quantised(bits: Bits, size: tuple[int, int]) -> None:
-    groups = random_groups(bits, *size)
+def test_what_is_packed_is_what_was_quantised(kept: PackedFormat, size: tuple[int, int]) -> None:
+    groups = random_groups(kept, *size)
     assert torch.equal(packed(groups)[0], groups.values())
+
+
+@pytest.mark.parametrize(
+    ("kept", "nbytes"),
+    [(narrow(4), 5 / 8), (narrow(8), 8.5 / 8), (wide(4), 4.25 / 8), (wide(8), 1 + 4 / 4096)],
+)
+def test_bits_of_a_weight(kept: PackedFormat, nbytes: float) -> None:
+    assert PackedMatrix(kept, 64, 4096, dtype=torch.float32, count=2).nbytes == 2 * 64 * 4096 * nbytes
+
+
+def test_words_of_wide_rows_are_as_kernels_expect_them() -> None:
+    for kept in (wide(4), wide(8)):
+        bits = kept.bits
+        codes = torch.zeros(6, 200, dtype=torch.uint8)
+        codes[5, 128 + 37] = 9
+        groups = random_groups(kept, 6, 200)
+        matrix = packed(Groups(codes, groups.scale, groups.minimum, kept.group))
+        words = matrix.blocks[1, 0, : 2 * 64 * bits].view(torch.int32)
+        place, word = divmod(37, 4 * bits)
+        expected = torch.zeros_like(words)
+        expected[(4 * bits + word) * 4 + 1] = 9 << bits * place
+        assert torch.equal(words, expected)
+        tails = matrix.blocks[1, 0, 2 * 64 * bits :].view(groups.scale.dtype)
+        assert tails[1] == groups.scale[5, 0]
+        assert groups.minimum is None or tails[8 + 4 + 1] == groups.minimum[5, 1]
 
 
 def test_values_are_scale_times_code_and_minimum() -> None:
     codes = torch.arange(16, dtype=torch.uint8).repeat(2)[None]
     half = torch.tensor([[0.5]], dtype=torch.float16)
     assert Groups(codes, half, half * 3).values()[0, :3].tolist() == [1.5, 2.0, 2.5]
-    assert Groups(codes + 126, half, None).values()[0, :3].tolist() == [-1.0, -0.5, 0.0]
+    for group in (COLUMNS, None):
+        assert Groups(codes + 126, half, None, group).values()[0, :3].tolist() == [-1.0, -0.5, 0.0]
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_modules_compute_what_their_weight_says(bits: Bits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_that_agree_can_be_longer() -> None:
+    groups = random_groups(wide(4), 5, 300)
+    scale, minimum = (numbers.repeat_interleave(4, 1)[:, :10] for numbers in groups.tails)
+    short = Groups(groups.codes, scale, minimum)
+    longer = short.in_groups_of(128)
+    assert longer.format == wide(4) and torch.equal(longer.values(), groups.values())
+    assert torch.equal(short.values(), groups.values())
+
+
+def test_a_matrix_holds_its_own_format_only() -> None:
+    with pytest.raises(ValueError, match="int4 g128 cannot hold int4"):
+        PackedMatrix(wide(4), 16, 32, dtype=torch.float32).store(0, 0, random_groups(4, 16, 32))
+
+
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
+def test_modules_compute_what_their_weight_says(kept: PackedFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     # Several chunks of rows, the last not full.
     monkeypatch.setattr("llmcli.model.packed._VALUES_AT_ONCE", 4000)
-    matrix = packed(random_groups(bits, 75, 45))
+    matrix = packed(random_groups(kept, 75, 45))
     linear = QuantisedLinear(matrix, bias=True)
     assert linear.bias is not None
     linear.bias.data.normal_()
@@ -40,22 +81,24 @@ def test_modules_compute_what_their_weight_says(bits: Bits, monkeypatch: pytest.
     assert torch.equal(QuantisedEmbedding(matrix)(ids), linear.weight[ids])
 
 
-def test_matrices_of_a_stack_keep_apart() -> None:
-    parts = [random_groups(4, 20, 40, seed=seed) for seed in range(3)]
-    stack = PackedMatrix(4, 20, 40, dtype=torch.float32, count=3)
+@pytest.mark.parametrize("kept", [narrow(4), wide(4)], ids=str)
+def test_matrices_of_a_stack_keep_apart(kept: PackedFormat) -> None:
+    parts = [random_groups(kept, 20, 40, seed=seed) for seed in range(3)]
+    stack = PackedMatrix(kept, 20, 40, dtype=torch.float32, count=3)
     for index in (2, 0, 1):
         stack.store(index, 0, parts[index])
     for index in range(3):
         assert torch.equal(stack[index], parts[index].values())
 
 
-def test_rows_are_stored_in_whole_blocks() -> None:
-    matrix = PackedMatrix(8, 40, 32, dtype=torch.float32)
-    groups = random_groups(8, 40, 32)
+@pytest.mark.parametrize("kept", [narrow(8), wide(8)], ids=str)
+def test_rows_are_stored_in_whole_blocks(kept: PackedFormat) -> None:
+    matrix = PackedMatrix(kept, 40, 32, dtype=torch.float32)
+    groups = random_groups(kept, 40, 32)
     for first, stop in ((32, 40), (0, 32)):
-        matrix.store(0, first, Groups(groups.codes[first:stop], groups.scale[first:stop], None))
+        matrix.store(0, first, groups[first:stop])
     assert torch.equal(matrix[0], groups.values())
     with pytest.raises(ValueError, match="whole blocks"):
         matrix.store(0, 8, groups)
     with pytest.raises(ValueError, match="whole blocks"):
-        matrix.store(0, 0, random_groups(8, 8, 32))
+        matrix.store(0, 0, random_groups(kept, 8, 32))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmcli.model.packed import Bits
+from llmcli.model.packed_format import PackedFormat, narrow, wide
 from llmcli.model.quantise import quantise
+from tests.kernels.making import FORMATS
 
 
-def relative(values: torch.Tensor, bits: Bits) -> float:
-    return float((quantise(values, bits).values() - values).norm() / values.norm())
+def relative(values: torch.Tensor, kept: PackedFormat) -> float:
+    return float((quantise(values, kept).values() - values).norm() / values.norm())
 
 
 def plain_four_bits(x: torch.Tensor) -> torch.Tensor:
@@ -21,26 +22,38 @@ def plain_four_bits(x: torch.Tensor) -> torch.Tensor:
 
 def test_errors_are_those_of_the_bits() -> None:
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
-    assert 0.002 < relative(x, 8) < 0.006
+    assert 0.002 < relative(x, narrow(8)) < 0.006
     plain = float((plain_four_bits(x) - x).norm() / x.norm())
-    assert relative(x, 4) < 0.95 * plain
+    assert relative(x, narrow(4)) < 0.95 * plain
+    # As much longer the groups, as much farther their extremes.
+    assert relative(x, narrow(4)) < relative(x, wide(4)) < 1.5 * relative(x, narrow(4))
+    assert relative(x, narrow(8)) < relative(x, wide(8)) < 1.7 * relative(x, narrow(8))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_every_value_is_near(bits: Bits) -> None:
+def test_a_value_far_from_the_others_does_not_spoil_its_row() -> None:
+    x = torch.randn(8, 4096, generator=torch.Generator().manual_seed(3))
+    x[:, 7] = 6
+    plain = x.abs().amax(1, keepdim=True) / 127
+    assert relative(x, wide(8)) < 0.99 * float(((x / plain).round() * plain - x).norm() / x.norm())
+
+
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
+def test_every_value_is_near(kept: PackedFormat) -> None:
     x = torch.randn(20, 90, generator=torch.Generator().manual_seed(1)) * torch.logspace(-4, 2, 20)[:, None]
-    error = (quantise(x, bits).values() - x).abs().amax(-1)
-    assert bool((error < x.abs().amax(-1) * (0.15 if bits == 4 else 0.0045)).all())
+    error = (quantise(x, kept).values() - x).abs().amax(-1)
+    assert bool(
+        (error < x.abs().amax(-1) * {narrow(4): 0.15, wide(4): 0.2, narrow(8): 0.0045, wide(8): 0.0045}[kept]).all()
+    )
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
 @pytest.mark.parametrize("value", [0.0, 0.5, -3.0])
-def test_constant_rows_are_kept(bits: Bits, value: float) -> None:
+def test_constant_rows_are_kept(kept: PackedFormat, value: float) -> None:
     x = torch.full((3, 50), value)
-    torch.testing.assert_close(quantise(x, bits).values(), x, rtol=1e-3, atol=0)
+    torch.testing.assert_close(quantise(x, kept).values(), x, rtol=1e-3, atol=0)
 
 
 def test_what_is_on_a_grid_stays_there() -> None:
     codes = torch.randint(0, 16, (8, 64), generator=torch.Generator().manual_seed(2)).float()
     codes[:, ::32], codes[:, 1::32] = 0, 15
-    torch.testing.assert_close(quantise(codes * 0.25 - 2, 4).values(), codes * 0.25 - 2, rtol=0, atol=1e-6)
+    torch.testing.assert_close(quantise(codes * 0.25 - 2, narrow(4)).values(), codes * 0.25 - 2, rtol=0, atol=1e-6)

@@ -1,0 +1,61 @@
+"""What every kernel that multiplies with weights does to its activations: waiting for them, their statistics, the norm.
+
+Dimension letters: K columns, M tokens (1 or 16).
+"""
+
+import triton
+import triton.language as tl
+
+NO_NORM = tl.constexpr(0)
+RMS_NORM = tl.constexpr(1)
+LAYER_NORM = tl.constexpr(2)
+
+
+@triton.jit
+def let_next_start(pdl: tl.constexpr):
+    """The next kernel may be launched; it waits by itself for what this one writes."""
+    if pdl:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_previous(pdl: tl.constexpr):
+    """What earlier kernels wrote can be read from here on, and what they read can be written."""
+    if pdl:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def statistics(x, eps, size: tl.constexpr, norm: tl.constexpr, tokens: tl.constexpr):
+    """Inverse deviation and mean, both (1, M), of the activations `x` (M, K); the root mean square's for RMSNorm."""
+    step: tl.constexpr = 1024 // tokens
+    token = tl.arange(0, tokens)[None, :]
+    total = tl.zeros([step, tokens], tl.float32)
+    mean = tl.zeros([1, tokens], tl.float32)
+    if norm == LAYER_NORM:
+        for at in range(0, size, step):
+            k = at + tl.arange(0, step)[:, None]
+            total += tl.load(x + token * size + k, mask=k < size, other=0.0)
+        mean = tl.sum(total, 0, keep_dims=True) / size
+        total = tl.zeros([step, tokens], tl.float32)
+    if norm != NO_NORM:
+        for at in range(0, size, step):
+            k = at + tl.arange(0, step)[:, None]
+            value = tl.load(x + token * size + k, mask=k < size, other=0.0)
+            value = tl.where(k < size, value - mean, 0.0)
+            total += value * value
+        return tl.rsqrt(tl.sum(total, 0, keep_dims=True) / size + eps), mean
+    else:
+        return mean, mean
+
+
+@triton.jit
+def activations(x, token, k, inverse, mean, weight, bias, size: tl.constexpr, norm: tl.constexpr):
+    """Normalised activations at `token` and `k`, two tensors that broadcast; zero beyond the last column."""
+    value = tl.load(x + token * size + k, mask=k < size, other=0.0)
+    if norm == LAYER_NORM:
+        value = (value - mean) * inverse * tl.load(weight + k, mask=k < size, other=0.0)
+        value += tl.load(bias + k, mask=k < size, other=0.0)
+    elif norm == RMS_NORM:
+        value = value * inverse * tl.load(weight + k, mask=k < size, other=0.0)
+    return value
