@@ -1,5 +1,18 @@
 """Rounding weights to 4 or 8 bits, with the scale (and minimum) of each group of columns that errs least.
 
+Measured on SmolLM2-135M, whose weights were first spread evenly within the steps of the 4 bits they are published in,
+as if they had never been rounded; 256 tokens of English, all matrices of the layers in the format, embedding and head
+in the one of 8 bits that goes with it:
+
+| format | error of a matrix | KL divergence, mean (nats) | same most probable token | mean log loss (3.457 unrounded) |
+|---|---|---|---|---|
+| 8 bits, groups of 32 | 0.6 % | 0.002 | 96 % | 3.456 |
+| 8 bits, by row | 0.9 % | 0.007 | 93 % | 3.461 |
+| 4 bits, groups of 32 | 7.4 % | 0.33 | 70 % | 3.674 |
+| 4 bits, groups of 128 | 9.8 % | 0.79 | 57 % | 3.946 |
+
+So small a model bears little. Larger ones are reported to lose far less; that was not measured here.
+
 Dimension letters: N rows, C columns, G groups of a row, W columns of a group.
 """
 

@@ -98,6 +98,11 @@ def test_packed_weights(smollm: Transformer, kept: PackedFormat) -> None:
     assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE))
 
 
+@pytest.mark.parametrize(("kept", "several"), [(wide(4), 8), (wide(8), 9)], ids=str)
+def test_several_tokens_on_packed_weights(smollm: Transformer, kept: PackedFormat, several: int) -> None:
+    assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE), several)
+
+
 @pytest.mark.parametrize("kept", [wide(4), wide(8)], ids=str)
 def test_packed_experts(kept: PackedFormat, tmp_path: Path) -> None:
     assert_right(pack_model(made("mixtral", tmp_path).cpu(), kept).to(DEVICE), several=0)
@@ -116,10 +121,19 @@ def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
         CudaStep(model)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sixteen_bits_are_as_close_to_the_truth_as_the_readable_model(smollm: Transformer, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [(torch.bfloat16, None), (torch.float16, None), (torch.bfloat16, wide(4)), (torch.float16, wide(8))],
+    ids=str,
+)
+def test_sixteen_bits_are_as_close_to_the_truth_as_the_readable_model(
+    smollm: Transformer, dtype: torch.dtype, kept: PackedFormat | None
+) -> None:
     model = copy.deepcopy(smollm).to(dtype)
-    exact = read(copy.deepcopy(model).float(), fresh(smollm), IDS)[READ:]
+    precise = copy.deepcopy(model).float()
+    if kept is not None:
+        model, precise = (pack_model(each.cpu(), kept).to(DEVICE) for each in (model, precise))
+    exact = read(precise, fresh(smollm), IDS)[READ:]
     step, cache = CudaStep(model), fresh(model)
     read(model, cache, IDS[:READ])
     ours = torch.cat([step.forward([token], cache) for token in IDS[READ : READ + 3]])
