@@ -192,11 +192,18 @@ def test_blocks_of_files_are_taken_apart_on_the_device(name: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("packing", ["int8", "int4"])
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_a_gpu_packs_and_computes_what_a_cpu_does(family: str, packing: Packing, tmp_path: Path) -> None:
+def test_a_gpu_packs_and_computes_what_a_cpu_does(
+    family: str, packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(model: Transformer, packing: Packing, checkpoint: Checkpoint, _device: torch.device) -> Any:
+        return planned_formats(model, packing, checkpoint, torch.device("cuda"))
+
+    monkeypatch.setattr(weights_module, "planned_formats", planned)
     checkpoint = open_checkpoint(save(tiny_model(family), tmp_path))
     ours, theirs = (
         load_weights(checkpoint, torch.device(device), torch.float32, packing=packing) for device in ("cuda", "cpu")
     )
+    assert isinstance(ours.embed_tokens, QuantisedEmbedding) and ours.embed_tokens.matrix.format.wide
     ids = torch.tensor([random_ids(20)])
     with torch.inference_mode():
         torch.testing.assert_close(ours(ids.cuda()).cpu(), theirs(ids), rtol=1e-3, atol=1e-3)
