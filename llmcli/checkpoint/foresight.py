@@ -59,7 +59,11 @@ class Wish:
 
 
 def footprint(
-    model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, context: int | None, device: torch.device
+    model: Transformer,
+    planned: Mapping[str, PackedFormat],
+    dtype: torch.dtype,
+    context: int | None,
+    device: torch.device,
 ) -> Footprint:
     """What `model`, which may be on `meta`, will take on `device`, those in `planned` packed and others in `dtype`."""
     weights = sum(kept_bytes(model, planned, dtype).values())
@@ -135,7 +139,12 @@ def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, fr
 
 
 def _longest_context(
-    model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, context: int, device: torch.device, free: int
+    model: Transformer,
+    planned: Mapping[str, PackedFormat],
+    dtype: torch.dtype,
+    context: int,
+    device: torch.device,
+    free: int,
 ) -> int:
     """The longest context below the one asked for that fits; 0 if none does."""
     fits, too_long = 0, -(-min(context, model.config.context_length) // _CONTEXT_STEP)

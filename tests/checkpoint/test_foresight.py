@@ -162,7 +162,7 @@ def test_the_library_says_so_too(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_gpu_reads_more_at_a_time(folder: Path) -> None:
     model = meta_model(open_checkpoint(folder).config)
-    planned = planned_bits(model, "int4", None)
+    planned = planned_formats(model, "int4", None, CPU)
     here, there = (
         footprint(model, planned, torch.bfloat16, 4096, torch.device(device)) for device in ("cpu", "cuda:1")
     )
