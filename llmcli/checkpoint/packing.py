@@ -41,6 +41,9 @@ _DEVICE_CHUNK_VALUES = 1 << 20
 _WEIGHTS_AT_ONCE = 1 << 28
 # Parameters from which on a model gets it.
 _LARGE = 1 << 24
+# Parameters below which rounding with one scale for many columns tells: the starter's most probable token stays the
+# same in 57 % of places with 4 bits in groups of 128, in 70 % in groups of 32; with 8 bits by row in 93 %, else in 96 %.
+_FEELS_LONG_GROUPS = 1_000_000_000
 # Read as dense parameters: single rows, and what latent attention takes apart.
 _DENSE = ("shared_expert_gate", "kv_b_proj")
 
@@ -58,15 +61,17 @@ def planned_formats(
 ) -> dict[str, PackedFormat]:
     """The parameters of `model` that are packed, and how; a `checkpoint` is where they come from, if from any.
 
-    Where files keep codes of their own in groups that are not as long as a GPU's, all parameters get the short ones:
-    kernels read matrices that lie alike in one launch.
+    A GPU's groups are long. Small models feel that, and get short ones there too. Where files keep codes of their own
+    in shorter groups, all parameters get these: kernels read matrices that lie alike in one launch.
     """
     if packing is None:
         return {}
     parameters = dict.fromkeys(parameter for _, _, parameter in _packable(model))
     found = {parameter: _bits(parameter, packing, checkpoint) for parameter in parameters}
     short = checkpoint is not None and any(_in_short_groups(tensor) for tensor in checkpoint.tensors.values())
-    kept = narrow if device.type == "cpu" or short else wide
+    size = sum(parameter.numel() for parameter in model.parameters())
+    small = packing != "stored" and size < _FEELS_LONG_GROUPS
+    kept = narrow if device.type == "cpu" or short or small else wide
     return {parameter: kept(bits) for parameter, bits in found.items() if bits is not None}
 
 

@@ -91,6 +91,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Peak:
     return Peak()
 
 
+@pytest.fixture(autouse=True)
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing_module, "_FEELS_LONG_GROUPS", 0)
+
+
 def loaded(checkpoint: Checkpoint, packing: Packing, counted: Peak) -> Transformer:
     """The model on `meta`; its parameters as they were before, which are no more real, are not counted."""
     before = meta_model(checkpoint.config)
@@ -207,3 +212,11 @@ def test_a_gpu_packs_and_computes_what_a_cpu_does(
     ids = torch.tensor([random_ids(20)])
     with torch.inference_mode():
         torch.testing.assert_close(ours(ids.cuda()).cpu(), theirs(ids), rtol=1e-3, atol=1e-3)
+
+
+def test_small_models_are_rounded_in_short_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = meta_model(open_checkpoint(save(tiny_model("llama"), tmp_path)).config)
+    cuda, size = torch.device("cuda"), sum(parameter.numel() for parameter in model.parameters())
+    for limit, group in ((size + 1, 32), (size, 128)):
+        monkeypatch.setattr(packing_module, "_FEELS_LONG_GROUPS", limit)
+        assert planned_formats(model, "int4", None, cuda)["layers.0.mlp.up_proj.weight"].group == group

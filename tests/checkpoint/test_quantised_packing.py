@@ -127,8 +127,13 @@ def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_pat
     ],
 )
 def test_on_a_gpu_long_groups_stay_as_they_are(
-    maker: Callable[..., Case], kept: PackedFormat, packing: Packing, tmp_path: Path
+    maker: Callable[..., Case],
+    kept: PackedFormat,
+    packing: Packing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("llmcli.checkpoint.packing._FEELS_LONG_GROUPS", 0)
     cases = quantised_model(tmp_path, lambda shape, index: maker(*shape, torch.Generator().manual_seed(index)))
     checkpoint = open_checkpoint(tmp_path)
     model = meta_model(checkpoint.config)
