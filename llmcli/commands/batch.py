@@ -13,7 +13,7 @@ import typer
 from llmcli.commands import batch_lines, options
 from llmcli.commands.batch_results import ResultsFile
 from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.commands.prompt_input import LARGEST_BYTES, read_stdin_bytes
+from llmcli.commands.prompt_input import read_file_bytes, read_stdin_bytes
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views import terminal
 
@@ -253,10 +253,4 @@ def _parallel(text: str) -> int | None:
 def _read(file: str, *, quiet: bool) -> bytes:
     if file == "-":
         return read_stdin_bytes(quiet=quiet)
-    try:
-        path = Path(file)
-        if path.stat().st_size > LARGEST_BYTES:
-            raise UsageError(f"{file} is larger than {LARGEST_BYTES >> 20} MiB; split it.")
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
+    return read_file_bytes(Path(file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 
 from llmcli.errors import UsageError
 from llmcli.views import terminal
@@ -63,6 +64,22 @@ def read_stdin_bytes(*, quiet: bool = False) -> bytes:
         waiting.cancel()
     if len(data) > LARGEST_BYTES:
         raise UsageError(f"Standard input holds more than {LARGEST_BYTES >> 20} MiB, which no model can read at once.")
+    return data
+
+
+def read_file_bytes(path: Path) -> bytes:
+    """All of a file, or of a FIFO or device that ends.
+
+    Raises:
+        UsageError: it cannot be read, or holds too much.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    if len(data) > LARGEST_BYTES:
+        raise UsageError(f"{path} is larger than {LARGEST_BYTES >> 20} MiB; split it.")
     return data
 
 

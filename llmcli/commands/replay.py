@@ -11,6 +11,7 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model
+from llmcli.commands.prompt_input import read_file_bytes
 from llmcli.commands.recording import hashes
 from llmcli.errors import UsageError
 from llmcli.views import terminal
@@ -77,9 +78,7 @@ def replay(
 
 def _read(file: Path) -> object:
     try:
-        return json.loads(file.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{file} could not be read: {error.strerror}.") from None
+        return json.loads(read_file_bytes(file))
     except (ValueError, RecursionError):
         raise UsageError(f"{file} is not JSON; give a file that llm generate --record wrote.") from None
 

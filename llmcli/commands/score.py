@@ -10,7 +10,7 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.commands.prompt_input import decoded_text, read_prompt
+from llmcli.commands.prompt_input import decoded_text, read_file_bytes, read_prompt
 
 
 def score(
@@ -66,4 +66,4 @@ def _content(argument: str | None, *, quiet: bool) -> str:
         is_file = False
     if not is_file:
         return argument
-    return decoded_text(path.read_bytes())
+    return decoded_text(read_file_bytes(path))

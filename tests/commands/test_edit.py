@@ -78,7 +78,7 @@ def test_an_edit_of_another_model_is_refused(edit, tmp_path: Path) -> None:  # t
         (("--layer", "middle"), 2, b"neither the number"),
         (("--layer", 7), 2, b"no block 7"),
         (("--subject", "castle"), 2, b"does not contain"),
-        (("--corpus", "/nowhere"), 2, b"could not be read"),
+        (("--corpus", "/nowhere"), 2, b"cannot be read"),
         (("--out", "/nowhere/an.safetensors"), 2, b"folder that exists"),
         (("-e", "none"), 2, b"no edit 'none'"),
     ],

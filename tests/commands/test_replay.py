@@ -73,7 +73,7 @@ def test_the_model_can_be_elsewhere_and_the_precision_another(model: Path, tmp_p
     assert json.loads(llm("replay", file, "-m", moved, "--json").stdout)["changed"]["device"] == ["cuda:7", "cpu"]
 
 
-@pytest.mark.parametrize(("content", "why"), [(None, "could not be read"), ("{", "not JSON"), ("{}", "no schema")])
+@pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), ("{", "not JSON"), ("{}", "no schema")])
 def test_a_file_that_is_no_run_is_refused(tmp_path: Path, content: str | None, why: str) -> None:
     file = tmp_path / "run.json"
     if content is not None:

@@ -41,6 +41,8 @@ OPTIONS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "a device": (["generate", "-m", "/dev/zero", "Hi"], 3, ("neither a file nor a folder",)),
     "replay of no run": (["replay", "/etc/passwd"], 2, ("/etc/passwd",)),
     "batch of nothing": (["batch", "./none.jsonl"], 2, ("none.jsonl",)),
+    "batch without end": (["batch", "/dev/zero"], 2, ("/dev/zero is larger than 256 MiB",)),
+    "replay without end": (["replay", "/dev/zero"], 2, ("/dev/zero is larger than 256 MiB",)),
     "resume of nothing": (["chat", "--resume", "none"], 2, ("none",)),
 }
 

@@ -11,7 +11,7 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model, read_edit_files
-from llmcli.commands.prompt_input import decoded_text
+from llmcli.commands.prompt_input import decoded_text, read_file_bytes
 from llmcli.errors import UsageError
 from llmcli.views import terminal
 
@@ -72,7 +72,7 @@ def fact(
     Exit code 1, and nothing is kept, where it did not take or did more than it should.
     """
     number = _layer(layer)
-    text = None if corpus is None else _text(corpus)
+    text = None if corpus is None else decoded_text(read_file_bytes(corpus))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise UsageError(f"The edit cannot be written to {out}: give a file in a folder that exists.")
     checkpoint = find_checkpoint(model, quiet=quiet)
@@ -126,10 +126,3 @@ def _layer(given: str) -> int | None:
     with suppress(ValueError):
         return int(given)
     raise UsageError(f'--layer {given} is neither the number of a block nor "auto".')
-
-
-def _text(path: Path) -> str:
-    try:
-        return decoded_text(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path} could not be read: {error.strerror}.") from None
