@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from llmcli.errors import CheckpointError
-from llmcli.text.library import told
+from llmcli.text.library import encoded, told
 from llmcli.text.tokenizer import Tokenizer
+from tests.tiny import byte_tokenizer
 
 
 @pytest.fixture
@@ -58,6 +61,22 @@ def test_what_is_written_meanwhile_is_kept_whole_and_in_order(capfd: pytest.Capt
         os.write(2, lines)
         raise ValueError(5)
     assert capfd.readouterr().err.encode() == lines
+
+
+def test_ctrl_c_is_heeded_while_a_long_text_becomes_tokens() -> None:
+    def interrupt() -> None:
+        for _ in range(5):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    done = False
+    with pytest.raises(KeyboardInterrupt):
+        # It can count to five only if the library does not keep the interpreter to itself.
+        threading.Thread(target=interrupt).start()
+        encoded(byte_tokenizer(), "word " * 100_000)
+        done = True
+        time.sleep(60)
+    assert not done
 
 
 def test_a_closed_stderr_stays_closed() -> None:
