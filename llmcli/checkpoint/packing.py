@@ -41,8 +41,8 @@ _DEVICE_CHUNK_VALUES = 1 << 20
 _WEIGHTS_AT_ONCE = 1 << 28
 # Parameters from which on a model gets it.
 _LARGE = 1 << 24
-# Parameters below which rounding with one scale for many columns tells: the starter's most probable token stays the
-# same in 57 % of places with 4 bits in groups of 128, in 70 % in groups of 32; with 8 bits by row in 93 %, else in 96 %.
+# Parameters below which rounding with one scale for many columns tells: the starter keeps its most probable token in
+# 57 % of places with 4 bits in groups of 128, in 70 % in groups of 32; with 8 bits by row in 93 %, else in 96 %.
 _FEELS_LONG_GROUPS = 1_000_000_000
 # Read as dense parameters: single rows, and what latent attention takes apart.
 _DENSE = ("shared_expert_gate", "kv_b_proj")
