@@ -200,7 +200,7 @@ class Engine:
                         distribution = sampler.distribution(logits, ids)
                         token = settle(distribution, proposal, sampler)
                     elif token is None:
-                        token = sampler.choose(logits, ids)
+                        token = sampler.choose(logits, ids, greatest=self._reader.greatest(logits))
                 origin: Origin = "model"
                 if ahead is not None and len(ids) > prompt_tokens:
                     origin = ahead.took(token)

@@ -16,7 +16,7 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.events import AttentionRow
 from llmcli.engine.limits import memory_for_text
-from llmcli.kernels import DeviceStep, EachStep, FastStep, Hooks, readable_path
+from llmcli.kernels import DeviceStep, EachStep, FastStep, GreatestStep, Hooks, readable_path
 from llmcli.kernels.device_choice import DeviceChoice, Filters
 from llmcli.model import Transformer
 
@@ -62,6 +62,7 @@ class Reader:
         self._step, self._why_readable = step, why_readable
         # Asked once: to look through a step's methods takes a hundredth of a millisecond.
         self._each_step = step if isinstance(step, EachStep) else None
+        self._greatest_step = step if isinstance(step, GreatestStep) else None
         self._device_step = step if isinstance(step, DeviceStep) else None
         self._hooks = Hooks(model)
         self.is_looked_into = bool(self._hooks)
@@ -69,6 +70,7 @@ class Reader:
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
         self._choice: DeviceChoice | None = None
+        self._greatest: tuple[Tensor, tuple[int, float]] | None = None
 
     def begin(self, ids: Sequence[int], expected: int) -> int:
         """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""
@@ -110,6 +112,13 @@ class Reader:
         """Run what the cache does not hold yet of `ids` through the model; logits (V,) after the last token."""
         with memory_for_text(self._model, len(ids)):
             return self._read(ids, observer, progress)
+
+    def greatest(self, logits: Tensor) -> tuple[int, float] | None:
+        """The first of the greatest of `logits`, and what it is, if `read` gave them last and has searched them.
+
+        One that is not a number counts as the greatest.
+        """
+        return self._greatest[1] if self._greatest is not None and self._greatest[0] is logits else None
 
     def most_each(self, length: int) -> int:
         """How many tokens `read_each` can take when the text has `length` tokens with the first of them."""
@@ -195,7 +204,11 @@ class Reader:
                 logits = self._pass(list(ids[start : start + size]), step)
                 if progress is not None:
                     progress(len(self._cached_ids), len(ids))
-        return logits[-1, : self._vocab_size]
+        last = logits[-1, : self._vocab_size]
+        found = None if self._greatest_step is None or step is None else self._greatest_step.greatest
+        # A padded vocabulary ends with tokens that nobody can choose.
+        self._greatest = None if found is None or found[0] >= self._vocab_size else (last, found)
+        return last
 
     def _keep(self, length: int, expected: int) -> None:
         self._cache.truncate(length)

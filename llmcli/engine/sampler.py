@@ -48,12 +48,17 @@ class Sampler:
         ids, probabilities = torch.tensor(left.ids), torch.tensor(left.probabilities)
         return torch.zeros(len(logits)).index_copy_(0, ids, probabilities).to(logits.device)
 
-    def choose(self, logits: Tensor, context: Sequence[int] = ()) -> int:
+    def choose(self, logits: Tensor, context: Sequence[int] = (), *, greatest: tuple[int, float] | None = None) -> int:
         """The id that `draw` gives of the `distribution`, without the vocabulary where few can be chosen.
+
+        `greatest` is the first of the greatest logits, and what it is, where that is known.
 
         Raises:
             LlmcliError: the logits contain NaN or are infinite.
         """
+        if greatest is not None and self.params.temperature == 0 and self.params.repeat_penalty == 1.0:
+            check_scores([greatest[1]])
+            return greatest[0]
         left = self._left(logits, context)
         if isinstance(left, Tensor):
             return self.draw(left)

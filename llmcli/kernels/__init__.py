@@ -31,6 +31,18 @@ class FastStep(Protocol):
 
 
 @runtime_checkable
+class GreatestStep(FastStep, Protocol):
+    """A fast path that looks for the greatest logit while logits are still at hand."""
+
+    @property
+    def greatest(self) -> tuple[int, float] | None:
+        """The first of the greatest logits that the last pass gave, and what it is; None where it gave several rows.
+
+        A logit that is not a number counts as the greatest.
+        """
+
+
+@runtime_checkable
 class RowStep(FastStep, Protocol):
     """A fast path that can go on with several texts at once."""
 

@@ -34,6 +34,7 @@ typedef struct {
     Scratch scratch;
     float *scores; /* of experts, three times their number */
     Rows own, *rows;
+    int64_t greatest; /* the place of the greatest of the worker's logits; -1: it has none */
 } Worker;
 
 struct Context {
@@ -683,6 +684,22 @@ static void run_layer(Worker *w, const Layer *layer, const Segment *segment, con
     for (int64_t t = first; t < last; t++) add_delta(w, &layer->feed_forward_output, (int)t);
 }
 
+/* Of the only row of logits; what a worker has just computed is still at hand. */
+static void note_greatest(Worker *w, int64_t from, int64_t to) {
+    w->greatest = from < to ? from + first_greatest(w->context->step->logits + from, to - from) : -1;
+}
+
+/* The first of the greatest that workers have noted, each of a later part of the row than the one before. */
+static int64_t greatest_noted(const Context *c) {
+    const float *logits = c->step->logits;
+    int64_t best = -1;
+    for (int i = 0; i < c->threads; i++) {
+        int64_t place = c->workers[i].greatest;
+        if (place >= 0 && (best < 0 || (logits[best] == logits[best] && !(logits[place] <= logits[best])))) best = place;
+    }
+    return best;
+}
+
 static void begin_rows(const Model *m, Rows *rows, int tokens) {
     begin_input(&rows->attention_in, tokens, m->hidden);
     begin_input(&rows->second_in, tokens, m->hidden);
@@ -713,6 +730,9 @@ static void run(Worker *w) {
     }
     rows_together(w);
     compute(w, &head, 1, NULL);
+    last = share(w, row_blocks(&m->head), &first);
+    int64_t end = last * BLOCK_ROWS < m->vocabulary ? last * BLOCK_ROWS : m->vocabulary;
+    if (tokens == 1) note_greatest(w, first * BLOCK_ROWS, end);
     together(c);
     if (m->logit_scale != 1 || m->logit_softcap > 0) {
         /* In pieces that begin at the same places of each row, since what is left of a vector is computed otherwise. */
@@ -723,6 +743,8 @@ static void run(Worker *w) {
             int64_t at = i % pieces * PIECE, count = m->vocabulary - at < PIECE ? m->vocabulary - at : PIECE;
             soft_cap(step->logits + i / pieces * m->vocabulary + at, count, m->logit_scale, m->logit_softcap);
         }
+        end = last * PIECE < m->vocabulary ? last * PIECE : m->vocabulary;
+        if (tokens == 1) note_greatest(w, first * PIECE, end);
         together(c);
     }
 }
@@ -872,7 +894,7 @@ static int check_text(const Context *c, const Segment *segments, int64_t start, 
 }
 
 /* 0, or which of the step's numbers is out of bounds. */
-EXPORT int llm_step(Context *c, const Step *step) {
+EXPORT int llm_step(Context *c, Step *step) {
     const Model *m = &c->model;
     int problem = 0;
     if (step->tokens < 1 || step->tokens > m->capacity) return 1;
@@ -897,6 +919,7 @@ EXPORT int llm_step(Context *c, const Step *step) {
 #endif
     barrier_wait(&c->barrier, PATIENCE);
     run(&c->workers[0]);
+    step->greatest = (int32_t)greatest_noted(c);
 #ifdef __linux__
     if (at >= 0) sched_setaffinity(0, sizeof before, &before);
 #endif

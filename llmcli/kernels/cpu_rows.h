@@ -102,6 +102,28 @@ static void soft_cap(float *x, int64_t n, float scale, float cap) {
     }
 }
 
+/* The first of the greatest of n values, or of those that are not numbers. */
+static int64_t first_greatest(const float *x, int64_t n) {
+    int64_t i = 0;
+    vf best = all(-INFINITY);
+    vi odd = {0};
+    float most = -INFINITY;
+    for (; i + LANES <= n; i += LANES) {
+        vf v = load(x + i);
+        odd |= v != v;
+        best = vmax(best, v);
+    }
+    int wrong = whole_sum(odd) != 0;
+    for (; i < n; i++) {
+        wrong |= x[i] != x[i];
+        if (x[i] > most) most = x[i];
+    }
+    if (greatest(best) > most) most = greatest(best);
+    for (i = 0; i < n; i++)
+        if (wrong ? x[i] != x[i] : x[i] == most) return i;
+    return 0;
+}
+
 /* Turn the pairs (j, j + half) of a head. */
 static void rotate(float *x, const float *cos, const float *sin, int64_t half) {
     for (int64_t j = 0; j < half; j++) {

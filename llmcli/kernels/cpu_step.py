@@ -73,6 +73,7 @@ class CpuStep:
         ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
+        self._last: tuple[Tensor, int] | None = None
 
     @property
     def prefill_chunk(self) -> int:
@@ -84,6 +85,14 @@ class CpuStep:
         """What runs, for people."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"cpu kernel ({self._library.isa}, {threads}), {self._description.formats}"
+
+    @property
+    def greatest(self) -> tuple[int, float] | None:
+        """See `GreatestStep`."""
+        if self._last is None:
+            return None
+        logits, place = self._last
+        return place, c.float_at(logits.data_ptr(), place)
 
     def covers(self, tokens: int) -> bool:
         """Whether so many tokens are computed here rather than by the readable model."""
@@ -100,6 +109,7 @@ class CpuStep:
         """
         self._model.check_positions(cache.length + len(ids))
         if not self.covers(len(ids)):
+            self._last = None
             return readable_logits(self._model, ids, cache, only_last=only_last)
         parts = [
             self._call(ids[start : start + self._capacity], cache, only_last=only_last)
@@ -208,6 +218,7 @@ class CpuStep:
         )
         if problem := self._library.handle.llm_step(self._context, ctypes.byref(step)):
             raise ValueError(f"the kernel refuses the step: {problem}")
+        self._last = (logits, step.greatest) if only_last else None
         return logits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 3
+ABI = 4
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -99,8 +99,13 @@ class Step(ctypes.Structure):
         ("logits", c_void_p),
         ("start", c_int64),
         ("positions", c_void_p),
-        *_fields(c_int32, "tokens only_last"),
+        *_fields(c_int32, "tokens only_last greatest"),
     )
+
+
+def float_at(address: int, place: int) -> float:
+    """One of the floats from an address on."""
+    return c_float.from_address(address + place * ctypes.sizeof(c_float)).value
 
 
 def declare(library: ctypes.CDLL) -> str:

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 3
+#define LLM_ABI 4
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -74,6 +74,7 @@ typedef struct {
     int64_t start;              /* position of the first token */
     const int64_t *positions;   /* of each token, if each is of a text of its own; otherwise NULL */
     int32_t tokens, only_last;
+    int32_t greatest; /* written where there is one row of logits: the place of the first of the greatest */
 } Step;
 
 static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
@@ -279,3 +280,29 @@ def test_ids_and_caches_out_of_bounds_are_refused(odd: dict[int | None, Transfor
     learned = random_model("gpt2", tmp_path, **CASES["gpt-2"][1])
     with pytest.raises(PromptTooLongError, match="129 tokens"):
         CpuStep(learned, threads=1, library=library()).forward([1] * 129, fresh(learned))
+
+
+@pytest.mark.parametrize("variant", ["native", "portable"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_greatest_logit_is_found_on_the_way(model: Transformer, threads: int, variant: Variant) -> None:
+    step, cache = CpuStep(model, threads=threads, library=library(variant)), fresh(model)
+    for ids in (IDS[:3], IDS[3:4]):
+        logits = step.forward(ids, cache)
+        assert step.greatest == (int(logits.argmax()), float(logits.max()))
+    step.forward(IDS[4:6], cache, only_last=False)
+    assert step.greatest is None
+
+
+def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest(tmp_path: Path) -> None:
+    model = random_model("llama", tmp_path, vocab_size=70)
+    head = model.lm_head
+    assert isinstance(head, torch.nn.Linear)
+    head.weight.data.zero_()
+    step, cache = CpuStep(model, threads=3), fresh(model)
+    step.forward([1], cache)
+    assert step.greatest == (0, 0.0)
+    for place in (69, 40):
+        head.weight.data[place] = torch.nan
+        step.forward([1], cache)
+        assert step.greatest is not None
+        assert step.greatest[0] == place and math.isnan(step.greatest[1])
