@@ -227,22 +227,23 @@ class _Rotations:
 
     def __init__(self, rope: Rope) -> None:
         self._rope = rope
-        self._first, self._decisive = 0, -1
-        self._cos = self._sin = torch.empty(0, 0)
+        self._first = self._end = self._half = self._cos_at = self._sin_at = 0
+        self._decisive = -1
+        self._kept: tuple[Tensor, ...] = ()
 
     def at(self, start: int, count: int, length: int) -> tuple[int, int, int]:
         """Addresses for the positions from `start` on in a text of `length` tokens, and values for each."""
         decisive = self._rope.config.decisive_length(length)
-        end = self._first + len(self._cos)
-        if decisive != self._decisive or start < self._first or start + count > end:
+        if decisive != self._decisive or start < self._first or start + count > self._end:
             positions = torch.arange(start, start + max(count, _ROTATIONS_AHEAD))
             # So little that waking torch's threads, while the kernel's have the cores, would take far longer.
             with one_thread():
-                self._cos, self._sin = (part.contiguous() for part in self._rope(positions, torch.float32, length))
-            self._first, self._decisive = start, decisive
-        half = self._cos.shape[1]
-        skipped = (start - self._first) * half * 4
-        return self._cos.data_ptr() + skipped, self._sin.data_ptr() + skipped, half
+                cos, sin = (part.contiguous() for part in self._rope(positions, torch.float32, length))
+            self._kept = cos, sin
+            self._cos_at, self._sin_at, self._half = cos.data_ptr(), sin.data_ptr(), cos.shape[1]
+            self._first, self._end, self._decisive = start, start + len(positions), decisive
+        skipped = (start - self._first) * self._half * 4
+        return self._cos_at + skipped, self._sin_at + skipped, self._half
 
     def of(self, positions: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Cosines and sines (R, half) of one position in each of as many texts of so many tokens."""
