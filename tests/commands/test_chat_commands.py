@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -260,6 +261,31 @@ def test_saving_loading_and_going_on_exactly(start: Start, yes: Path, tmp_path: 
     again.session.conversation.system = "Be brief."
     assert again.session.prompt("Three?") == prompt
     assert len(conversation_files()) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_half_a_saved_conversation_does_not_stand_in_the_way(
+    start: Start, yes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = start(yes)
+    chat("One?")
+    path, opened = tmp_path / "x.md", Path.open
+
+    def full(self: Path, *args: Any, **options: Any) -> Any:
+        file = opened(self, *args, **options)
+        if self == path:
+            device = os.open("/dev/full", os.O_WRONLY)
+            os.dup2(device, file.fileno())
+            os.close(device)
+        return file
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UsageError, match="No space left"):
+        chat(f"/save {path}")
+    monkeypatch.undo()
+    assert not path.exists()
+    chat(f"/save {path}")
+    assert path.exists()
 
 
 def test_a_full_context_is_told_and_nothing_dropped_without_a_word(start: Start, tmp_path: Path) -> None:

@@ -54,7 +54,13 @@ class Sessions:
         text = json.dumps(as_json(tree), ensure_ascii=False, indent=2) + "\n" if is_json else as_markdown(tree)
         try:
             with path.open("x", encoding="utf-8", errors="replace") as file:
-                file.write(text)
+                try:
+                    file.write(text)
+                    file.flush()
+                except OSError:
+                    # Half of it would stand in the way of the next try.
+                    path.unlink(missing_ok=True)
+                    raise
         except FileExistsError:
             raise UsageError(f"{argument} exists; give the name of a new file.") from None
         except OSError as error:

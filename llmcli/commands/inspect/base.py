@@ -126,11 +126,13 @@ def present(
 
 def write_files(view: RenderableType, *, title: str, html: Path | None, svg: Path | None) -> None:
     """Write a view into the files asked for."""
+    from llmcli.checkpoint.writing import replace_text
+
     if html is not None:
         from llmcli.views.export import as_html
 
-        html.write_text(as_html(view), encoding="utf-8")
+        replace_text(html, as_html(view))
     if svg is not None:
         from llmcli.views.export import as_svg
 
-        svg.write_text(as_svg(view, title), encoding="utf-8")
+        replace_text(svg, as_svg(view, title))
