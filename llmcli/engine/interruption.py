@@ -29,9 +29,12 @@ class Interruption:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """The stretch of code that a request may break into."""
+        """The stretch of code that a request may break into, if it has not come before."""
         self._computing = True
         try:
+            # It may have come just before a long prompt, which would be read to its end.
+            if self.requested:
+                raise KeyboardInterrupt
             yield
         finally:
             self._computing = False

@@ -162,6 +162,16 @@ def test_an_interruption_between_tokens_keeps_what_was_said(tmp_path: Path) -> N
     assert (text_of(events), finish_of(events).reason) == ("abca", "interrupted")
 
 
+def test_an_interruption_before_the_prompt_is_read_keeps_it_from_being_read(tmp_path: Path) -> None:
+    loaded = llmcli.load(save(tiny_model("llama"), tmp_path))
+    passes: list[object] = []
+    loaded.model.embed_tokens.register_forward_hook(lambda *_: passes.append(1))
+    interruption = Interruption()
+    interruption.request()
+    events = list(loaded.engine().stream([1, 2, 3], GREEDY, interruption=interruption))
+    assert (finish_of(events).reason, steps_of(events), passes) == ("interrupted", [], [])
+
+
 def test_ctrl_c_breaks_into_a_pass_and_the_cache_stays_sound(tmp_path: Path) -> None:
     loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
     engine, interruption = loaded.engine(), Interruption()
