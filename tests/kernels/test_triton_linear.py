@@ -148,7 +148,7 @@ def test_rows_that_stand_for_no_token_have_no_position_of_their_own() -> None:
     y, state = torch.zeros(4, 16, device=DEVICE), torch.tensor([5, 2, 0, 0], device=DEVICE)
     embed[(4,)](
         torch.zeros(4, dtype=torch.int64, device=DEVICE), table, positions, state, y, 1.0,
-        size=16, bits=0, learned=True, block=16, pdl=False,
+        size=16, bits=0, group=32, learned=True, block=16, pdl=False,
     )  # fmt: skip
     close(y, table[0] + torch.full_like(y, 0.5))
 
