@@ -17,16 +17,15 @@ from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.device import in_words, memory
 from llmcli.errors import OutOfMemoryError
+from llmcli.kernels import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import ModelConfig, Transformer
+from llmcli.model.packed import DEVICE_VALUES_AT_ONCE
 from llmcli.model.packed_format import PackedFormat
 
 # Where no context was asked for, room for a short talk: the cache grows as the text does.
 _UNASKED_CONTEXT = 1024
-# Tokens of a prompt that are read at a time, by type of device.
-_READ_AT_ONCE = {"cuda": 2048}
-_READ_AT_ONCE_ELSEWHERE = 512
-# A packed matrix is unpacked there in pieces of so many values: each as a code, as float32 and in the model's type.
-_UNPACKED_VALUES, _UNPACKED_BYTES = 1 << 24, 12
+# Where a packed matrix is unpacked on a device, a value is there as a code, as float32 and in the model's type.
+_UNPACKED_BYTES = 12
 # Contexts that are worth offering are multiples of this.
 _CONTEXT_STEP = 256
 
@@ -71,7 +70,7 @@ def footprint(
     working = _working(model.config, tokens, dtype, device)
     if device.type == "cuda" and planned:
         largest = max(math.prod(model.get_parameter(name).shape[-2:]) for name in planned)
-        working += _UNPACKED_BYTES * min(_UNPACKED_VALUES, largest)
+        working += _UNPACKED_BYTES * min(DEVICE_VALUES_AT_ONCE, largest)
     return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), working)
 
 
@@ -165,7 +164,7 @@ def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch
         *((one.intermediate_size * one.chosen + one.shared_size) for one in experts),
         (config.num_heads + 2 * config.num_kv_heads) * config.head_dim,
     )
-    piece = min(tokens, _READ_AT_ONCE.get(device.type, _READ_AT_ONCE_ELSEWHERE))
+    piece = min(tokens, DEVICE_CHUNK if device.type == "cuda" else READABLE_CHUNK)
     # The residual stream, what is added to it and its norm; gate, up and their product.
     activations = piece * (3 * config.hidden_size + 3 * widest) * dtype.itemsize
     # As it is, and as numbers that are added to the scores.

@@ -38,14 +38,24 @@ def set_aside(path: Path) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
+    aside, descriptor = new_beside(path)
+    os.close(descriptor)
+    path.replace(aside)
+    return aside
+
+
+def new_beside(path: Path) -> tuple[Path, int]:
+    """An empty file for what is damaged in `path`, under a name that no other has, and its descriptor.
+
+    Of two processes neither loses what the other has set aside: each has a file of its own from the first.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     number = 1
     while True:
         aside = path.with_name(f"{path.stem}.damaged-{number}")
         try:
-            # Taken first, so that of two processes neither loses what the other has set aside.
-            os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            return aside, os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             number += 1
-            continue
-        path.replace(aside)
-        return aside

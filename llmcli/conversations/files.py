@@ -16,6 +16,7 @@ from pathlib import Path
 
 from platformdirs import user_data_dir
 
+from llmcli.checkpoint.writing import new_beside
 from llmcli.conversations.records import VERSION, Begin, Record, from_line, to_line
 from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
@@ -170,22 +171,16 @@ def _set_damage_aside(file: FileIO, path: Path) -> str | None:
 
 def _copy_aside(path: Path) -> Path:
     """A copy of a file beside it, under a name that nothing has and no list of conversations shows."""
-    number = 1
-    while True:
-        copy = path.with_name(f"{path.stem}.damaged-{number}")
-        try:
-            descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            raise LlmcliError(f"{path} is damaged, and {copy} cannot be written: {error.strerror}.") from error
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_contents(path))
-            # Before anything is taken from the file itself.
-            file.flush()
-            os.fsync(file.fileno())
-        return copy
+    try:
+        copy, descriptor = new_beside(path)
+    except OSError as error:
+        raise LlmcliError(f"{path} is damaged, and {error.filename} cannot be written: {error.strerror}.") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(_contents(path))
+        # Before anything is taken from the file itself.
+        file.flush()
+        os.fsync(file.fileno())
+    return copy
 
 
 def conversation_files() -> list[Path]:

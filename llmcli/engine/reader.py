@@ -16,12 +16,10 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.events import AttentionRow
 from llmcli.engine.limits import memory_for_text
-from llmcli.kernels import DeviceStep, EachStep, FastStep, GreatestStep, Hooks, readable_path
+from llmcli.kernels import READABLE_CHUNK, DeviceStep, EachStep, FastStep, GreatestStep, Hooks, readable_path
 from llmcli.kernels.device_choice import DeviceChoice, Filters
 from llmcli.model import Transformer
 
-# Long enough to keep the cores busy, short enough that masks and activations stay small.
-_PREFILL_CHUNK = 512
 # Of an expected reply, room is made for so many tokens at once: it costs as much as some tokens to make it later.
 _RESERVED_AHEAD = 512
 # The most tokens that are read one by one in one pass: as many as fast paths take, and as a cache can always forget.
@@ -199,7 +197,7 @@ class Reader:
         self._make_room(len(ids))
         with nullcontext() if observer is None else observer.watching(self._cache.length):
             step = self.fast_step(observer)
-            size = _PREFILL_CHUNK if step is None else step.prefill_chunk
+            size = READABLE_CHUNK if step is None else step.prefill_chunk
             for start in range(self._cache.length, len(ids), size):
                 logits = self._pass(list(ids[start : start + size]), step)
                 if progress is not None:

@@ -14,13 +14,12 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.limits import memory_for_text
 from llmcli.errors import UsageError
-from llmcli.kernels import FastStep, RowStep, readable_path
+from llmcli.kernels import READABLE_CHUNK, FastStep, RowStep, readable_path
 from llmcli.model import KVCache, Transformer
 from llmcli.model.row_cache import RowCache
 
 MOST_ROWS = 16
 """The most texts that go on together. With more, a pass costs in proportion to its rows on a CPU."""
-_PREFILL_CHUNK = 512
 
 
 class Rows(Protocol):
@@ -138,7 +137,7 @@ class _ModelRows:
 def _read(model: Transformer, step: FastStep | None, ids: Sequence[int], cache: KVCache, expected: int) -> Tensor:
     """Read tokens into a cache, in the pieces an engine reads them in; logits (V,) after the last."""
     cache.expected_length = expected
-    size = _PREFILL_CHUNK if step is None else step.prefill_chunk
+    size = READABLE_CHUNK if step is None else step.prefill_chunk
     with memory_for_text(model, len(ids)):
         if not cache.length:
             cache.reserve(len(ids))

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 
 from llmcli.model import KVCache, ModelConfig, Transformer
 
+READABLE_CHUNK = 512
+"""Tokens of a prompt that the readable model reads at a time: enough to keep the cores busy, and few enough that masks
+and activations stay small and a signal is soon answered."""
+DEVICE_CHUNK = 2048
+"""The same on a CUDA device."""
+
 
 class NoKernelError(Exception):
     """A fast path cannot run here, or not this model; the message is a short reason, without a full stop."""

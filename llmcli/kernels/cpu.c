@@ -205,7 +205,7 @@ static void finish_head(const Context *c, const Layer *layer, float *x, const No
 
 static void keep(const Context *c, void *where, const Segment *segment, const float *x, int head, int token) {
     const Model *m = &c->model;
-    int64_t at = ((int64_t)head * segment->size + position_of(c->step, token) - segment->first) * m->head_dim;
+    int64_t at = place_in(segment, head, position_of(c->step, token), m->head_dim);
     if (m->cache_format == FLOAT32) {
         memcpy((float *)where + at, x, (size_t)m->head_dim * sizeof *x);
     } else {
@@ -379,8 +379,9 @@ static void ask_for_memory(const Worker *w, const Layer *layer, const Segment *s
     AttentionPlan plan = plan_of(c, layer, 0);
     if (w->number >= m->kv_heads * plan.splits) return;
     AttentionItem item = attention_item(c, layer, plan, 0, 1, w->number);
-    int64_t size = m->head_dim * (m->cache_format == BFLOAT16 ? 2 : 4), bytes = (item.to - item.from) * size;
-    int64_t at = ((int64_t)item.head * segment->size + item.from - segment->first) * size;
+    int value = m->cache_format == BFLOAT16 ? 2 : 4;
+    int64_t at = place_in(segment, item.head, item.from, m->head_dim) * value;
+    int64_t bytes = (item.to - item.from) * m->head_dim * value;
     if (bytes > ASKED_FIRST) bytes = ASKED_FIRST;
     ask_for((const char *)segment->keys + at, bytes);
     ask_for((const char *)segment->values + at, bytes);
@@ -730,7 +731,7 @@ static void run(Worker *w) {
     }
     rows_together(w);
     compute(w, &head, 1, NULL);
-    last = share(w, row_blocks(&m->head), &first);
+    last = share_of_rows(w, &head, 1, &first);
     int64_t end = last * BLOCK_ROWS < m->vocabulary ? last * BLOCK_ROWS : m->vocabulary;
     if (tokens == 1) note_greatest(w, first * BLOCK_ROWS, end);
     together(c);
@@ -768,6 +769,7 @@ static Rows make_rows(Context *c, int tokens) {
     rows.q = floats(c, tokens * c->ld_q), rows.k = floats(c, tokens * c->ld_kv);
     rows.attention_in = input(c, tokens, m->hidden), rows.second_in = input(c, tokens, m->hidden);
     rows.output_in = input(c, tokens, m->heads * m->head_dim);
+    begin_rows(m, &rows, tokens);
     return rows;
 }
 
@@ -908,7 +910,6 @@ EXPORT int llm_step(Context *c, Step *step) {
     if (problem) return problem;
     c->step = step;
     begin_rows(m, &c->shared, step->tokens);
-    for (int i = 0; i < c->threads; i++) begin_rows(m, &c->workers[i].own, 1);
 #ifdef __linux__
     /* The caller stays where it is until the end of the call. */
     cpu_set_t before;

@@ -132,7 +132,7 @@ static void attend(const Model *model, const Layer *layer, const Segment *segmen
         s->most[r] = NEVER, s->sums[r] = 0;
     }
     memset(s->mixed, 0, (size_t)m.rows * m.width * sizeof(float));
-    int64_t at = ((int64_t)kv_head * segment->size + first - segment->first) * size * (bf16 ? 2 : 4);
+    int64_t at = place_in(segment, kv_head, first, size) * (bf16 ? 2 : 4);
     const char *keys = (const char *)segment->keys + at, *values = (const char *)segment->values + at;
 #ifdef USE_BF16
     if (bf16 && size % 32 == 0) {

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels import DeviceStep, NoKernelError, readable_logits
+from llmcli.kernels import DEVICE_CHUNK, DeviceStep, NoKernelError, readable_logits
 from llmcli.kernels.cuda_plan import STATE, Plan
 from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.kernels.cuda_support import first_line, slower_step, unsupported
@@ -23,7 +23,6 @@ from llmcli.model import KVCache, Transformer
 
 # A plan for each number of tokens up to which it is used.
 _SIZES = (1, 4, 8, 16)
-_PREFILL_CHUNK = 2048
 
 
 class CudaStep:
@@ -33,7 +32,7 @@ class CudaStep:
     limited by arithmetic, for which those are as good as can be.
     """
 
-    prefill_chunk = _PREFILL_CHUNK
+    prefill_chunk = DEVICE_CHUNK
 
     def __init__(self, model: Transformer) -> None:
         """On a CPU the kernels run in Triton's interpreter, for tests.

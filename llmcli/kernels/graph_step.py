@@ -14,7 +14,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels import NoKernelError, readable_logits, readable_path
+from llmcli.kernels import DEVICE_CHUNK, NoKernelError, readable_logits, readable_path
 from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.kernels.cuda_support import first_line
 from llmcli.kernels.recording import recorded
@@ -22,13 +22,11 @@ from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
 from llmcli.model.experts import Experts
 from llmcli.model.packed import PackedMatrix
 
-_PREFILL_CHUNK = 2048
-
 
 class GraphStep:
     """Runs single tokens through a recorded pass of the readable model, and everything else through the model."""
 
-    prefill_chunk = _PREFILL_CHUNK
+    prefill_chunk = DEVICE_CHUNK
 
     def __init__(self, model: Transformer, reason: str) -> None:
         """`reason` says why there is nothing faster. On a CPU nothing is recorded, for tests.

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmcli.kernels import readable_logits, readable_path
+from llmcli.kernels import DEVICE_CHUNK, readable_logits, readable_path
 from llmcli.model import KVCache, Transformer
 
 
 class ReadableStep:
     """Runs the model itself."""
 
-    prefill_chunk = 2048
+    prefill_chunk = DEVICE_CHUNK
 
     def __init__(self, model: Transformer, reason: str) -> None:
         """`reason` says why there is nothing faster."""

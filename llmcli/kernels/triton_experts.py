@@ -85,24 +85,9 @@ def experts_in(
     first_of_up = tile(up, second, last, 0, size, bits, group, rows, columns)
     inverse, mean = statistics(start, eps, size, norm, 1)
     opened = product(
-        gate,
-        block,
-        inner,
-        first,
-        start,
-        inverse,
-        mean,
-        weight,
-        bias,
-        size,
-        norm,
-        bits,
-        group,
-        1,
-        rows,
-        columns,
-        tl.float32,
-    )
+        gate, block, inner, first, start, inverse, mean, weight, bias,
+        size, norm, bits, group, 1, rows, columns, tl.float32,
+    )  # fmt: skip
     result = product(
         up, second, last, first_of_up, start, inverse, mean, weight, bias,
         size, norm, bits, group, 1, rows, columns, tl.float32,

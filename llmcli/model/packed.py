@@ -19,7 +19,7 @@ from llmcli.model.pages import Pages
 
 # Values dequantised at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
 _VALUES_AT_ONCE = 1 << 20
-_DEVICE_VALUES_AT_ONCE = 1 << 24
+DEVICE_VALUES_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class PackedMatrix(nn.Module):
 
     def chunks(self, index: int = 0) -> Iterator[tuple[int, Tensor]]:
         """The rows of matrix `index` in float32, a bounded number at a time, each with the first one's number."""
-        at_once = _VALUES_AT_ONCE if self.blocks.device.type == "cpu" else _DEVICE_VALUES_AT_ONCE
+        at_once = _VALUES_AT_ONCE if self.blocks.device.type == "cpu" else DEVICE_VALUES_AT_ONCE
         step = max(1, at_once // (self.format.rows * self.format.padded(self.columns)))
         for block in range(0, self.row_blocks, step):
             start, stop = index * self.row_blocks + block, index * self.row_blocks + min(block + step, self.row_blocks)
