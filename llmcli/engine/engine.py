@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmcli.device import peak_memory_bytes
 from llmcli.engine.acceptance import Proposal, settle
+from llmcli.engine.burst import Burst
 from llmcli.engine.constraint import Constraint
 from llmcli.engine.drawn import Drawn
 from llmcli.engine.events import (
@@ -161,9 +162,9 @@ class Engine:
         sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
         cached = self._reader.begin(ids, len(ids) + (params.max_tokens or 0))
         ahead = self._ahead(params, prompt_tokens, sampler, observer, constrained=constraint is not None)
-        drawn: Drawn | None = None
-        if self._reader.draws and not probabilities and observer is None and constraint is None and ahead is None:
-            drawn = Drawn(self._reader, sampler, longest=self._longest(params, prompt_tokens))
+        drawn: Drawn | Burst | None = None
+        if not probabilities and observer is None and constraint is None and ahead is None:
+            drawn = self._drawn(sampler, prompt_tokens)
         prefill_seconds: float | None = None
         first_at = last_at = 0.0
         count = 0
@@ -276,6 +277,15 @@ class Engine:
             stop_ids=self._stop_ids,
             constrained=constrained,
         )
+
+    def _drawn(self, sampler: Sampler, prompt_tokens: int) -> Drawn | Burst | None:
+        """Who chooses the tokens of a reply where logits are computed, if anybody can."""
+        longest = self._longest(sampler.params, prompt_tokens)
+        if self._reader.draws:
+            return Drawn(self._reader, sampler, longest=longest)
+        if self._reader.bursts(sampler.params):
+            return Burst(self._reader, sampler, longest=longest, ends=self._stop_ids)
+        return None
 
     def _longest(self, params: SamplingParams, prompt_tokens: int) -> int:
         """How long a text can become that begins with so many tokens."""

@@ -16,8 +16,18 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.events import AttentionRow
 from llmcli.engine.limits import memory_for_text
-from llmcli.kernels import READABLE_CHUNK, DeviceStep, EachStep, FastStep, GreatestStep, Hooks, readable_path
-from llmcli.kernels.device_choice import DeviceChoice, Filters
+from llmcli.kernels import (
+    READABLE_CHUNK,
+    BurstStep,
+    DeviceStep,
+    EachStep,
+    FastStep,
+    GreatestStep,
+    Hooks,
+    readable_path,
+)
+from llmcli.kernels.device_choice import DeviceChoice
+from llmcli.kernels.filters import Filters
 from llmcli.model import Transformer
 
 # Of an expected reply, room is made for so many tokens at once: it costs as much as some tokens to make it later.
@@ -62,6 +72,7 @@ class Reader:
         self._each_step = step if isinstance(step, EachStep) else None
         self._greatest_step = step if isinstance(step, GreatestStep) else None
         self._device_step = step if isinstance(step, DeviceStep) else None
+        self._burst_step = step if isinstance(step, BurstStep) else None
         self._hooks = Hooks(model)
         self.is_looked_into = bool(self._hooks)
         """Whether someone looked into the model, or changed what it computes, when the text was begun."""
@@ -139,13 +150,38 @@ class Reader:
             chunk = list(ids[self._cache.length :])
             return self._pass(chunk, self.fast_step(), each=True)[:, : self._vocab_size]
 
+    def bursts(self, filters: Filters) -> bool:
+        """Whether the fast path can choose tokens by such filters and go on by itself."""
+        return self._burst_step is not None and self._burst_step.chooses(filters) and not self.is_looked_into
+
+    def most_burst(self, length: int) -> int:
+        """How many tokens `read_burst` can choose after a text of `length`, of which it has yet to read the last."""
+        return self.most_each(length) if length == self._cache.length + 1 and self.can_draw(length) else 0
+
+    @torch.inference_mode()
+    def read_burst(
+        self, ids: Sequence[int], filters: Filters, uniforms: Sequence[float], ends: Sequence[int]
+    ) -> list[int]:
+        """The tokens that follow `ids`, `most_burst` at most: one by each of the numbers from 0 to 1, until an end.
+
+        All but the last are read. -1, and the last: the logits are no finite numbers.
+        """
+        assert self._burst_step is not None
+        with memory_for_text(self._model, length := len(ids) + len(uniforms) - 1):
+            self._make_room(length)
+            chosen = self._burst_step.forward_burst(
+                ids[-1], self._cache, filters, uniforms, vocabulary=self._vocab_size, ends=ends
+            )
+        self._cached_ids += (ids[-1], *chosen[:-1])
+        return chosen
+
     @property
     def draws(self) -> bool:
         """Whether the fast path can go on with tokens that were chosen on the device, and that nobody has seen."""
         return self._device_step is not None
 
     def can_draw(self, length: int) -> bool:
-        """Whether it can after a text of `length` tokens, where it can at all."""
+        """Whether that can be after a text of `length` tokens, where it can be at all."""
         expected = self._cache.expected_length
         # Where longer texts are rotated in another way, all of it is read anew.
         return self._model.rotated_alike(expected, max(expected, length)) and not self.is_looked_into

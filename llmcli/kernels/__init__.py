@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from llmcli.kernels.filters import Filters
 from llmcli.model import KVCache, ModelConfig, Transformer
 
 READABLE_CHUNK = 512
@@ -45,6 +46,30 @@ class GreatestStep(FastStep, Protocol):
         """The first of the greatest logits that the last pass gave, and what it is; None where it gave several rows.
 
         A logit that is not a number counts as the greatest.
+        """
+
+
+@runtime_checkable
+class BurstStep(FastStep, Protocol):
+    """A fast path that can choose tokens and go on with them by itself."""
+
+    def chooses(self, filters: Filters) -> bool:
+        """Whether it can choose by such filters."""
+
+    def forward_burst(
+        self,
+        token: int,
+        cache: KVCache,
+        filters: Filters,
+        uniforms: Sequence[float],
+        *,
+        vocabulary: int,
+        ends: Sequence[int] = (),
+    ) -> list[int]:
+        """As many tokens after `token`, which continues what `cache` holds, as there are numbers from 0 to 1.
+
+        Each is what the engine's `Sampler` chooses by its number among the first `vocabulary` tokens, and all but the
+        last are read. Fewer where one of `ends` comes, or -1: logits are no finite numbers.
         """
 
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "cpu_attention.h"
+#include "cpu_choice.h"
 #include "cpu_experts.h"
 #include "cpu_matmul.h"
 #include "cpu_memory.h"
@@ -192,7 +193,8 @@ static void finish_head(const Context *c, const Layer *layer, float *x, const No
     if (m->qk_norm == QK_HEAD || m->qk_norm == QK_EACH_HEAD) normalise(norm, x, x, m->head_dim, head);
     if (layer->rope >= 0) {
         const Rotation *r = c->step->rotations + layer->rope;
-        rotate(x, r->cos + token * r->half, r->sin + token * r->half, r->half);
+        int64_t at = (c->step->skipped + token) * r->half;
+        rotate(x, r->cos + at, r->sin + at, r->half);
         Norm plain = {.kind = RMS_NORM, .eps = m->qk_eps};
         if (m->qk_norm == QK_ROTATED) normalise(&plain, x, x, m->head_dim, 0);
     }
@@ -896,7 +898,7 @@ static int check_text(const Context *c, const Segment *segments, int64_t start, 
 }
 
 /* 0, or which of the step's numbers is out of bounds. */
-EXPORT int llm_step(Context *c, Step *step) {
+static int check_step(const Context *c, const Step *step) {
     const Model *m = &c->model;
     int problem = 0;
     if (step->tokens < 1 || step->tokens > m->capacity) return 1;
@@ -904,27 +906,77 @@ EXPORT int llm_step(Context *c, Step *step) {
     if (step->positions && step->tokens > TILE) return 1;
     for (int t = 0; t < step->tokens; t++)
         if (step->ids[t] < 0 || step->ids[t] >= m->vocabulary) return 3;
-    if (!step->positions) problem = check_text(c, step->segments, step->start, step->tokens);
-    for (int t = 0; step->positions && t < step->tokens && !problem; t++)
+    if (!step->positions) return check_text(c, step->segments, step->start, step->tokens);
+    for (int t = 0; t < step->tokens && !problem; t++)
         problem = check_text(c, step->segments + (int64_t)t * m->layers, step->positions[t], 1);
-    if (problem) return problem;
-    c->step = step;
-    begin_rows(m, &c->shared, step->tokens);
+    return problem;
+}
+
+/* Let the caller stay where it is until the end of the call, and the others go elsewhere. */
+static void take_cores(Context *c, Placed *placed) {
+    placed->core = -1;
 #ifdef __linux__
-    /* The caller stays where it is until the end of the call. */
-    cpu_set_t before;
-    int core = c->threads > 1 && c->threads <= c->cores.cores ? current_core(&c->cores) : -1, at = -1;
-    if (core >= 0 && sched_getaffinity(0, sizeof before, &before) != 0) core = -1;
+    int core = c->threads > 1 && c->threads <= c->cores.cores ? current_core(&c->cores) : -1;
+    if (core >= 0 && sched_getaffinity(0, sizeof placed->before, &placed->before) != 0) core = -1;
     c->first_core = core;
-    if (core >= 0) stay_on(&c->cores, core, &at);
+    if (core >= 0) stay_on(&c->cores, core, &placed->core);
+#else
+    (void)c;
 #endif
+}
+
+static void leave_cores(const Placed *placed) {
+#ifdef __linux__
+    if (placed->core >= 0) sched_setaffinity(0, sizeof placed->before, &placed->before);
+#else
+    (void)placed;
+#endif
+}
+
+static void pass(Context *c, Step *step) {
+    c->step = step;
+    begin_rows(&c->model, &c->shared, step->tokens);
     barrier_wait(&c->barrier, PATIENCE);
     run(&c->workers[0]);
     step->greatest = (int32_t)greatest_noted(c);
-#ifdef __linux__
-    if (at >= 0) sched_setaffinity(0, sizeof before, &before);
-#endif
+}
+
+/* 0, or which of the step's numbers is out of bounds. */
+EXPORT int llm_step(Context *c, Step *step) {
+    int problem = check_step(c, step);
+    if (problem) return problem;
+    Placed placed;
+    take_cores(c, &placed);
+    pass(c, step);
+    leave_cores(&placed);
     return 0;
+}
+
+/* From the step's only token on, `count` times at most: the pass of a token, and the choice of the next, into `chosen`,
+   until one ends the text or, being -1, cannot be chosen. How many were chosen, or below 0: which number is out of
+   bounds. */
+EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, int32_t *chosen) {
+    const Model *m = &c->model;
+    if (step->tokens != 1 || step->positions || count < 1) return -1;
+    if (choice->vocabulary < 1 || choice->vocabulary > m->vocabulary) return -6;
+    if (choice->temperature != 0 && (choice->top_k < 1 || choice->top_k > MOST_CANDIDATES)) return -6;
+    int problem = check_step(c, step), made = 0, ended = 0;
+    if (!problem) problem = check_text(c, step->segments, step->start, count);
+    if (problem) return -problem;
+    Placed placed;
+    Step now = *step;
+    take_cores(c, &placed);
+    for (; made < count && !ended; made++) {
+        pass(c, &now);
+        double uniform = choice->temperature == 0 ? 0 : choice->uniforms[made];
+        chosen[made] = choose_token(choice, now.logits, now.greatest, uniform);
+        ended = is_end(choice, chosen[made]);
+        now.ids = chosen + made;
+        now.start++;
+        now.skipped++;
+    }
+    leave_cores(&placed);
+    return made;
 }
 
 /* `rows` rows of a block format, in that order or the one given, into packed blocks from row `first` on. */
@@ -944,6 +996,7 @@ EXPORT const char *llm_isa(void) { return ISA; }
 
 /* The version of this interface, and the sizes of its structures as this compiler lays them out. */
 EXPORT int64_t llm_abi(int what) {
-    const int64_t answers[] = {LLM_ABI, sizeof(Model), sizeof(Layer), sizeof(Step), sizeof(Segment), sizeof(Rotation)};
+    const int64_t answers[] = {LLM_ABI, sizeof(Model), sizeof(Layer), sizeof(Step), sizeof(Segment), sizeof(Rotation),
+                               sizeof(Choice)};
     return what >= 0 && what < (int)(sizeof answers / sizeof *answers) ? answers[what] : 0;
 }

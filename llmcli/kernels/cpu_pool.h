@@ -77,6 +77,14 @@ typedef struct {
     int32_t cores, numbers;
 } Cores;
 
+/* Where a thread was before it was put on a core. */
+typedef struct {
+#ifdef __linux__
+    cpu_set_t before;
+#endif
+    int core; /* -1: it has been left where it was */
+} Placed;
+
 #ifdef __linux__
 static int current_core(const Cores *cores) {
     int cpu = sched_getcpu();

@@ -16,6 +16,7 @@ from llmcli.kernels import cpu_structs as c
 from llmcli.kernels.cpu_build import Library, load_library
 from llmcli.kernels.cpu_model import Description
 from llmcli.kernels.cpu_threads import default_threads, physical_cores
+from llmcli.kernels.filters import Filters
 from llmcli.model import KVCache, Transformer
 from llmcli.model.rope import Rope
 
@@ -26,6 +27,8 @@ _MOST_TOKENS = 256
 _CALL_WORK = 1 << 35
 # Dense weights are multiplied faster by torch where there are many tokens.
 _DENSE_PREFILL = 512
+# Among more the kernel does not choose.
+_MOST_CANDIDATES = 1024
 # Positions for which rotations are computed ahead.
 _ROTATIONS_AHEAD = 256
 
@@ -166,6 +169,50 @@ class CpuStep:
         cache.advance(new)
         return logits
 
+    def chooses(self, filters: Filters) -> bool:
+        """Whether it can choose by such filters: not where most of the vocabulary may have to be looked at."""
+        few = filters.temperature == 0 or 0 < filters.top_k <= _MOST_CANDIDATES
+        return few and filters.repeat_penalty == 1
+
+    @torch.inference_mode()
+    def forward_burst(
+        self,
+        token: int,
+        cache: KVCache,
+        filters: Filters,
+        uniforms: Sequence[float],
+        *,
+        vocabulary: int,
+        ends: Sequence[int] = (),
+    ) -> list[int]:
+        """See `BurstStep`: between two passes nobody is asked, and the weights alone go through the processor's caches.
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
+        """
+        start, count = cache.length, len(uniforms)
+        self._model.check_positions(start + count)
+        self._enter(cache, count)
+        self._rotate(start, count, max(start + count, cache.expected_length))
+        numbers, last = (ctypes.c_double * count)(*uniforms), (ctypes.c_int32 * len(ends))(*ends)
+        choice = c.Choice(
+            temperature=filters.temperature,
+            top_p=filters.top_p,
+            min_p=filters.min_p,
+            uniforms=ctypes.cast(numbers, ctypes.c_void_p),
+            ends=ctypes.cast(last, ctypes.c_void_p),
+            top_k=filters.top_k,
+            vocabulary=vocabulary,
+            end_count=len(ends),
+        )
+        step, _logits = self._step([token], start, only_last=True)
+        self._last = None
+        chosen = (ctypes.c_int32 * count)()
+        made: int = self._library.handle.llm_go_on(self._context, step, choice, count, chosen)
+        _check(-min(made, 0))
+        cache.advance(made)
+        return chosen[:made]
+
     def _call(self, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
         start, new = cache.length, len(ids)
         self._enter(cache, new)
@@ -204,6 +251,15 @@ class CpuStep:
         self, ids: Sequence[int], start: int, *, only_last: bool, positions: Sequence[int] | None = None
     ) -> Tensor:
         """One call: `ids` continue a text from `start` on, or each the text of its row at its own of `positions`."""
+        step, logits = self._step(ids, start, only_last=only_last, positions=positions)
+        _check(self._library.handle.llm_step(self._context, step))
+        self._last = (logits, step.greatest) if only_last else None
+        return logits
+
+    def _step(
+        self, ids: Sequence[int], start: int, *, only_last: bool, positions: Sequence[int] | None = None
+    ) -> tuple[c.Step, Tensor]:
+        """What a call is to do, and where it writes logits to."""
         logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
         places = None if positions is None else (ctypes.c_int64 * len(positions))(*positions)
         step = c.Step(
@@ -216,10 +272,7 @@ class CpuStep:
             tokens=len(ids),
             only_last=only_last,
         )
-        if problem := self._library.handle.llm_step(self._context, ctypes.byref(step)):
-            raise ValueError(f"the kernel refuses the step: {problem}")
-        self._last = (logits, step.greatest) if only_last else None
-        return logits
+        return step, logits
 
 
 class _Rotations:
@@ -248,6 +301,11 @@ class _Rotations:
     def of(self, positions: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Cosines and sines (R, half) of one position in each of as many texts of so many tokens."""
         return self._rope.of_texts(torch.tensor(positions), torch.float32, lengths)
+
+
+def _check(problem: int) -> None:
+    if problem:
+        raise ValueError(f"the kernel refuses the step: {problem}")
 
 
 def _free(library: ctypes.CDLL, context: int, process: int) -> None:

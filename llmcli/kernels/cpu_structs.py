@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 4
+ABI = 5
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -99,7 +99,17 @@ class Step(ctypes.Structure):
         ("logits", c_void_p),
         ("start", c_int64),
         ("positions", c_void_p),
-        *_fields(c_int32, "tokens only_last greatest"),
+        *_fields(c_int32, "tokens only_last greatest skipped"),
+    )
+
+
+class Choice(ctypes.Structure):
+    """How tokens are chosen."""
+
+    _fields_ = (
+        *_fields(c_double, "temperature top_p min_p"),
+        *_fields(c_void_p, "uniforms ends"),
+        *_fields(c_int32, "top_k vocabulary end_count"),
     )
 
 
@@ -116,12 +126,14 @@ def declare(library: ctypes.CDLL) -> str:
         AttributeError: it lacks a function.
     """
     library.llm_abi.argtypes, library.llm_abi.restype = [c_int], c_int64
-    expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Step, Segment, Rotation))]
+    expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Step, Segment, Rotation, Choice))]
     if [library.llm_abi(index) for index in range(len(expected))] != expected:
         raise ValueError("its structures are not ours")
     library.llm_new.restype = c_void_p
     library.llm_new.argtypes = [ctypes.POINTER(Model), c_int, c_void_p, c_int, c_int]
     library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Step)], c_int
+    library.llm_go_on.restype = c_int
+    library.llm_go_on.argtypes = [c_void_p, ctypes.POINTER(Step), ctypes.POINTER(Choice), c_int, c_void_p]
     library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
     library.llm_pack.restype = None
     library.llm_pack.argtypes = [c_int, c_void_p, c_int64, c_void_p, c_int, c_int, c_int64, c_void_p]

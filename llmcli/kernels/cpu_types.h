@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 4
+#define LLM_ABI 5
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -75,7 +75,18 @@ typedef struct {
     const int64_t *positions;   /* of each token, if each is of a text of its own; otherwise NULL */
     int32_t tokens, only_last;
     int32_t greatest; /* written where there is one row of logits: the place of the first of the greatest */
+    int32_t skipped;  /* tokens whose rotations come before those of the step */
 } Step;
+
+/* How tokens are chosen; what the numbers mean is said in `SamplingParams` of engine/params.py. */
+typedef struct {
+    double temperature, top_p, min_p;
+    const double *uniforms; /* from 0 to 1, one for each token; not looked at where the temperature is 0 */
+    const int32_t *ends;    /* tokens after which nothing follows */
+    int32_t top_k;          /* not 0, unless the temperature is */
+    int32_t vocabulary;     /* only so many of the first tokens can be chosen */
+    int32_t end_count;
+} Choice;
 
 static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 

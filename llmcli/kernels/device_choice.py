@@ -17,39 +17,15 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from llmcli.kernels.filters import Filters
 from llmcli.kernels.recording import recorded
 
 # Of how many candidates a draw is made: each has a graph of its own. More are as many as there are.
 _WIDTHS = 64, 1024
-
-
-class Filters(Protocol):
-    """How a token is chosen; what the numbers mean is said in `SamplingParams` of the engine."""
-
-    @property
-    def repeat_penalty(self) -> float:
-        """1 is off."""
-
-    @property
-    def temperature(self) -> float:
-        """0 takes the most probable token."""
-
-    @property
-    def top_k(self) -> int:
-        """0 is off."""
-
-    @property
-    def top_p(self) -> float:
-        """1 is off."""
-
-    @property
-    def min_p(self) -> float:
-        """0 is off."""
 
 
 @dataclass(frozen=True)

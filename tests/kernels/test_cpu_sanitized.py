@@ -16,6 +16,7 @@ _CODE = f"""
 import sys
 from itertools import islice
 import torch
+from llmcli.engine import SamplingParams
 from llmcli.kernels.cpu_build import load_library
 from llmcli.kernels.cpu_step import CpuStep
 from tests.kernels.sanitized_models import models
@@ -37,6 +38,9 @@ for variant in sys.argv[1:]:
         others = [model.new_cache(capacity=1) for _ in range(15)]
         for turn in range(3):
             assert step.forward_rows([turn, *range(15)], [cache, *others]).isfinite().all()
+        for temperature, top_k in ((0.0, 1), (2.0, 40), (2.0, 1000)):
+            params = SamplingParams(temperature=temperature, top_k=top_k)
+            assert len(step.forward_burst(1, cache, params, [0.1, 0.9, 0.5], vocabulary=190, ends=[200])) == 3
         del step
 print("clean")
 """

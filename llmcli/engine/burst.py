@@ -1,0 +1,59 @@
+"""A reply whose tokens come a few at a time: a fast path chooses them and goes on by itself.
+
+Between two passes over a small model's weights everything else has left the processor's caches. To look at each token
+before the next takes a tenth of its time, most of it spent waiting for memory (measured: 0.33 ms of 3.6; nothing of it
+is left but 0.03 ms where no weights are read in between). So nobody looks for a moment too short to be noticed, and of
+a large model, of which one pass takes longer, at every token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+
+from llmcli.engine.reader import Reader
+from llmcli.engine.sampler import Sampler, check_scores
+
+# For so long, in seconds, nobody looks: text appears, and Ctrl-C is answered, as soon as that.
+_UNSEEN_S = 0.02
+_MOST = 8
+
+
+class Burst:
+    """The tokens of a reply after the first."""
+
+    def __init__(self, reader: Reader, sampler: Sampler, *, longest: int, ends: Collection[int]) -> None:
+        """The text becomes `longest` tokens long at most, and one of `ends` ends it."""
+        self._reader, self._sampler, self._longest, self._ends = reader, sampler, longest, tuple(ends)
+        self._unseen: deque[int] = deque()
+        self._count = 1
+
+    def next(self, ids: Sequence[int]) -> int:
+        """The token that follows `ids`, whose last one is what was said last.
+
+        Raises:
+            LlmcliError: the model's output is not a number.
+        """
+        if not self._unseen:
+            most = min(self._reader.most_burst(len(ids)), self._longest - len(ids))
+            if most < 1:
+                return self._sampler.choose(self._reader.read(ids), ids)
+            self._unseen.extend(self._chosen(ids, min(self._count, most)))
+        token = self._unseen.popleft()
+        if token < 0:
+            check_scores([float("nan")])
+        return token
+
+    def end(self, ids: Sequence[int]) -> None:
+        """The text is `ids`: what was read beyond them is forgotten."""
+        self._reader.settle(ids)
+
+    def _chosen(self, ids: Sequence[int], count: int) -> list[int]:
+        started = time.perf_counter()
+        greedy = not self._sampler.params.temperature
+        uniforms = [0.0] * count if greedy else [self._sampler.uniform() for _ in range(count)]
+        chosen = self._reader.read_burst(ids, self._sampler.params, uniforms, self._ends)
+        seconds = (time.perf_counter() - started) / len(chosen)
+        self._count = max(1, min(_MOST, int(_UNSEEN_S / seconds)))
+        return chosen

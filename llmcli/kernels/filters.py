@@ -1,0 +1,29 @@
+"""What whoever chooses tokens on a fast path has to know."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Filters(Protocol):
+    """How a token is chosen; what the numbers mean is said in `SamplingParams` of the engine."""
+
+    @property
+    def repeat_penalty(self) -> float:
+        """1 is off."""
+
+    @property
+    def temperature(self) -> float:
+        """0 takes the most probable token."""
+
+    @property
+    def top_k(self) -> int:
+        """0 is off."""
+
+    @property
+    def top_p(self) -> float:
+        """1 is off."""
+
+    @property
+    def min_p(self) -> float:
+        """0 is off."""
