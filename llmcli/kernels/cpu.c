@@ -35,6 +35,7 @@ typedef struct {
     Scratch scratch;
     float *scores; /* of experts, three times their number */
     Rows own, *rows;
+    Onward onward;
     int64_t greatest; /* the place of the greatest of the worker's logits; -1: it has none */
 } Worker;
 
@@ -90,7 +91,7 @@ static void begin_input(Input *in, int tokens, int columns) {
     in->groups = (columns + GROUP - 1) / GROUP;
 }
 
-static void together(Context *c) { barrier_wait(&c->barrier, PATIENCE); }
+static void together(Worker *w) { barrier_wait(&w->context->barrier, PATIENCE, &w->onward); }
 
 static int is_single(const Context *c) { return c->step->tokens == 1; }
 
@@ -108,8 +109,8 @@ static int64_t own_tokens(const Worker *w, int64_t tokens, int64_t *first) {
 }
 
 /* Between making rows that all read and reading them. */
-static void rows_together(const Worker *w) {
-    if (!is_single(w->context)) together(w->context);
+static void rows_together(Worker *w) {
+    if (!is_single(w->context)) together(w);
 }
 
 typedef struct {
@@ -125,8 +126,16 @@ static int64_t share_of_rows(const Worker *w, const Product *products, int count
     return share(w, total, first);
 }
 
+/* As much as a thread may ask for before it reads, in bytes. */
+enum { ONWARD = 1 << 17 };
+
+/* A worker will read on at `next`, if that is known, of which products have asked for the beginning. */
+static void go_on_at(Worker *w, const char *next) {
+    w->onward = next && is_single(w->context) ? (Onward){next + AHEAD, next + ONWARD} : (Onward){0};
+}
+
 /* Each worker computes its share of the rows of all products taken together, and then reads on at `next`. */
-static void compute(const Worker *w, const Product *products, int count, const char *next) {
+static void compute(Worker *w, const Product *products, int count, const char *next) {
     int64_t first, last = share_of_rows(w, products, count, &first), at = 0;
     for (int i = 0; i < count; i++) {
         const Product *p = products + i;
@@ -137,6 +146,7 @@ static void compute(const Worker *w, const Product *products, int count, const c
         const char *then = i + 1 < count && last > at ? block_at(products[i + 1].matrix, 0, 0) : next;
         if (from < to) multiply(p->matrix, 0, p->in, p->out, p->ld, (int)from, (int)to, then);
     }
+    go_on_at(w, next);
 }
 
 /* Where a worker will begin to read. */
@@ -177,10 +187,13 @@ static void embed(const Worker *w, int token) {
 }
 
 /* Put a token's normed residual stream into an input. */
-static void enter(const Worker *w, const Norm *norm, Input *in, int token, int quantised) {
+static void enter(Worker *w, const Norm *norm, Input *in, int token, int quantised) {
     const Context *c = w->context;
+    ask_onward(&w->onward);
     normalise(norm, w->rows->x + token * c->ld_hidden, in->rows + token * in->ld, c->model.hidden, 0);
+    ask_onward(&w->onward);
     if (quantised) quantise(in, token, 0, in->groups);
+    ask_onward(&w->onward);
 }
 
 /* Normalised heads of one kind of a token: queries or keys. */
@@ -254,7 +267,7 @@ static void finish_whole(const Worker *w, const Layer *layer, int token) {
 }
 
 /* Norms, rotation, and keys and values into the cache: each worker some heads of some tokens. */
-static void finish_heads(const Worker *w, const Layer *layer, const Segment *segment) {
+static void finish_heads(Worker *w, const Layer *layer, const Segment *segment) {
     Context *c = w->context;
     const Model *m = &c->model;
     int tokens = c->step->tokens, heads = m->heads + 2 * m->kv_heads;
@@ -262,7 +275,7 @@ static void finish_heads(const Worker *w, const Layer *layer, const Segment *seg
     if (m->qk_norm == QK_WHOLE) {
         last = share(w, tokens, &first);
         for (int64_t t = first; t < last; t++) finish_whole(w, layer, (int)t);
-        together(c);
+        together(w);
     }
     last = share(w, (int64_t)tokens * heads, &first);
     for (int64_t i = first; i < last; i++) {
@@ -275,7 +288,7 @@ static void finish_heads(const Worker *w, const Layer *layer, const Segment *seg
         else
             finish_value(w, own, head - m->kv_heads, token);
     }
-    together(c);
+    together(w);
 }
 
 /* A single token's queries and keys as they have been computed, into the worker's own rows. */
@@ -337,12 +350,17 @@ static AttentionPlan plan_of(const Context *c, const Layer *layer, int token) {
 }
 
 /* A single token's heads, by the worker who needs them: the new key and value are kept by the one who will see them. */
-static void finish_item(const Worker *w, const Layer *layer, const Segment *segment, const AttentionItem *item) {
+static void finish_item(Worker *w, const Layer *layer, const Segment *segment, const AttentionItem *item) {
     int group = w->context->model.heads / w->context->model.kv_heads;
-    for (int head = item->head * group; head < (item->head + 1) * group; head++) finish_query(w, layer, head, 0);
+    for (int head = item->head * group; head < (item->head + 1) * group; head++) {
+        finish_query(w, layer, head, 0);
+        ask_onward(&w->onward);
+    }
     if (item->to <= item->start) return;
     finish_key(w, layer, segment, item->head, 0);
+    ask_onward(&w->onward);
     finish_value(w, segment, item->head, 0);
+    ask_onward(&w->onward);
 }
 
 /* `taken` pieces of work have been shared out before, of other texts; returns how many there are now. */
@@ -362,7 +380,8 @@ static int64_t attend_text(Worker *w, const Layer *layer, const Segment *segment
         }
         if (is_single(c)) finish_item(w, layer, segment, &item);
         attend(m, layer, segment, item.head, w->rows->q + item.token * c->ld_q + item.head * group * m->head_dim,
-               c->ld_q, item.start, item.count, item.from, item.to, next, &w->scratch);
+               c->ld_q, item.start, item.count, item.from, item.to, next, &w->onward, &w->scratch);
+        ask_onward(&w->onward);
         for (int r = 0; r < item.count * group; r++) {
             int64_t row = (int64_t)(item.token + r / group) * m->heads + item.head * group + r % group;
             float *to_part = c->parts + ((int64_t)item.split * tokens * m->heads + row) * (width + 2);
@@ -399,7 +418,8 @@ static void attend_all(Worker *w, const Layer *layer, const Segment *segment) {
 }
 
 /* What all heads of a token have mixed, as the output projection's input. */
-static void join_heads(const Context *c, const Layer *layer, Input *in, int token) {
+static void join_heads(Worker *w, const Layer *layer, Input *in, int token) {
+    const Context *c = w->context;
     const Model *m = &c->model;
     AttentionPlan plan = plan_of(c, layer, token);
     int64_t step = (int64_t)c->step->tokens * m->heads * (c->width + 2);
@@ -418,8 +438,10 @@ static void join_heads(const Context *c, const Layer *layer, Input *in, int toke
             for (int d = 0; d < m->head_dim; d++) to[d] += factor * p[d];
         }
         for (int d = 0; d < m->head_dim; d++) to[d] /= total;
+        ask_onward(&w->onward);
     }
     if (is_packed(&layer->o)) quantise(in, token, 0, in->groups);
+    ask_onward(&w->onward);
 }
 
 typedef struct {
@@ -453,18 +475,18 @@ static void attention(Worker *w, const Layer *layer, const Segment *segment) {
     Product out = {&layer->o, &rows->output_in, c->shared.delta, c->ld_hidden};
     if (is_single(c)) ask_for_memory(w, layer, segment);
     compute(w, in.products, in.count, beginning(w, &out, 1));
-    together(c);
+    together(w);
     if (is_single(c))
         take_heads(w, layer);
     else
         finish_heads(w, layer, segment);
     attend_all(w, layer, segment);
-    together(c);
+    together(w);
     last = own_tokens(w, c->step->tokens, &first);
-    for (int64_t t = first; t < last; t++) join_heads(c, layer, &rows->output_in, (int)t);
+    for (int64_t t = first; t < last; t++) join_heads(w, layer, &rows->output_in, (int)t);
     rows_together(w);
     compute(w, &out, 1, beginning_of_network(w, layer));
-    together(c);
+    together(w);
 }
 
 /* How much each update over a layer's down projection answers to what each token brings: (tokens, edits). */
@@ -499,7 +521,7 @@ static void write_edits(const Worker *w, const Layer *layer, float *out) {
 }
 
 /* A network of one gate, up and down projection: from `in` to `out`. Reading goes on at `next`. */
-static void network(const Worker *w, const Layer *layer, int inner, const Input *in, float *out, const char *next) {
+static void network(Worker *w, const Layer *layer, int inner, const Input *in, float *out, const char *next) {
     Context *c = w->context;
     int tokens = c->step->tokens, gated = layer->gate.data != NULL;
     Input inner_in = c->inner_in;
@@ -512,21 +534,25 @@ static void network(const Worker *w, const Layer *layer, int inner, const Input 
     const char *then = beginning(w, &down, 1);
     multiply(&layer->up, 0, in, c->up, c->ld_inner, (int)from, (int)to, gated ? block_at(&layer->gate, 0, from) : then);
     if (gated) multiply(&layer->gate, 0, in, c->gate, c->ld_inner, (int)from, (int)to, then);
+    go_on_at(w, then);
     int column = (int)first * GROUP, end = (int)last * GROUP < inner ? (int)last * GROUP : inner;
     for (int token = 0; token < tokens && column < end; token++) {
         const float *up = c->up + token * c->ld_inner + column, *gate = c->gate + token * c->ld_inner + column;
         float *to_row = inner_in.rows + token * inner_in.ld + column;
+        ask_onward(&w->onward);
         activate(c->model.activation, gated ? gate : up, gated ? up : NULL, to_row, end - column);
+        ask_onward(&w->onward);
         if (is_packed(&layer->down)) quantise(&inner_in, token, (int)first, (int)last);
+        ask_onward(&w->onward);
     }
-    together(c);
+    together(w);
     if (layer->edits) {
         read_edits(w, layer, &inner_in);
-        together(c);
+        together(w);
     }
     compute(w, &down, 1, next);
     if (layer->edits) write_edits(w, layer, out);
-    together(c);
+    together(w);
 }
 
 /* The part of an input that belongs to one expert: its tokens, in tiles of their own. */
@@ -590,14 +616,14 @@ static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, 
     Product route[2] = {{&experts->router, in, c->routed, experts->count},
                         {&experts->shared_gate, in, c->shared_factor, 1}};
     compute(w, route, experts->shared_gate.data ? 2 : 1, NULL);
-    together(c);
+    together(w);
     last = share(w, tokens, &first);
     for (int64_t t = first; t < last; t++)
         choose(experts, c->routed + t * experts->count, c->chosen + t * experts->chosen,
                c->pair_weights + t * experts->chosen, w->scores);
-    together(c);
+    together(w);
     if (w->number == 0) sort_pairs(c, experts);
-    together(c);
+    together(w);
     last = share(w, pairs, &first);
     for (int64_t pair = first; pair < last; pair++) {
         int p = c->pair_token[pair], token = p / experts->chosen, e = c->chosen[p];
@@ -607,9 +633,9 @@ static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, 
         for (int i = 0; i < m->hidden; i++) to[i] = in->rows[token * in->ld + i] * factor;
         if (is_packed(&experts->gate_up)) quantise(&own, place, 0, own.groups);
     }
-    together(c);
+    together(w);
     compute_experts(w, experts, &experts->gate_up, &c->pair_in, c->pair_hidden, c->ld_pair);
-    together(c);
+    together(w);
     for (int64_t pair = first; pair < last; pair++) {
         int e = c->chosen[c->pair_token[pair]], place = (int)pair - c->first_pair[e];
         Input own = slots_of(&c->pair_inner, c->first_slot[e], c->first_pair[e + 1] - c->first_pair[e], experts->size);
@@ -620,12 +646,12 @@ static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, 
             activate(m->activation, gate, up, own.rows + place * own.ld, experts->size);
         if (is_packed(&experts->down)) quantise(&own, place, 0, own.groups);
     }
-    together(c);
+    together(w);
     compute_experts(w, experts, &experts->down, &c->pair_inner, c->pair_out, c->ld_hidden);
     if (experts->shared)
         network(w, layer, experts->shared, in, c->shared_out, next);
     else
-        together(c);
+        together(w);
     last = share(w, tokens, &first);
     for (int64_t t = first; t < last; t++) {
         float *to = out + t * c->ld_hidden, gate = 1;
@@ -640,7 +666,7 @@ static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, 
         if (experts->shared_gate.data) gate = 1 / (1 + expf(-c->shared_factor[t]));
         for (int j = 0; j < m->hidden; j++) to[j] += gate * c->shared_out[t * c->ld_hidden + j];
     }
-    together(c);
+    together(w);
 }
 
 /* Add what attention or feed-forward has left in the shared delta, normalised, to the residual stream. */
@@ -732,11 +758,13 @@ static void run(Worker *w) {
         if (is_packed(&m->head)) quantise(&in, (int)t, 0, in.groups);
     }
     rows_together(w);
-    compute(w, &head, 1, NULL);
+    /* The next token's weights are these again. */
+    Products again = attention_products(w, c->layers);
+    compute(w, &head, 1, beginning(w, again.products, again.count));
     last = share_of_rows(w, &head, 1, &first);
     int64_t end = last * BLOCK_ROWS < m->vocabulary ? last * BLOCK_ROWS : m->vocabulary;
     if (tokens == 1) note_greatest(w, first * BLOCK_ROWS, end);
-    together(c);
+    together(w);
     if (m->logit_scale != 1 || m->logit_softcap > 0) {
         /* In pieces that begin at the same places of each row, since what is left of a vector is computed otherwise. */
         enum { PIECE = 1024 };
@@ -748,14 +776,14 @@ static void run(Worker *w) {
         }
         end = last * PIECE < m->vocabulary ? last * PIECE : m->vocabulary;
         if (tokens == 1) note_greatest(w, first * PIECE, end);
-        together(c);
+        together(w);
     }
 }
 
 static void *work(void *argument) {
     Worker *w = argument;
     for (;;) {
-        barrier_wait(&w->context->barrier, IDLE_PATIENCE);
+        barrier_wait(&w->context->barrier, IDLE_PATIENCE, &w->onward);
         if (w->context->leaving) return NULL;
 #ifdef __linux__
         const Context *c = w->context;
@@ -936,7 +964,7 @@ static void leave_cores(const Placed *placed) {
 static void pass(Context *c, Step *step) {
     c->step = step;
     begin_rows(&c->model, &c->shared, step->tokens);
-    barrier_wait(&c->barrier, PATIENCE);
+    barrier_wait(&c->barrier, PATIENCE, &c->workers[0].onward);
     run(&c->workers[0]);
     step->greatest = (int32_t)greatest_noted(c);
 }

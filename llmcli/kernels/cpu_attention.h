@@ -120,9 +120,11 @@ static void attend_float(const Meeting *m, const char *keys, const char *values,
 
 /* Attention of `tokens` tokens from position `start` on, for the query heads of one kv head, over the keys from
    `first` to `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, width), most
-   and sums in the scratch memory. The caller will go on `next` values after the first of these keys, unless that is 0. */
+   and sums in the scratch memory. The caller will go on `next` values after the first of these keys or, where that is 0,
+   `onward`. */
 static void attend(const Model *model, const Layer *layer, const Segment *segment, int kv_head, const float *queries,
-                   int64_t ld, int64_t start, int tokens, int64_t first, int64_t last, int64_t next, Scratch *s) {
+                   int64_t ld, int64_t start, int tokens, int64_t first, int64_t last, int64_t next, Onward *onward,
+                   Scratch *s) {
     int group = model->heads / model->kv_heads, size = model->head_dim, bf16 = model->cache_format == BFLOAT16;
     Meeting m = {.layer = layer, .softcap = model->softcap, .start = start, .first = first, .last = last};
     m.group = group, m.rows = tokens * group, m.size = size, m.width = (int)round_up(size, LANES);
@@ -136,11 +138,12 @@ static void attend(const Model *model, const Layer *layer, const Segment *segmen
     const char *keys = (const char *)segment->keys + at, *values = (const char *)segment->values + at;
 #ifdef USE_BF16
     if (bf16 && size % 32 == 0) {
-        attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, s);
+        attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, onward, s);
         return;
     }
 #else
     (void)next;
+    (void)onward;
 #endif
     attend_float(&m, keys, values, bf16, s);
 }

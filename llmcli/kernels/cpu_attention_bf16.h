@@ -235,16 +235,20 @@ static void attend_many(const Meeting *m, const uint16_t *keys, const uint16_t *
     }
 }
 
-/* Keys and values from the first position on; `next` is where the caller will read on, in values from there, or 0. */
-static void attend_bf16(const Meeting *m, const uint16_t *keys, const uint16_t *values, int64_t next, Scratch *s) {
+/* Keys and values from the first position on; `next` is where the caller will read on, in values from there; where
+   that is 0, `onward` is. */
+static void attend_bf16(const Meeting *m, const uint16_t *keys, const uint16_t *values, int64_t next, Onward *onward,
+                        Scratch *s) {
     for (int r = 0; r < m->rows; r++) shrink(s->queries + r * m->width, m->size);
     if (m->rows > FEW) {
         attend_many(m, keys, values, s);
         return;
     }
     int64_t end = (m->last - m->first) * m->size;
-    Outlook keys_on = {(const char *)(keys + end), next ? (const char *)(keys + next) : NULL};
-    Outlook values_on = {(const char *)(values + end), next ? (const char *)(values + next) : NULL};
+    int64_t asked = next || !onward->at ? 0 : 2 * end < KEYS_AHEAD ? 2 * end : KEYS_AHEAD;
+    Outlook keys_on = {(const char *)(keys + end), next ? (const char *)(keys + next) : onward->at};
+    Outlook values_on = {(const char *)(values + end), next ? (const char *)(values + next) : onward->at + asked};
+    onward->at += 2 * asked;
     arrange_queries(s->queries, m->width, m->rows, m->size, (uint32_t *)s->keys);
     switch (m->rows) {
     case 1:

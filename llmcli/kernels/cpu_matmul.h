@@ -79,12 +79,16 @@ static void quantise(Input *in, int token, int first, int last) {
     }
 }
 
-/* One block row of packed weights times a tile of n tokens: sums[token * 16 + row]. */
-#ifdef USE_AVX512
-
 /* How far ahead weights are asked for, in bytes, and only into the second cache: the first can wait for too few lines at
    a time (measured: a tenth slower). */
+#ifdef USE_AVX512
 enum { AHEAD = 7168 };
+#else
+enum { AHEAD = 0 };
+#endif
+
+/* One block row of packed weights times a tile of n tokens: sums[token * 16 + row]. */
+#ifdef USE_AVX512
 
 /* Ask for as many bytes as `w` points at, further on, or only for those where reading will go on. The processor asks for
    what comes next by itself, and blocks of 8 bits, which share lines, are read faster if left to it. */

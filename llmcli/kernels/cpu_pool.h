@@ -10,6 +10,8 @@
 #include <sched.h>
 #endif
 
+#include "cpu_simd.h"
+
 #if defined(__x86_64__)
 #define PAUSE() _mm_pause()
 #elif defined(__aarch64__)
@@ -41,7 +43,7 @@ static void wake_all(Barrier *b) {
 #define ENDED (1ull << 62)
 
 /* Returns once all threads have come here, and at once from `barrier_end` on. */
-static void barrier_wait(Barrier *b, int patience) {
+static void barrier_wait(Barrier *b, int patience, Onward *o) {
     if (b->threads == 1) return;
     unsigned long long now = atomic_fetch_add(&b->arrived, 1) + 1, all = (now - 1) / b->threads * b->threads + b->threads;
     if (now > ENDED) return;
@@ -52,6 +54,7 @@ static void barrier_wait(Barrier *b, int patience) {
     }
     for (int i = 0; i < patience; i++) {
         if (atomic_load_explicit(&b->arrived, memory_order_acquire) >= all) return;
+        ask_onward(o);
         PAUSE();
     }
     /* Somebody else may be running on the core that the others wait for. To sleep is better than to yield: a thread
