@@ -26,7 +26,7 @@ from llmcli.kernels.cuda_support import reads_packed
 from llmcli.model import Transformer
 from llmcli.model.experts import Experts
 from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
+from llmcli.model.packed_format import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
 from llmcli.model.pages import Pages
 from llmcli.model.quantise import quantise
 
@@ -62,7 +62,8 @@ def planned_formats(
     """The parameters of `model` that are packed, and how; a `checkpoint` is where they come from, if from any.
 
     A GPU's groups are long. Small models feel that, and get short ones there too. Where files keep codes of their own
-    in shorter groups, all parameters get these: kernels read matrices that lie alike in one launch.
+    in shorter groups, all parameters get these, as far as they have as many bits: kernels read matrices that lie alike
+    in one launch.
     """
     if packing is None:
         return {}
@@ -71,8 +72,10 @@ def planned_formats(
     short = checkpoint is not None and any(_in_short_groups(tensor) for tensor in checkpoint.tensors.values())
     size = sum(parameter.numel() for parameter in model.parameters())
     small = packing != "stored" and size < _FEELS_LONG_GROUPS
-    kept = narrow if device.type == "cpu" or short or small else wide
-    return {parameter: kept(bits) for parameter, bits in found.items() if bits is not None}
+    kept = {bits: narrow(bits) if device.type == "cpu" or short or small else wide(bits) for bits in BITS}
+    if kept[8].group is None and checkpoint is not None and any(map(_in_8_bit_groups, checkpoint.tensors.values())):
+        kept[8] = wide(8, grouped=True)
+    return {parameter: kept[bits] for parameter, bits in found.items() if bits is not None}
 
 
 def make_room(
@@ -188,7 +191,7 @@ def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bi
 def _kept_bits(tensor: Stored) -> Bits | None:
     """In how many bits the codes of a tensor are packed as they are stored; None if they cannot be."""
     if isinstance(tensor, QuantisedTensor):
-        return None if tensor.groups is None else 4
+        return None if tensor.groups is None else tensor.bits
     return bits_of(tensor.encoding)
 
 
@@ -197,6 +200,10 @@ def _in_short_groups(tensor: Stored) -> bool:
     if isinstance(tensor, QuantisedTensor):
         return tensor.groups is not None and not tensor.wide
     return bits_of(tensor.encoding) is not None
+
+
+def _in_8_bit_groups(tensor: Stored) -> bool:
+    return isinstance(tensor, QuantisedTensor) and tensor.groups is not None and tensor.bits == 8
 
 
 def _rows_at_once(to: PackedMatrix, multiple: int = ROWS) -> int:
@@ -238,7 +245,7 @@ def _groups(span: Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Grou
         if isinstance(tensor, TensorInfo) and not to.format.wide and to.bits == bits_of(tensor.encoding):
             raw = reader.read_blocks(tensor, start, stop)
             yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))
-        elif isinstance(tensor, QuantisedTensor) and tensor.groups is not None and to.bits == 4:
+        elif isinstance(tensor, QuantisedTensor) and tensor.groups is not None and to.bits == tensor.bits:
             yield tensor.groups(reader, start, stop).in_groups_of(to.format.group or COLUMNS).with_rows(ordered)
         else:
             yield quantise(ordered(tensor.read_rows(reader, start, stop)), to.format)

@@ -105,6 +105,7 @@ def _gptq(tensors: Collapsing, settings: ConfigKeys) -> None:
         zero_offset=1 if version == "gptq" else 0,
         uniform=not settings.get("dynamic") and not settings.get("extra_config"),
         in_order=settings.get("desc_act") is False,
+        symmetric=settings.get("sym") is True,
     )
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmcli.checkpoint.config_keys import ConfigKeys
 from llmcli.checkpoint.quantised_float import FP8, PER_ROW, WHOLE, collapse_fp8, put_fp4
 from llmcli.checkpoint.quantised_grid import SCALES, Cell, GridRows, ambiguous, float_codes, grid_cell, packed_codes
-from llmcli.checkpoint.quantised_tensor import FLOATS, Collapsing, QuantisedTensor, check_matrix, check_shape
+from llmcli.checkpoint.quantised_tensor import (
+    FLOATS,
+    Collapsing,
+    QuantisedTensor,
+    as_wide,
+    check_matrix,
+    check_shape,
+)
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -87,7 +94,7 @@ def _put_int8(tensors: Collapsing, name: str, cells: list[Cell]) -> None:
         check_shape(zero, scale.shape, scale)
     parts = (weight, scale) if zero is None else (weight, scale, zero)
     decode = GridRows(weight.shape, weight, float_codes, scale, cell, zero)
-    tensors.put(QuantisedTensor(name, weight.shape, "int8", parts, decode))
+    tensors.put(_kept_in_8_bits(QuantisedTensor(name, weight.shape, "int8", parts, decode), decode))
 
 
 def _put_integers(
@@ -132,7 +139,15 @@ def _put_integers(
     decode = GridRows(
         shape, packed, packed_codes(its_bits), scale, cell, zero, its_bits if packed_zeros else None, groups
     )
-    tensors.put(QuantisedTensor(f"{stem}.weight", shape, f"int{its_bits}", tuple(parts), decode))
+    tensor = QuantisedTensor(f"{stem}.weight", shape, f"int{its_bits}", tuple(parts), decode)
+    tensors.put(_kept_in_8_bits(tensor, decode) if its_bits == 8 else tensor)
+
+
+def _kept_in_8_bits(tensor: QuantisedTensor, rows: GridRows) -> QuantisedTensor:
+    """The tensor, with its codes of 8 bits where packed blocks can hold them."""
+    if not rows.packable:
+        return tensor
+    return replace(tensor, groups=rows.packed, bits=8, wide=as_wide(rows.cell[1], tensor.shape[1]))
 
 
 def _groups(config: ConfigKeys) -> list[ConfigKeys]:

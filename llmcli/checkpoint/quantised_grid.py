@@ -12,10 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.quantised_tensor import check_shape, dequantised, flat, read_groups, unpacked
+from llmcli.checkpoint.quantised_tensor import (
+    check_shape,
+    dequantised,
+    fills_groups,
+    flat,
+    grouped,
+    read_groups,
+    unpacked,
+)
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model.packed import Groups
 
 SCALES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E8M0", "U8")
 """How scales are stored; bytes are powers of two as in F8_E8M0."""
@@ -51,6 +60,30 @@ class GridRows:
 
     def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
         """Rows or experts `start` to `stop`, float32 (all their rows, K)."""
+        codes, scales, zeros = self._numbers(reader, start, stop)
+        groups = torch.arange(codes.shape[1]) // self.cell[1]
+        if self.groups is not None:
+            groups = read_groups(reader, self.groups, scales.shape[1])
+        return dequantised(codes, scales, zeros, groups)
+
+    def packed(self, reader: TensorReader, start: int, stop: int) -> Groups:
+        """Rows `start` to `stop` as codes, where these are signed numbers of 8 bits, with a scale for some of a row.
+
+        A scale of 2^-17 or more in bfloat16 is the same in half precision; a lesser one is off by 2^-25 at most, which
+        is 2^-18 for the greatest of its weights.
+        """
+        codes, scales, _ = self._numbers(reader, start, stop)
+        return grouped(codes + 128, scales, None, self.cell[1])
+
+    @property
+    def packable(self) -> bool:
+        """Whether `packed` can have them, if they are numbers of 8 bits."""
+        alone = len(self.shape) == 2 and self.zero is None and self.groups is None and self.global_scale is None
+        fits = self.cell[0] == 1 and fills_groups(self.cell[1], self.shape[-1])
+        return alone and fits and self.scale.encoding in ("F16", "BF16")
+
+    def _numbers(self, reader: TensorReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Codes (R, K), scales and zero points (R, G)."""
         experts = stop - start if len(self.shape) == 3 else 1
         rows, columns = self.shape[-2:]
         # The rows of each matrix that are read: all those of some experts, or some of the only matrix.
@@ -60,10 +93,10 @@ class GridRows:
             piece = (start, stop) if len(self.shape) == 3 else (first, last)
             return reader.read_rows(info, *piece).reshape(experts, last - first, -1)
 
-        cell_rows, cell_columns = self.cell
+        cell_rows = self.cell[0]
         first, last = low // cell_rows, -(-high // cell_rows)
         of_row = torch.arange(low, high) // cell_rows - first
-        scales = _numbers(read(self.scale, first, last))  # (E, cells, G)
+        scales = _floats(read(self.scale, first, last))  # (E, cells, G)
         if self.global_scale is not None:
             factor = read(flat(self.global_scale), 0, 1).float()
             scales = scales / factor if self.global_divides else scales * factor
@@ -77,11 +110,8 @@ class GridRows:
             columns_of_words = read(self.zero, first, last).transpose(1, 2)  # (E, G, words)
             zeros = packed_codes(self.zero_bits)(columns_of_words)[..., low % 32 :][..., : high - low]
             zeros = zeros.transpose(1, 2).flatten(0, 1)
-        groups = torch.arange(columns) // cell_columns
-        if self.groups is not None:
-            groups = read_groups(reader, self.groups, scales.shape[1])
         codes = self.codes(read(self.weight, low, high).flatten(0, 1))[:, :columns]  # (R, K)
-        return dequantised(codes, scales, zeros, groups)
+        return codes, scales, zeros
 
 
 def grid_cell(scale: TensorInfo, weight: TensorInfo, shape: tuple[int, ...], cells: Iterable[Cell]) -> tuple[int, int]:
@@ -145,5 +175,5 @@ def packed_codes(bits: int) -> Callable[[Tensor], Tensor]:
     return lambda stored: unpacked(stored, bits) - (1 << (bits - 1))
 
 
-def _numbers(scales: Tensor) -> Tensor:
+def _floats(scales: Tensor) -> Tensor:
     return (scales.view(torch.float8_e8m0fnu) if scales.dtype == torch.uint8 else scales).float()

@@ -61,7 +61,8 @@ class GptqRows:
         """Rows `start` to `stop` as codes.
 
         Raises:
-            CheckpointError: the groups of inputs are not in order, as the configuration says they are.
+            CheckpointError: the groups of inputs are not in order, or of 8-bit numbers the zero points not the middle,
+                as the configuration says they are.
         """
         codes, scales, zeros = self._numbers(reader, start, stop)
         if self.groups is not None:
@@ -71,7 +72,13 @@ class GptqRows:
                     f"{self.groups.path}: tensor {shown(self.groups.name)} has inputs in another order, which the "
                     "configuration says nothing of. With --dtype bfloat16 the model can be read all the same."
                 )
-        return grouped(codes, scales, zeros, self.group_size)
+        if self.bits == 8 and bool((zeros != 128).any()):
+            info = self.parts[1]
+            raise CheckpointError(
+                f"{info.path}: tensor {shown(info.name)} has zero points other than 128, though the configuration says "
+                "that its numbers are symmetric. With --dtype bfloat16 the model can be read all the same."
+            )
+        return grouped(codes, scales, None if self.bits == 8 else zeros, self.group_size)
 
     def _numbers(self, reader: TensorReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (n, K), scales and zero points (n, G)."""
@@ -124,10 +131,12 @@ def collapse_gptq(
     zero_offset: int,
     uniform: bool = True,
     in_order: bool = False,
+    symmetric: bool = False,
 ) -> None:
     """Put `X.weight` in the place of `X.qweight`, `X.qzeros`, `X.scales` and `X.g_idx`.
 
-    `in_order` means that the table of groups, if there is one, has nothing to tell.
+    `in_order` means that the table of groups, if there is one, has nothing to tell; `symmetric` that zero points have
+    nothing to tell, being in the middle.
 
     `group_size` is None if all inputs are one group. Unless the checkpoint is `uniform`, the sizes may differ from
     module to module, and each module's tensors say what they are.
@@ -165,7 +174,7 @@ def collapse_gptq(
             check_shape(g_idx, (inputs,), qweight)
         parts = (qweight, qzeros, scales)
         rows = GptqRows(parts, g_idx, its_group_size, its_bits, zero_offset)
-        keeps = its_bits <= 4 and (in_order or g_idx is None) and packable(scales, its_group_size, inputs)
+        keeps = (in_order or g_idx is None) and packable(scales, its_group_size, inputs)
         tensors.put(
             QuantisedTensor(
                 name=f"{stem}.weight",
@@ -173,7 +182,8 @@ def collapse_gptq(
                 encoding=f"GPTQ {its_bits}-bit",
                 parts=parts if g_idx is None else (*parts, g_idx),
                 decode=rows,
-                groups=rows.packed if keeps else None,
+                groups=rows.packed if keeps and (its_bits <= 4 or symmetric) else None,
+                bits=4 if its_bits <= 4 else 8,
                 wide=as_wide(its_group_size, inputs),
             )
         )
@@ -198,4 +208,4 @@ def collapse_awq(tensors: Collapsing, *, group_size: int | None) -> None:
         rows = AwqRows(parts, size)
         keep = rows.packed if packable(scales, size, inputs) else None
         wide = as_wide(size, inputs)
-        tensors.put(QuantisedTensor(f"{stem}.weight", (words * 8, inputs), "AWQ 4-bit", parts, rows, keep, wide))
+        tensors.put(QuantisedTensor(f"{stem}.weight", (words * 8, inputs), "AWQ 4-bit", parts, rows, keep, wide=wide))

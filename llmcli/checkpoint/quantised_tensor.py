@@ -17,7 +17,7 @@ from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
 from llmcli.model.packed import Groups
-from llmcli.model.packed_format import COLUMNS, wide
+from llmcli.model.packed_format import COLUMNS, Bits, wide
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -33,7 +33,9 @@ class QuantisedTensor:
     decode: Callable[[TensorReader, int, int], Tensor]
     """The rows from one index to another, with the values of a row in any shape."""
     groups: Callable[[TensorReader, int, int], Groups] | None = None
-    """The same rows as the codes they are stored in, 4 bits of each; None if packed blocks cannot hold those."""
+    """The same rows as the codes they are stored in; None if packed blocks cannot hold those."""
+    bits: Bits = 4
+    """Of those codes."""
     wide: bool = False
     """The groups are as long as a GPU's, or some times as long."""
 
@@ -165,9 +167,14 @@ def dequantised(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Ten
 
 
 def packable(scales: TensorInfo, group_size: int, inputs: int) -> bool:
-    """Whether packed blocks hold codes of up to 4 bits with such scales, for so many inputs each."""
+    """Whether packed blocks hold codes with such scales, for so many inputs each."""
     # In half precision, and the same for all columns of a block.
-    return scales.encoding == "F16" and _is_multiple(group_size, COLUMNS, inputs)
+    return scales.encoding == "F16" and fills_groups(group_size, inputs)
+
+
+def fills_groups(group_size: int, inputs: int) -> bool:
+    """Whether so many inputs with the same scale are some of the shortest groups of packed blocks."""
+    return _is_multiple(group_size, COLUMNS, inputs)
 
 
 def as_wide(group_size: int, inputs: int) -> bool:
@@ -179,14 +186,16 @@ def _is_multiple(group_size: int, columns: int, inputs: int) -> bool:
     return group_size % columns == 0 or group_size >= inputs
 
 
-def grouped(codes: Tensor, scales: Tensor, zeros: Tensor, group_size: int) -> Groups:
+def grouped(codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int) -> Groups:
     """Codes (N, K) of up to 4 bits, with `scales` and `zeros` (N, G) for each `group_size` columns, to be packed.
 
     A minimum is the product of a scale and a zero point, rounded to half precision: off by 2^-11 of itself at most.
+    Without `zeros`, codes are of 8 bits, and their zero point is 128.
     """
     of_block = torch.arange(0, codes.shape[1], COLUMNS) // group_size
     scales = scales.float()
-    return Groups(codes.to(torch.uint8), scales[:, of_block].half(), (scales * -zeros)[:, of_block].half())
+    minima = None if zeros is None else (scales * -zeros)[:, of_block].half()
+    return Groups(codes.to(torch.uint8), scales[:, of_block].half(), minima)
 
 
 def _spread(columns: Tensor, groups: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Packed weights as a GPU reads them fastest: 4 bits with a scale and a minimum for 128 columns, 8 with a row's scale.
+"""Packed weights as a GPU reads them fastest: scales (in 4 bits minima too) for 128 columns, or in 8 bits for a row.
 
 How they lie in memory is told in `llmcli.model.packed_format`.
 
@@ -10,8 +10,9 @@ an H100 issues 29e12 in a second, those of all threads together. Nothing of this
 - A whole number below 2^24, taken for a float32, is as many times 2^-149, exactly: codes need neither conversion nor
   offset, and no shift but that of the upper byte. Activations are multiplied by a power of two that makes up for the
   place of the code, once for all rows, and the sums at the end; all between is far from the ends of the range, and
-  denormal factors cost nothing. That is 3.9 instructions a weight in 4 bits and 3.7 in 8, all told; 5.8 with codes at
-  the top of the mantissa of 1 + code / 16. Prediction: 1.0 ms of arithmetic beside 1.4 ms of reading, in 4 bits.
+  denormal factors cost nothing. That is 3.9 instructions a weight in 4 bits and 3.7 in 8, all told (4.2 with scales
+  for 128 columns); 5.8 with codes at the top of the mantissa of 1 + code / 16. Prediction: 1.0 ms of arithmetic beside
+  1.4 ms of reading, in 4 bits.
 - A thread has the same 8 (or 4) columns of 16 rows, and neighbouring threads read neighbouring activations: 28 loads
   serve 128 weights in 4 bits. In blocks of 16 rows x 32 columns 98 loads serve 64, at 8.8 instructions a weight, and
   two barriers; the loads alone would take 3 ms. Prediction: loads wait for memory, not for the first cache.
@@ -75,12 +76,21 @@ def wide_product(
                 coded += _coded(current, place, bits) * (value * _raising(place, bits))
                 values += value
             values *= _UNIT
-            apart += coded * scale.to(tl.float32) + values * minimum.to(tl.float32) if group else coded - 128.0 * values
+            if bits == 8:
+                coded -= 128.0 * values
+            apart += coded * scale.to(tl.float32) if group else coded
+            if bits == 4:
+                apart += values * minimum.to(tl.float32)
         else:
             for place in tl.static_range(32 // bits):
                 weights = _coded(current, place, bits) * _raising(place, bits) * (1.0 / _UNIT)
                 # A row's scale is left for the end, so that whole numbers are multiplied, which no type rounds.
-                weights = weights * scale.to(tl.float32) + minimum.to(tl.float32) if group else weights - 128.0
+                if bits == 8:
+                    weights -= 128.0
+                if group:
+                    weights *= scale.to(tl.float32)
+                if bits == 4:
+                    weights += minimum.to(tl.float32)
                 weights = tl.reshape(tl.permute(weights, (0, 2, 1)), [rows, words])
                 k = _columns(at, place, words, bits)[:, None]
                 value = activations(x, token, k, inverse, mean, weight, bias, size, norm)
@@ -104,18 +114,26 @@ def wide_values(w, row, k, size: tl.constexpr, bits: tl.constexpr, group: tl.con
     shift = k % 128 // of_group * bits
     code = (tl.load(start + word * 4 + row % 4, mask=k < size, other=0) >> shift) & ((1 << bits) - 1)
     if group:
-        halves = _tails(start, size, bits).to(tl.pointer_type(tl.float16), bitcast=True) + k // group * 8 + row % 4
+        halves = (
+            _tails(start, size, bits).to(tl.pointer_type(tl.float16), bitcast=True)
+            + k // group * (32 // bits)
+            + row % 4
+        )
         scale = tl.load(halves, mask=k < size, other=0.0).to(tl.float32)
-        return code.to(tl.float32) * scale + tl.load(halves + 4, mask=k < size, other=0.0).to(tl.float32)
+        if bits == 8:
+            return (code - 128).to(tl.float32) * scale
+        else:
+            return code.to(tl.float32) * scale + tl.load(halves + 4, mask=k < size, other=0.0).to(tl.float32)
     else:
         return tl.where(k < size, (code - 128).to(tl.float32) * _scale_of_row(w, row, True, size, bits), 0.0)
 
 
 @triton.constexpr_function
 def _block_words(size, bits, group):
-    """Of 4 rows: their codes, then 4 scales and 4 minima in half precision for each group, or 4 scales in float32."""
+    """Of 4 rows, in whole 16 bytes: their codes, then scales and minima in half precision, or 4 scales in float32."""
     groups = (size + 127) // 128
-    return groups * 16 * bits + (groups * 4 if group else 4)
+    tail = groups * (4 if bits == 4 else 2) if group else 4
+    return groups * 16 * bits + (tail + 3) // 4 * 4
 
 
 @triton.jit
@@ -151,16 +169,19 @@ def _scales(
     w, block, n, at, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
     columns: tl.constexpr,
 ):  # fmt: skip
-    """Scale and minimum of each word, (B, J, 4); ones where rows have scales."""
+    """Scale and minimum of each word, (B, J, 4); ones where rows have scales, or no minima."""
+    ones = tl.full([1, 1, 1], 1.0, tl.float16)
     if group:
         of_block = block.to(tl.int64) * (rows // 4) + tl.arange(0, rows // 4)[:, None, None]
         of_row = (at + tl.arange(0, columns * bits // 32)[None, :, None] * (32 // bits)) // group
         start = _tails(w + of_block * _block_words(size, bits, group), size, bits)
-        halves = start.to(tl.pointer_type(tl.float16), bitcast=True) + of_row * 8 + tl.arange(0, 4)[None, None, :]
+        halves = (
+            start.to(tl.pointer_type(tl.float16), bitcast=True) + of_row * (32 // bits) + tl.arange(0, 4)[None, None, :]
+        )
         there = (of_block * 4 < n) & (of_row * group < size)
-        return tl.load(halves, mask=there, other=0.0), tl.load(halves + 4, mask=there, other=0.0)
+        scale = tl.load(halves, mask=there, other=0.0)
+        return scale, tl.load(halves + 4, mask=there, other=0.0) if bits == 4 else ones
     else:
-        ones = tl.full([1, 1, 1], 1.0, tl.float16)
         return ones, ones
 
 

@@ -9,8 +9,8 @@ half precision.
 With longer groups it lies as a GPU reads it fastest. A block is 4 rows x all columns. A word of 32 bits has 8 codes of
 4 bits, or 4 of 8; words of the same columns of 4 rows follow each other, so that the 16 bytes which a thread takes at a
 time need the same activations. Of 128 columns, word j of W has the columns j, j + W, j + 2 W, ..., lowest bits first:
-neighbours among threads read neighbours among activations. Behind the codes stand 4 scales and 4 minima in half
-precision for every 128 columns, or with 8 bits 4 scales for the rows in float32.
+neighbours among threads read neighbours among activations. Behind the codes stand 4 scales and, with 4 bits, 4 minima
+in half precision for every 128 columns; or with 8 bits 4 scales for the rows in float32.
 
     4 bits:  value = scale * code + minimum
     8 bits:  value = scale * (code - 128)
@@ -20,9 +20,10 @@ precision for every 128 columns, or with 8 bits 4 scales for the rows in float32
 | 4 | 32 | 5 | CPUs; files that keep them so |
 | 8 | 32 | 8.5 | the same |
 | 4 | 128 | 4.25 | GPUs |
+| 8 | 128 | 8.125 | GPUs, where files keep them in groups |
 | 8 | all of a row | 8, and 32 for a row | GPUs |
 
-Rows are padded to those of a block, columns to a multiple of 32, or of 128.
+Rows are padded to those of a block, columns to a multiple of 32, or of 128; wide blocks to whole 16 bytes.
 
 Dimension letters: N rows, C columns, R blocks of rows, V vectors of a block's rows, G groups of a row.
 """
@@ -30,18 +31,21 @@ Dimension letters: N rows, C columns, R blocks of rows, V vectors of a block's r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 Bits: TypeAlias = Literal[4, 8]
+BITS: tuple[Bits, ...] = get_args(Bits)
 
 COLUMNS = 32
 """Columns of a narrow group, and of a block that has such groups."""
 ROWS = 16
 """A multiple of the rows of any block."""
 _WIDE_ROWS, _WIDE_COLUMNS = 4, 128
+# A thread takes so many at a time, wherever a block begins.
+_WIDE_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class PackedFormat:
 
     bits: Bits
     group: int | None
-    """32; with 4 bits also 128; with 8 bits also None: all columns of a row."""
+    """32 or 128; with 8 bits also None: all columns of a row."""
 
     @property
     def rows(self) -> int:
@@ -74,16 +78,19 @@ class PackedFormat:
     def blocks_shape(self, rows: int, columns: int, count: int = 1) -> tuple[int, int, int]:
         """Of `count` matrices: blocks of rows, blocks of columns, bytes."""
         across = 1 if self.wide else self.groups(columns)
-        tails = self._numbers * self.groups(columns) * self.rows * self._tail_dtype.itemsize
-        return count * -(-rows // self.rows), across, (self._code_bytes(columns) + tails) // across
+        nbytes = (self._code_bytes(columns) + self._tail_bytes(columns)) // across
+        if self.wide:
+            nbytes = -(-nbytes // _WIDE_BYTES) * _WIDE_BYTES
+        return count * -(-rows // self.rows), across, nbytes
 
     def parts(self, blocks: Tensor, columns: int) -> tuple[Tensor, Tensor]:
         """Views of what blocks hold: codes (R, G, V, rows, 4) uint8, scales and minima (R, G, 1 or 2, rows)."""
         groups = self.groups(columns)
         across = blocks.shape[1]
         split = self._code_bytes(columns) // across
+        stop = split + self._tail_bytes(columns) // across
         codes = blocks[:, :, :split].view(len(blocks), groups, -1, self.rows, 4)
-        tails = blocks[:, :, split:].view(self._tail_dtype).view(len(blocks), groups, self._numbers, self.rows)
+        tails = blocks[:, :, split:stop].view(self._tail_dtype).view(len(blocks), groups, self._numbers, self.rows)
         return codes, tails
 
     def in_words(self, codes: Tensor) -> Tensor:
@@ -121,6 +128,9 @@ class PackedFormat:
     def _code_bytes(self, columns: int) -> int:
         return self.rows * self.padded(columns) * self.bits // 8
 
+    def _tail_bytes(self, columns: int) -> int:
+        return self._numbers * self.groups(columns) * self.rows * self._tail_dtype.itemsize
+
     def __str__(self) -> str:
         """As people call it."""
         group = "" if not self.wide else " by row" if self.group is None else f" g{self.group}"
@@ -132,6 +142,6 @@ def narrow(bits: Bits) -> PackedFormat:
     return PackedFormat(bits, COLUMNS)
 
 
-def wide(bits: Bits) -> PackedFormat:
-    """The one for GPUs."""
-    return PackedFormat(bits, _WIDE_COLUMNS if bits == 4 else None)
+def wide(bits: Bits, *, grouped: bool = False) -> PackedFormat:
+    """The one for GPUs; 8 bits have a scale for a row unless they are `grouped`."""
+    return PackedFormat(bits, _WIDE_COLUMNS if bits == 4 or grouped else None)

@@ -54,11 +54,21 @@ def spread(grid: Tensor, rows: int, columns: int, shape: tuple[int, int]) -> Ten
 
 
 def gptq(
-    n: int, k: int, rng: torch.Generator, *, bits: int, group: int, act_order: bool = False, version: str = "gptq"
+    n: int,
+    k: int,
+    rng: torch.Generator,
+    *,
+    bits: int,
+    group: int,
+    act_order: bool = False,
+    version: str = "gptq",
+    symmetric: bool = False,
 ) -> Case:
     size = k if group == -1 else group
     count = -(-k // size)
     q, z = codes(0, 1 << bits, (n, k), rng), codes(0, 1 << bits, (n, count), rng)
+    if symmetric:
+        z = torch.full_like(z, 1 << (bits - 1))
     s = scales((n, count), rng).half()
     groups = torch.arange(k) // size
     if act_order:
@@ -72,7 +82,7 @@ def gptq(
     }
     if group != -1 and not act_order and bits == 8:
         del tensors[".g_idx"]
-    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "checkpoint_format": version}
+    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "checkpoint_format": version, "sym": symmetric}
     return Case(tensors, s.float()[:, groups] * (q - z[:, groups]), config)
 
 
@@ -136,14 +146,14 @@ def packed_integers(
     return Case(tensors, (q - z[:, groups]) * s.float()[:, groups], config)
 
 
-def scaled_int8(n: int, k: int, rng: torch.Generator, *, zeros: bool) -> Case:
+def scaled_int8(n: int, k: int, rng: torch.Generator, *, zeros: bool, scale: torch.dtype = torch.float32) -> Case:
     q, z = codes(-128, 128, (n, k), rng), codes(-128, 128, (n, 1), rng)
-    s = scales((n, 1), rng)
+    s = scales((n, 1), rng).to(scale)
     tensors = {".weight": q.to(torch.int8), ".weight_scale": s, ".input_scale": torch.ones(1)}
     if zeros:
         tensors[".weight_zero_point"] = z.to(torch.int8)
     config = compressed_config("int-quantized", num_bits=8, strategy="channel")
-    return Case(tensors, (q - (z if zeros else 0)) * s, config)
+    return Case(tensors, (q - (z if zeros else 0)) * s.float(), config)
 
 
 def fp8_codes(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
@@ -268,6 +278,8 @@ CASES: dict[str, Maker] = {
     "gptq, act order": partial(gptq, bits=4, group=32, act_order=True),
     "gptq v2": partial(gptq, bits=4, group=32, version="gptq_v2"),
     "gptq 3 bits, v2, act order": partial(gptq, bits=3, group=16, version="gptq_v2", act_order=True),
+    "gptq 8 bits, symmetric": partial(gptq, bits=8, group=32, symmetric=True),
+    "gptq 8 bits, symmetric, one group, v2": partial(gptq, bits=8, group=-1, symmetric=True, version="gptq_v2"),
     "awq": partial(awq, group=32),
     "awq, one group": partial(awq, group=-1),
     "int4 groups": partial(packed_integers, bits=4, group=32),
@@ -280,6 +292,7 @@ CASES: dict[str, Maker] = {
     "int3 groups, zeros": partial(packed_integers, bits=3, group=32, zeros="packed"),
     "int6 channels": partial(packed_integers, bits=6),
     "int8 channels": partial(scaled_int8, zeros=False),
+    "int8 channels, short scales": partial(scaled_int8, zeros=False, scale=torch.bfloat16),
     "int8 channels, zeros": partial(scaled_int8, zeros=True),
     "compressed fp8, tensor": partial(fp8, config=_TENSOR, scale_shape=(1,)),
     "compressed fp8, channel": partial(fp8, config=_CHANNEL, cell=(1, 1 << 20)),

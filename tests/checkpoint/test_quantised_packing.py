@@ -18,12 +18,16 @@ from llmcli.checkpoint.tensors import TensorReader
 from llmcli.errors import CheckpointError
 from llmcli.model.packed import QuantisedLinear
 from llmcli.model.packed_format import PackedFormat, narrow, wide
-from tests.checkpoint.quantised_cases import CASES, Case, awq, gptq, make
+from tests.checkpoint.quantised_cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
 from tests.checkpoint.test_quantised import MODULE, named, opened
 from tests.tiny import edit_config, random_ids, save, tiny_model
 
 # With the groups of inputs in order, as their configurations say.
 KEPT = ["gptq 2 bits", "gptq 3 bits", "gptq 4 bits", "gptq, one group", "gptq v2", "awq", "awq, one group"]
+# And with zero points in the middle.
+KEPT_IN_8_BITS = [
+    "gptq 8 bits, symmetric", "gptq 8 bits, symmetric, one group, v2", "int8 packed", "int8 channels, short scales",
+]  # fmt: skip
 
 
 def in_order(case: Case) -> dict[str, object]:
@@ -52,7 +56,31 @@ def test_codes_stand_for_the_values_of_the_formula(name: str, shape: tuple[int, 
     assert torch.equal(whole.codes, whole.codes.clamp(max=15))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in KEPT])
+@pytest.mark.parametrize("name", KEPT_IN_8_BITS)
+@pytest.mark.parametrize("shape", [(96, 64), (32, 160)])
+def test_codes_of_8_bits_are_exact(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    case = make(name, *shape)
+    tensor = weight(tmp_path, case, in_order(case))
+    assert tensor.groups is not None
+    with TensorReader() as reader:
+        whole, part = tensor.groups(reader, 0, shape[0]), tensor.groups(reader, 8, 24)
+    assert whole.minimum is None and torch.equal(whole.values(), case.weight)
+    assert torch.equal(part.values(), case.weight[8:24])
+
+
+def test_small_scales_of_16_bits_become_half_precision(tmp_path: Path) -> None:
+    case = make("int8 channels, short scales", 96, 64)
+    scale = torch.logspace(-7, 0, 96)[:, None].bfloat16()
+    case.tensors[".weight_scale"].copy_(scale)
+    tensor = weight(tmp_path, case, case.config)
+    assert tensor.groups is not None
+    with TensorReader() as reader:
+        error = (tensor.groups(reader, 0, 96).values() - case.tensors[".weight"] * scale.float()).abs().amax(1)
+    assert float(error[scale[:, 0] >= 2**-17].max()) == 0
+    assert 0 < float(error.max()) <= 2**-18
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in (*KEPT, *KEPT_IN_8_BITS)])
 def test_what_blocks_cannot_hold_is_not_kept(name: str, tmp_path: Path) -> None:
     case = make(name, 96, 64)
     found = opened(tmp_path, named(case), case.config)[MODULE + ".weight"]
@@ -66,6 +94,8 @@ def test_what_blocks_cannot_hold_is_not_kept(name: str, tmp_path: Path) -> None:
         ("gptq 4 bits", {"desc_act": True}, torch.float16),
         ("gptq 4 bits", {"desc_act": False}, torch.float32),
         ("awq", {}, torch.bfloat16),
+        ("gptq 8 bits, symmetric", {"sym": False}, torch.float16),
+        ("gptq 8 bits, symmetric", {"sym": None}, torch.float16),
     ],
 )
 def test_order_and_scales_decide(name: str, config: dict[str, object], scales: torch.dtype, tmp_path: Path) -> None:
@@ -79,6 +109,14 @@ def test_groups_that_are_not_in_order_after_all(tmp_path: Path) -> None:
     tensor = weight(tmp_path, case, in_order(case))
     assert tensor.groups is not None
     with TensorReader() as reader, pytest.raises(CheckpointError, match=r"another order.*--dtype bfloat16"):
+        tensor.groups(reader, 0, 16)
+
+
+def test_zero_points_that_are_not_in_the_middle_after_all(tmp_path: Path) -> None:
+    case = make("gptq 8 bits", 96, 64)
+    tensor = weight(tmp_path, case, {**in_order(case), "sym": True})
+    assert tensor.groups is not None
+    with TensorReader() as reader, pytest.raises(CheckpointError, match=r"other than 128.*--dtype bfloat16"):
         tensor.groups(reader, 0, 16)
 
 
@@ -96,8 +134,13 @@ def quantised_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) 
     return cases
 
 
-@pytest.mark.parametrize("name", ["gptq 4 bits", "awq"])
-@pytest.mark.parametrize("quantize", [None, "int4"])
+@pytest.mark.parametrize(
+    ("name", "quantize"),
+    [
+        ("gptq 4 bits", None), ("awq", None), ("gptq 4 bits", "int4"), ("awq", "int4"),
+        ("gptq 8 bits, symmetric", None), ("gptq 8 bits, symmetric", "int8"), ("int8 packed", None),
+    ],
+)  # fmt: skip
 def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_path: Path) -> None:
     quantised_model(tmp_path, lambda shape, index: make(name, *shape, seed=index))
     loaded = llmcli.load(tmp_path, device="cpu", quantize=quantize)
@@ -115,7 +158,7 @@ def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_pat
     assert alike.min() > 0.98
 
 
-@pytest.mark.parametrize("packing", ["stored", "int4"])
+@pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize(
     ("maker", "kept"),
     [
@@ -124,12 +167,16 @@ def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_pat
         (partial(gptq, bits=3, group=-1, version="gptq_v2"), wide(4)),
         (partial(awq, group=64), narrow(4)),
         (partial(awq, group=128), wide(4)),
+        (partial(gptq, bits=8, group=32, symmetric=True), narrow(8)),
+        (partial(gptq, bits=8, group=128, symmetric=True), wide(8, grouped=True)),
+        (partial(packed_integers, bits=8, group=256), wide(8, grouped=True)),
+        (partial(scaled_int8, zeros=False, scale=torch.bfloat16), wide(8, grouped=True)),
     ],
 )
 def test_on_a_gpu_long_groups_stay_as_they_are(
     maker: Callable[..., Case],
     kept: PackedFormat,
-    packing: Packing,
+    stored: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -137,9 +184,10 @@ def test_on_a_gpu_long_groups_stay_as_they_are(
     cases = quantised_model(tmp_path, lambda shape, index: maker(*shape, torch.Generator().manual_seed(index)))
     checkpoint = open_checkpoint(tmp_path)
     model = meta_model(checkpoint.config)
+    packing: Packing = "stored" if stored else "int4" if kept.bits == 4 else "int8"
     planned = planned_formats(model, packing, checkpoint, torch.device("cuda"))
-    head = wide(8) if kept.wide else narrow(8)
-    assert planned.get("lm_head.weight") == (None if packing == "stored" else head)
+    head = narrow(8) if not kept.wide else wide(8) if kept.bits == 4 else kept
+    assert planned.get("lm_head.weight") == (None if stored else head)
     matrices = make_room(model, planned, torch.float32, torch.device("cpu"))
     with TensorReader() as reader:
         for name, case in cases.items():
@@ -148,4 +196,4 @@ def test_on_a_gpu_long_groups_stay_as_they_are(
             assert matrix.format == kept
             read_packed(checkpoint.sources[parameter], checkpoint.tensors, reader, matrix)
             # Codes and scales are as stored; only minima are rounded, and none is beyond 16 x 0.025.
-            assert float((matrix[0] - case.weight).abs().max()) <= 16 * 0.025 * 2**-11
+            assert float((matrix[0] - case.weight).abs().max()) <= (16 * 0.025 * 2**-11 if kept.bits == 4 else 0)

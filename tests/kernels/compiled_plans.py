@@ -51,6 +51,7 @@ _MODELS: dict[str, tuple[ModelConfig, PackedFormat | None, tuple[int, ...]]] = {
     "llama, int8": (_LLAMA_8B, narrow(8), (1,)),
     "llama, int4 g128": (_LLAMA_8B, wide(4), (1, 16)),
     "llama, int8 by row": (_LLAMA_8B, wide(8), (1,)),
+    "llama, int8 g128": (_LLAMA_8B, wide(8, grouped=True), (1, 16)),
     # As many rows in the products of attention as there can be, of as large heads.
     "gemma 2": (_GEMMA_2, None, (16,)),
     "gpt-oss, int4": (_GPT_OSS, narrow(4), (4,)),

@@ -17,7 +17,7 @@ from llmcli.model.packed_format import Bits, PackedFormat, narrow, wide
 from llmcli.model.quantise import quantise
 from tests.tiny import save, tiny_model
 
-FORMATS = (narrow(4), narrow(8), wide(4), wide(8))
+FORMATS = (narrow(4), narrow(8), wide(4), wide(8), wide(8, grouped=True))
 
 
 def of_bits(kept: PackedFormat | Bits) -> PackedFormat:

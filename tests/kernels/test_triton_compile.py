@@ -23,7 +23,7 @@ ALL = {
         (90, ["llama", "gemma 2", "llama, int8", "llama, int4 g128"], ALL - {"route", "experts_in", "experts_out"}),
         (90, ["llama, int4", "gpt-oss, int4", "gpt-2, int8", "llama, int8 by row"], ALL - {"add_normed"}),
         (80, ["gemma 2", "gpt-oss, int4 g128"], ALL),
-        (80, ["gpt-2, int8 by row"], ALL - {"add_normed", "route", "experts_in", "experts_out"}),
+        (80, ["gpt-2, int8 by row", "llama, int8 g128"], ALL - {"add_normed", "route", "experts_in", "experts_out"}),
     ],
 )
 def test_compilation(arch: int, models: list[str], kernels: set[str], tmp_path: Path) -> None:

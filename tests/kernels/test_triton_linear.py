@@ -14,7 +14,8 @@ from llmcli.model.config import Activation
 from llmcli.model.feed_forward import ACTIVATIONS
 from llmcli.model.norm import make_norm
 from llmcli.model.packed import PackedMatrix
-from llmcli.model.packed_format import PackedFormat, narrow, wide
+from llmcli.model.packed_format import PackedFormat
+from tests.kernels.making import FORMATS as PACKED_FORMATS
 from tests.kernels.making import packed, random_groups
 from tests.kernels.triton_here import DEVICE
 
@@ -22,7 +23,7 @@ from llmcli.kernels.triton_linear import add_normed, embed, feed_forward, linear
 from triton.language import float32  # isort: skip
 
 Weights = Tensor | PackedMatrix
-PACKED = {str(kept): kept for kept in (narrow(8), narrow(4), wide(8), wide(4))}
+PACKED = {str(kept): kept for kept in PACKED_FORMATS}
 FORMATS = ("float32", "bfloat16", "float16", *PACKED)
 EPS = 1e-5
 NONE = torch.zeros(1, device=DEVICE)

@@ -22,19 +22,26 @@ def test_what_is_packed_is_what_was_quantised(kept: PackedFormat, size: tuple[in
 
 @pytest.mark.parametrize(
     ("kept", "nbytes"),
-    [(narrow(4), 5 / 8), (narrow(8), 8.5 / 8), (wide(4), 4.25 / 8), (wide(8), 1 + 4 / 4096)],
+    [
+        (narrow(4), 5 / 8),
+        (narrow(8), 8.5 / 8),
+        (wide(4), 4.25 / 8),
+        (wide(8), 1 + 4 / 4096),
+        (wide(8, grouped=True), 8.125 / 8),
+    ],
 )
 def test_bits_of_a_weight(kept: PackedFormat, nbytes: float) -> None:
     assert PackedMatrix(kept, 64, 4096, dtype=torch.float32, count=2).nbytes == 2 * 64 * 4096 * nbytes
 
 
 def test_words_of_wide_rows_are_as_kernels_expect_them() -> None:
-    for kept in (wide(4), wide(8)):
+    for kept in (wide(4), wide(8), wide(8, grouped=True)):
         bits = kept.bits
         codes = torch.zeros(6, 200, dtype=torch.uint8)
         codes[5, 128 + 37] = 9
         groups = random_groups(kept, 6, 200)
         matrix = packed(Groups(codes, groups.scale, groups.minimum, kept.group))
+        assert matrix.blocks.shape[2] % 16 == 0
         words = matrix.blocks[1, 0, : 2 * 64 * bits].view(torch.int32)
         place, word = divmod(37, 4 * bits)
         expected = torch.zeros_like(words)
