@@ -72,9 +72,11 @@ def planned_formats(
     short = checkpoint is not None and any(_in_short_groups(tensor) for tensor in checkpoint.tensors.values())
     size = sum(parameter.numel() for parameter in model.parameters())
     small = packing != "stored" and size < _FEELS_LONG_GROUPS
-    kept = {bits: narrow(bits) if device.type == "cpu" or short or small else wide(bits) for bits in BITS}
+    kept = {
+        bits: narrow(bits) if device.type == "cpu" else wide(bits, COLUMNS if short or small else None) for bits in BITS
+    }
     if kept[8].group is None and checkpoint is not None and any(map(_in_8_bit_groups, checkpoint.tensors.values())):
-        kept[8] = wide(8, grouped=True)
+        kept[8] = wide(8, kept[4].group)
     return {parameter: kept[bits] for parameter, bits in found.items() if bits is not None}
 
 
@@ -242,7 +244,7 @@ def _groups(span: Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Grou
         return rows if span.pairs is None else span.pairs.reordered(rows)
 
     for start, stop in _chunks(span, to):
-        if isinstance(tensor, TensorInfo) and not to.format.wide and to.bits == bits_of(tensor.encoding):
+        if isinstance(tensor, TensorInfo) and (to.bits, to.format.group) == (bits_of(tensor.encoding), COLUMNS):
             raw = reader.read_blocks(tensor, start, stop)
             yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))
         elif isinstance(tensor, QuantisedTensor) and tensor.groups is not None and to.bits == tensor.bits:

@@ -37,7 +37,7 @@ class QuantisedTensor:
     bits: Bits = 4
     """Of those codes."""
     wide: bool = False
-    """The groups are as long as a GPU's, or some times as long."""
+    """The groups are as long as the longer ones of packed blocks, or some times as long."""
 
     @property
     def nbytes(self) -> int:
@@ -178,7 +178,7 @@ def fills_groups(group_size: int, inputs: int) -> bool:
 
 
 def as_wide(group_size: int, inputs: int) -> bool:
-    """Whether so many inputs with the same scale fill groups of the format for GPUs."""
+    """Whether so many inputs with the same scale are some of the longer groups of packed blocks."""
     return _is_multiple(group_size, wide(4).group or inputs, inputs)
 
 

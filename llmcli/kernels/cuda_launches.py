@@ -164,10 +164,8 @@ class Launches:
         """A tile that is small enough for every processor to have several programs."""
         tokens = tokens or self.rows
         width = triton.next_power_of_2(weights.columns)
-        if weights.kept is not None and weights.kept.wide:
-            return self._wide_tile(weights.bits, width, -(-(rows or weights.rows) // ROWS), tokens)
         if weights.bits:
-            return Tile(ROWS, max(128, min(width, 512 if tokens == 1 else 256)))
+            return self._packed_tile(weights.bits, width, -(-(rows or weights.rows) // ROWS), tokens)
         if tokens > 1:
             return Tile(ROWS, max(16, min(width, 256)))
         height = ROWS
@@ -175,10 +173,10 @@ class Launches:
             height //= 2
         return Tile(height, max(16, min(width, 1024, 4096 // height)))
 
-    def _wide_tile(self, bits: int, width: int, blocks: int, tokens: int) -> Tile:
+    def _packed_tile(self, bits: int, width: int, blocks: int, tokens: int) -> Tile:
         """A word of a row for each thread, so that no activation is loaded by two; or for tensor cores half as many."""
         if tokens > 1:
-            return Tile(ROWS, max(128, min(width, 2048 // bits)))
+            return Tile(ROWS, max(128, min(width, 1024 // bits)))
         # Where a processor has few programs, they must ask for more at a time to keep the memory busy.
         warps = 8 if blocks < 2 * self.programs and width >= 8192 // bits else 4
         return Tile(ROWS, max(128, min(width, 1024 * warps // bits)), warps)

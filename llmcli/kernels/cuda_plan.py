@@ -90,7 +90,7 @@ class Plan:
         table = matrix(model.embed_tokens)
         learned = model.embed_positions
         self._launches.add(
-            embed, (self.tokens,), self.inputs[STATE:], table.table,
+            embed, (self.tokens,), self.inputs[STATE:], table.data,
             self._launches.none if learned is None else matrix(learned).data, self.inputs, x, factor,
             size=config.hidden_size, bits=table.bits, group=table.group, learned=learned is not None,
             block=triton.next_power_of_2(config.hidden_size),

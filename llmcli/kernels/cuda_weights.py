@@ -12,7 +12,7 @@ from llmcli.kernels import NoKernelError
 from llmcli.kernels.matrices import matrix_of
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
 from llmcli.model.packed import PackedMatrix
-from llmcli.model.packed_format import COLUMNS, PackedFormat
+from llmcli.model.packed_format import PackedFormat
 
 _DENSE = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -44,11 +44,6 @@ class Matrix:
         return 0 if self.kept is None else self.kept.group or 0
 
     @property
-    def table(self) -> Tensor:
-        """As an embedding is read: narrow blocks by bytes."""
-        return self.data.view(torch.uint8) if self.group == COLUMNS else self.data
-
-    @property
     def stride(self) -> int:
         """Elements of `data` from one matrix of a stack to the next."""
         if self.kept is None:
@@ -75,6 +70,8 @@ def matrix(weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> Matrix
     values, bias = matrix_of(weights, bias)
     added = None if bias is None else floats(bias)
     if isinstance(values, PackedMatrix):
+        if not values.format.wide:
+            raise NoKernelError(f"a matrix lies in memory as a CPU reads it ({values.format})")
         return Matrix(values.blocks.view(torch.int32), values.format, values.rows, values.columns, added)
     if values.dtype not in _DENSE or not values.is_contiguous():
         raise NoKernelError(f"a matrix is kept in {str(values.dtype).removeprefix('torch.')}, or not in one piece")

@@ -142,8 +142,8 @@ def embed(
 ):  # fmt: skip
     """Embedding of each of `ids` (M,), times `factor`, plus that of its position: `y` (M, K).
 
-    `table` is dense, or packed blocks: words, or where 32 columns share a scale bytes. Those of `ids` beyond the number
-    that `state` tells are as good as any; they get the position of the last, for there may be none after it.
+    `table` is dense, or words of packed blocks. Those of `ids` beyond the number that `state` tells are as good as any;
+    they get the position of the last, for there may be none after it.
     """
     let_next_start(pdl)
     wait_for_previous(pdl)
@@ -151,21 +151,8 @@ def embed(
     row = tl.load(ids + token)
     if bits == 0:
         value = tl.load(table + row * size + k, mask=k < size, other=0.0).to(tl.float32)
-    elif group != 32:
-        value = wide_values(table, row, k, size, bits, group)
     else:
-        bytes_of: tl.constexpr = 80 * bits if bits == 4 else 68 * bits
-        start = table + (row // 16 * ((size + 31) // 32) + k // 32) * bytes_of
-        width: tl.constexpr = 32 // bits
-        lane = k % width
-        code = tl.load(start + k % 32 // width * 64 + row % 16 * 4 + lane % 4, mask=k < size, other=0).to(tl.int32)
-        halves = start.to(tl.pointer_type(tl.float16), bitcast=True) + 32 * bits + row % 16
-        scale = tl.load(halves, mask=k < size, other=0.0).to(tl.float32)
-        if bits == 4:
-            code = (code >> (lane // 4 * 4)) & 15
-            value = code.to(tl.float32) * scale + tl.load(halves + 16, mask=k < size, other=0.0).to(tl.float32)
-        else:
-            value = (code - 128).to(tl.float32) * scale
+        value = wide_values(table, row, k, size, bits, group)
     value *= factor
     if learned:
         position = tl.load(state) + tl.minimum(token, tl.load(state + 1) - 1)

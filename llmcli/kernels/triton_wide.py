@@ -1,21 +1,24 @@
-"""Packed weights as a GPU reads them fastest: scales (in 4 bits minima too) for 128 columns, or in 8 bits for a row.
+"""Packed weights as a GPU reads them fastest: scales (in 4 bits minima too) for 32 or 128 columns, or in 8 for a row.
 
 How they lie in memory is told in `llmcli.model.packed_format`.
 
 Notes. The floor of one token is the time in which its weights are read once (H100: 3.0 TB/s, as measured by others):
-1.4 ms for the 4.1 GB of an 8B model in 4 bits with a head of 8, and 2.5 ms for 7.5 GB in 8 bits. Instructions are those
-of the loop over a row's columns, with RMSNorm, in the machine code that the compiler makes for compute capability 9.0;
-an H100 issues 29e12 in a second, those of all threads together. Nothing of this is measured on a GPU yet.
+1.4 ms for the 4.1 GB of an 8B model in 4 bits with a head of 8, 1.6 ms with scales for 32 columns, and 2.5 ms for 7.5
+GB in 8 bits. Instructions are those of the loop over a row's columns, with RMSNorm, in the machine code that the
+compiler makes for compute capability 9.0; an H100 issues 29e12 in a second, those of all threads together. Nothing of
+this is measured on a GPU yet.
 
 - A whole number below 2^24, taken for a float32, is as many times 2^-149, exactly: codes need neither conversion nor
   offset, and no shift but that of the upper byte. Activations are multiplied by a power of two that makes up for the
   place of the code, once for all rows, and the sums at the end; all between is far from the ends of the range, and
-  denormal factors cost nothing. That is 3.9 instructions a weight in 4 bits and 3.7 in 8, all told (4.2 with scales
-  for 128 columns); 5.8 with codes at the top of the mantissa of 1 + code / 16. Prediction: 1.0 ms of arithmetic beside
-  1.4 ms of reading, in 4 bits.
-- A thread has the same 8 (or 4) columns of 16 rows, and neighbouring threads read neighbouring activations: 28 loads
-  serve 128 weights in 4 bits. In blocks of 16 rows x 32 columns 98 loads serve 64, at 8.8 instructions a weight, and
-  two barriers; the loads alone would take 3 ms. Prediction: loads wait for memory, not for the first cache.
+  denormal factors cost nothing. That is 3.9 instructions a weight in 4 bits and 3.8 in 8, all told (4.2 with scales
+  for some of a row); 5.8 with codes at the top of the mantissa of 1 + code / 16. Prediction: 1.0 ms of arithmetic
+  beside 1.4 ms of reading, in 4 bits.
+- A thread has the same 8 (or 4) consecutive columns of 16 rows: it loads four activations at a time, and 12 loads serve
+  128 weights in 4 bits. All of them are of one group, whether that has 32 columns or 128, and both cost the same. Words
+  of every 16th column take 28 loads, and with groups of 32 four scales each; blocks of 16 rows x 32 columns 98 loads
+  for 64 weights, 8.8 instructions each, and two barriers. Prediction: loads wait for memory, not for the first cache.
+- A scale and a minimum are one word, so that those of 4 rows are one load too.
 - Nothing is exchanged between threads before the loop ends: no shared memory, no barrier.
 - Bytes in flight: 3 TB/s at a latency of 0.8 us are 18 KB for each of 132 processors. A program of 4 warps asks for 8
   KB at a time and one of 8 warps for 16 KB; those are launched where a processor has fewer than four. Prediction: 80 %
@@ -43,7 +46,7 @@ def wide_tile(
     columns: tl.constexpr,
 ):  # fmt: skip
     """Words (B, J, 4) of rows `block * rows` and on, from column `at` on."""
-    of_row: tl.constexpr = (size + 127) // 128 * 4 * bits
+    of_row: tl.constexpr = _row_words(size, bits, group)
     of_block = block.to(tl.int64) * (rows // 4) + tl.arange(0, rows // 4)[:, None, None]
     word = at * bits // 32 + tl.arange(0, columns * bits // 32)[None, :, None]
     place = w + of_block * _block_words(size, bits, group) + word * 4 + tl.arange(0, 4)[None, None, :]
@@ -61,42 +64,42 @@ def wide_product(
     words: tl.constexpr = columns * bits // 32
     apart = tl.zeros([rows // 4, words, 4], tl.float32)
     total = tl.zeros([rows, tokens], tl.float32)
-    token = tl.arange(0, tokens)[None, :]
     current = first
-    scale, minimum = _scales(w, block, n, 0, size, bits, group, rows, columns)
+    numbers = _numbers(w, block, n, 0, size, bits, group, rows, columns)
     for at in range(0, size, columns):
         following = wide_tile(w, block, n, at + columns, size, bits, group, rows, columns)
-        following_scale, following_minimum = _scales(w, block, n, at + columns, size, bits, group, rows, columns)
+        following_numbers = _numbers(w, block, n, at + columns, size, bits, group, rows, columns)
+        scale, minimum = _scale_and_minimum(numbers, bits, group)
         if tokens == 1:
             coded = tl.zeros([rows // 4, words, 4], tl.float32)
             values = tl.zeros([1, words, 1], tl.float32)
-            for place in tl.static_range(32 // bits):
-                k = _columns(at, place, words, bits)[None, :, None]
+            for four in tl.static_range(0, 32 // bits, 4):
+                k = at + tl.arange(0, words)[:, None] * (32 // bits) + four + tl.arange(0, 4)[None, :]
                 value = activations(x, 0, k, inverse, mean, weight, bias, size, norm)
-                coded += _coded(current, place, bits) * (value * _raising(place, bits))
-                values += value
+                each = _four(value)
+                for place in tl.static_range(4):
+                    one = each[place][None, :, None]
+                    coded += _coded(current, four + place, bits) * (one * _raising(four + place, bits))
+                    values += one
             values *= _UNIT
             if bits == 8:
                 coded -= 128.0 * values
-            apart += coded * scale.to(tl.float32) if group else coded
+            apart += coded * scale if group else coded
             if bits == 4:
-                apart += values * minimum.to(tl.float32)
+                apart += values * minimum
         else:
-            for place in tl.static_range(32 // bits):
-                weights = _coded(current, place, bits) * _raising(place, bits) * (1.0 / _UNIT)
-                # A row's scale is left for the end, so that whole numbers are multiplied, which no type rounds.
-                if bits == 8:
-                    weights -= 128.0
-                if group:
-                    weights *= scale.to(tl.float32)
-                if bits == 4:
-                    weights += minimum.to(tl.float32)
-                weights = tl.reshape(tl.permute(weights, (0, 2, 1)), [rows, words])
-                k = _columns(at, place, words, bits)[:, None]
-                value = activations(x, token, k, inverse, mean, weight, bias, size, norm)
-                total = tl.dot(weights.to(operand), value.to(operand), total, input_precision="ieee")
+            k = at + tl.arange(0, columns)[:, None]
+            value = activations(x, tl.arange(0, tokens)[None, :], k, inverse, mean, weight, bias, size, norm)
+            weights = _weights(current, 0, scale, minimum, bits, group, operand)
+            if bits == 4:
+                weights = tl.join(weights, _weights(current, 1, scale, minimum, bits, group, operand))
+                weights = tl.permute(weights, (0, 2, 1, 3, 4, 5))
+            else:
+                weights = tl.permute(weights, (0, 2, 1, 3, 4))
+            weights = tl.reshape(weights, [rows, columns])
+            total = tl.dot(weights, value.to(operand), total, input_precision="ieee")
         current = following
-        scale, minimum = following_scale, following_minimum
+        numbers = following_numbers
     if tokens == 1:
         total = tl.reshape(tl.sum(apart, 1), [rows, 1]) * (1.0 / _UNIT)
     if group == 0:
@@ -108,45 +111,40 @@ def wide_product(
 @triton.jit
 def wide_values(w, row, k, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr):
     """Columns `k` of one row, in float32; zero beyond the last."""
-    of_group: tl.constexpr = 4 * bits
     start = w + (row // 4).to(tl.int64) * _block_words(size, bits, group)
-    word = k // 128 * of_group + k % of_group
-    shift = k % 128 // of_group * bits
-    code = (tl.load(start + word * 4 + row % 4, mask=k < size, other=0) >> shift) & ((1 << bits) - 1)
-    if group:
-        halves = (
-            _tails(start, size, bits).to(tl.pointer_type(tl.float16), bitcast=True)
-            + k // group * (32 // bits)
-            + row % 4
-        )
-        scale = tl.load(halves, mask=k < size, other=0.0).to(tl.float32)
-        if bits == 8:
-            return (code - 128).to(tl.float32) * scale
-        else:
-            return code.to(tl.float32) * scale + tl.load(halves + 4, mask=k < size, other=0.0).to(tl.float32)
+    word = tl.load(start + k * bits // 32 * 4 + row % 4, mask=k < size, other=0)
+    code = (word >> k * bits % 32) & ((1 << bits) - 1)
+    if bits == 4:
+        number = tl.load(_tails(start, size, bits, group) + k // group * 4 + row % 4, mask=k < size, other=0)
+        scale, minimum = _scale_and_minimum(number, bits, group)
+        return code.to(tl.float32) * scale + minimum
     else:
-        return tl.where(k < size, (code - 128).to(tl.float32) * _scale_of_row(w, row, True, size, bits), 0.0)
+        if group:
+            halves = _tails(start, size, bits, group).to(tl.pointer_type(tl.float16), bitcast=True)
+            scale = tl.load(halves + k // group * 4 + row % 4, mask=k < size, other=0.0).to(tl.float32)
+        else:
+            scale = _scale_of_row(w, row, True, size, bits)
+        return tl.where(k < size, (code - 128).to(tl.float32) * scale, 0.0)
+
+
+@triton.constexpr_function
+def _row_words(size, bits, group):
+    """Of a row's codes, with those that fill the last group."""
+    step = group or 32
+    return (size + step - 1) // step * step * bits // 32
 
 
 @triton.constexpr_function
 def _block_words(size, bits, group):
-    """Of 4 rows, in whole 16 bytes: their codes, then scales and minima in half precision, or 4 scales in float32."""
-    groups = (size + 127) // 128
-    tail = groups * (4 if bits == 4 else 2) if group else 4
-    return groups * 16 * bits + (tail + 3) // 4 * 4
+    """Of 4 rows, in whole 16 bytes: their codes, and their scales and minima."""
+    groups = (size + group - 1) // group if group else 2
+    return _row_words(size, bits, group) * 4 + (groups * 4 if bits == 4 else (groups * 2 + 3) // 4 * 4)
 
 
 @triton.jit
-def _tails(start, size: tl.constexpr, bits: tl.constexpr):
+def _tails(start, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr):
     """Where the scales of blocks are that begin at `start`."""
-    return start + (size + 127) // 128 * 16 * bits
-
-
-@triton.jit
-def _columns(at, place: tl.constexpr, words: tl.constexpr, bits: tl.constexpr):
-    """Of which columns code `place` of words is, from column `at` on: neighbours in neighbouring words."""
-    word = tl.arange(0, words)
-    return at + word // (4 * bits) * 128 + place * (4 * bits) + word % (4 * bits)
+    return start + _row_words(size, bits, group) * 4
 
 
 @triton.jit
@@ -165,27 +163,74 @@ def _raising(place, bits):
 
 
 @triton.jit
-def _scales(
+def _four(values):
+    """The four columns of (J, 4), each (J,); a thread that has a row of these has them already."""
+    even, odd = tl.split(tl.reshape(values, [values.shape[0], 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def _weights(
+    words, odd: tl.constexpr, scale, minimum, bits: tl.constexpr, group: tl.constexpr, operand: tl.constexpr
+):  # fmt: skip
+    """Four codes of each word, with 4 bits every second, as numbers of the type `operand`: (B, J, 4, 2, 2)."""
+    step: tl.constexpr = 8 // bits
+    first = _weight(words, odd, scale, minimum, bits, group, operand)
+    second = _weight(words, step + odd, scale, minimum, bits, group, operand)
+    third = _weight(words, 2 * step + odd, scale, minimum, bits, group, operand)
+    fourth = _weight(words, 3 * step + odd, scale, minimum, bits, group, operand)
+    return tl.join(tl.join(first, third), tl.join(second, fourth))
+
+
+@triton.jit
+def _weight(
+    words, place: tl.constexpr, scale, minimum, bits: tl.constexpr, group: tl.constexpr, operand: tl.constexpr
+):  # fmt: skip
+    weight = _coded(words, place, bits) * _raising(place, bits) * (1.0 / _UNIT)
+    # A row's scale is left for the end, so that whole numbers are multiplied, which no type rounds.
+    if bits == 8:
+        weight -= 128.0
+    if group:
+        weight *= scale
+    if bits == 4:
+        weight += minimum
+    return weight.to(operand)
+
+
+@triton.jit
+def _numbers(
     w, block, n, at, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
     columns: tl.constexpr,
 ):  # fmt: skip
-    """Scale and minimum of each word, (B, J, 4); ones where rows have scales, or no minima."""
-    ones = tl.full([1, 1, 1], 1.0, tl.float16)
+    """Scale and minimum of each word, (B, J, 4), as they are stored: in a word, or of 8 bits the scale by itself."""
     if group:
         of_block = block.to(tl.int64) * (rows // 4) + tl.arange(0, rows // 4)[:, None, None]
         of_row = (at + tl.arange(0, columns * bits // 32)[None, :, None] * (32 // bits)) // group
-        start = _tails(w + of_block * _block_words(size, bits, group), size, bits)
-        halves = (
-            start.to(tl.pointer_type(tl.float16), bitcast=True) + of_row * (32 // bits) + tl.arange(0, 4)[None, None, :]
-        )
+        start = _tails(w + of_block * _block_words(size, bits, group), size, bits, group)
+        if bits == 8:
+            start = start.to(tl.pointer_type(tl.float16), bitcast=True)
         there = (of_block * 4 < n) & (of_row * group < size)
-        scale = tl.load(halves, mask=there, other=0.0)
-        return scale, tl.load(halves + 4, mask=there, other=0.0) if bits == 4 else ones
+        return tl.load(start + of_row * 4 + tl.arange(0, 4)[None, None, :], mask=there, other=0)
     else:
-        return ones, ones
+        return 0
+
+
+@triton.jit
+def _scale_and_minimum(numbers, bits: tl.constexpr, group: tl.constexpr):
+    """Both in float32; zero where there is none."""
+    if bits == 4:
+        scale = numbers.to(tl.int16).to(tl.float16, bitcast=True)
+        minimum = (numbers >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+        return scale.to(tl.float32), minimum.to(tl.float32)
+    elif group:
+        return numbers.to(tl.float32), 0.0
+    else:
+        return 0.0, 0.0
 
 
 @triton.jit
 def _scale_of_row(w, row, there, size: tl.constexpr, bits: tl.constexpr):
     start = w + (row // 4).to(tl.int64) * _block_words(size, bits, 0)
-    return tl.load(_tails(start, size, bits).to(tl.pointer_type(tl.float32), bitcast=True) + row % 4, mask=there)
+    return tl.load(_tails(start, size, bits, 0).to(tl.pointer_type(tl.float32), bitcast=True) + row % 4, mask=there)

@@ -59,9 +59,9 @@ class Groups:
         return Groups(self.codes, self.scale[:, ::step], minimum, columns)
 
     @property
-    def format(self) -> PackedFormat:
-        """What holds them."""
-        return PackedFormat(8 if self.minimum is None else 4, self.group)
+    def kind(self) -> tuple[Bits, int | None]:
+        """Bits of a code, and columns of a group."""
+        return (8 if self.minimum is None else 4), self.group
 
     @property
     def tails(self) -> tuple[Tensor, ...]:
@@ -134,12 +134,12 @@ class PackedMatrix(nn.Module):
         The last rows of a matrix may be fewer than a block's; otherwise their number is a multiple of 16 too.
         """
         count = len(groups.codes)
-        if groups.format != self.format:
-            raise ValueError(f"a matrix of {self.format} cannot hold {groups.format}")
+        if groups.kind != (self.bits, self.format.group):
+            raise ValueError(f"a matrix of {self.format} cannot hold groups of {groups.kind}")
         if first % ROWS or (count % ROWS and first + count != self.rows):
             raise ValueError(f"rows {first} to {first + count} of {self.rows} are not whole blocks")
         start = index * self.row_blocks + first // self.format.rows
-        pack(groups, self.blocks[start : start + -(-count // self.format.rows)])
+        pack(self.format, groups, self.blocks[start : start + -(-count // self.format.rows)])
 
     def __getitem__(self, index: int) -> Tensor:
         """Matrix `index`, (rows, columns) in `dtype`."""
@@ -208,9 +208,9 @@ class QuantisedEmbedding(nn.Module):
         return self.matrix.take(ids.flatten()).view(*ids.shape, -1)
 
 
-def pack(groups: Groups, into: Tensor) -> None:
+def pack(kept: PackedFormat, groups: Groups, into: Tensor) -> None:
     """Put rows into `into`, blocks of as many rows; those that are lacking become zeros."""
-    kept, columns = groups.format, groups.codes.shape[1]
+    columns = groups.codes.shape[1]
     codes, tails = kept.parts(into, columns)
     rows, number = len(into) * kept.rows, groups.scale.shape[1]
     padded = _padded(groups.codes, kept.padded(columns), rows)

@@ -1,29 +1,27 @@
 """How a packed matrix lies in memory: bits of a code, how many columns of a row share a scale, and what is beside what.
 
-With scales for every 32 columns it lies as a CPU reads it fastest. A block is 16 rows x 32 columns. Eight vectors of 64
-bytes hold 4 consecutive columns of the 16 rows each, so that one instruction multiplies 4 columns of all rows and
-nothing is ever summed across a register. With 4 bits two such vectors share their bytes: the lower nibbles are columns
-8j to 8j + 3, the upper ones 8j + 4 to 8j + 7. Behind the codes stand the 16 scales and, with 4 bits, the 16 minima, in
-half precision.
+Narrow blocks are as a CPU reads them fastest: 16 rows x 32 columns, which share a scale. Eight vectors of 64 bytes hold
+4 consecutive columns of the 16 rows each, so that one instruction multiplies 4 columns of all rows and nothing is ever
+summed across a register. With 4 bits two such vectors share their bytes: the lower nibbles are columns 8j to 8j + 3,
+the upper ones 8j + 4 to 8j + 7. Behind the codes stand 16 scales and, with 4 bits, 16 minima, in half precision.
 
-With longer groups it lies as a GPU reads it fastest. A block is 4 rows x all columns. A word of 32 bits has 8 codes of
-4 bits, or 4 of 8; words of the same columns of 4 rows follow each other, so that the 16 bytes which a thread takes at a
-time need the same activations. Of 128 columns, word j of W has the columns j, j + W, j + 2 W, ..., lowest bits first:
-neighbours among threads read neighbours among activations. Behind the codes stand 4 scales and, with 4 bits, 4 minima
-in half precision for every 128 columns; or with 8 bits 4 scales for the rows in float32.
+Wide blocks are as a GPU reads them fastest: 4 rows x all columns. A word of 32 bits has 8 consecutive columns of 4
+bits, or 4 of 8, lowest bits first; words of the same columns of 4 rows follow each other, so that the 16 bytes which a
+thread takes at a time need the same activations, and one group's scales. Behind the codes stand, for each group, 4
+scales in half precision, with 4 bits each before its minimum; or with 8 bits 4 scales for the rows in float32.
 
     4 bits:  value = scale * code + minimum
     8 bits:  value = scale * (code - 128)
 
 | bits | columns that share a scale | bits a weight | for |
 |---|---|---|---|
-| 4 | 32 | 5 | CPUs; files that keep them so |
+| 4 | 32 | 5 | CPUs; on GPUs small models, and files that keep them so |
 | 8 | 32 | 8.5 | the same |
 | 4 | 128 | 4.25 | GPUs |
-| 8 | 128 | 8.125 | GPUs, where files keep them in groups |
+| 8 | 128 | 8.125 | GPUs, where files keep them in longer groups |
 | 8 | all of a row | 8, and 32 for a row | GPUs |
 
-Rows are padded to those of a block, columns to a multiple of 32, or of 128; wide blocks to whole 16 bytes.
+Rows are padded to those of a block, columns to a multiple of a group, or of 32; wide blocks to whole 16 bytes.
 
 Dimension letters: N rows, C columns, R blocks of rows, V vectors of a block's rows, G groups of a row.
 """
@@ -40,31 +38,27 @@ Bits: TypeAlias = Literal[4, 8]
 BITS: tuple[Bits, ...] = get_args(Bits)
 
 COLUMNS = 32
-"""Columns of a narrow group, and of a block that has such groups."""
+"""Columns of the shortest groups, and of a narrow block."""
 ROWS = 16
 """A multiple of the rows of any block."""
-_WIDE_ROWS, _WIDE_COLUMNS = 4, 128
+_WIDE_ROWS, _LONG = 4, 128
 # A thread takes so many at a time, wherever a block begins.
 _WIDE_BYTES = 16
 
 
 @dataclass(frozen=True)
 class PackedFormat:
-    """Bits of a code, and columns that share a scale."""
+    """Bits of a code, columns that share a scale, and in which kind of blocks they lie."""
 
     bits: Bits
     group: int | None
-    """32 or 128; with 8 bits also None: all columns of a row."""
+    """32; in wide blocks also 128, or with 8 bits None: all columns of a row."""
+    wide: bool
 
     @property
     def rows(self) -> int:
         """Of a block."""
         return _WIDE_ROWS if self.wide else ROWS
-
-    @property
-    def wide(self) -> bool:
-        """It lies as a GPU reads it fastest."""
-        return self.group != COLUMNS
 
     def groups(self, columns: int) -> int:
         """How many groups there are in a row of so many columns."""
@@ -72,7 +66,7 @@ class PackedFormat:
 
     def padded(self, columns: int) -> int:
         """So many columns, with those that fill the last block."""
-        step = _WIDE_COLUMNS if self.wide else COLUMNS
+        step = self.group or COLUMNS
         return -(-columns // step) * step
 
     def blocks_shape(self, rows: int, columns: int, count: int = 1) -> tuple[int, int, int]:
@@ -90,32 +84,26 @@ class PackedFormat:
         split = self._code_bytes(columns) // across
         stop = split + self._tail_bytes(columns) // across
         codes = blocks[:, :, :split].view(len(blocks), groups, -1, self.rows, 4)
-        tails = blocks[:, :, split:stop].view(self._tail_dtype).view(len(blocks), groups, self._numbers, self.rows)
-        return codes, tails
+        numbers = blocks[:, :, split:stop].view(self._tail_dtype)
+        if self.wide:
+            return codes, numbers.view(len(blocks), groups, self.rows, self._numbers).transpose(2, 3)
+        return codes, numbers.view(len(blocks), groups, self._numbers, self.rows)
 
     def in_words(self, codes: Tensor) -> Tensor:
         """Codes (R, rows, G, columns of a group) uint8 as `parts` has them."""
         blocks, rows, groups, _ = codes.shape
-        if not self.wide:
-            codes = codes.view(blocks, rows, groups, -1, 4).permute(0, 2, 3, 1, 4)
-            return codes[:, :, 0::2] | codes[:, :, 1::2] << 4 if self.bits == 4 else codes
-        places = 32 // self.bits
-        codes = codes.view(blocks, rows, groups, -1, places, 4 * self.bits).permute(0, 2, 3, 5, 1, 4).flatten(2, 3)
-        return codes[..., 0::2] | codes[..., 1::2] << 4 if self.bits == 4 else codes
+        if self.wide and self.bits == 4:
+            codes = codes[..., 0::2] | codes[..., 1::2] << 4
+        words = codes.view(blocks, rows, groups, -1, 4).permute(0, 2, 3, 1, 4)
+        return words if self.wide or self.bits == 8 else words[:, :, 0::2] | words[:, :, 1::2] << 4
 
     def in_columns(self, words: Tensor) -> Tensor:
         """The reverse: (R, G, V, rows, 4), of all rows of a block or of fewer, to (R, rows, G, columns of a group)."""
         blocks, groups, _, rows, _ = words.shape
-        if not self.wide:
-            if self.bits == 4:
-                words = torch.stack((words & 15, words >> 4), dim=3).flatten(2, 3)
-            return words.permute(0, 3, 1, 2, 4).reshape(blocks, rows, groups, -1)
-        if self.bits == 4:
-            words = torch.stack((words & 15, words >> 4), dim=5).flatten(4, 5)
-        words = words.reshape(
-            blocks, groups, -1, 4 * self.bits, rows, 32 // self.bits
-        )  # (R, G, 128s, words, rows, codes)
-        return words.permute(0, 4, 1, 2, 5, 3).reshape(blocks, rows, groups, -1)
+        if self.bits == 4 and not self.wide:
+            words = torch.stack((words & 15, words >> 4), dim=3).flatten(2, 3)
+        codes = words.permute(0, 3, 1, 2, 4).reshape(blocks, rows, groups, -1)
+        return torch.stack((codes & 15, codes >> 4), -1).flatten(-2) if self.bits == 4 and self.wide else codes
 
     @property
     def _numbers(self) -> int:
@@ -133,15 +121,15 @@ class PackedFormat:
 
     def __str__(self) -> str:
         """As people call it."""
-        group = "" if not self.wide else " by row" if self.group is None else f" g{self.group}"
+        group = "" if not self.wide else f" g{self.group}" if self.group else " by row"
         return f"int{self.bits}{group}"
 
 
 def narrow(bits: Bits) -> PackedFormat:
-    """The one for CPUs, and for what files keep in groups of 32 columns."""
-    return PackedFormat(bits, COLUMNS)
+    """The one for CPUs."""
+    return PackedFormat(bits, COLUMNS, wide=False)
 
 
-def wide(bits: Bits, *, grouped: bool = False) -> PackedFormat:
-    """The one for GPUs; 8 bits have a scale for a row unless they are `grouped`."""
-    return PackedFormat(bits, _WIDE_COLUMNS if bits == 4 or grouped else None)
+def wide(bits: Bits, group: int | None = None) -> PackedFormat:
+    """The one for GPUs, whose `group` of 32 or 128 columns share a scale; else 128 with 4 bits, and a row with 8."""
+    return PackedFormat(bits, group or (_LONG if bits == 4 else None), wide=True)

@@ -44,7 +44,7 @@ def test_blocks_keep_their_values(name: str) -> None:
     raw = sound_blocks(name, 12, 3)
     expected = ENCODINGS[name].decode(raw.flatten(0, 1)).view(12, -1)
     groups = groups_of(name, raw)
-    assert groups.format.bits == bits_of(name)
+    assert groups.kind[0] == bits_of(name)
     values = groups.values()
     if name in EXACT:
         assert torch.equal(values, expected)

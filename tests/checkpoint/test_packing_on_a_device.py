@@ -23,13 +23,15 @@ from torch.utils._pytree import tree_leaves
 
 from llmcli.checkpoint import packing as packing_module
 from llmcli.checkpoint import weights as weights_module
+from llmcli.checkpoint.foresight import kept_bytes
 from llmcli.checkpoint.groups import groups_of
 from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
-from llmcli.checkpoint.packing import Packing, make_room, packed_unasked, planned_formats
+from llmcli.checkpoint.packing import Packing, make_room, packed_unasked, planned_formats, read_packed
+from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.weights import load_weights
 from llmcli.model import Transformer
 from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.packed_format import PackedFormat
+from llmcli.model.packed_format import PackedFormat, wide
 from llmcli.model.quantise import quantise
 from tests.checkpoint.gguf_writing import float32, write_gguf
 from tests.checkpoint.test_gguf_families import made, quantised
@@ -166,6 +168,33 @@ def test_weights_stay_as_stored_where_a_kernel_reads_them(
     assert packed_unasked(checkpoint, torch.device("mps")) is None
 
 
+@pytest.mark.parametrize(
+    ("family", "kind_of", "bits"),
+    [
+        ("llama 3.1", quantised(Kind.Q4_0), {4}),  # rows of queries and keys in pairs
+        ("llama 3.2, tied", quantised(Kind.Q4_1), {4}),
+        ("gemma 2", quantised(Kind.Q8_0), {8}),
+        ("llama 3.1", mixed, {4, 8}),
+        ("mixtral", quantised(Kind.Q5_0), {8}),
+    ],
+)
+def test_a_gpu_gets_the_blocks_of_files_value_for_value(
+    family: str, kind_of: Any, bits: set[int], tmp_path: Path
+) -> None:
+    model = made(family, hidden_size=160, intermediate_size=96)
+    checkpoint = open_checkpoint(write_gguf(model, tmp_path / "m.gguf", kind_of=kind_of))
+    shadow, dense = meta_model(checkpoint.config), load_weights(checkpoint, torch.device("cpu"), torch.float32)
+    planned = planned_formats(shadow, "stored", checkpoint, torch.device("cuda"))
+    assert {(kept.bits, kept.group, kept.wide) for kept in planned.values()} == {(each, 32, True) for each in bits}
+    told = kept_bytes(shadow, planned, torch.float32)
+    with TensorReader() as reader:
+        for name, matrix in make_room(shadow, planned, torch.float32, torch.device("cpu")).items():
+            read_packed(checkpoint.sources[name], checkpoint.tensors, reader, matrix)
+            values = torch.stack([matrix[index] for index in range(matrix.count)])
+            assert torch.equal(values, dense.get_parameter(name).view(values.shape)), name
+            assert told[name] == matrix.nbytes
+
+
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
 @pytest.mark.parametrize("size", [(64, 96), (50, 40)])
 def test_packing_and_computing_stay_on_the_device(kept: PackedFormat, size: tuple[int, int]) -> None:
@@ -219,4 +248,4 @@ def test_small_models_are_rounded_in_short_groups(tmp_path: Path, monkeypatch: p
     cuda, size = torch.device("cuda"), sum(parameter.numel() for parameter in model.parameters())
     for limit, group in ((size + 1, 32), (size, 128)):
         monkeypatch.setattr(packing_module, "_FEELS_LONG_GROUPS", limit)
-        assert planned_formats(model, "int4", None, cuda)["layers.0.mlp.up_proj.weight"].group == group
+        assert planned_formats(model, "int4", None, cuda)["layers.0.mlp.up_proj.weight"] == wide(4, group)

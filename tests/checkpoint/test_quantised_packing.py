@@ -17,7 +17,7 @@ from llmcli.checkpoint.quantised_tensor import QuantisedTensor
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.errors import CheckpointError
 from llmcli.model.packed import QuantisedLinear
-from llmcli.model.packed_format import PackedFormat, narrow, wide
+from llmcli.model.packed_format import PackedFormat, wide
 from tests.checkpoint.quantised_cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
 from tests.checkpoint.test_quantised import MODULE, named, opened
 from tests.tiny import edit_config, random_ids, save, tiny_model
@@ -162,15 +162,15 @@ def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_pat
 @pytest.mark.parametrize(
     ("maker", "kept"),
     [
-        (partial(gptq, bits=4, group=32), narrow(4)),
+        (partial(gptq, bits=4, group=32), wide(4, 32)),
         (partial(gptq, bits=4, group=128), wide(4)),
         (partial(gptq, bits=3, group=-1, version="gptq_v2"), wide(4)),
-        (partial(awq, group=64), narrow(4)),
+        (partial(awq, group=64), wide(4, 32)),
         (partial(awq, group=128), wide(4)),
-        (partial(gptq, bits=8, group=32, symmetric=True), narrow(8)),
-        (partial(gptq, bits=8, group=128, symmetric=True), wide(8, grouped=True)),
-        (partial(packed_integers, bits=8, group=256), wide(8, grouped=True)),
-        (partial(scaled_int8, zeros=False, scale=torch.bfloat16), wide(8, grouped=True)),
+        (partial(gptq, bits=8, group=32, symmetric=True), wide(8, 32)),
+        (partial(gptq, bits=8, group=128, symmetric=True), wide(8, 128)),
+        (partial(packed_integers, bits=8, group=256), wide(8, 128)),
+        (partial(scaled_int8, zeros=False, scale=torch.bfloat16), wide(8, 128)),
     ],
 )
 def test_on_a_gpu_long_groups_stay_as_they_are(
@@ -186,7 +186,7 @@ def test_on_a_gpu_long_groups_stay_as_they_are(
     model = meta_model(checkpoint.config)
     packing: Packing = "stored" if stored else "int4" if kept.bits == 4 else "int8"
     planned = planned_formats(model, packing, checkpoint, torch.device("cuda"))
-    head = narrow(8) if not kept.wide else wide(8) if kept.bits == 4 else kept
+    head = wide(8) if kept == wide(4) else wide(8, kept.group)
     assert planned.get("lm_head.weight") == (None if stored else head)
     matrices = make_room(model, planned, torch.float32, torch.device("cpu"))
     with TensorReader() as reader:

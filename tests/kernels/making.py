@@ -17,7 +17,8 @@ from llmcli.model.packed_format import Bits, PackedFormat, narrow, wide
 from llmcli.model.quantise import quantise
 from tests.tiny import save, tiny_model
 
-FORMATS = (narrow(4), narrow(8), wide(4), wide(8), wide(8, grouped=True))
+WIDE = (wide(4), wide(8), wide(4, 32), wide(8, 32), wide(8, 128))
+FORMATS = (narrow(4), narrow(8), *WIDE)
 
 
 def of_bits(kept: PackedFormat | Bits) -> PackedFormat:
@@ -37,9 +38,9 @@ def random_groups(kept: PackedFormat | Bits, rows: int, columns: int, *, seed: i
     return Groups(codes, scales, minima.half() if kept.bits == 4 else None, kept.group)
 
 
-def packed(groups: Groups, *, dtype: torch.dtype = torch.float32) -> PackedMatrix:
+def packed(groups: Groups, kept: PackedFormat | Bits, *, dtype: torch.dtype = torch.float32) -> PackedMatrix:
     """One matrix of those groups."""
-    matrix = PackedMatrix(groups.format, *groups.codes.shape, dtype=dtype)
+    matrix = PackedMatrix(of_bits(kept), *groups.codes.shape, dtype=dtype)
     matrix.store(0, 0, groups)
     return matrix
 

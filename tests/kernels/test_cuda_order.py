@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from llmcli.model import KVCache
+from llmcli.model.packed_format import wide
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import pack_model, random_model
 from tests.kernels.triton_here import DEVICE, triton
@@ -59,7 +60,7 @@ def test_no_program_waits_for_another(name: str, bits: int | None, several: int,
     sizes = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "num_hidden_layers": 2, "intermediate_size": 32}
     model = random_model(model_type, tmp_path, **{**overrides, **sizes})
     if bits is not None:
-        pack_model(model, 4 if bits == 4 else 8)
+        pack_model(model, wide(4 if bits == 4 else 8, 32))
 
     def run() -> tuple[torch.Tensor, KVCache]:
         step, cache = CudaStep(model), model.new_cache(capacity=len(IDS))

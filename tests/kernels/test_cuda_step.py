@@ -17,9 +17,9 @@ from llmcli.engine.speculative import Speculation
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels import NoKernelError
 from llmcli.model import KVCache, Transformer
-from llmcli.model.packed_format import PackedFormat, wide
+from llmcli.model.packed_format import PackedFormat, narrow, wide
 from tests.checkpoint.parity_cases import CASES
-from tests.kernels.making import FORMATS, pack_model, random_model
+from tests.kernels.making import WIDE, pack_model, random_model
 from tests.kernels.triton_here import DEVICE
 from tests.tiny import save, tiny_model
 
@@ -93,17 +93,19 @@ def test_several_tokens(smollm: Transformer, several: int) -> None:
     assert_right(smollm, several)
 
 
-@pytest.mark.parametrize("kept", FORMATS, ids=str)
+@pytest.mark.parametrize("kept", WIDE, ids=str)
 def test_packed_weights(smollm: Transformer, kept: PackedFormat) -> None:
     assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE))
 
 
-@pytest.mark.parametrize(("kept", "several"), [(wide(4), 8), (wide(8), 9)], ids=str)
+@pytest.mark.parametrize(
+    ("kept", "several"), [(wide(4), 8), (wide(8), 9), (wide(4, 32), 10), (wide(8, 32), 4)], ids=str
+)
 def test_several_tokens_on_packed_weights(smollm: Transformer, kept: PackedFormat, several: int) -> None:
     assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE), several)
 
 
-@pytest.mark.parametrize("kept", [wide(4), wide(8)], ids=str)
+@pytest.mark.parametrize("kept", [wide(8), wide(4, 32), wide(8, 128)], ids=str)
 def test_packed_experts(kept: PackedFormat, tmp_path: Path) -> None:
     assert_right(pack_model(made("mixtral", tmp_path).cpu(), kept).to(DEVICE), several=0)
 
@@ -119,6 +121,8 @@ def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
     block.mlp.up_proj = other.mlp.up_proj
     with pytest.raises(NoKernelError, match="gate and up"):
         CudaStep(model)
+    with pytest.raises(NoKernelError, match="as a CPU reads it"):
+        CudaStep(pack_model(copy.deepcopy(smollm).cpu(), narrow(4)))
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pyt
 
 
 @INTERPRETED
-@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize(
     ("config", "others", "covered"),
     [
@@ -204,11 +204,13 @@ def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_packed_weights_are_planned_where_the_kernels_read_them(
-    config: ModelConfig, others: tuple[str, ...], covered: bool, device: torch.device
+    config: ModelConfig, others: tuple[str, ...], covered: bool, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`others` are packed in 8 bits, all else in 4."""
+    monkeypatch.setattr("llmcli.checkpoint.packing._FEELS_LONG_GROUPS", 1 << 30 if small else 0)
     model = made(config)
-    all_of_them = planned_formats(model, "int4", None, device)
+    all_of_them = planned_formats(model, "int4", None, CUDA)
+    assert all_of_them["lm_head.weight"] == wide(8, 32 if small else None)
     planned: dict[str, PackedFormat] = {
         name: all_of_them["lm_head.weight"] if name.removesuffix(".weight").endswith(others or "none") else kept
         for name, kept in all_of_them.items()

@@ -20,8 +20,8 @@ ALL = {
 @pytest.mark.parametrize(
     ("arch", "models", "kernels"),
     [
-        (90, ["llama", "gemma 2", "llama, int8", "llama, int4 g128"], ALL - {"route", "experts_in", "experts_out"}),
-        (90, ["llama, int4", "gpt-oss, int4", "gpt-2, int8", "llama, int8 by row"], ALL - {"add_normed"}),
+        (90, ["llama", "gemma 2", "llama, int8 g32", "llama, int4 g128"], ALL - {"route", "experts_in", "experts_out"}),
+        (90, ["llama, int4 g32", "gpt-oss, int4 g32", "gpt-2, int8 g32", "llama, int8 by row"], ALL - {"add_normed"}),
         (80, ["gemma 2", "gpt-oss, int4 g128"], ALL),
         (80, ["gpt-2, int8 by row", "llama, int8 g128"], ALL - {"add_normed", "route", "experts_in", "experts_out"}),
     ],

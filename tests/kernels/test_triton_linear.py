@@ -15,15 +15,14 @@ from llmcli.model.feed_forward import ACTIVATIONS
 from llmcli.model.norm import make_norm
 from llmcli.model.packed import PackedMatrix
 from llmcli.model.packed_format import PackedFormat
-from tests.kernels.making import FORMATS as PACKED_FORMATS
-from tests.kernels.making import packed, random_groups
+from tests.kernels.making import WIDE, packed, random_groups
 from tests.kernels.triton_here import DEVICE
 
 from llmcli.kernels.triton_linear import add_normed, embed, feed_forward, linear  # isort: skip
 from triton.language import float32  # isort: skip
 
 Weights = Tensor | PackedMatrix
-PACKED = {str(kept): kept for kept in PACKED_FORMATS}
+PACKED = {str(kept): kept for kept in WIDE}
 FORMATS = ("float32", "bfloat16", "float16", *PACKED)
 EPS = 1e-5
 NONE = torch.zeros(1, device=DEVICE)
@@ -36,7 +35,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def weights(kind: str, rows: int, columns: int, *, seed: int = 0) -> tuple[Tensor, Tensor, PackedFormat | None]:
     """What a kernel is given, the same in float32, and how it is packed."""
     if kind in PACKED:
-        matrix = packed(random_groups(PACKED[kind], rows, columns, seed=seed)).to(DEVICE)
+        matrix = packed(random_groups(PACKED[kind], rows, columns, seed=seed), PACKED[kind]).to(DEVICE)
         return matrix.blocks.view(torch.int32), matrix[0].float().to(DEVICE), matrix.format
     dense = (random(rows, columns, seed=seed) * columns**-0.5).to(getattr(torch, kind))
     return dense, dense.float(), None
@@ -73,7 +72,7 @@ def test_products(kind: str, rows: int, columns: int, tokens: int) -> None:
 
 @pytest.mark.parametrize("style", [NormStyle(), NormStyle("layer", bias=True)], ids=["rms", "layer"])
 @pytest.mark.parametrize("tokens", [1, 16])
-@pytest.mark.parametrize("kind", ["float32", "int4", "int4 g128", "int8 by row"])
+@pytest.mark.parametrize("kind", ["float32", "int4 g32", "int4 g128", "int8 g32", "int8 by row"])
 def test_norm_bias_gate_cap_and_residual_around_three_matrices(kind: str, tokens: int, style: NormStyle) -> None:
     columns, numbers = 70, (33, 16, 9)
     parts = [weights(kind, rows, columns, seed=rows) for rows in numbers]
@@ -133,8 +132,6 @@ def test_embeddings(kind: str) -> None:
     positions = random(20, columns, seed=2).half()
     y = torch.zeros(len(ids), columns, device=DEVICE)
     state = torch.tensor([11, 4, 0, 0], device=DEVICE)
-    if kept and not kept.wide:
-        table = table.view(torch.uint8)
     embed[(len(ids),)](
         torch.tensor(ids, device=DEVICE), table, positions, state, y, 1.5,
         size=columns, **format_of(kept), learned=True, block=256, pdl=False,

@@ -34,7 +34,7 @@ def test_stacked_updates_are_the_sum_of_the_matrices() -> None:
 
 def test_updates_lie_over_packed_weights() -> None:
     mlp = network()
-    mlp.down_proj = QuantisedLinear(packed(random_groups(4, 12, 40)))  # type: ignore[assignment]
+    mlp.down_proj = QuantisedLinear(packed(random_groups(4, 12, 40), 4))  # type: ignore[assignment]
     plain = mlp.down_proj.weight
     read, write = torch.randn(40), torch.randn(12)
     lay_over(mlp, read, write)

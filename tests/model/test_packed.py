@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from llmcli.model.packed_format import COLUMNS, PackedFormat, narrow, wide
-from tests.kernels.making import FORMATS, packed, random_groups
+from tests.kernels.making import FORMATS, WIDE, packed, random_groups
 
 SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95), (10, 257)]
 
@@ -17,7 +17,7 @@ SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95), (10, 257)]
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_packed_is_what_was_quantised(kept: PackedFormat, size: tuple[int, int]) -> None:
     groups = random_groups(kept, *size)
-    assert torch.equal(packed(groups)[0], groups.values())
+    assert torch.equal(packed(groups, kept)[0], groups.values())
 
 
 @pytest.mark.parametrize(
@@ -27,29 +27,35 @@ def test_what_is_packed_is_what_was_quantised(kept: PackedFormat, size: tuple[in
         (narrow(8), 8.5 / 8),
         (wide(4), 4.25 / 8),
         (wide(8), 1 + 4 / 4096),
-        (wide(8, grouped=True), 8.125 / 8),
+        (wide(4, 32), 5 / 8),
+        (wide(8, 32), 8.5 / 8),
+        (wide(8, 128), 8.125 / 8),
     ],
 )
 def test_bits_of_a_weight(kept: PackedFormat, nbytes: float) -> None:
     assert PackedMatrix(kept, 64, 4096, dtype=torch.float32, count=2).nbytes == 2 * 64 * 4096 * nbytes
 
 
-def test_words_of_wide_rows_are_as_kernels_expect_them() -> None:
-    for kept in (wide(4), wide(8), wide(8, grouped=True)):
-        bits = kept.bits
-        codes = torch.zeros(6, 200, dtype=torch.uint8)
-        codes[5, 128 + 37] = 9
-        groups = random_groups(kept, 6, 200)
-        matrix = packed(Groups(codes, groups.scale, groups.minimum, kept.group))
-        assert matrix.blocks.shape[2] % 16 == 0
-        words = matrix.blocks[1, 0, : 2 * 64 * bits].view(torch.int32)
-        place, word = divmod(37, 4 * bits)
-        expected = torch.zeros_like(words)
-        expected[(4 * bits + word) * 4 + 1] = 9 << bits * place
-        assert torch.equal(words, expected)
-        tails = matrix.blocks[1, 0, 2 * 64 * bits :].view(groups.scale.dtype)
-        assert tails[1] == groups.scale[5, 0]
-        assert groups.minimum is None or tails[8 + 4 + 1] == groups.minimum[5, 1]
+@pytest.mark.parametrize("kept", WIDE, ids=str)
+def test_words_of_wide_rows_are_as_kernels_expect_them(kept: PackedFormat) -> None:
+    bits, columns = kept.bits, 200
+    codes = torch.zeros(6, columns, dtype=torch.uint8)
+    codes[5, 128 + 37] = 9
+    groups = random_groups(kept, 6, columns)
+    matrix = packed(Groups(codes, groups.scale, groups.minimum, kept.group), kept)
+    assert matrix.nbytes % 16 == 0
+    end = kept.padded(columns) * bits // 2
+    words = matrix.blocks[1, 0, :end].view(torch.int32)
+    word, place = divmod((128 + 37) * bits, 32)
+    expected = torch.zeros_like(words)
+    expected[word * 4 + 1] = 9 << place
+    assert torch.equal(words, expected)
+    numbers = matrix.blocks[1, 0, end:].view(groups.scale.dtype)
+    last = kept.groups(columns) - 1
+    if groups.minimum is None:
+        assert numbers[last * 4 + 1] == groups.scale[5, last]
+    else:
+        assert numbers[last * 8 + 2 : last * 8 + 4].tolist() == [groups.scale[5, last], groups.minimum[5, last]]
 
 
 def test_values_are_scale_times_code_and_minimum() -> None:
@@ -65,12 +71,12 @@ def test_groups_that_agree_can_be_longer() -> None:
     scale, minimum = (numbers.repeat_interleave(4, 1)[:, :10] for numbers in groups.tails)
     short = Groups(groups.codes, scale, minimum)
     longer = short.in_groups_of(128)
-    assert longer.format == wide(4) and torch.equal(longer.values(), groups.values())
+    assert longer.kind == (4, 128) and torch.equal(longer.values(), groups.values())
     assert torch.equal(short.values(), groups.values())
 
 
 def test_a_matrix_holds_its_own_format_only() -> None:
-    with pytest.raises(ValueError, match="int4 g128 cannot hold int4"):
+    with pytest.raises(ValueError, match=r"int4 g128 cannot hold groups of \(4, 32\)"):
         PackedMatrix(wide(4), 16, 32, dtype=torch.float32).store(0, 0, random_groups(4, 16, 32))
 
 
@@ -78,7 +84,7 @@ def test_a_matrix_holds_its_own_format_only() -> None:
 def test_modules_compute_what_their_weight_says(kept: PackedFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     # Several chunks of rows, the last not full.
     monkeypatch.setattr("llmcli.model.packed._VALUES_AT_ONCE", 4000)
-    matrix = packed(random_groups(kept, 75, 45))
+    matrix = packed(random_groups(kept, 75, 45), kept)
     linear = QuantisedLinear(matrix, bias=True)
     assert linear.bias is not None
     linear.bias.data.normal_()
