@@ -26,6 +26,10 @@ TYPES: dict[torch.dtype, Any] = {
     torch.float16: tl.float16,
 }
 ROWS = 16
+# Rows of packed matrices that are read at a time for several tokens: the more, the less often activations are.
+_HEIGHTS = 64, 32
+# 16 for each of four warps are what tensor cores multiply at a time.
+_LEAST_COLUMNS = 64
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Launches:
         tokens = tokens or self.rows
         width = triton.next_power_of_2(weights.columns)
         if weights.bits:
-            return self._packed_tile(weights.bits, width, -(-(rows or weights.rows) // ROWS), tokens)
+            return self._packed_tile(weights.bits, width, rows or weights.rows, tokens)
         if tokens > 1:
             return Tile(ROWS, max(16, min(width, 256)))
         height = ROWS
@@ -173,10 +177,12 @@ class Launches:
             height //= 2
         return Tile(height, max(16, min(width, 1024, 4096 // height)))
 
-    def _packed_tile(self, bits: int, width: int, blocks: int, tokens: int) -> Tile:
-        """A word of a row for each thread, so that no activation is loaded by two; or for tensor cores half as many."""
+    def _packed_tile(self, bits: int, width: int, rows: int, tokens: int) -> Tile:
+        """A word of a row for each thread, so that no activation is loaded twice; several tokens' are for more rows."""
         if tokens > 1:
-            return Tile(ROWS, max(128, min(width, 1024 // bits)))
+            height = next((height for height in _HEIGHTS if rows // height >= self.programs), ROWS)
+            return Tile(height, max(_LEAST_COLUMNS, min(width, 32768 // bits // max(32, height))))
+        blocks = -(-rows // ROWS)
         # Where a processor has few programs, they must ask for more at a time to keep the memory busy.
         warps = 8 if blocks < 2 * self.programs and width >= 8192 // bits else 4
         return Tile(ROWS, max(128, min(width, 1024 * warps // bits)), warps)

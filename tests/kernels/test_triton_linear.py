@@ -46,7 +46,9 @@ def format_of(kept: PackedFormat | None) -> dict[str, int]:
 
 
 def tile(kept: PackedFormat | None, tokens: int) -> dict[str, Any]:
-    rows, columns = 16 if kept or tokens > 1 else 4, 128 if kept else 32
+    rows, columns = (4, 32) if tokens == 1 else (16, 32)
+    if kept:
+        rows, columns = (16, 128) if tokens == 1 else (32, 64)
     return {**format_of(kept), "rows": rows, "columns": columns, "operand": float32, "pdl": False}
 
 
