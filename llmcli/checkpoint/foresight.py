@@ -19,13 +19,11 @@ from llmcli.device import in_words, memory
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import ModelConfig, Transformer
-from llmcli.model.packed import DEVICE_VALUES_AT_ONCE
+from llmcli.model.packed import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
 from llmcli.model.packed_format import PackedFormat
 
 # Where no context was asked for, room for a short talk: the cache grows as the text does.
 _UNASKED_CONTEXT = 1024
-# Where a packed matrix is unpacked on a device, a value is there as a code, as float32 and in the model's type.
-_UNPACKED_BYTES = 12
 # Contexts that are worth offering are multiples of this.
 _CONTEXT_STEP = 256
 
@@ -70,7 +68,7 @@ def footprint(
     working = _working(model.config, tokens, dtype, device)
     if device.type == "cuda" and planned:
         largest = max(math.prod(model.get_parameter(name).shape[-2:]) for name in planned)
-        working += _UNPACKED_BYTES * min(DEVICE_VALUES_AT_ONCE, largest)
+        working += UNPACKED_BYTES * min(DEVICE_VALUES_AT_ONCE, largest)
     return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), working)
 
 

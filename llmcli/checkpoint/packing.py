@@ -23,6 +23,7 @@ from llmcli.device import in_words, memory_for
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.cpu_pack import BlockPacker
 from llmcli.kernels.cuda_support import reads_packed
+from llmcli.kernels.cuda_unpack import unpacker_for
 from llmcli.model import Transformer
 from llmcli.model.experts import Experts
 from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
@@ -109,6 +110,8 @@ def make_room(
         else:
             replacement = QuantisedEmbedding(matrix)
         setattr(model.get_submodule(owner), name, replacement)
+    if (unpacker := unpacker_for(device)) is not None:
+        unpacker.take_on(made.values())
     return made
 
 

@@ -117,6 +117,31 @@ def wide_product(
 
 
 @triton.jit
+def store_wide(
+    w, block, n, at, y, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
+    columns: tl.constexpr,
+):  # fmt: skip
+    """Put the weights of a tile, which is as `wide_tile` has it, where they belong in dense `y` (n, K)."""
+    words = wide_tile(w, block, n, at, size, bits, group, rows, columns)
+    scale, minimum = _scale_and_minimum(_numbers(w, block, n, at, size, bits, group, rows, columns), bits, group)
+    if bits == 4:
+        weights = _weights(words, 0, scale / _UNIT, minimum, bits, tl.float32)
+        weights = tl.join(weights, _weights(words, 1, scale / _UNIT, minimum, bits, tl.float32))
+    else:
+        # Whole numbers first: a negative scale makes zeros negative.
+        weights = _weights(words, 0, 1.0 / _UNIT, -128.0, bits, tl.float32)
+        if group:
+            weights *= scale[:, :, :, None, None]
+    weights = tl.reshape(weights, [rows // 4, columns * bits // 32, 4, 32 // bits])
+    weights = tl.reshape(tl.permute(weights, (0, 2, 1, 3)), [rows, columns])
+    row = block * rows + tl.arange(0, rows)[:, None]
+    if group == 0:
+        weights *= _scale_of_row(w, row, row < n, size, bits)
+    k = at + tl.arange(0, columns)[None, :]
+    tl.store(y + row.to(tl.int64) * size + k, weights.to(y.dtype.element_ty), mask=(row < n) & (k < size))
+
+
+@triton.jit
 def wide_values(w, row, k, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr):
     """Columns `k` of one row, in float32; zero beyond the last."""
     start = w + (row // 4).to(tl.int64) * _block_words(size, bits, group)

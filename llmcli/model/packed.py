@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +19,11 @@ from torch import Tensor, nn
 from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat
 from llmcli.model.pages import Pages
 
-# Values dequantised at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
+# Values that torch dequantises at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
 _VALUES_AT_ONCE = 1 << 20
 DEVICE_VALUES_AT_ONCE = 1 << 24
+UNPACKED_BYTES = 12
+"""Of a value that torch dequantises on a device: it is there as a code, as float32 and in the type asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,23 @@ class Groups:
         return values.flatten(1)[:, :columns]
 
 
+class Unpacker(Protocol):
+    """A way to dequantise that is faster than torch's, and gives the same to the last bit."""
+
+    def ready(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
+        """Whether it can give rows of the matrix in that type, now."""
+
+    def unpack(self, matrix: PackedMatrix, index: int, first: int, into: Tensor) -> None:
+        """Fill `into` (n, columns) with rows of matrix `index` from `first` on, a multiple of 16; it must be ready."""
+
+
 class PackedMatrix(nn.Module):
     """A matrix, or a stack of them, in packed blocks."""
 
     blocks: Tensor
     """(count * R, G, bytes of a block) uint8."""
+    unpacker: Unpacker | None = None
+    """Given by whoever has one for the device that the blocks are on."""
 
     def __init__(
         self,
@@ -144,11 +160,35 @@ class PackedMatrix(nn.Module):
     def __getitem__(self, index: int) -> Tensor:
         """Matrix `index`, (rows, columns) in `dtype`."""
         matrix = torch.empty((self.rows, self.columns), dtype=self.dtype, device=self.blocks.device)
-        for first, values in self.chunks(index):
-            matrix[first : first + len(values)] = values
+        if (unpacker := self._ready(self.dtype)) is not None:
+            unpacker.unpack(self, index, 0, matrix)
+        else:
+            for first, values in self._values(index):
+                matrix[first : first + len(values)] = values
         return matrix
 
-    def chunks(self, index: int = 0) -> Iterator[tuple[int, Tensor]]:
+    def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The rows of the first matrix in `dtype`, a bounded number at a time."""
+        unpacker = self._ready(dtype)
+        if unpacker is None:
+            yield from (values.to(dtype) for _, values in self._values(0))
+            return
+        # In as much memory as torch takes, which is enough for all but the largest matrices.
+        at_once = UNPACKED_BYTES * DEVICE_VALUES_AT_ONCE // dtype.itemsize
+        step = max(1, at_once // (ROWS * self.columns)) * ROWS
+        yield from (self._rows(unpacker, first, step, dtype) for first in range(0, self.rows, step))
+
+    def _ready(self, dtype: torch.dtype) -> Unpacker | None:
+        return self.unpacker if self.unpacker is not None and self.unpacker.ready(self, dtype) else None
+
+    def _rows(self, unpacker: Unpacker, first: int, most: int, dtype: torch.dtype) -> Tensor:
+        # Memory of its own: gradients may need the rows when the next have been made.
+        shape = min(most, self.rows - first), self.columns
+        rows = torch.empty(shape, dtype=dtype, device=self.blocks.device)
+        unpacker.unpack(self, 0, first, rows)
+        return rows
+
+    def _values(self, index: int) -> Iterator[tuple[int, Tensor]]:
         """The rows of matrix `index` in float32, a bounded number at a time, each with the first one's number."""
         at_once = _VALUES_AT_ONCE if self.blocks.device.type == "cpu" else DEVICE_VALUES_AT_ONCE
         step = max(1, at_once // (self.format.rows * self.format.padded(self.columns)))
@@ -186,7 +226,9 @@ class QuantisedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        out = torch.cat([F.linear(x, rows.to(x.dtype)) for _, rows in self.matrix.chunks()], dim=-1)
+        # Not by a comprehension, which would keep rows until the next ones are there.
+        parts = list(map(partial(F.linear, x), self.matrix.dense(x.dtype)))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return out if self.bias is None else out + self.bias
 
 

@@ -18,9 +18,12 @@ from triton.compiler import ASTSource
 
 from llmcli.kernels.cuda_launches import Launch
 from llmcli.kernels.cuda_plan import Plan
+from llmcli.kernels.cuda_unpack import _launch
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, RopeConfig, Transformer
 from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from llmcli.model.packed_format import PackedFormat, wide
+
+from llmcli.kernels.triton_unpack import unpack  # isort: skip
 
 _ROPE = RopeConfig(5e5, 128)
 _LLAMA_8B = ModelConfig(
@@ -100,6 +103,21 @@ def _launches(arch: int, names: list[str]) -> Iterator[tuple[str, Launch]]:
         for tokens in sizes:
             plan = Plan(model, tokens, table, tables, programs=264, pdl=arch >= 90)
             yield from ((f"{name}, {tokens}", launch) for launch in plan.launches)
+        if kept is not None:
+            yield name, _unpacking(kept)
+
+
+def _unpacking(kept: PackedFormat) -> Launch:
+    """Of a matrix, for a prompt."""
+    found = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *arguments, **constants: found.append(Launch(unpack, grid, arguments, constants))
+
+    matrix = PackedMatrix(kept, 4096, 14336, dtype=torch.bfloat16).to("meta")
+    _launch(Kernel(), matrix, 0, 4096, torch.empty(4096, 14336, dtype=torch.bfloat16, device="meta"))
+    return found[0]
 
 
 def _source(launch: Launch) -> tuple[Any, dict[str, Any]]:
@@ -142,6 +160,11 @@ def main(arch: int, *names: str) -> None:
         wide = ptx.count("evict_first.L2::cache_hint.v4.b32") + ptx.count("cp.async.cg")
         waits = ptx.count("griddepcontrol.wait")
         print(f"{name}: {launch.kernel.__name__}: {wide} wide loads, {waits} waits, {compiled.metadata.shared} bytes")
+        if launch.kernel is unpack:
+            # Rounded to the nearest, and written 16 bytes at a time.
+            assert "cvt.rn.bf16" in ptx and ptx.count("st.global") == ptx.count("st.global.v4.b32")
+            assert wide
+            continue
         assert waits == (1 if arch >= 90 else 0)
         # Before waiting for what earlier kernels write, nothing is read but weights; and these are, by most kernels.
         ahead = ptx[: ptx.find("griddepcontrol.wait")] if waits else ""

@@ -14,6 +14,7 @@ from tests.kernels.triton_here import triton
 
 ALL = {
     "embed", "linear", "attend", "combine", "feed_forward", "add_normed", "route", "experts_in", "experts_out",
+    "unpack",
 }  # fmt: skip
 
 
