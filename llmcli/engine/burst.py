@@ -28,17 +28,21 @@ class Burst:
         self._reader, self._sampler, self._longest, self._ends = reader, sampler, longest, tuple(ends)
         self._unseen: deque[int] = deque()
         self._count = 1
+        self.seconds_each = 0.0
+        """What each of the last tokens took."""
 
-    def next(self, ids: Sequence[int]) -> int:
-        """The token that follows `ids`, whose last one is what was said last.
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the next token is there already."""
+        return bool(self._unseen)
+
+    def next(self, ids: Sequence[int], most: int = _MOST) -> int:
+        """The token that follows `ids`, whose last one is what was said last, and `most` at a time.
 
         Raises:
             LlmcliError: the model's output is not a number.
         """
         if not self._unseen:
-            most = min(self._reader.most_burst(len(ids)), self._longest - len(ids))
-            if most < 1:
-                return self._sampler.choose(self._reader.read(ids), ids)
             self._unseen.extend(self._chosen(ids, min(self._count, most)))
         token = self._unseen.popleft()
         if token < 0:
@@ -51,9 +55,13 @@ class Burst:
 
     def _chosen(self, ids: Sequence[int], count: int) -> list[int]:
         started = time.perf_counter()
-        greedy = not self._sampler.params.temperature
-        uniforms = [0.0] * count if greedy else [self._sampler.uniform() for _ in range(count)]
-        chosen = self._reader.read_burst(ids, self._sampler.params, uniforms, self._ends)
-        seconds = (time.perf_counter() - started) / len(chosen)
-        self._count = max(1, min(_MOST, int(_UNSEEN_S / seconds)))
+        count = min(count, self._reader.most_burst(len(ids)), self._longest - len(ids))
+        if count < 1:
+            chosen = [self._sampler.choose(self._reader.read(ids), ids)]
+        else:
+            greedy = not self._sampler.params.temperature
+            uniforms = [0.0] * count if greedy else [self._sampler.uniform() for _ in range(count)]
+            chosen = self._reader.read_burst(ids, self._sampler.params, uniforms, self._ends)
+        self.seconds_each = (time.perf_counter() - started) / len(chosen)
+        self._count = max(1, min(_MOST, int(_UNSEEN_S / self.seconds_each)))
         return chosen

@@ -161,10 +161,13 @@ class Engine:
         started = time.perf_counter()
         sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
         cached = self._reader.begin(ids, len(ids) + (params.max_tokens or 0))
-        ahead = self._ahead(params, prompt_tokens, sampler, observer, constrained=constraint is not None)
+        # Nobody wants to see the logits.
+        unseen = not probabilities and observer is None and constraint is None
+        burst = self._burst(sampler, prompt_tokens) if unseen else None
+        ahead = self._ahead(prompt_tokens, sampler, observer, burst, constrained=constraint is not None)
         drawn: Drawn | Burst | None = None
-        if not probabilities and observer is None and constraint is None and ahead is None:
-            drawn = self._drawn(sampler, prompt_tokens)
+        if unseen and ahead is None:
+            drawn = self._drawn(sampler, prompt_tokens) or burst
         prefill_seconds: float | None = None
         first_at = last_at = 0.0
         count = 0
@@ -186,7 +189,9 @@ class Engine:
                 if len(ids) > prompt_tokens:
                     with interruption.computing():
                         if ahead is not None:
-                            logits, proposal = ahead.next(ids)
+                            token = ahead.chosen(ids)
+                            if token is None:
+                                logits, proposal = ahead.next(ids)
                         elif drawn is not None:
                             token = drawn.next(ids)
                         else:
@@ -258,10 +263,10 @@ class Engine:
 
     def _ahead(
         self,
-        params: SamplingParams,
         prompt_tokens: int,
         sampler: Sampler,
         observer: Observer | None,
+        burst: Burst | None,
         *,
         constrained: bool,
     ) -> Ahead | None:
@@ -272,20 +277,23 @@ class Engine:
             self._reader,
             self._speculation,
             sampler,
-            longest=self._longest(params, prompt_tokens),
-            expected=prompt_tokens + (params.max_tokens or 0),
+            longest=self._longest(sampler.params, prompt_tokens),
+            expected=prompt_tokens + (sampler.params.max_tokens or 0),
             stop_ids=self._stop_ids,
             constrained=constrained,
+            burst=burst,
         )
 
-    def _drawn(self, sampler: Sampler, prompt_tokens: int) -> Drawn | Burst | None:
-        """Who chooses the tokens of a reply where logits are computed, if anybody can."""
+    def _drawn(self, sampler: Sampler, prompt_tokens: int) -> Drawn | None:
+        """Who chooses the tokens of a reply on the device, if anybody can."""
         longest = self._longest(sampler.params, prompt_tokens)
-        if self._reader.draws:
-            return Drawn(self._reader, sampler, longest=longest)
-        if self._reader.bursts(sampler.params):
-            return Burst(self._reader, sampler, longest=longest, ends=self._stop_ids)
-        return None
+        return Drawn(self._reader, sampler, longest=longest) if self._reader.draws else None
+
+    def _burst(self, sampler: Sampler, prompt_tokens: int) -> Burst | None:
+        """Who has the fast path choose them, if that can."""
+        longest = self._longest(sampler.params, prompt_tokens)
+        can = self._reader.bursts(sampler.params)
+        return Burst(self._reader, sampler, longest=longest, ends=self._stop_ids) if can else None
 
     def _longest(self, params: SamplingParams, prompt_tokens: int) -> int:
         """How long a text can become that begins with so many tokens."""

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from llmcli.engine.acceptance import Proposal
+from llmcli.engine.burst import Burst
 from llmcli.engine.draft import DraftModel
 from llmcli.engine.events import Origin
 from llmcli.engine.lookup import LONGEST, SHORTEST, Lookup, Match
@@ -30,6 +31,8 @@ _MATCH_CHANCES = (0.45, 0.55, 0.65, 0.65, 0.75, 0.75, 0.75, 0.85, 0.85, 0.85)
 _MATCH_WEIGHT = 4.0
 # The same of a token of a draft model, and what one costs, in passes of one token, until that is measured.
 _DRAFT_CHANCE, _DRAFT_WEIGHT, _DRAFT_COST = 0.7, 2.0, 0.3
+# Tokens of a burst: in its midst nobody sees that what is said has been said before.
+_BURST = 4
 # What lookup may lose of a reply, in passes of one token: so many, and such a share of the tokens said.
 _LOSS, _LOSS_SHARE = 0.5, 0.01
 
@@ -81,10 +84,12 @@ class Ahead:
         expected: int,
         stop_ids: Collection[int],
         constrained: bool,
+        burst: Burst | None = None,
     ) -> None:
         """The text may have `longest` tokens, and is known to become `expected` tokens long.
 
-        Where the reply is `constrained`, not all of what a draft model could draw can come, so it does not draw.
+        Where nothing is proposed, a `burst` goes on. Where the reply is `constrained`, not all of what a draft model
+        could draw can come, so it does not draw.
         """
         self._reader, self._speculation = reader, speculation
         self._lookup = Lookup() if speculation.lookup else None
@@ -93,6 +98,8 @@ class Ahead:
         if constrained:
             self._drafting = Sampler(replace(sampler.params, temperature=0.0))
         self._longest, self._expected, self._stop_ids = longest, expected, stop_ids
+        self._burst, self._bursting = burst, False
+        self._looked = False
         self._rows: Tensor | None = None
         self._proposals: list[Proposal] = []
         self._chances: list[Chance] = []
@@ -103,6 +110,20 @@ class Ahead:
         self.tally = Tally()
         if speculation.draft is not None:
             speculation.draft.begin()
+
+    def chosen(self, ids: Sequence[int]) -> int | None:
+        """The token that follows `ids`, if it has been chosen where nothing was proposed; otherwise `next` is asked."""
+        self._bursting = False
+        if self._burst is None or self._rows is not None:
+            return None
+        if not self._burst.is_ahead:
+            self._look(ids)
+        if self._proposals:
+            return None
+        self._bursting, self._looked = True, False
+        # Where there is something to be learned of the next token, it alone.
+        alone = self._followed is not None or self._speculation.draft is not None
+        return self._burst.next(ids, 1 if alone else _BURST)
 
     def next(self, ids: Sequence[int]) -> tuple[Tensor, Proposal | None]:
         """Logits (V,) after `ids`, whose last token is the one that was last taken, and what was proposed there."""
@@ -145,13 +166,19 @@ class Ahead:
             "speculative_gain": tally.tokens * plain_s / tally.seconds if plain_s and tally.seconds else None,
         }
 
-    def _pass(self, ids: Sequence[int]) -> None:
+    def _look(self, ids: Sequence[int]) -> None:
+        """Decide what to propose after `ids`."""
         if self._reader.length >= len(ids):
             self._reader.go_back(len(ids) - 1)
         self._started = time.perf_counter()
         self._proposals, self._chances = self._propose(ids)
-        self._at = 0
+        self._at, self._looked = 0, True
         self._proposed_s = time.perf_counter() - self._started
+
+    def _pass(self, ids: Sequence[int]) -> None:
+        if not self._looked:
+            self._look(ids)
+        self._looked = False
         if self._proposals:
             self._rows = self._reader.read_each([*ids, *(proposal.token for proposal in self._proposals)])
         else:
@@ -159,9 +186,14 @@ class Ahead:
 
     def _measure(self) -> None:
         """Right after the choice: on a GPU a pass is over when somebody looks at what it gave."""
-        seconds = time.perf_counter() - self._started
         costs, count = self._speculation.costs, len(self._proposals)
-        costs.saw(count + 1, seconds - self._proposed_s)
+        if self._bursting:
+            assert self._burst is not None
+            seconds = self._burst.seconds_each
+            costs.saw(1, seconds)
+        else:
+            seconds = time.perf_counter() - self._started
+            costs.saw(count + 1, seconds - self._proposed_s)
         self.tally.passes += 1
         self.tally.proposed += count
         self.tally.seconds += seconds

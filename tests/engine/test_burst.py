@@ -13,6 +13,7 @@ from torch import Tensor
 
 import llmcli
 from llmcli.engine import Engine, Finish, Interruption, Prefill, SamplingParams, Step, burst
+from llmcli.engine.speculative import Speculation
 from llmcli.errors import LlmcliError
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.filters import Filters
@@ -217,3 +218,22 @@ def test_output_that_is_no_number_is_an_error_and_the_next_reply_is_sound(loaded
     scale.data.copy_(kept)
     step.before = lambda: None
     assert told(reply(ours, PROMPT, GREEDY))[2:4] == told(reply(theirs, PROMPT, GREEDY))[2:4]
+
+
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0.7, seed=2)])
+@pytest.mark.parametrize("text", [b"abcdefghij", b"ab"])
+def test_between_proposals(params: SamplingParams, text: bytes, tmp_path: Path) -> None:
+    """What has been said before is looked up, and what has not comes a few tokens at a time."""
+    loaded = llmcli.load(write_puppet(tmp_path, loop(text), context=80), device="cpu", dtype="float32")
+    step, plain = Watched(loaded), Plain(loaded)
+    ours, theirs = (
+        Engine(loaded.model, loaded.tokenizer, context_length=80, step=each, speculation=speculation)
+        for each, speculation in ((step, Speculation(lookup=True, tokens=4)), (plain, None))
+    )
+    params = replace(params, max_tokens=None)
+    for prompt in ([ASSISTANT], [65, ASSISTANT], [*b"abab", ASSISTANT]):
+        mine, yours = reply(ours, prompt, params), reply(theirs, prompt, params)
+        assert [e.id for e in mine if isinstance(e, Step)] == [e.id for e in yours if isinstance(e, Step)]
+        assert isinstance(mine[-1], Finish) and isinstance(yours[-1], Finish)
+        assert mine[-1].reason == yours[-1].reason and mine[-1].stats.accepted_tokens
+    assert max(step.bursts) == 4
