@@ -26,7 +26,7 @@ TYPES: dict[torch.dtype, Any] = {
     torch.float16: tl.float16,
 }
 ROWS = 16
-# Rows of packed matrices that are read at a time for several tokens: the more, the less often activations are.
+# Rows that are read at a time for several tokens: the more, the less often activations are.
 _HEIGHTS = 64, 32
 # 16 for each of four warps are what tensor cores multiply at a time.
 _LEAST_COLUMNS = 64
@@ -167,25 +167,27 @@ class Launches:
     def tile(self, weights: Matrix, *, rows: int | None = None, tokens: int | None = None) -> Tile:
         """A tile that is small enough for every processor to have several programs."""
         tokens = tokens or self.rows
-        width = triton.next_power_of_2(weights.columns)
-        if weights.bits:
-            return self._packed_tile(weights.bits, width, rows or weights.rows, tokens)
+        rows, width = rows or weights.rows, triton.next_power_of_2(weights.columns)
         if tokens > 1:
-            return Tile(ROWS, max(16, min(width, 256)))
+            return self._several_tile(weights.bits or 4, width, rows)
+        if weights.bits:
+            return self._packed_tile(weights.bits, width, rows)
         height = ROWS
-        while height > 1 and (rows or weights.rows) // height < self.programs:
+        while height > 1 and rows // height < self.programs:
             height //= 2
         return Tile(height, max(16, min(width, 1024, 4096 // height)))
 
-    def _packed_tile(self, bits: int, width: int, rows: int, tokens: int) -> Tile:
-        """A word of a row for each thread, so that no activation is loaded twice; several tokens' are for more rows."""
-        if tokens > 1:
-            height = next((height for height in _HEIGHTS if rows // height >= self.programs), ROWS)
-            return Tile(height, max(_LEAST_COLUMNS, min(width, 32768 // bits // max(32, height))))
+    def _packed_tile(self, bits: int, width: int, rows: int) -> Tile:
+        """A word of a row for each thread, so that no activation is loaded twice."""
         blocks = -(-rows // ROWS)
         # Where a processor has few programs, they must ask for more at a time to keep the memory busy.
         warps = 8 if blocks < 2 * self.programs and width >= 8192 // bits else 4
         return Tile(ROWS, max(128, min(width, 1024 * warps // bits)), warps)
+
+    def _several_tile(self, bits: int, width: int, rows: int) -> Tile:
+        """For several tokens: as many rows as leave every processor a program or more."""
+        height = next((height for height in _HEIGHTS if rows // height >= self.programs), ROWS)
+        return Tile(height, max(_LEAST_COLUMNS, min(width, 32768 // bits // max(32, height))))
 
     def bias(self, weights: Matrix) -> Tensor:
         """The bias, or what stands for none."""

@@ -7,8 +7,10 @@ Notes. The floor of one token is the time in which its weights are read once (H1
 
 - One token: products are kept apart in registers and summed across threads once, after the loop. Prediction: limited
   by memory, not by shuffles. Not yet measured on a GPU.
-- Up to 16 tokens: tensor cores, with 16 columns whatever the number; reading costs the same. Prediction: 16 tokens cost
-  about 5 % more than one. Not yet measured on a GPU.
+- Up to 16 tokens: tensor cores, with 16 columns whatever the number; reading costs the same. As many activations belong
+  to a column as there are weights in 16 rows, and in float32 they are twice their bytes, out of the L2 cache: a program
+  has 64 rows, or 32, where there are rows enough. That is 3.8 and 5.4 instructions a weight with the norm, 8.7 with 16.
+  Prediction: 16 tokens cost about 10 % more than one. Not yet measured on a GPU.
 - Programmatic dependent launch: the first tile of weights is asked for before waiting for the kernel that makes the
   activations, every further one while its predecessor is multiplied. Prediction: hides most of the 2 us that a launch
   costs. Not yet measured on a GPU.

@@ -51,9 +51,9 @@ _GPT_2 = replace(
 _MODELS: dict[str, tuple[ModelConfig, PackedFormat | None, tuple[int, ...]]] = {
     "llama": (_LLAMA_8B, None, (1, 16)),
     "llama, int4 g32": (_LLAMA_8B, wide(4, 32), (1, 16)),
-    "llama, int8 g32": (_LLAMA_8B, wide(8, 32), (1, 16)),
+    "llama, int8 g32": (_LLAMA_8B, wide(8, 32), (1,)),
     "llama, int4 g128": (_LLAMA_8B, wide(4), (1, 16)),
-    "llama, int8 by row": (_LLAMA_8B, wide(8), (1, 16)),
+    "llama, int8 by row": (_LLAMA_8B, wide(8), (1,)),
     "llama, int8 g128": (_LLAMA_8B, wide(8, 128), (1, 16)),
     # As many rows in the products of attention as there can be, of as large heads.
     "gemma 2": (_GEMMA_2, None, (16,)),
