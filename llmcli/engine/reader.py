@@ -27,7 +27,7 @@ from llmcli.kernels import (
     readable_path,
 )
 from llmcli.kernels.device_choice import DeviceChoice
-from llmcli.kernels.filters import Filters
+from llmcli.kernels.filters import Choosing, Filters
 from llmcli.model import Transformer
 
 # Of an expected reply, room is made for so many tokens at once: it costs as much as some tokens to make it later.
@@ -169,9 +169,8 @@ class Reader:
         assert self._burst_step is not None
         with memory_for_text(self._model, length := len(ids) + len(uniforms) - 1):
             self._make_room(length)
-            chosen = self._burst_step.forward_burst(
-                ids[-1], self._cache, filters, uniforms, vocabulary=self._vocab_size, ends=ends
-            )
+            choosing = Choosing(filters, uniforms, self._vocab_size, ends)
+            chosen = self._burst_step.forward_burst(ids[-1], self._cache, choosing)
         self._cached_ids += (ids[-1], *chosen[:-1])
         return chosen
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from llmcli.kernels.filters import Filters
+from llmcli.kernels.filters import Choosing, Filters
 from llmcli.model import KVCache, ModelConfig, Transformer
 
 READABLE_CHUNK = 512
@@ -56,20 +56,11 @@ class BurstStep(FastStep, Protocol):
     def chooses(self, filters: Filters) -> bool:
         """Whether it can choose by such filters."""
 
-    def forward_burst(
-        self,
-        token: int,
-        cache: KVCache,
-        filters: Filters,
-        uniforms: Sequence[float],
-        *,
-        vocabulary: int,
-        ends: Sequence[int] = (),
-    ) -> list[int]:
-        """As many tokens after `token`, which continues what `cache` holds, as there are numbers from 0 to 1.
+    def forward_burst(self, token: int, cache: KVCache, choosing: Choosing) -> list[int]:
+        """As many tokens after `token`, which continues what `cache` holds, as there are numbers to choose them by.
 
-        Each is what the engine's `Sampler` chooses by its number among the first `vocabulary` tokens, and all but the
-        last are read. Fewer where one of `ends` comes, or -1: logits are no finite numbers.
+        Each is what the engine's `Sampler` chooses by its number, and all but the last are read. Fewer where one of the
+        ends comes, or -1: logits are no finite numbers.
         """
 
 

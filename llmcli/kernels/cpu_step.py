@@ -16,7 +16,7 @@ from llmcli.kernels import cpu_structs as c
 from llmcli.kernels.cpu_build import Library, load_library
 from llmcli.kernels.cpu_model import Description
 from llmcli.kernels.cpu_threads import default_threads, physical_cores
-from llmcli.kernels.filters import Filters
+from llmcli.kernels.filters import Choosing, Filters
 from llmcli.model import KVCache, Transformer
 from llmcli.model.rope import Rope
 
@@ -175,34 +175,26 @@ class CpuStep:
         return few and filters.repeat_penalty == 1
 
     @torch.inference_mode()
-    def forward_burst(
-        self,
-        token: int,
-        cache: KVCache,
-        filters: Filters,
-        uniforms: Sequence[float],
-        *,
-        vocabulary: int,
-        ends: Sequence[int] = (),
-    ) -> list[int]:
+    def forward_burst(self, token: int, cache: KVCache, choosing: Choosing) -> list[int]:
         """See `BurstStep`: between two passes nobody is asked, and the weights alone go through the processor's caches.
 
         Raises:
             PromptTooLongError: a model with learned positions has none for so many tokens.
         """
-        start, count = cache.length, len(uniforms)
+        start, count, filters = cache.length, len(choosing.uniforms), choosing.filters
         self._model.check_positions(start + count)
         self._enter(cache, count)
         self._rotate(start, count, max(start + count, cache.expected_length))
-        numbers, last = (ctypes.c_double * count)(*uniforms), (ctypes.c_int32 * len(ends))(*ends)
+        numbers = (ctypes.c_double * count)(*choosing.uniforms)
+        ends = (ctypes.c_int32 * len(choosing.ends))(*choosing.ends)
         choice = c.Choice(
             temperature=filters.temperature,
             top_p=filters.top_p,
             min_p=filters.min_p,
             uniforms=ctypes.cast(numbers, ctypes.c_void_p),
-            ends=ctypes.cast(last, ctypes.c_void_p),
+            ends=ctypes.cast(ends, ctypes.c_void_p),
             top_k=filters.top_k,
-            vocabulary=vocabulary,
+            vocabulary=choosing.vocabulary,
             end_count=len(ends),
         )
         step, _logits = self._step([token], start, only_last=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -27,3 +29,16 @@ class Filters(Protocol):
     @property
     def min_p(self) -> float:
         """0 is off."""
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How the tokens of a burst are chosen."""
+
+    filters: Filters
+    uniforms: Sequence[float]
+    """Numbers from 0 to 1, one for each token."""
+    vocabulary: int
+    """Only so many of the first tokens can be chosen."""
+    ends: Sequence[int] = ()
+    """Tokens after which no more are wanted."""

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 import llmcli
-from llmcli.engine import Engine, Finish, Interruption, Prefill, SamplingParams, Step, burst
+from llmcli.engine import Engine, Finish, SamplingParams, Step, burst
 from llmcli.engine.speculative import Speculation
 from llmcli.errors import LlmcliError
 from llmcli.kernels.cpu_step import CpuStep
-from llmcli.kernels.filters import Filters
+from llmcli.kernels.filters import Choosing
 from llmcli.model import KVCache
 from tests.checkpoint.parity_cases import CASES
-from tests.engine.test_drawn import GREEDY, PROMPT, reply, told
+from tests.engine.replies import GREEDY, PROMPT, check_abandoned, check_interrupted, reply, told
 from tests.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.tiny import random_ids, save, tiny_model
 
@@ -47,17 +47,8 @@ class Watched(CpuStep):
         self.bursts: list[int] = []
         self.before: Callable[[], None] = lambda: None
 
-    def forward_burst(
-        self,
-        token: int,
-        cache: KVCache,
-        filters: Filters,
-        uniforms: Sequence[float],
-        *,
-        vocabulary: int,
-        ends: Sequence[int] = (),
-    ) -> list[int]:
-        chosen = super().forward_burst(token, cache, filters, uniforms, vocabulary=vocabulary, ends=ends)
+    def forward_burst(self, token: int, cache: KVCache, choosing: Choosing) -> list[int]:
+        chosen = super().forward_burst(token, cache, choosing)
         self.bursts.append(len(chosen))
         self.before()
         return chosen
@@ -153,33 +144,18 @@ def test_whoever_wants_probabilities_gets_them(loaded: llmcli.LoadedModel) -> No
 
 def test_ctrl_c_ends_a_burst_and_the_cache_stays_sound(loaded: llmcli.LoadedModel) -> None:
     ours, step, theirs = pair(loaded)
-    interruption = Interruption()
 
     def strike() -> None:
         if len(step.bursts) == 2:
             signal.raise_signal(signal.SIGINT)
 
     step.before = strike
-    with interruption.catching_ctrl_c():
-        events = list(ours.stream(PROMPT, GREEDY, probabilities=False, interruption=interruption))
-    assert isinstance(events[-1], Finish) and events[-1].reason == "interrupted"
-    said = [event.id for event in events if isinstance(event, Step)]
-    assert len(said) == 2
-    again = reply(ours, [*PROMPT, *said], GREEDY)
-    assert isinstance(again[0], Prefill) and again[0].cached == len(PROMPT) + 1
-    assert told(again)[2:4] == told(reply(theirs, [*PROMPT, *said], GREEDY))[2:4]
+    check_interrupted(ours, theirs, said=2)
 
 
 def test_a_reply_that_nobody_hears_to_its_end(loaded: llmcli.LoadedModel) -> None:
     ours, _, theirs = pair(loaded)
-    events = ours.stream(PROMPT, GREEDY, probabilities=False)
-    said = [event.id for _, event in zip(range(6), events, strict=False) if isinstance(event, Step)]
-    events.close()  # type: ignore[attr-defined]
-    # Another text than was read ahead.
-    ids = [*PROMPT, *said, 7, 8]
-    again = reply(ours, ids, GREEDY)
-    assert isinstance(again[0], Prefill) and again[0].cached == len(PROMPT) + len(said)
-    assert told(again)[2:4] == told(reply(theirs, ids, GREEDY))[2:4]
+    check_abandoned(ours, theirs)
 
 
 def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_path: Path) -> None:

@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 import llmcli
-from llmcli.engine import Engine, Event, Finish, Interruption, Prefill, SamplingParams, Step
+from llmcli.engine import Engine, Finish, Prefill, SamplingParams, Step
 from llmcli.errors import LlmcliError
 from llmcli.kernels.graph_step import GraphStep
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache
+from tests.engine.replies import GREEDY, PROMPT, check_abandoned, check_interrupted, reply, told
 from tests.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.tiny import random_ids, save, tiny_model
-
-GREEDY = SamplingParams(temperature=0, max_tokens=12)
-PROMPT = random_ids(9)
 
 
 class Watched(ReadableStep):
@@ -57,20 +55,6 @@ def pair(loaded: llmcli.LoadedModel, context: int | None = None) -> tuple[Engine
         for each in (step, None)
     ]
     return engines[0], step, engines[1]
-
-
-def reply(engine: Engine, ids: list[int], params: SamplingParams) -> list[Event]:
-    return list(engine.stream(ids, params, probabilities=False))
-
-
-def told(events: list[Event]) -> tuple[object, ...]:
-    """All that does not depend on time and place."""
-    finish = events[-1]
-    assert isinstance(events[0], Prefill) and isinstance(finish, Finish)
-    steps = [event for event in events if isinstance(event, Step)]
-    stats = finish.stats
-    counts = stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens, stats.proposed_tokens
-    return events[0].tokens, events[0].cached, steps, finish.reason, finish.text, counts
 
 
 @pytest.mark.parametrize(
@@ -147,34 +131,19 @@ def test_whoever_wants_logits_gets_them(loaded: llmcli.LoadedModel, probabilitie
 
 def test_ctrl_c_breaks_into_a_pass_and_the_cache_stays_sound(loaded: llmcli.LoadedModel) -> None:
     ours, step, theirs = pair(loaded)
-    interruption = Interruption()
 
     def strike() -> None:
         if step.unseen == 5:
             signal.raise_signal(signal.SIGINT)
 
     step.before = strike
-    with interruption.catching_ctrl_c():
-        events = list(ours.stream(PROMPT, GREEDY, probabilities=False, interruption=interruption))
-    assert isinstance(events[-1], Finish) and events[-1].reason == "interrupted"
-    said = [event.id for event in events if isinstance(event, Step)]
     # The fifth pass was for the token after the one that would have been seen next.
-    assert len(said) == 4
-    again = reply(ours, [*PROMPT, *said], GREEDY)
-    assert isinstance(again[0], Prefill) and again[0].cached == len(PROMPT) + 3
-    assert told(again)[2:4] == told(reply(theirs, [*PROMPT, *said], GREEDY))[2:4]
+    check_interrupted(ours, theirs, said=4)
 
 
 def test_a_reply_that_nobody_hears_to_its_end(loaded: llmcli.LoadedModel) -> None:
     ours, _, theirs = pair(loaded)
-    events = ours.stream(PROMPT, GREEDY, probabilities=False)
-    said = [event.id for _, event in zip(range(6), events, strict=False) if isinstance(event, Step)]
-    events.close()  # type: ignore[attr-defined]
-    # Another text than was read ahead.
-    ids = [*PROMPT, *said, 7, 8]
-    again = reply(ours, ids, GREEDY)
-    assert isinstance(again[0], Prefill) and again[0].cached == len(PROMPT) + len(said)
-    assert told(again)[2:4] == told(reply(theirs, ids, GREEDY))[2:4]
+    check_abandoned(ours, theirs)
 
 
 def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_path: Path) -> None:

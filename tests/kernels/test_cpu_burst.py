@@ -14,6 +14,7 @@ from llmcli.engine.sampler import Sampler
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels.cpu_build import Variant, load_library
 from llmcli.kernels.cpu_step import CpuStep
+from llmcli.kernels.filters import Choosing
 from llmcli.model import Transformer
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import pack_model, random_model
@@ -55,7 +56,7 @@ def assert_as_one_by_one(step: CpuStep, model: Transformer, params: SamplingPara
         ids, sampler = [turn], Given(params, uniforms)
         for _ in uniforms:
             ids.append(sampler.choose(step.forward(ids[-1:], apart)[0, :vocabulary]))
-        assert step.forward_burst(turn, together, params, uniforms, vocabulary=vocabulary) == ids[1:]
+        assert step.forward_burst(turn, together, Choosing(params, uniforms, vocabulary)) == ids[1:]
         assert together.length == apart.length
         for cache in (together, apart):
             cache.truncate(cache.length - count // 2)
@@ -93,7 +94,7 @@ def test_the_first_of_equals(tmp_path: Path) -> None:
         rows[:] = -rows[5] * step.forward([1], model.new_cache())[0, 5].sign()
         rows[best] = 0
     params, uniforms = SamplingParams(temperature=1.0, top_k=4, top_p=1.0), [0.1, 0.3, 0.6, 0.9]
-    drawn = [step.forward_burst(1, model.new_cache(), params, [uniform], vocabulary=700) for uniform in uniforms]
+    drawn = [step.forward_burst(1, model.new_cache(), Choosing(params, [uniform], 700)) for uniform in uniforms]
     assert drawn == [[17], [211], [212], [500]]
 
 
@@ -103,15 +104,13 @@ def test_an_end_is_the_last(model: Transformer) -> None:
     vocabulary = model.config.vocab_size
     cache = model.new_cache()
     step.forward([3], cache)
-    ids = step.forward_burst(4, cache, params, uniforms, vocabulary=vocabulary)
+    ids = step.forward_burst(4, cache, Choosing(params, uniforms, vocabulary))
     assert len(ids) == 5 and cache.length == 6
     cache = model.new_cache()
     step.forward([3], cache)
     first = ids.index(ids[2])
-    assert (
-        step.forward_burst(4, cache, params, uniforms, vocabulary=vocabulary, ends=[vocabulary, ids[2]])
-        == (ids[: first + 1])
-    )
+    choosing = Choosing(params, uniforms, vocabulary, ends=[vocabulary, ids[2]])
+    assert step.forward_burst(4, cache, choosing) == ids[: first + 1]
     assert cache.length == 2 + first
 
 
@@ -124,7 +123,7 @@ def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams, t
     step.forward([1, 2], cache)
     with torch.no_grad():
         model.get_parameter("norm.weight")[:] = value
-    assert step.forward_burst(3, cache, params, [0.5] * 4, vocabulary=20) == [-1]
+    assert step.forward_burst(3, cache, Choosing(params, [0.5] * 4, 20)) == [-1]
 
 
 def test_what_it_cannot_choose_by(model: Transformer) -> None:
@@ -138,7 +137,7 @@ def test_what_it_cannot_choose_by(model: Transformer) -> None:
         assert not step.chooses(params)
         if params.repeat_penalty == 1:
             with pytest.raises(ValueError, match="6"):
-                step.forward_burst(1, model.new_cache(), params, [0.5], vocabulary=9)
+                step.forward_burst(1, model.new_cache(), Choosing(params, [0.5], 9))
 
 
 def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
@@ -147,9 +146,9 @@ def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
     cache = model.new_cache()
     step.forward(random_ids(125), cache)
     with pytest.raises(PromptTooLongError):
-        step.forward_burst(1, cache, FILTERS[0], [0.0] * 4, vocabulary=9)
+        step.forward_burst(1, cache, Choosing(FILTERS[0], [0.0] * 4, 9))
     for token, count, vocabulary in ((1, 0, 9), (-1, 1, 9), (1, 1, 0), (1, 1, model.config.vocab_size + 1)):
         with pytest.raises(ValueError, match="refuses"):
-            step.forward_burst(token, cache, FILTERS[0], [0.0] * count, vocabulary=vocabulary)
+            step.forward_burst(token, cache, Choosing(FILTERS[0], [0.0] * count, vocabulary))
     assert cache.length == 125
-    assert len(step.forward_burst(1, cache, FILTERS[0], [0.0] * 3, vocabulary=9)) == 3
+    assert len(step.forward_burst(1, cache, Choosing(FILTERS[0], [0.0] * 3, 9))) == 3

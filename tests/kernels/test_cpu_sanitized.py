@@ -19,6 +19,7 @@ import torch
 from llmcli.engine import SamplingParams
 from llmcli.kernels.cpu_build import load_library
 from llmcli.kernels.cpu_step import CpuStep
+from llmcli.kernels.filters import Choosing
 from tests.kernels.sanitized_models import models
 from tests.kernels.test_cpu_pack import FORMATS, BlockPacker, any_blocks, empty_matrix
 
@@ -40,7 +41,7 @@ for variant in sys.argv[1:]:
             assert step.forward_rows([turn, *range(15)], [cache, *others]).isfinite().all()
         for temperature, top_k in ((0.0, 1), (2.0, 40), (2.0, 1000)):
             params = SamplingParams(temperature=temperature, top_k=top_k)
-            assert len(step.forward_burst(1, cache, params, [0.1, 0.9, 0.5], vocabulary=190, ends=[200])) == 3
+            assert len(step.forward_burst(1, cache, Choosing(params, [0.1, 0.9, 0.5], 190, [200]))) == 3
         del step
 print("clean")
 """

@@ -1,0 +1,47 @@
+"""Replies of two engines that should be the same, and what may happen to one of them."""
+
+from __future__ import annotations
+
+from llmcli.engine import Engine, Event, Finish, Interruption, Prefill, SamplingParams, Step
+from tests.tiny import random_ids
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12)
+PROMPT = random_ids(9)
+
+
+def reply(engine: Engine, ids: list[int], params: SamplingParams) -> list[Event]:
+    return list(engine.stream(ids, params, probabilities=False))
+
+
+def told(events: list[Event]) -> tuple[object, ...]:
+    """All that does not depend on time and place."""
+    finish = events[-1]
+    assert isinstance(events[0], Prefill) and isinstance(finish, Finish)
+    steps = [event for event in events if isinstance(event, Step)]
+    stats = finish.stats
+    counts = stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens, stats.proposed_tokens
+    return events[0].tokens, events[0].cached, steps, finish.reason, finish.text, counts
+
+
+def check_interrupted(ours: Engine, theirs: Engine, *, said: int) -> None:
+    """Ctrl-C comes during a pass when so many tokens have been said; the cache stays sound."""
+    interruption = Interruption()
+    with interruption.catching_ctrl_c():
+        events = list(ours.stream(PROMPT, GREEDY, probabilities=False, interruption=interruption))
+    assert isinstance(events[-1], Finish) and events[-1].reason == "interrupted"
+    ids = [*PROMPT, *(event.id for event in events if isinstance(event, Step))]
+    assert len(ids) == len(PROMPT) + said
+    again = reply(ours, ids, GREEDY)
+    assert isinstance(again[0], Prefill) and again[0].cached == len(ids) - 1
+    assert told(again)[2:4] == told(reply(theirs, ids, GREEDY))[2:4]
+
+
+def check_abandoned(ours: Engine, theirs: Engine) -> None:
+    """Nobody hears a reply to its end, and another text follows than was read ahead."""
+    events = ours.stream(PROMPT, GREEDY, probabilities=False)
+    said = [event.id for _, event in zip(range(6), events, strict=False) if isinstance(event, Step)]
+    events.close()  # type: ignore[attr-defined]
+    ids = [*PROMPT, *said, 7, 8]
+    again = reply(ours, ids, GREEDY)
+    assert isinstance(again[0], Prefill) and again[0].cached == len(PROMPT) + len(said)
+    assert told(again)[2:4] == told(reply(theirs, ids, GREEDY))[2:4]
