@@ -161,6 +161,7 @@ class Engine:
         started = time.perf_counter()
         sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
         cached = self._reader.begin(ids, len(ids) + (params.max_tokens or 0))
+        text_begun = self._reader.begun
         # Nobody wants to see the logits.
         unseen = not probabilities and observer is None and constraint is None
         burst = self._burst(sampler, prompt_tokens) if unseen else None
@@ -241,7 +242,8 @@ class Engine:
             # It broke into a pass; the cache still ends at the last whole one.
             reason = "interrupted"
         finally:
-            if drawn is not None:
+            # A reply that nobody heard to its end may be closed when another has begun, even in the midst of a pass.
+            if drawn is not None and self._reader.begun == text_begun:
                 drawn.end(ids)
         held_back = "" if reason == "stop_string" else self._rest(stops, detokenizer)
         # The step that only met a stop token was computed too, so every interval since the first token counts.

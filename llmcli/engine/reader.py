@@ -78,11 +78,14 @@ class Reader:
         """Whether someone looked into the model, or changed what it computes, when the text was begun."""
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
+        self.begun = 0
+        """How many texts were begun."""
         self._choice: DeviceChoice | None = None
         self._greatest: tuple[Tensor, tuple[int, float]] | None = None
 
     def begin(self, ids: Sequence[int], expected: int) -> int:
         """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""
+        self.begun += 1
         # Not asked at every token: to look at a thousand empty lists of hooks takes as long as a layer.
         self.is_looked_into = bool(self._hooks)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))

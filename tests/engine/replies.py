@@ -45,3 +45,15 @@ def check_abandoned(ours: Engine, theirs: Engine) -> None:
     again = reply(ours, ids, GREEDY)
     assert isinstance(again[0], Prefill) and again[0].cached == len(PROMPT) + len(said)
     assert told(again)[2:4] == told(reply(theirs, ids, GREEDY))[2:4]
+
+
+def check_closed_late(ours: Engine, theirs: Engine) -> None:
+    """A reply is closed while another, to a longer text, goes on: of that nothing is forgotten."""
+    events, ids = ours.stream(PROMPT, GREEDY, probabilities=False), random_ids(450, seed=3)
+    others = ours.stream(ids, GREEDY, probabilities=False)
+    for _ in range(5):
+        next(events)
+    told_first = [next(others) for _ in range(4)]
+    events.close()  # type: ignore[attr-defined]
+    ours_told = told([*told_first, *others])
+    assert ours_told == told(reply(theirs, ids, GREEDY))

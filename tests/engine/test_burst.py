@@ -19,7 +19,7 @@ from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.filters import Choosing
 from llmcli.model import KVCache
 from tests.checkpoint.parity_cases import CASES
-from tests.engine.replies import GREEDY, PROMPT, check_abandoned, check_interrupted, reply, told
+from tests.engine.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
 from tests.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.tiny import random_ids, save, tiny_model
 
@@ -156,6 +156,12 @@ def test_ctrl_c_ends_a_burst_and_the_cache_stays_sound(loaded: llmcli.LoadedMode
 def test_a_reply_that_nobody_hears_to_its_end(loaded: llmcli.LoadedModel) -> None:
     ours, _, theirs = pair(loaded)
     check_abandoned(ours, theirs)
+
+
+def test_a_reply_that_is_closed_when_another_has_begun(tmp_path: Path) -> None:
+    model = tiny_model("mistral", eos_token_id=None, sliding_window=7, max_position_embeddings=500)
+    ours, _, theirs = pair(llmcli.load(save(model, tmp_path), device="cpu", dtype="float32"))
+    check_closed_late(ours, theirs)
 
 
 def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_path: Path) -> None:
