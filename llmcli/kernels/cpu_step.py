@@ -280,6 +280,8 @@ class _Rotations:
         """Addresses for the positions from `start` on in a text of `length` tokens, and values for each."""
         decisive = self._rope.config.decisive_length(length)
         if decisive != self._decisive or start < self._first or start + count > self._end:
+            # What is interrupted here leaves no addresses of memory that is gone.
+            self._end = -1
             positions = torch.arange(start, start + max(count, _ROTATIONS_AHEAD))
             # So little that waking torch's threads, while the kernel's have the cores, would take far longer.
             with one_thread():

@@ -251,6 +251,27 @@ def test_two_engines_do_not_meet(odd: dict[int | None, Transformer]) -> None:
     assert torch.equal(results[0], results[1])
 
 
+def test_an_interruption_leaves_no_rotations_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama", tmp_path, max_position_embeddings=300)
+    step, cache = CpuStep(model, threads=1, library=load_library()), model.new_cache()
+    first = step.forward([1, 2, 3], cache)
+    step.forward([2] * 252, cache)
+    address, shape = torch.Tensor.data_ptr, (256, model.config.head_dim // 2)
+
+    def interrupted(tensor: torch.Tensor) -> int:
+        if tensor.shape == shape:
+            raise KeyboardInterrupt
+        return address(tensor)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.Tensor, "data_ptr", interrupted)
+        step.forward([3] * 2, cache)
+    # What has been given back is soon something else's.
+    others = [torch.full(shape, 9.0) for _ in range(50)]
+    assert torch.equal(step.forward([1, 2, 3], model.new_cache()), first)
+    del others
+
+
 def test_what_is_not_covered_is_said(tmp_path: Path) -> None:
     model_type, overrides = CASES["deepseek v3"]
     model = random_model(model_type, tmp_path, **overrides)
