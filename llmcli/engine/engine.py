@@ -295,7 +295,9 @@ class Engine:
         """Who has the fast path choose them, if that can."""
         longest = self._longest(sampler.params, prompt_tokens)
         can = self._reader.bursts(sampler.params)
-        return Burst(self._reader, sampler, longest=longest, ends=self._stop_ids) if can else None
+        # A kernel knows no other numbers than those of tokens.
+        ends = [end for end in self._stop_ids if 0 <= end < self._tokenizer.vocab_size]
+        return Burst(self._reader, sampler, longest=longest, ends=ends) if can else None
 
     def _longest(self, params: SamplingParams, prompt_tokens: int) -> int:
         """How long a text can become that begins with so many tokens."""

@@ -66,11 +66,13 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(folder, device="cpu", dtype="float32")
 
 
-def pair(loaded: llmcli.LoadedModel, context: int | None = None) -> tuple[Engine, Watched, Engine]:
+def pair(
+    loaded: llmcli.LoadedModel, context: int | None = None, stops: Sequence[int] = ()
+) -> tuple[Engine, Watched, Engine]:
     """An engine whose tokens come a few at a time, its step, and one whose tokens come one by one."""
-    step = Watched(loaded)
+    step, stop_ids = Watched(loaded), {*loaded.stop_ids, *stops}
     engines = [
-        Engine(loaded.model, loaded.tokenizer, stop_ids=loaded.stop_ids, context_length=context, step=each)
+        Engine(loaded.model, loaded.tokenizer, stop_ids=stop_ids, context_length=context, step=each)
         for each in (step, Plain(loaded))
     ]
     return engines[0], step, engines[1]
@@ -113,6 +115,14 @@ def test_what_ends_a_reply(says: bytes, stop: tuple[str, ...], bursts: list[int]
     # What was read in vain is forgotten: the text goes on as after any other reply.
     again = [65, ASSISTANT, *(event.id for event in mine if isinstance(event, Step)), 66, ASSISTANT]
     assert told(reply(ours, again, params))[2:5] == told(reply(theirs, again, params))[2:5]
+
+
+def test_an_end_that_is_no_token_of_the_vocabulary_ends_nothing(loaded: llmcli.LoadedModel) -> None:
+    params = SamplingParams(temperature=1.5, seed=3, max_tokens=20)
+    # In 32 bits the first are all the tokens there are.
+    ours, step, theirs = pair(loaded, stops=[*range(1 << 32, (1 << 32) + 256), 1 << 70, -1])
+    assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
+    assert step.bursts == [1, 8, 8, 2]
 
 
 def test_the_context_ends_a_reply(tmp_path: Path) -> None:
