@@ -79,9 +79,11 @@ static int32_t choose_token(const Choice *choice, const float *logits, int64_t g
     Candidate best[MOST_CANDIDATES];
     double probabilities[MOST_CANDIDATES], reached = 0, sum = 0;
     Chance chances[MOST_CANDIDATES];
-    if (!isfinite(logits[greatest])) return -1;
-    /* A padded vocabulary ends with tokens that nobody can choose. */
-    if (choice->temperature == 0 && greatest < choice->vocabulary) return (int32_t)greatest;
+    /* A padded vocabulary ends with tokens that nobody can choose; what comes before their first greatest is less. */
+    if (greatest < choice->vocabulary) {
+        if (!isfinite(logits[greatest])) return -1;
+        if (choice->temperature == 0) return (int32_t)greatest;
+    }
     int count = choice->temperature == 0 ? 1 : choice->top_k, kept = 0, place = 0;
     if (count > choice->vocabulary) count = choice->vocabulary;
     best[0] = (Candidate){0};

@@ -126,6 +126,18 @@ def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams, t
     assert step.forward_burst(3, cache, Choosing(params, [0.5] * 4, 20)) == [-1]
 
 
+@pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
+def test_what_nobody_can_choose_may_be_no_number(params: SamplingParams, tmp_path: Path) -> None:
+    model = random_model("llama", tmp_path, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight[100] = torch.nan
+        model.lm_head.weight[101] = torch.inf
+    step = CpuStep(model, threads=2, library=load_library())
+    chosen = [step.forward_burst(3, model.new_cache(), Choosing(params, [0.5] * 2, size)) for size in (100, 101)]
+    assert len(chosen[0]) == 2 and max(chosen[0]) < 100 and min(chosen[0]) >= 0
+    assert chosen[1] == [-1]
+
+
 def test_what_it_cannot_choose_by(model: Transformer) -> None:
     step = CpuStep(model, threads=1, library=load_library())
     for params in (
