@@ -104,8 +104,8 @@ def _gptq(tensors: Collapsing, settings: ConfigKeys) -> None:
         group_size=_group_size(settings, "group_size"),
         zero_offset=1 if version == "gptq" else 0,
         uniform=not settings.get("dynamic") and not settings.get("extra_config"),
-        in_order=settings.get("desc_act") is False,
-        symmetric=settings.get("sym") is True,
+        in_order=_throughout(settings, "desc_act", value=False),
+        symmetric=_throughout(settings, "sym", value=True),
     )
 
 
@@ -180,6 +180,13 @@ _METHODS: dict[str, Callable[[Collapsing, ConfigKeys], None]] = {
     "mxfp4": _mxfp4,
     "bitsandbytes": _bitsandbytes,
 }
+
+
+def _throughout(settings: ConfigKeys, key: str, *, value: bool) -> bool:
+    """A setting has that value, in what is said of single modules too."""
+    modules = [section for name in ("dynamic", "extra_config") if (section := settings.get(name))]
+    said = [one for section in modules if isinstance(section, dict) for one in section.values()]
+    return settings.get(key) is value and all(one.get(key, value) is value for one in said if isinstance(one, dict))
 
 
 def _bits(settings: ConfigKeys, method: str, known: tuple[int, ...], key: str) -> int:

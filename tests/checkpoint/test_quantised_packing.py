@@ -96,12 +96,22 @@ def test_what_blocks_cannot_hold_is_not_kept(name: str, tmp_path: Path) -> None:
         ("awq", {}, torch.bfloat16),
         ("gptq 8 bits, symmetric", {"sym": False}, torch.float16),
         ("gptq 8 bits, symmetric", {"sym": None}, torch.float16),
+        # What is said of other modules may be meant for this one: names are patterns.
+        ("gptq 8 bits, symmetric", {"dynamic": {"-:lm_head": {}, "+:.*": {"bits": 8, "sym": False}}}, torch.float16),
+        ("gptq 8 bits, symmetric", {"extra_config": {"a": {"bits": 8, "sym": False}}}, torch.float16),
+        ("gptq 4 bits", {"desc_act": False, "dynamic": {"+:.*": {"desc_act": True}}}, torch.float16),
     ],
 )
 def test_order_and_scales_decide(name: str, config: dict[str, object], scales: torch.dtype, tmp_path: Path) -> None:
     case = make(name, 96, 64)
     case.tensors[".scales"] = case.tensors[".scales"].to(scales)
     assert weight(tmp_path, case, {**case.config, **config}).groups is None
+
+
+@pytest.mark.parametrize("modules", [{"-:lm_head": {}, "+:.*": {"bits": 8, "sym": True}}, {"+:.*": {"bits": 8}}])
+def test_settings_of_modules_that_say_the_same(modules: dict[str, object], tmp_path: Path) -> None:
+    case = make("gptq 8 bits, symmetric", 96, 64)
+    assert weight(tmp_path, case, {**case.config, "dynamic": modules}).groups is not None
 
 
 def test_groups_that_are_not_in_order_after_all(tmp_path: Path) -> None:
