@@ -48,6 +48,11 @@ class CudaUnpacker:
         kernel = _kernels.get(_kind(matrix, dtype))
         return kernel is not None and kernel.done() and kernel.result() is not None
 
+    def awaited(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
+        """Whether the kernel for this matrix is still to be compiled."""
+        kernel = _kernels.get(_kind(matrix, dtype))
+        return kernel is not None and not kernel.done()
+
     def unpack(self, matrix: PackedMatrix, index: int, first: int, into: Tensor) -> None:
         """Fill `into` (n, columns) with rows of matrix `index` from `first` on, a multiple of 16; it must be ready."""
         kernel = _kernels[_kind(matrix, into.dtype)].result()

@@ -110,7 +110,7 @@ class GraphStep:
             self._graph.replay()
             return
         # Not recorded at once: libraries make what they need for themselves when they are called first.
-        if self._captures and self._ran and not self._refused:
+        if self._captures and self._ran and not self._refused and self._settled():
             try:
                 self._graph = self._record(cache)
                 self._graph.replay()
@@ -119,6 +119,11 @@ class GraphStep:
                 self._graph, self._refused = None, first_line(error)
         self._logits = self._pass(cache)
         self._ran = True
+
+    def _settled(self) -> bool:
+        """Packed weights are unpacked as they will be from now on; a recording would go on doing it the slower way."""
+        packed = (module for module in self._model.modules() if isinstance(module, PackedMatrix))
+        return not any(one.unpacker is not None and one.unpacker.awaited(one, one.dtype) for one in packed)
 
     def _record(self, cache: KVCache) -> torch.cuda.CUDAGraph:
         def run() -> None:

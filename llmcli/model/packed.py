@@ -90,6 +90,9 @@ class Unpacker(Protocol):
     def ready(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
         """Whether it can give rows of the matrix in that type, now."""
 
+    def awaited(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
+        """Whether it cannot yet, but may soon."""
+
     def unpack(self, matrix: PackedMatrix, index: int, first: int, into: Tensor) -> None:
         """Fill `into` (n, columns) with rows of matrix `index` from `first` on, a multiple of 16; it must be ready."""
 

@@ -14,6 +14,7 @@ import torch
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.graph_step import GraphStep
 from llmcli.model import KVCache, Transformer
+from llmcli.model.packed import PackedMatrix
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import pack_model, random_model
 from tests.tiny import random_ids
@@ -93,28 +94,59 @@ def test_two_caches_and_a_text_that_is_taken_back(tmp_path: Path) -> None:
             assert error(ours, expected(model, text[: cache.length])[-1:]) < 5e-6
 
 
-def test_what_is_recorded_serves_the_next_text_in_the_same_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What steps recorded that believe to be on a GPU."""
+
     class Graph:
         """A recording that is made by running it, and runs it again."""
 
         def __init__(self, step: GraphStep, cache: KVCache) -> None:
-            recorded.append(self)
+            recordings.append(self)
             self.replay = lambda: setattr(step, "_logits", step._pass(cache))
 
-    recorded: list[Graph] = []
-    model = made("gpt-2", tmp_path)
-    step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
+    recordings: list[object] = []
     monkeypatch.setattr(GraphStep, "_record", lambda step, cache: Graph(step, cache))
     monkeypatch.setattr("torch.cuda.device", lambda _device: nullcontext())
-    step._captures = True
     monkeypatch.setattr("torch.tensor", partial(without_pinning, torch.tensor))
+    return recordings
+
+
+def test_what_is_recorded_serves_the_next_text_in_the_same_memory(tmp_path: Path, recorded: list[object]) -> None:
+    model = made("gpt-2", tmp_path)
+    step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
+    step._captures = True
     for text, graphs in ((IDS[:6], 1), (IDS[6:12], 1), (IDS[:12], 2)):
         cache.truncate(0)
         ours = torch.cat([step.forward([token], cache) for token in text])
         assert error(ours, expected(model, text)) < 5e-6
         assert len(recorded) == graphs
+
+
+def test_nothing_is_recorded_while_a_faster_way_to_unpack_is_being_made(tmp_path: Path, recorded: list[object]) -> None:
+    class Awaited:
+        def ready(self, _matrix: PackedMatrix, _dtype: torch.dtype) -> bool:
+            return False
+
+        def awaited(self, matrix: PackedMatrix, _dtype: torch.dtype) -> bool:
+            return matrix in pending
+
+        def unpack(self, _matrix: PackedMatrix, _index: int, _first: int, _into: torch.Tensor) -> None:
+            raise AssertionError("it is not ready")
+
+    model = pack_model(made("gpt-2", tmp_path).cpu(), 4).to(DEVICE)
+    matrices = [module for module in model.modules() if isinstance(module, PackedMatrix)]
+    pending = {matrices[-1]}
+    for matrix in matrices:
+        matrix.unpacker = Awaited()
+    step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
+    step._captures = True
+    ours = [step.forward([token], cache) for token in IDS[:3]]
+    assert not recorded
+    pending.clear()
+    ours += [step.forward([token], cache) for token in IDS[3:5]]
+    assert len(recorded) == 1
+    assert error(torch.cat(ours), expected(model, IDS[:5])) < 5e-6
 
 
 def test_packed_weights(tmp_path: Path) -> None:
