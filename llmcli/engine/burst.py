@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 from llmcli.engine.reader import Reader
-from llmcli.engine.sampler import Sampler, check_scores
+from llmcli.engine.sampler import Sampler, check_chosen
 
 # For so long, in seconds, nobody looks: text appears, and Ctrl-C is answered, as soon as that.
 _UNSEEN_S = 0.02
@@ -44,10 +44,7 @@ class Burst:
         """
         if not self._unseen:
             self._unseen.extend(self._chosen(ids, min(self._count, most)))
-        token = self._unseen.popleft()
-        if token < 0:
-            check_scores([float("nan")])
-        return token
+        return check_chosen(self._unseen.popleft())
 
     def end(self, ids: Sequence[int]) -> None:
         """The text is `ids`: what was read beyond them is forgotten."""
@@ -59,9 +56,7 @@ class Burst:
         if count < 1:
             chosen = [self._sampler.choose(self._reader.read(ids), ids)]
         else:
-            greedy = not self._sampler.params.temperature
-            uniforms = [0.0] * count if greedy else [self._sampler.uniform() for _ in range(count)]
-            chosen = self._reader.read_burst(ids, self._sampler.params, uniforms, self._ends)
+            chosen = self._reader.read_burst(ids, self._sampler.params, self._sampler.uniforms(count), self._ends)
         self.seconds_each = (time.perf_counter() - started) / len(chosen)
         self._count = max(1, min(_MOST, int(_UNSEEN_S / self.seconds_each)))
         return chosen

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmcli.engine.reader import Reader
-from llmcli.engine.sampler import Sampler, check_scores
+from llmcli.engine.sampler import Sampler, check_chosen
 
 
 class Drawn:
@@ -34,12 +34,9 @@ class Drawn:
             self._reader.begin_to_draw(self._sampler.params, ids)
             self._length = len(ids)
         while self._length < min(len(ids) + 2, self._longest) and self._reader.can_draw(self._length):
-            self._reader.draw(self._sampler.uniform() if self._sampler.params.temperature else 0.0)
+            self._reader.draw(*self._sampler.uniforms(1))
             self._length += 1
-        token = self._reader.drawn()
-        if token < 0:
-            check_scores([float("nan")])
-        return token
+        return check_chosen(self._reader.drawn())
 
     def end(self, ids: Sequence[int]) -> None:
         """The text is `ids`: what was read beyond them is forgotten."""

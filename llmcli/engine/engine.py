@@ -71,13 +71,15 @@ class Engine:
         self.context_length = allowed_context(model.config, context_length)
         self._model = model
         self._tokenizer = tokenizer
-        self._stop_ids = frozenset(stop_ids)
+        # Rows of the head beyond the tokenizer are padding; a tokenizer never exceeds them (checked on loading).
+        vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
+        # No others can come, and kernels know no others.
+        self._stop_ids = frozenset(stop for stop in stop_ids if 0 <= stop < vocab_size)
         self._speculation = speculation
         self._reader = Reader(
             model,
             context_length=self.context_length,
-            # Rows of the head beyond the tokenizer are padding; a tokenizer never exceeds them (checked on loading).
-            vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
+            vocab_size=vocab_size,
             step=step,
             why_readable=why_readable,
         )
@@ -295,9 +297,7 @@ class Engine:
         """Who has the fast path choose them, if that can."""
         longest = self._longest(sampler.params, prompt_tokens)
         can = self._reader.bursts(sampler.params)
-        # A kernel knows no other numbers than those of tokens.
-        ends = [end for end in self._stop_ids if 0 <= end < self._tokenizer.vocab_size]
-        return Burst(self._reader, sampler, longest=longest, ends=ends) if can else None
+        return Burst(self._reader, sampler, longest=longest, ends=self._stop_ids) if can else None
 
     def _longest(self, params: SamplingParams, prompt_tokens: int) -> int:
         """How long a text can become that begins with so many tokens."""

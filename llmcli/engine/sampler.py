@@ -72,6 +72,10 @@ class Sampler:
         """A number from 0 to 1, of the same source as the draws."""
         return self._random.random()
 
+    def uniforms(self, count: int) -> list[float]:
+        """The numbers by which so many tokens are chosen elsewhere; where the most probable is taken, none is drawn."""
+        return [self.uniform() if self.params.temperature else 0.0 for _ in range(count)]
+
     def _left(self, logits: Tensor, context: Sequence[int]) -> _Few | Tensor:
         """What is left when all filters have been applied, in order.
 
@@ -183,6 +187,13 @@ def _filtered(probabilities: Tensor, top_p: float, min_p: float) -> Tensor:
         probabilities = probabilities.masked_fill(probabilities < min_p * probabilities.max(), 0.0)
         probabilities = probabilities / probabilities.sum()
     return probabilities
+
+
+def check_chosen(token: int) -> int:
+    """The token that was chosen where its logits are; raise `LlmcliError` for -1: these are no finite numbers."""
+    if token < 0:
+        check_scores([math.nan])
+    return token
 
 
 def check_scores(best: list[float]) -> None:

@@ -71,7 +71,8 @@ class Tally:
 class Ahead:
     """One reply's next tokens, verified as far ahead as proposals go.
 
-    `next` says what the model makes of the text so far and what was proposed; `took` hears which token came of it.
+    `chosen` decides what is proposed, and goes on where that is nothing; otherwise `next` says what the model makes of
+    the text so far and what was proposed. `took` hears which token came of it.
     """
 
     def __init__(
@@ -99,7 +100,6 @@ class Ahead:
             self._drafting = Sampler(replace(sampler.params, temperature=0.0))
         self._longest, self._expected, self._stop_ids = longest, expected, stop_ids
         self._burst, self._bursting = burst, False
-        self._looked = False
         self._rows: Tensor | None = None
         self._proposals: list[Proposal] = []
         self._chances: list[Chance] = []
@@ -112,21 +112,24 @@ class Ahead:
             speculation.draft.begin()
 
     def chosen(self, ids: Sequence[int]) -> int | None:
-        """The token that follows `ids`, if it has been chosen where nothing was proposed; otherwise `next` is asked."""
+        """The token that follows `ids`, if it has been chosen where nothing was proposed; otherwise ask `next`."""
         self._bursting = False
-        if self._burst is None or self._rows is not None:
+        if self._rows is not None:
             return None
-        if not self._burst.is_ahead:
+        if self._burst is None or not self._burst.is_ahead:
             self._look(ids)
-        if self._proposals:
+        if self._burst is None or self._proposals:
             return None
-        self._bursting, self._looked = True, False
+        self._bursting = True
         # Where there is something to be learned of the next token, it alone.
         alone = self._followed is not None or self._speculation.draft is not None
         return self._burst.next(ids, 1 if alone else _BURST)
 
     def next(self, ids: Sequence[int]) -> tuple[Tensor, Proposal | None]:
-        """Logits (V,) after `ids`, whose last token is the one that was last taken, and what was proposed there."""
+        """Logits (V,) after `ids`, whose last token is the one that was last taken, and what was proposed there.
+
+        To be asked after `chosen`, which decides what is proposed.
+        """
         if self._rows is None:
             self._pass(ids)
         assert self._rows is not None
@@ -172,13 +175,10 @@ class Ahead:
             self._reader.go_back(len(ids) - 1)
         self._started = time.perf_counter()
         self._proposals, self._chances = self._propose(ids)
-        self._at, self._looked = 0, True
+        self._at = 0
         self._proposed_s = time.perf_counter() - self._started
 
     def _pass(self, ids: Sequence[int]) -> None:
-        if not self._looked:
-            self._look(ids)
-        self._looked = False
         if self._proposals:
             self._rows = self._reader.read_each([*ids, *(proposal.token for proposal in self._proposals)])
         else:
