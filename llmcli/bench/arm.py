@@ -99,7 +99,10 @@ def _measure(runner: Runner, plan: Plan, tell: Callable[[dict[str, object]], Non
         if step.measure == "prefill":
             tell({"measure": "prefill_tokens_per_s", "size": step.size, "value": run.read / run.first_s})
         elif step.measure == "decode":
-            tell({"measure": "decode_tokens_per_s", "size": step.size, "value": (step.tokens - 1) / run.rest_s})
+            written = step.tokens - 1
+            tell({"measure": "decode_tokens_per_s", "size": step.size, "value": written / run.rest_s})
+            if run.unread_bytes:
+                tell({"measure": "decode_unread_bytes", "size": step.size, "value": run.unread_bytes / written})
     torch = sys.modules.get("torch")
     if torch is not None and torch.device(plan.device).type == "cuda" and plan.arm != "llama.cpp":
         tell({"measure": "device_memory_bytes", "size": None, "value": torch.cuda.max_memory_allocated(plan.device)})

@@ -39,7 +39,7 @@ class Ours:
     def run(self, ids: Sequence[int], tokens: int) -> Run:
         """See `Runner`."""
         at: list[float] = []
-        cached = 0
+        cached, unread = 0, self._engine.unread_bytes
         started = time.perf_counter()
         params = SamplingParams(temperature=0, max_tokens=tokens)
         for event in self._engine.stream(ids, params, probabilities=False):
@@ -49,7 +49,7 @@ class Ours:
                 cached = event.cached
             elif isinstance(event, Finish):
                 self.how = event.stats.path
-        return Run(at[0] - started, at[-1] - at[0], len(ids) - cached)
+        return Run(at[0] - started, at[-1] - at[0], len(ids) - cached, self._engine.unread_bytes - unread)
 
 
 def _loaded(plan: Plan) -> LoadedModel:

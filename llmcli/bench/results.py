@@ -15,6 +15,7 @@ Measure: TypeAlias = Literal[
     "import_torch_s",
     "prefill_tokens_per_s",
     "decode_tokens_per_s",
+    "decode_unread_bytes",
     "peak_memory_short_bytes",
     "peak_memory_bytes",
     "device_memory_bytes",
@@ -23,7 +24,10 @@ Measure: TypeAlias = Literal[
     "load_bytes_per_s",
     "safe_open_bytes_per_s",
 ]
-"""What is measured; the name ends in the unit. Of those per second more is better, of all others less."""
+"""What is measured; the name ends in the unit. Of those per second more is better, of all others less.
+
+Bytes are unread of weights, for each token written, where no choice of a token depended on them.
+"""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 OURS, MACHINE = "llmcli", "machine"
@@ -65,7 +69,8 @@ class Summary:
     min: float
     max: float
     bandwidth_share: float | None
-    """Of decoding: the bytes that a token reads, times tokens per second, over the bandwidth measured beside it."""
+    """Of decoding: the bytes that a token reads, without those left unread, times tokens per second, over the bandwidth
+    measured beside it."""
     ours_times_better: float | None
     """Of a peer: how many times faster, or smaller, llmcli is, median over median."""
 
@@ -162,7 +167,7 @@ def summarise(
         read = bytes_per_token if arm == OURS or of_peers is None else of_peers
         if measure != "decode_tokens_per_s" or size is None or not bandwidth or size not in read:
             return None
-        return read[size] * rate / bandwidth
+        return (read[size] - medians.get((arm, "decode_unread_bytes", size), 0)) * rate / bandwidth
 
     def times_better(arm: str, measure: Measure, size: int | None) -> float | None:
         ours, theirs = medians.get((OURS, measure, size)), medians[arm, measure, size]

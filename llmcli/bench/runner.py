@@ -21,6 +21,8 @@ class Run:
     """From the first token to the last."""
     read: int
     """Tokens of the prompt that were really read."""
+    unread_bytes: int = 0
+    """Of weights, while the tokens after the first were written, because no choice of a token depended on them."""
 
 
 class Runner(Protocol):

@@ -137,6 +137,11 @@ class Engine:
         """What computes, for people."""
         return self._reader.path()
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of weights that a fast path has left unread so far, because no choice of a token depended on them."""
+        return self._reader.unread_bytes
+
     def next_logits(self, ids: Sequence[int], *, progress: PrefillProgress | None = None) -> Tensor:
         """Logits (V,) of the token that follows `ids`; as in `stream`, only what the cache does not hold is read.
 

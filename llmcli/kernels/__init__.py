@@ -53,6 +53,10 @@ class GreatestStep(FastStep, Protocol):
 class BurstStep(FastStep, Protocol):
     """A fast path that can choose tokens and go on with them by itself."""
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of weights that it has not read so far where it was to read all, because no choice depended on them."""
+
     def chooses(self, filters: Filters) -> bool:
         """Whether it can choose by such filters."""
 

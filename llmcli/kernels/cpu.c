@@ -16,6 +16,7 @@
 #include "cpu_pack.h"
 #include "cpu_pool.h"
 #include "cpu_rows.h"
+#include "cpu_screen.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -37,6 +38,8 @@ typedef struct {
     Rows own, *rows;
     Onward onward;
     int64_t greatest; /* the place of the greatest of the worker's logits; -1: it has none */
+    float *doubts;    /* about groups of columns of the head */
+    int looked_at;    /* row blocks of the head that had to be read whole */
 } Worker;
 
 struct Context {
@@ -65,6 +68,12 @@ struct Context {
     Input pair_in, pair_inner;
     int64_t ld_pair;
     int most_pairs;
+    /* Of a pass of which only the greatest logit is wanted, among so many of the first tokens; 0: all logits are. */
+    int choosable;
+    float limit; /* that other rows' logits are to reach */
+    Screen screen;
+    atomic_int surprised;
+    int unscreened; /* passes to come, for which nothing is gained */
     Memory memory;
 };
 
@@ -125,6 +134,9 @@ static int64_t share_of_rows(const Worker *w, const Product *products, int count
     for (int i = 0; i < count; i++) total += row_blocks(products[i].matrix);
     return share(w, total, first);
 }
+
+/* After so many passes it is tried again whether most of the head need not be read whole. */
+enum { UNSCREENED = 64 };
 
 /* As much as a thread may ask for before it reads, in bytes. */
 enum { ONWARD = 1 << 17 };
@@ -735,6 +747,54 @@ static void begin_rows(const Model *m, Rows *rows, int tokens) {
     begin_input(&rows->output_in, tokens, m->heads * m->head_dim);
 }
 
+static void all_logits(Worker *w, const Product *head, const char *next) {
+    const Context *c = w->context;
+    int64_t first, last = share_of_rows(w, head, 1, &first), end = last * BLOCK_ROWS;
+    if (end > c->model.vocabulary) end = c->model.vocabulary;
+    compute(w, head, 1, next);
+    if (head->in->tokens == 1) note_greatest(w, first * BLOCK_ROWS, end);
+    together(w);
+}
+
+/* The logit of the row that is estimated to have the greatest. */
+static float logit_of_best(Context *c, const Product *head) {
+    int64_t best = greatest_noted(c), block = best / BLOCK_ROWS;
+    if (!isfinite(head->out[best])) return -INFINITY;
+    if (look_at(head->matrix, head->in, head->out, &c->screen, block, block)) c->surprised = 1;
+    c->workers[0].looked_at++;
+    return head->out[best];
+}
+
+/* Read those of a worker's row blocks whole whose logits may reach the limit. */
+static void look_again(Worker *w, const Product *head, float limit, int64_t first, int64_t last) {
+    Context *c = w->context;
+    for (int64_t block = next_to_look_at(&c->screen, limit, first, last), then; block < last; block = then) {
+        then = next_to_look_at(&c->screen, limit, block + 1, last);
+        if (look_at(head->matrix, head->in, head->out, &c->screen, block, then < last ? then : block)) c->surprised = 1;
+        w->looked_at++;
+    }
+}
+
+/* The greatest logit of those that can be chosen, and for the others something less. */
+static void screen(Worker *w, const Product *head, const char *next) {
+    Context *c = w->context;
+    int64_t first, last = share_of_rows(w, head, 1, &first), end = last * BLOCK_ROWS;
+    if (end > c->choosable) end = c->choosable;
+    w->looked_at = 0;
+    find_doubts(head->in, w->doubts);
+    estimate(head->matrix, head->in, w->doubts, head->out, &c->screen, (int)first, (int)last, next);
+    go_on_at(w, next);
+    note_greatest(w, first * BLOCK_ROWS, end);
+    together(w);
+    if (w->number == 0) c->limit = logit_of_best(c, head);
+    together(w);
+    look_again(w, head, c->limit, first, last);
+    together(w);
+    if (c->surprised) look_again(w, head, -INFINITY, first, last);
+    note_greatest(w, first * BLOCK_ROWS, end);
+    together(w);
+}
+
 static void run(Worker *w) {
     Context *c = w->context;
     const Model *m = &c->model;
@@ -760,11 +820,11 @@ static void run(Worker *w) {
     rows_together(w);
     /* The next token's weights are these again. */
     Products again = attention_products(w, c->layers);
-    compute(w, &head, 1, beginning(w, again.products, again.count));
-    last = share_of_rows(w, &head, 1, &first);
-    int64_t end = last * BLOCK_ROWS < m->vocabulary ? last * BLOCK_ROWS : m->vocabulary;
-    if (tokens == 1) note_greatest(w, first * BLOCK_ROWS, end);
-    together(w);
+    const char *next = beginning(w, again.products, again.count);
+    if (c->choosable)
+        screen(w, &head, next);
+    else
+        all_logits(w, &head, next);
     if (m->logit_scale != 1 || m->logit_softcap > 0) {
         /* In pieces that begin at the same places of each row, since what is left of a vector is computed otherwise. */
         enum { PIECE = 1024 };
@@ -774,7 +834,7 @@ static void run(Worker *w) {
             int64_t at = i % pieces * PIECE, count = m->vocabulary - at < PIECE ? m->vocabulary - at : PIECE;
             soft_cap(step->logits + i / pieces * m->vocabulary + at, count, m->logit_scale, m->logit_softcap);
         }
-        end = last * PIECE < m->vocabulary ? last * PIECE : m->vocabulary;
+        int64_t end = last * PIECE < m->vocabulary ? last * PIECE : m->vocabulary;
         if (tokens == 1) note_greatest(w, first * PIECE, end);
         together(w);
     }
@@ -839,9 +899,11 @@ static void allocate(Context *c) {
         c->first_slot = room(c, (int64_t)experts * 8);
         c->pair_in = input(c, (int)slots, m->hidden), c->pair_inner = input(c, (int)slots, size);
     }
+    c->screen.most = floats(c, row_blocks(&m->head)), c->screen.doubt = floats(c, row_blocks(&m->head));
     int64_t queries = MOST_QUERIES > m->heads / m->kv_heads ? MOST_QUERIES : m->heads / m->kv_heads;
     for (int i = 0; i < c->threads; i++) {
         c->workers[i].own = make_rows(c, 1);
+        c->workers[i].doubts = floats(c, (m->hidden + GROUP - 1) / GROUP);
         Scratch *s = &c->workers[i].scratch;
         float *p = floats(c, 2 * queries * c->width + 2 * (int64_t)c->width * KEYS + queries * KEYS + 2 * queries +
                                  3 * (int64_t)experts);
@@ -961,8 +1023,9 @@ static void leave_cores(const Placed *placed) {
 #endif
 }
 
-static void pass(Context *c, Step *step) {
+static void pass(Context *c, Step *step, int choosable) {
     c->step = step;
+    c->choosable = choosable;
     begin_rows(&c->model, &c->shared, step->tokens);
     barrier_wait(&c->barrier, PATIENCE, &c->workers[0].onward);
     run(&c->workers[0]);
@@ -975,9 +1038,24 @@ EXPORT int llm_step(Context *c, Step *step) {
     if (problem) return problem;
     Placed placed;
     take_cores(c, &placed);
-    pass(c, step);
+    pass(c, step, 0);
     leave_cores(&placed);
     return 0;
+}
+
+/* The same where the greatest logit of the first tokens is all that is wanted. */
+static void greedy_pass(Context *c, Step *step, int choosable) {
+    const Matrix *head = &c->model.head;
+    int looked_at = 0;
+    if (c->unscreened || !can_screen(&c->model)) {
+        pass(c, step, 0);
+        if (!c->surprised && c->unscreened) c->unscreened--;
+        return;
+    }
+    pass(c, step, choosable);
+    for (int i = 0; i < c->threads; i++) looked_at += c->workers[i].looked_at;
+    if (c->surprised || looked_at > row_blocks(head) / 4) c->unscreened = UNSCREENED;
+    step->unread += unread_bytes(head, c->workers[0].doubts, looked_at);
 }
 
 /* From the step's only token on, `count` times at most: the pass of a token, and the choice of the next, into `chosen`,
@@ -995,7 +1073,10 @@ EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, in
     Step now = *step;
     take_cores(c, &placed);
     for (; made < count && !ended; made++) {
-        pass(c, &now);
+        if (choice->temperature == 0)
+            greedy_pass(c, &now, choice->vocabulary);
+        else
+            pass(c, &now, 0);
         double uniform = choice->temperature == 0 ? 0 : choice->uniforms[made];
         chosen[made] = choose_token(choice, now.logits, now.greatest, uniform);
         ended = is_end(choice, chosen[made]);
@@ -1004,6 +1085,7 @@ EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, in
         now.skipped++;
     }
     leave_cores(&placed);
+    step->unread = now.unread;
     return made;
 }
 

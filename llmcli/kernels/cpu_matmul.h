@@ -24,6 +24,11 @@ typedef struct {
     int32_t columns, groups, tokens;
 } Input;
 
+/* What lower nibbles are on average. Rows of 8-bit weights can be multiplied with a single token without all of them:
+   where `doubts` are given, by those of groups alone whose doubt is 0, and behind the sums stands by how much they may be
+   off, the root of the sum of the squared scale times the doubt over the other groups (see cpu_screen.h). */
+#define MEAN_NIBBLE 7.5f
+
 static inline int tile_width(int tokens, int tile) {
     int rest = tokens - tile * TILE, width = 1;
     if (rest >= TILE) return TILE;
@@ -100,6 +105,18 @@ INLINE void ask_ahead(const uint8_t *w, const int bytes, const int only_next, Ou
     for (int line = 0; line < (bytes + 63) / 64; line++) _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
 }
 
+/* The same for the upper half of blocks of 8 bits and their scales, a row of blocks ahead. */
+INLINE void ask_for_half(const uint8_t *w, int g, int groups, const int is_whole, Outlook o) {
+    const char *ahead = (const char *)w + BYTES8 * (int64_t)groups;
+    if (ahead >= o.end) ahead = o.next;
+    if (!ahead) return;
+#pragma GCC unroll 5
+    for (int line = 0; line < 5; line++) _mm_prefetch(ahead + 288 * g + 64 * line, _MM_HINT_T1);
+    if (!is_whole) return;
+#pragma GCC unroll 4
+    for (int line = 0; line < 4; line++) _mm_prefetch(ahead + 288 * groups + 256 * g + 64 * line, _MM_HINT_T1);
+}
+
 INLINE __m512i four_columns(const int8_t *codes) {
     int32_t four;
     memcpy(&four, codes, 4);
@@ -170,17 +187,37 @@ INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, cons
     for (int t = 0; t < n; t++) _mm512_storeu_ps(sums + t * BLOCK_ROWS, acc[t]);
 }
 
-INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const int32_t *shift,
-                         const int n, float *sums, Outlook o) {
+/* Codes of 8 bits out of their nibbles; without the lower ones, where `lower` is NULL. */
+INLINE void join_nibbles(const uint8_t *upper, const uint8_t *lower, __m512i q[8]) {
+    const __m512i mask = _mm512_set1_epi8(15);
+    enum { LAST_PICKS_SECOND = 0xd8, LAST_DROPS_FIRST = 0x50 };
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        __m512i u = _mm512_loadu_si512(upper + 64 * j), l = lower ? _mm512_loadu_si512(lower + 64 * j) : u;
+        const __m512i even = _mm512_slli_epi16(u, 4);
+        if (lower) {
+            q[2 * j] = _mm512_ternarylogic_epi32(even, l, mask, LAST_PICKS_SECOND);
+            q[2 * j + 1] = _mm512_ternarylogic_epi32(u, _mm512_srli_epi16(l, 4), mask, LAST_PICKS_SECOND);
+        } else {
+            q[2 * j] = _mm512_andnot_si512(mask, even);
+            q[2 * j + 1] = _mm512_andnot_si512(mask, u);
+        }
+    }
+}
+
+INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int32_t *shift, const int n, float *sums, const float *doubts, Outlook o) {
     const int step = n < 4 ? n : 4;
-    __m512 acc[TILE];
+    __m512 acc[TILE], doubt = _mm512_setzero_ps();
     for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
     for (int g = 0; g < groups; g++) {
+        const uint8_t *upper = w + 256 * g, *scales = w + 256 * groups + 32 * g, *lower = w + 288 * groups + 256 * g;
+        const int is_whole = !doubts || doubts[g] == 0;
         __m512i q[8];
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) q[j] = _mm512_loadu_si512(w + 64 * j);
-        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + 512)));
-        ask_ahead(w, BYTES8, 1, o);
+        if (is_whole) join_nibbles(upper, lower, q);
+        else join_nibbles(upper, NULL, q);
+        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
+        ask_for_half(w, g, groups, is_whole, o);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
             __m512i dots[4];
@@ -192,9 +229,14 @@ INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, cons
                 acc[t + i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), factor, acc[t + i]);
             }
         }
-        w += BYTES8, codes += CODES * n, scale += n, shift += n;
+        if (!is_whole) {
+            acc[0] = _mm512_fmadd_ps(d, _mm512_set1_ps(MEAN_NIBBLE * total[0]), acc[0]);
+            doubt = _mm512_fmadd_ps(_mm512_mul_ps(d, d), _mm512_set1_ps(doubts[g]), doubt);
+        }
+        codes += CODES * n, scale += n, total += n, shift += n;
     }
     for (int t = 0; t < n; t++) _mm512_storeu_ps(sums + t * BLOCK_ROWS, acc[t]);
+    if (doubts) _mm512_storeu_ps(sums + BLOCK_ROWS, _mm512_sqrt_ps(doubt));
 }
 
 #elif defined(USE_AVX2)
@@ -239,54 +281,81 @@ INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, cons
     }
 }
 
-INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const int32_t *shift,
-                         const int n, float *sums, Outlook o) {
+INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int32_t *shift, const int n, float *sums, const float *doubts, Outlook o) {
     (void)o;
-    const __m256i even = _mm256_set1_epi16(255);
+    const __m256i even = _mm256_set1_epi16(255), low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(-16);
     for (int half = 0; half < 2; half++) {
-        const uint8_t *block = w + 32 * half, *scales = w + 512 + 16 * half;
-        __m256 acc[TILE];
+        const uint8_t *upper = w + 32 * half, *lower = upper + 288 * groups, *scales = w + 256 * groups + 16 * half;
+        __m256 acc[TILE], doubt = _mm256_setzero_ps();
         for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
-        for (int g = 0; g < groups; g++, block += BYTES8, scales += BYTES8) {
+        for (int g = 0; g < groups; g++, upper += 256, lower += 256, scales += 32) {
             const int8_t *c = codes + (int64_t)g * CODES * n;
+            const int is_whole = !doubts || doubts[g] == 0;
             __m256 d = half_scales(scales);
+            __m256i q[8];
+            for (int j = 0; j < 4; j++) {
+                __m256i u = _mm256_loadu_si256((const __m256i *)(upper + 64 * j));
+                q[2 * j] = _mm256_and_si256(_mm256_slli_epi16(u, 4), high);
+                q[2 * j + 1] = _mm256_and_si256(u, high);
+                if (!is_whole) continue;
+                __m256i l = _mm256_loadu_si256((const __m256i *)(lower + 64 * j));
+                q[2 * j] = _mm256_or_si256(q[2 * j], _mm256_and_si256(l, low));
+                q[2 * j + 1] = _mm256_or_si256(q[2 * j + 1], _mm256_and_si256(_mm256_srli_epi16(l, 4), low));
+            }
             for (int t = 0; t < n; t++) {
                 __m256i dot = _mm256_setzero_si256();
                 for (int j = 0; j < 16; j++) {
                     /* Products of 8 bits by 8 would not fit 16: columns 0 and 2 apart from 1 and 3, in 16 bits each. */
-                    __m256i q = _mm256_loadu_si256((const __m256i *)(block + 64 * (j % 8)));
                     __m256i a = four_columns(c + 4 * (j * n + t));
                     __m256i a02 = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), a13 = _mm256_srai_epi16(a, 8);
-                    dot = _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_and_si256(q, even), a02));
-                    dot = _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_srli_epi16(q, 8), a13));
+                    dot = _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_and_si256(q[j % 8], even), a02));
+                    dot = _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_srli_epi16(q[j % 8], 8), a13));
                     if (j == 7) dot = _mm256_slli_epi32(dot, 8);
                 }
                 dot = _mm256_add_epi32(dot, _mm256_set1_epi32(shift[g * n + t]));
                 __m256 product = _mm256_mul_ps(d, _mm256_set1_ps(scale[g * n + t]));
                 acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), product, acc[t]);
             }
+            if (is_whole) continue;
+            acc[0] = _mm256_fmadd_ps(d, _mm256_set1_ps(MEAN_NIBBLE * total[g]), acc[0]);
+            doubt = _mm256_fmadd_ps(_mm256_mul_ps(d, d), _mm256_set1_ps(doubts[g]), doubt);
         }
         for (int t = 0; t < n; t++) _mm256_storeu_ps(sums + t * BLOCK_ROWS + 8 * half, acc[t]);
+        if (doubts) _mm256_storeu_ps(sums + BLOCK_ROWS + 8 * half, _mm256_sqrt_ps(doubt));
     }
 }
 
 #else
 
+/* Codes of 4 bits, of which the lower nibbles are the even vectors, each multiplied with `worth`, are added. */
+INLINE void add_nibbles(const uint8_t *from, int worth, uint8_t q[8][64]) {
+    for (int j = 0; j < 8; j++)
+        for (int i = 0; i < 64; i++) q[j][i] = (uint8_t)(q[j][i] + (from[64 * (j / 2) + i] >> 4 * (j % 2) & 15) * worth);
+}
+
 INLINE void portable_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
-                          const int32_t *shift, const int n, float *sums, const int bits) {
+                          const int32_t *shift, const int n, float *sums, const int bits, const float *doubts) {
+    float doubt[BLOCK_ROWS] = {0};
     memset(sums, 0, (size_t)n * BLOCK_ROWS * sizeof *sums);
     for (int g = 0; g < groups; g++) {
-        uint8_t q[8][64];
-        float d[BLOCK_ROWS], m[BLOCK_ROWS];
-        for (int j = 0; j < 8; j++)
-            for (int i = 0; i < 64; i++)
-                q[j][i] = bits == 8 ? w[64 * j + i] : (uint8_t)(w[64 * (j / 2) + i] >> 4 * (j % 2) & 15);
+        const uint8_t *block = bits == 8 ? w + 256 * g : w + BYTES4 * g;
+        const uint8_t *scales = bits == 8 ? w + 256 * groups + 32 * g : block + 256;
+        const int is_whole = !doubts || doubts[g] == 0;
+        uint8_t q[8][64] = {{0}};
+        float d[BLOCK_ROWS], m[BLOCK_ROWS] = {0};
+        add_nibbles(block, bits == 8 ? 16 : 1, q);
+        if (bits == 8 && is_whole) add_nibbles(block + 288 * groups, 1, q);
         for (int r = 0; r < BLOCK_ROWS; r++) {
             uint16_t half;
-            memcpy(&half, w + 64 * bits + 2 * r, 2);
+            memcpy(&half, scales + 2 * r, 2);
             d[r] = from_half(half);
-            if (bits == 8) continue;
-            memcpy(&half, w + 64 * bits + 32 + 2 * r, 2);
+            if (bits == 8) {
+                m[r] = is_whole ? 0 : MEAN_NIBBLE * d[r];
+                if (!is_whole) doubt[r] += d[r] * d[r] * doubts[g];
+                continue;
+            }
+            memcpy(&half, scales + 32 + 2 * r, 2);
             m[r] = from_half(half);
         }
         for (int t = 0; t < n; t++) {
@@ -301,23 +370,23 @@ INLINE void portable_tile(const uint8_t *w, int groups, const int8_t *codes, con
             }
             for (int r = 0; r < BLOCK_ROWS; r++) {
                 float add = (float)dot[r] * (d[r] * scale[g * n + t]);
-                sums[t * BLOCK_ROWS + r] += bits == 8 ? add : add + m[r] * total[g * n + t];
+                sums[t * BLOCK_ROWS + r] += bits == 8 && is_whole ? add : add + m[r] * total[g * n + t];
             }
         }
-        w += bits == 8 ? BYTES8 : BYTES4;
     }
+    for (int r = 0; r < BLOCK_ROWS && doubts; r++) sums[BLOCK_ROWS + r] = sqrtf(doubt[r]);
 }
 
 INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
                          const int n, float *sums, Outlook o) {
     (void)o;
-    portable_tile(w, groups, codes, scale, total, NULL, n, sums, 4);
+    portable_tile(w, groups, codes, scale, total, NULL, n, sums, 4, NULL);
 }
 
-INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const int32_t *shift,
-                         const int n, float *sums, Outlook o) {
+INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int32_t *shift, const int n, float *sums, const float *doubts, Outlook o) {
     (void)o;
-    portable_tile(w, groups, codes, scale, NULL, shift, n, sums, 8);
+    portable_tile(w, groups, codes, scale, total, shift, n, sums, 8, doubts);
 }
 
 #endif
@@ -333,7 +402,7 @@ static void packed_tile(const uint8_t *w, int format, const Input *in, int tile,
         if (format == PACKED4)                                                          \
             packed4_tile(w, in->groups, codes, scale, total, n, sums, o);               \
         else                                                                            \
-            packed8_tile(w, in->groups, codes, scale, shift, n, sums, o);               \
+            packed8_tile(w, in->groups, codes, scale, total, shift, n, sums, NULL, o);               \
         break;
     switch (width) {
         FOR_WIDTH(1)
@@ -454,19 +523,20 @@ static void read_row(const Matrix *m, int row, float *to) {
         const uint16_t *from = (const uint16_t *)m->data + (int64_t)row * m->columns;
         for (int c = 0; c < m->columns; c++) to[c] = from_bf16(from[c]);
     } else {
-        int bits = m->format == PACKED4 ? 4 : 8, place = row % BLOCK_ROWS;
-        int groups = (m->columns + GROUP - 1) / GROUP, size = bits == 4 ? BYTES4 : BYTES8;
-        const uint8_t *block = (const uint8_t *)m->data + (int64_t)(row / BLOCK_ROWS) * groups * size;
+        int place = row % BLOCK_ROWS, groups = (m->columns + GROUP - 1) / GROUP;
+        const uint8_t *blocks = (const uint8_t *)block_at(m, 0, row / BLOCK_ROWS);
         for (int c = 0; c < m->columns; c++) {
-            const uint8_t *from = block + c / GROUP * size;
-            int four = c % GROUP / 4, byte = place * 4 + c % 4;
+            int g = c / GROUP, four = c % GROUP / 4, at = 64 * (four / 2) + place * 4 + c % 4, turn = 4 * (four % 2);
             uint16_t scale, minimum;
-            memcpy(&scale, from + 64 * bits + 2 * place, 2);
-            if (bits == 8) {
-                to[c] = from_half(scale) * (float)(from[64 * four + byte] - 128);
+            if (m->format == PACKED8) {
+                int upper = blocks[256 * g + at] >> turn & 15, lower = blocks[288 * groups + 256 * g + at] >> turn & 15;
+                memcpy(&scale, blocks + 256 * groups + 32 * g + 2 * place, 2);
+                to[c] = from_half(scale) * (float)(16 * upper + lower - 128);
             } else {
-                memcpy(&minimum, from + 64 * bits + 32 + 2 * place, 2);
-                to[c] = from_half(scale) * (float)(from[64 * (four / 2) + byte] >> 4 * (four % 2) & 15) + from_half(minimum);
+                const uint8_t *from = blocks + BYTES4 * g;
+                memcpy(&scale, from + 256 + 2 * place, 2);
+                memcpy(&minimum, from + 288 + 2 * place, 2);
+                to[c] = from_half(scale) * (float)(from[at] >> turn & 15) + from_half(minimum);
             }
         }
     }

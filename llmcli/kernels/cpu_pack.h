@@ -103,19 +103,31 @@ INLINE void read_codes(const int format, const uint8_t *row, int g, Codes *to) {
     }
 }
 
-/* A row of some packed block's 16. */
-INLINE void write_codes(const int bits, const Codes *codes, uint8_t *block, int row) {
-    uint8_t *tail = block + (bits == 4 ? 256 : 512) + 2 * row;
+/* Half of a row's codes, those of 4 bits in `fours`. */
+INLINE void write_nibbles(const uint32_t *fours, uint8_t *to, int row) {
+    for (int i = 0; i < 4; i++) {
+        uint32_t both = fours[2 * i] | fours[2 * i + 1] << 4;
+        memcpy(to + 64 * i + 4 * row, &both, sizeof both);
+    }
+}
+
+/* Group `g` of a row of the 16 that `blocks` are of. */
+INLINE void write_codes(const int bits, const Codes *codes, uint8_t *blocks, int g, int groups, int row) {
     if (bits == 4) {
-        for (int i = 0; i < 4; i++) {
-            uint32_t both = codes->fours[2 * i] | codes->fours[2 * i + 1] << 4;
-            memcpy(block + 64 * i + 4 * row, &both, sizeof both);
-        }
+        uint8_t *block = blocks + 320 * (int64_t)g, *tail = block + 256 + 2 * row;
+        write_nibbles(codes->fours, block, row);
+        memcpy(tail, &codes->scale, 2);
         memcpy(tail + 2 * PACKED_ROWS, &codes->minimum, 2);
     } else {
-        for (int i = 0; i < 8; i++) memcpy(block + 64 * i + 4 * row, codes->fours + i, 4);
+        uint32_t upper[8], lower[8];
+        for (int i = 0; i < 8; i++) {
+            upper[i] = codes->fours[i] >> 4 & 0x0f0f0f0f;
+            lower[i] = codes->fours[i] & 0x0f0f0f0f;
+        }
+        write_nibbles(upper, blocks + 256 * (int64_t)g, row);
+        write_nibbles(lower, blocks + 288 * (int64_t)groups + 256 * (int64_t)g, row);
+        memcpy(blocks + 256 * (int64_t)groups + 32 * (int64_t)g + 2 * row, &codes->scale, 2);
     }
-    memcpy(tail, &codes->scale, 2);
 }
 
 INLINE void pack_rows(const int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows,
@@ -125,13 +137,13 @@ INLINE void pack_rows(const int format, const uint8_t *stored, int64_t row_bytes
     Codes codes;
     for (int done = 0, count; done < rows; done += count) {
         int row = (int)((first + done) % PACKED_ROWS);
-        uint8_t *block = blocks + (first + done) / PACKED_ROWS * groups * block_bytes;
+        uint8_t *to = blocks + (first + done) / PACKED_ROWS * groups * block_bytes;
         count = PACKED_ROWS - row < rows - done ? PACKED_ROWS - row : rows - done;
-        for (int g = 0; g < groups; g++, block += block_bytes) {
+        for (int g = 0; g < groups; g++) {
             for (int i = 0; i < count; i++) {
                 int from = order ? order[done + i] : done + i;
                 read_codes(format, stored + from * row_bytes, g, &codes);
-                write_codes(bits, &codes, block, row + i);
+                write_codes(bits, &codes, to, g, groups, row + i);
             }
         }
     }

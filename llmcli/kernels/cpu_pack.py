@@ -53,7 +53,7 @@ class BlockPacker:
         fits = (
             to.format == narrow(bits)
             and stored.numel() == rows * groups * size
-            and groups == to.blocks.shape[1]
+            and groups == to.format.groups(to.columns)
             and 0 <= index < to.count
             and 0 <= first <= to.rows - rows
         )

@@ -77,6 +77,8 @@ class CpuStep:
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
         self._last: tuple[Tensor, int] | None = None
+        self.unread_bytes = 0
+        """See `BurstStep`."""
 
     @property
     def prefill_chunk(self) -> int:
@@ -202,6 +204,7 @@ class CpuStep:
         chosen = (ctypes.c_int32 * count)()
         made: int = self._library.handle.llm_go_on(self._context, step, choice, count, chosen)
         _check(-min(made, 0))
+        self.unread_bytes += step.unread
         cache.advance(made)
         return chosen[:made]
 

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 5
+#define LLM_ABI 6
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -76,6 +76,7 @@ typedef struct {
     int32_t tokens, only_last;
     int32_t greatest; /* written where there is one row of logits: the place of the first of the greatest */
     int32_t skipped;  /* tokens whose rotations come before those of the step */
+    int64_t unread;   /* written: bytes of weights that nothing depended on */
 } Step;
 
 /* How tokens are chosen; what the numbers mean is said in `SamplingParams` of engine/params.py. */

@@ -204,7 +204,7 @@ class PackedMatrix(nn.Module):
         """Some rows of the first matrix, (len(rows), columns) in `dtype`."""
         codes, tails = self.format.parts(self.blocks, self.columns)
         block, row = rows // self.format.rows, rows % self.format.rows
-        words = codes[block, :, :, row][:, :, :, None]  # (N, G, vectors, 1, 4)
+        words = codes[block, ..., row, :].unsqueeze(-2)  # (N, G, vectors, 1, 4)
         numbers = tails[block, :, :, row][..., None]  # (N, G, 1 or 2, 1)
         return _groups(self.format, words, numbers, self.columns).values().to(self.dtype)
 
@@ -271,7 +271,7 @@ def unpack(kept: PackedFormat, blocks: Tensor, columns: int) -> Groups:
 
 def _groups(kept: PackedFormat, codes: Tensor, tails: Tensor, columns: int) -> Groups:
     """What `PackedFormat.parts` gives, of all rows of blocks or of fewer."""
-    rows, number = len(codes) * codes.shape[3], tails.shape[1]
+    rows, number = len(codes) * codes.shape[-2], tails.shape[1]
     numbers = tails.permute(2, 0, 3, 1).reshape(-1, rows, number)  # (1 or 2, N, G)
     in_rows = kept.in_columns(codes).view(rows, -1)[:, :columns]
     return Groups(in_rows, numbers[0], numbers[1] if kept.bits == 4 else None, kept.group)

@@ -22,9 +22,9 @@ NOTE = (
     "Medians, with the least and the most where there is room; 3.0 x: so many times faster, or smaller, llmcli is. "
     "From start: a process that writes one token. llmcli runs the whole of `llm generate`, peers neither encode nor "
     "decode text; cold: the model's files dropped from the page cache. Of the bandwidth: bytes a token reads (weights "
-    "as stored in the file, or as --quantize or --shape has them kept; keys and values in 16 bits) times tokens per "
-    "second. Peak memory: resident; short is after one short prompt and its reply. Everyone gets the same file, tokens "
-    "and threads."
+    "as stored in the file, or as --quantize or --shape has them kept; keys and values in 16 bits; less what was left "
+    "unread) times tokens per second. Peak memory: resident; short is after one short prompt and its reply. Everyone "
+    "gets the same file, tokens and threads."
 )
 
 _Detail: TypeAlias = Literal["all", "no spread", "medians"]
@@ -175,6 +175,10 @@ def _beside(result: BenchResult) -> Iterator[str]:
         each = ", ".join(f"{size(read)} after {tokens}" for tokens, read in result.model.bytes_per_token.items())
         reads = f"; a token reads {each} tokens" if each else ""
         yield f"bandwidth: {bandwidth.median / 1e9:.1f} GB/s{reads}"
+    unread = [one for one in result.summaries if one.measure == "decode_unread_bytes"]
+    if unread:
+        each = ", ".join(f"{size(one.median)} after {one.size}" for one in unread)
+        yield f"{unread[0].arm} left unread what no choice depended on: {each} tokens"
     ours = result.summary("machine", "load_bytes_per_s")
     theirs = result.summary("machine", "safe_open_bytes_per_s")
     if ours is not None and theirs is not None:

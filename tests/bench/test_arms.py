@@ -125,7 +125,7 @@ def test_an_arm_says_what_it_does_and_what_came_of_it(plan: Plan) -> None:
 
         def run(self, ids: Sequence[int], tokens: int) -> Run:
             self.asked.append((tuple(ids), tokens))
-            return Run(0.5, 2.0, len(ids))
+            return Run(0.5, 2.0, len(ids), 600 if tokens > 1 and len(ids) > 1 else 0)
 
     said: list[dict[str, Any]] = []
     runner = Clock()
@@ -139,6 +139,7 @@ def test_an_arm_says_what_it_does_and_what_came_of_it(plan: Plan) -> None:
         ("prefill_tokens_per_s", 30): 60.0,
         ("decode_tokens_per_s", 0): 1.5,
         ("decode_tokens_per_s", 20): 1.5,
+        ("decode_unread_bytes", 20): 200.0,
     }
     assert said[-1] == {"how": "by the clock"}
     # Each prompt begins elsewhere in the text.

@@ -32,6 +32,7 @@ VALUES: dict[tuple[str, Measure, int | None], tuple[float, ...]] = {
     ("llmcli", "prefill_tokens_per_s", 2048): (1012.0, 998.0),
     ("llmcli", "decode_tokens_per_s", 0): (360.0, 342.0),
     ("llmcli", "decode_tokens_per_s", 1024): (250.0, 260.0),
+    ("llmcli", "decode_unread_bytes", 1024): (12 * MIB, 14 * MIB),
     ("llmcli", "peak_memory_short_bytes", None): (330 * MIB,),
     ("llmcli", "peak_memory_bytes", None): (400 * MIB,),
     ("llama.cpp", "first_token_warm_s", None): (0.2, 0.22),
@@ -76,9 +77,10 @@ def test_medians_spreads_and_ratios() -> None:
     # 100 MB a token, 351 times a second, of 45 GB/s.
     share = wide[wide.index("of the bandwidth") :]
     assert row(share, "after 0 tokens") == ["78%", "24%", "6%"]
-    assert row(share, "after 1024 tokens") == ["68%"]
+    assert row(share, "after 1024 tokens") == ["60%"]
     assert row(wide, "whole run") == ["400", "MiB"]
     assert row(wide, "bandwidth:")[:2] == ["45.0", "GB/s;"]
+    assert row(wide, "llmcli left unread") == "what no choice depended on: 13 MiB after 1024 tokens".split()
 
 
 def test_what_the_width_cannot_hold_is_left_out_and_nothing_is_cut() -> None:
