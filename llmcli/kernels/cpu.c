@@ -73,7 +73,7 @@ struct Context {
     float limit; /* that other rows' logits are to reach */
     Screen screen;
     atomic_int surprised;
-    int unscreened; /* passes to come, for which nothing is gained */
+    int unscreened, pause; /* passes to come for which nothing may be gained, and how many after the next such failure */
     Memory memory;
 };
 
@@ -135,8 +135,8 @@ static int64_t share_of_rows(const Worker *w, const Product *products, int count
     return share(w, total, first);
 }
 
-/* After so many passes it is tried again whether most of the head need not be read whole. */
-enum { UNSCREENED = 64 };
+/* Where most of the head had to be read whole it is tried again after a few passes, of these at most. */
+enum { LONGEST_PAUSE = 64 };
 
 /* As much as a thread may ask for before it reads, in bytes. */
 enum { ONWARD = 1 << 17 };
@@ -954,6 +954,7 @@ EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, in
     memcpy(c->cpus, cpus, sizeof *c->cpus * (size_t)(cores + numbers));
     c->cores = (Cores){c->cpus, cores, numbers};
     c->first_core = -1;
+    c->pause = 1;
     allocate(c);
     if (c->memory.failed) {
         llm_free(c);
@@ -1054,7 +1055,9 @@ static void greedy_pass(Context *c, Step *step, int choosable) {
     }
     pass(c, step, choosable);
     for (int i = 0; i < c->threads; i++) looked_at += c->workers[i].looked_at;
-    if (c->surprised || looked_at > row_blocks(head) / 4) c->unscreened = UNSCREENED;
+    int failed = c->surprised || looked_at > row_blocks(head) / 4;
+    c->unscreened = failed ? c->pause : 0;
+    c->pause = !failed ? 1 : c->pause < LONGEST_PAUSE ? 2 * c->pause : LONGEST_PAUSE;
     step->unread += unread_bytes(head, c->workers[0].doubts, looked_at);
 }
 
