@@ -72,11 +72,14 @@ def _follow(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
 
 def _runner(plan: Plan) -> Runner:
     if plan.arm == OURS:
-        # As the command does before it imports torch.
+        # As a command does, which is what users run: much is done before torch is there, which NumPy stays out of.
         sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
+        from llmcli.commands.loading import find_checkpoint
+
+        checkpoint = None if plan.shape is not None else find_checkpoint(plan.model, quiet=True)
         from llmcli.bench.ours import Ours
 
-        return Ours(plan)
+        return Ours(plan, checkpoint)
     if plan.arm == "llama.cpp":
         from llmcli.bench.peer_llama_cpp import LlamaCpp
 

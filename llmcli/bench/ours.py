@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import torch
 
-from llmcli.api import LoadedModel, choose_packing, load
+from llmcli.api import LoadedModel, choose_packing
 from llmcli.bench.plan import Plan
 from llmcli.bench.random_model import random_model
 from llmcli.bench.runner import Run
 from llmcli.bench.shapes import shape_config
+from llmcli.checkpoint.opened import Checkpoint
+from llmcli.commands.loading import load_model
 from llmcli.device import choose_dtype
 from llmcli.engine import Finish, Prefill, SamplingParams, Step
 
@@ -29,9 +31,10 @@ def start_command(plan: Plan) -> tuple[str, ...]:
 class Ours:
     """A loaded model and its engine."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, checkpoint: Checkpoint | None) -> None:
+        """Without a `checkpoint`, of random weights."""
         torch.set_num_threads(plan.threads)
-        loaded = _made(plan) if plan.shape is not None else _loaded(plan)
+        loaded = _made(plan) if checkpoint is None else _loaded(plan, checkpoint)
         # Without stop tokens, so that every reply is as long as asked.
         self._engine = replace(loaded, stop_ids={}).engine()
         self.how = ""
@@ -52,8 +55,8 @@ class Ours:
         return Run(at[0] - started, at[-1] - at[0], len(ids) - cached, self._engine.unread_bytes - unread)
 
 
-def _loaded(plan: Plan) -> LoadedModel:
-    return load(plan.model, device=plan.device, dtype=plan.dtype, quantize=plan.quantize)
+def _loaded(plan: Plan, checkpoint: Checkpoint) -> LoadedModel:
+    return load_model(checkpoint, device=plan.device, dtype=plan.dtype, quantize=plan.quantize, quiet=True)
 
 
 def _made(plan: Plan) -> LoadedModel:

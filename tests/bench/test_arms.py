@@ -50,7 +50,7 @@ def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: Plan, monkeypatch: 
 
     count("read")
     count("read_burst")
-    runner = Ours(plan)
+    runner = Ours(plan, open_checkpoint(Path(plan.model)))
     for start in range(2):
         read.clear()
         run = runner.run(IDS[start : start + 20], 5)

@@ -108,7 +108,7 @@ def test_this_program_runs_one(tiny: str, quantize: str | None) -> None:
     ids = OfShape(tiny).ids(SIZES)
     assert ids == OfShape(tiny).ids(SIZES)
     plan = Plan("llmcli", "", "cpu", "float32", 1, ids, SIZES, quantize=quantize, shape=tiny)
-    run = Ours(plan).run(ids[:20], 4)
+    run = Ours(plan, None).run(ids[:20], 4)
     assert (run.read, run.rest_s > 0) == (20, True)
 
 
