@@ -92,29 +92,35 @@ enum { AHEAD = 7168 };
 enum { AHEAD = 0 };
 #endif
 
+/* Ask for a group of 8-bit blocks some way behind group `g` of the row that begins at `w`: lower nibbles only if they will
+   be read. A row lies in three places, with which the processor alone does not keep up. */
+INLINE void ask_for_group(const uint8_t *w, int g, int groups, const int is_whole, Outlook o) {
+    enum { FAR = 64 };
+    const char *row = (const char *)w;
+    int then = g + (groups < FAR ? groups : FAR);
+    if (then >= groups) {
+        row += BYTES8 * (int64_t)groups, then -= groups;
+        if (row >= o.end) row = o.next;
+        if (!row) return;
+    }
+    const char *upper = row + 256 * then, *lower = upper + 288 * groups;
+    __builtin_prefetch(row + 256 * groups + 32 * then, 0, 2);
+#pragma GCC unroll 4
+    for (int line = 0; line < 4; line++) __builtin_prefetch(upper + 64 * line, 0, 2);
+    if (!is_whole) return;
+#pragma GCC unroll 4
+    for (int line = 0; line < 4; line++) __builtin_prefetch(lower + 64 * line, 0, 2);
+}
+
 /* One block row of packed weights times a tile of n tokens: sums[token * 16 + row]. */
 #ifdef USE_AVX512
 
-/* Ask for as many bytes as `w` points at, further on, or only for those where reading will go on. The processor asks for
-   what comes next by itself, and blocks of 8 bits, which share lines, are read faster if left to it. */
-INLINE void ask_ahead(const uint8_t *w, const int bytes, const int only_next, Outlook o) {
+/* Ask for a block of 4 bits further on. */
+INLINE void ask_ahead(const uint8_t *w, Outlook o) {
     const char *ahead = (const char *)w + AHEAD;
     if (ahead >= o.end && o.next) ahead = o.next + (ahead - o.end);
-    else if (only_next) return;
-#pragma GCC unroll 9
-    for (int line = 0; line < (bytes + 63) / 64; line++) _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
-}
-
-/* The same for the upper half of blocks of 8 bits and their scales, a row of blocks ahead. */
-INLINE void ask_for_half(const uint8_t *w, int g, int groups, const int is_whole, Outlook o) {
-    const char *ahead = (const char *)w + BYTES8 * (int64_t)groups;
-    if (ahead >= o.end) ahead = o.next;
-    if (!ahead) return;
 #pragma GCC unroll 5
-    for (int line = 0; line < 5; line++) _mm_prefetch(ahead + 288 * g + 64 * line, _MM_HINT_T1);
-    if (!is_whole) return;
-#pragma GCC unroll 4
-    for (int line = 0; line < 4; line++) _mm_prefetch(ahead + 288 * groups + 256 * g + 64 * line, _MM_HINT_T1);
+    for (int line = 0; line < BYTES4 / 64; line++) _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
 }
 
 INLINE __m512i four_columns(const int8_t *codes) {
@@ -170,7 +176,7 @@ INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, cons
         }
         __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + 256)));
         __m512 m = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + 288)));
-        ask_ahead(w, BYTES4, 0, o);
+        ask_ahead(w, o);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
             __m512i dots[4];
@@ -217,7 +223,7 @@ INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, cons
         if (is_whole) join_nibbles(upper, lower, q);
         else join_nibbles(upper, NULL, q);
         __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
-        ask_for_half(w, g, groups, is_whole, o);
+        ask_for_group(w, g, groups, is_whole, o);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
             __m512i dots[4];
@@ -283,7 +289,6 @@ INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, cons
 
 INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
                          const int32_t *shift, const int n, float *sums, const float *doubts, Outlook o) {
-    (void)o;
     const __m256i even = _mm256_set1_epi16(255), low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(-16);
     for (int half = 0; half < 2; half++) {
         const uint8_t *upper = w + 32 * half, *lower = upper + 288 * groups, *scales = w + 256 * groups + 16 * half;
@@ -294,6 +299,7 @@ INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, cons
             const int is_whole = !doubts || doubts[g] == 0;
             __m256 d = half_scales(scales);
             __m256i q[8];
+            if (half == 0) ask_for_group(w, g, groups, is_whole, o);
             for (int j = 0; j < 4; j++) {
                 __m256i u = _mm256_loadu_si256((const __m256i *)(upper + 64 * j));
                 q[2 * j] = _mm256_and_si256(_mm256_slli_epi16(u, 4), high);
