@@ -24,10 +24,12 @@ typedef struct {
     int32_t columns, groups, tokens;
 } Input;
 
-/* What lower nibbles are on average. Rows of 8-bit weights can be multiplied with a single token without all of them:
-   where `doubts` are given, by those of groups alone whose doubt is 0, and behind the sums stands by how much they may be
-   off, the root of the sum of the squared scale times the doubt over the other groups (see cpu_screen.h). */
+/* 8-bit weights can be multiplied with a single token without most of their lower nibbles: where `doubts` are given, these
+   are read of groups whose doubt is 0, and taken for their mean in the others. Behind the sums then stands by how much
+   each may be off: the root of the sum, over the other groups, of the squared scale times the doubt (cpu_screen.h). */
 #define MEAN_NIBBLE 7.5f
+
+INLINE int is_read_whole(const float *doubts, int g) { return !doubts || doubts[g] == 0; }
 
 static inline int tile_width(int tokens, int tile) {
     int rest = tokens - tile * TILE, width = 1;
@@ -92,9 +94,9 @@ enum { AHEAD = 7168 };
 enum { AHEAD = 0 };
 #endif
 
-/* Ask for a group of 8-bit blocks some way behind group `g` of the row that begins at `w`: lower nibbles only if they will
-   be read. A row lies in three places, with which the processor alone does not keep up. */
-INLINE void ask_for_group(const uint8_t *w, int g, int groups, const int is_whole, Outlook o) {
+/* Ask for what will be read of a group of 8-bit blocks some way behind group `g` of the row that begins at `w`. A row lies
+   in three places, with which the processor alone does not keep up. */
+INLINE void ask_for_group(const uint8_t *w, int g, int groups, const float *doubts, Outlook o) {
     enum { FAR = 64 };
     const char *row = (const char *)w;
     int then = g + (groups < FAR ? groups : FAR);
@@ -107,7 +109,7 @@ INLINE void ask_for_group(const uint8_t *w, int g, int groups, const int is_whol
     __builtin_prefetch(row + 256 * groups + 32 * then, 0, 2);
 #pragma GCC unroll 4
     for (int line = 0; line < 4; line++) __builtin_prefetch(upper + 64 * line, 0, 2);
-    if (!is_whole) return;
+    if (!is_read_whole(doubts, then)) return;
 #pragma GCC unroll 4
     for (int line = 0; line < 4; line++) __builtin_prefetch(lower + 64 * line, 0, 2);
 }
@@ -196,14 +198,14 @@ INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, cons
 /* Codes of 8 bits out of their nibbles; without the lower ones, where `lower` is NULL. */
 INLINE void join_nibbles(const uint8_t *upper, const uint8_t *lower, __m512i q[8]) {
     const __m512i mask = _mm512_set1_epi8(15);
-    enum { LAST_PICKS_SECOND = 0xd8, LAST_DROPS_FIRST = 0x50 };
+    enum { THIRD_PICKS_SECOND = 0xd8 };
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
         __m512i u = _mm512_loadu_si512(upper + 64 * j), l = lower ? _mm512_loadu_si512(lower + 64 * j) : u;
         const __m512i even = _mm512_slli_epi16(u, 4);
         if (lower) {
-            q[2 * j] = _mm512_ternarylogic_epi32(even, l, mask, LAST_PICKS_SECOND);
-            q[2 * j + 1] = _mm512_ternarylogic_epi32(u, _mm512_srli_epi16(l, 4), mask, LAST_PICKS_SECOND);
+            q[2 * j] = _mm512_ternarylogic_epi32(even, l, mask, THIRD_PICKS_SECOND);
+            q[2 * j + 1] = _mm512_ternarylogic_epi32(u, _mm512_srli_epi16(l, 4), mask, THIRD_PICKS_SECOND);
         } else {
             q[2 * j] = _mm512_andnot_si512(mask, even);
             q[2 * j + 1] = _mm512_andnot_si512(mask, u);
@@ -218,12 +220,12 @@ INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, cons
     for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
     for (int g = 0; g < groups; g++) {
         const uint8_t *upper = w + 256 * g, *scales = w + 256 * groups + 32 * g, *lower = w + 288 * groups + 256 * g;
-        const int is_whole = !doubts || doubts[g] == 0;
+        const int is_whole = is_read_whole(doubts, g);
         __m512i q[8];
         if (is_whole) join_nibbles(upper, lower, q);
         else join_nibbles(upper, NULL, q);
         __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
-        ask_for_group(w, g, groups, is_whole, o);
+        ask_for_group(w, g, groups, doubts, o);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
             __m512i dots[4];
@@ -296,10 +298,10 @@ INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, cons
         for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
         for (int g = 0; g < groups; g++, upper += 256, lower += 256, scales += 32) {
             const int8_t *c = codes + (int64_t)g * CODES * n;
-            const int is_whole = !doubts || doubts[g] == 0;
+            const int is_whole = is_read_whole(doubts, g);
             __m256 d = half_scales(scales);
             __m256i q[8];
-            if (half == 0) ask_for_group(w, g, groups, is_whole, o);
+            if (half == 0) ask_for_group(w, g, groups, doubts, o);
             for (int j = 0; j < 4; j++) {
                 __m256i u = _mm256_loadu_si256((const __m256i *)(upper + 64 * j));
                 q[2 * j] = _mm256_and_si256(_mm256_slli_epi16(u, 4), high);
@@ -347,7 +349,7 @@ INLINE void portable_tile(const uint8_t *w, int groups, const int8_t *codes, con
     for (int g = 0; g < groups; g++) {
         const uint8_t *block = bits == 8 ? w + 256 * g : w + BYTES4 * g;
         const uint8_t *scales = bits == 8 ? w + 256 * groups + 32 * g : block + 256;
-        const int is_whole = !doubts || doubts[g] == 0;
+        const int is_whole = is_read_whole(doubts, g);
         uint8_t q[8][64] = {{0}};
         float d[BLOCK_ROWS], m[BLOCK_ROWS] = {0};
         add_nibbles(block, bits == 8 ? 16 : 1, q);
