@@ -34,6 +34,9 @@ class Times:
 def environment(threads: int) -> dict[str, str]:
     """The environment of everything measured: so many threads, no network, none of the user's own settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LLMCLI_")}
+    # Whatever lies in the working folder is not what an arm wants to import, unless this program itself is there.
+    if Path(__file__).parents[2] != Path.cwd():
+        kept["PYTHONSAFEPATH"] = "1"
     # Nothing can lie below the null device, so no config.toml is found.
     return {**kept, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "XDG_CONFIG_HOME": os.devnull}
 

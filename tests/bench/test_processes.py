@@ -106,6 +106,20 @@ def test_the_environment_has_none_of_the_users_settings(monkeypatch: pytest.Monk
     timed(python(code), {**env, "PYTHONPATH": os.pathsep.join(sys.path)})
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python looks into the working folder first")
+def test_what_lies_in_the_working_folder_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    env = environment(1)
+    timed(python("import json"), env)
+    del env["PYTHONSAFEPATH"]
+    with pytest.raises(ArmError, match="not this one"):
+        timed(python("import json"), env)
+    # A program that is run from where it lies must find itself.
+    monkeypatch.chdir(Path(processes.__file__).parents[2])
+    assert "PYTHONSAFEPATH" not in environment(1)
+
+
 @pytest.mark.skipif(not CAN_DROP, reason="this system cannot be asked to")
 def test_what_is_dropped_is_still_there(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 10_000)
