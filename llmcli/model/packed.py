@@ -204,7 +204,7 @@ class PackedMatrix(nn.Module):
         """Some rows of the first matrix, (len(rows), columns) in `dtype`."""
         codes, tails = self.format.parts(self.blocks, self.columns)
         block, row = rows // self.format.rows, rows % self.format.rows
-        words = codes[block, ..., row, :].unsqueeze(-2)  # (N, G, vectors, 1, 4)
+        words = codes[block, ..., row, :].unsqueeze(-2)  # (N, G, vectors, 1, 4), halves before vectors
         numbers = tails[block, :, :, row][..., None]  # (N, G, 1 or 2, 1)
         return _groups(self.format, words, numbers, self.columns).values().to(self.dtype)
 
