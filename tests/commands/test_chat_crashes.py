@@ -20,7 +20,7 @@ def test_chats_at_once_that_are_killed_go_on(tmp_path: Path, monkeypatch: pytest
     env = environment(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", env["XDG_DATA_HOME"])
     endless = write_puppet(tmp_path / "endless", loop(b"abc\n"), context=1_000_000)
-    brief = write_puppet(tmp_path / "brief", chain(b"done."))
+    brief = write_puppet(tmp_path / "brief", chain(b"done."), context=1_000_000)
 
     def chat(message: str, *arguments: object) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
@@ -29,6 +29,8 @@ def test_chats_at_once_that_are_killed_go_on(tmp_path: Path, monkeypatch: pytest
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # Who has to wait for its end is not to say so much that reading it takes long.
+            pipesize=4096,
         )
         assert child.stdin is not None
         child.stdin.write(message.encode())
