@@ -725,8 +725,9 @@ static void run_layer(Worker *w, const Layer *layer, const Segment *segment, con
     for (int64_t t = first; t < last; t++) add_delta(w, &layer->feed_forward_output, (int)t);
 }
 
-/* Of the only row of logits; what a worker has just computed is still at hand. */
-static void note_greatest(Worker *w, int64_t from, int64_t to) {
+/* Of the first `count` of the only row of logits; what a worker has just computed is still at hand. */
+static void note_greatest(Worker *w, int64_t from, int64_t to, int64_t count) {
+    if (to > count) to = count;
     w->greatest = from < to ? from + first_greatest(w->context->step->logits + from, to - from) : -1;
 }
 
@@ -748,11 +749,9 @@ static void begin_rows(const Model *m, Rows *rows, int tokens) {
 }
 
 static void all_logits(Worker *w, const Product *head, const char *next) {
-    const Context *c = w->context;
-    int64_t first, last = share_of_rows(w, head, 1, &first), end = last * BLOCK_ROWS;
-    if (end > c->model.vocabulary) end = c->model.vocabulary;
+    int64_t first, last = share_of_rows(w, head, 1, &first);
     compute(w, head, 1, next);
-    if (head->in->tokens == 1) note_greatest(w, first * BLOCK_ROWS, end);
+    if (head->in->tokens == 1) note_greatest(w, first * BLOCK_ROWS, last * BLOCK_ROWS, head->matrix->rows);
     together(w);
 }
 
@@ -778,20 +777,19 @@ static void look_again(Worker *w, const Product *head, float limit, int64_t firs
 /* The greatest logit of those that can be chosen, and for the others something less. */
 static void screen(Worker *w, const Product *head, const char *next) {
     Context *c = w->context;
-    int64_t first, last = share_of_rows(w, head, 1, &first), end = last * BLOCK_ROWS;
-    if (end > c->choosable) end = c->choosable;
+    int64_t first, last = share_of_rows(w, head, 1, &first);
     w->looked_at = 0;
     find_doubts(head->in, w->doubts);
     estimate(head->matrix, head->in, w->doubts, head->out, &c->screen, (int)first, (int)last, next);
     go_on_at(w, next);
-    note_greatest(w, first * BLOCK_ROWS, end);
+    note_greatest(w, first * BLOCK_ROWS, last * BLOCK_ROWS, c->choosable);
     together(w);
     if (w->number == 0) c->limit = logit_of_best(c, head);
     together(w);
     look_again(w, head, c->limit, first, last);
     together(w);
     if (c->surprised) look_again(w, head, -INFINITY, first, last);
-    note_greatest(w, first * BLOCK_ROWS, end);
+    note_greatest(w, first * BLOCK_ROWS, last * BLOCK_ROWS, c->choosable);
     together(w);
 }
 
@@ -834,8 +832,7 @@ static void run(Worker *w) {
             int64_t at = i % pieces * PIECE, count = m->vocabulary - at < PIECE ? m->vocabulary - at : PIECE;
             soft_cap(step->logits + i / pieces * m->vocabulary + at, count, m->logit_scale, m->logit_softcap);
         }
-        int64_t end = last * PIECE < m->vocabulary ? last * PIECE : m->vocabulary;
-        if (tokens == 1) note_greatest(w, first * PIECE, end);
+        if (tokens == 1) note_greatest(w, first * PIECE, last * PIECE, m->vocabulary);
         together(w);
     }
 }

@@ -94,24 +94,32 @@ enum { AHEAD = 7168 };
 enum { AHEAD = 0 };
 #endif
 
+/* Where group `g` of a row of 8-bit blocks lies that begins at `w`. */
+typedef struct {
+    const uint8_t *upper, *scales, *lower;
+} Halves;
+
+INLINE Halves halves_at(const uint8_t *w, int g, int groups) {
+    return (Halves){w + 256 * g, w + 256 * groups + 32 * g, w + 288 * groups + 256 * g};
+}
+
 /* Ask for what will be read of a group of 8-bit blocks some way behind group `g` of the row that begins at `w`. A row lies
    in three places, with which the processor alone does not keep up. */
 INLINE void ask_for_group(const uint8_t *w, int g, int groups, const float *doubts, Outlook o) {
     enum { FAR = 64 };
-    const char *row = (const char *)w;
     int then = g + (groups < FAR ? groups : FAR);
     if (then >= groups) {
-        row += BYTES8 * (int64_t)groups, then -= groups;
-        if (row >= o.end) row = o.next;
-        if (!row) return;
+        w += BYTES8 * (int64_t)groups, then -= groups;
+        if ((const char *)w >= o.end) w = (const uint8_t *)o.next;
+        if (!w) return;
     }
-    const char *upper = row + 256 * then, *lower = upper + 288 * groups;
-    __builtin_prefetch(row + 256 * groups + 32 * then, 0, 2);
+    const Halves at = halves_at(w, then, groups);
+    __builtin_prefetch(at.scales, 0, 2);
 #pragma GCC unroll 4
-    for (int line = 0; line < 4; line++) __builtin_prefetch(upper + 64 * line, 0, 2);
+    for (int line = 0; line < 4; line++) __builtin_prefetch(at.upper + 64 * line, 0, 2);
     if (!is_read_whole(doubts, then)) return;
 #pragma GCC unroll 4
-    for (int line = 0; line < 4; line++) __builtin_prefetch(lower + 64 * line, 0, 2);
+    for (int line = 0; line < 4; line++) __builtin_prefetch(at.lower + 64 * line, 0, 2);
 }
 
 /* One block row of packed weights times a tile of n tokens: sums[token * 16 + row]. */
@@ -219,12 +227,14 @@ INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, cons
     __m512 acc[TILE], doubt = _mm512_setzero_ps();
     for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
     for (int g = 0; g < groups; g++) {
-        const uint8_t *upper = w + 256 * g, *scales = w + 256 * groups + 32 * g, *lower = w + 288 * groups + 256 * g;
+        const Halves at = halves_at(w, g, groups);
         const int is_whole = is_read_whole(doubts, g);
         __m512i q[8];
-        if (is_whole) join_nibbles(upper, lower, q);
-        else join_nibbles(upper, NULL, q);
-        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
+        if (is_whole)
+            join_nibbles(at.upper, at.lower, q);
+        else
+            join_nibbles(at.upper, NULL, q);
+        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at.scales));
         ask_for_group(w, g, groups, doubts, o);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
@@ -293,21 +303,21 @@ INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, cons
                          const int32_t *shift, const int n, float *sums, const float *doubts, Outlook o) {
     const __m256i even = _mm256_set1_epi16(255), low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(-16);
     for (int half = 0; half < 2; half++) {
-        const uint8_t *upper = w + 32 * half, *lower = upper + 288 * groups, *scales = w + 256 * groups + 16 * half;
         __m256 acc[TILE], doubt = _mm256_setzero_ps();
         for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
-        for (int g = 0; g < groups; g++, upper += 256, lower += 256, scales += 32) {
+        for (int g = 0; g < groups; g++) {
+            const Halves at = halves_at(w, g, groups);
             const int8_t *c = codes + (int64_t)g * CODES * n;
             const int is_whole = is_read_whole(doubts, g);
-            __m256 d = half_scales(scales);
+            __m256 d = half_scales(at.scales + 16 * half);
             __m256i q[8];
             if (half == 0) ask_for_group(w, g, groups, doubts, o);
             for (int j = 0; j < 4; j++) {
-                __m256i u = _mm256_loadu_si256((const __m256i *)(upper + 64 * j));
+                __m256i u = _mm256_loadu_si256((const __m256i *)(at.upper + 64 * j + 32 * half));
                 q[2 * j] = _mm256_and_si256(_mm256_slli_epi16(u, 4), high);
                 q[2 * j + 1] = _mm256_and_si256(u, high);
                 if (!is_whole) continue;
-                __m256i l = _mm256_loadu_si256((const __m256i *)(lower + 64 * j));
+                __m256i l = _mm256_loadu_si256((const __m256i *)(at.lower + 64 * j + 32 * half));
                 q[2 * j] = _mm256_or_si256(q[2 * j], _mm256_and_si256(l, low));
                 q[2 * j + 1] = _mm256_or_si256(q[2 * j + 1], _mm256_and_si256(_mm256_srli_epi16(l, 4), low));
             }
@@ -347,13 +357,13 @@ INLINE void portable_tile(const uint8_t *w, int groups, const int8_t *codes, con
     float doubt[BLOCK_ROWS] = {0};
     memset(sums, 0, (size_t)n * BLOCK_ROWS * sizeof *sums);
     for (int g = 0; g < groups; g++) {
-        const uint8_t *block = bits == 8 ? w + 256 * g : w + BYTES4 * g;
-        const uint8_t *scales = bits == 8 ? w + 256 * groups + 32 * g : block + 256;
+        const Halves at = halves_at(w, g, groups);
+        const uint8_t *block = bits == 8 ? at.upper : w + BYTES4 * g, *scales = bits == 8 ? at.scales : block + 256;
         const int is_whole = is_read_whole(doubts, g);
         uint8_t q[8][64] = {{0}};
         float d[BLOCK_ROWS], m[BLOCK_ROWS] = {0};
         add_nibbles(block, bits == 8 ? 16 : 1, q);
-        if (bits == 8 && is_whole) add_nibbles(block + 288 * groups, 1, q);
+        if (bits == 8 && is_whole) add_nibbles(at.lower, 1, q);
         for (int r = 0; r < BLOCK_ROWS; r++) {
             uint16_t half;
             memcpy(&half, scales + 2 * r, 2);
@@ -410,7 +420,7 @@ static void packed_tile(const uint8_t *w, int format, const Input *in, int tile,
         if (format == PACKED4)                                                          \
             packed4_tile(w, in->groups, codes, scale, total, n, sums, o);               \
         else                                                                            \
-            packed8_tile(w, in->groups, codes, scale, total, shift, n, sums, NULL, o);               \
+            packed8_tile(w, in->groups, codes, scale, total, shift, n, sums, NULL, o);  \
         break;
     switch (width) {
         FOR_WIDTH(1)
@@ -488,6 +498,12 @@ static inline int64_t block_bytes(const Matrix *m) {
     return (int64_t)m->columns * BLOCK_ROWS * (m->format == BFLOAT16 ? 2 : 4);
 }
 
+/* How many rows a block row has that are not padding. */
+static inline int rows_in(const Matrix *m, int64_t block) {
+    int64_t rows = m->rows - block * BLOCK_ROWS;
+    return rows < BLOCK_ROWS ? (int)rows : BLOCK_ROWS;
+}
+
 /* Where a block row of matrix `index` of a stack begins. */
 static inline const char *block_at(const Matrix *m, int index, int64_t block) {
     return (const char *)m->data + index * m->stride + block * block_bytes(m);
@@ -500,7 +516,7 @@ static void multiply(const Matrix *m, int index, const Input *in, float *out, in
     const Outlook outlook = {block_at(m, index, last), next};
     const float *bias = m->bias ? m->bias + (int64_t)index * m->rows : NULL;
     for (int block = first; block < last; block++) {
-        int row = block * BLOCK_ROWS, rows = m->rows - row < BLOCK_ROWS ? m->rows - row : BLOCK_ROWS;
+        int row = block * BLOCK_ROWS, rows = rows_in(m, block);
         for (int tile = 0; tile * TILE < in->tokens; tile++) {
             _Alignas(64) float sums[TILE * BLOCK_ROWS];
             int tokens = in->tokens - tile * TILE < TILE ? in->tokens - tile * TILE : TILE;
@@ -537,8 +553,9 @@ static void read_row(const Matrix *m, int row, float *to) {
             int g = c / GROUP, four = c % GROUP / 4, at = 64 * (four / 2) + place * 4 + c % 4, turn = 4 * (four % 2);
             uint16_t scale, minimum;
             if (m->format == PACKED8) {
-                int upper = blocks[256 * g + at] >> turn & 15, lower = blocks[288 * groups + 256 * g + at] >> turn & 15;
-                memcpy(&scale, blocks + 256 * groups + 32 * g + 2 * place, 2);
+                const Halves from = halves_at(blocks, g, groups);
+                int upper = from.upper[at] >> turn & 15, lower = from.lower[at] >> turn & 15;
+                memcpy(&scale, from.scales + 2 * place, 2);
                 to[c] = from_half(scale) * (float)(16 * upper + lower - 128);
             } else {
                 const uint8_t *from = blocks + BYTES4 * g;

@@ -68,7 +68,7 @@ static void estimate(const Matrix *m, const Input *in, const float *doubts, floa
                      int last, const char *next) {
     const Outlook outlook = {block_at(m, 0, last), next};
     for (int block = first; block < last; block++) {
-        int row = block * BLOCK_ROWS, rows = m->rows - row < BLOCK_ROWS ? m->rows - row : BLOCK_ROWS;
+        int row = block * BLOCK_ROWS, rows = rows_in(m, block);
         float sums[2 * BLOCK_ROWS], most = -INFINITY, doubt = 0;
         packed8_tile((const uint8_t *)block_at(m, 0, block), in->groups, in->codes, in->scale, in->total, in->shift, 1,
                      sums, doubts, outlook);
@@ -85,7 +85,7 @@ static void estimate(const Matrix *m, const Input *in, const float *doubts, floa
 
 /* Read a row block whole, unless it has been, and go on at row block `then` of them. Returns whether that is a surprise. */
 static int look_at(const Matrix *m, const Input *in, float *out, const Screen *screen, int64_t block, int64_t then) {
-    int row = (int)block * BLOCK_ROWS, rows = m->rows - row < BLOCK_ROWS ? m->rows - row : BLOCK_ROWS, surprise = 0;
+    int row = (int)block * BLOCK_ROWS, rows = rows_in(m, block), surprise = 0;
     float before[BLOCK_ROWS];
     if (screen->most[block] == -INFINITY) return 0;
     memcpy(before, out + row, (size_t)rows * sizeof *before);

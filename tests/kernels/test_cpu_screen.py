@@ -122,7 +122,6 @@ def test_upper_nibbles_that_say_nothing_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_is_no_number_is_not_chosen(value: float, tmp_path: Path) -> None:
     model = packed_model(tmp_path)
-    step = CpuStep(model, threads=2, library=load_library())
     with torch.no_grad():
         model.get_parameter("norm.weight")[:] = value
     step = CpuStep(model, threads=2, library=load_library())
