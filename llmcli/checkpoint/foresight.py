@@ -78,7 +78,7 @@ def kept_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: t
     for name, parameter in model.named_parameters():
         if name in planned:
             count, rows, columns = (1, *parameter.shape)[-3:]
-            found[name] = math.prod(planned[name].blocks_shape(rows, columns, count))
+            found[name] = planned[name].nbytes(rows, columns, count)
         else:
             found[name] = parameter.numel() * dtype.itemsize
     return found

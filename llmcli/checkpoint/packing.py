@@ -178,7 +178,7 @@ def _matrix(
     """Room for a matrix, or for a stack of them."""
     rows, columns = shape[-2:]
     count = 1 if len(shape) == 2 else shape[0]
-    with memory_for_weights(math.prod(kept.blocks_shape(rows, columns, count))):
+    with memory_for_weights(kept.nbytes(rows, columns, count)):
         return PackedMatrix(kept, rows, columns, dtype=dtype, count=count, pages=pages, device=device)
 
 

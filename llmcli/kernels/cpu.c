@@ -141,13 +141,18 @@ enum { LONGEST_PAUSE = 64 };
 /* As much as a thread may ask for before it reads, in bytes. */
 enum { ONWARD = 1 << 17 };
 
+static const Place NOWHERE = {0};
+
 /* A worker will read on at `next`, if that is known, of which products have asked for the beginning. */
-static void go_on_at(Worker *w, const char *next) {
-    w->onward = next && is_single(w->context) ? (Onward){next + AHEAD, next + ONWARD} : (Onward){0};
+static void go_on_at(Worker *w, Place next) {
+    w->onward = (Onward){0};
+    if (!next.near || !is_single(w->context)) return;
+    int64_t asked = next.rest ? HALF_AHEAD : AHEAD;
+    w->onward = (Onward){next.near + asked, next.near + ONWARD, next.rest ? next.rest + asked : NULL};
 }
 
 /* Each worker computes its share of the rows of all products taken together, and then reads on at `next`. */
-static void compute(Worker *w, const Product *products, int count, const char *next) {
+static void compute(Worker *w, const Product *products, int count, Place next) {
     int64_t first, last = share_of_rows(w, products, count, &first), at = 0;
     for (int i = 0; i < count; i++) {
         const Product *p = products + i;
@@ -155,22 +160,22 @@ static void compute(Worker *w, const Product *products, int count, const char *n
         if (from < 0) from = 0;
         if (to > blocks) to = blocks;
         at += blocks;
-        const char *then = i + 1 < count && last > at ? block_at(products[i + 1].matrix, 0, 0) : next;
+        Place then = i + 1 < count && last > at ? place_at(products[i + 1].matrix, 0, 0) : next;
         if (from < to) multiply(p->matrix, 0, p->in, p->out, p->ld, (int)from, (int)to, then);
     }
     go_on_at(w, next);
 }
 
 /* Where a worker will begin to read. */
-static const char *beginning(const Worker *w, const Product *products, int count) {
+static Place beginning(const Worker *w, const Product *products, int count) {
     int64_t first;
     share_of_rows(w, products, count, &first);
     for (int i = 0; i < count; i++) {
         int64_t blocks = row_blocks(products[i].matrix);
-        if (first < blocks) return block_at(products[i].matrix, 0, first);
+        if (first < blocks) return place_at(products[i].matrix, 0, first);
         first -= blocks;
     }
-    return NULL;
+    return NOWHERE;
 }
 
 /* Where in its text a token stands. */
@@ -470,12 +475,12 @@ static Products attention_products(const Worker *w, const Layer *layer) {
                       3};
 }
 
-/* Where a worker begins to read what comes after attention; NULL where experts are yet to be chosen. */
-static const char *beginning_of_network(const Worker *w, const Layer *layer) {
+/* Where a worker begins to read what comes after attention; nowhere where experts are yet to be chosen. */
+static Place beginning_of_network(const Worker *w, const Layer *layer) {
     int64_t first;
-    if (layer->experts.count) return NULL;
+    if (layer->experts.count) return NOWHERE;
     share(w, (w->context->model.intermediate + GROUP - 1) / GROUP, &first);
-    return block_at(&layer->up, 0, first * (GROUP / BLOCK_ROWS));
+    return place_at(&layer->up, 0, first * (GROUP / BLOCK_ROWS));
 }
 
 /* Leaves what attention adds to the residual stream in the shared delta. */
@@ -533,7 +538,7 @@ static void write_edits(const Worker *w, const Layer *layer, float *out) {
 }
 
 /* A network of one gate, up and down projection: from `in` to `out`. Reading goes on at `next`. */
-static void network(Worker *w, const Layer *layer, int inner, const Input *in, float *out, const char *next) {
+static void network(Worker *w, const Layer *layer, int inner, const Input *in, float *out, Place next) {
     Context *c = w->context;
     int tokens = c->step->tokens, gated = layer->gate.data != NULL;
     Input inner_in = c->inner_in;
@@ -543,8 +548,8 @@ static void network(Worker *w, const Layer *layer, int inner, const Input *in, f
     int64_t from = first * (GROUP / BLOCK_ROWS), to = last * (GROUP / BLOCK_ROWS);
     if (to > blocks) to = blocks;
     Product down = {&layer->down, &inner_in, out, c->ld_hidden};
-    const char *then = beginning(w, &down, 1);
-    multiply(&layer->up, 0, in, c->up, c->ld_inner, (int)from, (int)to, gated ? block_at(&layer->gate, 0, from) : then);
+    Place then = beginning(w, &down, 1);
+    multiply(&layer->up, 0, in, c->up, c->ld_inner, (int)from, (int)to, gated ? place_at(&layer->gate, 0, from) : then);
     if (gated) multiply(&layer->gate, 0, in, c->gate, c->ld_inner, (int)from, (int)to, then);
     go_on_at(w, then);
     int column = (int)first * GROUP, end = (int)last * GROUP < inner ? (int)last * GROUP : inner;
@@ -613,13 +618,13 @@ static void compute_experts(const Worker *w, const Experts *experts, const Matri
         int64_t from = first > at ? first - at : 0, to = last - at < blocks ? last - at : blocks;
         if (from < to) {
             Input own = slots_of(in, c->first_slot[e], count, m->columns);
-            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, (int)from, (int)to, NULL);
+            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, (int)from, (int)to, NOWHERE);
         }
         at += blocks;
     }
 }
 
-static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, const char *next) {
+static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, Place next) {
     Context *c = w->context;
     const Model *m = &c->model;
     const Experts *experts = &layer->experts;
@@ -627,7 +632,7 @@ static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, 
     int64_t first, last;
     Product route[2] = {{&experts->router, in, c->routed, experts->count},
                         {&experts->shared_gate, in, c->shared_factor, 1}};
-    compute(w, route, experts->shared_gate.data ? 2 : 1, NULL);
+    compute(w, route, experts->shared_gate.data ? 2 : 1, NOWHERE);
     together(w);
     last = share(w, tokens, &first);
     for (int64_t t = first; t < last; t++)
@@ -699,7 +704,7 @@ static int reads_quantised(const Layer *layer, int second) {
 }
 
 /* Reading goes on at `next` after the layer. */
-static void run_layer(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
+static void run_layer(Worker *w, const Layer *layer, const Segment *segment, Place next) {
     Context *c = w->context;
     const Model *m = &c->model;
     Rows *rows = w->rows;
@@ -748,7 +753,7 @@ static void begin_rows(const Model *m, Rows *rows, int tokens) {
     begin_input(&rows->output_in, tokens, m->heads * m->head_dim);
 }
 
-static void all_logits(Worker *w, const Product *head, const char *next) {
+static void all_logits(Worker *w, const Product *head, Place next) {
     int64_t first, last = share_of_rows(w, head, 1, &first);
     compute(w, head, 1, next);
     if (head->in->tokens == 1) note_greatest(w, first * BLOCK_ROWS, last * BLOCK_ROWS, head->matrix->rows);
@@ -775,7 +780,7 @@ static void look_again(Worker *w, const Product *head, float limit, int64_t firs
 }
 
 /* The greatest logit of those that can be chosen, and for the others something less. */
-static void screen(Worker *w, const Product *head, const char *next) {
+static void screen(Worker *w, const Product *head, Place next) {
     Context *c = w->context;
     int64_t first, last = share_of_rows(w, head, 1, &first);
     w->looked_at = 0;
@@ -807,7 +812,9 @@ static void run(Worker *w) {
     for (int i = 0; i < m->layers; i++) {
         int is_last = i + 1 == m->layers;
         Products then = is_last ? (Products){{head}, 1} : attention_products(w, c->layers + i + 1);
-        run_layer(w, c->layers + i, step->segments + i, beginning(w, then.products, then.count));
+        Place next = beginning(w, then.products, then.count);
+        if (is_last && c->choosable) next.rest = NULL;
+        run_layer(w, c->layers + i, step->segments + i, next);
     }
     rows_together(w);
     last = own_tokens(w, tokens, &first);
@@ -818,7 +825,7 @@ static void run(Worker *w) {
     rows_together(w);
     /* The next token's weights are these again. */
     Products again = attention_products(w, c->layers);
-    const char *next = beginning(w, again.products, again.count);
+    Place next = beginning(w, again.products, again.count);
     if (c->choosable)
         screen(w, &head, next);
     else
@@ -860,6 +867,23 @@ static Rows make_rows(Context *c, int tokens) {
     return rows;
 }
 
+enum { LAYER_MATRICES = 11 };
+
+typedef struct {
+    Matrix *matrices[LAYER_MATRICES];
+} Matrices;
+
+/* All that a layer multiplies with. */
+static Matrices matrices_of(Layer *layer) {
+    Experts *e = &layer->experts;
+    return (Matrices){{&layer->q, &layer->k, &layer->v, &layer->o, &layer->gate, &layer->up, &layer->down, &e->router,
+                       &e->gate_up, &e->down, &e->shared_gate}};
+}
+
+static void make_bases(Context *c, Matrix *m) {
+    m->bases = m->data && m->format == PACKED4 ? room(c, (int64_t)m->count * row_blocks(m) * 4) : NULL;
+}
+
 static void allocate(Context *c) {
     const Model *m = &c->model;
     int n = m->capacity, inner = m->intermediate, experts = 0, chosen = 0, size = 0, edits = 0;
@@ -872,6 +896,9 @@ static void allocate(Context *c) {
         if (e->count && e->shared > inner) inner = e->shared;
     }
     int heads = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+    for (int i = 0; i < m->layers; i++)
+        for (int k = 0; k < LAYER_MATRICES; k++) make_bases(c, matrices_of(c->layers + i).matrices[k]);
+    make_bases(c, &c->model.head);
     c->width = (int)round_up(m->head_dim, LANES);
     c->most_splits = c->threads;
     c->ld_hidden = round_up(m->hidden, 16), c->ld_q = round_up(heads, 16), c->ld_kv = round_up(kv, 16);
@@ -1058,6 +1085,27 @@ static void greedy_pass(Context *c, Step *step, int choosable) {
     step->unread += unread_bytes(head, c->workers[0].doubts, looked_at);
 }
 
+/* Bytes of the numbers of a matrix that have not been read since their bases are known, less what fills the last line of
+   a row block; of a stack of experts as much as is chosen of it. */
+static int64_t spared_by(const Matrix *m, const Experts *experts) {
+    int groups = groups_of(m);
+    int64_t count = (int64_t)m->count * row_blocks(m), spared = 0;
+    if (!m->bases) return 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (m->bases[i] > NO_BASES) spared += rest_bytes(PACKED4, groups);
+        spared -= number_bytes(PACKED4, groups) - groups * NUMBER_BYTES;
+    }
+    return m->count > 1 ? spared * experts->chosen / experts->count : spared;
+}
+
+static int64_t spared_by_bases(const Context *c) {
+    int64_t spared = spared_by(&c->model.head, NULL);
+    for (int i = 0; i < c->model.layers; i++)
+        for (int k = 0; k < LAYER_MATRICES; k++)
+            spared += spared_by(matrices_of(c->layers + i).matrices[k], &c->layers[i].experts);
+    return spared;
+}
+
 /* From the step's only token on, `count` times at most: the pass of a token, and the choice of the next, into `chosen`,
    until one ends the text or, being -1, cannot be chosen. How many were chosen, or below 0: which number is out of
    bounds. */
@@ -1085,21 +1133,24 @@ EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, in
         now.skipped++;
     }
     leave_cores(&placed);
-    step->unread = now.unread;
+    step->unread = now.unread + made * spared_by_bases(c);
     return made;
 }
 
 /* `rows` rows of a block format, in that order or the one given, into packed blocks from row `first` on. */
 EXPORT void llm_pack(int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows, int groups,
-                     int64_t first, uint8_t *blocks) {
+                     int64_t first, uint8_t *near, uint8_t *rest) {
+#define FOR_FORMAT(kind) \
+    case kind: pack_rows(kind, stored, row_bytes, order, rows, groups, first, near, rest); break;
     switch (format) {
-    case Q4_0: pack_rows(Q4_0, stored, row_bytes, order, rows, groups, first, blocks); break;
-    case Q4_1: pack_rows(Q4_1, stored, row_bytes, order, rows, groups, first, blocks); break;
-    case Q4_K: pack_rows(Q4_K, stored, row_bytes, order, rows, groups, first, blocks); break;
-    case Q5_0: pack_rows(Q5_0, stored, row_bytes, order, rows, groups, first, blocks); break;
-    case Q8_0: pack_rows(Q8_0, stored, row_bytes, order, rows, groups, first, blocks); break;
-    case IQ4_NL: pack_rows(IQ4_NL, stored, row_bytes, order, rows, groups, first, blocks); break;
+        FOR_FORMAT(Q4_0)
+        FOR_FORMAT(Q4_1)
+        FOR_FORMAT(Q4_K)
+        FOR_FORMAT(Q5_0)
+        FOR_FORMAT(Q8_0)
+        FOR_FORMAT(IQ4_NL)
     }
+#undef FOR_FORMAT
 }
 
 EXPORT const char *llm_isa(void) { return ISA; }

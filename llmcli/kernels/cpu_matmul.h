@@ -2,10 +2,14 @@
 #ifndef LLM_CPU_MATMUL_H
 #define LLM_CPU_MATMUL_H
 
+#include "cpu_numbers.h"
 #include "cpu_simd.h"
 #include "cpu_types.h"
 
-enum { TILE = 16, GROUP = 32, CODES = 64, BLOCK_ROWS = 16, BYTES4 = 320, BYTES8 = 544 };
+enum { TILE = 16, GROUP = 32, CODES = 64, BLOCK_ROWS = 16 };
+
+/* Of 32 columns of a row block: codes of 4 bits, or halves of codes of 8, and scales without minima. */
+enum { NIBBLES = 256, SCALES = 32 };
 
 /* What some tokens bring to a matrix: their values, and these rounded to 16 bits by groups of 32 columns: whole numbers
    up to 127 * 256, of which the upper and the lower byte are multiplied one after the other. With 8 bits the model would
@@ -87,51 +91,64 @@ static void quantise(Input *in, int token, int first, int last) {
 }
 
 /* How far ahead weights are asked for, in bytes, and only into the second cache: the first can wait for too few lines at
-   a time (measured: a tenth slower). */
-#ifdef USE_AVX512
-enum { AHEAD = 7168 };
-#else
-enum { AHEAD = 0 };
-#endif
+   a time (measured: a tenth slower). Of two places that are read side by side half as far each. */
+enum { AHEAD = 7168, HALF_AHEAD = AHEAD / 2 };
 
-/* Where group `g` of a row of 8-bit blocks lies that begins at `w`. */
+/* Where row blocks lie from one on, and their rest, which is NULL where it is not read. */
 typedef struct {
-    const uint8_t *upper, *scales, *lower;
-} Halves;
+    const char *near, *rest;
+} Place;
 
-INLINE Halves halves_at(const uint8_t *w, int g, int groups) {
-    return (Halves){w + 256 * g, w + 256 * groups + 32 * g, w + 288 * groups + 256 * g};
+/* Where reading of a matrix ends and what is read next, if that is known, and how far ahead it is asked for. */
+typedef struct {
+    Place end, next;
+    int64_t ahead;
+} Course;
+
+INLINE int64_t number_bytes(int format, int groups) {
+    return round_up((int64_t)groups * (format == PACKED4 ? NUMBER_BYTES : SCALES), 64);
 }
 
-/* Ask for what will be read of a group of 8-bit blocks some way behind group `g` of the row that begins at `w`. A row lies
-   in three places, with which the processor alone does not keep up. */
-INLINE void ask_for_group(const uint8_t *w, int g, int groups, const float *doubts, Outlook o) {
-    enum { FAR = 64 };
-    int then = g + (groups < FAR ? groups : FAR);
-    if (then >= groups) {
-        w += BYTES8 * (int64_t)groups, then -= groups;
-        if ((const char *)w >= o.end) w = (const uint8_t *)o.next;
-        if (!w) return;
-    }
-    const Halves at = halves_at(w, then, groups);
-    __builtin_prefetch(at.scales, 0, 2);
-#pragma GCC unroll 4
-    for (int line = 0; line < 4; line++) __builtin_prefetch(at.upper + 64 * line, 0, 2);
-    if (!is_read_whole(doubts, then)) return;
-#pragma GCC unroll 4
-    for (int line = 0; line < 4; line++) __builtin_prefetch(at.lower + 64 * line, 0, 2);
+INLINE int64_t near_bytes(int format, int groups) { return number_bytes(format, groups) + (int64_t)groups * NIBBLES; }
+
+INLINE int64_t rest_bytes(int format, int groups) {
+    return (int64_t)groups * (format == PACKED4 ? REST_BYTES : NIBBLES);
 }
+
+INLINE void ask_for_lines(const char *from, const char *end, const char *next, const int lines) {
+    if (from >= end && next) from = next + (from - end);
+#pragma GCC unroll 5
+    for (int line = 0; line < lines; line++) __builtin_prefetch(from + 64 * line, 0, 2);
+}
+
+/* Ask for what lies behind group `g` of the row block that begins at `near`, whose numbers come first: as much further
+   on as has been read up to the group, in whole lines. To ask for a line twice costs more than it brings (measured). */
+INLINE void ask_for_near(const int format, const uint8_t *near, int g, const Course *c) {
+    const char *from = (const char *)near + c->ahead;
+    if (format == PACKED4)
+        ask_for_lines(from + 320 * g, c->end.near, c->next.near, 5);
+    else if (g % 2 == 0)
+        ask_for_lines(from + 288 * g, c->end.near, c->next.near, 5);
+    else
+        ask_for_lines(from + 288 * g + 32, c->end.near, c->next.near, 4);
+}
+
+/* Of 8 bits: all of the rest, or of the next row block what is not doubted. */
+INLINE void ask_for_rest(const uint8_t *rest, int g, int groups, const float *doubts, const Course *c) {
+    if (!doubts)
+        ask_for_lines((const char *)rest + NIBBLES * g + HALF_AHEAD, c->end.rest, c->next.rest, 4);
+    else if (is_read_whole(doubts, g))
+        ask_for_lines((const char *)rest + NIBBLES * (groups + g), c->end.rest, NULL, 4);
+}
+
+/* Packed weights of a row block: `bases` are those of its numbers, with 4 bits. */
+typedef struct {
+    const uint8_t *numbers, *codes, *rest;
+    uint32_t bases;
+} Weights;
 
 /* One block row of packed weights times a tile of n tokens: sums[token * 16 + row]. */
 #ifdef USE_AVX512
-
-/* Ask for a block of 4 bits further on. */
-INLINE void ask_ahead(const uint8_t *w, Outlook o) {
-    const char *ahead = (const char *)w + AHEAD;
-    if (ahead >= o.end && o.next) ahead = o.next + (ahead - o.end);
-#pragma GCC unroll 5
-    for (int line = 0; line < BYTES4 / 64; line++) _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
-}
 
 INLINE __m512i four_columns(const int8_t *codes) {
     int32_t four;
@@ -139,9 +156,10 @@ INLINE __m512i four_columns(const int8_t *codes) {
     return _mm512_set1_epi32(four);
 }
 
-/* Products of 32 columns with `count` tokens from the t-th of n on: upper bytes, times 256, and lower bytes. */
+/* Products of 32 columns with `count` tokens from the t-th of n on: upper bytes, times 256, and lower bytes. With fewer
+   than four tokens every second vector of `q` may be 2^odd times what it stands for. */
 INLINE void multiply_group(const __m512i q[8], const int8_t *codes, const int n, const int t, const int count,
-                           __m512i *dots) {
+                           const int odd, __m512i *dots) {
     /* One instruction must wait four cycles for another's sum: so there are always four sums on their way. */
     if (count >= 4) {
         for (int i = 0; i < count; i++) dots[i] = _mm512_setzero_si512();
@@ -165,40 +183,46 @@ INLINE void multiply_group(const __m512i q[8], const int8_t *codes, const int n,
             sums[j % 2] = _mm512_dpbusd_epi32(sums[j % 2], q[j], four_columns(at));
             sums[2 + j % 2] = _mm512_dpbusd_epi32(sums[2 + j % 2], q[j], four_columns(at + 32 * n));
         }
-        dots[i] = _mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(sums[0], sums[1]), 8),
-                                   _mm512_add_epi32(sums[2], sums[3]));
+        if (odd) {
+            sums[1] = _mm512_slli_epi32(sums[1], 8 - odd);
+            sums[0] = _mm512_add_epi32(_mm512_slli_epi32(sums[0], 8), sums[1]);
+            sums[3] = _mm512_srai_epi32(sums[3], odd);
+        } else {
+            sums[0] = _mm512_slli_epi32(_mm512_add_epi32(sums[0], sums[1]), 8);
+        }
+        dots[i] = _mm512_add_epi32(sums[0], _mm512_add_epi32(sums[2], sums[3]));
     }
 }
 
-INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
-                         const int n, float *sums, Outlook o) {
+INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total, const int n,
+                         float *sums, const Course *course) {
     const __m512i low = _mm512_set1_epi8(15);
-    const int step = n < 4 ? n : 4;
+    /* For few tokens it takes less to shift sums than to shift codes. */
+    const int step = n < 4 ? n : 4, odd = n < 4 ? 4 : 0;
     __m512 acc[TILE];
     for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
     for (int g = 0; g < groups; g++) {
         __m512i q[8];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            __m512i both = _mm512_loadu_si512(w + 64 * j);
+            __m512i both = _mm512_loadu_si512(w.codes + NIBBLES * g + 64 * j);
             q[2 * j] = _mm512_and_si512(both, low);
-            q[2 * j + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+            q[2 * j + 1] = odd ? _mm512_andnot_si512(low, both) : _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         }
-        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + 256)));
-        __m512 m = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + 288)));
-        ask_ahead(w, o);
+        Numbers numbers = numbers_of(w.numbers + NUMBER_BYTES * g, w.rest + REST_BYTES * g, w.bases);
+        ask_for_near(PACKED4, w.numbers, g, course);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
             __m512i dots[4];
-            multiply_group(q, codes, n, t, step, dots);
+            multiply_group(q, codes, n, t, step, odd, dots);
 #pragma GCC unroll 4
             for (int i = 0; i < step; i++) {
-                __m512 factor = _mm512_mul_ps(d, _mm512_set1_ps(scale[t + i]));
-                acc[t + i] = _mm512_fmadd_ps(m, _mm512_set1_ps(total[t + i]), acc[t + i]);
+                __m512 factor = _mm512_mul_ps(numbers.scale, _mm512_set1_ps(scale[t + i]));
+                acc[t + i] = _mm512_fmadd_ps(numbers.minimum, _mm512_set1_ps(total[t + i]), acc[t + i]);
                 acc[t + i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i]), factor, acc[t + i]);
             }
         }
-        w += BYTES4, codes += CODES * n, scale += n, total += n;
+        codes += CODES * n, scale += n, total += n;
     }
     for (int t = 0; t < n; t++) _mm512_storeu_ps(sums + t * BLOCK_ROWS, acc[t]);
 }
@@ -221,25 +245,25 @@ INLINE void join_nibbles(const uint8_t *upper, const uint8_t *lower, __m512i q[8
     }
 }
 
-INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
-                         const int32_t *shift, const int n, float *sums, const float *doubts, Outlook o) {
+INLINE void packed8_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int32_t *shift, const int n, float *sums, const float *doubts, const Course *course) {
     const int step = n < 4 ? n : 4;
     __m512 acc[TILE], doubt = _mm512_setzero_ps();
     for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
     for (int g = 0; g < groups; g++) {
-        const Halves at = halves_at(w, g, groups);
         const int is_whole = is_read_whole(doubts, g);
         __m512i q[8];
         if (is_whole)
-            join_nibbles(at.upper, at.lower, q);
+            join_nibbles(w.codes + NIBBLES * g, w.rest + NIBBLES * g, q);
         else
-            join_nibbles(at.upper, NULL, q);
-        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at.scales));
-        ask_for_group(w, g, groups, doubts, o);
+            join_nibbles(w.codes + NIBBLES * g, NULL, q);
+        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w.numbers + SCALES * g)));
+        ask_for_near(PACKED8, w.numbers, g, course);
+        ask_for_rest(w.rest, g, groups, doubts, course);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
             __m512i dots[4];
-            multiply_group(q, codes, n, t, step, dots);
+            multiply_group(q, codes, n, t, step, 0, dots);
 #pragma GCC unroll 4
             for (int i = 0; i < step; i++) {
                 __m512i dot = _mm512_add_epi32(dots[i], _mm512_set1_epi32(shift[t + i]));
@@ -265,19 +289,17 @@ INLINE __m256i four_columns(const int8_t *codes) {
     return _mm256_set1_epi32(four);
 }
 
-INLINE __m256 half_scales(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
-
-INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
-                         const int n, float *sums, Outlook o) {
-    (void)o;
+INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total, const int n,
+                         float *sums, const Course *course) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     for (int half = 0; half < 2; half++) {
-        const uint8_t *block = w + 32 * half, *scales = w + 256 + 16 * half;
         __m256 acc[TILE];
         for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
-        for (int g = 0; g < groups; g++, block += BYTES4, scales += BYTES4) {
+        for (int g = 0; g < groups; g++) {
             const int8_t *c = codes + (int64_t)g * CODES * n;
-            __m256 d = half_scales(scales), m = half_scales(scales + 32);
+            const uint8_t *block = w.codes + NIBBLES * g + 32 * half, *at = w.numbers + NUMBER_BYTES * g;
+            Numbers numbers = numbers_of(at, w.rest + REST_BYTES * g, w.bases, half);
+            if (half == 0) ask_for_near(PACKED4, w.numbers, g, course);
             for (int t = 0; t < n; t++) {
                 /* 16 bits hold eight sums of two products: 16 * 15 * 128 < 2^15. */
                 __m256i pairs[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -291,33 +313,36 @@ INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, cons
                 }
                 __m256i upper = _mm256_slli_epi32(_mm256_madd_epi16(pairs[0], ones), 8);
                 __m256 dot = _mm256_cvtepi32_ps(_mm256_add_epi32(upper, _mm256_madd_epi16(pairs[1], ones)));
-                acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(d, _mm256_set1_ps(scale[g * n + t])), acc[t]);
-                acc[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(total[g * n + t]), acc[t]);
+                acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(numbers.scale, _mm256_set1_ps(scale[g * n + t])), acc[t]);
+                acc[t] = _mm256_fmadd_ps(numbers.minimum, _mm256_set1_ps(total[g * n + t]), acc[t]);
             }
         }
         for (int t = 0; t < n; t++) _mm256_storeu_ps(sums + t * BLOCK_ROWS + 8 * half, acc[t]);
     }
 }
 
-INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
-                         const int32_t *shift, const int n, float *sums, const float *doubts, Outlook o) {
+INLINE void packed8_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int32_t *shift, const int n, float *sums, const float *doubts, const Course *course) {
     const __m256i even = _mm256_set1_epi16(255), low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(-16);
     for (int half = 0; half < 2; half++) {
         __m256 acc[TILE], doubt = _mm256_setzero_ps();
         for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
         for (int g = 0; g < groups; g++) {
-            const Halves at = halves_at(w, g, groups);
             const int8_t *c = codes + (int64_t)g * CODES * n;
+            const uint8_t *scales = w.numbers + SCALES * g + 16 * half;
             const int is_whole = is_read_whole(doubts, g);
-            __m256 d = half_scales(at.scales + 16 * half);
+            __m256 d = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)scales));
             __m256i q[8];
-            if (half == 0) ask_for_group(w, g, groups, doubts, o);
+            if (half == 0) {
+                ask_for_near(PACKED8, w.numbers, g, course);
+                ask_for_rest(w.rest, g, groups, doubts, course);
+            }
             for (int j = 0; j < 4; j++) {
-                __m256i u = _mm256_loadu_si256((const __m256i *)(at.upper + 64 * j + 32 * half));
+                __m256i u = _mm256_loadu_si256((const __m256i *)(w.codes + NIBBLES * g + 64 * j + 32 * half));
                 q[2 * j] = _mm256_and_si256(_mm256_slli_epi16(u, 4), high);
                 q[2 * j + 1] = _mm256_and_si256(u, high);
                 if (!is_whole) continue;
-                __m256i l = _mm256_loadu_si256((const __m256i *)(at.lower + 64 * j + 32 * half));
+                __m256i l = _mm256_loadu_si256((const __m256i *)(w.rest + NIBBLES * g + 64 * j + 32 * half));
                 q[2 * j] = _mm256_or_si256(q[2 * j], _mm256_and_si256(l, low));
                 q[2 * j + 1] = _mm256_or_si256(q[2 * j + 1], _mm256_and_si256(_mm256_srli_epi16(l, 4), low));
             }
@@ -352,29 +377,29 @@ INLINE void add_nibbles(const uint8_t *from, int worth, uint8_t q[8][64]) {
         for (int i = 0; i < 64; i++) q[j][i] = (uint8_t)(q[j][i] + (from[64 * (j / 2) + i] >> 4 * (j % 2) & 15) * worth);
 }
 
-INLINE void portable_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
+INLINE void portable_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total,
                           const int32_t *shift, const int n, float *sums, const int bits, const float *doubts) {
     float doubt[BLOCK_ROWS] = {0};
     memset(sums, 0, (size_t)n * BLOCK_ROWS * sizeof *sums);
     for (int g = 0; g < groups; g++) {
-        const Halves at = halves_at(w, g, groups);
-        const uint8_t *block = bits == 8 ? at.upper : w + BYTES4 * g, *scales = bits == 8 ? at.scales : block + 256;
+        const uint8_t *numbers = w.numbers + (bits == 8 ? SCALES : NUMBER_BYTES) * g;
         const int is_whole = is_read_whole(doubts, g);
         uint8_t q[8][64] = {{0}};
         float d[BLOCK_ROWS], m[BLOCK_ROWS] = {0};
-        add_nibbles(block, bits == 8 ? 16 : 1, q);
-        if (bits == 8 && is_whole) add_nibbles(at.lower, 1, q);
+        add_nibbles(w.codes + NIBBLES * g, bits == 8 ? 16 : 1, q);
+        if (bits == 8 && is_whole) add_nibbles(w.rest + NIBBLES * g, 1, q);
         for (int r = 0; r < BLOCK_ROWS; r++) {
-            uint16_t half;
-            memcpy(&half, scales + 2 * r, 2);
-            d[r] = from_half(half);
+            uint16_t scale_bits, minimum;
             if (bits == 8) {
+                memcpy(&scale_bits, numbers + 2 * r, 2);
+                d[r] = from_half(scale_bits);
                 m[r] = is_whole ? 0 : MEAN_NIBBLE * d[r];
                 if (!is_whole) doubt[r] += d[r] * d[r] * doubts[g];
                 continue;
             }
-            memcpy(&half, scales + 32 + 2 * r, 2);
-            m[r] = from_half(half);
+            join_numbers(numbers, w.rest + REST_BYTES * g, r, &scale_bits, &minimum);
+            d[r] = from_half(scale_bits);
+            m[r] = from_half(minimum);
         }
         for (int t = 0; t < n; t++) {
             int32_t dot[BLOCK_ROWS];
@@ -395,21 +420,21 @@ INLINE void portable_tile(const uint8_t *w, int groups, const int8_t *codes, con
     for (int r = 0; r < BLOCK_ROWS && doubts; r++) sums[BLOCK_ROWS + r] = sqrtf(doubt[r]);
 }
 
-INLINE void packed4_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
-                         const int n, float *sums, Outlook o) {
-    (void)o;
+INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total, const int n,
+                         float *sums, const Course *course) {
+    (void)course;
     portable_tile(w, groups, codes, scale, total, NULL, n, sums, 4, NULL);
 }
 
-INLINE void packed8_tile(const uint8_t *w, int groups, const int8_t *codes, const float *scale, const float *total,
-                         const int32_t *shift, const int n, float *sums, const float *doubts, Outlook o) {
-    (void)o;
+INLINE void packed8_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total,
+                         const int32_t *shift, const int n, float *sums, const float *doubts, const Course *course) {
+    (void)course;
     portable_tile(w, groups, codes, scale, total, shift, n, sums, 8, doubts);
 }
 
 #endif
 
-static void packed_tile(const uint8_t *w, int format, const Input *in, int tile, int width, float *sums, Outlook o) {
+static void packed_tile(Weights w, int format, const Input *in, int tile, int width, float *sums, const Course *course) {
     int64_t at = (int64_t)tile * TILE * in->groups;
     const int8_t *codes = in->codes + at * CODES;
     const float *scale = in->scale + at, *total = in->total + at;
@@ -418,9 +443,9 @@ static void packed_tile(const uint8_t *w, int format, const Input *in, int tile,
 #define FOR_WIDTH(n)                                                                    \
     case n:                                                                             \
         if (format == PACKED4)                                                          \
-            packed4_tile(w, in->groups, codes, scale, total, n, sums, o);               \
+            packed4_tile(w, in->groups, codes, scale, total, n, sums, course);          \
         else                                                                            \
-            packed8_tile(w, in->groups, codes, scale, total, shift, n, sums, NULL, o);  \
+            packed8_tile(w, in->groups, codes, scale, total, shift, n, sums, NULL, course); \
         break;
     switch (width) {
         FOR_WIDTH(1)
@@ -493,8 +518,11 @@ static void dense_rows(const char *w, int64_t row_bytes, int bf16, const float *
 
 static inline int row_blocks(const Matrix *m) { return (m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS; }
 
+static inline int groups_of(const Matrix *m) { return (m->columns + GROUP - 1) / GROUP; }
+
+/* Without the rest. */
 static inline int64_t block_bytes(const Matrix *m) {
-    if (m->format >= PACKED4) return (m->columns + GROUP - 1) / GROUP * (m->format == PACKED4 ? BYTES4 : BYTES8);
+    if (m->format >= PACKED4) return near_bytes(m->format, groups_of(m));
     return (int64_t)m->columns * BLOCK_ROWS * (m->format == BFLOAT16 ? 2 : 4);
 }
 
@@ -509,11 +537,39 @@ static inline const char *block_at(const Matrix *m, int index, int64_t block) {
     return (const char *)m->data + index * m->stride + block * block_bytes(m);
 }
 
+static inline const uint8_t *rest_at(const Matrix *m, int index, int64_t block) {
+    return (const uint8_t *)m->rest + (index * (int64_t)row_blocks(m) + block) * rest_bytes(m->format, groups_of(m));
+}
+
+/* What is read of a matrix from a row block on; of 4 bits hardly any rest is. */
+static inline Place place_at(const Matrix *m, int index, int64_t block) {
+    const char *rest = m->format == PACKED8 ? (const char *)rest_at(m, index, block) : NULL;
+    return (Place){block_at(m, index, block), rest};
+}
+
+/* Codes lie behind the numbers of their row block: what is asked for has to be further on than these are long. */
+static inline Course course_to(const Matrix *m, int index, int64_t last, Place next, int reads_rest) {
+    int64_t ahead = reads_rest ? HALF_AHEAD : AHEAD;
+    int64_t least = (m->format >= PACKED4 ? number_bytes(m->format, groups_of(m)) : 0) + AHEAD / 4;
+    return (Course){place_at(m, index, last), next, ahead > least ? ahead : least};
+}
+
+/* A row block of packed weights. The first to see one of 4 bits finds its bases. */
+static inline Weights weights_at(const Matrix *m, int index, int64_t block) {
+    const uint8_t *near = (const uint8_t *)block_at(m, index, block);
+    Weights w = {near, near + number_bytes(m->format, groups_of(m)), rest_at(m, index, block), NO_BASES};
+    if (m->format != PACKED4) return w;
+    uint32_t *bases = m->bases + index * (int64_t)row_blocks(m) + block;
+    if (*bases == BASES_UNKNOWN) *bases = find_bases(w.numbers, w.rest, groups_of(m));
+    w.bases = *bases;
+    return w;
+}
+
 /* Block rows `first` to `last` of matrix `index` of a stack times all tokens of `in`, stored in `out` (tokens, ld).
    Reading goes on at `next`, where that is known. */
 static void multiply(const Matrix *m, int index, const Input *in, float *out, int64_t ld, int first, int last,
-                     const char *next) {
-    const Outlook outlook = {block_at(m, index, last), next};
+                     Place next) {
+    const Course course = course_to(m, index, last, next, m->format == PACKED8);
     const float *bias = m->bias ? m->bias + (int64_t)index * m->rows : NULL;
     for (int block = first; block < last; block++) {
         int row = block * BLOCK_ROWS, rows = rows_in(m, block);
@@ -521,8 +577,8 @@ static void multiply(const Matrix *m, int index, const Input *in, float *out, in
             _Alignas(64) float sums[TILE * BLOCK_ROWS];
             int tokens = in->tokens - tile * TILE < TILE ? in->tokens - tile * TILE : TILE;
             if (m->format >= PACKED4) {
-                packed_tile((const uint8_t *)block_at(m, index, block), m->format, in, tile,
-                            tile_width(in->tokens, tile), sums, outlook);
+                packed_tile(weights_at(m, index, block), m->format, in, tile, tile_width(in->tokens, tile), sums,
+                            &course);
             } else {
                 dense_rows(block_at(m, index, block), block_bytes(m) / BLOCK_ROWS, m->format == BFLOAT16,
                            in->rows + tile * TILE * in->ld, in->ld, m->columns, rows, tokens, sums);
@@ -547,21 +603,19 @@ static void read_row(const Matrix *m, int row, float *to) {
         const uint16_t *from = (const uint16_t *)m->data + (int64_t)row * m->columns;
         for (int c = 0; c < m->columns; c++) to[c] = from_bf16(from[c]);
     } else {
-        int place = row % BLOCK_ROWS, groups = (m->columns + GROUP - 1) / GROUP;
-        const uint8_t *blocks = (const uint8_t *)block_at(m, 0, row / BLOCK_ROWS);
+        int place = row % BLOCK_ROWS, groups = groups_of(m);
+        const uint8_t *numbers = (const uint8_t *)block_at(m, 0, row / BLOCK_ROWS), *rest = rest_at(m, 0, row / BLOCK_ROWS);
+        const uint8_t *codes = numbers + number_bytes(m->format, groups);
         for (int c = 0; c < m->columns; c++) {
-            int g = c / GROUP, four = c % GROUP / 4, at = 64 * (four / 2) + place * 4 + c % 4, turn = 4 * (four % 2);
+            int g = c / GROUP, four = c % GROUP / 4, turn = 4 * (four % 2);
+            int at = NIBBLES * g + 64 * (four / 2) + place * 4 + c % 4, code = codes[at] >> turn & 15;
             uint16_t scale, minimum;
             if (m->format == PACKED8) {
-                const Halves from = halves_at(blocks, g, groups);
-                int upper = from.upper[at] >> turn & 15, lower = from.lower[at] >> turn & 15;
-                memcpy(&scale, from.scales + 2 * place, 2);
-                to[c] = from_half(scale) * (float)(16 * upper + lower - 128);
+                memcpy(&scale, numbers + SCALES * g + 2 * place, 2);
+                to[c] = from_half(scale) * (float)(16 * code + (rest[at] >> turn & 15) - 128);
             } else {
-                const uint8_t *from = blocks + BYTES4 * g;
-                memcpy(&scale, from + 256 + 2 * place, 2);
-                memcpy(&minimum, from + 288 + 2 * place, 2);
-                to[c] = from_half(scale) * (float)(from[at] >> turn & 15) + from_half(minimum);
+                join_numbers(numbers + NUMBER_BYTES * g, rest + REST_BYTES * g, place, &scale, &minimum);
+                to[c] = from_half(scale) * (float)code + from_half(minimum);
             }
         }
     }

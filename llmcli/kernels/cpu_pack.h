@@ -3,11 +3,9 @@
 #ifndef LLM_CPU_PACK_H
 #define LLM_CPU_PACK_H
 
-#include "cpu_simd.h"
+#include "cpu_matmul.h"
 
 enum { Q4_0, Q4_1, Q4_K, Q5_0, Q8_0, IQ4_NL };
-
-enum { PACKED_ROWS = 16, PACKED_COLUMNS = 32 };
 
 /* 32 columns of a row. */
 typedef struct {
@@ -111,39 +109,42 @@ INLINE void write_nibbles(const uint32_t *fours, uint8_t *to, int row) {
     }
 }
 
-/* Group `g` of a row of the 16 that `blocks` are of. */
-INLINE void write_codes(const int bits, const Codes *codes, uint8_t *blocks, int g, int groups, int row) {
+/* Group `g` of a row of the 16 that `near` and `rest` are of. */
+INLINE void write_codes(const int bits, const Codes *codes, uint8_t *near, uint8_t *rest, int g, int groups, int row) {
+    uint8_t *numbers = near, *to = near + number_bytes(bits == 4 ? PACKED4 : PACKED8, groups) + NIBBLES * (int64_t)g;
     if (bits == 4) {
-        uint8_t *block = blocks + 320 * (int64_t)g, *tail = block + 256 + 2 * row;
-        write_nibbles(codes->fours, block, row);
-        memcpy(tail, &codes->scale, 2);
-        memcpy(tail + 2 * PACKED_ROWS, &codes->minimum, 2);
+        uint16_t word = (uint16_t)((codes->scale & 0xfff) | (codes->minimum >> 8 & 15) << 12);
+        write_nibbles(codes->fours, to, row);
+        numbers += NUMBER_BYTES * (int64_t)g;
+        memcpy(numbers + 2 * row, &word, 2);
+        numbers[2 * BLOCK_ROWS + row] = (uint8_t)codes->minimum;
+        rest[REST_BYTES * (int64_t)g + row] = (uint8_t)(codes->scale >> 12 | codes->minimum >> 12 << 4);
     } else {
         uint32_t upper[8], lower[8];
         for (int i = 0; i < 8; i++) {
             upper[i] = codes->fours[i] >> 4 & 0x0f0f0f0f;
             lower[i] = codes->fours[i] & 0x0f0f0f0f;
         }
-        write_nibbles(upper, blocks + 256 * (int64_t)g, row);
-        write_nibbles(lower, blocks + 288 * (int64_t)groups + 256 * (int64_t)g, row);
-        memcpy(blocks + 256 * (int64_t)groups + 32 * (int64_t)g + 2 * row, &codes->scale, 2);
+        write_nibbles(upper, to, row);
+        write_nibbles(lower, rest + NIBBLES * (int64_t)g, row);
+        memcpy(numbers + SCALES * (int64_t)g + 2 * row, &codes->scale, 2);
     }
 }
 
 INLINE void pack_rows(const int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows,
-                      int groups, int64_t first, uint8_t *blocks) {
-    const int bits = format == Q4_0 || format == Q4_1 || format == Q4_K ? 4 : 8;
-    const int64_t block_bytes = bits == 4 ? 320 : 544;
+                      int groups, int64_t first, uint8_t *near, uint8_t *rest) {
+    const int bits = format == Q4_0 || format == Q4_1 || format == Q4_K ? 4 : 8, kept = bits == 4 ? PACKED4 : PACKED8;
     Codes codes;
     for (int done = 0, count; done < rows; done += count) {
-        int row = (int)((first + done) % PACKED_ROWS);
-        uint8_t *to = blocks + (first + done) / PACKED_ROWS * groups * block_bytes;
-        count = PACKED_ROWS - row < rows - done ? PACKED_ROWS - row : rows - done;
+        int row = (int)((first + done) % BLOCK_ROWS);
+        int64_t block = (first + done) / BLOCK_ROWS;
+        uint8_t *to = near + block * near_bytes(kept, groups), *to_rest = rest + block * rest_bytes(kept, groups);
+        count = BLOCK_ROWS - row < rows - done ? BLOCK_ROWS - row : rows - done;
         for (int g = 0; g < groups; g++) {
             for (int i = 0; i < count; i++) {
                 int from = order ? order[done + i] : done + i;
                 read_codes(format, stored + from * row_bytes, g, &codes);
-                write_codes(bits, &codes, to, g, groups, row + i);
+                write_codes(bits, &codes, to, to_rest, g, groups, row + i);
             }
         }
     }

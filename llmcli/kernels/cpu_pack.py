@@ -57,14 +57,16 @@ class BlockPacker:
             and 0 <= index < to.count
             and 0 <= first <= to.rows - rows
         )
-        if not fits or not stored.is_contiguous() or not to.blocks.is_contiguous():
+        if not fits or not all(part.is_contiguous() for part in (stored, to.blocks, to.rest)):
             raise ValueError(f"{tuple(stored.shape)} bytes of {encoding} are no rows from {first} on of {to.shape}")
         if order is not None and sorted(order) != list(range(rows)):
             raise ValueError(f"that is no order of {rows} rows")
         places = None if order is None else (c_int32 * rows)(*order)
-        matrix = to.blocks[index * to.row_blocks : (index + 1) * to.row_blocks]
+        own = slice(index * to.row_blocks, (index + 1) * to.row_blocks)
+        blocks, rest = to.blocks[own], to.rest[own]
         if first == 0 and to.rows % ROWS:
-            matrix[-1].zero_()
+            blocks[-1].zero_()
+            rest[-1].zero_()
         self._handle.llm_pack(
             _NUMBERS[encoding],
             stored.data_ptr(),
@@ -73,5 +75,6 @@ class BlockPacker:
             rows,
             groups,
             first,
-            matrix.data_ptr(),
+            blocks.data_ptr(),
+            rest.data_ptr(),
         )

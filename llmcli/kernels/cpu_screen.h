@@ -57,21 +57,21 @@ static void find_doubts(const Input *in, float *doubts) {
 
 /* Bytes of the head that have not been read, `looked_at` row blocks having been read whole after the others. */
 static inline int64_t unread_bytes(const Matrix *m, const float *doubts, int64_t looked_at) {
-    int64_t groups = (m->columns + GROUP - 1) / GROUP, doubtful = 0;
-    for (int g = 0; g < groups; g++) doubtful += doubts[g] != 0;
-    return row_blocks(m) * doubtful * (GROUP * BLOCK_ROWS / 2) - looked_at * block_bytes(m);
+    int64_t doubtful = 0, whole = block_bytes(m) + rest_bytes(m->format, groups_of(m));
+    for (int g = 0; g < groups_of(m); g++) doubtful += doubts[g] != 0;
+    return row_blocks(m) * doubtful * NIBBLES - looked_at * whole;
 }
 
 /* Row blocks `first` to `last` times the only token of `in`, as far as that is known without most lower nibbles. Reading
    goes on at `next`. */
 static void estimate(const Matrix *m, const Input *in, const float *doubts, float *out, const Screen *screen, int first,
-                     int last, const char *next) {
-    const Outlook outlook = {block_at(m, 0, last), next};
+                     int last, Place next) {
+    const Course course = course_to(m, 0, last, next, 0);
     for (int block = first; block < last; block++) {
         int row = block * BLOCK_ROWS, rows = rows_in(m, block);
         float sums[2 * BLOCK_ROWS], most = -INFINITY, doubt = 0;
-        packed8_tile((const uint8_t *)block_at(m, 0, block), in->groups, in->codes, in->scale, in->total, in->shift, 1,
-                     sums, doubts, outlook);
+        packed8_tile(weights_at(m, 0, block), in->groups, in->codes, in->scale, in->total, in->shift, 1, sums, doubts,
+                     &course);
         memcpy(out + row, sums, (size_t)rows * sizeof *out);
         for (int r = 0; r < rows; r++) {
             float upmost = sums[r] + sums[BLOCK_ROWS + r];
@@ -89,7 +89,7 @@ static int look_at(const Matrix *m, const Input *in, float *out, const Screen *s
     float before[BLOCK_ROWS];
     if (screen->most[block] == -INFINITY) return 0;
     memcpy(before, out + row, (size_t)rows * sizeof *before);
-    multiply(m, 0, in, out, m->rows, (int)block, (int)block + 1, block_at(m, 0, then));
+    multiply(m, 0, in, out, m->rows, (int)block, (int)block + 1, place_at(m, 0, then));
     for (int r = 0; r < rows; r++) surprise |= fabsf(out[row + r] - before[r]) > SURPRISE * screen->doubt[block];
     screen->most[block] = -INFINITY;
     return surprise;

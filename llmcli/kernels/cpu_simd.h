@@ -11,8 +11,8 @@
 #endif
 
 /* LLM_PORTABLE and LLM_AVX2 hold a build back to less than the machine has, for tests. */
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__) && !defined(LLM_PORTABLE) && \
-    !defined(LLM_AVX2)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && \
+    !defined(LLM_PORTABLE) && !defined(LLM_AVX2)
 #define USE_AVX512 1
 #define LANES 16
 #define ISA "avx512-vnni"
@@ -38,14 +38,20 @@ typedef struct {
     const char *end, *next;
 } Outlook;
 
-/* What a thread will read next, asked for while it does something else: then memory is never idle. */
+/* What a thread will read next, asked for while it does something else: then memory is never idle. `rest` is what it reads
+   at the same time in another place, or NULL. */
 typedef struct {
-    const char *at, *end;
+    const char *at, *end, *rest;
 } Onward;
 
 /* Ask for a few lines, and only into the second cache. More at a time would make others wait. */
 INLINE void ask_onward(Onward *o) {
-    for (int line = 0; line < 8 && o->at < o->end; line++, o->at += 64) __builtin_prefetch(o->at, 0, 2);
+    for (int line = 0; line < 8 && o->at < o->end; line++, o->at += 64) {
+        __builtin_prefetch(o->at, 0, 2);
+        if (!o->rest) continue;
+        __builtin_prefetch(o->rest, 0, 2);
+        o->rest += 64, line++;
+    }
 }
 
 INLINE vf load(const float *p) {

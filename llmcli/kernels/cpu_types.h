@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 6
+#define LLM_ABI 7
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -14,9 +14,10 @@ enum { BY_SOFTMAX, BY_SIGMOID, BY_SOFTMAX_OF_CHOSEN, BY_SIGMOID_OF_CHOSEN };
 
 /* Dense rows, or the packed blocks of model/packed.py; one matrix or a stack of them. */
 typedef struct {
-    const void *data;
-    const float *bias; /* (count, rows) or NULL */
-    int64_t stride;    /* bytes from one matrix of a stack to the next */
+    const void *data, *rest; /* the rest of packed blocks */
+    const float *bias;       /* (count, rows) or NULL */
+    uint32_t *bases;         /* not the caller's: of all row blocks of 4 bits, see cpu_numbers.h */
+    int64_t stride;          /* bytes from one matrix of a stack to the next */
     int32_t format, rows, columns, count;
 } Matrix;
 

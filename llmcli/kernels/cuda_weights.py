@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +47,7 @@ class Matrix:
         """Elements of `data` from one matrix of a stack to the next."""
         if self.kept is None:
             return self.rows * self.columns
-        return math.prod(self.kept.blocks_shape(self.rows, self.columns)) // 4
+        return self.kept.nbytes(self.rows, self.columns) // 4
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat
+from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat, Views
 from llmcli.model.pages import Pages
 
 # Values that torch dequantises at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
@@ -101,7 +101,9 @@ class PackedMatrix(nn.Module):
     """A matrix, or a stack of them, in packed blocks."""
 
     blocks: Tensor
-    """(count * R, G, bytes of a block) uint8."""
+    """(count * R, B) uint8."""
+    rest: Tensor
+    """What is seldom needed of them, (count * R, B) uint8."""
     unpacker: Unpacker | None = None
     """Given by whoever has one for the device that the blocks are on."""
 
@@ -125,12 +127,13 @@ class PackedMatrix(nn.Module):
         super().__init__()
         self.format, self.rows, self.columns, self.count, self.dtype = kept, rows, columns, count, dtype
         self.row_blocks = -(-rows // kept.rows)
-        shape = kept.blocks_shape(rows, columns, count)
-        if pages is not None:
-            empty = pages.empty(shape, torch.uint8)
-        else:
-            empty = torch.empty(shape, dtype=torch.uint8, device=device)
-        self.register_buffer("blocks", empty)
+        for name, size in zip(("blocks", "rest"), kept.sizes(columns), strict=True):
+            shape = count * self.row_blocks, size
+            if pages is not None:
+                empty = pages.empty(shape, torch.uint8)
+            else:
+                empty = torch.empty(shape, dtype=torch.uint8, device=device)
+            self.register_buffer(name, empty)
 
     @property
     def bits(self) -> Bits:
@@ -144,8 +147,8 @@ class PackedMatrix(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the blocks."""
-        return self.blocks.nbytes
+        """Bytes of the blocks and their rest."""
+        return self.blocks.nbytes + self.rest.nbytes
 
     def store(self, index: int, first: int, groups: Groups) -> None:
         """Pack rows into matrix `index` from row `first`, a multiple of 16, on.
@@ -158,7 +161,18 @@ class PackedMatrix(nn.Module):
         if first % ROWS or (count % ROWS and first + count != self.rows):
             raise ValueError(f"rows {first} to {first + count} of {self.rows} are not whole blocks")
         start = index * self.row_blocks + first // self.format.rows
-        pack(self.format, groups, self.blocks[start : start + -(-count // self.format.rows)])
+        self._pack(groups, self._views(start, start + -(-count // self.format.rows)))
+
+    def _views(self, start: int, stop: int) -> Views:
+        return self.format.views(self.blocks[start:stop], self.rest[start:stop], self.columns)
+
+    def _pack(self, groups: Groups, to: Views) -> None:
+        """Put rows into blocks of as many; those that are lacking become zeros."""
+        kept, blocks, number = self.format, len(to.codes[0]), groups.scale.shape[1]
+        rows = blocks * kept.rows
+        codes = _padded(groups.codes, kept.padded(self.columns), rows).view(blocks, kept.rows, number, -1)
+        tails = [_padded(numbers, number, rows).view(blocks, kept.rows, number) for numbers in groups.tails]
+        kept.write(to, codes, torch.stack(tails, dim=-1).permute(0, 2, 3, 1))
 
     def __getitem__(self, index: int) -> Tensor:
         """Matrix `index`, (rows, columns) in `dtype`."""
@@ -197,16 +211,22 @@ class PackedMatrix(nn.Module):
         step = max(1, at_once // (self.format.rows * self.format.padded(self.columns)))
         for block in range(0, self.row_blocks, step):
             start, stop = index * self.row_blocks + block, index * self.row_blocks + min(block + step, self.row_blocks)
-            values = unpack(self.format, self.blocks[start:stop], self.columns).values()
+            values = self._unpack(self._views(start, stop)).values()
             yield block * self.format.rows, values[: self.rows - block * self.format.rows]
 
     def take(self, rows: Tensor) -> Tensor:
         """Some rows of the first matrix, (len(rows), columns) in `dtype`."""
-        codes, tails = self.format.parts(self.blocks, self.columns)
-        block, row = rows // self.format.rows, rows % self.format.rows
-        words = codes[block, ..., row, :].unsqueeze(-2)  # (N, G, vectors, 1, 4), halves before vectors
-        numbers = tails[block, :, :, row][..., None]  # (N, G, 1 or 2, 1)
-        return _groups(self.format, words, numbers, self.columns).values().to(self.dtype)
+        views = self.format.views(self.blocks, self.rest, self.columns)
+        some = views.of_rows(rows // self.format.rows, rows % self.format.rows)
+        return self._unpack(some).values().to(self.dtype)
+
+    def _unpack(self, views: Views) -> Groups:
+        """The rows of blocks, padding and all."""
+        codes, numbers = self.format.read(views)
+        rows, number = codes.shape[0] * codes.shape[1], codes.shape[2]
+        tails = numbers.permute(2, 0, 3, 1).reshape(-1, rows, number)  # (1 or 2, N, G)
+        in_rows = codes.view(rows, -1)[:, : self.columns]
+        return Groups(in_rows, tails[0], tails[1] if self.bits == 4 else None, self.format.group)
 
 
 class QuantisedLinear(nn.Module):
@@ -251,30 +271,6 @@ class QuantisedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., size)."""
         return self.matrix.take(ids.flatten()).view(*ids.shape, -1)
-
-
-def pack(kept: PackedFormat, groups: Groups, into: Tensor) -> None:
-    """Put rows into `into`, blocks of as many rows; those that are lacking become zeros."""
-    columns = groups.codes.shape[1]
-    codes, tails = kept.parts(into, columns)
-    rows, number = len(into) * kept.rows, groups.scale.shape[1]
-    padded = _padded(groups.codes, kept.padded(columns), rows)
-    codes.copy_(kept.in_words(padded.view(len(into), kept.rows, number, -1)))
-    for place, numbers in enumerate(groups.tails):
-        tails[:, :, place] = _padded(numbers, number, rows).view(len(into), kept.rows, number).transpose(1, 2)
-
-
-def unpack(kept: PackedFormat, blocks: Tensor, columns: int) -> Groups:
-    """The rows of `blocks`, padding and all, of so many columns."""
-    return _groups(kept, *kept.parts(blocks, columns), columns)
-
-
-def _groups(kept: PackedFormat, codes: Tensor, tails: Tensor, columns: int) -> Groups:
-    """What `PackedFormat.parts` gives, of all rows of blocks or of fewer."""
-    rows, number = len(codes) * codes.shape[-2], tails.shape[1]
-    numbers = tails.permute(2, 0, 3, 1).reshape(-1, rows, number)  # (1 or 2, N, G)
-    in_rows = kept.in_columns(codes).view(rows, -1)[:, :columns]
-    return Groups(in_rows, numbers[0], numbers[1] if kept.bits == 4 else None, kept.group)
 
 
 def _padded(values: Tensor, columns: int, rows: int | None = None) -> Tensor:

@@ -3,9 +3,15 @@
 Narrow blocks are as a CPU reads them fastest: 16 rows x 32 columns, which share a scale. Eight vectors of 64 bytes hold
 4 consecutive columns of the 16 rows each, so that one instruction multiplies 4 columns of all rows and nothing is ever
 summed across a register. With 4 bits two such vectors share their bytes: the lower nibbles are columns 8j to 8j + 3,
-the upper ones 8j + 4 to 8j + 7. Behind the codes stand 16 scales and 16 minima in half precision. With 8 bits the upper
-nibbles of all columns of 16 rows come first, as if these were codes of 4 bits, then the scales, then the lower nibbles
-in the same way: who need not know a row exactly reads little more than half of it (see kernels/cpu_screen.h).
+the upper ones 8j + 4 to 8j + 7. Before the codes of all columns of 16 rows stand scales and minima, in half precision.
+
+What is seldom needed of narrow blocks, their rest, is kept apart: a processor fetches much of what it reads past. With
+8 bits the upper nibbles are kept as if they were codes of 4 bits; the rest are the lower nibbles, in the same way. Who
+need not know a row exactly reads little more than half of it (see kernels/cpu_screen.h). With 4 bits the rest are the
+upper 4 bits of each scale and minimum: within 16 rows these are hardly ever greater than 16 times the least, and so
+follow from the lower 12 once they have been seen (see kernels/cpu_numbers.h). Of a group the blocks hold 16 words of 16
+bits, a scale's lower 12 and above them a minimum's bits 8 to 11, then 16 bytes, the minima's lower 8 bits; the rest
+holds 16 bytes, a scale's upper 4 bits and above them a minimum's.
 
 Wide blocks are as a GPU reads them fastest: 4 rows x all columns. A word of 32 bits has 8 consecutive columns of 4
 bits, or 4 of 8, lowest bits first; words of the same columns of 4 rows follow each other, so that the 16 bytes which a
@@ -23,15 +29,16 @@ scales in half precision, with 4 bits each before its minimum; or with 8 bits 4 
 | 8 | 128 | 8.125 | GPUs, where files keep them in longer groups |
 | 8 | all of a row | 8, and 32 for a row | GPUs |
 
-Rows are padded to those of a block, columns to a multiple of a group, or of 32; wide blocks to whole 16 bytes.
+Rows are padded to those of a block, columns to a multiple of a group, or of 32; wide blocks to whole 16 bytes, the
+numbers of narrow ones to whole lines of 64.
 
-Dimension letters: N rows, C columns, R blocks of rows, V vectors of a block's rows, G groups of a row.
+Dimension letters: N rows, C columns, R blocks of rows, B bytes of one, V vectors of a block's rows, G groups of a row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -46,6 +53,22 @@ ROWS = 16
 _WIDE_ROWS, _LONG = 4, 128
 # A thread takes so many at a time, wherever a block begins.
 _WIDE_BYTES = 16
+# Of the processor's cache.
+_LINE = 64
+
+
+class Views(NamedTuple):
+    """What blocks hold, as it lies in them."""
+
+    codes: tuple[Tensor, ...]
+    """(R, G, V, rows, 4) uint8: words, or the upper halves of codes and the lower."""
+    numbers: tuple[Tensor, ...]
+    """(R, G, ..., rows): scales and minima, or what they have been split into."""
+
+    def of_rows(self, block: Tensor, row: Tensor) -> Views:
+        """Some rows of some blocks, (N) each, as if every one were a block."""
+        codes = (words[block, ..., row, :].unsqueeze(-2) for words in self.codes)
+        return Views(tuple(codes), tuple(part[block, ..., row].unsqueeze(-1) for part in self.numbers))
 
 
 @dataclass(frozen=True)
@@ -71,75 +94,91 @@ class PackedFormat:
         step = self.group or COLUMNS
         return -(-columns // step) * step
 
-    def blocks_shape(self, rows: int, columns: int, count: int = 1) -> tuple[int, int, int]:
-        """Of `count` matrices: blocks of rows, blocks of columns, bytes."""
-        across = 1 if self.wide or self.bits == 8 else self.groups(columns)
-        nbytes = (self._code_bytes(columns) + self._tail_bytes(columns)) // across
+    def sizes(self, columns: int) -> tuple[int, int]:
+        """Bytes of a block of rows, and of its rest."""
+        codes, numbers = self._code_bytes(columns), self._number_bytes(columns)
         if self.wide:
-            nbytes = -(-nbytes // _WIDE_BYTES) * _WIDE_BYTES
-        return count * -(-rows // self.rows), across, nbytes
+            return -(-(codes + numbers) // _WIDE_BYTES) * _WIDE_BYTES, 0
+        return codes + numbers, codes if self.bits == 8 else self.groups(columns) * self.rows
 
-    def parts(self, blocks: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Views of what blocks hold: codes, as `in_words` gives them, and scales and minima (R, G, 1 or 2, rows)."""
-        count, groups, across = len(blocks), self.groups(columns), blocks.shape[1]
-        code_bytes = self._code_bytes(columns) // across
-        # Where the numbers stand: behind the codes, or behind their upper halves.
-        start = code_bytes // 2 if self.is_halved else code_bytes
-        stop = start + self._tail_bytes(columns) // across
-        numbers = blocks[:, :, start:stop].view(self._tail_dtype)
-        if self.is_halved:
-            half = ROWS * COLUMNS // 2
-            strides = blocks.stride(0), half, stop, 4 * self.rows, 4, 1
-            codes = blocks.as_strided((count, groups, 2, half // 4 // self.rows, self.rows, 4), strides)
-        else:
-            codes = blocks[:, :, :code_bytes].view(count, groups, -1, self.rows, 4)
+    def nbytes(self, rows: int, columns: int, count: int = 1) -> int:
+        """Of `count` matrices."""
+        return count * -(-rows // self.rows) * sum(self.sizes(columns))
+
+    def views(self, blocks: Tensor, rest: Tensor, columns: int) -> Views:
+        """What `blocks` (R, B) and their `rest` (R, B) hold."""
+        count, groups = len(blocks), self.groups(columns)
+        start, first = (0, self._code_bytes(columns)) if self.wide else (self._number_bytes(columns), 0)
+        codes = blocks[:, start : start + self._code_bytes(columns)].view(count, groups, -1, self.rows, 4)
+        tails = blocks[:, first : first + self._each_number() * groups * self.rows]
+        if not self.wide and self.bits == 4:
+            tails = tails.view(count, groups, -1)
+            words, lower = tails[..., : 2 * self.rows].view(torch.int16), tails[..., 2 * self.rows :]
+            return Views((codes,), (words, lower, rest.view(count, groups, self.rows)))
+        numbers = tails.view(torch.float32 if self.group is None else torch.float16)
         if self.wide:
-            return codes, numbers.view(count, groups, self.rows, self._numbers).transpose(2, 3)
-        return codes, numbers.view(count, groups, self._numbers, self.rows)
+            return Views((codes,), (numbers.view(count, groups, self.rows, -1).transpose(2, 3),))
+        return Views((codes, rest.view(codes.shape)), (numbers.view(count, groups, 1, self.rows),))
 
-    def in_words(self, codes: Tensor) -> Tensor:
-        """Codes (R, rows, G, columns of a group) uint8 as they lie in blocks: (R, G, V, rows, 4), halves before V."""
+    def write(self, to: Views, codes: Tensor, numbers: Tensor) -> None:
+        """Codes (R, rows, G, columns of a group) uint8, and scales and minima (R, G, 1 or 2, rows)."""
         blocks, rows, groups, _ = codes.shape
         if self.wide and self.bits == 4:
             codes = _pairs(codes, -1)
         words = codes.view(blocks, rows, groups, -1, 4).permute(0, 2, 3, 1, 4)
-        if self.is_halved:
-            words = torch.stack((words >> 4, words & 15), dim=2)
-        return words if self.wide else _pairs(words, -3)
+        if self.wide:
+            to.codes[0].copy_(words)
+        elif self.bits == 4:
+            to.codes[0].copy_(_pairs(words, -3))
+        else:
+            to.codes[0].copy_(_pairs(words >> 4, -3))
+            to.codes[1].copy_(_pairs(words & 15, -3))
+        parts = _split_numbers(numbers) if len(to.numbers) > 1 else (numbers,)
+        for place, part in zip(to.numbers, parts, strict=True):
+            place.copy_(part)
 
-    def in_columns(self, words: Tensor) -> Tensor:
-        """The reverse, of all rows of a block or of fewer, to (R, rows, G, columns of a group)."""
-        blocks, groups, rows = len(words), words.shape[1], words.shape[-2]
-        if not self.wide:
-            words = _out_of_pairs(words, -3)
-        if self.is_halved:
-            words = words[:, :, 0] << 4 | words[:, :, 1]
+    def read(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The reverse."""
+        numbers = _joined_numbers(*views.numbers) if len(views.numbers) > 1 else views.numbers[0]
+        parts = [words if self.wide else _out_of_pairs(words, -3) for words in views.codes]
+        words = parts[0] if len(parts) == 1 else parts[0] << 4 | parts[1]
+        blocks, groups, _, rows, _ = words.shape
         codes = words.permute(0, 3, 1, 2, 4).reshape(blocks, rows, groups, -1)
-        return _out_of_pairs(codes, -1) if self.wide and self.bits == 4 else codes
-
-    @property
-    def is_halved(self) -> bool:
-        """Whether the upper nibbles of a block's codes lie before the lower ones."""
-        return self.bits == 8 and not self.wide
-
-    @property
-    def _numbers(self) -> int:
-        return 2 if self.bits == 4 else 1
-
-    @property
-    def _tail_dtype(self) -> torch.dtype:
-        return torch.float32 if self.group is None else torch.float16
+        return _out_of_pairs(codes, -1) if self.wide and self.bits == 4 else codes, numbers
 
     def _code_bytes(self, columns: int) -> int:
-        return self.rows * self.padded(columns) * self.bits // 8
+        """Without the rest."""
+        return self.rows * self.padded(columns) // (1 if self.wide and self.bits == 8 else 2)
 
-    def _tail_bytes(self, columns: int) -> int:
-        return self._numbers * self.groups(columns) * self.rows * self._tail_dtype.itemsize
+    def _number_bytes(self, columns: int) -> int:
+        """Of a block of rows, with what fills the last line of narrow ones."""
+        numbers = self._each_number() * self.groups(columns) * self.rows
+        return numbers if self.wide else -(-numbers // _LINE) * _LINE
+
+    def _each_number(self) -> int:
+        """Bytes of a scale, or of a scale and a minimum; without the rest."""
+        if self.bits == 4:
+            return 4 if self.wide else 3
+        return 4 if self.group is None else 2
 
     def __str__(self) -> str:
         """As people call it."""
         group = "" if not self.wide else f" g{self.group}" if self.group else " by row"
         return f"int{self.bits}{group}"
+
+
+def _split_numbers(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scales and minima (R, G, 2, rows) float16: words, bytes, and the rest."""
+    scale, minimum = (numbers.view(torch.int16).int() & 0xFFFF).unbind(2)
+    words = scale & 0xFFF | (minimum >> 8 & 15) << 12
+    return words.to(torch.int16), (minimum & 0xFF).to(torch.uint8), (scale >> 12 | minimum >> 12 << 4).to(torch.uint8)
+
+
+def _joined_numbers(words: Tensor, lower: Tensor, rest: Tensor) -> Tensor:
+    words, upper = words.int() & 0xFFFF, rest.int()
+    scale = words & 0xFFF | (upper & 15) << 12
+    minimum = lower.int() | words >> 12 << 8 | upper >> 4 << 12
+    return torch.stack((scale, minimum), dim=2).to(torch.int16).view(torch.float16)
 
 
 def _pairs(codes: Tensor, dim: int) -> Tensor:

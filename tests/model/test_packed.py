@@ -45,12 +45,12 @@ def test_words_of_wide_rows_are_as_kernels_expect_them(kept: PackedFormat) -> No
     matrix = packed(Groups(codes, groups.scale, groups.minimum, kept.group), kept)
     assert matrix.nbytes % 16 == 0
     end = kept.padded(columns) * bits // 2
-    words = matrix.blocks[1, 0, :end].view(torch.int32)
+    words = matrix.blocks[1, :end].view(torch.int32)
     word, place = divmod((128 + 37) * bits, 32)
     expected = torch.zeros_like(words)
     expected[word * 4 + 1] = 9 << place
     assert torch.equal(words, expected)
-    numbers = matrix.blocks[1, 0, end:].view(groups.scale.dtype)
+    numbers = matrix.blocks[1, end:].view(groups.scale.dtype)
     last = kept.groups(columns) - 1
     if groups.minimum is None:
         assert numbers[last * 4 + 1] == groups.scale[5, last]
