@@ -107,15 +107,16 @@ class PackedFormat:
 
     def views(self, blocks: Tensor, rest: Tensor, columns: int) -> Views:
         """What `blocks` (R, B) and their `rest` (R, B) hold."""
-        count, groups = len(blocks), self.groups(columns)
-        start, first = (0, self._code_bytes(columns)) if self.wide else (self._number_bytes(columns), 0)
-        codes = blocks[:, start : start + self._code_bytes(columns)].view(count, groups, -1, self.rows, 4)
-        tails = blocks[:, first : first + self._each_number() * groups * self.rows]
+        count, groups, code_bytes = len(blocks), self.groups(columns), self._code_bytes(columns)
+        # Of wide blocks the numbers stand behind the codes.
+        start, first = (0, code_bytes) if self.wide else (self._number_bytes(columns), 0)
+        codes = blocks[:, start : start + code_bytes].view(count, groups, -1, self.rows, 4)
+        numbers = blocks[:, first : first + self._each_number() * groups * self.rows]
         if not self.wide and self.bits == 4:
-            tails = tails.view(count, groups, -1)
-            words, lower = tails[..., : 2 * self.rows].view(torch.int16), tails[..., 2 * self.rows :]
+            numbers = numbers.view(count, groups, -1)
+            words, lower = numbers[..., : 2 * self.rows].view(torch.int16), numbers[..., 2 * self.rows :]
             return Views((codes,), (words, lower, rest.view(count, groups, self.rows)))
-        numbers = tails.view(torch.float32 if self.group is None else torch.float16)
+        numbers = numbers.view(torch.float32 if self.group is None else torch.float16)
         if self.wide:
             return Views((codes,), (numbers.view(count, groups, self.rows, -1).transpose(2, 3),))
         return Views((codes, rest.view(codes.shape)), (numbers.view(count, groups, 1, self.rows),))
