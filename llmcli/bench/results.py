@@ -26,7 +26,8 @@ Measure: TypeAlias = Literal[
 ]
 """What is measured; the name ends in the unit. Of those per second more is better, of all others less.
 
-Bytes are unread of weights, for each token written, where no choice of a token depended on them.
+Bytes are unread of weights, for each token written, where nothing depended on them: no choice of a token did, or they
+follow from others.
 """
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 

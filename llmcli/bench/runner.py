@@ -22,7 +22,7 @@ class Run:
     read: int
     """Tokens of the prompt that were really read."""
     unread_bytes: int = 0
-    """Of weights, while the tokens after the first were written, because no choice of a token depended on them."""
+    """Of weights, while the tokens after the first were written, because nothing depended on them."""
 
 
 class Runner(Protocol):

@@ -139,7 +139,7 @@ class Engine:
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes of weights that a fast path has left unread so far, because no choice of a token depended on them."""
+        """Bytes of weights that a fast path has left unread so far, because nothing depended on them."""
         return self._reader.unread_bytes
 
     def next_logits(self, ids: Sequence[int], *, progress: PrefillProgress | None = None) -> Tensor:

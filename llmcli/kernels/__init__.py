@@ -55,7 +55,7 @@ class BurstStep(FastStep, Protocol):
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes of weights that it has not read so far where it was to read all, because no choice depended on them."""
+        """Bytes of weights that it has not read so far where it was to read all, because nothing depended on them."""
 
     def chooses(self, filters: Filters) -> bool:
         """Whether it can choose by such filters."""

@@ -52,8 +52,8 @@ INLINE Numbers numbers_of(const uint8_t *numbers, const uint8_t *rest, uint32_t 
     __m256i words = _mm256_loadu_si256((const __m256i *)numbers);
     __m256i lower = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(numbers + 32)));
     enum { FIRST_OR_BOTH_OTHERS = 0xf8 };
-    __m256i minimum = _mm256_ternarylogic_epi32(lower, _mm256_srli_epi16(words, 4), all_words(0xf00), FIRST_OR_BOTH_OTHERS);
-    __m256i scale;
+    __m256i minimum = _mm256_srli_epi16(words, 4), scale;
+    minimum = _mm256_ternarylogic_epi32(lower, minimum, all_words(0xf00), FIRST_OR_BOTH_OTHERS);
     if (bases == NO_BASES) {
         __m256i upper = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)rest));
         scale = _mm256_or_si256(_mm256_and_si256(words, twelve), _mm256_slli_epi16(upper, 12));

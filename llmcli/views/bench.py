@@ -178,7 +178,7 @@ def _beside(result: BenchResult) -> Iterator[str]:
     unread = [one for one in result.summaries if one.measure == "decode_unread_bytes"]
     if unread:
         each = ", ".join(f"{size(one.median)} after {one.size}" for one in unread)
-        yield f"{unread[0].arm} left unread what no choice depended on: {each} tokens"
+        yield f"of the weights, {unread[0].arm} need not read {each} tokens"
     ours = result.summary("machine", "load_bytes_per_s")
     theirs = result.summary("machine", "safe_open_bytes_per_s")
     if ours is not None and theirs is not None:
