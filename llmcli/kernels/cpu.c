@@ -896,8 +896,10 @@ static void allocate(Context *c) {
         if (e->count && e->shared > inner) inner = e->shared;
     }
     int heads = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
-    for (int i = 0; i < m->layers; i++)
-        for (int k = 0; k < LAYER_MATRICES; k++) make_bases(c, matrices_of(c->layers + i).matrices[k]);
+    for (int i = 0; i < m->layers; i++) {
+        Matrices all = matrices_of(c->layers + i);
+        for (int k = 0; k < LAYER_MATRICES; k++) make_bases(c, all.matrices[k]);
+    }
     make_bases(c, &c->model.head);
     c->width = (int)round_up(m->head_dim, LANES);
     c->most_splits = c->threads;
@@ -1085,27 +1087,6 @@ static void greedy_pass(Context *c, Step *step, int choosable) {
     step->unread += unread_bytes(head, c->workers[0].doubts, looked_at);
 }
 
-/* Bytes of the numbers of a matrix that have not been read since their bases are known, less what fills the last line of
-   a row block; of a stack of experts as much as is chosen of it. */
-static int64_t spared_by(const Matrix *m, const Experts *experts) {
-    int groups = groups_of(m);
-    int64_t count = (int64_t)m->count * row_blocks(m), spared = 0;
-    if (!m->bases) return 0;
-    for (int64_t i = 0; i < count; i++) {
-        if (m->bases[i] > NO_BASES) spared += rest_bytes(PACKED4, groups);
-        spared -= number_bytes(PACKED4, groups) - groups * NUMBER_BYTES;
-    }
-    return m->count > 1 ? spared * experts->chosen / experts->count : spared;
-}
-
-static int64_t spared_by_bases(const Context *c) {
-    int64_t spared = spared_by(&c->model.head, NULL);
-    for (int i = 0; i < c->model.layers; i++)
-        for (int k = 0; k < LAYER_MATRICES; k++)
-            spared += spared_by(matrices_of(c->layers + i).matrices[k], &c->layers[i].experts);
-    return spared;
-}
-
 /* From the step's only token on, `count` times at most: the pass of a token, and the choice of the next, into `chosen`,
    until one ends the text or, being -1, cannot be chosen. How many were chosen, or below 0: which number is out of
    bounds. */
@@ -1133,8 +1114,30 @@ EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, in
         now.skipped++;
     }
     leave_cores(&placed);
-    step->unread = now.unread + made * spared_by_bases(c);
+    step->unread = now.unread;
     return made;
+}
+
+/* Bytes of the numbers of a matrix that a pass leaves unread since their bases are known, less what fills the last line
+   of a row block; of a stack of experts as much as is chosen of it. */
+static int64_t spared_by(const Matrix *m, const Experts *experts) {
+    int groups = groups_of(m);
+    int64_t count = (int64_t)m->count * row_blocks(m), known = 0;
+    if (!m->bases) return 0;
+    for (int64_t i = 0; i < count; i++) known += m->bases[i] > NO_BASES;
+    int64_t filling = number_bytes(PACKED4, groups) - groups * NUMBER_BYTES;
+    int64_t spared = known * rest_bytes(PACKED4, groups) - count * filling;
+    return m->count > 1 ? spared * experts->chosen / experts->count : spared;
+}
+
+/* The same of all matrices, for a pass of one token. */
+EXPORT int64_t llm_spared(const Context *c) {
+    int64_t spared = spared_by(&c->model.head, NULL);
+    for (int i = 0; i < c->model.layers; i++) {
+        Matrices all = matrices_of(c->layers + i);
+        for (int k = 0; k < LAYER_MATRICES; k++) spared += spared_by(all.matrices[k], &c->layers[i].experts);
+    }
+    return spared;
 }
 
 /* `rows` rows of a block format, in that order or the one given, into packed blocks from row `first` on. */

@@ -99,9 +99,9 @@ typedef struct {
     const char *near, *rest;
 } Place;
 
-/* Where reading of a matrix ends and what is read next, if that is known, and how far ahead it is asked for. */
+/* How a matrix and its rest are read, and how far ahead it is asked for. */
 typedef struct {
-    Place end, next;
+    Outlook near, rest;
     int64_t ahead;
 } Course;
 
@@ -115,8 +115,8 @@ INLINE int64_t rest_bytes(int format, int groups) {
     return (int64_t)groups * (format == PACKED4 ? REST_BYTES : NIBBLES);
 }
 
-INLINE void ask_for_lines(const char *from, const char *end, const char *next, const int lines) {
-    if (from >= end && next) from = next + (from - end);
+INLINE void ask_for_lines(const char *from, Outlook o, const int lines) {
+    if (from >= o.end && o.next) from = o.next + (from - o.end);
 #pragma GCC unroll 5
     for (int line = 0; line < lines; line++) __builtin_prefetch(from + 64 * line, 0, 2);
 }
@@ -125,20 +125,20 @@ INLINE void ask_for_lines(const char *from, const char *end, const char *next, c
    on as has been read up to the group. In whole lines: to ask for one twice in a row was a tenth to a third slower. */
 INLINE void ask_for_near(const int format, const uint8_t *near, int g, const Course *c) {
     const char *from = (const char *)near + c->ahead;
-    if (format == PACKED4)
-        ask_for_lines(from + 320 * g, c->end.near, c->next.near, 5);
-    else if (g % 2 == 0)
-        ask_for_lines(from + 288 * g, c->end.near, c->next.near, 5);
+    if (format == PACKED4) /* 304 bytes of a group */
+        ask_for_lines(from + 5 * 64 * g, c->near, 5);
+    else if (g % 2 == 0) /* 288 bytes */
+        ask_for_lines(from + 9 * 32 * g, c->near, 5);
     else
-        ask_for_lines(from + 288 * g + 32, c->end.near, c->next.near, 4);
+        ask_for_lines(from + 9 * 32 * g + 32, c->near, 4);
 }
 
 /* Of 8 bits: all of the rest, or of the next row block what is not doubted. */
 INLINE void ask_for_rest(const uint8_t *rest, int g, int groups, const float *doubts, const Course *c) {
     if (!doubts)
-        ask_for_lines((const char *)rest + NIBBLES * g + HALF_AHEAD, c->end.rest, c->next.rest, 4);
+        ask_for_lines((const char *)rest + NIBBLES * g + HALF_AHEAD, c->rest, 4);
     else if (is_read_whole(doubts, g))
-        ask_for_lines((const char *)rest + NIBBLES * (groups + g), c->end.rest, NULL, 4);
+        ask_for_lines((const char *)rest + NIBBLES * (groups + g), c->rest, 4);
 }
 
 /* Packed weights of a row block: `bases` are those of its numbers, with 4 bits. */
@@ -209,7 +209,7 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
             q[2 * j] = _mm512_and_si512(both, low);
             q[2 * j + 1] = odd ? _mm512_andnot_si512(low, both) : _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         }
-        Numbers numbers = numbers_of(w.numbers + NUMBER_BYTES * g, w.rest + REST_BYTES * g, w.bases);
+        Numbers numbers = numbers_of(w.numbers + NUMBER_BYTES * g, w.rest + REST_BYTES * g, w.bases, 0);
         ask_for_near(PACKED4, w.numbers, g, course);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
@@ -217,8 +217,8 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
             multiply_group(q, codes, n, t, step, odd, dots);
 #pragma GCC unroll 4
             for (int i = 0; i < step; i++) {
-                __m512 factor = _mm512_mul_ps(numbers.scale, _mm512_set1_ps(scale[t + i]));
-                acc[t + i] = _mm512_fmadd_ps(numbers.minimum, _mm512_set1_ps(total[t + i]), acc[t + i]);
+                __m512 factor = _mm512_mul_ps((__m512)numbers.scale, _mm512_set1_ps(scale[t + i]));
+                acc[t + i] = _mm512_fmadd_ps((__m512)numbers.minimum, _mm512_set1_ps(total[t + i]), acc[t + i]);
                 acc[t + i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i]), factor, acc[t + i]);
             }
         }
@@ -298,7 +298,7 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
         for (int g = 0; g < groups; g++) {
             const int8_t *c = codes + (int64_t)g * CODES * n;
             const uint8_t *block = w.codes + NIBBLES * g + 32 * half, *at = w.numbers + NUMBER_BYTES * g;
-            Numbers numbers = numbers_of(at, w.rest + REST_BYTES * g, w.bases, half);
+            Numbers numbers = numbers_of(at, w.rest + REST_BYTES * g, w.bases, 8 * half);
             if (half == 0) ask_for_near(PACKED4, w.numbers, g, course);
             for (int t = 0; t < n; t++) {
                 /* 16 bits hold eight sums of two products: 16 * 15 * 128 < 2^15. */
@@ -313,8 +313,8 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
                 }
                 __m256i upper = _mm256_slli_epi32(_mm256_madd_epi16(pairs[0], ones), 8);
                 __m256 dot = _mm256_cvtepi32_ps(_mm256_add_epi32(upper, _mm256_madd_epi16(pairs[1], ones)));
-                acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(numbers.scale, _mm256_set1_ps(scale[g * n + t])), acc[t]);
-                acc[t] = _mm256_fmadd_ps(numbers.minimum, _mm256_set1_ps(total[g * n + t]), acc[t]);
+                acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps((__m256)numbers.scale, _mm256_set1_ps(scale[g * n + t])), acc[t]);
+                acc[t] = _mm256_fmadd_ps((__m256)numbers.minimum, _mm256_set1_ps(total[g * n + t]), acc[t]);
             }
         }
         for (int t = 0; t < n; t++) _mm256_storeu_ps(sums + t * BLOCK_ROWS + 8 * half, acc[t]);
@@ -552,7 +552,8 @@ static inline Place place_at(const Matrix *m, int index, int64_t block) {
 static inline Course course_to(const Matrix *m, int index, int64_t last, Place next, int reads_rest) {
     int64_t ahead = reads_rest ? HALF_AHEAD : AHEAD;
     int64_t least = (m->format >= PACKED4 ? number_bytes(m->format, groups_of(m)) : 0) + AHEAD / 4;
-    return (Course){place_at(m, index, last), next, ahead > least ? ahead : least};
+    Place end = place_at(m, index, last);
+    return (Course){{end.near, next.near}, {end.rest, next.rest}, ahead > least ? ahead : least};
 }
 
 /* A row block of packed weights. The first to see one of 4 bits finds its bases. */

@@ -38,58 +38,44 @@ static uint32_t find_bases(const uint8_t *numbers, const uint8_t *rest, int grou
     return most[0] - least[0] < 4096 && most[1] - least[1] < 4096 && bases > NO_BASES ? bases : NO_BASES;
 }
 
-#if defined(USE_AVX512)
+#if defined(USE_AVX512) || defined(USE_AVX2)
 
 typedef struct {
-    __m512 scale, minimum;
+    vf scale, minimum;
 } Numbers;
 
-INLINE __m256i all_words(int word) { return _mm256_set1_epi16((short)word); }
-
-/* Of a group's 16 rows; `rest` is read where there are no bases. */
-INLINE Numbers numbers_of(const uint8_t *numbers, const uint8_t *rest, uint32_t bases) {
-    const __m256i twelve = all_words(0xfff);
-    __m256i words = _mm256_loadu_si256((const __m256i *)numbers);
-    __m256i lower = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(numbers + 32)));
-    enum { FIRST_OR_BOTH_OTHERS = 0xf8 };
-    __m256i minimum = _mm256_srli_epi16(words, 4), scale;
-    minimum = _mm256_ternarylogic_epi32(lower, minimum, all_words(0xf00), FIRST_OR_BOTH_OTHERS);
-    if (bases == NO_BASES) {
-        __m256i upper = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)rest));
-        scale = _mm256_or_si256(_mm256_and_si256(words, twelve), _mm256_slli_epi16(upper, 12));
-        minimum = _mm256_or_si256(minimum, _mm256_slli_epi16(_mm256_and_si256(upper, all_words(0xf0)), 8));
-    } else {
-        const __m256i first = all_words((int)bases), second = all_words((int)(bases >> 16));
-        scale = _mm256_add_epi16(first, _mm256_and_si256(_mm256_sub_epi16(words, first), twelve));
-        minimum = _mm256_add_epi16(second, _mm256_and_si256(_mm256_sub_epi16(minimum, second), twelve));
-    }
-    return (Numbers){_mm512_cvtph_ps(scale), _mm512_cvtph_ps(minimum)};
+INLINE vf from_halves(vh halves) {
+#ifdef USE_AVX512
+    return (vf)_mm512_cvtph_ps((__m256i)halves);
+#else
+    return (vf)_mm256_cvtph_ps((__m128i)halves);
+#endif
 }
 
-#elif defined(USE_AVX2)
+/* By hand: a compiler's own conversion takes four instructions. */
+INLINE vh bytes_of(const uint8_t *from) {
+#ifdef USE_AVX512
+    return (vh)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from));
+#else
+    return (vh)_mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)from));
+#endif
+}
 
-typedef struct {
-    __m256 scale, minimum;
-} Numbers;
-
-INLINE __m128i all_words(int word) { return _mm_set1_epi16((short)word); }
-
-/* Of 8 of a group's rows; `rest` is read where there are no bases. */
-INLINE Numbers numbers_of(const uint8_t *numbers, const uint8_t *rest, uint32_t bases, int half) {
-    const __m128i twelve = all_words(0xfff);
-    __m128i words = _mm_loadu_si128((const __m128i *)(numbers + 16 * half));
-    __m128i lower = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(numbers + 32 + 8 * half)));
-    __m128i minimum = _mm_or_si128(lower, _mm_and_si128(_mm_srli_epi16(words, 4), all_words(0xf00))), scale;
+/* Of LANES of a group's rows, from `row` on; `rest` is read where there are no bases. */
+INLINE Numbers numbers_of(const uint8_t *numbers, const uint8_t *rest, uint32_t bases, const int row) {
+    vh scale, minimum;
+    memcpy(&scale, numbers + 2 * row, sizeof scale);
+    minimum = bytes_of(numbers + 32 + row) | (scale >> 4 & 0xf00);
     if (bases == NO_BASES) {
-        __m128i upper = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(rest + 8 * half)));
-        scale = _mm_or_si128(_mm_and_si128(words, twelve), _mm_slli_epi16(upper, 12));
-        minimum = _mm_or_si128(minimum, _mm_slli_epi16(_mm_and_si128(upper, all_words(0xf0)), 8));
+        vh upper = bytes_of(rest + row);
+        scale = (scale & 0xfff) | upper << 12;
+        minimum |= (upper & 0xf0) << 8;
     } else {
-        const __m128i first = all_words((int)bases), second = all_words((int)(bases >> 16));
-        scale = _mm_add_epi16(first, _mm_and_si128(_mm_sub_epi16(words, first), twelve));
-        minimum = _mm_add_epi16(second, _mm_and_si128(_mm_sub_epi16(minimum, second), twelve));
+        const uint16_t first = (uint16_t)bases, second = (uint16_t)(bases >> 16);
+        scale = first + ((scale - first) & 0xfff);
+        minimum = second + ((minimum - second) & 0xfff);
     }
-    return (Numbers){_mm256_cvtph_ps(scale), _mm256_cvtph_ps(minimum)};
+    return (Numbers){from_halves(scale), from_halves(minimum)};
 }
 
 #endif

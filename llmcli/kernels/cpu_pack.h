@@ -110,9 +110,9 @@ INLINE void write_nibbles(const uint32_t *fours, uint8_t *to, int row) {
 }
 
 /* Group `g` of a row of the 16 that `near` and `rest` are of. */
-INLINE void write_codes(const int bits, const Codes *codes, uint8_t *near, uint8_t *rest, int g, int groups, int row) {
-    uint8_t *numbers = near, *to = near + number_bytes(bits == 4 ? PACKED4 : PACKED8, groups) + NIBBLES * (int64_t)g;
-    if (bits == 4) {
+INLINE void write_codes(const int kept, const Codes *codes, uint8_t *near, uint8_t *rest, int g, int groups, int row) {
+    uint8_t *numbers = near, *to = near + number_bytes(kept, groups) + NIBBLES * (int64_t)g;
+    if (kept == PACKED4) {
         uint16_t word = (uint16_t)((codes->scale & 0xfff) | (codes->minimum >> 8 & 15) << 12);
         write_nibbles(codes->fours, to, row);
         numbers += NUMBER_BYTES * (int64_t)g;
@@ -133,7 +133,7 @@ INLINE void write_codes(const int bits, const Codes *codes, uint8_t *near, uint8
 
 INLINE void pack_rows(const int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows,
                       int groups, int64_t first, uint8_t *near, uint8_t *rest) {
-    const int bits = format == Q4_0 || format == Q4_1 || format == Q4_K ? 4 : 8, kept = bits == 4 ? PACKED4 : PACKED8;
+    const int kept = format == Q4_0 || format == Q4_1 || format == Q4_K ? PACKED4 : PACKED8;
     Codes codes;
     for (int done = 0, count; done < rows; done += count) {
         int row = (int)((first + done) % BLOCK_ROWS);
@@ -144,7 +144,7 @@ INLINE void pack_rows(const int format, const uint8_t *stored, int64_t row_bytes
             for (int i = 0; i < count; i++) {
                 int from = order ? order[done + i] : done + i;
                 read_codes(format, stored + from * row_bytes, g, &codes);
-                write_codes(bits, &codes, to, to_rest, g, groups, row + i);
+                write_codes(kept, &codes, to, to_rest, g, groups, row + i);
             }
         }
     }

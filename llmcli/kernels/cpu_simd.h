@@ -11,8 +11,8 @@
 #endif
 
 /* LLM_PORTABLE and LLM_AVX2 hold a build back to less than the machine has, for tests. */
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && \
-    !defined(LLM_PORTABLE) && !defined(LLM_AVX2)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__) && !defined(LLM_PORTABLE) && \
+    !defined(LLM_AVX2)
 #define USE_AVX512 1
 #define LANES 16
 #define ISA "avx512-vnni"

@@ -77,8 +77,8 @@ class CpuStep:
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
         self._last: tuple[Tensor, int] | None = None
-        self.unread_bytes = 0
-        """See `BurstStep`."""
+        self._unread_bytes = 0
+        self._tokens_of_bursts = 0
 
     @property
     def prefill_chunk(self) -> int:
@@ -90,6 +90,12 @@ class CpuStep:
         """What runs, for people."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"cpu kernel ({self._library.isa}, {threads}), {self._description.formats}"
+
+    @property
+    def unread_bytes(self) -> int:
+        """See `BurstStep`."""
+        spared: int = self._library.handle.llm_spared(self._context)
+        return self._unread_bytes + self._tokens_of_bursts * spared
 
     @property
     def greatest(self) -> tuple[int, float] | None:
@@ -204,7 +210,8 @@ class CpuStep:
         chosen = (ctypes.c_int32 * count)()
         made: int = self._library.handle.llm_go_on(self._context, step, choice, count, chosen)
         _check(-min(made, 0))
-        self.unread_bytes += step.unread
+        self._unread_bytes += step.unread
+        self._tokens_of_bursts += made
         cache.advance(made)
         return chosen[:made]
 

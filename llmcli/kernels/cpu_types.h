@@ -77,7 +77,7 @@ typedef struct {
     int32_t tokens, only_last;
     int32_t greatest; /* written where there is one row of logits: the place of the first of the greatest */
     int32_t skipped;  /* tokens whose rotations come before those of the step */
-    int64_t unread;   /* written: bytes of weights that need not be read: nothing depended on them, or they were known */
+    int64_t unread;   /* written: bytes of weights that nothing depended on */
 } Step;
 
 /* How tokens are chosen; what the numbers mean is said in `SamplingParams` of engine/params.py. */
