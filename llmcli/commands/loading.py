@@ -44,6 +44,9 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
             from llmcli.checkpoint.gguf_ahead import read_gguf_ahead
 
             ahead = read_gguf_ahead(path)
+        from llmcli.commands.torch_import import import_torch
+
+        import_torch()
         from llmcli.checkpoint.opened import open_checkpoint
 
         return open_checkpoint(path, ahead)
