@@ -5,8 +5,8 @@ Most of it goes into what torch tells its compilers of its operations: which sha
 packages that `import torch` runs for the sake of `torch.name` alone. Each is there, and is run as soon as somebody asks
 for something of it. Who uses this program as a library gets torch as it is.
 
-In torch 2.9 to 2.13 running them changes nothing else that is noticed without a compiler, with one exception (below).
-What may be noticed are tensors on `meta`: they cannot be looked up in an embedding, for one, before a compiler was used.
+In torch 2.9 to 2.13 running them changes nothing else that is noticed without a compiler, with one exception, below.
+Tensors on `meta` notice: what is told of them by Python alone is not known before a compiler has been used.
 """
 
 from __future__ import annotations
