@@ -33,16 +33,16 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
 
     read_ahead(path)
     with no_garbage():
+        # Before torch's libraries are being loaded: these load others, and would wait for them.
+        from llmcli.checkpoint.folder_formats import only_gguf_file, read_folder
+        from llmcli.checkpoint.gguf_ahead import read_gguf_ahead
+
         load_torch_ahead()
         ahead: GGUFAhead | FolderContents | None = None
         if path.is_dir():
-            from llmcli.checkpoint.folder_formats import only_gguf_file, read_folder
-
             ahead = read_folder(path)
             path = path if ahead else only_gguf_file(path)
         if ahead is None:
-            from llmcli.checkpoint.gguf_ahead import read_gguf_ahead
-
             ahead = read_gguf_ahead(path)
         from llmcli.commands.torch_import import import_torch
 
