@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # What looks into a model computes in float32 up to this size: 6 GB of weights.
 _PRECISE_UP_TO = 1_500_000_000
+_frozen = False
 
 
 def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
@@ -55,14 +56,17 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
 @contextmanager
 def no_garbage() -> Iterator[None]:
     """While much is made that stays, look for no garbage in it: each look takes a tenth of a second."""
+    global _frozen
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if not gc.get_freeze_count():
+        # To ask the collector whether it has been done would take it as long as a look.
+        if not _frozen:
             # What the first of these leaves behind are modules, above all torch's: no later look needs to go there.
             gc.freeze()
+            _frozen = True
         if enabled:
             gc.enable()
 
