@@ -32,7 +32,10 @@ _PACKAGES = (
     "torch.nn.qat",
     "torch.nn.quantizable",
     "torch.nn.quantized",
+    "torch.optim",
+    "torch.profiler",
     "torch.quantization",
+    "torch.utils.data",
 )
 _RUNNING = threading.RLock()
 
