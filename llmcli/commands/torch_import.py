@@ -71,20 +71,19 @@ class _PutOff(ModuleType):
         # Those who look through all modules ask for names like these, and `import *` for one of them.
         if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
-        # Other threads wait until it has been run; the module itself, while it is being run, has what it has.
-        with _RUNNING:
-            self.run()
-            return super().__getattribute__(name)
+        self.run()
+        return super().__getattribute__(name)
 
     def run(self) -> None:
-        """Run the module, unless that has been done or is being done."""
-        _bind()
-        first = sys.modules[_FOR_COMPILERS[0]]
-        if self.__name__ in _FOR_COMPILERS[1:] and isinstance(first, _PutOff):
-            first.run()
-        spec = vars(self).pop("_unrun", None)
-        if spec is not None:
-            spec.loader.exec_module(self)
+        """Run the module, unless that has been done; while it is being run, other threads wait, and itself does not."""
+        with _RUNNING:
+            first = sys.modules[_FOR_COMPILERS[0]]
+            if self.__name__ in _FOR_COMPILERS[1:] and isinstance(first, _PutOff):
+                first.run()
+            spec = vars(self).pop("_unrun", None)
+            if spec is not None:
+                _bind()
+                spec.loader.exec_module(self)
 
 
 class _ParentFirst(MetaPathFinder):
@@ -94,8 +93,7 @@ class _ParentFirst(MetaPathFinder):
         parent = sys.modules.get(name.rpartition(".")[0])
         if not isinstance(parent, _PutOff) or "_unrun" not in vars(parent):
             return None
-        with _RUNNING:
-            parent.run()
+        parent.run()
         # Where it is found in its place, it would be run once more.
         imported = sys.modules.pop(name, None)
         return None if imported is None else ModuleSpec(name, _Imported(imported))
