@@ -3,6 +3,7 @@
 #define LLM_CPU_ATTENTION_H
 
 #include "cpu_attention_bf16.h"
+#include "cpu_attention_few.h"
 #include "cpu_simd.h"
 #include "cpu_softmax.h"
 #include "cpu_transpose.h"
@@ -139,6 +140,12 @@ static void attend(const Model *model, const Layer *layer, const Segment *segmen
 #ifdef USE_BF16
     if (bf16 && size % 32 == 0) {
         attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, onward, s);
+        return;
+    }
+#endif
+#ifdef USE_FEW
+    if (can_attend_few(&m)) {
+        attend_few(&m, keys, values, bf16, next, onward, s);
         return;
     }
 #else

@@ -3,6 +3,7 @@
 #ifndef LLM_CPU_ATTENTION_BF16_H
 #define LLM_CPU_ATTENTION_BF16_H
 
+#include "cpu_attention_few.h"
 #include "cpu_simd.h"
 #include "cpu_softmax.h"
 #include "cpu_transpose.h"
@@ -40,16 +41,6 @@ static void pair_values(const uint16_t *from, int size, int count, uint32_t *to)
             _mm512_storeu_si512(to + k / 2 * size + d + 16, _mm512_permutex2var_epi16(first, odd, second));
         }
     }
-}
-
-/* How far ahead keys and values are asked for, in bytes, and only into the second cache: the first can wait for a few
-   lines at a time (measured: 14 against 23 GB/s). */
-enum { KEYS_AHEAD = 8192, FEW = 4 };
-
-INLINE void ask_for_keys(const void *from, Outlook o) {
-    const char *ahead = (const char *)from + KEYS_AHEAD;
-    if (ahead >= o.end) ahead = o.next ? o.next + (ahead - o.end) : from;
-    _mm_prefetch(ahead, _MM_HINT_T1);
 }
 
 /* A few queries as they meet keys that have only been exchanged within fours: (size / 8, n, 16 pairs of values). Of 32
@@ -198,12 +189,12 @@ INLINE void score_rest(const uint16_t *keys, int size, int count, const int n, f
 }
 
 /* n queries, arranged in the scratch memory's keys. */
-INLINE void attend_few(const Meeting *m, const uint16_t *keys, const uint16_t *values, const int n, Scratch *s,
-                       Outlook keys_on, Outlook values_on) {
+INLINE void attend_few_bf16(const Meeting *m, const uint16_t *keys, const uint16_t *values, const int n, Scratch *s,
+                            Outlooks on) {
     for (int64_t key = m->first; key < m->last; key += KEYS) {
         int count = m->last - key < KEYS ? (int)(m->last - key) : KEYS, k = 0;
         for (; k + 16 <= count; k += 16)
-            score16((const uint32_t *)s->keys, keys + (int64_t)k * m->size, m->size, n, s->scores + k, keys_on);
+            score16((const uint32_t *)s->keys, keys + (int64_t)k * m->size, m->size, n, s->scores + k, on.keys);
         if (k < count) {
             score_rest(keys + (int64_t)k * m->size, m->size, count - k, n, s->scores + k, s);
             k += 16;
@@ -212,7 +203,7 @@ INLINE void attend_few(const Meeting *m, const uint16_t *keys, const uint16_t *v
             take_in_block(m, s, r, k, key, count);
             shrink(s->scores + r * KEYS, k);
         }
-        mix((const char *)s->scores, KEYS * sizeof *s->scores, values, m->size, count, n, s->mixed, m->width, values_on);
+        mix((const char *)s->scores, KEYS * sizeof *s->scores, values, m->size, count, n, s->mixed, m->width, on.values);
         keys += (int64_t)count * m->size, values += (int64_t)count * m->size;
     }
 }
@@ -244,24 +235,20 @@ static void attend_bf16(const Meeting *m, const uint16_t *keys, const uint16_t *
         attend_many(m, keys, values, s);
         return;
     }
-    int64_t end = (m->last - m->first) * m->size;
-    int64_t asked = next || !onward->at ? 0 : 2 * end < KEYS_AHEAD ? 2 * end : KEYS_AHEAD;
-    Outlook keys_on = {(const char *)(keys + end), next ? (const char *)(keys + next) : onward->at};
-    Outlook values_on = {(const char *)(values + end), next ? (const char *)(values + next) : onward->at + asked};
-    onward->at += 2 * asked;
+    Outlooks on = outlooks((const char *)keys, (const char *)values, 2 * (m->last - m->first) * m->size, 2 * next, onward);
     arrange_queries(s->queries, m->width, m->rows, m->size, (uint32_t *)s->keys);
     switch (m->rows) {
     case 1:
-        attend_few(m, keys, values, 1, s, keys_on, values_on);
+        attend_few_bf16(m, keys, values, 1, s, on);
         break;
     case 2:
-        attend_few(m, keys, values, 2, s, keys_on, values_on);
+        attend_few_bf16(m, keys, values, 2, s, on);
         break;
     case 3:
-        attend_few(m, keys, values, 3, s, keys_on, values_on);
+        attend_few_bf16(m, keys, values, 3, s, on);
         break;
     default:
-        attend_few(m, keys, values, 4, s, keys_on, values_on);
+        attend_few_bf16(m, keys, values, 4, s, on);
     }
 }
 #endif
