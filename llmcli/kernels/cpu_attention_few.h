@@ -16,6 +16,16 @@ INLINE void ask_for_keys(const void *from, Outlook o) {
     __builtin_prefetch(ahead, 0, 2);
 }
 
+/* As much as `bytes` of them. */
+INLINE void ask_for_rows(const void *from, int64_t bytes, Outlook o) {
+    const char *ahead = (const char *)from + KEYS_AHEAD;
+    if (ahead >= o.end) {
+        if (!o.next) return;
+        ahead = o.next + (ahead - o.end);
+    }
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
+}
+
 typedef struct {
     Outlook keys, values;
 } Outlooks;
@@ -78,18 +88,14 @@ static void spread_queries(const float *queries, int width, int n, int size, int
 }
 
 /* Scores (n, KEYS) of n queries against four keys. */
-INLINE void score_four(const float *queries, const char *keys, int size, const int bf16, const int n, float *scores,
-                       Outlook o) {
+INLINE void score_four(const float *queries, const char *keys, int size, const int bf16, const int n, float *scores) {
     const int values = bf16 ? 2 : 1, row = size * (bf16 ? 2 : 4);
     vf acc[FEW][2];
     for (int r = 0; r < n; r++) acc[r][0] = acc[r][1] = (vf){0};
     for (int at = 0; at < row; at += (int)sizeof(Whole)) {
         Whole k[4], t[4];
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            memcpy(k + i, keys + i * row + at, sizeof *k);
-            if (at % 64 == 0) ask_for_keys(keys + i * row + at, o);
-        }
+        for (int i = 0; i < 4; i++) memcpy(k + i, keys + i * row + at, sizeof *k);
         t[0] = WHOLE_VECTOR(unpacklo_epi32)(k[0], k[1]), t[1] = WHOLE_VECTOR(unpackhi_epi32)(k[0], k[1]);
         t[2] = WHOLE_VECTOR(unpacklo_epi32)(k[2], k[3]), t[3] = WHOLE_VECTOR(unpackhi_epi32)(k[2], k[3]);
         k[0] = WHOLE_VECTOR(unpacklo_epi64)(t[0], t[2]), k[1] = WHOLE_VECTOR(unpackhi_epi64)(t[0], t[2]);
@@ -116,12 +122,12 @@ INLINE void mix_few(const float *weights, const char *values, int size, const in
             for (int j = 0; j < vectors; j++) acc[r][j] = load(mixed + (int64_t)r * width + d + j * LANES);
         for (int k = 0; k < count; k++) {
             const char *from = values + k * row + d * (bf16 ? 2 : 4);
+            if (d == 0) ask_for_rows(from, row, o);
             vf v[4];
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) {
                 int at = j * LANES * (bf16 ? 2 : 4);
                 v[j] = bf16 ? load_bf16((const uint16_t *)(from + at)) : load((const float *)(from + at));
-                if (at % 64 == 0) ask_for_keys(from + at, o);
             }
 #pragma GCC unroll 4
             for (int r = 0; r < n; r++)
@@ -139,13 +145,15 @@ INLINE void attend_few_of(const Meeting *m, const char *keys, const char *values
     spread_queries(s->queries, m->width, n, m->size, bf16, s->keys);
     for (int64_t key = m->first; key < m->last; key += KEYS) {
         int count = m->last - key < KEYS ? (int)(m->last - key) : KEYS, k = 0;
-        for (; k + 4 <= count; k += 4)
-            score_four(s->keys, keys + k * row, m->size, bf16, n, s->scores + k, on.keys);
+        for (; k + 4 <= count; k += 4) {
+            ask_for_rows(keys + k * row, 4 * row, on.keys);
+            score_four(s->keys, keys + k * row, m->size, bf16, n, s->scores + k);
+        }
         if (k < count) { /* what is lacking is zero */
             char *padded = (char *)s->values;
             memset(padded, 0, (size_t)(4 * row));
             memcpy(padded, keys + k * row, (size_t)((count - k) * row));
-            score_four(s->keys, padded, m->size, bf16, n, s->scores + k, (Outlook){padded, NULL});
+            score_four(s->keys, padded, m->size, bf16, n, s->scores + k);
             k += 4;
         }
         for (int r = 0; r < n; r++) take_in_block(m, s, r, (int)round_up(k, LANES), key, count);
