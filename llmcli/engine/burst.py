@@ -15,8 +15,8 @@ from collections.abc import Collection, Sequence
 from llmcli.engine.reader import Reader
 from llmcli.engine.sampler import Sampler, check_chosen
 
-# For so long, in seconds, nobody looks: text appears, and Ctrl-C is answered, as soon as that.
-_UNSEEN_S = 0.02
+# For so long, in seconds, nobody looks: text appears, and Ctrl-C is answered, thirty times a second.
+_UNSEEN_S = 1 / 30
 _MOST = 8
 
 

@@ -80,7 +80,9 @@ def _compiler() -> str:
 
 
 def _machine_flags() -> tuple[str, ...]:
-    return ("-mcpu=native",) if platform.machine().lower() in ("arm64", "aarch64") else ("-march=native",)
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return ("-mcpu=native",)
+    return ("-march=native", *(["-DLLM_INTEL"] if "GenuineIntel" in _cpu_info("vendor_id") else []))
 
 
 def _cached(compiler: str, flags: Sequence[str]) -> Path:
@@ -112,11 +114,15 @@ def _key(compiler: str, flags: Sequence[str]) -> str:
 
 def _processor() -> str:
     """What `-march=native` depends on: home directories are shared between machines."""
+    return _cpu_info("flags", "Features", "model name", "CPU part") or platform.processor()
+
+
+def _cpu_info(*fields: str) -> str:
+    """What the system says of the processor; nothing where it says nothing."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        wanted = ("flags", "Features", "model name", "CPU part")
-        return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
-    return platform.processor()
+        return "\n".join(dict.fromkeys(line for line in lines if line.startswith(fields)))
+    return ""
 
 
 def _compile(compiler: str, flags: Sequence[str], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import weakref
 from collections.abc import Sequence
@@ -205,7 +206,7 @@ class CpuStep:
             vocabulary=choosing.vocabulary,
             end_count=len(ends),
         )
-        step, _logits = self._step([token], start, only_last=True)
+        step = self._step([token], start, self._seen_by_nobody, only_last=True)
         self._last = None
         chosen = (ctypes.c_int32 * count)()
         made: int = self._library.handle.llm_go_on(self._context, step, choice, count, chosen)
@@ -253,18 +254,23 @@ class CpuStep:
         self, ids: Sequence[int], start: int, *, only_last: bool, positions: Sequence[int] | None = None
     ) -> Tensor:
         """One call: `ids` continue a text from `start` on, or each the text of its row at its own of `positions`."""
-        step, logits = self._step(ids, start, only_last=only_last, positions=positions)
+        logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
+        step = self._step(ids, start, logits, only_last=only_last, positions=positions)
         _check(self._library.handle.llm_step(self._context, step))
         self._last = (logits, step.greatest) if only_last else None
         return logits
 
+    @functools.cached_property
+    def _seen_by_nobody(self) -> Tensor:
+        """Room for the logits (1, V) of bursts: fresh memory the system would have to find, and zero, each time."""
+        return torch.empty((1, self._model.config.vocab_size))
+
     def _step(
-        self, ids: Sequence[int], start: int, *, only_last: bool, positions: Sequence[int] | None = None
-    ) -> tuple[c.Step, Tensor]:
-        """What a call is to do, and where it writes logits to."""
-        logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
+        self, ids: Sequence[int], start: int, logits: Tensor, *, only_last: bool, positions: Sequence[int] | None = None
+    ) -> c.Step:
+        """What a call is to do; it writes `logits`."""
         places = None if positions is None else (ctypes.c_int64 * len(positions))(*positions)
-        step = c.Step(
+        return c.Step(
             ids=ctypes.cast((ctypes.c_int32 * len(ids))(*ids), ctypes.c_void_p),
             segments=self._segments,
             rotations=self._rotation_table,
@@ -274,7 +280,6 @@ class CpuStep:
             tokens=len(ids),
             only_last=only_last,
         )
-        return step, logits
 
 
 class _Rotations:

@@ -67,6 +67,13 @@ def test_what_decides_the_result_decides_the_name(cache: Path, monkeypatch: pyte
     assert len(names) == 5
 
 
+@pytest.mark.parametrize(("vendor", "flags"), [("GenuineIntel", {"-DLLM_INTEL"}), ("AuthenticAMD", set())])
+def test_who_made_the_processor_is_told(monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str]) -> None:
+    monkeypatch.setattr(cpu_build.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu_build, "_cpu_info", lambda *fields: f"{fields[0]}\t: {vendor}")
+    assert set(cpu_build._machine_flags()) == {"-march=native", *flags}
+
+
 def test_two_processes_compile_once(tmp_path: Path) -> None:
     code = (
         "import sys, llmcli.kernels.cpu_build as build\n"
@@ -110,7 +117,7 @@ def test_another_version_of_the_interface_is_not_used(monkeypatch: pytest.Monkey
 
 
 def test_it_compiles_without_warnings(tmp_path: Path) -> None:
-    for flags in cpu_build._VARIANTS.values():
+    for flags in (*cpu_build._VARIANTS.values(), ("-DLLM_INTEL",)):
         command = [compiler(), *cpu_build._FLAGS, *cpu_build._machine_flags(), *flags, "-Werror", "-fsyntax-only"]
         source = Path(cpu_build.__file__).with_name("cpu.c")
         subprocess.run([*command, str(source)], check=True, timeout=120)

@@ -139,6 +139,23 @@ def test_few_queries_are_attended_to_in_bfloat16(tmp_path: Path, group: int, win
         assert error(torch.cat(parts)[60:], theirs[60:]) < error(readable[60:], theirs[60:])
 
 
+@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize(("group", "size"), [(1, 64), (2, 32), (3, 96), (4, 16), (3, 64), (5, 64)])
+@pytest.mark.parametrize("window", [None, 21])
+def test_few_queries_are_attended_to_in_float32(
+    tmp_path: Path, variant: Variant, group: int, size: int, window: int | None
+) -> None:
+    shape = {"hidden_size": 64, "head_dim": size, "num_attention_heads": 2 * group, "num_key_value_heads": 2}
+    model = random_model("mistral", tmp_path, sliding_window=window, **shape)
+    ids = random_ids(150, seed=5)
+    with torch.inference_mode():
+        theirs = model(torch.tensor([ids]))[0]
+    step, cache = CpuStep(model, threads=2, library=library(variant)), model.new_cache()
+    parts = [step.forward(ids[:60], cache, only_last=False)]
+    parts += [step.forward(ids[cache.length : cache.length + 1], cache, only_last=False) for _ in range(90)]
+    assert error(torch.cat(parts), theirs) < 5e-6
+
+
 @pytest.fixture(params=SOME, scope="module")
 def some_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     model_type, overrides = CASES[request.param]
