@@ -122,9 +122,12 @@ def test_many_tokens_are_attended_to_in_bfloat16(tmp_path: Path, sizes: tuple[in
     assert error(torch.cat(parts), theirs) < error(readable, theirs)
 
 
+@pytest.mark.parametrize("variant", get_args(Variant))
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("window", [None, 21])
-def test_few_queries_are_attended_to_in_bfloat16(tmp_path: Path, group: int, window: int | None) -> None:
+def test_few_queries_are_attended_to_in_bfloat16(
+    tmp_path: Path, variant: Variant, group: int, window: int | None
+) -> None:
     shape = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 2 * group, "num_key_value_heads": 2}
     model = random_model("mistral", tmp_path, sliding_window=window, **shape).bfloat16()
     ids = random_ids(150, seed=5)
@@ -133,7 +136,7 @@ def test_few_queries_are_attended_to_in_bfloat16(tmp_path: Path, group: int, win
         theirs = exact(torch.tensor([ids]))[0]
         readable = model(torch.tensor([ids]))[0].float()
     for threads in (1, 2, 3):
-        step, cache = CpuStep(model, threads=threads, library=library()), model.new_cache()
+        step, cache = CpuStep(model, threads=threads, library=library(variant)), model.new_cache()
         parts = [step.forward(ids[:60], cache, only_last=False)]
         parts += [step.forward(ids[cache.length : cache.length + 1], cache, only_last=False) for _ in range(90)]
         assert error(torch.cat(parts)[60:], theirs[60:]) < error(readable[60:], theirs[60:])
