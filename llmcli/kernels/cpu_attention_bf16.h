@@ -43,6 +43,13 @@ static void pair_values(const uint16_t *from, int size, int count, uint32_t *to)
     }
 }
 
+/* For the line that is read at `from`. */
+INLINE void ask_for_keys(const void *from, Outlook o) {
+    const char *ahead = (const char *)from + KEYS_AHEAD;
+    if (ahead >= o.end) ahead = o.next ? o.next + (ahead - o.end) : from;
+    __builtin_prefetch(ahead, 0, 2);
+}
+
 /* A few queries as they meet keys that have only been exchanged within fours: (size / 8, n, 16 pairs of values). Of 32
    values, the j-th of four vectors has the pairs j, 4 + j, 8 + j and 12 + j, each four times. */
 static void arrange_queries(const float *queries, int width, int n, int size, uint32_t *to) {

@@ -119,10 +119,15 @@ def _processor() -> str:
 
 def _cpu_info(*fields: str) -> str:
     """What the system says of the processor; nothing where it says nothing."""
+    return "\n".join(dict.fromkeys(line for line in _cpu_lines() if line.startswith(fields)))
+
+
+@functools.cache
+def _cpu_lines() -> list[str]:
+    """Made anew by the system for each who reads it, which takes it longer the more cores there are."""
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        return "\n".join(dict.fromkeys(line for line in lines if line.startswith(fields)))
-    return ""
+        return Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    return []
 
 
 def _compile(compiler: str, flags: Sequence[str], path: Path) -> None:
