@@ -2,8 +2,8 @@
 
 Between two passes over a small model's weights everything else has left the processor's caches. To look at each token
 before the next takes a tenth of its time, most of it spent waiting for memory (measured: 0.33 ms of 3.6; nothing of it
-is left but 0.03 ms where no weights are read in between). So nobody looks for a moment too short to be noticed, and of
-a large model, of which one pass takes longer, at every token.
+is left but 0.03 ms where no weights are read in between). So nobody looks for a moment too short to be noticed, which a
+signal ends, and of a large model, of which one pass takes longer, at every token.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from llmcli.engine.reader import Reader
 from llmcli.engine.sampler import Sampler, check_chosen
 
-# For so long, in seconds, nobody looks: text appears, and Ctrl-C is answered, thirty times a second.
+# For so long, in seconds, nobody looks: text appears thirty times a second.
 _UNSEEN_S = 1 / 30
 _MOST = 8
 
@@ -56,7 +56,9 @@ class Burst:
         if count < 1:
             chosen = [self._sampler.choose(self._reader.read(ids), ids)]
         else:
-            chosen = self._reader.read_burst(ids, self._sampler.params, self._sampler.uniforms(count), self._ends)
+            uniforms = self._sampler.uniforms(count)
+            chosen = self._reader.read_burst(ids, self._sampler.params, uniforms, self._ends)
+            self._sampler.give_back(uniforms[len(chosen) :])
         self.seconds_each = (time.perf_counter() - started) / len(chosen)
         self._count = max(1, min(_MOST, int(_UNSEEN_S / self.seconds_each)))
         return chosen

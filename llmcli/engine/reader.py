@@ -170,7 +170,8 @@ class Reader:
     def read_burst(
         self, ids: Sequence[int], filters: Filters, uniforms: Sequence[float], ends: Sequence[int]
     ) -> list[int]:
-        """The tokens that follow `ids`, `most_burst` at most: one by each of the numbers from 0 to 1, until an end.
+        """The tokens that follow `ids`, `most_burst` at most: one by each of the numbers from 0 to 1, until an end or a
+        signal.
 
         All but the last are read. -1, and the last: the logits are no finite numbers.
         """

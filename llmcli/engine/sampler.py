@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
@@ -33,6 +34,7 @@ class Sampler:
         self.params = params
         # Not torch's: the same seed then gives the same numbers with every version, on every device.
         self._random = Random(params.seed)
+        self._given_back: deque[float] = deque()
 
     def distribution(self, logits: Tensor, context: Sequence[int] = ()) -> Tensor:
         """Probabilities after every filter, (V,) float32; greedy decoding is a distribution with a single one.
@@ -70,11 +72,16 @@ class Sampler:
 
     def uniform(self) -> float:
         """A number from 0 to 1, of the same source as the draws."""
-        return self._random.random()
+        return self._given_back.popleft() if self._given_back else self._random.random()
 
     def uniforms(self, count: int) -> list[float]:
         """The numbers by which so many tokens are chosen elsewhere; where the most probable is taken, none is drawn."""
         return [self.uniform() if self.params.temperature else 0.0 for _ in range(count)]
+
+    def give_back(self, uniforms: Sequence[float]) -> None:
+        """Those of `uniforms` by which no token was chosen are the next ones again."""
+        if self.params.temperature:
+            self._given_back.extendleft(reversed(uniforms))
 
     def _left(self, logits: Tensor, context: Sequence[int]) -> _Few | Tensor:
         """What is left when all filters have been applied, in order.

@@ -63,8 +63,8 @@ class BurstStep(FastStep, Protocol):
     def forward_burst(self, token: int, cache: KVCache, choosing: Choosing) -> list[int]:
         """As many tokens after `token`, which continues what `cache` holds, as there are numbers to choose them by.
 
-        Each is what the engine's `Sampler` chooses by its number, and all but the last are read. Fewer where one of the
-        ends comes, or -1: logits are no finite numbers.
+        Each is what the engine's `Sampler` chooses by its number, and all but the last are read. Fewer, but at least
+        one, where one of the ends comes, or a signal that Python answers, or -1: logits are no finite numbers.
         """
 
 

@@ -6,6 +6,7 @@
 #ifdef __linux__
 #define _GNU_SOURCE /* where threads run */
 #endif
+#include <poll.h>
 #include <stdlib.h>
 
 #include "cpu_attention.h"
@@ -1087,9 +1088,14 @@ static void greedy_pass(Context *c, Step *step, int choosable) {
     step->unread += unread_bytes(head, c->workers[0].doubts, looked_at);
 }
 
+static int can_be_read(int descriptor) {
+    struct pollfd asked = {.fd = descriptor, .events = POLLIN};
+    return descriptor >= 0 && poll(&asked, 1, 0) > 0;
+}
+
 /* From the step's only token on, `count` times at most: the pass of a token, and the choice of the next, into `chosen`,
-   until one ends the text or, being -1, cannot be chosen. How many were chosen, or below 0: which number is out of
-   bounds. */
+   until one ends the text or, being -1, cannot be chosen, or there is an alarm. How many were chosen, or below 0: which
+   number is out of bounds. */
 EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, int32_t *chosen) {
     const Model *m = &c->model;
     if (step->tokens != 1 || step->positions || count < 1) return -1;
@@ -1108,7 +1114,7 @@ EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, in
             pass(c, &now, 0);
         double uniform = choice->temperature == 0 ? 0 : choice->uniforms[made];
         chosen[made] = choose_token(choice, now.logits, now.greatest, uniform);
-        ended = is_end(choice, chosen[made]);
+        ended = is_end(choice, chosen[made]) || can_be_read(choice->alarm);
         now.ids = chosen + made;
         now.start++;
         now.skipped++;

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
-from llmcli.kernels import NoKernelError, readable_logits
+from llmcli.kernels import NoKernelError, readable_logits, signals
 from llmcli.kernels import cpu_structs as c
 from llmcli.kernels.cpu_build import Library, load_library
 from llmcli.kernels.cpu_model import Description
@@ -209,7 +209,8 @@ class CpuStep:
         step = self._step([token], start, self._seen_by_nobody, only_last=True)
         self._last = None
         chosen = (ctypes.c_int32 * count)()
-        made: int = self._library.handle.llm_go_on(self._context, step, choice, count, chosen)
+        with signals.alarm() as choice.alarm:
+            made: int = self._library.handle.llm_go_on(self._context, step, choice, count, chosen)
         _check(-min(made, 0))
         self._unread_bytes += step.unread
         self._tokens_of_bursts += made

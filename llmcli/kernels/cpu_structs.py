@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 7
+ABI = 8
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -110,7 +110,7 @@ class Choice(ctypes.Structure):
     _fields_ = (
         *_fields(c_double, "temperature top_p min_p"),
         *_fields(c_void_p, "uniforms ends"),
-        *_fields(c_int32, "top_k vocabulary end_count"),
+        *_fields(c_int32, "top_k vocabulary end_count alarm"),
     )
 
 

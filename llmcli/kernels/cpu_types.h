@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 7
+#define LLM_ABI 8
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -88,6 +88,7 @@ typedef struct {
     int32_t top_k;          /* not 0, unless the temperature is */
     int32_t vocabulary;     /* only so many of the first tokens can be chosen */
     int32_t end_count;
+    int32_t alarm;          /* a file descriptor, or -1: once it can be read no further token is begun */
 } Choice;
 
 static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +17,23 @@ import llmcli
 from llmcli.engine import Engine, Finish, SamplingParams, Step, burst
 from llmcli.engine.speculative import Speculation
 from llmcli.errors import LlmcliError
+from llmcli.kernels import signals
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.filters import Choosing
+from llmcli.kernels.signals import alarm
 from llmcli.model import KVCache
 from tests.checkpoint.parity_cases import CASES
 from tests.engine.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
 from tests.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.tiny import random_ids, save, tiny_model
+
+
+@contextmanager
+def ringing() -> Iterator[int]:
+    """`alarm`, and a signal in its midst."""
+    with alarm() as descriptor:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        yield descriptor
 
 
 class Plain:
@@ -99,6 +111,19 @@ def test_turns_of_a_talk_are_the_same(loaded: llmcli.LoadedModel, params: Sampli
         assert told(mine) == told(yours)
         assert step.bursts == bursts
         ids = [*ids, *(event.id for event in mine if isinstance(event, Step)), *random_ids(3, seed=turn)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no signal that means nothing")
+def test_signals_change_nothing_of_a_reply(loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "alarm", ringing)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        ours, step, theirs = pair(loaded)
+        params = SamplingParams(temperature=1.5, seed=3, max_tokens=20)
+        assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert step.bursts == [1] * 19
 
 
 @pytest.mark.parametrize(
