@@ -208,8 +208,10 @@ def test_what_cannot_be_is_said_at_once(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files are locked as POSIX does it")
-def test_one_process_at_a_time(slow: tuple[Path, Path], tmp_path: Path) -> None:
-    folder, file = slow
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = write_puppet(tmp_path / "m", loop(b"abc"), context=100_000)
+    # The second lasts longer than anybody takes to find that it is not done.
+    file = write(tmp_path / "in.jsonl", [{"prompt": "a", "max_tokens": 2}, {"prompt": "b", "max_tokens": 99_000}])
     out = tmp_path / "out.jsonl"
     process = start("batch", file, "-m", folder, "--out", out)
     deadline = time.monotonic() + 60
