@@ -28,8 +28,11 @@ class MarkdownStream:
         self._text += text
         if text and self._lines.is_due():
             with self._lines.drawing():
-                finished = self._drawn(self._finished_blocks())
                 still_open = blocks(_decided(self._text))
+                found = self._finished_blocks() if len(still_open) > 1 else []
+                if found:
+                    still_open = blocks(_decided(self._text))
+                finished = self._drawn(found)
                 # Drawing all of a long one each time would take longer and longer.
                 still_open[-1:] = [end_of(block, self._lines.rows + 1) for block in still_open[-1:]]
                 self._lines.update(finished, self._drawn(still_open, is_open=True))
