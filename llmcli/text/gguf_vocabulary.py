@@ -19,7 +19,7 @@ from llmcli.text.library import told
 from llmcli.text.pretokenizers import BOS_BY_DEFAULT, IGNORES_MERGES, gguf_pre_tokenizer
 from llmcli.text.sentencepiece_bpe import sentencepiece_bpe, set_space_rules
 from llmcli.text.token_bytes import byte_of
-from llmcli.text.typed_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, TypedVocabulary, add_tokens, as_spelling
+from llmcli.text.typed_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, TypedVocabulary, add_tokens, as_spellings
 
 _KEY = "tokenizer.ggml."
 _NO_ID = (-1, 2**32 - 1)
@@ -31,6 +31,8 @@ class _Vocabulary(TypedVocabulary):
     """The checked arrays of the file."""
 
     metadata: Mapping[str, object]
+    ids: dict[str, int]
+    """Of the tokens, by their spellings."""
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.metadata.get(_KEY + name, default)
@@ -83,8 +85,9 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
     tokens = cast("list[str]", _array(metadata, "tokens", (str,), source))
     if not tokens:
         raise CheckpointError(f"{source} has no vocabulary ({_KEY}tokens).")
-    tokens = [as_spelling(token, index) for index, token in enumerate(tokens)]
-    if len(set(tokens)) != len(tokens):
+    tokens = as_spellings(tokens)
+    ids = {token: index for index, token in enumerate(tokens)}
+    if len(ids) != len(tokens):
         raise CheckpointError(f"{source} has a damaged tokenizer: two tokens are spelled the same.")
     types = cast("list[int]", _array(metadata, "token_type", (int,), source)) or [
         BYTE if byte_of(token) is not None else NORMAL for token in tokens
@@ -95,11 +98,11 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
         )
     if f"{_KEY}token_type" not in metadata:
         _mark_control(metadata, types)
-    for index, token in enumerate(tokens):
+    for token in KNOWN_END_OF_TURN:
         # Some converters forgot to mark them; as ordinary text they would be split and never end a turn.
-        if types[index] == NORMAL and token in KNOWN_END_OF_TURN:
-            types[index] = CONTROL
-    return _Vocabulary(source, tokens, types, metadata)
+        if token in ids and types[ids[token]] == NORMAL:
+            types[ids[token]] = CONTROL
+    return _Vocabulary(source, tokens, types, metadata, ids)
 
 
 def _mark_control(metadata: Mapping[str, object], types: list[int]) -> None:
@@ -116,7 +119,7 @@ def _array(metadata: Mapping[str, object], name: str, kinds: tuple[type, ...], s
     values = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise CheckpointError(f"{source} has a damaged tokenizer: {_KEY}{name} is not an array.")
-    if not all(type(item) in kinds for item in values):
+    if not set(map(type, values)) <= set(kinds):
         raise CheckpointError(f"{source} has a damaged tokenizer: {_KEY}{name} holds values of the wrong type.")
     return list(values)
 
@@ -131,13 +134,15 @@ def _byte_level(vocabulary: _Vocabulary) -> Backend:
         raise vocabulary.error(f"there are no merges ({_KEY}merges).")
     merges = []
     for line in lines:
-        # The first piece may itself begin with a space.
-        at = line.find(" ", 1)
-        if at < 0 or at == len(line) - 1:
+        first, _, second = line.partition(" ")
+        if not first:
+            # It may itself begin with a space.
+            first, _, second = line[1:].partition(" ")
+            first = f" {first}"
+        if not second:
             raise vocabulary.error(f"the merge {line!r} is not a pair of pieces.")
-        merges.append((line[:at], line[at + 1 :]))
-    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    backend = Backend(models.BPE(ids, merges, ignore_merges=pre in IGNORES_MERGES))
+        merges.append((first, second))
+    backend = Backend(models.BPE(vocabulary.ids, merges, ignore_merges=pre in IGNORES_MERGES))
     backend.pre_tokenizer = gguf_pre_tokenizer(pre, source=source)
     backend.decoder = decoders.ByteLevel()
     return backend

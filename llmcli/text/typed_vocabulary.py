@@ -45,10 +45,25 @@ def as_spelling(token: str, index: int) -> str:
     return token
 
 
+def as_spellings(tokens: Sequence[str]) -> list[str]:
+    """Each of `tokens`, by id, as a spelling the tokenizer library accepts."""
+    try:
+        # As a rule all are: one look at all of them takes a tenth of the time.
+        "".join(tokens).encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        if all(tokens):
+            return list(tokens)
+    return [as_spelling(token, index) for index, token in enumerate(tokens)]
+
+
 def add_tokens(backend: Backend, vocabulary: TypedVocabulary, *, space_runs: bool) -> None:
     """Have control tokens and those added by hand found as wholes in text; runs of spaces only if `space_runs`."""
     special, ordinary = [], []
     for index, kind in enumerate(vocabulary.types):
+        if kind == NORMAL:
+            continue
         token = vocabulary.tokens[index]
         if kind in (CONTROL, UNKNOWN):
             special.append(AddedToken(token, special=True, normalized=False))
