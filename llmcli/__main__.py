@@ -1,6 +1,7 @@
 """`python -m llmcli`, and the `llm` command: the same program, whatever else is called `llm` on this machine."""
 
 import signal
+import sys
 from typing import NoReturn
 
 
@@ -11,6 +12,9 @@ def run() -> NoReturn:
     guarded = handler is signal.default_int_handler
     if guarded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from llmcli.commands import torch_ahead
+
+    torch_ahead.begin(sys.argv[1:])
     from llmcli import cli
 
     if guarded:

@@ -30,15 +30,15 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
         from llmcli.checkpoint.resolve import resolve
 
         path = resolve(name, progress=progress)
-    from llmcli.checkpoint.read_ahead import load_torch_ahead, read_ahead
+    from llmcli.checkpoint.read_ahead import read_ahead
+    from llmcli.commands.torch_ahead import load_torch_ahead
 
     read_ahead(path)
     with no_garbage():
-        # Before torch's libraries are being loaded: these load others, and would wait for them.
+        load_torch_ahead()
         from llmcli.checkpoint.folder_formats import only_gguf_file, read_folder
         from llmcli.checkpoint.gguf_ahead import read_gguf_ahead
 
-        load_torch_ahead()
         ahead: GGUFAhead | FolderContents | None = None
         if path.is_dir():
             ahead = read_folder(path)

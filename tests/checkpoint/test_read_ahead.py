@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from llmcli.checkpoint.read_ahead import load_torch_ahead, read_ahead
+from llmcli.checkpoint.read_ahead import read_ahead
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
@@ -42,28 +37,3 @@ def test_what_cannot_be_read_is_left_to_the_loader(tmp_path: Path) -> None:
     fifo = tmp_path / "b.safetensors"
     os.mkfifo(fifo)
     read_ahead(fifo)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only there")
-def test_torch_finds_its_libraries_loaded_and_works() -> None:
-    code = (
-        "import sys, threading\nfrom pathlib import Path\n"
-        "from llmcli.checkpoint.read_ahead import load_torch_ahead\n"
-        "load_torch_ahead()\n"
-        "for thread in threading.enumerate()[1:]:\n    thread.join()\n"
-        "print('torch' in sys.modules, 'libtorch_cpu' in Path('/proc/self/maps').read_text())\n"
-        "import torch\n"
-        "print((torch.ones(50, 50) @ torch.ones(50, 50)).sum().item())\n"
-        "load_torch_ahead()\nprint(threading.active_count())"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert result.stdout == "False True\n125000.0\n1\n", result.stderr
-
-
-def test_without_torch_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "torch")
-    for answer in (None, importlib.machinery.ModuleSpec("torch", None)):
-        monkeypatch.setattr("importlib.util.find_spec", lambda _, answer=answer: answer)
-        before = threading.active_count()
-        load_torch_ahead()
-        assert threading.active_count() == before
