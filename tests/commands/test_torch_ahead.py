@@ -9,7 +9,9 @@ import sys
 import threading
 
 import pytest
+from typer.main import get_group
 
+from llmcli import cli
 from llmcli.commands import torch_ahead
 from llmcli.commands.torch_ahead import load_torch_ahead
 
@@ -58,3 +60,7 @@ def test_only_commands_that_run_a_model_begin_with_it(
     monkeypatch.setattr(torch_ahead, "load_torch_ahead", lambda: begun.append(True))
     torch_ahead.begin(arguments)
     assert begun == [True] * loads
+
+
+def test_they_are_commands() -> None:
+    assert set(get_group(cli.app).commands) >= torch_ahead._COMMANDS
