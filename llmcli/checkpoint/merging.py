@@ -240,7 +240,11 @@ def _describe_gguf(checkpoint: Checkpoint, to: Path) -> None:
     defaults = dict(text.generation_defaults)
     if "repeat_penalty" in defaults:
         defaults["repetition_penalty"] = defaults.pop("repeat_penalty")
-    _write_json(to / "generation_config.json", {"eos_token_id": stops, **defaults})
+    greedy = {"do_sample": False} if defaults.get("temperature") == 0 else {}
+    if greedy:
+        # transformers refuses a temperature of 0.
+        del defaults["temperature"]
+    _write_json(to / "generation_config.json", {"eos_token_id": stops, **greedy, **defaults})
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

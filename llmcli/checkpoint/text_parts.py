@@ -77,7 +77,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object]) -> TextParts:
         templates=templates,
         template_origin=origin,
         stop_ids=stop_ids(tokenizer, declared),
-        generation_defaults=_defaults({ours: generation.get(theirs) for ours, (theirs, _) in _SAMPLING_KEYS.items()}),
+        generation_defaults=_folder_defaults(generation),
     )
 
 
@@ -171,6 +171,13 @@ def _ids(values: Mapping[str, object], path: Path) -> list[int]:
     if len(ids) != len(listed):
         raise CheckpointError(f"{path} has 'eos_token_id' = {found!r}; a token id or a list of them is needed.")
     return ids
+
+
+def _folder_defaults(generation: Mapping[str, object]) -> dict[str, float]:
+    """What `generation_config.json` recommends; without sampling (`do_sample` false) that is temperature 0."""
+    values = {ours: generation.get(theirs) for ours, (theirs, _) in _SAMPLING_KEYS.items()}
+    # In transformers an absent `do_sample` means the same, but most files leave it out without meaning anything.
+    return _defaults(values | ({"temperature": 0.0} if generation.get("do_sample") is False else {}))
 
 
 def _defaults(values: Mapping[str, object]) -> dict[str, float]:

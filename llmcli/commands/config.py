@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -104,7 +105,8 @@ def _with_the_models_own(settings: list[Setting]) -> list[Setting]:
     from llmcli.engine import SamplingParams
 
     model = next((setting.value for setting in settings if setting.name == "model"), None)
-    name, recommended = _recommended(model if isinstance(model, str) else None)
+    given = [setting.name for setting in settings if setting.value is not None and setting.name in _SAMPLING]
+    name, recommended = _recommended(model if isinstance(model, str) else None, given)
     defaults = SamplingParams()
     result = []
     for setting in settings:
@@ -117,7 +119,7 @@ def _with_the_models_own(settings: list[Setting]) -> list[Setting]:
     return result
 
 
-def _recommended(model: str | None) -> tuple[str, dict[str, float]]:
+def _recommended(model: str | None, given: Collection[str]) -> tuple[str, dict[str, float]]:
     from llmcli.checkpoint.resolve import resolve
 
     try:
@@ -125,7 +127,8 @@ def _recommended(model: str | None) -> tuple[str, dict[str, float]]:
         from llmcli.checkpoint.opened import open_checkpoint
 
         checkpoint = open_checkpoint(path)
-        return checkpoint.name, options.usable_recommendations(checkpoint.read_text_parts().generation_defaults)
+        defaults = checkpoint.read_text_parts().generation_defaults
+        return checkpoint.name, options.usable_recommendations(defaults, given)
     except LlmcliError as error:
         terminal.note(f"What the model recommends is not known: {error}")
         return "", {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -313,23 +313,32 @@ class SamplingOptions:
         """
         from llmcli.engine import SamplingParams
 
-        recommended = usable_recommendations(model_defaults)
-        given = {
+        values = {
             "temperature": self.temperature,
             "top_k": self.top_k,
             "top_p": self.top_p,
             "min_p": self.min_p,
             "repeat_penalty": self.repeat_penalty,
         }
-        chosen = recommended | {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
+        chosen = usable_recommendations(model_defaults, given) | given
         # Drawn here, so that it can be shown and the reply had again.
         seed = secrets.randbits(32) if self.seed is None else self.seed
         return SamplingParams(**chosen, seed=seed, max_tokens=self.max_tokens, stop=self.stop)  # type: ignore[arg-type]
 
 
-def usable_recommendations(model_defaults: Mapping[str, float]) -> dict[str, float]:
-    """What a model's makers recommend, without values that make no sense."""
-    return {name: value for name, value in model_defaults.items() if _makes_sense(name, value)}
+def usable_recommendations(model_defaults: Mapping[str, float], given: Collection[str] = ()) -> dict[str, float]:
+    """What a model's makers recommend, without values that make no sense.
+
+    `given` names the settings the user chose: --top-k, --top-p or --min-p asks for sampling, so that a recommended
+    temperature of 0, at which they would have no effect, is not followed.
+    """
+    sampled = any(name in given for name in ("top_k", "top_p", "min_p"))
+    return {
+        name: value
+        for name, value in model_defaults.items()
+        if _makes_sense(name, value) and not (sampled and name == "temperature" and value == 0)
+    }
 
 
 def _makes_sense(name: str, value: float) -> bool:

@@ -175,3 +175,21 @@ def test_every_file_that_names_an_end_counts(folder: Path) -> None:
 def test_an_end_that_is_no_token_is_refused(folder: Path, ids: object) -> None:
     with pytest.raises(CheckpointError):
         read(folder, {"eos_token_id": ids})
+
+
+@pytest.mark.parametrize(
+    ("generation", "defaults"),
+    [
+        ({"do_sample": False}, {"temperature": 0}),
+        ({"do_sample": False, "temperature": 0.7, "top_k": 20}, {"temperature": 0, "top_k": 20}),
+        ({"do_sample": True, "temperature": 0.7}, {"temperature": 0.7}),
+        ({"do_sample": None}, {}),
+        ({"do_sample": "false"}, {}),
+        ({}, {}),
+    ],
+)
+def test_do_sample_false_recommends_temperature_0(
+    folder: Path, generation: dict[str, object], defaults: dict[str, float]
+) -> None:
+    write(folder, "generation_config.json", generation)
+    assert read(folder).generation_defaults == defaults

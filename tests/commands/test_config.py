@@ -51,6 +51,17 @@ def test_each_value_and_where_it_comes_from(home: Path) -> None:
     assert origins("generate")["top_k"] == (2, "file", str(config))
 
 
+def test_a_greedy_model_is_shown_as_such_unless_the_user_samples(home: Path) -> None:
+    folder = write_puppet(home / "model", chain(b"a"))
+    (folder / "generation_config.json").write_text('{"do_sample": false, "top_p": 0.8, "max_new_tokens": 2048}')
+    found = origins("generate", "-m", folder)
+    assert found["temperature"] == (0.0, "model", "model")
+    assert found["max_tokens"] == (None, "default", "")
+    found = origins("generate", "-m", folder, "--top-k", 3)
+    assert found["temperature"] == (0.8, "default", "")
+    assert found["top_p"] == (0.8, "model", "model")
+
+
 def test_what_is_shown_is_what_runs(home: Path) -> None:
     folder = write_puppet(home / "model", chain(b"a"))
     flags = ["-m", folder, "-n", 1]

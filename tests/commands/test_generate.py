@@ -187,6 +187,20 @@ class TestGenerate:
         expected = {65: 0.36 / 0.52, 66: 0.16 / 0.52}[token["id"]]
         assert token["sampled_prob"] == pytest.approx(expected, rel=1e-2)
 
+    def test_a_model_whose_makers_do_not_sample_is_not_sampled(self, tmp_path: Path) -> None:
+        folder = write_puppet(tmp_path / "m", {ASSISTANT: {65: 0.6, 66: 0.4}})
+        (folder / "generation_config.json").write_text('{"do_sample": false, "max_new_tokens": 0}')
+
+        def probability(*flags: object) -> float:
+            reply = json.loads(llm("generate", "hi", "-m", folder, "--json", "-n", 1, "--seed", 1, *flags).stdout)
+            return float(reply["tokens"][0]["sampled_prob"])
+
+        assert probability() == 1
+        assert probability("--repeat-penalty", 1.01) == 1
+        assert probability("--temperature", 1, "--top-p", 1) == pytest.approx(0.6, rel=0.4)
+        # A filter asks for sampling: at temperature 0 it would have no effect.
+        assert probability("--top-k", 5, "--top-p", 1) < 0.8
+
     def test_a_closed_pipe_ends_quietly_with_141(self, tmp_path: Path) -> None:
         folder = write_puppet(tmp_path / "m", loop(b"ab\n"), context=100_000)
         process = start("generate", "hi", "-m", folder)
