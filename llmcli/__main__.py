@@ -4,6 +4,8 @@ import signal
 import sys
 from typing import NoReturn
 
+from llmcli.library_output import silence_libraries
+
 
 def run() -> NoReturn:
     """Run the program. Until it can say something about Ctrl-C itself, Ctrl-C ends it without a word."""
@@ -12,6 +14,8 @@ def run() -> NoReturn:
     guarded = handler is signal.default_int_handler
     if guarded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Before the first library is imported: with `PYTHONWARNINGS=error` its import could fail.
+    silence_libraries()
     from llmcli.commands import torch_ahead
 
     torch_ahead.begin(sys.argv[1:])

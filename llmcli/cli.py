@@ -10,7 +10,6 @@ import io
 import os
 import signal
 import sys
-import warnings
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -97,8 +96,6 @@ def main() -> NoReturn:
     """Run the program and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
     _open_closed_streams()
-    # torch runs without NumPy, and so do we; only torch feels the need to mention it.
-    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     # One text is encoded at a time, for which the library of tokenizers needs no threads of its own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     code = _run()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from llmcli.bench.plan import Plan, passes
 from llmcli.bench.results import MACHINE, OURS
 from llmcli.errors import LlmcliError, OutOfMemoryError
+from llmcli.library_output import silence_libraries
 
 if TYPE_CHECKING:
     from llmcli.bench.runner import Runner
@@ -27,6 +28,7 @@ _LONGEST_MESSAGE = 300
 
 def main() -> int:
     """Do what the plan on standard input says; the exit code is 1 if the arm failed, after a line that says why."""
+    silence_libraries()
     tell = _answers()
     plan = Plan.from_json(sys.stdin.buffer.readline().decode())
     threading.Thread(target=_end_with_stdin, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ class Transformers:
     def __init__(self, plan: Plan) -> None:
         torch.set_num_threads(plan.threads)
         self._model = _made(plan) if plan.shape is not None else _loaded(plan)
+        self.cache_argument = cache_argument(self._model)
         self.how = f"bfloat16, {plan.device}, attention: {self._model.config._attn_implementation}"
 
     @torch.inference_mode()
@@ -43,8 +45,8 @@ class Transformers:
         at: list[float] = []
         for number in range(tokens):
             forward = step if number else self._model
-            seen = forward(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = seen.past_key_values
+            seen = forward(input_ids=token, use_cache=True, logits_to_keep=1, **{self.cache_argument: cache})
+            cache = getattr(seen, self.cache_argument)
             token = seen.logits[:, -1:].argmax(-1)
             # A token counts once Python has it, which also waits for a GPU.
             token[0, 0].item()
@@ -79,6 +81,11 @@ class TransformersCompiled(Transformers):
     def _written(self, ids: Sequence[int], tokens: int) -> Run:
         self._cache.reset()
         return self._generate(ids, tokens, self._cache, self._model.get_compiled_call(None))
+
+
+def cache_argument(model: Any) -> str:
+    """The name of the KV cache in a model's `forward` and in its output: `cache` from transformers 5.24 on."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _loaded(plan: Plan) -> Any:

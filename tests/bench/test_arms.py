@@ -72,7 +72,7 @@ def test_transformers_reads_afresh_and_goes_on_with_its_cache(plan: Plan) -> Non
     shapes: list[tuple[int, int]] = []
 
     def look(module: object, args: object, options: dict[str, Any]) -> None:
-        cache = options["past_key_values"]
+        cache = options[runner.cache_argument]
         shapes.append((options["input_ids"].shape[1], 0 if cache is None else cache.get_seq_length()))
 
     runner._model.register_forward_pre_hook(look, with_kwargs=True)

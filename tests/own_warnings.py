@@ -1,0 +1,38 @@
+"""Which Python warnings fail a test: those that our own code raises, and no others.
+
+A library chooses with `stacklevel` which line a warning points to, and often points to its caller, which is ours. A new
+release that deprecates something would then fail our tests although every number is right. So each warning is
+attributed to the module that calls `warnings.warn`. One of ours is an error; a library's is reported by pytest.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+_OURS = ("llmcli", "tests")
+
+
+def attribute_warnings_to_callers() -> None:
+    """Replace `warnings.warn` for the rest of the process."""
+    warnings.warn = _warn  # type: ignore[assignment]
+
+
+def _warn(
+    message: str | Warning,
+    category: type[Warning] | None = None,
+    stacklevel: int = 1,
+    source: Any = None,
+    **_: object,
+) -> None:
+    """Like `warnings.warn`, but `stacklevel` says nothing: the line is the caller's, whatever it points to."""
+    caller = sys._getframe(1)
+    module = caller.f_globals.get("__name__", "")
+    kind = type(message) if isinstance(message, Warning) else category or UserWarning
+    if module.partition(".")[0] in _OURS:
+        raise message if isinstance(message, Warning) else kind(message)
+    registry = caller.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(
+        message, kind, caller.f_code.co_filename, caller.f_lineno, module, registry=registry, source=source
+    )
