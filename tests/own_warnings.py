@@ -16,7 +16,7 @@ _OURS = ("llmcli", "tests")
 
 def attribute_warnings_to_callers() -> None:
     """Replace `warnings.warn` for the rest of the process."""
-    warnings.warn = _warn  # type: ignore[assignment]
+    warnings.warn = _warn
 
 
 def _warn(
