@@ -41,6 +41,15 @@ class OutOfMemoryError(LlmcliError):
     exit_code = 5
 
 
+class NotFiniteError(LlmcliError):
+    """The model computed values that are not numbers: NaN or infinite."""
+
+    def __init__(self, message: str, *, located: bool = False) -> None:
+        """`located` says whether `message` already names the part of the model that the first such value comes from."""
+        super().__init__(message)
+        self.located = located
+
+
 class PromptTooLongError(LlmcliError):
     """The prompt does not fit the context; nothing was generated and nothing was cut."""
 

@@ -17,6 +17,7 @@ from llmcli.editing.proof import Measuring, Proof, Questions, answer_probability
 from llmcli.editing.rome import Update, make_update
 from llmcli.editing.statistics import TEXTS, Progress, Statistics
 from llmcli.errors import UsageError
+from llmcli.inspection.distributions import kl_divergence
 from llmcli.model import ModelConfig
 
 # Where a sweep looks, in shares of the depth: in ten models ROME's best layers lay there.
@@ -225,7 +226,7 @@ class _Trial:
             length=update.length,
             generality=generality,
             leakage=max((abs(a - b) for a, b in zip(first, first_before, strict=True)), default=0.0),
-            drift=max(float((before.exp() * (before - logprobs)).sum(1).mean()), 0.0),
+            drift=float(kl_divergence(before, logprobs).mean()),
         )
 
     def _measure(self) -> tuple[float, list[float], torch.Tensor]:

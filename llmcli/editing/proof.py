@@ -15,6 +15,7 @@ from llmcli.api import LoadedModel
 from llmcli.editing.passages import spaced
 from llmcli.engine import SamplingParams, Step
 from llmcli.inspection.ablation import logprobs_from
+from llmcli.inspection.distributions import kl_divergence
 from llmcli.inspection.scoring import logits_along
 from llmcli.inspection.without import answer_ids
 from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
@@ -127,14 +128,13 @@ class Measuring:
                 asked.neighbours, self._answers, before.own, after.own, before.leaked, after.leaked, strict=True
             )
         )
-        drift = float((before.unrelated.exp() * (before.unrelated - after.unrelated)).sum(1).mean())
+        drift = float(kl_divergence(before.unrelated, after.unrelated).mean())
         texts = [(asked.prompt, False), *((text, True) for text in self._chats)]
         return Proof(
             prompt=Changed(asked.prompt, before.prompt, after.prompt),
             paraphrases=tuple(map(Changed, asked.paraphrases, before.paraphrases, after.paraphrases)),
             neighbours=neighbours,
-            # Rounding may leave a difference of two equal things a little below zero.
-            drift=max(drift, 0.0),
+            drift=drift,
             replies=tuple(
                 Reply(text, chat, *both)
                 for (text, chat), *both in zip(texts, before.replies, after.replies, strict=True)

@@ -26,9 +26,9 @@ from llmcli.checkpoint.safetensors_writing import Planned, write_safetensors
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.writing import replace_bytes, replace_text
 from llmcli.editing.keys import TOKENS_AT_ONCE, network_of, padded, read_keys
-from llmcli.engine.batch import Reply, Request
+from llmcli.engine.batch import Request
 from llmcli.engine.params import SamplingParams
-from llmcli.errors import CheckpointError, UsageError
+from llmcli.errors import CheckpointError, LlmcliError, UsageError
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told what is going on, how much is done, and of how much."""
@@ -166,7 +166,8 @@ def _own_texts(loaded: LoadedModel, count: int, tell: Progress) -> list[list[int
     )
     texts = []
     for ids, reply in zip(begun, loaded.batch().run(requests), strict=True):
-        assert isinstance(reply, Reply)
+        if isinstance(reply, LlmcliError):
+            raise reply
         # The end of a text is left out, and so is what became of characters that were never finished.
         said = tokenizer.decode(ids[len(start) :]) + reply.text
         texts.append([*start, *tokenizer.encode(said, add_special_tokens=False)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -17,8 +17,9 @@ from llmcli.engine.params import SamplingParams
 from llmcli.engine.rows import Rows
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.thinking import thought_and_answer
-from llmcli.errors import LlmcliError
+from llmcli.errors import LlmcliError, NotFiniteError
 from llmcli.model import Transformer
+from llmcli.model.finite import located
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.stop_strings import StopStrings
 from llmcli.text.tokenizer import Tokenizer
@@ -141,9 +142,9 @@ class Batch:
         text = _Text(number, request, self._tokenizer, self._stop_ids, self._context_length)
         started = time.perf_counter()
         with interruption.computing():
-            logits = self._rows.read(row, text.ids, text.expected)
+            logits = self._read(row, text)
         with self._undisturbed():
-            text.take(logits[: self._vocab_size])
+            self._take(text, logits)
         self.stats.reading_s += time.perf_counter() - started
         self.stats.prompt_tokens += len(request.ids)
         return self._finish(row, text) if text.over else text
@@ -153,14 +154,34 @@ class Batch:
         started = time.perf_counter()
         with interruption.computing():
             outgrown = [row for row, text in texts.items() if self._outgrew(text)]
-            logits = {row: self._rows.read(row, texts[row].ids, texts[row].expected) for row in outgrown}
+            logits = {row: self._read(row, texts[row]) for row in outgrown}
             others = [row for row in texts if row not in logits]
             if others:
-                logits |= zip(others, self._rows.step(others, [texts[row].ids[-1] for row in others]), strict=True)
+                logits |= zip(others, self._step(others, texts), strict=True)
         with self._undisturbed():
             for row, text in texts.items():
-                text.take(logits[row][: self._vocab_size])
+                self._take(text, logits[row])
         self.stats.writing_s += time.perf_counter() - started
+
+    def _read(self, row: int, text: _Text) -> Tensor | NotFiniteError:
+        """Logits (V,) after the text, or that they are not numbers: the other texts go on."""
+        try:
+            return self._rows.read(row, text.ids, text.expected)
+        except NotFiniteError as error:
+            return error
+
+    def _step(self, rows: Sequence[int], texts: dict[int, _Text]) -> Iterable[Tensor | NotFiniteError]:
+        """Logits (V,) after the next token of each text."""
+        try:
+            return self._rows.step(rows, [texts[row].ids[-1] for row in rows])
+        except NotFiniteError as error:
+            # Passes over several texts are not checked, so the only one is to blame.
+            return [error] * len(rows)
+
+    def _take(self, text: _Text, logits: Tensor | NotFiniteError) -> None:
+        text.take(logits if isinstance(logits, NotFiniteError) else logits[: self._vocab_size])
+        if isinstance(text.error, NotFiniteError):
+            text.error = located(text.error, self._model, text.ids)
 
     def _outgrew(self, text: _Text) -> bool:
         """Whether a text got longer than expected and is rotated in another way from here on: it is read anew, once."""
@@ -208,9 +229,11 @@ class _Text:
         """Nothing follows."""
         return self.reason is not None or self.error is not None
 
-    def take(self, logits: Tensor) -> None:
+    def take(self, logits: Tensor | NotFiniteError) -> None:
         """Choose the token that follows, from logits (V,)."""
         try:
+            if isinstance(logits, NotFiniteError):
+                raise logits
             token = self._sampler.choose(logits, self.ids)
         except LlmcliError as error:
             # One text's numbers may break while those of others are sound.

@@ -40,7 +40,7 @@ class Burst:
         """The token that follows `ids`, whose last one is what was said last, and `most` at a time.
 
         Raises:
-            LlmcliError: the model's output is not a number.
+            NotFiniteError: the model's output is not a number.
         """
         if not self._unseen:
             self._unseen.extend(self._chosen(ids, min(self._count, most)))

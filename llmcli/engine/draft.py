@@ -9,6 +9,7 @@ from llmcli.engine.acceptance import Proposal
 from llmcli.engine.pace import mixed
 from llmcli.engine.reader import Reader
 from llmcli.engine.sampler import Sampler
+from llmcli.errors import NotFiniteError
 from llmcli.text.tokenizer import Tokenizer
 
 # With more tokens that were not read yet, the time says little of what a token costs.
@@ -57,10 +58,14 @@ class DraftModel:
         behind = len(ids) - self._agreed
         text, proposals = list(ids), list[Proposal]()
         while len(proposals) < count and not (proposals and proposals[-1].token in stop_ids):
-            logits = reader.read(text)
-            with reader.undisturbed():
-                distribution = sampler.distribution(logits, text) if drawn else None
-                token = sampler.choose(logits, text) if distribution is None else sampler.draw(distribution)
+            try:
+                logits = reader.read(text)
+                with reader.undisturbed():
+                    distribution = sampler.distribution(logits, text) if drawn else None
+                    token = sampler.choose(logits, text) if distribution is None else sampler.draw(distribution)
+            except NotFiniteError as error:
+                # Located here: the engine would look for the layer in the other model.
+                raise NotFiniteError(f"The draft model: {reader.located(error, text)}", located=True) from None
             proposals.append(Proposal(token, "draft", distribution))
             text.append(token)
         if proposals and behind <= _CAUGHT_UP:

@@ -25,7 +25,7 @@ class Drawn:
         """The token that follows `ids`, whose last one is what was said last.
 
         Raises:
-            LlmcliError: the model's output is not a number.
+            NotFiniteError: the model's output is not a number.
         """
         if not self._reader.can_draw(len(ids)):
             self.end(ids[:-1])

@@ -33,8 +33,10 @@ from llmcli.engine.params import SamplingParams
 from llmcli.engine.reader import Observer, PrefillProgress, Reader
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.speculative import Ahead, Speculation
+from llmcli.errors import NotFiniteError
 from llmcli.kernels import FastStep
 from llmcli.model import Transformer
+from llmcli.model.finite import check_logits
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.stop_strings import StopStrings
 from llmcli.text.tokenizer import Tokenizer
@@ -109,6 +111,7 @@ class Engine:
         Raises:
             PromptTooLongError: the prompt leaves no room for a reply.
             LlmcliError: or for none that the constraint allows.
+            NotFiniteError: while the reply is generated, logits are NaN or infinite.
         """
         ids = [*prompt_ids, *begun]
         check_prompt(ids, self.context_length)
@@ -147,10 +150,14 @@ class Engine:
 
         Raises:
             PromptTooLongError: the context has no room for that token.
+            NotFiniteError: the logits are NaN or infinite.
         """
         check_prompt(ids, self.context_length)
         self._reader.begin(ids, len(ids))
-        return self._reader.read(ids, None, progress)
+        try:
+            return check_logits(self._reader.read(ids, None, progress))
+        except NotFiniteError as error:
+            raise self._reader.located(error, ids) from None
 
     def _generate(
         self,
@@ -207,6 +214,8 @@ class Engine:
                 with self._reader.undisturbed(observer):
                     allowed = logits
                     if constraint is not None:
+                        # Before tokens are ruled out: the numbers of all of them are shown.
+                        check_logits(logits)
                         left = None if params.max_tokens is None else params.max_tokens - (len(ids) - prompt_tokens)
                         room = self._room(len(ids), left)
                         allowed, distribution, token = constraint.choose(logits, sampler, ids, room)
@@ -248,6 +257,8 @@ class Engine:
                 raise
             # It broke into a pass; the cache still ends at the last whole one.
             reason = "interrupted"
+        except NotFiniteError as error:
+            raise self._reader.located(error, ids) from None
         finally:
             # A reply that nobody heard to its end may be closed when another has begun, even in the midst of a pass.
             if drawn is not None and self._reader.begun == text_begun:

@@ -16,6 +16,7 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.events import AttentionRow
 from llmcli.engine.limits import memory_for_text
+from llmcli.errors import NotFiniteError
 from llmcli.kernels import (
     READABLE_CHUNK,
     BurstStep,
@@ -29,6 +30,7 @@ from llmcli.kernels import (
 from llmcli.kernels.device_choice import DeviceChoice
 from llmcli.kernels.filters import Choosing, Filters
 from llmcli.model import Transformer
+from llmcli.model.finite import located
 
 # Of an expected reply, room is made for so many tokens at once: it costs as much as some tokens to make it later.
 _RESERVED_AHEAD = 512
@@ -235,6 +237,10 @@ class Reader:
         if step is not None:
             return step.name
         return readable_path(self._model, self._why_readable if self._step is None else "to look inside")
+
+    def located(self, error: NotFiniteError, ids: Sequence[int]) -> NotFiniteError:
+        """`error`, which names the layer that makes it if the readable model makes it too of the text `ids`."""
+        return located(error, self._model, ids)
 
     def _read(self, ids: Sequence[int], observer: Observer | None, progress: PrefillProgress | None) -> Tensor:
         logits: Tensor

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llmcli.engine.events import Filter
 from llmcli.engine.params import SamplingParams
-from llmcli.errors import LlmcliError
+from llmcli.model.finite import check_greatest, not_finite
 
 _SHORT_LISTS = 64, 1024
 _ROW = 256
@@ -42,7 +42,7 @@ class Sampler:
         `logits` (V,) of any float type; `context` the ids so far, which the repeat penalty looks at.
 
         Raises:
-            LlmcliError: the logits contain NaN or are infinite.
+            NotFiniteError: the logits contain NaN or are infinite.
         """
         left = self._left(logits, context)
         if isinstance(left, Tensor):
@@ -56,10 +56,10 @@ class Sampler:
         `greatest` is the first of the greatest logits, and what it is, where that is known.
 
         Raises:
-            LlmcliError: the logits contain NaN or are infinite.
+            NotFiniteError: the logits contain NaN or are infinite.
         """
         if greatest is not None and self.params.temperature == 0 and self.params.repeat_penalty == 1.0:
-            check_scores([greatest[1]])
+            check_greatest(greatest[1])
             return greatest[0]
         left = self._left(logits, context)
         if isinstance(left, Tensor):
@@ -96,11 +96,12 @@ class Sampler:
         if params.top_k and params.temperature > 0:
             best, places = logits.topk(min(params.top_k, len(logits)))
             # To be not a number counts as to be the greatest.
-            check_scores(scores := best.tolist())
+            scores = best.tolist()
+            check_greatest(scores[0])
             few = _Few(places.tolist(), _softmax(scores, params.temperature))
         else:
             best_id = _argmax(logits)
-            check_scores([float(logits[best_id])])
+            check_greatest(float(logits[best_id]))
             if params.temperature == 0:
                 return _Few([best_id], [1.0])
             probabilities = (logits / params.temperature).softmax(-1)
@@ -197,19 +198,10 @@ def _filtered(probabilities: Tensor, top_p: float, min_p: float) -> Tensor:
 
 
 def check_chosen(token: int) -> int:
-    """The token that was chosen where its logits are; raise `LlmcliError` for -1: these are no finite numbers."""
+    """The token that was chosen where its logits are; raise `NotFiniteError` for -1: these are no finite numbers."""
     if token < 0:
-        check_scores([math.nan])
+        raise not_finite()
     return token
-
-
-def check_scores(best: list[float]) -> None:
-    """Raise `LlmcliError` if the first of some scores, best first, is not a finite number."""
-    if not math.isfinite(best[0]):
-        raise LlmcliError(
-            "The model's output is not a number (NaN or infinite). Its weights may be damaged, or too large for "
-            "this precision: try --dtype float32."
-        )
 
 
 def _argmax(logits: Tensor) -> int:

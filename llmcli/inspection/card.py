@@ -14,6 +14,7 @@ from llmcli.engine.events import AttentionRow
 from llmcli.errors import UsageError
 from llmcli.inspection.ablation import without_heads, without_neurons
 from llmcli.inspection.attribution import Attribution, HeadLogit, LookedAt, attribution
+from llmcli.inspection.distributions import entropy
 from llmcli.inspection.hooks import AttentionCall, blocks, on_attention
 from llmcli.inspection.lens import LensPosition, lens_of, log_probabilities
 from llmcli.inspection.trace import Trace, trace
@@ -135,7 +136,7 @@ def inspect_token(
             rank=layers.layers[-1].rank,
             stands=index < len(ids) and target == ids[index],
         ),
-        entropy=float(-(logprobs.exp() * logprobs).sum()),
+        entropy=float(entropy(logprobs)),
         candidates=layers.layers[-1].top,
         before=token(loaded.tokenizer, context[-1]),
         read=reading.row,

@@ -19,6 +19,7 @@ from torch import Tensor
 from llmcli.api import LoadedModel
 from llmcli.engine import SamplingParams, Step
 from llmcli.errors import UsageError
+from llmcli.inspection.distributions import change, kl_divergence, perplexity
 from llmcli.inspection.scoring import logits_along
 from llmcli.inspection.values import Token, token
 
@@ -140,7 +141,8 @@ def compare(
         for index, logits in logits_along(loaded, text, window=min(window, loaded.config.context_length)):
             if index >= start:
                 logprobs = logits.float().log_softmax(-1)
-                divergences.append(_kl(kept.read().to(logprobs.device), logprobs))
+                of_first = kept.read().to(logprobs.device)
+                divergences.append(float(kl_divergence(of_first.double(), logprobs.double())))
                 after.append(_expected(loaded, logprobs, text[index]))
             tell("The second model", index + 1, len(text))
     pairs = list(zip(divergences, before, after, strict=True))
@@ -167,20 +169,13 @@ def compare(
     )
 
 
-def _kl(first: Tensor, second: Tensor) -> float:
-    """KL(first || second) of log-probabilities (V,), nats; what the first rules out does not count."""
-    terms = first.double().exp() * (first.double() - second.double())
-    # Rounding can leave a little less than nothing.
-    return max(0.0, float(terms.masked_fill(first == -math.inf, 0.0).sum()))
-
-
 def _expected(loaded: LoadedModel, logprobs: Tensor, came: int) -> Expected:
     best = int(logprobs.argmax())
     return Expected(float(logprobs[came]), token(loaded.tokenizer, best), float(logprobs[best]))
 
 
 def _perplexity(expected: Sequence[Expected]) -> float:
-    return math.exp(-math.fsum(each.logprob for each in expected) / len(expected))
+    return perplexity([each.logprob for each in expected])
 
 
 def _continuation(loaded: LoadedModel, ids: Sequence[int], max_tokens: int) -> tuple[Continuation, list[Step]]:
@@ -207,7 +202,7 @@ def _parting(
         if own is None or other is None:
             return None
         known = {candidate.id: candidate.logprob for candidate in steps[same].top}
-        return known[own.id] - known[other.id] if other.id in known else None
+        return change(known[other.id], known[own.id]) if other.id in known else None
 
     return Parting(same, own, other, gap(first_steps, own, other), gap(second_steps, other, own))
 

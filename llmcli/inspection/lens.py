@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
+from llmcli.inspection.distributions import kl_divergence
 from llmcli.inspection.trace import Trace, trace
 from llmcli.inspection.values import Token, TokenProb, token, token_prob, tokens
 
@@ -101,8 +102,7 @@ def _some(
         logprobs = final if layer == len(inner) else log_probabilities(loaded, inner[layer])
         own = logprobs.gather(1, followed[:, None])
         ranks = ((logprobs > own).sum(1) + 1).tolist()
-        # The difference of two rounded logarithms may fall below zero by as much as they are rounded.
-        divergences = (final.exp() * (final - logprobs)).sum(1).clamp(min=0).tolist()
+        divergences = kl_divergence(final, logprobs).tolist()
         best = logprobs.topk(min(top, logprobs.shape[1]))
         for row, (rank, kl) in enumerate(zip(ranks, divergences, strict=True)):
             candidates = zip(best.indices[row].tolist(), best.values[row].exp().tolist(), strict=True)

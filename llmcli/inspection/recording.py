@@ -14,6 +14,7 @@ import llmcli
 from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Finish, Interruption, SamplingParams, Step
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.inspection.distributions import change
 from llmcli.inspection.passes import read
 from llmcli.inspection.values import Token, token
 
@@ -164,9 +165,9 @@ def from_json(value: object) -> Run:
             RecordedToken(
                 _whole(entry["id"]),
                 _text(entry["text"]),
-                _number(entry["logprob"]),
+                _logprob(entry["logprob"]),
                 _number(entry["sampled_prob"]),
-                {int(name): _number(logprob) for name, logprob in entry["top"].items()},
+                {int(name): _logprob(logprob) for name, logprob in entry["top"].items()},
             )
             for entry in value["tokens"]
         ]
@@ -231,7 +232,7 @@ def replay(
             said.append(event.id)
             if at == len(run.tokens) or event.id != run.tokens[at].id:
                 break
-            changes.append(abs((event.logprob or 0.0) - run.tokens[at].logprob))
+            changes.append(abs(change(run.tokens[at].logprob, event.logprob or 0.0)))
             if progress is not None:
                 progress(len(said), len(run.tokens))
             if len(said) == most:
@@ -268,7 +269,7 @@ def _difference(loaded: LoadedModel, run: Run, index: int, replayed: int | None)
         return Ending(token(loaded.tokenizer, token_id), float(logprobs[token_id]), then.get(token_id))
 
     then_said, now_said = ending(expected), ending(replayed)
-    return Difference(index, then_said, now_said, now_said.logprob - then_said.logprob)
+    return Difference(index, then_said, now_said, change(then_said.logprob, now_said.logprob))
 
 
 def _described(numbers: Mapping[str, str], loaded: LoadedModel, files: Mapping[str, str]) -> dict[str, str]:
@@ -307,6 +308,11 @@ def _number(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError
     return float(value)
+
+
+def _logprob(value: object) -> float:
+    # JSON has no -inf, the log-probability of what is ruled out.
+    return -math.inf if value is None else _number(value)
 
 
 def _text(value: object) -> str:

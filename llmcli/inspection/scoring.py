@@ -13,6 +13,7 @@ from llmcli.api import LoadedModel
 from llmcli.engine import Candidate
 from llmcli.engine.outlook import outlook
 from llmcli.errors import UsageError
+from llmcli.inspection.distributions import perplexity
 
 # Logits of so many tokens are held at a time: 128 MiB in float32 for a vocabulary of 128k.
 _CHUNK = 256
@@ -41,7 +42,7 @@ class TextScore:
 
     tokens: tuple[TokenScore, ...]
     perplexity: float
-    """exp of the mean negative log-probability of the scored tokens."""
+    """exp of the mean negative log-probability of the scored tokens; infinite where that is too great."""
     bits_per_byte: float
     """Bits of surprise in all, over the bytes of the scored tokens: comparable between tokenizers."""
     windows: int
@@ -76,7 +77,7 @@ def score(
     size = sum(len(loaded.tokenizer.token_bytes(token.id)) for token in tokens if token.logprob is not None)
     return TextScore(
         tokens=tuple(tokens),
-        perplexity=math.exp(total / len(scored)),
+        perplexity=perplexity(scored),
         bits_per_byte=total / math.log(2) / max(size, 1),
         windows=sum(1 for _ in _windows(len(ids), window)),
     )

@@ -20,6 +20,7 @@ from llmcli.api import LoadedModel
 from llmcli.engine import SamplingParams, Step
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.ablation import logprobs_from, without_keys
+from llmcli.inspection.distributions import change
 from llmcli.inspection.spans import words
 from llmcli.inspection.values import Token, TokenProb, token_prob, tokens
 from llmcli.text.guarded import Segment
@@ -233,7 +234,7 @@ def scan_words(
     for done, span in enumerate(wanted, 1):
         positions = range(span.start, span.stop)
         hidden = sum(_read(loaded, ids, answer, hidden=positions)[0])
-        found.append(Word(span.text, tuple(positions), hidden - before, len(ids) - 1 in positions))
+        found.append(Word(span.text, tuple(positions), change(before, hidden), len(ids) - 1 in positions))
         if progress is not None:
             progress(done, len(wanted))
     return WordScan(tokens(tokenizer, answer), before, tuple(sorted(found, key=lambda word: word.hidden)))

@@ -6,17 +6,18 @@ Attribute names are those of Hugging Face checkpoints, so that tensors of the co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from llmcli.errors import PromptTooLongError
+from llmcli.errors import NotFiniteError, PromptTooLongError
 from llmcli.model.attend import visible_keys
 from llmcli.model.attention import Place
 from llmcli.model.block import make_block
 from llmcli.model.cache import KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
+from llmcli.model.finite import are_logits, check_logits, first_not_finite
 from llmcli.model.norm import make_norm
 from llmcli.model.packed import QuantisedEmbedding, QuantisedLinear
 from llmcli.model.rope import Rope
@@ -73,20 +74,24 @@ class Transformer(nn.Module):
 
         Raises:
             PromptTooLongError: a model with learned positions has none for so many tokens.
+            NotFiniteError: logits are NaN or infinite; the error names the layer where that begins.
         """
         start, new = (cache.length if cache is not None else 0), ids.shape[1]
         self.check_positions(start + new)
         if cache is not None:
             cache.begin(new)
-        x = self._embed(ids, slice(start, start + new))  # (B, T, C)
+        embedded = x = self._embed(ids, slice(start, start + new))  # (B, T, C)
         places = self._places(start, new, cache.expected_length if cache is not None else 0)
         for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
             x = block(x, places[kind], cache)
-        if cache is not None:
-            cache.advance(new)
         if only_last:
             x = x[:, -1:]
-        return self.read_out(x)  # (B, T, V)
+        logits = self._head(x)  # (B, T, V)
+        if not are_logits(logits):
+            raise self._not_finite(embedded, places, cache)
+        if cache is not None:
+            cache.advance(new)
+        return logits
 
     def forward_rows(self, ids: Mapping[int, int], cache: RowCache) -> Tensor:
         """Logits (R, V) of what follows `ids`, the next tokens of texts that `cache` holds, by row; others are void.
@@ -112,8 +117,7 @@ class Transformer(nn.Module):
         for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
             x = block(x, places[kind], cache)
         cache.advance(ids)
-        logits: Tensor = self.read_out(x)[0]
-        return logits
+        return self._head(x)[0]
 
     def go_on(self, x: Tensor, first: int) -> Tensor:
         """The residual stream (B, T, C) after all blocks, of texts for which it is `x` before block `first`.
@@ -144,11 +148,15 @@ class Transformer(nn.Module):
         ]
         for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
             x = block(x, places[kind], cache)
-        return self.read_out(x)
+        return self._head(x)
 
     def read_out(self, x: Tensor) -> Tensor:
-        """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V)."""
-        return self._capped(self.lm_head(self.norm(x)))
+        """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V).
+
+        Raises:
+            NotFiniteError: they are NaN or infinite.
+        """
+        return check_logits(self._head(x))
 
     def rotated_alike(self, length: int, other: int) -> bool:
         """Texts of so many tokens are rotated alike, so that the cache of one can serve the other."""
@@ -187,6 +195,20 @@ class Transformer(nn.Module):
             )
             for layer in self._kinds
         ]
+
+    def _head(self, x: Tensor) -> Tensor:
+        """`read_out` without the check: nothing of a pass that a CUDA graph records may wait for the device."""
+        return self._capped(self.lm_head(self.norm(x)))
+
+    def _not_finite(self, embedded: Tensor, places: Sequence[Place], cache: KVCache | None) -> NotFiniteError:
+        """Where values stop being numbers in the pass that has just been made, found by making it again."""
+
+        def run(index: int, x: Tensor) -> Tensor:
+            y: Tensor = self.layers[index](x, places[self._kind_of_layer[index]], cache)
+            return y
+
+        head = {"norm": self.norm, "lm_head": self.lm_head}
+        return first_not_finite(embedded, list(self.layers), run, self.embed_tokens, head)
 
     def _capped(self, logits: Tensor) -> Tensor:
         if self.config.logit_scale != 1:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.numbers import number
 from llmcli.views.tokens import band_style, percent, probability_bar, token_label
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def answers_view(result: Choices, top: int = 0) -> Group:
             Text(token_label(choice.text.encode("utf-8", errors="replace")), style=band_style(choice.prob)),
             percent(choice.prob),
             Text(probability_bar(choice.prob), style="blue"),
-            f"{choice.logprob:.2f}",
+            number(choice.logprob, ".2f"),
             *([] if choice.end_logprob is None else [percent(math.exp(choice.end_logprob))]),
             Text(" ".join(token_label(token.bytes) for token in choice.tokens)),
         )

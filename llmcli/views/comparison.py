@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.numbers import number
 from llmcli.views.terminal import visible
 from llmcli.views.tokens import coloured, percent, token_label
 
@@ -59,7 +60,7 @@ def comparison_table(result: Comparison) -> Table:
         table.add_row(
             str(token.index),
             Text(token_label(token.bytes), style=_style(token.kl)),
-            f"{token.kl:.3f}",
+            number(token.kl, ".3f"),
             percent(math.exp(token.first.logprob)),
             percent(math.exp(token.second.logprob)),
             "" if same else Text(f"{_choice(token.first)} or {_choice(token.second)}"),
@@ -87,10 +88,10 @@ def _summary(result: Comparison) -> Text:
     worst = max((token for token in result.tokens if token.kl is not None), key=lambda token: token.kl or 0.0)
     lines = Text()
     for letter, name, perplexity in zip("AB", result.models, result.perplexities, strict=True):
-        lines.append(visible(f"{letter} {name}: perplexity {perplexity:.3f}\n"))
+        lines.append(visible(f"{letter} {name}: perplexity {number(perplexity, '.3f')}\n"))
     parts = [
-        f"mean KL {result.mean_kl:.4f} nats",
-        f"largest {result.largest_kl:.3f} at {token_label(worst.bytes)} ({worst.index})",
+        f"mean KL {number(result.mean_kl, '.4f')} nats",
+        f"largest {number(result.largest_kl, '.3f')} at {token_label(worst.bytes)} ({worst.index})",
         f"same first choice {percent(result.agreement)} of {result.compared} tokens",
     ]
     return lines.append(" · ".join(parts), style="dim")
@@ -105,7 +106,7 @@ def _continuations(result: Comparison) -> list[Text]:
     for letter, said, (own, gap) in zip("AB", result.continuations, sides, strict=True):
         line = Text(f"{letter} ", style="bold").append(_token(own), style="bold underline")
         if gap is not None:
-            line.append(f" by {gap:.3g} nats", style="dim")
+            line.append(f" by {number(gap, '.3g')} nats", style="dim")
         lines.append(line.append(f"  {_excerpt(said)}", style="not bold"))
     return lines
 

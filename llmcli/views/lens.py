@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.numbers import number
 from llmcli.views.shades import ShadeLegend, clipped, shaded, shows_bands
 from llmcli.views.tokens import percent, probability_bar, token_label
 
@@ -81,7 +82,7 @@ def lens_table(found: LensPosition, layers: Sequence[LensLayer], width: int) -> 
         " ": [Text(percent(layer.top[0].prob)) for layer in layers],
         "": [Text(probability_bar(layer.top[0].prob), style="blue") for layer in layers],
         "rank": [Text(str(layer.rank)) for layer in layers],
-        "KL": [Text(f"{layer.kl:.2f}") for layer in layers],
+        "KL": [Text(number(layer.kl, ".2f")) for layer in layers],
     }
     if width < _NARROW:
         del columns[""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -22,6 +23,20 @@ def plain(value: object) -> object:
     if isinstance(value, float) and value - value != 0:  # infinite or not a number
         return None
     return value
+
+
+def has_nan(value: object) -> bool:
+    """Whether a number in `value`, which `plain` can take, is NaN: what a model computed of values that are no numbers.
+
+    Infinite ones are numbers here: a sum may be too great for a float.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return any(has_nan(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, Mapping):
+        return any(map(has_nan, value.values()))
+    if isinstance(value, Sequence | Set) and not isinstance(value, str | bytes):
+        return any(map(has_nan, value))
+    return isinstance(value, float) and math.isnan(value)
 
 
 def with_bytes(token: Mapping[str, Any], token_bytes: Callable[[int], bytes]) -> dict[str, Any]:

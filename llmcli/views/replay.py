@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.numbers import number
 from llmcli.views.tokens import percent, token_label
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def replay_view(result: Replay) -> Group:
             Text(_closeness(result.first_difference)),
         ]
     if result.compared:
-        change = f"log-probabilities of tokens that agree: at most {result.largest_change:.2g} nats apart"
+        change = f"log-probabilities of tokens that agree: at most {number(result.largest_change, '.2g')} nats apart"
         parts.append(Text(change, style="dim"))
     for name, (then, now) in result.changed.items():
         cut = _HASH_LENGTH if name.startswith("file ") else None
@@ -62,4 +63,4 @@ def _label(side: Ending) -> Text:
 def _closeness(difference: Difference) -> str:
     gap = difference.gap
     than = "more" if gap >= 0 else "less"
-    return f"{abs(gap):.3g} nats apart: the replay finds what it says {than} probable."
+    return f"{number(abs(gap), '.3g')} nats apart: the replay finds what it says {than} probable."

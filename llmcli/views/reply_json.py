@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llmcli.views.plain_json import with_bytes
+from llmcli.views.plain_json import plain, with_bytes
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Event, Finish, Stats, Step
@@ -18,7 +18,14 @@ TokenBytes: TypeAlias = Callable[[int], bytes]
 
 def step_json(step: Step, token_bytes: TokenBytes) -> dict[str, Any]:
     """One generated token."""
-    return with_bytes(asdict(step), token_bytes)
+    return _plain(with_bytes(asdict(step), token_bytes))
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """The same without what JSON has not: the log-probability of a token that is ruled out is null, not -Infinity."""
+    result = plain(value)
+    assert isinstance(result, dict)
+    return result
 
 
 def stats_json(stats: Stats) -> dict[str, object]:

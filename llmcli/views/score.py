@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.numbers import number
 from llmcli.views.plain_json import with_bytes
 from llmcli.views.tokens import band_style, coloured, legend, percent, probability_bar, surprise_line, token_label
 
@@ -67,7 +68,7 @@ def score_table(score: TextScore, top: int, token_bytes: Callable[[int], bytes])
             Text(percent(probability)),
             Text(probability_bar(probability), style="blue"),
             Text(str(token.rank)),
-            Text(f"{-token.logprob / math.log(2):.1f}"),
+            Text(number(-token.logprob / math.log(2), ".1f")),
         ]
         if top:
             others = Text()
@@ -87,4 +88,4 @@ def score_summary(score: TextScore) -> Text:
     unscored = len(score.tokens) - len(logprobs)
     scored = f"{len(logprobs)} tokens scored" + (f", {unscored} not: nothing came before it" if unscored else "")
     more = [f"read in {score.windows} overlapping windows"] if score.windows > 1 else []
-    return surprise_line(logprobs, f"{score.bits_per_byte:.3f} bits per byte", scored, *more)
+    return surprise_line(logprobs, f"{number(score.bits_per_byte, '.3f')} bits per byte", scored, *more)

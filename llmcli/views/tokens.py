@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.numbers import number
 from llmcli.views.terminal import visible
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _BAR_WIDTH = 8
 _SPARKS = "▁▂▃▄▅▆▇█"
 # Bits of surprise at which a spark is full: a token of one in 65,536.
 _FULL_BITS = 16.0
+# 2 to this power is no float.
+_TOO_MANY_BITS = 1024
 
 
 def band_style(probability: float) -> str:
@@ -154,7 +157,8 @@ def surprise_line(logprobs: Sequence[float], *more: str) -> Text:
     """A sparkline of the surprise of tokens with such log-probabilities (nats), and what it comes to, with `more`."""
     bits = [-logprob / math.log(2) for logprob in logprobs]
     mean = sum(bits) / len(bits)
-    words = " · ".join((f"perplexity {2**mean:.2f}", *more))
+    perplexity = 2**mean if mean < _TOO_MANY_BITS else math.inf
+    words = " · ".join((f"perplexity {number(perplexity, '.2f')}", *more))
     return Text.assemble((sparkline(bits), "blue"), "\n", (words, "dim"))
 
 
@@ -163,7 +167,7 @@ def sparkline(bits: Sequence[float], width: int = 60) -> str:
     width = min(width, len(bits))
     edges = [round(number * len(bits) / width) for number in range(width + 1)]
     means = [sum(bits[a:b]) / (b - a) for a, b in pairwise(edges)]
-    return "".join(_SPARKS[min(len(_SPARKS) - 1, int(mean / _FULL_BITS * len(_SPARKS)))] for mean in means)
+    return "".join(_SPARKS[int(min(mean / _FULL_BITS * len(_SPARKS), len(_SPARKS) - 1))] for mean in means)
 
 
 def percent(probability: float) -> str:

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.numbers import number
 from llmcli.views.terminal import visible
 from llmcli.views.tokens import percent, token_label
 
@@ -43,7 +44,7 @@ def without_view(result: Without) -> Group:
         removed = "-" if token.removed is None else percent(token.removed)
         table.add_row(Text(token_label(token.bytes)), percent(token.before), percent(token.hidden), removed)
     total = result.total
-    changes = [None if value is None else value - total.before for value in (total.hidden, total.removed)]
+    changes = [None if value is None else _less(value, total.before) for value in (total.hidden, total.removed)]
     table.add_row(Text("all, in nats", style="dim"), *map(_nats, (total.before, total.hidden, total.removed)))
     table.add_row(Text("change", style="dim"), "", *(_change(change) for change in changes))
     first = result.instead
@@ -63,7 +64,7 @@ def words_view(result: WordScan) -> Group:
     largest = max((abs(word.hidden) for word in result.words), default=0.0)
     for word in result.words:
         numbers = _numbers(word.positions).partition(" ")[2]
-        share = abs(word.hidden) / largest if largest else 0.0
+        share = _share(abs(word.hidden), largest)
         table.add_row(_word(word.text), numbers, _change(word.hidden), Text(_bar(share), style="blue"))
     parts: list[RenderableType] = [answer, table]
     if any(0 in word.positions for word in result.words):
@@ -93,12 +94,21 @@ def _numbers(positions: Sequence[int]) -> str:
     return f"token {named}" if len(positions) == 1 else f"tokens {named}"
 
 
+def _less(value: float, before: float) -> float:
+    # Where both are infinite, their difference would be NaN.
+    return 0.0 if value == before else value - before
+
+
+def _share(value: float, largest: float) -> float:
+    return 1.0 if value == largest > 0 else value / largest if largest else 0.0
+
+
 def _nats(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else number(value, ".2f")
 
 
 def _change(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2f}"
+    return "-" if value is None else number(value, "+.2f")
 
 
 def _choice(choice: TokenProb | None) -> Text:

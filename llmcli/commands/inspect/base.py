@@ -104,10 +104,20 @@ def present(
 
     `title` names the command, where it is not one of `llm inspect`. `after` is what a person is told beside it, how to
     read it say; it goes to stderr.
+
+    Raises:
+        NotFiniteError: a number of `value` is NaN.
     """
     from rich.console import Group
     from rich.text import Text
 
+    from llmcli.views.plain_json import has_nan
+
+    if has_nan(value):
+        # Logits have been checked; what was computed of other values inside the model has not.
+        from llmcli.model.finite import not_finite
+
+        raise not_finite()
     whole = Group(view, *(Text(line, style="dim") if isinstance(line, str) else line for line in after))
     title = title or f"llm inspect {schema.split('.')[1].split('/')[0]}"
     write_files(whole, title=title, html=html, svg=svg)

@@ -1,0 +1,133 @@
+"""The check that logits are numbers, and the search for the part of the model where values stop being numbers.
+
+The check costs one pass over the logits. The search runs the model's blocks once more, and only after a failure.
+
+Dimension letters: B batch, T tokens, C hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.errors import NotFiniteError
+from llmcli.model.packed import PackedMatrix
+
+if TYPE_CHECKING:
+    from llmcli.model.transformer import Transformer
+
+# Tokens of a text that the readable model reads to find out where values stop being numbers.
+_READ_TO_LOCATE = 128
+_NOT_A_NUMBER = "The model's output is not a number (NaN or infinite)"
+
+
+def are_logits(logits: Tensor) -> bool:
+    """Whether every row of `logits` (..., V) has a finite greatest value: no NaN, no +inf.
+
+    -inf is the logit of a token that is ruled out; a row of nothing else is no distribution.
+    """
+    # The greatest value of a row with NaN is NaN.
+    return bool(logits.detach().amax(-1).isfinite().all())
+
+
+def check_logits(logits: Tensor) -> Tensor:
+    """`logits` (..., V), as they are.
+
+    Raises:
+        NotFiniteError: a row has NaN or +inf, or nothing but -inf.
+    """
+    if not are_logits(logits):
+        raise not_finite()
+    return logits
+
+
+def check_greatest(greatest: float) -> None:
+    """The check of `check_logits` where the greatest logit is known; NaN counts as greater than any number.
+
+    Raises:
+        NotFiniteError: it is NaN or infinite.
+    """
+    if not math.isfinite(greatest):
+        raise not_finite()
+
+
+def not_finite() -> NotFiniteError:
+    """The error where nothing is known of the part of the model that it comes from."""
+    return NotFiniteError(
+        f"{_NOT_A_NUMBER}. Its weights may be damaged, or too large for this precision: try --dtype float32."
+    )
+
+
+@torch.inference_mode()
+def located(error: NotFiniteError, model: Transformer, ids: Sequence[int]) -> NotFiniteError:
+    """`error`, or one that names the layer, found by reading the beginning and the end of the text `ids` again."""
+    if error.located:
+        return error
+    try:
+        for part in (ids[:_READ_TO_LOCATE], ids[-_READ_TO_LOCATE:]):
+            model(torch.tensor([list(part)], device=model.device))
+    except NotFiniteError as found:
+        return found
+    return error
+
+
+def first_not_finite(
+    embedded: Tensor,
+    blocks: Sequence[nn.Module],
+    run: Callable[[int, Tensor], Tensor],
+    embedding: nn.Module,
+    head: Mapping[str, nn.Module],
+) -> NotFiniteError:
+    """The error that names the first part of the model whose output is not finite.
+
+    `embedded` (B, T, C) enters the first of the `blocks`, and `run(index, x)` gives what block `index` makes of `x`.
+    What follows the last block, the `head`, is to blame where all blocks give numbers.
+    """
+    if not _finite(embedded):
+        return _error("the token embeddings", embedded.dtype, {"embed_tokens": embedding})
+    x = embedded
+    for index, block in enumerate(blocks):
+        x = run(index, x)
+        if not _finite(x):
+            return _error(f"layer {index}", x.dtype, {"": block})
+    return _error("the output head", x.dtype, head)
+
+
+def _error(where: str, dtype: torch.dtype, modules: Mapping[str, nn.Module]) -> NotFiniteError:
+    name = str(dtype).removeprefix("torch.")
+    damaged = next((found for found in _weights(modules) if not _finite(found[1])), None)
+    narrow = dtype is torch.float16
+    if damaged is None and narrow:
+        words = f"{name} overflows in {where}; --dtype bfloat16 or float32 would help"
+    elif damaged is None:
+        words = f"values overflow in {where}, even in {name}: its weights are damaged, or far too large"
+    elif narrow and not bool(damaged[1].isnan().any()):
+        words = (
+            f"{where} has infinite weights ({damaged[0]}). If they are too large for {name}, --dtype bfloat16 or "
+            "float32 would help; otherwise the model's files are damaged"
+        )
+    else:
+        words = (
+            f"{where} has weights that are not numbers ({damaged[0]}), so no --dtype helps: the model's files are "
+            "damaged, or what made them failed"
+        )
+    return NotFiniteError(f"{_NOT_A_NUMBER}: {words}.", located=True)
+
+
+def _weights(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of the weights of the modules and of all inside them; packed ones are dequantized one by one."""
+    for outer, whole in modules.items():
+        for name, module in whole.named_modules(prefix=outer):
+            for own, parameter in module.named_parameters(recurse=False):
+                yield f"{name}.{own}".removeprefix("."), parameter
+            if isinstance(module, PackedMatrix):
+                for index in range(module.count):
+                    yield name.removesuffix(".matrix"), module[index]
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(values.isfinite().all())

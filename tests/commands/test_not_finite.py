@@ -1,0 +1,140 @@
+"""Logits that are not numbers end every command with the same sentence, and never with invented ranks or a crash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import llmcli
+from llmcli.engine import SamplingParams
+from llmcli.errors import NotFiniteError
+from llmcli.views.plain_json import has_nan
+from tests.commands.running import llm
+from tests.tiny import random_ids, save, tiny_model
+
+COMMANDS = {
+    "generate": ("generate", "hi there", "-t", 0, "-n", 2),
+    "generate, drawn": ("generate", "hi there", "-t", 1, "--top-k", 0, "-n", 2),
+    "generate, one by one": ("generate", "hi there", "-t", 1, "-n", 2, "--probs", "--json"),
+    "generate, looked up": ("generate", "hi there", "-n", 2, "--lookup"),
+    "generate, of a form": ("generate", "hi there", "-n", 2, "--regex", "[a-z]+", "--json", "--probs"),
+    "choices": ("generate", "hi there", "--choices", "yes,no"),
+    "score": ("score", "hi there"),
+    "score as JSON": ("score", "hi there", "--json"),
+    "attention": ("inspect", "attention", "hi there"),
+    "attention of a head": ("inspect", "attention", "hi there", "--layer", 1, "--head", 0),
+    "heads": ("inspect", "heads"),
+    "lens": ("inspect", "lens", "hi there"),
+    "lens of one token": ("inspect", "lens", "a"),
+    "token": ("inspect", "token", "next", "hi there"),
+    "without": ("inspect", "without", "hi", "hi there", "--answer", "x"),
+    "neurons": ("inspect", "neurons", "hi there"),
+    "neuron": ("inspect", "neurons", "hi there", "--layer", 1, "--neuron", 0, "--json"),
+    "needle": ("inspect", "needle", "--facts", 2, "--seeds", 2, "--depths", 0),
+    "trace": ("trace", "hi there", "--subject", "hi"),
+}
+
+
+def too_large(weights: dict[str, torch.Tensor]) -> None:
+    """Weights that are fine in float32."""
+    for name, values in weights.items():
+        if "norm" not in name:
+            values.mul_(60)
+
+
+def not_a_number_in_the_middle(weights: dict[str, torch.Tensor]) -> None:
+    weights["model.layers.1.mlp.down_proj.weight"][3, 5] = torch.nan
+
+
+def one_token_not_a_number(weights: dict[str, torch.Tensor]) -> None:
+    weights["lm_head.weight"][40] = torch.nan
+
+
+def write(folder: Path, change: Callable[[dict[str, torch.Tensor]], None], model_type: str = "llama") -> Path:
+    save(tiny_model(model_type, max_position_embeddings=512), folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str, str]]:
+    """Models: where each is, the dtype that it fails in, and what the sentence must name."""
+    made = tmp_path_factory.mktemp("models")
+    return {
+        "overflow": (write(made / "overflow", too_large), "float16", "float16 overflows in layer 0; --dtype bfloat16"),
+        "damaged": (
+            write(made / "damaged", not_a_number_in_the_middle),
+            "float32",
+            "layer 1 has weights that are not numbers (mlp.down_proj.weight)",
+        ),
+        "one token": (
+            write(made / "token", one_token_not_a_number),
+            "bfloat16",
+            "the output head has weights that are not numbers (lm_head.weight)",
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["overflow", "damaged", "one token"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_where_and_what_would_help(
+    folders: dict[str, tuple[Path, str, str]], kind: str, command: str
+) -> None:
+    folder, dtype, words = folders[kind]
+    result = llm(*COMMANDS[command], "-m", folder, "--dtype", dtype, "-q")
+    told = result.stderr.decode()
+    assert result.returncode == 1 and not result.stdout, result.stdout[:200]
+    assert "not a number" in told and words in told, told
+
+
+def test_comparing_editing_and_batches(folders: dict[str, tuple[Path, str, str]], tmp_path: Path) -> None:
+    folder, _, words = folders["damaged"]
+    for arguments in (
+        ("compare", folder, folder, "hi there", "--json"),
+        ("edit", "the cat is here", "--subject", "cat", "--to", "dog", "--layer", 1, "-m", folder),
+    ):
+        result = llm(*arguments, "-q")
+        assert (result.returncode, result.stdout) == (1, b""), result.stderr
+        assert words in result.stderr.decode()
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "hi"}\n{"prompt": "there"}\n')
+    for parallel in (1, 2):
+        result = llm("batch", prompts, "-m", folder, "-q", "-n", 2, "--parallel", parallel)
+        assert result.returncode == 1
+        assert [words in json.loads(line)["error"] for line in result.stdout.splitlines()] == [True, True]
+
+
+def test_what_would_help_does(folders: dict[str, tuple[Path, str, str]]) -> None:
+    for dtype in ("bfloat16", "float32"):
+        assert llm("score", "hi there", "-m", folders["overflow"][0], "--dtype", dtype).returncode == 0
+
+
+def test_the_library_raises_it(folders: dict[str, tuple[Path, str, str]]) -> None:
+    folder, dtype, _ = folders["one token"]
+    loaded = llmcli.load(folder, dtype=dtype, device="cpu")
+    with pytest.raises(NotFiniteError, match="the output head"):
+        loaded.logits(random_ids(4))
+    for probabilities in (False, True):
+        with pytest.raises(NotFiniteError, match="the output head"):
+            list(loaded.engine().stream(random_ids(4), SamplingParams(max_tokens=2), probabilities=probabilities))
+    with pytest.raises(NotFiniteError, match="the output head"):
+        loaded.engine().next_logits(random_ids(4))
+
+
+def test_a_draft_model_is_named(folders: dict[str, tuple[Path, str, str]], tmp_path: Path) -> None:
+    sound = save(tiny_model("llama"), tmp_path / "sound")
+    result = llm("generate", "hi", "-m", sound, "--draft", folders["damaged"][0], "-n", 8, "--draft-tokens", 2)
+    assert result.returncode == 1
+    assert "draft model" in result.stderr.decode() and "layer 1" in result.stderr.decode()
+
+
+def test_a_number_that_is_none_is_found_wherever_it_is() -> None:
+    assert not has_nan({"a": [1.0, float("inf")], "b": (None, "nan", b"nan", 3)})
+    assert has_nan({"a": [1.0, {"b": (float("nan"),)}]})
