@@ -59,13 +59,13 @@ class GuardedEncoder:
             if token.special or not token.content.replace("▁", " ").isspace()
         }
 
-    def encode(self, segments: Sequence[Segment], *, add_special_tokens: bool = False) -> list[int]:
+    def encode(self, segments: Sequence[Segment]) -> list[int]:
         """The ids of the joined segments."""
         text = "".join(segment.text for segment in segments)
         encoding = self._encoded(self._backend, text)
         wanted = self._wanted(segments)
         if self._markers(self._backend, encoding, text) == wanted:
-            return self._finished(encoding, add_special_tokens)
+            return list(encoding.ids)
         guarded = self._guarded_backend
         for marker in reversed(wanted):
             content = self._protected[marker.id].content
@@ -80,7 +80,7 @@ class GuardedEncoder:
                 f"{self._source} has added tokens that cannot be told from text that spells them; "
                 "remove such spellings from the prompt."
             )
-        return self._finished(encoding, add_special_tokens)
+        return list(encoding.ids)
 
     def control_spans(self, text: str) -> list[tuple[int, int]]:
         """Where in `text` control tokens would be found if it were trusted, as (start, end) in characters."""
@@ -127,12 +127,6 @@ class GuardedEncoder:
         # Whatever the file left out, the library says so only here.
         with told(f"{self._source} cannot encode some text"):
             return encoded(backend, text)
-
-    def _finished(self, encoding: Encoding, add_special_tokens: bool) -> list[int]:
-        if add_special_tokens:
-            with told(f"{self._source} cannot encode some text"):
-                encoding = self._backend.post_process(encoding, None, True)
-        return list(encoding.ids)
 
     @cached_property
     def _sentinels(self) -> dict[int, str]:

@@ -21,8 +21,9 @@ def model_file_backend(
 ) -> tuple[Backend, dict[str, str]]:
     """The tokenizer of a `tokenizer.model` with the contents `data`, and its special tokens by role.
 
-    `tokenizer_config` are the parsed settings beside it: `add_bos_token`, `add_eos_token`, `add_prefix_space`, and
-    `legacy`, without which only the beginning of a text gets a space in front, and no text behind a control token.
+    `tokenizer_config` are the parsed settings beside it: `add_bos_token`, `add_prefix_space`, and `legacy`, without
+    which only the beginning of a text gets a space in front, and no text behind a control token. `add_eos_token` says
+    how training texts end, not those to continue.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -35,15 +36,12 @@ def model_file_backend(
     if _flag(tokenizer_config, "add_prefix_space", model.add_dummy_prefix, source):
         prefix = "every" if _flag(tokenizer_config, "legacy", True, source) else "first"
     backend = sentencepiece_backend(model, prefix=prefix)
-    ids = {role: (token, model.vocabulary.tokens.index(token)) for role, token in model.roles.items()}
-    begin = [ids["bos_token"]] if "bos_token" in ids and _flag(tokenizer_config, "add_bos_token", True, source) else []
-    end = [ids["eos_token"]] if "eos_token" in ids and _flag(tokenizer_config, "add_eos_token", False, source) else []
-    if begin or end:
+    bos = model.roles.get("bos_token")
+    if bos is not None and _flag(tokenizer_config, "add_bos_token", True, source):
         # The library gives `$` and `:` in a token a meaning of their own, and refuses some.
         with told(f"{source} has a damaged tokenizer"):
             backend.post_processor = processors.TemplateProcessing(
-                single=[*(token for token, _ in begin), "$A", *(token for token, _ in end)],
-                special_tokens=[*begin, *end],
+                single=[bos, "$A"], special_tokens=[(bos, model.vocabulary.tokens.index(bos))]
             )
     return backend, model.roles
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from llmcli.errors import CheckpointError
+from llmcli.text.beginning import beginning_of
 from llmcli.text.gguf_vocabulary import gguf_backend
 from llmcli.text.growth import refuse_framing, refuse_growth
 from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
@@ -55,6 +56,13 @@ class Tokenizer:
         self.thinking: ThinkingFormat = thinking_format(spellings)
         """How the model marks its thoughts."""
         self._marking = frozenset(spellings[token] for token in marking_tokens(spellings))
+        self._beginning = beginning_of(backend)
+        outside = [token for token in self._beginning if token >= vocab_size]
+        if outside:
+            raise CheckpointError(
+                f"{source} puts the token {outside[0]} in front of every text, "
+                f"but the vocabulary has {vocab_size} tokens."
+            )
         self._encoder = GuardedEncoder(backend, _unknown_id(backend), source=source)
         # SentencePiece tokenizers begin every text with a space of their own, which a later part must not get.
         together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))
@@ -174,10 +182,11 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text from outside: whatever it spells, no control token comes out of it.
 
-        With `add_special_tokens` the tokenizer's own beginning (BOS, where the model has one) is added.
+        With `add_special_tokens` the tokenizer's own beginning (BOS, where the model has one) is added, but never
+        its ending: the text is to be continued, or scored as far as it goes.
         """
-        segment = Segment(without_surrogates(text), trusted=False)
-        return self._encoder.encode([segment], add_special_tokens=add_special_tokens)
+        ids = self._encoder.encode([Segment(without_surrogates(text), trusted=False)])
+        return [*self._beginning, *ids] if add_special_tokens else ids
 
     def encode_segments(self, segments: Sequence[Segment], *, continuation: bool = False) -> list[int]:
         """The ids of the joined segments as one text, control tokens found in the trusted ones; nothing is added.

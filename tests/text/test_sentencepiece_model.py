@@ -121,11 +121,12 @@ def test_text_that_spells_a_token_is_text(kind: str, text: str) -> None:
         ({}, ["bos", "a"]),
         ({"add_bos_token": None, "add_eos_token": None}, ["bos", "a"]),
         ({"add_bos_token": False}, ["a"]),
-        ({"add_eos_token": True}, ["bos", "a", "eos"]),
-        ({"add_bos_token": False, "add_eos_token": True}, ["a", "eos"]),
+        # A text to continue has not ended.
+        ({"add_eos_token": True}, ["bos", "a"]),
+        ({"add_bos_token": False, "add_eos_token": True}, ["a"]),
     ],
 )
-def test_flags_say_what_is_put_around_raw_text(config: dict[str, object], pattern: Sequence[str]) -> None:
+def test_flags_say_what_is_put_in_front_of_raw_text(config: dict[str, object], pattern: Sequence[str]) -> None:
     ours = made(trained("bpe"), **config)
     names = {ours.bos_id: "bos", ours.eos_id: "eos", ours.token_to_id("▁a"): "a"}
     assert [names[token] for token in ours.encode("a")] == pattern
@@ -247,7 +248,7 @@ def test_damaged_files_are_named(data: bytes) -> None:
         Tokenizer.from_model_file(data, source="here/tokenizer.model")
 
 
-@pytest.mark.parametrize("flag", ["add_bos_token", "add_eos_token", "legacy", "add_prefix_space"])
+@pytest.mark.parametrize("flag", ["add_bos_token", "legacy", "add_prefix_space"])
 def test_a_flag_that_is_none_is_refused(flag: str) -> None:
     with pytest.raises(CheckpointError, match=flag):
         made(trained("bpe"), **{flag: "yes"})
