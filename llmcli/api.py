@@ -246,7 +246,7 @@ def load_checkpoint(
         stop_ids=parts.stop_ids,
         generation_defaults=parts.generation_defaults,
         notes=checkpoint.notes
-        + parts.tokenizer.notes
+        + parts.notes
         + (_hint(model) if packing == "stored" else ())
         + tuple(f"Edited: {edit.prompt.rstrip()} -> {edit.target.strip()}." for edit in edits),
         packing=packing,

@@ -44,7 +44,8 @@ def read_gguf_ahead(path: Path) -> GGUFAhead | None:
     architecture_of(header)
     text: Future[TextParts] = Future()
     try:
-        text.set_result(gguf_text_parts(header))
+        embedding = header.tensors.get("token_embd.weight")
+        text.set_result(gguf_text_parts(header, None if embedding is None else embedding.shape[0]))
     except LlmcliError as error:
         text.set_exception(error)
     # Vocabularies are the greater part of a header, and have been put to their only use.

@@ -112,7 +112,9 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
         tensors=tensors,
         sources=sources,
         notes=tuple(notes),
-        read_text_parts=lambda: folder_text_parts(folder, {**description.keys.values, **contents.keys.values}),
+        read_text_parts=lambda: folder_text_parts(
+            folder, {**description.keys.values, **contents.keys.values}, config.vocab_size
+        ),
     )
 
 
@@ -144,7 +146,7 @@ def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
         tensors=header.tensors,
         sources=sources,
         notes=tuple(notes),
-        read_text_parts=(lambda: gguf_text_parts(header)) if ahead is None else ahead.text.result,
+        read_text_parts=(lambda: gguf_text_parts(header, config.vocab_size)) if ahead is None else ahead.text.result,
     )
 
 

@@ -5,7 +5,7 @@ kind of checkpoint keeps them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from llmcli.checkpoint.gguf_metadata import GGUFMetadata
 from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import optional_json_object, read_bytes, read_text
 from llmcli.errors import CheckpointError
-from llmcli.text.end_of_turn import stop_ids
+from llmcli.text.end_of_turn import is_no_id, stop_ids
+from llmcli.text.gguf_vocabulary import gguf_templates
 from llmcli.text.template import ChatTemplate, choose_template
 from llmcli.text.tokenizer import Tokenizer
 
@@ -44,6 +45,8 @@ class TextParts:
     """Ids that end a reply, each with the places that say so."""
     generation_defaults: Mapping[str, float]
     """Sampling settings the model's makers recommend, under the names of `SamplingParams`."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about these files, although it stops nothing."""
 
     def template(self, name: str | None = None) -> ChatTemplate | None:
         """The chat template called `name`, by default the one for ordinary conversations; None if there are none.
@@ -58,77 +61,94 @@ class TextParts:
         return ChatTemplate(self.templates[name], name=name, special_tokens=self.tokenizer.special_tokens)
 
 
-def folder_text_parts(folder: Path, config: Mapping[str, object]) -> TextParts:
+def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | None = None) -> TextParts:
     """Read them from a Hugging Face folder whose `config.json` holds `config`.
+
+    The model has embeddings for `rows` tokens.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
     tokenizer_config = optional_json_object(folder / "tokenizer_config.json")
-    tokenizer = _folder_tokenizer(folder, tokenizer_config)
-    generation = optional_json_object(folder / "generation_config.json")
     templates, origin = _folder_templates(folder, tokenizer_config)
+    tokenizer, notes = _folder_tokenizer(folder, tokenizer_config, tuple(templates.values()), rows)
+    generation = optional_json_object(folder / "generation_config.json")
     declared = {
-        "generation_config.json": _ids(generation, folder / "generation_config.json"),
-        "config.json": _ids(config, folder / "config.json"),
+        "generation_config.json": generation.get("eos_token_id"),
+        "config.json": config.get("eos_token_id"),
     }
+    stops, stop_notes = stop_ids(tokenizer, declared)
     return TextParts(
         tokenizer=tokenizer,
         templates=templates,
         template_origin=origin,
-        stop_ids=stop_ids(tokenizer, declared),
+        stop_ids=stops,
         generation_defaults=_folder_defaults(generation),
+        notes=(*notes, *tokenizer.notes, *stop_notes),
     )
 
 
-def gguf_text_parts(header: GGUFMetadata) -> TextParts:
-    """Read them from the metadata of a GGUF file."""
-    tokenizer = Tokenizer.from_gguf(header.metadata, source=str(header.path))
-    templates = {}
-    for key, value in header.metadata.items():
-        if key.startswith("tokenizer.chat_template") and isinstance(value, str):
-            templates[key.removeprefix("tokenizer.chat_template").lstrip(".") or "default"] = value
-    declared = {}
-    for kind in ("eos", "eot", "eom"):
-        key = f"tokenizer.ggml.{kind}_token_id"
-        if key in header.metadata:
-            declared[key] = [header.get_int(key)]
+def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
+    """Read them from the metadata of a GGUF file, whose model has embeddings for `rows` tokens."""
+    tokenizer = Tokenizer.from_gguf(header.metadata, source=str(header.path), rows=rows)
+    templates = gguf_templates(header.metadata)
+    keys = [f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom")]
+    named = {key: header.metadata.get(key) for key in keys}
+    stops, stop_notes = stop_ids(tokenizer, {key: value for key, value in named.items() if not is_no_id(value)})
     sampling = {ours: header.metadata.get(f"general.sampling.{theirs}") for ours, (_, theirs) in _SAMPLING_KEYS.items()}
     return TextParts(
         tokenizer=tokenizer,
         templates=templates,
         template_origin="tokenizer.chat_template" if templates else None,
-        stop_ids=stop_ids(tokenizer, declared),
+        stop_ids=stops,
         generation_defaults=_defaults(sampling),
+        notes=(*tokenizer.notes, *stop_notes),
     )
 
 
-def _folder_tokenizer(folder: Path, tokenizer_config: Mapping[str, object]) -> Tokenizer:
-    """The tokenizer from the first of the files that hold one: the converted one tells most."""
-    special_tokens_map = optional_json_object(folder / "special_tokens_map.json")
-    added_tokens = optional_json_object(folder / "added_tokens.json")
-    for name in _TOKENIZER_FILES:
-        path = folder / name
-        if not path.exists():
-            continue
-        if name == "tokenizer.model":
-            return Tokenizer.from_model_file(
-                read_bytes(path),
-                source=str(path),
-                tokenizer_config=tokenizer_config,
-                special_tokens_map=special_tokens_map,
-                added_tokens=added_tokens,
-            )
-        make = Tokenizer.from_json if name == "tokenizer.json" else Tokenizer.from_tekken
-        return make(
-            read_text(path),
+def _folder_tokenizer(
+    folder: Path, tokenizer_config: Mapping[str, object], templates: Collection[str], rows: int | None
+) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer from the first of the files that hold one, the converted one tells most; and notes."""
+    name = next((name for name in _TOKENIZER_FILES if (folder / name).exists()), None)
+    if name is None:
+        first, second, third = _TOKENIZER_FILES
+        raise CheckpointError(f"{folder} has no {first}, {second} or {third}, so text cannot be turned into tokens.")
+    path = folder / name
+    # All that these could say is in a tokenizer.json.
+    read = _usable_json_object if name == "tokenizer.json" else _json_object_beside
+    special_tokens_map, first_notes = read(folder / "special_tokens_map.json")
+    added_tokens, more_notes = read(folder / "added_tokens.json")
+    beside = {"special_tokens_map": special_tokens_map, "added_tokens": added_tokens}
+    notes = [*first_notes, *more_notes]
+    if name == "tokenizer.model":
+        tokenizer = Tokenizer.from_model_file(
+            read_bytes(path),
             source=str(path),
             tokenizer_config=tokenizer_config,
-            special_tokens_map=special_tokens_map,
-            added_tokens=added_tokens,
+            templates=templates,
+            rows=rows,
+            **beside,
         )
-    first, second, third = _TOKENIZER_FILES
-    raise CheckpointError(f"{folder} has no {first}, {second} or {third}, so text cannot be turned into tokens.")
+        return tokenizer, notes
+    make = Tokenizer.from_json if name == "tokenizer.json" else Tokenizer.from_tekken
+    tokenizer = make(
+        read_text(path), source=str(path), tokenizer_config=tokenizer_config, templates=templates, rows=rows, **beside
+    )
+    return tokenizer, notes
+
+
+def _json_object_beside(path: Path) -> tuple[dict[str, object], list[str]]:
+    """The object in a file that need not be there, and no notes."""
+    return optional_json_object(path), []
+
+
+def _usable_json_object(path: Path) -> tuple[dict[str, object], list[str]]:
+    """Like `_json_object_beside`, but of a damaged file nothing is used, and a note says so."""
+    try:
+        return optional_json_object(path), []
+    except CheckpointError as error:
+        return {}, [f"Not used: {error}"]
 
 
 def _folder_templates(folder: Path, tokenizer_config: Mapping[str, object]) -> tuple[dict[str, str], str | None]:
@@ -161,16 +181,6 @@ def _main_templates(folder: Path, tokenizer_config: Mapping[str, object]) -> tup
             if named:
                 return named, name
     return {}, None
-
-
-def _ids(values: Mapping[str, object], path: Path) -> list[int]:
-    """End-of-sequence ids of a configuration: one number, a list of them, or nothing."""
-    found = values.get("eos_token_id")
-    listed = found if isinstance(found, list) else [] if found is None else [found]
-    ids = [token for token in listed if isinstance(token, int) and not isinstance(token, bool)]
-    if len(ids) != len(listed):
-        raise CheckpointError(f"{path} has 'eos_token_id' = {found!r}; a token id or a list of them is needed.")
-    return ids
 
 
 def _folder_defaults(generation: Mapping[str, object]) -> dict[str, float]:

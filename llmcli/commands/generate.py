@@ -242,5 +242,5 @@ def _jsonl(model: str, seed: int | None, token_bytes: Callable[[int], bytes]) ->
 def _show_prompt(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
     from llmcli.views.prompt_tokens import prompt_token_table
 
-    rows = [(token, tokenizer.token_bytes(token), tokenizer.is_added(token)) for token in ids]
+    rows = [(token, tokenizer.token_bytes(token), tokenizer.is_guarded(token)) for token in ids]
     terminal.console_err().print(prompt_token_table(rows))

@@ -53,7 +53,7 @@ def show(
         template=parts.template_origin,
         stop_tokens=[(token, parts.tokenizer.piece(token), origins) for token, origins in parts.stop_ids.items()],
         generation_defaults=dict(parts.generation_defaults),
-        notes=checkpoint.notes + parts.tokenizer.notes,
+        notes=checkpoint.notes + parts.notes,
         runs=_how_it_runs(checkpoint),
     )
     if as_json:

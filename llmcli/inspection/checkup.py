@@ -19,6 +19,7 @@ from llmcli.device import DTYPES, choose_device, choose_dtype, memory
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.kernels import why_no_kernel
 from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.end_of_turn import NO_STOP_TOKEN
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 
@@ -51,7 +52,7 @@ def check_up(checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto
         *_stops(parts),
         *_templates(parts),
         *_recommendations(parts),
-        *(Finding("note", "files", note) for note in (*checkpoint.notes, *parts.tokenizer.notes)),
+        *(Finding("note", "files", note) for note in (*checkpoint.notes, *parts.notes) if note != NO_STOP_TOKEN),
     ]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from llmcli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from llmcli.text.tokenizer import Tokenizer
@@ -32,24 +30,36 @@ KNOWN_END_OF_TURN: tuple[str, ...] = (
 _HARMONY = ("<|return|>", "<|call|>")
 
 
-def stop_ids(tokenizer: Tokenizer, declared: Mapping[str, Sequence[int]]) -> dict[int, tuple[str, ...]]:
-    """Every id that ends a reply, with the places that say so.
+NO_STOP_TOKEN = "No token is known to end a reply: it goes on until --max-tokens, a --stop text or the context ends it."
+"""Said of a model without stop tokens."""
 
-    `declared` holds the ids named by each file or metadata key. To these come the tokenizer's own EOS and the control
-    tokens whose spelling is known to end a turn; ordinary vocabulary never counts.
 
-    Raises:
-        CheckpointError: a declared id is not in the vocabulary.
+def stop_ids(
+    tokenizer: Tokenizer, declared: Mapping[str, object]
+) -> tuple[dict[int, tuple[str, ...]], tuple[str, ...]]:
+    """Every id that ends a reply, with the places that say so; and what the user should know about them.
+
+    `declared` holds what each file or metadata key names: an id, a list of them, or nothing. An id that the vocabulary
+    does not have is never generated, so it is passed over, and the notes say so. To the others come the tokenizer's
+    own EOS and the control tokens whose spelling is known to end a turn; ordinary vocabulary never counts.
     """
     origins: dict[int, list[str]] = {}
-    for place, ids in declared.items():
-        for token in ids:
-            if not 0 <= token < tokenizer.vocab_size:
-                raise CheckpointError(
-                    f"{place} names {token} as a token that ends a reply, "
-                    f"but the vocabulary has {tokenizer.vocab_size} tokens."
-                )
-            origins.setdefault(token, []).append(place)
+    notes = []
+    for place, named in declared.items():
+        values = named if isinstance(named, list) else [] if named is None else [named]
+        unknown = []
+        for value in values:
+            token = as_token_id(value, tokenizer.vocab_size)
+            if token is None:
+                unknown.append(f"{value!r:.40}")
+            else:
+                origins.setdefault(token, []).append(place)
+        if unknown:
+            shown = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+            notes.append(
+                f"{place} names {shown} as a token that ends a reply, but the vocabulary has "
+                f"{tokenizer.vocab_size} tokens; not used."
+            )
     if tokenizer.eos_id is not None:
         origins.setdefault(tokenizer.eos_id, []).append("tokenizer")
     known = {text: tokenizer.token_to_id(text) for text in KNOWN_END_OF_TURN}
@@ -58,7 +68,22 @@ def stop_ids(tokenizer: Tokenizer, declared: Mapping[str, Sequence[int]]) -> dic
     for text, found in known.items():
         if found is not None and _is_added(tokenizer, found):
             origins.setdefault(found, []).append(f"known as {text}")
-    return {token: tuple(dict.fromkeys(places)) for token, places in origins.items()}
+    if not origins:
+        notes.append(NO_STOP_TOKEN)
+    return {token: tuple(dict.fromkeys(places)) for token, places in origins.items()}, tuple(notes)
+
+
+def as_token_id(value: object, vocab_size: int) -> int | None:
+    """`value` from a file as the id of a token; None if it is not one. Some files write whole numbers as floats."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_id = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocab_size
+    return value if is_id else None  # type: ignore[return-value]
+
+
+def is_no_id(value: object) -> bool:
+    """Whether a GGUF file says with `value` that there is no such token."""
+    return value in (-1, 2**32 - 1)
 
 
 def _is_added(tokenizer: Tokenizer, token: int | None) -> bool:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, processors
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.text.end_of_turn import KNOWN_END_OF_TURN
+from llmcli.text.end_of_turn import KNOWN_END_OF_TURN, as_token_id, is_no_id
 from llmcli.text.library import told
 from llmcli.text.pretokenizers import BOS_BY_DEFAULT, IGNORES_MERGES, gguf_pre_tokenizer
 from llmcli.text.sentencepiece_bpe import sentencepiece_bpe, set_space_rules
@@ -22,7 +22,7 @@ from llmcli.text.token_bytes import byte_of
 from llmcli.text.typed_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, TypedVocabulary, add_tokens, as_spellings
 
 _KEY = "tokenizer.ggml."
-_NO_ID = (-1, 2**32 - 1)
+_TEMPLATE = "tokenizer.chat_template"
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
@@ -33,6 +33,8 @@ class _Vocabulary(TypedVocabulary):
     metadata: Mapping[str, object]
     ids: dict[str, int]
     """Of the tokens, by their spellings."""
+    notes: list[str]
+    """What was passed over."""
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.metadata.get(_KEY + name, default)
@@ -41,22 +43,35 @@ class _Vocabulary(TypedVocabulary):
         return bool(value)
 
     def token_id(self, name: str, default: int | None) -> int | None:
-        """The id under `tokenizer.ggml.{name}_token_id`; the default holds only where it is no ordinary text."""
+        """The id under `tokenizer.ggml.{name}_token_id`; the default holds only where it is no ordinary text.
+
+        An id of no token is passed over, as llama.cpp does it: files name tokens that were never made.
+        """
         key = f"{_KEY}{name}_token_id"
         value = self.metadata.get(key)
-        if value is None or value in _NO_ID:
-            plausible = default is not None and default < len(self.tokens) and self.types[default] != NORMAL
-            return default if plausible else None
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(self.tokens):
-            raise self.error(f"{key} is {value!r}, but there are {len(self.tokens)} tokens.")
-        return value
+        found = as_token_id(value, len(self.tokens))
+        if found is not None:
+            return found
+        if value is not None and not is_no_id(value):
+            self.notes.append(f"{self.source} has {key} = {value!r:.40} for {len(self.tokens)} tokens; not used.")
+        plausible = default is not None and default < len(self.tokens) and self.types[default] != NORMAL
+        return default if plausible else None
 
 
-def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backend, dict[str, str]]:
-    """The tokenizer described by a GGUF file's `metadata`, and the spellings of its special tokens by role.
+def gguf_templates(metadata: Mapping[str, object]) -> dict[str, str]:
+    """The sources of the chat templates in a GGUF file's `metadata`, by name."""
+    return {
+        key.removeprefix(_TEMPLATE).lstrip(".") or "default": value
+        for key, value in metadata.items()
+        if key.startswith(_TEMPLATE) and isinstance(value, str)
+    }
+
+
+def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backend, dict[str, str], tuple[str, ...]]:
+    """The tokenizer described by a GGUF file's `metadata`, the spellings of its special tokens by role, and notes.
 
     Raises:
-        CheckpointError: arrays that are missing, of the wrong type or do not fit together; ids out of range.
+        CheckpointError: arrays that are missing, of the wrong type or do not fit together.
         UnsupportedModelError: a kind of tokenizer other than `gpt2` and `llama`, or an unknown rule for words.
     """
     kind = metadata.get(f"{_KEY}model")
@@ -78,7 +93,7 @@ def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backen
         if bos is not None and vocabulary.flag("add_bos_token", pre in BOS_BY_DEFAULT if byte_level else True):
             text = vocabulary.tokens[bos]
             backend.post_processor = processors.TemplateProcessing(single=[text, "$A"], special_tokens=[(text, bos)])
-    return backend, special_tokens
+    return backend, special_tokens, tuple(vocabulary.notes)
 
 
 def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary:
@@ -92,6 +107,10 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
     types = cast("list[int]", _array(metadata, "token_type", (int,), source)) or [
         BYTE if byte_of(token) is not None else NORMAL for token in tokens
     ]
+    notes = []
+    if len(types) > len(tokens):
+        notes.append(f"{source} has types for {len(types)} tokens, but {len(tokens)} tokens; the others are not used.")
+        del types[len(tokens) :]
     if len(types) != len(tokens):
         raise CheckpointError(
             f"{source} has a damaged tokenizer: {len(tokens)} tokens, but types for {len(types)} of them."
@@ -102,7 +121,7 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
         # Some converters forgot to mark them; as ordinary text they would be split and never end a turn.
         if token in ids and types[ids[token]] == NORMAL:
             types[ids[token]] = CONTROL
-    return _Vocabulary(source, tokens, types, metadata, ids)
+    return _Vocabulary(source, tokens, types, metadata, ids, notes)
 
 
 def _mark_control(metadata: Mapping[str, object], types: list[int]) -> None:

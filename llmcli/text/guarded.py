@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -43,20 +43,18 @@ class _Marker:
 
 
 class GuardedEncoder:
-    """Encodes segments with a tokenizer, in one go, finding added tokens in trusted segments only.
+    """Encodes segments with a tokenizer, in one go, finding added tokens in trusted segments only."""
 
-    Added tokens of nothing but whitespace are ordinary text, found everywhere.
-    """
+    def __init__(self, backend: Backend, unknown: int | None, plain: Collection[int] = (), *, source: str) -> None:
+        """`unknown` is the id for text outside the vocabulary: to meet it is no sign of a control token.
 
-    def __init__(self, backend: Backend, unknown: int | None, *, source: str) -> None:
-        """`unknown` is the id for text outside the vocabulary: to meet it is no sign of a control token."""
+        The added tokens `plain` are ordinary text, found everywhere (see `plain_tokens`).
+        """
         self._backend = backend
         self._unknown = unknown
         self._source = source
-        self._protected = {
-            index: token
-            for index, token in backend.get_added_tokens_decoder().items()
-            if token.special or not token.content.replace("▁", " ").isspace()
+        self.protected = {
+            index: token for index, token in backend.get_added_tokens_decoder().items() if index not in plain
         }
 
     def encode(self, segments: Sequence[Segment]) -> list[int]:
@@ -68,7 +66,7 @@ class GuardedEncoder:
             return list(encoding.ids)
         guarded = self._guarded_backend
         for marker in reversed(wanted):
-            content = self._protected[marker.id].content
+            content = self.protected[marker.id].content
             start = text.find(content, marker.start, marker.end)
             # Not found as it is: the normalizer changed its spelling, and all of it belongs to the token.
             start, end = (marker.start, marker.end) if start < 0 else (start, start + len(content))
@@ -112,10 +110,10 @@ class GuardedEncoder:
 
     def _markers(self, backend: Backend, encoding: Encoding, text: str) -> list[_Marker]:
         ids = encoding.ids
-        if self._protected.keys().isdisjoint(ids):
+        if self.protected.keys().isdisjoint(ids):
             return []
         offsets = encoding.offsets
-        markers = [_Marker(token, *offsets[at]) for at, token in enumerate(ids) if token in self._protected]
+        markers = [_Marker(token, *offsets[at]) for at, token in enumerate(ids) if token in self.protected]
         unknown = None if self._unknown is None else backend.id_to_token(self._unknown)
         return [
             marker
@@ -132,7 +130,7 @@ class GuardedEncoder:
     def _sentinels(self) -> dict[int, str]:
         """An unguessable spelling for each control token, different in every process."""
         nonce = secrets.token_hex(8)
-        return {index: f"\U000f0001{nonce}{index}\U000f0002" for index in self._protected}
+        return {index: f"\U000f0001{nonce}{index}\U000f0002" for index in self.protected}
 
     @cached_property
     def _guarded_backend(self) -> Backend:
@@ -141,7 +139,7 @@ class GuardedEncoder:
         Built only when a text asks for it: half a second for a large vocabulary.
         """
         data: dict[str, Any] = json.loads(self._backend.to_str())
-        renamed = {self._protected[index].content: sentinel for index, sentinel in self._sentinels.items()}
+        renamed = {self.protected[index].content: sentinel for index, sentinel in self._sentinels.items()}
         for token in data["added_tokens"]:
             token["content"] = renamed.get(token["content"], token["content"])
         model = data["model"]

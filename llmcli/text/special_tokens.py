@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
@@ -29,50 +29,122 @@ def named_special_tokens(*files: Mapping[str, object] | None) -> dict[str, str]:
     return named
 
 
+def declared_special(*files: Mapping[str, object] | None) -> set[str]:
+    """Spellings of all tokens that `files` call special: those with a role, and those in a list or marked so."""
+    found: set[object] = set(named_special_tokens(*files).values())
+    for values in files:
+        listed = (values or {}).get("added_tokens_decoder")
+        for entry in listed.values() if isinstance(listed, Mapping) else ():
+            if isinstance(entry, Mapping) and entry.get("special") is True:
+                found.add(entry.get("content"))
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            more = (values or {}).get(key)
+            for entry in more if isinstance(more, list) else ():
+                found.add(entry.get("content") if isinstance(entry, Mapping) else entry)
+    return {without_surrogates(content) for content in found if isinstance(content, str)}
+
+
 def add_listed_tokens(
     backend: Backend,
     tokenizer_config: Mapping[str, object] | None,
     added_tokens: Mapping[str, object] | None,
     *,
+    templates: Collection[str] = (),
     source: str,
-) -> None:
+) -> tuple[str, ...]:
     """Add to `backend` the tokens that only the files beside it know: older models keep some of theirs there.
 
+    Such lists outlive the vocabulary they were written for. Where one disagrees with `backend` the latter is right, and
+    entries that are damaged are passed over: the result says so in sentences.
+
     Raises:
-        CheckpointError: an entry that is damaged, or an id that the vocabulary gives to something else.
+        CheckpointError: a token that one of the chat `templates` writes would get another id than the one listed.
     """
+    wanted, damaged = _listed_tokens(tokenizer_config, added_tokens)
+    present = {token.content for token in backend.get_added_tokens_decoder().values()}
+    other: list[str] = []
+    for index, token in sorted(wanted.items()):
+        actual = backend.token_to_id(token.content)
+        if actual is None and index == _next_id(backend):
+            backend.add_tokens([token])
+        elif actual == index:
+            if token.content not in present:
+                backend.add_tokens([token])
+        elif actual is None and any(token.content in template for template in templates):
+            raise CheckpointError(
+                f"The files beside {source} give the token {token.content!r}, which the chat template writes, the id "
+                f"{index}; in its vocabulary the next id is {_next_id(backend)}."
+            )
+        else:
+            other.append(token.content)
+    notes = []
+    if damaged:
+        notes.append(f"Lists of added tokens beside {source} have damaged entries ({_some(damaged)}); not used.")
+    if other:
+        notes.append(f"Lists of added tokens beside {source} disagree with it about {_some(other)}; its own ids count.")
+    return tuple(notes)
+
+
+def _listed_tokens(
+    tokenizer_config: Mapping[str, object] | None, added_tokens: Mapping[str, object] | None
+) -> tuple[dict[int, AddedToken], list[str]]:
+    """The listed tokens by id, and the damaged entries."""
     listed = (tokenizer_config or {}).get("added_tokens_decoder") or {}
-    if not isinstance(listed, Mapping):
-        raise CheckpointError(f"The 'added_tokens_decoder' beside {source} is not an object.")
     wanted: dict[int, AddedToken] = {}
+    damaged: list[str] = []
+    if not isinstance(listed, Mapping):
+        damaged.append("added_tokens_decoder")
+        listed = {}
     for key, entry in listed.items():
         content = entry.get("content") if isinstance(entry, Mapping) else None
         if not isinstance(content, str) or not content or not _is_id(key):
-            raise CheckpointError(f"The 'added_tokens_decoder' beside {source} has a damaged entry for {key!r}.")
+            damaged.append(str(key))
+            continue
         content = without_surrogates(content)
         wanted[int(key)] = AddedToken(content, **{flag: entry[flag] is True for flag in _FLAGS if flag in entry})
     for content, token in (added_tokens or {}).items():
-        if not isinstance(token, int) or not content or not 0 <= token < 2**31:
-            raise CheckpointError(f"The added_tokens.json beside {source} has a damaged entry for {content!r}.")
-        wanted.setdefault(token, AddedToken(without_surrogates(content)))
-    present = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for index, token in sorted(wanted.items()):
-        if token.content not in present:
-            backend.add_tokens([token])
-        actual = backend.token_to_id(token.content)
-        if actual != index:
-            raise CheckpointError(
-                f"The files beside {source} give the token {token.content!r} the id {index}, "
-                f"but its place in the vocabulary is {actual}."
-            )
+        if not isinstance(token, int) or isinstance(token, bool) or not content or not 0 <= token < 2**31:
+            damaged.append(content)
+        else:
+            wanted.setdefault(token, AddedToken(without_surrogates(content)))
+    return wanted, damaged
 
 
-def mark_special(backend: Backend, named: Mapping[str, str]) -> None:
-    """Make the tokens that have a role special, where the vocabulary has them only as ordinary ones."""
+def _next_id(backend: Backend) -> int:
+    """The id that the library gives to a token that is new to it."""
+    size = backend.get_vocab_size(with_added_tokens=False)
+    return max(size, *(index + 1 for index in backend.get_added_tokens_decoder()), 0)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(f"{name!r:.40}" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def leftover_tokens(added: Mapping[int, AddedToken], vocab_size: int, rows: int) -> list[int]:
+    """The ids from `rows` on, if they are a few `added` tokens for which fine-tuning made no embeddings.
+
+    Where the ordinary vocabulary goes beyond `rows`, or more added tokens are there than have an embedding, the
+    tokenizer is another model's: then the result is empty, and loading fails on the sizes.
+    """
+    beyond = range(rows, vocab_size)
+    few = 2 * len(beyond) <= len(added)
+    return list(beyond) if few and all(index in added for index in beyond) else []
+
+
+def mark_special(backend: Backend, named: Mapping[str, str], *, source: str) -> tuple[str, ...]:
+    """Make the tokens that have a role special, where the vocabulary has them only as ordinary ones.
+
+    The result says, as a sentence, which of them it does not have.
+    """
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = []
     for content in dict.fromkeys(named.values()):
-        if content not in present and backend.token_to_id(content) is not None:
+        if backend.token_to_id(content) is None:
+            missing.append(content)
+        elif content not in present:
             backend.add_special_tokens([AddedToken(content, special=True, normalized=False)])
+    return (f"Files beside {source} name tokens that it does not have: {_some(missing)}.",) if missing else ()
 
 
 def _is_id(key: object) -> bool:

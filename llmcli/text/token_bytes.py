@@ -68,10 +68,14 @@ class PieceDecoder:
                 f"{source} has a token decoder that is neither byte-level nor SentencePiece's, which is not supported."
             )
 
-    def piece_bytes(self, piece: str, *, first: bool) -> bytes:
-        """The bytes of a token spelled `piece`; `first` if the text begins with it."""
+    def piece_bytes(self, piece: str, *, first: bool, added: bool = False) -> bytes:
+        """The bytes of a token spelled `piece`; `first` if the text begins with it.
+
+        An `added` token is spelled as text: in a byte-level vocabulary its letters stand for themselves, not for bytes.
+        """
         if self._byte_level:
-            # Spellings with other characters are added tokens, which are written as they are.
+            if added:
+                return piece.encode()
             values = [_ALPHABET.get(char) for char in piece]
             spelled = [value for value in values if value is not None]
             return bytes(spelled) if len(spelled) == len(values) else piece.encode()

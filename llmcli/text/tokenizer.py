@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from llmcli.errors import CheckpointError
+from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.beginning import beginning_of
-from llmcli.text.gguf_vocabulary import gguf_backend
+from llmcli.text.gguf_vocabulary import gguf_backend, gguf_templates
 from llmcli.text.growth import refuse_framing, refuse_growth
 from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
 from llmcli.text.library import told
 from llmcli.text.mistral_words import mend_mistral_words
 from llmcli.text.model_files import model_file_backend
-from llmcli.text.special_tokens import add_listed_tokens, mark_special, named_special_tokens
+from llmcli.text.plain_tokens import plain_tokens
+from llmcli.text.special_tokens import (
+    add_listed_tokens,
+    declared_special,
+    leftover_tokens,
+    mark_special,
+    named_special_tokens,
+)
 from llmcli.text.tekken import TEKKEN_ROLES, tekken_backend
 from llmcli.text.thinking import ThinkingFormat, marking_tokens, thinking_format
 from llmcli.text.token_bytes import PieceDecoder
@@ -29,11 +36,22 @@ class Tokenizer:
     """Encodes and decodes text with the rules and the vocabulary of one model."""
 
     def __init__(
-        self, backend: Backend, special_tokens: Mapping[str, str], *, source: str, vocab_size: int | None = None
+        self,
+        backend: Backend,
+        special_tokens: Mapping[str, str],
+        *,
+        source: str,
+        vocab_size: int | None = None,
+        rows: int | None = None,
+        special: Collection[str] = (),
+        templates: Collection[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         """Use `backend`, of which `special_tokens` names some tokens by role; `source` is the file to blame.
 
-        `vocab_size` is the highest id, plus one, where that is known.
+        `vocab_size` is the highest id, plus one, where that is known. The model has embeddings for `rows` tokens:
+        added tokens beyond them are left over from fine-tuning, and not used. `special` are spellings of more tokens
+        that are no text; what the chat `templates` write is none either. `notes` is what the user should know.
         """
         # Some files carry the limits of a training run; a prompt is never cut or padded.
         backend.no_truncation()
@@ -45,13 +63,23 @@ class Tokenizer:
             vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
             if vocab_size > _MOST_IDS:
                 raise CheckpointError(f"{source} gives a token the number {vocab_size - 1}; no vocabulary has so many.")
+        added = backend.get_added_tokens_decoder()
+        unused = [] if rows is None else leftover_tokens(added, vocab_size, rows)
+        if unused:
+            vocab_size = unused[0]
+            names = ", ".join(repr(added[index].content) for index in unused[:3])
+            notes = [
+                *notes,
+                f"{source} has {len(unused)} more tokens than the model has embeddings, not used: {names}.",
+            ]
         self.vocab_size: int = vocab_size
         """The highest id, plus one."""
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = tuple(notes)
         """What the user should know about the files, although it stops nothing."""
+        self._source = source
         self._backend = backend
         self._decoder = PieceDecoder(backend, source=source)
-        self._added = backend.get_added_tokens_decoder()
+        self._added = {index: token for index, token in added.items() if index < vocab_size}
         spellings = {token.content: index for index, token in self._added.items()}
         self.thinking: ThinkingFormat = thinking_format(spellings)
         """How the model marks its thoughts."""
@@ -63,7 +91,8 @@ class Tokenizer:
                 f"{source} puts the token {outside[0]} in front of every text, "
                 f"but the vocabulary has {vocab_size} tokens."
             )
-        self._encoder = GuardedEncoder(backend, _unknown_id(backend), source=source)
+        plain = plain_tokens(self._added, named={*special, *special_tokens.values()}, templates=templates)
+        self._encoder = GuardedEncoder(backend, _unknown_id(backend), plain, source=source)
         # SentencePiece tokenizers begin every text with a space of their own, which a later part must not get.
         together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))
         self._begins_with_space = together != apart
@@ -77,11 +106,14 @@ class Tokenizer:
         tokenizer_config: Mapping[str, object] | None = None,
         special_tokens_map: Mapping[str, object] | None = None,
         added_tokens: Mapping[str, object] | None = None,
+        templates: Collection[str] = (),
+        rows: int | None = None,
     ) -> Tokenizer:
         """The tokenizer of a Hugging Face folder, from the contents of its files.
 
-        `text` is tokenizer.json, which lies at `source` and whose own post-processor decides what is put around raw
-        text; the others are the parsed files of those names beside it.
+        `text` is tokenizer.json, which lies at `source` and whose own post-processor decides what is put in front of
+        raw text; the others are the parsed files of those names beside it, the sources of the chat `templates`, and
+        for how many tokens the model has embeddings (`rows`).
 
         Raises:
             CheckpointError: the contents are damaged or contradict each other.
@@ -92,13 +124,21 @@ class Tokenizer:
             refuse_growth(text, source=source)
             backend = Backend.from_str(text)
             mended = mend_mistral_words(backend)
-        tokenizer = cls._with_files_beside(backend, {}, source, tokenizer_config, special_tokens_map, added_tokens)
-        if mended:
-            tokenizer.notes = (
-                f"{source} cuts words by a rule the model was not trained with, a known fault of older conversions; "
-                "Mistral's own rule is used.",
-            )
-        return tokenizer
+        notes = (
+            f"{source} cuts words by a rule the model was not trained with, a known fault of older conversions; "
+            "Mistral's own rule is used.",
+        )
+        return cls._with_files_beside(
+            backend,
+            {},
+            source,
+            tokenizer_config,
+            special_tokens_map,
+            added_tokens,
+            templates,
+            rows,
+            notes=notes if mended else (),
+        )
 
     @classmethod
     def from_model_file(
@@ -109,6 +149,8 @@ class Tokenizer:
         tokenizer_config: Mapping[str, object] | None = None,
         special_tokens_map: Mapping[str, object] | None = None,
         added_tokens: Mapping[str, object] | None = None,
+        templates: Collection[str] = (),
+        rows: int | None = None,
     ) -> Tokenizer:
         """The tokenizer of a `tokenizer.model`, which lies at `source` and contains `data`.
 
@@ -120,7 +162,9 @@ class Tokenizer:
             UnsupportedModelError: a kind of tokenizer that is not supported.
         """
         backend, roles = model_file_backend(data, tokenizer_config or {}, source=source)
-        return cls._with_files_beside(backend, roles, source, tokenizer_config, special_tokens_map, added_tokens)
+        return cls._with_files_beside(
+            backend, roles, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
+        )
 
     @classmethod
     def from_tekken(
@@ -131,6 +175,8 @@ class Tokenizer:
         tokenizer_config: Mapping[str, object] | None = None,
         special_tokens_map: Mapping[str, object] | None = None,
         added_tokens: Mapping[str, object] | None = None,
+        templates: Collection[str] = (),
+        rows: int | None = None,
     ) -> Tokenizer:
         """The tokenizer of Mistral's `tekken.json`, which lies at `source` and contains `text`.
 
@@ -138,29 +184,47 @@ class Tokenizer:
             CheckpointError: the contents are damaged or contradict each other.
         """
         backend = tekken_backend(text, source=source)
-        return cls._with_files_beside(backend, TEKKEN_ROLES, source, tokenizer_config, special_tokens_map, added_tokens)
+        return cls._with_files_beside(
+            backend, TEKKEN_ROLES, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
+        )
 
     @classmethod
-    def from_gguf(cls, metadata: Mapping[str, object], *, source: str) -> Tokenizer:
-        """The tokenizer of the GGUF file at `source`, from its metadata.
+    def from_gguf(cls, metadata: Mapping[str, object], *, source: str, rows: int | None = None) -> Tokenizer:
+        """The tokenizer of the GGUF file at `source`, from its metadata; the model has embeddings for `rows` tokens.
 
         Raises:
             CheckpointError: the metadata are damaged.
             UnsupportedModelError: a kind of tokenizer that is not supported.
         """
+        templates = list(gguf_templates(metadata).values())
+        notes: list[str] = []
         embedded = metadata.get("tokenizer.huggingface.json")
         if isinstance(embedded, str):
-            tokenizer = cls.from_json(embedded, source=source)
-            for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown")):
-                index = metadata.get(f"tokenizer.ggml.{key}_token_id")
-                if isinstance(index, int) and tokenizer.piece(index):
-                    tokenizer.special_tokens[role] = tokenizer.piece(index)
-            return tokenizer
-        backend, special_tokens = gguf_backend(metadata, source=source)
+            try:
+                tokenizer = cls.from_json(embedded, source=source, templates=templates, rows=rows)
+            except (CheckpointError, UnsupportedModelError) as error:
+                if "tokenizer.ggml.tokens" not in metadata:
+                    raise
+                notes.append(f"The tokenizer.json inside is passed over for the file's own vocabulary: {error}")
+            else:
+                for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown")):
+                    index = metadata.get(f"tokenizer.ggml.{key}_token_id")
+                    if isinstance(index, int) and tokenizer.piece(index):
+                        tokenizer.special_tokens[role] = tokenizer.piece(index)
+                return tokenizer
+        backend, special_tokens, more = gguf_backend(metadata, source=source)
         tokens = metadata["tokenizer.ggml.tokens"]
         assert isinstance(tokens, Sized)
         with told(f"{source} has a damaged tokenizer"):
-            return cls(backend, special_tokens, source=source, vocab_size=len(tokens))
+            return cls(
+                backend,
+                special_tokens,
+                source=source,
+                vocab_size=len(tokens),
+                rows=rows,
+                templates=templates,
+                notes=[*notes, *more],
+            )
 
     @classmethod
     def _with_files_beside(
@@ -171,13 +235,25 @@ class Tokenizer:
         tokenizer_config: Mapping[str, object] | None,
         special_tokens_map: Mapping[str, object] | None,
         added_tokens: Mapping[str, object] | None,
+        templates: Collection[str],
+        rows: int | None,
+        *,
+        notes: Sequence[str] = (),
     ) -> Tokenizer:
         """`backend` with the tokens that only other files know; `roles` holds where they are silent."""
         named = dict(roles) | named_special_tokens(tokenizer_config, special_tokens_map)
         with told(f"{source} is not a valid tokenizer"):
-            add_listed_tokens(backend, tokenizer_config, added_tokens, source=source)
-            mark_special(backend, named)
-            return cls(backend, named, source=source)
+            more = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
+            more += mark_special(backend, named, source=source)
+            return cls(
+                backend,
+                named,
+                source=source,
+                rows=rows,
+                special=declared_special(tokenizer_config, special_tokens_map),
+                templates=templates,
+                notes=[*notes, *more],
+            )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text from outside: whatever it spells, no control token comes out of it.
@@ -199,8 +275,18 @@ class Tokenizer:
             head = self._encoder.encode([lead])
             ids = self._encoder.encode([lead, *segments])
             if ids[: len(head)] == head:
-                return ids[len(head) :]
-        return self._encoder.encode(segments)
+                return self._with_embedding(ids[len(head) :])
+        return self._with_embedding(self._encoder.encode(segments))
+
+    def _with_embedding(self, ids: list[int]) -> list[int]:
+        """`ids`, none of which is beyond the model's embeddings: a template may write a token that is left over."""
+        beyond = next((token for token in ids if token >= self.vocab_size), None)
+        if beyond is not None:
+            raise CheckpointError(
+                f"The prompt has the token {self._backend.id_to_token(beyond)!r} ({beyond}) of {self._source}, but the "
+                f"model has embeddings for {self.vocab_size} tokens."
+            )
+        return ids
 
     def to_json(self) -> str:
         """The tokenizer as the contents of a tokenizer.json."""
@@ -224,7 +310,7 @@ class Tokenizer:
 
     def token_bytes(self, token: int, *, first: bool = False) -> bytes:
         """The bytes `token` stands for inside a text, or at its beginning if `first`; none for ids without a token."""
-        return self._decoder.piece_bytes(self.piece(token), first=first)
+        return self._decoder.piece_bytes(self.piece(token), first=first, added=token in self._added)
 
     def token_text(self, token: int) -> str:
         """The text of one token by itself; bytes that are no whole character become U+FFFD."""
@@ -239,7 +325,7 @@ class Tokenizer:
     def token_to_id(self, piece: str) -> int | None:
         """The id of the token spelled `piece` in the vocabulary."""
         found: int | None = self._backend.token_to_id(without_surrogates(piece))
-        return found
+        return found if found is not None and found < self.vocab_size else None
 
     def is_special(self, token: int) -> bool:
         """Whether `token` is a control token."""
@@ -249,6 +335,10 @@ class Tokenizer:
     def is_silent(self, token: int) -> bool:
         """Whether `token` is a control token that leaves no trace in the text: all but those that mark thoughts."""
         return self.is_special(token) and token not in self._marking
+
+    def is_guarded(self, token: int) -> bool:
+        """Whether no text from outside yields `token`: it is an added token, and not one that is plain text."""
+        return token in self._encoder.protected
 
     def is_added(self, token: int) -> bool:
         """Whether `token` is found in text as a whole, outside the rules for ordinary vocabulary."""

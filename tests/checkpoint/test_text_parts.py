@@ -171,10 +171,38 @@ def test_every_file_that_names_an_end_counts(folder: Path) -> None:
     assert parts.generation_defaults == {"temperature": 0.6, "top_k": 20}
 
 
-@pytest.mark.parametrize("ids", ["2", 2.0, True, [1, "2"], 10**6])
-def test_an_end_that_is_no_token_is_refused(folder: Path, ids: object) -> None:
-    with pytest.raises(CheckpointError):
-        read(folder, {"eos_token_id": ids})
+@pytest.mark.parametrize(
+    ("ids", "kept", "notes"),
+    [("2", [], 1), (True, [], 1), ([1, "2"], [1], 1), (10**6, [], 1), (-1, [], 1), (2.0, [2], 0), ([], [], 0)],
+)
+def test_an_end_that_is_no_token_is_passed_over(folder: Path, ids: object, kept: list[int], notes: int) -> None:
+    parts = read(folder, {"eos_token_id": ids, "bos_token_id": 10**6, "pad_token_id": -1})
+    assert set(parts.stop_ids) == {*kept, byte_tokenizer().token_to_id("<|end|>")}
+    assert len(parts.notes) == notes
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("content", ["", "[1]", b"\xff", "{'"])
+def test_a_damaged_list_beside_tokenizer_json_is_passed_over(folder: Path, name: str, content: object) -> None:
+    write(folder, name, content)
+    write(folder, "tokenizer_config.json", {"eos_token": "<|end|>"})
+    (note,) = read(folder).notes
+    assert note.startswith("Not used: ")
+    assert name in note
+    (folder / "tokenizer.json").unlink()
+    write(folder, "tokenizer.model", trained("bpe"))
+    with pytest.raises(CheckpointError, match=name):
+        read(folder)
+
+
+@pytest.mark.parametrize("value", [10**6, -2, "2", 2.5, [1, 10**6], 2**32 - 1, -1])
+@pytest.mark.parametrize("name", ["eos", "eot", "eom"])
+def test_an_end_in_gguf_metadata_that_is_no_token_is_passed_over(name: str, value: object) -> None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2") | {key: value}
+    parts = gguf_text_parts(GGUFHeader(Path("m.gguf"), cast("dict[str, GGUFValue]", metadata), 3, {}, 32))
+    assert 2 in parts.stop_ids
+    assert any(key in note for note in parts.notes) == (value not in (2**32 - 1, -1))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands.running import llm, start
-from tests.puppet import ASSISTANT, chain, loop, write_puppet
-from tests.tiny import write_text_files
+from tests.puppet import ASSISTANT, END, chain, loop, write_puppet
+from tests.tiny import SPECIALS, edit_config, write_text_files
 
 
 @pytest.fixture
@@ -200,6 +200,23 @@ class TestGenerate:
         assert probability("--temperature", 1, "--top-p", 1) == pytest.approx(0.6, rel=0.4)
         # A filter asks for sampling: at temperature 0 it would have no effect.
         assert probability("--top-k", 5, "--top-p", 1) < 0.8
+
+    def test_files_that_disagree_about_unused_tokens_are_noted_once(self, tmp_path: Path) -> None:
+        folder = write_puppet(tmp_path / "m", chain(b"ok"))
+        rows = 256 + len(SPECIALS)
+        edit_config(folder, {"eos_token_id": [50256, END], "bos_token_id": -1, "pad_token_id": 99999})
+        (folder / "added_tokens.json").write_text(json.dumps({"<pad>": rows, "<old>": 7}))
+        (folder / "special_tokens_map.json").write_text("{")
+        result = llm("generate", "hi", "-m", folder)
+        assert (result.returncode, result.stdout) == (0, b"ok")
+        told = " ".join(result.stderr.decode().split())
+        for words in (
+            "names 50256 as a token",
+            "disagree with it about '<old>'",
+            "not used: '<pad>'",
+            "map.json is not",
+        ):
+            assert told.count(words) == 1, words
 
     def test_a_closed_pipe_ends_quietly_with_141(self, tmp_path: Path) -> None:
         folder = write_puppet(tmp_path / "m", loop(b"ab\n"), context=100_000)

@@ -133,11 +133,6 @@ GGUF: dict[str, tuple[Change, int, tuple[str, ...]]] = {
         ("2147483640",),
     ),
     "rotation of no number": (lambda path: sound_gguf(path, llama__rope__freq_base=float("nan")), 4, ("freq_base",)),
-    "end beyond the vocabulary": (
-        lambda path: sound_gguf(path, tokenizer__ggml__eos_token_id=999_999),
-        4,
-        ("eos_token_id", "999999"),
-    ),
     "more tokens than rows": (
         lambda path: sound_gguf(
             path,
@@ -251,8 +246,6 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "unknown family": (config(model_type="frob" + ESCAPE, architectures=None), 4, ("frob", "llama")),
     "state-space model": (config(model_type="mamba"), 4, ("recurrent state",)),
     "unknown activation": (config(hidden_act="frob"), 4, ("frob",)),
-    "end beyond the vocabulary": (config(eos_token_id=999_999), 4, ("999999",)),
-    "end is text": (config(eos_token_id="no"), 4, ("eos_token_id",)),
     # tokenizer
     "tokenizer is not JSON": (named("tokenizer.json", "{"), 4, ("tokenizer.json",)),
     "tokenizer nested deeply": (named("tokenizer.json", '{"a":' * 50_000), 4, ("tokenizer.json",)),

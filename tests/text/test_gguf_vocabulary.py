@@ -178,17 +178,12 @@ BYTE_LEVEL_FAULTS: list[dict[str, object]] = [
     {"merges": ["a no-such-piece"]},
     {"merges": [3]},
     {"pre": 3},
-    {"bos_token_id": 10**6},
-    {"eos_token_id": -2},
-    {"eos_token_id": "2"},
-    {"padding_token_id": 2.0},
     {"add_bos_token": "yes"},
 ]
 SENTENCEPIECE_FAULTS: list[dict[str, object]] = [
     {"scores": []},
     {"scores": [0.0]},
     {"scores": ["0"]},
-    {"unknown_token_id": 10**9},
     {"add_space_prefix": None},
     {"tokens": ["x" * 1000, "b"], "scores": [0.0, 0.0], "token_type": [1, 1], "unknown_token_id": 1},
     {"tokens": ["a", " ", "▁"], "scores": [0.0] * 3, "token_type": [2, 4, 1]},
@@ -210,3 +205,26 @@ def test_damaged_metadata_end_in_one_sentence(fault: dict[str, object]) -> None:
 def test_ids_that_mean_none_are_none() -> None:
     metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2") | {"tokenizer.ggml.padding_token_id": 2**32 - 1}
     assert "pad_token" not in Tokenizer.from_gguf(metadata, source="model.gguf").special_tokens
+
+
+@pytest.mark.parametrize("value", [10**6, -2, "2", 2.5, True, [1], 2**64])
+@pytest.mark.parametrize("name", ["bos", "eos", "unknown", "padding"])
+@pytest.mark.parametrize("sound", [gguf_of_byte_level(byte_level_backend(), "gpt-2"), gguf_of_sentencepiece()])
+def test_an_id_of_no_token_is_passed_over_with_a_note(sound: dict[str, object], name: str, value: object) -> None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    ours = Tokenizer.from_gguf(sound | {key: value}, source="model.gguf")
+    assert any(key in note for note in ours.notes)
+    # As if the key were not there.
+    without = Tokenizer.from_gguf({k: v for k, v in sound.items() if k != key}, source="model.gguf")
+    assert ours.special_tokens == without.special_tokens
+    assert ours.encode("The fox") == without.encode("The fox")
+
+
+def test_ids_may_be_written_as_floats_and_types_be_too_many() -> None:
+    sound = gguf_of_byte_level(byte_level_backend(), "gpt-2")
+    types = sound["tokenizer.ggml.token_type"]
+    assert isinstance(types, list)
+    changed = {"tokenizer.ggml.bos_token_id": 0.0, "tokenizer.ggml.token_type": [*types, 1, 3]}
+    ours = Tokenizer.from_gguf(sound | changed, source="model.gguf")
+    assert ours.encode("The fox") == Tokenizer.from_gguf(sound, source="model.gguf").encode("The fox")
+    assert [note for note in ours.notes if f"types for {len(types) + 2} tokens" in note] == list(ours.notes)

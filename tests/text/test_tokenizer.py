@@ -245,20 +245,59 @@ def test_a_token_with_an_absurd_number_is_refused_before_ids_are_counted() -> No
 
 
 @pytest.mark.parametrize(
-    "beside",
+    ("beside", "said"),
     [
-        {"tokenizer_config": {"added_tokens_decoder": [1]}},
-        {"tokenizer_config": {"added_tokens_decoder": {"1": "x"}}},
-        {"tokenizer_config": {"added_tokens_decoder": {"-1": {"content": "x"}}}},
-        {"tokenizer_config": {"added_tokens_decoder": {"9999": {"content": "x"}}}},
-        {"tokenizer_config": {"added_tokens_decoder": {"5": {"content": "<|im_end|>"}}}},
-        {"added_tokens": {"x": "1"}},
-        {"added_tokens": {"": 1}},
+        ({"tokenizer_config": {"added_tokens_decoder": [1]}}, "damaged entries ('added_tokens_decoder')"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"1": "x"}}}, "damaged entries ('1')"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"-1": {"content": "x"}}}}, "damaged entries ('-1')"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"9999": {"content": "x<>"}}}}, "about 'x<>'"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"5": {"content": "<|im_end|>"}}}}, "about '<|im_end|>'"),
+        ({"added_tokens": {"x": "1"}}, "damaged entries ('x')"),
+        ({"added_tokens": {"": 1}}, "damaged entries ('')"),
+        ({"added_tokens": {"<a>": -3}}, "damaged entries ('<a>')"),
+        ({"added_tokens": {f"<{n}>": 9000 + n for n in range(5)}}, "about '<0>', '<1>', '<2>' and 2 more"),
+        ({"tokenizer_config": {"eos_token": 7}, "special_tokens_map": {"pad_token": "<gone>"}}, "have: '<gone>'"),
+        ({"special_tokens_map": {"eos_token": [], "bos_token": None}}, ""),
     ],
 )
-def test_damaged_files_beside_it_are_refused(beside: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"t\.json"):
-        Tokenizer.from_json(byte_level_backend().to_str(), source="t.json", **beside)
+def test_lists_beside_tokenizer_json_that_disagree_with_it_are_passed_over(beside: dict[str, Any], said: str) -> None:
+    backend = byte_level_backend()
+    ours = Tokenizer.from_json(backend.to_str(), source="t.json", **beside)
+    assert ours.vocab_size == backend.get_vocab_size()
+    assert ours.encode("The <|im_end|> fox") == wrapped(backend).encode("The <|im_end|> fox")
+    assert ours.encode_segments([Segment("<|im_end|>", True)]) == [2]
+    assert ["beside t.json" in note and said in note for note in ours.notes] == ([True] if said else [])
+
+
+def test_a_listed_token_that_the_template_writes_is_not_passed_over() -> None:
+    listed = {"added_tokens": {"<|call|>": 9999}, "templates": ["{{ x }}<|call|>"]}
+    with pytest.raises(CheckpointError, match=r"beside t\.json give the token '<\|call\|>'.* 9999"):
+        Tokenizer.from_json(byte_level_backend().to_str(), source="t.json", **listed)  # type: ignore[arg-type]
+
+
+def test_an_added_token_without_an_embedding_is_not_used() -> None:
+    backend = byte_level_backend()
+    rows = backend.get_vocab_size()
+    backend.add_special_tokens(["<pad>"])
+    for made in (
+        Tokenizer.from_json(backend.to_str(), source="t.json", rows=rows),
+        Tokenizer.from_json(byte_level_backend().to_str(), source="t.json", added_tokens={"<pad>": rows}, rows=rows),
+    ):
+        assert (made.vocab_size, made.token_to_id("<pad>"), made.is_added(rows)) == (rows, None, False)
+        assert made.notes == ("t.json has 1 more tokens than the model has embeddings, not used: '<pad>'.",)
+        assert made.encode("<pad>") == wrapped(byte_level_backend()).encode("<pad>")
+        with pytest.raises(CheckpointError, match=r"'<pad>' .* embeddings for"):
+            made.encode_segments([Segment("<pad>", True)])
+
+
+def test_a_tokenizer_of_another_model_keeps_its_size() -> None:
+    backend = byte_level_backend()
+    size = backend.get_vocab_size()
+    for rows in (size - 3, 100):
+        # Ordinary vocabulary beyond, or more than a few tokens: loading compares the sizes.
+        assert Tokenizer.from_json(backend.to_str(), source="t.json", rows=rows).vocab_size == size
+    backend.add_special_tokens([f"<{n}>" for n in range(20)])
+    assert Tokenizer.from_json(backend.to_str(), source="t.json", rows=size).vocab_size == size + 20
 
 
 @pytest.mark.parametrize(
@@ -287,6 +326,18 @@ def test_a_tokenizer_json_inside_a_gguf_file_is_used() -> None:
     ours = Tokenizer.from_gguf(metadata, source="model.gguf")
     assert ours.encode("The fox") == backend.encode("The fox").ids
     assert ours.special_tokens["eos_token"] == SPECIALS[2]
+    for index in (10**6, -1, 2.0, "2", None):
+        assert Tokenizer.from_gguf(metadata | {"tokenizer.ggml.eos_token_id": index}, source="m.gguf").eos_id is None
+
+
+@pytest.mark.parametrize(
+    "embedded", ["", "{}", "[" * 10_000, byte_level_backend().to_str().replace("ByteLevel", "CTC")]
+)
+def test_a_damaged_tokenizer_json_inside_a_gguf_file_is_passed_over(embedded: str) -> None:
+    metadata = gguf_of_sentencepiece()
+    ours = Tokenizer.from_gguf(metadata | {"tokenizer.huggingface.json": embedded}, source="model.gguf")
+    assert ours.encode("The fox") == Tokenizer.from_gguf(metadata, source="model.gguf").encode("The fox")
+    assert "tokenizer.json inside is passed over" in ours.notes[0]
 
 
 def test_unigram_text_outside_the_vocabulary_is_unknown_and_no_attack() -> None:
