@@ -1,22 +1,20 @@
-"""Files of a model's folder: none is read that lies outside it, and shards are those that the folder's index names."""
+"""Reading the weight files of a model's folder together: none outside it, and each tensor from the file an index names.
+
+Which files they are is said in `model_files`.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Protocol, TypeVar
 
 from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import read_json_object
+from llmcli.checkpoint.model_files import WeightFiles
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
-
-# `pytorch_model.bin`, as older versions of transformers write it.
-TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-# Mistral's own releases, and Meta's.
-_SERIES = re.compile(r"consolidated(?:-(\d{5})-of-(\d{5}))?\.safetensors")
-_SPLIT = re.compile(r"consolidated\.(\d{2})\.pth")
 
 
 class InFile(Protocol):
@@ -31,67 +29,65 @@ T = TypeVar("T", bound=InFile)
 
 
 def file_names(folder: Path) -> list[str]:
-    """Everything directly in a folder, in order; `CheckpointError` if it cannot be read."""
+    """Everything directly in a folder but links that lead nowhere, in order; `CheckpointError` if it cannot be read."""
     try:
-        return sorted(path.name for path in folder.iterdir())
+        return sorted(path.name for path in folder.iterdir() if _is_there(path))
     except OSError as error:
         raise CheckpointError(f"{folder} could not be read: {error.strerror}.") from None
 
 
-def native_files(folder: Path) -> list[str]:
-    """The names of the weight files of a release of Mistral's or Meta's own, in order: safetensors, else pickles.
-
-    Raises:
-        CheckpointError: some of a series are missing.
-    """
-    names = file_names(folder)
-    if "consolidated.safetensors" in names:
-        return ["consolidated.safetensors"]
-    for pattern, first in ((_SERIES, 1), (_SPLIT, 0)):
-        matches = [match for match in map(pattern.fullmatch, names) if match is not None]
-        if matches:
-            count = int(matches[0][2]) if pattern is _SERIES else len(matches)
-            if [int(match[1]) for match in matches] != list(range(first, first + count)):
-                raise CheckpointError(
-                    f"{folder} lacks some of the weight files beside {matches[-1][0]}; download the rest."
-                )
-            return [match[0] for match in matches]
-    return []
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):
+        return path.exists()
+    return True  # what is wrong with it is said when it is opened
 
 
-def has_torch_weights(folder: Path) -> bool:
-    """The folder holds `pytorch_model.bin`, or the index of its shards."""
-    return (folder / TORCH_INDEX).exists() or (folder / TORCH_SINGLE).exists()
+class FolderIndexes:
+    """The indexes of a folder's weight files, each parsed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._maps: dict[str, dict[str, str]] = {}
+
+    def weight_map(self, index: str) -> dict[str, str]:
+        """From the name of each tensor to that of its shard, as an index says; `CheckpointError` if it is damaged."""
+        if index not in self._maps:
+            self._maps[index] = _weight_map(self.folder / index)
+        return self._maps[index]
+
+    def shards(self, index: str) -> list[str]:
+        """The names of the shards, in order; `CheckpointError` if the index is damaged."""
+        return sorted(set(self.weight_map(index).values()))
 
 
-def read_indexed(folder: Path, index_name: str, read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
-    """The tensors of all shards that an index such as `model.safetensors.index.json` names; `read` reads one shard.
-
-    Raises:
-        CheckpointError: a shard or a tensor is missing, is there twice, or lies outside the folder.
-    """
-    index = folder / index_name
-    suffix = PurePath(index_name.removesuffix(".index.json")).suffix
+def _weight_map(index: Path) -> dict[str, str]:
+    suffix = PurePath(index.name.removesuffix(".index.json")).suffix
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map that names the files of the tensors.")
     for name in weight_map.values():
         if not isinstance(name, str) or not name.endswith(suffix) or any(char in name for char in "/\\\0"):
             raise CheckpointError(f"{index} names {shown(str(name))}, which is not a {suffix[1:]} file of its folder.")
-    shards = sorted(set(weight_map.values()))
-    missing = [shown(name) for name in shards if not (folder / name).exists()]
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(shards)} weight files, such as {missing[0]}; download the rest."
-        )
-    tensors = read_together(folder, shards, read)
-    for name, shard in weight_map.items():
-        if name not in tensors or tensors[name].path.name != shard:
-            raise CheckpointError(f"{index} says that tensor {shown(name)} is in {shown(shard)}, but it is not there.")
+    return weight_map
+
+
+def read_weights(indexes: FolderIndexes, weights: WeightFiles, read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
+    """The tensors of the files of `weights`, which are in the folder of `indexes`; `read` reads one file.
+
+    Raises:
+        CheckpointError: a tensor is missing or is there twice, or a file is a link to one outside the folder.
+    """
+    folder = indexes.folder
+    tensors = read_together(folder, weights.files, read)
+    if weights.index is not None:
+        for name, shard in indexes.weight_map(weights.index).items():
+            if name not in tensors or tensors[name].path.name != shard:
+                where = f"tensor {shown(name)} is in {shown(shard)}"
+                raise CheckpointError(f"{folder / weights.index} says that {where}, but it is not there.")
     return tensors
 
 
-def read_together(folder: Path, names: list[str], read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
+def read_together(folder: Path, names: Sequence[str], read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
     """The tensors of several files of which each holds some; `CheckpointError` if one is in two of them."""
     tensors: dict[str, T] = {}
     for shard in names:

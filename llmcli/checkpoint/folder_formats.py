@@ -1,8 +1,7 @@
 """Which of the layouts a model's folder has, and its tensors and configuration in the terms of one of them.
 
 There are three: Hugging Face's with safetensors, the same with files of `torch.save`, and that of Mistral's and Meta's
-own releases. Some repositories hold the same weights in several; the first that is there is read, safetensors before
-pickles. Folders within (`original`, `onnx`) are never looked into.
+own releases. Some repositories hold the same weights in several: `model_files` says which are read.
 
 The first layout is read without torch, so that what is wrong with it is told before torch has been imported; the
 readers of what is rarer are imported when they are needed.
@@ -16,16 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.config_keys import ConfigKeys
-from llmcli.checkpoint.folder_files import file_names, has_torch_weights, native_files
+from llmcli.checkpoint.folder_files import FolderIndexes, file_names, read_weights
 from llmcli.checkpoint.hf_config import Described, described, model_config, tensor_names
 from llmcli.checkpoint.hf_names import TensorNames, belongs_to_model, is_ignored_name
 from llmcli.checkpoint.json_files import read_json_object
+from llmcli.checkpoint.model_files import WeightFiles, no_weights, weight_files
 from llmcli.checkpoint.native_params import hf_keys
 from llmcli.checkpoint.quantisation_settings import quantisation_settings
-from llmcli.checkpoint.safetensors_files import read_safetensors_folder
+from llmcli.checkpoint.safetensors_files import read_safetensors
 from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
-from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.errors import UnsupportedModelError
 from llmcli.model import ModelConfig
 
 if TYPE_CHECKING:
@@ -59,46 +59,30 @@ def read_folder(folder: Path) -> FolderContents | None:
         CheckpointError: files that are broken or contradict each other.
         UnsupportedModelError: a kind of model or format this program cannot run.
     """
-    files = file_names(folder)
-    own = [name for name in files if name.endswith(".safetensors") and not name.startswith(("consolidated", "adapter"))]
-    safetensors = bool(own) or "model.safetensors.index.json" in files
-    native = native_files(folder)
-    pickles = has_torch_weights(folder)
-    if _ADAPTER in files and not (safetensors or native or pickles or any(name.endswith(".gguf") for name in files)):
-        raise _only_an_adapter(folder)
-    configured = "config.json" in files
-    preferred = safetensors or (pickles and bool(native) and native[0].endswith(".pth"))
-    if native and not (configured and preferred):
-        if "params.json" not in files:
-            raise CheckpointError(
-                f"{folder} holds {native[0]}, but not the params.json that belongs to it; download it as well."
-            )
-        return _read_native(folder, native)
-    if not configured:
+    names = file_names(folder)
+    indexes = FolderIndexes(folder)
+    weights = weight_files(names, indexes.shards, where=str(folder))
+    if weights is None:
+        ggufs = any(name.lower().endswith(".gguf") for name in names)
+        if _ADAPTER in names and not ggufs:
+            raise _only_an_adapter(folder)
+        if "config.json" in names and not ggufs:
+            # What the configuration says may be the graver fault.
+            described(ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json"))
+            raise no_weights(names, str(folder))
         return None
+    if weights.config == "params.json":
+        return _read_native(folder, list(weights.files))
     keys = ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json")
     description = described(keys)
-    if safetensors or not pickles:
-        layout, tensors = "safetensors", _unquantised(read_safetensors_folder(folder), keys, folder)
+    tensors: Mapping[str, Stored]
+    if weights.layout == "safetensors":
+        tensors = _unquantised(read_weights(indexes, weights, read_safetensors), keys, folder)
     else:
-        layout, tensors = "PyTorch", _read_torch(folder, keys)
-    names = tensor_names(description, tensors)
-    return FolderContents(layout, keys, description, tensors, names, model_config(description, names))
-
-
-def only_gguf_file(folder: Path) -> Path:
-    """The GGUF file in a folder that `read_folder` says is of none of its layouts.
-
-    Raises:
-        CheckpointError: there is none.
-        UnsupportedModelError: there are several.
-    """
-    files = sorted(folder.glob("*.gguf"))
-    if len(files) > 1:
-        raise UnsupportedModelError(f"{folder} holds several GGUF files; name one of them, such as {files[0]}.")
-    if not files:
-        raise CheckpointError(f"{folder} has no config.json, so it is not a model folder.")
-    return files[0]
+        tensors = _read_torch(indexes, weights, keys)
+    tensor_map = tensor_names(description, tensors)
+    config = model_config(description, tensor_map)
+    return FolderContents(weights.layout, keys, description, tensors, tensor_map, config)
 
 
 def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, Stored]:
@@ -109,15 +93,15 @@ def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Pa
     return unquantised(tensors, keys, folder)
 
 
-def _read_torch(folder: Path, keys: ConfigKeys) -> dict[str, TorchTensor]:
-    from llmcli.checkpoint.torch_files import read_torch_folder, without_shared_head
+def _read_torch(indexes: FolderIndexes, weights: WeightFiles, keys: ConfigKeys) -> dict[str, TorchTensor]:
+    from llmcli.checkpoint.torch_files import read_torch_file, without_shared_head
 
     text = keys.section("text_config")
     if keys.section("quantization_config") or (text is not None and text.section("quantization_config")):
-        raise _quantised_pickles(folder)
-    tensors = read_torch_folder(folder)
+        raise _quantised_pickles(indexes.folder)
+    tensors = read_weights(indexes, weights, read_torch_file)
     if any(name.endswith(".qweight") for name in tensors):
-        raise _quantised_pickles(folder)
+        raise _quantised_pickles(indexes.folder)
     return tensors if keys.get("tie_word_embeddings") is False else without_shared_head(tensors)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.checkpoint.gguf import GGUFHeader
+from llmcli.checkpoint.gguf_files import refuse_companion
 from llmcli.checkpoint.gguf_keys import ArchitectureKeys
 from llmcli.checkpoint.gguf_refusals import refuse_unsupported_gguf
 from llmcli.errors import UnsupportedModelError
@@ -191,6 +192,7 @@ def architecture_of(header: GGUFHeader) -> tuple[Architecture, ArchitectureKeys]
     Raises:
         UnsupportedModelError: an architecture we do not know, or something that this program cannot run.
     """
+    refuse_companion(header.path, header.metadata)
     keys = ArchitectureKeys(header, header.get_str("general.architecture"))
     refuse_unsupported_gguf(keys)
     if keys.architecture not in ARCHITECTURES:

@@ -70,6 +70,17 @@ def parse_header(path: Path) -> ParsedHeader:
         return _Parser(file).header()
 
 
+def parse_general(path: Path) -> dict[str, GGUFValue]:
+    """What a file says of itself before its tokenizer: as a rule what it is, always within little time.
+
+    Raises:
+        CheckpointError: the file cannot be read or is no GGUF file, or that part of its header is broken.
+        UnsupportedModelError: a version or byte order that we do not read.
+    """
+    with WeightFile(path) as file:
+        return _Parser(file).general()
+
+
 class _Parser:
     """A position in a header, and as much of the file as has been needed so far."""
 
@@ -83,14 +94,30 @@ class _Parser:
         version, tensors, keys = self._preamble()
         metadata: dict[str, GGUFValue] = {}
         for _ in range(keys):
-            key = self._name("a metadata key")
-            if key in metadata:
-                self._refuse(f"metadata key {shown(key)} is there twice")
+            key = self._key(metadata)
             # Tokens may be pieces of characters; whoever encodes them again gets the file's own bytes.
             errors = "surrogateescape" if key.startswith("tokenizer.ggml.") else "replace"
             metadata[key] = self._value(self._number("I"), key, errors, depth=0)
         entries = [self._tensor() for _ in range(tensors)]
         return ParsedHeader(version, metadata, entries, self._position, self._file.size)
+
+    def general(self) -> dict[str, GGUFValue]:
+        _, _, keys = self._preamble()
+        metadata: dict[str, GGUFValue] = {}
+        for _ in range(keys):
+            key = self._key(metadata)
+            if key.startswith("tokenizer."):
+                break
+            metadata[key] = self._value(self._number("I"), key, "replace", depth=0)
+        return metadata
+
+    def _key(self, metadata: dict[str, GGUFValue]) -> str:
+        key = self._name("a metadata key")
+        if not key:
+            self._refuse("a metadata key is empty")
+        if key in metadata:
+            self._refuse(f"metadata key {shown(key)} is there twice")
+        return key
 
     def _preamble(self) -> tuple[int, int, int]:
         path = self._file.path

@@ -16,22 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.checkpoint.hub_cache import CachedModel, cached_model, cached_models, model_in, repo_folder, shards
+from llmcli.checkpoint.folder_files import FolderIndexes
+from llmcli.checkpoint.hub_cache import CachedModel, cached_model, cached_models, model_in, repo_folder
 from llmcli.checkpoint.hub_errors import OFFLINE, plain_errors
-from llmcli.checkpoint.hub_files import (
-    WEIGHT_INDEXES,
-    HubName,
-    choose_gguf,
-    gguf_sets,
-    has_tokenizer,
-    is_safe,
-    parse_hub_name,
-    small_files,
-    weight_files,
-)
+from llmcli.checkpoint.hub_files import HubName, choose_gguf, is_safe, parse_hub_name
+from llmcli.checkpoint.model_files import WeightFiles, gguf_sets, small_files, tokenizer_file, weight_files
 from llmcli.checkpoint.store import Progress, no_progress
+from llmcli.checkpoint.usable import check_text_files
 from llmcli.checkpoint.writing import replace_text
-from llmcli.errors import LlmcliError, ModelNotFoundError
+from llmcli.errors import CheckpointError, LlmcliError, ModelNotFoundError, UnsupportedModelError
 
 __all__ = ["CachedModel", "HubName", "cached_model", "cached_models", "fetch_model", "parse_hub_name"]
 
@@ -67,12 +60,7 @@ def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
     with _quiet_library():
         commit, files = _listing(hub_name)
         download = _Download(hub_name, commit, files, progress)
-        first, weights = _plan(hub_name, files)
-        download.fetch(first)
-        if weights[0] in WEIGHT_INDEXES:
-            download.fetch(weights)
-            weights = shards(download.snapshot / weights[0])
-        download.fetch(weights)
+        download.fetch_model()
     path = model_in(download.snapshot, hub_name)
     if path is None:
         raise ModelNotFoundError(f"{hub_name} was fetched, but what is in {download.snapshot} is not a whole model.")
@@ -97,22 +85,6 @@ def _listing(name: HubName) -> tuple[str, dict[str, _RemoteFile]]:
     return commit, files
 
 
-def _plan(name: HubName, files: Mapping[str, _RemoteFile]) -> tuple[list[str], list[str]]:
-    """What to fetch first, and then the weights (or their index, which names the rest)."""
-    sets = gguf_sets(files)
-    weights = weight_files(files) if name.quant is None else None
-    if weights is None or (sets and weights[0].startswith("pytorch_model")):
-        if sets:
-            return [], choose_gguf(sets, name)
-        what = "no GGUF files" if name.quant is not None else "no safetensors, GGUF or pytorch_model.bin files"
-        raise ModelNotFoundError(f"{name.repo} holds {what}, so there is nothing to run in it.")
-    first = small_files(files)
-    if not has_tokenizer(first) or not {"config.json", "params.json"}.intersection(first):
-        missing = "a tokenizer" if not has_tokenizer(first) else "a config.json"
-        raise ModelNotFoundError(f"{name.repo} holds weights but not {missing}, so there is nothing to run in it.")
-    return first, weights
-
-
 class _Download:
     """One pull: knows what has been fetched so far, and tells the progress."""
 
@@ -123,11 +95,55 @@ class _Download:
         self.progress = progress
         self.snapshot = repo_folder(name.repo) / "snapshots" / commit
 
+    def fetch_model(self) -> None:
+        """Fetch the files that the name means; of a model in several, what could rule it out comes first.
+
+        Raises:
+            ModelNotFoundError: there is no model in the repository, or not all of one; or a file cannot be fetched.
+            UnsupportedModelError: a kind of model or tokenizer that this program cannot run.
+        """
+        sets = gguf_sets(self.files)
+        weights = self._weights() if self.name.quant is None else None
+        if weights is None or (sets and weights.layout == "PyTorch"):
+            if not sets:
+                raise self._no_model()
+            self.fetch(choose_gguf(sets, self.name))
+            return
+        small = small_files(self.files)
+        if tokenizer_file(small) is None:
+            raise self._lacks("a tokenizer")
+        self.fetch(small)
+        check_text_files(self.snapshot, small, weights.config)
+        self.fetch(list(weights.files))
+
+    def _weights(self) -> WeightFiles | None:
+        def shards(index: str) -> list[str]:
+            self.fetch([index])
+            return FolderIndexes(self.snapshot).shards(index)
+
+        try:
+            return weight_files(self.files, shards, where=f"{self.name.repo} on the hub", advice="")
+        except UnsupportedModelError:
+            raise
+        except CheckpointError as error:
+            raise ModelNotFoundError(str(error)) from error
+
+    def _no_model(self) -> ModelNotFoundError:
+        if self.name.quant is not None:
+            what = "no GGUF files"
+        elif "config.json" not in self.files and any(
+            "/" not in name and name.endswith((".safetensors", ".bin")) for name in self.files
+        ):
+            return self._lacks("a config.json")
+        else:
+            what = "no safetensors, GGUF or pytorch_model.bin files"
+        return ModelNotFoundError(f"{self.name.repo} holds {what}, so there is nothing to run in it.")
+
+    def _lacks(self, what: str) -> ModelNotFoundError:
+        return ModelNotFoundError(f"{self.name.repo} holds weights but not {what}, so there is nothing to run in it.")
+
     def fetch(self, names: list[str]) -> None:
         """Fetch those of the files that are not in the cache."""
-        absent = [name for name in names if name not in self.files]
-        if absent:
-            raise ModelNotFoundError(f"{self.name.repo} on the hub lacks {absent[0]!r}, which its own index names.")
         missing = [name for name in names if not (self.snapshot / name).is_file()]
         total = sum(self.files[name].bytes for name in missing)
         self._check_space(total)

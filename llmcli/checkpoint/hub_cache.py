@@ -6,7 +6,6 @@ The cache's documented layout: `models--owner--name/` holds `refs/<branch or tag
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,22 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.checkpoint.hub_files import (
-    WEIGHT_INDEXES,
-    HubName,
-    choose_gguf,
-    gguf_sets,
-    has_tokenizer,
-    is_safe,
-    parse_hub_name,
-    quant_of,
-    small_files,
-    weight_files,
-)
+from llmcli.checkpoint.folder_files import FolderIndexes
+from llmcli.checkpoint.gguf_files import gguf_models
+from llmcli.checkpoint.hub_files import HubName, choose_gguf, parse_hub_name
+from llmcli.checkpoint.model_files import WeightFiles, quant_of, small_files, weight_files
+from llmcli.checkpoint.usable import check_text_files
 from llmcli.errors import LlmcliError, ModelNotFoundError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_INDEX_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ def model_in(snapshot: Path, name: HubName) -> Path | None:
     if name.quant is None and weights_in(snapshot, names) is not None:
         return snapshot
     with suppress(ModelNotFoundError):
-        sets = gguf_sets(names)
+        sets = gguf_models(snapshot, names)
         if sets:
             return snapshot / choose_gguf(sets, name)[0]
     return None
@@ -123,35 +114,17 @@ def remove_cached(name: HubName) -> int:
         raise LlmcliError(f"Could not remove {name} from the hub cache: {error.strerror}.") from error
 
 
-def weights_in(snapshot: Path, names: list[str]) -> list[str] | None:
-    """The files of a complete Transformers-style or Mistral-style model among a snapshot's `names`, else None."""
-    if not has_tokenizer(names) or not {"config.json", "params.json"}.intersection(names):
-        return None
-    with suppress(LlmcliError):
-        weights = weight_files(names)
-        if weights and weights[0] in WEIGHT_INDEXES:
-            weights = [*weights, *shards(snapshot / weights[0])]
-        if weights and set(weights) <= set(names):
-            return [*small_files(names), *weights]
-    return None
+def weights_in(snapshot: Path, names: list[str]) -> WeightFiles | None:
+    """The weights of a model in the layout of Transformers or Mistral among a snapshot's `names`.
 
-
-def shards(index: Path) -> list[str]:
-    """The weight files that an index names, in order.
-
-    Raises:
-        LlmcliError: the index is not one, or names a file outside its own folder.
+    None where a file is missing that loading needs, or where what the small files say cannot be run.
     """
-    try:
-        if index.stat().st_size > _INDEX_LIMIT:
-            raise ValueError
-        content = json.loads(index.read_text(encoding="utf-8"))
-        files = set(content["weight_map"].values())
-        if not files or not all(isinstance(name, str) and is_safe(name) and "/" not in name for name in files):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LlmcliError(f"{index} is not a valid index of weight files.") from error
-    return sorted(files)
+    with suppress(LlmcliError):
+        weights = weight_files(names, FolderIndexes(snapshot).shards, where=str(snapshot))
+        if weights is not None:
+            check_text_files(snapshot, names, weights.config)
+            return weights
+    return None
 
 
 def _snapshot(folder: Path, revision: str) -> Path | None:
@@ -193,13 +166,14 @@ def _models_of(folder: Path) -> Iterator[CachedModel]:
         seen.add(snapshot)
         at = "" if revision == "main" else f"@{revision}"
         names = list(_files(snapshot))
-        files = weights_in(snapshot, names)
-        if files is not None:
-            kind = "safetensors" if any(name.endswith(".safetensors") for name in files) else "PyTorch"
+        weights = weights_in(snapshot, names)
+        if weights is not None:
+            kind = "safetensors" if weights.files[0].endswith(".safetensors") else "PyTorch"
+            files = [*small_files(names), *weights.files, *([weights.index] if weights.index else [])]
             yield _described(f"{repo}{at}", snapshot, snapshot, files, kind)
-        sets = gguf_sets(names)
+        sets = gguf_models(snapshot, names)
         for label, parts in sets.items():
-            alone = len(sets) == 1 and files is None
+            alone = len(sets) == 1 and weights is None
             quant = "" if alone else f":{quant_of(label)}"
             yield _described(f"{repo}{quant}{at}", snapshot / parts[0], snapshot, parts, "GGUF")
 
@@ -212,7 +186,7 @@ def _described(name: str, path: Path, snapshot: Path, files: list[str], kind: st
 def _parts(snapshot: Path, first: Path) -> list[str]:
     """All files of the GGUF model whose first file is `first`."""
     name = first.relative_to(snapshot).as_posix()
-    return next(parts for parts in gguf_sets(_files(snapshot)).values() if parts[0] == name)
+    return next(parts for parts in gguf_models(snapshot, list(_files(snapshot))).values() if parts[0] == name)
 
 
 def _remove_file(folder: Path, path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Names of models on the hub, and which of a repository's files make up the model.
+"""Names of models on the hub, and which of a repository's GGUF models such a name means.
 
 Nothing here touches the network or the disk: from names to names.
 """
@@ -10,32 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from llmcli.errors import ModelNotFoundError, UnsupportedModelError
+from llmcli.checkpoint.model_files import quant_of
+from llmcli.errors import ModelNotFoundError
 
 PREFERRED_QUANTS = ("Q4_K_M", "Q8_0", "Q4_0")
 """Which file of a GGUF repository is taken when the name does not say, best first."""
 
-WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "spiece.model")
-"""Files any one of which makes a tokenizer."""
-
-_SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "params.json",
-    *TOKENIZERS,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-)
-_MISTRAL_TOKENIZER = re.compile(r"tokenizer\.model\.v\d+m?\d*")
-_NAMED_TEMPLATE = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
-_PART = re.compile(r"-(\d{5})-of-(\d{5})(?=\.\w+$)")
-_QUANT = re.compile(r"(?:^|[-._])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|F16|F32|FP16|FP32))$", re.IGNORECASE)
 _PART_OF_NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
 _HUB_NAME = re.compile(
     rf"(?P<repo>{_PART_OF_NAME}/{_PART_OF_NAME})(?::(?P<quant>[\w.+-]+))?(?:@(?P<revision>[\w.+/-]+))?", re.ASCII
@@ -70,86 +50,6 @@ def is_safe(name: str) -> bool:
     """Whether a file name given by a server stays inside its folder and holds nothing odd."""
     parts = name.split("/")
     return name.isprintable() and not any(c in name for c in '\\:*?"<>|') and not {"", ".", ".."}.intersection(parts)
-
-
-def small_files(names: Iterable[str]) -> list[str]:
-    """The configuration, tokenizer and template files among `names`."""
-    return sorted(
-        name
-        for name in names
-        if name in _SMALL_FILES or _MISTRAL_TOKENIZER.fullmatch(name) or _NAMED_TEMPLATE.fullmatch(name)
-    )
-
-
-def has_tokenizer(names: Iterable[str]) -> bool:
-    """Whether any of `names` is a tokenizer's main file."""
-    return any(name in TOKENIZERS or _MISTRAL_TOKENIZER.fullmatch(name) for name in names)
-
-
-def weight_files(names: Iterable[str]) -> list[str] | None:
-    """The files that hold the weights of a repository in the layout of Transformers or Mistral.
-
-    They are named by an index (then the index comes first in the list and its own content counts: `shards`), by
-    convention, or by being the only one. None: there are none; safetensors are preferred to pickles.
-
-    Raises:
-        UnsupportedModelError: several weight files and nothing to tell which belong together.
-    """
-    at_root = sorted(name for name in names if "/" not in name)
-    for index, single, suffix in (
-        (WEIGHT_INDEXES[0], "model.safetensors", ".safetensors"),
-        (WEIGHT_INDEXES[1], "pytorch_model.bin", ".bin"),
-    ):
-        if index in at_root:
-            return [index]
-        if single in at_root:
-            return [single]
-        if suffix == ".bin":
-            return None
-        candidates = [name for name in at_root if name.endswith(suffix) and not name.startswith("adapter")]
-        consolidated = [name for name in candidates if name.startswith("consolidated")]
-        # Mistral's own repositories carry the same weights twice; the consolidated ones are for its own program.
-        candidates = [name for name in candidates if name not in consolidated] or consolidated
-        sets = complete_sets(candidates)
-        if len(sets) == 1:
-            return next(iter(sets.values()))
-        if candidates:
-            raise UnsupportedModelError(
-                f"The repository holds {len(candidates)} .safetensors files and no {index} that says which of them "
-                "make the model. Download the right ones yourself and give the folder with -m."
-            )
-    return None
-
-
-def gguf_sets(names: Iterable[str]) -> dict[str, list[str]]:
-    """The complete language models among the GGUF files: a label -> its file, or its parts in order."""
-    ggufs = [
-        name
-        for name in names
-        if name.lower().endswith(".gguf") and not re.search(r"mmproj|imatrix", PurePosixPath(name).name.lower())
-    ]
-    return complete_sets(ggufs)
-
-
-def complete_sets(names: Iterable[str]) -> dict[str, list[str]]:
-    """Files by themselves and series "-00001-of-00003" of which every part is there, by name without the numbers."""
-    sets: dict[str, list[str]] = {}
-    wanted: dict[str, int] = {}
-    for name in sorted(names):
-        part = _PART.search(name)
-        stem = _PART.sub("", name).rpartition(".")[0]
-        label = stem if part is None else f"{stem}-of-{part[2]}"
-        sets.setdefault(label, []).append(name)
-        wanted[label] = 1 if part is None else int(part[2])
-    # Two labels never meet in one series: the number of parts belongs to the label only to keep mixed series apart.
-    return {re.sub(r"-of-\d{5}$", "", k): v for k, v in sets.items() if len(v) == wanted[k]}
-
-
-def quant_of(label: str) -> str:
-    """The quantisation in a GGUF file's name ("Q4_K_M"), or the whole name if there is none."""
-    stem = PurePosixPath(label).name
-    match = _QUANT.search(stem)
-    return match[1] if match else stem
 
 
 def choose_gguf(sets: Mapping[str, list[str]], name: HubName) -> list[str]:

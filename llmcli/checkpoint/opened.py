@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from llmcli.checkpoint.folder_formats import FolderContents, only_gguf_file, read_folder
+from llmcli.checkpoint.folder_formats import FolderContents, read_folder
 from llmcli.checkpoint.gguf import read_gguf
 from llmcli.checkpoint.gguf_ahead import GGUFAhead
 from llmcli.checkpoint.gguf_config import gguf_model_config
 from llmcli.checkpoint.gguf_families import architecture_of
+from llmcli.checkpoint.gguf_files import gguf_of_folder
 from llmcli.checkpoint.gguf_tensors import GGUFTensors, is_ignored_gguf_tensor
 from llmcli.checkpoint.hf_config import tensors_of_further_layers
 from llmcli.checkpoint.hf_names import is_extra_layer
@@ -90,7 +91,7 @@ def open_checkpoint(path: Path, ahead: GGUFAhead | FolderContents | None = None)
 
 def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
     if contents is None:
-        return _open_gguf(only_gguf_file(folder))
+        return _open_gguf(gguf_of_folder(folder))
     from llmcli.checkpoint.hf_tensors import HFTensors
 
     description, tensors, config = contents.description, contents.tensors, contents.config

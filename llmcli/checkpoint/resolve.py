@@ -11,8 +11,11 @@ from pathlib import Path
 
 from llmcli.checkpoint import hub_cache, starter, store
 from llmcli.checkpoint.aliases import aliases, meant_by
+from llmcli.checkpoint.folder_files import FolderIndexes, file_names
+from llmcli.checkpoint.gguf_files import first_part_of
 from llmcli.checkpoint.hub import fetch_model
 from llmcli.checkpoint.hub_files import HubName, parse_hub_name
+from llmcli.checkpoint.model_files import weight_files
 from llmcli.checkpoint.store import Progress, no_progress
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import LlmcliError, ModelNotFoundError, UsageError
@@ -180,10 +183,25 @@ def _existing_path(name: str) -> Path | None:
     if not stat.S_ISREG(status.st_mode):
         raise ModelNotFoundError(f"{name!r} is neither a file nor a folder; give a model's folder or a .gguf file.")
     if path.suffix.lower() == ".gguf" or _has_gguf_magic(path):
-        return path
+        return first_part_of(path)
     if path.suffix.lower() in (".safetensors", ".json", ".bin", ".pth", ".model"):
+        _refuse_unused(path)
         return path.parent
     raise ModelNotFoundError(f"{name!r} is not a model; give a model's folder or a .gguf file.")
+
+
+def _refuse_unused(path: Path) -> None:
+    """Raise an error if `path` holds weights, but the model in its folder is read from other files."""
+    if path.suffix.lower() in (".json", ".model"):
+        return
+    weights = None
+    with suppress(LlmcliError):  # said when the folder is opened
+        weights = weight_files(file_names(path.parent), FolderIndexes(path.parent).shards, where=str(path.parent))
+    if weights is not None and path.name not in weights.files:
+        raise ModelNotFoundError(
+            f"{shown(str(path))} is not among the files of the model in its folder, which is read from "
+            f"{weights.files[0]}; give the folder itself, or put the file into a folder of its own."
+        )
 
 
 def _stat(name: str) -> os.stat_result | None:

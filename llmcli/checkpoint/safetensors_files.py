@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
-from llmcli.checkpoint.folder_files import read_indexed
-from llmcli.checkpoint.inside import inside
+from llmcli.checkpoint.folder_files import FolderIndexes, file_names, read_weights
 from llmcli.checkpoint.layouts import NUMBERS, UNSUPPORTED_SAFETENSORS_TYPES
+from llmcli.checkpoint.model_files import safetensors_files
 from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -21,8 +21,6 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 # The largest real headers have a few MB. The library takes up to 100 MB, which JSON can turn into gigabytes of objects.
 _LARGEST_HEADER = 32_000_000
 _LARGEST_SIZE = (1 << 63) - 1
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 
 
 class _DuplicateKeyError(ValueError):
@@ -63,7 +61,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
-    """The tensors of a model folder by name: of `model.safetensors`, of the shards in the index, or of the only file.
+    """The tensors of a model folder by name: of the files that `model_files` says belong together.
 
     Files outside the folder are never read, through whatever name or link; the links of a Hugging Face cache into its
     own `blobs` are followed.
@@ -72,12 +70,9 @@ def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
         CheckpointError: a file or tensor is missing, is there twice, or lies outside; or a file is not sound.
         UnsupportedModelError: there are only pickled weights, or numbers of a type that we do not read.
     """
-    try:
-        if (folder / _INDEX).exists():
-            return read_indexed(folder, _INDEX, read_safetensors)
-        return read_safetensors(inside(folder, _only_file(folder)))
-    except OSError as error:
-        raise CheckpointError(f"{folder} could not be read: {error.strerror}.") from None
+    indexes = FolderIndexes(folder)
+    names = file_names(folder) if folder.is_dir() else []
+    return read_weights(indexes, safetensors_files(names, indexes.shards, where=str(folder)), read_safetensors)
 
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, object]:
@@ -175,27 +170,3 @@ def _check_layout(path: Path, tensors: list[TensorInfo], data_start: int, file_s
 
 def _refuse(path: Path, what: str) -> NoReturn:
     raise CheckpointError(f"{path} is not a sound safetensors file: {what}. Download it again.")
-
-
-def _only_file(folder: Path) -> str:
-    """The name of the folder's weight file."""
-    if (folder / _SINGLE).exists():
-        return _SINGLE
-    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    files = sorted(name for name in names if name.endswith(".safetensors"))
-    # Mistral publishes the same weights a second time, in one file under its own names.
-    files = [name for name in files if not name.startswith("consolidated")] or files
-    if len(files) == 1:
-        return files[0]
-    if files:
-        raise CheckpointError(
-            f"{folder} holds {len(files)} safetensors files and no {_INDEX} that says which belong together; "
-            "download the folder again."
-        )
-    pickles = sorted(name for name in names if name.endswith((".bin", ".pth", ".pt")))
-    if pickles:
-        raise UnsupportedModelError(
-            f"{folder} holds only pickled weights ({shown(pickles[0])}), which are not loaded because unpickling can "
-            "run code; use a safetensors or GGUF version of the model."
-        )
-    raise CheckpointError(f"{folder} holds no weights: there is no {_SINGLE} and no other safetensors file.")

@@ -1,4 +1,4 @@
-"""The model store: one folder in the platform's data directory, one file per model.
+"""The model store: one folder in the platform's data directory, one file per model, or the parts of a split one.
 
 A file gets its final name only when it is whole: it is written inside a working folder below `.partial`, synced, and
 renamed. Working folders are locked while their process lives; what a killed process left behind is removed by the next.
@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_data_dir
 
+from llmcli.checkpoint.gguf_files import gguf_models
 from llmcli.errors import LlmcliError, ModelNotFoundError
 
 Progress = Callable[[str, int, int | None], None]
@@ -29,13 +30,16 @@ _LONE_LOCK_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class StoreEntry:
-    """One model file of the store."""
+    """One model of the store."""
 
     name: str
+    """Of its (first) file."""
     path: Path
     bytes: int
     modified: float
     """Seconds since the epoch."""
+    parts: tuple[Path, ...] = ()
+    """All files, if there are several."""
 
 
 def no_progress(what: str, done: int, total: int | None) -> None:
@@ -48,22 +52,32 @@ def store_folder() -> Path:
 
 
 def entries() -> list[StoreEntry]:
-    """All model files of the store, by name. A store that does not exist or cannot be read is empty."""
+    """The whole models of the store, by name. A store that does not exist or cannot be read is empty."""
     found: list[StoreEntry] = []
+    folder = store_folder()
     with suppress(OSError):
-        for path in store_folder().iterdir():
+        names = [path.name for path in folder.iterdir() if _is_file(path)]
+        for parts in gguf_models(folder, names).values():
+            paths = tuple(folder / part for part in parts)
             with suppress(OSError):
-                status = path.stat()
-                if path.suffix.lower() == ".gguf" and stat.S_ISREG(status.st_mode):
-                    found.append(StoreEntry(path.name, path, status.st_size, status.st_mtime))
+                statuses = [path.stat() for path in paths]
+                size, modified = sum(s.st_size for s in statuses), max(s.st_mtime for s in statuses)
+                found.append(StoreEntry(parts[0], paths[0], size, modified, paths if len(paths) > 1 else ()))
     return sorted(found, key=lambda entry: entry.name.lower())
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
 def find(name: str) -> StoreEntry | None:
-    """The entry whose file name, or file name without ".gguf", is `name` in any case."""
+    """The entry of which a file's name, or its name without ".gguf", is `name` in any case."""
     wanted = name.lower()
     for entry in entries():
-        if wanted in (entry.name.lower(), entry.path.stem.lower()):
+        if any(wanted in (path.name.lower(), path.stem.lower()) for path in (entry.path, *entry.parts)):
             return entry
     return None
 
@@ -79,7 +93,8 @@ def remove(name: str) -> StoreEntry:
     if entry is None:
         raise ModelNotFoundError(f"The model store has no {name!r}.")
     try:
-        entry.path.unlink(missing_ok=True)
+        for path in entry.parts or (entry.path,):
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise LlmcliError(f"Could not remove {entry.path}: {error.strerror}.") from error
     return entry

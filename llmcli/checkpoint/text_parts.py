@@ -5,18 +5,22 @@ kind of checkpoint keeps them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from llmcli.checkpoint.folder_files import file_names
 from llmcli.checkpoint.gguf_metadata import GGUFMetadata
 from llmcli.checkpoint.inside import inside
-from llmcli.checkpoint.json_files import optional_json_object, read_bytes, read_text
+from llmcli.checkpoint.json_files import optional_json_object, read_bytes, read_json_object, read_text
+from llmcli.checkpoint.model_files import VOCABULARY_FILES, tokenizer_file
 from llmcli.errors import CheckpointError
 from llmcli.text.end_of_turn import is_no_id, stop_ids
 from llmcli.text.gguf_vocabulary import gguf_templates
 from llmcli.text.template import ChatTemplate, choose_template
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.tokenizer_classes import tokenizer_class
 
 # Our name of each sampling setting, and what transformers and llama.cpp call it.
 _SAMPLING_KEYS = {
@@ -28,7 +32,6 @@ _SAMPLING_KEYS = {
 }
 
 
-_TOKENIZER_FILES = ("tokenizer.json", "tekken.json", "tokenizer.model")
 _ADDITIONAL_TEMPLATES = "additional_chat_templates"
 
 
@@ -71,7 +74,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
     """
     tokenizer_config = optional_json_object(folder / "tokenizer_config.json")
     templates, origin = _folder_templates(folder, tokenizer_config)
-    tokenizer, notes = _folder_tokenizer(folder, tokenizer_config, tuple(templates.values()), rows)
+    tokenizer, notes = _folder_tokenizer(folder, tokenizer_config, config, tuple(templates.values()), rows)
     generation = optional_json_object(folder / "generation_config.json")
     declared = {
         "generation_config.json": generation.get("eos_token_id"),
@@ -107,35 +110,41 @@ def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
 
 
 def _folder_tokenizer(
-    folder: Path, tokenizer_config: Mapping[str, object], templates: Collection[str], rows: int | None
+    folder: Path,
+    tokenizer_config: Mapping[str, object],
+    config: Mapping[str, object],
+    templates: Collection[str],
+    rows: int | None,
 ) -> tuple[Tokenizer, list[str]]:
     """The tokenizer from the first of the files that hold one, the converted one tells most; and notes."""
-    name = next((name for name in _TOKENIZER_FILES if (folder / name).exists()), None)
+    name = tokenizer_file(file_names(folder))
     if name is None:
-        first, second, third = _TOKENIZER_FILES
-        raise CheckpointError(f"{folder} has no {first}, {second} or {third}, so text cannot be turned into tokens.")
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json, tekken.json or tokenizer.model, nor vocab.json with merges.txt, "
+            "so text cannot be turned into tokens."
+        )
     path = folder / name
     # All that these could say is in a tokenizer.json.
     read = _usable_json_object if name == "tokenizer.json" else _json_object_beside
     special_tokens_map, first_notes = read(folder / "special_tokens_map.json")
     added_tokens, more_notes = read(folder / "added_tokens.json")
-    beside = {"special_tokens_map": special_tokens_map, "added_tokens": added_tokens}
-    notes = [*first_notes, *more_notes]
     if name == "tokenizer.model":
-        tokenizer = Tokenizer.from_model_file(
-            read_bytes(path),
-            source=str(path),
-            tokenizer_config=tokenizer_config,
-            templates=templates,
-            rows=rows,
-            **beside,
-        )
-        return tokenizer, notes
-    make = Tokenizer.from_json if name == "tokenizer.json" else Tokenizer.from_tekken
+        make: Callable[..., Tokenizer] = partial(Tokenizer.from_model_file, read_bytes(path))
+    elif name == VOCABULARY_FILES[0]:
+        rules = tokenizer_class(tokenizer_config, config, source=str(path))
+        merges = read_text(folder / VOCABULARY_FILES[1])
+        make = partial(Tokenizer.from_vocabulary, read_json_object(path), merges, rules=rules)
+    else:
+        make = partial(Tokenizer.from_json if name == "tokenizer.json" else Tokenizer.from_tekken, read_text(path))
     tokenizer = make(
-        read_text(path), source=str(path), tokenizer_config=tokenizer_config, templates=templates, rows=rows, **beside
+        source=str(path),
+        tokenizer_config=tokenizer_config,
+        special_tokens_map=special_tokens_map,
+        added_tokens=added_tokens,
+        templates=templates,
+        rows=rows,
     )
-    return tokenizer, notes
+    return tokenizer, [*first_notes, *more_notes]
 
 
 def _json_object_beside(path: Path) -> tuple[dict[str, object], list[str]]:

@@ -26,8 +26,6 @@ import torch
 from torch import Tensor
 
 from llmcli.checkpoint.encodings import ENCODINGS
-from llmcli.checkpoint.folder_files import TORCH_INDEX, TORCH_SINGLE, read_indexed
-from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -97,18 +95,6 @@ def read_torch_file(path: Path) -> dict[str, TorchTensor]:
             values=_Mapped(tensor) if mapped else _Whole(path, name),
         )
     return found
-
-
-def read_torch_folder(folder: Path) -> dict[str, TorchTensor]:
-    """The tensors of `pytorch_model.bin`, or of the shards that its index names, by name.
-
-    Raises:
-        CheckpointError: a file or tensor is missing, is there twice, lies outside the folder, or is not sound.
-        UnsupportedModelError: the installed PyTorch does not read such files safely.
-    """
-    if (folder / TORCH_INDEX).exists():
-        return read_indexed(folder, TORCH_INDEX, read_torch_file)
-    return read_torch_file(inside(folder, TORCH_SINGLE))
 
 
 def without_shared_head(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:

@@ -36,13 +36,14 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
     read_ahead(path)
     with no_garbage():
         load_torch_ahead()
-        from llmcli.checkpoint.folder_formats import only_gguf_file, read_folder
+        from llmcli.checkpoint.folder_formats import read_folder
         from llmcli.checkpoint.gguf_ahead import read_gguf_ahead
+        from llmcli.checkpoint.gguf_files import gguf_of_folder
 
         ahead: GGUFAhead | FolderContents | None = None
         if path.is_dir():
             ahead = read_folder(path)
-            path = path if ahead else only_gguf_file(path)
+            path = path if ahead else gguf_of_folder(path)
         if ahead is None:
             ahead = read_gguf_ahead(path)
         from llmcli.commands.torch_import import import_torch

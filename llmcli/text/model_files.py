@@ -33,11 +33,11 @@ def model_file_backend(
         return llama3_backend(data, names=_listed_names(tokenizer_config), source=source), dict(LLAMA3_ROLES)
     model = read_sentencepiece_model(data, source=source)
     prefix: SpacePrefix = "none"
-    if _flag(tokenizer_config, "add_prefix_space", model.add_dummy_prefix, source):
-        prefix = "every" if _flag(tokenizer_config, "legacy", True, source) else "first"
+    if flag(tokenizer_config, "add_prefix_space", model.add_dummy_prefix, source):
+        prefix = "every" if flag(tokenizer_config, "legacy", True, source) else "first"
     backend = sentencepiece_backend(model, prefix=prefix)
     bos = model.roles.get("bos_token")
-    if bos is not None and _flag(tokenizer_config, "add_bos_token", True, source):
+    if bos is not None and flag(tokenizer_config, "add_bos_token", True, source):
         # The library gives `$` and `:` in a token a meaning of their own, and refuses some.
         with told(f"{source} has a damaged tokenizer"):
             backend.post_processor = processors.TemplateProcessing(
@@ -46,7 +46,8 @@ def model_file_backend(
     return backend, model.roles
 
 
-def _flag(values: Mapping[str, object], name: str, default: bool, source: str) -> bool:
+def flag(values: Mapping[str, object], name: str, default: bool, source: str) -> bool:
+    """A setting of the tokenizer_config.json beside `source`; absent and null mean the default."""
     value = values.get(name)
     if value is not None and not isinstance(value, bool):
         raise CheckpointError(f"The tokenizer_config.json beside {source} has {name} = {value!r}, not true or false.")

@@ -93,8 +93,8 @@ BOS_BY_DEFAULT = IGNORES_MERGES
 """Rules under which text begins with BOS unless the file says otherwise."""
 
 
-LLAMA3_WORDS, TEKKEN_WORDS = _LLAMA3, _TEKKEN
-"""The expressions for words of Llama 3 and of Mistral's tekken."""
+LLAMA3_WORDS, QWEN2_WORDS, TEKKEN_WORDS = _LLAMA3, _QWEN2, _TEKKEN
+"""The expressions for words of Llama 3, of Qwen 2 and of Mistral's tekken."""
 
 
 def gguf_pre_tokenizer(name: str, *, source: str) -> pre_tokenizers.PreTokenizer:
@@ -110,8 +110,8 @@ def gguf_pre_tokenizer(name: str, *, source: str) -> pre_tokenizers.PreTokenizer
     return byte_level_pre_tokenizer(*_SPLITS[name])
 
 
-def byte_level_pre_tokenizer(*expressions: str) -> pre_tokenizers.PreTokenizer:
+def byte_level_pre_tokenizer(*expressions: str, prefix_space: bool = False) -> pre_tokenizers.PreTokenizer:
     """Cuts text at the matches of each of `expressions` in turn, then spells it in the byte alphabet."""
     splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in expressions]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
     return pre_tokenizers.Sequence([*splits, byte_level])

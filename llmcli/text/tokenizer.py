@@ -10,6 +10,7 @@ from tokenizers import models
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.beginning import beginning_of
+from llmcli.text.byte_level_files import add_beginning, byte_level_backend, implied_roles
 from llmcli.text.gguf_vocabulary import gguf_backend, gguf_templates
 from llmcli.text.growth import refuse_framing, refuse_growth
 from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
@@ -27,6 +28,7 @@ from llmcli.text.special_tokens import (
 from llmcli.text.tekken import TEKKEN_ROLES, tekken_backend
 from llmcli.text.thinking import ThinkingFormat, marking_tokens, thinking_format
 from llmcli.text.token_bytes import PieceDecoder
+from llmcli.text.tokenizer_classes import TokenizerClass
 
 # The library counts through all ids up to the highest, so one that is absurd takes minutes and all memory.
 _MOST_IDS = 1 << 24
@@ -165,6 +167,39 @@ class Tokenizer:
         return cls._with_files_beside(
             backend, roles, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
         )
+
+    @classmethod
+    def from_vocabulary(
+        cls,
+        vocabulary: Mapping[str, object],
+        merges: str,
+        *,
+        rules: TokenizerClass,
+        source: str,
+        tokenizer_config: Mapping[str, object] | None = None,
+        special_tokens_map: Mapping[str, object] | None = None,
+        added_tokens: Mapping[str, object] | None = None,
+        templates: Collection[str] = (),
+        rows: int | None = None,
+    ) -> Tokenizer:
+        """The tokenizer of a parsed `vocab.json`, which lies at `source`, and the text of the `merges.txt` beside it.
+
+        How text is cut into words is not in these files: `rules` is the class of transformers that says it.
+
+        Raises:
+            CheckpointError: the contents are damaged or contradict each other.
+        """
+        config = tokenizer_config or {}
+        backend = byte_level_backend(vocabulary, merges, config, rules=rules, source=source)
+        with told(f"{source} is not a valid tokenizer"):
+            notes = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
+            named = implied_roles(backend, config, rules) | named_special_tokens(tokenizer_config, special_tokens_map)
+            special = declared_special(tokenizer_config, special_tokens_map)
+            # Older files list the tokens here, and which of them are special there.
+            listed = {token: token for token in sorted(special)}
+            notes += mark_special(backend, {**named, **listed}, source=source)
+            add_beginning(backend, named, config, source=source)
+            return cls(backend, named, source=source, rows=rows, special=special, templates=templates, notes=notes)
 
     @classmethod
     def from_tekken(

@@ -18,9 +18,10 @@ from llmcli.checkpoint import hub_cache
 from llmcli.checkpoint.hub import fetch_model
 from llmcli.checkpoint.hub_cache import cached_model, cached_models, remove_cached
 from llmcli.checkpoint.hub_errors import plain_errors
-from llmcli.checkpoint.hub_files import HubName, choose_gguf, gguf_sets, parse_hub_name, weight_files
+from llmcli.checkpoint.hub_files import HubName, choose_gguf, parse_hub_name
+from llmcli.checkpoint.model_files import gguf_sets
 from llmcli.checkpoint.store import no_progress
-from llmcli.errors import LlmcliError, ModelNotFoundError, UnsupportedModelError
+from llmcli.errors import LlmcliError, ModelNotFoundError
 from tests.checkpoint.fake_hub import CONFIG, FakeHub, commit_of, running_hub, sharded_repo
 
 TOKEN = "hf_canaryCanaryCanary0123456789"
@@ -95,26 +96,6 @@ def test_the_gguf_file_that_a_quant_means(quant: str | None, file: str) -> None:
         choose_gguf(gguf_sets(names), HubName("o/n", "Q4_K"))
     with pytest.raises(ModelNotFoundError, match="no GGUF file matching 'Q6_K'"):
         choose_gguf(gguf_sets(names), HubName("o/n", "Q6_K"))
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["model.safetensors", "consolidated.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
-        (["params.json", "consolidated.safetensors"], ["consolidated.safetensors"]),
-        (["odd.safetensors", "adapter_model.safetensors"], ["odd.safetensors"]),
-        (["w-00002-of-00002.safetensors", "w-00001-of-00002.safetensors"], None),
-        (["pytorch_model.bin", "training_args.bin"], ["pytorch_model.bin"]),
-        (["unet/model.safetensors", "adapter_model.safetensors"], []),
-    ],
-)
-def test_the_weights_of_a_repository(names: list[str], expected: list[str] | None) -> None:
-    assert (weight_files(names) or []) == (sorted(names) if expected is None else expected)
-
-
-def test_weights_that_nothing_explains_are_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"2 \.safetensors files"):
-        weight_files(["a.safetensors", "b.safetensors"])
 
 
 def test_a_pull_takes_what_the_model_needs_and_only_once(hub: FakeHub) -> None:
@@ -198,8 +179,13 @@ def test_a_hub_that_does_not_answer(hub: FakeHub, monkeypatch: pytest.MonkeyPatc
         ({"tokenizer.json": b"{}", "model.safetensors": b"x"}, "not a config.json"),
         ({"m-Q2_K.gguf": b"x", "m-Q3_K.gguf": b"y"}, "o/n:Q2_K, o/n:Q3_K"),
         (
-            sharded_repo() | {"model.safetensors.index.json": b'{"weight_map": {"a": "gone.safetensors"}}'},
-            "lacks 'gone",
+            {
+                "config.json": CONFIG,
+                "tokenizer.json": b"{}",
+                "model.safetensors.index.json": b'{"weight_map": {"a": "gone.safetensors", "b": "m.safetensors"}}',
+                "m.safetensors": b"1",
+            },
+            "lacks 1 of 2 weight files, such as 'gone.safetensors'.",
         ),
     ],
 )
@@ -230,8 +216,7 @@ def test_no_secret_is_in_the_sentence_for_an_unknown_error() -> None:
 @pytest.mark.parametrize("index", [b"[]", b"{", b'{"weight_map": {"a": "../x"}}', b'{"weight_map": {"a": 1}}', b"\xff"])
 def test_an_index_that_is_none(hub: FakeHub, index: bytes) -> None:
     hub.repos["o/n"] = sharded_repo() | {"model.safetensors.index.json": index}
-    with pytest.raises(LlmcliError, match="not a valid index"):
-        fetch_model("o/n")
+    assert "model.safetensors.index.json " in fails("o/n")
     assert cached_model("o/n") is None
 
 
@@ -295,6 +280,71 @@ def test_an_update_keeps_the_old_commit_until_the_new_one_is_whole(hub: FakeHub)
     assert cached_model("o/n") == old
     new = fetch_model("o/n")
     assert cached_model("o/n") == new != old
+
+
+INDEX = b'{"weight_map": {"a": "model-00001-of-00003.safetensors"}}'
+READY = {"config.json": CONFIG, "tokenizer.json": b"{}"}
+
+
+@pytest.mark.parametrize(
+    ("files", "weights"),
+    [
+        ({"model.safetensors": b"w", "model.safetensors.index.json": INDEX}, {"model.safetensors"}),
+        ({"pytorch_model.bin": b"w", "model.safetensors.index.json": INDEX}, {"pytorch_model.bin"}),
+        (
+            {"w-00001-of-00002.safetensors": b"1", "w-00002-of-00002.safetensors": b"2"},
+            {"w-00001-of-00002.safetensors", "w-00002-of-00002.safetensors"},
+        ),
+    ],
+)
+def test_a_stale_index_does_not_stop_a_pull(hub: FakeHub, files: dict[str, bytes], weights: set[str]) -> None:
+    hub.repos["o/n"] = READY | files
+    folder = fetch_model("o/n")
+    assert {path.name for path in folder.iterdir()} - {"model.safetensors.index.json"} == weights | set(READY)
+    assert cached_model("o/n") == folder and [model.path for model in cached_models()] == [folder]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"config.json": b'{"model_type": "mamba"}'}, "type 'mamba'"),
+        ({"config.json": b'{"model_type'}, "not valid JSON"),
+        ({"tokenizer.json": None, "spiece.model": b"x"}, "not a tokenizer"),
+        ({"tokenizer.json": None, "tokenizer.model.v3": b"x"}, "not a tokenizer"),
+        ({"tokenizer.json": None, "vocab.json": b"{}"}, "not a tokenizer"),
+        ({"tokenizer.json": None, "vocab.json": b"{}", "merges.txt": b""}, "names the tokenizer_class"),
+        (
+            {
+                "tokenizer.json": None,
+                "vocab.json": b"{}",
+                "merges.txt": b"",
+                "tokenizer_config.json": b'{"tokenizer_class": "RobertaTokenizer"}',
+            },
+            "tokenizer class 'RobertaTokenizer'",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded_is_neither_fetched_nor_shown(
+    hub: FakeHub, changes: dict[str, bytes | None], words: str, tmp_path: Path
+) -> None:
+    whole = {**READY, "model.safetensors": b"w" * 2000} | changes
+    files = {name: data for name, data in whole.items() if data is not None}
+    hub.repos["o/n"] = files
+    with pytest.raises(LlmcliError) as caught:
+        fetch_model("o/n")
+    assert words in str(caught.value)
+    assert "model.safetensors" not in hub.fetched()
+    # Where another program has fetched it.
+    snapshot = tmp_path / "hub" / "models--o--n" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
+    (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
+    for name, data in files.items():
+        (snapshot / name).write_bytes(data)
+    assert cached_models() == [] and cached_model("o/n") is None
+    (snapshot / "config.json").write_bytes(CONFIG)
+    (snapshot / "tokenizer.json").write_bytes(b"{}")
+    assert cached_model("o/n") == snapshot
 
 
 def test_revisions(hub: FakeHub) -> None:

@@ -346,6 +346,22 @@ def replace_by_fifo(folder: Path) -> None:
     os.mkfifo(folder / TWO)
 
 
+def only_one_and_a_name_too_long(folder: Path) -> None:
+    (folder / TWO).unlink()
+    index(folder, {"c": "a" * 300 + ".safetensors"})
+
+
+def without_index_and_shard_two(folder: Path) -> None:
+    (folder / TWO).unlink()
+    (folder / "model.safetensors.index.json").unlink()
+
+
+def two_files_and_no_index(folder: Path) -> None:
+    without_index_and_shard_two(folder)
+    (folder / ONE).rename(folder / "one.safetensors")
+    shard(folder / "two.safetensors", "c")
+
+
 NO_FILE = "not a safetensors file of its folder"
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing shard": (lambda folder: (folder / TWO).unlink(), f"lacks 1 of 2 weight files, such as '{TWO}'"),
@@ -360,14 +376,15 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "backslashes": (lambda folder: index(folder, {"c": "..\\x.safetensors"}), NO_FILE),
     "pickle": (lambda folder: index(folder, {"c": "pytorch_model.bin"}), NO_FILE),
     "NUL": (lambda folder: index(folder, {"c": "a\0.safetensors"}), NO_FILE),
-    "name too long": (lambda folder: index(folder, {"c": "a" * 300 + ".safetensors"}), "could not be read"),
+    "name too long": (only_one_and_a_name_too_long, "lacks 1 of 1 weight files"),
     "escape codes": (lambda folder: index(folder, {"c": "\x1b[2J"}), r"'\x1b[2J'"),
     "number": (lambda folder: index(folder, {"c": 5}), NO_FILE),
     "link outside": (lambda folder: link(folder / TWO, outside(folder)), "outside the model's folder"),
     "link to itself": (lambda folder: link(folder / TWO, folder / TWO), "lacks 1 of 2"),
     "no weight_map": (lambda folder: index(folder, ["a"]), "has no weight_map"),
     "empty weight_map": (lambda folder: index(folder, {}), "has no weight_map"),
-    "no index": (lambda folder: (folder / "model.safetensors.index.json").unlink(), "2 safetensors files and no"),
+    "no index": (without_index_and_shard_two, f"lacks 1 of 2 weight files, such as '{TWO}'"),
+    "two files and no index": (two_files_and_no_index, "2 safetensors files and no"),
 }  # fmt: skip
 
 
