@@ -7,20 +7,49 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from llmcli.errors import OutOfMemoryError, UsageError
+from llmcli.torch_build import multiplies_bfloat16, only_cpu
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 # How torch, its libraries and the C++ library say it where they have no type of error for it.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
 
 
+class Device(Protocol):
+    """What is asked of a device where nothing is computed on it: a `torch.device`, or the CPU without torch."""
+
+    @property
+    def type(self) -> str:
+        """ "cpu", "cuda" or "mps"."""
+
+
+@dataclass(frozen=True)
+class MainProcessor:
+    """The CPU, where torch need not be imported to name it."""
+
+    type: str = "cpu"
+
+    def __str__(self) -> str:
+        return self.type
+
+
+def find_device(name: str) -> Device:
+    """Like `choose_device`, without importing torch where that can only answer "cpu"."""
+    return MainProcessor() if name in ("auto", "cpu") and only_cpu() else choose_device(name)
+
+
 def choose_device(name: str) -> torch.device:
     """The device `name` stands for: "auto", "cpu", "cuda", "cuda:1", "mps"; `UsageError` if it is not there."""
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -46,22 +75,37 @@ def choose_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.
 
     `stored` is the checkpoint's own float type; float32 weights are only kept so where nothing smaller is fast.
     """
+    import torch
+
+    chosen: torch.dtype = getattr(torch, dtype_name(name, device, str(stored).removeprefix("torch.")))
+    return chosen
+
+
+def dtype_name(name: str, device: Device, stored: str) -> str:
+    """What `choose_dtype` chooses, by names of dtypes; for the CPU without importing torch."""
     if name != "auto":
         if name not in DTYPES:
             raise UsageError(f"There is no dtype called {name!r}; use auto, {', '.join(DTYPES)}.")
-        return DTYPES[name]
+        return name
     if device.type == "cuda":
+        import torch
+
         # Of several devices it is this one that counts, not the current one.
         with torch.cuda.device(device):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast and stored != torch.float16 else torch.float16
+        return "bfloat16" if fast and stored != "float16" else "float16"
     if device.type == "mps":
-        return torch.float16 if stored == torch.float16 else torch.bfloat16
-    return torch.bfloat16 if _cpu_is_fast_in_bfloat16() else torch.float32
+        return "float16" if stored == "float16" else "bfloat16"
+    return "bfloat16" if _cpu_is_fast_in_bfloat16() else "float32"
 
 
 def _cpu_is_fast_in_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; elsewhere it is slower than float32 (prefill by far)."""
+    known = multiplies_bfloat16()
+    if known is not None:
+        return known
+    import torch
+
     read = getattr(torch.cpu, "get_capabilities", dict)  # not in every supported torch
     capabilities: dict[str, object] = read()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "arm_bf16"))
@@ -70,6 +114,8 @@ def _cpu_is_fast_in_bfloat16() -> bool:
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory used so far: by torch on a GPU, by the whole process (resident set) on a CPU."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return 0
@@ -79,16 +125,19 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def memory(device: torch.device) -> tuple[int | None, int | None]:
+def memory(device: Device) -> tuple[int | None, int | None]:
     """Bytes of memory of a device in all, and those that this process can have now; None where that cannot be told.
 
     In main memory, what a control group or `ulimit -v` leaves counts. Caches of files can be had, and what other
     programs can be made to leave by swapping.
     """
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
+        import torch
+
+        name = str(device)
+        free, total = torch.cuda.mem_get_info(name)
         # What torch keeps for tensors to come it can have too.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        kept = torch.cuda.memory_reserved(name) - torch.cuda.memory_allocated(name)
         return total, free + kept
     found: dict[str, int] = {}
     with suppress(OSError, ValueError, IndexError):
@@ -159,7 +208,9 @@ def _address_room() -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it says that memory could not be had, on whatever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    # What torch has not been imported to do, it cannot have failed at.
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
@@ -189,6 +240,8 @@ def one_thread() -> Iterator[None]:
     It is best where others compute beside it, and where little is to be done: torch's threads wait busily for each
     other, and now and then for a tenth of a second.
     """
+    import torch
+
     threads = torch.get_num_threads()
     if threads == 1:
         yield

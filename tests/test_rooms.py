@@ -15,7 +15,7 @@ PACKAGE = Path(llmcli.__file__).parent
 # Top to bottom. `views` and `bench` stand beside each other on purpose: neither needs the other. `conversations` keeps
 # what was said on disk, which a user of the library wants as much as the chat does, and needs no model for it.
 ROOMS = [
-    "__init__", "errors", "library_output", "device", "text", "model", "kernels", "checkpoint", "engine",
+    "__init__", "errors", "library_output", "torch_build", "device", "text", "model", "kernels", "checkpoint", "engine",
     "conversations", "api", "inspection", "editing", "views", "commands", "bench", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))

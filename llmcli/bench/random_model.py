@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from llmcli.api import LoadedModel, why_readable
 from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.foresight import Wish, foresee
-from llmcli.checkpoint.opened import meta_model
 from llmcli.checkpoint.packing import Packing, make_room, planned_formats
 from llmcli.model import ModelConfig
+from llmcli.model.meta import meta_model
 from llmcli.model.packed import Groups, PackedMatrix
 from llmcli.model.packed_format import ROWS
 from llmcli.text.tokenizer import Tokenizer

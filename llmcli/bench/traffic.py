@@ -10,10 +10,11 @@ from llmcli.bench.plan import Sizes
 from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.foresight import kept_bytes
-from llmcli.checkpoint.opened import Checkpoint, meta_model
+from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.inspection.accounting import account
 from llmcli.model import ModelConfig
+from llmcli.model.meta import meta_model
 
 _KV_VALUE_BYTES = 2
 _CPU = torch.device("cpu")

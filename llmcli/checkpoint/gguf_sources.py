@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.sources import Stored
-from llmcli.checkpoint.tensors import TensorReader
 from llmcli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors import TensorReader
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,6 @@ class KeysAndValues:
 
 def _rows(tensor: Stored, reader: TensorReader, start: int, stop: int) -> Tensor:
     rows = tensor.read_rows(reader, start, stop)
-    if not torch.is_floating_point(rows):
+    if not rows.is_floating_point():
         raise CheckpointError(f"Tensor {tensor.name} holds {rows.dtype} numbers; weights must be floating-point.")
     return rows

@@ -22,11 +22,12 @@ from llmcli.checkpoint.gguf import read_gguf
 from llmcli.checkpoint.gguf_config import config_values
 from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import read_json_object
-from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
+from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
 from llmcli.checkpoint.safetensors_writing import Planned, write_safetensors
 from llmcli.checkpoint.sources import Source
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
+from llmcli.model.meta import meta_model
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _BESIDE = (".json", ".jinja", ".model", ".txt", ".md")

@@ -1,4 +1,7 @@
-"""A checkpoint whose headers have been read and checked, and whose weights have not been touched."""
+"""A checkpoint whose headers have been read and checked, and whose weights have not been touched.
+
+Torch is not needed for plain safetensors folders and GGUF files, so that commands which load no model start without it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.overrides import TorchFunctionMode
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.folder_formats import FolderContents, read_folder
 from llmcli.checkpoint.gguf import read_gguf
@@ -21,10 +21,14 @@ from llmcli.checkpoint.gguf_files import gguf_of_folder
 from llmcli.checkpoint.gguf_tensors import GGUFTensors, is_ignored_gguf_tensor
 from llmcli.checkpoint.hf_config import tensors_of_further_layers
 from llmcli.checkpoint.hf_names import is_extra_layer
+from llmcli.checkpoint.small_tensors import read_numbers
 from llmcli.checkpoint.sources import ParameterSource, Stored, match_tensors
-from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.text_parts import TextParts, folder_text_parts, gguf_text_parts
-from llmcli.model import ModelConfig, Transformer
+from llmcli.model import ModelConfig
+from llmcli.model.parameters import parameters_of
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -54,25 +58,10 @@ class Checkpoint:
 
     def stored_dtype(self) -> torch.dtype:
         """The float type of the embedding as stored; float32 for quantised files, whose values decode to it."""
+        import torch
+
         stored = self.tensors[self.sources["embed_tokens.weight"].names[0]].encoding
         return {"F16": torch.float16, "BF16": torch.bfloat16}.get(stored, torch.float32)
-
-
-class _NoInitialisation(TorchFunctionMode):
-    """Leaves parameters as they are: random values on `meta` mean nothing, and computing them imports a compiler."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def meta_model(config: ModelConfig) -> Transformer:
-    """The model without memory for its weights."""
-    with torch.device("meta"), _NoInitialisation():
-        return Transformer(config)
 
 
 def open_checkpoint(path: Path, ahead: GGUFAhead | FolderContents | None = None) -> Checkpoint:
@@ -123,12 +112,7 @@ def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
     header = read_gguf(path) if ahead is None else ahead.header
     architecture, keys = architecture_of(header)
 
-    def read_values(name: str) -> tuple[float, ...]:
-        info = header.tensors[name]
-        with TensorReader() as reader:
-            return tuple(reader.read_rows(info, 0, info.rows).float().flatten().tolist())
-
-    config = gguf_model_config(header, read_values)
+    config = gguf_model_config(header, lambda name: read_numbers(header.tensors[name]))
     further = (keys.layers(), keys.further_layers())
     sources, notes = match_tensors(
         _parameter_shapes(config),
@@ -152,4 +136,4 @@ def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
 
 
 def _parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
+    return {name: parameter.shape for name, parameter in parameters_of(config).items()}

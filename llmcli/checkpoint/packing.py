@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.checkpoint.groups import bits_of, groups_of
-from llmcli.checkpoint.opened import Checkpoint, meta_model
+from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.quantised_tensor import QuantisedTensor
 from llmcli.checkpoint.sources import ParameterSource, Stored
 from llmcli.checkpoint.spans import Span, spans_of
@@ -26,6 +26,7 @@ from llmcli.kernels.cuda_support import reads_packed
 from llmcli.kernels.cuda_unpack import unpacker_for
 from llmcli.model import Transformer
 from llmcli.model.experts import Experts
+from llmcli.model.meta import meta_model
 from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from llmcli.model.packed_format import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
 from llmcli.model.pages import Pages

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
-
-from llmcli.checkpoint.tensors import TensorInfo, TensorReader
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors import TensorReader
 
 # Decoded values held at a time while rows are put in order: 16 MiB in float32.
 _CHUNK_VALUES = 4 << 20

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llmcli.checkpoint.encodings import ENCODINGS, Encoding
 from llmcli.checkpoint.tensor_info import TensorInfo
-from llmcli.checkpoint.weight_files import WeightFile, shown
+from llmcli.checkpoint.weight_files import WeightFile, cut_short, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 __all__ = ["TensorInfo", "TensorReader"]
@@ -143,10 +143,7 @@ class TensorReader:
         # torch offers its memory as a buffer only through numpy, which we do not depend on.
         buffer = memoryview((ctypes.c_uint8 * size).from_address(target.data_ptr())).cast("B")
         if self._file(info.path).read_into(buffer, offset) < size:
-            raise CheckpointError(
-                f"{info.path} ends in the middle of tensor {shown(info.name)}: the file was cut short. "
-                "Download it again."
-            )
+            raise cut_short(info.path, info.name)
 
     def _file(self, path: Path) -> WeightFile:
         with self._lock:

@@ -102,6 +102,13 @@ def refuse_foreign(path: Path, start: bytes) -> None:
             raise CheckpointError(f"{path} is {kind}; {advice}.")
 
 
+def cut_short(path: Path, tensor: str) -> CheckpointError:
+    """The error for a file that ends before a tensor does."""
+    return CheckpointError(
+        f"{path} ends in the middle of tensor {shown(tensor)}: the file was cut short. Download it again."
+    )
+
+
 def shown(name: str) -> str:
     """A name found in a file, safe to print: quoted, control characters escaped, of bounded length."""
     return repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "...")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from llmcli.checkpoint.foresight import Wish, foresee
-from llmcli.checkpoint.opened import Checkpoint, meta_model
+from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.packing import (
     Packing,
     block_packer,
@@ -28,6 +28,7 @@ from llmcli.checkpoint.spans import Span
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.device import one_thread
 from llmcli.model import Transformer
+from llmcli.model.meta import meta_model
 from llmcli.model.packed import PackedMatrix
 
 # Threads that read for a device: each copies 5 GB/s or more out of the file cache, and a bus takes no more than 50.

@@ -23,8 +23,11 @@ _PRECISE_UP_TO = 1_500_000_000
 _frozen = False
 
 
-def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
-    """Find the model, fetching it if need be, and read its headers; progress goes to stderr."""
+def find_checkpoint(name: str | None, *, quiet: bool, weights: bool = True) -> Checkpoint:
+    """Find the model, fetching it if need be, and read its headers; progress goes to stderr.
+
+    `weights` says that the caller goes on to read weights: their files and torch are then loaded in the meantime.
+    """
     with progress_bar(enabled=not quiet) as progress:
         # Found first: a wrong name must not cost the seconds that importing torch takes.
         from llmcli.checkpoint.resolve import resolve
@@ -33,9 +36,11 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
     from llmcli.checkpoint.read_ahead import read_ahead
     from llmcli.commands.torch_ahead import load_torch_ahead
 
-    read_ahead(path)
+    if weights:
+        read_ahead(path)
     with no_garbage():
-        load_torch_ahead()
+        if weights:
+            load_torch_ahead()
         from llmcli.checkpoint.folder_formats import read_folder
         from llmcli.checkpoint.gguf_ahead import read_gguf_ahead
         from llmcli.checkpoint.gguf_files import gguf_of_folder
@@ -46,9 +51,10 @@ def find_checkpoint(name: str | None, *, quiet: bool) -> Checkpoint:
             path = path if ahead else gguf_of_folder(path)
         if ahead is None:
             ahead = read_gguf_ahead(path)
-        from llmcli.commands.torch_import import import_torch
+        if weights:
+            from llmcli.commands.torch_import import import_torch
 
-        import_torch()
+            import_torch()
         from llmcli.checkpoint.opened import open_checkpoint
 
         return open_checkpoint(path, ahead)

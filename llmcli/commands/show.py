@@ -84,11 +84,11 @@ def _show_templates(parts: TextParts, *, as_json: bool) -> None:
 
 def _how_it_runs(checkpoint: Checkpoint) -> str:
     """Which implementation would run it on this machine, and if it is the slower one, why."""
-    from llmcli.device import choose_device
+    from llmcli.device import find_device
     from llmcli.kernels import why_no_kernel
     from llmcli.kernels.cpu_build import load_library
 
-    device = choose_device("auto")
+    device = find_device("auto")
     if reason := why_no_kernel(checkpoint.config, device):
         return f"on {device.type} by the readable model ({reason})"
     if device.type == "cuda":

@@ -14,6 +14,8 @@ from pathlib import Path
 
 # Those that load a model whatever else they are told.
 _COMMANDS = {"batch", "chat", "compare", "generate", "inspect", "score", "trace"}
+# And those that do not.
+_WITHOUT_MODEL = {("inspect", "cost"), ("inspect", "tokens")}
 # What is imported before torch is, and loads libraries of its own where Python does not have it built in.
 _LIBRARIES = (
     *("_bisect", "_blake2", "_bz2", "_ctypes", "_datetime", "_decimal", "_hashlib", "_heapq", "_json", "_lzma"),
@@ -24,7 +26,9 @@ _LIBRARIES = (
 
 def begin(arguments: Sequence[str]) -> None:
     """Load torch's libraries ahead if a command with these `arguments` is going to need them."""
-    if arguments and arguments[0] in _COMMANDS and not {"-h", "--help"}.intersection(arguments):
+    if not arguments or arguments[0] not in _COMMANDS or tuple(arguments[:2]) in _WITHOUT_MODEL:
+        return
+    if not {"-h", "--help"}.intersection(arguments):
         load_torch_ahead()
 
 

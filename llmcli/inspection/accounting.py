@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmcli.checkpoint.opened import Checkpoint, meta_model
+from llmcli.checkpoint.opened import Checkpoint
+from llmcli.model.parameters import parameters_of
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
     config = checkpoint.config
     counts: Counter[str] = Counter()
     idle = 0
-    for name, parameter in meta_model(config).named_parameters():
-        counts[box_of(name)] += parameter.numel()
+    for name, parameter in parameters_of(config).items():
+        counts[box_of(name)] += parameter.values
         if ".mlp.experts." in name and (experts := config.layers[int(name.split(".")[1])].experts) is not None:
-            idle += parameter.numel() // experts.count * (experts.count - experts.chosen)
+            idle += parameter.values // experts.count * (experts.count - experts.chosen)
     stored: Counter[str] = Counter()
     for name in {name for source in checkpoint.sources.values() for name in source.names}:
         stored[checkpoint.tensors[name].encoding] += checkpoint.tensors[name].nbytes

@@ -8,35 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from llmcli.checkpoint.foresight import kept_bytes
-from llmcli.checkpoint.opened import Checkpoint, meta_model
+from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.packing import packed_unasked, planned_formats
 from llmcli.checkpoint.text_parts import TextParts
-from llmcli.device import DTYPES, choose_device, choose_dtype, memory
+from llmcli.device import choose_device, choose_dtype, memory
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.inspection.finding import Finding
 from llmcli.kernels import why_no_kernel
+from llmcli.model.meta import meta_model
 from llmcli.text.chat_prompt import Message, encode_chat
 from llmcli.text.end_of_turn import NO_STOP_TOKEN
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 
-Level: TypeAlias = Literal["good", "note", "problem"]
-
 # Words that no template writes of itself.
 _SYSTEM, _USER, _REPLY, _AGAIN = "zyxwv system", "zyxwv question", "zyxwv reply", "zyxwv again"
 _MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?(?:start|end)_of_turn>|\[/?(?:INST|SYSTEM_PROMPT)\]|<｜[^｜<>]{1,40}｜>")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that was looked at."""
-
-    level: Level
-    subject: str
-    message: str
 
 
 def check_up(checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto") -> list[Finding]:
@@ -68,7 +57,7 @@ def _sizes(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Iterator[Finding]:
 
 def _memory(checkpoint: Checkpoint, device: str, dtype: str) -> Iterator[Finding]:
     where = choose_device(device)
-    kind = DTYPES.get(dtype) or choose_dtype(dtype, where, checkpoint.stored_dtype())
+    kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
     unasked = dtype == "auto" and why_no_kernel(checkpoint.config, where) is None
     packing = packed_unasked(checkpoint, where) if unasked else None
     model = meta_model(checkpoint.config)

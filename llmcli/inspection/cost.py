@@ -10,15 +10,13 @@ rotations, softmax, biases) is left out: it is well under one percent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
-from llmcli.checkpoint.opened import meta_model
 from llmcli.errors import UsageError
 from llmcli.inspection.accounting import box_of
 from llmcli.model import LayerConfig, ModelConfig
+from llmcli.model.parameters import ParameterInfo, parameters_of
 
 _KV_VALUE_BYTES = 2
 _LENGTHS = (1024, 8192, 32768)
@@ -109,8 +107,8 @@ def model_cost(
     """
     if context is not None and not 0 < context < _LONGEST:
         raise UsageError(f"A context of {context} tokens has no cost to count; give a number from 1 on.")
-    model = meta_model(config)
-    boxes = _boxes(config, model.named_parameters())
+    parameters = parameters_of(config)
+    boxes = _boxes(config, parameters)
     flops = sum(box.flops_per_token for box in boxes)
     head = next(box.flops_per_token for box in boxes if box.box == "output_head")
     wanted: dict[int, str] = {length: "example" for length in _LENGTHS if length < config.context_length}
@@ -125,7 +123,7 @@ def model_cost(
         flops_per_token=flops,
         score_flops_per_key=config.num_layers * _score_flops(config),
         boxes=boxes,
-        blocks=_blocks(config, model.named_parameters()),
+        blocks=_blocks(config, parameters),
         query_heads=config.num_heads,
         kv_heads=config.cached_widths[0],
         latent=config.latent is not None,
@@ -151,17 +149,17 @@ def keys_read(layer: LayerConfig, tokens: int) -> int:
     return whole * (size * (size + 1) // 2) + rest * (rest + 1) // 2
 
 
-def _boxes(config: ModelConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[BoxCost, ...]:
+def _boxes(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tuple[BoxCost, ...]:
     counts: Counter[str] = Counter()
     active: Counter[str] = Counter()
     weights: Counter[str] = Counter()
-    for name, parameter in parameters:
+    for name, parameter in parameters.items():
         box, used = box_of(name), _used(config, name, parameter)
-        counts[box] += parameter.numel()
+        counts[box] += parameter.values
         active[box] += used
         # An embedding is looked up, not multiplied; biases are vectors (those of experts, a vector for each).
         if box not in ("norms", "embeddings") and not name.endswith("bias"):
-            weights[box] += used if parameter.ndim > 1 else 0
+            weights[box] += used if len(parameter.shape) > 1 else 0
     weights["output_head"] = config.vocab_size * config.hidden_size
     return tuple(
         BoxCost(box, counts[box], active[box], 2 * weights[box])
@@ -169,14 +167,14 @@ def _boxes(config: ModelConfig, parameters: Iterable[tuple[str, nn.Parameter]]) 
     )
 
 
-def _blocks(config: ModelConfig, parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[BlockCost, ...]:
+def _blocks(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tuple[BlockCost, ...]:
     counts: Counter[tuple[str, str]] = Counter()
     used: Counter[str] = Counter()
-    for name, parameter in parameters:
+    for name, parameter in parameters.items():
         stack, _, rest = name.partition(".")
         if stack == "layers":
             block, box = rest.partition(".")[0], box_of(name)
-            counts[block, box] += parameter.numel()
+            counts[block, box] += parameter.values
             used[block] += _used(config, name, parameter) if box == "feed_forward" else 0
     return tuple(
         BlockCost(
@@ -190,13 +188,13 @@ def _blocks(config: ModelConfig, parameters: Iterable[tuple[str, nn.Parameter]])
     )
 
 
-def _used(config: ModelConfig, name: str, parameter: nn.Parameter) -> int:
+def _used(config: ModelConfig, name: str, parameter: ParameterInfo) -> int:
     """How much of a parameter one token goes through."""
     if ".mlp.experts." not in name:
-        return parameter.numel()
+        return parameter.values
     experts = config.layers[int(name.split(".")[1])].experts
     assert experts is not None
-    return parameter.numel() // experts.count * experts.chosen
+    return parameter.values // experts.count * experts.chosen
 
 
 def _length(config: ModelConfig, tokens: int, origin: str, flops: int, head: int) -> LengthCost:

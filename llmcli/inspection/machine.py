@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 import llmcli
+from llmcli import torch_build
 from llmcli.checkpoint.hub_cache import cache_folder
 from llmcli.checkpoint.store import store_folder
-from llmcli.device import choose_device, choose_dtype, memory
+from llmcli.device import Device, dtype_name, find_device, memory
 from llmcli.kernels import why_no_kernel
 from llmcli.kernels.cpu_build import load_library
 
@@ -58,26 +58,38 @@ class Machine:
     """Where models are stored."""
 
 
+@dataclass(frozen=True)
+class _Torch:
+    """What the machine's description takes from torch."""
+
+    version: str
+    build: str
+    device_name: str
+    devices: tuple[str, ...]
+    threads: int
+
+
 def machine(device: str = "auto", dtype: str = "auto") -> Machine:
     """Look around, as if a model were to be run with these settings.
 
     Raises:
         UsageError: there is no such device or dtype.
     """
-    chosen = choose_device(device)
+    chosen = find_device(device)
+    torch = _torch_unimported(chosen) or _torch_imported(chosen)
     total, free = memory(chosen)
     # As they were found: the kernel, if it is compiled now, goes into one of them.
     folders = _folders()
     return Machine(
-        versions={"llmcli": llmcli.__version__, "python": platform.python_version(), "torch": str(torch.__version__)},
+        versions={"llmcli": llmcli.__version__, "python": platform.python_version(), "torch": torch.version},
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        torch_build=_build(),
+        torch_build=torch.build,
         device=str(chosen),
-        device_name=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else cpu_name(),
-        devices=_devices(),
-        dtype=str(choose_dtype(dtype, chosen, torch.bfloat16)).removeprefix("torch."),
+        device_name=torch.device_name,
+        devices=torch.devices,
+        dtype=dtype_name(dtype, chosen, "bfloat16"),
         implementation=implementation(chosen),
-        threads=torch.get_num_threads(),
+        threads=torch.threads,
         cores=_cores(),
         memory_bytes=total,
         free_memory_bytes=free,
@@ -86,7 +98,7 @@ def machine(device: str = "auto", dtype: str = "auto") -> Machine:
     )
 
 
-def implementation(device: torch.device) -> str:
+def implementation(device: Device) -> str:
     """What generates tokens on `device`, and why."""
     if reason := why_no_kernel(None, device):
         return f"the readable model ({reason})"
@@ -95,14 +107,32 @@ def implementation(device: torch.device) -> str:
     return f"the C kernel ({load_library().isa}), or the readable model where that does not cover one"
 
 
-def _build() -> str:
-    platform_ = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    return f"{platform_}, {torch.backends.cpu.get_cpu_capability()}"
+def _torch_unimported(device: Device) -> _Torch | None:
+    """What torch would say of itself, without importing it; None if it has to be asked, or has been imported."""
+    if "torch" in sys.modules:
+        return None
+    build, level, threads = torch_build.torch_build(), torch_build.cpu_level(), torch_build.default_threads()
+    if build is None or level is None or threads is None or device.type != "cpu" or not torch_build.only_cpu():
+        return None
+    return _Torch(build.version, _build(build.cuda, level), cpu_name(), ("cpu",), threads)
 
 
-def _devices() -> tuple[str, ...]:
+def _torch_imported(device: Device) -> _Torch:
+    import torch
+
     gpus = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
-    return ("cpu", *gpus, *(("mps",) if torch.backends.mps.is_available() else ()))
+    mps = ("mps",) if torch.backends.mps.is_available() else ()
+    return _Torch(
+        version=str(torch.__version__),
+        build=_build(torch.version.cuda, torch.backends.cpu.get_cpu_capability()),
+        device_name=torch.cuda.get_device_name(str(device)) if device.type == "cuda" else cpu_name(),
+        devices=("cpu", *gpus, *mps),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _build(cuda: str | None, level: str) -> str:
+    return f"{f'CUDA {cuda}' if cuda else 'CPU only'}, {level}"
 
 
 def _cores() -> int:

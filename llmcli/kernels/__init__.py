@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
-
+from llmcli.device import Device
 from llmcli.kernels.filters import Choosing, Filters
-from llmcli.model import KVCache, ModelConfig, Transformer
+from llmcli.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from llmcli.model import KVCache, Transformer
 
 READABLE_CHUNK = 512
 """Tokens of a prompt that the readable model reads at a time: enough to keep the cores busy, and few enough that masks
@@ -111,6 +114,8 @@ def readable_path(model: Transformer, reason: str) -> str:
 
 def readable_logits(model: Transformer, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
     """What a fast path gives for tokens that it leaves to the readable model."""
+    import torch
+
     tokens = torch.tensor([list(ids)], device=model.device)
     logits: Tensor = model(tokens, cache, only_last=only_last)
     return logits[0].float()
@@ -129,20 +134,23 @@ class Hooks:
         return any(self._hooks)
 
 
-def why_no_kernel(config: ModelConfig | None, device: torch.device) -> str | None:
+def why_no_kernel(config: ModelConfig | None, device: Device) -> str | None:
     """Why no kernel can run such a model there, without a full stop; None: one can.
 
     Without a `config`: why none can run any. On a CPU the kernel is compiled if that was not done before, which takes
     seconds.
     """
     if device.type == "cuda":
+        import torch
+
         from llmcli.kernels.cuda_support import unsupported, why_not_here
 
+        assert isinstance(device, torch.device)
         return (unsupported(config) if config is not None else None) or why_not_here(device)
     return why_not_on_cpu(config, device)
 
 
-def why_not_on_cpu(config: ModelConfig | None, device: torch.device) -> str | None:
+def why_not_on_cpu(config: ModelConfig | None, device: Device) -> str | None:
     """Why the CPU kernel cannot run such a model there, without a full stop; None: it can, and is compiled.
 
     Without a `config`: why it can run none.
@@ -150,7 +158,7 @@ def why_not_on_cpu(config: ModelConfig | None, device: torch.device) -> str | No
     Compiles the kernel if that was not done before, which takes seconds.
     """
     from llmcli.kernels.cpu_build import load_library
-    from llmcli.kernels.cpu_model import unsupported
+    from llmcli.kernels.cpu_support import unsupported
 
     if device.type != "cpu":
         return f"no kernel for {device.type}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmcli.kernels import NoKernelError
 from llmcli.kernels import cpu_structs as c
+from llmcli.kernels.cpu_support import unsupported
 from llmcli.kernels.matrices import matrix_of
 from llmcli.model import ExpertsConfig, ModelConfig, Transformer
 from llmcli.model.attention import Attention
@@ -24,11 +25,6 @@ _QK_NORMS = (None, "head", "whole", "each_head", "rotated")
 _SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
 _NAMES = {0: "float32", 1: "bfloat16", 2: "int4", 3: "int8"}
 _DENSE = {torch.float32: c.FORMATS["float32"], torch.bfloat16: c.FORMATS["bfloat16"]}
-
-
-def unsupported(config: ModelConfig) -> str | None:
-    """Why the kernel cannot compute a model of that kind, without a full stop; None: it can."""
-    return "latent attention" if config.latent is not None else None
 
 
 class Description:

@@ -13,7 +13,7 @@ from llmcli.views.stats import size
 from llmcli.views.terminal import visible
 
 if TYPE_CHECKING:
-    from llmcli.inspection.checkup import Finding
+    from llmcli.inspection.finding import Finding
     from llmcli.inspection.machine import Machine
 
 SCHEMA = "llmcli.doctor/1"

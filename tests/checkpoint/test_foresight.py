@@ -13,10 +13,11 @@ from gguf import GGMLQuantizationType as Kind
 import llmcli
 from llmcli.checkpoint import foresight
 from llmcli.checkpoint.foresight import Wish, footprint, foresee
-from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
+from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
 from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.checkpoint.weights import load_weights
 from llmcli.errors import OutOfMemoryError
+from llmcli.model.meta import meta_model
 from llmcli.model.packed import PackedMatrix
 from tests.checkpoint.gguf_writing import write_gguf
 from tests.checkpoint.test_gguf_families import made, quantised

@@ -25,11 +25,12 @@ from llmcli.checkpoint import packing as packing_module
 from llmcli.checkpoint import weights as weights_module
 from llmcli.checkpoint.foresight import kept_bytes
 from llmcli.checkpoint.groups import groups_of
-from llmcli.checkpoint.opened import Checkpoint, meta_model, open_checkpoint
+from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
 from llmcli.checkpoint.packing import Packing, make_room, packed_unasked, planned_formats, read_packed
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.weights import load_weights
 from llmcli.model import Transformer
+from llmcli.model.meta import meta_model
 from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from llmcli.model.packed_format import PackedFormat, wide
 from llmcli.model.quantise import quantise

@@ -13,6 +13,8 @@ import torch
 import llmcli
 from llmcli.api import LoadedModel
 from llmcli.engine import Engine, SamplingParams, Step
+from llmcli.model.meta import meta_model
+from llmcli.model.parameters import parameters_of
 from tests.checkpoint.parity_cases import CASES, LLAMA3
 from tests.tiny import edit_config, random_ids, save, tiny_model
 
@@ -36,6 +38,12 @@ def reference(pair: tuple[Any, Path, LoadedModel]) -> torch.Tensor:
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def test_the_parameters_are_those_that_the_configuration_promises(pair: tuple[Any, Path, LoadedModel]) -> None:
+    config = pair[2].config
+    created = [(name, tuple(parameter.shape)) for name, parameter in meta_model(config).named_parameters()]
+    assert [(name, parameter.shape) for name, parameter in parameters_of(config).items()] == created
 
 
 def test_logits_equal_the_reference(pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor) -> None:

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import llmcli
-from llmcli.checkpoint.opened import meta_model, open_checkpoint
+from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.checkpoint.packing import Packing, make_room, planned_formats, read_packed
 from llmcli.checkpoint.quantised_tensor import QuantisedTensor
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.errors import CheckpointError
+from llmcli.model.meta import meta_model
 from llmcli.model.packed import QuantisedLinear
 from llmcli.model.packed_format import PackedFormat, wide
 from tests.checkpoint.quantised_cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8

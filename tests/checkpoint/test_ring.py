@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from llmcli.checkpoint import weights as weights_module
-from llmcli.checkpoint.opened import meta_model, open_checkpoint
+from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.checkpoint.ring import FromAnywhere, Ring, fetching_to, stream, streamed_spans
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.weights import load_weights
 from llmcli.errors import CheckpointError
+from llmcli.model.meta import meta_model
 from tests.checkpoint.gguf_writing import write_gguf
 from tests.checkpoint.test_gguf_families import made
 from tests.tiny import random_ids, save, tiny_model

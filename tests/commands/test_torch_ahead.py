@@ -45,7 +45,10 @@ def test_without_torch_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
     ("arguments", "loads"),
     [
         (["generate", "hi"], True),
-        (["inspect", "tokens", "hi"], True),
+        (["inspect", "lens", "hi"], True),
+        (["inspect", "tokens", "hi"], False),
+        (["inspect", "cost"], False),
+        (["inspect"], True),
         (["chat", "-h"], False),
         (["generate", "hi", "--help"], False),
         (["list"], False),
@@ -64,3 +67,5 @@ def test_only_commands_that_run_a_model_begin_with_it(
 
 def test_they_are_commands() -> None:
     assert set(get_group(cli.app).commands) >= torch_ahead._COMMANDS
+    groups = {name: getattr(group, "commands", ()) for name, group in get_group(cli.app).commands.items()}
+    assert all(command in groups[group] for group, command in torch_ahead._WITHOUT_MODEL)

@@ -8,7 +8,8 @@ import torch
 
 from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.inspection import checkup
-from llmcli.inspection.checkup import Finding, check_up
+from llmcli.inspection.checkup import check_up
+from llmcli.inspection.finding import Finding
 from llmcli.inspection.machine import implementation, machine
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.cpu_build import Library, load_library

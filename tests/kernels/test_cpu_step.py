@@ -14,8 +14,8 @@ import torch
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.cpu_build import Library, Variant, load_library
-from llmcli.kernels.cpu_model import unsupported
 from llmcli.kernels.cpu_step import CpuStep
+from llmcli.kernels.cpu_support import unsupported
 from llmcli.model import KVCache, Transformer
 from llmcli.model.packed_format import wide
 from tests.checkpoint.parity_cases import CASES

@@ -10,7 +10,7 @@ from llmcli.commands.inspect.looking import Shown, Subject, looks
 from llmcli.errors import UsageError
 
 
-@looks(text="A text whose length to count with; - is piped text.", weights=False)
+@looks(text="A text whose length to count with; - is piped text.", weights=False, computes=False)
 def cost(
     subject: Subject,
     context: Annotated[

@@ -49,6 +49,8 @@ class Subject:
     dtype: str = "auto"
     edit: Sequence[str] | None = None
     quiet: bool = False
+    computes: bool = True
+    """Torch computes something, of the model or of its weights."""
 
     @cached_property
     def content(self) -> str:
@@ -58,7 +60,7 @@ class Subject:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model's headers; no weight is read."""
-        return find_checkpoint(self.model, quiet=self.quiet)
+        return find_checkpoint(self.model, quiet=self.quiet, weights=self.computes)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -102,12 +104,14 @@ def looks(
     metavar: str = "[TEXT|-]",
     chat: bool = True,
     weights: bool = True,
+    computes: bool = True,
     title: str | None = None,
 ) -> Callable[[Callable[..., Shown]], Callable[..., None]]:
     """Make a command of a function of a `Subject` and options of its own, which returns what it found.
 
     `text` is the help of the text argument, None if there is none; `chat` says whether the text can be a message, and
-    `weights` whether the model is loaded. `title` names the command, where it is not one of `llm inspect`.
+    `weights` whether the model is loaded; a command that `computes` nothing starts without torch. `title` names the
+    command, where it is not one of `llm inspect`.
     """
 
     arguments = [] if text is None else [("text", _text_argument(text, metavar), None)]
@@ -134,7 +138,7 @@ def looks(
         def command(**given: Any) -> None:
             mine = {parameter.name: given[parameter.name] for parameter in own}
             shared = {name: value for name, value in given.items() if name in Subject.__dataclass_fields__}
-            shown = look(Subject(**shared), **mine)
+            shown = look(Subject(**shared, computes=computes), **mine)
             output = {name: given[name] for name in ("as_json", "html", "svg")}
             base.present(shown.view, schema=shown.schema, value=shown.value, after=shown.after, title=title, **output)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmcli.commands.inspect.looking import Shown, Subject, looks
 
 
-@looks(weights=False)
+@looks(weights=False, computes=False)
 def tokens(subject: Subject) -> Shown:
     """Show the tokens of a text: their pieces, ids and bytes, and which of them are control tokens."""
     ids = subject.ids_without_weights

@@ -1,0 +1,144 @@
+"""Names, shapes and storage rules of a model's parameters, from its configuration alone.
+
+The modules of `transformer.py` create the parameters; here the same list is computed without torch, so that the headers
+of a checkpoint can be checked before torch is imported. A test holds both against each other, for all families.
+
+Dimension letters: V vocabulary, C hidden size, I intermediate size, E experts, D size of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmcli.model.config import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
+
+Shape = tuple[int, ...]
+_Named = Iterator[tuple[str, "ParameterInfo"]]
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """What is known of a parameter without its values."""
+
+    shape: Shape
+
+    @property
+    def values(self) -> int:
+        """The number of values."""
+        return math.prod(self.shape)
+
+
+def parameters_of(config: ModelConfig) -> dict[str, ParameterInfo]:
+    """All parameters of `Transformer(config)` by name, in the order of its `named_parameters`; a tied head has none."""
+    return dict(_transformer(config))
+
+
+def _transformer(config: ModelConfig) -> _Named:
+    hidden = config.hidden_size
+    yield "embed_tokens.weight", ParameterInfo((config.vocab_size, hidden))
+    if config.learned_positions:
+        yield "embed_positions.weight", ParameterInfo((config.context_length, hidden))
+    for index, layer in enumerate(config.layers):
+        yield from _within(f"layers.{index}", _block(config, layer))
+    yield from _within("norm", _norm((hidden,), config.norm))
+    head = dict(_linear(hidden, config.vocab_size, bias=config.head_bias))
+    if config.tie_embeddings:
+        del head["weight"]
+    yield from _within("lm_head", iter(head.items()))
+
+
+def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
+    norm = dict(_norm((config.hidden_size,), config.norm))
+    if config.placement != "post":
+        yield from _within("input_layernorm", iter(norm.items()))
+    attention = _attention(config) if config.latent is None else _latent_attention(config, config.latent)
+    yield from _within("self_attn", attention)
+    if config.placement not in ("post", "parallel_shared"):
+        yield from _within("post_attention_layernorm", iter(norm.items()))
+    if layer.experts is not None:
+        yield from _within("mlp", _mixture_of_experts(config, layer.experts))
+    else:
+        yield from _within("mlp", _feed_forward(config, config.intermediate_size, gated=config.gated))
+    if config.placement in ("post", "sandwich") and config.residual_scale == 1:
+        yield from _within("attention_output_norm", iter(norm.items()))
+        yield from _within("mlp_output_norm", iter(norm.items()))
+
+
+def _attention(config: ModelConfig) -> _Named:
+    hidden, size = config.hidden_size, config.head_dim
+    queries, keys = config.num_heads * size, config.num_kv_heads * size
+    if config.sinks:
+        yield "sinks", ParameterInfo((config.num_heads,))
+    yield from _within("q_proj", _linear(hidden, queries, bias=config.qkv_bias))
+    yield from _within("k_proj", _linear(hidden, keys, bias=config.qkv_bias))
+    yield from _within("v_proj", _linear(hidden, keys, bias=config.qkv_bias))
+    yield from _within("o_proj", _linear(queries, hidden, bias=config.o_bias))
+    for name, heads in (("q_norm", config.num_heads), ("k_norm", config.num_kv_heads)):
+        if config.qk_norm == "head":
+            yield from _within(name, _norm((size,), config.norm))
+        elif config.qk_norm == "whole":
+            yield from _within(name, _norm((heads * size,), config.norm))
+        elif config.qk_norm == "each_head":
+            yield from _within(name, _norm((heads, size), config.norm, may_have_bias=False))
+
+
+def _latent_attention(config: ModelConfig, latent: LatentConfig) -> _Named:
+    hidden, heads = config.hidden_size, config.num_heads
+    rms = NormStyle()
+    if latent.query_rank is None:
+        yield from _within("q_proj", _linear(hidden, heads * latent.query_dim))
+    else:
+        yield from _within("q_a_proj", _linear(hidden, latent.query_rank, bias=config.qkv_bias))
+        yield from _within("q_a_layernorm", _norm((latent.query_rank,), rms))
+        yield from _within("q_b_proj", _linear(latent.query_rank, heads * latent.query_dim))
+    compressed = latent.rank + latent.rope_dim
+    yield from _within("kv_a_proj_with_mqa", _linear(hidden, compressed, bias=config.qkv_bias))
+    yield from _within("kv_a_layernorm", _norm((latent.rank,), rms))
+    yield from _within("kv_b_proj", _linear(latent.rank, heads * (latent.nope_dim + latent.value_dim)))
+    yield from _within("o_proj", _linear(heads * latent.value_dim, hidden, bias=config.o_bias))
+
+
+def _feed_forward(config: ModelConfig, size: int, *, gated: bool) -> _Named:
+    hidden, bias = config.hidden_size, config.mlp_bias
+    if gated:
+        yield from _within("gate_proj", _linear(hidden, size, bias=bias))
+    yield from _within("up_proj", _linear(hidden, size, bias=bias))
+    yield from _within("down_proj", _linear(size, hidden, bias=bias))
+
+
+def _mixture_of_experts(config: ModelConfig, experts: ExpertsConfig) -> _Named:
+    count, size, hidden = experts.count, experts.intermediate_size, config.hidden_size
+    yield "gate.weight", ParameterInfo((count, hidden))
+    if experts.router_bias:
+        yield "gate.bias", ParameterInfo((count,))
+    if experts.selection_bias:
+        yield "gate.e_score_correction_bias", ParameterInfo((count,))
+    yield "experts.gate_up_proj", ParameterInfo((count, 2 * size, hidden))
+    yield "experts.down_proj", ParameterInfo((count, hidden, size))
+    if experts.bias:
+        yield "experts.gate_up_proj_bias", ParameterInfo((count, 2 * size))
+        yield "experts.down_proj_bias", ParameterInfo((count, hidden))
+    if experts.shared_size:
+        yield from _within("shared_expert", _feed_forward(config, experts.shared_size, gated=True))
+    if experts.shared_gate:
+        yield from _within("shared_expert_gate", _linear(hidden, 1))
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool = False) -> _Named:
+    yield "weight", ParameterInfo((outputs, inputs))
+    if bias:
+        yield "bias", ParameterInfo((outputs,))
+
+
+def _norm(shape: Shape, style: NormStyle, *, may_have_bias: bool = True) -> _Named:
+    if style.kind == "rms" or style.weight:
+        yield "weight", ParameterInfo(shape)
+    if style.kind == "layer" and style.bias and may_have_bias:
+        yield "bias", ParameterInfo(shape)
+
+
+def _within(module: str, parameters: _Named) -> _Named:
+    for name, parameter in parameters:
+        yield f"{module}.{name}", parameter

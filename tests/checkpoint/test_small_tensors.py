@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcli.checkpoint.small_tensors import read_numbers
+from llmcli.checkpoint.tensor_info import TensorInfo
+from llmcli.checkpoint.tensors import TensorReader
+from llmcli.errors import CheckpointError
+
+VALUES = torch.tensor([[1.0, -2.5, 3.14159], [float("inf"), 1e-7, 65504.0]])
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+
+
+def written(folder: Path, encoding: str) -> TensorInfo:
+    raw = bytes(VALUES.to(DTYPES[encoding]).contiguous().view(torch.uint8).flatten().tolist())
+    (folder / "file").write_bytes(b"begin" + raw)
+    return TensorInfo("frequencies", tuple(VALUES.shape), encoding, folder / "file", 5, len(raw))
+
+
+@pytest.mark.parametrize("encoding", DTYPES)
+def test_numbers_are_those_that_a_reader_gives(encoding: str, tmp_path: Path) -> None:
+    info = written(tmp_path, encoding)
+    with TensorReader() as reader:
+        expected = reader.read_rows(info, 0, 2).float().flatten().tolist()
+    assert read_numbers(info) == tuple(expected)
+
+
+@pytest.mark.parametrize("encoding", ["F32", "BF16"])
+def test_a_file_that_was_cut_short(encoding: str, tmp_path: Path) -> None:
+    info = written(tmp_path, encoding)
+    info.path.write_bytes(info.path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="ends in the middle of tensor 'frequencies': the file was cut short"):
+        read_numbers(info)

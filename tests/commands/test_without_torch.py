@@ -1,0 +1,148 @@
+"""Commands that load no model do not import torch, which would take most of their time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.checkpoint.gguf_writing import write_gguf
+from tests.checkpoint.test_gguf_families import made
+from tests.tiny import edit_config, save, tiny_model
+
+# Runs commands one after another in one process, and says of each how it ended and what has been imported by then.
+RUNNER = """
+import json, sys
+from tests.commands.running import llm
+results = []
+for arguments in json.loads(sys.argv[1]):
+    result = llm(*arguments)
+    heavy = [name for name in ("torch", "numpy", "transformers") if name in sys.modules]
+    results.append((result.returncode, heavy, result.stdout.decode(), result.stderr.decode()))
+print(json.dumps(results))
+"""
+
+
+def run(*commands: list[str], home: Path, **variables: str) -> list[tuple[int, list[str], str, str]]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_", "XDG_"))}
+    environment = {**kept, "HOME": str(home), "LLMCLI_MODEL": "", **variables}
+    result = subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps(commands)],
+        env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return [(code, heavy, out, err) for code, heavy, out, err in json.loads(result.stdout)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder, GGUF files with and without numbers that are part of the configuration, and a mixture of experts."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "llama": save(tiny_model("llama"), folder / "llama"),
+        "gguf": write_gguf(made("llama 2, grouped"), folder / "plain.gguf"),
+        "gguf with frequencies": write_gguf(made("llama 3.1"), folder / "frequencies.gguf"),
+        "experts": save(made("deepseek v3"), folder / "experts"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["llama", "gguf", "gguf with frequencies", "experts"])
+def test_what_is_said_of_a_model(kind: str, models: dict[str, Path], tmp_path: Path) -> None:
+    model = str(models[kind])
+    commands = [
+        ["show", model],
+        ["show", model, "--json"],
+        ["config", "generate", "-m", model],
+        ["config", "chat", "--model", model, "--json"],
+        ["inspect", "tokens", "Hello", "-m", model],
+        ["inspect", "tokens", "Hello", "-m", model, "--json"],
+        ["inspect", "cost", "Hello", "-m", model],
+    ]
+    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path), strict=True):
+        assert (code, heavy) == (0, []), (command, err)
+        assert out
+
+
+def test_what_is_said_without_a_model(tmp_path: Path) -> None:
+    commands = [
+        ["list"],
+        ["chats", "list"],
+        ["template", "list"],
+        ["config", "bench"],
+        ["doctor"],
+        ["doctor", "--json"],
+    ]
+    for command, (code, heavy, _, err) in zip(commands, run(*commands, home=tmp_path), strict=True):
+        assert code == 0, (command, err)
+        # Whether torch must be asked depends on the machine; see `llmcli.torch_build`.
+        assert not heavy or command[0] == "doctor", command
+
+
+def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    save(tiny_model("llama"), broken)
+    tensors = load_file(broken / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    wide = save(tiny_model("llama"), tmp_path / "wide")
+    edit_config(wide, {"intermediate_size": 49})
+    model = str(models["llama"])
+    found = run(
+        ["generate", "hi", "-m", "/nowhere"],
+        ["generate", "hi", "-m", model, "--top-k", "many"],
+        ["generate", "hi", "-m", model, "--temperature", "-1"],
+        ["chat", "-m", model, "--top-p", "2"],
+        ["pull", "/nowhere"],
+        ["show", str(broken)],
+        ["show", str(wide)],
+        ["inspect", "tokens", "hi", "-m", str(broken)],
+        home=tmp_path,
+    )  # fmt: skip
+    assert [(code, heavy) for code, heavy, _, _ in found] == [
+        (3, []),
+        (2, []),
+        (2, []),
+        (2, []),
+        (3, []),
+        *3 * [(4, [])],
+    ]
+    missing = f"llm: {broken} lacks the tensor model.layers.1.mlp.up_proj.weight, which the configuration asks for.\n"
+    assert found[5][3] == found[7][3] == missing
+    shapes = "has shape [48, 32], the configuration says [49, 32]."
+    assert found[6][3] == f"llm: {wide}: tensor model.layers.0.mlp.gate_proj.weight {shapes}\n"
+
+
+def test_doctor_says_without_torch_what_torch_says(tmp_path: Path) -> None:
+    code = (
+        "from llmcli.device import find_device\n"
+        "from llmcli.inspection import machine\n"
+        "device = find_device('cpu')\n"
+        "told = machine._torch_unimported(device)\n"
+        "asked = machine._torch_imported(device)\n"
+        "assert machine._torch_unimported(device) is None\n"
+        "print(told is None or told == asked, told, asked)"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
+    for threads in ({}, {"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "1000"}):
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**kept, **threads},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert result.stdout.startswith("True"), result.stdout
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch may have to be asked for devices")
+def test_a_dtype_and_a_device_are_checked_without_torch(tmp_path: Path) -> None:
+    found = run(["doctor", "--dtype", "float16", "--device", "cpu"], ["doctor", "--dtype", "int3"], home=tmp_path)
+    assert [code for code, *_ in found] == [0, 2]
+    assert "There is no dtype called 'int3'; use auto, float32, bfloat16, float16." in found[1][3]

@@ -1,0 +1,72 @@
+"""The list of parameters that is computed from a configuration is the one that the modules create."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmcli.model import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
+from llmcli.model.meta import meta_model
+from llmcli.model.parameters import parameters_of
+
+DENSE = LayerConfig(None)
+PLAIN = ModelConfig(
+    vocab_size=40, hidden_size=12, intermediate_size=20, num_heads=4, num_kv_heads=2, head_dim=6, context_length=16,
+    norm_eps=1e-5, layers=(DENSE, DENSE),
+)  # fmt: skip
+BIASES = {"qkv_bias": True, "o_bias": True, "mlp_bias": True, "head_bias": True}
+LATENT = LatentConfig(query_rank=5, rank=7, nope_dim=4, rope_dim=2, value_dim=3)
+NORMS = (
+    NormStyle(), NormStyle(plus_one=True), NormStyle(round_first=False), NormStyle("layer", bias=True),
+    NormStyle("layer"), NormStyle("layer", weight=False),
+)  # fmt: skip
+
+
+def changed(**changes: Any) -> ModelConfig:
+    return replace(PLAIN, **changes)
+
+
+def mixture(**knobs: Any) -> ModelConfig:
+    experts = ExpertsConfig(6, 2, 8, **knobs)
+    return changed(layers=(DENSE, LayerConfig(None, experts=experts)), mlp_bias=True)
+
+
+def created(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(parameter.shape)) for name, parameter in meta_model(config).named_parameters()]
+
+
+def computed(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, parameter.shape) for name, parameter in parameters_of(config).items()]
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "parallel", "parallel_shared"])
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_blocks_of_every_placement_and_norm(placement: str, norm: NormStyle) -> None:
+    for scale, qk_norm in itertools.product((1.0, 0.5), (None, "head", "whole", "each_head", "rotated")):
+        config = changed(placement=placement, norm=norm, residual_scale=scale, qk_norm=qk_norm)
+        assert computed(config) == created(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PLAIN,
+        changed(tie_embeddings=True),
+        changed(tie_embeddings=True, head_bias=True),
+        changed(learned_positions=True, gated=False, sinks=True, **BIASES),
+        changed(latent=LATENT, **BIASES),
+        changed(latent=replace(LATENT, query_rank=None)),
+        mixture(),
+        mixture(router_bias=True, selection_bias=True, bias=True),
+        mixture(shared_size=10, shared_gate=True, float32_router=True),
+        replace(mixture(shared_size=10), gated=False),
+    ],
+)
+def test_every_optional_part(config: ModelConfig) -> None:
+    assert computed(config) == created(config)
+    assert sum(parameter.values for parameter in parameters_of(config).values()) == sum(
+        parameter.numel() for parameter in meta_model(config).parameters()
+    )
