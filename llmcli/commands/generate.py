@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import choosing, constraining, options, prompt_templates, recording, speculating
+from llmcli.commands import choosing, constraining, filling_in, options, prompt_templates, recording, speculating
 from llmcli.commands.explain import Look, attention_watch, explain, reply_page
 from llmcli.commands.following import follow
 from llmcli.commands.inspect import base
@@ -37,6 +39,15 @@ def generate(
     raw: Annotated[
         bool, typer.Option("--raw", envvar="LLMCLI_RAW", help="Continue the text as it is, without the chat template.")
     ] = False,
+    control_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--control-tokens",
+            envvar="LLMCLI_CONTROL_TOKENS",
+            help="With --raw: what spells a control token is one. Only for prompts you wrote yourself.",
+        ),
+    ] = False,
+    fill_in: filling_in.Gap = None,
     prefill: Annotated[
         str, typer.Option("--prefill", envvar="LLMCLI_PREFILL", metavar="TEXT", help="How the reply is to begin.")
     ] = "",
@@ -89,7 +100,17 @@ def generate(
     """Answer one prompt and exit."""
     if prompt_template is None and param:
         raise UsageError("--param is for a --prompt-template, and none is given.")
-    if prompt_template is None:
+    if control_tokens and not raw and options.is_flag_given(invocation, "control_tokens"):
+        raise UsageError(
+            "--control-tokens is for --raw: in a conversation the chat template writes the control tokens."
+        )
+    if fill_in is not None:
+        filling_in.check_alone(invocation)
+        # Only flags of this invocation count: a system prompt in the settings file is for conversations.
+        text, raw, control_tokens = fill_in[0], True, False
+        system = template = template_arg = choices = json_schema = regex = grammar = record = None
+        prefill = ""
+    elif prompt_template is None:
         text = read_prompt(prompt, quiet=quiet)
     else:
         text, its_system = prompt_templates.read_filled(prompt_template, prompt, param, quiet=quiet)
@@ -133,9 +154,18 @@ def generate(
         edit=edit,
         to_look_inside=attention or bool(answers),
     )
+    gap = None
+    if fill_in is not None:
+        loaded, gap = filling_in.made_to_fill_in(loaded)
     engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)
     asked = ReplyPrompt.make(loaded, text, system, variables, raw=raw, quiet=quiet)
+    if fill_in is not None and gap is not None:
+        asked = replace(asked, gap=(gap, fill_in[1]))
+    elif raw and control_tokens:
+        asked = replace(asked, control_tokens=True)
     ids = asked.ids(prefill)
+    if asked.control_tokens and not quiet:
+        _note_control_tokens(loaded.tokenizer, text + prefill)
     if show_prompt:
         _show_prompt(loaded.tokenizer, ids)
     if answers:
@@ -201,6 +231,7 @@ def generate(
         reply = reply_json(
             model=loaded.name,
             prompt=text,
+            suffix=None if fill_in is None else fill_in[1],
             prefill=said,
             prefill_thinking=thought,
             seed=params.seed,
@@ -237,6 +268,14 @@ def _jsonl(model: str, seed: int | None, token_bytes: Callable[[int], bytes]) ->
         terminal.write_line(json.dumps(line, ensure_ascii=False))
 
     return show
+
+
+def _note_control_tokens(tokenizer: Tokenizer, text: str) -> None:
+    """Which control tokens a prompt spells, and how often."""
+    ids = tokenizer.encode(text, add_special_tokens=False, control_tokens=True)
+    found = Counter(tokenizer.piece(token) for token in ids if tokenizer.is_guarded(token))
+    counted = ", ".join(piece if count == 1 else f"{piece} ({count} times)" for piece, count in found.items())
+    terminal.note(f"Control tokens in the prompt: {counted or 'none'}.")
 
 
 def _show_prompt(tokenizer: Tokenizer, ids: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ from llmcli.views import terminal
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.text.chat_prompt import Message
+    from llmcli.text.fill_in import FillIn
     from llmcli.text.template import ChatTemplate
 
 
@@ -25,6 +26,10 @@ class ReplyPrompt:
     text: str
     messages: tuple[Message, ...]
     variables: Mapping[str, object] = field(default_factory=dict)
+    control_tokens: bool = False
+    """Whether control tokens may be spelled in a text to continue."""
+    gap: tuple[FillIn, str] | None = None
+    """How to fill a gap behind `text`, and what comes behind the gap."""
 
     @classmethod
     def make(
@@ -62,8 +67,11 @@ class ReplyPrompt:
         """The tokens up to where the model goes on, which is after `prefill`."""
         from llmcli.text.chat_prompt import encode_chat, encode_raw
 
+        if self.gap is not None:
+            fill_in, suffix = self.gap
+            return fill_in.ids(self.loaded.tokenizer, self.text, suffix)
         if self.template is None:
-            return encode_raw(self.loaded.tokenizer, self.text + prefill)
+            return encode_raw(self.loaded.tokenizer, self.text + prefill, control_tokens=self.control_tokens)
         return encode_chat(
             self.loaded.tokenizer, self.template, self.messages, prefill=prefill, template_args=self.variables
         )

@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 # What is said anew each time.
-_ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out"}
+_ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out", "fill_in"}
 _LARGEST_BYTES = 16 << 20
 
 

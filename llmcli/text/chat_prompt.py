@@ -41,9 +41,12 @@ Part: TypeAlias = Segment | tuple[int, ...]
 """A piece of a prompt: text to encode, or ids as they are."""
 
 
-def encode_raw(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text to continue as it is, with the tokenizer's own beginning."""
-    return tokenizer.encode(text)
+def encode_raw(tokenizer: Tokenizer, text: str, *, control_tokens: bool = False) -> list[int]:
+    """The ids of a text to continue as it is, with the tokenizer's own beginning.
+
+    With `control_tokens` what spells a control token is one.
+    """
+    return tokenizer.encode(text, control_tokens=control_tokens)
 
 
 def encode_chat(

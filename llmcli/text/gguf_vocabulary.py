@@ -24,6 +24,16 @@ from llmcli.text.typed_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, TypedVo
 _KEY = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+# For filling in, with the keys of newer and of older files.
+_FILL_IN_ROLES = {
+    "prefix_token": ("fim_pre", "prefix"),
+    "suffix_token": ("fim_suf", "suffix"),
+    "middle_token": ("fim_mid", "middle"),
+    "eot_token": ("eot",),
+    "fim_pad_token": ("fim_pad",),
+    "fim_rep_token": ("fim_rep",),
+    "fim_sep_token": ("fim_sep",),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,12 @@ class _Vocabulary(TypedVocabulary):
         plausible = default is not None and default < len(self.tokens) and self.types[default] != NORMAL
         return default if plausible else None
 
+    def first_token_id(self, names: Sequence[str]) -> int | None:
+        """The first valid id under the keys of those names."""
+        values = (self.metadata.get(f"{_KEY}{name}_token_id") for name in names)
+        found = (as_token_id(value, len(self.tokens)) for value in values)
+        return next((token for token in found if token is not None), None)
+
 
 def gguf_templates(metadata: Mapping[str, object]) -> dict[str, str]:
     """The sources of the chat templates in a GGUF file's `metadata`, by name."""
@@ -84,7 +100,8 @@ def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backen
     byte_level = kind == "gpt2"
     defaults = {"bos": 11, "eos": 11} if byte_level else {"bos": 1, "eos": 2, "unknown": 0}
     ids = {role: vocabulary.token_id(name, defaults.get(name)) for role, name in _ROLES.items()}
-    special_tokens = {role: vocabulary.tokens[index] for role, index in ids.items() if index is not None}
+    fill_in = {role: vocabulary.first_token_id(names) for role, names in _FILL_IN_ROLES.items()}
+    special_tokens = {role: vocabulary.tokens[index] for role, index in {**ids, **fill_in}.items() if index is not None}
     with told(f"{source} has a damaged tokenizer"):
         backend = _byte_level(vocabulary) if byte_level else _sentencepiece(vocabulary, ids["unk_token"])
         add_tokens(backend, vocabulary, space_runs=byte_level)

@@ -31,17 +31,16 @@ def named_special_tokens(*files: Mapping[str, object] | None) -> dict[str, str]:
 
 def declared_special(*files: Mapping[str, object] | None) -> set[str]:
     """Spellings of all tokens that `files` call special: those with a role, and those in a list or marked so."""
-    found: set[object] = set(named_special_tokens(*files).values())
+    found: list[object] = list(named_special_tokens(*files).values())
     for values in files:
         listed = (values or {}).get("added_tokens_decoder")
-        for entry in listed.values() if isinstance(listed, Mapping) else ():
-            if isinstance(entry, Mapping) and entry.get("special") is True:
-                found.add(entry.get("content"))
+        entries = listed.values() if isinstance(listed, Mapping) else ()
+        found += [entry for entry in entries if isinstance(entry, Mapping) and entry.get("special") is True]
         for key in ("additional_special_tokens", "extra_special_tokens"):
             more = (values or {}).get(key)
-            for entry in more if isinstance(more, list) else ():
-                found.add(entry.get("content") if isinstance(entry, Mapping) else entry)
-    return {without_surrogates(content) for content in found if isinstance(content, str)}
+            found += more if isinstance(more, list) else []
+    contents = [entry.get("content") if isinstance(entry, Mapping) else entry for entry in found]
+    return {without_surrogates(content) for content in contents if isinstance(content, str)}
 
 
 def add_listed_tokens(

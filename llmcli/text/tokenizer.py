@@ -86,8 +86,9 @@ class Tokenizer:
         self.thinking: ThinkingFormat = thinking_format(spellings)
         """How the model marks its thoughts."""
         self._marking = frozenset(spellings[token] for token in marking_tokens(spellings))
-        self._beginning = beginning_of(backend)
-        outside = [token for token in self._beginning if token >= vocab_size]
+        self.beginning: tuple[int, ...] = beginning_of(backend)
+        """The ids in front of every text that is no conversation: BOS, in models that have one."""
+        outside = [token for token in self.beginning if token >= vocab_size]
         if outside:
             raise CheckpointError(
                 f"{source} puts the token {outside[0]} in front of every text, "
@@ -290,14 +291,19 @@ class Tokenizer:
                 notes=[*notes, *more],
             )
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, control_tokens: bool = False) -> list[int]:
         """The ids of a text from outside: whatever it spells, no control token comes out of it.
+
+        With `control_tokens` what spells a control token is one: for a prompt of the caller's own making, never for
+        text from elsewhere. If it spells the beginning itself, no second one is added.
 
         With `add_special_tokens` the tokenizer's own beginning (BOS, where the model has one) is added, but never
         its ending: the text is to be continued, or scored as far as it goes.
         """
-        ids = self._encoder.encode([Segment(without_surrogates(text), trusted=False)])
-        return [*self._beginning, *ids] if add_special_tokens else ids
+        segment = Segment(without_surrogates(text), trusted=control_tokens)
+        ids = self._with_embedding(self._encoder.encode([segment]))
+        begun = control_tokens and tuple(ids[: len(self.beginning)]) == self.beginning
+        return [*self.beginning, *ids] if add_special_tokens and not begun else ids
 
     def encode_segments(self, segments: Sequence[Segment], *, continuation: bool = False) -> list[int]:
         """The ids of the joined segments as one text, control tokens found in the trusted ones; nothing is added.

@@ -43,8 +43,12 @@ def reply_json(
     finish: Finish,
     token_bytes: TokenBytes,
     prefill_thinking: str = "",
+    suffix: str | None = None,
 ) -> dict[str, object]:
-    """The whole reply; the texts of its tokens, joined after `prefill`, are its text, and its thoughts likewise."""
+    """The whole reply; the texts of its tokens, joined after `prefill`, are its text, and its thoughts likewise.
+
+    `suffix` is what comes behind a gap that the reply fills, and `prompt` what comes before it.
+    """
     tokens = [step_json(step, token_bytes) for step in steps]
     if tokens:
         # Text released at the very end belongs to the token that completed it.
@@ -54,6 +58,7 @@ def reply_json(
     return {
         "model": model,
         "prompt": prompt,
+        **({} if suffix is None else {"suffix": suffix}),
         "prompt_tokens": finish.stats.prompt_tokens,
         "text": prefill + "".join(str(token["text"]) for token in tokens),
         "thinking": thinking or None,

@@ -124,7 +124,7 @@ def test_what_files_beside_call_special_is_guarded() -> None:
         backend.to_str(),
         source="t.json",
         tokenizer_config={
-            "additional_special_tokens": ["Human"],
+            "additional_special_tokens": ["Human", 7, ["Text"], {}],
             "added_tokens_decoder": {str(backend.token_to_id("Friend")): {"content": "Friend", "special": True}},
         },
         special_tokens_map={"extra_special_tokens": [{"content": "Robot"}]},

@@ -74,6 +74,19 @@ def test_what_a_user_types_is_never_a_control_token(kind: str, text: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_of_ones_own_may_spell_control_tokens(kind: str) -> None:
+    ours = tokenizer(kind)
+    ids = ours.encode("<|im_start|>a<|im_end|>", control_tokens=True)
+    assert [ours.piece(token) for token in ids if token not in ours.beginning][:: len(ids)] == ["<|im_start|>"]
+    assert [ours.piece(token) for token in ids].count("<|im_end|>") == 1
+    assert tuple(ids[: len(ours.beginning)]) == ours.beginning
+    if ours.beginning:
+        # Spelled by hand, it is there once.
+        begun = ours.encode(f"{ours.piece(ours.beginning[0])}<|im_start|>", control_tokens=True)
+        assert begun.count(ours.beginning[0]) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_text_names_control_tokens_where_it_is_trusted(kind: str) -> None:
     ours = tokenizer(kind)
     marker = id_of(ours, "<|im_end|>")
