@@ -107,6 +107,20 @@ class LoadedModel:
             speculation=speculation,
         )
 
+    def reader(self, *, threads: int | None = None, readable: bool = False) -> Reader:
+        """What reads texts and gives the logits after their tokens: the fast path, or the readable model without one.
+
+        `readable` asks for the readable model; `threads` is as for `engine`.
+        """
+        step, reason = (None, "as asked") if readable else self._step(threads)
+        return Reader(
+            self.model,
+            context_length=self.config.context_length,
+            vocab_size=self.tokenizer.vocab_size,
+            step=step,
+            why_readable=reason,
+        )
+
     def _drafter(self, target: LoadedModel, threads: int | None) -> DraftModel:
         """The model as one that drafts for `target`."""
         if not same_vocabulary(self.tokenizer, target.tokenizer):
@@ -114,16 +128,7 @@ class LoadedModel:
                 f"{self.name} ({self.tokenizer.vocab_size} tokens) cannot draft for {target.name} "
                 f"({target.tokenizer.vocab_size}): their vocabularies differ. A smaller model of the same family can."
             )
-        step, reason = self._step(threads)
-        return DraftModel(
-            Reader(
-                self.model,
-                context_length=self.config.context_length,
-                vocab_size=self.tokenizer.vocab_size,
-                step=step,
-                why_readable=reason,
-            )
-        )
+        return DraftModel(self.reader(threads=threads))
 
     def batch(
         self, *, parallel: int | None = None, context_length: int | None = None, threads: int | None = None

@@ -80,6 +80,7 @@ def choose(
     *,
     prefill: str,
     context: int | None,
+    threads: int | None,
     min_prob: float | None,
     table: bool,
     top: int,
@@ -104,12 +105,13 @@ def choose(
             {answer: prompt.ids(prefill + answer) for answer in answers},
             whole=prompt.template is not None and bool(loaded.stop_ids),
             context_length=context,
+            threads=threads,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
     best = result.choices[0]
     if as_json:
         value = {"model": loaded.name, "prompt": prompt.text, "choice": best.text, "prob": best.prob}
-        rest = {name: getattr(result, name) for name in ("covered", "prompt_tokens", "read_tokens", "choices")}
+        rest = {name: getattr(result, name) for name in ("covered", "prompt_tokens", "read_tokens", "path", "choices")}
         terminal.write_line(json_line(SCHEMA, value | rest))
     else:
         terminal.write_line(best.text)

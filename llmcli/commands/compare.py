@@ -33,6 +33,7 @@ def compare(
     dtype_a: Annotated[str, typer.Option("--dtype-a", help="Of A: auto, float32, bfloat16 or float16.")] = "auto",
     dtype_b: Annotated[str, typer.Option("--dtype-b", help="Of B.")] = "auto",
     device: options.Device = "auto",
+    readable: options.Readable = False,
     as_json: base.AsJson = False,
     html: base.Html = None,
     svg: base.Svg = None,
@@ -56,7 +57,9 @@ def compare(
     from llmcli.views.progress import progress_bar
 
     def loader(index: int, dtype: str) -> Callable[[], LoadedModel]:
-        return lambda: load_model(checkpoints[index], device=device, dtype=dtype, quiet=quiet, to_look_inside=True)
+        return lambda: load_model(
+            checkpoints[index], device=device, dtype=dtype, quiet=quiet, to_look_inside=readable, may_quantize=False
+        )
 
     def ids(loaded: LoadedModel) -> list[int]:
         as_message = chat or (prompt is not None and loaded.template is not None)
@@ -69,6 +72,7 @@ def compare(
             ids,
             reply=prompt is not None,
             max_tokens=max_tokens,
+            readable=readable,
             names=(_called(checkpoints[0].name, dtype_a), _called(checkpoints[1].name, dtype_b)),
             progress=progress,
         )

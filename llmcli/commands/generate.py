@@ -152,7 +152,7 @@ def generate(
         template=template,
         context=context,
         edit=edit,
-        to_look_inside=attention or bool(answers),
+        to_look_inside=attention,
     )
     gap = None
     if fill_in is not None:
@@ -174,6 +174,7 @@ def generate(
             answers,
             prefill=prefill,
             context=context,
+            threads=threads,
             min_prob=min_prob,
             table=probs or top > 0,
             top=top,

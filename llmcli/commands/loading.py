@@ -91,11 +91,13 @@ def load_model(
     edit: Sequence[str] | None = None,
     precise: bool = False,
     to_look_inside: bool = False,
+    may_quantize: bool = True,
 ) -> LoadedModel:
     """Read the weights of the model found, and lay edits over them; progress and notes go to stderr.
 
     `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows. `to_look_inside`
-    keeps weights as the readable model is fast with them.
+    keeps weights as the readable model is fast with them. `may_quantize` says whether the command has a --quantize to
+    recommend where the model does not fit.
     """
     with no_garbage():
         from llmcli.api import load_checkpoint
@@ -119,7 +121,7 @@ def load_model(
             progress=lambda done, total: progress("Loading the model", done, total),
             to_look_inside=to_look_inside,
             # Commands that look inside have no such flag.
-            may_quantize=not (precise or to_look_inside),
+            may_quantize=may_quantize and not (precise or to_look_inside),
         )
     if not quiet:
         for note in loaded.notes:

@@ -58,6 +58,14 @@ Dtype: TypeAlias = Annotated[
     str,
     typer.Option("--dtype", envvar="LLMCLI_DTYPE", rich_help_panel=_MODEL, help="auto, float32, bfloat16 or float16."),
 ]
+Readable: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--readable",
+        rich_help_panel=_MODEL,
+        help="Compute with the readable PyTorch model, not with the fast path that `generate` takes.",
+    ),
+]
 Quantize: TypeAlias = Annotated[
     str | None,
     typer.Option(

@@ -23,6 +23,7 @@ def score(
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    readable: options.Readable = False,
     top: options.Top = 0,
     as_json: base.AsJson = False,
     html: base.Html = None,
@@ -33,7 +34,13 @@ def score(
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
     content = _content(text, quiet=quiet)
     loaded = load_model(
-        find_checkpoint(model, quiet=quiet), device=device, dtype=dtype, quiet=quiet, edit=edit, to_look_inside=True
+        find_checkpoint(model, quiet=quiet),
+        device=device,
+        dtype=dtype,
+        quiet=quiet,
+        edit=edit,
+        to_look_inside=readable,
+        may_quantize=False,
     )
 
     from llmcli.inspection.scoring import score as score_ids
@@ -43,7 +50,12 @@ def score(
     ids = base.text_ids(loaded.tokenizer, loaded.template, content, chat=chat, model=loaded.name)
     with progress_bar(enabled=not quiet, unit="tokens") as progress:
         result = score_ids(
-            loaded, ids, top=top, window=context, progress=lambda done, total: progress("Scoring", done, total)
+            loaded,
+            ids,
+            top=top,
+            window=context,
+            readable=readable,
+            progress=lambda done, total: progress("Scoring", done, total),
         )
     base.present(
         ScoreView(result, top, loaded.tokenizer.token_bytes),

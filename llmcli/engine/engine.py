@@ -154,10 +154,7 @@ class Engine:
         """
         check_prompt(ids, self.context_length)
         self._reader.begin(ids, len(ids))
-        try:
-            return check_logits(self._reader.read(ids, None, progress))
-        except NotFiniteError as error:
-            raise self._reader.located(error, ids) from None
+        return self._reader.read_checked(ids, progress)
 
     def _generate(
         self,

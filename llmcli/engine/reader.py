@@ -5,8 +5,8 @@ V is the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import takewhile
 from typing import Protocol, TypeAlias
 
@@ -30,12 +30,14 @@ from llmcli.kernels import (
 from llmcli.kernels.device_choice import DeviceChoice
 from llmcli.kernels.filters import Choosing, Filters
 from llmcli.model import Transformer
-from llmcli.model.finite import located
+from llmcli.model.finite import check_logits, located
 
 # Of an expected reply, room is made for so many tokens at once: it costs as much as some tokens to make it later.
 _RESERVED_AHEAD = 512
 # The most tokens that are read one by one in one pass: as many as fast paths take, and as a cache can always forget.
 _MOST_EACH = 16
+# Logits held at a time where those after every token are wanted: 64 MiB in float32.
+_LOGITS_AT_ONCE = 1 << 24
 
 PrefillProgress: TypeAlias = Callable[[int, int], None]
 """Called with the tokens of the prompt read so far, and how many there are."""
@@ -153,7 +155,44 @@ class Reader:
         with memory_for_text(self._model, len(ids)):
             self._make_room(len(ids))
             chunk = list(ids[self._cache.length :])
-            return self._pass(chunk, self.fast_step(), each=True)[:, : self._vocab_size]
+            step = self.fast_step()
+            if step is not None and self._each_step is not None:
+                logits = self._each_step.forward_each(chunk, self._cache)
+                self._cached_ids += chunk
+            else:
+                logits = self._pass(chunk, step, only_last=False)
+            return logits[:, : self._vocab_size]
+
+    def read_along(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Iterator[Tensor]:
+        """Logits (t, V) after each of the tokens of `ids` that the cache does not hold yet, a few at a time.
+
+        They are computed as a prompt is read, which adds up in another order than one token at a time.
+
+        Raises:
+            NotFiniteError: logits are NaN or infinite.
+        """
+        size = max(1, _LOGITS_AT_ONCE // self._vocab_size)
+        with torch.inference_mode(), memory_for_text(self._model, len(ids)):
+            self._make_room(len(ids))
+        step = self.fast_step()
+        size = min(size, READABLE_CHUNK if step is None else step.prefill_chunk)
+        for start in range(self._cache.length, len(ids), size):
+            chunk = list(ids[start : start + size])
+            # Not around the loop: while a generator waits, such settings would hold for its caller.
+            with torch.inference_mode(), memory_for_text(self._model, len(ids)), self._locating(ids[: start + size]):
+                logits = check_logits(self._pass(chunk, step, only_last=False)[:, : self._vocab_size])
+            if progress is not None:
+                progress(len(self._cached_ids), len(ids))
+            yield logits
+
+    def read_checked(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
+        """What `read` gives, for those that do not choose a token by it, which is a check of its own.
+
+        Raises:
+            NotFiniteError: logits are NaN or infinite.
+        """
+        with self._locating(ids):
+            return check_logits(self.read(ids, None, progress))
 
     def bursts(self, filters: Filters) -> bool:
         """Whether the fast path can choose tokens by such filters and go on by itself."""
@@ -242,6 +281,13 @@ class Reader:
         """`error`, which names the layer that makes it if the readable model makes it too of the text `ids`."""
         return located(error, self._model, ids)
 
+    @contextmanager
+    def _locating(self, ids: Sequence[int]) -> Iterator[None]:
+        try:
+            yield
+        except NotFiniteError as error:
+            raise self.located(error, ids) from None
+
     def _read(self, ids: Sequence[int], observer: Observer | None, progress: PrefillProgress | None) -> Tensor:
         logits: Tensor
         self._make_room(len(ids))
@@ -270,14 +316,12 @@ class Reader:
             self._keep(0, self.context_length)
         self._cache.reserve(max(length, min(self._cache.expected_length, length + _RESERVED_AHEAD)))
 
-    def _pass(self, chunk: list[int], step: FastStep | None, *, each: bool = False) -> Tensor:
+    def _pass(self, chunk: list[int], step: FastStep | None, *, only_last: bool = True) -> Tensor:
         """Logits after the last of `chunk`, or after each."""
         if step is None:
             tensor = torch.tensor([chunk], device=self._model.device)
-            logits: Tensor = self._model(tensor, self._cache, only_last=not each)[0]
-        elif each and self._each_step is not None:
-            logits = self._each_step.forward_each(chunk, self._cache)
+            logits: Tensor = self._model(tensor, self._cache, only_last=only_last)[0]
         else:
-            logits = step.forward(chunk, self._cache, only_last=not each)
+            logits = step.forward(chunk, self._cache, only_last=only_last)
         self._cached_ids += chunk
         return logits

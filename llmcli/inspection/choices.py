@@ -11,12 +11,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
+from llmcli.engine.reader import Reader
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
-from llmcli.inspection.passes import read
 from llmcli.inspection.values import Token, tokens
 
 
@@ -44,6 +43,8 @@ class Choices:
     prompt_tokens: int
     read_tokens: int
     """Tokens that were run through the model, the prompt's included: beginnings that answers share are read once."""
+    path: str
+    """Which path computed it."""
 
 
 def choose(
@@ -53,15 +54,18 @@ def choose(
     *,
     whole: bool,
     context_length: int | None = None,
+    threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Choices:
     """Compare `answers` to a `prompt`: for each text, the ids of the prompt with it, encoded together.
 
     Where a tokenizer makes one token of the end of the prompt and the beginning of an answer, the comparison begins
     before that token. `whole` says that each answer is a complete reply, so the end of the reply counts: any of the
-    model's stop tokens. `progress` hears how much of the prompt has been read.
+    model's stop tokens. The fast path computes, as in a reply, with as many `threads` as `LoadedModel.engine` would.
+    `progress` hears how much of the prompt has been read.
 
     Raises:
+        NotFiniteError: the model's output is not a number.
         UsageError: fewer than two answers, an empty one, two of the same tokens, or, unless `whole`, one that begins
             another, which it would then include.
         PromptTooLongError: prompt and longest answer do not fit the context.
@@ -81,13 +85,15 @@ def choose(
         )
     ends = loaded.stop_ids if whole else ()
     tree = _Tree(rest.values())
-    used = _read_tree(loaded, prompt[:start], tree, ends, longest, progress)
+    reader = loaded.reader(threads=threads)
+    stop_ids = [token for token in ends if token < loaded.tokenizer.vocab_size]
+    used = _read_tree(reader, prompt[:start], tree, stop_ids, longest, progress)
     found = {text: tree.logprob(ids) for text, ids in rest.items()}
     end_logprobs = {text: tree.ends[ids] if whole else None for text, ids in rest.items()}
     totals = {text: found[text] + (end_logprobs[text] or 0.0) for text in rest}
     best = max(totals.values())
-    if math.isnan(sum(totals.values())) or best == -math.inf:
-        raise LlmcliError("The model gives none of the answers a probability that is a number; try --dtype float32.")
+    if best == -math.inf:
+        raise LlmcliError("The model rules out all of the answers: each has a probability of 0.")
     scale = math.fsum(math.exp(total - best) for total in totals.values())
     choices = [
         Choice(
@@ -100,6 +106,7 @@ def choose(
         covered=min(1.0, math.fsum(map(math.exp, totals.values()))),
         prompt_tokens=len(prompt),
         read_tokens=used,
+        path=reader.path(),
     )
 
 
@@ -132,41 +139,37 @@ class _Tree:
         return math.fsum(self.after[ids[:length]][token] for length, token in enumerate(ids))
 
 
-@torch.inference_mode()
 def _read_tree(
-    loaded: LoadedModel,
+    reader: Reader,
     prompt: Sequence[int],
     tree: _Tree,
-    ends: Iterable[int],
+    stop_ids: Sequence[int],
     longest: int,
     progress: Callable[[int, int], None] | None,
 ) -> int:
     """Read the prompt once and every branch of the tree once; return how many tokens that was."""
-    model, width = loaded.model, loaded.tokenizer.vocab_size
-    stop_ids = [token for token in ends if token < width]
-    cache = model.new_cache(capacity=longest)
-    # Rotations that depend on the length of the text are the same for all.
-    cache.expected_length = longest
-    tree.note((), read(model, cache, prompt, progress=progress)[:width], stop_ids)
+    # Rotations that depend on the length of the text are the same for all: `longest` is expected of each.
+    reader.begin(prompt, longest)
+    tree.note((), reader.read_checked(prompt, progress), stop_ids)
     used = len(prompt)
     held: tuple[int, ...] = ()
     for ids in tree.answers:
         needed = ids if stop_ids else ids[:-1]
-        kept = min(_common(held, needed), len(needed))
-        back = cache.reusable(len(prompt) + kept)
-        cache.truncate(back)
-        if back < len(prompt):
-            # A layer with a window has forgotten what it saw then.
-            read(model, cache, prompt)
-            back = len(prompt)
-            used += back
-        new = needed[back - len(prompt) :]
-        if new:
-            logits = model(torch.tensor([list(new)], device=model.device), cache)[0, :, :width]
-            for offset in range(len(new)):
-                tree.note(needed[: back - len(prompt) + offset + 1], logits[offset], stop_ids)
-        used += len(new)
+        if held[: len(needed)] == needed:
+            continue
         held = needed
+        text = [*prompt, *needed]
+        kept = reader.begin(text, longest)
+        used += len(text) - kept
+        if kept < len(prompt):
+            # A layer with a window has forgotten what it saw then.
+            reader.read(prompt)
+            kept = len(prompt)
+        length = kept - len(prompt)
+        for rows in reader.read_along(text):
+            for logits in rows:
+                length += 1
+                tree.note(needed[:length], logits, stop_ids)
     return used
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
+from llmcli.device import one_thread
 from llmcli.engine import SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.inspection.distributions import change, kl_divergence, perplexity
@@ -92,6 +93,8 @@ class Comparison:
     continuations: tuple[Continuation, Continuation]
     parting: Parting | None
     """None if they write the same."""
+    paths: tuple[str, str]
+    """Which path computed each of them."""
 
 
 def compare(
@@ -102,6 +105,7 @@ def compare(
     reply: bool,
     max_tokens: int = 64,
     names: tuple[str, str] | None = None,
+    readable: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare two models, each loaded when it is its turn; the first is let go before the second is loaded.
@@ -109,7 +113,7 @@ def compare(
     `prompt` gives, from the first model's tokenizer, the ids of the text. What is compared is that text, or with
     `reply` what the first model writes after it. Both write up to `max_tokens` after it. A text longer than the context
     of either is read in windows, as `score` does, and continued from its end. `names` are what the models are to be
-    called.
+    called. Fast paths compute, as in a reply, or with `readable` the readable models read the text.
 
     Raises:
         UsageError: the models do not have the same tokenizer, or there is nothing to compare.
@@ -126,24 +130,30 @@ def compare(
         tokenizer, name, window = loaded.tokenizer, loaded.name, loaded.config.context_length
         pieces = [tokenizer.piece(number) for number in range(tokenizer.vocab_size)]
         before: list[Expected] = []
-        for index, logits in logits_along(loaded, text):
+        reader = loaded.reader(readable=readable)
+        first_path = reader.path()
+        for index, logits in logits_along(loaded, text, reader=reader):
             if index >= start:
-                logprobs = logits.float().log_softmax(-1)
-                kept.write(logprobs)
-                before.append(_expected(loaded, logprobs, text[index]))
+                with one_thread():
+                    logprobs = logits.float().log_softmax(-1)
+                    kept.write(logprobs)
+                    before.append(_expected(loaded, logprobs, text[index]))
             tell("The first model", index + 1, len(text))
-        del loaded
+        del loaded, reader, logits
         loaded = second()
         _check_same(pieces, loaded)
         also, second_steps = _continuation(loaded, ids, max_tokens)
         after: list[Expected] = []
         divergences: list[float] = []
-        for index, logits in logits_along(loaded, text, window=min(window, loaded.config.context_length)):
+        reader = loaded.reader(readable=readable)
+        shorter = min(window, loaded.config.context_length)
+        for index, logits in logits_along(loaded, text, window=shorter, reader=reader):
             if index >= start:
-                logprobs = logits.float().log_softmax(-1)
-                of_first = kept.read().to(logprobs.device)
-                divergences.append(float(kl_divergence(of_first.double(), logprobs.double())))
-                after.append(_expected(loaded, logprobs, text[index]))
+                with one_thread():
+                    logprobs = logits.float().log_softmax(-1)
+                    of_first = kept.read().to(logprobs.device)
+                    divergences.append(float(kl_divergence(of_first.double(), logprobs.double())))
+                    after.append(_expected(loaded, logprobs, text[index]))
             tell("The second model", index + 1, len(text))
     pairs = list(zip(divergences, before, after, strict=True))
     tokens = [
@@ -166,6 +176,7 @@ def compare(
         perplexities=(_perplexity(before), _perplexity(after)),
         continuations=(said, also),
         parting=_parting(said, also, first_steps, second_steps),
+        paths=(first_path, reader.path()),
     )
 
 

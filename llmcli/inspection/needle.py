@@ -11,15 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
+from llmcli.engine.reader import Reader
 from llmcli.errors import PromptTooLongError, UsageError
-from llmcli.inspection.trace import CHUNK
-from llmcli.model import Transformer
 from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
 from llmcli.text.guarded import Segment
 
@@ -93,6 +91,8 @@ class NeedleResult:
     """The end of the first text, which the answer follows."""
     answer: str
     depths: tuple[DepthScore, ...]
+    path: str
+    """Which path computed it."""
 
 
 def needle(
@@ -103,15 +103,18 @@ def needle(
     depths: Sequence[float] = DEPTHS,
     chat: bool = False,
     context_tokens: int = 0,
+    readable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> NeedleResult:
     """Ask for one of `facts` facts at each of the `depths` (percent), in `seeds` texts.
 
     In each text names, words and their order are drawn anew; its needle is moved through it. Neutral sentences
     between the facts lengthen it to about `context_tokens`. The confidence interval is the percentile bootstrap
-    (Efron & Tibshirani 1993, chapter 13) of 10,000 resamples of the seeds.
+    (Efron & Tibshirani 1993, chapter 13) of 10,000 resamples of the seeds. The fast path computes, as in a reply, or
+    with `readable` the readable model.
 
     Raises:
+        NotFiniteError: the model's output is not a number.
         UsageError: numbers that make no sense, or a chat without a template.
         PromptTooLongError: a text does not fit the model's context.
     """
@@ -128,11 +131,11 @@ def needle(
             f"The longest text has {longest} tokens, but the model's context holds {loaded.config.context_length}. "
             "Ask for fewer facts or fewer tokens."
         )
-    reader = _Reader(loaded.model, longest)
+    reader = loaded.reader(readable=readable)
     probs: list[list[float]] = [[] for _ in depths]
     hits = [0] * len(depths)
     for done, (text, ids) in enumerate(zip(texts, prompts, strict=True)):
-        scores = reader.scores(ids, [words[word] for word in text.words])
+        scores = _scores(reader, ids, [words[word] for word in text.words], longest)
         index = order[done % len(order)]
         probs[index].append(float(scores.softmax(-1)[text.needle]))
         hits[index] += int(scores.argmax()) == text.needle
@@ -151,6 +154,7 @@ def needle(
             DepthScore(depth, sum(found) / seeds, *bootstrap_interval(found), right / seeds, tuple(found))
             for depth, found, right in zip(depths, probs, hits, strict=True)
         ),
+        path=reader.path(),
     )
 
 
@@ -230,35 +234,23 @@ def _filler_count(loaded: LoadedModel, facts: int, context_tokens: int, *, chat:
     return max(0, round(missing * len(_FILLERS) / size))
 
 
-class _Reader:
-    """Reads texts one after another, each from where it differs from the one before."""
+def _scores(reader: Reader, ids: Sequence[int], candidates: Sequence[Sequence[int]], expected: int) -> Tensor:
+    """The log-probability of each of the candidates (K) after the text `ids`; float64 (K,) on the CPU.
 
-    def __init__(self, model: Transformer, longest: int) -> None:
-        self._model = model
-        self._cache = model.new_cache(capacity=longest)
-        # The same for all texts, so that all are rotated alike and can share what they begin with.
-        self._cache.expected_length = longest
-        self._read: list[int] = []
-
-    @torch.inference_mode()
-    def scores(self, ids: Sequence[int], candidates: Sequence[Sequence[int]]) -> Tensor:
-        """The log-probability of each of the candidates (K) after the text `ids`; float64 (K,) on the CPU."""
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._read, strict=False)))
-        self._cache.truncate(self._cache.reusable(min(same, len(ids) - 1)))
-        for start in range(self._cache.length, len(ids), CHUNK):
-            logits = self._pass(ids[start : start + CHUNK], only_last=True)
-        self._read = list(ids)
-        first = logits[-1]
-        scores = [float(first[candidate[0]]) for candidate in candidates]
-        for index, candidate in enumerate(candidates):
-            if len(candidate) > 1:
-                rest = self._pass(candidate[:-1], only_last=False)
-                scores[index] += sum(float(row[token]) for row, token in zip(rest, candidate[1:], strict=True))
-                self._cache.truncate(len(ids))
-        return torch.tensor(scores, dtype=torch.float64)
-
-    def _pass(self, ids: Sequence[int], *, only_last: bool) -> Tensor:
-        """Log-probabilities (T or 1, V) after `ids`, which go on where the cache ends."""
-        tensor = torch.tensor([list(ids)], device=self._model.device)
-        logits: Tensor = self._model(tensor, self._cache, only_last=only_last)[0]
-        return logits.float().log_softmax(-1)
+    The text is read from where it differs from the one before, and rotated as one of `expected` tokens.
+    """
+    reader.begin(ids, expected)
+    first = reader.read_checked(ids).float().log_softmax(-1)
+    scores: list[float] = first[[candidate[0] for candidate in candidates]].tolist()
+    for index, candidate in enumerate(candidates):
+        if len(candidate) > 1:
+            text = [*ids, *candidate[:-1]]
+            reader.begin(text, expected)
+            if reader.length < len(ids):
+                # A layer with a window has forgotten what it saw then.
+                reader.read(ids)
+            # Words that begin alike share more than the text.
+            reader.go_back(len(ids))
+            rest = torch.cat([rows.float().log_softmax(-1) for rows in reader.read_along(text)])
+            scores[index] += sum(float(row[token]) for row, token in zip(rest, candidate[1:], strict=True))
+    return torch.tensor(scores, dtype=torch.float64)

@@ -15,7 +15,6 @@ from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Finish, Interruption, SamplingParams, Step
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inspection.distributions import change
-from llmcli.inspection.passes import read
 from llmcli.inspection.values import Token, token
 
 SCHEMA = "llmcli.run/1"
@@ -257,9 +256,9 @@ def replay(
 def _difference(loaded: LoadedModel, run: Run, index: int, replayed: int | None) -> Difference:
     expected = run.tokens[index].id if index < len(run.tokens) else None
     ids = [*run.prompt_ids, *(token.id for token in run.tokens[:index])]
-    cache = loaded.model.new_cache(capacity=len(ids))
-    cache.expected_length = len(run.prompt_ids) + (run.settings.max_tokens or 0)
-    logprobs = read(loaded.model, cache, ids)[: loaded.tokenizer.vocab_size].float().log_softmax(-1)
+    reader = loaded.reader()
+    reader.begin(ids, len(run.prompt_ids) + (run.settings.max_tokens or 0))
+    logprobs = reader.read_checked(ids).float().log_softmax(-1)
     stops = [stop for stop in loaded.stop_ids if stop < len(logprobs)]
     then = {} if expected is None else {**run.tokens[index].top, expected: run.tokens[index].logprob}
 

@@ -6,17 +6,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
+from llmcli.device import one_thread
 from llmcli.engine import Candidate
 from llmcli.engine.outlook import outlook
+from llmcli.engine.reader import Reader
 from llmcli.errors import UsageError
 from llmcli.inspection.distributions import perplexity
-
-# Logits of so many tokens are held at a time: 128 MiB in float32 for a vocabulary of 128k.
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class TextScore:
     """Bits of surprise in all, over the bytes of the scored tokens: comparable between tokenizers."""
     windows: int
     """How many overlapping pieces the text was read in; 1 where it fits the context."""
+    path: str
+    """Which path computed it."""
 
 
 def score(
@@ -55,21 +55,27 @@ def score(
     *,
     top: int = 0,
     window: int | None = None,
+    readable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TextScore:
     """Score each of `ids` given all before it, with `top` alternatives.
 
     A text longer than `window` tokens (by default the model's context) is read in windows that overlap by half, and
-    every token is scored once, in the first window that reaches it: with at least half a window before it.
+    every token is scored once, in the first window that reaches it: with at least half a window before it. The fast
+    path computes, as in a reply, or with `readable` the readable model.
 
     Raises:
+        NotFiniteError: the model's output is not a number.
         UsageError: fewer than two tokens, so there is nothing to score, or a window of less than two.
     """
     window = min(window or loaded.config.context_length, loaded.config.context_length)
-    steps = logits_along(loaded, ids, window=window)
+    reader = loaded.reader(readable=readable)
+    steps = logits_along(loaded, ids, window=window, reader=reader)
     tokens = [TokenScore(0, ids[0], loaded.tokenizer.token_text(ids[0]))]
     for index, logits in steps:
-        tokens.append(_scored(loaded, ids, index, logits, top))
+        # A few passes over one row: to wake torch's other threads for each would take longer.
+        with one_thread():
+            tokens.append(_scored(loaded, ids, index, logits, top))
         if progress is not None:
             progress(len(tokens), len(ids))
     scored = [token.logprob for token in tokens if token.logprob is not None]
@@ -80,15 +86,20 @@ def score(
         perplexity=perplexity(scored),
         bits_per_byte=total / math.log(2) / max(size, 1),
         windows=sum(1 for _ in _windows(len(ids), window)),
+        path=reader.path(),
     )
 
 
-def logits_along(loaded: LoadedModel, ids: Sequence[int], *, window: int | None = None) -> Iterator[tuple[int, Tensor]]:
+def logits_along(
+    loaded: LoadedModel, ids: Sequence[int], *, window: int | None = None, reader: Reader | None = None
+) -> Iterator[tuple[int, Tensor]]:
     """For each of `ids` but the first: its index, and the logits (V,) that its predecessors lead to.
 
-    V is the size of the tokenizer's vocabulary; `window` is that of `score`.
+    V is the size of the tokenizer's vocabulary; `window` is that of `score`; `reader`, by default one of the readable
+    model, computes.
 
     Raises:
+        NotFiniteError: the model's output is not a number.
         UsageError: fewer than two tokens, or a window of less than two.
     """
     window = min(window or loaded.config.context_length, loaded.config.context_length)
@@ -96,11 +107,12 @@ def logits_along(loaded: LoadedModel, ids: Sequence[int], *, window: int | None 
         raise UsageError("The text is a single token, or empty: the first token has nothing before it to score it by.")
     if window < 2:
         raise UsageError(f"A window of {window} tokens has no room for a token and what came before it.")
+    reading = reader or loaded.reader(readable=True)
     # Checked at the call, computed on demand.
     return (
         (start + position + 1, logits)
         for start, first, stop in _windows(len(ids), window)
-        for position, logits in _logits(loaded, ids[start:stop], first - start)
+        for position, logits in _logits(reading, ids[start:stop], first - start)
     )
 
 
@@ -114,18 +126,17 @@ def _windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
         start = max(0, stop - window // 2)
 
 
-@torch.inference_mode()
-def _logits(loaded: LoadedModel, ids: Sequence[int], first: int) -> Iterator[tuple[int, Tensor]]:
+def _logits(reader: Reader, ids: Sequence[int], first: int) -> Iterator[tuple[int, Tensor]]:
     """(position, logits (V,) after it) for each token of a window whose successor, from `first` on, is to be scored."""
-    model = loaded.model
-    cache = model.new_cache(capacity=len(ids))
-    cache.expected_length = len(ids)
-    for start in range(0, len(ids) - 1, _CHUNK):
-        chunk = torch.tensor([list(ids[start : min(start + _CHUNK, len(ids) - 1)])], device=model.device)
-        logits = model(chunk, cache)[0, :, : loaded.tokenizer.vocab_size]
-        for offset, row in enumerate(logits):
-            if start + offset + 1 >= first:
-                yield start + offset, row
+    # What precedes is read for what follows, and nothing is asked about it.
+    begun = reader.begin(ids[:first], len(ids))
+    if begun < first - 1:
+        reader.read(ids[: first - 1])
+    position = first - 1
+    for rows in reader.read_along(ids[:-1]):
+        for row in rows:
+            yield position, row
+            position += 1
 
 
 def _scored(loaded: LoadedModel, ids: Sequence[int], index: int, logits: Tensor, top: int) -> TokenScore:

@@ -78,6 +78,7 @@ def test_a_model_agrees_with_itself_also_in_windows(tmp_path: Path) -> None:
         progress=lambda *progress: told.append(progress),
     )
     assert (result.mean_kl, result.largest_kl, result.agreement, result.parting) == (0, 0, 1, None)
+    assert result.paths[0].startswith("cpu kernel") and result.paths[0] == result.paths[1]
     assert (result.models, result.compared) == (("x", "y"), 299)
     assert told[0] == ("The first model", 2, 300) and told[-1] == ("The second model", 300, 300)
 

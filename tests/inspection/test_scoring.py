@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import llmcli
+from llmcli.checkpoint.starter import fetch_starter, starter_path
+from llmcli.engine import SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.inspection.scoring import score
 from llmcli.views.tokens import coloured, sparkline
@@ -58,6 +60,59 @@ def test_long_texts_are_scored_once_a_token_with_at_least_half_a_window_before_i
             break
 
 
+@pytest.mark.parametrize(
+    ("options", "computed_by", "tolerance"),
+    [
+        ({"dtype": "float32"}, "cpu kernel", 1e-4),
+        # Where many tokens are read at once, torch multiplies dense weights, with activations of their type.
+        ({"dtype": "bfloat16"}, "cpu kernel", 0.1),
+        ({"quantize": "int8"}, "int8", 0.02),
+        ({"quantize": "int4"}, "int4", 0.02),
+        ({"dtype": "float16"}, "readable model, cpu, float16 (", 0.02),
+    ],
+)
+def test_a_reply_is_scored_as_it_was_generated(
+    tmp_path: Path, options: dict[str, str], computed_by: str, tolerance: float
+) -> None:
+    model = tiny_model("llama", hidden_size=64, intermediate_size=96, max_position_embeddings=128)
+    loaded = llmcli.load(save(model, tmp_path), device="cpu", **options)  # type: ignore[arg-type]
+    ids = random_ids(20)
+    steps = [
+        event
+        for event in loaded.engine().stream(ids, SamplingParams(seed=3, max_tokens=20), top=2)
+        if isinstance(event, Step)
+    ]
+    result = score(loaded, [*ids, *(step.id for step in steps)], top=2)
+    assert computed_by in result.path
+    scored = result.tokens[len(ids) :]
+    assert [token.logprob for token in scored] == pytest.approx([step.logprob for step in steps], abs=tolerance)
+    assert [token.entropy for token in scored] == pytest.approx([step.entropy for step in steps], abs=tolerance)
+
+
+def test_the_readable_model_scores_where_it_is_asked_for(loaded: llmcli.LoadedModel) -> None:
+    ids = random_ids(50)
+    fast, readable = (score(loaded, ids, readable=asked) for asked in (False, True))
+    assert (fast.path[:10], readable.path) == ("cpu kernel", "readable model, cpu, float32 (as asked)")
+    assert [token.logprob for token in fast.tokens[1:]] == pytest.approx(
+        [token.logprob for token in readable.tokens[1:]], abs=1e-4
+    )
+
+
+def test_logits_of_a_long_text_are_never_held_together(
+    loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = random_ids(100)
+    expected = score(loaded, ids)
+    monkeypatch.setattr("llmcli.engine.reader._LOGITS_AT_ONCE", 7 * loaded.tokenizer.vocab_size + 5)
+    reader = loaded.reader()
+    assert reader.begin(ids, len(ids)) == 0
+    assert {len(rows) for rows in reader.read_along(ids)} == {7, 100 % 7}
+    pieces = score(loaded, ids)
+    assert [token.logprob for token in pieces.tokens[1:]] == pytest.approx(
+        [token.logprob for token in expected.tokens[1:]], abs=1e-4
+    )
+
+
 def test_a_text_that_nothing_precedes_is_refused(loaded: llmcli.LoadedModel) -> None:
     for ids in ([], [5]):
         with pytest.raises(UsageError, match="nothing before it"):
@@ -77,6 +132,9 @@ def test_the_command_and_its_json(tmp_path: Path) -> None:
     assert math.exp(second["logprob"]) == pytest.approx(0.5, rel=1e-2)
     assert {candidate["text"] for candidate in second["top"]} == {"a", "b"}
     assert (second["bytes"], second["top"][0].keys()) == ("YQ==", {"id", "text", "logprob", "bytes"})
+    assert by_file["path"].startswith("cpu kernel")
+    readable = json.loads(llm("score", "a", "-m", model, "--json", "--readable").stdout)
+    assert readable["path"] == "readable model, cpu, float32 (as asked)"
     assert (by_file["perplexity"], by_file["bits_per_byte"]) == pytest.approx((2, 1), rel=1e-2)
     table = llm("score", "a", "-m", model, "--top", 2)
     assert "50." in table.stdout.decode() and "perplexity 2.0" in table.stdout.decode()
@@ -101,3 +159,16 @@ def test_colours_cover_the_whole_text(loaded: llmcli.LoadedModel) -> None:
 def test_sparklines_are_as_long_as_asked_and_rise_with_surprise() -> None:
     assert sparkline([0.0, 4.0, 8.0, 15.9, 99.0]) == "▁▃▅██"
     assert len(sparkline([1.0] * 1000)) == 60
+
+
+@pytest.mark.starter
+def test_the_starter_scores_its_own_reply_as_it_generated_it() -> None:
+    starter = llmcli.load(starter_path() or fetch_starter(), device="cpu")
+    ids = starter.tokenizer.encode("The capital of France is Paris. The capital of Germany is")
+    greedy = SamplingParams(temperature=0, max_tokens=24)
+    steps = [event for event in starter.engine().stream(ids, greedy) if isinstance(event, Step)]
+    result = score(starter, [*ids, *(step.id for step in steps)])
+    assert "int4" in result.path
+    assert [token.logprob for token in result.tokens[len(ids) :]] == pytest.approx(
+        [step.logprob for step in steps], abs=2e-2
+    )

@@ -20,6 +20,7 @@ RESULT = NeedleResult(
         DepthScore(12.5, 0.1, 0.05, 0.25, 0.1, (0.1, 0.1)),
         DepthScore(100, 1.0, 1.0, 1.0, 1.0, (1.0, 1.0)),
     ),
+    path="cpu kernel",
 )
 
 

@@ -49,7 +49,7 @@ def test_what_is_ruled_out_adds_nothing_to_a_sum() -> None:
 @pytest.mark.parametrize("logprob", [-1e5, -math.inf])
 def test_a_text_of_endless_surprise(logprob: float) -> None:
     token = TokenScore(1, 1, "a", logprob, 5, 0.0)
-    score = TextScore((TokenScore(0, 1, "a"), token), math.inf, -logprob, 1)
+    score = TextScore((TokenScore(0, 1, "a"), token), math.inf, -logprob, 1, "cpu kernel")
     text = drawn(ScoreView(score, 0, lambda _: b"a"), width=100)
     assert "perplexity ∞" in text and "inf" not in text and "nan" not in text
     assert json.loads(json_line("x", score))["perplexity"] is None
@@ -60,7 +60,9 @@ def test_two_models_that_have_nothing_in_common() -> None:
     expected = Expected(-math.inf, A, 0.0)
     said = Continuation("a", (A,), True)
     compared = ComparedToken(1, 1, "a", b"a", math.inf, expected, expected)
-    result = Comparison(("x", "y"), (compared,), 1, math.inf, math.inf, 0.0, (math.inf, math.inf), (said, said), None)
+    result = Comparison(
+        ("x", "y"), (compared,), 1, math.inf, math.inf, 0.0, (math.inf, math.inf), (said, said), None, ("x", "y")
+    )
     text = drawn(ComparisonView(result), width=100)
     assert text.count("∞") == 5 and "inf" not in text.replace("infinite", "")
     assert json.loads(json_line("x", result))["perplexities"] == [None, None]

@@ -127,6 +127,7 @@ SCORE = TextScore(
     57.97,
     1.234,
     2,
+    "cpu kernel",
 )
 
 

@@ -65,13 +65,18 @@ class Subject:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model, in float32 unless --dtype says otherwise or it is large."""
+        return self.load(precise=True)
+
+    def load(self, *, precise: bool) -> LoadedModel:
+        """The model, `precise` as for looks inside it, or with weights as `generate` has them."""
         return load_model(
             self.checkpoint,
             device=self.device,
             dtype=self.dtype,
             quiet=self.quiet,
             edit=self.edit,
-            precise=True,
+            precise=precise,
+            may_quantize=False,
         )
 
     @cached_property

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llmcli.commands import options
 from llmcli.commands.inspect.looking import Shown, Subject, looks
 from llmcli.errors import UsageError
 
@@ -27,10 +28,11 @@ def needle(
         ),
     ] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template, not in raw text.")] = False,
+    readable: options.Readable = False,
 ) -> Shown:
     """Ask for one fact among many, at several depths of a text, and show how probable the right answer is."""
     places = _numbers(depths)
-    loaded = subject.loaded
+    loaded = subject.load(precise=readable)
 
     from llmcli.inspection.needle import needle as look_for_needle
     from llmcli.views.needle import SCHEMA, NeedleView
@@ -43,6 +45,7 @@ def needle(
             depths=places,
             chat=chat,
             context_tokens=context_tokens,
+            readable=readable,
             progress=progress,
         )
     return Shown(NeedleView(result), SCHEMA, result)
