@@ -12,14 +12,15 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmcli.checkpoint.folder_files import FolderIndexes
+from llmcli.checkpoint.hub_answers import RemoteFile, checked_headers, fetch_listing
 from llmcli.checkpoint.hub_cache import CachedModel, cached_model, cached_models, model_in, repo_folder
 from llmcli.checkpoint.hub_errors import OFFLINE, plain_errors
-from llmcli.checkpoint.hub_files import HubName, choose_gguf, is_safe, parse_hub_name
+from llmcli.checkpoint.hub_files import HubName, choose_gguf, parse_hub_name
+from llmcli.checkpoint.hub_leftovers import remove_unfinished
 from llmcli.checkpoint.model_files import WeightFiles, gguf_sets, small_files, tokenizer_file, weight_files
 from llmcli.checkpoint.store import Progress, no_progress
 from llmcli.checkpoint.usable import check_text_files
@@ -30,15 +31,6 @@ __all__ = ["CachedModel", "HubName", "cached_model", "cached_models", "fetch_mod
 
 _POLL_SECONDS = 0.1
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class _RemoteFile:
-    bytes: int
-    blob: str | None
-    """What the cache calls its content."""
-    sha256: str | None
-    """Known for large files only."""
 
 
 def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
@@ -57,8 +49,11 @@ def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
 
     if constants.HF_HUB_OFFLINE:
         raise ModelNotFoundError(OFFLINE.format(name=hub_name))
-    with _quiet_library():
-        commit, files = _listing(hub_name)
+    with _quiet_library(), checked_headers():
+        with plain_errors(hub_name):
+            commit, files = fetch_listing(hub_name)
+        with suppress(OSError):
+            remove_unfinished(repo_folder(hub_name.repo))
         download = _Download(hub_name, commit, files, progress)
         download.fetch_model()
     path = model_in(download.snapshot, hub_name)
@@ -68,27 +63,10 @@ def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
     return path
 
 
-def _listing(name: HubName) -> tuple[str, dict[str, _RemoteFile]]:
-    """The commit that `name` means now, and its files."""
-    from huggingface_hub import HfApi, constants
-
-    with plain_errors(name):
-        info = HfApi().model_info(
-            name.repo, revision=name.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-        )
-        commit = str(info.sha)
-        files = {}
-        for sibling in info.siblings or []:
-            sha256 = None if sibling.lfs is None else sibling.lfs.sha256
-            if is_safe(sibling.rfilename):
-                files[sibling.rfilename] = _RemoteFile(sibling.size or 0, sha256 or sibling.blob_id, sha256)
-    return commit, files
-
-
 class _Download:
     """One pull: knows what has been fetched so far, and tells the progress."""
 
-    def __init__(self, name: HubName, commit: str, files: Mapping[str, _RemoteFile], progress: Progress) -> None:
+    def __init__(self, name: HubName, commit: str, files: Mapping[str, RemoteFile], progress: Progress) -> None:
         self.name = name
         self.commit = commit
         self.files = files
@@ -159,16 +137,21 @@ class _Download:
 
         with plain_errors(self.name):
             path = Path(hf_hub_download(self.name.repo, name, revision=self.commit))
-        expected = self.files[name].sha256
-        if expected is not None and self._sha256(path, self.files[name].bytes) != expected:
+        if not self._is_whole(path, self.files[name]):
             # Neither the link nor the blob may stay: the next pull would take it for finished.
             with suppress(OSError):
                 blob = path.resolve()
                 path.unlink()
                 blob.unlink(missing_ok=True)
             raise ModelNotFoundError(
-                f"{name} of {self.name.repo} arrived damaged (its checksum differs) and was thrown away; pull it again."
+                f"{name} of {self.name.repo} arrived damaged (its size or checksum differs) and was thrown away; "
+                "pull it again."
             )
+
+    def _is_whole(self, path: Path, file: RemoteFile) -> bool:
+        if file.bytes and path.stat().st_size != file.bytes:
+            return False
+        return file.sha256 is None or self._sha256(path, file.bytes) == file.sha256
 
     def _sha256(self, path: Path, total: int) -> str:
         digest = hashlib.sha256()
@@ -192,7 +175,7 @@ class _Download:
             )
 
     @contextmanager
-    def _watching(self, file: _RemoteFile, before: int, total: int) -> Iterator[None]:
+    def _watching(self, file: RemoteFile, before: int, total: int) -> Iterator[None]:
         """Report how a file grows while the library fetches it.
 
         The library shows progress only by printing it; the size of its unfinished files is the same in all versions.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from llmcli.checkpoint.hub_answers import not_the_hub
 from llmcli.checkpoint.hub_files import HubName
 from llmcli.checkpoint.pip_output import without_credentials
 from llmcli.errors import ModelNotFoundError
@@ -23,7 +24,9 @@ def plain_errors(name: HubName) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ModelNotFoundError(_sentence(error, name)) from error
+        # One of ours says already what is wrong, also where the library has put another error around it.
+        ours = next((link for link in _chain(error) if isinstance(link, ModelNotFoundError)), None)
+        raise ours or ModelNotFoundError(_sentence(error, name)) from error
 
 
 def _sentence(error: Exception, name: HubName) -> str:
@@ -44,6 +47,8 @@ def _sentence(error: Exception, name: HubName) -> str:
             f"There is no model {name.repo} on the hub, or it is private: check the name, "
             "and for a private one log in with `hf auth login` or set HF_TOKEN."
         )
+    if "FileMetadataError" in kinds:
+        return str(not_the_hub(name))
     if status in (401, 403):
         return (
             f"The hub refused access to {name.repo} (HTTP {status}): log in with `hf auth login` "

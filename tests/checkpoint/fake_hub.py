@@ -35,6 +35,12 @@ class FakeHub:
     """File names of which half the body is sent."""
     wrong: set[str] = field(default_factory=set)
     """File names whose content is not what was promised, with the right size."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of every answer about a file, in place of the true ones."""
+    listing: bytes | None = None
+    """What is answered in place of the listing of a repository."""
+    changes: dict[str, object] = field(default_factory=dict)
+    """Fields of a listing that are not what they should be; those of "sibling" belong to every file in it."""
     stall: threading.Event | None = None
     """If set, large files stop in the middle until the event comes."""
 
@@ -82,6 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in ("", "main", "v1", commit_of(files)):
             self._send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body=body)
             return
+        if self.hub.listing is not None:
+            self._send(200, self.hub.listing, {"Content-Type": "text/html"}, body=body)
+            return
         siblings = []
         for name, data in files.items():
             sibling: dict[str, object] = {
@@ -91,8 +100,17 @@ class _Handler(BaseHTTPRequestHandler):
             }
             if len(data) >= LARGE:
                 sibling["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
-            siblings.append(sibling)
-        info = {"id": repo, "sha": commit_of(files), "siblings": siblings, "tags": [], "downloads": 0, "likes": 0}
+            of_files = self.hub.changes.get("sibling", {})
+            siblings.append({**sibling, **of_files} if isinstance(of_files, dict) else of_files)
+        info: dict[str, object] = {
+            "id": repo,
+            "sha": commit_of(files),
+            "siblings": siblings,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
+        info |= {key: value for key, value in self.hub.changes.items() if key != "sibling"}
         self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"}, body=body)
 
     def _file(self, path: str, *, body: bool) -> None:
@@ -102,11 +120,12 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.repos[repo]
         data = files[name]
         headers = {"X-Repo-Commit": commit_of(files), "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
+        headers |= self.hub.headers
         if len(data) >= LARGE and not from_cdn:
             headers["X-Linked-Etag"] = f'"{hashlib.sha256(data).hexdigest()}"'
             headers["X-Linked-Size"] = str(len(data))
             headers["Location"] = f"http://localhost:{self.hub.port}/cdn{path}"
-            self._send(302, b"", headers, body=body)
+            self._send(302, b"", headers | self.hub.headers, body=body)
             return
         if name in self.hub.wrong:
             data = bytes(byte ^ 1 for byte in data)

@@ -347,6 +347,115 @@ def test_what_cannot_be_loaded_is_neither_fetched_nor_shown(
     assert cached_model("o/n") == snapshot
 
 
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit"])
+@pytest.mark.parametrize(
+    "value",
+    ["../../../../escape", "/tmp/escape", "..", "a/b", "a\\b", '"../x"', 'W/"../x"', ".hidden", "x" * 300, "a b"],
+)
+def test_names_in_headers_never_lead_outside_the_cache(hub: FakeHub, header: str, value: str, tmp_path: Path) -> None:
+    hub.repos["o/n"] = sharded_repo()
+    hub.headers[header] = value
+    assert "could lead outside the cache" in fails("o/n")
+    outside = {path.name for path in tmp_path.iterdir()} | {path.name for path in (tmp_path / "hub").glob("*")}
+    assert outside <= {"hub", "models--o--n", ".locks", "CACHEDIR.TAG"}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "CACHEDIR.TAG"]
+    hub.headers.clear()
+    assert cached_model("o/n") is None
+    assert fetch_model("o/n") == cached_model("o/n")
+
+
+@pytest.mark.parametrize("value", ['"5d41402abc4b2a76b9719d911017c592-3"', 'W/"Ab_c.d+e="'])
+def test_mirrors_may_have_identifiers_of_their_own(hub: FakeHub, value: str) -> None:
+    hub.repos["o/g"] = {"m.gguf": b"GGUF"}
+    hub.headers["ETag"] = value
+    assert fetch_model("o/g").read_bytes() == b"GGUF"
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        b"<!DOCTYPE html><html>log in</html>",
+        b"",
+        b'{"id": "o/n", "sha": "0123',
+        b"[]",
+        b"null",
+        b"5",
+        b'"text"',
+        b"{}",
+        b'{"id": "o/n"}',
+        b'{"id": "o/n", "error": "none"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_an_answer_that_is_not_the_hubs_is_called_that(hub: FakeHub, listing: bytes) -> None:
+    hub.repos["o/n"] = sharded_repo()
+    hub.listing = listing
+    assert "page of a proxy or a login" in fails("o/n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sha": None},
+        {"sha": 5},
+        {"sha": "../../x"},
+        {"sha": "main"},
+        {"siblings": {"a": 1}},
+        {"siblings": "text"},
+        {"siblings": 5},
+        {"siblings": [5]},
+        {"siblings": [{}]},
+        {"sibling": {"rfilename": 5}},
+        {"sibling": {"rfilename": None}},
+        {"sibling": {"size": "5000"}},
+        {"sibling": {"size": -1}},
+        {"sibling": {"size": 1.5}},
+        {"sibling": {"size": True}},
+        {"sibling": {"blobId": ["x"]}},
+        {"sibling": {"blobId": "../x", "lfs": None}},
+        {"sibling": {"lfs": "yes"}},
+        {"sibling": {"lfs": {"sha256": 5, "size": 1, "pointerSize": 1}}},
+        {"sibling": {"lfs": {"sha256": "../" * 20, "size": 1, "pointerSize": 1}}},
+        {"lastModified": 5},
+    ],
+)
+def test_fields_of_a_listing_that_are_not_what_they_should_be(hub: FakeHub, changes: dict[str, object]) -> None:
+    hub.repos["o/n"] = sharded_repo()
+    hub.changes = changes
+    assert "page of a proxy or a login" in fails("o/n")
+    assert hub.fetched() == []
+
+
+def test_a_file_of_another_size_than_listed_is_not_kept(hub: FakeHub) -> None:
+    hub.repos["o/n"] = READY | {"model.safetensors": b"w"}
+    hub.changes = {"sibling": {"size": 7}}
+    assert "arrived damaged" in fails("o/n")
+    hub.changes.clear()
+    assert fetch_model("o/n") == cached_model("o/n")
+
+
+def test_what_killed_pulls_leave_is_removed_and_what_others_write_is_not(hub: FakeHub, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    hub.repos["o/n"] = sharded_repo()
+    blobs = tmp_path / "hub" / "models--o--n" / "blobs"
+    locks = tmp_path / "hub" / ".locks" / "models--o--n"
+    for folder in (blobs, locks):
+        folder.mkdir(parents=True)
+    for name in ("aaaa.01234567.incomplete", "bbbb.incomplete", "cccc.89abcdef.incomplete"):
+        (blobs / name).write_bytes(b"half")
+    elsewhere = tmp_path / "hub" / "models--o--other" / "blobs" / "dddd.01234567.incomplete"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes(b"half")
+    with FileLock(locks / "cccc.lock"):
+        fetch_model("o/n")
+        assert [path.name for path in blobs.glob("*.incomplete")] == ["cccc.89abcdef.incomplete"]
+    fetch_model("o/n")
+    assert not list(blobs.glob("*.incomplete"))
+    assert elsewhere.exists()
+
+
 def test_revisions(hub: FakeHub) -> None:
     hub.repos["o/n"] = sharded_repo()
     folder = fetch_model("o/n@v1")
