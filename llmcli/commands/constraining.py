@@ -50,26 +50,39 @@ Grammar: TypeAlias = Annotated[
         help="The reply follows this grammar, in the Lark syntax of llguidance.",
     ),
 ]
+FreeWhitespace: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--free-whitespace",
+        envvar="LLMCLI_FREE_WHITESPACE",
+        rich_help_panel=_PANEL,
+        help="Allow any spaces and line breaks in the JSON, not just a space after a comma or a colon.",
+    ),
+]
 
 
-def given_rule(json_schema: str | None, regex: str | None, grammar: str | None, *, quiet: bool) -> Rule | None:
+def given_rule(
+    json_schema: str | None, regex: str | None, grammar: str | None, *, free_whitespace: bool, prefill: str, quiet: bool
+) -> Rule | None:
     """The form that is asked for, checked before a model is loaded.
 
     Raises:
-        UsageError: there are several, it is none, or the library for it is not installed.
+        UsageError: there are several, it is none, nothing of it begins with `prefill`, or the library for it is not
+            installed.
     """
     if json_schema is regex is grammar is None:
         return None
     from llmcli.engine.rule import Rule
 
+    schema = None if json_schema is None else _contents(json_schema, inline="{")
     rules = [
-        *([] if json_schema is None else [Rule("json-schema", _contents(json_schema, inline="{"))]),
+        *([] if schema is None else [Rule("json-schema", schema, free_whitespace=free_whitespace)]),
         *([] if regex is None else [Rule("regex", regex)]),
         *([] if grammar is None else [Rule("grammar", _contents(grammar, inline=":"))]),
     ]
     if len(rules) > 1:
         raise UsageError("A reply has one form: give one of --json-schema, --regex and --grammar.")
-    for warning in rules[0].check():
+    for warning in rules[0].check(prefill):
         if not quiet:
             terminal.note(f"--{rules[0].kind}: {warning}")
     return rules[0]
@@ -92,6 +105,14 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a text too long to be a name
         return False
+
+
+def warn_of_no_ending(constraint: Constraint) -> None:
+    """Say before the reply that it may be cut; afterwards it would be too late."""
+    if not constraint.can_end:
+        terminal.note(
+            "No way to end a reply of this form was found. If it is not complete after -n tokens, there is none."
+        )
 
 
 class ConstrainedReply:

@@ -66,6 +66,7 @@ def generate(
     json_schema: constraining.JsonSchema = None,
     regex: constraining.Regex = None,
     grammar: constraining.Grammar = None,
+    free_whitespace: constraining.FreeWhitespace = False,
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -130,7 +131,11 @@ def generate(
     answers = choosing.parse_choices(choices, min_prob)
     if answers and (as_jsonl or attention or html or svg or record):
         raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
-    rule = constraining.given_rule(json_schema, regex, grammar, quiet=quiet)
+    if json_schema is None and options.is_flag_given(invocation, "free_whitespace"):
+        raise UsageError("--free-whitespace is for the JSON of a --json-schema, and none is given.")
+    rule = constraining.given_rule(
+        json_schema, regex, grammar, free_whitespace=free_whitespace, prefill=prefill, quiet=quiet
+    )
     if rule is not None and (answers or record):
         raise UsageError("--json-schema, --regex and --grammar do not go with --choices or --record.")
     if edit and record:
@@ -206,6 +211,8 @@ def generate(
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
+        if constraint is not None and not quiet:
+            constraining.warn_of_no_ending(constraint)
         # A text to continue is what it is; only a reply thinks.
         prompt_ids = ids if not prefill else asked.ids("")
         # What has a form of its own has no thoughts before it.

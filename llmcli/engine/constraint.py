@@ -6,29 +6,34 @@ brought to an end, and steers there before the room for it runs out. V is the vo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmcli.engine.ending import EndingSearch
+from llmcli.engine.json_text import leading_digits
 from llmcli.engine.rule import Rule
 from llmcli.engine.sampler import Sampler
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.guarded import Segment
 from llmcli.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
+# The longest ending that is looked for, in bytes: straight, and in a search.
+_LONGEST, _DEEPEST = 16_384, 1024
+# How many bytes a search for an ending may try, some microseconds each: before a reply, after one token, and after all.
+_LOOKS_FIRST, _LOOKS_EACH, _LOOKS_ALL = 15_000, 1_500, 30_000
 
-# What brings texts to an end, the most effective first; then everything else that is one byte.
-_CLOSING = b'"}])>0;.'
-_BY_PREFERENCE = bytes([*_CLOSING, *(byte for byte in range(33, 127) if byte not in _CLOSING), 32, 10])
-# The longest ending that is looked for, in tokens; a schema may well ask for a text of hundreds of characters.
-_LONGEST = 1024
-# Texts that the search for an ending looks at from one place in a reply, how many of one length, and how many of these
-# after which the same can follow, should one of each not do.
-_LOOKS, _WIDTH, _ALIKE = 3000, 12, 3
+
+@dataclass(frozen=True)
+class _Ending:
+    """How the text can be brought to an end."""
+
+    data: bytes
+    tokens: list[int] | None = None
+    """Tokens that say it, if they have been chosen."""
 
 
 class Constraint:
@@ -46,13 +51,16 @@ class Constraint:
         self._data = data
         self._theirs = _their_tokenizer(tokenizer, data)
         self._matcher = rule.matcher(self._theirs)
+        self._bytes = {data[token][0]: token for token in reversed(range(self._size)) if len(data[token]) == 1}
+        self._search = _search(rule, data, self._bytes, prefill)
         if prefill and not self._matcher.consume_tokens(self._theirs.tokenize_str(prefill)):
             raise UsageError(f"No text of the form that is asked for begins with {prefill!r}.")
-        self._bytes = {data[token][0]: token for token in reversed(range(self._size)) if len(data[token]) == 1}
         # At the beginning of a reply some tokenizers drop a space: what is matched must be what is shown.
         self._not_first = [] if prefill else _changed_at_the_beginning(tokenizer, data)
-        self._ending: list[int] | None = None
-        self._begun = self._forced = False
+        self._ending: _Ending | None = None
+        self._begun = False
+        self._looks = _LOOKS_ALL
+        self._digits = torch.tensor([leading_digits(inside) for inside in data]) if rule.kind == "json-schema" else None
 
     @property
     def complete(self) -> bool:
@@ -64,21 +72,31 @@ class Constraint:
         """Nothing can follow."""
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
+    @property
+    def can_end(self) -> bool:
+        """A way to end the text is known, so that it will be complete however little room there is."""
+        return self._ending is not None
+
     def begin(self, room: int) -> None:
         """Prepare for a reply of at most `room` tokens.
 
         Raises:
-            LlmcliError: no text of this form as short as that was found, but a longer one.
+            LlmcliError: no text of this form as short as that was found, but a longer one; or there is none at all.
         """
-        self._begun = self._forced = False
-        self._ending = self._way_out(room)
-        if self._ending is not None and len(self._ending) > room:
+        self._begun, self._looks = False, _LOOKS_ALL
+        self._ending = self._first_ending(room)
+        if self._ending is None:
+            # Is there any text of this form? A long search at every token would find as little as this one.
+            self.masked(torch.zeros(self._size))
+            self._looks = 2 * _LOOKS_EACH
+            return
+        needed = len(self._said(self._ending) or self._ending.data)
+        if needed > room:
             raise LlmcliError(
                 "No reply of the form that is asked for was found that fits into "
-                f"{room} token{'s' if room != 1 else ''}; allow more with -n."
+                f"{room} token{'s' if room != 1 else ''}; allow more with -n (the shortest that was found needs "
+                f"{needed})."
             )
-        if self._ending and self._ending[0] in self._not_first:
-            self._ending = None
 
     def choose(
         self, logits: Tensor, sampler: Sampler, context: Sequence[int], room: int
@@ -112,6 +130,7 @@ class Constraint:
         bias = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)[: self._size].bool()
         if not self._begun:
             bias[self._not_first] = False
+        bias = self._without_endless_numbers(bias)
         bias[self._stop_ids] = self.complete
         if self._matcher.is_error() or not bias.any():
             why = self._matcher.get_error().partition("\n")[0]
@@ -128,58 +147,113 @@ class Constraint:
         """
         if token in self._stop_ids:
             return token
-        self._begun = True
         before = self._ending
-        self._matcher.consume_token(token)
-        after = self._still_ends(token, before)
-        if after is None or len(after) > room - 1:
-            after = self._way_out(room - 1)
-        in_time = after is not None and len(after) <= room - 1
-        if before is not None and not in_time:
+        back = self._go(token)
+        after = self._ending_after(token, before, room - 1)
+        if before is not None and after is None:
             self._matcher.rollback(1)
-            self._forced = True
-            if not before:
+            back()
+            if not before.data:
                 return None
-            token, *after = before
-            self._matcher.consume_token(token)
-            in_time = True
-        self._ending = after if in_time else None
+            tokens = self._said(before)
+            if tokens is None:
+                raise LlmcliError(
+                    "The reply cannot follow the form that is asked for: no token of this model leads on."
+                )
+            token = tokens[0]
+            self._go(token)
+            after = _Ending(before.data[len(self._data[token]) :], tokens[1:])
+        self._ending = after
+        self._begun = True
         return token
 
-    def _still_ends(self, token: int, ending: list[int] | None) -> list[int] | None:
-        """What is left of a way to an end after `token`, or all of it if it is one from here too.
+    def _go(self, token: int) -> Callable[[], None]:
+        """Go on with `token`; returns what takes that back for the search."""
+        self._matcher.consume_token(token)
+        if self._search is None:
+            return lambda: None
+        back = self._search.push(self._data[token])
+        if self._search.lost:
+            self._search = None
+        return back
 
-        Inside a text or a number it often is.
+    def _without_endless_numbers(self, bias: Tensor) -> Tensor:
+        """`bias` (V,) without the tokens that give a number of a JSON text more digits than it can do with."""
+        json = None if self._search is None else self._search.json
+        if json is None or self._digits is None or not json.digits:
+            return bias
+        short = bias & (self._digits <= json.digits_left)
+        if short.any() or (self.complete and self._stop_ids):
+            return short
+        # A number that has to have more, such as a multiple of another, takes the shortest way.
+        tokens = None if self._ending is None else self._said(self._ending)
+        if tokens:
+            short[tokens[0]] = True
+        return short if tokens else bias
+
+    def _first_ending(self, room: int) -> _Ending | None:
+        """A short way to say a whole text; a longer one if none was found of no more than `room` tokens."""
+        if self.complete:
+            return _Ending(b"")
+        if self._search is None:
+            return None
+        search = self._search
+        found = search.straight(_LONGEST, looks=_LOOKS_FIRST)
+        candidates = [found]
+        if found is None or not self._fits(found, room):
+            candidates.append(search.straight(_LONGEST, nested=True))
+        if not any(way is not None and self._fits(way, room) for way in candidates):
+            candidates.append(search.search(_LOOKS_FIRST, _DEEPEST if found is None else len(found) - 1)[0])
+        said = [(tokens, way) for way in candidates if way is not None and (tokens := self._tokens(way)) is not None]
+        if not said:
+            return None
+        tokens, data = min(said, key=lambda pair: len(pair[0]))
+        return _Ending(data, tokens)
+
+    def _ending_after(self, token: int, before: _Ending | None, room: int) -> _Ending | None:
+        """A way to an end after `token`, of at most `room` tokens, if one is found.
+
+        What is left of the one that was known before it is looked at first, so that few tokens need a search.
         """
         if self.complete:
-            return []
-        if not ending:
+            return _Ending(b"")
+        if self._search is None:
             return None
-        said = b""
-        for count, part in enumerate(ending, 1):
-            said += self._data[part]
-            if said == self._data[token]:
-                return ending[count:]
-            if len(said) >= len(self._data[token]):
-                break
-        return ending if self._leads_out(ending) else None
+        known, data = b"" if before is None else before.data, self._data[token]
+        if before is not None and known.startswith(data):
+            left = before.tokens[1:] if before.tokens and before.tokens[0] == token else None
+            if left is not None and len(left) <= room:
+                return _Ending(known[len(data) :], left)
+            if self._fits(known[len(data) :], room):
+                return _Ending(known[len(data) :])
+        # Tokens of endings are seldom longer than that on average.
+        longest = min(_LONGEST, 64 + 6 * room)
+        found = self._search.rest_of(known)
+        if found is None or not self._fits(found, room):
+            found = self._search.straight(longest) or found
+        # A search for a shorter one would be had at every token once there is little room left: the token is refused.
+        if found is None and self._looks > 0:
+            granted = min(_LOOKS_EACH, self._looks)
+            found, unused = self._search.search(granted, min(longest, _DEEPEST), known=known)
+            self._looks -= granted - unused
+        return _Ending(found) if found is not None and self._fits(found, room) else None
 
-    def _way_out(self, room: int) -> list[int] | None:
-        """A short way from here to an end, if need be and if one was found of no more than `room` tokens."""
-        if self.complete:
-            return []
-        found = self._in_fewer(self._straight_out())
-        # Once there is no room left but for an ending, there is no use in a long search for another at every token.
-        if not self._forced and (found is None or len(found) > room):
-            found = self._in_fewer(self._search_out(room, 1) or self._search_out(room, _ALIKE)) or found
-        return found
+    def _fits(self, data: bytes, room: int) -> bool:
+        if len(data) <= room and self._bytes.keys() >= set(data):
+            return True
+        tokens = self._tokens(data)
+        return tokens is not None and len(tokens) <= room
 
-    def _in_fewer(self, ending: list[int] | None) -> list[int] | None:
-        """What was found a byte at a time, said with fewer tokens."""
-        if ending is None:
-            return None
-        fewer = self._theirs.tokenize_bytes(b"".join(self._data[token] for token in ending))
-        return fewer if len(fewer) < len(ending) and self._leads_out(fewer) else ending
+    def _said(self, ending: _Ending) -> list[int] | None:
+        return self._tokens(ending.data) if ending.tokens is None else ending.tokens
+
+    def _tokens(self, data: bytes) -> list[int] | None:
+        """Tokens that say `data` here and so end the text: what the tokenizer makes of it, or one for each byte."""
+        for tokens in (self._theirs.tokenize_bytes(data), [self._bytes.get(byte, -1) for byte in data]):
+            at_the_beginning = not self._begun and tokens and tokens[0] in self._not_first
+            if not at_the_beginning and -1 not in tokens and self._leads_out(tokens):
+                return list(tokens)
+        return None
 
     def _leads_out(self, tokens: list[int]) -> bool:
         if self._matcher.validate_tokens(tokens) < len(tokens):
@@ -187,44 +261,16 @@ class Constraint:
         trial = self._matcher.deep_copy()
         return bool(trial.consume_tokens(tokens) and trial.is_accepting())
 
-    def _straight_out(self) -> list[int] | None:
-        """What closes is taken wherever it can be: the way out of JSON."""
-        matcher = self._matcher.deep_copy()
-        taken: list[int] = []
-        while not matcher.is_accepting():
-            following = matcher.compute_ff_tokens() or self._possible(matcher)[:1]
-            if not following or len(taken) >= _LONGEST or not matcher.consume_tokens(following):
-                return None
-            taken += following
-        return taken
 
-    def _search_out(self, limit: int, most_alike: int) -> list[int] | None:
-        """Texts of single bytes, shortest first; of those after which the same can follow, the first few."""
-        looks = 0
-        level: list[tuple[list[int], LLMatcher]] = [([], self._matcher.deep_copy())]
-        while level and looks < _LOOKS:
-            alike: dict[bytes, int] = {}
-            following: list[tuple[list[int], LLMatcher]] = []
-            for taken, matcher in level:
-                forced = matcher.compute_ff_tokens()
-                for tokens in [forced] if forced else [[token] for token in self._possible(matcher)]:
-                    trial = matcher.deep_copy()
-                    looks += 1
-                    if len(taken) + len(tokens) > limit or not trial.consume_tokens(tokens):
-                        continue
-                    if trial.is_accepting():
-                        return [*taken, *tokens]
-                    what_follows = trial.compute_logit_bias()
-                    alike[what_follows] = alike.get(what_follows, 0) + 1
-                    if alike[what_follows] <= most_alike:
-                        following.append(([*taken, *tokens], trial))
-            level = following[:_WIDTH]
+def _search(rule: Rule, data: Sequence[bytes], single: Collection[int], prefill: str) -> EndingSearch | None:
+    """The search for endings; None where the form is not one of bytes alone, because it names control tokens."""
+    # What a vocabulary without a token for each byte can say: the bytes of its characters.
+    usable = {*single, *(byte for inside in data if len(inside) > 1 for byte in inside if byte > 127)}
+    try:
+        rule.byte_matcher()
+    except UsageError:
         return None
-
-    def _possible(self, matcher: LLMatcher) -> list[int]:
-        """Tokens of one byte that can come next, those that close first."""
-        bias = matcher.compute_logit_bias()
-        return [self._bytes[byte] for byte in _BY_PREFERENCE if byte in self._bytes and bias[self._bytes[byte]]]
+    return EndingSearch(rule, usable, prefill=prefill.encode(errors="replace"))
 
 
 def _changed_at_the_beginning(tokenizer: Tokenizer, data: Sequence[bytes]) -> list[int]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
+
+# The JSON that models write: nothing but a space after a comma or a colon, or none.
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+_FREE = {"whitespace_flexible": True}
+# Characters of a text that a message shows.
+_LONGEST_SHOWN = 40
 
 Kind: TypeAlias = Literal["json-schema", "regex", "grammar"]
 
@@ -22,12 +30,23 @@ class Rule:
     text: str
     """A JSON schema, a regular expression, or a grammar in the Lark syntax of llguidance."""
 
-    def check(self) -> list[str]:
-        """Raise `UsageError` if it is not a rule; return what there is to be warned of."""
-        failed, words = _library().validate_grammar_with_warnings(self._grammar())
+    free_whitespace: bool = False
+    """JSON can have any whitespace between its tokens, instead of at most a space after each comma and colon."""
+
+    def check(self, prefill: str = "") -> list[str]:
+        """Return what there is to be warned of.
+
+        Raises:
+            UsageError: it is not a rule, or no text of this form begins with `prefill`.
+        """
+        grammar, warnings = self._grammar()
+        failed, words = _library().validate_grammar_with_warnings(grammar)
         if failed:
             raise self._unusable(words[0])
-        return [str(word) for word in words]
+        # A grammar that names control tokens needs the model's own tokenizer.
+        if prefill and not _library().validate_grammar(grammar, _byte_tokenizer()):
+            self.byte_matcher(prefill.encode(errors="replace"))
+        return [*warnings, *(str(word) for word in words)]
 
     def matcher(self, tokenizer: Any) -> LLMatcher:
         """What follows a text of this form, from its beginning; `tokenizer` is one of the library.
@@ -35,28 +54,97 @@ class Rule:
         Raises:
             UsageError: it is not a rule.
         """
-        matcher: LLMatcher = _library()(tokenizer, self._grammar())
+        # At level 0 the library writes nothing to stderr: errors are raised here, warnings returned by `check`.
+        matcher: LLMatcher = _library()(tokenizer, self._grammar()[0], log_level=0)
         if matcher.is_error():
             raise self._unusable(matcher.get_error())
         return matcher
 
-    def _grammar(self) -> str:
+    def byte_matcher(self, prefill: bytes = b"") -> LLMatcher:
+        """What follows `prefill`, byte by byte: its tokens are the 256 bytes.
+
+        Raises:
+            UsageError: it is not a rule, or no text of this form begins with `prefill`.
+        """
+        matcher = self.matcher(_byte_tokenizer())
+        count = matcher.validate_tokens(list(prefill))
+        if count < len(prefill):
+            raise UsageError(self._departure(prefill, count))
+        matcher.consume_tokens(list(prefill))
+        return matcher
+
+    def _departure(self, prefill: bytes, count: int) -> str:
+        """Where `prefill` stops being the beginning of a text of this form, whose first `count` bytes are one."""
+        text = prefill.decode(errors="replace")
+        # Not in the midst of a character.
+        at = len(prefill[:count].decode(errors="ignore"))
+        matcher = self.matcher(_byte_tokenizer())
+        matcher.consume_tokens(list(text[:at].encode()))
+        why = f"No text of the form that is asked for begins with {_short(text)!r}: "
+        after = f"after {_short(text[:at], end=True)!r}, " if at else ""
+        if matcher.is_stopped():
+            return f"{why}it is complete {after.removesuffix(', ')}, and {text[at]!r} follows."
+        where = f", where {wanted} can come" if (wanted := self._wanted(matcher)) else ""
+        hint = ""
+        if self.kind == "json-schema" and not self.free_whitespace:
+            free = replace(self, free_whitespace=True).matcher(_byte_tokenizer())
+            if free.validate_tokens(list(prefill)) == len(prefill):
+                hint = " With --free-whitespace one does."
+        return f"{why}{after}it has {text[at]!r}{where}.{hint}"
+
+    @staticmethod
+    def _wanted(matcher: LLMatcher) -> str:
+        """What can come next, if that can be said in a few characters."""
+        must = bytes(matcher.compute_ff_tokens()).decode(errors="ignore")
+        if must:
+            return repr(_short(must))
+        bias = matcher.compute_logit_bias()
+        can = "".join(chr(byte) for byte in range(32, 127) if bias[byte])
+        return "" if not 0 < len(can) <= _LONGEST_SHOWN else repr(can) if len(can) == 1 else f"one of {can!r}"
+
+    def _grammar(self) -> tuple[str, list[str]]:
+        """The rule as the library has it, and what there is to be warned of."""
         library = _library()
         if self.kind == "regex":
-            return str(library.grammar_from_regex(self.text))
+            return str(library.grammar_from_regex(self.text)), []
         if self.kind == "grammar":
-            return str(library.grammar_from_lark(self.text))
+            return str(library.grammar_from_lark(self.text)), []
         try:
             schema = json.loads(self.text)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"The --json-schema is not JSON: {error}.") from None
+        if schema is True:
+            schema = {}
         if not isinstance(schema, dict):
             raise UsageError("The --json-schema must be a JSON object.")
-        return str(library.grammar_from_json_schema(schema))
+        defaults = _FREE if self.free_whitespace else _COMPACT
+        return str(library.grammar_from_json_schema(json.dumps(schema), defaults=defaults)), []
 
     def _unusable(self, why: str) -> UsageError:
         lines = [line.strip() for line in why.splitlines() if line.strip()]
         return UsageError(f"The --{self.kind} cannot be used: {' '.join(lines)[:500]}.")
+
+
+def _short(text: str, *, end: bool = False) -> str:
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return "…" + text[-_LONGEST_SHOWN:] if end else text[:_LONGEST_SHOWN] + "…"
+
+
+@cache
+def _byte_tokenizer() -> Any:
+    """A tokenizer of the library whose tokens are the 256 bytes."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    class Bytes:
+        eos_token_id, bos_token_id = 256, None
+        tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>"]
+        special_token_ids: Sequence[int] = [256]
+
+        def __call__(self, text: bytes) -> list[int]:
+            return list(text)
+
+    return LLTokenizer(TokenizerWrapper(Bytes()), n_vocab=257, eos_token=256, slices=[])
 
 
 def _library() -> Any:

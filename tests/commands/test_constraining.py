@@ -50,7 +50,25 @@ def test_a_pipe_gets_json_of_the_schema_however_short(model: Path, tmp_path: Pat
 def test_where_nothing_fits_nothing_is_printed(model: Path) -> None:
     result = llm("generate", "hi", "-m", model, "-n", SHORTEST - 1, "--json-schema", SCHEMA)
     assert (result.returncode, result.stdout) == (1, b"")
-    assert b"fits into 16 tokens; allow more with -n" in result.stderr
+    assert b"fits into 16 tokens; allow more with -n (the shortest that was found needs 17)" in result.stderr
+
+
+def test_whitespace_is_free_where_that_is_asked_for(tmp_path: Path) -> None:
+    folder = write_puppet(tmp_path / "m", loop(b"[\n"))
+    flags = ["generate", "hi", "-m", folder, "-t", 0, "-n", 30, "--json-schema", '{"type": "array", "items": false}']
+    assert llm(*flags).stdout == b"[]"
+    assert llm(*flags, "--free-whitespace").stdout == b"[\n]"
+    refused = llm("generate", "hi", "-m", folder, "--regex", "a", "--free-whitespace")
+    assert refused.returncode == 2 and b"--free-whitespace is for the JSON of a --json-schema" in refused.stderr
+
+
+def test_that_no_ending_is_known_is_said_before_the_reply(tmp_path: Path) -> None:
+    folder = write_puppet(tmp_path / "m", loop(b"ab"))
+    flags = ["generate", "hi", "-m", folder, "-t", 0, "-n", 6, "--grammar", "start: /[ab]/ start"]
+    result = llm(*flags)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert b"No way to end a reply of this form was found" in result.stderr
+    assert b"No way to end" not in llm(*flags, "-q").stderr
 
 
 def test_a_reply_that_is_cut_is_an_error_and_is_not_printed(tmp_path: Path) -> None:
@@ -82,8 +100,9 @@ def test_a_prefill_is_part_of_it(tmp_path: Path) -> None:
     assert llm(*flags, "--regex", "x[a-z]z", "--prefill", "xy").stdout == b"xyz"
     # Complete as it is.
     assert llm(*flags, "--regex", "xyz", "--prefill", "xyz").stdout == b"xyz"
-    refused = llm(*flags, "--regex", "x[a-z]z", "--prefill", "a")
-    assert (refused.returncode, refused.stdout) == (2, b"") and b"begins with 'a'" in refused.stderr
+    refused = llm("generate", "hi", "-m", "/nowhere", "--regex", "x[a-z]z", "--prefill", "a")
+    why = b"llm: No text of the form that is asked for begins with 'a': it has 'a', where 'x' can come.\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, b"", why)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,122 @@ def test_json_is_whole_whatever_the_length_limit(byte_level: Tokenizer, extra: i
 
 def test_what_cannot_be_said_in_so_few_tokens_is_not_begun(byte_level: Tokenizer) -> None:
     constraint = Constraint(Rule("regex", "a{20}"), byte_level, [STOP])
-    with pytest.raises(LlmcliError, match="fits into 3 tokens"):
+    with pytest.raises(LlmcliError, match=r"fits into 3 tokens; allow more with -n \(.*needs 20\)"):
         constraint.begin(3)
+    constraint.begin(20)
+
+
+NUMBER = {"type": "number"}
+NUMBERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": NUMBER, "b": NUMBER, "c": NUMBER, "d": {"type": "string"}},
+    "required": ["a", "b", "c", "d"],
+    "additionalProperties": False,
+}
+TREE: dict[str, Any] = {
+    "$defs": {
+        "tree": {
+            "type": "object",
+            "properties": {"v": NUMBER, "next": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]}},
+            "required": ["v", "next"],
+            "additionalProperties": False,
+        }
+    },
+    "type": "array",
+    "items": {"$ref": "#/$defs/tree"},
+    "minItems": 2,
+}
+
+
+@pytest.mark.parametrize(("schema", "shortest"), [(NUMBERS, 26), (TREE, 43)], ids=["numbers", "tree"])
+def test_an_ending_is_known_from_the_first_token_to_the_last(
+    byte_level: Tokenizer, schema: dict[str, Any], shortest: int
+) -> None:
+    rule = Rule("json-schema", json.dumps(schema))
+    with pytest.raises(LlmcliError, match="fits into 20 tokens"):
+        Constraint(rule, byte_level, [STOP]).begin(20)
+    for seed, room in enumerate([shortest, shortest + 3, 80, 200]):
+        constraint = Constraint(rule, byte_level, [STOP])
+        constraint.begin(room)
+        text, complete = said(rule, byte_level, room=room, seed=seed, dull=True)
+        assert constraint.can_end and complete and json.loads(text)
+
+
+def test_a_search_is_not_repeated_where_what_is_known_will_do(byte_level: Tokenizer) -> None:
+    with mock.patch("llmcli.engine.ending.EndingSearch.search", side_effect=AssertionError("searched")):
+        for seed in range(4):
+            text, complete = said(Rule("json-schema", json.dumps(NUMBERS)), byte_level, room=60, seed=seed, dull=True)
+            assert complete and json.loads(text)
+
+
+def test_json_is_compact_unless_it_is_free(byte_level: Tokenizer) -> None:
+    schema = json.dumps({"type": "array", "items": NUMBERS | {"required": []}, "minItems": 1})
+
+    def loosely(rule: Rule) -> str:
+        """What a model makes of it that wants nothing but line breaks."""
+        constraint = Constraint(rule, byte_level, [STOP])
+        constraint.begin(60)
+        text = b""
+        for used in range(60):
+            logits = torch.zeros(byte_level.vocab_size)
+            logits[[token for token in range(byte_level.vocab_size) if byte_level.token_bytes(token).isspace()]] = 9.0
+            token = constraint.take(int(constraint.masked(logits).argmax()), 60 - used)
+            if token is None or token == STOP:
+                break
+            text += byte_level.token_bytes(token)
+        assert constraint.complete
+        return text.decode()
+
+    assert max(map(len, re.findall(r"\s+", re.sub(r'"[^"]*"', "", loosely(Rule("json-schema", schema)))))) == 1
+    assert re.search(r"\s{20,}", loosely(Rule("json-schema", schema, free_whitespace=True)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "digits", "longest"),
+    [
+        ({"type": "integer"}, "7", 20),
+        ({"type": "integer", "minimum": 1, "multipleOf": 7}, "1", 24),
+        ({"type": "number"}, "0.0", 19),
+        ({"type": "number"}, "1e1", 4),
+        ({"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": 1}, "5", 43),
+    ],
+)
+def test_numbers_do_not_run_on(byte_level: Tokenizer, schema: dict[str, Any], digits: str, longest: int) -> None:
+    constraint = Constraint(Rule("json-schema", json.dumps(schema)), byte_level, [STOP])
+    constraint.begin(300)
+    ids = {byte_level.token_bytes(token): token for token in reversed(range(byte_level.vocab_size))}
+    text = b""
+    for used in range(300):
+        logits = torch.zeros(byte_level.vocab_size)
+        # First what makes it a number of that sort, then its last digit for ever.
+        logits[ids[digits[min(used, len(digits) - 1)].encode()]] = 9.0
+        if constraint.complete and not (constraint.masked(logits) == 9.0).any():
+            break
+        token = constraint.take(int(constraint.masked(logits).argmax()), 300 - used)
+        assert token is not None
+        text += byte_level.token_bytes(token)
+    assert constraint.complete and len(text) <= longest and json.loads(text) is not None
+
+
+def test_a_number_that_has_to_be_longer_is(byte_level: Tokenizer) -> None:
+    text, complete = said(Rule("json-schema", '{"const": 10000000000000000000000}'), byte_level, room=60, seed=1)
+    assert complete and json.loads(text) == 10000000000000000000000
+
+
+def test_a_form_that_names_control_tokens_is_followed_without_a_search(byte_level: Tokenizer) -> None:
+    rule = Rule("grammar", 'start: "a" <|im_end|> "b"')
+    constraint = Constraint(rule, byte_level, [STOP])
+    constraint.begin(9)
+    assert not constraint.can_end
+    ids = {byte_level.token_bytes(token): token for token in range(byte_level.vocab_size)}
+    for data in (b"a", b"<|im_end|>", b"b"):
+        assert constraint.take(ids[data], 9) == ids[data]
+    assert constraint.complete
+
+
+def test_a_form_of_which_there_is_no_text_is_not_begun(byte_level: Tokenizer) -> None:
+    with pytest.raises(LlmcliError, match="cannot follow the form"):
+        Constraint(Rule("grammar", "start: start"), byte_level, [STOP]).begin(9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,6 +220,28 @@ def test_a_prefill_is_the_beginning_of_what_must_match(byte_level: Tokenizer) ->
     assert complete and json.loads('{"name": "Ann' + text)["name"].startswith("Ann")
     with pytest.raises(UsageError, match="begins with 'x'"):
         Constraint(rule, byte_level, [STOP], prefill="x")
+
+
+@pytest.mark.parametrize(
+    ("prefill", "where"),
+    [
+        ("Sure: ", """it has 'S', where '{"name":' can come."""),
+        ('{"nam": 1', "after '{\"nam', it has '\"', where 'e\":' can come."),
+        ('{"name": "Ann", "age": x', "it has 'x', where one of '-0123456789' can come."),
+        ('{"name": "Ann", "age": 5, "tags": ["red", "rot', "it has 'o', where 'ed\"' can come."),
+        ('{"name": "é", ', "it has '\"'."),
+        ('{ "name"', "it has ' ', where '\"name\":' can come. With --free-whitespace one does."),
+        ('{"name": "ab","age":1,"tags":["red"],"more":{}}.', "it is complete after '…"),
+    ],
+)
+def test_a_prefill_that_is_none_is_told_where_it_departs(
+    prefill: str, where: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        Rule("json-schema", json.dumps(PERSON)).check(prefill)
+    assert where in str(refused.value)
+    # The library has something to say of it too.
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
