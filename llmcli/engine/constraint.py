@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llmcli.engine.ending import EndingSearch
 from llmcli.engine.json_text import leading_digits
-from llmcli.engine.rule import Rule
+from llmcli.engine.rule import PrefillError, Rule
 from llmcli.engine.sampler import Sampler
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.guarded import Segment
@@ -267,10 +267,11 @@ def _search(rule: Rule, data: Sequence[bytes], single: Collection[int], prefill:
     # What a vocabulary without a token for each byte can say: the bytes of its characters.
     usable = {*single, *(byte for inside in data if len(inside) > 1 for byte in inside if byte > 127)}
     try:
-        rule.byte_matcher()
+        return EndingSearch(rule, usable, prefill=prefill.encode(errors="replace"))
+    except PrefillError:
+        raise
     except UsageError:
         return None
-    return EndingSearch(rule, usable, prefill=prefill.encode(errors="replace"))
 
 
 def _changed_at_the_beginning(tokenizer: Tokenizer, data: Sequence[bytes]) -> list[int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from llmcli.engine.schema import AdaptedSchema
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +20,29 @@ _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separato
 _FREE = {"whitespace_flexible": True}
 # Characters of a text that a message shows.
 _LONGEST_SHOWN = 40
+# What the library says, and what that means.
+_OURS = (
+    (
+        r"min/maxProperties only supported when .*",
+        'replies can only be held to "minProperties" and "maxProperties" where '
+        'every property that "properties" names is required: leave it out and check the reply',
+    ),
+    (r"Unsatisfiable schema: ", "nothing fits it: "),
+    (r"Expected f64 for '(\w+)'", r'"\1" is a number'),
+    (
+        r"Failed to generate regex for (?:integer|float) range: .*",
+        "the range of the number is too large: keep to 64 bits",
+    ),
+    (r"Unimplemented keys: \[(.*)\]", r"replies cannot be held to \1: leave it out and check the reply"),
+)
+# Places in a schema that are tried to find the one that cannot be used.
+_MOST_PLACES = 200
 
 Kind: TypeAlias = Literal["json-schema", "regex", "grammar"]
+
+
+class PrefillError(UsageError):
+    """No text of the form begins as it is to begin."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +62,14 @@ class Rule:
         Raises:
             UsageError: it is not a rule, or no text of this form begins with `prefill`.
         """
-        grammar, warnings = self._grammar()
+        grammar, schema = self._grammar
         failed, words = _library().validate_grammar_with_warnings(grammar)
         if failed:
-            raise self._unusable(words[0])
+            raise self._unusable(words[0], "" if schema is None else _place(schema, words[0]))
         # A grammar that names control tokens needs the model's own tokenizer.
         if prefill and not _library().validate_grammar(grammar, _byte_tokenizer()):
             self.byte_matcher(prefill.encode(errors="replace"))
-        return [*warnings, *(str(word) for word in words)]
+        return [*([] if schema is None else schema.notes), *(str(word) for word in words)]
 
     def matcher(self, tokenizer: Any) -> LLMatcher:
         """What follows a text of this form, from its beginning; `tokenizer` is one of the library.
@@ -55,7 +78,7 @@ class Rule:
             UsageError: it is not a rule.
         """
         # At level 0 the library writes nothing to stderr: errors are raised here, warnings returned by `check`.
-        matcher: LLMatcher = _library()(tokenizer, self._grammar()[0], log_level=0)
+        matcher: LLMatcher = _library()(tokenizer, self._grammar[0], log_level=0)
         if matcher.is_error():
             raise self._unusable(matcher.get_error())
         return matcher
@@ -64,12 +87,12 @@ class Rule:
         """What follows `prefill`, byte by byte: its tokens are the 256 bytes.
 
         Raises:
-            UsageError: it is not a rule, or no text of this form begins with `prefill`.
+            UsageError: it is not a rule, or no text of this form begins with `prefill` (`PrefillError`).
         """
         matcher = self.matcher(_byte_tokenizer())
         count = matcher.validate_tokens(list(prefill))
         if count < len(prefill):
-            raise UsageError(self._departure(prefill, count))
+            raise PrefillError(self._departure(prefill, count))
         matcher.consume_tokens(list(prefill))
         return matcher
 
@@ -102,13 +125,14 @@ class Rule:
         can = "".join(chr(byte) for byte in range(32, 127) if bias[byte])
         return "" if not 0 < len(can) <= _LONGEST_SHOWN else repr(can) if len(can) == 1 else f"one of {can!r}"
 
-    def _grammar(self) -> tuple[str, list[str]]:
-        """The rule as the library has it, and what there is to be warned of."""
+    @cached_property
+    def _grammar(self) -> tuple[str, AdaptedSchema | None]:
+        """The rule as the library has it, and the schema that it was made of."""
         library = _library()
         if self.kind == "regex":
-            return str(library.grammar_from_regex(self.text)), []
+            return str(library.grammar_from_regex(self.text)), None
         if self.kind == "grammar":
-            return str(library.grammar_from_lark(self.text)), []
+            return str(library.grammar_from_lark(self.text)), None
         try:
             schema = json.loads(self.text)
         except (ValueError, RecursionError) as error:
@@ -117,12 +141,38 @@ class Rule:
             schema = {}
         if not isinstance(schema, dict):
             raise UsageError("The --json-schema must be a JSON object.")
-        defaults = _FREE if self.free_whitespace else _COMPACT
-        return str(library.grammar_from_json_schema(json.dumps(schema), defaults=defaults)), []
+        adapted = AdaptedSchema(schema, _known_format)
+        # A schema that has its own options for whitespace is not half overruled.
+        own = {"whitespace_flexible", "whitespace_pattern"} & adapted.options.keys()
+        defaults = {} if own else _FREE if self.free_whitespace else _COMPACT
+        try:
+            return str(library.grammar_from_json_schema(json.dumps(adapted.root), defaults=defaults)), adapted
+        except ValueError as error:  # nested too deeply for the library
+            raise self._unusable(str(error)) from None
 
-    def _unusable(self, why: str) -> UsageError:
+    def _unusable(self, why: str, place: str = "") -> UsageError:
+        for theirs, ours in _OURS:
+            why = re.sub(theirs, ours, why)
         lines = [line.strip() for line in why.splitlines() if line.strip()]
-        return UsageError(f"The --{self.kind} cannot be used: {' '.join(lines)[:500]}.")
+        return UsageError(
+            f"The --{self.kind} cannot be used: {f'at {place}, ' if place else ''}{' '.join(lines)[:500]}."
+        )
+
+
+def _place(schema: AdaptedSchema, why: str) -> str:
+    """The innermost place in a schema that the library refuses for the reason it gave; empty if none is found."""
+    library, shared = _library(), {name: schema.root[name] for name in ("$defs", "definitions") if name in schema.root}
+    for place in sorted(list(schema.places)[:_MOST_PLACES], key=lambda place: -place.count("/")):
+        alone = json.dumps({**shared, **schema.places[place]})
+        if library.validate_grammar(library.grammar_from_json_schema(alone)) == why:
+            return place if place != "#" else ""
+    return ""
+
+
+def _known_format(name: str) -> bool:
+    library = _library()
+    schema = json.dumps({"type": "string", "format": name})
+    return not library.validate_grammar(library.grammar_from_json_schema(schema))
 
 
 def _short(text: str, *, end: bool = False) -> str:
