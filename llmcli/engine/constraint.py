@@ -24,7 +24,7 @@ from llmcli.text.tokenizer import Tokenizer
 # The longest ending that is looked for, in bytes: straight, and in a search.
 _LONGEST, _DEEPEST = 16_384, 1024
 # How many bytes a search for an ending may try, some microseconds each: before a reply, after one token, and after all.
-_LOOKS_FIRST, _LOOKS_EACH, _LOOKS_ALL = 15_000, 1_500, 30_000
+_LOOKS_FIRST, _LOOKS_EACH, _LOOKS_ALL = 15_000, 1_000, 30_000
 
 
 @dataclass(frozen=True)
