@@ -96,6 +96,7 @@ def main() -> NoReturn:
     """Run the program and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
     _open_closed_streams()
+    terminal.prepare()
     # One text is encoded at a time, for which the library of tokenizers needs no threads of its own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     code = _run()

@@ -14,6 +14,7 @@ from filelock import FileLock
 from llmcli.checkpoint.starter import STARTER
 from llmcli.checkpoint.writing import replace_text, set_aside
 from llmcli.errors import ModelNotFoundError, UsageError
+from llmcli.text.json_text import json_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LARGEST_BYTES = 16 << 20
@@ -135,6 +136,6 @@ def _changing(*, setting: bool = False) -> Iterator[tuple[dict[str, str], Path |
                 raise
             known, aside = {}, set_aside(path)
         yield known, aside
-        replace_text(path, json.dumps(known, ensure_ascii=False, indent=2) + "\n")
+        replace_text(path, json_text(known, indent=2) + "\n")
     finally:
         lock.release()

@@ -7,7 +7,6 @@ is read back and must describe the very same model.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from llmcli.checkpoint.sources import Source
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model.meta import meta_model
+from llmcli.text.json_text import json_text
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _BESIDE = (".json", ".jinja", ".model", ".txt", ".md")
@@ -249,4 +249,4 @@ def _describe_gguf(checkpoint: Checkpoint, to: Path) -> None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(values, indent=2) + "\n", encoding="utf-8")

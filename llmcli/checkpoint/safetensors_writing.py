@@ -38,7 +38,9 @@ def write_safetensors(
 
     Yields the bytes written after each, so that the caller can tell how far it is. ValueError for other values.
     """
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    # The header is UTF-8, which bytes of names that are not (lone surrogates) cannot be part of.
+    texts = {name: text.encode("utf-8", errors="backslashreplace").decode() for name, text in metadata.items()}
+    header: dict[str, object] = {"__metadata__": texts}
     at = 0
     for plan in planned:
         header[plan.name] = {

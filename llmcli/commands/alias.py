@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from llmcli.errors import UsageError
+from llmcli.text.json_text import json_text
 from llmcli.views import terminal
 
 app = typer.Typer(name="alias", help="Short names for models, for use wherever one is named.", no_args_is_help=True)
@@ -39,7 +39,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON obj
         terminal.note(str(error))
         known, damaged = {}, True
     if as_json:
-        terminal.write_line(json.dumps(known, ensure_ascii=False))
+        terminal.write_line(json_text(known))
         return
     if not (known or damaged):
         terminal.note("There are no aliases; `llm alias set NAME MODEL` makes one.")

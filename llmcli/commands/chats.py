@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import Enum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.errors import LlmcliError
+from llmcli.text.json_text import json_text
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def list_chats(
 
     rows = [found for path in conversation_files() if (found := row(path)) is not None]
     if as_json:
-        terminal.write_line(json.dumps(rows, ensure_ascii=False, indent=2))
+        terminal.write_line(json_text(rows, indent=2))
         return
     if not rows:
         terminal.note("No conversation has been saved yet.")
@@ -99,7 +99,7 @@ def _export(name: str, form: Format) -> None:
     tree, damage = read_conversation(find_conversation(name))
     if damage:
         terminal.note(damage)
-    text = as_markdown(tree) if form is Format.MARKDOWN else json.dumps(as_json(tree), ensure_ascii=False, indent=2)
+    text = as_markdown(tree) if form is Format.MARKDOWN else json_text(as_json(tree), indent=2)
     terminal.write_line(text.rstrip("\n"))
 
 

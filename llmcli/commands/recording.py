@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from llmcli.checkpoint.writing import replace_text
 from llmcli.errors import UsageError
+from llmcli.text.json_text import json_text
 from llmcli.views.plain_json import plain
 from llmcli.views.progress import progress_bar
 
@@ -84,7 +84,7 @@ class Recorder:
             steps=self._steps,
             finish=finish,
         )
-        replace_text(self._path, json.dumps(plain(as_json(run)), ensure_ascii=False) + "\n")
+        replace_text(self._path, json_text(plain(as_json(run))) + "\n")
 
 
 def hashes(checkpoint: Checkpoint, *, quiet: bool) -> dict[str, str]:

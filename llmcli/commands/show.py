@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmcli.commands import options
 from llmcli.errors import UsageError
+from llmcli.text.json_text import json_text
 from llmcli.views import terminal
 from llmcli.views.progress import progress_bar
 
@@ -57,7 +57,7 @@ def show(
         runs=_how_it_runs(checkpoint),
     )
     if as_json:
-        terminal.write_line(json.dumps(model_json(card), ensure_ascii=False))
+        terminal.write_line(json_text(model_json(card)))
     else:
         terminal.console_out().print(model_tree(card))
 
@@ -75,7 +75,7 @@ def _show_templates(parts: TextParts, *, as_json: bool) -> None:
             {"name": name, "sha256": hashes[name], "source": source} for name, source in parts.templates.items()
         ]
         whole = {"schema": "llmcli.templates/1", "origin": parts.template_origin, "templates": templates}
-        terminal.write_line(json.dumps(whole, ensure_ascii=False))
+        terminal.write_line(json_text(whole))
         return
     for name, source in parts.templates.items():
         terminal.note(f"{name}, from {parts.template_origin}, sha256 {hashes[name]}:")

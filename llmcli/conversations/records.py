@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
+from llmcli.text.json_text import json_text
+
 VERSION = 1
 """Of the format. A program refuses files of a later one."""
 
@@ -101,7 +103,7 @@ _KINDS: dict[str, type[Any]] = {
 
 def to_line(record: Record) -> str:
     """`record` as a line of JSON, without its line end."""
-    return json.dumps({"kind": type(record).__name__.lower(), **asdict(record)}, ensure_ascii=False)
+    return json_text({"kind": type(record).__name__.lower(), **asdict(record)})
 
 
 def from_line(line: str) -> Record:

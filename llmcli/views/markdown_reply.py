@@ -13,6 +13,7 @@ from llmcli.views import terminal
 from llmcli.views.markdown import lines_of
 from llmcli.views.markdown_stream import MarkdownStream
 from llmcli.views.open_lines import OpenLines
+from llmcli.views.unencodable import HANDLER
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Event
@@ -80,5 +81,6 @@ class MarkdownReply:
 
 
 def _write(text: str) -> None:
-    sys.stdout.buffer.write(text.encode(sys.stdout.encoding, errors="replace"))
+    # Through the buffer: the text layer would write a line at a time.
+    sys.stdout.buffer.write(text.encode(sys.stdout.encoding, errors=HANDLER))
     sys.stdout.flush()

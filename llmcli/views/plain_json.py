@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+from llmcli.text.json_text import json_text
 
 
 def plain(value: object) -> object:
@@ -51,4 +52,4 @@ def json_line(schema: str, value: object) -> str:
     """`value` as one line of JSON whose first field names its `schema`, as in "llmcli.lens/1"."""
     body = plain(value)
     assert isinstance(body, dict)
-    return json.dumps({"schema": schema, **body}, ensure_ascii=False, allow_nan=False)
+    return json_text({"schema": schema, **body}, allow_nan=False)

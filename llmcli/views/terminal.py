@@ -8,9 +8,13 @@ import re
 import sys
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from llmcli.views import unencodable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+LEAST_COLUMNS, MOST_COLUMNS = 20, 10_000
+"""What views are drawn for: in a narrower terminal its lines are broken, which is better than columns without text."""
 _color: bool | None = None
 
 
@@ -28,6 +32,21 @@ def console_out() -> Console:
 def console_err() -> Console:
     """A console for everything else, on stderr."""
     return _console(sys.stderr)
+
+
+def prepare() -> None:
+    """Let no stream fail at a character, and no size that the environment gives make views empty or endless."""
+    unencodable.never_fail()
+    # Rich, Click and others take what these say for the size of any stream.
+    for name, least, most in (("COLUMNS", LEAST_COLUMNS, MOST_COLUMNS), ("LINES", 1, MOST_COLUMNS)):
+        value = os.environ.get(name, "").strip()
+        if not (value.isascii() and value.isdecimal() and value.strip("0")):
+            # 0 is what programs export that do not know it.
+            os.environ.pop(name, None)
+        else:
+            digits = value.lstrip("0")
+            size = most if len(digits) > len(str(most)) else int(digits)
+            os.environ[name] = str(min(max(size, least), most))
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -67,8 +86,8 @@ def size(stream: TextIO) -> os.terminal_size:
 def visible(text: str) -> str:
     """`text` with every character shown that could drive a terminal or reorder what it shows.
 
-    Control characters but newline and tab, bidirectional overrides and isolates, and lone surrogates are replaced one
-    by one, so the pieces of a stream can be treated separately.
+    Control characters but newline and tab, bidirectional overrides and isolates, and lone surrogates (bytes of names
+    that are not UTF-8) are replaced one by one, so the pieces of a stream can be treated separately.
     """
     return text.translate(_VISIBLE)
 
@@ -81,10 +100,14 @@ def stdout() -> TextIO:
 
 
 def write_line(line: str) -> None:
-    """Write a line of data to stdout, in UTF-8 whatever the locale, at once; made visible where someone sees it."""
+    """Write a line of data to stdout, at once: into a pipe or file in UTF-8 whatever the locale, and made visible on a
+    terminal, in its encoding.
+    """
     # JSON stays JSON: what is left to escape there is spelled as JSON spells it.
-    line = visible(line) if is_terminal(stdout()) else line
-    stdout().buffer.write(f"{line}\n".encode("utf-8", errors="replace"))
+    if is_terminal(stdout()):
+        stdout().write(f"{visible(line)}\n")
+    else:
+        stdout().buffer.write(f"{line}\n".encode("utf-8", errors=unencodable.HANDLER))
     stdout().flush()
 
 
@@ -158,8 +181,6 @@ def _is_dumb() -> bool:
 _VISIBLE = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: "\u2421",
-    **{
-        code: f"\\u{code:04x}"
-        for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
-    },
+    **{code: f"\\u{code:04x}" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
+    **{code: unencodable.shown_instead(chr(code)) for code in range(0xD800, 0xE000)},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def test_a_file_holds_all_of_an_edit_and_is_one_of_the_format(tmp_path: Path) ->
         assert file.metadata()["format"] == "llmcli.edit/1"
         assert torch.equal(file.get_tensor("layers.1.read"), made.updates[0].read)
     assert torch.equal(found.updates[0].write, made.updates[0].write)
+
+
+def test_an_edit_of_a_model_whose_name_is_not_utf_8_can_be_read(tmp_path: Path) -> None:
+    write_edit(tmp_path / "an.safetensors", replace(edit(), model="mod\udce8le"))
+    assert read_edit(tmp_path / "an.safetensors").model == "mod\\udce8le"
 
 
 def test_edits_stack_and_leave_nothing_behind(folder: Path) -> None:

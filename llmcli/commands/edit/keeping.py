@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmcli.commands.inspect import base
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.json_text import json_text
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def list_edits(as_json: base.AsJson = False) -> None:
 
     rows = [(path, found) for path in edit_files() if (found := _read(path)) is not None]
     if as_json:
-        terminal.write_line(json.dumps([_as_json(path, edit) for path, edit in rows], ensure_ascii=False, indent=2))
+        terminal.write_line(json_text([_as_json(path, edit) for path, edit in rows], indent=2))
         return
     if not rows:
         terminal.note("No edit has been kept yet.")
@@ -45,7 +45,7 @@ def show_edit(name: Name, as_json: base.AsJson = False) -> None:
     edit = read_edit(path)
     about = _as_json(path, edit)
     if as_json:
-        terminal.write_line(json.dumps(about, ensure_ascii=False))
+        terminal.write_line(json_text(about))
         return
     from llmcli.views.edit import edit_lines
 
