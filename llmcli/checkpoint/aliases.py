@@ -14,6 +14,7 @@ from filelock import FileLock
 from llmcli.checkpoint.starter import STARTER
 from llmcli.checkpoint.writing import replace_text, set_aside
 from llmcli.errors import ModelNotFoundError, UsageError
+from llmcli.text.bytes_to_text import text_from_bytes
 from llmcli.text.json_text import json_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -73,8 +74,8 @@ def _read(path: Path) -> dict[str, str]:
     try:
         if status.st_size > _LARGEST_BYTES:
             raise ValueError
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        found = json.loads(text_from_bytes(path.read_bytes(), str(path)))
+    except (ValueError, RecursionError, UsageError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(target, str) for target in found.values()):
         raise _DamagedError(f"{path} is not a JSON object of names and models; mend or remove it.")

@@ -13,8 +13,10 @@ import typer
 from llmcli.commands import batch_lines, options
 from llmcli.commands.batch_results import ResultsFile
 from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.commands.prompt_input import read_file_bytes, read_stdin_bytes
+from llmcli.commands.prompt_input import decoded_text, read_file_bytes, read_stdin_bytes
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.bytes_to_text import UnknownEncodingError
+from llmcli.text.json_text import json_text
 from llmcli.views import terminal
 
 # As many as the engine has rows; it is asked for only once torch is needed anyway.
@@ -73,6 +75,7 @@ def batch(
     quantize: options.Quantize = None,
     threads: options.Threads = None,
     stats: options.ShowStats = False,
+    encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -198,7 +201,7 @@ def _answer(
         progress("Answering", first, total)
         for index, outcome in enumerate(engine.run(prompts.requests(first), interruption), first):
             failed += isinstance(outcome, LlmcliError)
-            line = json.dumps(
+            line = json_text(
                 _result(
                     loaded.name,
                     index,
@@ -207,7 +210,6 @@ def _answer(
                     prompts.seeds.pop(index, None),
                     outcome,
                 ),
-                ensure_ascii=False,
             )
             if results is None:
                 terminal.write_line(line)
@@ -251,6 +253,9 @@ def _parallel(text: str) -> int | None:
 
 
 def _read(file: str, *, quiet: bool) -> bytes:
-    if file == "-":
-        return read_stdin_bytes(quiet=quiet)
-    return read_file_bytes(Path(file))
+    """The input as UTF-8; where it is that but for single lines, those are as they are, and errors later on."""
+    data = read_stdin_bytes(quiet=quiet) if file == "-" else read_file_bytes(Path(file))
+    try:
+        return decoded_text(data, "Standard input" if file == "-" else file, quiet=quiet).encode()
+    except UnknownEncodingError:
+        return data

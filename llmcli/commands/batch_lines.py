@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from llmcli.commands.options import SamplingOptions
 from llmcli.errors import UsageError
+from llmcli.text.bytes_to_text import text_from_bytes
 
 if TYPE_CHECKING:
     from llmcli.text.chat_prompt import Message
@@ -47,8 +48,8 @@ class Task:
 
 
 def split_lines(data: bytes) -> list[Line]:
-    """The lines of a file that are not empty."""
-    lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+    """The lines that are not empty of a file in UTF-8, or any encoding in which line ends are those of ASCII."""
+    lines = [line for line in data.split(b"\n") if line.strip()]
     return [Line(index, line) for index, line in enumerate(lines)]
 
 
@@ -59,7 +60,7 @@ def parsed(line: Line) -> Mapping[str, object]:
         UsageError: there is none.
     """
     try:
-        value = json.loads(line.data)
+        value = json.loads(text_from_bytes(line.data, "The line"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"The line is not JSON: {error}.") from None
     if not isinstance(value, dict):

@@ -76,6 +76,7 @@ def chat(
         typer.Option("--plain", envvar="LLMCLI_PLAIN", help="Show replies as they are written, not as Markdown."),
     ] = False,
     stats: options.ShowStats = False,
+    encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from llmcli.commands import options
 from llmcli.errors import UsageError
 from llmcli.views import terminal
 
@@ -23,6 +24,7 @@ GivenChoices: TypeAlias = Annotated[
         "--choices",
         envvar="LLMCLI_CHOICES",
         metavar="A,B,...",
+        callback=options.text,
         rich_help_panel=_PANEL,
         help="Print the most probable of these answers; texts with commas as a JSON array. May be given several times.",
     ),

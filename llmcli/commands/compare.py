@@ -24,7 +24,13 @@ def compare(
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", "-p", metavar="TEXT", help="Compare them on what A answers to this, instead."),
+        typer.Option(
+            "--prompt",
+            "-p",
+            metavar="TEXT",
+            callback=options.text,
+            help="Compare them on what A answers to this, instead.",
+        ),
     ] = None,
     chat: base.Chat = False,
     max_tokens: Annotated[
@@ -37,6 +43,7 @@ def compare(
     as_json: base.AsJson = False,
     html: base.Html = None,
     svg: base.Svg = None,
+    encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from llmcli.commands.prompt_input import decoded_text
+from llmcli.commands import options
+from llmcli.commands.prompt_input import argument_text, decoded_text
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views import terminal
 
@@ -36,6 +37,7 @@ Regex: TypeAlias = Annotated[
         "--regex",
         envvar="LLMCLI_REGEX",
         metavar="REGEX",
+        callback=options.text,
         rich_help_panel=_PANEL,
         help="The reply matches this regular expression, all of it.",
     ),
@@ -74,11 +76,11 @@ def given_rule(
         return None
     from llmcli.engine.rule import Rule
 
-    schema = None if json_schema is None else _contents(json_schema, inline="{")
+    schema = None if json_schema is None else _contents(json_schema, "--json-schema", inline="{", quiet=quiet)
     rules = [
         *([] if schema is None else [Rule("json-schema", schema, free_whitespace=free_whitespace)]),
         *([] if regex is None else [Rule("regex", regex)]),
-        *([] if grammar is None else [Rule("grammar", _contents(grammar, inline=":"))]),
+        *([] if grammar is None else [Rule("grammar", _contents(grammar, "--grammar", inline=":", quiet=quiet))]),
     ]
     if len(rules) > 1:
         raise UsageError("A reply has one form: give one of --json-schema, --regex and --grammar.")
@@ -88,16 +90,16 @@ def given_rule(
     return rules[0]
 
 
-def _contents(argument: str, *, inline: str) -> str:
+def _contents(argument: str, option: str, *, inline: str, quiet: bool) -> str:
     """The text of a file, or the argument itself where it holds `inline` and there is no such file."""
     path = Path(argument)
     if not _is_file(path):
         if inline not in argument:
             raise UsageError(f"There is no file {argument!r}.")
-        return argument
+        return argument_text(argument, option)
     if path.stat().st_size > _LARGEST_BYTES:
         raise UsageError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB.")
-    return decoded_text(path.read_bytes())
+    return decoded_text(path.read_bytes(), str(path), quiet=quiet)
 
 
 def _is_file(path: Path) -> bool:

@@ -19,6 +19,7 @@ Gap: TypeAlias = Annotated[
     typer.Option(
         "--fill-in",
         metavar="PREFIX SUFFIX",
+        callback=options.text,
         help="Write what comes between two texts, with a model that was made for it.",
     ),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.commands.prompt_input import read_prompt
 from llmcli.commands.reply_prompt import ReplyPrompt
 from llmcli.errors import UsageError
+from llmcli.text.json_text import json_text
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
@@ -49,7 +49,14 @@ def generate(
     ] = False,
     fill_in: filling_in.Gap = None,
     prefill: Annotated[
-        str, typer.Option("--prefill", envvar="LLMCLI_PREFILL", metavar="TEXT", help="How the reply is to begin.")
+        str,
+        typer.Option(
+            "--prefill",
+            envvar="LLMCLI_PREFILL",
+            metavar="TEXT",
+            callback=options.text,
+            help="How the reply is to begin.",
+        ),
     ] = "",
     template: options.TemplateName = None,
     template_arg: options.TemplateArg = None,
@@ -94,7 +101,9 @@ def generate(
             "--show-prompt", envvar="LLMCLI_SHOW_PROMPT", help="The exact tokens the model is given, on stderr."
         ),
     ] = False,
+    no_newline: options.NoNewline = False,
     stats: options.ShowStats = False,
+    encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -223,7 +232,7 @@ def generate(
         if as_jsonl:
             show = _jsonl(loaded.name, params.seed, loaded.tokenizer.token_bytes)
         elif not as_json:
-            show = ReplyWriter(coloured=probs, prefill=said, thought=thought, quiet=quiet).show
+            show = ReplyWriter(coloured=probs, prefill=said, thought=thought, quiet=quiet, newline=not no_newline).show
         constrained = None
         if constraint is not None:
             hold = not as_jsonl and not terminal.is_terminal(terminal.stdout())
@@ -247,7 +256,7 @@ def generate(
             finish=finish,
             token_bytes=loaded.tokenizer.token_bytes,
         )
-        terminal.write_line(json.dumps(reply, ensure_ascii=False))
+        terminal.write_line(json_text(reply))
     elif not as_jsonl:
         explain(loaded.tokenizer, steps, look)
     if html is not None or svg is not None:
@@ -273,7 +282,7 @@ def _jsonl(model: str, seed: int | None, token_bytes: Callable[[int], bytes]) ->
 
     def show(event: Event) -> None:
         line = event_json(event, model=model, seed=seed, token_bytes=token_bytes)
-        terminal.write_line(json.dumps(line, ensure_ascii=False))
+        terminal.write_line(json_text(line))
 
     return show
 

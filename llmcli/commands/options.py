@@ -6,10 +6,11 @@ import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from llmcli.commands.prompt_input import argument_text, configure_encoding
 from llmcli.errors import UsageError
 from llmcli.views import terminal
 
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from llmcli.engine import SamplingParams
 
 _MODEL, _SAMPLING, _LOOK = "Model", "Sampling", "Seeing inside"
+
+
+def text(parameter: typer.CallbackParam, value: Any) -> Any:
+    """The callback of a parameter that takes a text, a list or a tuple of texts, or None; see `argument_text`."""
+    name = next((name for name in parameter.opts if name.startswith("-")), f"The {parameter.human_readable_name}")
+    if isinstance(value, str):
+        return argument_text(value, name)
+    return type(value)(argument_text(each, name) for each in value) if isinstance(value, list | tuple) else value
+
 
 Model: TypeAlias = Annotated[
     str | None,
@@ -96,6 +106,7 @@ System: TypeAlias = Annotated[
         "--system-prompt",
         envvar="LLMCLI_SYSTEM",
         metavar="TEXT",
+        callback=text,
         help="What the model is told before the conversation.",
     ),
 ]
@@ -114,6 +125,7 @@ TemplateArg: TypeAlias = Annotated[
     typer.Option(
         "--template-arg",
         envvar="LLMCLI_TEMPLATE_ARG",
+        callback=text,
         metavar="KEY=VALUE",
         rich_help_panel=_MODEL,
         help="Set a variable of the chat template, as in enable_thinking=false. May be given several times.",
@@ -193,6 +205,7 @@ Stop: TypeAlias = Annotated[
         "--stop",
         envvar="LLMCLI_STOP",
         metavar="TEXT",
+        callback=text,
         rich_help_panel=_SAMPLING,
         help="End the reply before this text. May be given several times.",
     ),
@@ -240,6 +253,17 @@ ShowStats: TypeAlias = Annotated[
 ]
 
 
+NoNewline: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--no-newline",
+        envvar="LLMCLI_NO_NEWLINE",
+        rich_help_panel="Output",
+        help="Into a pipe or file, write the bytes of the reply alone, without a newline after them.",
+    ),
+]
+
+
 def _configure_color(color: bool | None) -> bool | None:
     if color is not None:
         terminal.configure(color)
@@ -257,6 +281,27 @@ Color: TypeAlias = Annotated[
     ),
 ]
 """Acts by being given: whatever writes to the terminal asks `views.terminal`."""
+
+
+def _configure_encoding(name: str | None) -> str | None:
+    configure_encoding(name)
+    return name
+
+
+Encoding: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        envvar="LLMCLI_ENCODING",
+        metavar="NAME",
+        callback=_configure_encoding,
+        # Before the callbacks of texts.
+        is_eager=True,
+        help="How text that is read is encoded, as in cp1252. Default: as its byte order mark says, else UTF-8, else "
+        "as the locale says.",
+    ),
+]
+"""Acts by being given, on all text that is read from files, standard input and the command line."""
 Quiet: TypeAlias = Annotated[
     bool,
     typer.Option("--quiet", "-q", envvar="LLMCLI_QUIET", help="No notes and no progress on stderr; errors still are."),

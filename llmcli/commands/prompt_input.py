@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from pathlib import Path
 
 from llmcli.errors import UsageError
+from llmcli.text.bytes_to_text import checked_encoding, text_from_bytes
 from llmcli.views import terminal
 
 LARGEST_BYTES = 256 << 20
 """The most that is read of standard input, or of a file that takes its place."""
 _PATIENCE_S = 3.0
+_STDIN = "Standard input"
+_encoding: str | None = None
+
+
+def configure_encoding(name: str | None) -> None:
+    """Set what `--encoding` says of all text that is read; None leaves it to the text itself and the locale.
+
+    Raises:
+        UsageError: there is no such encoding.
+    """
+    global _encoding
+    _encoding = None if name is None else checked_encoding(name)
 
 
 def read_prompt(argument: str | None, *, quiet: bool = False) -> str:
@@ -24,14 +38,15 @@ def read_prompt(argument: str | None, *, quiet: bool = False) -> str:
     if stdin_is_piped():
         piped = read_stdin(quiet=quiet)
     elif argument == "-":
-        piped = sys.stdin.read() if sys.stdin is not None else ""
+        piped = "" if sys.stdin is None else decoded_text(sys.stdin.buffer.read(), _STDIN, quiet=quiet)
+    if argument is not None:
+        argument = argument_text(argument, "The prompt")
     parts = [part for part in (None if argument == "-" else argument, piped) if part]
     if not parts:
         if argument is None and not stdin_is_piped():
             raise UsageError('There is no prompt. Give one (llm generate "..."), pipe text in, or start llm chat.')
         raise UsageError("The prompt is empty. Give a text, or pipe one in.")
-    # Bytes of argv that are not UTF-8 arrive as lone surrogates.
-    return "\n\n".join(parts).encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+    return "\n\n".join(parts)
 
 
 def stdin_is_piped() -> bool:
@@ -40,8 +55,12 @@ def stdin_is_piped() -> bool:
 
 
 def read_stdin(*, quiet: bool = False) -> str:
-    """All of standard input as text, without byte order mark and last line end; invalid UTF-8 becomes U+FFFD."""
-    return decoded_text(read_stdin_bytes(quiet=quiet))
+    """All of standard input as text, without byte order mark and last line end.
+
+    Raises:
+        UsageError: there is none, or too much, or it is not text in a known encoding.
+    """
+    return decoded_text(read_stdin_bytes(quiet=quiet), _STDIN, quiet=quiet)
 
 
 def read_stdin_bytes(*, quiet: bool = False) -> bytes:
@@ -83,7 +102,40 @@ def read_file_bytes(path: Path) -> bytes:
     return data
 
 
-def decoded_text(data: bytes) -> str:
-    """Bytes from outside as text, without byte order mark and last line end; invalid UTF-8 becomes U+FFFD."""
-    text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
+def read_file_text(path: Path, *, quiet: bool = False) -> str:
+    """All of a text file, as `decoded_text` makes it of its bytes.
+
+    Raises:
+        UsageError: it cannot be read, holds too much, or is not text in a known encoding.
+    """
+    return decoded_text(read_file_bytes(path), str(path), quiet=quiet)
+
+
+def decoded_text(data: bytes, source: str, *, quiet: bool = False) -> str:
+    """Bytes from outside as text, without byte order mark and last line end.
+
+    `source` is what messages call them. A NUL in them is passed on with a note, unless `quiet`.
+
+    Raises:
+        UsageError: they are not text in the encoding that `--encoding`, a byte order mark, UTF-8 or the locale give.
+    """
+    text = text_from_bytes(data, source, _encoding)
+    if "\0" in text and not quiet:
+        terminal.note(f"{source} has NUL characters, which text has not; the model reads them as they are.")
     return text.replace("\r\n", "\n").removesuffix("\n")
+
+
+def argument_text(argument: str, source: str) -> str:
+    """A text from the command line or the environment; `source` is what an error calls it.
+
+    Raises:
+        UsageError: its bytes are not text in the encoding of the locale, or the one that `--encoding` gives.
+    """
+    # Python passes bytes that it cannot decode on as lone surrogates.
+    if argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument):
+        return argument
+    try:
+        data = os.fsencode(argument)
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        return argument.encode("utf-8", errors="replace").decode("utf-8")
+    return text_from_bytes(data, source, _encoding)

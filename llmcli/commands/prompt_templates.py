@@ -15,8 +15,8 @@ from typing import Annotated, TypeAlias
 import typer
 
 from llmcli.checkpoint.writing import replace_text, set_aside
-from llmcli.commands.prompt_input import read_prompt, read_stdin, stdin_is_piped
-from llmcli.commands.settings_file import settings_path
+from llmcli.commands.prompt_input import argument_text, read_prompt, read_stdin, stdin_is_piped
+from llmcli.commands.settings_file import read_own_text, settings_path
 from llmcli.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -125,13 +125,13 @@ def find(name: str) -> PromptTemplate:
             raise UsageError(f"{path} is not a file.")
         if status.st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is larger than any prompt.")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_own_text(path))
     except OSError:
         known = sorted(path.stem for path in template_folder().glob("*.toml"))
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`llm template list` shows those there are."
         raise UsageError(f"There is no prompt template {name!r}; {hint}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}.") from None
     prompt, system = values.get("prompt"), values.get("system")
     if not isinstance(prompt, str) or not isinstance(system, str | None) or values.keys() - {"prompt", "system"}:
@@ -183,7 +183,7 @@ def read_filled(
         key, sign, value = param.partition("=")
         if not sign or not key.isidentifier():
             raise UsageError(f"--param {param} is not of the form KEY=VALUE.")
-        values[key] = value.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+        values[key] = argument_text(value, "--param")
     needs_input = _INPUT in template.places and _INPUT not in values
     if needs_input or argument is not None:
         text = read_prompt(argument, quiet=quiet)

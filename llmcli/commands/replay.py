@@ -11,7 +11,7 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.commands.prompt_input import read_file_bytes
+from llmcli.commands.prompt_input import read_file_text
 from llmcli.commands.recording import hashes
 from llmcli.errors import UsageError
 from llmcli.views import terminal
@@ -78,7 +78,7 @@ def replay(
 
 def _read(file: Path) -> object:
     try:
-        return json.loads(read_file_bytes(file))
+        return json.loads(read_file_text(file))
     except (ValueError, RecursionError):
         raise UsageError(f"{file} is not JSON; give a file that llm generate --record wrote.") from None
 

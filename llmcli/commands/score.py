@@ -10,7 +10,7 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.commands.prompt_input import decoded_text, read_file_bytes, read_prompt
+from llmcli.commands.prompt_input import argument_text, read_file_text, read_prompt
 
 
 def score(
@@ -28,6 +28,7 @@ def score(
     as_json: base.AsJson = False,
     html: base.Html = None,
     svg: base.Svg = None,
+    encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -77,5 +78,5 @@ def _content(argument: str | None, *, quiet: bool) -> str:
     except (OSError, ValueError):  # a text too long, or too odd, to be a name
         is_file = False
     if not is_file:
-        return argument
-    return decoded_text(read_file_bytes(path))
+        return argument_text(argument, "The text")
+    return read_file_text(path, quiet=quiet)

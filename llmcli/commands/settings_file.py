@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmcli.errors import UsageError
+from llmcli.text.bytes_to_text import text_from_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +26,19 @@ def settings_path() -> Path:
     return Path(platformdirs.user_config_dir("llmcli")) / "config.toml"
 
 
+def read_own_text(path: Path) -> str:
+    """A file of ours that users may write, as their editors write it: with a byte order mark, or any line ends.
+
+    `--encoding` does not hold for it: it is for what a model reads.
+
+    Raises:
+        OSError: it cannot be read.
+        UsageError: it is not text in a known encoding.
+    """
+    text = text_from_bytes(path.read_bytes(), str(path), instead="Save it as UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
     """For each command that takes settings, the values the file gives; for `inspect`, for each of its commands.
 
@@ -41,11 +55,11 @@ def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
             return {}
         if path.stat().st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is larger than any list of settings.")
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(read_own_text(path))
     except OSError:
         # A home directory that cannot be read is no reason not to work.
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}.") from None
     from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from llmcli.commands import prompt_templates
+from llmcli.commands import options, prompt_templates
 from llmcli.commands.prompt_input import read_prompt
 from llmcli.commands.prompt_templates import PromptTemplate
+from llmcli.text.json_text import json_text
 from llmcli.views import terminal
 
 app = typer.Typer(
@@ -25,12 +25,12 @@ def save(
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt, with {input} where the text goes; - or nothing is piped text.")
     ] = None,
-    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system prompt too.")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", metavar="TEXT", callback=options.text, help="A system prompt too.")
+    ] = None,
+    encoding: options.Encoding = None,
 ) -> None:
     """Save a prompt: {input} is where the text goes, {key} where --param key=value does, {{key}} a word in braces."""
-    if system is not None:
-        # Bytes of argv that are not UTF-8 arrive as lone surrogates.
-        system = system.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
     template = PromptTemplate(name, read_prompt(prompt), system)
     path, aside = prompt_templates.save(template)
     if aside is not None:
@@ -46,7 +46,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON arr
     for error in damaged:
         terminal.note(str(error))
     if as_json:
-        terminal.write_line(json.dumps([_plain(template) for template in found], ensure_ascii=False))
+        terminal.write_line(json_text([_plain(template) for template in found]))
         return
     if not (found or damaged):
         terminal.note("There are no prompt templates; `llm template save NAME PROMPT` makes one.")
@@ -64,7 +64,7 @@ def show(
     """Print a saved prompt; its system prompt goes to stderr."""
     template = prompt_templates.find(name)
     if as_json:
-        terminal.write_line(json.dumps(_plain(template), ensure_ascii=False))
+        terminal.write_line(json_text(_plain(template)))
         return
     if template.system is not None:
         terminal.note(f"System prompt: {template.system}")

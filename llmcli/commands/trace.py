@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llmcli.commands import options
 from llmcli.commands.inspect.looking import Shown, Subject, looks
 
 
@@ -13,11 +14,19 @@ from llmcli.commands.inspect.looking import Shown, Subject, looks
 def trace(
     subject: Subject,
     name: Annotated[
-        str, typer.Option("--subject", metavar="S", help="Whom or what the text is about, as it stands there.")
+        str,
+        typer.Option(
+            "--subject", metavar="S", callback=options.text, help="Whom or what the text is about, as it stands there."
+        ),
     ],
     target: Annotated[
         str | None,
-        typer.Option("--target", metavar="TOKEN", help="Trace this token, as in ' Paris'. Default: the likeliest."),
+        typer.Option(
+            "--target",
+            metavar="TOKEN",
+            callback=options.text,
+            help="Trace this token, as in ' Paris'. Default: the likeliest.",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="How many noises to average over.")] = 5,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Decides the noise.")] = 0,

@@ -1,4 +1,4 @@
-"""A reply as it is written: to a person character by character, to a pipe as the model said it."""
+"""A reply as it is written: on a terminal made visible, into a pipe or file the bytes of its text and a line end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llmcli.views import terminal
+from llmcli.views.unencodable import HANDLER
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Event, Step
@@ -46,11 +47,22 @@ class ThoughtWriter:
 class ReplyWriter:
     """Writes a reply to standard output, flushed as it comes, and what is thought before it to standard error, dim.
 
-    On a terminal control characters are made visible; anywhere else the text is passed on byte for byte.
+    On a terminal control characters are made visible; anywhere else the text is passed on byte for byte. Either way it
+    ends with a newline, as lines of text do; an empty reply is no line.
     """
 
-    def __init__(self, *, coloured: bool = False, prefill: str = "", thought: str = "", quiet: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        coloured: bool = False,
+        prefill: str = "",
+        thought: str = "",
+        quiet: bool = False,
+        newline: bool = True,
+    ) -> None:
         """`coloured` gives each token the colour of its probability, where the terminal has colours.
+
+        Without `newline` a pipe or file gets the text alone.
 
         `thought` and `prefill` are how the reply begins, before anything is generated. If `quiet`, thoughts are not
         shown.
@@ -59,6 +71,7 @@ class ReplyWriter:
         self._prefill, self._thought = prefill, thought
         self._console = terminal.console_out() if coloured and self._is_terminal else None
         self._at_line_start = True
+        self._newline = newline or self._is_terminal
         self._thoughts = None if quiet else ThoughtWriter()
 
     def show(self, event: Event) -> None:
@@ -93,15 +106,19 @@ class ReplyWriter:
             sys.stdout.write(terminal.visible(text))
         else:
             # Bytes, so that neither the locale nor the platform's line ends change what the model said.
-            sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
+            sys.stdout.buffer.write(text.encode("utf-8", errors=HANDLER))
         sys.stdout.flush()
 
     def _end_line(self) -> None:
         if self._thoughts is not None:
             self._thoughts.end()
-        if self._is_terminal and not self._at_line_start:
+        if not self._newline or self._at_line_start:
+            return
+        if self._is_terminal:
             sys.stdout.write("\n")
-            sys.stdout.flush()
+        else:
+            sys.stdout.buffer.write(b"\n")
+        sys.stdout.flush()
 
     def _write_coloured(self, text: str, step: Step) -> None:
         from rich.text import Text

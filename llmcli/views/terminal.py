@@ -37,16 +37,16 @@ def console_err() -> Console:
 def prepare() -> None:
     """Let no stream fail at a character, and no size that the environment gives make views empty or endless."""
     unencodable.never_fail()
-    # Rich, Click and others take what these say for the size of any stream.
-    for name, least, most in (("COLUMNS", LEAST_COLUMNS, MOST_COLUMNS), ("LINES", 1, MOST_COLUMNS)):
+    # Rich, Click and Typer take what these say for the size of any stream.
+    for name, least in (("COLUMNS", LEAST_COLUMNS), ("TERMINAL_WIDTH", LEAST_COLUMNS), ("LINES", 1)):
         value = os.environ.get(name, "").strip()
         if not (value.isascii() and value.isdecimal() and value.strip("0")):
             # 0 is what programs export that do not know it.
             os.environ.pop(name, None)
         else:
             digits = value.lstrip("0")
-            size = most if len(digits) > len(str(most)) else int(digits)
-            os.environ[name] = str(min(max(size, least), most))
+            size = MOST_COLUMNS if len(digits) > len(str(MOST_COLUMNS)) else int(digits)
+            os.environ[name] = str(min(max(size, least), MOST_COLUMNS))
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from unittest import mock
 
 from llmcli import cli
+from llmcli.commands.prompt_input import configure_encoding
 from llmcli.views import terminal
 
 LLM = [sys.executable, "-m", "llmcli"]
@@ -28,9 +29,11 @@ class Result:
     returncode: int
 
 
-def llm(*arguments: object, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Result:
-    """Run the program in this process, with pipes for streams."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+def llm(
+    *arguments: object, stdin: bytes = b"", env: Mapping[str, str] | None = None, encoding: str = "utf-8"
+) -> Result:
+    """Run the program in this process, with pipes for streams; `encoding` is what Python has chosen for its output."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
     terminate = signal.getsignal(signal.SIGTERM)
     with (
         mock.patch.object(sys, "argv", ["llm", *map(str, arguments)]),
@@ -46,6 +49,7 @@ def llm(*arguments: object, stdin: bytes = b"", env: Mapping[str, str] | None = 
         finally:
             signal.signal(signal.SIGTERM, terminate)
             terminal.configure(None)
+            configure_encoding(None)
     assert isinstance(code, int)
     return Result(_bytes(out), _bytes(err), code)
 

@@ -28,9 +28,9 @@ def test_an_alias_stands_for_a_model_wherever_one_is_named(home: Path) -> None:
     result = llm("alias", "set", "fast", "model")
     assert (result.returncode, result.stdout) == (0, b"")
     assert str(home / "model") in result.stderr.decode()
-    assert llm("generate", "hi", "-m", "fast", "-t", 0).stdout == b"ok"
+    assert llm("generate", "hi", "-m", "fast", "-t", 0).stdout == b"ok\n"
     assert llm("show", "fast", "--json").returncode == 0
-    assert llm("generate", "hi", "-t", 0, env={"LLMCLI_MODEL": "fast"}).stdout == b"ok"
+    assert llm("generate", "hi", "-t", 0, env={"LLMCLI_MODEL": "fast"}).stdout == b"ok\n"
     assert json.loads(llm("alias", "list", "--json").stdout) == {"fast": str(home / "model")}
     assert llm("alias", "list").stdout.decode() == f"fast  {home / 'model'}\n"
     assert llm("alias", "rm", "fast").returncode == 0
@@ -71,6 +71,13 @@ def test_what_makes_no_sense_is_refused(arguments: list[str], code: int, why: st
     assert result.returncode == code
     assert why in result.stderr.decode()
     assert json.loads(llm("alias", "list", "--json").stdout) == {"known": "owner/name"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_a_windows_editor_saved_is_read(encoding: str) -> None:
+    aliases_path().parent.mkdir(parents=True, exist_ok=True)
+    aliases_path().write_bytes('{"k\u00e9": "owner/name"}\r\n'.encode(encoding))
+    assert json.loads(llm("alias", "list", "--json").stdout) == {"k\u00e9": "owner/name"}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', "[" * 90_000, "\xff"])

@@ -89,6 +89,7 @@ def test_a_bad_line_is_a_result_and_not_the_end(model: Path, tmp_path: Path) -> 
     result = llm("batch", file, "-m", model, "-n", 2)
     found = results(result.stdout)
     assert result.returncode == 1 and b"16 of 17 lines could not be answered" in result.stderr
+    bad.append(("", "The line is not UTF-8: the byte at offset 12 is 0xff. Say how it is encoded, as in --encoding"))
     for one, (_, why) in zip(found, bad, strict=False):
         assert why in one["error"] and "text" not in one
     assert [one["index"] for one in found] == list(range(17))

@@ -102,7 +102,7 @@ def test_piped_text_is_the_first_message_and_without_a_terminal_the_only_one(tmp
     model = write_puppet(tmp_path / "speaker", chain(b"Yes."))
     # A session without a controlling terminal: there is no keyboard to go on with.
     result = llm("chat", "-m", model, "-t", 0, stdin=b"Hello?\n", env={"XDG_DATA_HOME": str(tmp_path)})
-    assert (result.stdout, result.returncode) == (b"Yes.", 0)
+    assert (result.stdout, result.returncode) == (b"Yes.\n", 0)
     (tmp_path / "notes.txt").write_text("Notes.\n")
     folder = tmp_path / "another"
     result = llm("chat", "-m", model, tmp_path / "notes.txt", stdin=b"Hm?\n", env={"XDG_DATA_HOME": str(folder)})

@@ -401,10 +401,10 @@ def test_chats_lists_shows_exports_and_removes(start: Start, yes: Path, tmp_path
     assert b"No conversation" in llm("chats", "list", env=env).stderr
     for question in ("One?", "Two?"):
         result = llm("chat", "-m", yes, "-t", 0, "--seed", 1, "-q", stdin=question.encode(), env=env)
-        assert result.stdout == b"Yes, ok."
+        assert result.stdout == b"Yes, ok.\n"
     # The last one goes on, with its own model.
-    assert llm("chat", "-c", "-t", 0, "-q", stdin=b"Three?", env=env).stdout == b"Yes, ok."
-    assert llm("chat", "-c", "--no-save", "-t", 0, "-q", stdin=b"Four?", env=env).stdout == b"Yes, ok."
+    assert llm("chat", "-c", "-t", 0, "-q", stdin=b"Three?", env=env).stdout == b"Yes, ok.\n"
+    assert llm("chat", "-c", "--no-save", "-t", 0, "-q", stdin=b"Four?", env=env).stdout == b"Yes, ok.\n"
     rows = json.loads(llm("chats", "list", "--json", env=env).stdout)
     assert sorted((row["title"], row["messages"], row["model"]) for row in rows) == [
         ("One?", 2, "yes"),

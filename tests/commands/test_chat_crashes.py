@@ -50,7 +50,7 @@ def test_chats_at_once_that_are_killed_go_on(tmp_path: Path, monkeypatch: pytest
 
     for child in [chat("and then?", "-m", brief, "--resume", path.stem) for path in paths]:
         stdout, stderr = child.communicate(timeout=PATIENCE_S)
-        assert (child.returncode, stdout) == (0, b"done."), stderr
+        assert (child.returncode, stdout) == (0, b"done.\n"), stderr
     for path, question in zip(paths, asked, strict=True):
         tree, note = read_conversation(path)
         first, *_, last = tree.nodes.values()

@@ -44,7 +44,7 @@ def test_a_pipe_gets_json_of_the_schema_however_short(model: Path, tmp_path: Pat
     assert (result.returncode, result.stderr) == (0, b"")
     assert set(json.loads(result.stdout)) == {"a", "b"}
     inline = json.loads(llm(*flags, "--json-schema", SCHEMA, "--json", "--top", 2).stdout)
-    assert inline["text"].encode() == result.stdout and len(inline["tokens"]) <= limit
+    assert inline["text"].encode() + b"\n" == result.stdout and len(inline["tokens"]) <= limit
 
 
 def test_where_nothing_fits_nothing_is_printed(model: Path) -> None:
@@ -56,8 +56,8 @@ def test_where_nothing_fits_nothing_is_printed(model: Path) -> None:
 def test_whitespace_is_free_where_that_is_asked_for(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", loop(b"[\n"))
     flags = ["generate", "hi", "-m", folder, "-t", 0, "-n", 30, "--json-schema", '{"type": "array", "items": false}']
-    assert llm(*flags).stdout == b"[]"
-    assert llm(*flags, "--free-whitespace").stdout == b"[\n]"
+    assert llm(*flags).stdout == b"[]\n"
+    assert llm(*flags, "--free-whitespace").stdout == b"[\n]\n"
     refused = llm("generate", "hi", "-m", folder, "--regex", "a", "--free-whitespace")
     assert refused.returncode == 2 and b"--free-whitespace is for the JSON of a --json-schema" in refused.stderr
 
@@ -74,7 +74,7 @@ def test_that_no_ending_is_known_is_said_before_the_reply(tmp_path: Path) -> Non
 def test_a_reply_that_is_cut_is_an_error_and_is_not_printed(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", loop(b"abc"))
     flags = ["generate", "hi", "-m", folder, "-t", 0, "--regex", "(abc)+", "-n", 9]
-    assert llm(*flags).stdout == b"abcabcabc"
+    assert llm(*flags).stdout == b"abcabcabc\n"
     for more in ([], ["--json"]):
         result = llm(*flags, "--stop", "cab", *more)
         assert (result.returncode, result.stdout) == (1, b"")
@@ -97,9 +97,9 @@ def test_the_end_is_forced_where_the_limit_comes_and_said_to_be_forced(tmp_path:
 def test_a_prefill_is_part_of_it(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", chain(b"xyz"))
     flags = ["generate", "hi", "-m", folder, "-t", 0, "-n", 5]
-    assert llm(*flags, "--regex", "x[a-z]z", "--prefill", "xy").stdout == b"xyz"
+    assert llm(*flags, "--regex", "x[a-z]z", "--prefill", "xy").stdout == b"xyz\n"
     # Complete as it is.
-    assert llm(*flags, "--regex", "xyz", "--prefill", "xyz").stdout == b"xyz"
+    assert llm(*flags, "--regex", "xyz", "--prefill", "xyz").stdout == b"xyz\n"
     refused = llm("generate", "hi", "-m", "/nowhere", "--regex", "x[a-z]z", "--prefill", "a")
     why = b"llm: No text of the form that is asked for begins with 'a': it has 'a', where 'x' can come.\n"
     assert (refused.returncode, refused.stdout, refused.stderr) == (2, b"", why)

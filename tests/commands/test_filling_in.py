@@ -39,7 +39,7 @@ def test_the_gap_is_filled_and_the_reply_ends_at_the_next_marker(coder: Path) ->
     assert (reply["finish_reason"], len(reply["tokens"])) == ("stop", 2)
     # BOS, three markers, and every character.
     assert reply["prompt_tokens"] == 1 + 3 + len("a<|end|>b")
-    assert llm("generate", "--fill-in", "a", "", "-m", coder).stdout == b"xy"
+    assert llm("generate", "--fill-in", "a", "", "-m", coder).stdout == b"xy\n"
 
 
 def test_a_model_that_cannot_says_what_it_would_need(speaker: Path) -> None:
@@ -70,7 +70,7 @@ def test_nothing_else_is_said_about_the_prompt(coder: Path, flags: list[str], na
 
 def test_variables_for_conversations_are_passed_over(coder: Path) -> None:
     env = {"LLMCLI_SYSTEM": "Be brief.", "LLMCLI_PREFILL": "x"}
-    assert llm("generate", "--fill-in", "a", "b", "-m", coder, env=env).stdout == b"xy"
+    assert llm("generate", "--fill-in", "a", "b", "-m", coder, env=env).stdout == b"xy\n"
 
 
 def test_control_tokens_of_a_prompt_of_ones_own(speaker: Path) -> None:
@@ -103,4 +103,4 @@ def test_control_tokens_are_for_raw_texts(speaker: Path) -> None:
     assert b"--control-tokens is for --raw" in result.stderr
     # A variable that holds for every command changes no conversation.
     env = {"LLMCLI_CONTROL_TOKENS": "1"}
-    assert llm("generate", "<|end|>", "-m", speaker, env=env).stdout == b"ok"
+    assert llm("generate", "<|end|>", "-m", speaker, env=env).stdout == b"ok\n"

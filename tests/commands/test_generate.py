@@ -37,9 +37,19 @@ def speaker(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("home")
 class TestGenerate:
-    def test_stdout_is_the_answer_byte_for_byte(self, speaker: Path) -> None:
-        result = llm("generate", "hi", "-m", speaker, "-t", 0)
-        assert (result.stdout.decode(), result.stderr.decode(), result.returncode) == ("Hé 😀!", "", 0)
+    def test_stdout_is_the_answer_and_a_newline_or_its_bytes_alone(self, speaker: Path) -> None:
+        flags = ["generate", "hi", "-m", speaker, "-t", 0]
+        result = llm(*flags)
+        assert (result.stdout.decode(), result.stderr.decode(), result.returncode) == ("Hé 😀!\n", "", 0)
+        assert llm(*flags, "--no-newline").stdout.decode() == "Hé 😀!"
+        assert llm(*flags, env={"LLMCLI_NO_NEWLINE": "1"}).stdout.decode() == "Hé 😀!"
+
+    def test_an_empty_reply_is_no_line_and_a_line_gets_no_second_end(self, tmp_path: Path) -> None:
+        said = write_puppet(tmp_path / "line", chain(b"ab\n"))
+        flags = ["generate", "hi", "-m", said, "-t", 0]
+        assert [llm(*flags, *more).stdout for more in ((), ("--stop", "a"), ("--stop", "b"))] == [b"ab\n", b"", b"a\n"]
+        assert llm(*flags, "--stop", "b", "--no-newline").stdout == b"a"
+        assert llm(*flags, "--prefill", "a", "--stop", "b").stdout == b"a\n"
 
     @pytest.mark.parametrize(
         ("argument", "stdin", "prompt"),
@@ -48,7 +58,8 @@ class TestGenerate:
             (None, b"hi\n", "hi"),
             ("-", b"hi\n", "hi"),
             ("Summarise:", b"a\r\nb\n", "Summarise:\n\na\nb"),
-            ("x", b"\xef\xbb\xbfa\xff", "x\n\na\ufffd"),
+            ("x", b"\xef\xbb\xbfa\xc3\xa9", "x\n\naé"),
+            ("x", "\ufeffé\r\n".encode("utf-16-le"), "x\n\né"),
         ],
     )
     def test_prompt_and_pipe_are_joined(self, speaker: Path, argument: str | None, stdin: bytes, prompt: str) -> None:
@@ -74,7 +85,7 @@ class TestGenerate:
         result = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, check=True, timeout=120, input=b""
         )
-        assert (result.stdout.decode(), result.stderr) == ("Hé 😀!None True\n", b"")
+        assert (result.stdout.decode(), result.stderr) == ("Hé 😀!\nNone True\n", b"")
 
     def test_json_has_every_documented_field(self, speaker: Path) -> None:
         result = llm("generate", "hi", "-m", speaker, "--json", "--top", 2, "--seed", 5, "-n", 7)
@@ -103,8 +114,8 @@ class TestGenerate:
         assert events[-1]["finish_reason"] == "stop"
 
     def test_stop_strings_and_prefill(self, speaker: Path) -> None:
-        assert llm("generate", "hi", "-m", speaker, "-t", 0, "--stop", "z", "--stop", "😀").stdout.decode() == "Hé "
-        assert llm("generate", "hi", "-m", speaker, "-t", 0, "--prefill", "H").stdout.decode() == "Hé 😀!"
+        assert llm("generate", "hi", "-m", speaker, "-t", 0, "--stop", "z", "--stop", "😀").stdout.decode() == "Hé \n"
+        assert llm("generate", "hi", "-m", speaker, "-t", 0, "--prefill", "H").stdout.decode() == "Hé 😀!\n"
 
     def test_the_prompt_can_be_seen_and_user_text_is_never_a_control_token(self, speaker: Path) -> None:
         result = llm("generate", "<|end|>", "-m", speaker, "--show-prompt", "-n", 1, "--no-color")
@@ -116,7 +127,7 @@ class TestGenerate:
 
     def test_probabilities_in_a_pipe_are_a_table_on_stderr(self, speaker: Path) -> None:
         result = llm("generate", "hi", "-m", speaker, "-t", 0, "--probs", "--top", 2)
-        assert result.stdout.decode() == "Hé 😀!"
+        assert result.stdout.decode() == "Hé 😀!\n"
         table = result.stderr.decode()
         assert "100.0%" in table and "could have been" in table and "\x1b" not in table
 
@@ -130,7 +141,7 @@ class TestGenerate:
         folder = write_puppet(tmp_path / "base", loop(b"abc"))
         write_text_files(folder, template=None)
         result = llm("generate", "ab", "-m", folder, "-t", 0, "-n", 4)
-        assert result.stdout == b"cabc"
+        assert result.stdout == b"cabc\n"
         assert b"no chat template" in result.stderr
         assert llm("generate", "ab", "-m", folder, "-t", 0, "-n", 4, "--raw").stderr == b""
         assert llm("generate", "ab", "-m", folder, "-s", "x").returncode == 2
@@ -208,7 +219,7 @@ class TestGenerate:
         (folder / "added_tokens.json").write_text(json.dumps({"<pad>": rows, "<old>": 7}))
         (folder / "special_tokens_map.json").write_text("{")
         result = llm("generate", "hi", "-m", folder)
-        assert (result.returncode, result.stdout) == (0, b"ok")
+        assert (result.returncode, result.stdout) == (0, b"ok\n")
         told = " ".join(result.stderr.decode().split())
         for words in (
             "names 50256 as a token",
@@ -238,13 +249,15 @@ class TestGenerate:
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_signals_end_it_with_their_code(self, tmp_path: Path, number: int, code: int) -> None:
-        folder = write_puppet(tmp_path / "m", loop(b"abc\n"), context=100_000)
+        folder = write_puppet(tmp_path / "m", loop(b"abc "), context=100_000)
         process = start("generate", "hi", "-m", folder)
         assert process.stdout is not None
-        assert process.stdout.readline() == b"abc\n"
+        assert process.stdout.read(4) == b"abc "
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (code, b"")
+        # What was said before Ctrl-C is a line.
+        assert out.endswith(b"\n") or number == signal.SIGTERM
 
     def test_an_interrupted_reply_is_still_valid_json(self, tmp_path: Path) -> None:
         folder = write_puppet(tmp_path / "m", loop(b"abc\n"), context=100_000)

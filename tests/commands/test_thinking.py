@@ -21,9 +21,9 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_only_the_answer_is_on_stdout(thinker: Path) -> None:
     result = llm("generate", "hi", "-m", thinker, "-t", 0)
-    assert (result.stdout, result.stderr) == (b"Yes!", b"Hm, 2.\n\n")
+    assert (result.stdout, result.stderr) == (b"Yes!\n", b"Hm, 2.\n\n")
     result = llm("generate", "hi", "-m", thinker, "-t", 0, "--quiet")
-    assert (result.stdout, result.stderr) == (b"Yes!", b"")
+    assert (result.stdout, result.stderr) == (b"Yes!\n", b"")
     result = llm("generate", "hi", "-m", thinker, "-t", 0, "-n", 4)
     assert (result.stdout, result.stderr) == (b"", b"Hm,\n\n")
 
@@ -58,7 +58,7 @@ def test_a_thought_can_be_begun_for_the_model(thinker: Path) -> None:
 
 def test_text_to_continue_has_no_thoughts(thinker: Path) -> None:
     result = llm("generate", "H", "-m", thinker, "-t", 0, "--raw")
-    assert (result.stdout, result.stderr) == (b"m, 2.\n[/THINK]\tYes!", b"")
+    assert (result.stdout, result.stderr) == (b"m, 2.\n[/THINK]\tYes!\n", b"")
 
 
 def test_in_a_chat_a_thought_becomes_a_line_and_stays_in_the_conversation(tmp_path: Path, thinker: Path) -> None:

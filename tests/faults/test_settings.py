@@ -86,7 +86,7 @@ CONFIG, DATA = "XDG_CONFIG_HOME/llmcli", "XDG_DATA_HOME/llmcli"
 BEGIN = b'{"kind": "begin", "id": "x", "time": "", "program": "llmcli", "version": 1}\n'
 STORES: dict[str, tuple[Callable[[Path], None], list[str], int, tuple[str, ...]]] = {
     "settings are no TOML": (placed(f"{CONFIG}/config.toml", b"a = [\x1b"), ["list"], 2, ("config.toml",)),
-    "settings are no text": (placed(f"{CONFIG}/config.toml", b"\xff\xfe"), ["list"], 2, ("config.toml",)),
+    "settings are no text": (placed(f"{CONFIG}/config.toml", b'a = "\xe9"'), ["list"], 2, ("config.toml",)),
     "settings name nothing": (placed(f"{CONFIG}/config.toml", b"a\x1b = 1"), ["list"], 2, ("config.toml",)),
     "setting of a wrong kind": (
         placed(f"{CONFIG}/config.toml", b'temperature = "hot"'),

@@ -74,9 +74,11 @@ def test_sizes_that_make_no_sense_are_forgotten(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("LINES", columns)
+    monkeypatch.setenv("TERMINAL_WIDTH", columns)
     monkeypatch.setattr(sys, "stdout", screen := io.StringIO())
     terminal.prepare()
     assert os.environ.get("COLUMNS") == left
+    assert os.environ.get("TERMINAL_WIDTH") == left
     assert os.environ.get("LINES") == (left if left != "20" else "1")
     terminal.console_out().print("word")
     assert screen.getvalue() == "word\n"

@@ -78,16 +78,17 @@ def text_of_file(name: str) -> str:
     """What stands in a file that a message is to have with it.
 
     Raises:
-        UsageError: it cannot be read, or is no text.
+        UsageError: it cannot be read, or is not text in a known encoding.
     """
     try:
         with Path(name).expanduser().open("rb") as file:
             data = file.read(_LARGEST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}.") from error
-    if len(data) > _LARGEST_BYTES or b"\0" in data:
+    text = decoded_text(data, name, quiet=True) if len(data) <= _LARGEST_BYTES else "\0"
+    if "\0" in text:
         raise UsageError(f"{name} is not a text that a model could read.")
-    return decoded_text(data)
+    return text
 
 
 def send_along(session: ChatSession, name: str, text: str) -> None:
@@ -116,6 +117,6 @@ def edited(text: str) -> str:
             raise LlmcliError(f"The editor {command!r} cannot be started: {error}. Set EDITOR to another.") from error
         if code:
             raise LlmcliError(f"The editor {command!r} failed with code {code}; nothing was sent.")
-        return decoded_text(path.read_bytes())
+        return decoded_text(path.read_bytes(), "The message")
     finally:
         path.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class Keyboard:
             self._tty = sys.stdin
         else:
             with suppress(OSError):
-                self._tty = stack.enter_context(Path("/dev/tty").open(encoding="utf-8"))  # noqa: SIM115 (it does)
+                self._tty = stack.enter_context(_open_terminal())
         # Where the line is drawn: standard output may be a file.
         self._screen = next((each for each in (sys.stdout, sys.stderr) if terminal.can_redraw(each)), None)
 
@@ -133,6 +133,13 @@ class Keyboard:
             prompt_continuation="  ",
             key_bindings=_keys(),
         )
+
+
+def _open_terminal() -> TextIO:
+    """What is typed, in the encoding of the locale; other bytes become lone surrogates, as those of arguments do."""
+    import locale
+
+    return Path("/dev/tty").open(encoding=locale.getpreferredencoding(False), errors="surrogateescape")
 
 
 def unfenced(text: str) -> str:

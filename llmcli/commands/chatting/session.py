@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llmcli.commands.chatting.keyboard import Keyboard
 from llmcli.commands.explain import Look, attention_watch, explain
 from llmcli.commands.following import follow
+from llmcli.commands.prompt_input import argument_text
 from llmcli.conversations.records import Settings
 from llmcli.conversations.talk import Talk
 from llmcli.conversations.tree import Node
@@ -332,7 +333,7 @@ class ChatSession:
         for text in messages:
             try:
                 if not obey(text) and (text.strip() or self.attached):
-                    self.reply_to(text)
+                    self.reply_to(argument_text(text, "The message"))
             except LlmcliError as error:
                 # The conversation goes on: only this message or command failed.
                 terminal.error(str(error))

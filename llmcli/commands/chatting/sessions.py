@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from llmcli.commands.chatting.branches import preview
 from llmcli.commands.chatting.command import Command
 from llmcli.commands.chatting.session import ChatSession
+from llmcli.commands.prompt_input import decoded_text
 from llmcli.conversations.export import as_json, as_markdown, import_json
 from llmcli.conversations.files import conversation_files, find_conversation, read_conversation
 from llmcli.conversations.talk import Talk
 from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.json_text import json_text
 
 _LARGEST_BYTES = 64 << 20
 _LISTED = 20
@@ -51,7 +52,7 @@ class Sessions:
         tree = self._session.talk.tree
         path = Path(argument).expanduser()
         is_json = path.suffix.lower() == ".json"
-        text = json.dumps(as_json(tree), ensure_ascii=False, indent=2) + "\n" if is_json else as_markdown(tree)
+        text = json_text(as_json(tree), indent=2) + "\n" if is_json else as_markdown(tree)
         try:
             with path.open("x", encoding="utf-8", errors="replace") as file:
                 try:
@@ -109,11 +110,9 @@ def _imported(path: Path, session: ChatSession) -> Talk:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is not a conversation: it is larger than {_LARGEST_BYTES >> 20} MiB.")
-        text = path.read_text(encoding="utf-8")
+        text = decoded_text(path.read_bytes(), str(path), quiet=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text.") from None
     if path.suffix == ".jsonl":
         tree = read_conversation(path)[0]
         nodes, system = tree.path(), tree.settings.system if tree.settings else None

@@ -11,17 +11,25 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model, read_edit_files
-from llmcli.commands.prompt_input import decoded_text, read_file_bytes
+from llmcli.commands.prompt_input import read_file_text
 from llmcli.errors import UsageError
 from llmcli.views import terminal
 
 
 def fact(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="A text that the fact's answer completes.")],
-    subject: Annotated[
-        str, typer.Option("--subject", metavar="S", help="Whom or what the fact is about, as it stands in PROMPT.")
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", callback=options.text, help="A text that the fact's answer completes.")
     ],
-    target: Annotated[str, typer.Option("--to", metavar="T", help="The new answer.")],
+    subject: Annotated[
+        str,
+        typer.Option(
+            "--subject",
+            metavar="S",
+            callback=options.text,
+            help="Whom or what the fact is about, as it stands in PROMPT.",
+        ),
+    ],
+    target: Annotated[str, typer.Option("--to", metavar="T", callback=options.text, help="The new answer.")],
     model: options.Model = None,
     layer: Annotated[
         str, typer.Option("--layer", metavar="auto|N", help="The block to change. auto: the best of three, by trial.")
@@ -37,16 +45,26 @@ def fact(
     edit: options.Edit = None,
     paraphrase: Annotated[
         list[str] | None,
-        typer.Option("--paraphrase", metavar="TEXT", help="Another text that T should follow. Repeatable."),
+        typer.Option(
+            "--paraphrase", metavar="TEXT", callback=options.text, help="Another text that T should follow. Repeatable."
+        ),
     ] = None,
     neighbour: Annotated[
         list[str] | None,
-        typer.Option("--neighbour", metavar="TEXT", help="A text whose answer should stay as it is. Repeatable."),
+        typer.Option(
+            "--neighbour",
+            metavar="TEXT",
+            callback=options.text,
+            help="A text whose answer should stay as it is. Repeatable.",
+        ),
     ] = None,
     ask: Annotated[
         list[str] | None,
         typer.Option(
-            "--ask", metavar="TEXT", help="A question to be answered in a chat, before and after. Repeatable."
+            "--ask",
+            metavar="TEXT",
+            callback=options.text,
+            help="A question to be answered in a chat, before and after. Repeatable.",
         ),
     ] = None,
     out: Annotated[
@@ -64,6 +82,7 @@ def fact(
     as_json: base.AsJson = False,
     html: base.Html = None,
     svg: base.Svg = None,
+    encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -72,7 +91,7 @@ def fact(
     Exit code 1, and nothing is kept, where it did not take or did more than it should.
     """
     number = _layer(layer)
-    text = None if corpus is None else decoded_text(read_file_bytes(corpus))
+    text = None if corpus is None else read_file_text(corpus, quiet=quiet)
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise UsageError(f"The edit cannot be written to {out}: give a file in a folder that exists.")
     checkpoint = find_checkpoint(model, quiet=quiet)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from llmcli.commands.prompt_input import read_prompt
+from llmcli.commands.prompt_input import argument_text, read_prompt
 from llmcli.errors import UsageError
 from llmcli.views import terminal
 
@@ -67,7 +67,7 @@ def read_text(argument: str | None, *, quiet: bool) -> str:
         return read_prompt(argument, quiet=quiet)
     if not argument:
         raise UsageError("The text is empty. Give a text, or pipe one in.")
-    return argument.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+    return argument_text(argument, "The text")
 
 
 def positions(asked: Sequence[int] | None, length: int, *, default: Sequence[int]) -> list[int]:

@@ -131,6 +131,7 @@ def looks(
         ("dtype", options.Dtype, "auto"),
     ]
     after = of_weights if weights else []
+    after += [("encoding", options.Encoding, None)] if text is not None else []
     after += [
         ("as_json", base.AsJson, False),
         ("html", base.Html, None),

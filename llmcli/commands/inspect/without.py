@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llmcli.commands import options
 from llmcli.commands.inspect.looking import Shown, Subject, looks
 
 _EACH_WORD = "*"
@@ -18,6 +19,7 @@ def without(
         str,
         typer.Argument(
             metavar="SPAN",
+            callback=options.text,
             help='What to leave out: text that occurs in TEXT, wherever it does; "*" is each word in turn.',
         ),
     ],
@@ -29,6 +31,7 @@ def without(
         typer.Option(
             "--answer",
             metavar="TEXT",
+            callback=options.text,
             help="The answer to look at, with the space it begins with. Default: what the model itself goes on with.",
         ),
     ] = None,

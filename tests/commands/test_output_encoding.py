@@ -1,0 +1,131 @@
+"""Output that cannot be written as it is: every view has something to show for it, and saved names find their file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.commands.running import llm
+from tests.faults.running import environment
+from tests.puppet import chain, write_puppet
+
+LATIN_NAME = os.fsdecode(b"mod\xe8le")
+VIEWS = [
+    ["score", "hello é 世"],
+    ["inspect", "tokens", "hello é 世"],
+    ["inspect", "lens", "hi é"],
+    ["inspect", "attention", "hi é"],
+    ["inspect", "attention", "hi é", "--layer", "0", "--head", "0"],
+    ["inspect", "heads"],
+    ["inspect", "neurons", "hi é"],
+    ["inspect", "cost"],
+    ["inspect", "token", "next", "hi é"],
+    ["inspect", "without", "é", "hi é"],
+    ["inspect", "embeddings", "a"],
+    ["inspect", "experts", "hi é"],
+    ["show"],
+    ["doctor"],
+    ["config"],
+    ["list"],
+    ["chats", "list"],
+    ["alias", "list"],
+    ["generate", "hi é", "--probs", "--top", "2", "--show-prompt", "--stats", "-n", "3"],
+    ["--help"],
+    ["generate", "--help"],
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_puppet(tmp_path_factory.mktemp("models") / "speaker", chain("a🙂 ".encode()))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("LLMCLI_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("LLMCLI_MODEL", str(folder))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=" ".join)
+def test_every_view_in_every_encoding_and_width(view: list[str]) -> None:
+    usual = llm(*view)
+    for encoding, columns in (("ascii", "0"), ("cp1252", "1"), ("latin-1", "9" * 30), ("utf-8", "7")):
+        result = llm(*view, encoding=encoding, env={"COLUMNS": columns, "LINES": columns})
+        assert result.returncode == usual.returncode, result.stderr
+        assert b"is a bug" not in result.stderr
+        assert bool(result.stdout.strip()) == bool(usual.stdout.strip())
+        assert len(result.stdout) < 1_000_000
+        if encoding != "utf-8" and view[0] not in ("generate", "list"):
+            assert "\x1b" not in result.stdout.decode(encoding)
+
+
+@pytest.fixture
+def latin(tmp_path: Path, folder: Path) -> Path:
+    """A model whose folder has a name that is not UTF-8."""
+    try:
+        return Path(shutil.copytree(folder, tmp_path / LATIN_NAME))
+    except OSError:
+        pytest.skip("this file system has only names in UTF-8")
+
+
+def test_a_name_that_is_not_utf_8_is_shown_and_found_again(latin: Path, home: Path, tmp_path: Path) -> None:
+    shown = b"mod\\xe8le"
+    set_ = llm("alias", "set", "old", latin)
+    assert set_.returncode == 0 and shown in set_.stderr
+    assert shown in llm("alias", "list").stdout
+    assert json.loads(llm("alias", "list", "--json").stdout) == {"old": str(latin)}
+    assert llm("generate", "hi", "-m", "old", "-t", 0).stdout == "a🙂 \n".encode()
+    for view in (["show"], ["doctor"]):
+        result = llm(*view, latin)
+        assert shown in result.stdout and b"is a bug" not in result.stderr, result
+    listed = json.loads(llm("show", latin, "--json").stdout)
+    assert (listed["name"], listed["path"]) == (LATIN_NAME, str(latin))
+    missing = llm("show", f"{latin}/no")
+    assert missing.returncode == 3 and b"mod\\udce8le" in missing.stderr
+    run = tmp_path / "run.json"
+    pictures = ["--html", tmp_path / "page.html", "--svg", tmp_path / "page.svg"]
+    recorded = llm("generate", "hi", "-m", latin, "-n", 2, "--seed", 1, "--record", run, *pictures)
+    assert recorded.returncode == 0, recorded.stderr
+    assert shown in (tmp_path / "page.svg").read_bytes()
+    assert json.loads(run.read_bytes())["path"] == str(latin)
+    assert llm("replay", run).returncode == 0
+    json_reply = llm("generate", "hi", "-m", latin, "--json")
+    assert json.loads(json_reply.stdout)["model"] == LATIN_NAME
+
+
+def test_a_chat_with_such_a_model_goes_on(latin: Path) -> None:
+    said = llm("chat", "-m", latin, "-t", 0, "-q", stdin=b"hi")
+    assert (said.stdout, said.returncode) == ("a🙂 \n".encode(), 0), said.stderr
+    again = llm("chat", "-c", "-t", 0, stdin=b"again", env={"LLMCLI_MODEL": ""})
+    assert (again.stdout, again.returncode) == ("a🙂 \n".encode(), 0), again.stderr
+    by_name = llm("chat", "-c", "-m", latin, "-t", 0, "-q", stdin=b"again")
+    assert by_name.returncode == 0, by_name.stderr
+    rows = json.loads(llm("chats", "list", "--json").stdout)
+    assert [(row["messages"], row["model"]) for row in rows] == [(6, LATIN_NAME)]
+    assert b"mod\\xe8le" in llm("chats", "list").stdout
+    for form in ("json", "markdown"):
+        assert llm("chats", "export", rows[0]["id"], "-f", form).returncode == 0
+
+
+def test_a_reply_goes_on_past_a_character_that_a_terminal_does_not_have(folder: Path, tmp_path: Path) -> None:
+    flags = ["generate", "hi", "-m", str(folder), "-t", "0", "-q"]
+    for more, shown in ((["--prefill", "é…a"], b"\xe9...a? "), (["--probs"], b"a"), (["--json"], b'"text": "a? "')):
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "llmcli", *flags, *more],
+            env={**environment(tmp_path), "TERM": "xterm", "PYTHONIOENCODING": "latin-1"},
+            timeout=60,
+        )
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 0 and shown in child.before, child.before
