@@ -21,9 +21,10 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.guarded import Segment
 from llmcli.text.tokenizer import Tokenizer
 
-# The longest ending that is looked for, in bytes: straight, and in a search.
+# The longest ending that is looked for, in bytes: greedily, and in a search.
 _LONGEST, _DEEPEST = 16_384, 1024
-# How many bytes a search for an ending may try, some microseconds each: before a reply, after one token, and after all.
+# How many bytes a search for an ending may try, some microseconds each: before the reply, after one token, and after all
+# tokens of the reply together. Counts, not times: a reply must not depend on how fast the machine is.
 _LOOKS_FIRST, _LOOKS_EACH, _LOOKS_ALL = 15_000, 1_000, 30_000
 
 
@@ -74,7 +75,7 @@ class Constraint:
 
     @property
     def can_end(self) -> bool:
-        """A way to end the text is known, so that it will be complete however little room there is."""
+        """An ending of the text is known, so the reply will be complete within its room."""
         return self._ending is not None
 
     def begin(self, room: int) -> None:
@@ -86,7 +87,7 @@ class Constraint:
         self._begun, self._looks = False, _LOOKS_ALL
         self._ending = self._first_ending(room)
         if self._ending is None:
-            # Is there any text of this form? A long search at every token would find as little as this one.
+            # Raises if no text has this form. A long search at every token would find no more than this one.
             self.masked(torch.zeros(self._size))
             self._looks = 2 * _LOOKS_EACH
             return
@@ -168,7 +169,7 @@ class Constraint:
         return token
 
     def _go(self, token: int) -> Callable[[], None]:
-        """Go on with `token`; returns what takes that back for the search."""
+        """Append `token`; returns a function that undoes it for the search."""
         self._matcher.consume_token(token)
         if self._search is None:
             return lambda: None
@@ -178,21 +179,21 @@ class Constraint:
         return back
 
     def _without_endless_numbers(self, bias: Tensor) -> Tensor:
-        """`bias` (V,) without the tokens that give a number of a JSON text more digits than it can do with."""
+        """`bias` (V,) without the tokens that would give a number in JSON too many digits."""
         json = None if self._search is None else self._search.json
         if json is None or self._digits is None or not json.digits:
             return bias
         short = bias & (self._digits <= json.digits_left)
         if short.any() or (self.complete and self._stop_ids):
             return short
-        # A number that has to have more, such as a multiple of another, takes the shortest way.
+        # A number that needs more digits, such as a multiple of another, takes the known ending.
         tokens = None if self._ending is None else self._said(self._ending)
         if tokens:
             short[tokens[0]] = True
         return short if tokens else bias
 
     def _first_ending(self, room: int) -> _Ending | None:
-        """A short way to say a whole text; a longer one if none was found of no more than `room` tokens."""
+        """A short text of the form; one of more than `room` tokens if no shorter one was found."""
         if self.complete:
             return _Ending(b"")
         if self._search is None:
@@ -211,9 +212,9 @@ class Constraint:
         return _Ending(data, tokens)
 
     def _ending_after(self, token: int, before: _Ending | None, room: int) -> _Ending | None:
-        """A way to an end after `token`, of at most `room` tokens, if one is found.
+        """An ending of at most `room` tokens after `token`, if one is found.
 
-        What is left of the one that was known before it is looked at first, so that few tokens need a search.
+        The rest of the ending `before` is tried first, so that few tokens need a search.
         """
         if self.complete:
             return _Ending(b"")
@@ -226,12 +227,12 @@ class Constraint:
                 return _Ending(known[len(data) :], left)
             if self._fits(known[len(data) :], room):
                 return _Ending(known[len(data) :])
-        # Tokens of endings are seldom longer than that on average.
+        # Tokens of endings seldom have more than 6 bytes on average.
         longest = min(_LONGEST, 64 + 6 * room)
         found = self._search.rest_of(known)
         if found is None or not self._fits(found, room):
             found = self._search.straight(longest) or found
-        # A search for a shorter one would be had at every token once there is little room left: the token is refused.
+        # An ending that does not fit is not shortened by a search: once room is short, every token would need one.
         if found is None and self._looks > 0:
             granted = min(_LOOKS_EACH, self._looks)
             found, unused = self._search.search(granted, min(longest, _DEEPEST), known=known)
@@ -263,8 +264,8 @@ class Constraint:
 
 
 def _search(rule: Rule, data: Sequence[bytes], single: Collection[int], prefill: str) -> EndingSearch | None:
-    """The search for endings; None where the form is not one of bytes alone, because it names control tokens."""
-    # What a vocabulary without a token for each byte can say: the bytes of its characters.
+    """The search for endings; None where the form names control tokens, which are no bytes."""
+    # A vocabulary without a token for each byte still has the bytes of its characters.
     usable = {*single, *(byte for inside in data if len(inside) > 1 for byte in inside if byte > 127)}
     try:
         return EndingSearch(rule, usable, prefill=prefill.encode(errors="replace"))

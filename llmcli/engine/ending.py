@@ -1,8 +1,8 @@
-"""How a text that must have a form can be brought to an end, from wherever it stands.
+"""Search for a short ending of a text that must have a form, from any place in it.
 
-The search goes byte by byte, which needs no tokenizer and is fast: a look at one more byte takes some microseconds. The
-library does not say which state of its parser a text has led to, only which bytes can follow; what can be followed by
-the same bytes counts as alike.
+The search goes byte by byte, which needs no tokenizer and is fast: one more byte takes some microseconds. The library
+does not show the state of its parser, only which bytes can follow, so texts after which the same bytes can follow count
+as alike.
 """
 
 from __future__ import annotations
@@ -39,43 +39,43 @@ def _order(first: bytes) -> bytes:
 
 _ANY, _INSIDE, _OUTSIDE = _order(_CLOSING), _order(_JSON_INSIDE), _order(_JSON_OUTSIDE)
 _NESTED = _order(_JSON_OUTSIDE.replace(b"ntf[{", b"[{ntf"))
-# Texts of one length that a search keeps. It goes out several times: how many it keeps of those after which the same
-# bytes can follow, whether it tries only what led to something else before, and its share of the looks that are left.
+# Texts that a beam search keeps at each length. It runs in passes: how many alike texts it keeps, whether it tries only
+# bytes that led to different places before, and the share of the remaining looks it may spend.
 _WIDTH = 12
 _PASSES = ((1, False, 0.4), (1, True, 0.4), (3, False, 1.0))
-# More ways than this from one place are remembered by what they lead to.
+# Where more bytes than this can follow, the search remembers which of them lead to different places.
 _MANY = 24
-# What of an expression or a grammar is not said as it is written: a character that need not come, classes, flags of
-# groups, counts, and signs.
+# Parts of an expression or a grammar that do not stand for themselves: optional characters, classes, flags of groups,
+# counts, and operators.
 _SPELLED = re.compile(
     r"\[\^?\]?(?:[^\]\\]|\\.)*\]|\\[pP]\{[^}]*\}|\\[a-zA-Z0-9]|\(\?[a-zA-Z:<>=!-]*|.[?*](?!\w)|.\{[0-9, ]*\}"
     r"|\\(?=\W)|[][(){}.*+?|^$\"\n~&/]"
 )
 _MOST_HINTS = 24
-# Where a grammar and a schema have what may be spelled out.
+# Strings and expressions in a grammar, and patterns in a schema.
 _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
 _PATTERN = re.compile(r'"pattern"\s*:\s*("(?:[^"\\]|\\.)*")')
-# The longest way that is searched for where the straight way goes round in circles.
+# The longest ending, in bytes, that is searched for where the greedy way loops.
 _DEEPEST = 1024
-# How often the same bytes can follow before a straight way is taken to go round in circles: a text of a least length
-# does so for a while.
+# How often the same bytes can follow before the greedy way counts as a loop; a string with a minimal length repeats for
+# a while too.
 _ROUNDS = 1200
-# Bytes that are read to see which end of a known ending will do.
+# Bytes that are read to find the part of a known ending that fits.
 _EFFORT = 2000
 
 
 class EndingSearch:
-    """Goes along with one reply, and finds texts that end it."""
+    """Follows one reply byte by byte, and finds texts that end it."""
 
     def __init__(self, rule: Rule, usable: Collection[int] = range(256), *, prefill: bytes = b"") -> None:
-        """Only the bytes `usable` are tried, and those that must come; `prefill` begins the text.
+        """Only the bytes `usable` are tried, and bytes that are the only ones possible; `prefill` begins the text.
 
         Raises:
             UsageError: the rule is none, or no text of this form begins with `prefill`.
         """
         self._matcher = rule.byte_matcher(prefill)
         orders = [bytes(byte for byte in order if byte in usable) for order in (_ANY, _INSIDE, _OUTSIDE, _NESTED)]
-        self._orders = [(order, itemgetter(*order, 256)) for order in orders]
+        self._orders = [(order, itemgetter(*order, 256, 256)) for order in orders]
         self._json = JsonText().after(prefill) if rule.kind == "json-schema" else None
         self._hints = _hints(rule)
         self._ways_from: dict[tuple[bytes, bool], list[bytes]] = {}
@@ -86,7 +86,7 @@ class EndingSearch:
         return self._json
 
     def push(self, data: bytes) -> Callable[[], None]:
-        """Go on with `data`, which can follow; returns what takes it back."""
+        """Append `data`, which can follow; returns a function that undoes it."""
         before, json = self._matcher.deep_copy(), self._json
         self._matcher.consume_tokens(list(data))
         if json is not None:
@@ -99,22 +99,22 @@ class EndingSearch:
 
     @property
     def lost(self) -> bool:
-        """What was pushed is no text of single bytes, such as a control token that a grammar names."""
+        """The pushed bytes left the form, as the text of a control token does that a grammar names."""
         return bool(self._matcher.is_error())
 
     def rest_of(self, ending: bytes) -> bytes | None:
-        """An end of `ending` that ends this text too: what follows one value mostly follows another as well."""
+        """The tail of `ending` that ends this text too: what follows one value mostly follows another as well."""
         return _attached(self._matcher, ending, _EFFORT)
 
     def straight(self, longest: int, *, looks: int = 0, nested: bool = False) -> bytes | None:
-        """What closes is taken wherever it can be: the way out of most JSON, of at most `longest` bytes.
+        """A greedy ending of at most `longest` bytes: close whatever can be closed, which leads out of most JSON.
 
-        Where that goes round in circles, it is searched on from there with as many `looks`. With `nested`, an empty
-        list or object in JSON is taken before `null`, which is longer, but may be the only way out of nesting.
+        Where that loops, a search with as many `looks` goes on from the start of the loop. With `nested`, an empty list
+        or object in JSON comes before `null`: it is shorter, but a recursive schema may need `null` to end.
         """
         matcher, json = self._matcher.deep_copy(), self._json
         taken = bytearray()
-        # How often the same could follow, and after how many bytes it could first.
+        # How often the same bytes could follow, and the place where they could first.
         rounds: dict[bytes, int] = {}
         first: dict[bytes, int] = {}
         while not matcher.is_accepting():
@@ -139,9 +139,9 @@ class EndingSearch:
         return None if found is None else taken + found
 
     def search(self, looks: int, longest: int, *, known: bytes = b"") -> tuple[bytes | None, int]:
-        """The shortest ending found with `looks` at one more byte each, of at most `longest` bytes; and the looks left.
+        """The shortest ending found, of at most `longest` bytes, and the looks left; a look tries one more byte.
 
-        Where an end of `known` ends a text that the search has come to, that will do.
+        A tail of `known` that ends a text found on the way completes it.
         """
         for alike, by_heart, share in _PASSES:
             granted = int(share * looks)
@@ -179,7 +179,7 @@ class EndingSearch:
         return None, looks
 
     def _ways(self, text: _Text, *, by_heart: bool) -> list[bytes]:
-        """What is tried next; `by_heart`, from where many bytes could follow before, only some that led to the same."""
+        """Bytes to try after `text`; with `by_heart`, of many only representatives that were remembered."""
         forced = bytes(text.matcher.compute_ff_tokens())
         if forced:
             return [forced]
@@ -189,13 +189,13 @@ class EndingSearch:
         return [*hints, *(way for way in ways if way not in hints)]
 
     def _possible(self, follows: bytes, json: JsonText | None, *, nested: bool = False) -> list[int]:
-        """Of the bytes that can come next those to try, those that close first."""
+        """Usable bytes that can come next, closing ones first."""
         order, picked = self._orders[0 if json is None else 1 if json.in_string else 2 + nested]
         return list(compress(order, picked(follows)))
 
 
 class _Text:
-    """A text that a search has come to."""
+    """A text found by a search."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class _Text:
         self.place = (self.follows, json is not None and json.in_string)
         self.alike = (self.follows, hints)
         self.seen = seen | {self.follows}
-        """What could follow at each place on the way here."""
+        """The sets of bytes that could follow at each place so far."""
 
     def then(self, data: bytes, matcher: LLMatcher, *, is_hint: bool) -> _Text:
         """The text that goes on with `data`, after which `matcher` says what follows."""
@@ -219,12 +219,12 @@ class _Text:
 
     @property
     def progress(self) -> int:
-        """In how many different places it has been, and what it has said of the rule: the more, the further it is."""
+        """How many different places it has passed and hints it has used: more means further along."""
         return len(self.seen) + len(self.hints)
 
 
 def _chosen(texts: list[_Text], alike: int) -> list[_Text]:
-    """Those that have come furthest, and of those after which the same can follow the first few."""
+    """The texts furthest along, and of alike ones at most `alike`."""
     chosen: list[_Text] = []
     counts: dict[tuple[bytes, frozenset[bytes]], int] = {}
     for text in sorted(texts, key=lambda text: -text.progress):
@@ -237,7 +237,7 @@ def _chosen(texts: list[_Text], alike: int) -> list[_Text]:
 
 
 def _attached(matcher: LLMatcher, ending: bytes, effort: int) -> bytes | None:
-    """The longest end of `ending` that ends the text of `matcher`, if it is found within `effort`, in bytes read."""
+    """The longest tail of `ending` that ends the text of `matcher`, if it is found within `effort` bytes read."""
     follows = matcher.compute_logit_bias()
     for start, byte in enumerate(ending):
         if not follows[byte]:
@@ -255,7 +255,7 @@ def _attached(matcher: LLMatcher, ending: bytes, effort: int) -> bytes | None:
 
 
 def _hints(rule: Rule) -> list[bytes]:
-    """What a rule spells out: a search that says it gets further even where any text could follow."""
+    """Literal words of a rule: they lead a search on even where any text could follow."""
     if rule.kind == "regex":
         texts = [rule.text]
     elif rule.kind == "grammar":

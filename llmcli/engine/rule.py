@@ -15,7 +15,7 @@ from llmcli.errors import UsageError
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-# The JSON that models write: nothing but a space after a comma or a colon, or none.
+# The JSON that models write: nothing but a space after a comma or a colon, or none. (Expressions since llguidance 1.3.)
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 _FREE = {"whitespace_flexible": True}
 # Characters of a text that a message shows.
