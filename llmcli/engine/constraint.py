@@ -23,7 +23,7 @@ from llmcli.text.tokenizer import Tokenizer
 
 # The longest ending that is looked for, in bytes: greedily, and in a search.
 _LONGEST, _DEEPEST = 16_384, 1024
-# How many bytes a search for an ending may try, some microseconds each: before the reply, after one token, and after all
+# How many bytes a search for an ending may try, each some microseconds: before the reply, after a token, and after all
 # tokens of the reply together. Counts, not times: a reply must not depend on how fast the machine is.
 _LOOKS_FIRST, _LOOKS_EACH, _LOOKS_ALL = 15_000, 1_000, 30_000
 
