@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,15 @@ from llmcli.api import LoadedModel
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.hooks import Part, adder, blocks, on_added, on_residual, removed
 from llmcli.inspection.values import Token, TokenProb, token_prob, tokens
+from llmcli.model.branch_cache import BranchCache
 
 _NOISE = 3.0
 """Of the noise, in standard deviations of the text's embeddings."""
 # Blocks whose output of one kind is put back together: a share of them all, as 10 of 48 in the paper.
 _WINDOW_SHARE = 0.2
 _PARTS: tuple[Part, ...] = ("feed_forward", "attention")
+# Tokens of a pass: enough to keep the cores busy, and few enough for the processor's caches.
+_TOKENS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,11 @@ def causal_trace(
 ) -> CausalTrace:
     """Trace the token `answer`, by default the most probable one, from the tokens at `subject`.
 
-    Each number is a mean over `samples` noises. `progress` hears the blocks done and how many there are.
+    Each number is a mean over `samples` noises. `progress` hears the states put back and how many there are, as shares
+    of the work that they are.
 
     Raises:
+        NotFiniteError: the model's output is not a number.
         UsageError: nothing comes after the subject, or there is no subject.
         PromptTooLongError: the text is longer than the model's context.
     """
@@ -75,21 +81,25 @@ def causal_trace(
             f"The text has {len(ids)} tokens, but the model's context holds {loaded.config.context_length}."
         )
     run = _Runs(loaded, ids, subject, samples, seed)
-    probabilities = loaded.logits(ids)[-1, : loaded.tokenizer.vocab_size].float().softmax(-1)
+    probabilities = run.clean_logits[: loaded.tokenizer.vocab_size].float().softmax(-1)
     chosen = int(probabilities.argmax()) if answer is None else answer
     layers = loaded.config.num_layers
     window = max(1, round(_WINDOW_SHARE * layers))
     first = min(subject)
     # Before the subject nothing is drowned, so there is nothing to put back.
-    corrupted = float(run.probability(run.corrupted[0], 0, chosen).mean())
+    corrupted = float(run.answer_probabilities(run.corrupted[layers][:, -1], chosen).mean())
     grids = {kind: [[corrupted] * layers for _ in ids] for kind in ("hidden", *_PARTS)}
-    for layer in range(layers):
-        for at in range(first, len(ids)):
-            grids["hidden"][at][layer] = run.with_hidden(layer, at, chosen)
-            for part in _PARTS:
-                grids[part][at][layer] = run.with_part(part, layer, at, chosen, window)
-        if progress is not None:
-            progress(layer + 1, layers)
+    wanted = _variants(layers, window)
+    # The work that a variant is: the blocks after it, for the tokens after it.
+    work = _Work(sum((layers - each.start) * (len(ids) - at) for each in wanted for at in range(first, len(ids))))
+    for at in range(first, len(ids)):
+        for some in _together(wanted, max(1, _TOKENS_AT_ONCE // (samples * (len(ids) - at)))):
+            found = run.with_variants(some, at, chosen)
+            for variant, probability in zip(some, found, strict=True):
+                grids[variant.kind][at][variant.layer] = probability
+            if progress is not None:
+                done = sum((layers - each.start) * (len(ids) - at) for each in some)
+                progress(*work.done(done, len(wanted) * (len(ids) - first)))
     return CausalTrace(
         tokens=tokens(loaded.tokenizer, ids),
         subject=tuple(subject),
@@ -103,53 +113,126 @@ def causal_trace(
     )
 
 
+@dataclass(frozen=True)
+class _Variant:
+    """What is put back: a cell of one of the grids."""
+
+    kind: Literal["hidden", "feed_forward", "attention"]
+    layer: int
+    start: int
+    """The first block that computes something else than without it."""
+    stop: int
+    """The block before which nothing more is put back."""
+
+
+def _variants(layers: int, window: int) -> list[_Variant]:
+    """All that is put back at one token, by the block that it begins with."""
+    found = [_Variant("hidden", layer, layer + 1, layer + 1) for layer in range(layers)]
+    for part in _PARTS:
+        for layer in range(layers):
+            start = max(0, layer - window // 2)
+            found.append(_Variant(part, layer, start, min(layers, layer - window // 2 + window)))
+    return sorted(found, key=lambda variant: variant.start)
+
+
+def _together(variants: Sequence[_Variant], count: int) -> Iterator[Sequence[_Variant]]:
+    """Some variants at a time, which begin with blocks near each other."""
+    return (variants[first : first + count] for first in range(0, len(variants), count))
+
+
+@dataclass
+class _Work:
+    """How much of it is done."""
+
+    total: int
+    _done: int = 0
+
+    def done(self, more: int, states: int) -> tuple[int, int]:
+        """`more` is done; its share of the work as a number of `states`, and that."""
+        self._done += more
+        return states * self._done // self.total, states
+
+
 class _Runs:
-    """The clean pass and the drowned ones, which later ones start from in the middle."""
+    """The clean pass and the drowned ones, which others branch off from in the middle: of a layer and of the text."""
 
     def __init__(
         self, loaded: LoadedModel, ids: Sequence[int], subject: Sequence[int], samples: int, seed: int
     ) -> None:
         self._loaded, self._samples = loaded, samples
         model = loaded.model
-        self.clean, self._added = self._read(lambda: model(torch.tensor([list(ids)], device=model.device)))
-        embedding = self.clean[0]  # (1, T, C)
+        logits: list[Tensor] = []
+        self._clean, self._added = self._read(lambda: logits.append(loaded.logits(ids)[-1]))
+        self.clean_logits = logits[0]
+        """(V,): what follows the text as it is."""
+        embedding = self._clean[0]  # (1, T, C)
         noise = torch.randn(
             (samples, len(subject), embedding.shape[2]), generator=torch.Generator().manual_seed(seed)
         ).to(embedding.device)
         drowned = embedding.expand(samples, -1, -1).clone()
         drowned[:, list(subject)] += (_NOISE * embedding.float().std() * noise).to(embedding.dtype)
-        self.corrupted, _ = self._read(lambda: model.go_on(drowned, 0))
+        self._trunk = model.new_cache(batch=samples, capacity=len(ids))
+        self._trunk.begin(len(ids))
+        self.corrupted, _ = self._read(lambda: model.go_on(drowned, 0, cache=self._trunk))
+        """(B, T, C) each: the residual stream of the drowned texts before each block, and after the last."""
         self.corrupted[0] = drowned
 
-    def probability(self, x: Tensor, first: int, answer: int) -> Tensor:
-        """Of the answer, (B,), for residual streams `x` (B, T, C) before block `first`."""
-        logits = self._loaded.model.read_out(self._loaded.model.go_on(x, first)[:, -1])
-        return logits[:, : self._loaded.tokenizer.vocab_size].float().softmax(-1)[:, answer]
+    def answer_probabilities(self, last: Tensor, answer: int) -> Tensor:
+        """Of the answer, (N,), for residual streams (N, C) after the last block and the last token."""
+        logits = self._loaded.model.read_out(last)[:, : self._loaded.tokenizer.vocab_size]
+        return logits.float().softmax(-1)[:, answer]
 
-    def with_hidden(self, layer: int, at: int, answer: int) -> float:
-        """With the residual stream after block `layer` put back at one token."""
-        x = self.corrupted[layer + 1].clone()
-        x[:, at] = self.clean[layer + 1][0, at]
-        return float(self.probability(x, layer + 1, answer).mean())
+    def with_variants(self, variants: Sequence[_Variant], at: int, answer: int) -> list[float]:
+        """The probability of the answer with each of the variants, ordered by `start`, put back at one token.
 
-    def with_part(self, part: Part, layer: int, at: int, answer: int, window: int) -> float:
-        """With what one part of the blocks around `layer` adds put back at one token."""
-        start = max(0, layer - window // 2)
-        stop = min(len(self._added), layer - window // 2 + window)
+        The tokens before it are those of the drowned texts, whatever is put back at a later one; so each layer computes
+        all variants that have begun, of the tokens from `at` on.
+        """
+        model = self._loaded.model
+        layers = model.config.num_layers
+        begun = 0
+        x = self.corrupted[0][:0, at:]  # (variants begun x B, T - at, C)
+        for layer in range(variants[0].start, layers + 1):
+            joining = [variant for variant in variants[begun:] if variant.start == layer]
+            if joining:
+                x = torch.cat((x, *(self._entering(variant, at) for variant in joining)))
+                begun += len(joining)
+            if layer < layers:
+                branch = BranchCache(self._trunk, model.config.layers, at)
+                with self._put_back(variants[:begun], layer, at):
+                    x = model.go_on(x, layer, layer + 1, start=at, cache=branch)
+        found = self.answer_probabilities(x[:, -1], answer)
+        return [float(each) for each in found.view(len(variants), self._samples).mean(1)]
 
-        def put_back(index: int, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            output = output.clone()
-            output[:, at] = self._added[index][part][0, at]
-            return output
+    def _entering(self, variant: _Variant, at: int) -> Tensor:
+        """The residual stream (B, T - at, C) before the block that a variant begins with."""
+        x = self.corrupted[variant.start][:, at:]
+        if variant.kind == "hidden":
+            x = x.clone()
+            x[:, 0] = self._clean[variant.start][0, at]
+        return x
 
-        every = blocks(self._loaded.model)
-        hooks = (
-            adder(every[index], part).register_forward_hook(partial(put_back, index)) for index in range(start, stop)
-        )
+    @contextmanager
+    def _put_back(self, variants: Sequence[_Variant], layer: int, at: int) -> Iterator[None]:
+        """Let a block add at one token what it added without noise, in the rows of variants that say so."""
+        hooks = []
+        for part in _PARTS:
+            ends = [variant.stop if variant.kind == part else 0 for variant in variants]
+            rows = torch.tensor([end > layer for end in ends]).repeat_interleave(self._samples)
+            if not bool(rows.any()):
+                continue
+
+            def put_back(_module: nn.Module, _inputs: object, output: Tensor, *, part: Part, rows: Tensor) -> Tensor:
+                output = output.clone()
+                output[rows.to(output.device), 0] = self._added[layer][part][0, at]
+                return output
+
+            block = blocks(self._loaded.model)[layer]
+            hooks.append(adder(block, part).register_forward_hook(partial(put_back, part=part, rows=rows)))
         with removed(hooks):
-            return float(self.probability(self.corrupted[start], start, answer).mean())
+            yield
 
-    def _read(self, compute: Callable[[], Tensor]) -> tuple[list[Tensor], list[dict[Part, Tensor]]]:
+    def _read(self, compute: Callable[[], object]) -> tuple[list[Tensor], list[dict[Part, Tensor]]]:
         """The residual stream before each block and after the last, and what each block's parts added."""
         layers = self._loaded.config.num_layers
         residuals: list[Tensor] = [torch.empty(0)] * (layers + 1)

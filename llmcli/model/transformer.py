@@ -119,14 +119,19 @@ class Transformer(nn.Module):
         cache.advance(ids)
         return self._head(x)[0]
 
-    def go_on(self, x: Tensor, first: int) -> Tensor:
-        """The residual stream (B, T, C) after all blocks, of texts for which it is `x` before block `first`.
+    def go_on(
+        self, x: Tensor, first: int, stop: int | None = None, *, start: int = 0, cache: LayerCache | None = None
+    ) -> Tensor:
+        """The residual stream (B, T, C) before block `stop`, by default after all.
 
-        The texts are whole, without a cache; what comes before the block is not computed, however often this is asked.
+        `x` (B, T, C), the residual stream before block `first`, are whole texts or, from position `start` on, their
+        ends: `cache` then holds what they follow, and is not advanced. What comes before the block is not computed,
+        however often this is asked.
         """
-        places = self._places(0, x.shape[1], 0)
-        for block, kind in zip(self.layers[first:], self._kind_of_layer[first:], strict=True):
-            x = block(x, places[kind], None)
+        places = self._places(start, x.shape[1], 0)
+        run = slice(first, stop)
+        for block, kind in zip(self.layers[run], self._kind_of_layer[run], strict=True):
+            x = block(x, places[kind], cache)
         return x
 
     def forward_at(

@@ -147,6 +147,31 @@ def test_work_that_is_soon_over_or_not_to_be_shown_draws_nothing(
     assert screen.getvalue() == ""
 
 
+@pytest.mark.parametrize(
+    ("reports", "told"),
+    [
+        ([(0.4, 1), (1.5, 5), (2.0, 6)], "asking: about 28 s left (5 of 100 texts done).\n"),
+        ([(2.0, 1), (3.0, 2)], "asking: about 3 min left (1 of 100 texts done).\n"),
+        ([(200.0, 2)], "asking: about 3 h left (2 of 100 texts done).\n"),
+        ([(0.1, 50), (1.5, 60)], ""),
+        ([(0.5, 1), (0.9, 2)], ""),
+    ],
+)
+def test_where_no_bar_can_be_drawn_it_is_said_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, reports: list[tuple[float, int]], told: str
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("llmcli.views.progress.time.monotonic", lambda: clock[0])
+    for enabled, estimate, expected in ((True, True, told), (False, True, ""), (True, False, "")):
+        clock[0] = 100.0
+        monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+        with progress_bar(enabled=enabled, unit="texts", estimate=estimate) as report:
+            for after, done in reports:
+                clock[0] = 100 + after
+                report("asking", done, 100)
+        assert screen.getvalue() == expected
+
+
 def test_the_views_are_quick_to_import() -> None:
     script = (
         "import sys, llmcli.views.progress, llmcli.commands.pull\n"

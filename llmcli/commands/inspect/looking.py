@@ -99,7 +99,7 @@ class Subject:
     @contextmanager
     def progress(self, what: str, unit: str = "tokens") -> Iterator[Callable[[int, int], None]]:
         """A function to tell (done, in all) while `what` is going on."""
-        with progress_bar(enabled=not self.quiet, unit=unit) as report:
+        with progress_bar(enabled=not self.quiet, unit=unit, estimate=True) as report:
             yield lambda done, total: report(what, done, total)
 
 
