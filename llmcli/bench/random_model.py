@@ -18,6 +18,7 @@ from llmcli.model import ModelConfig
 from llmcli.model.meta import meta_model
 from llmcli.model.packed import Groups, PackedMatrix
 from llmcli.model.packed_format import ROWS
+from llmcli.model.parameters import parameters_of
 from llmcli.text.tokenizer import Tokenizer
 
 # Codes made at a time.
@@ -35,7 +36,7 @@ def random_model(
     Raises:
         OutOfMemoryError: there is no room for them.
     """
-    model = meta_model(config)
+    model, kept = meta_model(config), parameters_of(config)
     foresee(model, None, Wish(device, dtype, packing), name=f"{name} of random weights")
     packed = make_room(model, planned_formats(model, packing, None, device), dtype, device)
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -44,7 +45,8 @@ def random_model(
         for path, parameter in list(model.named_parameters()):
             if parameter.device.type == "meta":
                 owner, _, attribute = path.rpartition(".")
-                values = _random(path, parameter.shape, device, dtype)
+                kind = torch.float32 if kept[path].float32 else dtype
+                values = _random(path, parameter.shape, device, kind)
                 setattr(model.get_submodule(owner), attribute, nn.Parameter(values, requires_grad=False))
     if config.tie_embeddings and "embed_tokens.weight" not in packed:
         setattr(model.lm_head, "weight", model.embed_tokens.weight)  # noqa: B010

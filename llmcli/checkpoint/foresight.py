@@ -21,6 +21,7 @@ from llmcli.kernels import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import ModelConfig, Transformer
 from llmcli.model.packed import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
 from llmcli.model.packed_format import PackedFormat
+from llmcli.model.parameters import parameters_of
 
 # Where no context was asked for, room for a short talk: the cache grows as the text does.
 _UNASKED_CONTEXT = 1024
@@ -73,14 +74,14 @@ def footprint(
 
 
 def kept_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype) -> dict[str, int]:
-    """The bytes of each parameter, those in `planned` packed and the others in `dtype`."""
+    """The bytes of each parameter: packed if in `planned`, else in `dtype`, or in float32 where it is kept so."""
     found = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters_of(model.config).items():
         if name in planned:
             count, rows, columns = (1, *parameter.shape)[-3:]
             found[name] = planned[name].nbytes(rows, columns, count)
         else:
-            found[name] = parameter.numel() * dtype.itemsize
+            found[name] = parameter.values * (torch.float32 if parameter.float32 else dtype).itemsize
     return found
 
 

@@ -26,7 +26,7 @@ from llmcli.checkpoint.safetensors_writing import Planned, write_safetensors
 from llmcli.checkpoint.sources import Source
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
-from llmcli.model.meta import meta_model
+from llmcli.model.parameters import parameters_of
 from llmcli.text.json_text import json_text
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -106,7 +106,7 @@ def _no_folder(checkpoint: Checkpoint) -> UnsupportedModelError:
 
 def _changes(checkpoint: Checkpoint, edits: Sequence[Edit]) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """For each parameter that is changed, its updates (read, write)."""
-    shapes = {name: parameter.shape for name, parameter in meta_model(checkpoint.config).named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in parameters_of(checkpoint.config).items()}
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for edit in edits:
         for update in edit.updates:
@@ -158,11 +158,13 @@ def _all_parameters(
     checkpoint: Checkpoint, changes: dict[str, list[tuple[Tensor, Tensor]]], dtype: torch.dtype | None
 ) -> Iterator[_Tensor]:
     """The parameters of our model, under the names that Hugging Face's have."""
-    kind = dtype or checkpoint.stored_dtype()
-    for name, parameter in meta_model(checkpoint.config).named_parameters():
-        shape = tuple(parameter.shape)
+    asked = dtype or checkpoint.stored_dtype()
+    for name, parameter in parameters_of(checkpoint.config).items():
+        shape, kind = parameter.shape, torch.float32 if parameter.float32 else asked
 
-        def read(reader: TensorReader, name: str = name, shape: tuple[int, ...] = shape) -> Tensor:
+        def read(
+            reader: TensorReader, name: str = name, shape: tuple[int, ...] = shape, kind: torch.dtype = kind
+        ) -> Tensor:
             values = torch.empty(shape, dtype=torch.float32)
             checkpoint.sources[name].read_into(checkpoint.tensors, reader, values)
             return _changed(values, changes.get(name, ())).to(kind)

@@ -30,6 +30,7 @@ from llmcli.device import one_thread
 from llmcli.model import Transformer
 from llmcli.model.meta import meta_model
 from llmcli.model.packed import PackedMatrix
+from llmcli.model.parameters import parameters_of
 
 # Threads that read for a device: each copies 5 GB/s or more out of the file cache, and a bus takes no more than 50.
 _DEVICE_READERS = 8
@@ -45,7 +46,9 @@ def load_weights(
     context: int | None = None,
     may_pack: bool = True,
 ) -> Transformer:
-    """Build the model on `device` with every parameter in `dtype`; `progress` hears bytes read and bytes in all.
+    """Build the model on `device` with its parameters in `dtype`; `progress` hears bytes read and bytes in all.
+
+    Those that `parameters_of` says are kept in float32 stay so.
 
     With `packing`, large matrices are packed instead and compute in `dtype`. Peak memory is the weights as they are
     kept and one chunk for each core, whatever the file's own format. Whether they fit, with a cache for a `context` of
@@ -58,6 +61,7 @@ def load_weights(
     model = meta_model(checkpoint.config)
     foresee(model, checkpoint, Wish(device, dtype, packing, context, may_pack))
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    dtypes = {name: torch.float32 if one.float32 else dtype for name, one in parameters_of(checkpoint.config).items()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
     packed = make_room(model, planned_formats(model, packing, checkpoint, device), dtype, device)
@@ -84,7 +88,7 @@ def load_weights(
     def room(name: str) -> torch.Tensor | PackedMatrix:
         if name in packed:
             return packed[name]
-        return _allocate(shapes[name], dtype, device if name in streamed else torch.device("cpu"))
+        return _allocate(shapes[name], dtypes[name], device if name in streamed else torch.device("cpu"))
 
     with memory_for_weights(total), TensorReader() as reader, _one_thread_a_tensor(threads) as pool:
         try:

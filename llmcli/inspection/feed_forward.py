@@ -54,7 +54,7 @@ def firing(network: nn.Module, x: Tensor) -> list[Firing]:
     if isinstance(network, FeedForward | PlainFeedForward):
         return [Firing(None, _fired(network, x[None])[0], network.down_proj.weight, 1.0)]
     assert isinstance(network, MixtureOfExperts)
-    rows = x[None].to(network.gate.weight.dtype)
+    rows = x[None].to(network.dtype)
     chosen, weights = network.gate(rows)  # (1, k)
     found = []
     for expert, weight in zip(chosen[0].tolist(), weights[0].tolist(), strict=True):
@@ -74,7 +74,7 @@ def activations(network: nn.Module, x: Tensor, neuron: int, expert: Expert) -> l
     if isinstance(network, FeedForward | PlainFeedForward):
         return _listed(_fired(network, x)[:, neuron])
     assert isinstance(network, MixtureOfExperts)
-    rows = x.to(network.gate.weight.dtype)
+    rows = x.to(network.dtype)
     if not isinstance(expert, int):
         assert network.shared_expert is not None
         return _listed(_fired(network.shared_expert, rows)[:, neuron])

@@ -150,6 +150,8 @@ class Launches:
             return
         for one in matrices:
             self.note(one)
+        # A router kept in float32 in a model of fewer bits is not rounded on the way either.
+        exact = matrices[0].kept is None and matrices[0].data.dtype == torch.float32
         tile = self.tile(matrices[0], rows=sum(one.rows for one in matrices))
         all_three = [*matrices, *[matrices[0]] * (3 - len(matrices))]
         numbers = [one.rows for one in matrices] + [0] * (3 - len(matrices))
@@ -161,7 +163,8 @@ class Launches:
             size=matrices[0].columns, norm=before.kind, bits=matrices[0].bits, group=matrices[0].group,
             several=len(matrices) > 1,
             has_bias=matrices[0].bias is not None, has_residual=residual is not None, has_gate=gate is not None,
-            capped=softcap is not None, tokens=self.rows, operand=self.operand, **tile.constants,
+            capped=softcap is not None, tokens=self.rows, operand=tl.float32 if exact else self.operand,
+            **tile.constants,
         )  # fmt: skip
 
     def tile(self, weights: Matrix, *, rows: int | None = None, tokens: int | None = None) -> Tile:

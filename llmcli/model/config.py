@@ -100,9 +100,10 @@ class ExpertsConfig:
     group_score: Literal["best", "best_two"] = "best"
     """A group counts as its best expert, or as the sum of its best two."""
     float32_router: bool = False
+    """The router's weights are kept in float32, and its outputs computed so."""
     router_bias: bool = False
     selection_bias: bool = False
-    """A bias that decides who is chosen, but not with what weight."""
+    """A bias that decides which experts are chosen, but not with what weight; kept in float32."""
     bias: bool = False
     """The experts have biases."""
     glu: ClampedGLU | None = None

@@ -87,6 +87,11 @@ class Experts(nn.Module):
         """The weights of some kind are kept in packed blocks."""
         return isinstance(self.gate_up_proj, PackedMatrix) or isinstance(self.down_proj, PackedMatrix)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that activations have."""
+        return self.down_proj.dtype
+
     def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
         """Send `rows` (M, C), sorted by expert, `counts` of them for each, through their experts; (M, C)."""
         parts = []
@@ -142,6 +147,11 @@ class MixtureOfExperts(nn.Module):
             )
         if experts.shared_gate:
             self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that activations have; the router's weights may have another."""
+        return self.experts.dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""

@@ -23,6 +23,8 @@ class ParameterInfo:
     """What is known of a parameter without its values."""
 
     shape: Shape
+    float32: bool = False
+    """Kept in float32, whatever type the model computes in: which experts are chosen depends on small differences."""
 
     @property
     def values(self) -> int:
@@ -110,11 +112,11 @@ def _feed_forward(config: ModelConfig, size: int, *, gated: bool) -> _Named:
 
 def _mixture_of_experts(config: ModelConfig, experts: ExpertsConfig) -> _Named:
     count, size, hidden = experts.count, experts.intermediate_size, config.hidden_size
-    yield "gate.weight", ParameterInfo((count, hidden))
+    yield "gate.weight", ParameterInfo((count, hidden), float32=experts.float32_router)
     if experts.router_bias:
         yield "gate.bias", ParameterInfo((count,))
     if experts.selection_bias:
-        yield "gate.e_score_correction_bias", ParameterInfo((count,))
+        yield "gate.e_score_correction_bias", ParameterInfo((count,), float32=True)
     yield "experts.gate_up_proj", ParameterInfo((count, 2 * size, hidden))
     yield "experts.down_proj", ParameterInfo((count, hidden, size))
     if experts.bias:

@@ -1,0 +1,55 @@
+"""The C kernel reads a router that is kept in float32 in a model of fewer bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from llmcli.kernels.cpu_step import CpuStep
+from llmcli.model import Transformer
+from llmcli.model.parameters import parameters_of
+from tests.checkpoint.parity_cases import CASES
+from tests.kernels.making import random_model
+from tests.tiny import random_ids
+
+IDS = random_ids(30)
+
+
+def model(folder: Path, *, float32: bool) -> Transformer:
+    """A mixture in bfloat16 whose experts are chosen by biases that differ by less than bfloat16 holds."""
+    model_type, overrides = CASES["qwen3-moe"]
+    config = random_model(model_type, folder, **overrides).config
+    layers = tuple(
+        replace(layer, experts=layer.experts and replace(layer.experts, float32_router=True, selection_bias=True))
+        for layer in config.layers
+    )
+    made = Transformer(replace(config, layers=layers))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            parameter.normal_(0, 0.15) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
+            if name.endswith("mlp.gate.weight"):
+                parameter.zero_()
+            elif name.endswith("e_score_correction_bias"):
+                parameter.copy_(30 + 1e-4 * torch.randperm(len(parameter)))
+    for name, info in parameters_of(made.config).items():
+        parameter = made.get_parameter(name)
+        if not (info.float32 and float32):
+            parameter.data = parameter.data.bfloat16()
+    return made.eval()
+
+
+@torch.inference_mode()
+def test_it_chooses_as_the_readable_model_does(tmp_path: Path) -> None:
+    kept, rounded = model(tmp_path / "kept", float32=True), model(tmp_path / "rounded", float32=False)
+    expected = kept(torch.tensor([IDS]))[0].float()
+
+    def error(logits: torch.Tensor) -> float:
+        return float((logits - expected).norm() / expected.norm())
+
+    step = CpuStep(kept)
+    assert error(step.forward(IDS, kept.new_cache(), only_last=False)) < 0.03
+    # Rounded, the biases are all alike, and others are chosen.
+    assert error(rounded(torch.tensor([IDS]))[0].float()) > 0.1
