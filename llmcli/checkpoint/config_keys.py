@@ -10,8 +10,27 @@ from pathlib import Path
 from llmcli.errors import CheckpointError
 
 # Larger numbers are nonsense in a configuration, and would only turn up later as a failed allocation.
-_LARGEST = 1 << 31
+LARGEST = (1 << 31) - 1
 _SMALLEST_FACTOR, _LARGEST_FACTOR = 1e-9, 1e12
+
+
+_LONGEST_VALUE = 100
+
+
+def in_short(value: object) -> str:
+    """A value as Python writes it, of bounded length."""
+    try:
+        text = repr(value)
+    except ValueError:  # whole numbers of thousands of digits
+        text = "a number of very many digits"
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 @dataclass(frozen=True)
@@ -34,11 +53,15 @@ class ConfigKeys:
                 return self.values[candidate]
         return self.defaults.get(name)
 
+    def spelled(self, name: str) -> str:
+        """The key in the file that `name` is read from."""
+        return next((key for key in self.aliases.get(name, (name,)) if key in self.values), name)
+
     def integer(self, name: str, *, minimum: int = 1) -> int:
         """A whole number of at least `minimum`; `CheckpointError` otherwise."""
         value = self.optional_integer(name, minimum=minimum)
         if value is None:
-            raise CheckpointError(f"{self.path} lacks {name!r}, without which the model cannot be built.")
+            raise CheckpointError(f"{self.path} lacks {self.spelled(name)!r}, without which the model cannot be built.")
         return value
 
     def optional_integer(self, name: str, *, minimum: int = 1) -> int | None:
@@ -46,22 +69,32 @@ class ConfigKeys:
         value = self.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value < _LARGEST:
-            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a whole number from {minimum} is needed.")
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise CheckpointError(
+                f"{self.path} has {self.spelled(name)!r} = {in_short(value)}; a whole number from {minimum} is needed."
+            )
+        if value > LARGEST:
+            raise CheckpointError(
+                f"{self.path} has {self.spelled(name)!r} = {in_short(value)}, which is more than any model has."
+            )
         return value
 
     def number(self, name: str) -> float:
         """A finite number; `CheckpointError` when missing or of another kind."""
         value = self.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a finite number is needed.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+            raise CheckpointError(
+                f"{self.path} has {self.spelled(name)!r} = {in_short(value)}; a finite number is needed."
+            )
         return float(value)
 
     def positive(self, name: str) -> float:
         """A number above zero, of a size that can be computed with; `CheckpointError` when missing or anything else."""
         value = self.number(name)
         if not _SMALLEST_FACTOR <= value <= _LARGEST_FACTOR:
-            raise CheckpointError(f"{self.path} has {name!r} = {value}; a positive number of sensible size is needed.")
+            raise CheckpointError(
+                f"{self.path} has {self.spelled(name)!r} = {value}; a positive number of sensible size is needed."
+            )
         return value
 
     def optional_positive(self, name: str) -> float | None:
@@ -72,7 +105,9 @@ class ConfigKeys:
         """A list of finite numbers above zero; `CheckpointError` when missing or anything else."""
         value = self.get(name)
         if not isinstance(value, list):
-            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a list of numbers is needed.")
+            raise CheckpointError(
+                f"{self.path} has {self.spelled(name)!r} = {in_short(value)}; a list of numbers is needed."
+            )
         return tuple(ConfigKeys({name: item}, self.path).positive(name) for item in value)
 
     def integers(self, name: str) -> list[int] | None:
@@ -81,21 +116,25 @@ class ConfigKeys:
         if not value:
             return None
         if not isinstance(value, list) or not all(type(item) is int for item in value):
-            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a list of whole numbers is needed.")
+            raise CheckpointError(
+                f"{self.path} has {self.spelled(name)!r} = {in_short(value)}; a list of whole numbers is needed."
+            )
         return value
 
     def flag(self, name: str) -> bool:
         """True or false; absent without a default means false."""
         value = self.get(name)
         if value is not None and not isinstance(value, bool):
-            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; true or false is needed.")
+            raise CheckpointError(
+                f"{self.path} has {self.spelled(name)!r} = {in_short(value)}; true or false is needed."
+            )
         return bool(value)
 
     def text(self, name: str) -> str | None:
         """A string, or None when absent or null."""
         value = self.get(name)
         if value is not None and not isinstance(value, str):
-            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; a string is needed.")
+            raise CheckpointError(f"{self.path} has {self.spelled(name)!r} = {in_short(value)}; a string is needed.")
         return value
 
     def section(self, name: str) -> ConfigKeys | None:
@@ -104,5 +143,5 @@ class ConfigKeys:
         if not value:
             return None
         if not isinstance(value, dict):
-            raise CheckpointError(f"{self.path} has {name!r} = {value!r}; an object is needed.")
+            raise CheckpointError(f"{self.path} has {self.spelled(name)!r} = {in_short(value)}; an object is needed.")
         return ConfigKeys(value, self.path)

@@ -214,12 +214,15 @@ def _deepseek(keys: ConfigKeys, layers: int, *, grouped: bool, **knobs: Any) -> 
 
 def _experts(keys: ConfigKeys, size_key: str, **knobs: Any) -> ExpertsConfig:
     count, chosen = keys.integer("num_experts"), keys.integer("num_experts_per_tok")
+    if count > 10_000:
+        name = keys.spelled("num_experts")
+        raise CheckpointError(f"{keys.path} has {name!r} = {count}, which is more than any model has.")
     experts = ExpertsConfig(count=count, chosen=chosen, intermediate_size=keys.integer(size_key), **knobs)
     groups, used = experts.groups, experts.groups_chosen
     # Choosing the best two of a group, or k of the groups left, needs so many to be there.
     smallest = 1 if experts.group_score == "best" else 2
     sound = count % groups == 0 and used <= groups and chosen <= count // groups * used
-    if count > 10_000 or not sound or (used < groups and count // groups < smallest):
+    if not sound or (used < groups and count // groups < smallest):
         raise CheckpointError(
             f"{keys.path} asks for {chosen} of {count} experts in {used} of {groups} groups, which cannot be."
         )

@@ -22,6 +22,7 @@ from llmcli.model import ExpertsConfig, FrequencyFactors, LayerConfig, ModelConf
 # Numbers that stand for what turns router outputs into weights.
 _GATING = {1: ("softmax", "softmax_of_chosen"), 2: ("sigmoid", "sigmoid_of_chosen"), 3: ("softmax_of_chosen",)}
 _LARGEST_HEAD = 1 << 16
+_MOST_EXPERTS = 10_000
 # The biases that a model has or has not, by the names of the other format.
 _BIASES = {
     "self_attn.q_proj": ("attn_q", "attn_qkv", "attn_q_a", "attn_kv_a_mqa"),
@@ -76,12 +77,14 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
     latent = keys.optional_integer("attention.kv_lora_rank")
     if latent is None and keys.integer("attention.value_length", head_dim) != head_dim:
         raise UnsupportedModelError(f"{header.path} has values of another size than its keys, which is not supported.")
+    experts = keys.optional_integer("expert_count", maximum=_MOST_EXPERTS)
     dense = keys.optional_integer("feed_forward_length")
     single = keys.optional_integer("expert_feed_forward_length") or dense
     inner = dense if architecture.dense_size or not keys.optional_integer("expert_count") else single
     inner = inner or single
     if inner is None:
-        raise CheckpointError(f"{header.path} lacks {keys.architecture}.feed_forward_length, which is needed.")
+        # Missing, or zero.
+        inner = keys.integer("feed_forward_length")
     eps = "layer_norm_rms_epsilon" if family.norm.kind == "rms" else "layer_norm_epsilon"
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
@@ -96,8 +99,8 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
         "head_dim": head_dim,
         "max_position_embeddings": keys.integer("context_length"),
         "rms_norm_eps": keys.number(f"attention.{eps}"),
-        "num_experts": keys.optional_integer("expert_count"),
-        "num_experts_per_tok": keys.optional_integer("expert_used_count"),
+        "num_experts": experts,
+        "num_experts_per_tok": keys.integer("expert_used_count") if experts else None,
         "moe_intermediate_size": single,
         "shared_expert_intermediate_size": 0 if shared is None else shared.rows,
         "shared_intermediate_size": 0 if shared is None else shared.rows,

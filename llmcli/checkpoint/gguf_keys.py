@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmcli.checkpoint.config_keys import LARGEST
 from llmcli.checkpoint.gguf import GGUFHeader
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-_LARGEST, _MOST_LAYERS = 1 << 31, 10_000
+_MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class ArchitectureKeys:
         """The file says something about it."""
         return f"{self.architecture}.{key}" in self.header.metadata
 
-    def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
-        """A whole number of at least `minimum`.
+    def integer(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = LARGEST) -> int:
+        """A whole number of at least `minimum` and at most `maximum`.
 
         Raises:
             CheckpointError: it is missing without a default, or something else.
@@ -43,15 +44,17 @@ class ArchitectureKeys:
             value = value[0]
         else:
             value = self.header.get_int(full, default)
-        if not isinstance(value, int) or not minimum <= value < _LARGEST:
+        if not isinstance(value, int) or value < minimum:
             raise CheckpointError(
                 f"{self.header.path} has {shown(full)} = {value}; a whole number from {minimum} is needed."
             )
+        if value > maximum:
+            raise CheckpointError(f"{self.header.path} has {shown(full)} = {value}, which is more than any model has.")
         return value
 
-    def optional_integer(self, key: str) -> int | None:
+    def optional_integer(self, key: str, *, maximum: int = LARGEST) -> int | None:
         """Like `integer`, but None where the key is missing or 0."""
-        return self.integer(key, 0, minimum=0) or None
+        return self.integer(key, 0, minimum=0, maximum=maximum) or None
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number; `CheckpointError` when missing without a default, or anything else."""
@@ -71,12 +74,18 @@ class ArchitectureKeys:
         Raises:
             CheckpointError: there are none, or more than the file can hold.
         """
-        count = self.integer("block_count") - self.further_layers()
-        if not 0 < count <= min(_MOST_LAYERS, len(self.header.tensors)):
+        total, further = self.integer("block_count"), self.further_layers()
+        full = shown(f"{self.architecture}.block_count")
+        if further >= total:
             raise CheckpointError(
-                f"{self.header.path} asks for {count} layers, but holds {len(self.header.tensors)} tensors."
+                f"{self.header.path} has {full} = {total}, of which {further} (nextn_predict_layers) only predict "
+                "further tokens; none would be left."
             )
-        return count
+        if total - further > min(_MOST_LAYERS, len(self.header.tensors)):
+            raise CheckpointError(
+                f"{self.header.path} has {full} = {total}, but holds only {len(self.header.tensors)} tensors."
+            )
+        return total - further
 
     def further_layers(self) -> int:
         """The number of layers behind the model's own, which predict further tokens and are not needed."""

@@ -31,6 +31,8 @@ _FIRST_READ = 1 << 20
 
 _STRING, _ARRAY = 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+# Arrays that are read as one type of numbers whatever they say, in llama.cpp too.
+_ARRAY_TYPES = {"tokenizer.ggml.token_type": (4, 5)}
 _SMALLEST = {_STRING: 8, _ARRAY: 12, **{kind: struct.calcsize("<" + code) for kind, code in _NUMBERS.items()}}
 
 
@@ -158,6 +160,8 @@ class _Parser:
         kind, count = self._number("I"), self._number("Q")
         if kind not in _SMALLEST:
             self._refuse(f"metadata key {shown(key)} has an array of unknown type {kind}")
+        if kind not in _ARRAY_TYPES.get(key, (kind,)):
+            self._refuse(f"metadata key {shown(key)} has an array of type {kind}, where 32-bit whole numbers belong")
         self._check_count(count, _SMALLEST[kind], _MOST_ELEMENTS, f"elements in {shown(key)}")
         self._elements += count * (_NESTED_COST if kind == _ARRAY else 1)
         if self._elements > _MOST_ELEMENTS:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmcli.checkpoint.gguf import GGUFHeader
 from llmcli.checkpoint.gguf_sources import Centred, KeysAndValues, SideBySide, SingleRow
 from llmcli.checkpoint.sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked
+from llmcli.errors import CheckpointError
 from llmcli.model import ModelConfig
 
 _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
@@ -146,6 +147,11 @@ class GGUFTensors:
         experts = self.config.layers[layer].experts
         if experts is not None and self._has(f"{at}{parts[0]}.0.{kind}"):
             # Older files have a matrix for each expert.
+            if experts.count > len(self.header.tensors):
+                raise CheckpointError(
+                    f"{self.header.path} has an expert_count of {experts.count}, but holds only "
+                    f"{len(self.header.tensors)} tensors."
+                )
             return Stacked(
                 tuple(
                     Joined(tuple(Source(f"{at}{part}.{expert}.{kind}") for part in parts))

@@ -137,7 +137,8 @@ def _head_dim(keys: ConfigKeys, hidden: int, heads: int) -> int:
 def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int) -> tuple[LayerConfig, ...]:
     count = keys.integer("num_hidden_layers")
     if count > 10_000:
-        raise CheckpointError(f"{keys.path} asks for {count} layers, which no model has.")
+        name = keys.spelled("num_hidden_layers")
+        raise CheckpointError(f"{keys.path} has {name!r} = {count}, which is more than any model has.")
     # Listed in the file by later versions; before that, a rule of the family.
     listed = keys.get("layer_types") or family.layer_types(keys, count)
     if not isinstance(listed, list) or len(listed) != count:

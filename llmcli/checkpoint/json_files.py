@@ -42,7 +42,10 @@ def read_json_object(path: Path) -> dict[str, object]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        what = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        if isinstance(error, json.JSONDecodeError):
+            what = f"line {error.lineno}: {error.msg}"
+        else:
+            what = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
         raise CheckpointError(f"{path} is not valid JSON ({what}); download it again.") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object.")

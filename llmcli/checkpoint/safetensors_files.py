@@ -18,8 +18,11 @@ from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-# The largest real headers have a few MB. The library takes up to 100 MB, which JSON can turn into gigabytes of objects.
-_LARGEST_HEADER = 32_000_000
+# What the library takes; the largest real headers have a few MB.
+_LARGEST_HEADER = 100_000_000
+# JSON can turn that into gigabytes of objects, but not if it has fewer of these than a million tensors have.
+_MOST_CONTAINERS, _MOST_COMMAS = 3_000_000, 8_000_000
+_DEEPEST = 100
 _LARGEST_SIZE = (1 << 63) - 1
 
 
@@ -77,6 +80,8 @@ def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, object]:
     """The header's JSON object without `__metadata__`; it names the tensors."""
+    if raw.count(b"{") + raw.count(b"[") > _MOST_CONTAINERS or raw.count(b",") > _MOST_COMMAS:
+        _refuse(path, "its header describes more than a million tensors")
     try:
         header = json.loads(
             raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=_whole_number, parse_constant=_no_constant
@@ -124,8 +129,11 @@ def _no_constant(name: str) -> NoReturn:
 def _tensor_info(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
     """One entry of the header, checked by itself."""
     where = f"tensor {shown(name)}"
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    # Like the library, pass over what else an entry says.
+    if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
         _refuse(path, f"{where} is not described by dtype, shape and data_offsets")
+    if any(_is_deep(value) for value in entry.values()):
+        _refuse(path, f"{where} is described by lists nested too deeply")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
         _refuse(path, f"{where} has no valid shape")
@@ -146,6 +154,22 @@ def _tensor_info(path: Path, name: str, entry: object, data_start: int) -> Tenso
     if end - begin != size:
         _refuse(path, f"{where} has {end - begin} bytes, its shape and dtype need {size}")
     return TensorInfo(name, tuple(shape), dtype, path, data_start + begin, size)
+
+
+def _is_deep(value: object) -> bool:
+    """Lists and objects more than `_DEEPEST` in one another, which the library does not read."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _is_size(value: object) -> bool:

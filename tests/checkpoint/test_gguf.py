@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from llmcli.checkpoint import gguf_parser
 from llmcli.checkpoint.gguf import GGUFHeader, read_gguf
+from llmcli.checkpoint.gguf_keys import ArchitectureKeys
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
@@ -400,3 +401,39 @@ def test_values_of_the_wrong_type(method: str, value: Any) -> None:
 
 def test_whole_numbers_are_numbers(read: Callable[[bytes], GGUFHeader]) -> None:
     assert read(file([number("rope", 10000)])).get_float("rope") == 10000.0
+
+
+def test_an_empty_key_is_refused(read: Callable[[bytes], GGUFHeader]) -> None:
+    with pytest.raises(CheckpointError, match="a metadata key is empty"):
+        read(file([pair("", STRING, text("x"))]))
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 6, 7, 8, 10, 11, 12])
+def test_types_of_tokens_are_numbers_of_32_bits(read: Callable[[bytes], GGUFHeader], kind: int) -> None:
+    with pytest.raises(CheckpointError, match=rf"token_type' has an array of type {kind}, where 32-bit whole numbers"):
+        read(file([pair("tokenizer.ggml.token_type", ARRAY, array(kind, 2, bytes(16)))]))
+
+
+@pytest.mark.parametrize("kind", [U32, I32])
+def test_types_of_tokens_may_have_a_sign(read: Callable[[bytes], GGUFHeader], kind: int) -> None:
+    header = read(file([pair("tokenizer.ggml.token_type", ARRAY, array(kind, 2, struct.pack("<2i", 1, 3)))]))
+    assert header.metadata["tokenizer.ggml.token_type"] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("block_count", 4294967295, "'llama.block_count' = 4294967295, which is more than any model has"),
+        ("block_count", 10**9, "'llama.block_count' = 1000000000, but holds only 0 tensors"),
+        ("block_count", 0, "'llama.block_count' = 0; a whole number from 1"),
+        ("context_length", 10**12, "'llama.context_length' = 1000000000000, which is more than any model has"),
+        ("context_length", 1e4, "'llama.context_length' must be a whole number"),
+        ("feed_forward_length", -3, "'llama.feed_forward_length' = -3; a whole number from 1"),
+        ("feed_forward_length", [0, 0], "'llama.feed_forward_length' = 0; a whole number from 1"),
+    ],
+)
+def test_absurd_numbers_are_refused_for_what_they_are(key: str, value: Any, words: str) -> None:
+    keys = ArchitectureKeys(GGUFHeader(Path("m.gguf"), {f"llama.{key}": value}, 3, {}, 32), "llama")
+    with pytest.raises(CheckpointError) as caught:
+        keys.layers() if key == "block_count" else keys.integer(key)
+    assert words in str(caught.value)

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llmcli.checkpoint import safetensors_files
 from llmcli.checkpoint.encodings import ENCODINGS
 from llmcli.checkpoint.safetensors_files import read_safetensors, read_safetensors_folder
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
@@ -91,6 +92,9 @@ ODD_BUT_SOUND = {
     "no tensors": file("{}", 0),
     "metadata only": file('{"__metadata__":{"a":"b"}}', 0),
     "null metadata": file(f'{{"__metadata__":null,"a":{ENTRY}}}'),
+    "a further field": file(f'{{"a":{{"x":1,{FIELDS}}}}}'),
+    "further fields of any kind": file(f'{{"a":{{"x":[1.5,{{"y":null}}],{FIELDS},"strides":"none"}}}}'),
+    "a header of 40 MB": file(f'{{"a":{ENTRY}}}' + " " * 40_000_000),
     "padding": file(f'{{"a":{ENTRY}}}   \n'),
     "leading space": file(f'  {{"a":{ENTRY}}}'),
     "escape in a name": file(f'{{"\\u0061\\ud83d\\ude00":{ENTRY}}}'),
@@ -135,7 +139,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "text after the object": (file(f'{{"a":{ENTRY}}}x'), "not valid JSON"),
     "a list": (file("[]", 0), "not a JSON object"),
     "deep lists": (file(f'{{"a":{DEEP}}}'), "not valid JSON"),
-    "lists of some depth": (file(f'{{"a":{{{FIELDS},"x":{DEEP[4800:5200]}}}}}'), "'a' is not described"),
+    "lists of some depth": (file(f'{{"a":{{{FIELDS},"x":{DEEP[4800:5200]}}}}}'), "nested too deeply"),
     "number of many digits": (file(f'{{"a":{entry(shape=[10**4000])}}}'), "'a' has no valid shape"),
     "metadata that is no text": (file(f'{{"__metadata__":{{"a":1}},"a":{ENTRY}}}'), "__metadata__"),
     "metadata in a list": (file(f'{{"__metadata__":["a"],"a":{ENTRY}}}'), "__metadata__"),
@@ -164,17 +168,27 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "cut in the data": (file(f'{{"a":{ENTRY}}}', 7), "cut short"),
     "escape codes in a name": (file('{{"\\u001b[2J":{}}}'.format(entry("F33"))), r"'\x1b[2J'"),
 }  # fmt: skip
-# Where one of two values would be dropped in silence, or a field is none of the format's, we are stricter.
+# Where one of two values would be dropped in silence, we are stricter.
 STRICTER = {
     "a tensor twice": (file(f'{{"a":{ENTRY},"a":{ENTRY}}}'), "'a' twice"),
     "metadata key twice": (file('{"__metadata__":{"k":"1","k":"2"}}', 0), "'k' twice"),
-    "unknown field": (file(f'{{"a":{{"x":1,{FIELDS}}}}}'), "'a' is not described"),
     "entry in a list": (file('{"a":["F32",[2],[0,8]]}'), "'a' is not described"),
     "numbers of half a byte": (
         file('{{"a":{}}}'.format(entry("F4", [16]))),
         "'a' holds F4 numbers, which are not supported",
     ),
 }
+
+
+def test_a_header_of_more_values_than_a_million_tensors_have_is_not_parsed(
+    read: Callable[[bytes], dict[str, TensorInfo]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors_files, "_MOST_CONTAINERS", 1000)
+    monkeypatch.setattr(safetensors_files, "_MOST_COMMAS", 1000)
+    monkeypatch.setattr("llmcli.checkpoint.safetensors_files.json.loads", lambda *_, **__: pytest.fail("parsed"))
+    for value in ("[" * 600 + "]" * 600 + "," + "[" * 600 + "]" * 600, "0," * 1200 + "0"):
+        with pytest.raises(CheckpointError, match="more than a million tensors"):
+            read(file(f'{{"a":{{"x":[{value}],{FIELDS}}}}}'))
 
 
 @pytest.mark.parametrize(("content", "words"), [*BROKEN.values(), *STRICTER.values()], ids=[*BROKEN, *STRICTER])
