@@ -96,8 +96,13 @@ def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
     tokenizer = Tokenizer.from_gguf(header.metadata, source=str(header.path), rows=rows)
     templates = gguf_templates(header.metadata)
     keys = [f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom")]
-    named = {key: header.metadata.get(key) for key in keys}
-    stops, stop_notes = stop_ids(tokenizer, {key: value for key, value in named.items() if not is_no_id(value)})
+    named = {
+        key: header.metadata.get(key)
+        for key in keys
+        # What the tokenizer's notes say once need not be said again.
+        if not is_no_id(header.metadata.get(key)) and not any(key in note for note in tokenizer.notes)
+    }
+    stops, stop_notes = stop_ids(tokenizer, named)
     sampling = {ours: header.metadata.get(f"general.sampling.{theirs}") for ours, (_, theirs) in _SAMPLING_KEYS.items()}
     return TextParts(
         tokenizer=tokenizer,

@@ -72,7 +72,7 @@ class Tokenizer:
             names = ", ".join(repr(added[index].content) for index in unused[:3])
             notes = [
                 *notes,
-                f"{source} has {len(unused)} more tokens than the model has embeddings, not used: {names}.",
+                f"{source} has {len(unused)} added tokens without an embedding, not used: {names}.",
             ]
         self.vocab_size: int = vocab_size
         """The highest id, plus one."""
