@@ -61,18 +61,18 @@ def add_listed_tokens(
     """
     wanted, damaged = _listed_tokens(tokenizer_config, added_tokens)
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
+    following = _next_id(backend)
     other: list[str] = []
-    for index, token in sorted(wanted.items()):
+    for index, token in sorted(wanted.items(), key=lambda item: item[0]):
         actual = backend.token_to_id(token.content)
-        if actual is None and index == _next_id(backend):
-            backend.add_tokens([token])
-        elif actual == index:
+        if actual == index or (actual is None and index == following):
             if token.content not in present:
                 backend.add_tokens([token])
+                following = max(following, index + 1)
         elif actual is None and any(token.content in template for template in templates):
             raise CheckpointError(
                 f"The files beside {source} give the token {token.content!r}, which the chat template writes, the id "
-                f"{index}; in its vocabulary the next id is {_next_id(backend)}."
+                f"{index}; in its vocabulary the next id is {following}."
             )
         else:
             other.append(token.content)

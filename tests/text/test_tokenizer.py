@@ -384,3 +384,13 @@ def test_half_characters_in_the_files_beside_do_no_harm() -> None:
     assert ours.eos_id is None
     assert ours.is_added(ours.vocab_size - 1)
     assert ours.token_to_id("\ud800") is None
+
+
+def test_many_listed_tokens_get_their_ids_one_behind_the_other() -> None:
+    backend = byte_level_backend()
+    size = backend.get_vocab_size()
+    listed = {f"<{n}>": size + n for n in range(300)}
+    ours = Tokenizer.from_json(backend.to_str(), source="t.json", added_tokens=listed | {"<late>": size + 301})
+    assert [ours.piece(size + n) for n in range(300)] == list(listed)
+    assert ours.vocab_size == size + 300
+    assert ours.notes == ("Lists of added tokens beside t.json disagree with it about '<late>'; its own ids count.",)
