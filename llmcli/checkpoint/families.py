@@ -1,12 +1,13 @@
 """Model families of Hugging Face checkpoints, as data: one entry for each `model_type`.
 
 An entry holds the values that the family's `config.json` leaves out, and the ways in which it departs from Llama.
-Defaults are those of transformers 5.23's configuration classes.
+Defaults are those of transformers 5.24's configuration classes.
 """
 
 from __future__ import annotations
 
 from llmcli.checkpoint import family_rules as rules
+from llmcli.checkpoint.bias_keys import ALWAYS, BiasKeys
 from llmcli.checkpoint.family import Family
 from llmcli.checkpoint.rope_keys import RopeRules
 from llmcli.model import NormStyle
@@ -100,6 +101,7 @@ _DEEPSEEK_V3 = Family(
     experts=rules.deepseek_v3_experts,
     extras=rules.deepseek_extras,
     paired=True,
+    paired_key="rope_interleave",
 )
 
 FAMILIES: dict[str, Family] = {
@@ -127,6 +129,7 @@ FAMILIES: dict[str, Family] = {
         },
         aliases=_EXPERT_COUNT,
         layer_types=rules.chunked_where_rotated,
+        lists_layer_types=True,
         rope_on=rules.listed_rope,
         rope=RopeRules(float32=True),
         query_scaling=rules.llama4_query_scaling,
@@ -136,12 +139,11 @@ FAMILIES: dict[str, Family] = {
         experts_transposed=True,
     ),
     # Mistral 7B, Nemo, Small.
-    "mistral": Family(_MISTRAL, layer_types=rules.all_sliding),
-    "ministral": Family({**_MISTRAL, "max_position_embeddings": 32768}, layer_types=rules.all_sliding),
+    "mistral": Family(_MISTRAL, layer_types=rules.all_sliding, lists_layer_types=True),
+    "ministral": Family(_MISTRAL, layer_types=rules.all_sliding, lists_layer_types=True),
     "ministral3": Family(
         {
             **_BASE,
-            "rope_theta": 1e6,
             "rms_norm_eps": 1e-5,
             "head_dim": 128,
             "num_key_value_heads": 8,
@@ -167,7 +169,7 @@ FAMILIES: dict[str, Family] = {
         experts=rules.mixtral_experts,
     ),
     # Qwen 1.5, 2, 2.5.
-    "qwen2": Family(_QWEN, layer_types=rules.upper_sliding),
+    "qwen2": Family(_QWEN, layer_types=rules.upper_sliding, lists_layer_types=True, biases=ALWAYS),
     "qwen2_moe": Family(
         {
             **_QWEN_MOE,
@@ -178,9 +180,13 @@ FAMILIES: dict[str, Family] = {
         },
         aliases=_EXPERT_COUNT,
         layer_types=rules.lower_even_sliding,
+        lists_layer_types=True,
+        biases=BiasKeys("qkv_bias"),
         experts=rules.qwen_experts,
     ),
-    "qwen3": Family({**_QWEN, "head_dim": 128}, layer_types=rules.upper_sliding, qk_norm="head"),
+    "qwen3": Family(
+        {**_QWEN, "head_dim": 128}, layer_types=rules.upper_sliding, lists_layer_types=True, qk_norm="head"
+    ),
     "qwen3_moe": Family(
         {**_QWEN_MOE, "num_key_value_heads": 4},
         aliases=_EXPERT_COUNT,
@@ -188,8 +194,7 @@ FAMILIES: dict[str, Family] = {
         qk_norm="head",
         experts=rules.qwen_experts,
     ),
-    # Its activation is the tanh form whatever the file says.
-    "gemma": Family({**_GEMMA, "num_key_value_heads": 16}, {"hidden_act": ()}, _CENTRED_RMS, extras=rules.gemma_scales),
+    "gemma": Family({**_GEMMA, "num_key_value_heads": 16}, norm=_CENTRED_RMS, extras=rules.gemma1_extras),
     "gemma2": Family(
         {
             **_GEMMA,
@@ -203,6 +208,7 @@ FAMILIES: dict[str, Family] = {
         norm=_CENTRED_RMS,
         placement="sandwich",
         layer_types=rules.even_sliding,
+        lists_layer_types=True,
         extras=rules.gemma2_scales,
         norm_names=_SANDWICH,
     ),
@@ -213,7 +219,8 @@ FAMILIES: dict[str, Family] = {
         placement="sandwich",
         qk_norm="head",
         layer_types=rules.mostly_sliding,
-        rope=RopeRules(scaled_layers_only=rules.FULL, local_theta="rope_local_base_freq"),
+        lists_layer_types=True,
+        rope=RopeRules(scaled_layers_only=rules.FULL, local_theta="rope_local_base_freq", by_layer_type=True),
         extras=rules.gemma3_scales,
         norm_names=_SANDWICH,
     ),
@@ -223,18 +230,23 @@ FAMILIES: dict[str, Family] = {
         norm=_LAYER_NORM,
         placement="parallel_shared",
         gated=False,
-        extras=rules.phi_extras,
+        rope=RopeRules(partial=True),
+        biases=ALWAYS,
+        # Norms of queries and keys, which no published model has.
+        only={"qk_layernorm": (False,)},
     ),
     # Phi-3, 3.5, 4, 4-mini.
     "phi3": Family(
-        {**_BASE, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "sliding_window": None},
+        {**_BASE, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "sliding_window": None}
+        | {"original_max_position_embeddings": 4096},
         layer_types=rules.all_sliding,
-        rope=RopeRules(old_names=(("su", "longrope"), ("yarn", "longrope"))),
+        rope=RopeRules(old_names=(("su", "longrope"), ("yarn", "longrope")), partial=True),
     ),
     "smollm3": Family(
         {**_BASE, "rope_theta": 2e6, "num_key_value_heads": 4, "no_rope_layer_interval": 4}
         | {"max_position_embeddings": 32768},
         layer_types=rules.sliding_where_not_rotated,
+        lists_layer_types=True,
         rope_on=rules.listed_rope,
     ),
     "olmo": Family(
@@ -258,7 +270,8 @@ FAMILIES: dict[str, Family] = {
         placement="post",
         qk_norm="whole",
         layer_types=rules.mostly_sliding,
-        rope=RopeRules(scaled_layers_only=rules.FULL, float32=True),
+        lists_layer_types=True,
+        rope=RopeRules(scaled_layers_only=rules.FULL, local_theta=5e5, by_layer_type=True, float32=True),
         norm_names=_POST,
     ),
     "olmoe": Family(
@@ -267,6 +280,8 @@ FAMILIES: dict[str, Family] = {
         qk_norm="whole",
         experts=rules.olmoe_experts,
         extras=rules.olmo_extras,
+        # A window is for one of the implementations of attention only.
+        only={"sliding_window": ()},
     ),
     "granite": Family(_GRANITE, extras=rules.granite_scales),
     "granitemoe": Family(
@@ -285,6 +300,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoehybrid": Family(
         {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 1024},
         aliases={**_EXPERT_COUNT, "layer_types": ("layer_types", "layers_block_type")},
+        lists_layer_types=True,
         rope_on=rules.rope_if_named,
         experts=rules.granite_experts,
         extras=rules.granite_hybrid_extras,
@@ -293,7 +309,9 @@ FAMILIES: dict[str, Family] = {
         {**_LAYER_NORM_BASE, "partial_rotary_factor": 0.25, "max_position_embeddings": 4096},
         aliases={**_LAYER_EPS, "partial_rotary_factor": ("partial_rotary_factor", "rope_pct")},
         norm=_LAYER_NORM,
+        rope=RopeRules(partial=True),
         extras=rules.stablelm_extras,
+        biases=BiasKeys("use_qkv_bias"),
     ),
     "cohere": Family(
         {**_COHERE, "rope_theta": 5e5},
@@ -310,6 +328,7 @@ FAMILIES: dict[str, Family] = {
         norm=_LAYER_NORM_WITHOUT_BIAS,
         placement="parallel_shared",
         layer_types=rules.mostly_sliding,
+        lists_layer_types=True,
         rope_on=rules.sliding_rope,
         rope=RopeRules(float32=True),
         extras=rules.cohere_extras,
@@ -331,6 +350,8 @@ FAMILIES: dict[str, Family] = {
         gated=False,
         rope_on=rules.never_rope,
         extras=rules.gpt2_extras,
+        biases=ALWAYS,
+        only={"add_cross_attention": (False,), "scale_attn_by_inverse_layer_idx": (False,)},
         matrices_transposed=True,
     ),
     "gpt_neox": Family(
@@ -338,12 +359,14 @@ FAMILIES: dict[str, Family] = {
         aliases={
             **_LAYER_EPS,
             "num_key_value_heads": (),
-            "rope_theta": ("rope_theta", "rotary_emb_base"),
-            "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+            "rope_theta": ("rotary_emb_base",),
+            "partial_rotary_factor": ("rotary_pct",),
         },
         norm=_LAYER_NORM,
         gated=False,
+        rope=RopeRules(partial=True),
         extras=rules.gpt_neox_extras,
+        biases=BiasKeys(mlp=None),
         qkv_by_head=True,
     ),
     "starcoder2": Family(
@@ -352,6 +375,7 @@ FAMILIES: dict[str, Family] = {
         aliases={"rms_norm_eps": ("norm_epsilon",)},
         norm=_LAYER_NORM,
         gated=False,
+        biases=BiasKeys("use_bias", "use_bias", "use_bias"),
         layer_types=rules.all_sliding,
     ),
     "nemotron": Family(
@@ -359,6 +383,7 @@ FAMILIES: dict[str, Family] = {
         aliases={"rms_norm_eps": ("norm_eps",)},
         norm=NormStyle("layer", bias=True, plus_one=True),
         gated=False,
+        rope=RopeRules(partial=True),
     ),
     "arcee": Family(
         {**_BASE, "rms_norm_eps": 1e-5, "hidden_act": "relu2", "max_position_embeddings": 4096}, gated=False
@@ -367,6 +392,7 @@ FAMILIES: dict[str, Family] = {
         {**_BASE, "rms_norm_eps": 1.5625e-07, "head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}
         | {"max_position_embeddings": 131072},
         placement="sandwich",
+        rope=RopeRules(partial=True),
         norm_names={"attention_output_norm": "post_self_attn_layernorm", "mlp_output_norm": "post_mlp_layernorm"},
         paired=True,
     ),
@@ -375,6 +401,7 @@ FAMILIES: dict[str, Family] = {
         placement="post",
         qk_norm="head",
         layer_types=rules.mostly_sliding,
+        lists_layer_types=True,
         rope_on=rules.sliding_rope_if_any,
         norm_names=_POST,
     ),
@@ -403,7 +430,6 @@ FAMILIES: dict[str, Family] = {
             "max_position_embeddings": 131072,
             "rope_parameters": {
                 "rope_type": "yarn",
-                "rope_theta": 1.5e5,
                 "factor": 32.0,
                 "original_max_position_embeddings": 4096,
                 "truncate": False,
@@ -413,6 +439,7 @@ FAMILIES: dict[str, Family] = {
         norm=_LATE_RMS,
         sinks=True,
         layer_types=rules.even_sliding,
+        lists_layer_types=True,
         experts=rules.gpt_oss_experts,
         experts_transposed=True,
         gate_up_alternating=True,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.checkpoint import family_rules as rules
+from llmcli.checkpoint.bias_keys import BiasKeys
 from llmcli.checkpoint.config_keys import ConfigKeys
 from llmcli.checkpoint.rope_keys import RopeRules
 from llmcli.model import ExpertsConfig, NormStyle, QueryScaling
@@ -33,11 +34,19 @@ class Family:
     extras: Callable[[ConfigKeys], dict[str, Any]] = rules.nothing_more
     """Further fields of `ModelConfig`."""
 
+    lists_layer_types: bool = False
+    """`layer_types` may list the kind of each layer; the others have the layers of their rule."""
+    biases: BiasKeys = field(default_factory=BiasKeys)
+    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Keys that `transformers` reads and of which this program computes no other values than these; absence is one."""
+
     # How tensors are stored, where that cannot be seen in them.
     norm_names: Mapping[str, str] = field(default_factory=dict)
     """Names of norms that mean other norms elsewhere."""
     paired: bool = False
     """Rows of queries and keys that are rotated together stand side by side."""
+    paired_key: str | None = None
+    """The key that is false where they do not."""
     matrices_transposed: bool = False
     """Matrices of attention and feed-forward are (in, out)."""
     qkv_by_head: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmcli.checkpoint.config_keys import ConfigKeys
-from llmcli.checkpoint.rope_keys import rope_section, yarn_mscale
+from llmcli.checkpoint.rope_keys import original_context, rope_section, yarn_mscale
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import ClampedGLU, ExpertsConfig, LatentConfig, QueryScaling
 
@@ -242,17 +242,22 @@ def gemma_scales(keys: ConfigKeys) -> dict[str, Any]:
     return {"embed_scale": keys.integer("hidden_size") ** 0.5, "embed_scale_rounded": True}
 
 
+def gemma1_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """The first files say "gelu" and mean its tanh form."""
+    return gemma_scales(keys) | ({"activation": "gelu_tanh"} if keys.text("hidden_act") == "gelu" else {})
+
+
 def gemma2_scales(keys: ConfigKeys) -> dict[str, Any]:
-    """Gemma 2 also caps scores and logits, and has its own scale of scores."""
-    return gemma3_scales(keys) | {
-        "attention_softcap": keys.optional_positive("attn_logit_softcapping"),
-        "logit_softcap": keys.optional_positive("final_logit_softcapping"),
-    }
+    """Gemma 2 also caps the scores of attention."""
+    return gemma3_scales(keys) | {"attention_softcap": keys.optional_positive("attn_logit_softcapping")}
 
 
 def gemma3_scales(keys: ConfigKeys) -> dict[str, Any]:
-    """Scores over the square root of `query_pre_attn_scalar`."""
-    return gemma_scales(keys) | {"attention_scale": keys.positive("query_pre_attn_scalar") ** -0.5}
+    """Scores over the square root of `query_pre_attn_scalar`; logits may be capped."""
+    return gemma_scales(keys) | {
+        "attention_scale": keys.positive("query_pre_attn_scalar") ** -0.5,
+        "logit_softcap": keys.optional_positive("final_logit_softcapping"),
+    }
 
 
 def granite_scales(keys: ConfigKeys) -> dict[str, Any]:
@@ -293,16 +298,7 @@ def gpt_neox_extras(keys: ConfigKeys) -> dict[str, Any]:
 
 def gpt2_extras(keys: ConfigKeys) -> dict[str, Any]:
     """Learned positions; scores may be left unscaled."""
-    if keys.flag("scale_attn_by_inverse_layer_idx"):
-        raise UnsupportedModelError(f"{keys.path} scales attention by the layer's index, which is not supported.")
     return {"learned_positions": True, "attention_scale": None if keys.flag("scale_attn_weights") else 1.0}
-
-
-def phi_extras(keys: ConfigKeys) -> dict[str, Any]:
-    """Phi-2: its optional norms of queries and keys were never used."""
-    if keys.flag("qk_layernorm"):
-        raise UnsupportedModelError(f"{keys.path} asks for qk_layernorm, which is not supported for this family.")
-    return {}
 
 
 def olmo_extras(keys: ConfigKeys) -> dict[str, Any]:
@@ -352,7 +348,7 @@ def ministral_query_scaling(keys: ConfigKeys, rope_on: list[bool]) -> list[Query
     rope = rope_section(keys, FULL)
     if rope.get("llama_4_scaling_beta") is None:
         return [None] * len(rope_on)
-    interval = rope.optional_integer("original_max_position_embeddings") or keys.integer("max_position_embeddings")
+    interval = original_context(keys, FULL, keys.integer("max_position_embeddings"))
     return [QueryScaling(rope.number("llama_4_scaling_beta"), interval)] * len(rope_on)
 
 

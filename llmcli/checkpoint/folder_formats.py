@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli.checkpoint.bias_keys import without_unwanted_biases
 from llmcli.checkpoint.config_keys import ConfigKeys
 from llmcli.checkpoint.folder_files import FolderIndexes, file_names, read_weights
 from llmcli.checkpoint.hf_config import Described, described, model_config, tensor_names
@@ -80,6 +81,7 @@ def read_folder(folder: Path) -> FolderContents | None:
         tensors = _unquantised(read_weights(indexes, weights, read_safetensors), keys, folder)
     else:
         tensors = _read_torch(indexes, weights, keys)
+    tensors = without_unwanted_biases(tensors, description.keys, description.family.biases)
     tensor_map = tensor_names(description, tensors)
     config = model_config(description, tensor_map)
     return FolderContents(weights.layout, keys, description, tensors, tensor_map, config)

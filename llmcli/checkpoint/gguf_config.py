@@ -13,6 +13,7 @@ from llmcli.checkpoint.family_rules import FULL, SLIDING
 from llmcli.checkpoint.gguf import GGUFHeader
 from llmcli.checkpoint.gguf_families import Architecture, architecture_of, has_experts
 from llmcli.checkpoint.gguf_keys import ArchitectureKeys
+from llmcli.checkpoint.gguf_other_values import refuse_unread_values
 from llmcli.checkpoint.gguf_rope import ReadValues, frequency_divisors, rope_parameters
 from llmcli.checkpoint.hf_config import Described, model_config
 from llmcli.checkpoint.hf_names import TensorNames
@@ -38,12 +39,13 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
         UnsupportedModelError: an unknown architecture or rotation, layers of different sizes, recurrent layers.
         CheckpointError: missing or contradictory sizes.
     """
-    _, keys = architecture_of(header)
-    model_type, values = config_values(header, read)
+    architecture, keys = architecture_of(header)
+    model_type, values = _config_values(architecture, keys, read)
     family = FAMILIES[model_type]
     description = Described(model_type, family, ConfigKeys(values, header.path, family.defaults))
     config = model_config(description, _names(header))
     layers = tuple(_layer(header, keys, layer, index) for index, layer in enumerate(config.layers))
+    refuse_unread_values(keys)
     rope = next((layer.rope for layer in layers if layer.rope is not None), None)
     divisors = None if rope is None else frequency_divisors(header, read, rope.rotary_dim // 2)
     if divisors is not None:
@@ -58,12 +60,24 @@ def config_values(header: GGUFHeader, read: ReadValues) -> tuple[str, dict[str, 
         UnsupportedModelError: an unknown architecture or rotation.
         CheckpointError: missing or contradictory sizes.
     """
-    architecture, keys = architecture_of(header)
+    return _config_values(*architecture_of(header), read)
+
+
+def _config_values(architecture: Architecture, keys: ArchitectureKeys, read: ReadValues) -> tuple[str, dict[str, Any]]:
     model_type = architecture.family if isinstance(architecture.family, str) else architecture.family(keys)
     values = _values(keys, architecture, model_type, FAMILIES[model_type])
     values |= architecture.derived(keys)
     values["rope_parameters"] = rope_parameters(keys, model_type, read)
     _add_rotated_share(keys, values)
+    rope = values["rope_parameters"]
+    if FAMILIES[model_type].rope.by_layer_type:
+        # A scaling is for the layers that attend to everything.
+        own = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        local = own | {"rope_type": "default", "rope_theta": values.get("rope_local_base_freq", rope["rope_theta"])}
+        values["rope_parameters"] = {FULL: rope, SLIDING: local}
+    elif "original_max_position_embeddings" in rope:
+        # Some families have a default at top level, which would override the one within.
+        values["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     return model_type, values
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmcli.checkpoint.config_keys import LARGEST
 from llmcli.checkpoint.gguf import GGUFHeader
@@ -21,9 +21,12 @@ class ArchitectureKeys:
 
     header: GGUFHeader
     architecture: str
+    asked: set[str] = field(default_factory=set, compare=False, repr=False)
+    """What any method was called for: the rest of the metadata has not been read."""
 
     def has(self, key: str) -> bool:
         """The file says something about it."""
+        self.asked.add(key)
         return f"{self.architecture}.{key}" in self.header.metadata
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = LARGEST) -> int:
@@ -33,6 +36,7 @@ class ArchitectureKeys:
             CheckpointError: it is missing without a default, or something else.
             UnsupportedModelError: it differs from layer to layer.
         """
+        self.asked.add(key)
         full = f"{self.architecture}.{key}"
         value = self.header.metadata.get(full)
         if isinstance(value, list) and value and type(value[0]) is int:
@@ -58,14 +62,17 @@ class ArchitectureKeys:
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number; `CheckpointError` when missing without a default, or anything else."""
+        self.asked.add(key)
         return self.header.get_float(f"{self.architecture}.{key}", default)
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false; `CheckpointError` for anything else."""
+        self.asked.add(key)
         return self.header.get_bool(f"{self.architecture}.{key}", default)
 
     def text(self, key: str, default: str) -> str:
         """A string; `CheckpointError` for anything else."""
+        self.asked.add(key)
         return self.header.get_str(f"{self.architecture}.{key}", default)
 
     def layers(self) -> int:

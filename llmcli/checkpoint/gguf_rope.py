@@ -32,7 +32,7 @@ def rope_parameters(keys: ArchitectureKeys, family: str, read: ReadValues) -> di
             f"{keys.architecture}."
         )
     found = {"rope_theta": theta, **_scaling(keys, family, read)}
-    if keys.has("attention.temperature_scale"):
+    if family == "ministral3" and keys.has("attention.temperature_scale"):
         found["llama_4_scaling_beta"] = keys.number("attention.temperature_scale")
         found["original_max_position_embeddings"] = _original_context(keys)
     return found

@@ -11,8 +11,9 @@ from llmcli.checkpoint.families import FAMILIES
 from llmcli.checkpoint.family import Family
 from llmcli.checkpoint.family_rules import CHUNKED, FULL, SLIDING
 from llmcli.checkpoint.hf_names import TensorNames
+from llmcli.checkpoint.other_values import OLD_LAYER_TYPES, refuse_other_values
 from llmcli.checkpoint.refusals import refuse_unsupported
-from llmcli.checkpoint.rope_keys import is_without_positions, rope_config, stretched_context
+from llmcli.checkpoint.rope_keys import rope_config, stretched_context
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import LayerConfig, ModelConfig
 from llmcli.model.config import Activation
@@ -32,8 +33,6 @@ _WRAPPERS = {
     "llava": "llama",
     "llava_next": "llama",
 }
-# What older files call a layer that attends to everything.
-_OLD_LAYER_TYPES = {"attention": FULL}
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,17 @@ def described(keys: ConfigKeys) -> Described:
             f"{keys.path} describes a model of type {model_type!r}, which is not supported; "
             f"supported are {', '.join(sorted(FAMILIES))}."
         )
-    return Described(model_type, family, ConfigKeys(keys.values, keys.path, family.defaults, family.aliases))
+    keys = ConfigKeys(keys.values, keys.path, family.defaults, family.aliases)
+    refuse_other_values(keys, model_type, family)
+    if inner is not None and keys.get("final_logit_softcapping") is not None:
+        # `transformers` applies it to the bare text model only; other programs to both.
+        raise UnsupportedModelError(
+            f"{keys.path} has text_config.final_logit_softcapping = {keys.get('final_logit_softcapping')!r}, which is "
+            "supported for a text model without a vision part only."
+        )
+    if family.paired_key is not None and keys.get(family.paired_key) is False:
+        family = replace(family, paired=False)
+    return Described(model_type, family, keys)
 
 
 def model_config(description: Described, names: TensorNames) -> ModelConfig:
@@ -143,7 +152,7 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
     listed = keys.get("layer_types") or family.layer_types(keys, count)
     if not isinstance(listed, list) or len(listed) != count:
         raise CheckpointError(f"{keys.path}: layer_types must list {count} layers, as num_hidden_layers says.")
-    kinds = [_OLD_LAYER_TYPES.get(str(kind), str(kind)) for kind in listed]
+    kinds = [OLD_LAYER_TYPES.get(str(kind), str(kind)) for kind in listed]
     unknown = sorted(set(kinds) - {FULL, SLIDING, CHUNKED})
     if unknown:
         raise UnsupportedModelError(f"{keys.path} has layers of type {', '.join(unknown)}, which are not supported.")
@@ -152,7 +161,6 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
     ropes = {
         kind: rope_config(keys, family.rope, head_dim=head_dim, context_length=context_length, layer_type=kind)
         for kind in rotated
-        if not is_without_positions(keys, kind)
     }
     window = keys.integer("sliding_window") if SLIDING in kinds else None
     chunk = keys.integer("attention_chunk_size") if CHUNKED in kinds else None

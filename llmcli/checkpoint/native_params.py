@@ -5,6 +5,8 @@ Where that file leaves something out, the value is the one with which the model 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from llmcli.checkpoint.config_keys import ConfigKeys
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -14,6 +16,20 @@ _REFUSED = {
     "moe_args": "the experts of Llama 4",
     "quantization_args": "weights quantised by Meta's own tools",
     "vision_chunk_size": "layers that attend to images",
+}
+# Keys that change what a model computes, in these files or in those that are written from a `config.json`, and that are
+# not read here; with the values that change nothing, besides null.
+_CHANGING: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("final_logit_softcapping", "attn_logit_softcapping", "logits_soft_cap", "clip_qkv"), (0,)),
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logit_scale", "logits_scaling"), (1,)),
+    **dict.fromkeys(("qk_norm", "use_qk_norm", "use_biases", "attn_temperature_tuning"), (False,)),
+    **dict.fromkeys(("rope_scaling", "rope_parameters", "attention_multiplier", "attention_chunk_size"), ({}, 0, -1)),
+    **dict.fromkeys(("nope_layer_interval", "no_rope_layer_interval"), (0, -1)),
+    "partial_rotary_factor": (1,),
+}
+_CHANGING_OF_EXPERTS: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("num_shared_experts", "first_k_dense_replace"), (0,)),
+    **dict.fromkeys(("route_every_n", "num_expert_groups", "num_expert_groups_per_tok", "routed_scale"), (0, 1)),
 }
 # Of Mistral 7B and Mixtral 8x7B, whose files do not say.
 _MISTRAL_CONTEXT = 32768
@@ -61,6 +77,16 @@ def _refuse_unsupported(params: ConfigKeys) -> None:
         raise UnsupportedModelError(
             f"{params.path} describes a model with {what}, which is not supported in this layout."
         )
+    _refuse_values(params, _CHANGING, "")
+
+
+def _refuse_values(keys: ConfigKeys, allowed: Mapping[str, tuple[object, ...]], prefix: str) -> None:
+    for key, values in allowed.items():
+        if (value := keys.get(key)) is not None and value not in values:
+            raise UnsupportedModelError(
+                f"{keys.path} has {prefix}{key} = {shown(str(value))}, which is not supported in this layout; use a "
+                "Hugging Face version of the model."
+            )
 
 
 def _meta_keys(params: ConfigKeys) -> dict[str, object]:
@@ -79,7 +105,7 @@ def _meta_keys(params: ConfigKeys) -> dict[str, object]:
             "rope_theta": theta,
             "factor": params.optional_positive("rope_scaling_factor") or (32.0 if small else 8.0),
             "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
+            "high_freq_factor": params.optional_positive("rope_high_freq_factor") or 4.0,
             "original_max_position_embeddings": _LLAMA3_CONTEXT,
         }
     return keys
@@ -117,10 +143,12 @@ def _mistral_keys(params: ConfigKeys) -> dict[str, object]:
     }
     experts = params.section("moe")
     if experts is not None:
-        if experts.get("num_shared_experts") or experts.get("first_k_dense_replace") or params.get("llama_4_scaling"):
+        _refuse_values(experts, _CHANGING_OF_EXPERTS, "moe.")
+        _refuse_values(experts, {"expert_hidden_dim": (params.get("hidden_dim"),)}, "moe.")
+        if params.get("llama_4_scaling"):
             raise UnsupportedModelError(
-                f"{params.path} describes experts together with shared ones, dense layers or llama_4_scaling, which is "
-                "not supported in this layout; use a Hugging Face version of the model."
+                f"{params.path} describes experts together with llama_4_scaling, which is not supported in this "
+                "layout; use a Hugging Face version of the model."
             )
         keys["model_type"] = "mixtral"
         keys["num_local_experts"] = experts.integer("num_experts")

@@ -21,7 +21,7 @@ from llmcli.model import (
     YarnScaling,
 )
 
-_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
+LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,12 @@ class RopeRules:
 
     scaled_layers_only: str | None = None
     """The only layer type that a scaling at top level is meant for; None: all."""
-    local_theta: str | None = None
-    """The key that holds theta for the other layer types."""
+    local_theta: str | float | None = None
+    """Theta of the other layer types: the key that holds it, or the number itself."""
+    by_layer_type: bool = False
+    """`rope_parameters` holds one object for each layer type; the others know a single rotation."""
+    partial: bool = False
+    """Part of a head may be rotated; the others rotate whole heads."""
     float32: bool = False
     old_names: tuple[tuple[str, str], ...] = ()
     """Names of scalings that older files of the family use: theirs, and today's."""
@@ -42,11 +46,14 @@ def rope_config(
 ) -> RopeConfig:
     """The rotation of layers of kind `layer_type` ("full_attention", "sliding_attention", "chunked_attention")."""
     own = rope_section(keys, layer_type)
-    unscaled = not _is_nested(keys) and rules.scaled_layers_only not in (None, layer_type)
-    theta_keys, theta_name = (own, "rope_theta") if own.get("rope_theta") is not None else (keys, "rope_theta")
-    if unscaled and rules.local_theta is not None:
-        theta_keys, theta_name = keys, rules.local_theta
-    theta = theta_keys.number(theta_name)
+    elsewhere = rules.scaled_layers_only not in (None, layer_type)
+    unscaled = elsewhere and not _is_nested(keys)
+    if not unscaled and own.get("rope_theta") is not None:
+        theta = own.number("rope_theta")
+    elif elsewhere and isinstance(rules.local_theta, float):
+        theta = rules.local_theta
+    else:
+        theta = keys.number(rules.local_theta if elsewhere and isinstance(rules.local_theta, str) else "rope_theta")
     partial = own if own.get("partial_rotary_factor") is not None else keys
     share = partial.optional_positive("partial_rotary_factor") or 1.0
     rotary_dim = int(head_dim * share)
@@ -62,12 +69,6 @@ def rope_section(keys: ConfigKeys, layer_type: str) -> ConfigKeys:
     return (found.section(layer_type) or ConfigKeys({}, keys.path)) if _is_nested(keys) else found
 
 
-def is_without_positions(keys: ConfigKeys, layer_type: str) -> bool:
-    """The rotation of that layer type is explicitly null."""
-    found = _found(keys)
-    return layer_type in found.values and found.values[layer_type] is None
-
-
 def stretched_context(keys: ConfigKeys, context_length: int) -> int:
     """The context that the scaling makes possible, where `max_position_embeddings` may not tell."""
     own = rope_section(keys, "full_attention")
@@ -79,17 +80,25 @@ def stretched_context(keys: ConfigKeys, context_length: int) -> int:
 
 
 def _found(keys: ConfigKeys) -> ConfigKeys:
-    # A non-empty `rope_scaling` replaces `rope_parameters` whole.
-    return keys.section("rope_scaling") or keys.section("rope_parameters") or ConfigKeys({}, keys.path)
+    # A non-empty `rope_scaling` replaces `rope_parameters` whole. Null means the family's default, as absence does.
+    found = keys.section("rope_scaling") or keys.section("rope_parameters")
+    if found is None and keys.get("rope_parameters") is None:
+        found = ConfigKeys(keys.defaults, keys.path).section("rope_parameters")
+    return found or ConfigKeys({}, keys.path)
 
 
 def _is_nested(keys: ConfigKeys) -> bool:
-    return any(name in _found(keys).values for name in _LAYER_TYPES)
+    return any(name in _found(keys).values for name in LAYER_TYPES)
+
+
+def original_context(keys: ConfigKeys, layer_type: str, context_length: int) -> int:
+    """The number of positions that the model was trained on before its context was stretched."""
+    return _original_context(keys, rope_section(keys, layer_type), context_length)
 
 
 def _original_context(keys: ConfigKeys, own: ConfigKeys, context_length: int) -> int:
-    # Written at top level by some families (Phi-3), where it overrides the one inside.
-    outer = keys.optional_integer("original_max_position_embeddings")
+    # Written at top level by some families (Phi-3), where it overrides the one inside, unless that is of a layer type.
+    outer = None if _is_nested(keys) else keys.optional_integer("original_max_position_embeddings")
     return outer or own.optional_integer("original_max_position_embeddings") or context_length
 
 

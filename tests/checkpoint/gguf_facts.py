@@ -183,6 +183,8 @@ def scale_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
         "olmoe": {"attention.clamp_kqv": "clip_qkv"},
     }
     found = {key: values[name] for key, name in stated.get(architecture, {}).items()}
+    if architecture == "gemma3" and values["final_logit_softcapping"]:
+        found["final_logit_softcapping"] = values["final_logit_softcapping"]
     # Written as true also for models that are not.
     return {"use_parallel_residual": True} if architecture == "stablelm" else found
 

@@ -130,6 +130,16 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "gemma 3, capped logits": (
+        "gemma3_text",
+        {
+            "head_dim": 8,
+            "sliding_window": 6,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "final_logit_softcapping": 2.0,
+        },
+    ),
     "phi-2": ("phi", {"num_key_value_heads": 4}),
     "phi-3, window": ("phi3", {"sliding_window": 7}),
     "phi-3, longrope, long": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import AutoConfig
 
 import llmcli
-from llmcli.checkpoint import opened
+from llmcli.checkpoint import gguf_config, opened
 from llmcli.checkpoint.gguf import read_gguf
 from llmcli.checkpoint.gguf_families import ARCHITECTURES
+from llmcli.checkpoint.gguf_other_values import CHANGING, HARMLESS, RECORDED, SAME_AS
 from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model import FrequencyFactors, Llama3Scaling
@@ -40,6 +42,7 @@ _EVERY_FOURTH = {"num_hidden_layers": 5, "no_rope_layers": None}
 IMPLIED: dict[str, dict[str, Any]] = {
     "gemma 2": {"query_pre_attn_scalar": 8},
     "gemma 3, linear on full layers": {"query_pre_attn_scalar": 8, "num_hidden_layers": 7, "layer_types": None},
+    "gemma 3, capped logits": {"num_hidden_layers": 7, "layer_types": None},
     "smollm 3, layers without positions": _EVERY_FOURTH,
     "starcoder 2, window": {"sliding_window": None},
     "cohere 2": {"num_hidden_layers": 5, "layer_types": None},
@@ -239,6 +242,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a scaling": ({"llama.rope.scaling.type": "spiral"}, "'spiral' rotary position scaling"),
     "no attention to what came before alone": ({"llama.attention.causal": False}, "later tokens"),
     "a base for windows": ({"llama.rope.freq_base_swa": 5.0}, "base of their own"),
+    "a cap of logits": ({"llama.final_logit_softcapping": 30.0}, "llama.final_logit_softcapping = 30.0"),
+    "a scale of scores": ({"llama.attention.scale": 0.5}, "llama.attention.scale = 0.5"),
+    "a factor of embeddings": ({"llama.embedding_scale": 12.0}, "llama.embedding_scale = 12.0"),
+    "a window": ({"llama.attention.sliding_window": 16}, "llama.attention.sliding_window = 16"),
+    "clamped experts": ({"llama.swiglu_clamp_exp": [0.0, 7.0, 0.0]}, "llama.swiglu_clamp_exp = "),
+    "a factor without a scaling": ({"llama.rope.scaling.attn_factor": 1.5}, "rope.scaling.attn_factor = 1.5"),
+    "a temperature": ({"llama.attention.temperature_scale": 0.1}, "attention.temperature_scale = 0.1"),
+    "windows of other sizes": ({"llama.attention.key_length_swa": 4}, "attention.key_length_swa = 4"),
 }
 
 
@@ -252,6 +263,46 @@ def test_refused_before_any_weight_is_read(
         load(path)
     assert caught.value.exit_code == 4
     assert str(path) in str(caught.value)
+
+
+def test_values_that_change_nothing_are_passed_over(tmp_path: Path) -> None:
+    model = made("llama 1")
+    neutral = {
+        "final_logit_softcapping": 0.0,
+        "logit_scale": 1.0,
+        "attention.sliding_window": model.config.max_position_embeddings,
+        "attention.key_length_swa": 8,
+        "swiglu_clamp_exp": [0.0, 0.0, 0.0],
+        "use_parallel_residual": False,
+        "rope.scaling.attn_factor": 1.0,
+        "someones_own_key": 3,
+    }
+    changes = {f"llama.{key}": value for key, value in neutral.items()} | {"llama.attention.key_length": 8}
+    usual = load(write_gguf(model, tmp_path / "model.gguf"))
+    assert load(write_gguf(model, tmp_path / "other.gguf", changes=changes)).config == usual.config
+
+
+@pytest.mark.parametrize("cap", [30.0, 0.0])
+def test_a_cap_of_logits_is_read_where_the_family_has_one(cap: float, tmp_path: Path) -> None:
+    changes = {"gemma3.final_logit_softcapping": cap}
+    path = write_gguf(made("gemma 3, linear on full layers"), tmp_path / "model.gguf", changes=changes)
+    assert open_checkpoint(path).config.logit_softcap == (cap or None)
+
+
+def test_every_key_of_the_reference_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read, refused where it is not read, or in the list of those that change nothing."""
+    asked: set[str] = set()
+    monkeypatch.setattr(gguf_config, "refuse_unread_values", lambda keys: asked.update(keys.asked))
+    for number, name in enumerate({CASES[name][0]: name for name in STORED}.values()):
+        open_checkpoint(write_gguf(made(name), tmp_path / f"{number}.gguf"))
+    groups = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Attention.Indexer, gguf.Keys.Rope)
+    known = {value for group in groups for value in vars(group).values() if isinstance(value, str)}
+    ends = {value.removeprefix("{arch}.") for value in known if value.startswith("{arch}.") and "{dense}" not in value}
+    missing = sorted(ends - asked - set(CHANGING) - set(HARMLESS) - set(SAME_AS) - {"attention.causal"})
+    newer = tuple(map(int, version("gguf").split(".")[:2])) > tuple(map(int, RECORDED.split(".")))
+    if missing and newer:
+        pytest.skip(f"gguf {version('gguf')} has keys that the lists do not know yet: {missing}")
+    assert not missing
 
 
 def test_experts_weighed_otherwise_are_refused(tmp_path: Path) -> None:

@@ -402,6 +402,12 @@ def test_files_that_do_not_go_together(tmp_path: Path, what: str) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "recurrent layers": ({"model_type": "mamba"}, "'mamba'"),
     "latent attention": ({"kv_lora_rank": 512, "q_lora_rank": 1536}, "latent attention"),
+    "a cap of logits": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    "a rotation of another format": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+    "groups of experts": (
+        {"moe": {"num_experts": 4, "num_experts_per_tok": 2, "num_expert_groups": 2}},
+        "moe.num_expert_groups",
+    ),
     "shared experts": ({"moe": {"num_experts": 4, "num_experts_per_tok": 2, "num_shared_experts": 1}}, "shared"),
     "attention to later tokens": ({"causal": False}, "later tokens"),
     "experts of Llama 4": ({"moe_args": {"num_experts": 16}}, "Llama 4"),

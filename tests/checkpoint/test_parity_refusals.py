@@ -38,7 +38,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown rotation": ({"rope_scaling": {"rope_type": "spiral", "factor": 2}}, "'spiral'"),
     "unknown activation": ({"hidden_act": "wave"}, "'wave'"),
     "unknown layer type": ({"layer_types": ["full_attention", "indexed", "full_attention"]}, "indexed"),
-    "scaled by the layer's index": ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "index"),
+    "scaled by the layer's index": (
+        {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
+        "by_inverse_layer_idx",
+    ),
     "another way to choose experts": (
         {"model_type": "deepseek_v2", "topk_method": "best_of_luck", "num_experts": 8},
         "best_of_luck",

@@ -1,0 +1,97 @@
+"""Keys of `config.json` that the configuration classes of `transformers` have and that change no logits, with reasons.
+
+Together with what the families read and what `other_values` and `refusals` refuse, these are all keys of those classes;
+a test compares them with the classes of `transformers` itself. A key that is in none of the lists and in no class is
+one that the reference does not know: it stays unused there, and here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+RECORDED = "5.24"
+"""The release of `transformers` whose classes the lists were made from."""
+
+_TRAINING = "training only"
+_DROPOUT = "training only: nothing is dropped when a model is run"
+_OUTPUTS = "what a call of the Python model returns beside the logits"
+_CLASSIFIER = "of models that classify, not of those that write"
+_RECURRENT = "of recurrent layers; a model that has one is refused"
+_TOKEN = "an id for the tokenizer and for the end of a reply; the embedding of the id is computed like any other"
+
+HARMLESS: Mapping[str, str] = {
+    "architectures": "names the Python class; the model type decides",
+    "transformers_version": "the release that wrote the file",
+    "dtype": "a hint; the tensors say in which type they are",
+    "torch_dtype": "the older name of dtype",
+    "use_cache": "whether keys and values are kept, which changes no result",
+    "chunk_size_feed_forward": "memory only, and unused by these families",
+    "pretraining_tp": "how matrices were split over machines in training",
+    "output_attentions": _OUTPUTS,
+    "output_hidden_states": _OUTPUTS,
+    "output_router_logits": _OUTPUTS,
+    "return_dict": _OUTPUTS,
+    "problem_type": _CLASSIFIER,
+    "id2label": _CLASSIFIER,
+    "label2id": _CLASSIFIER,
+    "num_labels": _CLASSIFIER,
+    "classifier_dropout": _CLASSIFIER,
+    "initializer_range": _TRAINING,
+    "router_aux_loss_coef": _TRAINING,
+    "router_jitter_noise": _TRAINING,
+    "attention_dropout": _DROPOUT,
+    "attn_pdrop": _DROPOUT,
+    "embd_pdrop": _DROPOUT,
+    "resid_pdrop": _DROPOUT,
+    "hidden_dropout": _DROPOUT,
+    "embedding_dropout": _DROPOUT,
+    "residual_dropout": _DROPOUT,
+    "bos_token_id": _TOKEN,
+    "eos_token_id": _TOKEN,
+    "pad_token_id": _TOKEN,
+    "_attn_implementation": "which of several equal computations of attention runs",
+}
+"""In every family."""
+
+HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
+    "deepseek_v2": {"norm_topk_prob": "transformers never divides the weights of this family's experts by their sum"},
+    "gemma3_text": {"attn_logit_softcapping": "transformers stores it, and never applies it to this family's scores"},
+    "gpt2": {
+        "reorder_and_upcast_attn": "the order of two multiplications, and their type, which is rounding",
+        **dict.fromkeys(
+            (
+                "summary_type",
+                "summary_use_proj",
+                "summary_activation",
+                "summary_proj_to_labels",
+                "summary_first_dropout",
+                "summary_last_dropout",
+            ),
+            _CLASSIFIER,
+        ),
+    },
+    "gpt_neox": {"is_decoder": "transformers warns of a wrong value, and computes the same"},
+    "granitemoehybrid": {
+        **dict.fromkeys(
+            (
+                "mamba_n_heads",
+                "mamba_n_groups",
+                "mamba_d_state",
+                "mamba_d_head",
+                "mamba_d_conv",
+                "mamba_expand",
+                "mamba_chunk_size",
+                "mamba_conv_bias",
+                "mamba_proj_bias",
+                "time_step_limit",
+            ),
+            _RECURRENT,
+        )
+    },
+}
+"""In single families, by `model_type`."""
+
+
+def why_harmless(model_type: str, key: str) -> str | None:
+    """Why a key that is not read changes no logits of that family; None: nothing says that it does not."""
+    return HARMLESS_OF.get(model_type, {}).get(key) or HARMLESS.get(key)
