@@ -193,7 +193,7 @@ def test_changed_keys_change_logits_as_in_the_reference(tmp_path: Path, model_ty
 @pytest.mark.parametrize("model_type", FAMILY_CASES)
 def test_models_built_otherwise_give_the_logits_of_the_reference(tmp_path: Path, model_type: str) -> None:
     overrides = CASES[FAMILY_CASES[model_type]][1]
-    wrong = []
+    wrong: list[object] = []
     for key in sorted(keys_of_class(model_type) & set(BUILT)):
         for number, value in enumerate(BUILT[key]):
             try:
@@ -205,10 +205,13 @@ def test_models_built_otherwise_give_the_logits_of_the_reference(tmp_path: Path,
                 continue
             folder = save(model, tmp_path / f"{key}{number}")
             try:
-                difference: object = float((ours(folder) - theirs).abs().max() / theirs.abs().max())
-            except UnsupportedModelError as error:
-                difference = 0 if key in str(error) else error
-            if difference > 3e-5:  # type: ignore[operator]
+                difference = float((ours(folder) - theirs).abs().max() / theirs.abs().max())
+            except CheckpointError as error:
+                # By its key, or because the tensors have another size than it says (head_dim of GPT-NeoX).
+                if key not in str(error) and "rows are needed" not in str(error):
+                    wrong.append((key, value, str(error)))
+                continue
+            if difference > 3e-5:
                 wrong.append((key, value, difference))
     assert not wrong
 
