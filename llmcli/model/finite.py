@@ -112,8 +112,8 @@ def _error(where: str, dtype: torch.dtype, modules: Mapping[str, nn.Module]) -> 
         )
     else:
         words = (
-            f"{where} has weights that are not numbers ({damaged[0]}), so no --dtype helps: the model's files are "
-            "damaged, or what made them failed"
+            f"{where} has weights that are not numbers ({damaged[0]}). The model's files are damaged, and no --dtype "
+            "helps: fetch the model again, or make it again"
         )
     return NotFiniteError(f"{_NOT_A_NUMBER}: {words}.", located=True)
 

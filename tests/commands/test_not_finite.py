@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import llmcli
 from llmcli.engine import SamplingParams
 from llmcli.errors import NotFiniteError
+from llmcli.inspection.scoring import score
 from llmcli.views.plain_json import has_nan
 from tests.commands.running import llm
 from tests.tiny import random_ids, save, tiny_model
@@ -126,6 +127,48 @@ def test_the_library_raises_it(folders: dict[str, tuple[Path, str, str]]) -> Non
             list(loaded.engine().stream(random_ids(4), SamplingParams(max_tokens=2), probabilities=probabilities))
     with pytest.raises(NotFiniteError, match="the output head"):
         loaded.engine().next_logits(random_ids(4))
+
+
+def huge(weights: dict[str, torch.Tensor]) -> None:
+    weights["model.layers.2.mlp.up_proj.weight"].fill_(3e38)
+
+
+def infinite_in_float16(weights: dict[str, torch.Tensor]) -> None:
+    weights["model.layers.1.self_attn.v_proj.weight"].fill_(1e5)
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "words"),
+    [
+        (huge, "float32", "values overflow in layer 2, even in float32"),
+        (infinite_in_float16, "float16", "layer 1 has infinite weights (self_attn.v_proj.weight)"),
+        (lambda weights: weights["model.embed_tokens.weight"].fill_(torch.nan), "float32", "the token embeddings"),
+        (lambda weights: weights["model.norm.weight"].fill_(torch.nan), "float32", "(norm.weight)"),
+    ],
+)
+def test_each_part_of_a_model_is_named(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], dtype: str, words: str
+) -> None:
+    loaded = llmcli.load(write(tmp_path, change), dtype=dtype, device="cpu")
+    with pytest.raises(NotFiniteError) as raised:
+        loaded.logits(random_ids(4))
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_packed_weights_and_their_kernel(tmp_path: Path, bits: str) -> None:
+    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), quantize=bits, device="cpu")
+    matrix = loaded.model.layers[1].mlp.down_proj.matrix  # type: ignore[union-attr]
+    # All ones: the scales among the bytes are NaN.
+    for part in (matrix.blocks, matrix.rest):  # type: ignore[union-attr]
+        part.fill_(255)  # type: ignore[operator]
+    for run in (
+        lambda: loaded.logits(random_ids(4)),
+        lambda: list(loaded.engine().stream(random_ids(4), SamplingParams(max_tokens=2), probabilities=False)),
+        lambda: score(loaded, random_ids(9)),
+    ):
+        with pytest.raises(NotFiniteError, match=r"layer 1 has weights that are not numbers \(mlp.down_proj\)"):
+            run()
 
 
 def test_a_draft_model_is_named(folders: dict[str, tuple[Path, str, str]], tmp_path: Path) -> None:
