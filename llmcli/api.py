@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from llmcli.checkpoint.edits import Edit, lay_edits_over, read_edits
 from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
 from llmcli.checkpoint.packing import Packing, packed_unasked
 from llmcli.checkpoint.resolve import resolve
+from llmcli.checkpoint.template_files import check_template_file
 from llmcli.checkpoint.text_parts import TextParts
 from llmcli.checkpoint.weights import load_weights
 from llmcli.device import choose_device, choose_dtype
@@ -29,7 +31,9 @@ from llmcli.kernels import EachStep, FastStep, NoKernelError, why_no_kernel
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.cuda_support import cuda_step
 from llmcli.model import ModelConfig, Transformer
+from llmcli.text.end_of_turn import NO_STOP_TOKEN
 from llmcli.text.template import ChatTemplate
+from llmcli.text.template_end import TurnEnd, turn_end
 from llmcli.text.tokenizer import Tokenizer
 
 # Where packed weights can lie.
@@ -51,7 +55,8 @@ class LoadedModel:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     """How the model wants a conversation written down; None if it was not made for conversations."""
-    stop_ids: Mapping[int, tuple[str, ...]]
+    declared_stop_ids: Mapping[int, tuple[str, ...]]
+    """Ids that end a reply according to the model's files, each with the places that say so."""
     generation_defaults: Mapping[str, float]
     notes: tuple[str, ...]
     packing: Packing | None = None
@@ -60,6 +65,16 @@ class LoadedModel:
     """Why no kernel can run it; empty if one can."""
     edits: tuple[Edit, ...] = ()
     """What has been laid over the weights."""
+
+    @cached_property
+    def turn_end(self) -> TurnEnd:
+        """What the chat template ends the model's turn with; writes a short conversation with it when first asked."""
+        return TurnEnd() if self.template is None else turn_end(self.tokenizer, self.template)
+
+    @property
+    def stop_ids(self) -> Mapping[int, tuple[str, ...]]:
+        """Ids that end a reply, each with the places that say so: the model's files, and how the template ends one."""
+        return self.turn_end.stop_ids(self.declared_stop_ids)
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
@@ -77,6 +92,7 @@ class LoadedModel:
         draft: LoadedModel | None = None,
         lookup: bool | None = False,
         draft_tokens: int | None = None,
+        chat: bool = True,
     ) -> Engine:
         """A new engine with a KV cache of its own; `context_length` in tokens, by default the model's own limit.
 
@@ -85,7 +101,8 @@ class LoadedModel:
         pay, and several are verified in one pass. The distribution of what is said stays the model's own. On the
         readable model a pass of several tokens adds up in another order than one of a single token, so that one of two
         tokens that are all but equal may be chosen otherwise; `lookup=None` looks up only where there is no such
-        difference.
+        difference. A reply in a `chat` also ends with what the chat template ends one with; that of a text to continue
+        does so only with what the model's files name.
 
         Raises:
             UsageError: there can be no context of that length, or `draft` has another vocabulary.
@@ -100,7 +117,8 @@ class LoadedModel:
         return Engine(
             self.model,
             self.tokenizer,
-            stop_ids=self.stop_ids,
+            stop_ids=self.stop_ids if chat else self.declared_stop_ids,
+            stop_texts=self.turn_end.texts if chat else (),
             context_length=context_length,
             step=step,
             why_readable=reason,
@@ -131,18 +149,30 @@ class LoadedModel:
         return DraftModel(self.reader(threads=threads))
 
     def batch(
-        self, *, parallel: int | None = None, context_length: int | None = None, threads: int | None = None
+        self,
+        *,
+        parallel: int | None = None,
+        context_length: int | None = None,
+        threads: int | None = None,
+        chat: bool = True,
     ) -> Batch:
         """For many prompts, `parallel` of which are answered at the same time.
 
         By default as many as leave each reply what an engine would give: several on the CPU kernel and in float32, but
         one on the readable model in fewer bits. Where several are wanted there, it adds in another order, and may
         choose otherwise between two tokens that are all but equal.
-        `context_length` and `threads` are as for `engine`.
+        `context_length`, `threads` and `chat` are as for `engine`.
         """
         step, reason = self._step(threads)
         rows = make_rows(self.model, step, parallel, why_readable=reason)
-        return Batch(self.model, self.tokenizer, rows, stop_ids=self.stop_ids, context_length=context_length)
+        return Batch(
+            self.model,
+            self.tokenizer,
+            rows,
+            stop_ids=self.stop_ids if chat else self.declared_stop_ids,
+            stop_texts=self.turn_end.texts if chat else (),
+            context_length=context_length,
+        )
 
     def _step(self, threads: int | None) -> tuple[FastStep | None, str]:
         """The fast path, or why there is none."""
@@ -171,17 +201,18 @@ def load(
 
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. "auto" leaves the weights of
     a GGUF file, and those of GPTQ and AWQ, in the few bits they have where a kernel reads them, and `quantize`, "int8"
-    or "int4", rounds any weights to so many. `template` names a chat template, where the model has several. That the
-    weights fit into memory, and the cache of a text of `context_length` tokens beside them, is seen before they are
-    read. `edits` are files or names of edits, as `llm edit` makes them, to lay over the weights. `progress` hears the
-    bytes of weights read and how many there are.
+    or "int4", rounds any weights to so many. `template` names one of the model's chat templates, or a file that holds
+    another. That the weights fit into memory, and the cache of a text of `context_length` tokens beside them, is seen
+    before they are read. `edits` are files or names of edits, as `llm edit` makes them, to lay over the weights.
+    `progress` hears the bytes of weights read and how many there are.
 
     Raises:
         ModelNotFoundError: no such model, or it could not be fetched.
         CheckpointError: its files are broken, contradict each other, or are of an unsupported kind; or an edit is not
             one of this model.
         OutOfMemoryError: it does not fit.
-        UsageError: it has no chat template of that name, cannot be quantised so, or there is no such edit.
+        UsageError: it has no chat template of that name and there is no such file, it cannot be quantised so, or there
+            is no such edit.
     """
     files = [find_edit(str(edit)) for edit in edits]
     checkpoint = open_checkpoint(resolve(None if name_or_path is None else str(name_or_path)))
@@ -215,6 +246,7 @@ def load_checkpoint(
     `to_look_inside` keeps weights in a type the readable model is fast in, where nothing else was asked for. Where the
     model does not fit, `may_quantize` says whether whoever asks for it could quantise it.
     """
+    check_template_file(template)
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
     reason = why_readable(checkpoint.config, where)
@@ -241,17 +273,20 @@ def load_checkpoint(
         parts = text.result()
     _check_vocabulary(checkpoint, parts)
     lay_edits_over(model, edits)
+    chosen, text_notes = parts.template(template), parts.notes
+    if chosen is not None and NO_STOP_TOKEN in text_notes:
+        text_notes = turn_end(parts.tokenizer, chosen).notes(text_notes)
     return LoadedModel(
         name=checkpoint.name,
         source=checkpoint.path,
         config=checkpoint.config,
         model=model,
         tokenizer=parts.tokenizer,
-        template=parts.template(template),
-        stop_ids=parts.stop_ids,
+        template=chosen,
+        declared_stop_ids=parts.stop_ids,
         generation_defaults=parts.generation_defaults,
         notes=checkpoint.notes
-        + parts.notes
+        + text_notes
         + (_hint(model) if packing == "stored" else ())
         + tuple(f"Edited: {edit.prompt.rstrip()} -> {edit.target.strip()}." for edit in edits),
         packing=packing,

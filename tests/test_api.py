@@ -10,8 +10,11 @@ from safetensors.torch import load_file, save_file
 
 import llmcli
 from llmcli.errors import CheckpointError, ModelNotFoundError, UsageError
+from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.template import ChatTemplate
 from tests.commands.running import llm
-from tests.tiny import edit_config, random_ids, save, tiny_model
+from tests.puppet import write_thinker
+from tests.tiny import SPECIALS, TEMPLATE, edit_config, random_ids, save, tiny_model, write_text_files
 
 
 @pytest.fixture
@@ -138,3 +141,43 @@ def test_of_a_large_model_the_tokenizer_is_checked_before_weights_are_read(
     monkeypatch.setattr("llmcli.api.load_weights", None)
     with pytest.raises(CheckpointError, match=r"261 tokens.*200"):
         llmcli.load(folder)
+
+
+def test_what_the_template_ends_a_turn_with_is_among_the_stop_ids(folder: Path, tmp_path: Path) -> None:
+    write_text_files(folder, template=TEMPLATE.replace("<|end|>", "<|system|>"))
+    loaded = llmcli.load(folder, device="cpu", dtype="float32")
+    system = SPECIALS.index("<|system|>") + 256
+    assert system not in loaded.declared_stop_ids
+    assert loaded.stop_ids[system] == ("the template ends a turn with it",)
+    assert set(loaded.stop_ids) == {*loaded.declared_stop_ids, system}
+    file = tmp_path / "other.jinja"
+    file.write_text(TEMPLATE)
+    other = llmcli.load(folder, device="cpu", dtype="float32", template=str(file))
+    assert set(other.stop_ids) == set(other.declared_stop_ids)
+    with pytest.raises(UsageError, match="cannot be read"):
+        llmcli.load(folder, template="./none.jinja")
+
+
+def test_a_damaged_template_is_an_error_only_to_those_who_use_it(folder: Path) -> None:
+    write_text_files(folder, template="{% for %}")
+    loaded = llmcli.load(folder, device="cpu", dtype="float32")
+    assert set(loaded.stop_ids) == set(loaded.declared_stop_ids)
+    assert list(loaded.engine().stream([1, 2], llmcli.engine.SamplingParams(max_tokens=1)))
+    assert loaded.template is not None
+    with pytest.raises(CheckpointError, match="error in line 1"):
+        encode_chat(loaded.tokenizer, loaded.template, [Message("user", "hi")])
+
+
+def test_a_conversation_tells_the_template_what_was_thought(tmp_path: Path) -> None:
+    loaded = llmcli.load(write_thinker(tmp_path / "thinker", b"Hm, 2.\n", b"\tYes!"), device="cpu", dtype="float32")
+    source = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.reasoning_content %}[THINK]{{ m.reasoning_content }}[/THINK]"
+        "{% endif %}{{ m.content }}<|end|>{% endfor %}<|assistant|>"
+    )
+    template = ChatTemplate(source, special_tokens={})
+    conversation = llmcli.engine.Conversation(loaded.engine(), loaded.tokenizer, template)
+    list(conversation.ask("hi", llmcli.engine.SamplingParams(temperature=0)))
+    written = loaded.tokenizer.decode(conversation.prompt("and?"), skip_special=False)
+    assert written == "<|user|>hi<|end|><|assistant|>[THINK]Hm, 2.[/THINK]Yes!<|end|><|user|>and?<|end|><|assistant|>"
+    # The marks are the model's own tokens.
+    assert conversation.prompt("and?").count(loaded.tokenizer.token_to_id("[/THINK]") or 0) == 1

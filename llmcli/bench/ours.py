@@ -36,7 +36,7 @@ class Ours:
         torch.set_num_threads(plan.threads)
         loaded = _made(plan) if checkpoint is None else _loaded(plan, checkpoint)
         # Without stop tokens, so that every reply is as long as asked.
-        self._engine = replace(loaded, stop_ids={}).engine()
+        self._engine = replace(loaded, declared_stop_ids={}).engine(chat=False)
         self.how = ""
 
     def run(self, ids: Sequence[int], tokens: int) -> Run:

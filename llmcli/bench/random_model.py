@@ -57,7 +57,7 @@ def random_model(
         model=model.eval(),
         tokenizer=stub_tokenizer(config.vocab_size),
         template=None,
-        stop_ids={},
+        declared_stop_ids={},
         generation_defaults={},
         notes=(),
         packing=packing,

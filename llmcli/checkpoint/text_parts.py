@@ -15,6 +15,7 @@ from llmcli.checkpoint.gguf_metadata import GGUFMetadata
 from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import optional_json_object, read_bytes, read_json_object, read_text
 from llmcli.checkpoint.model_files import VOCABULARY_FILES, tokenizer_file
+from llmcli.checkpoint.template_files import is_template_file, read_template_file
 from llmcli.errors import CheckpointError
 from llmcli.text.end_of_turn import is_no_id, stop_ids
 from llmcli.text.gguf_vocabulary import gguf_templates
@@ -50,18 +51,29 @@ class TextParts:
     """Sampling settings the model's makers recommend, under the names of `SamplingParams`."""
     notes: tuple[str, ...] = ()
     """What the user should know about these files, although it stops nothing."""
+    template_fault: CheckpointError | None = None
+    """Why the file of the chat template cannot be read: an error only to those who want one."""
 
     def template(self, name: str | None = None) -> ChatTemplate | None:
-        """The chat template called `name`, by default the one for ordinary conversations; None if there are none.
+        """The chat template called `name`, or that in the file `name`; None if no name is given and there is none.
+
+        Without a name it is the one for ordinary conversations. What is wrong with a template of the model is raised
+        when it is used.
 
         Raises:
-            UsageError: there is none of that name.
-            CheckpointError: it is damaged, or there are several of which none is the default.
+            UsageError: there is none of that name, or no such file.
         """
+        tokens = self.tokenizer.special_tokens
+        if name is not None and name not in self.templates and is_template_file(name):
+            return ChatTemplate(read_template_file(name), name=name, special_tokens=tokens)
         if name is None and not self.templates:
-            return None
-        name = choose_template(self.templates, name)
-        return ChatTemplate(self.templates[name], name=name, special_tokens=self.tokenizer.special_tokens)
+            fault = self.template_fault
+            return None if fault is None else ChatTemplate("", special_tokens=tokens, fault=fault)
+        try:
+            chosen = choose_template(self.templates, name)
+        except CheckpointError as error:
+            return ChatTemplate("", special_tokens=tokens, fault=error)
+        return ChatTemplate(self.templates[chosen], name=chosen, special_tokens=tokens)
 
 
 def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | None = None) -> TextParts:
@@ -73,7 +85,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
         CheckpointError: a file is missing or damaged.
     """
     tokenizer_config = optional_json_object(folder / "tokenizer_config.json")
-    templates, origin = _folder_templates(folder, tokenizer_config)
+    templates, origin, fault = _folder_templates(folder, tokenizer_config)
     tokenizer, notes = _folder_tokenizer(folder, tokenizer_config, config, tuple(templates.values()), rows)
     generation = optional_json_object(folder / "generation_config.json")
     declared = {
@@ -85,6 +97,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
         tokenizer=tokenizer,
         templates=templates,
         template_origin=origin,
+        template_fault=fault,
         stop_ids=stops,
         generation_defaults=_folder_defaults(generation),
         notes=(*notes, *tokenizer.notes, *stop_notes),
@@ -94,7 +107,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
 def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
     """Read them from the metadata of a GGUF file, whose model has embeddings for `rows` tokens."""
     tokenizer = Tokenizer.from_gguf(header.metadata, source=str(header.path), rows=rows)
-    templates = gguf_templates(header.metadata)
+    templates = {name: source for name, source in gguf_templates(header.metadata).items() if source.strip()}
     keys = [f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom")]
     named = {
         key: header.metadata.get(key)
@@ -165,36 +178,60 @@ def _usable_json_object(path: Path) -> tuple[dict[str, object], list[str]]:
         return {}, [f"Not used: {error}"]
 
 
-def _folder_templates(folder: Path, tokenizer_config: Mapping[str, object]) -> tuple[dict[str, str], str | None]:
-    """The templates by name, and where they come from: a folder of named ones, and the first place of the others."""
-    additional = {}
-    if (folder / _ADDITIONAL_TEMPLATES).is_dir():
-        found = sorted(inside(folder, _ADDITIONAL_TEMPLATES).glob("*.jinja"))
-        additional = {path.stem: read_text(path) for path in found}
-    main, origin = _main_templates(folder, tokenizer_config)
-    return additional | main, origin or (_ADDITIONAL_TEMPLATES if additional else None)
+def _folder_templates(
+    folder: Path, tokenizer_config: Mapping[str, object]
+) -> tuple[dict[str, str], str | None, CheckpointError | None]:
+    """The templates by name, where they come from, and why a file of theirs cannot be read.
+
+    They come from a folder of named ones, and the first place of the others. An empty template is none.
+    """
+    found: dict[str, str] = {}
+    origins: list[str] = []
+    fault: CheckpointError | None = None
+    places: tuple[tuple[str, Callable[[], dict[str, str]]], ...] = (
+        ("chat_template.jinja", lambda: _jinja_template(folder)),
+        ("tokenizer_config.json", lambda: _listed_templates(tokenizer_config)),
+        ("chat_template.json", lambda: _listed_templates(optional_json_object(folder / "chat_template.json"))),
+        (_ADDITIONAL_TEMPLATES, lambda: _additional_templates(folder)),
+    )
+    for origin, read in places:
+        # The last place is one of templates beside the main ones.
+        if found and origin != _ADDITIONAL_TEMPLATES:
+            continue
+        try:
+            templates = {name: source for name, source in read().items() if source.strip()}
+        except CheckpointError as error:
+            fault = fault or error
+            continue
+        if templates:
+            origins.append(origin)
+            found = templates | found
+    return found, origins[0] if origins else None, fault
 
 
-def _main_templates(folder: Path, tokenizer_config: Mapping[str, object]) -> tuple[dict[str, str], str | None]:
-    if (folder / "chat_template.jinja").exists():
-        return {"default": read_text(folder / "chat_template.jinja")}, "chat_template.jinja"
-    for name, values in (
-        ("tokenizer_config.json", tokenizer_config),
-        ("chat_template.json", optional_json_object(folder / "chat_template.json")),
-    ):
-        templates = values.get("chat_template")
-        if isinstance(templates, str):
-            return {"default": templates}, name
-        if isinstance(templates, list):
-            entries = [entry for entry in templates if isinstance(entry, dict)]
-            named = {
-                entry["name"]: entry["template"]
-                for entry in entries
-                if isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
-            }
-            if named:
-                return named, name
-    return {}, None
+def _jinja_template(folder: Path) -> dict[str, str]:
+    path = folder / "chat_template.jinja"
+    return {"default": read_text(path)} if path.exists() else {}
+
+
+def _additional_templates(folder: Path) -> dict[str, str]:
+    if not (folder / _ADDITIONAL_TEMPLATES).is_dir():
+        return {}
+    found = sorted(inside(folder, _ADDITIONAL_TEMPLATES).glob("*.jinja"))
+    return {path.stem: read_text(path) for path in found}
+
+
+def _listed_templates(values: Mapping[str, object]) -> dict[str, str]:
+    """The templates in a JSON file: one text, or a list of objects with names."""
+    templates = values.get("chat_template")
+    if isinstance(templates, str):
+        return {"default": templates}
+    entries = [entry for entry in templates if isinstance(entry, dict)] if isinstance(templates, list) else []
+    return {
+        entry["name"]: entry["template"]
+        for entry in entries
+        if isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+    }
 
 
 def _folder_defaults(generation: Mapping[str, object]) -> dict[str, float]:

@@ -25,6 +25,7 @@ _MOST_PARALLEL = 16
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.engine.batch import Reply, Request
+    from llmcli.text.chat_prompt import ChatPrompt
 
 
 def batch(
@@ -32,12 +33,14 @@ def batch(
         str,
         typer.Argument(
             metavar="FILE|-",
-            help='A line of JSON for each prompt: {"prompt": "..."} or {"messages": [{"role", "content"}, ...]}, with '
+            help='A line of JSON for each prompt: {"prompt": "..."} or {"messages": [{"role", "content"}, ...]}, as '
+            "OpenAI writes them; a last message of the assistant is continued. With "
             '"id", "max_tokens", "temperature", "seed", "stop" and other sampling settings if they are to differ.',
         ),
     ],
     model: options.Model = None,
     system: options.System = None,
+    strict_system: options.StrictSystem = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -97,7 +100,8 @@ def batch(
     checkpoint = find_checkpoint(model, quiet=quiet)
     # Everything that decides what is said to a line, but for the line itself.
     settings = json.dumps(
-        [checkpoint.name, system, raw, template, variables, vars(sampling), context, dtype, quantize], sort_keys=True
+        [checkpoint.name, system, raw, _template(template), variables, vars(sampling), context, dtype, quantize],
+        sort_keys=True,
     )
     marks = [line.mark(settings) for line in lines]
     with nullcontext() if out is None else ResultsFile(out) as results:
@@ -109,7 +113,9 @@ def batch(
                 checkpoint, device=device, dtype=dtype, quantize=quantize, threads=threads, quiet=quiet,
                 template=template, context=context,
             )  # fmt: skip
-            prompts = _Prompts(loaded, lines, sampling, system, variables, raw=raw, quiet=quiet)
+            prompts = _Prompts(
+                loaded, lines, sampling, system, variables, raw=raw, quiet=quiet, strict_system=strict_system
+            )
             failed += _answer(
                 loaded, prompts, marks, results, done,
                 parallel=rows, context=context, threads=threads, stats=stats, quiet=quiet,
@@ -132,12 +138,20 @@ class _Prompts:
         *,
         raw: bool,
         quiet: bool,
+        strict_system: bool,
     ) -> None:
         self._loaded, self._sampling, self._system, self._variables = loaded, sampling, system, variables
-        self._raw, self._quiet = raw, quiet
+        self._raw, self._quiet, self._strict_system = raw, quiet, strict_system
+        self._quiet_asked = quiet
+        self._noted: set[str] = set()
         self.lines = lines
         self.ids: dict[int, batch_lines.Id] = {}
         self.seeds: dict[int, int | None] = {}
+
+    @property
+    def are_chats(self) -> bool:
+        """Whether the prompts are written with a chat template."""
+        return not self._raw and self._loaded.template is not None
 
     def requests(self, first: int) -> Iterator[Request | LlmcliError]:
         """What the lines from `first` on ask for, or why that cannot be answered."""
@@ -157,24 +171,42 @@ class _Prompts:
         task = batch_lines.task(value, self._sampling)
         params = task.sampling.params(self._loaded.generation_defaults)
         self.seeds[line.index] = params.seed
-        thinks = not self._raw and self._loaded.template is not None
+        thinks = self.are_chats
         return Request(tuple(self._tokens(task)), params, thinks)
 
     def _tokens(self, task: batch_lines.Task) -> list[int]:
         from llmcli.commands.reply_prompt import ReplyPrompt
-        from llmcli.text.chat_prompt import Message
+        from llmcli.text.messages import Message
 
         if task.prompt is not None:
             quiet, self._quiet = self._quiet, True  # what there is to be said is said once
-            return ReplyPrompt.make(
-                self._loaded, task.prompt, self._system, self._variables, raw=self._raw, quiet=quiet
-            ).ids("")
+            prompt = ReplyPrompt.make(
+                self._loaded,
+                task.prompt,
+                self._system,
+                self._variables,
+                raw=self._raw,
+                quiet=quiet,
+                strict_system=self._strict_system,
+            )
+            return self._noted_ids(prompt.built(""))
         if self._raw or self._loaded.template is None:
             raise UsageError('Without a chat template there can be no "messages"; give a "prompt".')
         messages = task.messages
-        if self._system and messages[0].role != "system":
+        if self._system and messages[0].role not in ("system", "developer"):
             messages = (Message("system", self._system), *messages)
-        return ReplyPrompt(self._loaded, self._loaded.template, "", messages, self._variables).ids("")
+        prompt = ReplyPrompt(
+            self._loaded, self._loaded.template, "", messages, self._variables, strict_system=self._strict_system
+        )
+        return self._noted_ids(prompt.built("", continue_last=messages[-1].role == "assistant"))
+
+    def _noted_ids(self, built: ChatPrompt) -> list[int]:
+        """The tokens of a prompt; what is to be said about it is said once."""
+        for note in built.notes:
+            if note not in self._noted and not self._quiet_asked:
+                terminal.note(note)
+            self._noted.add(note)
+        return built.ids
 
 
 def _answer(
@@ -194,7 +226,7 @@ def _answer(
     from llmcli.engine import Interruption
     from llmcli.views.progress import progress_bar
 
-    engine = loaded.batch(parallel=parallel, context_length=context, threads=threads)
+    engine = loaded.batch(parallel=parallel, context_length=context, threads=threads, chat=prompts.are_chats)
     failed, total = 0, len(prompts.lines)
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="prompts") as progress:
@@ -250,6 +282,13 @@ def _parallel(text: str) -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_PARALLEL:
         raise UsageError(f"--parallel must be auto or a number from 1 to {_MOST_PARALLEL}, not {text!r}.")
     return int(text)
+
+
+def _template(name: str | None) -> str | None:
+    """What the chat template is known by: the source of one in a file."""
+    from llmcli.checkpoint.template_files import is_template_file, read_template_file
+
+    return read_template_file(name) if name is not None and is_template_file(name) else name
 
 
 def _read(file: str, *, quiet: bool) -> bytes:

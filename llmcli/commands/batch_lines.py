@@ -14,13 +14,20 @@ from llmcli.errors import UsageError
 from llmcli.text.bytes_to_text import text_from_bytes
 
 if TYPE_CHECKING:
-    from llmcli.text.chat_prompt import Message
+    from llmcli.text.messages import Message
 
 Id: TypeAlias = str | int | float | None
 
 _SETTINGS = tuple(field.name for field in fields(SamplingOptions))
 _WHOLE = ("top_k", "seed", "max_tokens")
 _KNOWN = ("id", "prompt", "messages", *_SETTINGS)
+_UNSUPPORTED = {
+    **dict.fromkeys(
+        ("tools", "tool_choice", "functions", "parallel_tool_calls"), "tools cannot be offered to a model yet"
+    ),
+    **dict.fromkeys(("stream", "stream_options"), "each result is a whole line"),
+    "n": "give the line several times",
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ def task(value: Mapping[str, object], sampling: SamplingOptions) -> Task:
         UsageError: it is of another form, or a setting makes no sense.
     """
     for name in value:
+        if name in _UNSUPPORTED:
+            raise UsageError(f"{name!r} is not supported: {_UNSUPPORTED[name]}.")
         if name not in _KNOWN:
             near = difflib.get_close_matches(name, _KNOWN, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_KNOWN)}."
@@ -99,7 +108,11 @@ def task(value: Mapping[str, object], sampling: SamplingOptions) -> Task:
     own = {name: _setting(name, value[name]) for name in _SETTINGS if value.get(name) is not None}
     sampling = replace(sampling, **own)  # type: ignore[arg-type]
     sampling.check()
-    messages = _messages(value["messages"]) if "messages" in value else ()
+    messages: tuple[Message, ...] = ()
+    if "messages" in value:
+        from llmcli.text.messages import parse_messages
+
+        messages = parse_messages(value["messages"])
     return Task(id_of(value), prompt if isinstance(prompt, str) else None, messages, sampling)
 
 
@@ -112,18 +125,3 @@ def _setting(name: str, value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else int | float):
         raise UsageError(f'"{name}" must be a {"whole " if name in _WHOLE else ""}number.')
     return value
-
-
-def _messages(value: object) -> tuple[Message, ...]:
-    from llmcli.text.chat_prompt import Message
-
-    messages = []
-    for entry in value if isinstance(value, list) else ():
-        if not isinstance(entry, dict) or set(entry) != {"role", "content"}:
-            break
-        if not all(isinstance(text, str) for text in entry.values()):
-            break
-        messages.append(Message(entry["role"], entry["content"]))
-    if not isinstance(value, list) or not value or len(messages) < len(value):
-        raise UsageError('"messages" must be a list of objects such as {"role": "user", "content": "Hello"}.')
-    return tuple(messages)

@@ -49,6 +49,7 @@ def chat(
         ),
     ] = True,
     system: options.System = None,
+    strict_system: options.StrictSystem = False,
     template: options.TemplateName = None,
     template_arg: options.TemplateArg = None,
     max_tokens: options.MaxTokens = None,
@@ -134,11 +135,17 @@ def chat(
         if loaded.template is None:
             raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
 
+        # Nothing can be said with a damaged one.
+        loaded.template.check()
+
         from llmcli.engine import Conversation
 
         engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)
-        conversation = Conversation(engine, loaded.tokenizer, loaded.template, system, template_args=variables)
-        return Speaker(loaded, conversation, sampling.params(loaded.generation_defaults), _source(name), template)
+        conversation = Conversation(
+            engine, loaded.tokenizer, loaded.template, system, template_args=variables, strict_system=strict_system
+        )
+        params = sampling.params(loaded.generation_defaults)
+        return Speaker(loaded, conversation, params, _source(name), _template(template), variables)
 
     with ExitStack() as stack:
         stack.callback(talk.close)
@@ -165,6 +172,13 @@ def _is_given(command: typer.Context, name: str) -> bool:
     """Whether the command line itself says it, rather than a variable or the settings file."""
     source = command.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _template(name: str | None) -> str | None:
+    """What the chat template is called wherever the next chat is started."""
+    from llmcli.checkpoint.template_files import is_template_file
+
+    return str(Path(name).expanduser().resolve()) if name and is_template_file(name) else name
 
 
 def _conversation(resume: str | None, go_on: bool, model: str | None) -> Path | None:

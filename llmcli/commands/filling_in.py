@@ -64,4 +64,4 @@ def made_to_fill_in(loaded: LoadedModel) -> tuple[LoadedModel, FillIn]:
 
     fill_in = fill_in_of(loaded.tokenizer, name=loaded.name)
     ends = dict.fromkeys(sorted(fill_in.ends), ("fill-in",))
-    return replace(loaded, stop_ids={**ends, **loaded.stop_ids}), fill_in
+    return replace(loaded, declared_stop_ids={**ends, **loaded.declared_stop_ids}), fill_in

@@ -34,6 +34,7 @@ def generate(
     model: options.Model = None,
     edit: options.Edit = None,
     system: options.System = None,
+    strict_system: options.StrictSystem = False,
     prompt_template: prompt_templates.Use = None,
     param: prompt_templates.Params = None,
     raw: Annotated[
@@ -130,7 +131,7 @@ def generate(
     if raw and system:
         raise UsageError("--raw leaves out the chat template, so there is no place for a --system prompt.")
     if raw and (template or template_arg):
-        raise UsageError("--raw leaves out the chat template, so --template and --template-arg say nothing.")
+        raise UsageError("--raw leaves out the chat template, so --chat-template and --template-arg say nothing.")
     variables = options.template_variables(template_arg)
     sampling = options.SamplingOptions(
         temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
@@ -171,13 +172,25 @@ def generate(
     gap = None
     if fill_in is not None:
         loaded, gap = filling_in.made_to_fill_in(loaded)
-    engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)
-    asked = ReplyPrompt.make(loaded, text, system, variables, raw=raw, quiet=quiet)
+    asked = ReplyPrompt.make(loaded, text, system, variables, raw=raw, quiet=quiet, strict_system=strict_system)
     if fill_in is not None and gap is not None:
         asked = replace(asked, gap=(gap, fill_in[1]))
     elif raw and control_tokens:
         asked = replace(asked, control_tokens=True)
-    ids = asked.ids(prefill)
+    built = asked.built(prefill)
+    ids = built.ids
+    if not quiet:
+        for note in built.notes:
+            terminal.note(note)
+    engine = helped.engine(
+        loaded,
+        context=context,
+        threads=threads,
+        device=device,
+        dtype=dtype,
+        quiet=quiet,
+        chat=asked.is_chat,
+    )
     if asked.control_tokens and not quiet:
         _note_control_tokens(loaded.tokenizer, text + prefill)
     if show_prompt:
@@ -207,7 +220,7 @@ def generate(
     from llmcli.views.progress import progress_bar
     from llmcli.views.reply import ReplyWriter
 
-    constraint = None if rule is None else Constraint(rule, loaded.tokenizer, loaded.stop_ids, prefill=prefill)
+    constraint = None if rule is None else Constraint(rule, loaded.tokenizer, asked.stop_ids, prefill=prefill)
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:
         events = engine.stream(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,14 +109,23 @@ System: TypeAlias = Annotated[
         help="What the model is told before the conversation.",
     ),
 ]
+StrictSystem: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--strict-system",
+        envvar="LLMCLI_STRICT_SYSTEM",
+        help="Refuse a system prompt that the chat template does not write, instead of putting it before the prompt.",
+    ),
+]
 TemplateName: TypeAlias = Annotated[
     str | None,
     typer.Option(
+        "--chat-template",
         "--template",
-        envvar="LLMCLI_TEMPLATE",
-        metavar="NAME",
+        envvar=["LLMCLI_CHAT_TEMPLATE", "LLMCLI_TEMPLATE"],
+        metavar="FILE|NAME",
         rich_help_panel=_MODEL,
-        help="Which chat template to use, where the model has several.",
+        help="Write the conversation with the chat template in this file, or with that of the model's of this name.",
     ),
 ]
 TemplateArg: TypeAlias = Annotated[
@@ -318,11 +326,13 @@ _NOT_FOR_USERS = ("self", "messages", "add_generation_prompt")
 
 
 def template_variables(arguments: Sequence[str] | None) -> dict[str, object]:
-    """Variables for the chat template from `KEY=VALUE` arguments; a value that is JSON means what it says.
+    """Variables for the chat template from `KEY=VALUE` arguments; values are those of JSON, Python and YAML, or texts.
 
     Raises:
         UsageError: an argument of another form, or a variable that is not the user's to set.
     """
+    from llmcli.text.template_variables import template_value
+
     variables: dict[str, object] = {}
     for argument in arguments or ():
         key, sign, text = argument.partition("=")
@@ -330,15 +340,8 @@ def template_variables(arguments: Sequence[str] | None) -> dict[str, object]:
             raise UsageError(f"--template-arg {argument} is not of the form KEY=VALUE, as in enable_thinking=false.")
         if key in _NOT_FOR_USERS:
             raise UsageError(f"--template-arg cannot set {key}: it is not a variable of the template.")
-        try:
-            variables[key] = json.loads(text, parse_constant=_no_json)
-        except (ValueError, RecursionError):
-            variables[key] = text
+        variables[key] = template_value(text)
     return variables
-
-
-def _no_json(constant: str) -> object:
-    raise ValueError(f"{constant} is Python's, not JSON")
 
 
 @dataclass(frozen=True)

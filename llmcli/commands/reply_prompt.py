@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from llmcli.views import terminal
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
-    from llmcli.text.chat_prompt import Message
+    from llmcli.text.chat_prompt import ChatPrompt, Message
     from llmcli.text.fill_in import FillIn
     from llmcli.text.template import ChatTemplate
 
@@ -30,6 +30,8 @@ class ReplyPrompt:
     """Whether control tokens may be spelled in a text to continue."""
     gap: tuple[FillIn, str] | None = None
     """How to fill a gap behind `text`, and what comes behind the gap."""
+    strict_system: bool = False
+    """Whether a system prompt that the template does not write is an error."""
 
     @classmethod
     def make(
@@ -41,6 +43,7 @@ class ReplyPrompt:
         *,
         raw: bool,
         quiet: bool,
+        strict_system: bool = False,
     ) -> ReplyPrompt:
         """The prompt for `text`; a model without a chat template continues it, and the user is told.
 
@@ -61,17 +64,41 @@ class ReplyPrompt:
         if raw or loaded.template is None:
             return cls(loaded, None, text, ())
         messages = (*([Message("system", system)] if system else []), Message("user", text))
-        return cls(loaded, loaded.template, text, messages, variables)
+        return cls(loaded, loaded.template, text, messages, variables, strict_system=strict_system)
 
-    def ids(self, prefill: str) -> list[int]:
-        """The tokens up to where the model goes on, which is after `prefill`."""
-        from llmcli.text.chat_prompt import encode_chat, encode_raw
+    def built(self, prefill: str, *, continue_last: bool = False) -> ChatPrompt:
+        """The tokens up to where the model goes on, which is after `prefill`, and notes for the user.
+
+        With `continue_last` it goes on with the last of the messages.
+        """
+        from llmcli.text.chat_prompt import ChatPrompt, build_chat, encode_raw
 
         if self.gap is not None:
             fill_in, suffix = self.gap
-            return fill_in.ids(self.loaded.tokenizer, self.text, suffix)
+            return ChatPrompt(fill_in.ids(self.loaded.tokenizer, self.text, suffix))
         if self.template is None:
-            return encode_raw(self.loaded.tokenizer, self.text + prefill, control_tokens=self.control_tokens)
-        return encode_chat(
-            self.loaded.tokenizer, self.template, self.messages, prefill=prefill, template_args=self.variables
+            raw = encode_raw(self.loaded.tokenizer, self.text + prefill, control_tokens=self.control_tokens)
+            return ChatPrompt(raw)
+        return build_chat(
+            self.loaded.tokenizer,
+            self.template,
+            self.messages,
+            prefill=prefill,
+            template_args=self.variables,
+            continue_last=continue_last,
+            strict_system=self.strict_system,
         )
+
+    def ids(self, prefill: str) -> list[int]:
+        """The tokens of `built`."""
+        return self.built(prefill).ids
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the chat template writes it."""
+        return self.template is not None and self.gap is None
+
+    @property
+    def stop_ids(self) -> Collection[int]:
+        """The tokens that end a reply to it."""
+        return (self.loaded.stop_ids if self.is_chat else self.loaded.declared_stop_ids).keys()

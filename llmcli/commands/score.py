@@ -14,12 +14,14 @@ from llmcli.commands.prompt_input import argument_text, read_file_text, read_pro
 
 
 def score(
+    invocation: typer.Context,
     text: Annotated[
         str | None, typer.Argument(metavar="[FILE|TEXT|-]", help="A file, a text, or - (or nothing) for piped text.")
     ] = None,
     model: options.Model = None,
     edit: options.Edit = None,
     chat: base.Chat = False,
+    template: base.ChatTemplateName = None,
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -33,12 +35,14 @@ def score(
     quiet: options.Quiet = False,
 ) -> None:
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
+    base.check_template(invocation, chat=chat)
     content = _content(text, quiet=quiet)
     loaded = load_model(
         find_checkpoint(model, quiet=quiet),
         device=device,
         dtype=dtype,
         quiet=quiet,
+        template=template,
         edit=edit,
         to_look_inside=readable,
         may_quantize=False,

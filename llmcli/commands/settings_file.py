@@ -17,6 +17,8 @@ else:
 # What is said anew each time.
 _ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out", "fill_in"}
 _LARGEST_BYTES = 16 << 20
+# Flags with two long names, of which the parameter has the other.
+_OTHER_NAMES = {"chat_template": "template"}
 
 
 def settings_path() -> Path:
@@ -98,7 +100,8 @@ def _known_settings(further: Sequence[Callable[..., None]]) -> dict[str, set[str
 
 
 def _name(key: str) -> str:
-    return key.replace("-", "_")
+    name = key.replace("-", "_")
+    return _OTHER_NAMES.get(name, name)
 
 
 def _refuse_unknown(path: Path, given: dict[str, object], known: set[str]) -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.commands import options
-from llmcli.errors import UsageError
+from llmcli.errors import CheckpointError, UsageError
 from llmcli.text.json_text import json_text
 from llmcli.views import terminal
 from llmcli.views.progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmcli.checkpoint.opened import Checkpoint
     from llmcli.checkpoint.text_parts import TextParts
 
@@ -42,6 +44,7 @@ def show(
     if template:
         _show_templates(parts, as_json=as_json)
         return
+    stops, text_notes = _replies(parts)
     card = ModelCard(
         name=checkpoint.name,
         path=str(checkpoint.path),
@@ -51,15 +54,33 @@ def show(
         account=account(checkpoint),
         vocabulary=parts.tokenizer.vocab_size,
         template=parts.template_origin,
-        stop_tokens=[(token, parts.tokenizer.piece(token), origins) for token, origins in parts.stop_ids.items()],
+        stop_tokens=[(token, parts.tokenizer.piece(token), origins) for token, origins in stops.items()],
         generation_defaults=dict(parts.generation_defaults),
-        notes=checkpoint.notes + parts.notes,
+        notes=checkpoint.notes + text_notes,
         runs=_how_it_runs(checkpoint),
     )
     if as_json:
         terminal.write_line(json_text(model_json(card)))
     else:
         terminal.console_out().print(model_tree(card))
+
+
+def _replies(parts: TextParts) -> tuple[Mapping[int, tuple[str, ...]], tuple[str, ...]]:
+    """The tokens that end a reply, with where that comes from, and notes about the files and the chat template."""
+    from llmcli.text.template_end import turn_end
+
+    template = parts.template()
+    if template is None:
+        return parts.stop_ids, parts.notes
+    try:
+        template.check()
+    except CheckpointError as error:
+        return parts.stop_ids, (*parts.notes, f"Conversations are not possible. {error}")
+    end = turn_end(parts.tokenizer, template)
+    notes = [
+        f"The chat template ends a turn with {text!r}, which is no token: a reply ends there too." for text in end.texts
+    ]
+    return end.stop_ids(parts.stop_ids), (*end.notes(parts.notes), *notes[-1:])
 
 
 def _show_templates(parts: TextParts, *, as_json: bool) -> None:

@@ -76,8 +76,9 @@ class Speculating:
         device: str,
         dtype: str,
         quiet: bool,
+        chat: bool = True,
     ) -> Engine:
-        """An engine for `loaded` with the help that was asked for.
+        """An engine for `loaded` with the help that was asked for; `chat` as for `LoadedModel.engine`.
 
         Raises:
             UsageError: the draft model has another vocabulary, unless it has helped another model before.
@@ -87,7 +88,12 @@ class Speculating:
 
         def made(draft: LoadedModel | None) -> Engine:
             return loaded.engine(
-                context_length=context, threads=threads, draft=draft, lookup=self._lookup, draft_tokens=self._tokens
+                context_length=context,
+                threads=threads,
+                draft=draft,
+                lookup=self._lookup,
+                draft_tokens=self._tokens,
+                chat=chat,
             )
 
         try:

@@ -178,4 +178,4 @@ def _message(node: Node, model: str, vocab_size: int) -> Message:
         return Message("user", node.text)
     # The ids of a reply cut at a stop string say more than its text does.
     exact = node.model == model and node.ids and node.reason != "stop_string" and max(node.ids) < vocab_size
-    return Message("assistant", node.text, node.ids if exact else None)
+    return Message("assistant", node.text, node.ids if exact else None, is_reply=True)

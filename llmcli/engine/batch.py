@@ -72,15 +72,18 @@ class Batch:
         rows: Rows,
         *,
         stop_ids: Collection[int] = (),
+        stop_texts: Sequence[str] = (),
         context_length: int | None = None,
     ) -> None:
-        """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
+        """`stop_ids` and `stop_texts` are as for an engine.
+
+        `context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
 
         Raises:
             UsageError: `context_length` is more than the model was made for.
         """
         self._model, self._tokenizer, self._rows = model, tokenizer, rows
-        self._stop_ids = frozenset(stop_ids)
+        self._stop_ids, self._stop_texts = frozenset(stop_ids), tuple(stop_texts)
         self._context_length = allowed_context(model.config, context_length)
         self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
         self.stats = BatchStats(rows.path)
@@ -139,7 +142,7 @@ class Batch:
             check_prompt(request.ids, self._context_length)
         except LlmcliError as error:
             return error
-        text = _Text(number, request, self._tokenizer, self._stop_ids, self._context_length)
+        text = _Text(number, request, self._tokenizer, self._stop_ids, self._stop_texts, self._context_length)
         started = time.perf_counter()
         with interruption.computing():
             logits = self._read(row, text)
@@ -209,7 +212,13 @@ class _Text:
     """One reply as it grows."""
 
     def __init__(
-        self, number: int, request: Request, tokenizer: Tokenizer, stop_ids: Collection[int], context_length: int
+        self,
+        number: int,
+        request: Request,
+        tokenizer: Tokenizer,
+        stop_ids: Collection[int],
+        stop_texts: Sequence[str],
+        context_length: int,
     ) -> None:
         self.number = number
         self.ids = list(request.ids)
@@ -219,7 +228,8 @@ class _Text:
         self._prompt_tokens = len(self.ids)
         self._stop_ids, self._context_length = stop_ids, context_length
         self._params = request.params
-        self._sampler, self._stops = Sampler(request.params), StopStrings(request.params.stop)
+        self._sampler = Sampler(request.params)
+        self._stops = StopStrings((*request.params.stop, *stop_texts))
         self._detokenizer = Detokenizer(tokenizer)
         self._said: list[str] = []
         self._request, self._tokenizer = request, tokenizer
@@ -246,7 +256,7 @@ class _Text:
         text, stopped = self._stops.push(self._detokenizer.push(token))
         self._said.append(text)
         if stopped:
-            self.reason = "stop_string"
+            self.reason = "stop_string" if self._stops.met in self._params.stop else "stop"
         elif len(self.ids) - self._prompt_tokens == self._params.max_tokens:
             self.reason = "length"
         elif len(self.ids) == self._context_length:
@@ -255,7 +265,7 @@ class _Text:
     def reply(self) -> Reply:
         """What was said."""
         assert self.reason is not None
-        if self.reason != "stop_string":
+        if self._stops.met is None:
             text, stopped = self._stops.push(self._detokenizer.finish())
             self._said += [text] if stopped else [text, self._stops.finish()]
         thinking, answer = "", "".join(self._said)

@@ -10,7 +10,7 @@ from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interruption import Interruption
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import UsageError
-from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.chat_prompt import Message, build_chat
 from llmcli.text.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 
@@ -25,6 +25,8 @@ class Conversation:
     system: str | None = None
     template_args: Mapping[str, object] = field(default_factory=dict)
     """Further variables of the template."""
+    strict_system: bool = False
+    """Whether a system prompt that the template does not write is an error."""
     messages: list[Message] = field(default_factory=list)
     """The user's messages and the model's replies, in turn."""
     asked: tuple[int, ...] = ()
@@ -33,6 +35,8 @@ class Conversation:
     """The ids that the last reply answered."""
     last_reply: tuple[int, ...] = ()
     """The ids of the last reply, empty before there is one."""
+    notes: tuple[str, ...] = ()
+    """What there is to know about how the template wrote the last prompt."""
     replies: int = 0
     """Replies generated so far, retries included: each gets a seed of its own."""
 
@@ -75,7 +79,15 @@ class Conversation:
 
     def prompt(self, text: str) -> list[int]:
         """The ids that the model reads when `text` is asked."""
-        return encode_chat(self.tokenizer, self.template, self.with_question(text), template_args=self.template_args)
+        built = build_chat(
+            self.tokenizer,
+            self.template,
+            self.with_question(text),
+            template_args=self.template_args,
+            strict_system=self.strict_system,
+        )
+        self.notes = built.notes
+        return built.ids
 
     def own_params(self, params: SamplingParams) -> SamplingParams:
         """`params` with the seed of the next reply."""
@@ -111,4 +123,4 @@ class Conversation:
             if ids:
                 self.last_prompt, self.last_reply = tuple(prompt), tuple(ids)
                 # The ids of a reply cut at a stop string say more than its text does.
-                self.messages += [question, Message("assistant", text, None if cut else tuple(ids))]
+                self.messages += [question, Message("assistant", text, None if cut else tuple(ids), is_reply=True)]

@@ -57,6 +57,7 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         stop_ids: Collection[int] = (),
+        stop_texts: Sequence[str] = (),
         context_length: int | None = None,
         step: FastStep | None = None,
         why_readable: str = "",
@@ -64,6 +65,7 @@ class Engine:
     ) -> None:
         """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
 
+        The model ends a reply with one of the `stop_ids` or, where its end is no single token, of the `stop_texts`.
         A fast `step` takes the place of the model unless someone looks into it; without one, `why_readable` says why.
         With `speculation`, several tokens are verified in a pass, unless someone looks at what each of them does.
 
@@ -77,6 +79,7 @@ class Engine:
         vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
         # No others can come, and kernels know no others.
         self._stop_ids = frozenset(stop for stop in stop_ids if 0 <= stop < vocab_size)
+        self._stop_texts = tuple(stop_texts)
         self._speculation = speculation
         self._reader = Reader(
             model,
@@ -170,7 +173,8 @@ class Engine:
     ) -> Iterator[Event]:
         prompt_tokens = len(ids)
         started = time.perf_counter()
-        sampler, detokenizer, stops = Sampler(params), Detokenizer(self._tokenizer), StopStrings(params.stop)
+        sampler, detokenizer = Sampler(params), Detokenizer(self._tokenizer)
+        stops = StopStrings((*params.stop, *self._stop_texts))
         cached = self._reader.begin(ids, len(ids) + (params.max_tokens or 0))
         text_begun = self._reader.begun
         # Nobody wants to see the logits.
@@ -242,7 +246,7 @@ class Engine:
                 yield step
                 count += 1
                 if stopped:
-                    reason = "stop_string"
+                    reason = "stop_string" if stops.met in params.stop else "stop"
                 elif constraint is not None and constraint.ended:
                     reason = "stop"
                 elif len(ids) - prompt_tokens == params.max_tokens:
@@ -260,10 +264,10 @@ class Engine:
             # A reply that nobody heard to its end may be closed when another has begun, even in the midst of a pass.
             if drawn is not None and self._reader.begun == text_begun:
                 drawn.end(ids)
-        held_back = "" if reason == "stop_string" else self._rest(stops, detokenizer)
+        held_back = "" if stops.met is not None else self._rest(stops, detokenizer)
         # The step that only met a stop token was computed too, so every interval since the first token counts.
         generated = len(ids) - prompt_tokens
-        met_stop = reason == "stop" and (constraint is None or not constraint.ended)
+        met_stop = reason == "stop" and stops.met is None and (constraint is None or not constraint.ended)
         decoded = generated if met_stop else generated - 1
         stats = Stats(
             prompt_tokens=prompt_tokens,

@@ -7,7 +7,7 @@ are no tokens. So a conversation is written down by the chat template and looked
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from llmcli.checkpoint.foresight import kept_bytes
 from llmcli.checkpoint.opened import Checkpoint
@@ -18,9 +18,10 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.inspection.finding import Finding
 from llmcli.kernels import why_no_kernel
 from llmcli.model.meta import meta_model
-from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.chat_prompt import Message, build_chat
 from llmcli.text.end_of_turn import NO_STOP_TOKEN
 from llmcli.text.template import ChatTemplate
+from llmcli.text.template_end import TurnEnd, turn_end, written
 from llmcli.text.tokenizer import Tokenizer
 
 # Words that no template writes of itself.
@@ -73,10 +74,13 @@ def _memory(checkpoint: Checkpoint, device: str, dtype: str) -> Iterator[Finding
 
 
 def _stops(parts: TextParts) -> Iterator[Finding]:
-    if not parts.stop_ids:
-        message = "no file names a token that ends a reply: it goes on until the context is full"
+    template = parts.template()
+    end = TurnEnd() if template is None else turn_end(parts.tokenizer, template)
+    stop_ids = end.stop_ids(parts.stop_ids)
+    if not (stop_ids or end.texts):
+        message = "nothing names a token that ends a reply: it goes on until the context is full"
         yield Finding("problem", "stop tokens", message)
-    for token, places in parts.stop_ids.items():
+    for token, places in stop_ids.items():
         yield Finding("good", "stop tokens", f"{parts.tokenizer.piece(token)} ({token}), from {', '.join(places)}")
 
 
@@ -89,7 +93,9 @@ def _recommendations(parts: TextParts) -> Iterator[Finding]:
 
 
 def _templates(parts: TextParts) -> Iterator[Finding]:
-    if not parts.templates:
+    if parts.template_fault is not None:
+        yield Finding("problem", "chat template", str(parts.template_fault))
+    elif not parts.templates:
         yield Finding("note", "chat template", "there is none: it can continue texts, but not converse")
     for name in parts.templates:
         subject = "chat template" if name == "default" else f"chat template {name}"
@@ -103,15 +109,15 @@ def _templates(parts: TextParts) -> Iterator[Finding]:
 
 def _template(subject: str, template: ChatTemplate, parts: TextParts) -> Iterator[Finding]:
     tokenizer = parts.tokenizer
-    question = [Message("user", _USER)]
-    alone = _rendered(template, question)
+    question = [("user", _USER)]
+    alone = written(template, question)
     if _USER not in alone:
         yield Finding("problem", subject, "it leaves out what the user says")
         return
-    if alone == _rendered(template, question, add_generation_prompt=False):
+    if alone == written(template, question, add_generation_prompt=False):
         yield Finding("note", subject, "it does not say where the reply begins: nothing tells the model to answer")
     yield from _system(subject, template)
-    ids = encode_chat(tokenizer, template, question)
+    ids = build_chat(tokenizer, template, [Message("user", _USER)]).ids
     yield from _beginning(subject, tokenizer, ids)
     yield from _markers(subject, tokenizer, alone)
     yield from _end_of_reply(subject, template, parts)
@@ -119,13 +125,14 @@ def _template(subject: str, template: ChatTemplate, parts: TextParts) -> Iterato
 
 
 def _system(subject: str, template: ChatTemplate) -> Iterator[Finding]:
+    before = "; it is put before the user's message"
     try:
-        text = _rendered(template, [Message("system", _SYSTEM), Message("user", _USER)])
+        text = written(template, [("system", _SYSTEM), ("user", _USER)])
     except UsageError as error:
-        yield Finding("note", subject, f"it takes no system prompt ({error})")
+        yield Finding("note", subject, f"it takes no system prompt ({error}){before}")
         return
     if _SYSTEM not in text:
-        yield Finding("problem", subject, "it leaves out the system prompt")
+        yield Finding("note", subject, f"it leaves out the system prompt{before}")
     else:
         yield Finding("good", subject, "it takes a system prompt")
 
@@ -160,27 +167,20 @@ def _markers(subject: str, tokenizer: Tokenizer, text: str) -> Iterator[Finding]
 
 def _end_of_reply(subject: str, template: ChatTemplate, parts: TextParts) -> Iterator[Finding]:
     """The token that the template writes after a reply is the one that the model learnt to end replies with."""
-    said = [Message("user", _USER), Message("assistant", _REPLY), Message("user", _AGAIN)]
     try:
-        text = _rendered(template, said)
+        text = written(template, [("user", _USER), ("assistant", _REPLY), ("user", _AGAIN)])
     except LlmcliError as error:
         yield Finding("problem", subject, f"it fails on a second question: {error}")
         return
-    _, found, after = text.partition(_REPLY)
-    if not found:
+    if _REPLY not in text:
         yield Finding("problem", subject, "it leaves out earlier replies")
         return
-    tokenizer = parts.tokenizer
-    spans = tokenizer.control_spans(after.split(_AGAIN)[0])
-    if not spans:
-        return
-    marker = after[slice(*spans[0])]
-    token = tokenizer.token_to_id(marker.strip())
-    if token is not None and token not in parts.stop_ids and not after[: spans[0][0]].strip():
-        message = f"it ends replies with {marker.strip()} ({token}), which is not among the stop tokens"
-        yield Finding("problem", subject, message)
-
-
-def _rendered(template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-    plain: list[Mapping[str, object]] = [{"role": each.role, "content": each.content} for each in messages]
-    return template.render(plain, add_generation_prompt=add_generation_prompt)
+    end = turn_end(parts.tokenizer, template)
+    for token in end.ids:
+        if token not in parts.stop_ids:
+            message = (
+                f"it ends replies with {parts.tokenizer.piece(token)} ({token}), which no file names; they end there"
+            )
+            yield Finding("note", subject, message)
+    if end.texts:
+        yield Finding("note", subject, f"it ends replies with {end.texts[-1]!r}, which is no token; they end there")

@@ -1,44 +1,50 @@
 """From a conversation to the ids of a prompt.
 
-The template writes one string, in which its own markers must become control tokens and nothing else may. So the
-template is shown single private-use characters in place of untrusted text; where one comes out, that text goes in,
-marked as untrusted. A template may look into a message (to drop old reasoning, say), so this is tried with whole
-messages first, then with less and less of them hidden, until the result is what the template makes of the real
-messages.
+The template writes one string, in which its own markers must become control tokens and nothing else may; that is the
+work of `template_writer`. Templates also differ in what they read: content as a text or as typed parts, a system
+prompt or none, tool calls, reasoning. Here the form is found in which the template leaves nothing out; where there is
+none, the conversation is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from itertools import combinations
 
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.text.guarded import Segment, without_surrogates
+from llmcli.text.messages import (
+    ROLES,
+    TOOL_ROLES,
+    Message,
+    with_system_in_user,
+    with_tools_as_text,
+)
 from llmcli.text.template import ChatTemplate
-from llmcli.text.thinking import TAGS, ThinkingFormat, split_thinking
+from llmcli.text.template_variables import unread_note, with_all_of_them
+from llmcli.text.template_writer import Form, Part, TemplateWriter, Written
+from llmcli.text.thinking import TAGS, split_thinking
 from llmcli.text.tokenizer import Tokenizer
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
-"""The roles a message can have. Templates build control tokens from roles, so no others are let in."""
+__all__ = ["ROLES", "ChatPrompt", "Message", "build_chat", "encode_chat", "encode_raw"]
 
-# What models put around their reasoning. In a reply these are the model's own, and templates look for them.
-_REASONING = re.compile("|".join(map(re.escape, (*TAGS, *TAGS.values()))))
+_SYSTEM_ROLES = ("system", "developer")
+# Where a template looks for the reasoning of a reply, if not in its content.
+_READS_THOUGHTS = re.compile(r"\breasoning_content\b")
+_MAY_READ_THOUGHTS = re.compile(r"[.'\"](?:reasoning|thinking)\b")
+# What trying may cost: a template that takes long for one rendering is not asked for many.
+_MOST_OPERATIONS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Message:
-    """One message of a conversation."""
+class ChatPrompt:
+    """A conversation as a model reads it."""
 
-    role: str
-    content: str
-    ids: tuple[int, ...] | None = None
-    """For a reply, the ids the model generated: they take the place of its text, and the KV cache stays valid."""
-
-
-Part: TypeAlias = Segment | tuple[int, ...]
-"""A piece of a prompt: text to encode, or ids as they are."""
+    ids: list[int]
+    notes: tuple[str, ...] = ()
+    """What the user should know about how the template wrote the conversation."""
 
 
 def encode_raw(tokenizer: Tokenizer, text: str, *, control_tokens: bool = False) -> list[int]:
@@ -56,237 +62,307 @@ def encode_chat(
     *,
     prefill: str = "",
     template_args: Mapping[str, object] | None = None,
+    continue_last: bool = False,
+    strict_system: bool = False,
 ) -> list[int]:
+    """The ids of `build_chat`."""
+    return build_chat(
+        tokenizer,
+        template,
+        messages,
+        prefill=prefill,
+        template_args=template_args,
+        continue_last=continue_last,
+        strict_system=strict_system,
+    ).ids
+
+
+def build_chat(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    prefill: str = "",
+    template_args: Mapping[str, object] | None = None,
+    continue_last: bool = False,
+    strict_system: bool = False,
+) -> ChatPrompt:
     """The ids of a conversation as `template` writes it, up to where the reply begins, and of the reply's `prefill`.
 
-    Only the template's own text yields control tokens. No BOS is added: the template writes it or does without.
+    Only the template's own text yields control tokens. No BOS is added: the template writes it or does without. With
+    `continue_last` the last message is a reply that is to go on: the ids end with its text. A system prompt that the
+    template does not write is put before the user's next message, unless `strict_system` forbids it.
 
     Raises:
-        UsageError: a role that is none, or a conversation that the template refuses.
-        CheckpointError: the template fails.
+        UsageError: a role that is none, a conversation that the template refuses, or with `strict_system` a system
+            prompt that it does not write.
+        CheckpointError: the template fails, or leaves out some of what was said.
     """
     for message in messages:
         if message.role not in ROLES:
             raise UsageError(f"A message has the role {message.role!r}; known roles are {', '.join(ROLES)}.")
-    messages = [
-        replace(message, content=without_surrogates(_content(message, tokenizer.thinking))) for message in messages
-    ]
-    parts = _Writer(tokenizer, template, messages, template_args or {}).parts()
-    return _encode(tokenizer, [*parts, Segment(prefill, trusted=False)])
+    arguments = template_args or {}
+    given = with_all_of_them(template, arguments)
+    builder = _Builder(tokenizer, template, given, strict_system=strict_system)
+    if continue_last:
+        if not messages or messages[-1].role != "assistant":
+            raise UsageError("Only a reply of the assistant can be continued, and the last message is none.")
+        if not messages[-1].content.strip() or messages[-1].tool_calls:
+            raise UsageError("The last message is the assistant's and has no text that the reply could go on from.")
+    parts, notes = builder.parts([_cleaned(message, template) for message in messages], continue_last=continue_last)
+    unread = unread_note(template, arguments)
+    notes = [*notes, unread] if unread else notes
+    return ChatPrompt(_encode(tokenizer, [*parts, Segment(prefill, trusted=False)]), tuple(notes))
 
 
-def _content(message: Message, form: ThinkingFormat) -> str:
-    """What the template is to have of `message`: not the thoughts, if it would write marks of its own around them."""
-    if message.role != "assistant" or form.is_content:
-        return message.content
-    return split_thinking(message.content, form)[1]
+def _cleaned(message: Message, template: ChatTemplate) -> Message:
+    """`message` in valid Unicode. A developer's message is a system prompt to a template that knows no such role."""
+    role = "system" if message.role == "developer" and "developer" not in template.source else message.role
+    thinking = None if message.thinking is None else without_surrogates(message.thinking)
+    name = None if message.name is None else without_surrogates(message.name)
+    calls = tuple(replace(call, name=without_surrogates(call.name)) for call in message.tool_calls)
+    content = without_surrogates(message.content)
+    return replace(message, role=role, content=content, thinking=thinking, name=name, tool_calls=calls)
 
 
 @dataclass(frozen=True)
-class _Filling:
-    """What goes in where a placeholder comes out."""
+class _Version:
+    """A conversation as it may have to be changed for a template, and what to tell of the change."""
 
-    text: str
-    parts: tuple[Part, ...]
-    trimmed: bool = False
-    """Whether the template may have trimmed it: a whole message, which it sees as a single character."""
+    messages: Sequence[Message]
+    system_moved: bool = False
+    late_only: bool = False
+    """Whether only system prompts have moved that are not at the beginning."""
+    tools_as_text: bool = False
+
+    def notes(self, template: str) -> list[str]:
+        notes = []
+        if self.system_moved:
+            where = " after the beginning" if self.late_only else ""
+            notes.append(
+                f"The chat template {template!r} does not write a system prompt{where}; it is put before the user's "
+                "message."
+            )
+        if self.tools_as_text:
+            notes.append(f"The chat template {template!r} has no form for tool calls; they are written as JSON text.")
+        return notes
 
 
-class _Writer:
-    """Has the template write one conversation, keeping track of where its text comes from."""
+class _Builder:
+    """Finds the form of a conversation that a template writes whole."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         template: ChatTemplate,
-        messages: Sequence[Message],
-        template_args: Mapping[str, object],
+        arguments: Mapping[str, object],
+        *,
+        strict_system: bool,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._template = template
-        self._messages = messages
-        present = {char for message in messages for char in message.content}
-        present.update(template.source, _characters(template_args))
-        self._free: Iterator[str] = (char for char in map(chr, range(0xF0000, 0xFFFFE)) if char not in present)
-        self._fillings: dict[str, _Filling] = {}
-        self._placeholders: dict[_Filling, str] = {}
-        self._template_args = self._hidden_in(template_args)
+        self._tokenizer, self._template, self._arguments = tokenizer, template, arguments
+        self._strict_system = strict_system
+        self._error: LlmcliError | None = None
+        self._incomplete: tuple[Sequence[Message], Written] | None = None
 
-    def parts(self) -> list[Part]:
-        """The prompt, with as much of it traced back to the messages as the template allows."""
-        plain = [self._spans_hidden(message) for message in self._messages]
-        rendered = self._render(plain)
-        expected = "".join(self._fillings[char].text if char in self._fillings else char for char in rendered)
-        whole = [self._hidden(message) for message in self._messages]
+    def parts(self, messages: Sequence[Message], *, continue_last: bool) -> tuple[list[Part], list[str]]:
+        """The prompt in the first form that loses nothing, and notes about it."""
+        messages = self._with_thoughts(messages)
         started = self._template.operations
-        for contents in self._attempts(whole, plain, expected):
-            parts = self._written(contents, expected)
-            if parts is not None:
-                return parts
-            if self._template.operations - started > _MOST_OPERATIONS:
+        for version in self._versions(messages):
+            found = self._whole(version, continue_last=continue_last)
+            if found is not None:
+                if version.system_moved and self._strict_system:
+                    where = " after the beginning" if version.late_only else ""
+                    raise UsageError(
+                        f"The chat template {self._template.name!r} does not write a system prompt{where}. Without "
+                        "--strict-system it is put before the user's message."
+                    )
+                return found.parts, version.notes(self._template.name) + self._notes(version.messages, found)
+            if self._template.operations - started > _MOST_OPERATIONS or self._template.is_exhausted:
                 break
-        # Only what spells control tokens is hidden, in the very rendering that `expected` comes from.
-        return self._filled(rendered, expected) or []
+        if continue_last:
+            return self._begun(messages)
+        raise self._fault()
 
-    def _attempts(self, whole: list[str], plain: list[str], expected: str) -> Iterator[list[str]]:
-        """Contents to show to the template, from those that hide most of the messages to those that hide least."""
-        yield whole
-        edges = [self._edges_hidden(message) for message in self._messages]
-        for visible in _OFTEN_LOOKED_INTO:
-            seen = [visible(message) for message in self._messages]
-            for others in (edges, plain):
-                yield [other if see else hidden for see, hidden, other in zip(seen, whole, others, strict=True)]
-        mixed = list(plain)
-        started = self._template.operations
-        for at in range(max(0, len(plain) - _LOOKED_INTO_ONE_BY_ONE), len(plain)):
-            if self._written([*plain[:at], whole[at], *plain[at + 1 :]], expected) is not None:
-                mixed[at] = whole[at]
-            if self._template.operations - started > _MOST_OPERATIONS:
-                break
-        yield mixed
-        yield edges
-
-    def _written(self, contents: Sequence[str], expected: str) -> list[Part] | None:
-        """What the template makes of `contents`, if that is the text `expected`."""
+    def _begun(self, messages: Sequence[Message]) -> tuple[list[Part], list[str]]:
+        """The last message as the beginning of a new reply, for templates that write none at the end."""
+        error = self._fault()
         try:
-            return self._filled(self._render(contents), expected)
+            parts, notes = self.parts(messages[:-1], continue_last=False)
         except LlmcliError:
-            # The template wants to see more than it was shown.
+            raise error from None
+        return [*parts, Segment(messages[-1].content, trusted=False)], notes
+
+    def _versions(self, messages: Sequence[Message]) -> Iterator[_Version]:
+        """The conversation as it is, then without what templates may not know."""
+        systems = [index for index, message in enumerate(messages) if message.role in _SYSTEM_ROLES]
+        has_tools = any(message.tool_calls or message.role in TOOL_ROLES for message in messages)
+        given = _Version(messages)
+        if any(message.role == "developer" for message in messages):
+            yield given
+            # The template means something else by the word.
+            messages = [
+                replace(message, role="system") if message.role == "developer" else message for message in messages
+            ]
+            given = _Version(messages)
+        versions = [given]
+        if has_tools:
+            versions += [
+                _Version(with_tools_as_text(messages, results=results), tools_as_text=True) for results in (False, True)
+            ]
+        yield from versions
+        # First those that come late, where a template may know only one at the beginning.
+        for which in dict.fromkeys((tuple(at for at in systems if at), tuple(systems))):
+            for version in versions if which else ():
+                moved = with_system_in_user(version.messages, which)
+                if moved is not None:
+                    yield replace(version, messages=moved, system_moved=True, late_only=0 in systems and 0 not in which)
+
+    def _whole(self, version: _Version, *, continue_last: bool) -> Written | None:
+        """What the template writes of a version, if there is a form in which nothing is left out."""
+        roles = sorted({message.role for message in version.messages})
+        has_calls = any(message.tool_calls for message in version.messages)
+        tried: set[Form] = set()
+        forms = [Form()]
+        started = self._template.operations
+        while forms:
+            form = forms.pop(0)
+            if form in tried or self._template.operations - started > _MOST_OPERATIONS or self._template.is_exhausted:
+                continue
+            tried.add(form)
+            try:
+                written = TemplateWriter(
+                    self._tokenizer,
+                    self._template,
+                    version.messages,
+                    self._arguments,
+                    form,
+                    continue_last=continue_last,
+                ).written()
+            except LlmcliError as error:
+                self._error = self._error or error
+                if form == Form():
+                    forms += [Form(parts) for parts in _some_of(roles)]
+                    forms += [Form(arguments_as_text=True)] if has_calls else []
+                continue
+            lost = self._lost(version.messages, written)
+            if not lost and not written.lost_calls:
+                return written
+            if self._incomplete is None:
+                self._incomplete = version.messages, written
+            if form == Form():
+                forms += [Form(frozenset(lost)), Form(frozenset(roles))] if lost else []
+                forms += [Form(arguments_as_text=True)] if written.lost_calls else []
+        return None
+
+    @staticmethod
+    def _lost(messages: Sequence[Message], written: Written) -> set[str]:
+        """The roles of which something is left out. What is said beside a tool call is only noted."""
+        return {messages[index].role for index in written.lost if not messages[index].tool_calls}
+
+    @staticmethod
+    def _notes(messages: Sequence[Message], written: Written) -> list[str]:
+        notes = []
+        if any(messages[index].tool_calls for index in written.lost):
+            notes.append("The chat template leaves out what the assistant says beside a tool call.")
+        if any(messages[index].role not in TOOL_ROLES for index in written.lost_names):
+            notes.append('The chat template does not write the "name" of a message.')
+        return notes
+
+    def _fault(self) -> LlmcliError:
+        """Why there is no prompt."""
+        if self._incomplete is None:
+            return self._error or CheckpointError(f"The chat template {self._template.name!r} writes no prompt.")
+        messages, written = self._incomplete
+        roles = self._lost(messages, written)
+        if not roles:
+            return UsageError(
+                f"The chat template {self._template.name!r} leaves out tool calls; none can be given to it."
+            )
+        if roles <= set(_SYSTEM_ROLES) and self._error is None:
+            return UsageError(
+                f"The chat template {self._template.name!r} does not write a system prompt, and no message of the "
+                "user follows that it could be put before."
+            )
+        said = " and ".join(f"what the {_SPEAKERS.get(role, role)} says" for role in sorted(roles))
+        return CheckpointError(
+            f"The chat template {self._template.name!r} leaves out {said}. Give another with --chat-template, or "
+            "continue the text as it is with --raw."
+        )
+
+    def _with_thoughts(self, messages: Sequence[Message]) -> list[Message]:
+        """The conversation with the reasoning of the model's own replies where the template looks for it."""
+        form = self._tokenizer.thinking
+        apart = [_apart(message, self._tokenizer) for message in messages]
+        if not form.is_content:
+            # The template writes marks of its own around the answer.
+            return apart
+        given = list(messages)
+        thoughts = [after.thinking for before, after in zip(given, apart, strict=True) if before is not after]
+        source = self._template.source
+        certain = _READS_THOUGHTS.search(source) is not None
+        if not thoughts or not (certain or _MAY_READ_THOUGHTS.search(source)):
+            return given
+        inside, beside = self._plain(given), self._plain(apart)
+        if beside is None or (inside is not None and inside.split() == beside.split()):
+            return given
+        if inside is None or certain or any(thought and thought in beside for thought in thoughts):
+            return apart
+        return given
+
+    def _plain(self, messages: Sequence[Message]) -> str | None:
+        """What the template makes of the messages' texts, to look at; None if it refuses or fails."""
+        plain: list[dict[str, object]] = []
+        for message in messages:
+            fields = {
+                "reasoning_content": message.thinking,
+                "reasoning": message.thinking,
+                "thinking": message.thinking,
+            }
+            shown = {name: text for name, text in fields.items() if text}
+            plain.append({"role": message.role, "content": message.content, **shown})
+        try:
+            return self._template.render(plain, add_generation_prompt=True, **self._arguments)
+        except LlmcliError:
             return None
 
-    def _render(self, contents: Sequence[str]) -> str:
-        pairs = zip(self._messages, contents, strict=True)
-        messages = [{"role": message.role, "content": content} for message, content in pairs]
-        return self._template.render(messages, add_generation_prompt=True, **self._template_args)
 
-    def _filled(self, rendered: str, expected: str) -> list[Part] | None:
-        """`rendered` with the placeholders filled in; None if that is not the text `expected`."""
-        pieces = re.split(f"([{re.escape(''.join(self._fillings))}])", rendered) if self._fillings else [rendered]
-        if not expected.startswith(pieces[0]):
-            return None
-        parts: list[Part] = [Segment(pieces[0], trusted=True)]
-        at = len(pieces[0])
-        for char, literal in zip(pieces[1::2], pieces[2::2], strict=True):
-            filling = self._fillings[char]
-            if expected.startswith(filling.text + literal, at):
-                parts += filling.parts
-                at += len(filling.text)
-            elif filling.trimmed and expected.startswith(filling.text.strip() + literal, at):
-                parts.append(Segment(filling.text.strip(), trusted=False))
-                at += len(filling.text.strip())
-            else:
-                return None
-            parts.append(Segment(literal, trusted=True))
-            at += len(literal)
-        return parts if at == len(expected) else None
-
-    def _placeholder(self, filling: _Filling) -> str:
-        if filling not in self._placeholders:
-            char = next(self._free, None)
-            if char is None:
-                raise UsageError("The conversation has too many texts that spell control tokens.")
-            self._placeholders[filling] = char
-            self._fillings[char] = filling
-        return self._placeholders[filling]
-
-    def _untrusted(self, text: str) -> str:
-        return self._placeholder(_Filling(text, (Segment(text, trusted=False),)))
-
-    def _hidden(self, message: Message) -> str:
-        """A placeholder for the whole message."""
-        text, ids = message.content, message.ids
-        if not text:
-            return text
-        if ids and not any(map(self._tokenizer.is_silent, ids)) and self._tokenizer.decode(ids) == text:
-            return self._placeholder(_Filling(text, (ids,), trimmed=True))
-        markers = _reasoning_spans(message)
-        parts = tuple(Segment(text[a:b], trusted) for a, b, trusted in _cut(text, markers) if a < b)
-        return self._placeholder(_Filling(text, parts, trimmed=not markers))
-
-    def _edges_hidden(self, message: Message) -> str:
-        """Besides what spells control tokens, hide the ends, so that no such spelling arises across them."""
-        text = message.content
-        inner = text.strip()
-        if not inner:
-            return text
-        start = text.index(inner)
-        return self._spans_hidden(message, [(start, start + 1), (start + len(inner) - 1, start + len(inner))])
-
-    def _spans_hidden(self, message: Message, more: Sequence[tuple[int, int]] = ()) -> str:
-        """The message with placeholders where it spells control tokens, and at `more` places."""
-        text = message.content
-        shown = _reasoning_spans(message)
-        spans = [
-            span
-            for span in [*self._tokenizer.control_spans(text), *more]
-            if not any(start < span[1] and span[0] < end for start, end in shown)
-        ]
-        return self._replaced(text, spans)
-
-    def _replaced(self, text: str, spans: Sequence[tuple[int, int]]) -> str:
-        pieces = _cut(text, _merged(spans))
-        return "".join(self._untrusted(text[a:b]) if hidden else text[a:b] for a, b, hidden in pieces)
-
-    def _hidden_in(self, values: Mapping[str, object]) -> dict[str, object]:
-        """Template variables, with placeholders where strings in them spell control tokens."""
-
-        def hide(value: object) -> object:
-            if isinstance(value, str):
-                text = without_surrogates(value)
-                return self._replaced(text, self._tokenizer.control_spans(text))
-            if isinstance(value, Mapping):
-                return {key: hide(item) for key, item in value.items()}
-            return [hide(item) for item in value] if isinstance(value, list | tuple) else value
-
-        return {name: hide(value) for name, value in values.items()}
+_SPEAKERS = {"system": "system prompt"}
 
 
-# A template may look for settings in a system message, and it may drop the reasoning of earlier replies.
-_OFTEN_LOOKED_INTO: tuple[Callable[[Message], bool], ...] = (
-    lambda message: bool(_reasoning_spans(message)),
-    lambda message: message.role == "system",
-    lambda message: message.role == "system" or bool(_reasoning_spans(message)),
-)
-# How many messages are tried one at a time, each at the cost of writing the conversation once.
-_LOOKED_INTO_ONE_BY_ONE = 64
-# What trying may cost: a template that takes long for one rendering is not asked for many.
-_MOST_OPERATIONS = 2_000_000
+def _some_of(roles: Sequence[str]) -> list[frozenset[str]]:
+    """Sets of the roles in a conversation: all, all but system prompts, then smaller and smaller ones."""
+    others = [role for role in roles if role not in _SYSTEM_ROLES]
+    smaller = [frozenset(some) for size in range(len(roles) - 1, 0, -1) for some in combinations(roles, size)]
+    return list(dict.fromkeys([frozenset(roles), frozenset(others), *smaller]))
 
 
-def _reasoning_spans(message: Message) -> list[tuple[int, int]]:
-    if message.role != "assistant":
-        return []
-    return [match.span() for match in _REASONING.finditer(message.content)]
+def _apart(message: Message, tokenizer: Tokenizer) -> Message:
+    """A reply of the model with its thoughts apart from the answer; any other message as it is."""
+    form = tokenizer.thinking
+    if not message.has_marks or message.thinking is not None:
+        return message
+    thought, answer = split_thinking(message.content, form)
+    if form.is_content and not thought:
+        # The prompt had opened the thought.
+        ends = [(at, end) for end in TAGS.values() if (at := message.content.find(end)) >= 0]
+        if ends:
+            at, end = min(ends)
+            thought, answer = message.content[:at], message.content[at + len(end) :].lstrip()
+    if not thought and answer == message.content:
+        return message
+    ids = _ids_at_the_end(message.ids or (), answer, tokenizer)
+    return replace(message, content=answer, thinking=thought.strip() or None, ids=ids, is_reply=False)
 
 
-def _cut(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bool]]:
-    """The pieces of `text` in order, as (start, end, whether it is one of `spans`), which must not overlap."""
-    at = 0
-    for start, end in spans:
-        yield at, start, False
-        yield start, end, True
-        at = end
-    yield at, len(text), False
-
-
-def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """`spans` in order, overlapping ones joined."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
-def _characters(value: object) -> set[str]:
-    """Every character of the strings in a template variable."""
-    if isinstance(value, str):
-        return set(value)
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    return {char for item in value for char in _characters(item)} if isinstance(value, list | tuple) else set()
+def _ids_at_the_end(ids: Sequence[int], text: str, tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    """The last of `ids` that say `text`, so that they are read again as they were; None if none do."""
+    start, left = len(ids), len(text.encode())
+    while start and left > 0:
+        start -= 1
+        left -= 0 if tokenizer.is_silent(ids[start]) else len(tokenizer.token_bytes(ids[start]))
+    found = tuple(ids[start:])
+    return found if found and tokenizer.decode(found) == text else None
 
 
 def _encode(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:

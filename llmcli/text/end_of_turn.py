@@ -26,6 +26,9 @@ KNOWN_END_OF_TURN: tuple[str, ...] = (
 )
 """Spellings of control tokens that end a turn in every model that has them."""
 
+KNOWN = "known as"
+"""The origin of a stop token that no file names begins with this."""
+
 # Where both of these exist a turn has several messages, and <|end|> only ends one of them.
 _HARMONY = ("<|return|>", "<|call|>")
 
@@ -63,11 +66,11 @@ def stop_ids(
     if tokenizer.eos_id is not None:
         origins.setdefault(tokenizer.eos_id, []).append("tokenizer")
     known = {text: tokenizer.token_to_id(text) for text in KNOWN_END_OF_TURN}
-    if all(_is_added(tokenizer, known[text]) for text in _HARMONY):
+    if is_harmony(tokenizer):
         del known["<|end|>"]
     for text, found in known.items():
         if found is not None and _is_added(tokenizer, found):
-            origins.setdefault(found, []).append(f"known as {text}")
+            origins.setdefault(found, []).append(f"{KNOWN} {text}")
     if not origins:
         notes.append(NO_STOP_TOKEN)
     return {token: tuple(dict.fromkeys(places)) for token, places in origins.items()}, tuple(notes)
@@ -84,6 +87,11 @@ def as_token_id(value: object, vocab_size: int) -> int | None:
 def is_no_id(value: object) -> bool:
     """Whether a GGUF file says with `value` that there is no such token."""
     return value in (-1, 2**32 - 1)
+
+
+def is_harmony(tokenizer: Tokenizer) -> bool:
+    """Whether a turn of the model consists of several messages, each with an end of its own."""
+    return all(_is_added(tokenizer, tokenizer.token_to_id(text)) for text in _HARMONY)
 
 
 def _is_added(tokenizer: Tokenizer, token: int | None) -> bool:

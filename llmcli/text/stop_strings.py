@@ -22,6 +22,8 @@ class StopStrings:
         self._longest = max(map(len, stops), default=0)
         self._held = ""
         self._stopped = False
+        self.met: str | None = None
+        """The stop string that has been reached."""
 
     def push(self, text: str) -> tuple[str, bool]:
         """Take a piece; return what is safe to show, and whether a stop string has been reached.
@@ -38,6 +40,9 @@ class StopStrings:
             return text[:undecided], False
         self._held = ""
         self._stopped = found is not None
+        if found is not None:
+            # Of several that begin there, the one that any other would be the beginning of.
+            self.met = max((stop for stop in self._stops if text.startswith(stop, found)), key=len)
         return text[:found], self._stopped
 
     def finish(self) -> str:

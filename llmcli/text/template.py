@@ -7,12 +7,14 @@ budget of work to do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from llmcli.errors import CheckpointError, UsageError
+from llmcli.errors import CheckpointError, LlmcliError, UsageError
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from llmcli.text.template_sandbox import TemplateEnvironment
 
 # Compiling takes time and memory too; the longest real ones have 30,000 characters.
@@ -20,35 +22,67 @@ _LONGEST_SOURCE = 128 << 10
 
 
 class ChatTemplate:
-    """One compiled chat template."""
+    """One chat template. It is compiled when it is first used: what needs none is not stopped by a damaged one."""
 
-    def __init__(self, source: str, *, name: str = "default", special_tokens: Mapping[str, str]) -> None:
-        """Compile `source`. Special tokens are visible to it by their roles (`bos_token`, ...).
-
-        Raises:
-            CheckpointError: `source` is not valid Jinja.
-        """
-        import jinja2
-
+    def __init__(
+        self,
+        source: str,
+        *,
+        name: str = "default",
+        special_tokens: Mapping[str, str],
+        fault: LlmcliError | None = None,
+    ) -> None:
+        """Special tokens are visible to it by their roles (`bos_token`, ...); a `fault` is raised by every use."""
         self.source = source
         self.name = name
         self.operations = 0
         """What all renderings so far have taken."""
-        self._special_tokens = dict(special_tokens)
-        if len(source) > _LONGEST_SOURCE:
+        self.is_exhausted = False
+        """Whether a rendering has been stopped because it took too much."""
+        self.special_tokens = dict(special_tokens)
+        self._fault = fault
+
+    def check(self) -> None:
+        """Compile it.
+
+        Raises:
+            CheckpointError: it is not valid Jinja.
+        """
+        _ = self._template
+
+    @cached_property
+    def _template(self) -> Template:
+        if self._fault is not None:
+            raise self._fault
+        import jinja2
+
+        if len(self.source) > _LONGEST_SOURCE:
             raise CheckpointError(
-                f"The chat template {name!r} has {len(source)} characters; at most {_LONGEST_SOURCE} are accepted."
+                f"The chat template {self.name!r} has {len(self.source)} characters; at most {_LONGEST_SOURCE} are "
+                "accepted."
             )
         try:
-            self._template = _environment().from_string(source)
+            return _environment().from_string(self.source)
         except jinja2.TemplateSyntaxError as error:
             raise CheckpointError(
-                f"The chat template {name!r} has an error in line {error.lineno}: {error.message}"
+                f"The chat template {self.name!r} has an error in line {error.lineno}: {error.message}"
             ) from error
         except (MemoryError, OSError):
             raise
         except Exception as error:
-            raise CheckpointError(f"The chat template {name!r} cannot be compiled: {_told(error)}.") from error
+            raise CheckpointError(f"The chat template {self.name!r} cannot be compiled: {_told(error)}.") from error
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The names of the variables that it reads without setting them before, those of the conversation included.
+
+        Raises:
+            CheckpointError: it is not valid Jinja.
+        """
+        from jinja2 import meta
+
+        self.check()
+        return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
 
     def render(
         self, messages: Sequence[Mapping[str, object]], *, add_generation_prompt: bool = True, **kwargs: object
@@ -62,11 +96,12 @@ class ChatTemplate:
             UsageError: the template refuses this conversation, in its own words.
             CheckpointError: the template fails, or does more than a template needs to.
         """
-        from llmcli.text.template_budget import Budget
+        template = self._template
+        from llmcli.text.template_budget import Budget, OverBudgetError
         from llmcli.text.template_sandbox import RefusedError, rendered
 
         variables = {
-            **self._special_tokens,
+            **self.special_tokens,
             "tools": None,
             "documents": None,
             **kwargs,
@@ -75,12 +110,13 @@ class ChatTemplate:
         }
         budget = Budget(variables)
         try:
-            return rendered(self._template, variables, budget)
+            return rendered(template, variables, budget)
         except RefusedError as error:
             raise UsageError(f"The model's chat template refuses this conversation: {error}") from error
         except MemoryError:
             raise
         except Exception as error:
+            self.is_exhausted = self.is_exhausted or isinstance(error, OverBudgetError)
             # Sandboxed or not, a template can go wrong in any way an expression can.
             raise CheckpointError(f"The chat template {self.name!r} fails: {_told(error)}.") from error
         finally:

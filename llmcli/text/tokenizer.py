@@ -381,6 +381,10 @@ class Tokenizer:
         """Whether no text from outside yields `token`: it is an added token, and not one that is plain text."""
         return token in self._encoder.protected
 
+    def marks_thoughts(self, token: int) -> bool:
+        """Whether `token` says where a reply thinks."""
+        return token in self._marking
+
     def is_added(self, token: int) -> bool:
         """Whether `token` is found in text as a whole, outside the rules for ordinary vocabulary."""
         return token in self._added

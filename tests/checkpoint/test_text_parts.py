@@ -150,11 +150,45 @@ def test_several_templates_without_a_default_need_a_name(folder: Path) -> None:
     for name in ("rag", "tool_use"):
         write(folder, f"additional_chat_templates/{name}.jinja", name)
     parts = read(folder)
+    undecided = parts.template()
+    assert undecided is not None
+    # An error only where one is used.
     with pytest.raises(CheckpointError, match="rag, tool_use"):
-        parts.template()
+        undecided.render([])
     chosen = parts.template("rag")
     assert chosen is not None
     assert chosen.name == "rag"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("chat_template.jinja", b"\xff"),
+        ("chat_template.json", b"{"),
+        ("additional_chat_templates/a.jinja", b"\xff"),
+    ],
+)
+def test_a_damaged_file_of_a_template_is_an_error_only_where_one_is_used(folder: Path, name: str, data: bytes) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(data)
+    parts = read(folder)
+    template = parts.template()
+    assert template is not None and parts.template_fault is not None
+    with pytest.raises(CheckpointError, match=Path(name).name):
+        template.check()
+    # Another place has one.
+    write(folder, "tokenizer_config.json", json.dumps({"chat_template": "x"}))
+    other = read(folder).template()
+    assert other is not None and other.render([]) == "x"
+
+
+def test_an_empty_template_is_none(folder: Path) -> None:
+    write(folder, "chat_template.jinja", " \n")
+    assert read(folder).template() is None
+    write(folder, "chat_template.json", json.dumps({"chat_template": [{"name": "a", "template": ""}]}))
+    assert read(folder).template() is None
+    write(folder, "tokenizer_config.json", json.dumps({"chat_template": "x"}))
+    assert (read(folder).templates, read(folder).template_origin) == ({"default": "x"}, "tokenizer_config.json")
 
 
 def test_a_model_without_templates_has_none_by_any_name(folder: Path) -> None:

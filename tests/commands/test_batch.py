@@ -78,7 +78,12 @@ def test_a_bad_line_is_a_result_and_not_the_end(model: Path, tmp_path: Path) -> 
         ('{"prompt": "x", "id": {}}', '"id" must be'),
         ('{"prompt": "x", "stop": [1]}', '"stop" must be'),
         ('{"messages": []}', '"messages" must be a list'),
-        ('{"messages": [{"role": "user"}]}', '"messages" must be a list'),
+        ('{"messages": [{"role": "user"}]}', 'Message 1: it has no "content"'),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}',
+            "of the type 'image_url', which is not supported",
+        ),
+        ('{"prompt": "x", "tools": []}', "'tools' is not supported: tools cannot be offered to a model yet"),
         ('{"messages": [{"role": "<|end|>", "content": "x"}]}', "known roles are"),
         (json.dumps({"prompt": "x" * 200}), "too long; nothing was cut"),
         ("[" * 100_000, "not JSON"),
@@ -88,12 +93,47 @@ def test_a_bad_line_is_a_result_and_not_the_end(model: Path, tmp_path: Path) -> 
         more.write(b'{"prompt": "\xff"}\n{"prompt": "good", "id": "g"}')
     result = llm("batch", file, "-m", model, "-n", 2)
     found = results(result.stdout)
-    assert result.returncode == 1 and b"16 of 17 lines could not be answered" in result.stderr
+    assert result.returncode == 1 and b"18 of 19 lines could not be answered" in result.stderr
     bad.append(("", "The line is not UTF-8: the byte at offset 12 is 0xff. Say how it is encoded, as in --encoding"))
     for one, (_, why) in zip(found, bad, strict=False):
         assert why in one["error"] and "text" not in one
-    assert [one["index"] for one in found] == list(range(17))
+    assert [one["index"] for one in found] == list(range(19))
     assert found[-1]["id"] == "g" and found[-1]["finish_reason"] == "length"
+
+
+def test_messages_are_taken_as_other_programs_write_them(model: Path, tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    user = {"role": "user", "content": "two"}
+    plain = {"messages": [{"role": "system", "content": "Be odd."}, user]}
+    same = [
+        {
+            "messages": [
+                {"role": "developer", "content": "Be odd."},
+                {"role": "user", "content": [{"type": "text", "text": "two"}]},
+            ]
+        },
+        {"messages": [plain["messages"][0], user | {"name": None}]},
+    ]
+    others: list[object] = [
+        {
+            "messages": [
+                user,
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "content": "5"},
+            ]
+        },
+        {"messages": [user, {"role": "assistant", "content": "Once"}]},
+        {"messages": [user | {"name": "Ann"}]},
+    ]
+    result = llm("batch", write(tmp_path / "in.jsonl", [plain, *same, *others]), "-m", model, "-t", 0, "-n", 4)
+    found = results(result.stdout)
+    assert result.returncode == 0 and [one["prompt_tokens"] for one in found[:3]] == [found[0]["prompt_tokens"]] * 3
+    assert [one["text"] for one in found[:3]] == [found[0]["text"]] * 3
+    # A last reply goes on: what generate says after a text that begins so.
+    begun = json.loads(llm("generate", "two", "-m", model, "-t", 0, "-n", 4, "--prefill", "Once", "--json").stdout)
+    assert (found[4]["prompt_tokens"], f"Once{found[4]['text']}") == (begun["prompt_tokens"], begun["text"])
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == 2 and "no form for tool calls" in lines[0] and '"name"' in lines[1]
 
 
 def test_a_model_without_a_template_continues_prompts_and_takes_no_messages(tmp_path: Path) -> None:

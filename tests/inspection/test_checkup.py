@@ -57,14 +57,7 @@ LOOP = "{% for message in messages %}<|{{ message['role'] }}|>{{ message['conten
             BEFORE + LOOP.replace("<|end|>", "<|im_end|>") + AFTER,
             ["it writes <|im_end|>, which the tokenizer has no token for"],
         ),
-        (
-            BEFORE + LOOP.replace("<|end|>", "<|system|>") + AFTER,
-            ["it ends replies with <|system|> (260), which is not among the stop tokens"],
-        ),
-        (
-            BEFORE + LOOP.replace("in messages", "in messages[-1:]") + AFTER,
-            ["it leaves out the system prompt", "it leaves out earlier replies"],
-        ),
+        (BEFORE + LOOP.replace("in messages", "in messages[-1:]") + AFTER, ["it leaves out earlier replies"]),
         (BEFORE + AFTER, ["it leaves out what the user says"]),
         ("{% for %}", ["has an error in line 1"]),
         (BEFORE + LOOP + AFTER + "{{ missing.thing }}", ["fails"]),
@@ -85,13 +78,26 @@ def test_faults_of_templates_are_named(folder: Path, template: str, expected: li
     ("template", "note"),
     [
         (None, "it can continue texts, but not converse"),
+        ("  \n", "it can continue texts, but not converse"),
+        (
+            BEFORE + LOOP.replace("<|end|>", "<|system|>") + AFTER,
+            "it ends replies with <|system|> (260), which no file names; they end there",
+        ),
+        (
+            BEFORE + LOOP.replace("<|end|>", "</turn>") + AFTER,
+            "it ends replies with '</turn>', which is no token; they end there",
+        ),
+        (
+            BEFORE + LOOP.replace("in messages", "in messages if message.role != 'system'") + AFTER,
+            "it leaves out the system prompt; it is put before the user's message",
+        ),
         (BEFORE + LOOP, "it does not say where the reply begins"),
         (
             "{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
             + BEFORE
             + LOOP
             + AFTER,
-            "it takes no system prompt (The model's chat template refuses this conversation: No system!)",
+            "it takes no system prompt (The model's chat template refuses this conversation: No system!); it is put",
         ),
         (
             BEFORE + LOOP.replace("<|{{", "<|bos|><|{{", 1).replace("{% for", "x{% for") + AFTER,
@@ -125,9 +131,15 @@ def test_a_reply_that_nothing_ends(tmp_path: Path) -> None:
     config["chat_template"] = TEMPLATE.replace("<|end|>", "<|over|>")
     del config["eos_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    found = check_up(open_checkpoint(folder))
+    assert problems(found) == []
+    messages = {finding.message for finding in found}
+    assert "<|over|> (257), from the template ends a turn with it" in messages
+    assert "it ends replies with <|over|> (257), which no file names; they end there" in messages
+    config["chat_template"] = TEMPLATE.replace("<|end|>", "")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert problems(check_up(open_checkpoint(folder))) == [
-        "stop tokens: no file names a token that ends a reply: it goes on until the context is full",
-        "chat template: it ends replies with <|over|> (257), which is not among the stop tokens",
+        "stop tokens: nothing names a token that ends a reply: it goes on until the context is full"
     ]
 
 

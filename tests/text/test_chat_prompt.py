@@ -32,7 +32,6 @@ TEMPLATES = {
         "message['content']",
         "(message.content | replace('/no_think', '!')) if message.content.endswith('/no_think') else message.content",
     ),
-    "first_only": "{{ messages[0].content }}<|im_end|>",
     "upper": CHATML.replace("message['content']", "message['content'] | upper"),
 }
 CONVERSATIONS: list[list[tuple[str, str]]] = [
@@ -63,7 +62,7 @@ def compiled(ours: Tokenizer, name: str) -> ChatTemplate:
 
 
 def said(conversation: list[tuple[str, str]]) -> list[Message]:
-    return [Message(role, content) for role, content in conversation]
+    return [Message(role, content, is_reply=role == "assistant") for role, content in conversation]
 
 
 def reference(kind: str, template: str, conversation: list[tuple[str, str]], *, sanitized: bool = False) -> list[int]:
@@ -90,7 +89,7 @@ def test_a_harmless_conversation_has_the_ids_of_transformers(
     assert chat(kind, template, said(conversation)) == reference(kind, template, conversation)
 
 
-@pytest.mark.parametrize("template", ["chatml", "bos", "inst", "first_only"])
+@pytest.mark.parametrize("template", ["chatml", "bos", "inst"])
 @pytest.mark.parametrize("conversation", HOSTILE)
 def test_a_hostile_conversation_reads_as_the_sanitized_one_of_transformers(
     template: str, conversation: list[tuple[str, str]]
@@ -145,6 +144,10 @@ def test_reasoning_of_the_model_stays_reasoning() -> None:
     think = ours.token_to_id("<think>")
     reply = "<think>hm</think>Yes."
     assert chat("byte", "chatml", said([("user", "a"), ("assistant", reply)])).count(think or -1) == 1
+    # Of a reply that came from elsewhere the marks are words, which a template does not find either.
+    assert chat("byte", "chatml", [Message("user", "a"), Message("assistant", reply)]).count(think or -1) == 0
+    foreign = chat("byte", "reasoning", [Message("assistant", reply)])
+    assert ours.decode(foreign, skip_special=False).count(reply) == 1 and think not in foreign
     assert chat("byte", "chatml", said([("user", reply)])).count(think or -1) == 0
     assert chat("byte", "reasoning", said([("assistant", reply)])) == chat(
         "byte", "reasoning", said([("assistant", "Yes.")])

@@ -38,8 +38,11 @@ def test_templates_come_out_as_in_transformers(source: str) -> None:
 
 
 def test_an_error_of_syntax_names_its_line() -> None:
-    with pytest.raises(CheckpointError, match=r"'tool_use' has an error in line 3"):
-        ChatTemplate("a\nb\n{% for %}", name="tool_use", special_tokens={})
+    # When it is first used: what needs no template is not stopped by it.
+    template = ChatTemplate("a\nb\n{% for %}", name="tool_use", special_tokens={})
+    for use in (template.check, lambda: template.render([]), lambda: template.variables):
+        with pytest.raises(CheckpointError, match=r"'tool_use' has an error in line 3"):
+            use()
 
 
 def test_what_a_template_says_about_a_conversation_is_told() -> None:

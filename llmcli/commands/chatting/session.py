@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,9 @@ class Speaker:
     source: str | None
     """What the model is loaded by; None is the starter model."""
     template: str | None
-    """The name of the template, where the user chose one."""
+    """The name of the template, or its file, where the user chose one."""
+    template_args: Mapping[str, object] = field(default_factory=dict)
+    """The variables of the template as the chat began."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class ChatSession:
         self.params = speaker.params
         self.last_stats: Stats | None = None
         self.last_steps: Sequence[Step] = ()
+        self._noted: set[str] = set()
+        """What has been mentioned about the prompts."""
         self.attached: list[str] = []
         """Texts that go along with the next message."""
         self.fit: Callable[[str, int | None], None] = lambda text, after: None
@@ -181,6 +185,7 @@ class ChatSession:
                 interruption=interruption,
                 progress=lambda done, total: progress("Reading the prompt", done, total),
             )
+            self._note_once(conversation.notes)
             apart = ThinkingApart(conversation.tokenizer, conversation.asked)
             try:
                 steps, finish = follow(events, show)
@@ -195,6 +200,12 @@ class ChatSession:
             replace(known[step.index], text=step.text) if step.index in known else step for step in steps
         ]
         self._finished(finish, said=recorder.has_begun)
+
+    def _note_once(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.note(note)
 
     def _writer(self) -> ReplyWriter | MarkdownReply:
         if not self.plain and not self.look.probs and terminal.can_draw():

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 from llmcli.commands.chatting.command import Command, named, whole_number
 from llmcli.commands.chatting.session import ChatSession
+from llmcli.commands.options import template_variables
 from llmcli.engine import SamplingParams
 from llmcli.errors import UsageError
 from llmcli.views import terminal
@@ -20,6 +21,7 @@ _NUMBERS: dict[str, Callable[[str], object]] = {
     "seed": int,
     "max_tokens": int,
 }
+_TEMPLATE_ARG = "template_arg"
 _ALIASES = {"temp": "temperature", "max_new_tokens": "max_tokens"}
 
 
@@ -36,7 +38,13 @@ class ModelSettings:
                 "model", self._model, "go on with another model; without a name, show it", "[NAME]", _model_names, True
             ),
             Command("system", self._system, "what the model is told before the conversation, or none", "[TEXT]"),
-            Command("set", self._set, "a sampling setting, as in /set temperature 0.2", "NAME VALUE", _setting_names),
+            Command(
+                "set",
+                self._set,
+                "a sampling setting, as in /set temperature 0.2, or /set template-arg KEY=VALUE",
+                "NAME VALUE",
+                _setting_names,
+            ),
             Command("show", self._show, "the settings, and where the conversation is saved"),
             Command("template", self._template, "the model's chat template"),
             Command("probs", self._probs, "colour every token by its probability", "on|off", named("on", "off")),
@@ -69,6 +77,11 @@ class ModelSettings:
         given, _, text = argument.partition(" ")
         name = given.replace("-", "_")
         name, text = _ALIASES.get(name, name), text.strip()
+        if name == _TEMPLATE_ARG:
+            self._set_template_arg(text)
+            return
+        if name in self._session.conversation.template.variables:
+            raise UsageError(f"{given} is a variable of the chat template: /set template-arg {given}={text or 'VALUE'}")
         if name not in _NUMBERS and name != "stop":
             raise UsageError(f"There is no setting {given!r}. There are {', '.join(_setting_names())}.")
         if not text:
@@ -88,12 +101,32 @@ class ModelSettings:
         session.params = replace(session.params, **{name: value})  # type: ignore[arg-type]
         session.say(f"{_flag(name)}: {_shown(value)}")
 
+    def _set_template_arg(self, text: str) -> None:
+        """Set a variable of the chat template, as KEY=VALUE; `default` gives back those of the beginning."""
+        from llmcli.text.template_variables import unread_note
+
+        session = self._session
+        conversation = session.conversation
+        if text == "default":
+            conversation.template_args = dict(session.speaker.template_args)
+        elif text:
+            given = template_variables([text])
+            conversation.template_args = {**conversation.template_args, **given}
+            unread = unread_note(conversation.template, given)
+            if unread:
+                session.say(unread)
+        session.settle()
+        shown = " ".join(f"{name}={value}" for name, value in conversation.template_args.items())
+        session.say(f"template-arg: {shown or '(none)'}")
+
     def _show(self, _argument: str) -> None:
         session = self._session
+        variables = session.conversation.template_args
         rows = [
             ("model", session.loaded.name),
             ("context", f"{session.used()} of {session.conversation.engine.context_length} tokens"),
             ("system", session.conversation.system or "(none)"),
+            ("template-arg", " ".join(f"{name}={value}" for name, value in variables.items()) or "(none)"),
             *((_flag(each.name), _shown(getattr(session.params, each.name))) for each in fields(SamplingParams)),
             ("probs", "on" if session.look.probs else "off"),
             ("top", str(session.look.top)),
@@ -139,7 +172,7 @@ def _values(params: SamplingParams) -> dict[str, object]:
 
 
 def _setting_names() -> Iterable[str]:
-    return [_flag(name) for name in (*_NUMBERS, "stop")]
+    return [_flag(name) for name in (*_NUMBERS, "stop", _TEMPLATE_ARG)]
 
 
 def _model_names() -> Iterable[str]:

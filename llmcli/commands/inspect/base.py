@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from llmcli.commands import options
 from llmcli.commands.prompt_input import argument_text, read_prompt
 from llmcli.errors import UsageError
 from llmcli.views import terminal
@@ -23,6 +24,14 @@ _OUTPUT = "Output"
 # Of a longer text, only the last positions are shown unless others are asked for.
 _SHORT, _LAST = 40, 8
 
+ChatTemplateName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template",
+        metavar="FILE|NAME",
+        help="With --chat: the chat template in this file, or that of the model's of this name.",
+    ),
+]
 Chat: TypeAlias = Annotated[bool, typer.Option("--chat", help="As a message in the chat template, not as raw text.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="As one JSON object.")]
 Html: TypeAlias = Annotated[
@@ -55,6 +64,12 @@ def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, 
     if template is None:
         raise UsageError(f"{model} has no chat template; leave --chat out.")
     return encode_chat(tokenizer, template, [Message("user", content)])
+
+
+def check_template(invocation: typer.Context, *, chat: bool) -> None:
+    """Raise `UsageError` for a --chat-template on the command line without --chat; one in the settings may wait."""
+    if not chat and options.is_flag_given(invocation, "template"):
+        raise UsageError("--chat-template is for --chat, and the text is raw.")
 
 
 def read_text(argument: str | None, *, quiet: bool) -> str:

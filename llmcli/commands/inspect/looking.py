@@ -45,6 +45,7 @@ class Subject:
     text: str | None = None
     model: str | None = None
     chat: bool = False
+    template: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     edit: Sequence[str] | None = None
@@ -74,6 +75,7 @@ class Subject:
             device=self.device,
             dtype=self.dtype,
             quiet=self.quiet,
+            template=self.template,
             edit=self.edit,
             precise=precise,
             may_quantize=False,
@@ -94,7 +96,7 @@ class Subject:
     def ids_without_weights(self) -> list[int]:
         """The tokens of the text, where the model is not needed otherwise."""
         content, name, parts = self.content, self.checkpoint.name, self.text_parts
-        return base.text_ids(parts.tokenizer, parts.template(None), content, chat=self.chat, model=name)
+        return base.text_ids(parts.tokenizer, parts.template(self.template), content, chat=self.chat, model=name)
 
     @contextmanager
     def progress(self, what: str, unit: str = "tokens") -> Iterator[Callable[[int, int], None]]:
@@ -123,7 +125,7 @@ def looks(
     before: list[_Described] = [
         *arguments,
         ("model", options.Model, None),
-        *([("chat", base.Chat, False)] if chat else []),
+        *([("chat", base.Chat, False), ("template", base.ChatTemplateName, None)] if chat else []),
     ]
     of_weights: list[_Described] = [
         ("edit", options.Edit, None),
@@ -144,6 +146,8 @@ def looks(
         def command(**given: Any) -> None:
             mine = {parameter.name: given[parameter.name] for parameter in own}
             shared = {name: value for name, value in given.items() if name in Subject.__dataclass_fields__}
+            if chat:
+                base.check_template(given["invocation"], chat=given["chat"])
             shown = look(Subject(**shared, computes=computes), **mine)
             output = {name: given[name] for name in ("as_json", "html", "svg")}
             base.present(shown.view, schema=shown.schema, value=shown.value, after=shown.after, title=title, **output)
@@ -151,7 +155,14 @@ def looks(
         own = list(inspect.signature(look, eval_str=True).parameters.values())[1:]
         required = [parameter for parameter in own if parameter.default is parameter.empty]
         optional = [parameter for parameter in own if parameter.default is not parameter.empty]
-        parameters = [*required, *map(_parameter, before), *optional, *map(_parameter, after)]
+        invocation = [inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+        parameters = [
+            *(invocation if chat else []),
+            *required,
+            *map(_parameter, before),
+            *optional,
+            *map(_parameter, after),
+        ]
         command.__name__, command.__doc__ = look.__name__, look.__doc__
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         # What Typer reads options from.

@@ -1,0 +1,47 @@
+"""Chat templates that a user gives in files, in place of a model's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from llmcli.errors import UsageError
+
+_ENDINGS = (".jinja", ".jinja2", ".j2")
+_LARGEST_BYTES = 1 << 20
+
+
+def is_template_file(name: str) -> bool:
+    """Whether `name` is a file rather than the name of a template: there is one, or it is spelled as a path."""
+    return _spelled_as_path(name) or Path(name).is_file()
+
+
+def check_template_file(name: str | None) -> None:
+    """Raise `UsageError` if `name` is spelled as a path and no template can be read there."""
+    if name is not None and _spelled_as_path(name):
+        read_template_file(name)
+
+
+def read_template_file(name: str) -> str:
+    """The source of the template in a file.
+
+    Raises:
+        UsageError: it cannot be read, is too large, is not UTF-8 text, or is empty.
+    """
+    path = Path(name).expanduser()
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_BYTES + 1)
+        source = data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"The chat template {name} cannot be read: {why}.") from None
+    if len(data) > _LARGEST_BYTES:
+        raise UsageError(f"The chat template {name} is larger than any chat template.")
+    if not source.strip():
+        raise UsageError(f"The chat template {name} is empty.")
+    return source
+
+
+def _spelled_as_path(name: str) -> bool:
+    return name.endswith(_ENDINGS) or "/" in name or os.sep in name
