@@ -198,7 +198,7 @@ class _Prompts:
         prompt = ReplyPrompt(
             self._loaded, self._loaded.template, "", messages, self._variables, strict_system=self._strict_system
         )
-        return self._noted_ids(prompt.built("", continue_last=messages[-1].role == "assistant"))
+        return self._noted_ids(prompt.built("", continue_last=task.continues))
 
     def _noted_ids(self, built: ChatPrompt) -> list[int]:
         """The tokens of a prompt; what is to be said about it is said once."""

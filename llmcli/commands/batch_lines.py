@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,7 +20,8 @@ Id: TypeAlias = str | int | float | None
 
 _SETTINGS = tuple(field.name for field in fields(SamplingOptions))
 _WHOLE = ("top_k", "seed", "max_tokens")
-_KNOWN = ("id", "prompt", "messages", *_SETTINGS)
+_CONTINUE = "continue_final_message"
+_KNOWN = ("id", "prompt", "messages", _CONTINUE, *_SETTINGS)
 _UNSUPPORTED = {
     **dict.fromkeys(
         ("tools", "tool_choice", "functions", "parallel_tool_calls"), "tools cannot be offered to a model yet"
@@ -51,6 +52,8 @@ class Task:
     prompt: str | None
     messages: tuple[Message, ...]
     """Of a conversation, where `prompt` is None."""
+    continues: bool
+    """Whether the reply goes on with the last message, which is the assistant's."""
     sampling: SamplingOptions
 
 
@@ -113,7 +116,22 @@ def task(value: Mapping[str, object], sampling: SamplingOptions) -> Task:
         from llmcli.text.messages import parse_messages
 
         messages = parse_messages(value["messages"])
-    return Task(id_of(value), prompt if isinstance(prompt, str) else None, messages, sampling)
+    return Task(
+        id_of(value), prompt if isinstance(prompt, str) else None, messages, _continues(value, messages), sampling
+    )
+
+
+def _continues(value: Mapping[str, object], messages: Sequence[Message]) -> bool:
+    """Whether the last message is to be continued: one of the assistant is, unless the line says otherwise."""
+    is_reply = bool(messages) and messages[-1].role == "assistant"
+    wanted = value.get(_CONTINUE)
+    if wanted is None:
+        return is_reply
+    if not isinstance(wanted, bool):
+        raise UsageError(f'"{_CONTINUE}" must be true or false.')
+    if wanted and not is_reply:
+        raise UsageError(f'"{_CONTINUE}" needs "messages" of which the last is the assistant\'s.')
+    return wanted
 
 
 def _setting(name: str, value: object) -> object:

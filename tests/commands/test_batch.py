@@ -83,6 +83,7 @@ def test_a_bad_line_is_a_result_and_not_the_end(model: Path, tmp_path: Path) -> 
             '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}',
             "of the type 'image_url', which is not supported",
         ),
+        ('{"prompt": "x", "continue_final_message": true}', 'needs "messages" of which the last is the assistant'),
         ('{"prompt": "x", "tools": []}', "'tools' is not supported: tools cannot be offered to a model yet"),
         ('{"messages": [{"role": "<|end|>", "content": "x"}]}', "known roles are"),
         (json.dumps({"prompt": "x" * 200}), "too long; nothing was cut"),
@@ -93,11 +94,11 @@ def test_a_bad_line_is_a_result_and_not_the_end(model: Path, tmp_path: Path) -> 
         more.write(b'{"prompt": "\xff"}\n{"prompt": "good", "id": "g"}')
     result = llm("batch", file, "-m", model, "-n", 2)
     found = results(result.stdout)
-    assert result.returncode == 1 and b"18 of 19 lines could not be answered" in result.stderr
+    assert result.returncode == 1 and b"19 of 20 lines could not be answered" in result.stderr
     bad.append(("", "The line is not UTF-8: the byte at offset 12 is 0xff. Say how it is encoded, as in --encoding"))
     for one, (_, why) in zip(found, bad, strict=False):
         assert why in one["error"] and "text" not in one
-    assert [one["index"] for one in found] == list(range(19))
+    assert [one["index"] for one in found] == list(range(20))
     assert found[-1]["id"] == "g" and found[-1]["finish_reason"] == "length"
 
 
@@ -124,6 +125,7 @@ def test_messages_are_taken_as_other_programs_write_them(model: Path, tmp_path: 
         },
         {"messages": [user, {"role": "assistant", "content": "Once"}]},
         {"messages": [user | {"name": "Ann"}]},
+        {"messages": [user, {"role": "assistant", "content": "Once"}], "continue_final_message": False},
     ]
     result = llm("batch", write(tmp_path / "in.jsonl", [plain, *same, *others]), "-m", model, "-t", 0, "-n", 4)
     found = results(result.stdout)
@@ -132,6 +134,7 @@ def test_messages_are_taken_as_other_programs_write_them(model: Path, tmp_path: 
     # A last reply goes on: what generate says after a text that begins so.
     begun = json.loads(llm("generate", "two", "-m", model, "-t", 0, "-n", 4, "--prefill", "Once", "--json").stdout)
     assert (found[4]["prompt_tokens"], f"Once{found[4]['text']}") == (begun["prompt_tokens"], begun["text"])
+    assert found[6]["prompt_tokens"] == found[4]["prompt_tokens"] + 2
     lines = result.stderr.decode().splitlines()
     assert len(lines) == 2 and "no form for tool calls" in lines[0] and '"name"' in lines[1]
 
