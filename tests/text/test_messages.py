@@ -47,7 +47,8 @@ def test_arguments_are_values_whether_as_json_or_not() -> None:
 
 
 def test_what_servers_add_to_a_reply_is_no_matter() -> None:
-    reply = {"role": "assistant", "content": "Hi", "refusal": None, "annotations": [], "tool_calls": None, "name": None}
+    reply: dict[str, object] = {"role": "assistant", "content": "Hi", "refusal": None, "annotations": []}
+    reply |= {"tool_calls": None, "name": None}
     assert parse_messages([reply]) == (Message("assistant", "Hi"),)
 
 

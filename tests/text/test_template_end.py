@@ -106,11 +106,11 @@ def test_the_end_of_a_part_is_not_that_of_the_turn() -> None:
     # A token known from other models is no end where the template says otherwise.
     ours = tokenizer()
     known = ours.token_to_id("<|end|>") or 0
-    declared = stop_ids(ours, {"config.json": [7]})
+    declared, _ = stop_ids(ours, {"config.json": [7]})
     assert known in declared
     found = turn_end(ours, ChatTemplate(parts.replace("<|part|>", "<|end|>"), special_tokens={}))
     assert known not in found.stop_ids(declared) and found.stop_ids(declared).keys() >= {7, *found.ids}
-    by_file = stop_ids(ours, {"config.json": [known]})
+    by_file, _ = stop_ids(ours, {"config.json": [known]})
     assert known in found.stop_ids(by_file)
 
 

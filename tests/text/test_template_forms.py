@@ -164,9 +164,9 @@ def test_a_replys_thought_reaches_the_field_that_the_template_reads(field: str, 
     found = text(FIELDS.replace("FIELD", field), talk)
     assert "assistant\n<think>hm</think>fox<|im_end|>" in found and found.count("</think>") == 1
     # What was generated is read again token for token.
-    ids = tuple(OURS.encode_segments([Segment("<think>hm</think>", trusted=True)]))
+    marks = tuple(OURS.encode_segments([Segment("<think>hm</think>", trusted=True)]))
     answer = [OURS.token_to_id(letter) or 0 for letter in "fox"]
-    own = Message("assistant", "<think>hm</think>fox", (*ids, *answer))
+    own = Message("assistant", "<think>hm</think>fox", (*marks, *answer))
     again = built(FIELDS.replace("FIELD", field), [USER, own, Message("user", "u4")]).ids
     assert OURS.decode(again, skip_special=False) == text(
         FIELDS.replace("FIELD", field), [USER, own, Message("user", "u4")]
