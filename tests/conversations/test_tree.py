@@ -53,9 +53,9 @@ def test_messages_follow_each_other_with_their_ids() -> None:
     tree = tree_of(Begin("id", TIME, "llmcli"), Settings("m", None, "Be brief."), *TWO)
     assert tree.messages(model="m", vocab_size=9) == [
         Message("user", "One?"),
-        Message("assistant", "yes", (5, 6)),
+        Message("assistant", "yes", (5, 6), is_reply=True),
         Message("user", "Two?"),
-        Message("assistant", "no", (7, 8)),
+        Message("assistant", "no", (7, 8), is_reply=True),
     ]
     assert tree.title() == "One?"
     assert tree.replies == 2
@@ -63,7 +63,9 @@ def test_messages_follow_each_other_with_their_ids() -> None:
 
 @pytest.mark.parametrize(("model", "vocab_size"), [("other", 100), ("m", 6)])
 def test_ids_stand_for_text_only_to_the_model_that_said_them(model: str, vocab_size: int) -> None:
-    assert tree_of(*TWO).messages(model=model, vocab_size=vocab_size)[1] == Message("assistant", "yes", None)
+    assert tree_of(*TWO).messages(model=model, vocab_size=vocab_size)[1] == Message(
+        "assistant", "yes", None, is_reply=True
+    )
 
 
 def test_a_reply_cut_at_a_stop_string_goes_by_its_text() -> None:
