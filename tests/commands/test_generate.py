@@ -68,7 +68,7 @@ class TestGenerate:
 
     def test_it_runs_without_numpy(self, speaker: Path) -> None:
         # torch does not depend on it, so a fresh installation does not have it.
-        code = "import sys; sys.modules['numpy'] = None; from llmcli.cli import main; main()"
+        code = "import sys; sys.modules['numpy'] = None; from llmcli.__main__ import run; run()"
         arguments = ["generate", "hi", "-m", str(speaker), "-t", "0", "--top", "2", "--json"]
         result = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, check=True, timeout=120, input=b""
@@ -77,7 +77,7 @@ class TestGenerate:
 
     def test_a_process_of_its_own_does_not_import_numpy(self, speaker: Path) -> None:
         code = (
-            "import atexit, sys; from llmcli.cli import run\n"
+            "import atexit, sys; from llmcli.__main__ import run\n"
             "atexit.register(lambda: print(sys.modules['numpy'], 'torch' in sys.modules))\n"
             "run()"
         )
