@@ -41,6 +41,6 @@ def trace(
 
     at = find_text(loaded.tokenizer, ids, name, within=subject.content if subject.chat else None)
     answer = None if target is None else single_token(loaded.tokenizer, target)
-    with subject.progress("Tracing", "states") as progress:
+    with subject.progress("Tracing", "states", estimate=True) as progress:
         result = causal_trace(loaded, ids, at, answer=answer, samples=samples, seed=seed, progress=progress)
     return Shown(views.causal_trace_view(result), views.SCHEMA, result, (views.NOTE,))

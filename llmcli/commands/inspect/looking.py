@@ -99,9 +99,11 @@ class Subject:
         return base.text_ids(parts.tokenizer, parts.template(self.template), content, chat=self.chat, model=name)
 
     @contextmanager
-    def progress(self, what: str, unit: str = "tokens") -> Iterator[Callable[[int, int], None]]:
-        """A function to tell (done, in all) while `what` is going on."""
-        with progress_bar(enabled=not self.quiet, unit=unit, estimate=True) as report:
+    def progress(
+        self, what: str, unit: str = "tokens", *, estimate: bool = False
+    ) -> Iterator[Callable[[int, int], None]]:
+        """A function to tell (done, in all) while `what` is going on; `estimate` is for what takes a minute."""
+        with progress_bar(enabled=not self.quiet, unit=unit, estimate=estimate) as report:
             yield lambda done, total: report(what, done, total)
 
 

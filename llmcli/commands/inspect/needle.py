@@ -37,7 +37,7 @@ def needle(
     from llmcli.inspection.needle import needle as look_for_needle
     from llmcli.views.needle import SCHEMA, NeedleView
 
-    with subject.progress("Asking", "texts") as progress:
+    with subject.progress("Asking", "texts", estimate=True) as progress:
         result = look_for_needle(
             loaded,
             facts=facts,
