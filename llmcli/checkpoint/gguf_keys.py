@@ -90,7 +90,8 @@ class ArchitectureKeys:
             )
         if total - further > min(_MOST_LAYERS, len(self.header.tensors)):
             raise CheckpointError(
-                f"{self.header.path} has {full} = {total}, but holds only {len(self.header.tensors)} tensors."
+                f"{self.header.path} has {full} = {total}: it asks for {total - further} layers, but holds only "
+                f"{len(self.header.tensors)} tensors."
             )
         return total - further
 

@@ -138,10 +138,11 @@ def no_weights(names: Iterable[str], where: str) -> LlmcliError:
 
 def _safetensors(names: Sequence[str], shards: ReadIndex, where: str, advice: str) -> _Candidate:
     indexed, listed = _indexed("safetensors", SAFETENSORS_INDEX, names, shards, where, advice)
-    if indexed.found is None and SAFETENSORS_SINGLE in names:
-        return _Candidate(WeightFiles("safetensors", (SAFETENSORS_SINGLE,)))
-    if indexed.found is not None or (indexed.fault is not None and not listed):
+    damaged = indexed.fault is not None and not listed
+    if indexed.found is not None or damaged:
         return indexed
+    if SAFETENSORS_SINGLE in names:
+        return _Candidate(WeightFiles("safetensors", (SAFETENSORS_SINGLE,)))
     # Mistral publishes the same weights a second time, under its own names; adapters are no models.
     others = [
         name
@@ -149,6 +150,9 @@ def _safetensors(names: Sequence[str], shards: ReadIndex, where: str, advice: st
         if name.endswith(".safetensors") and not name.startswith(("consolidated", "adapter")) and name not in listed
     ]
     sets = complete_sets(others)
+    if indexed.fault is not None:
+        # Another file of any name is not what the index was of; a whole series is.
+        sets = {label: files for label, files in sets.items() if len(files) > 1}
     if len(sets) == 1:
         return _Candidate(WeightFiles("safetensors", tuple(next(iter(sets.values())))))
     if indexed.fault is not None or not others:
@@ -164,8 +168,9 @@ def _safetensors(names: Sequence[str], shards: ReadIndex, where: str, advice: st
 
 
 def _pickles(names: Sequence[str], shards: ReadIndex, where: str, advice: str) -> _Candidate:
-    indexed, _ = _indexed("PyTorch", TORCH_INDEX, names, shards, where, advice)
-    if indexed.found is None and TORCH_SINGLE in names:
+    indexed, listed = _indexed("PyTorch", TORCH_INDEX, names, shards, where, advice)
+    damaged = indexed.fault is not None and not listed
+    if indexed.found is None and not damaged and TORCH_SINGLE in names:
         return _Candidate(WeightFiles("PyTorch", (TORCH_SINGLE,)))
     return indexed
 

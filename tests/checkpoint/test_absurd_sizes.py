@@ -66,7 +66,7 @@ def test_a_number_of_experts(tmp_path: Path) -> None:
     ("key", "value", "words"),
     [
         ("llama.block_count", 4294967295, f"'llama.block_count' = 4294967295, {MORE}"),
-        ("llama.block_count", 10**9, "'llama.block_count' = 1000000000, but holds only"),
+        ("llama.block_count", 10**9, "'llama.block_count' = 1000000000: it asks for 1000000000 layers, but holds only"),
         ("llama.feed_forward_length", 0, "'llama.feed_forward_length' = 0; a whole number from 1 is needed"),
         ("llama.feed_forward_length", None, "lacks the metadata key 'llama.feed_forward_length'"),
         ("llama.context_length", 4294967295, f"'llama.context_length' = 4294967295, {MORE}"),

@@ -424,7 +424,11 @@ def test_types_of_tokens_may_have_a_sign(read: Callable[[bytes], GGUFHeader], ki
     ("key", "value", "words"),
     [
         ("block_count", 4294967295, "'llama.block_count' = 4294967295, which is more than any model has"),
-        ("block_count", 10**9, "'llama.block_count' = 1000000000, but holds only 0 tensors"),
+        (
+            "block_count",
+            10**9,
+            "'llama.block_count' = 1000000000: it asks for 1000000000 layers, but holds only 0 tensors",
+        ),
         ("block_count", 0, "'llama.block_count' = 0; a whole number from 1"),
         ("context_length", 10**12, "'llama.context_length' = 1000000000000, which is more than any model has"),
         ("context_length", 1e4, "'llama.context_length' must be a whole number"),

@@ -80,6 +80,7 @@ def test_without_a_config_only_files_of_other_makers_count(names: list[str], exp
         ([INDEX], f"m lacks 2 of 2 weight files, such as '{ONE}'; download the rest."),
         ([INDEX, ONE], f"lacks 1 of 2 weight files, such as '{TWO}'"),
         ([INDEX, ONE, "pytorch_model.bin"], f"such as '{TWO}'"),
+        ([INDEX, "odd.safetensors"], f"lacks 2 of 2 weight files, such as '{ONE}'"),
         ([BIN_INDEX, BIN_TWO], f"such as '{BIN_ONE}'"),
         ([THREE[0], THREE[2]], f"lacks 1 of 3 weight files, such as '{THREE[1]}'"),
         (["consolidated.safetensors"], "not the params.json"),
@@ -97,15 +98,13 @@ def test_files_that_nothing_connects_are_refused() -> None:
         chosen("a.safetensors", "b.safetensors")
 
 
-def test_a_damaged_index_is_no_fault_beside_a_whole_file_and_else_is() -> None:
+@pytest.mark.parametrize("whole", [[], ["model.safetensors"]])
+def test_a_damaged_index_is_a_fault_and_not_stale(whole: list[str]) -> None:
     def damaged(index: str) -> list[str]:
         raise CheckpointError(f"{index} is damaged")
 
-    names = ["config.json", INDEX, ONE, TWO]
-    found = weight_files([*names, "model.safetensors"], damaged, where="m")
-    assert found is not None and found.files == ("model.safetensors",)
     with pytest.raises(CheckpointError, match="is damaged"):
-        weight_files(names, damaged, where="m")
+        weight_files(["config.json", INDEX, ONE, TWO, *whole], damaged, where="m")
 
 
 def test_series_of_files() -> None:
