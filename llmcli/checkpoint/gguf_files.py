@@ -91,5 +91,5 @@ def refuse_companion(path: Path, metadata: Mapping[str, GGUFValue]) -> None:
     what = companion(metadata)
     if what is not None:
         raise UnsupportedModelError(
-            f"{shown(str(path))} holds {what}, which goes with a model and is none; give the model's own file."
+            f"{shown(str(path))} holds {what}, which belongs to a model but is not one; give the model's own file."
         )

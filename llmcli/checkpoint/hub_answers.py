@@ -61,8 +61,8 @@ def not_the_hub(name: HubName) -> ModelNotFoundError:
     from huggingface_hub import constants
 
     return ModelNotFoundError(
-        f"What answered in the place of the hub ({_without_login(str(constants.ENDPOINT))}) did not send its answer "
-        f"for {name.repo}, but perhaps the page of a proxy or a login: check the network, and HF_ENDPOINT if it is set."
+        f"The answer for {name.repo} from {_without_login(str(constants.ENDPOINT))} is not the hub's; it may be the "
+        "page of a proxy or a login. Check the network, and HF_ENDPOINT if it is set."
     )
 
 

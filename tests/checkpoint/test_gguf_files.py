@@ -74,7 +74,7 @@ def test_files_that_go_with_a_model_are_passed_over(
     folder = Path(shutil.copytree(single, tmp_path / "m"))
     companion(folder / name, architecture, kind)
     assert open_checkpoint(folder).path == folder / "model-Q8_0.gguf"
-    with pytest.raises(UnsupportedModelError, match="goes with a model and is none"):
+    with pytest.raises(UnsupportedModelError, match="belongs to a model but is not one"):
         open_checkpoint(folder / name)
     (folder / "model-Q8_0.gguf").unlink()
     with pytest.raises(UnsupportedModelError, match="only GGUF files that go with a model"):
