@@ -3,8 +3,9 @@
 There are three: Hugging Face's with safetensors, the same with files of `torch.save`, and that of Mistral's and Meta's
 own releases. Some repositories hold the same weights in several: `model_files` says which are read.
 
-The first layout is read without torch, so that what is wrong with it is told before torch has been imported; the
-readers of what is rarer are imported when they are needed.
+Safetensors are read without torch, so that what is wrong with them is told before torch has been imported. Files of
+`torch.save` need it: only `torch.load(weights_only=True)` reads a pickle without running what is in it. The readers of
+what is rarer are imported when they are needed.
 """
 
 from __future__ import annotations

@@ -10,19 +10,22 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.folder_files import read_together
 from llmcli.checkpoint.hf_names import TensorNames
 from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.safetensors_files import read_safetensors
 from llmcli.checkpoint.sources import Stored
-from llmcli.checkpoint.tensors import TensorInfo, TensorReader
-from llmcli.checkpoint.torch_files import TorchTensor, read_torch_file
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors import TensorReader
+    from llmcli.checkpoint.torch_files import TorchTensor
 
 # Meta's name of a part of a layer, and Hugging Face's.
 _LAYER_PARTS = {
@@ -80,6 +83,8 @@ def read_native_torch(folder: Path, names: list[str], hidden_size: int) -> dict[
     Raises:
         CheckpointError: a file is not sound, or lacks a tensor that another has.
     """
+    from llmcli.checkpoint.torch_files import read_torch_file
+
     files = [read_torch_file(inside(folder, name)) for name in names]
     if len(files) == 1:
         return dict(files[0])
@@ -129,6 +134,8 @@ class SplitTensor:
 
     def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` as (rows, columns), from all parts or from those that hold them."""
+        import torch
+
         if self.dimension == 1:
             return torch.cat([part.read_rows(reader, start, stop) for part in self.parts], dim=1)
         pieces: list[Tensor] = []

@@ -1,6 +1,6 @@
 """A checkpoint whose headers have been read and checked, and whose weights have not been touched.
 
-Torch is not needed for plain safetensors folders and GGUF files, so that commands which load no model start without it.
+Torch is needed only for files of `torch.save`, so that commands which load no model start without it.
 """
 
 from __future__ import annotations

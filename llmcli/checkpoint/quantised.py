@@ -25,7 +25,7 @@ from llmcli.checkpoint.quantised_float import (
 from llmcli.checkpoint.quantised_int import GPTQ_BITS, collapse_awq, collapse_gptq
 from llmcli.checkpoint.quantised_tensor import Collapsing
 from llmcli.checkpoint.sources import Stored
-from llmcli.checkpoint.tensors import TensorInfo
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 

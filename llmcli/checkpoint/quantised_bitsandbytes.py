@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.config_keys import ConfigKeys
 from llmcli.checkpoint.quantised_tensor import (
@@ -19,9 +17,15 @@ from llmcli.checkpoint.quantised_tensor import (
     check_shape,
     flat,
 )
-from llmcli.checkpoint.tensors import TensorInfo, TensorReader
+from llmcli.checkpoint.small_tensors import read_integers, read_stored
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors import TensorReader
 
 _LONGEST_STATE = 1 << 16
 # A quantised weight may be stored in any type: the bytes count.
@@ -62,6 +66,8 @@ class Rows4Bit:
 
     def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, row length)."""
+        import torch
+
         low, high = start * self.row_length, stop * self.row_length
         stored = reader.read_rows(as_bytes(self.weight), low // 2, -(-high // 2)).int()
         codes = torch.stack((stored >> 4, stored & 15), -1).flatten()[low % 2 :][: high - low]
@@ -96,22 +102,21 @@ def collapse_bitsandbytes(tensors: Collapsing) -> None:
         CheckpointError: parts that are missing, broken or contradict each other.
         UnsupportedModelError: int8 weights in the order of a particular GPU.
     """
-    with TensorReader() as reader:
-        for kind in ("nf4", "fp4"):
-            for name in tensors.stems(f".quant_state.bitsandbytes__{kind}"):
-                state = tensors.take(f"{name}.quant_state.bitsandbytes__{kind}", ("U8",))
-                _put_4_bit(tensors, name, kind, state, _read_state(state, reader))
-        for stem in tensors.stems(".SCB"):
-            _put_8_bit(tensors, stem, reader)
+    for kind in ("nf4", "fp4"):
+        for name in tensors.stems(f".quant_state.bitsandbytes__{kind}"):
+            state = tensors.take(f"{name}.quant_state.bitsandbytes__{kind}", ("U8",))
+            _put_4_bit(tensors, name, kind, state, _read_state(state))
+    for stem in tensors.stems(".SCB"):
+        _put_8_bit(tensors, stem)
 
 
-def _put_8_bit(tensors: Collapsing, stem: str, reader: TensorReader) -> None:
+def _put_8_bit(tensors: Collapsing, stem: str) -> None:
     scale = tensors.take(f"{stem}.SCB", FLOATS)
     weight = tensors.take(f"{stem}.weight", ("I8",), beside=scale)
     order = tensors.take_optional(f"{stem}.weight_format", ("U8", "I8", "I32", "I64"))
     rows, columns = check_matrix(weight)
     _check_values(scale, rows, weight)
-    if order is not None and int(reader.read_rows(flat(order), 0, 1)) != 0:
+    if order is not None and read_integers(order, 1) != (0,):
         raise UnsupportedModelError(
             f"{order.path}: {shown(weight.name)} is stored in the order of a particular GPU; "
             "use an unquantised or a GGUF version of the model."
@@ -148,12 +153,11 @@ def _put_4_bit(tensors: Collapsing, name: str, kind: str, state: TensorInfo, key
     tensors.put(QuantisedTensor(name, shape, kind.upper(), parts, decode))
 
 
-def _read_state(info: TensorInfo, reader: TensorReader) -> ConfigKeys:
+def _read_state(info: TensorInfo) -> ConfigKeys:
     if info.nbytes > _LONGEST_STATE:
         raise CheckpointError(f"{info.path}: tensor {shown(info.name)} has {info.nbytes} bytes, far too many.")
-    raw = bytes(reader.read_rows(flat(info), 0, info.values).tolist())
     try:
-        state = json.loads(raw)
+        state = json.loads(read_stored(info))
     except (ValueError, RecursionError):
         state = None
     if not isinstance(state, dict):

@@ -15,7 +15,8 @@ from llmcli.checkpoint.quantised_tensor import (
     check_matrix,
     check_shape,
 )
-from llmcli.checkpoint.tensors import TensorInfo, TensorReader
+from llmcli.checkpoint.small_tensors import read_integers, read_stored
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
@@ -66,15 +67,14 @@ def collapse_compressed(tensors: Collapsing, config: ConfigKeys) -> None:
     """
     schemes = _schemes(config)
     cells = [scheme.cell for scheme in schemes]
-    with TensorReader() as reader:
-        for stem in tensors.stems(".weight_packed"):
-            packed = tensors.take(f"{stem}.weight_packed", ("I32", "U8"))
-            if packed.encoding == "I32":
-                _put_integers(tensors, stem, packed, schemes, reader)
-            else:
-                factor = tensors.take_optional(f"{stem}.weight_global_scale", FLOATS)
-                scale = tensors.take(f"{stem}.weight_scale", SCALES, beside=packed)
-                put_fp4(tensors, f"{stem}.weight", packed, scale, 32 if factor is None else 16, factor, divides=True)
+    for stem in tensors.stems(".weight_packed"):
+        packed = tensors.take(f"{stem}.weight_packed", ("I32", "U8"))
+        if packed.encoding == "I32":
+            _put_integers(tensors, stem, packed, schemes)
+        else:
+            factor = tensors.take_optional(f"{stem}.weight_global_scale", FLOATS)
+            scale = tensors.take(f"{stem}.weight_scale", SCALES, beside=packed)
+            put_fp4(tensors, f"{stem}.weight", packed, scale, 32 if factor is None else 16, factor, divides=True)
     for name in [name for name, info in tensors.left.items() if info.encoding == "I8" and name.endswith(".weight")]:
         _put_int8(tensors, name, cells)
     for name in [name for name, info in tensors.left.items() if info.encoding in FP8]:
@@ -97,16 +97,14 @@ def _put_int8(tensors: Collapsing, name: str, cells: list[Cell]) -> None:
     tensors.put(_kept_in_8_bits(QuantisedTensor(name, weight.shape, "int8", parts, decode), decode))
 
 
-def _put_integers(
-    tensors: Collapsing, stem: str, packed: TensorInfo, schemes: list[_Scheme], reader: TensorReader
-) -> None:
+def _put_integers(tensors: Collapsing, stem: str, packed: TensorInfo, schemes: list[_Scheme]) -> None:
     if len(packed.shape) != 3:
         check_matrix(packed)
     *lead, words = packed.shape
     scale = tensors.take(f"{stem}.weight_scale", SCALES, beside=packed)
     size = tensors.take(f"{stem}.weight_shape", ("I64", "I32"), beside=packed)
     check_shape(size, (len(packed.shape),), packed)
-    *stated, columns = reader.read_rows(size, 0, len(packed.shape)).tolist()
+    *stated, columns = read_integers(size)
     fitting = [scheme for scheme in schemes if -(-columns * scheme.bits // 32) == words]
     if stated != lead or columns < 1 or not fitting:
         raise CheckpointError(
@@ -131,8 +129,8 @@ def _put_integers(
         parts.append(zero)
     if groups is not None:
         check_shape(groups, (columns,), packed)
-        # One that is not in use holds -1 throughout.
-        if bool((reader.read_rows(groups, 0, columns) == -1).all()):
+        # One that is not in use holds -1 throughout: only bytes of all ones.
+        if not read_stored(groups).strip(b"\xff"):
             groups = None
         else:
             parts.append(groups)

@@ -14,7 +14,7 @@ from llmcli.checkpoint.quantised_grid import (
     grid_cell,
 )
 from llmcli.checkpoint.quantised_tensor import Collapsing, QuantisedTensor, check_matrix, check_shape
-from llmcli.checkpoint.tensors import TensorInfo
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
 

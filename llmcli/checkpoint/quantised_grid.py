@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.quantised_tensor import (
     check_shape,
@@ -21,10 +19,15 @@ from llmcli.checkpoint.quantised_tensor import (
     read_groups,
     unpacked,
 )
-from llmcli.checkpoint.tensors import TensorInfo, TensorReader
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model.packed import Groups
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors import TensorReader
+    from llmcli.model.packed import Groups
 
 SCALES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E8M0", "U8")
 """How scales are stored; bytes are powers of two as in F8_E8M0."""
@@ -60,6 +63,8 @@ class GridRows:
 
     def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
         """Rows or experts `start` to `stop`, float32 (all their rows, K)."""
+        import torch
+
         codes, scales, zeros = self._numbers(reader, start, stop)
         groups = torch.arange(codes.shape[1]) // self.cell[1]
         if self.groups is not None:
@@ -84,6 +89,8 @@ class GridRows:
 
     def _numbers(self, reader: TensorReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes (R, K), scales and zero points (R, G)."""
+        import torch
+
         experts = stop - start if len(self.shape) == 3 else 1
         rows, columns = self.shape[-2:]
         # The rows of each matrix that are read: all those of some experts, or some of the only matrix.
@@ -166,6 +173,8 @@ def float_codes(stored: Tensor) -> Tensor:
 
 def fp4_codes(stored: Tensor) -> Tensor:
     """Two FP4 numbers in each byte, the first one in the lower nibble: (R, B) to (R, 2 B)."""
+    import torch
+
     table = torch.tensor([[_FP4[byte & 15], _FP4[byte >> 4]] for byte in range(256)])
     return table.index_select(0, stored.flatten().int()).view(stored.shape[0], -1)
 
@@ -176,4 +185,6 @@ def packed_codes(bits: int) -> Callable[[Tensor], Tensor]:
 
 
 def _floats(scales: Tensor) -> Tensor:
+    import torch
+
     return (scales.view(torch.float8_e8m0fnu) if scales.dtype == torch.uint8 else scales).float()

@@ -6,9 +6,7 @@ N is the number of outputs (rows of the weight), K of inputs, G of groups of inp
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.quantised_tensor import (
     FLOATS,
@@ -24,15 +22,20 @@ from llmcli.checkpoint.quantised_tensor import (
     read_whole,
     unpacked,
 )
-from llmcli.checkpoint.tensors import TensorInfo, TensorReader
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
-from llmcli.model.packed import Groups
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors import TensorReader
+    from llmcli.model.packed import Groups
 
 GPTQ_BITS = (2, 3, 4, 8)
 
 # From which bit on the columns 8c, 8c + 1, ... of the weight lie in word c.
-_AWQ_SHIFTS = torch.tensor([0, 16, 4, 20, 8, 24, 12, 28], dtype=torch.int32).unsqueeze(1)
+_AWQ_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class GptqRows:
 
     def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, K)."""
+        import torch
+
         codes, scales, zeros = self._numbers(reader, start, stop)
         if self.groups is None:
             groups = torch.arange(codes.shape[1]) // self.group_size
@@ -64,6 +69,8 @@ class GptqRows:
             CheckpointError: the groups of inputs are not in order, or of 8-bit numbers the zero points not the middle,
                 as the configuration says they are.
         """
+        import torch
+
         codes, scales, zeros = self._numbers(reader, start, stop)
         if self.groups is not None:
             table = read_groups(reader, self.groups, scales.shape[1])
@@ -101,6 +108,8 @@ class AwqRows:
 
     def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, K)."""
+        import torch
+
         codes, scales, zeros = self._numbers(reader, start, stop)
         return dequantised(codes, scales, zeros, torch.arange(codes.shape[1]) // self.group_size)
 
@@ -117,10 +126,13 @@ class AwqRows:
 
 def _awq_columns(words: Tensor, start: int, stop: int) -> Tensor:
     """The columns `start` to `stop` of the numbers in (R, N / 8) words, as rows: (stop - start, R)."""
+    import torch
+
     first = start // 8
+    shifts = torch.tensor(_AWQ_SHIFTS, dtype=torch.int32).unsqueeze(1)
     # Turned round while they are words, of which there are fewer.
     rows = words[:, first : -(-stop // 8)].T.contiguous().unsqueeze(1)  # (words, 1, R)
-    return (rows >> _AWQ_SHIFTS & 15).flatten(0, 1)[start - first * 8 :][: stop - start]
+    return (rows >> shifts & 15).flatten(0, 1)[start - first * 8 :][: stop - start]
 
 
 def collapse_gptq(

@@ -1,4 +1,8 @@
-"""Weights that a checkpoint keeps as small codes and separate scales, read as if they were one tensor of numbers."""
+"""Weights that a checkpoint keeps as small codes and separate scales, read as if they were one tensor of numbers.
+
+In this module and the ones for each method, torch is imported only by functions that compute values: reading and
+checking the headers of a checkpoint must not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,20 @@ import math
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
-
 from llmcli.checkpoint.sources import Stored
-from llmcli.checkpoint.tensors import TensorInfo, TensorReader
+from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
-from llmcli.model.packed import Groups
 from llmcli.model.packed_format import COLUMNS, Bits, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors import TensorReader
+    from llmcli.model.packed import Groups
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -53,6 +59,8 @@ class QuantisedTensor:
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"{self.name} has {self.shape[0]} rows; {start} to {stop} were asked for")
         if start == stop:
+            import torch
+
             return torch.empty(0, math.prod(self.shape[1:]))
         return self.decode(reader, start, stop).reshape(stop - start, -1)
 
@@ -139,6 +147,9 @@ def unpacked(words: Tensor, bits: int) -> Tensor:
     They lie densely: where `bits` does not divide 32, 32 of them fill `bits` words and some lie across two. Missing
     words at the end count as zeros, so C may be more than was packed.
     """
+    import torch
+    from torch.nn.functional import pad
+
     mask = (1 << bits) - 1
     if 32 % bits == 0:
         return (words.unsqueeze(-1) >> torch.arange(0, 32, bits, dtype=torch.int32) & mask).flatten(-2)
@@ -192,6 +203,10 @@ def grouped(codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int
     A minimum is the product of a scale and a zero point, rounded to half precision: off by 2^-11 of itself at most.
     Without `zeros`, codes are of 8 bits, and their zero point is 128.
     """
+    import torch
+
+    from llmcli.model.packed import Groups
+
     of_block = torch.arange(0, codes.shape[1], COLUMNS) // group_size
     scales = scales.float()
     minima = None if zeros is None else (scales * -zeros)[:, of_block].half()

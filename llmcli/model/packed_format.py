@@ -38,10 +38,10 @@ Dimension letters: N rows, C columns, R blocks of rows, B bytes of one, V vector
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Bits: TypeAlias = Literal[4, 8]
 BITS: tuple[Bits, ...] = get_args(Bits)
@@ -107,6 +107,8 @@ class PackedFormat:
 
     def views(self, blocks: Tensor, rest: Tensor, columns: int) -> Views:
         """What `blocks` (R, B) and their `rest` (R, B) hold."""
+        import torch
+
         count, groups, code_bytes = len(blocks), self.groups(columns), self._code_bytes(columns)
         # Of wide blocks the numbers stand behind the codes.
         start, first = (0, code_bytes) if self.wide else (self._number_bytes(columns), 0)
@@ -170,12 +172,16 @@ class PackedFormat:
 
 def _split_numbers(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scales and minima (R, G, 2, rows) float16: words, bytes, and the rest."""
+    import torch
+
     scale, minimum = (numbers.view(torch.int16).int() & 0xFFFF).unbind(2)
     words = scale & 0xFFF | (minimum >> 8 & 15) << 12
     return words.to(torch.int16), (minimum & 0xFF).to(torch.uint8), (scale >> 12 | minimum >> 12 << 4).to(torch.uint8)
 
 
 def _joined_numbers(words: Tensor, lower: Tensor, rest: Tensor) -> Tensor:
+    import torch
+
     words, upper = words.int() & 0xFFFF, rest.int()
     scale = words & 0xFFF | (upper & 15) << 12
     minimum = lower.int() | words >> 12 << 8 | upper >> 4 << 12
@@ -189,6 +195,8 @@ def _pairs(codes: Tensor, dim: int) -> Tensor:
 
 
 def _out_of_pairs(pairs: Tensor, dim: int) -> Tensor:
+    import torch
+
     dim %= pairs.dim()
     return torch.stack((pairs & 15, pairs >> 4), dim=dim + 1).flatten(dim, dim + 1)
 

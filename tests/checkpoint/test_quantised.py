@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 import llmcli
@@ -21,6 +21,7 @@ from llmcli.checkpoint.sources import Stored
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.checkpoint.quantised_cases import CASES, FP4, Case, codes, fp4_bytes, fp8_codes, make, scales, spread
+from tests.checkpoint.quantised_models import save_quantised
 from tests.tiny import edit_config, random_ids, save, tiny_model
 
 MODULE = "model.layers.0.mlp.up_proj"
@@ -184,9 +185,10 @@ def test_plain_weights_stay_as_they_are(tmp_path: Path, config: dict[str, Any]) 
     assert isinstance(found[MODULE + ".weight"], TensorInfo)
 
 
-def test_a_table_of_groups_that_is_not_in_use(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_table_of_groups_that_is_not_in_use(tmp_path: Path, dtype: torch.dtype) -> None:
     case = make("int4 groups")
-    tensors = {**named(case), MODULE + ".weight_g_idx": torch.full((64,), -1, dtype=torch.int32)}
+    tensors = {**named(case), MODULE + ".weight_g_idx": torch.full((64,), -1, dtype=dtype)}
     assert torch.equal(read(opened(tmp_path, tensors, case.config)[MODULE + ".weight"]), case.weight)
 
 
@@ -222,18 +224,8 @@ def test_pieces_of_one_weight_read_the_file_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_whole_models(tmp_path: Path, name: str) -> None:
     model = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
-    folder = save(model, tmp_path / "quantised")
-    # Copies: what the library loads is the file itself, which is about to be written anew.
-    plain = {key: tensor.clone() for key, tensor in load_file(folder / "model.safetensors").items()}
-    stored = dict(plain)
-    for index, weight in enumerate(sorted(weight for weight in plain if weight.endswith("_proj.weight"))):
-        case = make(name, *plain[weight].shape, seed=index)
-        stored.pop(weight)
-        stored |= named(case, weight.removesuffix(".weight"))
-        plain[weight] = case.weight
-    save_file({key: tensor.contiguous() for key, tensor in stored.items()}, folder / "model.safetensors")
-    # Safetensors headers are JSON, so the settings survive a round trip through it.
-    edit_config(folder, {"quantization_config": case.config})
+    folder = tmp_path / "quantised"
+    plain = save_quantised(model, folder, name)
     reference = save(model, tmp_path / "plain")
     save_file(plain, reference / "model.safetensors")
     ids = random_ids(20)

@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoint.gguf_writing import write_gguf
+from tests.checkpoint.quantised_cases import CASES
+from tests.checkpoint.quantised_models import save_quantised
 from tests.checkpoint.test_gguf_families import made
+from tests.checkpoint.test_native_formats import mistral_params, native, write_safetensors
 from tests.tiny import edit_config, save, tiny_model
 
 # Runs commands one after another in one process, and says of each how it ended and what has been imported by then.
@@ -27,6 +31,9 @@ for arguments in json.loads(sys.argv[1]):
     results.append((result.returncode, heavy, result.stdout.decode(), result.stderr.decode()))
 print(json.dumps(results))
 """
+
+# The C kernel is compiled once, not again for every home.
+KERNELS = {"XDG_CACHE_HOME": str(platformdirs.user_cache_path())}
 
 
 def run(*commands: list[str], home: Path, **variables: str) -> list[tuple[int, list[str], str, str]]:
@@ -64,7 +71,42 @@ def test_what_is_said_of_a_model(kind: str, models: dict[str, Path], tmp_path: P
         ["inspect", "tokens", "Hello", "-m", model, "--json"],
         ["inspect", "cost", "Hello", "-m", model],
     ]
-    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path), strict=True):
+    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path, **KERNELS), strict=True):
+        assert (code, heavy) == (0, []), (command, err)
+        assert out
+
+
+def test_what_is_said_of_quantised_models(tmp_path: Path) -> None:
+    made_of = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
+    folders = {name: tmp_path / str(number) for number, name in enumerate(CASES)}
+    for name, folder in folders.items():
+        save_quantised(made_of, folder, name)
+    commands = [["show", str(folder), "--json"] for folder in folders.values()]
+    commands += [
+        ["config", "generate", "-m", str(folders["nf4 nested"])],
+        ["inspect", "tokens", "a", "-m", commands[0][1]],
+    ]
+    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path, **KERNELS), strict=True):
+        assert (code, heavy) == (0, []), (command, err)
+        assert out
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_is_said_of_the_files_that_mistral_publishes(shards: int, tmp_path: Path) -> None:
+    model = tiny_model("mistral", sliding_window=None)
+    plain = write_safetensors(tmp_path / "plain", mistral_params(model), native(model), shards=shards)
+    params = {**mistral_params(model), "quantization": {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}}
+    tensors = {}
+    for name, tensor in native(model).items():
+        if name.split(".")[-2] in ("wq", "wk", "wv", "wo", "w1", "w2", "w3"):
+            tensors[name.removesuffix("weight") + "qscale_weight"] = torch.tensor(1.0)
+            tensor = tensor.to(torch.float8_e4m3fn)
+        tensors[name] = tensor
+    quantised = write_safetensors(tmp_path / "quantised", params, tensors, shards=shards)
+    commands = [
+        [*words, str(folder)] for folder in (plain, quantised) for words in (["show"], ["config", "chat", "-m"])
+    ]
+    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path, **KERNELS), strict=True):
         assert (code, heavy) == (0, []), (command, err)
         assert out
 
@@ -92,6 +134,11 @@ def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     wide = save(tiny_model("llama"), tmp_path / "wide")
     edit_config(wide, {"intermediate_size": 49})
+    quantised = tmp_path / "quantised"
+    save_quantised(tiny_model("llama", hidden_size=64, intermediate_size=96), quantised, "int4 groups")
+    tensors = load_file(quantised / "model.safetensors")
+    del tensors["model.layers.0.mlp.up_proj.weight_scale"]
+    save_file(tensors, quantised / "model.safetensors")
     model = str(models["llama"])
     found = run(
         ["generate", "hi", "-m", "/nowhere"],
@@ -102,6 +149,7 @@ def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path
         ["show", str(broken)],
         ["show", str(wide)],
         ["inspect", "tokens", "hi", "-m", str(broken)],
+        ["show", str(quantised)],
         home=tmp_path,
     )  # fmt: skip
     assert [(code, heavy) for code, heavy, _, _ in found] == [
@@ -110,10 +158,11 @@ def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path
         (2, []),
         (2, []),
         (3, []),
-        *3 * [(4, [])],
+        *4 * [(4, [])],
     ]
     missing = f"llm: {broken} lacks the tensor model.layers.1.mlp.up_proj.weight, which the configuration asks for.\n"
     assert found[5][3] == found[7][3] == missing
+    assert "the tensor 'model.layers.0.mlp.up_proj.weight_scale' is missing" in found[8][3]
     shapes = "has shape [48, 32], the configuration says [49, 32]."
     assert found[6][3] == f"llm: {wide}: tensor model.layers.0.mlp.gate_proj.weight {shapes}\n"
 
