@@ -1,5 +1,6 @@
 """`python -m llmcli`, and the `llm` command: the same program, whatever else is called `llm` on this machine."""
 
+import gc
 import signal
 import sys
 from typing import NoReturn
@@ -19,7 +20,12 @@ def run() -> NoReturn:
     from llmcli.commands import torch_ahead
 
     torch_ahead.begin(sys.argv[1:])
+    # Modules stay until the end: searching them for garbage while they are imported takes time and finds none.
+    gc.disable()
     from llmcli import cli
+
+    gc.freeze()
+    gc.enable()
 
     if guarded:
         signal.signal(signal.SIGINT, handler)

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
+from typer.models import TyperInfo
 
 from llmcli import __version__
 from llmcli.bench.command import bench
@@ -132,14 +133,35 @@ def run() -> NoReturn:
 
 
 def _needed(asked: list[str]) -> typer.Typer:
-    """The app with the one command that is asked for: to make them all takes a twentieth of a second."""
-    commands = [command for command in app.registered_commands if [command.name] == asked[:1]]
-    # One command looks at the others.
-    if not commands or commands[0].callback is config:
-        return app
-    one = copy.copy(app)
-    one.registered_commands, one.registered_groups = commands, []
-    return one
+    """The app with only the command that is asked for: to make them all takes a twentieth of a second."""
+    names = asked[:1]
+    if names == ["config"]:
+        # It looks at one other, which it is told first, and without which it lists them all.
+        names = ["config", *(asked[1:2] or ["generate"])]
+    commands = [command for command in app.registered_commands if command.name in names]
+    groups: list[TyperInfo] = []
+    if not commands or len(commands) < len(names):
+        commands, groups = [], _group_with(asked[:2])
+        if not groups:
+            return app
+    needed = copy.copy(app)
+    needed.registered_commands, needed.registered_groups = commands, groups
+    return needed
+
+
+def _group_with(names: list[str]) -> list[TyperInfo]:
+    """The group of commands of the first name with only its command of the second; empty if there is none."""
+    for group in app.registered_groups:
+        whole = group.typer_instance
+        if whole is None or [whole.info.name] != names[:1]:
+            continue
+        commands = [command for command in whole.registered_commands if [command.name] == names[1:]]
+        if commands:
+            one, group = copy.copy(whole), copy.copy(group)
+            one.registered_commands, one.registered_groups = commands, []
+            group.typer_instance = one
+            return [group]
+    return []
 
 
 def _run() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmcli import __version__
+from llmcli import __version__, cli
 from tests.commands.running import llm
 
 SECRET = "hf_CanaryCanary"
@@ -39,3 +39,45 @@ def test_memory_that_runs_out_anywhere_is_told_with_its_code(monkeypatch: pytest
     result = llm("generate", "Hi")
     assert (result.returncode, result.stdout) == (5, b"")
     assert b"not enough memory" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        ("show --help", ["show"]),
+        ("show --bogus", ["show"]),
+        ("inspect tokens --help", ["inspect tokens"]),
+        ("inspect tokens --bogus", ["inspect tokens"]),
+        ("inspect token -1 --bogus", ["inspect token"]),
+        ("edit merge --help", ["edit merge"]),
+        ("config score --json", ["score", "config"]),
+        ("config score --bogus", ["score", "config"]),
+        ("config doctor", ["doctor", "config"]),
+        ("config generate -m /nowhere --json", ["generate", "config"]),
+        ("config -m /nowhere", None),
+        ("config inspect tokens", None),
+        ("config bogus", None),
+        ("config config", None),
+        ("inspect", None),
+        ("inspect --help", None),
+        ("inspect bogus", None),
+        ("bogus", None),
+        ("", None),
+    ],
+)
+def test_only_the_command_that_is_asked_for_is_made(
+    words: str, made: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = cli._needed(words.split())
+    if made is None:
+        assert needed is cli.app
+    else:
+        names = [command.name for command in needed.registered_commands]
+        for group in needed.registered_groups:
+            assert group.typer_instance is not None
+            own = group.typer_instance.registered_commands
+            names += [f"{group.typer_instance.info.name} {command.name}" for command in own]
+        assert names == made
+    answered = llm(*words.split())
+    monkeypatch.setattr(cli, "_needed", lambda asked: cli.app)
+    assert llm(*words.split()) == answered

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
-
 from llmcli.checkpoint.starter import STARTER
 from llmcli.checkpoint.writing import replace_text, set_aside
 from llmcli.errors import ModelNotFoundError, UsageError
@@ -123,6 +121,8 @@ def _changing(*, setting: bool = False) -> Iterator[tuple[dict[str, str], Path |
 
     A damaged file is refused, or set aside where one is going to be set; then its new name comes with them.
     """
+    from filelock import FileLock
+
     path, aside = aliases_path(), None
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))

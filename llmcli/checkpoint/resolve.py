@@ -13,7 +13,6 @@ from llmcli.checkpoint import hub_cache, starter, store
 from llmcli.checkpoint.aliases import aliases, meant_by
 from llmcli.checkpoint.folder_files import FolderIndexes, file_names
 from llmcli.checkpoint.gguf_files import first_part_of
-from llmcli.checkpoint.hub import fetch_model
 from llmcli.checkpoint.hub_files import HubName, parse_hub_name
 from llmcli.checkpoint.model_files import weight_files
 from llmcli.checkpoint.store import Progress, no_progress
@@ -74,11 +73,15 @@ def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None =
         return cached
     if not fetch:
         raise ModelNotFoundError(f"{hub_name} is not on this machine; `llm pull {hub_name}` fetches it.")
+    from llmcli.checkpoint.hub import fetch_model
+
     return fetch_model(hub_name, report)
 
 
 def pull(name: str, progress: Progress = no_progress) -> Path:
     """Like `resolve`, but a hub name is brought up to date even if it is in the cache already."""
+    from llmcli.checkpoint.hub import fetch_model
+
     hub_name = _as_hub_name(name)
     return resolve(name, progress=progress) if hub_name is None else fetch_model(hub_name, progress)
 

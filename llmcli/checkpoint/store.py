@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from platformdirs import user_data_dir
 
 from llmcli.checkpoint.gguf_files import gguf_models
@@ -129,6 +128,8 @@ def working_folder() -> Iterator[Path]:
     _remove_stale(partial)
     folder = partial / uuid.uuid4().hex
     # The lock is taken before the folder exists, so whoever sees the folder unlocked knows that its owner is gone.
+    from filelock import FileLock
+
     lock = FileLock(folder.with_suffix(".lock"))
     try:
         # A file system without locks: nobody can take one, so nobody cleans up either.
@@ -149,6 +150,8 @@ def working_folder() -> Iterator[Path]:
 @contextmanager
 def only_one_process(task: str, on_wait: Callable[[], None]) -> Iterator[None]:
     """Let one process at a time do `task` (a plain file name); `on_wait` is called once if another is at it."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(_partial_folder() / f"{task}.task")
     try:
         lock.acquire(timeout=0)
@@ -179,6 +182,8 @@ def _partial_folder() -> Path:
 
 def _remove_stale(partial: Path) -> None:
     """Delete the working folders that no living process holds."""
+    from filelock import FileLock
+
     with suppress(OSError):
         for folder in [path for path in partial.iterdir() if path.suffix != ".task"]:
             if folder.suffix == ".lock":

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import platformdirs
-from filelock import FileLock
 
 from llmcli.kernels import NoKernelError, cpu_structs
 
@@ -90,6 +89,8 @@ def _cached(compiler: str, flags: Sequence[str]) -> Path:
     path = cache_folder() / f"cpu-{_key(compiler, flags)}.so"
     if _is_whole(path):
         return path
+    from filelock import FileLock
+
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Processes that start together compile once.
