@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from llmcli.errors import UsageError
+from llmcli.text.bytes_to_text import text_from_bytes
 
 _ENDINGS = (".jinja", ".jinja2", ".j2")
 _LARGEST_BYTES = 1 << 20
@@ -26,18 +27,17 @@ def read_template_file(name: str) -> str:
     """The source of the template in a file.
 
     Raises:
-        UsageError: it cannot be read, is too large, is not UTF-8 text, or is empty.
+        UsageError: it cannot be read, is too large, is not text in a known encoding, or is empty.
     """
     path = Path(name).expanduser()
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_BYTES + 1)
-        source = data.decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"The chat template {name} cannot be read: {why}.") from None
+    except OSError as error:
+        raise UsageError(f"The chat template {name} cannot be read: {error.strerror}.") from None
     if len(data) > _LARGEST_BYTES:
         raise UsageError(f"The chat template {name} is larger than any chat template.")
+    source = text_from_bytes(data, f"The chat template {name}", instead="Save it as UTF-8.")
     if not source.strip():
         raise UsageError(f"The chat template {name} is empty.")
     return source

@@ -100,7 +100,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
         template_fault=fault,
         stop_ids=stops,
         generation_defaults=_folder_defaults(generation),
-        notes=(*notes, *tokenizer.notes, *stop_notes),
+        notes=(*notes, *tokenizer.notes, *stop_notes, *_fault_notes(fault, origin)),
     )
 
 
@@ -207,6 +207,11 @@ def _folder_templates(
             origins.append(origin)
             found = templates | found
     return found, origins[0] if origins else None, fault
+
+
+def _fault_notes(fault: CheckpointError | None, origin: str | None) -> list[str]:
+    """That a file of templates is damaged, where others of the place `origin` are used instead of its own."""
+    return [] if fault is None or origin is None else [f"The chat template comes from {origin}: {fault}"]
 
 
 def _jinja_template(folder: Path) -> dict[str, str]:

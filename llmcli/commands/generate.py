@@ -111,12 +111,13 @@ def generate(
     """Answer one prompt and exit."""
     if prompt_template is None and param:
         raise UsageError("--param is for a --prompt-template, and none is given.")
+    if fill_in is not None:
+        filling_in.check_alone(invocation)
     if control_tokens and not raw and options.is_flag_given(invocation, "control_tokens"):
         raise UsageError(
             "--control-tokens is for --raw: in a conversation the chat template writes the control tokens."
         )
     if fill_in is not None:
-        filling_in.check_alone(invocation)
         # Only flags of this invocation count: a system prompt in the settings file is for conversations.
         text, raw, control_tokens = fill_in[0], True, False
         system = template = template_arg = choices = json_schema = regex = grammar = record = None

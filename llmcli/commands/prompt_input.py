@@ -138,4 +138,5 @@ def argument_text(argument: str, source: str) -> str:
         data = os.fsencode(argument)
     except UnicodeEncodeError:  # surrogates that stand for no byte
         return argument.encode("utf-8", errors="replace").decode("utf-8")
-    return text_from_bytes(data, source, _encoding)
+    advice = "Say how it is encoded, as in --encoding cp1252." if _encoding is None else None
+    return text_from_bytes(data, source, _encoding, instead=advice)

@@ -169,6 +169,7 @@ def _byte_level(vocabulary: _Vocabulary) -> Backend:
     if not lines:
         raise vocabulary.error(f"there are no merges ({_KEY}merges).")
     merges = []
+    ids, unknown = vocabulary.ids, 0
     for line in lines:
         first, _, second = line.partition(" ")
         if not first:
@@ -177,8 +178,17 @@ def _byte_level(vocabulary: _Vocabulary) -> Backend:
             first = f" {first}"
         if not second:
             raise vocabulary.error(f"the merge {line!r} is not a pair of pieces.")
-        merges.append((first, second))
-    backend = Backend(models.BPE(vocabulary.ids, merges, ignore_merges=pre in IGNORES_MERGES))
+        if first in ids and second in ids and first + second in ids:
+            merges.append((first, second))
+        else:
+            unknown += 1
+    if unknown:
+        vocabulary.notes.append(
+            f"{source} has {unknown} of {len(lines)} merges of pieces that are not in its vocabulary; not used."
+        )
+    if 2 * unknown > len(lines):
+        raise vocabulary.error(f"{unknown} of {len(lines)} merges are of pieces that are not in the vocabulary.")
+    backend = Backend(models.BPE(ids, merges, ignore_merges=pre in IGNORES_MERGES))
     backend.pre_tokenizer = gguf_pre_tokenizer(pre, source=source)
     backend.decoder = decoders.ByteLevel()
     return backend

@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 
 from tokenizers import AddedToken
 
+from llmcli.errors import LlmcliError
+from llmcli.text.template import ChatTemplate
 from llmcli.text.typed_vocabulary import SPACE
 
 _TAG = re.compile(r"</?([a-z][a-z0-9]*)>")
@@ -30,16 +33,24 @@ _STRUCK, _OTHER_TAG = "s", "<b>"
 _IN_WORDS = frozenset(" .,'’-–·+#&/%")
 _BRACKETS = frozenset("<>|｜[]{}()_⟨⟩〈〉《》「」【】«»‹›")
 _JOINERS = frozenset("\u200c\u200d")
+# Conversations that are refused by few templates, and together have all ordinary roles.
+_CONVERSATIONS = (("user",), ("user", "assistant", "user"), ("system", "user", "assistant", "user"))
+_SAID = "\ue000"
 
 
 def plain_tokens(
-    added: Mapping[int, AddedToken], *, named: Collection[str], templates: Collection[str]
+    added: Mapping[int, AddedToken],
+    *,
+    named: Collection[str],
+    templates: Collection[str],
+    special_tokens: Mapping[str, str] | None = None,
 ) -> frozenset[int]:
     """The ids of the `added` tokens that are text.
 
     Whitespace, and what is spelled as words, as punctuation or as an HTML tag; but no token that is marked as special,
-    that is among the `named` ones (those with a role), or that one of the chat `templates` writes. A single letter in
-    a template is no sign of anything.
+    that is among the `named` ones (those with a role), or that one of the chat `templates` writes: it is in its source,
+    or in what it makes of a conversation, for which it is given the `special_tokens` by role. A single letter in a
+    template is no sign of anything.
     """
     spellings = {token.content for token in added.values()}
 
@@ -51,7 +62,22 @@ def plain_tokens(
             return False
         return len(content) == 1 or not any(content in template for template in templates)
 
-    return frozenset(index for index, token in added.items() if is_plain(token))
+    plain = frozenset(index for index, token in added.items() if is_plain(token))
+    # Few vocabularies have tokens for which a template must be compiled.
+    doubtful = {index for index in plain if len(added[index].content) > 1 and not added[index].content.isspace()}
+    written = _written(templates, special_tokens or {}) if doubtful else ""
+    return plain - {index for index in doubtful if added[index].content in written}
+
+
+def _written(templates: Collection[str], special_tokens: Mapping[str, str]) -> str:
+    """What `templates` put around the messages of short conversations, names of roles too; damaged ones put nothing."""
+    found = []
+    for source in templates:
+        template = ChatTemplate(source, special_tokens=special_tokens)
+        for roles in _CONVERSATIONS:
+            with suppress(LlmcliError):
+                found.append(template.render([{"role": role, "content": _SAID} for role in roles]))
+    return _SAID.join(found)
 
 
 def _is_tag(content: str, spellings: Collection[str]) -> bool:

@@ -70,10 +70,8 @@ class Tokenizer:
         if unused:
             vocab_size = unused[0]
             names = ", ".join(repr(added[index].content) for index in unused[:3])
-            notes = [
-                *notes,
-                f"{source} has {len(unused)} added tokens without an embedding, not used: {names}.",
-            ]
+            count = "an added token" if len(unused) == 1 else f"{len(unused)} added tokens"
+            notes = [*notes, f"{source} has {count} without an embedding, not used: {names}."]
         self.vocab_size: int = vocab_size
         """The highest id, plus one."""
         self.notes: tuple[str, ...] = tuple(notes)
@@ -94,7 +92,12 @@ class Tokenizer:
                 f"{source} puts the token {outside[0]} in front of every text, "
                 f"but the vocabulary has {vocab_size} tokens."
             )
-        plain = plain_tokens(self._added, named={*special, *special_tokens.values()}, templates=templates)
+        plain = plain_tokens(
+            self._added,
+            named={*special, *special_tokens.values()},
+            templates=templates,
+            special_tokens=special_tokens,
+        )
         self._encoder = GuardedEncoder(backend, _unknown_id(backend), plain, source=source)
         # SentencePiece tokenizers begin every text with a space of their own, which a later part must not get.
         together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))

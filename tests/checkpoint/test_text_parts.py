@@ -178,8 +178,14 @@ def test_a_damaged_file_of_a_template_is_an_error_only_where_one_is_used(folder:
         template.check()
     # Another place has one.
     write(folder, "tokenizer_config.json", json.dumps({"chat_template": "x"}))
-    other = read(folder).template()
+    parts = read(folder)
+    other = parts.template()
     assert other is not None and other.render([]) == "x"
+    # A place behind that one is not looked at.
+    count = 0 if name == "chat_template.json" else 1
+    told = [note for note in parts.notes if "template" in note and name in note]
+    assert len(told) == count
+    assert all(note.startswith("The chat template comes from tokenizer_config.json: ") for note in told)
 
 
 def test_an_empty_template_is_none(folder: Path) -> None:

@@ -184,7 +184,9 @@ def test_another_template_comes_from_a_file(
         ("./none.jinja", None, "cannot be read: No such file"),
         ("none.jinja", None, "cannot be read"),
         ("./empty.jinja", b" \n", "is empty"),
-        ("./odd.jinja", b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
+        ("./odd.jinja", b"\xff\xfe", "is empty"),
+        ("./odd.jinja", b"{{ 'caf\xe9' }}", "is not UTF-8: the byte at offset 7 is 0xe9. Save it as UTF-8."),
+        ("./odd.jinja", b"\xff\xfea", "is not UTF-16 (little-endian), as its byte order mark says"),
         ("./folder", b"", "cannot be read"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -139,6 +140,21 @@ def test_wide_text_without_a_mark_and_stray_nuls_are_told(model: Path) -> None:
     stray = llm("generate", "-m", model, "-t", 0, stdin=b"hi\0 there")
     assert (stray.returncode, stray.stdout) == (0, b"ok\n") and b"has NUL characters" in stray.stderr
     assert llm("generate", "-m", model, "-q", stdin=b"hi\0 there").stderr == b""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_chat_templates_are_read_as_windows_editors_write_them(model: Path, encoding: str) -> None:
+    Path("mine.jinja").write_bytes(f"{TEXT}{{{{ messages[-1]['content'] }}}}".encode(encoding))
+    shown = llm("inspect", "tokens", "hi", "-m", model, "--chat", "--chat-template", "./mine.jinja", "--json")
+    assert shown.returncode == 0, shown
+    found = b"".join(base64.b64decode(token["bytes"]) for token in json.loads(shown.stdout)["tokens"])
+    assert found.decode() == f"{TEXT}hi"
+
+
+def test_a_file_of_a_message_with_nuls_is_refused_with_the_reason(model: Path) -> None:
+    Path("odd.txt").write_bytes(b"a\0b")
+    result = llm("chat", "odd.txt", "-m", model)
+    assert (result.returncode, result.stdout) == (2, b"") and b"it has NUL characters" in result.stderr
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

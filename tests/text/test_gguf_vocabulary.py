@@ -162,6 +162,17 @@ def test_an_unknown_rule_for_words_is_refused_by_name() -> None:
         gguf_backend(gguf_of_byte_level(byte_level_backend(), "chameleon"), source="model.gguf")
 
 
+@pytest.mark.parametrize("merge", ["a no-such-piece", "no-such-piece a", "a \u0120"])
+def test_a_merge_of_pieces_outside_the_vocabulary_is_passed_over(merge: str) -> None:
+    metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2")
+    merges = [str(line) for line in metadata["tokenizer.ggml.merges"]]  # type: ignore[attr-defined]
+    backend, _, notes = gguf_backend(metadata | {"tokenizer.ggml.merges": [*merges, merge]}, source="m.gguf")
+    sound, _, none = gguf_backend(metadata, source="m.gguf")
+    assert none == () and len(notes) == 1
+    assert notes[0].startswith(f"m.gguf has 1 of {len(merges) + 1} merges of pieces that are not in its vocabulary")
+    assert [backend.encode(text).ids for text in TEXTS] == [sound.encode(text).ids for text in TEXTS]
+
+
 BYTE_LEVEL_FAULTS: list[dict[str, object]] = [
     {"tokens": []},
     {"tokens": "abc"},

@@ -81,6 +81,16 @@ def test_a_token_with_a_role_or_in_a_template_is_no_text() -> None:
     assert plain(contents, named=["ü"]) == ["USER", "<h1>", "###", "\n\n", "end"]
 
 
+def test_what_a_template_puts_together_is_no_text() -> None:
+    contents = ["<code>", "</b>", "user", "assistant", "system", "<h1>", "<i>", "ü", "\n\n"]
+    computed = "{% set a = '<' ~ 'code' ~ '>' %}{% for m in messages %}{{ a ~ m['role'] ~ m['content'] ~ '</' ~ 'b>' }}"
+    written = computed + "{{ 'ü\n' + '\n' }}{% endfor %}{{ eos_token }}"
+    refuses = "{% if messages | length > 3 %}{{ raise_exception('no') }}{% endif %}" + written
+    assert plain(contents, templates=[written]) == ["<h1>", "<i>", "ü", "\n\n"]
+    assert plain(contents, templates=[refuses]) == ["system", "<h1>", "<i>", "ü", "\n\n"]
+    assert plain(contents, templates=[computed]) == contents
+
+
 def test_strikethrough_is_a_tag_only_among_tags() -> None:
     assert plain(["<s>", "</s>"]) == []
     assert plain(["<b>", "<s>", "</s>"]) == ["<b>", "<s>", "</s>"]

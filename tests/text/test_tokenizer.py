@@ -297,7 +297,7 @@ def test_an_added_token_without_an_embedding_is_not_used() -> None:
         Tokenizer.from_json(byte_level_backend().to_str(), source="t.json", added_tokens={"<pad>": rows}, rows=rows),
     ):
         assert (made.vocab_size, made.token_to_id("<pad>"), made.is_added(rows)) == (rows, None, False)
-        assert made.notes == ("t.json has 1 added tokens without an embedding, not used: '<pad>'.",)
+        assert made.notes == ("t.json has an added token without an embedding, not used: '<pad>'.",)
         assert made.encode("<pad>") == wrapped(byte_level_backend()).encode("<pad>")
         with pytest.raises(CheckpointError, match=r"'<pad>' .* embeddings for"):
             made.encode_segments([Segment("<pad>", True)])

@@ -85,9 +85,11 @@ def text_of_file(name: str) -> str:
             data = file.read(_LARGEST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}.") from error
-    text = decoded_text(data, name, quiet=True) if len(data) <= _LARGEST_BYTES else "\0"
+    if len(data) > _LARGEST_BYTES:
+        raise UsageError(f"{name} is larger than {_LARGEST_BYTES >> 20} MiB, more than a model could read.")
+    text = decoded_text(data, name, quiet=True)
     if "\0" in text:
-        raise UsageError(f"{name} is not a text that a model could read.")
+        raise UsageError(f"{name} is not a text that a model could read: it has NUL characters.")
     return text
 
 
