@@ -77,10 +77,11 @@ def given_rule(
     from llmcli.engine.rule import Rule
 
     schema = None if json_schema is None else _contents(json_schema, "--json-schema", inline="{", quiet=quiet)
+    lark = None if grammar is None else _contents(grammar, "--grammar", inline=":", quiet=quiet)
     rules = [
         *([] if schema is None else [Rule("json-schema", schema, free_whitespace=free_whitespace)]),
         *([] if regex is None else [Rule("regex", regex)]),
-        *([] if grammar is None else [Rule("grammar", _contents(grammar, "--grammar", inline=":", quiet=quiet))]),
+        *([] if lark is None else [Rule("grammar", lark, free_whitespace=free_whitespace)]),
     ]
     if len(rules) > 1:
         raise UsageError("A reply has one form: give one of --json-schema, --regex and --grammar.")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # The JSON that models write: nothing but a space after a comma or a colon, or none. (Expressions since llguidance 1.3.)
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 _FREE = {"whitespace_flexible": True}
+_OF_WHITESPACE = {"whitespace_flexible", "whitespace_pattern"}
+# In a grammar, a part in JSON; before it, what could hide one: texts, expressions and comments.
+_JSON_PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?![/*])(?:[^/\\\n]|\\.)+/|//[^\n]*|#[^\n]*|(?P<before>%json\s*)')
 # Characters of a text that a message shows.
 _LONGEST_SHOWN = 40
 # What the library says, and what that means.
@@ -69,7 +72,9 @@ class Rule:
         # A grammar that names control tokens needs the model's own tokenizer.
         if prefill and not _library().validate_grammar(grammar, _byte_tokenizer()):
             self.byte_matcher(prefill.encode(errors="replace"))
-        return [*([] if schema is None else schema.notes), *(str(word) for word in words)]
+        # That control tokens are not looked up without a model's tokenizer is no news to a user.
+        told = [str(word) for word in words if "no tokenizer" not in word]
+        return [*([] if schema is None else schema.notes), *told]
 
     def matcher(self, tokenizer: Any) -> LLMatcher:
         """What follows a text of this form, from its beginning; `tokenizer` is one of the library.
@@ -132,7 +137,7 @@ class Rule:
         if self.kind == "regex":
             return str(library.grammar_from_regex(self.text)), None
         if self.kind == "grammar":
-            return str(library.grammar_from_lark(self.text)), None
+            return str(library.grammar_from_lark(self._with_adapted_json())), None
         try:
             schema = json.loads(self.text)
         except (ValueError, RecursionError) as error:
@@ -143,12 +148,40 @@ class Rule:
             raise UsageError("The --json-schema must be a JSON object.")
         adapted = AdaptedSchema(schema, _known_format)
         # A schema that has its own options for whitespace is not half overruled.
-        own = {"whitespace_flexible", "whitespace_pattern"} & adapted.options.keys()
+        own = _OF_WHITESPACE & adapted.options.keys()
         defaults = {} if own else _FREE if self.free_whitespace else _COMPACT
         try:
             return str(library.grammar_from_json_schema(json.dumps(adapted.root), defaults=defaults)), adapted
         except ValueError as error:  # nested too deeply for the library
             raise self._unusable(str(error)) from None
+
+    def _with_adapted_json(self) -> str:
+        """The grammar, its `%json` parts treated as schemas of their own are: adapted, and compact.
+
+        Raises:
+            UsageError: replies cannot be held to one of them.
+        """
+        parts, end = [], 0
+        while found := _JSON_PART.search(self.text, end):
+            start = found.end("before")
+            if found["before"] is None:  # a text, an expression or a comment
+                parts.append(self.text[end : found.end()])
+                end = found.end()
+                continue
+            try:
+                schema, end_of_json = json.JSONDecoder().raw_decode(self.text, start)
+            except (ValueError, RecursionError):  # the library says where it is wrong
+                break
+            if isinstance(schema, dict):
+                try:
+                    own = AdaptedSchema(schema, _known_format).root.setdefault("x-guidance", {})
+                except UsageError as error:
+                    raise UsageError(str(error).replace("--json-schema", "%json of the --grammar")) from None
+                if not self.free_whitespace and not _OF_WHITESPACE & own.keys():
+                    schema["x-guidance"] = {**_COMPACT, **own}
+            parts += [self.text[end:start], json.dumps(schema)]
+            end = end_of_json
+        return "".join([*parts, self.text[end:]])
 
     def _unusable(self, why: str, place: str = "") -> UsageError:
         for theirs, ours in _OURS:

@@ -214,6 +214,28 @@ def test_a_grammar(byte_level: Tokenizer) -> None:
         assert complete and text.count("(") == text.count(")") and re.fullmatch(r"[0-9+()]+", text), text
 
 
+def test_json_inside_a_grammar_is_what_a_schema_would_make_it() -> None:
+    """Texts, expressions and comments are left alone, and so are whitespace settings that a part has itself."""
+    grammar = (
+        '// %json {"x"}\nstart: "%json {" a b /%json/\n'
+        'a: %json {"type": "object", "properties": {"p": {"type": "null"}}}\n'
+        'b: %json {"x-guidance": {"whitespace_flexible": true}, "type": "array"}'
+    )
+    rule = Rule("grammar", grammar)
+    assert rule.check('%json {{"p": null}[\n\n]%json') == []
+    with pytest.raises(UsageError, match="begins with"):
+        rule.check('%json {{\n"p": null}')
+    assert Rule("grammar", grammar, free_whitespace=True).check('%json {{\n"p": null}') == []
+    assert Rule("grammar", 'start: %json {"type": "string", "format": "phone", "maxLength": 2.0}').check('"ab"') == []
+    for refused in ('{"not": {}}', '{"oneOf": [{"type": "number"}, {"type": "integer"}]}'):
+        with pytest.raises(UsageError, match="%json of the --grammar cannot be used: at #/"):
+            Rule("grammar", f"start: %json {refused}").check()
+
+
+def test_what_the_library_says_of_a_tokenizer_is_dropped() -> None:
+    assert Rule("grammar", 'start: "a" <|im_end|>').check() == []
+
+
 def test_a_prefill_is_the_beginning_of_what_must_match(byte_level: Tokenizer) -> None:
     rule = Rule("json-schema", json.dumps(PERSON))
     text, complete = said(rule, byte_level, room=60, seed=1, prefill='{"name": "Ann', dull=True)
