@@ -272,6 +272,7 @@ def load_checkpoint(
             )
         parts = text.result()
     _check_vocabulary(checkpoint, parts)
+    model.vocabulary = parts.tokenizer.vocab_size
     lay_edits_over(model, edits)
     chosen, text_notes = parts.template(template), parts.notes
     if chosen is not None and NO_STOP_TOKEN in text_notes:

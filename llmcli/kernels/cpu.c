@@ -450,7 +450,7 @@ static void join_heads(Worker *w, const Layer *layer, Input *in, int token) {
         memset(to, 0, (size_t)m->head_dim * sizeof *to);
         for (int s = 0; s < plan.splits; s++) {
             const float *p = part + s * step;
-            if (p[c->width] == NEVER) continue;
+            if (p[c->width + 1] == 0) continue; /* it has seen no key */
             float factor = expf(p[c->width] - most);
             total += factor * p[c->width + 1];
             for (int d = 0; d < m->head_dim; d++) to[d] += factor * p[d];

@@ -5,11 +5,12 @@
 #include "cpu_simd.h"
 #include "cpu_types.h"
 
-/* The greatest of n scores that has not been taken, the first of equal ones; it is marked as taken. */
+/* The greatest of n scores that has not been taken, the first of equal ones; it is marked as taken. NaN is greater than
+   any number, as it is for torch. */
 static int take_greatest(float *scores, int n) {
     int best = 0;
     for (int i = 1; i < n; i++)
-        if (scores[i] > scores[best]) best = i;
+        if (scores[i] > scores[best] || (scores[i] != scores[i] && scores[best] == scores[best])) best = i;
     scores[best] = -INFINITY;
     return best;
 }

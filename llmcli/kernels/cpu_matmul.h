@@ -56,13 +56,15 @@ static void quantise(Input *in, int token, int first, int last) {
             memcpy(padded, p, (size_t)count * sizeof *p);
             p = padded;
         }
-        vf most = {0};
+        /* The greatest magnitude, by its bits: these order numbers without a sign, and NaN above all. */
+        vi most = {0};
         for (int i = 0; i < GROUP; i += LANES) {
-            vf v = load(p + i);
-            most = vmax(most, vmax(v, -v));
+            vi v = (vi)load(p + i) & 0x7fffffff;
+            vi more = v > most;
+            most = (v & more) | (most & ~more);
         }
-        float limit = greatest(most), scale = limit / 32512, inverse = limit > 0 ? 32512 / limit : 0;
-        if (!(inverse < 3e38f)) inverse = 0; /* all but zero, or not numbers */
+        float limit = greatest_magnitude(most), scale = limit / 32512, inverse = limit > 0 ? 32512 / limit : 0;
+        if (!(inverse < 3e38f)) inverse = 0; /* all but zero; where one is not a number the scale is none either */
         int8_t upper[GROUP], lower[GROUP];
         vi sums = {0};
         for (int i = 0; i < GROUP; i += LANES) {

@@ -48,9 +48,9 @@ INLINE vf activated(int kind, vf x) {
     case GELU_TANH:
         return 0.5f * x * (1.0f + vtanh(0.7978845608f * (x + 0.044715f * x * x * x)));
     case RELU:
-        return vmax(x, all(0));
+        return vmax(all(0), x);
     case RELU2:
-        return vmax(x, all(0)) * vmax(x, all(0));
+        return vmax(all(0), x) * vmax(all(0), x);
     case QUICK_GELU:
         return x * vsigmoid(1.702f * x);
     default: {

@@ -79,6 +79,7 @@ INLINE vf all(float x) { return x - (vf){0}; }
 
 INLINE vf pick(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 
+/* Where one of them is NaN: `b`. */
 INLINE vf vmax(vf a, vf b) { return pick(a > b, a, b); }
 INLINE vf vmin(vf a, vf b) { return pick(a < b, a, b); }
 
@@ -112,10 +113,24 @@ INLINE float greatest(vf v) {
 #endif
 }
 
-/* e^x to a few units in the last place; the argument is cut off where the result would leave the normal numbers. */
+/* Of magnitudes, by their bits; NaN is greater than any number. */
+INLINE float greatest_magnitude(vi v) {
+    float magnitude;
+#ifdef USE_AVX512
+    int32_t best = _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t best = v[0];
+    for (int i = 1; i < LANES; i++) best = v[i] > best ? v[i] : best;
+#endif
+    memcpy(&magnitude, &best, sizeof magnitude);
+    return magnitude;
+}
+
+/* e^x to a few units in the last place; the argument is cut off where the result would leave the normal numbers. NaN
+   stays NaN, which the bits that are added at the end could make a number of. */
 INLINE vf vexp(vf x) {
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number, found in the lower bits */
-    x = vmin(vmax(x, all(-87.0f)), all(88.0f));
+    x = vmin(all(88.0f), vmax(all(-87.0f), x));
     vf t = x * 1.44269504f + shift;
     vi n = (vi)t - (vi)all(shift);
     t -= shift;
@@ -129,7 +144,7 @@ INLINE vf vexp(vf x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    return (vf)((vi)p + (n << 23));
+    return pick(x == x, (vf)((vi)p + (n << 23)), x);
 }
 
 INLINE vf vtanh(vf x) { return 1.0f - 2.0f / (vexp(2.0f * x) + 1.0f); }

@@ -62,7 +62,8 @@ static void take_in(float *scores, int n, int from, int to, float cap, float *mo
     }
     vf added = {0};
     for (int i = 0; i < n; i += LANES) {
-        vf s = load(scores + i), p = pick(s > NEVER, vexp(s - *most), all(0));
+        /* NaN is not left out: then the sum is NaN as well. */
+        vf s = load(scores + i), p = pick(s <= NEVER, all(0), vexp(s - *most));
         added += p;
         store(scores + i, p);
     }

@@ -53,7 +53,7 @@ class SoftmaxAttention(nn.Module):
                 for row, span in enumerate(mask)
             ]
             return torch.cat(rows, dim=2)
-        if not self.fused or sinks is not None:
+        if not self.fused or sinks is not None or (q.device.type == "cpu" and not _are_numbers(q, k)):
             return self._explicitly(q, k, v, mask, sinks)
         with _without_plans() if q.is_cuda else nullcontext():
             if mask is None and q.shape[2] > 1:
@@ -112,6 +112,11 @@ class SoftmaxAttention(nn.Module):
             mixed = weights.reshape(batch, kv_heads, -1, seen) @ v  # (B, K, H/K * T, D')
             parts.append(mixed.view(batch, heads, -1, v.shape[3]))
         return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+
+
+def _are_numbers(q: Tensor, k: Tensor) -> bool:
+    """Whether queries and their own keys are finite; PyTorch's fused CPU kernel makes numbers of others."""
+    return bool(q.isfinite().all() and k[:, :, -q.shape[2] :].isfinite().all())
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def first_not_finite(
     embedded: Tensor,
     blocks: Sequence[nn.Module],
     run: Callable[[int, Tensor], Tensor],
-    embedding: nn.Module,
+    embedding: Mapping[str, nn.Module],
     head: Mapping[str, nn.Module],
 ) -> NotFiniteError:
     """The error that names the first part of the model whose output is not finite.
@@ -88,7 +88,7 @@ def first_not_finite(
     What follows the last block, the `head`, is to blame where all blocks give numbers.
     """
     if not _finite(embedded):
-        return _error("the token embeddings", embedded.dtype, {"embed_tokens": embedding})
+        return _error("the embedding", embedded.dtype, embedding)
     x = embedded
     for index, block in enumerate(blocks):
         x = run(index, x)

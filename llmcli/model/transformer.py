@@ -31,6 +31,8 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.vocabulary = config.vocab_size
+        """Tokens that the tokenizer has: logits of the rows after them, which only pad the head, may be anything."""
         self.embed_tokens: nn.Embedding | QuantisedEmbedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = (
             nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
@@ -87,7 +89,7 @@ class Transformer(nn.Module):
         if only_last:
             x = x[:, -1:]
         logits = self._head(x)  # (B, T, V)
-        if not are_logits(logits):
+        if not are_logits(logits[..., : self.vocabulary]):
             raise self._not_finite(embedded, places, cache)
         if cache is not None:
             cache.advance(new)
@@ -159,9 +161,11 @@ class Transformer(nn.Module):
         """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V).
 
         Raises:
-            NotFiniteError: they are NaN or infinite.
+            NotFiniteError: those of the vocabulary are NaN or infinite.
         """
-        return check_logits(self._head(x))
+        logits = self._head(x)
+        check_logits(logits[..., : self.vocabulary])
+        return logits
 
     def rotated_alike(self, length: int, other: int) -> bool:
         """Texts of so many tokens are rotated alike, so that the cache of one can serve the other."""
@@ -213,7 +217,10 @@ class Transformer(nn.Module):
             return y
 
         head = {"norm": self.norm, "lm_head": self.lm_head}
-        return first_not_finite(embedded, list(self.layers), run, self.embed_tokens, head)
+        embedding = {"embed_tokens": self.embed_tokens}
+        if self.embed_positions is not None:
+            embedding["embed_positions"] = self.embed_positions
+        return first_not_finite(embedded, list(self.layers), run, embedding, head)
 
     def _capped(self, logits: Tensor) -> Tensor:
         if self.config.logit_scale != 1:

@@ -142,7 +142,7 @@ def infinite_in_float16(weights: dict[str, torch.Tensor]) -> None:
     [
         (huge, "float32", "values overflow in layer 2, even in float32"),
         (infinite_in_float16, "float16", "layer 1 has infinite weights (self_attn.v_proj.weight)"),
-        (lambda weights: weights["model.embed_tokens.weight"].fill_(torch.nan), "float32", "the token embeddings"),
+        (lambda weights: weights["model.embed_tokens.weight"].fill_(torch.nan), "float32", "the embedding has weights"),
         (lambda weights: weights["model.norm.weight"].fill_(torch.nan), "float32", "(norm.weight)"),
     ],
 )
@@ -169,6 +169,52 @@ def test_packed_weights_and_their_kernel(tmp_path: Path, bits: str) -> None:
     ):
         with pytest.raises(NotFiniteError, match=r"layer 1 has weights that are not numbers \(mlp.down_proj\)"):
             run()
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+@pytest.mark.parametrize(
+    "part", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"]
+)
+@pytest.mark.parametrize("activation", ["silu", "relu"])
+def test_one_value_is_lost_nowhere_on_its_way(tmp_path: Path, part: str, quantize: str | None, activation: str) -> None:
+    """Not in the greatest of some values, in rounding, in a softmax or in an activation that cuts off."""
+    save(tiny_model("llama", hidden_act=activation), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights[f"model.layers.1.{part}.weight"][2] = torch.nan
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = llmcli.load(tmp_path, quantize=quantize, dtype="float32", device="cpu")
+    for run in (
+        lambda: loaded.logits(random_ids(4)),
+        lambda: loaded.engine().next_logits(random_ids(1)),
+        lambda: list(loaded.engine().stream(random_ids(70), SamplingParams(max_tokens=2), probabilities=False)),
+        lambda: score(loaded, random_ids(9)),
+    ):
+        with pytest.raises(NotFiniteError, match=rf"layer 1 has weights that are not numbers \({part}"):
+            run()
+
+
+def test_rows_that_pad_the_head_may_be_anything(tmp_path: Path) -> None:
+    folder = save(tiny_model("llama", vocab_size=288), tmp_path)
+    sound = llmcli.load(folder, device="cpu").logits(random_ids(4))
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][270] = torch.nan
+    weights["lm_head.weight"][280] = torch.inf
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded = llmcli.load(folder, device="cpu")
+    used = loaded.tokenizer.vocab_size
+    assert used < 270 and torch.equal(loaded.logits(random_ids(4))[:, :used], sound[:, :used])
+    for command in ("token", "lens", "score", "generate"):
+        assert llm(*COMMANDS[command], "-m", folder).returncode == 0, command
+
+
+def test_learned_positions_are_named(tmp_path: Path) -> None:
+    save(tiny_model("gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=64), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["transformer.wpe.weight"][3] = torch.nan
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = llmcli.load(tmp_path, dtype="float32", device="cpu")
+    with pytest.raises(NotFiniteError, match=r"the embedding has weights that are not numbers \(embed_positions"):
+        score(loaded, random_ids(9))
 
 
 def test_a_draft_model_is_named(folders: dict[str, tuple[Path, str, str]], tmp_path: Path) -> None:

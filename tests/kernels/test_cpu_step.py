@@ -347,3 +347,29 @@ def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest(tm
         step.forward([1], cache)
         assert step.greatest is not None
         assert step.greatest[0] == place and math.isnan(step.greatest[1])
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize(
+    ("case", "part"),
+    [
+        ("smollm", "self_attn.q_proj"),
+        ("smollm", "mlp.up_proj"),
+        ("gpt-oss", "self_attn.k_proj"),
+        ("gpt-oss", "mlp.gate"),
+        ("llama 4", "mlp.gate"),
+    ],
+)
+def test_what_is_not_a_number_stays_so(tmp_path: Path, variant: Variant, case: str, part: str) -> None:
+    """One row of weights, whose product a maximum, a rounding, a softmax, a sink or a router could lose."""
+    model_type, overrides = CASES[case]
+    model = random_model(model_type, tmp_path, **overrides)
+    for bits in (None, 4, 8):
+        broken = copy.deepcopy(model)
+        with torch.no_grad():
+            next(value for name, value in broken.named_parameters() if name.endswith(f"{part}.weight"))[1] = math.nan
+        if bits is not None:
+            pack_model(broken, 4 if bits == 4 else 8)
+        step = CpuStep(broken, threads=2, library=library(variant))
+        for sizes in ((1,), (3, 2)):
+            assert in_pieces(step, fresh(broken), sizes).isnan().all(), (bits, sizes)
