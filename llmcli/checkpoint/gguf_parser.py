@@ -13,6 +13,7 @@ from typing import NoReturn, TypeAlias
 
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.collection import no_collection
 
 GGUFValue: TypeAlias = "int | float | bool | str | list[GGUFValue]"
 """A metadata value; arrays of any type are lists."""
@@ -61,6 +62,7 @@ class ParsedHeader:
     """Bytes of the whole file."""
 
 
+@no_collection()
 def parse_header(path: Path) -> ParsedHeader:
     """Read the header at the start of a file.
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, processors
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.collection import no_collection
 from llmcli.text.end_of_turn import KNOWN_END_OF_TURN, as_token_id, is_no_id
 from llmcli.text.library import told
 from llmcli.text.pretokenizers import BOS_BY_DEFAULT, IGNORES_MERGES, gguf_pre_tokenizer
@@ -83,6 +84,7 @@ def gguf_templates(metadata: Mapping[str, object]) -> dict[str, str]:
     }
 
 
+@no_collection()
 def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backend, dict[str, str], tuple[str, ...]]:
     """The tokenizer described by a GGUF file's `metadata`, the spellings of its special tokens by role, and notes.
 
