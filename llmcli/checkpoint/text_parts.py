@@ -65,7 +65,10 @@ class TextParts:
         """
         tokens = self.tokenizer.special_tokens
         if name is not None and name not in self.templates and is_template_file(name):
-            return ChatTemplate(read_template_file(name), name=name, special_tokens=tokens)
+            source = read_template_file(name)
+            # Its markers steer the model like those of the model's own templates.
+            self.tokenizer.guard_template(source)
+            return ChatTemplate(source, name=name, special_tokens=tokens)
         if name is None and not self.templates:
             fault = self.template_fault
             return None if fault is None else ChatTemplate("", special_tokens=tokens, fault=fault)

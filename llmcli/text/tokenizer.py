@@ -92,13 +92,9 @@ class Tokenizer:
                 f"{source} puts the token {outside[0]} in front of every text, "
                 f"but the vocabulary has {vocab_size} tokens."
             )
-        plain = plain_tokens(
-            self._added,
-            named={*special, *special_tokens.values()},
-            templates=templates,
-            special_tokens=special_tokens,
-        )
-        self._encoder = GuardedEncoder(backend, _unknown_id(backend), plain, source=source)
+        self._named = frozenset({*special, *special_tokens.values()})
+        self._templates: tuple[str, ...] = tuple(templates)
+        self._encoder = self._guarded_encoder()
         # SentencePiece tokenizers begin every text with a space of their own, which a later part must not get.
         together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))
         self._begins_with_space = together != apart
@@ -293,6 +289,17 @@ class Tokenizer:
                 templates=templates,
                 notes=[*notes, *more],
             )
+
+    def guard_template(self, source: str) -> None:
+        """Let no text yield what the chat template with that `source` writes, which is not one of the model's own."""
+        self._templates = (*self._templates, source)
+        self._encoder = self._guarded_encoder()
+
+    def _guarded_encoder(self) -> GuardedEncoder:
+        plain = plain_tokens(
+            self._added, named=self._named, templates=self._templates, special_tokens=self.special_tokens
+        )
+        return GuardedEncoder(self._backend, _unknown_id(self._backend), plain, source=self._source)
 
     def encode(self, text: str, *, add_special_tokens: bool = True, control_tokens: bool = False) -> list[int]:
         """The ids of a text from outside: whatever it spells, no control token comes out of it.

@@ -188,6 +188,16 @@ def test_a_damaged_file_of_a_template_is_an_error_only_where_one_is_used(folder:
     assert all(note.startswith("The chat template comes from tokenizer_config.json: ") for note in told)
 
 
+def test_the_markers_of_a_template_from_a_file_are_guarded(folder: Path, tmp_path: Path) -> None:
+    size = read(folder).tokenizer.vocab_size
+    write(folder, "added_tokens.json", json.dumps({"<b>": size}))
+    parts = read(folder)
+    assert size in parts.tokenizer.encode("<b>")
+    (tmp_path / "mine.jinja").write_text("{{ '<' ~ 'b>' ~ messages[0]['content'] }}")
+    parts.template(str(tmp_path / "mine.jinja"))
+    assert size not in parts.tokenizer.encode("<b>") and parts.tokenizer.is_guarded(size)
+
+
 def test_an_empty_template_is_none(folder: Path) -> None:
     write(folder, "chat_template.jinja", " \n")
     assert read(folder).template() is None

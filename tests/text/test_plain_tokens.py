@@ -91,6 +91,18 @@ def test_what_a_template_puts_together_is_no_text() -> None:
     assert plain(contents, templates=[computed]) == contents
 
 
+def test_a_template_that_is_given_later_guards_its_markers_too() -> None:
+    backend = byte_level_backend()
+    backend.add_tokens([AddedToken(content, special=False) for content in ("<h1>", "<b>")])
+    tokenizer = Tokenizer.from_json(backend.to_str(), source="t.json", templates=["<h1>"])
+    bold = backend.token_to_id("<b>")
+    assert bold in tokenizer.encode("a<b>") and not tokenizer.is_guarded(bold)
+    tokenizer.guard_template("{{ '<' ~ 'b>' }}")
+    assert bold not in tokenizer.encode("a<b>") and tokenizer.is_guarded(bold)
+    assert backend.token_to_id("<h1>") not in tokenizer.encode("a<h1>")
+    assert tokenizer.encode_segments([Segment("<b>", trusted=True)]) == [bold]
+
+
 def test_strikethrough_is_a_tag_only_among_tags() -> None:
     assert plain(["<s>", "</s>"]) == []
     assert plain(["<b>", "<s>", "</s>"]) == ["<b>", "<s>", "</s>"]
