@@ -88,6 +88,13 @@ class ConfigKeys:
             )
         return float(value)
 
+    def not_negative(self, name: str) -> float:
+        """A finite number from zero; `CheckpointError` when missing or anything else."""
+        value = self.number(name)
+        if value < 0:
+            raise CheckpointError(f"{self.path} has {self.spelled(name)!r} = {value}; a number from 0 is needed.")
+        return value
+
     def positive(self, name: str) -> float:
         """A number above zero, of a size that can be computed with; `CheckpointError` when missing or anything else."""
         value = self.number(name)

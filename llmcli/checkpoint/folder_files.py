@@ -29,9 +29,14 @@ T = TypeVar("T", bound=InFile)
 
 
 def file_names(folder: Path) -> list[str]:
-    """Everything directly in a folder but links that lead nowhere, in order; `CheckpointError` if it cannot be read."""
+    """Everything directly in a folder but hidden files and links that lead nowhere, in order.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
-        return sorted(path.name for path in folder.iterdir() if _is_there(path))
+        # macOS puts a "._name" beside each file on a disk that is not its own.
+        return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and _is_there(path))
     except OSError as error:
         raise CheckpointError(f"{folder} could not be read: {error.strerror}.") from None
 

@@ -52,6 +52,8 @@ class FolderContents:
     """A tensor of that name is not needed to generate text."""
     belongs: Callable[[str], bool] = belongs_to_model
     """A tensor of that name looks like a part of a language model."""
+    notes: tuple[str, ...] = ()
+    """Which files beside the weights are passed over."""
 
 
 def read_folder(folder: Path) -> FolderContents | None:
@@ -85,7 +87,7 @@ def read_folder(folder: Path) -> FolderContents | None:
     tensors = without_unwanted_biases(tensors, description.keys, description.family.biases)
     tensor_map = tensor_names(description, tensors)
     config = model_config(description, tensor_map)
-    return FolderContents(weights.layout, keys, description, tensors, tensor_map, config)
+    return FolderContents(weights.layout, keys, description, tensors, tensor_map, config, notes=weights.notes)
 
 
 def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, Stored]:

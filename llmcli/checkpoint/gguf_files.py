@@ -54,7 +54,8 @@ def gguf_of_folder(folder: Path) -> Path:
     """
     names = file_names(folder)
     models = gguf_models(folder, names)
-    if len(models) == 1:
+    # A link beside the file that it leads to is no second model.
+    if len({(folder / parts[0]).resolve() for parts in models.values()}) == 1:
         return folder / next(iter(models.values()))[0]
     if models:
         choices = [str(folder / parts[0]) for parts in models.values()]

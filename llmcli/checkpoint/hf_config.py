@@ -115,7 +115,7 @@ def model_config(description: Described, names: TensorNames) -> ModelConfig:
         num_kv_heads=kv_heads,
         head_dim=_head_dim(keys, hidden, heads),
         context_length=stretched_context(keys, context_length),
-        norm_eps=keys.number("rms_norm_eps"),
+        norm_eps=keys.not_negative("rms_norm_eps"),
         layers=(),
         activation=activation,
         gated=family.gated,

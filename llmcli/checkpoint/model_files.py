@@ -57,6 +57,8 @@ class WeightFiles:
     """In order."""
     index: str | None = None
     """The file that names `files`, if one does."""
+    notes: tuple[str, ...] = ()
+    """What is passed over beside them, for the user."""
 
     @property
     def config(self) -> str:
@@ -80,8 +82,10 @@ def weight_files(
     """The weights among the files `names` of a folder, which errors call `where`; None: there are none of any layout.
 
     Safetensors come before pickles, and files for Transformers, which need a `config.json`, before Mistral's and Meta's
-    own, which need a `params.json`. An index counts if all its shards are there. Otherwise it is stale beside a whole
-    file or a whole series of other shards, or if none of its shards are there. Folders within are never looked into.
+    own, which need a `params.json`. As in transformers, `model.safetensors` or `pytorch_model.bin` comes before an
+    index, stale or damaged or not, unless that counts it among its shards. An index counts if all its shards are there;
+    it is stale beside a whole series of others, or if none of its shards are there. Folders within are never looked
+    into.
 
     Raises:
         CheckpointError: some of the files are missing, or the only index is damaged.
@@ -130,19 +134,19 @@ def no_weights(names: Iterable[str], where: str) -> LlmcliError:
     pickles = sorted(name for name in names if name.endswith((".bin", ".pth", ".pt")))
     if pickles:
         return UnsupportedModelError(
-            f"{where} holds only pickled weights ({shown(pickles[0])}), which are not loaded because unpickling can "
-            "run code; use a safetensors or GGUF version of the model."
+            f"{where} holds only pickled weights ({shown(pickles[0])}), of which no others are loaded than "
+            f"{TORCH_SINGLE} or its numbered parts; use a safetensors or GGUF version of the model."
         )
     return CheckpointError(f"{where} holds no weights: there is no {SAFETENSORS_SINGLE} and no other safetensors file.")
 
 
 def _safetensors(names: Sequence[str], shards: ReadIndex, where: str, advice: str) -> _Candidate:
     indexed, listed = _indexed("safetensors", SAFETENSORS_INDEX, names, shards, where, advice)
+    if SAFETENSORS_SINGLE in names:
+        return _whole("safetensors", SAFETENSORS_SINGLE, SAFETENSORS_INDEX, indexed, listed)
     damaged = indexed.fault is not None and not listed
     if indexed.found is not None or damaged:
         return indexed
-    if SAFETENSORS_SINGLE in names:
-        return _Candidate(WeightFiles("safetensors", (SAFETENSORS_SINGLE,)))
     # Mistral publishes the same weights a second time, under its own names; adapters are no models.
     others = [
         name
@@ -169,10 +173,27 @@ def _safetensors(names: Sequence[str], shards: ReadIndex, where: str, advice: st
 
 def _pickles(names: Sequence[str], shards: ReadIndex, where: str, advice: str) -> _Candidate:
     indexed, listed = _indexed("PyTorch", TORCH_INDEX, names, shards, where, advice)
-    damaged = indexed.fault is not None and not listed
-    if indexed.found is None and not damaged and TORCH_SINGLE in names:
-        return _Candidate(WeightFiles("PyTorch", (TORCH_SINGLE,)))
-    return indexed
+    if TORCH_SINGLE in names:
+        return _whole("PyTorch", TORCH_SINGLE, TORCH_INDEX, indexed, listed)
+    series = [name for name in names if name.startswith("pytorch_model-") and name.endswith(".bin")]
+    sets = complete_sets(series)
+    if TORCH_INDEX in names or len(sets) > 1:
+        return indexed
+    if sets:
+        return _Candidate(WeightFiles("PyTorch", tuple(next(iter(sets.values())))))
+    missing = missing_parts(series)
+    return (
+        _Candidate(fault=_lacks(where, missing, len(missing) + len(series), advice), begun=True) if missing else indexed
+    )
+
+
+def _whole(layout: Layout, single: str, index: str, indexed: _Candidate, listed: Sequence[str]) -> _Candidate:
+    """The file that holds all, unless the index beside it counts it among several that are all there."""
+    if indexed.found is not None and single in listed and len(listed) > 1:
+        return indexed
+    passed_over = (indexed.found or indexed.fault) is not None and list(listed) != [single]
+    note = f"{index} is not used: {single} is beside it, which holds the whole model."
+    return _Candidate(WeightFiles(layout, (single,), notes=(note,) if passed_over else ()))
 
 
 def _indexed(
@@ -184,7 +205,8 @@ def _indexed(
     try:
         files = list(shards(index))
     except LlmcliError as error:
-        return _Candidate(fault=error, begun=True), []
+        suffix = PurePosixPath(index.removesuffix(".index.json")).suffix
+        return _Candidate(fault=error, begun=any(name.endswith(suffix) for name in names)), []
     missing = [name for name in files if name not in names]
     if missing:
         fault = _lacks(where, missing, len(files), advice)

@@ -101,7 +101,7 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
         config=config,
         tensors=tensors,
         sources=sources,
-        notes=tuple(notes),
+        notes=(*contents.notes, *notes),
         read_text_parts=lambda: folder_text_parts(
             folder, {**description.keys.values, **contents.keys.values}, config.vocab_size
         ),

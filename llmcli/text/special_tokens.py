@@ -84,6 +84,22 @@ def add_listed_tokens(
     return tuple(notes)
 
 
+def with_listed_ids(
+    vocabulary: Mapping[str, object],
+    tokenizer_config: Mapping[str, object] | None,
+    added_tokens: Mapping[str, object] | None,
+) -> dict[str, object]:
+    """A parsed `vocab.json` with those listed tokens whose ids it leaves free among its own.
+
+    A token can be added to a tokenizer behind its vocabulary only.
+    """
+    listed, _ = _listed_tokens(tokenizer_config, added_tokens)
+    taken = {index for index in vocabulary.values() if isinstance(index, int)}
+    last = max(taken, default=-1)
+    free = {token.content: index for index, token in listed.items() if index < last and index not in taken}
+    return {**free, **vocabulary}
+
+
 def _listed_tokens(
     tokenizer_config: Mapping[str, object] | None, added_tokens: Mapping[str, object] | None
 ) -> tuple[dict[int, AddedToken], list[str]]:

@@ -24,6 +24,7 @@ from llmcli.text.special_tokens import (
     leftover_tokens,
     mark_special,
     named_special_tokens,
+    with_listed_ids,
 )
 from llmcli.text.tekken import TEKKEN_ROLES, tekken_backend
 from llmcli.text.thinking import ThinkingFormat, marking_tokens, thinking_format
@@ -190,6 +191,7 @@ class Tokenizer:
             CheckpointError: the contents are damaged or contradict each other.
         """
         config = tokenizer_config or {}
+        vocabulary = with_listed_ids(vocabulary, tokenizer_config, added_tokens)
         backend = byte_level_backend(vocabulary, merges, config, rules=rules, source=source)
         with told(f"{source} is not a valid tokenizer"):
             notes = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)

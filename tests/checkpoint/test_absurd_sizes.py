@@ -34,6 +34,7 @@ MORE = "which is more than any model has"
         ("hidden_size", 32.5, "a whole number from 1 is needed"),
         ("num_attention_heads", "4", "a whole number from 1 is needed"),
         ("rms_norm_eps", 10**400, "a finite number is needed"),
+        ("rms_norm_eps", -1.0, "a number from 0 is needed"),
     ],
 )
 def test_in_a_config_json(model: Path, tmp_path: Path, key: str, value: Any, words: str) -> None:

@@ -81,6 +81,14 @@ def test_files_that_go_with_a_model_are_passed_over(
         open_checkpoint(folder)
 
 
+def test_links_and_hidden_files_are_no_further_models(single: Path, tmp_path: Path) -> None:
+    shutil.copyfile(single / "model-Q8_0.gguf", tmp_path / "model-Q8_0.gguf")
+    (tmp_path / "latest.gguf").symlink_to("model-Q8_0.gguf")
+    # As macOS leaves them on disks that are not its own.
+    (tmp_path / "._model-Q8_0.gguf").write_bytes(b"\0\5\x16\7")
+    assert open_checkpoint(tmp_path).path.resolve() == tmp_path.resolve() / "model-Q8_0.gguf"
+
+
 def test_several_quantisations_are_choices(single: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(single, tmp_path / "m"))
     shutil.copy(folder / "model-Q8_0.gguf", folder / "model-Q4_K_M.gguf")

@@ -37,6 +37,7 @@ def chosen(*names: str, config: str = "config.json") -> list[str] | None:
         (["pytorch_model.bin", BIN_INDEX, BIN_ONE], ["pytorch_model.bin"]),
         ([BIN_INDEX, BIN_ONE, BIN_TWO], [BIN_ONE, BIN_TWO]),
         (["pytorch_model.bin", INDEX], ["pytorch_model.bin"]),
+        ([BIN_ONE, BIN_TWO, "training_args.bin"], [BIN_ONE, BIN_TWO]),
         ([INDEX, BIN_INDEX, BIN_ONE, BIN_TWO], [BIN_ONE, BIN_TWO]),
         ([INDEX, *THREE], THREE),
         ([INDEX, ONE, *THREE], THREE),
@@ -82,6 +83,7 @@ def test_without_a_config_only_files_of_other_makers_count(names: list[str], exp
         ([INDEX, ONE, "pytorch_model.bin"], f"such as '{TWO}'"),
         ([INDEX, "odd.safetensors"], f"lacks 2 of 2 weight files, such as '{ONE}'"),
         ([BIN_INDEX, BIN_TWO], f"such as '{BIN_ONE}'"),
+        ([BIN_TWO], f"lacks 1 of 2 weight files, such as '{BIN_ONE}'"),
         ([THREE[0], THREE[2]], f"lacks 1 of 3 weight files, such as '{THREE[1]}'"),
         (["consolidated.safetensors"], "not the params.json"),
         (["consolidated-00002-of-00003.safetensors", "params.json"], "such as 'consolidated-00001-of-00003"),
@@ -98,13 +100,48 @@ def test_files_that_nothing_connects_are_refused() -> None:
         chosen("a.safetensors", "b.safetensors")
 
 
-@pytest.mark.parametrize("whole", [[], ["model.safetensors"]])
-def test_a_damaged_index_is_a_fault_and_not_stale(whole: list[str]) -> None:
-    def damaged(index: str) -> list[str]:
-        raise CheckpointError(f"{index} is damaged")
+def damaged(index: str) -> list[str]:
+    raise CheckpointError(f"{index} is damaged")
 
+
+def test_a_damaged_index_is_a_fault_beside_shards() -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
-        weight_files(["config.json", INDEX, ONE, TWO, *whole], damaged, where="m")
+        weight_files(["config.json", INDEX, ONE, TWO], damaged, where="m")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([INDEX, "model.safetensors"], "model.safetensors"),
+        ([INDEX, ONE, "model.safetensors"], "model.safetensors"),
+        ([BIN_INDEX, "pytorch_model.bin"], "pytorch_model.bin"),
+        ([BIN_INDEX, INDEX, "model.safetensors"], "model.safetensors"),
+        ([INDEX, "m.gguf"], None),
+    ],
+)
+def test_a_damaged_index_does_not_count_beside_a_whole_file(names: list[str], expected: str | None) -> None:
+    found = weight_files([*names, "config.json"], damaged, where="m")
+    assert (None if found is None else found.files) == (None if expected is None else (expected,))
+    if found is not None:
+        assert found.notes == (
+            f"{expected}.index.json is not used: {expected} is beside it, which holds the whole model.",
+        )
+
+
+@pytest.mark.parametrize(
+    ("listed", "files", "notes"),
+    [
+        ([ONE, TWO], ["model.safetensors"], 1),
+        (["model.safetensors"], ["model.safetensors"], 0),
+        (["absent.safetensors", "model.safetensors"], ["model.safetensors"], 1),
+        # One of the shards, and not the whole.
+        ([ONE, "model.safetensors"], [ONE, "model.safetensors"], 0),
+    ],
+)
+def test_a_whole_file_comes_before_an_index(listed: list[str], files: list[str], notes: int) -> None:
+    found = weight_files(["config.json", INDEX, ONE, TWO, "model.safetensors"], lambda index: listed, where="m")
+    assert found is not None
+    assert (list(found.files), len(found.notes)) == (files, notes)
 
 
 def test_series_of_files() -> None:

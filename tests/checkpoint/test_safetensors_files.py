@@ -333,10 +333,11 @@ def test_a_single_file_of_any_name(tmp_path: Path, names: list[str], chosen: str
     assert read_safetensors_folder(tmp_path).keys() == {chosen}
 
 
-def test_an_index_goes_before_a_file_beside_it(sharded: Path) -> None:
-    shard(sharded / "model.safetensors", "m")
+def test_an_index_goes_before_a_file_of_other_makers_and_behind_the_whole_file(sharded: Path) -> None:
     shard(sharded / "consolidated.safetensors", "m")
     assert read_safetensors_folder(sharded).keys() == {"a", "b", "c"}
+    shard(sharded / "model.safetensors", "m")
+    assert read_safetensors_folder(sharded).keys() == {"m"}
 
 
 def link(path: Path, target: Path) -> None:

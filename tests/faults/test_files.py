@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.commands.running import llm
 from tests.faults.models import (
     ESCAPE,
     HTML,
@@ -176,6 +177,16 @@ def templates_linked(folder: Path) -> None:
     (folder / "additional_chat_templates").symlink_to(place)
 
 
+def index_alone(written: str) -> Change:
+    """An index in the place of the file that holds all."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        (folder / "model.safetensors.index.json").write_text(written)
+
+    return change
+
+
 FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     # safetensors
     "weights empty": (named("model.safetensors", b""), 4, ("is empty",)),
@@ -213,17 +224,16 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "infinite": (tensors(lambda found: found["lm_head.weight"].fill_(float("inf"))), 1, ("not a number",)),
     # index and paths
     "no weights": (missing("model.safetensors"), 4, ("model.safetensors",)),
-    "index without a map": (named("model.safetensors.index.json", "{}"), 4, ("weight_map",)),
+    "index without a map": (index({}), 4, ("weight_map",)),
     "index climbs": (index({"model.norm.weight": "../a.safetensors"}), 4, ("../a.safetensors",)),
     "index is absolute": (index({"model.norm.weight": "/etc/passwd"}), 4, ("/etc/passwd",)),
     "index drives a terminal": (index({"model.norm.weight": f"{ESCAPE}/.safetensors"}), 4, ("owned",)),
     "shard lacks": (index({"model.norm.weight": "b.safetensors"}), 4, ("b.safetensors", "1 of 1")),
     "tensor not in its shard": (index({"nowhere": "a.safetensors"}), 4, ("'nowhere'", "not there")),
-    "index is not JSON": (named("model.safetensors.index.json", "{'a"), 4, ("line 1",)),
+    "index is not JSON": (index_alone("{'a"), 4, ("line 1",)),
     "weights link out": (linked("model.safetensors", "../outside/w.safetensors"), 4, ("outside the model's folder",)),
     "config links out": (linked("config.json", "../outside/c.json"), 4, ("outside the model's folder",)),
     "tokenizer links out": (linked("tokenizer.json", "../outside/t.json"), 4, ("outside the model's folder",)),
-    "templates link out": (templates_linked, 4, ("outside the model's folder",)),
     # config
     "no config": (missing("config.json"), 4, ("config.json",)),
     "config is not JSON": (named("config.json", '{"a": '), 4, ("not valid JSON", "line 1")),
@@ -361,6 +371,24 @@ def test_folders(name: str, tmp_path: Path) -> None:
     prompt = "x" * 50 if "words have no end" in name else "Hi"
     check(run(["generate", "-m", model, "-n", 2, "-t", 0, prompt], tmp_path), code, says)
     assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("content", ["", "{'a", "{}", '{"weight_map": {"model.norm.weight": "../a.safetensors"}}'])
+def test_a_damaged_index_beside_the_whole_file_is_passed_over_with_a_note(content: str, tmp_path: Path) -> None:
+    model = sound_folder(tmp_path / "model")
+    whole = llm("generate", "-m", model, "-n", 2, "-t", 0, "Hi")
+    (model / "model.safetensors.index.json").write_text(content)
+    beside = llm("generate", "-m", model, "-n", 2, "-t", 0, "Hi")
+    assert (beside.returncode, beside.stdout) == (0, whole.stdout)
+    assert b"model.safetensors.index.json is not used: model.safetensors is beside it" in beside.stderr
+
+
+def test_templates_outside_the_folder_are_not_read_beside_others(tmp_path: Path) -> None:
+    model = sound_folder(tmp_path / "model")
+    templates_linked(model)
+    result = llm("generate", "-m", model, "-n", 2, "-t", 0, "Hi")
+    assert result.returncode == 0
+    assert b"Not used: " in result.stderr and b"outside the model's folder" in result.stderr
 
 
 def test_code_beside_the_weights_is_not_run(tmp_path: Path) -> None:

@@ -100,6 +100,29 @@ def test_added_tokens_may_be_in_files_of_their_own(trained: tuple[dict[str, int]
     assert theirs.convert_tokens_to_ids(["<|im_end|>", "<tool>"]) == [size + 2, size + 3]
 
 
+@pytest.mark.parametrize("place", ["added_tokens.json", "tokenizer_config.json"])
+def test_added_tokens_may_have_ids_that_the_vocabulary_leaves_free(
+    trained: tuple[dict[str, int], list[str]], tmp_path: Path, place: str
+) -> None:
+    vocabulary, merges = trained
+    ids = {token: number for number, token in enumerate(ADDED)}
+    shifted = {token: number + len(ADDED) for token, number in vocabulary.items()}
+    folder = write(tmp_path / "beside", (shifted, merges), {})
+    listed = {str(number): {"content": token, "special": ADDED[token]} for token, number in ids.items()}
+    beside = {"added_tokens_decoder": listed} if place == "tokenizer_config.json" else {}
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | beside))
+    if not beside:
+        (folder / "added_tokens.json").write_text(json.dumps(ids))
+    whole = write(tmp_path / "within", (shifted | ids, merges), {})
+    (whole / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": listed}))
+    ours, expected = read(folder), read(whole)
+    assert [ours.token_to_id(token) for token in ADDED] == list(ids.values())
+    assert ours.eos_id == expected.eos_id == ids["<|im_end|>"]
+    for text in TEXTS:
+        assert ours.encode(text) == expected.encode(text)
+
+
 @pytest.mark.parametrize("model_type", ["qwen2", "gpt2"])
 def test_the_kind_of_model_says_the_class_where_no_file_names_one(
     trained: tuple[dict[str, int], list[str]], tmp_path: Path, model_type: str
