@@ -131,7 +131,7 @@ def test_prompts_are_those_of_transformers(real: Real, name: str) -> None:
         [conversation], chat_template=real.template, add_generation_prompt=True, **real.ours.special_tokens
     )
     assert template.render(conversation) == expected
-    messages = [Message(role, text) for role, text in CONVERSATIONS[name]]
+    messages = [Message(role, text, is_reply=role == "assistant") for role, text in CONVERSATIONS[name]]
     ids = encode_chat(real.ours, template, messages)
     assert ids == real.reference.encode(expected, add_special_tokens=False).ids
     assert real.ours.decode(ids, skip_special=False) == real.reference.decode(ids, skip_special_tokens=False)

@@ -219,7 +219,8 @@ def test_no_view_drives_the_terminal_whatever_it_forgot_to_make_visible(monkeypa
 def test_data_is_harmless_to_who_sees_it_and_itself_to_a_program(seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     line = json.dumps({"text": "\\\x9b2J\u202e\x7f\x1b"}, ensure_ascii=False)
     data = io.BytesIO()
-    stream = io.TextIOWrapper(data, encoding="ascii")
+    # A terminal gets text in its encoding; a program gets UTF-8, whatever the locale says.
+    stream = io.TextIOWrapper(data, encoding="utf-8" if seen else "ascii")
     monkeypatch.setattr(stream, "isatty", lambda: seen)
     monkeypatch.setattr(sys, "stdout", stream)
     terminal.write_line(line)
