@@ -142,8 +142,8 @@ def generate(
     answers = choosing.parse_choices(choices, min_prob)
     if answers and (as_jsonl or attention or html or svg or record):
         raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
-    if json_schema is None and options.is_flag_given(invocation, "free_whitespace"):
-        raise UsageError("--free-whitespace is for the JSON of a --json-schema, and none is given.")
+    if json_schema is None and grammar is None and options.is_flag_given(invocation, "free_whitespace"):
+        raise UsageError("--free-whitespace is for the JSON of a --json-schema or a --grammar, and none is given.")
     rule = constraining.given_rule(
         json_schema, regex, grammar, free_whitespace=free_whitespace, prefill=prefill, quiet=quiet
     )

@@ -69,6 +69,10 @@ class Rule:
         failed, words = _library().validate_grammar_with_warnings(grammar)
         if failed:
             raise self._unusable(words[0], "" if schema is None else _place(schema, words[0]))
+        if self.kind == "regex":
+            matcher = self.byte_matcher()
+            if not matcher.is_accepting() and not any(matcher.compute_logit_bias()[:256]):
+                raise self._unusable("no text matches it")
         # A grammar that names control tokens needs the model's own tokenizer.
         if prefill and not _library().validate_grammar(grammar, _byte_tokenizer()):
             self.byte_matcher(prefill.encode(errors="replace"))
@@ -172,6 +176,8 @@ class Rule:
                 schema, end_of_json = json.JSONDecoder().raw_decode(self.text, start)
             except (ValueError, RecursionError):  # the library says where it is wrong
                 break
+            if schema is True:
+                schema = {}
             if isinstance(schema, dict):
                 try:
                     own = AdaptedSchema(schema, _known_format).root.setdefault("x-guidance", {})

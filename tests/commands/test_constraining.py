@@ -58,8 +58,11 @@ def test_whitespace_is_free_where_that_is_asked_for(tmp_path: Path) -> None:
     flags = ["generate", "hi", "-m", folder, "-t", 0, "-n", 30, "--json-schema", '{"type": "array", "items": false}']
     assert llm(*flags).stdout == b"[]\n"
     assert llm(*flags, "--free-whitespace").stdout == b"[\n]\n"
+    flags[-2:] = ["--grammar", 'start: %json {"type": "array", "items": false}']
+    assert llm(*flags).stdout == b"[]\n"
+    assert llm(*flags, "--free-whitespace").stdout == b"[\n]\n"
     refused = llm("generate", "hi", "-m", folder, "--regex", "a", "--free-whitespace")
-    assert refused.returncode == 2 and b"--free-whitespace is for the JSON of a --json-schema" in refused.stderr
+    assert refused.returncode == 2 and b"for the JSON of a --json-schema or a --grammar" in refused.stderr
 
 
 def test_that_no_ending_is_known_is_said_before_the_reply(tmp_path: Path) -> None:

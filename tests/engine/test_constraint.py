@@ -270,6 +270,8 @@ def test_a_prefill_that_is_none_is_told_where_it_departs(
     ("rule", "why"),
     [
         (Rule("regex", "(a"), "--regex cannot be used: .*unclosed group"),
+        (Rule("regex", r"[^\s\S]"), "no text matches it"),
+        (Rule("regex", r"a[^\s\S]b"), "no text matches it"),
         (Rule("grammar", "start: foo"), "--grammar cannot be used: .*foo"),
         (Rule("json-schema", "{"), "not JSON"),
         (Rule("json-schema", "[]"), "must be a JSON object"),
