@@ -96,8 +96,6 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
         "config.json": config.get("eos_token_id"),
     }
     stops, stop_notes = stop_ids(tokenizer, declared)
-    if templates and fault is not None:
-        notes.append(f"Not used: {fault}")
     return TextParts(
         tokenizer=tokenizer,
         templates=templates,
