@@ -388,7 +388,7 @@ def test_templates_outside_the_folder_are_not_read_beside_others(tmp_path: Path)
     templates_linked(model)
     result = llm("generate", "-m", model, "-n", 2, "-t", 0, "Hi")
     assert result.returncode == 0
-    assert b"Not used: " in result.stderr and b"outside the model's folder" in result.stderr
+    assert b"The chat template comes from" in result.stderr and b"outside the model's folder" in result.stderr
 
 
 def test_code_beside_the_weights_is_not_run(tmp_path: Path) -> None:
