@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from llmcli.errors import UsageError
@@ -24,12 +25,20 @@ def check_template_file(name: str | None) -> None:
 
 
 def read_template_file(name: str) -> str:
-    """The source of the template in a file.
+    """The source of the template in a file, which may be a pipe.
 
     Raises:
         UsageError: it cannot be read, is too large, is not text in a known encoding, or is empty.
     """
     path = Path(name).expanduser()
+    is_stored = path.is_file() or not path.exists()
+    source = _read(name, path) if is_stored else _read_once(name, path)
+    if not source.strip():
+        raise UsageError(f"The chat template {name} is empty.")
+    return source
+
+
+def _read(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_BYTES + 1)
@@ -37,10 +46,11 @@ def read_template_file(name: str) -> str:
         raise UsageError(f"The chat template {name} cannot be read: {error.strerror}.") from None
     if len(data) > _LARGEST_BYTES:
         raise UsageError(f"The chat template {name} is larger than any chat template.")
-    source = text_from_bytes(data, f"The chat template {name}", instead="Save it as UTF-8.")
-    if not source.strip():
-        raise UsageError(f"The chat template {name} is empty.")
-    return source
+    return text_from_bytes(data, f"The chat template {name}", instead="Save it as UTF-8.")
+
+
+# A pipe is empty when it is read again.
+_read_once = lru_cache(maxsize=8)(_read)
 
 
 def _spelled_as_path(name: str) -> bool:

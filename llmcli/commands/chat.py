@@ -178,7 +178,11 @@ def _template(name: str | None) -> str | None:
     """What the chat template is called wherever the next chat is started."""
     from llmcli.checkpoint.template_files import is_template_file
 
-    return str(Path(name).expanduser().resolve()) if name and is_template_file(name) else name
+    if not name or not is_template_file(name):
+        return name
+    path = Path(name).expanduser()
+    # What a pipe leads to has no name.
+    return str(path.resolve() if path.is_file() else path.absolute())
 
 
 def _conversation(resume: str | None, go_on: bool, model: str | None) -> Path | None:

@@ -187,6 +187,11 @@ def test_another_template_comes_from_a_file(
         ("./odd.jinja", b"\xff\xfe", "is empty"),
         ("./odd.jinja", b"{{ 'caf\xe9' }}", "is not UTF-8: the byte at offset 7 is 0xe9. Save it as UTF-8."),
         ("./odd.jinja", b"\xff\xfea", "is not UTF-16 (little-endian), as its byte order mark says"),
+        (
+            "./wide.jinja",
+            "{{ messages[0].content }}".encode("utf-16-le"),
+            "has NUL bytes, the first at offset 1, and looks like UTF-16",
+        ),
         ("./folder", b"", "cannot be read"),
     ],
 )
