@@ -21,7 +21,13 @@ from llmcli.text.tokenizer import Tokenizer
 ORIGIN = "the template ends a turn with it"
 
 # Words that no template writes of itself.
-_ASKED, _THOUGHT, _SAID, _AGAIN = "zyxwv question", "zyxwv thought", "zyxwv reply", "zyxwv again"
+_TOLD, _ASKED, _THOUGHT, _SAID, _AGAIN = (
+    "zyxwv system",
+    "zyxwv question",
+    "zyxwv thought",
+    "zyxwv reply",
+    "zyxwv again",
+)
 _TOOL = "zyxwv_tool"
 # A marker of turns: in brackets, or a word with signs in it. A full stop, a rule of dashes or a word is none.
 _BRACKETED = re.compile(
@@ -129,15 +135,35 @@ def written(template: ChatTemplate, texts: Sequence[tuple[str, str]], *, add_gen
 
 
 def _behind_a_reply(template: ChatTemplate) -> tuple[str, str, str]:
-    """The text behind a reply up to the user's next message, and at the end of all; that before the first message."""
-    history = written(template, [("user", _ASKED), ("assistant", _SAID), ("user", _AGAIN)])
-    before, _, after = history.partition(_SAID)
-    between = after.partition(_AGAIN)[0] if _AGAIN in after else ""
-    try:
-        last = written(template, [("user", _ASKED), ("assistant", _SAID)], add_generation_prompt=False)
-    except LlmcliError:
-        last = ""
-    return between, last.rpartition(_SAID)[2] if _SAID in last else "", before.partition(_ASKED)[0]
+    """The text behind a reply up to the user's next message, and at the end of all; that before the first message.
+
+    Where the template takes no second question, the end of all is all there is to go by; and a system prompt is only
+    there where it demands one.
+
+    Raises:
+        LlmcliError: it refuses every such conversation, or fails.
+    """
+    fault: LlmcliError | None = None
+    for system in ((), (("system", _TOLD),)):
+        asked = [*system, ("user", _ASKED), ("assistant", _SAID)]
+        texts = []
+        for turns, goes_on in (([*asked, ("user", _AGAIN)], True), (asked, False)):
+            try:
+                texts.append(written(template, turns, add_generation_prompt=goes_on))
+            except LlmcliError as error:
+                fault = fault or error
+                texts.append("")
+        history, last = texts
+        behind = last.rpartition(_SAID)[2] if _SAID in last else ""
+        if _SAID not in history:
+            if behind:
+                return behind, behind, last.partition(_ASKED)[0]
+            continue
+        before, _, after = history.partition(_SAID)
+        return after.partition(_AGAIN)[0] if _AGAIN in after else "", behind, before.partition(_ASKED)[0]
+    if fault is not None:
+        raise fault
+    return "", "", ""
 
 
 def _inside_a_turn(tokenizer: Tokenizer, template: ChatTemplate) -> list[tuple[str, int | None]]:

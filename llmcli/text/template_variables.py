@@ -28,6 +28,10 @@ _LONGEST_NUMBER = 300
 _GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now", "namespace")
 _ALL_OF_THEM = ("chat_template_kwargs", "kwargs")
 """Names under which some templates look for all the variables that a user sets."""
+# One of them, taken out of all: `kwargs.get('name')`, `kwargs['name']`, `kwargs.name`.
+_OUT_OF_ALL = re.compile(
+    rf"\b(?:{'|'.join(_ALL_OF_THEM)})(?:(?:\.get\(|\[)\s*['\"](\w+)['\"]|\.(?!(?:get|items|keys|values)\b)(\w+))"
+)
 _MOST_NAMES = 8
 
 
@@ -71,6 +75,7 @@ def unread_note(template: ChatTemplate, arguments: Mapping[str, object]) -> str 
     if not unread:
         return None
     names = template.variables - {*_GIVEN, *_ALL_OF_THEM} - template.special_tokens.keys()
+    names |= {first or second for first, second in _OUT_OF_ALL.findall(template.source)}
     near = {name: difflib.get_close_matches(name, names, n=1) for name in unread}
     told = [f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in unread]
     sentence = f"The chat template {template.name!r} does not read {' and '.join(told)}, set by --template-arg."

@@ -78,6 +78,9 @@ def test_what_it_never_reads_is_told_with_near_names() -> None:
     assert told is not None and "'enable_thnking' (did you mean 'enable_thinking'?)" in told
     told = note("{{ reasoning_effort }}{% set x = x or 1 %}{{ messages }}{{ bos_token }}", zzz=1)
     assert told is not None and told.endswith("does not read 'zzz', set by --template-arg. It reads reasoning_effort.")
+    for read in ("chat_template_kwargs.get('thinking')", 'kwargs["thinking"]', "kwargs.thinking"):
+        told = note("{{ " + read + " }}", thinkng=False)
+        assert told is not None and told.endswith("'thinkng' (did you mean 'thinking'?), set by --template-arg.")
     assert "reads no variables besides" in (note("{{ messages }}{# zzz #}", zzz=1) or "")
     assert "'a'" in (note("{{ b }}", a=1, b=2) or "") and note("x") is None
 
