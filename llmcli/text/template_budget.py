@@ -15,6 +15,7 @@ from typing import Any
 MOST_OPERATIONS = 1_000_000
 """The templates of real models need a few dozen for each message."""
 MOST_SECONDS = 5.0
+"""Of this thread's processor time: a busy machine refuses no template."""
 LARGEST = 4 << 20
 """Characters that a value may have, and all that is written, besides several times those of the conversation."""
 _PER_CHARACTER_GIVEN = 8
@@ -39,7 +40,7 @@ class Budget:
         self._weighed: dict[int, tuple[object, int, int]] = {}
         self.operations = 0
         self._written = 0
-        self._deadline = time.monotonic() + MOST_SECONDS
+        self._deadline = time.thread_time() + MOST_SECONDS
         self._largest = 1 << 62
         self._largest = LARGEST + _PER_CHARACTER_GIVEN * self.weight(dict(variables))
 
@@ -48,7 +49,7 @@ class Budget:
         self.operations += operations
         if self.operations > MOST_OPERATIONS:
             raise OverBudgetError(f"it takes more than {MOST_OPERATIONS} operations")
-        if time.monotonic() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise OverBudgetError(f"it takes more than {MOST_SECONDS:.0f} seconds")
 
     def write(self, characters: int) -> None:
