@@ -74,9 +74,8 @@ def turn_end(tokenizer: Tokenizer, template: ChatTemplate) -> TurnEnd:
     """
     if is_harmony(tokenizer):
         return TurnEnd()
-    try:
-        places = _behind_a_reply(template)
-    except LlmcliError:
+    places = _behind_a_reply(template)
+    if not any(places):
         return TurnEnd()
     within, at_the_end, beginning = (_marks(tokenizer, text) for text in places)
     if at_the_end:
@@ -138,32 +137,29 @@ def _behind_a_reply(template: ChatTemplate) -> tuple[str, str, str]:
     """The text behind a reply up to the user's next message, and at the end of all; that before the first message.
 
     Where the template takes no second question, the end of all is all there is to go by; and a system prompt is only
-    there where it demands one.
-
-    Raises:
-        LlmcliError: it refuses every such conversation, or fails.
+    there where it demands one. All are empty where it refuses every such conversation, or fails.
     """
-    fault: LlmcliError | None = None
     for system in ((), (("system", _TOLD),)):
         asked = [*system, ("user", _ASKED), ("assistant", _SAID)]
-        texts = []
-        for turns, goes_on in (([*asked, ("user", _AGAIN)], True), (asked, False)):
-            try:
-                texts.append(written(template, turns, add_generation_prompt=goes_on))
-            except LlmcliError as error:
-                fault = fault or error
-                texts.append("")
-        history, last = texts
+        history = _written_or_nothing(template, [*asked, ("user", _AGAIN)], add_generation_prompt=True)
+        last = _written_or_nothing(template, asked, add_generation_prompt=False)
         behind = last.rpartition(_SAID)[2] if _SAID in last else ""
-        if _SAID not in history:
-            if behind:
-                return behind, behind, last.partition(_ASKED)[0]
-            continue
-        before, _, after = history.partition(_SAID)
-        return after.partition(_AGAIN)[0] if _AGAIN in after else "", behind, before.partition(_ASKED)[0]
-    if fault is not None:
-        raise fault
+        if _SAID in history:
+            before, _, after = history.partition(_SAID)
+            return after.partition(_AGAIN)[0] if _AGAIN in after else "", behind, before.partition(_ASKED)[0]
+        if behind:
+            return behind, behind, last.partition(_ASKED)[0]
     return "", "", ""
+
+
+def _written_or_nothing(
+    template: ChatTemplate, texts: Sequence[tuple[str, str]], *, add_generation_prompt: bool
+) -> str:
+    """Like `written`; empty where the template refuses the messages, or fails."""
+    try:
+        return written(template, texts, add_generation_prompt=add_generation_prompt)
+    except LlmcliError:
+        return ""
 
 
 def _inside_a_turn(tokenizer: Tokenizer, template: ChatTemplate) -> list[tuple[str, int | None]]:
