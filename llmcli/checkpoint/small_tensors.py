@@ -27,7 +27,8 @@ def read_numbers(info: TensorInfo) -> tuple[float, ...]:
 
         with TensorReader() as reader:
             return tuple(reader.read_rows(info, 0, info.rows).float().flatten().tolist())
-    return struct.unpack(f"<{info.values}{kind}", read_stored(info))
+    values = f"<{info.values}{kind}"
+    return struct.unpack(values, read_stored(info, struct.calcsize(values)))
 
 
 def read_integers(info: TensorInfo, count: int | None = None) -> tuple[int, ...]:
