@@ -201,7 +201,7 @@ def load(
 
     `device` is auto, cpu, cuda, cuda:N or mps; `dtype` auto, float32, bfloat16 or float16. "auto" leaves the weights of
     a GGUF file, and those of GPTQ and AWQ, in the few bits they have where a kernel reads them, and `quantize`, "int8"
-    or "int4", rounds any weights to so many. `template` names one of the model's chat templates, or a file that holds
+    or "int4", rounds any weights to 8 or 4 bits. `template` names one of the model's chat templates, or a file with
     another. That the weights fit into memory, and the cache of a text of `context_length` tokens beside them, is seen
     before they are read. `edits` are files or names of edits, as `llm edit` makes them, to lay over the weights.
     `progress` hears the bytes of weights read and how many there are.

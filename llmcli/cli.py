@@ -136,7 +136,7 @@ def _needed(asked: list[str]) -> typer.Typer:
     """The app with only the command that is asked for: to make them all takes a twentieth of a second."""
     names = asked[:1]
     if names == ["config"]:
-        # It looks at one other, which it is told first, and without which it lists them all.
+        # It shows the settings of one other command, which its first argument names: by default, `generate`.
         names = ["config", *(asked[1:2] or ["generate"])]
     commands = [command for command in app.registered_commands if command.name in names]
     groups: list[TyperInfo] = []

@@ -3,7 +3,7 @@
 There are three: Hugging Face's with safetensors, the same with files of `torch.save`, and that of Mistral's and Meta's
 own releases. Some repositories hold the same weights in several: `model_files` says which are read.
 
-Safetensors are read without torch, so that what is wrong with them is told before torch has been imported. Files of
+Safetensors are read without torch, so that their faults are reported before torch is imported. Files of
 `torch.save` need it: only `torch.load(weights_only=True)` reads a pickle without running what is in it. The readers of
 what is rarer are imported when they are needed.
 """

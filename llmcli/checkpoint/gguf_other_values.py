@@ -77,7 +77,7 @@ SAME_AS: Mapping[str, str] = {
 }
 """Sizes of layers with a window, and those of the other layers, which they must equal."""
 
-# Attention and feed-forward side by side is what these architectures are, or is told by their tensors.
+# These architectures compute attention and feed-forward side by side, or their tensors say whether they do.
 _PARALLEL = ("cohere2", "command-r", "phi2", "stablelm")
 
 _TENSORS_TELL = "the tensors tell"
