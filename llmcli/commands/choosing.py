@@ -39,6 +39,14 @@ MinProb: TypeAlias = Annotated[
         help="With --choices: exit with code 1 if the best answer's share is below P.",
     ),
 ]
+Readable: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--readable",
+        rich_help_panel=_PANEL,
+        help="With --choices: compute with the readable PyTorch model, not with the fast path.",
+    ),
+]
 
 
 def parse_choices(given: Sequence[str] | None, min_prob: float | None) -> list[str]:
@@ -83,6 +91,7 @@ def choose(
     prefill: str,
     context: int | None,
     threads: int | None,
+    readable: bool,
     min_prob: float | None,
     table: bool,
     top: int,
@@ -91,7 +100,8 @@ def choose(
 ) -> None:
     """Print the most probable answer, or as JSON all of them; with `table`, all (or the `top` best) on stderr.
 
-    Exit code 1 if its share among them is less than `min_prob`.
+    Exit code 1 if its share among them is less than `min_prob`. The fast path computes with `threads`, as in a reply, or
+    with `readable` the readable model.
     """
     from llmcli.inspection.choices import choose as choose_ids
     from llmcli.views.answers import answers_view
@@ -108,6 +118,7 @@ def choose(
             whole=prompt.template is not None and bool(loaded.stop_ids),
             context_length=context,
             threads=threads,
+            readable=readable,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
     best = result.choices[0]

@@ -71,6 +71,7 @@ def generate(
     stop: options.Stop = None,
     choices: choosing.GivenChoices = None,
     min_prob: choosing.MinProb = None,
+    readable: choosing.Readable = False,
     json_schema: constraining.JsonSchema = None,
     regex: constraining.Regex = None,
     grammar: constraining.Grammar = None,
@@ -140,6 +141,9 @@ def generate(
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
     answers = choosing.parse_choices(choices, min_prob)
+    if not answers and options.is_flag_given(invocation, "readable"):
+        raise UsageError("--readable is for --choices, and none are given.")
+    readable = readable and bool(answers)
     if answers and (as_jsonl or attention or html or svg or record):
         raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
     if json_schema is None and grammar is None and options.is_flag_given(invocation, "free_whitespace"):
@@ -168,7 +172,7 @@ def generate(
         template=template,
         context=context,
         edit=edit,
-        to_look_inside=attention,
+        to_look_inside=attention or readable,
     )
     gap = None
     if fill_in is not None:
@@ -203,6 +207,7 @@ def generate(
             prefill=prefill,
             context=context,
             threads=threads,
+            readable=readable,
             min_prob=min_prob,
             table=probs or top > 0,
             top=top,

@@ -55,14 +55,15 @@ def choose(
     whole: bool,
     context_length: int | None = None,
     threads: int | None = None,
+    readable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Choices:
     """Compare `answers` to a `prompt`: for each text, the ids of the prompt with it, encoded together.
 
     Where a tokenizer makes one token of the end of the prompt and the beginning of an answer, the comparison begins
     before that token. `whole` says that each answer is a complete reply, so the end of the reply counts: any of the
-    model's stop tokens. The fast path computes, as in a reply, with as many `threads` as `LoadedModel.engine` would.
-    `progress` hears how much of the prompt has been read.
+    model's stop tokens. The fast path computes, as in a reply, with as many `threads` as `LoadedModel.engine` would, or
+    with `readable` the readable model. `progress` hears how much of the prompt has been read.
 
     Raises:
         NotFiniteError: the model's output is not a number.
@@ -85,7 +86,7 @@ def choose(
         )
     ends = loaded.stop_ids if whole else ()
     tree = _Tree(rest.values())
-    reader = loaded.reader(threads=threads)
+    reader = loaded.reader(threads=threads, readable=readable)
     stop_ids = [token for token in ends if token < loaded.tokenizer.vocab_size]
     used = _read_tree(reader, prompt[:start], tree, stop_ids, longest, progress)
     found = {text: tree.logprob(ids) for text, ids in rest.items()}

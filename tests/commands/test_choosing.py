@@ -70,10 +70,38 @@ def test_being_unsure_is_an_exit_code(judge: Path, least: str, code: int) -> Non
     assert (b"Unsure: 'n' has 75.0%" in result.stderr) == bool(code)
 
 
+def test_the_readable_model_computes_where_it_is_asked_for(judge: Path) -> None:
+    flags = ["generate", "hi", "-m", judge, "--dtype", "float32", "--json", "--choices", "y,n,m,yo"]
+    fast, readable = (json.loads(llm(*flags, *more).stdout) for more in ([], ["--readable"]))
+    assert (fast["path"][:10], readable["path"]) == ("cpu kernel", "readable model, cpu, float32 (as asked)")
+    assert (
+        [choice["text"] for choice in readable["choices"]]
+        == ["y", "n", "yo", "m"]
+        == [choice["text"] for choice in fast["choices"]]
+    )
+    for key in ("logprob", "end_logprob"):
+        expected = [choice[key] for choice in fast["choices"]]
+        assert [choice[key] for choice in readable["choices"]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_readable_model_in_the_settings_file_refuses_no_reply(
+    judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "llmcli" / "config.toml"
+    path.parent.mkdir()
+    path.write_text("readable = true\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    chosen = json.loads(llm("generate", "hi", "-m", judge, "--json", "--choices", "y,n").stdout)
+    assert chosen["path"].endswith("(as asked)")
+    reply = llm("generate", "hi", "-m", judge, "--temperature", 0, "--stats")
+    assert (reply.returncode, b"(as asked)" in reply.stderr) == (0, False), reply.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--min-prob", "0.5"], "--min-prob is for --choices"),
+        (["--readable"], "--readable is for --choices, and none are given."),
         (["--choices", "a,b", "--min-prob", "2"], "from 0 to 1"),
         (["--choices", "a"], "at least two"),
         (["--choices", "a,,b"], "empty"),

@@ -47,6 +47,8 @@ def test_each_value_and_where_it_comes_from(home: Path) -> None:
     assert found["top_p"] == (0.95, "default", "")
     assert found["min_p"] == (0.1, "model", "model")
     assert found["device"] == ("auto", "default", "")
+    assert found["readable"] == (False, "default", "")
+    assert origins("generate", "--readable")["readable"] == (True, "flag", "--readable")
     assert origins("chat")["seed"] == (9, "file", str(config))
     assert origins("generate")["top_k"] == (2, "file", str(config))
 

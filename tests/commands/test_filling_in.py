@@ -58,6 +58,7 @@ def test_a_model_that_cannot_says_what_it_would_need(speaker: Path) -> None:
         (["--json-schema", "{}"], "--json-schema"),
         (["--template-arg", "a=1"], "--template-arg"),
         (["--choices", "a,b"], "--choices"),
+        (["--readable"], "--readable is for --choices"),
         (["--control-tokens"], "--control-tokens"),
         (["--record", "r.json"], "--record"),
     ],
