@@ -8,12 +8,15 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.gguf import GGUFHeader, read_gguf
 from llmcli.checkpoint.gguf_families import architecture_of
 from llmcli.checkpoint.gguf_parser import parse_header
-from llmcli.checkpoint.text_parts import TextParts, gguf_text_parts
 from llmcli.errors import LlmcliError
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint.text_parts import TextParts
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ def read_gguf_ahead(path: Path) -> GGUFAhead | None:
         CheckpointError: the file cannot be read or is no GGUF file, or its header is broken.
         UnsupportedModelError: a version, byte order, architecture or type of tensor that we do not read.
     """
+    from llmcli.checkpoint.text_parts import gguf_text_parts
+
     parsed = parse_header(path)
     metadata = parsed.metadata
     if metadata.get("split.count", 1) not in (0, 1):

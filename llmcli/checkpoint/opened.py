@@ -1,6 +1,7 @@
 """A checkpoint whose headers have been read and checked, and whose weights have not been touched.
 
-Torch is needed only for files of `torch.save`, so that commands which load no model start without it.
+Torch is needed only for files of `torch.save`, so that commands which load no model start without it, and the library
+of tokenizers only where the tokenizer is asked for.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from llmcli.checkpoint.gguf_files import gguf_of_folder
 from llmcli.checkpoint.gguf_tensors import GGUFTensors, is_ignored_gguf_tensor
 from llmcli.checkpoint.hf_config import tensors_of_further_layers
 from llmcli.checkpoint.hf_names import is_extra_layer
+from llmcli.checkpoint.json_files import optional_json_object
+from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
 from llmcli.checkpoint.small_tensors import read_numbers
 from llmcli.checkpoint.sources import ParameterSource, Stored, match_tensors
-from llmcli.checkpoint.text_parts import TextParts, folder_text_parts, gguf_text_parts
 from llmcli.model import ModelConfig
 from llmcli.model.parameters import parameters_of
 
 if TYPE_CHECKING:
     import torch
+
+    from llmcli.checkpoint.text_parts import TextParts
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Checkpoint:
     notes: tuple[str, ...]
     """What the user should know although it stops nothing."""
     read_text_parts: Callable[[], TextParts]
+    read_sampling_defaults: Callable[[], Mapping[str, float]]
+    """The `generation_defaults` of the text parts, without making the tokenizer."""
 
     def stored_bytes(self, parameter: str) -> int:
         """Bytes in the files from which one parameter is read; parameters that share a tensor share its bytes."""
@@ -84,6 +90,12 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
     from llmcli.checkpoint.hf_tensors import HFTensors
 
     description, tensors, config = contents.description, contents.tensors, contents.config
+
+    def read_text_parts() -> TextParts:
+        from llmcli.checkpoint.text_parts import folder_text_parts
+
+        return folder_text_parts(folder, {**description.keys.values, **contents.keys.values}, config.vocab_size)
+
     further = tensors_of_further_layers(description)
     sources, notes = match_tensors(
         _parameter_shapes(config),
@@ -102,8 +114,9 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
         tensors=tensors,
         sources=sources,
         notes=(*contents.notes, *notes),
-        read_text_parts=lambda: folder_text_parts(
-            folder, {**description.keys.values, **contents.keys.values}, config.vocab_size
+        read_text_parts=read_text_parts,
+        read_sampling_defaults=lambda: folder_sampling_defaults(
+            optional_json_object(folder / "generation_config.json")
         ),
     )
 
@@ -111,6 +124,11 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
 def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
     header = read_gguf(path) if ahead is None else ahead.header
     architecture, keys = architecture_of(header)
+
+    def read_text_parts() -> TextParts:
+        from llmcli.checkpoint.text_parts import gguf_text_parts
+
+        return gguf_text_parts(header, config.vocab_size)
 
     config = gguf_model_config(header, lambda name: read_numbers(header.tensors[name]))
     further = (keys.layers(), keys.further_layers())
@@ -131,7 +149,8 @@ def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
         tensors=header.tensors,
         sources=sources,
         notes=tuple(notes),
-        read_text_parts=(lambda: gguf_text_parts(header, config.vocab_size)) if ahead is None else ahead.text.result,
+        read_text_parts=read_text_parts if ahead is None else ahead.text.result,
+        read_sampling_defaults=lambda: gguf_sampling_defaults(header.metadata),
     )
 
 

@@ -4,7 +4,6 @@ kind of checkpoint keeps them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from llmcli.checkpoint.gguf_metadata import GGUFMetadata
 from llmcli.checkpoint.inside import inside
 from llmcli.checkpoint.json_files import optional_json_object, read_bytes, read_json_object, read_text
 from llmcli.checkpoint.model_files import VOCABULARY_FILES, tokenizer_file
+from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
 from llmcli.checkpoint.template_files import is_template_file, read_template_file
 from llmcli.errors import CheckpointError
 from llmcli.text.end_of_turn import is_no_id, stop_ids
@@ -22,16 +22,6 @@ from llmcli.text.gguf_vocabulary import gguf_templates
 from llmcli.text.template import ChatTemplate, choose_template
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.tokenizer_classes import tokenizer_class
-
-# Our name of each sampling setting, and what transformers and llama.cpp call it.
-_SAMPLING_KEYS = {
-    "temperature": ("temperature", "temp"),
-    "top_k": ("top_k", "top_k"),
-    "top_p": ("top_p", "top_p"),
-    "min_p": ("min_p", "min_p"),
-    "repeat_penalty": ("repetition_penalty", "penalty_repeat"),
-}
-
 
 _ADDITIONAL_TEMPLATES = "additional_chat_templates"
 
@@ -102,7 +92,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
         template_origin=origin,
         template_fault=fault,
         stop_ids=stops,
-        generation_defaults=_folder_defaults(generation),
+        generation_defaults=folder_sampling_defaults(generation),
         notes=(*notes, *tokenizer.notes, *stop_notes, *_fault_notes(fault, origin)),
     )
 
@@ -119,13 +109,12 @@ def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
         if not is_no_id(header.metadata.get(key)) and not any(key in note for note in tokenizer.notes)
     }
     stops, stop_notes = stop_ids(tokenizer, named)
-    sampling = {ours: header.metadata.get(f"general.sampling.{theirs}") for ours, (_, theirs) in _SAMPLING_KEYS.items()}
     return TextParts(
         tokenizer=tokenizer,
         templates=templates,
         template_origin="tokenizer.chat_template" if templates else None,
         stop_ids=stops,
-        generation_defaults=_defaults(sampling),
+        generation_defaults=gguf_sampling_defaults(header.metadata),
         notes=(*tokenizer.notes, *stop_notes),
     )
 
@@ -240,21 +229,3 @@ def _listed_templates(values: Mapping[str, object]) -> dict[str, str]:
         for entry in entries
         if isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
     }
-
-
-def _folder_defaults(generation: Mapping[str, object]) -> dict[str, float]:
-    """What `generation_config.json` recommends; without sampling (`do_sample` false) that is temperature 0."""
-    values = {ours: generation.get(theirs) for ours, (theirs, _) in _SAMPLING_KEYS.items()}
-    # In transformers an absent `do_sample` means the same, but most files leave it out without meaning anything.
-    return _defaults(values | ({"temperature": 0.0} if generation.get("do_sample") is False else {}))
-
-
-def _defaults(values: Mapping[str, object]) -> dict[str, float]:
-    """The recommended settings that are usable numbers; others are none of the user's concern."""
-    numbers = {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
-    # GGUF metadata and some JSON files write whole numbers as floats.
-    return {name: int(value) if name == "top_k" else float(value) for name, value in numbers.items()}

@@ -100,8 +100,8 @@ def choose(
 ) -> None:
     """Print the most probable answer, or as JSON all of them; with `table`, all (or the `top` best) on stderr.
 
-    Exit code 1 if its share among them is less than `min_prob`. The fast path computes with `threads`, as in a reply, or
-    with `readable` the readable model.
+    Exit code 1 if its share among them is less than `min_prob`. The fast path computes with `threads`, as in a reply,
+    or with `readable` the readable model.
     """
     from llmcli.inspection.choices import choose as choose_ids
     from llmcli.views.answers import answers_view

@@ -127,8 +127,7 @@ def _recommended(model: str | None, given: Collection[str]) -> tuple[str, dict[s
         from llmcli.checkpoint.opened import open_checkpoint
 
         checkpoint = open_checkpoint(path)
-        defaults = checkpoint.read_text_parts().generation_defaults
-        return checkpoint.name, options.usable_recommendations(defaults, given)
+        return checkpoint.name, options.usable_recommendations(checkpoint.read_sampling_defaults(), given)
     except LlmcliError as error:
         terminal.note(f"What the model recommends is not known: {error}")
         return "", {}

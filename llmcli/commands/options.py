@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -379,7 +378,11 @@ class SamplingOptions:
         given = {name: value for name, value in values.items() if value is not None}
         chosen = usable_recommendations(model_defaults, given) | given
         # Drawn here, so that it can be shown and the reply had again.
-        seed = secrets.randbits(32) if self.seed is None else self.seed
+        seed = self.seed
+        if seed is None:
+            import secrets
+
+            seed = secrets.randbits(32)
         return SamplingParams(**chosen, seed=seed, max_tokens=self.max_tokens, stop=self.stop)  # type: ignore[arg-type]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -87,6 +86,8 @@ def _show_templates(parts: TextParts, *, as_json: bool) -> None:
     """The sources on stdout, byte for byte in a pipe; what they are called and their hashes on stderr."""
     if not parts.templates:
         raise UsageError("The model has no chat template; it continues text.")
+    import hashlib
+
     hashes = {
         name: hashlib.sha256(source.encode("utf-8", errors="surrogatepass")).hexdigest()
         for name, source in parts.templates.items()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoint.gguf_writing import write_gguf
+from tests.checkpoint.test_gguf_families import made
 from tests.commands.running import llm
 from tests.puppet import chain, write_puppet
 
@@ -62,6 +64,16 @@ def test_a_greedy_model_is_shown_as_such_unless_the_user_samples(home: Path) -> 
     found = origins("generate", "-m", folder, "--top-k", 3)
     assert found["temperature"] == (0.8, "default", "")
     assert found["top_p"] == (0.8, "model", "model")
+
+
+def test_a_model_recommends_settings_without_its_tokenizer(home: Path) -> None:
+    folder = write_puppet(home / "model", chain(b"a"))
+    (folder / "generation_config.json").write_text('{"temperature": 0.5}')
+    (folder / "tokenizer.json").write_text("damaged")
+    assert origins("generate", "-m", folder)["temperature"] == (0.5, "model", "model")
+    changes = {"tokenizer.ggml.model": "t5", "general.sampling.temp": 0.25}
+    path = write_gguf(made("llama 2, grouped"), home / "other.gguf", changes=changes)
+    assert origins("generate", "-m", path)["temperature"] == (0.25, "model", "other")
 
 
 def test_what_is_shown_is_what_runs(home: Path) -> None:

@@ -76,6 +76,32 @@ def test_what_is_said_of_a_model(kind: str, models: dict[str, Path], tmp_path: P
         assert out
 
 
+@pytest.mark.parametrize(
+    ("words", "unneeded"),
+    [
+        (["config", "generate", "-m"], ["tokenizers", "jinja2", "llmcli.checkpoint.text_parts", "secrets"]),
+        (["inspect", "tokens", "Hello", "-m"], ["jinja2"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["llama", "gguf"])
+def test_what_a_command_has_no_use_for_is_not_imported(
+    words: list[str], unneeded: list[str], kind: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from llmcli.cli import main\n"
+        "try:\n    main()\n"
+        f"finally:\n    print([name for name in {unneeded} if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words, str(models[kind])],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[-1] == "[]"
+
+
 def test_what_is_said_of_quantised_models(tmp_path: Path) -> None:
     made_of = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
     folders = {name: tmp_path / str(number) for number, name in enumerate(CASES)}
