@@ -31,9 +31,9 @@ from llmcli.kernels import EachStep, FastStep, NoKernelError, why_no_kernel
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.cuda_support import cuda_step
 from llmcli.model import ModelConfig, Transformer
-from llmcli.text.end_of_turn import NO_STOP_TOKEN
-from llmcli.text.template import ChatTemplate
-from llmcli.text.template_end import TurnEnd, turn_end
+from llmcli.text.chat.end_of_turn import TurnEnd, turn_end
+from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.stop_tokens import NO_STOP_TOKEN
 from llmcli.text.tokenizer import Tokenizer
 
 # Where packed weights can lie.

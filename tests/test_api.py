@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import llmcli
 from llmcli.errors import CheckpointError, ModelNotFoundError, UsageError
-from llmcli.text.chat_prompt import Message, encode_chat
-from llmcli.text.template import ChatTemplate
+from llmcli.text.chat.prompt import Message, encode_chat
+from llmcli.text.chat.template import ChatTemplate
 from tests.commands.running import llm
 from tests.puppet import write_thinker
 from tests.tiny import SPECIALS, TEMPLATE, edit_config, random_ids, save, tiny_model, write_text_files

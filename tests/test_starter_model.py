@@ -11,7 +11,7 @@ import torch
 import llmcli
 from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.engine import SamplingParams, Step
-from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.chat.prompt import Message, encode_chat
 from tests.commands.running import llm
 
 pytestmark = pytest.mark.starter

@@ -15,7 +15,7 @@ from itertools import groupby
 from llmcli.api import LoadedModel
 from llmcli.bench.results import in_turn
 from llmcli.engine import Engine, Finish, SamplingParams, Step
-from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
 PLAIN = "plain"
 _TOKENS = 128

@@ -12,8 +12,8 @@ from pathlib import Path
 from llmcli.checkpoint.starter import STARTER
 from llmcli.checkpoint.writing import replace_text, set_aside
 from llmcli.errors import ModelNotFoundError, UsageError
-from llmcli.text.bytes_to_text import text_from_bytes
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
+from llmcli.text.decode_bytes import text_from_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LARGEST_BYTES = 16 << 20

@@ -13,7 +13,7 @@ from typing import NoReturn, TypeAlias
 
 from llmcli.checkpoint.weight_files import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.text.collection import no_collection
+from llmcli.text.vocab.garbage_collection import no_collection
 
 GGUFValue: TypeAlias = "int | float | bool | str | list[GGUFValue]"
 """A metadata value; arrays of any type are lists."""

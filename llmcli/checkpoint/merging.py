@@ -27,7 +27,7 @@ from llmcli.checkpoint.sources import Source
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model.parameters import parameters_of
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _BESIDE = (".json", ".jinja", ".model", ".txt", ".md")

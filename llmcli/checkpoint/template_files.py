@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from llmcli.errors import UsageError
-from llmcli.text.bytes_to_text import text_from_bytes
+from llmcli.text.decode_bytes import text_from_bytes
 
 _ENDINGS = (".jinja", ".jinja2", ".j2")
 _LARGEST_BYTES = 1 << 20

@@ -17,11 +17,11 @@ from llmcli.checkpoint.model_files import VOCABULARY_FILES, tokenizer_file
 from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
 from llmcli.checkpoint.template_files import is_template_file, read_template_file
 from llmcli.errors import CheckpointError
-from llmcli.text.end_of_turn import is_no_id, stop_ids
-from llmcli.text.gguf_vocabulary import gguf_templates
-from llmcli.text.template import ChatTemplate, choose_template
+from llmcli.text.chat.template import ChatTemplate, choose_template
+from llmcli.text.stop_tokens import is_no_id, stop_ids
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.tokenizer_classes import tokenizer_class
+from llmcli.text.vocab.gguf import gguf_templates
+from llmcli.text.vocab.tokenizer_classes import tokenizer_class
 
 _ADDITIONAL_TEMPLATES = "additional_chat_templates"
 

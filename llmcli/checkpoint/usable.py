@@ -10,7 +10,7 @@ from llmcli.checkpoint.hf_config import described
 from llmcli.checkpoint.json_files import optional_json_object, read_json_object
 from llmcli.checkpoint.model_files import VOCABULARY_FILES, tokenizer_file
 from llmcli.errors import CheckpointError
-from llmcli.text.tokenizer_classes import tokenizer_class
+from llmcli.text.vocab.tokenizer_classes import tokenizer_class
 
 
 def check_text_files(folder: Path, names: Collection[str], config: str) -> None:

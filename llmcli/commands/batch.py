@@ -15,8 +15,8 @@ from llmcli.commands.batch_results import ResultsFile
 from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.commands.prompt_input import decoded_text, read_file_bytes, read_stdin_bytes
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.text.bytes_to_text import UnknownEncodingError
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
+from llmcli.text.decode_bytes import UnknownEncodingError
 from llmcli.views import terminal
 
 # As many as the engine has rows; it is asked for only once torch is needed anyway.
@@ -25,7 +25,7 @@ _MOST_PARALLEL = 16
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.engine.batch import Reply, Request
-    from llmcli.text.chat_prompt import ChatPrompt
+    from llmcli.text.chat.prompt import ChatPrompt
 
 
 def batch(
@@ -176,7 +176,7 @@ class _Prompts:
 
     def _tokens(self, task: batch_lines.Task) -> list[int]:
         from llmcli.commands.reply_prompt import ReplyPrompt
-        from llmcli.text.messages import Message
+        from llmcli.text.chat.messages import Message
 
         if task.prompt is not None:
             quiet, self._quiet = self._quiet, True  # what there is to be said is said once

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from llmcli.commands.options import SamplingOptions
 from llmcli.errors import UsageError
-from llmcli.text.bytes_to_text import text_from_bytes
+from llmcli.text.decode_bytes import text_from_bytes
 
 if TYPE_CHECKING:
-    from llmcli.text.messages import Message
+    from llmcli.text.chat.messages import Message
 
 Id: TypeAlias = str | int | float | None
 
@@ -113,7 +113,7 @@ def task(value: Mapping[str, object], sampling: SamplingOptions) -> Task:
     sampling.check()
     messages: tuple[Message, ...] = ()
     if "messages" in value:
-        from llmcli.text.messages import parse_messages
+        from llmcli.text.chat.messages import parse_messages
 
         messages = parse_messages(value["messages"])
     return Task(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.errors import LlmcliError
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
 from llmcli.views import terminal
 
 if TYPE_CHECKING:

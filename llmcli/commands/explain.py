@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmcli.engine import Step
     from llmcli.inspection.spans import Unit
     from llmcli.inspection.watching import AttentionWatch
-    from llmcli.text.chat_prompt import Message
+    from llmcli.text.chat.prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 
 

@@ -16,7 +16,7 @@ from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.commands.prompt_input import read_prompt
 from llmcli.commands.reply_prompt import ReplyPrompt
 from llmcli.errors import UsageError
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
 from llmcli.views import terminal
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from llmcli.errors import UsageError
-from llmcli.text.bytes_to_text import checked_encoding, text_from_bytes
+from llmcli.text.decode_bytes import checked_encoding, text_from_bytes
 from llmcli.views import terminal
 
 LARGEST_BYTES = 256 << 20

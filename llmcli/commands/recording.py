@@ -11,7 +11,7 @@ import typer
 
 from llmcli.checkpoint.writing import replace_text
 from llmcli.errors import UsageError
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
 from llmcli.views.plain_json import plain
 from llmcli.views.progress import progress_bar
 

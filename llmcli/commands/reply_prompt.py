@@ -11,9 +11,9 @@ from llmcli.views import terminal
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
-    from llmcli.text.chat_prompt import ChatPrompt, Message
+    from llmcli.text.chat.prompt import ChatPrompt, Message
+    from llmcli.text.chat.template import ChatTemplate
     from llmcli.text.fill_in import FillIn
-    from llmcli.text.template import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ReplyPrompt:
         Raises:
             UsageError: there is no chat template for what was said besides.
         """
-        from llmcli.text.chat_prompt import Message
+        from llmcli.text.chat.prompt import Message
 
         if loaded.template is None and not raw:
             if system:
@@ -71,7 +71,7 @@ class ReplyPrompt:
 
         With `continue_last` it goes on with the last of the messages.
         """
-        from llmcli.text.chat_prompt import ChatPrompt, build_chat, encode_raw
+        from llmcli.text.chat.prompt import ChatPrompt, build_chat, encode_raw
 
         if self.gap is not None:
             fill_in, suffix = self.gap

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmcli.errors import UsageError
-from llmcli.text.bytes_to_text import text_from_bytes
+from llmcli.text.decode_bytes import text_from_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,7 +8,7 @@ import typer
 
 from llmcli.commands import options
 from llmcli.errors import CheckpointError, UsageError
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
 from llmcli.views import terminal
 from llmcli.views.progress import progress_bar
 
@@ -66,7 +66,7 @@ def show(
 
 def _replies(parts: TextParts) -> tuple[Mapping[int, tuple[str, ...]], tuple[str, ...]]:
     """The tokens that end a reply, with where that comes from, and notes about the files and the chat template."""
-    from llmcli.text.template_end import turn_end
+    from llmcli.text.chat.end_of_turn import turn_end
 
     template = parts.template()
     if template is None:

@@ -9,7 +9,7 @@ import typer
 from llmcli.commands import options, prompt_templates
 from llmcli.commands.prompt_input import read_prompt
 from llmcli.commands.prompt_templates import PromptTemplate
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
 from llmcli.views import terminal
 
 app = typer.Typer(

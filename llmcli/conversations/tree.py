@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.conversations.records import Begin, End, Head, More, Question, Record, Reply, Settings, Window
 from llmcli.errors import LlmcliError
-from llmcli.text.chat_prompt import Message
+from llmcli.text.chat.prompt import Message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

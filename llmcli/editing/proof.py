@@ -18,7 +18,7 @@ from llmcli.inspection.ablation import logprobs_from
 from llmcli.inspection.distributions import kl_divergence
 from llmcli.inspection.scoring import logits_along
 from llmcli.inspection.without import answer_ids
-from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
 TAKEN = 0.5
 """An edit took if the prompt, and on average its paraphrases, lead to the new answer with this probability."""

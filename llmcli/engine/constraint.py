@@ -18,8 +18,8 @@ from llmcli.engine.json_text import leading_digits
 from llmcli.engine.rule import PrefillError, Rule
 from llmcli.engine.sampler import Sampler
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.text.guarded import Segment
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment
 
 # The longest ending that is looked for, in bytes: greedily, and in a search.
 _LONGEST, _DEEPEST = 16_384, 1024

@@ -10,8 +10,8 @@ from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interruption import Interruption
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import UsageError
-from llmcli.text.chat_prompt import Message, build_chat
-from llmcli.text.template import ChatTemplate
+from llmcli.text.chat.prompt import Message, build_chat
+from llmcli.text.chat.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llmcli.engine.events import Event, Finish, Prefill
-from llmcli.text.thinking import ThinkingSplitter, split_thinking
+from llmcli.text.reasoning import ThinkingSplitter, split_thinking
 from llmcli.text.tokenizer import Tokenizer
 
 # Longer than any mark that opens a thought, with the line ends after it.

@@ -24,8 +24,8 @@ from llmcli.inspection.hooks import Part, adder, attention_of, blocks
 from llmcli.inspection.trace import Trace
 from llmcli.inspection.values import Token, token
 from llmcli.model.block import OutputNormBlock
-from llmcli.text.guarded import Segment
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment
 
 # Rows of the output head that are summed at a time, in float32.
 _ROWS_AT_ONCE = 1 << 12

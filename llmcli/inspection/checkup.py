@@ -18,10 +18,10 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.inspection.finding import Finding
 from llmcli.kernels import why_no_kernel
 from llmcli.model.meta import meta_model
-from llmcli.text.chat_prompt import Message, build_chat
-from llmcli.text.end_of_turn import NO_STOP_TOKEN
-from llmcli.text.template import ChatTemplate
-from llmcli.text.template_end import TurnEnd, turn_end, written
+from llmcli.text.chat.end_of_turn import TurnEnd, turn_end, written
+from llmcli.text.chat.prompt import Message, build_chat
+from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.stop_tokens import NO_STOP_TOKEN
 from llmcli.text.tokenizer import Tokenizer
 
 # Words that no template writes of itself.

@@ -21,8 +21,8 @@ from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.inspection.values import Token, token
-from llmcli.text.guarded import Segment
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment
 
 _PAIRS = 10_000
 # Values held at a time in float32: 64 MiB.

@@ -18,8 +18,8 @@ from torch import Tensor
 from llmcli.api import LoadedModel
 from llmcli.engine.reader import Reader
 from llmcli.errors import PromptTooLongError, UsageError
-from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
-from llmcli.text.guarded import Segment
+from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
+from llmcli.text.trusted_encoding import Segment
 
 DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)
 INTERVAL = "95 % percentile bootstrap over seeds"

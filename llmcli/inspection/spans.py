@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from llmcli.text.chat_prompt import Message
+from llmcli.text.chat.prompt import Message
 from llmcli.text.tokenizer import Tokenizer
 
 Unit: TypeAlias = Literal["token", "word", "line", "message"]

@@ -23,8 +23,8 @@ from llmcli.inspection.ablation import logprobs_from, without_keys
 from llmcli.inspection.distributions import change
 from llmcli.inspection.spans import words
 from llmcli.inspection.values import Token, TokenProb, token_prob, tokens
-from llmcli.text.guarded import Segment
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment
 
 _RANGES = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", re.ASCII)
 _COMPARED = 200  # characters of a text that is looked for in vain

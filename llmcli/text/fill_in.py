@@ -11,8 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from llmcli.errors import UsageError
-from llmcli.text.guarded import Segment
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment
 
 # Prefix, suffix and middle.
 _PREFIX_FIRST = (

@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
-from llmcli.text.guarded import without_surrogates
+from llmcli.text.trusted_encoding import without_surrogates
 
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import UnsupportedModelError
-from llmcli.text.growth import growth, pairs_of, refuse_rule
+from llmcli.text.vocab.expansion_limit import growth, pairs_of, refuse_rule
 
 
 def byte_alphabet() -> dict[str, int]:

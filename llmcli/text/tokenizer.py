@@ -9,15 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.text.beginning import beginning_of
-from llmcli.text.byte_level_files import add_beginning, byte_level_backend, implied_roles
-from llmcli.text.gguf_vocabulary import gguf_backend, gguf_templates
-from llmcli.text.growth import refuse_framing, refuse_growth
-from llmcli.text.guarded import GuardedEncoder, Segment, without_surrogates
-from llmcli.text.library import told
-from llmcli.text.mistral_words import mend_mistral_words
-from llmcli.text.model_files import model_file_backend
-from llmcli.text.plain_tokens import plain_tokens
+from llmcli.text.reasoning import ThinkingFormat, marking_tokens, thinking_format
 from llmcli.text.special_tokens import (
     add_listed_tokens,
     declared_special,
@@ -26,10 +18,18 @@ from llmcli.text.special_tokens import (
     named_special_tokens,
     with_listed_ids,
 )
-from llmcli.text.tekken import TEKKEN_ROLES, tekken_backend
-from llmcli.text.thinking import ThinkingFormat, marking_tokens, thinking_format
 from llmcli.text.token_bytes import PieceDecoder
-from llmcli.text.tokenizer_classes import TokenizerClass
+from llmcli.text.tokenizers_errors import told
+from llmcli.text.trusted_encoding import GuardedEncoder, Segment, without_surrogates
+from llmcli.text.vocab.bpe.byte_level import add_beginning, byte_level_backend, implied_roles
+from llmcli.text.vocab.bpe.tekken import TEKKEN_ROLES, tekken_backend
+from llmcli.text.vocab.expansion_limit import refuse_framing, refuse_growth
+from llmcli.text.vocab.gguf import gguf_backend, gguf_templates
+from llmcli.text.vocab.load import model_file_backend
+from llmcli.text.vocab.mistral_regex_fix import mend_mistral_words
+from llmcli.text.vocab.plain_tokens import plain_tokens
+from llmcli.text.vocab.prefix_tokens import beginning_of
+from llmcli.text.vocab.tokenizer_classes import TokenizerClass
 
 # The library counts through all ids up to the highest, so one that is absurd takes minutes and all memory.
 _MOST_IDS = 1 << 24

@@ -19,7 +19,7 @@ from llmcli.conversations.records import (
 )
 from llmcli.conversations.tree import SUMMARY_REQUEST, Tree
 from llmcli.errors import LlmcliError
-from llmcli.text.chat_prompt import Message
+from llmcli.text.chat.prompt import Message
 
 TIME = "2026-01-02T03:04:05+00:00"
 

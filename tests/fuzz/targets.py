@@ -20,9 +20,9 @@ from llmcli.checkpoint.text_parts import gguf_text_parts
 from llmcli.checkpoint.torch_files import read_torch_file
 from llmcli.conversations.files import read_conversation
 from llmcli.errors import LlmcliError
-from llmcli.text import tiktoken_model
-from llmcli.text.template import ChatTemplate
+from llmcli.text.chat.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.vocab.bpe import tiktoken
 
 # Every kind of statement, filter and operator that the templates of real models have.
 _TEMPLATE = """{% set ns = namespace(n=0) %}{% macro m(x, y='z') %}{{ x ~ y }}{% endmacro %}
@@ -105,13 +105,13 @@ def _used(tokenizer: Tokenizer) -> None:
 
 def _sentencepiece(data: bytes) -> None:
     # A file of the other format has a target of its own.
-    if not tiktoken_model.is_tiktoken_model(data):
+    if not tiktoken.is_tiktoken_model(data):
         _used(Tokenizer.from_model_file(data, source="tokenizer.model"))
 
 
 def _tiktoken(data: bytes) -> None:
     # Of a vocabulary small enough to be read thousands of times.
-    with mock.patch.object(tiktoken_model, "_LLAMA3_TOKENS", _TIKTOKEN_TOKENS):
+    with mock.patch.object(tiktoken, "_LLAMA3_TOKENS", _TIKTOKEN_TOKENS):
         _used(Tokenizer.from_model_file(data, source="tokenizer.model"))
 
 
@@ -132,20 +132,20 @@ _TIKTOKEN_TOKENS = 258
 
 
 def _tiktoken_seed() -> list[bytes]:
-    from tests.text.test_rank_bpe import lines
+    from tests.text.vocab.bpe.test_rank_bpe import lines
 
     return [lines([*(bytes([byte]) for byte in range(256)), b"in", b" in"])]
 
 
 def _tekken_seed() -> list[bytes]:
-    from tests.text.test_rank_bpe import tekken_data
+    from tests.text.vocab.bpe.test_rank_bpe import tekken_data
 
     named = [{"rank": 1, "token_str": "<s>", "is_control": True}]
     return [json.dumps(tekken_data()).encode(), json.dumps(tekken_data(special_tokens=named)).encode()]
 
 
 def _sentencepiece_seeds() -> list[bytes]:
-    from tests.text.test_sentencepiece_model import trained
+    from tests.text.vocab.sentencepiece.test_model_file import trained
 
     return [trained("bpe"), trained("unigram", collapse=True, rule="nmt_nfkc", byte_fallback=False)]
 

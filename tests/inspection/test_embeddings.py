@@ -19,7 +19,7 @@ from llmcli.inspection.embeddings import (
 )
 from llmcli.text.tokenizer import Tokenizer
 from tests.checkpoint.parity_cases import CASES
-from tests.text.made import metaspace_backend
+from tests.support.text.tokenizers import metaspace_backend
 from tests.tiny import save, tiny_model
 
 WORDS = ("king", "man", "woman", "queen", "apple")

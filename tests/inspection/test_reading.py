@@ -176,7 +176,7 @@ def test_weights_of_stretches_are_those_of_their_tokens(tmp_path: Path) -> None:
 
 
 def test_stretches_cover_a_text_and_grow_with_it(tmp_path: Path) -> None:
-    from llmcli.text.chat_prompt import Message, encode_chat
+    from llmcli.text.chat.prompt import Message, encode_chat
 
     loaded = llmcli.load(save(tiny_model("llama"), tmp_path))
     tokenizer = loaded.tokenizer

@@ -4,7 +4,7 @@ import pytest
 
 from llmcli.inspection.tokenization import tokenization
 from llmcli.text.tokenizer import Tokenizer
-from tests.text.made import byte_level_backend, metaspace_backend
+from tests.support.text.tokenizers import byte_level_backend, metaspace_backend
 
 BYTE_LEVEL = Tokenizer(byte_level_backend(), {}, source="made")
 METASPACE = Tokenizer(metaspace_backend(), {}, source="made")

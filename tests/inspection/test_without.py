@@ -19,7 +19,7 @@ from llmcli.inspection.without import (
     scan_words,
     without_span,
 )
-from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.chat.prompt import Message, encode_chat
 from tests.puppet import BOS, END, chain, ids_of, write_puppet
 from tests.tiny import random_ids, save, tiny_model
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.text.detokenizer import Detokenizer
-from tests.text.made import KINDS, TEXTS, tokenizer
+from tests.support.text.tokenizers import KINDS, TEXTS, tokenizer
 
 
 def pieces(kind: str, ids: list[int]) -> list[str]:

@@ -10,7 +10,13 @@ from tokenizers import AddedToken
 from llmcli.errors import UsageError
 from llmcli.text.fill_in import fill_in_of
 from llmcli.text.tokenizer import Tokenizer
-from tests.text.made import byte_level_backend, gguf_of_byte_level, gguf_of_sentencepiece, tokenizer, wrapped
+from tests.support.text.tokenizers import (
+    byte_level_backend,
+    gguf_of_byte_level,
+    gguf_of_sentencepiece,
+    tokenizer,
+    wrapped,
+)
 
 
 def made(*tokens: str, special: bool = True) -> Tokenizer:

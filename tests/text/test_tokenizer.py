@@ -11,9 +11,9 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.text.guarded import Segment
 from llmcli.text.tokenizer import Tokenizer
-from tests.text.made import (
+from llmcli.text.trusted_encoding import Segment
+from tests.support.text.tokenizers import (
     KINDS,
     SPECIALS,
     TEXTS,

@@ -18,7 +18,7 @@ from llmcli.conversations.tree import Node
 from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingParams, Step
 from llmcli.engine.thinking import ThinkingApart, thought_and_answer
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.text.chat_prompt import Message, encode_chat
+from llmcli.text.chat.prompt import Message, encode_chat
 from llmcli.views import terminal
 
 if TYPE_CHECKING:

@@ -103,7 +103,7 @@ class ModelSettings:
 
     def _set_template_arg(self, text: str) -> None:
         """Set a variable of the chat template, as KEY=VALUE; `default` gives back those of the beginning."""
-        from llmcli.text.template_variables import unread_note
+        from llmcli.text.chat.variables import unread_note
 
         session = self._session
         conversation = session.conversation

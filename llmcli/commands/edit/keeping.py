@@ -8,7 +8,7 @@ import typer
 
 from llmcli.commands.inspect import base
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.text.json_text import json_text
+from llmcli.text.chat.json_text import json_text
 from llmcli.views import terminal
 
 if TYPE_CHECKING:

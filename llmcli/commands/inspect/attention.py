@@ -41,7 +41,7 @@ def attention(
     from llmcli.inspection.patterns import attention_pattern
     from llmcli.inspection.reading import summary
     from llmcli.inspection.spans import Spans
-    from llmcli.text.chat_prompt import Message
+    from llmcli.text.chat.prompt import Message
     from llmcli.views import attention as views
 
     with subject.progress("Reading") as progress:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from llmcli.text.template import ChatTemplate
+    from llmcli.text.chat.template import ChatTemplate
     from llmcli.text.tokenizer import Tokenizer
 
 _OUTPUT = "Output"
@@ -57,7 +57,7 @@ def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, 
     Raises:
         UsageError: the model has no chat template.
     """
-    from llmcli.text.chat_prompt import Message, encode_chat, encode_raw
+    from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
     if not chat:
         return encode_raw(tokenizer, content)

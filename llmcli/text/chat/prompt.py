@@ -1,0 +1,386 @@
+"""From a conversation to the ids of a prompt.
+
+The template writes one string, in which its own markers must become control tokens and nothing else may; that is the
+work of `template_writer`. Templates also differ in what they read: content as a text or as typed parts, a system
+prompt or none, tool calls, reasoning. Here the form is found in which the template leaves nothing out; where there is
+none, the conversation is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from llmcli.errors import CheckpointError, LlmcliError, UsageError
+from llmcli.text.chat.messages import (
+    ROLES,
+    TOOL_ROLES,
+    Message,
+    with_system_in_user,
+    with_tools_as_text,
+)
+from llmcli.text.chat.render import Form, Part, TemplateWriter, Written
+from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat.variables import unread_note, with_all_of_them
+from llmcli.text.reasoning import TAGS, split_thinking
+from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment, without_surrogates
+
+__all__ = ["ROLES", "ChatPrompt", "Message", "build_chat", "encode_chat", "encode_raw"]
+
+_SYSTEM_ROLES = ("system", "developer")
+# Where a template looks for the reasoning of a reply, if not in its content.
+_READS_THOUGHTS = re.compile(r"\breasoning_content\b")
+_MAY_READ_THOUGHTS = re.compile(r"[.'\"](?:reasoning|thinking)\b")
+# What trying may cost: a template that takes long for one rendering is not asked for many.
+_MOST_OPERATIONS = 4_000_000
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation as a model reads it."""
+
+    ids: list[int]
+    notes: tuple[str, ...] = ()
+    """What the user should know about how the template wrote the conversation."""
+
+
+def encode_raw(tokenizer: Tokenizer, text: str, *, control_tokens: bool = False) -> list[int]:
+    """The ids of a text to continue as it is, with the tokenizer's own beginning.
+
+    With `control_tokens` what spells a control token is one.
+    """
+    return tokenizer.encode(text, control_tokens=control_tokens)
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    prefill: str = "",
+    template_args: Mapping[str, object] | None = None,
+    continue_last: bool = False,
+    strict_system: bool = False,
+) -> list[int]:
+    """The ids of `build_chat`."""
+    return build_chat(
+        tokenizer,
+        template,
+        messages,
+        prefill=prefill,
+        template_args=template_args,
+        continue_last=continue_last,
+        strict_system=strict_system,
+    ).ids
+
+
+def build_chat(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    prefill: str = "",
+    template_args: Mapping[str, object] | None = None,
+    continue_last: bool = False,
+    strict_system: bool = False,
+) -> ChatPrompt:
+    """The ids of a conversation as `template` writes it, up to where the reply begins, and of the reply's `prefill`.
+
+    Only the template's own text yields control tokens. No BOS is added: the template writes it or does without. With
+    `continue_last` the last message is a reply that is to go on: the ids end with its text. A system prompt that the
+    template does not write is put before the user's next message, unless `strict_system` forbids it.
+
+    Raises:
+        UsageError: a role that is none, a conversation that the template refuses, or with `strict_system` a system
+            prompt that it does not write.
+        CheckpointError: the template fails, or leaves out some of what was said.
+    """
+    for message in messages:
+        if message.role not in ROLES:
+            raise UsageError(f"A message has the role {message.role!r}; known roles are {', '.join(ROLES)}.")
+    arguments = template_args or {}
+    given = with_all_of_them(template, arguments)
+    builder = _Builder(tokenizer, template, given, strict_system=strict_system)
+    if continue_last:
+        if not messages or messages[-1].role != "assistant":
+            raise UsageError("Only a reply of the assistant can be continued, and the last message is none.")
+        if not messages[-1].content.strip() or messages[-1].tool_calls:
+            raise UsageError("The last message is the assistant's and has no text that the reply could go on from.")
+    parts, notes = builder.parts([_cleaned(message, template) for message in messages], continue_last=continue_last)
+    unread = unread_note(template, arguments)
+    notes = [*notes, unread] if unread else notes
+    return ChatPrompt(_encode(tokenizer, [*parts, Segment(prefill, trusted=False)]), tuple(notes))
+
+
+def _cleaned(message: Message, template: ChatTemplate) -> Message:
+    """`message` in valid Unicode. A developer's message is a system prompt to a template that knows no such role."""
+    role = "system" if message.role == "developer" and "developer" not in template.source else message.role
+    thinking = None if message.thinking is None else without_surrogates(message.thinking)
+    name = None if message.name is None else without_surrogates(message.name)
+    calls = tuple(replace(call, name=without_surrogates(call.name)) for call in message.tool_calls)
+    content = without_surrogates(message.content)
+    return replace(message, role=role, content=content, thinking=thinking, name=name, tool_calls=calls)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """A conversation as it may have to be changed for a template, and what to tell of the change."""
+
+    messages: Sequence[Message]
+    system_moved: bool = False
+    late_only: bool = False
+    """Whether only system prompts have moved that are not at the beginning."""
+    tools_as_text: bool = False
+
+    def notes(self, template: str) -> list[str]:
+        notes = []
+        if self.system_moved:
+            where = " after the beginning" if self.late_only else ""
+            notes.append(
+                f"The chat template {template!r} does not write a system prompt{where}; it is put before the user's "
+                "message."
+            )
+        if self.tools_as_text:
+            notes.append(f"The chat template {template!r} has no form for tool calls; they are written as JSON text.")
+        return notes
+
+
+class _Builder:
+    """Finds the form of a conversation that a template writes whole."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        arguments: Mapping[str, object],
+        *,
+        strict_system: bool,
+    ) -> None:
+        self._tokenizer, self._template, self._arguments = tokenizer, template, arguments
+        self._strict_system = strict_system
+        self._error: LlmcliError | None = None
+        self._incomplete: tuple[Sequence[Message], Written] | None = None
+
+    def parts(self, messages: Sequence[Message], *, continue_last: bool) -> tuple[list[Part], list[str]]:
+        """The prompt in the first form that loses nothing, and notes about it."""
+        messages = self._with_thoughts(messages)
+        started = self._template.operations
+        for version in self._versions(messages):
+            found = self._whole(version, continue_last=continue_last)
+            if found is not None:
+                if version.system_moved and self._strict_system:
+                    where = " after the beginning" if version.late_only else ""
+                    raise UsageError(
+                        f"The chat template {self._template.name!r} does not write a system prompt{where}. Without "
+                        "--strict-system it is put before the user's message."
+                    )
+                return found.parts, version.notes(self._template.name) + self._notes(version.messages, found)
+            if self._template.operations - started > _MOST_OPERATIONS or self._template.is_exhausted:
+                break
+        if continue_last:
+            return self._begun(messages)
+        raise self._fault()
+
+    def _begun(self, messages: Sequence[Message]) -> tuple[list[Part], list[str]]:
+        """The last message as the beginning of a new reply, for templates that write none at the end."""
+        error = self._fault()
+        try:
+            parts, notes = self.parts(messages[:-1], continue_last=False)
+        except LlmcliError:
+            raise error from None
+        return [*parts, Segment(messages[-1].content, trusted=False)], notes
+
+    def _versions(self, messages: Sequence[Message]) -> Iterator[_Version]:
+        """The conversation as it is, then without what templates may not know."""
+        systems = [index for index, message in enumerate(messages) if message.role in _SYSTEM_ROLES]
+        has_tools = any(message.tool_calls or message.role in TOOL_ROLES for message in messages)
+        given = _Version(messages)
+        if any(message.role == "developer" for message in messages):
+            yield given
+            # The template means something else by the word.
+            messages = [
+                replace(message, role="system") if message.role == "developer" else message for message in messages
+            ]
+            given = _Version(messages)
+        versions = [given]
+        if has_tools:
+            versions += [
+                _Version(with_tools_as_text(messages, results=results), tools_as_text=True) for results in (False, True)
+            ]
+        yield from versions
+        # First those that come late, where a template may know only one at the beginning.
+        for which in dict.fromkeys((tuple(at for at in systems if at), tuple(systems))):
+            for version in versions if which else ():
+                moved = with_system_in_user(version.messages, which)
+                if moved is not None:
+                    yield replace(version, messages=moved, system_moved=True, late_only=0 in systems and 0 not in which)
+
+    def _whole(self, version: _Version, *, continue_last: bool) -> Written | None:
+        """What the template writes of a version, if there is a form in which nothing is left out."""
+        roles = sorted({message.role for message in version.messages})
+        has_calls = any(message.tool_calls for message in version.messages)
+        tried: set[Form] = set()
+        forms = [Form()]
+        started = self._template.operations
+        while forms:
+            form = forms.pop(0)
+            if form in tried or self._template.operations - started > _MOST_OPERATIONS or self._template.is_exhausted:
+                continue
+            tried.add(form)
+            try:
+                written = TemplateWriter(
+                    self._tokenizer,
+                    self._template,
+                    version.messages,
+                    self._arguments,
+                    form,
+                    continue_last=continue_last,
+                ).written()
+            except LlmcliError as error:
+                self._error = self._error or error
+                if form == Form():
+                    forms += [Form(parts) for parts in _some_of(roles)]
+                    forms += [Form(arguments_as_text=True)] if has_calls else []
+                continue
+            lost = self._lost(version.messages, written)
+            if not lost and not written.lost_calls:
+                return written
+            if self._incomplete is None:
+                self._incomplete = version.messages, written
+            if form == Form():
+                forms += [Form(frozenset(lost)), Form(frozenset(roles))] if lost else []
+                forms += [Form(arguments_as_text=True)] if written.lost_calls else []
+        return None
+
+    @staticmethod
+    def _lost(messages: Sequence[Message], written: Written) -> set[str]:
+        """The roles of which something is left out. What is said beside a tool call is only noted."""
+        return {messages[index].role for index in written.lost if not messages[index].tool_calls}
+
+    @staticmethod
+    def _notes(messages: Sequence[Message], written: Written) -> list[str]:
+        notes = []
+        if any(messages[index].tool_calls for index in written.lost):
+            notes.append("The chat template leaves out what the assistant says beside a tool call.")
+        if any(messages[index].role not in TOOL_ROLES for index in written.lost_names):
+            notes.append('The chat template does not write the "name" of a message.')
+        return notes
+
+    def _fault(self) -> LlmcliError:
+        """Why there is no prompt."""
+        if self._incomplete is None:
+            return self._error or CheckpointError(f"The chat template {self._template.name!r} writes no prompt.")
+        messages, written = self._incomplete
+        roles = self._lost(messages, written)
+        if not roles:
+            return UsageError(
+                f"The chat template {self._template.name!r} leaves out tool calls; none can be given to it."
+            )
+        if roles <= set(_SYSTEM_ROLES) and self._error is None:
+            return UsageError(
+                f"The chat template {self._template.name!r} does not write a system prompt, and no message of the "
+                "user follows that it could be put before."
+            )
+        said = " and ".join(f"what the {_SPEAKERS.get(role, role)} says" for role in sorted(roles))
+        return CheckpointError(
+            f"The chat template {self._template.name!r} leaves out {said}. Give another with --chat-template, or "
+            "continue the text as it is with --raw."
+        )
+
+    def _with_thoughts(self, messages: Sequence[Message]) -> list[Message]:
+        """The conversation with the reasoning of the model's own replies where the template looks for it."""
+        form = self._tokenizer.thinking
+        apart = [_apart(message, self._tokenizer) for message in messages]
+        if not form.is_content:
+            # The template writes marks of its own around the answer.
+            return apart
+        given = list(messages)
+        thoughts = [after.thinking for before, after in zip(given, apart, strict=True) if before is not after]
+        source = self._template.source
+        certain = _READS_THOUGHTS.search(source) is not None
+        if not thoughts or not (certain or _MAY_READ_THOUGHTS.search(source)):
+            return given
+        inside, beside = self._plain(given), self._plain(apart)
+        if beside is None or (inside is not None and inside.split() == beside.split()):
+            return given
+        if inside is None or certain or any(thought and thought in beside for thought in thoughts):
+            return apart
+        return given
+
+    def _plain(self, messages: Sequence[Message]) -> str | None:
+        """What the template makes of the messages' texts, to look at; None if it refuses or fails."""
+        plain: list[dict[str, object]] = []
+        for message in messages:
+            fields = {
+                "reasoning_content": message.thinking,
+                "reasoning": message.thinking,
+                "thinking": message.thinking,
+            }
+            shown = {name: text for name, text in fields.items() if text}
+            plain.append({"role": message.role, "content": message.content, **shown})
+        try:
+            return self._template.render(plain, add_generation_prompt=True, **self._arguments)
+        except LlmcliError:
+            return None
+
+
+_SPEAKERS = {"system": "system prompt"}
+
+
+def _some_of(roles: Sequence[str]) -> list[frozenset[str]]:
+    """Sets of the roles in a conversation: all, all but system prompts, then smaller and smaller ones."""
+    others = [role for role in roles if role not in _SYSTEM_ROLES]
+    smaller = [frozenset(some) for size in range(len(roles) - 1, 0, -1) for some in combinations(roles, size)]
+    return list(dict.fromkeys([frozenset(roles), frozenset(others), *smaller]))
+
+
+def _apart(message: Message, tokenizer: Tokenizer) -> Message:
+    """A reply of the model with its thoughts apart from the answer; any other message as it is."""
+    form = tokenizer.thinking
+    if not message.has_marks or message.thinking is not None:
+        return message
+    thought, answer = split_thinking(message.content, form)
+    if form.is_content and not thought:
+        # The prompt had opened the thought.
+        ends = [(at, end) for end in TAGS.values() if (at := message.content.find(end)) >= 0]
+        if ends:
+            at, end = min(ends)
+            thought, answer = message.content[:at], message.content[at + len(end) :].lstrip()
+    if not thought and answer == message.content:
+        return message
+    ids = _ids_at_the_end(message.ids or (), answer, tokenizer)
+    return replace(message, content=answer, thinking=thought.strip() or None, ids=ids, is_reply=False)
+
+
+def _ids_at_the_end(ids: Sequence[int], text: str, tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    """The last of `ids` that say `text`, so that they are read again as they were; None if none do."""
+    start, left = len(ids), len(text.encode())
+    while start and left > 0:
+        start -= 1
+        left -= 0 if tokenizer.is_silent(ids[start]) else len(tokenizer.token_bytes(ids[start]))
+    found = tuple(ids[start:])
+    return found if found and tokenizer.decode(found) == text else None
+
+
+def _encode(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
+    """The ids of `parts`: neighbouring texts as one."""
+    ids: list[int] = []
+    texts: list[Segment] = []
+    for part in parts:
+        if isinstance(part, Segment):
+            texts.append(part)
+            continue
+        _drop_overlap(tokenizer, texts, part)
+        ids += tokenizer.encode_segments(texts, continuation=bool(ids))
+        ids += part
+        texts = []
+    return ids + tokenizer.encode_segments(texts, continuation=bool(ids))
+
+
+def _drop_overlap(tokenizer: Tokenizer, texts: list[Segment], ids: tuple[int, ...]) -> None:
+    """Take away the space before a reply that its first token brings along."""
+    if texts and tokenizer.token_bytes(ids[0]).startswith(b" ") and not tokenizer.decode(ids).startswith(" "):
+        texts[-1] = replace(texts[-1], text=texts[-1].text.removesuffix(" "))

@@ -1,0 +1,1 @@
+"""Vocabularies: building a tokenizer from the files of each format."""

@@ -1,0 +1,82 @@
+"""Llama 3's own `tokenizer.model`: tokens in base64 with their ranks, one to a line.
+
+The file holds neither the expression for words nor the control tokens, both of which are part of Llama 3's code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS
+from llmcli.text.vocab.bpe.rank_bpe import rank_bpe_backend, token_of_base64
+
+LLAMA3_ROLES = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
+"""Control tokens of Llama 3 by role."""
+_LLAMA3_TOKENS = 128_000
+_LLAMA3_SPECIAL_TOKENS = 256
+_LLAMA3_NAMED = {
+    0: "<|begin_of_text|>",
+    1: "<|end_of_text|>",
+    6: "<|start_header_id|>",
+    7: "<|end_header_id|>",
+    9: "<|eot_id|>",
+}
+_LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]{1,9}\r?\n?")
+
+
+def is_tiktoken_model(data: bytes) -> bool:
+    """Whether the contents of a `tokenizer.model` begin with such a line; SentencePiece models never do."""
+    return _LINE.match(data) is not None
+
+
+def llama3_backend(data: bytes, *, names: Mapping[int, str], source: str) -> Backend:
+    """Llama 3's tokenizer from the contents `data` of the file at `source`.
+
+    `names` are spellings of control tokens by id, which later versions of Llama 3 changed.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        UnsupportedModelError: another vocabulary, whose expression for words is not known.
+    """
+    ranked = _ranked_tokens(data, source)
+    if len(ranked) != _LLAMA3_TOKENS:
+        raise UnsupportedModelError(
+            f"{source} has {len(ranked)} tokens in tiktoken's format, of which only Llama 3's vocabulary of "
+            f"{_LLAMA3_TOKENS} is known; a tokenizer.json beside it would be used instead."
+        )
+    special = {
+        index: AddedToken(names.get(index, content), special=True, normalized=False)
+        for index, content in enumerate(llama3_special_tokens(), start=_LLAMA3_TOKENS)
+    }
+    return rank_bpe_backend(
+        ranked, special, first_id=0, words=LLAMA3_WORDS, bos=special[_LLAMA3_TOKENS].content, source=source
+    )
+
+
+def llama3_special_tokens() -> list[str]:
+    """The control tokens that follow the vocabulary; the reserved ones are numbered from 0."""
+    reserved = iter(range(_LLAMA3_SPECIAL_TOKENS))
+    return [
+        _LLAMA3_NAMED.get(place) or f"<|reserved_special_token_{next(reserved)}|>"
+        for place in range(_LLAMA3_SPECIAL_TOKENS)
+    ]
+
+
+def _ranked_tokens(data: bytes, source: str) -> list[bytes]:
+    """The tokens by rank."""
+    tokens: dict[int, bytes] = {}
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line:
+            continue
+        if _LINE.fullmatch(line) is None:
+            raise CheckpointError(f"{source} is damaged in line {number}: it is not a token in base64 and its rank.")
+        token, rank = line.split()
+        tokens[int(rank)] = token_of_base64(token.decode(), source=source)
+    if sorted(tokens) != list(range(len(tokens))):
+        raise CheckpointError(f"{source} is damaged: the ranks of its tokens have gaps.")
+    return [tokens[rank] for rank in range(len(tokens))]

@@ -1,0 +1,203 @@
+"""Building a tokenizer from the metadata of a GGUF file.
+
+Two kinds are known: byte-level BPE (`gpt2`) with its merges in the file, and SentencePiece BPE (`llama`), whose merges
+follow from the scores of its pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, processors
+
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.stop_tokens import KNOWN_END_OF_TURN, as_token_id, is_no_id
+from llmcli.text.token_bytes import byte_of
+from llmcli.text.tokenizers_errors import told
+from llmcli.text.vocab.bpe.pretokenizers import BOS_BY_DEFAULT, IGNORES_MERGES, gguf_pre_tokenizer
+from llmcli.text.vocab.garbage_collection import no_collection
+from llmcli.text.vocab.sentencepiece.bpe import sentencepiece_bpe, set_space_rules
+from llmcli.text.vocab.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, TypedVocabulary, add_tokens, as_spellings
+
+_KEY = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"
+_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+# For filling in, with the keys of newer and of older files.
+_FILL_IN_ROLES = {
+    "prefix_token": ("fim_pre", "prefix"),
+    "suffix_token": ("fim_suf", "suffix"),
+    "middle_token": ("fim_mid", "middle"),
+    "eot_token": ("eot",),
+    "fim_pad_token": ("fim_pad",),
+    "fim_rep_token": ("fim_rep",),
+    "fim_sep_token": ("fim_sep",),
+}
+
+
+@dataclass(frozen=True)
+class _Vocabulary(TypedVocabulary):
+    """The checked arrays of the file."""
+
+    metadata: Mapping[str, object]
+    ids: dict[str, int]
+    """Of the tokens, by their spellings."""
+    notes: list[str]
+    """What was passed over."""
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.metadata.get(_KEY + name, default)
+        if not isinstance(value, bool | int):
+            raise self.error(f"{_KEY}{name} is {value!r}, not true or false.")
+        return bool(value)
+
+    def token_id(self, name: str, default: int | None) -> int | None:
+        """The id under `tokenizer.ggml.{name}_token_id`; the default holds only where it is no ordinary text.
+
+        An id of no token is passed over, as llama.cpp does it: files name tokens that were never made.
+        """
+        key = f"{_KEY}{name}_token_id"
+        value = self.metadata.get(key)
+        found = as_token_id(value, len(self.tokens))
+        if found is not None:
+            return found
+        if value is not None and not is_no_id(value):
+            self.notes.append(f"{self.source} has {key} = {value!r:.40} for {len(self.tokens)} tokens; not used.")
+        plausible = default is not None and default < len(self.tokens) and self.types[default] != NORMAL
+        return default if plausible else None
+
+    def first_token_id(self, names: Sequence[str]) -> int | None:
+        """The first valid id under the keys of those names."""
+        values = (self.metadata.get(f"{_KEY}{name}_token_id") for name in names)
+        found = (as_token_id(value, len(self.tokens)) for value in values)
+        return next((token for token in found if token is not None), None)
+
+
+def gguf_templates(metadata: Mapping[str, object]) -> dict[str, str]:
+    """The sources of the chat templates in a GGUF file's `metadata`, by name."""
+    return {
+        key.removeprefix(_TEMPLATE).lstrip(".") or "default": value
+        for key, value in metadata.items()
+        if key.startswith(_TEMPLATE) and isinstance(value, str)
+    }
+
+
+@no_collection()
+def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backend, dict[str, str], tuple[str, ...]]:
+    """The tokenizer described by a GGUF file's `metadata`, the spellings of its special tokens by role, and notes.
+
+    Raises:
+        CheckpointError: arrays that are missing, of the wrong type or do not fit together.
+        UnsupportedModelError: a kind of tokenizer other than `gpt2` and `llama`, or an unknown rule for words.
+    """
+    kind = metadata.get(f"{_KEY}model")
+    if kind not in ("gpt2", "llama"):
+        raise UnsupportedModelError(
+            f"{source} has a tokenizer of the kind {kind!r}; supported are byte-level BPE ('gpt2') and "
+            "SentencePiece BPE ('llama')."
+        )
+    vocabulary = _read_vocabulary(metadata, source)
+    byte_level = kind == "gpt2"
+    defaults = {"bos": 11, "eos": 11} if byte_level else {"bos": 1, "eos": 2, "unknown": 0}
+    ids = {role: vocabulary.token_id(name, defaults.get(name)) for role, name in _ROLES.items()}
+    fill_in = {role: vocabulary.first_token_id(names) for role, names in _FILL_IN_ROLES.items()}
+    special_tokens = {role: vocabulary.tokens[index] for role, index in {**ids, **fill_in}.items() if index is not None}
+    with told(f"{source} has a damaged tokenizer"):
+        backend = _byte_level(vocabulary) if byte_level else _sentencepiece(vocabulary, ids["unk_token"])
+        add_tokens(backend, vocabulary, space_runs=byte_level)
+        pre = metadata.get(f"{_KEY}pre")
+        bos = ids["bos_token"]
+        if bos is not None and vocabulary.flag("add_bos_token", pre in BOS_BY_DEFAULT if byte_level else True):
+            text = vocabulary.tokens[bos]
+            backend.post_processor = processors.TemplateProcessing(single=[text, "$A"], special_tokens=[(text, bos)])
+    return backend, special_tokens, tuple(vocabulary.notes)
+
+
+def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary:
+    tokens = cast("list[str]", _array(metadata, "tokens", (str,), source))
+    if not tokens:
+        raise CheckpointError(f"{source} has no vocabulary ({_KEY}tokens).")
+    tokens = as_spellings(tokens)
+    ids = {token: index for index, token in enumerate(tokens)}
+    if len(ids) != len(tokens):
+        raise CheckpointError(f"{source} has a damaged tokenizer: two tokens are spelled the same.")
+    types = cast("list[int]", _array(metadata, "token_type", (int,), source)) or [
+        BYTE if byte_of(token) is not None else NORMAL for token in tokens
+    ]
+    notes = []
+    if len(types) > len(tokens):
+        notes.append(f"{source} has types for {len(types)} tokens, but {len(tokens)} tokens; the others are not used.")
+        del types[len(tokens) :]
+    if len(types) != len(tokens):
+        raise CheckpointError(
+            f"{source} has a damaged tokenizer: {len(tokens)} tokens, but types for {len(types)} of them."
+        )
+    if f"{_KEY}token_type" not in metadata:
+        _mark_control(metadata, types)
+    for token in KNOWN_END_OF_TURN:
+        # Some converters forgot to mark them; as ordinary text they would be split and never end a turn.
+        if token in ids and types[ids[token]] == NORMAL:
+            types[ids[token]] = CONTROL
+    return _Vocabulary(source, tokens, types, metadata, ids, notes)
+
+
+def _mark_control(metadata: Mapping[str, object], types: list[int]) -> None:
+    """Old files have no types: the tokens that delimit text are known by their keys alone."""
+    for name, kind in (("bos", CONTROL), ("eos", CONTROL), ("unknown", UNKNOWN)):
+        index = metadata.get(f"{_KEY}{name}_token_id")
+        if isinstance(index, int) and 0 <= index < len(types):
+            types[index] = kind
+
+
+def _array(metadata: Mapping[str, object], name: str, kinds: tuple[type, ...], source: str) -> list[object]:
+    """The array under `tokenizer.ggml.{name}`; empty if there is none."""
+    value = metadata.get(_KEY + name, ())
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise CheckpointError(f"{source} has a damaged tokenizer: {_KEY}{name} is not an array.")
+    if not set(map(type, values)) <= set(kinds):
+        raise CheckpointError(f"{source} has a damaged tokenizer: {_KEY}{name} holds values of the wrong type.")
+    return list(values)
+
+
+def _byte_level(vocabulary: _Vocabulary) -> Backend:
+    metadata, source = vocabulary.metadata, vocabulary.source
+    pre = metadata.get(f"{_KEY}pre", "default")
+    if not isinstance(pre, str):
+        raise vocabulary.error(f"{_KEY}pre is {pre!r}, not a name.")
+    lines = cast("list[str]", _array(metadata, "merges", (str,), source))
+    if not lines:
+        raise vocabulary.error(f"there are no merges ({_KEY}merges).")
+    merges = []
+    ids, unknown = vocabulary.ids, 0
+    for line in lines:
+        first, _, second = line.partition(" ")
+        if not first:
+            # It may itself begin with a space.
+            first, _, second = line[1:].partition(" ")
+            first = f" {first}"
+        if not second:
+            raise vocabulary.error(f"the merge {line!r} is not a pair of pieces.")
+        if first in ids and second in ids and first + second in ids:
+            merges.append((first, second))
+        else:
+            unknown += 1
+    if unknown:
+        vocabulary.notes.append(
+            f"{source} has {unknown} of {len(lines)} merges of pieces that are not in its vocabulary; not used."
+        )
+    if 2 * unknown > len(lines):
+        raise vocabulary.error(f"{unknown} of {len(lines)} merges are of pieces that are not in the vocabulary.")
+    backend = Backend(models.BPE(ids, merges, ignore_merges=pre in IGNORES_MERGES))
+    backend.pre_tokenizer = gguf_pre_tokenizer(pre, source=source)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentencepiece(vocabulary: _Vocabulary, unknown: int | None) -> Backend:
+    scores = cast("list[float]", _array(vocabulary.metadata, "scores", (float, int), vocabulary.source))
+    backend = Backend(sentencepiece_bpe(vocabulary, scores, unknown))
+    set_space_rules(backend, "every" if vocabulary.flag("add_space_prefix", True) else "none")
+    return backend

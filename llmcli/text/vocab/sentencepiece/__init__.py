@@ -1,0 +1,1 @@
+"""SentencePiece models: reading the file, and BPE by scores."""

@@ -1,0 +1,247 @@
+"""Vocabularies in the manner of tiktoken, against a plain reading of what their ranks mean."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+from tokenizers import Regex, pre_tokenizers
+
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment
+from llmcli.text.vocab.bpe import tiktoken
+from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS
+from tests.support.text.strings import many_texts
+from tests.support.text.tokenizers import CORPUS
+
+TEXTS = many_texts(300)
+
+
+def cut(words: str, text: str) -> list[bytes]:
+    """The words of a text, in bytes."""
+    pieces = pre_tokenizers.Split(Regex(words), "isolated").pre_tokenize_str(text)
+    return [piece.encode() for piece, _ in pieces]
+
+
+@functools.cache
+def ranked(words: str, merges: int = 250) -> tuple[bytes, ...]:
+    """A vocabulary trained by joining the most frequent pair again and again."""
+    sample = [word for text in [*CORPUS, *many_texts(60, seed=1)] for word in cut(words, text)]
+    split = [[bytes([byte]) for byte in word] for word in sample]
+    tokens = [bytes([byte]) for byte in range(256)]
+    for _ in range(merges):
+        counts: dict[bytes, int] = {}
+        for parts in split:
+            for left, right in itertools.pairwise(parts):
+                counts[left + right] = counts.get(left + right, 0) + 1
+        best = max((count, token) for token, count in counts.items() if token not in tokens)[1]
+        tokens.append(best)
+        split = [joined(parts, best) for parts in split]
+    # A word that no merges lead to, but which is a token all the same.
+    return (*tokens, b"SHOUTING")
+
+
+def joined(parts: list[bytes], token: bytes) -> list[bytes]:
+    out: list[bytes] = []
+    at = 0
+    while at < len(parts):
+        pair = b"".join(parts[at : at + 2])
+        step = 2 if pair == token and at + 1 < len(parts) else 1
+        out.append(pair if step == 2 else parts[at])
+        at += step
+    return out
+
+
+def rank_bpe(words: str, tokens: Iterable[bytes], text: str) -> list[int]:
+    """tiktoken's algorithm: a word that is a token is that token; else join the pair of lowest rank, leftmost first."""
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    ids = []
+    for word in cut(words, text):
+        parts = [word] if word in ranks else [bytes([byte]) for byte in word]
+        while len(parts) > 1:
+            pairs = [(ranks[left + right], at) for at, (left, right) in enumerate(itertools.pairwise(parts))
+                     if left + right in ranks]  # fmt: skip
+            if not pairs:
+                break
+            at = min(pairs)[1]
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        ids += [ranks[part] for part in parts]
+    return ids
+
+
+def tekken_data(**changes: Any) -> dict[str, Any]:
+    tokens = ranked(TEKKEN_WORDS)
+    entries = [{"rank": rank, "token_bytes": base64.b64encode(token).decode()} for rank, token in enumerate(tokens)]
+    # Files hold more tokens than models use.
+    entries += [{"rank": len(tokens), "token_bytes": base64.b64encode(b"never used").decode()}]
+    config = {
+        "pattern": TEKKEN_WORDS,
+        "num_vocab_tokens": len(entries),
+        "default_vocab_size": len(tokens) + 30,
+        "default_num_special_tokens": 30,
+        "version": "v3",
+    }
+    return {"config": config | changes.pop("config", {}), "vocab": entries} | changes
+
+
+def tekken(**changes: Any) -> Tokenizer:
+    return Tokenizer.from_tekken(json.dumps(tekken_data(**changes)), source="tekken.json")
+
+
+def test_tekken_ids_are_ranks_behind_the_control_tokens() -> None:
+    ours, tokens = tekken(), ranked(TEKKEN_WORDS)
+    assert ours.vocab_size == len(tokens) + 30
+    for text in [*TEXTS, "SHOUTING", "SHOUTINGS"]:
+        ids = [rank + 30 for rank in rank_bpe(TEKKEN_WORDS, tokens, text)]
+        assert ours.encode(text) == [1, *ids]
+        assert ours.decode(ids) == text
+    assert [ours.token_bytes(30 + rank) for rank in range(len(tokens))] == list(tokens)
+
+
+def test_control_tokens_of_the_first_tekken_files_are_known() -> None:
+    ours = tekken()
+    assert ours.special_tokens == {
+        "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"
+    }  # fmt: skip
+    assert [ours.piece(token) for token in (0, 1, 2, 3, 4, 17, 20, 29)] == [
+        "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "<SPECIAL_20>", "<SPECIAL_29>"
+    ]  # fmt: skip
+    assert all(ours.is_special(token) for token in range(30))
+    assert ours.encode_segments([Segment("[INST]", True), Segment("[INST]", False)])[0] == 3
+    assert not [token for token in ours.encode("[INST]</s>", add_special_tokens=False) if ours.is_added(token)]
+
+
+def test_listed_control_tokens_take_their_places() -> None:
+    listed = [
+        {"rank": 0, "token_str": "<unk>", "is_control": True},
+        {"rank": 1, "token_str": "<s>", "is_control": True},
+        {"rank": 5, "token_str": "[THINK]", "is_control": False},
+    ]
+    ours = tekken(special_tokens=listed)
+    assert [ours.piece(token) for token in (1, 2, 5)] == ["<s>", "<SPECIAL_2>", "[THINK]"]
+    assert (ours.is_special(5), ours.is_added(5)) == (False, True)
+    assert ours.eos_id is None
+
+
+def test_a_token_spelled_like_a_control_token_yields_to_it() -> None:
+    data = tekken_data()
+    rank = len(data["vocab"]) - 2
+    for entry, token in zip(data["vocab"][rank - 1 :], (b"<s", b"<s>"), strict=False):
+        entry["token_bytes"] = base64.b64encode(token).decode()
+    ours = Tokenizer.from_tekken(json.dumps(data), source="tekken.json")
+    ids = ours.encode("<s>", add_special_tokens=False)
+    assert 1 not in ids
+    assert ours.decode(ids) == "<s>"
+    assert ours.token_to_id("<s>") == 1
+
+
+TEKKEN_FAULTS: list[dict[str, Any]] = [
+    {"config": None},
+    {"config": {"pattern": None}},
+    {"config": {"pattern": "(["}},
+    {"config": {"default_vocab_size": "131072"}},
+    {"config": {"default_vocab_size": 10**6}},
+    {"config": {"default_vocab_size": 10}},
+    {"config": {"default_num_special_tokens": True}},
+    {"config": {"default_num_special_tokens": 10**6}},
+    {"vocab": None},
+    {"vocab": {}},
+    {"vocab": [1] * 600},
+    {"vocab": [{"rank": 0, "token_bytes": "AA=="}] * 600},
+    {"vocab": [{"rank": rank, "token_bytes": "AA=="} for rank in range(600)]},
+    {"vocab": [{"rank": rank, "token_bytes": "*"} for rank in range(600)]},
+    {"vocab": [{"rank": rank, "token_bytes": ""} for rank in range(600)]},
+    {"vocab": [{"rank": rank, "token_bytes": 7} for rank in range(600)]},
+    {"vocab": [{"rank": r, "token_bytes": base64.b64encode(r.to_bytes(2, "big")).decode()} for r in range(600)]},
+    {"vocab": [{"rank": rank, "token_bytes": "A" * 4000} for rank in range(600)]},
+    {"special_tokens": {}},
+    {"special_tokens": ["<s>"]},
+    {"special_tokens": [{"rank": -1, "token_str": "<s>"}]},
+    {"special_tokens": [{"rank": 30, "token_str": "<s>"}]},
+    {"special_tokens": [{"rank": 0, "token_str": ""}]},
+    {"special_tokens": [{"rank": 0, "token_str": "a"}, {"rank": 1, "token_str": "a"}]},
+]
+
+
+@pytest.mark.parametrize("fault", TEKKEN_FAULTS)
+def test_a_damaged_tekken_file_is_named(fault: dict[str, Any]) -> None:
+    data = tekken_data(**fault) if fault.get("config", {}) is not None else tekken_data() | fault
+    with pytest.raises(CheckpointError, match=r"here/tekken\.json"):
+        Tokenizer.from_tekken(json.dumps(data), source="here/tekken.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 10_000, "<!DOCTYPE html>"])
+def test_what_is_no_tekken_file_is_named(text: str) -> None:
+    with pytest.raises(CheckpointError, match=r"here/tekken\.json"):
+        Tokenizer.from_tekken(text, source="here/tekken.json")
+
+
+def lines(tokens: Iterable[bytes]) -> bytes:
+    return b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
+
+
+@pytest.fixture
+def small_llama3(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, ...]:
+    """A small vocabulary in the place of Llama 3's."""
+    tokens = ranked(LLAMA3_WORDS)
+    monkeypatch.setattr(tiktoken, "_LLAMA3_TOKENS", len(tokens))
+    return tokens
+
+
+def llama3(data: bytes, config: Mapping[str, object] | None = None) -> Tokenizer:
+    return Tokenizer.from_model_file(data, source="here/tokenizer.model", tokenizer_config=config)
+
+
+def test_llama3_ids_are_ranks_and_control_tokens_follow(small_llama3: tuple[bytes, ...]) -> None:
+    ours, size = llama3(lines(small_llama3)), len(small_llama3)
+    assert ours.vocab_size == size + 256
+    for text in [*TEXTS, "SHOUTING"]:
+        ids = rank_bpe(LLAMA3_WORDS, small_llama3, text)
+        assert ours.encode(text) == [size, *ids]
+        assert ours.decode(ids) == text
+    assert [ours.piece(size + place) for place in (0, 1, 2, 5, 6, 7, 8, 9, 10, 255)] == [
+        "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_3|>",
+        "<|start_header_id|>", "<|end_header_id|>", "<|reserved_special_token_4|>", "<|eot_id|>",
+        "<|reserved_special_token_5|>", "<|reserved_special_token_250|>",
+    ]  # fmt: skip
+    assert (ours.bos_id, ours.eos_id) == (size, size + 1)
+    assert ours.encode_segments([Segment("<|eot_id|>", True), Segment("<|eot_id|>", False)])[0] == size + 9
+
+
+def test_later_versions_of_llama3_rename_reserved_tokens(small_llama3: tuple[bytes, ...]) -> None:
+    place = len(small_llama3) + 8
+    listed = {str(place): {"content": "<|eom_id|>", "special": True}}
+    ours = llama3(lines(small_llama3), {"added_tokens_decoder": listed, "eos_token": "<|eot_id|>"})
+    assert ours.token_to_id("<|eom_id|>") == place
+    assert ours.eos_id == place + 1
+    assert ours.vocab_size == len(small_llama3) + 256
+
+
+def test_another_vocabulary_in_this_format_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="507 tokens"):
+        llama3(lines(ranked(LLAMA3_WORDS)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement"),
+    [
+        (rb"\n.*\n", b"\nnonsense\n"),
+        (rb"\n\S+ 1\n", b"\n"),
+        (rb"\n\S+ 1\n", b"\nAA== 1\n"),
+        (rb"\n\S+ 1\n", b"\nA 1\n"),
+        (rb"\n\S+ 1\n", b"\nAQ== 0\n"),
+        (rb"\n.*\n", b"\nAQ== 99999999999999\n"),
+        (rb" 1\n", b" \xff\n"),
+    ],
+)
+def test_a_damaged_llama3_file_is_named(small_llama3: tuple[bytes, ...], pattern: bytes, replacement: bytes) -> None:
+    data = re.sub(pattern, lambda _: replacement, lines(small_llama3), count=1)
+    with pytest.raises(CheckpointError, match=r"here/tokenizer\.model"):
+        llama3(data)
