@@ -15,10 +15,10 @@ from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.foresight import Wish, foresee
 from llmcli.checkpoint.packing import Packing, make_room, planned_formats
 from llmcli.model import ModelConfig
-from llmcli.model.meta import meta_model
-from llmcli.model.packed import Groups, PackedMatrix
-from llmcli.model.packed_format import ROWS
+from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
+from llmcli.model.quantized.layout import ROWS
+from llmcli.model.quantized.matrix import Groups, PackedMatrix
 from llmcli.text.tokenizer import Tokenizer
 
 # Codes made at a time.

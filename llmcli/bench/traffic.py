@@ -14,7 +14,7 @@ from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.inspection.accounting import account
 from llmcli.model import ModelConfig
-from llmcli.model.meta import meta_model
+from llmcli.model.meta_device import meta_model
 
 _KV_VALUE_BYTES = 2
 _CPU = torch.device("cpu")

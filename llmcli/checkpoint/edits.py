@@ -24,7 +24,7 @@ from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.writing import replace_bytes
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model import Transformer
-from llmcli.model.edited import lay_over, put_back
+from llmcli.model.rank_one_update import lay_over, put_back
 
 FORMAT = "llmcli.edit/1"
 _TENSOR = re.compile(r"layers\.(0|[1-9]\d{0,4})\.(read|write)")

@@ -19,9 +19,9 @@ from llmcli.device import in_words, memory
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import ModelConfig, Transformer
-from llmcli.model.packed import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
-from llmcli.model.packed_format import PackedFormat
 from llmcli.model.parameters import parameters_of
+from llmcli.model.quantized.layout import PackedFormat
+from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
 
 # Where no context was asked for, room for a short talk: the cache grows as the text does.
 _UNASKED_CONTEXT = 1024

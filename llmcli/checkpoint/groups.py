@@ -17,9 +17,9 @@ from torch import Tensor
 
 from llmcli.checkpoint import blocks
 from llmcli.checkpoint.encodings import ENCODINGS
-from llmcli.model.packed import Groups
-from llmcli.model.packed_format import Bits, narrow
-from llmcli.model.quantise import quantise
+from llmcli.model.quantized.layout import Bits, narrow
+from llmcli.model.quantized.matrix import Groups
+from llmcli.model.quantized.quantize import quantise
 
 
 def bits_of(encoding: str) -> Bits | None:

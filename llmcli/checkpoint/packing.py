@@ -25,12 +25,12 @@ from llmcli.kernels.cpu_pack import BlockPacker
 from llmcli.kernels.cuda_support import reads_packed
 from llmcli.kernels.cuda_unpack import unpacker_for
 from llmcli.model import Transformer
-from llmcli.model.experts import Experts
-from llmcli.model.meta import meta_model
-from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.packed_format import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
-from llmcli.model.pages import Pages
-from llmcli.model.quantise import quantise
+from llmcli.model.huge_pages import Pages
+from llmcli.model.meta_device import meta_model
+from llmcli.model.mixture_of_experts import Experts
+from llmcli.model.quantized.layout import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.quantize import quantise
 
 Packing: TypeAlias = Literal["stored", "int8", "int4"]
 """Pack what the files have in blocks; or all large matrices, in so many bits (embeddings and the head in 8)."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmcli.checkpoint.tensors import TensorReader
-    from llmcli.model.packed import Groups
+    from llmcli.model.quantized.matrix import Groups
 
 SCALES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E8M0", "U8")
 """How scales are stored; bytes are powers of two as in F8_E8M0."""

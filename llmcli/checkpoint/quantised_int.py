@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmcli.checkpoint.tensors import TensorReader
-    from llmcli.model.packed import Groups
+    from llmcli.model.quantized.matrix import Groups
 
 GPTQ_BITS = (2, 3, 4, 8)
 

@@ -17,13 +17,13 @@ from llmcli.checkpoint.sources import Stored
 from llmcli.checkpoint.tensor_info import TensorInfo
 from llmcli.checkpoint.weight_files import shown
 from llmcli.errors import CheckpointError
-from llmcli.model.packed_format import COLUMNS, Bits, wide
+from llmcli.model.quantized.layout import COLUMNS, Bits, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from llmcli.checkpoint.tensors import TensorReader
-    from llmcli.model.packed import Groups
+    from llmcli.model.quantized.matrix import Groups
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -205,7 +205,7 @@ def grouped(codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int
     """
     import torch
 
-    from llmcli.model.packed import Groups
+    from llmcli.model.quantized.matrix import Groups
 
     of_block = torch.arange(0, codes.shape[1], COLUMNS) // group_size
     scales = scales.float()

@@ -28,9 +28,9 @@ from llmcli.checkpoint.spans import Span
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.device import one_thread
 from llmcli.model import Transformer
-from llmcli.model.meta import meta_model
-from llmcli.model.packed import PackedMatrix
+from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
+from llmcli.model.quantized.matrix import PackedMatrix
 
 # Threads that read for a device: each copies 5 GB/s or more out of the file cache, and a bus takes no more than 50.
 _DEVICE_READERS = 8

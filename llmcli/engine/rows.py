@@ -16,7 +16,7 @@ from llmcli.engine.limits import memory_for_text
 from llmcli.errors import UsageError
 from llmcli.kernels import READABLE_CHUNK, FastStep, RowStep, readable_path
 from llmcli.model import KVCache, Transformer
-from llmcli.model.row_cache import RowCache
+from llmcli.model.cache.batched_kv_cache import RowCache
 
 MOST_ROWS = 16
 """The most texts that go on together. With more, a pass costs in proportion to its rows on a CPU."""

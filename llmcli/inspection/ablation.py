@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from llmcli.errors import UsageError
 from llmcli.inspection.hooks import attention_of, blocks, on_residual, removed
 from llmcli.model import Transformer
-from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 # Rows of logits computed at a time: 128 MiB in float32 for a vocabulary of 128k.
 _ROWS_AT_ONCE = 256

@@ -20,7 +20,7 @@ from llmcli.inspection.lens import LensPosition, lens_of, log_probabilities
 from llmcli.inspection.trace import Trace, trace
 from llmcli.inspection.values import Token, TokenProb, token
 from llmcli.inspection.watching import AttentionWatch
-from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from llmcli.api import LoadedModel
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.hooks import Part, adder, blocks, on_added, on_residual, removed
 from llmcli.inspection.values import Token, TokenProb, token_prob, tokens
-from llmcli.model.branch_cache import BranchCache
+from llmcli.model.cache.branch_cache import BranchCache
 
 _NOISE = 3.0
 """Of the noise, in standard deviations of the text's embeddings."""

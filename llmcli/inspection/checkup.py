@@ -17,7 +17,7 @@ from llmcli.device import choose_device, choose_dtype, memory
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inspection.finding import Finding
 from llmcli.kernels import why_no_kernel
-from llmcli.model.meta import meta_model
+from llmcli.model.meta_device import meta_model
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end, written
 from llmcli.text.chat.prompt import Message, build_chat
 from llmcli.text.chat.template import ChatTemplate

@@ -21,8 +21,8 @@ from llmcli.inspection.frozen_norm import FrozenNorm
 from llmcli.inspection.hooks import blocks
 from llmcli.inspection.values import Token, tokens
 from llmcli.model.block import OutputNormBlock
-from llmcli.model.experts import Experts, MixtureOfExperts
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
+from llmcli.model.mixture_of_experts import Experts, MixtureOfExperts
 
 Expert: TypeAlias = int | Literal["shared"] | None
 """Whose neurons: an expert's, the shared expert's, or in a dense block just the block's."""

@@ -16,7 +16,7 @@ from llmcli.inspection.hooks import blocks, on_feed_forward
 from llmcli.inspection.lens import log_probabilities
 from llmcli.inspection.trace import passes, trace
 from llmcli.inspection.values import Token, TokenProb, token, token_prob
-from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-/* The router of a mixture of experts; what `Router` of model/experts.py computes, for one token. */
+/* The router of a mixture of experts; what `Router` of model/mixture_of_experts.py computes, for one token. */
 #ifndef LLM_CPU_EXPERTS_H
 #define LLM_CPU_EXPERTS_H
 

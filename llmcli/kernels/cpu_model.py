@@ -16,10 +16,10 @@ from llmcli.model import ExpertsConfig, ModelConfig, Transformer
 from llmcli.model.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
 from llmcli.model.config import Activation, LayerConfig
-from llmcli.model.edited import EditedLinear
-from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
-from llmcli.model.packed import PackedMatrix
+from llmcli.model.quantized.matrix import PackedMatrix
+from llmcli.model.rank_one_update import EditedLinear
 
 _QK_NORMS = (None, "head", "whole", "each_head", "rotated")
 _SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")

@@ -1,4 +1,4 @@
-/* Scales and minima of 4-bit blocks, of which the upper 4 bits lie apart from the rest (model/packed_format.py).
+/* Scales and minima of 4-bit blocks, of which the upper 4 bits lie apart from the rest (model/quantized/layout.py).
 
    Taken for whole numbers, halves of one sign grow with their value, by 1024 from a power of two to the next. Where all
    scales of a row block are less than 4096 beyond the least, the base, each follows from its lower 12 bits: it is

@@ -1,4 +1,4 @@
-/* Block formats of GGUF files put into the packed blocks of model/packed.py as the weights are read: the same, bit for
+/* Block formats of GGUF files put into the packed blocks of model/quantized/matrix.py as the weights are read: the same, bit for
    bit, as checkpoint/groups.py and `pack` make in torch. The layouts are those of ggml's `ggml-common.h`. */
 #ifndef LLM_CPU_PACK_H
 #define LLM_CPU_PACK_H

@@ -8,8 +8,8 @@ from ctypes import c_int32
 from torch import Tensor
 
 from llmcli.kernels.cpu_build import Library, load_library
-from llmcli.model.packed import PackedMatrix
-from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat, narrow
+from llmcli.model.quantized.layout import COLUMNS, ROWS, Bits, PackedFormat, narrow
+from llmcli.model.quantized.matrix import PackedMatrix
 
 # In the order of `cpu_pack.h`: the bits that codes are packed in, and the bytes in which 32 columns are stored.
 _FORMATS: dict[str, tuple[Bits, int]] = {

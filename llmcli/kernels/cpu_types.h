@@ -12,7 +12,7 @@ enum { SILU, GELU, GELU_TANH, RELU, RELU2, QUICK_GELU };
 enum { QK_PLAIN, QK_HEAD, QK_WHOLE, QK_EACH_HEAD, QK_ROTATED };
 enum { BY_SOFTMAX, BY_SIGMOID, BY_SOFTMAX_OF_CHOSEN, BY_SIGMOID_OF_CHOSEN };
 
-/* Dense rows, or the packed blocks of model/packed.py; one matrix or a stack of them. */
+/* Dense rows, or the packed blocks of model/quantized/matrix.py; one matrix or a stack of them. */
 typedef struct {
     const void *data, *rest; /* the rest of packed blocks */
     const float *bias;       /* (count, rows) or NULL */

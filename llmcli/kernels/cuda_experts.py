@@ -11,7 +11,7 @@ from llmcli.kernels.cuda_launches import ROWS, Launches
 from llmcli.kernels.cuda_weights import Norm, floats, matrix
 from llmcli.kernels.triton_experts import experts_in, experts_out, route
 from llmcli.model import ExpertsConfig
-from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 _SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
 

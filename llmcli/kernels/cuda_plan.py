@@ -21,7 +21,7 @@ from llmcli.model import Transformer
 from llmcli.model.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
 from llmcli.model.config import LayerConfig
-from llmcli.model.experts import MixtureOfExperts
+from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.rope_config import RopeConfig
 
 # What stands in `inputs` before the ids: position of the first token, tokens, first position of the rotations.

@@ -12,7 +12,7 @@ import torch
 
 from llmcli.kernels import DeviceStep, NoKernelError
 from llmcli.model import ModelConfig, Transformer
-from llmcli.model.packed_format import ROWS, PackedFormat
+from llmcli.model.quantized.layout import ROWS, PackedFormat
 
 # The first with bfloat16 and asynchronous copies, which all kernels count on.
 _OLDEST = 8, 0

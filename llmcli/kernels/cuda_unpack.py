@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from llmcli.kernels.cuda_support import why_not_here
-from llmcli.model.packed import PackedMatrix
-from llmcli.model.packed_format import PackedFormat
+from llmcli.model.quantized.layout import PackedFormat
+from llmcli.model.quantized.matrix import PackedMatrix
 
 # Of a program's tile, and words of a row in it: 4 warps read 16 bytes a thread, twice.
 _ROWS, _WORDS = 16, 64

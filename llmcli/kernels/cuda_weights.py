@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.matrices import matrix_of
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
-from llmcli.model.packed import PackedMatrix
-from llmcli.model.packed_format import PackedFormat
+from llmcli.model.quantized.layout import PackedFormat
+from llmcli.model.quantized.matrix import PackedMatrix
 
 _DENSE = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -19,8 +19,8 @@ from llmcli.kernels.cuda_rotations import Rotations
 from llmcli.kernels.cuda_support import first_line
 from llmcli.kernels.recording import recorded
 from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
-from llmcli.model.experts import Experts
-from llmcli.model.packed import PackedMatrix
+from llmcli.model.mixture_of_experts import Experts
+from llmcli.model.quantized.matrix import PackedMatrix
 
 
 class GraphStep:

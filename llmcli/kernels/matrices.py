@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from llmcli.kernels import NoKernelError
-from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 
 
 def matrix_of(weights: nn.Module | Tensor, bias: Tensor | None = None) -> tuple[PackedMatrix | Tensor, Tensor | None]:

@@ -1,6 +1,6 @@
 """Rows of a matrix times the activations of a few tokens: the inside of every kernel that reads weights.
 
-Weights are dense, or the packed blocks of `llmcli.model.packed`, read as they lie there: the model that is read by
+Weights are dense, or the packed blocks of `llmcli.model.quantized.matrix`, read as they lie there: the model that is read by
 people and the kernels share one copy. Activations are float32, sums too.
 
 Notes. The floor of one token is the time in which its weights are read once (H100: 3.0 TB/s as measured by others).

@@ -1,6 +1,6 @@
 """Packed weights as a GPU reads them fastest: scales (in 4 bits minima too) for 32 or 128 columns, or in 8 for a row.
 
-How they lie in memory is told in `llmcli.model.packed_format`.
+How they lie in memory is told in `llmcli.model.quantized.layout`.
 
 Notes. The floor of one token is the time in which its weights are read once (H100: 3.0 TB/s, as measured by others):
 1.4 ms for the 4.1 GB of an 8B model in 4 bits with a head of 8, 1.6 ms with scales for 32 columns, and 2.5 ms for 7.5

@@ -29,7 +29,7 @@ from llmcli.model.rope_config import (
 )
 
 if TYPE_CHECKING:
-    from llmcli.model.cache import KVCache
+    from llmcli.model.cache.kv_cache import KVCache
     from llmcli.model.transformer import Transformer
 
 __all__ = [
@@ -56,7 +56,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # On first use only: reading what a file says of a model must not pay for importing torch.
     if name == "KVCache":
-        from llmcli.model.cache import KVCache
+        from llmcli.model.cache.kv_cache import KVCache
 
         return KVCache
     if name == "Transformer":

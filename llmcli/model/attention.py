@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attend import SoftmaxAttention, Spans
-from llmcli.model.cache import LayerCache
+from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
 from llmcli.model.norm import make_norm, root_mean_square
 from llmcli.model.rope import rotate
+from llmcli.model.scaled_dot_product import SoftmaxAttention, Spans
 
 
 @dataclass(frozen=True)

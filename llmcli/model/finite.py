@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import NotFiniteError
-from llmcli.model.packed import PackedMatrix
+from llmcli.model.quantized.matrix import PackedMatrix
 
 if TYPE_CHECKING:
     from llmcli.model.transformer import Transformer

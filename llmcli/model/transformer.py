@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import NotFiniteError, PromptTooLongError
-from llmcli.model.attend import visible_keys
 from llmcli.model.attention import Place
 from llmcli.model.block import make_block
-from llmcli.model.cache import KVCache, LayerCache
+from llmcli.model.cache.batched_kv_cache import RowCache
+from llmcli.model.cache.kv_cache import KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.finite import are_logits, check_logits, first_not_finite
 from llmcli.model.norm import make_norm
-from llmcli.model.packed import QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.matrix import QuantisedEmbedding, QuantisedLinear
 from llmcli.model.rope import Rope
 from llmcli.model.rope_config import RopeConfig
-from llmcli.model.row_cache import RowCache
+from llmcli.model.scaled_dot_product import visible_keys
 
 
 class Transformer(nn.Module):

@@ -22,7 +22,7 @@ from llmcli.checkpoint import foresight
 from llmcli.checkpoint.packing import Packing
 from llmcli.errors import OutOfMemoryError, UsageError
 from llmcli.model import Transformer
-from llmcli.model.packed import PackedMatrix
+from llmcli.model.quantized.matrix import PackedMatrix
 from tests.commands.running import llm
 
 CPU = torch.device("cpu")

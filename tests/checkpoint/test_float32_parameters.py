@@ -13,8 +13,8 @@ from llmcli.checkpoint.foresight import kept_bytes
 from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.inspection.feed_forward import activations, firing
 from llmcli.model import Transformer
-from llmcli.model.experts import MixtureOfExperts
-from llmcli.model.meta import meta_model
+from llmcli.model.meta_device import meta_model
+from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.parameters import parameters_of
 from tests.checkpoint.gguf_writing import write_gguf
 from tests.checkpoint.parity_cases import CASES

@@ -17,8 +17,8 @@ from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
 from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.checkpoint.weights import load_weights
 from llmcli.errors import OutOfMemoryError
-from llmcli.model.meta import meta_model
-from llmcli.model.packed import PackedMatrix
+from llmcli.model.meta_device import meta_model
+from llmcli.model.quantized.matrix import PackedMatrix
 from tests.checkpoint.gguf_writing import write_gguf
 from tests.checkpoint.test_gguf_families import made, quantised
 from tests.commands.running import llm

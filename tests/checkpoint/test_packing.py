@@ -15,7 +15,7 @@ from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.checkpoint.packing import Packing
 from llmcli.checkpoint.weights import load_weights
 from llmcli.model import Transformer
-from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from tests.checkpoint.gguf_writing import write_gguf
 from tests.checkpoint.test_gguf_families import made, quantised
 from tests.tiny import random_ids, save, tiny_model

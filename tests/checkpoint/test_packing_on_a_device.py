@@ -30,10 +30,10 @@ from llmcli.checkpoint.packing import Packing, make_room, packed_unasked, planne
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.weights import load_weights
 from llmcli.model import Transformer
-from llmcli.model.meta import meta_model
-from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.packed_format import PackedFormat, wide
-from llmcli.model.quantise import quantise
+from llmcli.model.meta_device import meta_model
+from llmcli.model.quantized.layout import PackedFormat, wide
+from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.quantize import quantise
 from tests.checkpoint.gguf_writing import float32, write_gguf
 from tests.checkpoint.test_gguf_families import made, quantised
 from tests.checkpoint.test_packing import SCALES, sound_blocks

@@ -13,7 +13,7 @@ import torch
 import llmcli
 from llmcli.api import LoadedModel
 from llmcli.engine import Engine, SamplingParams, Step
-from llmcli.model.meta import meta_model
+from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 from tests.checkpoint.parity_cases import CASES, LLAMA3
 from tests.tiny import edit_config, random_ids, save, tiny_model
@@ -54,8 +54,8 @@ def test_cached_logits_equal_the_reference(
     pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So small that layers with a window forget, and move what they keep, many times in this text.
-    monkeypatch.setattr("llmcli.model.cache._REWIND", 5)
-    monkeypatch.setattr("llmcli.model.cache._ROOM", 3)
+    monkeypatch.setattr("llmcli.model.cache.kv_cache._REWIND", 5)
+    monkeypatch.setattr("llmcli.model.cache.kv_cache._ROOM", 3)
     model = pair[2].model
     cache = model.new_cache(capacity=4)
     cache.expected_length = len(IDS)

@@ -16,9 +16,9 @@ from llmcli.checkpoint.packing import Packing, make_room, planned_formats, read_
 from llmcli.checkpoint.quantised_tensor import QuantisedTensor
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.errors import CheckpointError
-from llmcli.model.meta import meta_model
-from llmcli.model.packed import QuantisedLinear
-from llmcli.model.packed_format import PackedFormat, wide
+from llmcli.model.meta_device import meta_model
+from llmcli.model.quantized.layout import PackedFormat, wide
+from llmcli.model.quantized.matrix import QuantisedLinear
 from tests.checkpoint.quantised_cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
 from tests.checkpoint.test_quantised import MODULE, named, opened
 from tests.tiny import edit_config, random_ids, save, tiny_model

@@ -18,7 +18,7 @@ from llmcli.checkpoint.ring import FromAnywhere, Ring, fetching_to, stream, stre
 from llmcli.checkpoint.tensors import TensorReader
 from llmcli.checkpoint.weights import load_weights
 from llmcli.errors import CheckpointError
-from llmcli.model.meta import meta_model
+from llmcli.model.meta_device import meta_model
 from tests.checkpoint.gguf_writing import write_gguf
 from tests.checkpoint.test_gguf_families import made
 from tests.tiny import random_ids, save, tiny_model

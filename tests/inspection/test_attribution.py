@@ -15,8 +15,8 @@ from llmcli.inspection.feed_forward import firing, promotion
 from llmcli.inspection.hooks import attention_of, blocks
 from llmcli.inspection.trace import trace
 from llmcli.model.block import OutputNormBlock
-from llmcli.model.experts import MixtureOfExperts
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
+from llmcli.model.mixture_of_experts import MixtureOfExperts
 from tests.inspection.families import FAMILIES, family
 from tests.tiny import random_ids, save, tiny_model
 

@@ -20,8 +20,8 @@ from llmcli.kernels.cuda_launches import Launch
 from llmcli.kernels.cuda_plan import Plan
 from llmcli.kernels.cuda_unpack import _launch
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, RopeConfig, Transformer
-from llmcli.model.packed import PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.packed_format import PackedFormat, wide
+from llmcli.model.quantized.layout import PackedFormat, wide
+from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 
 from llmcli.kernels.triton_unpack import unpack  # isort: skip
 

@@ -11,10 +11,10 @@ from torch import nn
 from llmcli.checkpoint.opened import open_checkpoint
 from llmcli.checkpoint.weights import load_weights
 from llmcli.model import Transformer
-from llmcli.model.experts import Experts
-from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.packed_format import Bits, PackedFormat, narrow, wide
-from llmcli.model.quantise import quantise
+from llmcli.model.mixture_of_experts import Experts
+from llmcli.model.quantized.layout import Bits, PackedFormat, narrow, wide
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.quantize import quantise
 from tests.tiny import save, tiny_model
 
 WIDE = (wide(4), wide(8), wide(4, 32), wide(8, 32), wide(8, 128))

@@ -10,7 +10,7 @@ import torch
 
 from llmcli.inspection.hooks import blocks
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, QueryScaling, Transformer
-from llmcli.model.edited import lay_over
+from llmcli.model.rank_one_update import lay_over
 from llmcli.model.rope_config import RopeConfig
 from tests.kernels.making import pack_model
 

@@ -11,7 +11,7 @@ import torch
 from llmcli.inspection.hooks import blocks
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.model import KVCache, Transformer
-from llmcli.model.edited import lay_over
+from llmcli.model.rank_one_update import lay_over
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import pack_model, random_model
 from tests.kernels.test_cpu_step import assert_close, expected, fresh, in_pieces, library

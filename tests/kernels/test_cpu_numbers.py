@@ -12,8 +12,8 @@ from llmcli.kernels.cpu_build import Variant, load_library
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.filters import Choosing
 from llmcli.model import Transformer
-from llmcli.model.packed import Groups, PackedMatrix, QuantisedLinear
-from llmcli.model.packed_format import narrow
+from llmcli.model.quantized.layout import narrow
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
 from tests.kernels.making import pack_model, random_model
 from tests.kernels.test_cpu_step import assert_close
 

@@ -9,8 +9,8 @@ from llmcli.checkpoint.encodings import ENCODINGS
 from llmcli.checkpoint.groups import bits_of, groups_of
 from llmcli.kernels.cpu_build import Variant, load_library
 from llmcli.kernels.cpu_pack import BlockPacker
-from llmcli.model.packed import PackedMatrix
-from llmcli.model.packed_format import narrow, wide
+from llmcli.model.quantized.layout import narrow, wide
+from llmcli.model.quantized.matrix import PackedMatrix
 
 FORMATS = [name for name in ENCODINGS if (bits := bits_of(name)) and BlockPacker.knows(name, narrow(bits))]
 # Where the half-precision numbers of a block are.

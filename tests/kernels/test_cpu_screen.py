@@ -13,7 +13,7 @@ from llmcli.kernels.cpu_build import Variant, load_library
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.filters import Choosing
 from llmcli.model import Transformer
-from llmcli.model.packed import Groups, PackedMatrix, QuantisedLinear
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
 from tests.kernels.making import pack_model, random_model
 from tests.kernels.test_cpu_burst import assert_as_one_by_one
 

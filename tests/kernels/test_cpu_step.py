@@ -17,7 +17,7 @@ from llmcli.kernels.cpu_build import Library, Variant, load_library
 from llmcli.kernels.cpu_step import CpuStep
 from llmcli.kernels.cpu_support import unsupported
 from llmcli.model import KVCache, Transformer
-from llmcli.model.packed_format import wide
+from llmcli.model.quantized.layout import wide
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import RoundingFunctional, pack_model, random_model
 from tests.tiny import random_ids
@@ -58,8 +58,8 @@ def expected(model: Transformer, ids: Sequence[int] = IDS) -> torch.Tensor:
 def expected_of_packed(model: Transformer, ids: Sequence[int] = IDS) -> torch.Tensor:
     """What the readable model says that rounds what goes into packed matrices as the kernel does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmcli.model.packed.F", RoundingFunctional())
-        patch.setattr("llmcli.model.experts.F", RoundingFunctional())
+        patch.setattr("llmcli.model.quantized.matrix.F", RoundingFunctional())
+        patch.setattr("llmcli.model.mixture_of_experts.F", RoundingFunctional())
         return expected(model, ids)
 
 
@@ -202,8 +202,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[int | None, Transforme
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Layers with a window forget, and move what they keep, many times in a short text."""
-    monkeypatch.setattr("llmcli.model.cache._REWIND", 5)
-    monkeypatch.setattr("llmcli.model.cache._ROOM", 3)
+    monkeypatch.setattr("llmcli.model.cache.kv_cache._REWIND", 5)
+    monkeypatch.setattr("llmcli.model.cache.kv_cache._ROOM", 3)
     yield
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from llmcli.model import KVCache
-from llmcli.model.packed_format import wide
+from llmcli.model.quantized.layout import wide
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import pack_model, random_model
 from tests.kernels.triton_here import DEVICE, triton

@@ -17,7 +17,7 @@ from llmcli.engine.speculative import Speculation
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels import NoKernelError
 from llmcli.model import KVCache, Transformer
-from llmcli.model.packed_format import PackedFormat, narrow, wide
+from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import WIDE, pack_model, random_model
 from tests.kernels.triton_here import DEVICE

@@ -18,7 +18,7 @@ from llmcli.engine.events import Finish, Step
 from llmcli.kernels import why_no_kernel
 from llmcli.kernels.cuda_support import cuda_step, first_line, reads_packed, unsupported
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
-from llmcli.model.packed_format import PackedFormat, narrow, wide
+from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from tests.kernels.making import pack_model
 from tests.tiny import save, tiny_model
 

@@ -17,8 +17,8 @@ from llmcli.checkpoint.opened import Checkpoint
 from llmcli.checkpoint.packing import Packing, planned_formats
 from llmcli.kernels.cuda_unpack import CudaUnpacker, unpacker_for
 from llmcli.model import Transformer
-from llmcli.model.packed import Groups, PackedMatrix, QuantisedLinear
-from llmcli.model.packed_format import PackedFormat, wide
+from llmcli.model.quantized.layout import PackedFormat, wide
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
 from tests.kernels.making import WIDE, pack_model, packed, random_groups, random_model
 from tests.kernels.triton_here import DEVICE
 from tests.tiny import random_ids, save, tiny_model
@@ -95,7 +95,7 @@ def test_large_matrices_are_unpacked_in_pieces_of_bounded_size(
     matrix = packed(random_groups(kept, 75, 45), kept).to(DEVICE)
     whole = matrix[0]
     taken_on(kernels, matrix)
-    monkeypatch.setattr("llmcli.model.packed.DEVICE_VALUES_AT_ONCE", 600)
+    monkeypatch.setattr("llmcli.model.quantized.matrix.DEVICE_VALUES_AT_ONCE", 600)
     pieces = list(matrix.dense(torch.float32))
     assert len(pieces) == 3 and all(piece.nbytes <= 12 * 600 for piece in pieces)
     assert same(torch.cat(pieces), whole)
@@ -105,7 +105,7 @@ def test_gradients_are_those_of_the_rows_that_were_used(kernels: Kernels, monkey
     linear = QuantisedLinear(packed(random_groups(wide(4), 75, 45), wide(4))).to(DEVICE)
     weight = linear.weight
     taken_on(kernels, linear.matrix)
-    monkeypatch.setattr("llmcli.model.packed.DEVICE_VALUES_AT_ONCE", 600)
+    monkeypatch.setattr("llmcli.model.quantized.matrix.DEVICE_VALUES_AT_ONCE", 600)
     x = torch.randn(3, 45, device=DEVICE, requires_grad=True)
     (gradient,) = torch.autograd.grad(linear(x).sum(), x)
     torch.testing.assert_close(gradient, weight.sum(0).expand(3, 45))

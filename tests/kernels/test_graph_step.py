@@ -14,7 +14,7 @@ import torch
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.graph_step import GraphStep
 from llmcli.model import KVCache, Transformer
-from llmcli.model.packed import PackedMatrix
+from llmcli.model.quantized.matrix import PackedMatrix
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import pack_model, random_model
 from tests.tiny import random_ids

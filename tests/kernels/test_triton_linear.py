@@ -13,8 +13,8 @@ from llmcli.model import NormStyle
 from llmcli.model.config import Activation
 from llmcli.model.feed_forward import ACTIVATIONS
 from llmcli.model.norm import make_norm
-from llmcli.model.packed import PackedMatrix
-from llmcli.model.packed_format import PackedFormat
+from llmcli.model.quantized.layout import PackedFormat
+from llmcli.model.quantized.matrix import PackedMatrix
 from tests.kernels.making import WIDE, packed, random_groups
 from tests.kernels.triton_here import DEVICE
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmcli.model import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
-from llmcli.model.meta import meta_model
+from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 
 DENSE = LayerConfig(None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmcli.model.packed_format import PackedFormat, narrow, wide
-from llmcli.model.quantise import quantise
+from llmcli.model.quantized.layout import PackedFormat, narrow, wide
+from llmcli.model.quantized.quantize import quantise
 from tests.kernels.making import FORMATS
 
 

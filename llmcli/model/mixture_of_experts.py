@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llmcli.model.config import ExpertsConfig, ModelConfig
 from llmcli.model.feed_forward import ACTIVATIONS, FeedForward
-from llmcli.model.packed import PackedMatrix
+from llmcli.model.quantized.matrix import PackedMatrix
 
 
 class Router(nn.Module):

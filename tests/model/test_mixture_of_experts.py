@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig
-from llmcli.model.experts import MixtureOfExperts, Router
+from llmcli.model.mixture_of_experts import MixtureOfExperts, Router
 
 MODEL = ModelConfig(
     vocab_size=10,

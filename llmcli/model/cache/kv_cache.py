@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llmcli.device import one_thread
 from llmcli.model.config import LayerConfig, ModelConfig
-from llmcli.model.pages import Pages
+from llmcli.model.huge_pages import Pages
 
 _SMALLEST_CAPACITY = 256
 # Positions from which on a layer's memory comes in huge pages.

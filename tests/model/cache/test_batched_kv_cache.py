@@ -11,7 +11,7 @@ import torch
 
 from llmcli.errors import PromptTooLongError
 from llmcli.model import KVCache, Transformer
-from llmcli.model.row_cache import RowCache
+from llmcli.model.cache.batched_kv_cache import RowCache
 from tests.checkpoint.parity_cases import CASES
 from tests.kernels.making import random_model
 from tests.tiny import random_ids

@@ -1,6 +1,6 @@
 """Weights of 4 or 8 bits: some columns of a row share a scale, and they lie as a processor reads them fastest.
 
-How they lie is told in `llmcli.model.packed_format`.
+How they lie is told in `llmcli.model.quantized.layout`.
 
 Dimension letters: N rows, C columns, G groups of a row, R blocks of rows.
 """
@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.model.packed_format import COLUMNS, ROWS, Bits, PackedFormat, Views
-from llmcli.model.pages import Pages
+from llmcli.model.huge_pages import Pages
+from llmcli.model.quantized.layout import COLUMNS, ROWS, Bits, PackedFormat, Views
 
 # Values that torch dequantises at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
 _VALUES_AT_ONCE = 1 << 20

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmcli.model.packed import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.packed_format import COLUMNS, PackedFormat, narrow, wide
+from llmcli.model.quantized.layout import COLUMNS, PackedFormat, narrow, wide
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from tests.kernels.making import FORMATS, WIDE, packed, random_groups
 
 SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95), (10, 257)]
@@ -83,7 +83,7 @@ def test_a_matrix_holds_its_own_format_only() -> None:
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
 def test_modules_compute_what_their_weight_says(kept: PackedFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     # Several chunks of rows, the last not full.
-    monkeypatch.setattr("llmcli.model.packed._VALUES_AT_ONCE", 4000)
+    monkeypatch.setattr("llmcli.model.quantized.matrix._VALUES_AT_ONCE", 4000)
     matrix = packed(random_groups(kept, 75, 45), kept)
     linear = QuantisedLinear(matrix, bias=True)
     assert linear.bias is not None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmcli.model.attend import SoftmaxAttention, visible_keys
 from llmcli.model.config import LayerConfig
+from llmcli.model.scaled_dot_product import SoftmaxAttention, visible_keys
 
 HEADS, KV_HEADS, SIZE, NEW, START = 6, 2, 8, 5, 7
 
@@ -22,7 +22,7 @@ def test_heads_that_share_keys_under_a_mask(
 ) -> None:
     mask = visible_keys(LayerConfig(None, window=window), START, NEW, torch.device("cpu"))
     assert mask is not None
-    monkeypatch.setattr("llmcli.model.attend._SCORES_AT_ONCE", heads_at_once * mask.numel())
+    monkeypatch.setattr("llmcli.model.scaled_dot_product._SCORES_AT_ONCE", heads_at_once * mask.numel())
     # Queries as projections give them: heads beside each other.
     q = random(2, NEW, HEADS, SIZE, seed=1).transpose(1, 2)
     k, v = (random(2, KV_HEADS, mask.shape[1], SIZE, seed=seed) for seed in (2, 3))

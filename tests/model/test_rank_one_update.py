@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from llmcli.model import ExpertsConfig
-from llmcli.model.edited import EditedLinear, lay_over, put_back
-from llmcli.model.experts import MixtureOfExperts
 from llmcli.model.feed_forward import FeedForward
-from llmcli.model.packed import QuantisedLinear
+from llmcli.model.mixture_of_experts import MixtureOfExperts
+from llmcli.model.quantized.matrix import QuantisedLinear
+from llmcli.model.rank_one_update import EditedLinear, lay_over, put_back
 from tests.kernels.making import packed, random_groups
 from tests.kernels.sanitized_models import _PLAIN
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmcli.model.cache import KVCache
+from llmcli.model.cache.kv_cache import KVCache
 from llmcli.model.config import LayerConfig
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.experts import MixtureOfExperts
-from llmcli.model.packed import QuantisedLinear
+from llmcli.model.mixture_of_experts import MixtureOfExperts
+from llmcli.model.quantized.matrix import QuantisedLinear
 
 
 class EditedLinear(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmcli.model import KVCache, LatentConfig, LayerConfig, ModelConfig
-from llmcli.model import cache as cache_module
+from llmcli.model.cache import kv_cache as cache_module
 
 FULL, WINDOW, CHUNK = LayerConfig(None), LayerConfig(None, window=7), LayerConfig(None, chunk=10)
 

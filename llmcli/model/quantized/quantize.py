@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcli.model.packed import Groups
-from llmcli.model.packed_format import PackedFormat
+from llmcli.model.quantized.layout import PackedFormat
+from llmcli.model.quantized.matrix import Groups
 
 # How often codes are chosen for a scale, and then the scale for the codes.
 _ROUNDS = 3

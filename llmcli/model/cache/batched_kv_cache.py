@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from llmcli.model.attend import Spans
-from llmcli.model.cache import KVCache
+from llmcli.model.cache.kv_cache import KVCache
 from llmcli.model.config import LayerConfig, ModelConfig
+from llmcli.model.scaled_dot_product import Spans
 
 _SMALLEST_ROOM = 256
 

@@ -1,0 +1,1 @@
+"""Key-value caches: of one text, of several, and of branches with a common beginning."""

@@ -1,0 +1,1 @@
+"""Quantized matrices in memory: their layout, their products and how they are made."""
