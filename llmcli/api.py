@@ -28,8 +28,8 @@ from llmcli.engine.rows import make_rows
 from llmcli.engine.speculative import Speculation
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.kernels import EachStep, FastStep, NoKernelError, why_no_kernel
-from llmcli.kernels.cpu_step import CpuStep
-from llmcli.kernels.cuda_support import cuda_step
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.kernels.cuda.support import cuda_step
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end
 from llmcli.text.chat.template import ChatTemplate

@@ -21,9 +21,9 @@ from llmcli.checkpoint.spans import Span, spans_of
 from llmcli.checkpoint.tensors import TensorInfo, TensorReader
 from llmcli.device import in_words, memory_for
 from llmcli.kernels import NoKernelError
-from llmcli.kernels.cpu_pack import BlockPacker
-from llmcli.kernels.cuda_support import reads_packed
-from llmcli.kernels.cuda_unpack import unpacker_for
+from llmcli.kernels.cpu.repack import BlockPacker
+from llmcli.kernels.cuda.dequantize import unpacker_for
+from llmcli.kernels.cuda.support import reads_packed
 from llmcli.model import Transformer
 from llmcli.model.huge_pages import Pages
 from llmcli.model.meta_device import meta_model

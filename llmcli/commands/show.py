@@ -108,7 +108,7 @@ def _how_it_runs(checkpoint: Checkpoint) -> str:
     """Which implementation would run it on this machine, and if it is the slower one, why."""
     from llmcli.device import find_device
     from llmcli.kernels import why_no_kernel
-    from llmcli.kernels.cpu_build import load_library
+    from llmcli.kernels.cpu.build import load_library
 
     device = find_device("auto")
     if reason := why_no_kernel(checkpoint.config, device):

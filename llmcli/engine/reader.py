@@ -27,8 +27,8 @@ from llmcli.kernels import (
     Hooks,
     readable_path,
 )
-from llmcli.kernels.device_choice import DeviceChoice
-from llmcli.kernels.filters import Choosing, Filters
+from llmcli.kernels.cuda.sampler import DeviceChoice
+from llmcli.kernels.sampling_filters import Choosing, Filters
 from llmcli.model import Transformer
 from llmcli.model.finite import check_logits, located
 

@@ -17,7 +17,7 @@ from llmcli.checkpoint.hub_cache import cache_folder
 from llmcli.checkpoint.store import store_folder
 from llmcli.device import Device, dtype_name, find_device, memory
 from llmcli.kernels import why_no_kernel
-from llmcli.kernels.cpu_build import load_library
+from llmcli.kernels.cpu.build import load_library
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from llmcli.device import Device
-from llmcli.kernels.filters import Choosing, Filters
+from llmcli.kernels.sampling_filters import Choosing, Filters
 from llmcli.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def why_no_kernel(config: ModelConfig | None, device: Device) -> str | None:
     if device.type == "cuda":
         import torch
 
-        from llmcli.kernels.cuda_support import unsupported, why_not_here
+        from llmcli.kernels.cuda.support import unsupported, why_not_here
 
         assert isinstance(device, torch.device)
         return (unsupported(config) if config is not None else None) or why_not_here(device)
@@ -157,8 +157,8 @@ def why_not_on_cpu(config: ModelConfig | None, device: Device) -> str | None:
 
     Compiles the kernel if that was not done before, which takes seconds.
     """
-    from llmcli.kernels.cpu_build import load_library
-    from llmcli.kernels.cpu_support import unsupported
+    from llmcli.kernels.cpu.build import load_library
+    from llmcli.kernels.cpu.support import unsupported
 
     if device.type != "cpu":
         return f"no kernel for {device.type}"

@@ -37,7 +37,7 @@ from llmcli.model.quantized.quantize import quantise
 from tests.checkpoint.gguf_writing import float32, write_gguf
 from tests.checkpoint.test_gguf_families import made, quantised
 from tests.checkpoint.test_packing import SCALES, sound_blocks
-from tests.kernels.making import FORMATS
+from tests.support.models.random_models import FORMATS
 from tests.tiny import random_ids, save, tiny_model
 
 META = torch.device("meta")

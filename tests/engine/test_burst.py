@@ -17,10 +17,10 @@ import llmcli
 from llmcli.engine import Engine, Finish, SamplingParams, Step, burst
 from llmcli.engine.speculative import Speculation
 from llmcli.errors import LlmcliError
-from llmcli.kernels import signals
-from llmcli.kernels.cpu_step import CpuStep
-from llmcli.kernels.filters import Choosing
-from llmcli.kernels.signals import alarm
+from llmcli.kernels.cpu import signals
+from llmcli.kernels.cpu.signals import alarm
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.kernels.sampling_filters import Choosing
 from llmcli.model import KVCache
 from tests.checkpoint.parity_cases import CASES
 from tests.engine.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told

@@ -14,7 +14,7 @@ from torch import Tensor
 import llmcli
 from llmcli.engine import Engine, Finish, Prefill, SamplingParams, Step
 from llmcli.errors import LlmcliError
-from llmcli.kernels.graph_step import GraphStep
+from llmcli.kernels.cuda.readable_graph_step import GraphStep
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache
 from tests.engine.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told

@@ -278,12 +278,13 @@ def test_whoever_looks_inside_gets_the_readable_model_on_the_same_cache(tmp_path
 
 
 def test_the_reason_for_the_readable_model_is_in_the_stats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.kernels import NoKernelError, cpu_build
+    from llmcli.kernels import NoKernelError
+    from llmcli.kernels.cpu import build
 
-    def fails(*_: object) -> cpu_build.Library:
+    def fails(*_: object) -> build.Library:
         raise NoKernelError("no C compiler found")
 
-    monkeypatch.setattr(cpu_build, "load_library", fails)
+    monkeypatch.setattr(build, "load_library", fails)
     loaded = llmcli.load(write_puppet(tmp_path, chain(b"ab")), device="cpu", dtype="float32")
     finish = finish_of(list(loaded.engine().stream([ASSISTANT], GREEDY)))
     assert finish.stats.path == "readable model, cpu, float32 (no C compiler found)"

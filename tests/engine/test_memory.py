@@ -14,7 +14,7 @@ import llmcli
 from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.engine.batch import Reply, Request
 from llmcli.errors import OutOfMemoryError
-from llmcli.kernels.cpu_step import CpuStep
+from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
 from tests.commands.running import llm
 from tests.tiny import random_ids, save, tiny_model

@@ -12,7 +12,7 @@ from llmcli.inspection.checkup import check_up
 from llmcli.inspection.finding import Finding
 from llmcli.inspection.machine import implementation, machine
 from llmcli.kernels import NoKernelError
-from llmcli.kernels.cpu_build import Library, load_library
+from llmcli.kernels.cpu.build import Library, load_library
 from tests.tiny import TEMPLATE, edit_config, save, tiny_model, write_text_files
 
 
@@ -180,7 +180,7 @@ def test_what_generates_tokens_is_named_and_why_it_is_the_slower_one(monkeypatch
     cpu = torch.device("cpu")
     assert implementation(torch.device("mps")) == "the readable model (no kernel for mps)"
     assert implementation(cpu).startswith(f"the C kernel ({load_library().isa})")
-    monkeypatch.setattr("llmcli.kernels.cpu_build.load_library", no_library)
+    monkeypatch.setattr("llmcli.kernels.cpu.build.load_library", no_library)
     assert implementation(cpu) == "the readable model (no C compiler found)"
 
 

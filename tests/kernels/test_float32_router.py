@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from llmcli.kernels.cpu_step import CpuStep
+from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import Transformer
 from llmcli.model.parameters import parameters_of
 from tests.checkpoint.parity_cases import CASES
-from tests.kernels.making import random_model
+from tests.support.models.random_models import random_model
 from tests.tiny import random_ids
 
 IDS = random_ids(30)

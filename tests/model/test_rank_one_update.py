@@ -11,8 +11,8 @@ from llmcli.model.feed_forward import FeedForward
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.quantized.matrix import QuantisedLinear
 from llmcli.model.rank_one_update import EditedLinear, lay_over, put_back
-from tests.kernels.making import packed, random_groups
-from tests.kernels.sanitized_models import _PLAIN
+from tests.support.models.random_models import packed, random_groups
+from tests.support.models.sanitized_models import _PLAIN
 
 
 def network() -> FeedForward:

@@ -13,7 +13,7 @@ from llmcli.errors import PromptTooLongError
 from llmcli.model import KVCache, Transformer
 from llmcli.model.cache.batched_kv_cache import RowCache
 from tests.checkpoint.parity_cases import CASES
-from tests.kernels.making import random_model
+from tests.support.models.random_models import random_model
 from tests.tiny import random_ids
 
 # Between them: windows, chunks, sinks, softcaps, learned positions, scaled queries, experts, latent attention.

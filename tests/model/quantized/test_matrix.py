@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from llmcli.model.quantized.layout import COLUMNS, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from tests.kernels.making import FORMATS, WIDE, packed, random_groups
+from tests.support.models.random_models import FORMATS, WIDE, packed, random_groups
 
 SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95), (10, 257)]
 

@@ -7,7 +7,7 @@ import torch
 
 from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from llmcli.model.quantized.quantize import quantise
-from tests.kernels.making import FORMATS
+from tests.support.models.random_models import FORMATS
 
 
 def relative(values: torch.Tensor, kept: PackedFormat) -> float:

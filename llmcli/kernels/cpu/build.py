@@ -1,0 +1,161 @@
+"""Compiling `csrc/decoder.c` with the system's compiler once per source, compiler and processor, and loading it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import platformdirs
+
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu import c_structs
+
+Variant: TypeAlias = Literal["native", "avx2", "portable"]
+"""What the machine has, or less, so that all the code can be tested on one machine."""
+
+_FLAGS = (
+    "-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra",
+    # A product and a sum may be rounded as one; errno and traps are of no interest.
+    "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+)  # fmt: skip
+_VARIANTS: dict[Variant, tuple[str, ...]] = {"native": (), "avx2": ("-DLLM_AVX2",), "portable": ("-DLLM_PORTABLE",)}
+_SOURCES = Path(__file__).parent / "csrc"
+_COMPILERS = ("cc", "gcc", "clang")
+_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Library:
+    """The compiled kernel."""
+
+    handle: ctypes.CDLL
+    isa: str
+    """Which instructions it uses, for people."""
+
+
+@functools.cache
+def load_library(variant: Variant = "native", extra: tuple[str, ...] = ()) -> Library:
+    """The kernel, compiled now if it was not before; `extra` compiler flags are for tests.
+
+    Raises:
+        NoKernelError: no compiler, or it fails.
+    """
+    compiler = _compiler()
+    flags = (*_FLAGS, *_machine_flags(), *_VARIANTS[variant], *extra)
+    path = _cached(compiler, flags)
+    try:
+        handle = ctypes.CDLL(str(path))
+        return Library(handle, c_structs.declare(handle))
+    except (OSError, AttributeError, ValueError) as error:
+        raise NoKernelError(f"the compiled kernel could not be loaded: {error}") from None
+
+
+def sources() -> list[Path]:
+    """The C files, of which `decoder.c` includes the others."""
+    return sorted(path for path in _SOURCES.iterdir() if path.suffix in (".c", ".h"))
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept."""
+    return platformdirs.user_cache_path("llmcli", appauthor=False) / "kernels"
+
+
+def _compiler() -> str:
+    if sys.platform == "win32":
+        raise NoKernelError("not on Windows")
+    found = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+    if found is None:
+        raise NoKernelError("no C compiler found")
+    return found
+
+
+def _machine_flags() -> tuple[str, ...]:
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return ("-mcpu=native",)
+    return ("-march=native", *(["-DLLM_INTEL"] if "GenuineIntel" in _cpu_info("vendor_id") else []))
+
+
+def _cached(compiler: str, flags: Sequence[str]) -> Path:
+    """The compiled library: the one there is, if it is whole, or a new one."""
+    path = cache_folder() / f"cpu-{_key(compiler, flags)}.so"
+    if _is_whole(path):
+        return path
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Processes that start together compile once.
+        with FileLock(path.with_suffix(".lock"), timeout=_SECONDS):
+            if not _is_whole(path):
+                _compile(compiler, flags, path)
+    except (OSError, TimeoutError) as error:
+        raise NoKernelError(f"no place for the compiled kernel: {error}") from None
+    return path
+
+
+def _key(compiler: str, flags: Sequence[str]) -> str:
+    """Everything that decides what comes out of the compiler."""
+    real = Path(compiler).resolve()
+    status = real.stat()
+    parts = [str(real), str(status.st_size), str(status.st_mtime_ns), *flags, platform.machine(), _processor()]
+    digest = hashlib.sha256("\0".join(parts).encode())
+    for source in sources():
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def _processor() -> str:
+    """What `-march=native` depends on: home directories are shared between machines."""
+    return _cpu_info("flags", "Features", "model name", "CPU part") or platform.processor()
+
+
+def _cpu_info(*fields: str) -> str:
+    """What the system says of the processor; nothing where it says nothing."""
+    return "\n".join(dict.fromkeys(line for line in _cpu_lines() if line.startswith(fields)))
+
+
+@functools.cache
+def _cpu_lines() -> list[str]:
+    """Made anew by the system for each who reads it, which takes it longer the more cores there are."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    return []
+
+
+def _compile(compiler: str, flags: Sequence[str], path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / "cpu.so"
+        command = [compiler, *flags, str(_SOURCES / "decoder.c"), "-o", str(made), "-lm"]
+        try:
+            run = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise NoKernelError(f"{Path(compiler).name} did not finish within {_SECONDS} s") from None
+        if run.returncode != 0 or not made.is_file():
+            said = next((line for line in run.stderr.splitlines() if "error" in line), f"exit code {run.returncode}")
+            raise NoKernelError(f"{Path(compiler).name} failed: {said.strip()[:200]}")
+        content = made.read_bytes()
+        # Loaders do not mind what follows; a file that was cut short would kill the process.
+        made.write_bytes(content + hashlib.sha256(content).digest())
+        made.replace(path)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return len(content) > 32 and hashlib.sha256(content[:-32]).digest() == content[-32:]

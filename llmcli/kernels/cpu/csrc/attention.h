@@ -1,0 +1,158 @@
+/* Attention of some tokens, for the query heads of one kv head. */
+#ifndef LLM_CPU_ATTENTION_H
+#define LLM_CPU_ATTENTION_H
+
+#include "attention_bf16.h"
+#include "attention_decode.h"
+#include "simd.h"
+#include "online_softmax.h"
+#include "transpose.h"
+#include "abi.h"
+
+/* c (n, ldc) = or += a (n, lda) times b (k, ldb), for 4 vectors' width of columns. */
+INLINE void small_product(const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, const int n,
+                          int k, const int vectors, int add) {
+    vf acc[4][4];
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < vectors; j++) acc[i][j] = add ? load(c + i * ldc + j * LANES) : (vf){0};
+    for (int d = 0; d < k; d++) {
+        vf row[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) row[j] = load(b + d * ldb + j * LANES);
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) {
+            float factor = a[i * lda + d];
+#pragma GCC unroll 4
+            for (int j = 0; j < vectors; j++) acc[i][j] += row[j] * factor;
+        }
+    }
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < vectors; j++) store(c + i * ldc + j * LANES, acc[i][j]);
+}
+
+static void product(const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int n, int k,
+                    int columns, int add) {
+    for (int j = 0; j < columns;) {
+        /* Wide enough to use each factor often, narrow enough for the registers there are. */
+        int vectors = LANES == 16 && columns - j >= 4 * LANES ? 4 : columns - j >= 2 * LANES ? 2 : 1;
+        for (int i = 0; i < n;) {
+            const float *from = a + i * lda;
+            float *to = c + i * ldc + j;
+#define FOR_SIZE(rows, width)                                                          \
+    if (n - i >= rows && vectors == width) {                                           \
+        small_product(from, lda, b + j, ldb, to, ldc, rows, k, width, add);            \
+        i += rows;                                                                     \
+        continue;                                                                      \
+    }
+            FOR_SIZE(4, 4)
+            FOR_SIZE(3, 4)
+            FOR_SIZE(2, 4)
+            FOR_SIZE(1, 4)
+            FOR_SIZE(4, 2)
+            FOR_SIZE(1, 2)
+            FOR_SIZE(4, 1)
+            FOR_SIZE(1, 1)
+#undef FOR_SIZE
+        }
+        j += vectors * LANES;
+    }
+}
+
+/* Keys (count, size) of the cache into (size, KEYS) of float32. */
+static void transpose_keys(const char *from, int bf16, int size, int count, float *to) {
+    int k = 0;
+#ifdef USE_AVX512
+    for (; k + 16 <= count; k += 16) {
+        int d = 0;
+        for (; d + (bf16 ? 32 : 16) <= size; d += bf16 ? 32 : 16) {
+            __m512i r[16];
+            transpose16(from + ((int64_t)k * size + d) * (bf16 ? 2 : 4), (int64_t)size * (bf16 ? 2 : 4), r);
+            for (int i = 0; i < 16; i++) {
+                if (bf16) {
+                    _mm512_storeu_si512(to + (d + 2 * i) * KEYS + k, _mm512_slli_epi32(r[i], 16));
+                    _mm512_storeu_si512(to + (d + 2 * i + 1) * KEYS + k,
+                                        _mm512_and_si512(r[i], _mm512_set1_epi32((int)0xffff0000u)));
+                } else {
+                    _mm512_storeu_si512(to + (d + i) * KEYS + k, r[i]);
+                }
+            }
+        }
+        for (; d < size; d++)
+            for (int i = k; i < k + 16; i++)
+                to[d * KEYS + i] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)i * size + d])
+                                        : ((const float *)from)[(int64_t)i * size + d];
+    }
+#endif
+    for (; k < count; k++)
+        for (int d = 0; d < size; d++)
+            to[d * KEYS + k] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)k * size + d])
+                                    : ((const float *)from)[(int64_t)k * size + d];
+}
+
+static void copy_values(const char *from, int bf16, int size, int width, int count, float *to) {
+    for (int k = 0; k < count; k++) {
+        int d = 0;
+        for (; d + LANES <= size; d += LANES)
+            store(to + k * width + d, bf16 ? load_bf16((const uint16_t *)from + (int64_t)k * size + d)
+                                           : load((const float *)from + (int64_t)k * size + d));
+        for (; d < size; d++)
+            to[k * width + d] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)k * size + d])
+                                     : ((const float *)from)[(int64_t)k * size + d];
+    }
+}
+
+/* In float32, from a cache of either format. */
+static void attend_float(const Meeting *m, const char *keys, const char *values, int bf16, Scratch *s) {
+    for (int64_t key = m->first; key < m->last; key += KEYS) {
+        int count = m->last - key < KEYS ? (int)(m->last - key) : KEYS;
+        int64_t next = (int64_t)count * m->size * (bf16 ? 2 : 4), half = key + KEYS < m->last ? next / 2 : 0;
+        ask_for(keys + next, half);
+        transpose_keys(keys, bf16, m->size, count, s->keys);
+        ask_for(keys + next + half, half);
+        copy_values(values, bf16, m->size, m->width, count, s->values);
+        ask_for(values + next, half);
+        product(s->queries, m->width, s->keys, KEYS, s->scores, KEYS, m->rows, m->size, KEYS, 0);
+        ask_for(values + next + half, half);
+        for (int r = 0; r < m->rows; r++) take_in_block(m, s, r, KEYS, key, count);
+        product(s->scores, KEYS, s->values, m->width, s->mixed, m->width, m->rows, count, m->width, 1);
+        keys += next, values += next;
+    }
+}
+
+/* Attention of `tokens` tokens from position `start` on, for the query heads of one kv head, over the keys from
+   `first` to `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, width), most
+   and sums in the scratch memory. The caller will go on `next` values after the first of these keys or, where that is 0,
+   `onward`. */
+static void attend(const Model *model, const Layer *layer, const Segment *segment, int kv_head, const float *queries,
+                   int64_t ld, int64_t start, int tokens, int64_t first, int64_t last, int64_t next, Onward *onward,
+                   Scratch *s) {
+    int group = model->heads / model->kv_heads, size = model->head_dim, bf16 = model->cache_format == BFLOAT16;
+    Meeting m = {.layer = layer, .softcap = model->softcap, .start = start, .first = first, .last = last};
+    m.group = group, m.rows = tokens * group, m.size = size, m.width = (int)round_up(size, LANES);
+    for (int r = 0; r < m.rows; r++) {
+        const float *q = queries + r / group * ld + r % group * size;
+        for (int d = 0; d < size; d++) s->queries[r * m.width + d] = q[d] * model->scale;
+        s->most[r] = NEVER, s->sums[r] = 0;
+    }
+    memset(s->mixed, 0, (size_t)m.rows * m.width * sizeof(float));
+    int64_t at = place_in(segment, kv_head, first, size) * (bf16 ? 2 : 4);
+    const char *keys = (const char *)segment->keys + at, *values = (const char *)segment->values + at;
+#ifdef USE_BF16
+    if (bf16 && size % 32 == 0) {
+        attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, onward, s);
+        return;
+    }
+#endif
+#ifdef USE_FEW
+    if (can_attend_few(&m)) {
+        attend_few(&m, keys, values, bf16, next, onward, s);
+        return;
+    }
+#else
+    (void)next;
+    (void)onward;
+#endif
+    attend_float(&m, keys, values, bf16, s);
+}
+
+#endif

@@ -1,0 +1,176 @@
+/* Block formats of GGUF files put into the packed blocks of model/quantized/matrix.py as the weights are read: the same, bit for
+   bit, as checkpoint/groups.py and `pack` make in torch. The layouts are those of ggml's `ggml-common.h`. */
+#ifndef LLM_CPU_PACK_H
+#define LLM_CPU_PACK_H
+
+#include "matmul.h"
+
+enum { Q4_0, Q4_1, Q4_K, Q5_0, Q8_0, IQ4_NL };
+
+/* 32 columns of some rows of a row block. */
+typedef struct {
+    uint32_t fours[8][BLOCK_ROWS]; /* four codes each, the first lowest */
+    uint16_t scale[BLOCK_ROWS], minimum[BLOCK_ROWS];
+} Codes;
+
+/* Rounded to the nearest, of two to the even one. */
+static uint16_t to_half(float value) {
+    uint32_t bits, sign;
+    memcpy(&bits, &value, sizeof bits);
+    sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (bits >= 0x47800000) return (uint16_t)(sign | 0x7c00); /* 65536 and more; what rounds to it becomes so below */
+    if (bits < 0x38800000) {
+        /* Subnormal: the last bit of a number between 0.5 and 1 is worth 2^-24, as that of such a half is. */
+        float shifted;
+        memcpy(&shifted, &bits, sizeof shifted);
+        shifted += 0.5f;
+        memcpy(&bits, &shifted, sizeof bits);
+        return (uint16_t)(sign | (bits - 0x3f000000));
+    }
+    bits += 0xfff + (bits >> 13 & 1);
+    return (uint16_t)(sign | (bits - 0x38000000) >> 13);
+}
+
+/* Of each of `count` rows what lies `at` bytes behind its beginning. All that follows does one thing to all rows at a time,
+   as vectors do. */
+INLINE void words_at(const uint8_t *const *rows, int64_t at, const int count, uint32_t *to) {
+    for (int r = 0; r < count; r++) memcpy(to + r, rows[r] + at, sizeof *to);
+}
+
+INLINE void halves_at(const uint8_t *const *rows, int64_t at, const int count, uint16_t *to) {
+    for (int r = 0; r < count; r++) memcpy(to + r, rows[r] + at, sizeof *to);
+}
+
+/* 16 bytes: the lower nibbles are the first 16 columns. */
+INLINE void nibbles(const uint8_t *const *rows, int64_t at, const int count, Codes *to) {
+    for (int i = 0; i < 4; i++) {
+        uint32_t words[BLOCK_ROWS];
+        words_at(rows, at + 4 * i, count, words);
+        for (int r = 0; r < count; r++) {
+            to->fours[i][r] = words[r] & 0x0f0f0f0f;
+            to->fours[i + 4][r] = words[r] >> 4 & 0x0f0f0f0f;
+        }
+    }
+}
+
+/* Four bits, one for each byte of the result. */
+INLINE uint32_t spread(uint32_t bits) { return (bits & 15) * 0x00204081 & 0x01010101; }
+
+/* Of the 8 groups of a block of Q4_K two share 32 bytes, the first their lower nibbles. */
+INLINE void read_q4_k(const uint8_t *const *rows, int g, const int count, Codes *to) {
+    const int part = g % 8;
+    const int64_t at = (int64_t)(g / 8) * 144;
+    for (int i = 0; i < 8; i++) {
+        words_at(rows, at + 16 + part / 2 * 32 + 4 * i, count, to->fours[i]);
+        for (int r = 0; r < count; r++) to->fours[i][r] = to->fours[i][r] >> part % 2 * 4 & 0x0f0f0f0f;
+    }
+    halves_at(rows, at, count, to->scale);
+    halves_at(rows, at + 2, count, to->minimum);
+    for (int r = 0; r < count; r++) {
+        const uint8_t *s = rows[r] + at + 4;
+        int scale = part < 4 ? s[part] & 63 : (s[part + 4] & 15) | s[part - 4] >> 6 << 4;
+        int minimum = part < 4 ? s[part + 4] & 63 : s[part + 4] >> 4 | s[part] >> 6 << 4;
+        to->scale[r] = to_half(from_half(to->scale[r]) * (float)scale);
+        to->minimum[r] = to_half(-(from_half(to->minimum[r]) * (float)minimum));
+    }
+}
+
+/* Group `g` of rows. */
+INLINE void read_codes(const int format, const uint8_t *const *rows, int g, const int count, Codes *to) {
+    static const uint8_t levels[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+    if (format == Q4_K) {
+        read_q4_k(rows, g, count, to);
+        return;
+    }
+    const int64_t at = (int64_t)g * (format == Q4_1 ? 20 : format == Q5_0 ? 22 : format == Q8_0 ? 34 : 18);
+    halves_at(rows, at, count, to->scale);
+    if (format == Q4_0) {
+        nibbles(rows, at + 2, count, to);
+        for (int r = 0; r < count; r++) to->minimum[r] = to_half(from_half(to->scale[r]) * -8);
+    } else if (format == Q4_1) {
+        nibbles(rows, at + 4, count, to);
+        halves_at(rows, at + 2, count, to->minimum);
+    } else if (format == Q5_0) {
+        uint32_t fifth[BLOCK_ROWS];
+        nibbles(rows, at + 6, count, to);
+        words_at(rows, at + 2, count, fifth);
+        /* Codes are stored with 16 added, and are to have 128. */
+        for (int i = 0; i < 8; i++)
+            for (int r = 0; r < count; r++)
+                to->fours[i][r] = (to->fours[i][r] | spread(fifth[r] >> 4 * i) << 4) + 0x70707070;
+    } else if (format == Q8_0) {
+        for (int i = 0; i < 8; i++) {
+            words_at(rows, at + 2 + 4 * i, count, to->fours[i]);
+            for (int r = 0; r < count; r++) to->fours[i][r] ^= 0x80808080;
+        }
+    } else {
+        nibbles(rows, at + 2, count, to);
+        for (int i = 0; i < 8; i++)
+            for (int r = 0; r < count; r++) {
+                uint32_t four = to->fours[i][r];
+                to->fours[i][r] = (uint32_t)levels[four & 15] | (uint32_t)levels[four >> 8 & 15] << 8 |
+                                  (uint32_t)levels[four >> 16 & 15] << 16 | (uint32_t)levels[four >> 24] << 24;
+            }
+    }
+}
+
+/* A half of the codes of `count` rows from `row` on: the bits from the `shift`-th on of each. */
+INLINE void write_nibbles(const Codes *codes, const int shift, uint8_t *to, int row, const int count) {
+    for (int i = 0; i < 4; i++) {
+        const uint32_t *even = codes->fours[2 * i], *odd = codes->fours[2 * i + 1];
+        uint32_t both[BLOCK_ROWS];
+        for (int r = 0; r < count; r++)
+            both[r] = (even[r] >> shift & 0x0f0f0f0f) | (odd[r] >> shift & 0x0f0f0f0f) << 4;
+        memcpy(to + 64 * i + 4 * row, both, sizeof *both * (size_t)count);
+    }
+}
+
+/* Group `g` of `count` rows from `row` on of the 16 that `near` and `rest` are of. */
+INLINE void write_codes(const int kept, const Codes *codes, uint8_t *near, uint8_t *rest, int g, int groups, int row,
+                        const int count) {
+    uint8_t *numbers = near, *to = near + number_bytes(kept, groups) + NIBBLES * (int64_t)g;
+    if (kept == PACKED4) {
+        uint16_t words[BLOCK_ROWS];
+        uint8_t lower[BLOCK_ROWS], upper[BLOCK_ROWS];
+        for (int r = 0; r < count; r++) {
+            words[r] = (uint16_t)((codes->scale[r] & 0xfff) | (codes->minimum[r] >> 8 & 15) << 12);
+            lower[r] = (uint8_t)codes->minimum[r];
+            upper[r] = (uint8_t)(codes->scale[r] >> 12 | codes->minimum[r] >> 12 << 4);
+        }
+        write_nibbles(codes, 0, to, row, count);
+        numbers += NUMBER_BYTES * (int64_t)g;
+        memcpy(numbers + 2 * row, words, sizeof *words * (size_t)count);
+        memcpy(numbers + 2 * BLOCK_ROWS + row, lower, (size_t)count);
+        memcpy(rest + REST_BYTES * (int64_t)g + row, upper, (size_t)count);
+    } else {
+        write_nibbles(codes, 4, to, row, count);
+        write_nibbles(codes, 0, rest + NIBBLES * (int64_t)g, row, count);
+        memcpy(numbers + SCALES * (int64_t)g + 2 * row, codes->scale, sizeof *codes->scale * (size_t)count);
+    }
+}
+
+INLINE void pack_rows(const int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows,
+                      int groups, int64_t first, uint8_t *near, uint8_t *rest) {
+    const int kept = format == Q4_0 || format == Q4_1 || format == Q4_K ? PACKED4 : PACKED8;
+    Codes codes;
+    for (int done = 0, count; done < rows; done += count) {
+        const uint8_t *from[BLOCK_ROWS];
+        int row = (int)((first + done) % BLOCK_ROWS);
+        int64_t block = (first + done) / BLOCK_ROWS;
+        uint8_t *to = near + block * near_bytes(kept, groups), *to_rest = rest + block * rest_bytes(kept, groups);
+        count = BLOCK_ROWS - row < rows - done ? BLOCK_ROWS - row : rows - done;
+        for (int r = 0; r < count; r++) from[r] = stored + (order ? order[done + r] : done + r) * row_bytes;
+        for (int g = 0; g < groups && count == BLOCK_ROWS; g++) {
+            read_codes(format, from, g, BLOCK_ROWS, &codes);
+            write_codes(kept, &codes, to, to_rest, g, groups, 0, BLOCK_ROWS);
+        }
+        for (int g = 0; g < groups && count < BLOCK_ROWS; g++) {
+            read_codes(format, from, g, count, &codes);
+            write_codes(kept, &codes, to, to_rest, g, groups, row, count);
+        }
+    }
+}
+
+#endif

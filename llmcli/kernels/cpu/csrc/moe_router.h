@@ -1,0 +1,72 @@
+/* The router of a mixture of experts; what `Router` of model/mixture_of_experts.py computes, for one token. */
+#ifndef LLM_CPU_EXPERTS_H
+#define LLM_CPU_EXPERTS_H
+
+#include "simd.h"
+#include "abi.h"
+
+/* The greatest of n scores that has not been taken, the first of equal ones; it is marked as taken. NaN is greater than
+   any number, as it is for torch. */
+static int take_greatest(float *scores, int n) {
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (scores[i] > scores[best] || (scores[i] != scores[i] && scores[best] == scores[best])) best = i;
+    scores[best] = -INFINITY;
+    return best;
+}
+
+/* Experts outside the best groups cannot be chosen. `scores` has room for three times the experts. */
+static void drop_groups(const Experts *experts, float *scores) {
+    int size = experts->count / experts->groups;
+    float *work = scores + experts->count, *of_groups = work + experts->count;
+    for (int g = 0; g < experts->groups; g++) {
+        memcpy(work, scores + g * size, (size_t)size * sizeof *work);
+        of_groups[g] = 0;
+        for (int i = 0; i < (experts->best_two ? 2 : 1); i++)
+            of_groups[g] += scores[g * size + take_greatest(work, size)];
+    }
+    for (int g = 0; g < experts->groups; g++) work[g] = -INFINITY;
+    for (int i = 0; i < experts->groups_chosen; i++) work[take_greatest(of_groups, experts->groups)] = 0;
+    for (int i = 0; i < experts->count; i++)
+        if (work[i / size] < 0) scores[i] = -INFINITY;
+}
+
+/* From the router's outputs to the chosen experts and their weights. `scores` has room for three times the experts. */
+static void choose(const Experts *experts, float *logits, int32_t *chosen, float *weights, float *scores) {
+    int n = experts->count, of_chosen = experts->score >= BY_SOFTMAX_OF_CHOSEN;
+    float total = 0, best = logits[0];
+    for (int i = 1; i < n; i++) best = logits[i] > best ? logits[i] : best;
+    if (experts->score == BY_SOFTMAX) {
+        for (int i = 0; i < n; i++) total += logits[i] = expf(logits[i] - best);
+        for (int i = 0; i < n; i++) logits[i] /= total;
+    } else if (experts->score == BY_SIGMOID) {
+        for (int i = 0; i < n; i++) logits[i] = 1 / (1 + expf(-logits[i]));
+    }
+    memcpy(scores, logits, (size_t)n * sizeof *scores);
+    if (!of_chosen) {
+        if (experts->selection_bias)
+            for (int i = 0; i < n; i++) scores[i] += experts->selection_bias[i];
+        if (experts->groups_chosen < experts->groups) drop_groups(experts, scores);
+    }
+    total = 0;
+    for (int i = 0; i < experts->chosen; i++) {
+        chosen[i] = take_greatest(scores, n);
+        float w = logits[chosen[i]];
+        if (experts->score == BY_SOFTMAX_OF_CHOSEN) w = expf(w - best);
+        if (experts->score == BY_SIGMOID_OF_CHOSEN) w = 1 / (1 + expf(-w));
+        weights[i] = w;
+        total += w;
+    }
+    for (int i = 0; i < experts->chosen; i++) {
+        if (experts->score == BY_SOFTMAX_OF_CHOSEN) weights[i] /= total;
+        else if (experts->normalised) weights[i] /= total + 1e-20f;
+    }
+    if (experts->score == BY_SOFTMAX_OF_CHOSEN && experts->normalised) {
+        total = 0;
+        for (int i = 0; i < experts->chosen; i++) total += weights[i];
+        for (int i = 0; i < experts->chosen; i++) weights[i] /= total + 1e-20f;
+    }
+    for (int i = 0; i < experts->chosen; i++) weights[i] *= experts->scale;
+}
+
+#endif

@@ -1,0 +1,233 @@
+"""A `Transformer` as the C kernel wants it described: pointers to its own weights, and its knobs as numbers."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu import c_structs as c
+from llmcli.kernels.cpu.support import unsupported
+from llmcli.kernels.matrices import matrix_of
+from llmcli.model import ExpertsConfig, ModelConfig, Transformer
+from llmcli.model.attention import Attention
+from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
+from llmcli.model.config import Activation, LayerConfig
+from llmcli.model.mixture_of_experts import MixtureOfExperts
+from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
+from llmcli.model.quantized.matrix import PackedMatrix
+from llmcli.model.rank_one_update import EditedLinear
+
+_QK_NORMS = (None, "head", "whole", "each_head", "rotated")
+_SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
+_NAMES = {0: "float32", 1: "bfloat16", 2: "int4", 3: "int8"}
+_DENSE = {torch.float32: c.FORMATS["float32"], torch.bfloat16: c.FORMATS["bfloat16"]}
+
+
+class Description:
+    """The structures, and all the memory they point to."""
+
+    def __init__(self, model: Transformer, *, capacity: int) -> None:
+        """`capacity` is the most tokens of a call.
+
+        Raises:
+            NoKernelError: the model is of a kind, on a device or in a type that the kernel does not cover.
+        """
+        config = model.config
+        if reason := unsupported(config):
+            raise NoKernelError(reason)
+        if model.device.type != "cpu":
+            raise NoKernelError(f"the model is on {model.device.type}")
+        self.kept: list[object] = []
+        self.dense_layers = False
+        """Some large matrix of the blocks is not packed."""
+        self.multiplications = 0
+        """Of one token, in matrices."""
+        self._formats: dict[str, None] = {}
+        self._ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
+        layers = (c.Layer * config.num_layers)(
+            *(self._layer(config, layer, block) for layer, block in zip(config.layers, model.layers, strict=True))
+        )
+        self.kept.append(layers)
+        self.dtype = model.dtype
+        factor = config.embed_scale
+        if config.embed_scale_rounded:
+            factor = torch.tensor(factor, dtype=model.dtype).item()
+        first = model.layers[0]
+        assert isinstance(first, Block)
+        attention = first.self_attn
+        assert isinstance(attention, Attention)
+        self.model = c.Model(
+            layers=config.num_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            vocabulary=config.vocab_size,
+            capacity=capacity,
+            activation=get_args(Activation).index(config.activation),
+            gated=config.gated,
+            parallel=isinstance(first, ParallelBlock | SharedNormBlock),
+            shared_norm=isinstance(first, SharedNormBlock),
+            qk_norm=_QK_NORMS.index(config.qk_norm),
+            cache_format=_format(model.dtype),
+            qk_eps=config.norm_eps,
+            clip=config.qkv_clip or 0,
+            scale=attention.attend.scale,
+            softcap=config.attention_softcap or 0,
+            embed_scale=factor,
+            logit_scale=config.logit_scale,
+            logit_softcap=config.logit_softcap or 0,
+            embedding=self._matrix(model.embed_tokens),
+            head=self._head(model.lm_head),
+            norm=self._norm(model.norm),
+            layer=ctypes.cast(layers, ctypes.POINTER(c.Layer)),
+        )
+        if model.embed_positions is not None:
+            self.model.positions = self._matrix(model.embed_positions)
+
+    def _layer(self, config: ModelConfig, layer: LayerConfig, block: nn.Module) -> c.Layer:
+        assert isinstance(block, Block)
+        attention = block.self_attn
+        assert isinstance(attention, Attention)
+        described = c.Layer(
+            input_norm=self._norm(block.input_layernorm),
+            second_norm=self._norm(block.post_attention_layernorm),
+            q_norm=self._norm(attention.q_norm),
+            k_norm=self._norm(attention.k_norm),
+            q=self._large(attention.q_proj),
+            k=self._large(attention.k_proj),
+            v=self._large(attention.v_proj),
+            o=self._large(attention.o_proj),
+            rope=-1 if layer.rope is None else self._ropes.index(layer.rope),
+            window=layer.window or 0,
+            chunk=layer.chunk or 0,
+        )
+        if isinstance(block, OutputNormBlock):
+            described.attention_output = self._norm(block.attention_output_norm)
+            described.feed_forward_output = self._norm(block.mlp_output_norm)
+        if attention.sinks is not None:
+            described.sinks = self._floats(attention.sinks)
+        if layer.query_scaling is not None:
+            described.scaling_beta = layer.query_scaling.beta
+            described.scaling_interval = layer.query_scaling.interval
+            described.scaling_offset = layer.query_scaling.offset
+        network: Any = block.mlp
+        if isinstance(network, MixtureOfExperts):
+            described.experts = self._experts(network.config, network)
+            network = network.shared_expert
+        if network is not None:
+            down = network.down_proj
+            if isinstance(down, EditedLinear):
+                described.edits = len(down.reads)
+                described.edit_reads, described.edit_writes = self._floats(down.reads), self._floats(down.writes)
+                down = down.base
+            described.up, described.down = self._large(network.up_proj), self._large(down)
+            if hasattr(network, "gate_proj"):
+                described.gate = self._large(network.gate_proj)
+        return described
+
+    def _experts(self, config: ExpertsConfig, mixture: MixtureOfExperts) -> c.Experts:
+        experts, router = mixture.experts, mixture.gate
+        share = config.chosen / config.count
+        described = c.Experts(
+            router=self._matrix(router.weight, bias=None if config.float32_router else router.bias),
+            gate_up=self._large(experts.gate_up_proj, bias=experts.gate_up_proj_bias, share=share),
+            down=self._large(experts.down_proj, bias=experts.down_proj_bias, share=share),
+            count=config.count,
+            chosen=config.chosen,
+            size=config.intermediate_size,
+            score=_SCORES.index(config.score),
+            normalised=config.normalised,
+            scales_input=config.scales_input,
+            groups=config.groups,
+            groups_chosen=config.groups_chosen,
+            best_two=config.group_score == "best_two",
+            scale=config.scale,
+            shared=config.shared_size,
+        )
+        if router.e_score_correction_bias is not None:
+            described.selection_bias = self._floats(router.e_score_correction_bias)
+        if config.glu is not None:
+            described.clamped, described.alpha, described.limit = 1, config.glu.alpha, config.glu.limit
+        if mixture.shared_expert_gate is not None:
+            described.shared_gate = self._matrix(mixture.shared_expert_gate)
+        return described
+
+    @property
+    def formats(self) -> str:
+        """What large matrices are kept in, for people."""
+        return "/".join(self._formats)
+
+    def _head(self, head: nn.Module) -> c.Matrix:
+        matrix = self._matrix(head)
+        self._formats[_NAMES[matrix.format]] = None
+        return matrix
+
+    def _large(self, weights: nn.Module | Tensor, *, bias: Tensor | None = None, share: float = 1.0) -> c.Matrix:
+        matrix = self._matrix(weights, bias=bias)
+        self._formats[_NAMES[matrix.format]] = None
+        self.dense_layers |= matrix.format in _DENSE.values()
+        self.multiplications += round(matrix.count * matrix.rows * matrix.columns * share)
+        return matrix
+
+    def _matrix(self, weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> c.Matrix:
+        """A linear layer or embedding, or parameters: a matrix, or a stack of them."""
+        values, bias = matrix_of(weights, bias)
+        if isinstance(values, PackedMatrix):
+            if values.format.wide:
+                raise NoKernelError(f"a matrix lies in memory as a GPU reads it ({values.format})")
+            data, rest, number = values.blocks, values.rest, c.FORMATS[values.bits]
+            count, rows, columns = values.shape
+        else:
+            data, rest, number = values, None, _format(values.dtype)
+            count, rows, columns = (1, *values.shape) if values.dim() == 2 else values.shape
+        parts = [data] if rest is None else [data, rest]
+        if not all(part.is_contiguous() and part.device.type == "cpu" for part in parts):
+            raise NoKernelError("a matrix is not contiguous in main memory")
+        self.kept += parts
+        return c.Matrix(
+            data=data.data_ptr(),
+            rest=None if rest is None else rest.data_ptr(),
+            bias=None if bias is None else self._floats(bias),
+            stride=data.nbytes // count,
+            format=number,
+            rows=rows,
+            columns=columns,
+            count=count,
+        )
+
+    def _norm(self, norm: nn.Module) -> c.Norm:
+        match norm:
+            case nn.Identity():
+                return c.Norm(kind=c.NO_NORM)
+            case Scale():
+                return c.Norm(kind=c.SCALED, factor=norm.factor)
+            case CentredRMSNorm():
+                return c.Norm(kind=c.RMS_NORM, eps=norm.eps, weight=self._floats(norm.weight.float() + 1))
+            case RMSNorm():
+                each = norm.weight.dim() > 1
+                return c.Norm(kind=c.RMS_NORM, eps=norm.eps, weight=self._floats(norm.weight), each_head=each)
+            case LayerNorm():
+                weight = None if norm.weight is None else self._floats(norm.weight.float() + norm.plus_one)
+                bias = None if norm.bias is None else self._floats(norm.bias)
+                each = norm.weight is not None and norm.weight.dim() > 1
+                return c.Norm(kind=c.LAYER_NORM, eps=norm.eps, weight=weight, bias=bias, each_head=each)
+            case _:
+                raise NoKernelError(f"a norm is of the kind {type(norm).__name__}")
+
+    def _floats(self, values: Tensor) -> int:
+        """The address of the values in float32: few enough to be copied."""
+        copy = values.detach().float().contiguous()
+        self.kept.append(copy)
+        return copy.data_ptr()
+
+
+def _format(dtype: torch.dtype) -> int:
+    if dtype not in _DENSE:
+        raise NoKernelError(f"the weights are in {str(dtype).removeprefix('torch.')}")
+    return _DENSE[dtype]

@@ -1,0 +1,80 @@
+"""Weights out of the blocks of GGUF files into packed blocks by one call of C, as fast as memory takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import c_int32
+
+from torch import Tensor
+
+from llmcli.kernels.cpu.build import Library, load_library
+from llmcli.model.quantized.layout import COLUMNS, ROWS, Bits, PackedFormat, narrow
+from llmcli.model.quantized.matrix import PackedMatrix
+
+# In the order of `cpu_pack.h`: the bits that codes are packed in, and the bytes in which 32 columns are stored.
+_FORMATS: dict[str, tuple[Bits, int]] = {
+    "Q4_0": (4, 18), "Q4_1": (4, 20), "Q4_K": (4, 18), "Q5_0": (8, 22), "Q8_0": (8, 34), "IQ4_NL": (8, 18),
+}  # fmt: skip
+_NUMBERS = {name: number for number, name in enumerate(_FORMATS)}
+
+
+class BlockPacker:
+    """Packs rows in the block formats it knows; the result is what torch makes of them, bit for bit."""
+
+    def __init__(self, library: Library | None = None) -> None:
+        """Load the kernel, or compile it.
+
+        Raises:
+            NoKernelError: it cannot run here.
+        """
+        self._handle = (library or load_library()).handle
+
+    @staticmethod
+    def knows(encoding: str, kept: PackedFormat) -> bool:
+        """Whether blocks of that format of files are packed so here."""
+        return encoding in _FORMATS and narrow(_FORMATS[encoding][0]) == kept
+
+    def pack(
+        self,
+        encoding: str,
+        stored: Tensor,
+        to: PackedMatrix,
+        index: int,
+        first: int,
+        order: Sequence[int] | None = None,
+    ) -> None:
+        """Put `stored`, uint8 (N, blocks of a row, block bytes), into rows `first` to `first + N` of matrix `index`.
+
+        `order` says which of them comes where. A matrix is begun with its row 0: what its last block lacks then
+        becomes zeros.
+        """
+        bits, size = _FORMATS[encoding]
+        rows, groups = len(stored), to.columns // COLUMNS
+        fits = (
+            to.format == narrow(bits)
+            and stored.numel() == rows * groups * size
+            and groups == to.format.groups(to.columns)
+            and 0 <= index < to.count
+            and 0 <= first <= to.rows - rows
+        )
+        if not fits or not all(part.is_contiguous() for part in (stored, to.blocks, to.rest)):
+            raise ValueError(f"{tuple(stored.shape)} bytes of {encoding} are no rows from {first} on of {to.shape}")
+        if order is not None and sorted(order) != list(range(rows)):
+            raise ValueError(f"that is no order of {rows} rows")
+        places = None if order is None else (c_int32 * rows)(*order)
+        own = slice(index * to.row_blocks, (index + 1) * to.row_blocks)
+        blocks, rest = to.blocks[own], to.rest[own]
+        if first == 0 and to.rows % ROWS:
+            blocks[-1].zero_()
+            rest[-1].zero_()
+        self._handle.llm_pack(
+            _NUMBERS[encoding],
+            stored.data_ptr(),
+            groups * size,
+            places,
+            rows,
+            groups,
+            first,
+            blocks.data_ptr(),
+            rest.data_ptr(),
+        )

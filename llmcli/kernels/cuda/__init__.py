@@ -1,0 +1,1 @@
+"""The CUDA step: support, weights, launches and graph capture."""

@@ -1,0 +1,182 @@
+"""The launches that make the logits of a few tokens: all of a model's layers, with fixed buffers.
+
+Dimension letters: R rows of buffers: 1, or 16 for several tokens; V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor, nn
+
+from llmcli.kernels.cuda.launches import ROWS, TYPES, Launch, Launches
+from llmcli.kernels.cuda.moe_launches import add_experts
+from llmcli.kernels.cuda.weights import Norm, floats, matrix, norm
+from llmcli.kernels.triton.attention import attend, combine
+from llmcli.kernels.triton.linear import embed
+from llmcli.model import Transformer
+from llmcli.model.attention import Attention
+from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
+from llmcli.model.config import LayerConfig
+from llmcli.model.mixture_of_experts import MixtureOfExperts
+from llmcli.model.rope_config import RopeConfig
+
+# What stands in `inputs` before the ids: position of the first token, tokens, first position of the rotations.
+STATE = 4
+_QK_NORMS = {None: 0, "head": 1, "each_head": 1, "whole": 2, "rotated": 3}
+_MOST_SPLITS = 64
+
+
+class Plan:
+    """Launches for `tokens` new tokens: what they read is `inputs` and `table`, what they make is `logits`."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokens: int,
+        table: Tensor,
+        rotations: Mapping[RopeConfig, tuple[Tensor, Tensor]],
+        *,
+        programs: int,
+        pdl: bool,
+    ) -> None:
+        """`table` (layers, 4) says where the cache is; `rotations` are cosines and sines. A launch should have
+        `programs` programs or more, to keep the device busy; `pdl` lets one begin while another ends.
+
+        Raises:
+            NoKernelError: weights are kept in a way the kernels do not read.
+        """
+        config = model.config
+        self.tokens = tokens
+        self._model = model
+        self._launches = Launches(model, tokens, programs=programs, pdl=pdl)
+        self.inputs = torch.zeros(STATE + self._launches.rows, dtype=torch.int64, device=model.device)
+        x = self._launches.new("stream", config.hidden_size)
+        self._embedding(x)
+        for index, (layer, block) in enumerate(zip(config.layers, model.layers, strict=True)):
+            assert isinstance(block, Block)
+            rotation = None if layer.rope is None else rotations[layer.rope]
+            # In turn, so that no layer writes what it still reads.
+            x = self._layer(layer, block, x, table[index], rotation, f"after layer {index % 2}")
+        self.logits = self._launches.new("logits", config.vocab_size)
+        self._launches.linear(
+            [matrix(model.lm_head)], x, self.logits, norm(model.norm, config.hidden_size, self._model.device),
+            factor=config.logit_scale, softcap=config.logit_softcap,
+        )  # fmt: skip
+
+    @property
+    def formats(self) -> str:
+        """What matrices are kept in, for people."""
+        return "/".join(self._launches.formats)
+
+    @property
+    def launches(self) -> Sequence[Launch]:
+        """All of them, in order."""
+        return self._launches.all
+
+    def launch(self) -> None:
+        """Compute the logits (R, V) of the tokens that `inputs` and `table` tell of."""
+        for launch in self._launches.all:
+            launch()
+
+    def _embedding(self, x: Tensor) -> None:
+        config, model = self._model.config, self._model
+        factor = config.embed_scale
+        if config.embed_scale_rounded:
+            factor = torch.tensor(factor, dtype=model.dtype).item()
+        table = matrix(model.embed_tokens)
+        learned = model.embed_positions
+        self._launches.add(
+            embed, (self.tokens,), self.inputs[STATE:], table.data,
+            self._launches.none if learned is None else matrix(learned).data, self.inputs, x, factor,
+            size=config.hidden_size, bits=table.bits, group=table.group, learned=learned is not None,
+            block=triton.next_power_of_2(config.hidden_size),
+        )  # fmt: skip
+
+    def _layer(
+        self, layer: LayerConfig, block: Block, x: Tensor, table: Tensor, rotation: tuple[Tensor, Tensor] | None,
+        name: str,
+    ) -> Tensor:  # fmt: skip
+        """The residual stream after the layer, in the buffer of that name."""
+        hidden = self._model.config.hidden_size
+        outputs: tuple[nn.Module, nn.Module] = (nn.Identity(), nn.Identity())
+        if isinstance(block, OutputNormBlock):
+            outputs = block.attention_output_norm, block.mlp_output_norm
+        first = norm(block.input_layernorm, hidden, self._model.device)
+        second = first
+        if not isinstance(block, SharedNormBlock):
+            second = norm(block.post_attention_layernorm, hidden, self._model.device)
+        attention = block.self_attn
+        assert isinstance(attention, Attention)
+        attended = self._attention(layer, attention, x, first, table, rotation)
+        after = self._onto(attention.o_proj, attended, x, outputs[0], "between")
+        read = x if isinstance(block, ParallelBlock | SharedNormBlock) else after
+        if isinstance(block.mlp, MixtureOfExperts):
+            return add_experts(self._launches, block.mlp, read, second, after, outputs[1], name)
+        network: Any = block.mlp
+        fired = self._launches.neurons(network, read, second)
+        return self._onto(network.down_proj, fired, after, outputs[1], name)
+
+    def _attention(
+        self, layer: LayerConfig, attention: Attention, x: Tensor, before: Norm, table: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:  # fmt: skip
+        config, tokens = self._model.config, self.tokens
+        heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
+        qkv = self._launches.new("qkv", (heads + 2 * kv_heads) * size)
+        projections = attention.q_proj, attention.k_proj, attention.v_proj
+        self._launches.linear([matrix(projection) for projection in projections], x, qkv, before)
+        normed = _QK_NORMS[config.qk_norm] if rotation is not None or config.qk_norm != "rotated" else 0
+        queries, keys = (
+            norm(module, count * size, self._model.device)
+            for module, count in ((attention.q_norm, heads), (attention.k_norm, kv_heads))
+        )
+        in_group = heads // kv_heads * tokens
+        splits = max(1, min(_MOST_SPLITS, -(-self._launches.programs // kv_heads)))
+        block = max(16, triton.next_power_of_2(size))
+        tile = _attention_tile(in_group, block * self._model.dtype.itemsize)
+        parts = self._launches.new("parts", tokens * heads * size, splits)
+        sums = self._launches.new("sums", tokens * heads * 2, splits)
+        scaling = layer.query_scaling
+        cos, sin = rotation or (self._launches.none, self._launches.none)
+        self._launches.add(
+            attend, (kv_heads, splits, -(-in_group // tile["rows"])), qkv, table, self.inputs,
+            queries.weight, queries.bias, keys.weight, keys.bias, cos, sin, parts, sums,
+            config.norm_eps, config.qkv_clip or 0.0, attention.attend.scale, config.attention_softcap or 0.0,
+            scaling.beta if scaling else 0.0, scaling.interval if scaling else 1, scaling.offset if scaling else 0,
+            heads=heads, kv_heads=kv_heads, real=size, rotary=0 if rotation is None else 2 * cos.shape[1],
+            window=layer.window or 0, chunk=layer.chunk or 0, norm=normed, kind=queries.kind,
+            clipped=config.qkv_clip is not None, capped=config.attention_softcap is not None,
+            scaled=scaling is not None, tokens=tokens, splits=splits, fresh=ROWS, block=block,
+            stored=TYPES[self._model.dtype], operand=self._launches.operand, **tile,
+        )  # fmt: skip
+        mixed = self._launches.new("mixed", heads * size)
+        sinks = attention.sinks
+        self._launches.add(
+            combine, (heads, tokens), parts, sums, self._launches.none if sinks is None else floats(sinks), mixed,
+            heads=heads, real=size, has_sinks=sinks is not None, tokens=tokens, splits=splits,
+            most_splits=triton.next_power_of_2(splits), block=block,
+        )  # fmt: skip
+        return mixed
+
+    def _onto(self, projection: nn.Module, x: Tensor, residual: Tensor, output: nn.Module, name: str) -> Tensor:
+        """The residual stream with `projection` of `x` added, through the `output` norm or factor."""
+
+        def compute(y: Tensor, onto: Tensor | None, factor: float) -> None:
+            self._launches.linear([matrix(projection)], x, y, residual=onto, factor=factor)
+
+        return self._launches.normed_onto(residual, output, name, compute)
+
+
+def _attention_tile(in_group: int, head_bytes: int) -> dict[str, int]:
+    """Rows and keys of a product, and warps, for so many rows in a group and heads of so many bytes.
+
+    Queries, and several stages of keys and values, fit into the 99 KiB that the smallest cards give a program, and the
+    sums into its registers; what `attend` takes is in the compiled kernels, which a test reads.
+    """
+    rows = min(64, max(ROWS, triton.next_power_of_2(in_group)), max(ROWS, 16384 // head_bytes))
+    keys = 64 if rows * head_bytes <= 4096 else 32 if head_bytes <= 512 else 16
+    return {"rows": rows, "keys": keys, "num_warps": 8 if head_bytes >= 512 and rows * head_bytes >= 16384 else 4}

@@ -1,0 +1,175 @@
+"""The readable model's step in a CUDA graph, for models that no kernels cover: the same operations, recorded once.
+
+A step of a small model takes the processor longer to ask for than the GPU to compute; a graph is asked for as a whole.
+Position and id are read from device memory, and attention looks at all memory of the cache through a mask, so that the
+graph serves every position until that memory moves.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from llmcli.kernels import DEVICE_CHUNK, NoKernelError, readable_logits, readable_path
+from llmcli.kernels.cuda.graph_capture import recorded
+from llmcli.kernels.cuda.rope_tables import Rotations
+from llmcli.kernels.cuda.support import first_line
+from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
+from llmcli.model.mixture_of_experts import Experts
+from llmcli.model.quantized.matrix import PackedMatrix
+
+
+class GraphStep:
+    """Runs single tokens through a recorded pass of the readable model, and everything else through the model."""
+
+    prefill_chunk = DEVICE_CHUNK
+
+    def __init__(self, model: Transformer, reason: str) -> None:
+        """`reason` says why there is nothing faster. On a CPU nothing is recorded, for tests.
+
+        Raises:
+            NoKernelError: a step cannot be recorded.
+        """
+        packed = (
+            isinstance(module, Experts) and isinstance(module.down_proj, PackedMatrix) for module in model.modules()
+        )
+        if any(packed):
+            raise NoKernelError("packed experts, which are chosen on the processor")
+        self._model, self._reason = model, reason
+        self._captures = model.device.type == "cuda"
+        self._rotations = Rotations(model)
+        # Id, position, first position of the rotations.
+        self._inputs = torch.zeros(3, dtype=torch.int64, device=model.device)
+        self._logits = torch.empty(0)
+        self._entered: tuple[weakref.ref[KVCache], int] | None = None
+        self._memories: list[tuple[int, int, int, torch.Size]] = []
+        self._ran, self._refused = False, ""
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def name(self) -> str:
+        """What runs, for people."""
+        if self._refused:
+            return readable_path(self._model, f"{self._reason}, and no CUDA graph: {self._refused}")
+        name = f"readable model in a CUDA graph, {str(self._model.dtype).removeprefix('torch.')}"
+        return f"{name} ({self._reason})"
+
+    @torch.inference_mode()
+    def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
+        """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V).
+
+        `ids` continue what `cache` holds; it is left as `Transformer.forward` leaves it, and either can go on.
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
+        """
+        if len(ids) > 1:
+            return readable_logits(self._model, ids, cache, only_last=only_last)
+        return self.forward_unseen(torch.tensor(ids), cache).clone()
+
+    @torch.inference_mode()
+    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+        """Logits in float32 (1, V) after `token` (1,), which only the device need know; good until the next pass.
+
+        Raises:
+            PromptTooLongError: as for `forward`.
+        """
+        self._model.check_positions(cache.length + 1)
+        self._enter(cache)
+        first = self._rotations.reach(cache, 1)
+        place = torch.tensor([cache.length, first], pin_memory=self._captures)
+        self._inputs[1:].copy_(place, non_blocking=True)
+        self._inputs[:1].copy_(token)
+        # A graph is recorded on the current device, whatever its tensors are on.
+        with torch.cuda.device(self._model.device) if self._captures else nullcontext():
+            self._run(cache)
+        cache.advance(1)
+        return self._logits[0].float()
+
+    def _enter(self, cache: KVCache) -> None:
+        """Room for a token; what was recorded is forgotten where it knows other memory."""
+        cache.begin(1)
+        if self._entered is not None and self._entered[0]() is cache and self._entered[1] == cache.moves:
+            return
+        # A new text often has the memory of the one before.
+        memories = [(keys.data_ptr(), values.data_ptr(), first, keys.shape) for keys, values, first in cache.layers]
+        if memories != self._memories:
+            self._graph, self._ran, self._memories = None, False, memories
+        for keys, values, first in cache.layers:
+            # Masked, but what was never written may be no number, and no weight is small enough for that.
+            for memory in (keys, values):
+                memory[:, :, cache.length - first :].zero_()
+        self._entered = weakref.ref(cache), cache.moves
+
+    def _run(self, cache: KVCache) -> None:
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        # Not recorded at once: libraries make what they need for themselves when they are called first.
+        if self._captures and self._ran and not self._refused and self._settled():
+            try:
+                self._graph = self._record(cache)
+                self._graph.replay()
+                return
+            except RuntimeError as error:
+                self._graph, self._refused = None, first_line(error)
+        self._logits = self._pass(cache)
+        self._ran = True
+
+    def _settled(self) -> bool:
+        """Packed weights are unpacked as they will be from now on; a recording would go on doing it the slower way."""
+        packed = (module for module in self._model.modules() if isinstance(module, PackedMatrix))
+        return not any(one.unpacker is not None and one.unpacker.awaited(one, one.dtype) for one in packed)
+
+    def _record(self, cache: KVCache) -> torch.cuda.CUDAGraph:
+        def run() -> None:
+            self._logits = self._pass(cache)
+
+        return recorded(run, self._model.device)
+
+    def _pass(self, cache: KVCache) -> Tensor:
+        """Logits (1, 1, V) of the token that `inputs` tell of."""
+        token, position, first = self._inputs[:1, None], self._inputs[1:2], self._inputs[2:3]
+        dtype = self._model.dtype
+        place = position - first
+        rotations = {
+            rope: (_at(cos, place, rope, dtype), _at(sin, place, rope, dtype))
+            for rope, (cos, sin) in self._rotations.tables.items()
+        }
+        kinds = dict(zip(self._model.config.layers, cache.layers, strict=True))
+
+        def mask(layer: LayerConfig) -> Tensor:
+            segment = kinds[layer]
+            key = torch.arange(segment.first, segment.end, device=position.device)[None, :]
+            seen = key <= position
+            if layer.window is not None:
+                seen = seen & (key > position - layer.window)
+            if layer.chunk is not None:
+                seen = seen & (key // layer.chunk == position // layer.chunk)
+            return seen
+
+        return self._model.forward_at(token, position, rotations, mask, _AllMemory(cache, position))
+
+
+def _at(table: Tensor, place: Tensor, rope: RopeConfig, dtype: torch.dtype) -> Tensor:
+    """A row of cosines or sines, (1, R / 2)."""
+    return table.index_select(0, place).to(torch.float32 if rope.float32 else dtype)
+
+
+class _AllMemory:
+    """A cache that stores at a position only the device knows, and hands out all its memory."""
+
+    def __init__(self, cache: KVCache, position: Tensor) -> None:
+        self._cache, self._position = cache, position
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store `keys` and `values` (1, K, 1, D); all of the layer's, (1, K, S, D)."""
+        segment = self._cache.layers[layer]
+        place = self._position - segment.first
+        segment.keys.index_copy_(2, place, keys)
+        segment.values.index_copy_(2, place, values)
+        return segment.keys, segment.values

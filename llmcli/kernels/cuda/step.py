@@ -1,0 +1,171 @@
+"""The model's step on a GPU: Triton kernels in one CUDA graph, on the weights and the cache of a `Transformer`.
+
+The graph reads ids, position and the cache's addresses from device memory: captured once, it serves every length of the
+text, and a cache that grows or moves only changes a table.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from llmcli.kernels import DEVICE_CHUNK, DeviceStep, NoKernelError, readable_logits
+from llmcli.kernels.cuda.graph_capture import recorded
+from llmcli.kernels.cuda.launch_plan import STATE, Plan
+from llmcli.kernels.cuda.rope_tables import Rotations
+from llmcli.kernels.cuda.support import first_line, slower_step, unsupported
+from llmcli.kernels.readable_step import ReadableStep
+from llmcli.model import KVCache, Transformer
+
+# A plan for each number of tokens up to which it is used.
+_SIZES = (1, 4, 8, 16)
+
+
+class CudaStep:
+    """Runs a model's single tokens, and up to 16 to be verified, through Triton kernels; prompts through the model.
+
+    A prompt is read by the readable model in chunks, with cuBLAS and PyTorch's fused attention: many tokens at once are
+    limited by arithmetic, for which those are as good as can be.
+    """
+
+    prefill_chunk = DEVICE_CHUNK
+
+    def __init__(self, model: Transformer) -> None:
+        """On a CPU the kernels run in Triton's interpreter, for tests.
+
+        Raises:
+            NoKernelError: the kernels do not cover the model, or what it is kept in.
+        """
+        if reason := unsupported(model.config):
+            raise NoKernelError(reason)
+        self._model, device = model, model.device
+        self._captures = device.type == "cuda"
+        self._pdl = self._captures and torch.cuda.get_device_capability(device) >= (9, 0)
+        self._programs = _programs(device)
+        self._table = torch.zeros(model.config.num_layers, 4, dtype=torch.int64, device=device)
+        self._entered: tuple[weakref.ref[KVCache], int] | None = None
+        self._rotations = Rotations(model)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._plans: dict[int, Plan] = {}
+        self._instead: DeviceStep | None = None
+        # Tokens at a time that the kernels read.
+        self._most = _SIZES[-1]
+        self._plan(1)
+
+    @property
+    def name(self) -> str:
+        """What runs, for people."""
+        if self._instead is not None:
+            return self._instead.name
+        how = "CUDA graph" if self._captures else "interpreted"
+        return f"triton kernels ({how}), {self._plan(1).formats}"
+
+    @torch.inference_mode()
+    def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
+        """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V).
+
+        `ids` continue what `cache` holds; it is left as `Transformer.forward` leaves it, and either can go on.
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
+        """
+        self._model.check_positions(cache.length + len(ids))
+        if any(not 0 <= token < self._model.config.vocab_size for token in ids):
+            raise ValueError("there is no such token")
+        if self._instead is not None:
+            return self._instead.forward(ids, cache, only_last=only_last)
+        # A text's first tokens too, be it one: nobody waits for kernels to be compiled before seeing what follows.
+        if not cache.length or len(ids) > self._most or (only_last and len(ids) > 1):
+            return readable_logits(self._model, ids, cache, only_last=only_last)
+        plan = self._plan(next(size for size in _SIZES if size >= len(ids)))
+        if not self._run(plan, cache, torch.tensor(list(ids))):
+            return self.forward(ids, cache, only_last=only_last)
+        # A copy: the next step writes to the same memory.
+        return plan.logits[len(ids) - 1 if only_last else 0 : len(ids)].clone()
+
+    @torch.inference_mode()
+    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+        """Logits in float32 (1, V) after `token` (1,), which only the device need know; good until the next pass.
+
+        Raises:
+            PromptTooLongError: as for `forward`.
+        """
+        self._model.check_positions(cache.length + 1)
+        if self._instead is not None:
+            return self._instead.forward_unseen(token, cache)
+        if not self._run(self._plan(1), cache, token):
+            return self.forward_unseen(token, cache)
+        return self._plan(1).logits[:1]
+
+    def _run(self, plan: Plan, cache: KVCache, ids: Tensor) -> bool:
+        """Make a plan's logits after `ids`, wherever these are; whether that worked, or another way is to be taken."""
+        self._enter(cache, len(ids))
+        first = self._rotations.reach(cache, plan.tokens)
+        # Pinned memory is given back when the copy has been made, not before.
+        state = torch.tensor([cache.length, len(ids), first], pin_memory=self._captures)
+        plan.inputs[: len(state)].copy_(state, non_blocking=True)
+        plan.inputs[STATE : STATE + len(ids)].copy_(ids, non_blocking=True)
+        # Triton launches on the current device, whatever its arguments are on.
+        with torch.cuda.device(self._model.device) if self._captures else nullcontext():
+            if plan.tokens in self._graphs:
+                self._graphs[plan.tokens].replay()
+            elif not self._begin(plan):
+                return False
+        cache.advance(len(ids))
+        return True
+
+    def _plan(self, tokens: int) -> Plan:
+        if tokens not in self._plans:
+            self._plans[tokens] = Plan(
+                self._model, tokens, self._table, self._rotations.tables, programs=self._programs, pdl=self._pdl
+            )
+        return self._plans[tokens]
+
+    def _begin(self, plan: Plan) -> bool:
+        """Launch a plan, and record it; whether that worked, or another way is to be taken."""
+        # The first time each launch by itself, which compiles what is not compiled yet. The prompt has been read by
+        # then, so that no first token waits for it.
+        try:
+            plan.launch()
+            if self._captures:
+                self._graphs[plan.tokens] = recorded(plan.launch, self._model.device)
+        except Exception as error:
+            # Whatever a compiler, its linker or a driver may raise: there is a way without them.
+            if plan.tokens > 1:
+                self._most = 1
+                return False
+            if self._pdl:
+                # Some drivers launch kernels that begin while others end, but do not record them.
+                self._pdl = False
+                self._plans.clear()
+                self._graphs.clear()
+                return False
+            step, reason = slower_step(self._model, f"Triton: {first_line(error)}")
+            self._instead = step or ReadableStep(self._model, reason)
+            return False
+        return True
+
+    def _enter(self, cache: KVCache, new: int) -> None:
+        """Tell the kernels where the memory of `cache` is, with room for `new` tokens."""
+        cache.begin(new)
+        if self._entered is not None and self._entered[0]() is cache and self._entered[1] == cache.moves:
+            return
+        self._entered = None
+        rows = []
+        for keys, values, first in cache.layers:
+            if keys.shape[0] != 1 or keys.dtype != self._model.dtype or keys.device != self._model.device:
+                raise ValueError("the cache is not of this model, or holds several texts")
+            rows.append([keys.data_ptr(), values.data_ptr(), first, keys.shape[2]])
+        self._table.copy_(torch.tensor(rows))
+        self._entered = weakref.ref(cache), cache.moves
+
+
+def _programs(device: torch.device) -> int:
+    """How many programs keep the device busy: some for each of its processors."""
+    if device.type != "cuda":
+        return 3
+    return 2 * torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,88 @@
+"""What the Triton kernels cover, whether they can run here, and what runs where they cannot."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import CalledProcessError
+
+import torch
+
+from llmcli.kernels import DeviceStep, NoKernelError
+from llmcli.model import ModelConfig, Transformer
+from llmcli.model.quantized.layout import ROWS, PackedFormat
+
+# The first with bfloat16 and asynchronous copies, which all kernels count on.
+_OLDEST = 8, 0
+
+
+def unsupported(config: ModelConfig) -> str | None:
+    """Why the kernels cannot compute a model of that kind, without a full stop; None: they can."""
+    if config.latent is not None:
+        return "latent attention"
+    for layer in config.layers:
+        if layer.experts is not None and layer.experts.groups_chosen != layer.experts.groups:
+            return "experts chosen in groups"
+    return None
+
+
+def reads_packed(config: ModelConfig, planned: Mapping[str, PackedFormat]) -> bool:
+    """Whether the kernels, where they cover a model, do so with the parameters in `planned` packed as said there."""
+    sizes = [layer.experts.intermediate_size for layer in config.layers if layer.experts is not None]
+    if any(name.endswith(".gate_up_proj") for name in planned) and any(size % ROWS for size in sizes):
+        return False
+    # One kernel reads gate and up together.
+    pairs = ((name.replace(".up_proj.", ".gate_proj."), name.replace(".gate_proj.", ".up_proj.")) for name in planned)
+    return not config.gated or all(planned.get(gate) == planned.get(up) for gate, up in pairs)
+
+
+def why_not_here(device: torch.device) -> str | None:
+    """Why the kernels cannot run on that CUDA device, without a full stop; None: nothing speaks against it."""
+    if torch.version.cuda is None:
+        return "this PyTorch is not for CUDA"
+    if (capability := torch.cuda.get_device_capability(device)) < _OLDEST:
+        return f"compute capability {capability[0]}.{capability[1]}, less than {_OLDEST[0]}.{_OLDEST[1]}"
+    return None if find_spec("triton") else "Triton is not installed"
+
+
+def cuda_step(model: Transformer, reason: str | None) -> tuple[DeviceStep | None, str]:
+    """The fastest step of a model on a CUDA device, or why there is none; `reason` says why it cannot be the kernels.
+
+    First the kernels, then a graph of the readable model's step.
+    """
+    if not reason:
+        try:
+            from llmcli.kernels.cuda.step import CudaStep
+
+            return CudaStep(model), ""
+        except NoKernelError as error:
+            reason = str(error)
+        except ImportError as error:
+            # A library that it needs is not there, or of another version.
+            reason = f"Triton cannot be imported: {first_line(error)}"
+    return slower_step(model, reason)
+
+
+def slower_step(model: Transformer, reason: str) -> tuple[DeviceStep | None, str]:
+    """A graph of the readable model's step where, for some `reason`, the kernels cannot run; or why there is none."""
+    from llmcli.kernels.cuda.readable_graph_step import GraphStep
+
+    # Those of other makers have graphs too, but nobody has seen whether they give the same there.
+    if model.device.type == "cuda" and torch.version.cuda is None:
+        return None, reason
+    try:
+        return GraphStep(model, reason), ""
+    except NoKernelError as error:
+        return None, f"{reason}, and no CUDA graph: {error}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line."""
+    if isinstance(error, CalledProcessError):
+        # Its own words are a command of many lines; what went wrong has been printed by the program.
+        program = Path(error.cmd[0] if isinstance(error.cmd, list) else str(error.cmd).split()[0]).name
+        headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
+        return f"{program} failed with exit code {error.returncode}" + ("" if headers else ", as Python.h is not there")
+    return (str(error).splitlines() or [type(error).__name__])[0]

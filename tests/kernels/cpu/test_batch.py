@@ -1,0 +1,101 @@
+"""Several texts in one call of the kernel: each gets what it would get alone, to the last bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcli.errors import PromptTooLongError
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu.build import Variant, load_library
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.model import KVCache, Transformer
+from tests.checkpoint.parity_cases import CASES
+from tests.kernels.cpu.test_step import SOME
+from tests.support.models.random_models import pack_model, random_model
+from tests.tiny import random_ids
+
+LENGTHS = [3, 70, 1, 95, 9, 100, 64, 30, 2, 88, 17, 40, 5, 66, 21, 50]
+
+
+@pytest.fixture(params=SOME, scope="module")
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    model_type, overrides = CASES[request.param]
+    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+
+
+def read(step: CpuStep, model: Transformer, lengths: Sequence[int]) -> list[KVCache]:
+    """A cache for each of so many texts of different lengths, which are to become longer yet."""
+    caches = []
+    for row, length in enumerate(lengths):
+        cache = model.new_cache(capacity=4)
+        cache.expected_length = length + (20 if row % 2 else 0)
+        step.forward(random_ids(length, seed=row), cache)
+        caches.append(cache)
+    return caches
+
+
+def assert_rows_are_as_alone(step: CpuStep, model: Transformer, lengths: Sequence[int], turns: int = 3) -> None:
+    together, apart = read(step, model, lengths), read(step, model, lengths)
+    for turn in range(turns):
+        ids = random_ids(len(lengths), seed=100 + turn)
+        alone = torch.cat([step.forward([token], cache) for token, cache in zip(ids, apart, strict=True)])
+        assert torch.equal(step.forward_rows(ids, together), alone)
+    assert [cache.length for cache in together] == [length + turns for length in lengths]
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4"])
+def test_a_row_is_what_it_is_alone(model: Transformer, kind: str) -> None:
+    if kind == "bfloat16":
+        model = copy.deepcopy(model).bfloat16()
+    elif kind == "int4":
+        model = pack_model(copy.deepcopy(model), 4)
+    step = CpuStep(model, threads=2, library=load_library())
+    for count in (1, 3, 16):
+        assert_rows_are_as_alone(step, model, LENGTHS[:count])
+
+
+@pytest.mark.parametrize("threads", [1, 3, 5])
+def test_on_any_number_of_threads(tmp_path: Path, threads: int) -> None:
+    # Few heads and long texts: their keys are split among threads, differently for each length.
+    model = random_model("llama", tmp_path, num_key_value_heads=1, max_position_embeddings=1000)
+    step = CpuStep(model, threads=threads, library=load_library())
+    assert_rows_are_as_alone(step, model, [500, 3, 129, 64, 700, 66, 1])
+
+
+@pytest.mark.parametrize("variant", ["avx2", "portable"])
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_with_other_instructions(tmp_path: Path, variant: Variant, bits: int | None) -> None:
+    try:
+        library = load_library(variant)
+    except NoKernelError as error:
+        pytest.skip(str(error))
+    model = random_model("gemma2", tmp_path, sliding_window=20)
+    if bits is not None:
+        pack_model(model, 4 if bits == 4 else 8)
+    assert_rows_are_as_alone(CpuStep(model, threads=2, library=library), model, LENGTHS)
+
+
+def test_texts_that_are_rotated_differently(tmp_path: Path) -> None:
+    scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model = random_model("llama", tmp_path, rope_parameters=scaling, max_position_embeddings=32)
+    step = CpuStep(model, threads=2, library=load_library())
+    assert_rows_are_as_alone(step, model, [5, 40, 29, 60])
+
+
+def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
+    model = random_model("gpt2", tmp_path)
+    step = CpuStep(model, threads=1, library=load_library())
+    caches = read(step, model, [3] * 17)
+    with pytest.raises((ValueError, IndexError)):
+        step.forward_rows([1] * 17, caches)
+    with pytest.raises(ValueError, match="refuses"):
+        step.forward_rows([1, 1 << 20], caches[:2])
+    assert [cache.length for cache in caches] == [3] * 17
+    full = read(step, model, [128])
+    with pytest.raises(PromptTooLongError):
+        step.forward_rows([1, 1], [caches[0], full[0]])

@@ -1,0 +1,140 @@
+"""Compiling the kernel: once, for several processes together, and never half."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu import build, threads
+
+FLAGS = ("-DLLM_PORTABLE", "-shared", "-fPIC", "-O0", "-pthread")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setattr(build, "cache_folder", lambda: tmp_path / "kernels")
+    return tmp_path / "kernels"
+
+
+def compiler() -> str:
+    return build._compiler()
+
+
+def test_a_compiled_kernel_is_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = build._cached(compiler(), FLAGS)
+    assert path.parent == cache
+    monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert build._cached(compiler(), FLAGS) == path
+    assert sorted(found.suffix for found in cache.iterdir()) == [".lock", ".so"]
+
+
+def test_a_damaged_file_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = build._cached(compiler(), FLAGS)
+    whole, compiled = path.read_bytes(), 0
+
+    def compile_again(_compiler: str, _flags: object, to: Path) -> None:
+        nonlocal compiled
+        compiled += 1
+        to.write_bytes(whole)
+
+    monkeypatch.setattr(build, "_compile", compile_again)
+    for damaged in (b"", b"\x7fELF", whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(damaged)
+        assert build._cached(compiler(), FLAGS) == path
+        assert path.read_bytes() == whole
+    assert compiled == 4
+    assert build._cached(compiler(), FLAGS) == path
+    assert compiled == 4
+
+
+def test_what_decides_the_result_decides_the_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {
+        build._key(compiler(), FLAGS),
+        build._key(compiler(), (*FLAGS, "-DX")),
+        build._key("/bin/sh", ()),
+    }
+    monkeypatch.setattr(build, "_processor", lambda: "another")
+    names.add(build._key(compiler(), FLAGS))
+    changed = cache.parent / "cpu.c"
+    changed.write_text("int x;")
+    monkeypatch.setattr(build, "sources", lambda: [changed])
+    names.add(build._key(compiler(), FLAGS))
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize(("vendor", "flags"), [("GenuineIntel", {"-DLLM_INTEL"}), ("AuthenticAMD", set())])
+def test_who_made_the_processor_is_told(monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str]) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(build, "_cpu_info", lambda *fields: f"{fields[0]}\t: {vendor}")
+    assert set(build._machine_flags()) == {"-march=native", *flags}
+
+
+def test_two_processes_compile_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, llmcli.kernels.cpu.build as build\n"
+        "plain = build._compile\n"
+        "def compile(*arguments):\n    print('compiled')\n    plain(*arguments)\n"
+        "build._compile = compile\n"
+        f"print(build._cached(build._compiler(), {FLAGS!r}).exists())"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = "".join(run.communicate(timeout=120)[0] for run in runs)
+    assert sorted(said.split()) == ["True", "True", "compiled"]
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(NoKernelError, match="no C compiler found"):
+        build.load_library("native", ("-DNEVER",))
+
+
+def test_a_compiler_that_fails(cache: Path) -> None:
+    with pytest.raises(NoKernelError, match=r"failed: .*unrecognized|failed: .*unknown"):
+        build._cached(compiler(), (*FLAGS, "--no-such-flag"))
+    assert not list(cache.glob("*.so"))
+
+
+def test_no_place_for_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(build, "cache_folder", lambda: tmp_path / "file" / "kernels")
+    with pytest.raises(NoKernelError, match="no place"):
+        build._cached(compiler(), FLAGS)
+
+
+def test_another_version_of_the_interface_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.kernels.cpu.c_structs.ABI", 999)
+    with pytest.raises(NoKernelError, match="structures"):
+        build.load_library.__wrapped__("portable")
+
+
+def test_it_compiles_without_warnings(tmp_path: Path) -> None:
+    for flags in (*build._VARIANTS.values(), ("-DLLM_INTEL",)):
+        command = [compiler(), *build._FLAGS, *build._machine_flags(), *flags, "-Werror", "-fsyntax-only"]
+        source = Path(build.__file__).with_name("cpu.c")
+        subprocess.run([*command, str(source)], check=True, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be chosen here")
+def test_threads_are_physical_cores_within_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 8})
+    for number, core in ((0, 0), (1, 1), (2, 0), (3, 1), (8, 4)):
+        folder = tmp_path / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "core_id").write_text(f"{core}\n")
+        (folder / "physical_package_id").write_text("0\n")
+    quota = tmp_path / "cpu.max"
+    assert threads.physical_cores(tmp_path) == [[0, 2], [1, 3], [8]]
+    assert threads.default_threads(tmp_path, quota) == 3
+    for text, expected in (("max 100000\n", 3), ("150000 100000\n", 2), ("20000 100000\n", 1), ("odd", 3)):
+        quota.write_text(text)
+        assert threads.default_threads(tmp_path, quota) == expected

@@ -1,0 +1,80 @@
+"""Several tokens of a text in one call of the kernel: each gets what it would get in a call of its own."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcli.errors import PromptTooLongError
+from llmcli.kernels.cpu.build import load_library
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.model import KVCache, Transformer
+from tests.checkpoint.parity_cases import CASES
+from tests.kernels.cpu.test_step import SOME
+from tests.support.models.random_models import pack_model, random_model
+from tests.tiny import random_ids
+
+
+def read(step: CpuStep, model: Transformer, length: int) -> KVCache:
+    cache = model.new_cache(capacity=4)
+    step.forward(random_ids(length), cache)
+    return cache
+
+
+def assert_as_one_by_one(step: CpuStep, model: Transformer, length: int, count: int) -> None:
+    """Also after tokens that were read too far have been forgotten again."""
+    together, apart = read(step, model, length), read(step, model, length)
+    for turn, kept in enumerate((count, 1, count // 2)):
+        ids = random_ids(count, seed=turn)
+        one_by_one = torch.cat([step.forward([token], apart) for token in ids])
+        assert torch.equal(step.forward_each(ids, together), one_by_one)
+        for cache in (together, apart):
+            cache.truncate(cache.length - count + kept)
+    assert together.length == apart.length
+
+
+@pytest.fixture(params=SOME, scope="module")
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    model_type, overrides = CASES[request.param]
+    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4"])
+def test_tokens_are_what_they_are_one_by_one(model: Transformer, kind: str) -> None:
+    if kind == "bfloat16":
+        model = copy.deepcopy(model).bfloat16()
+    elif kind == "int4":
+        model = pack_model(copy.deepcopy(model), 4)
+    step = CpuStep(model, threads=2, library=load_library())
+    for length, count in ((1, 16), (40, 4), (70, 5)):
+        assert_as_one_by_one(step, model, length, count)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_on_any_number_of_threads(tmp_path: Path, threads: int) -> None:
+    # Few heads and a long text: its keys are split among threads, and not alike for all of the tokens.
+    model = random_model("llama", tmp_path, num_key_value_heads=1, max_position_embeddings=1000)
+    step = CpuStep(model, threads=threads, library=load_library())
+    for length in (62, 126, 700):
+        assert_as_one_by_one(step, model, length, 7)
+
+
+def test_rotations_that_change_as_the_text_grows(tmp_path: Path) -> None:
+    scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model = random_model("llama", tmp_path, rope_parameters=scaling, max_position_embeddings=32)
+    assert_as_one_by_one(CpuStep(model, threads=2, library=load_library()), model, 27, 10)
+
+
+def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
+    model = random_model("gpt2", tmp_path)
+    step = CpuStep(model, threads=1, library=load_library())
+    cache = read(step, model, 125)
+    with pytest.raises(PromptTooLongError):
+        step.forward_each([1] * 4, cache)
+    with pytest.raises((ValueError, IndexError)):
+        step.forward_each([1] * 17, read(step, model, 3))
+    assert cache.length == 125
+    assert step.forward_each([1] * 3, cache).shape[0] == 3

@@ -1,0 +1,60 @@
+"""The C kernel adds the updates that are laid over a model, in every format and however many tokens come at a time."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcli.inspection.hooks import blocks
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.model import KVCache, Transformer
+from llmcli.model.rank_one_update import lay_over
+from tests.checkpoint.parity_cases import CASES
+from tests.kernels.cpu.test_step import assert_close, expected, fresh, in_pieces, library
+from tests.support.models.random_models import pack_model, random_model
+from tests.tiny import random_ids
+
+
+def edited(model: Transformer) -> Transformer:
+    """Two updates over one block and one over another, each as strong as what is under it."""
+    random = torch.Generator().manual_seed(3)
+    for layer in (0, 0, 2):
+        sizes = model.config.intermediate_size, model.config.hidden_size
+        read, write = (torch.randn(size, generator=random) for size in sizes)
+        lay_over(blocks(model)[layer].mlp, read, write)
+    return model
+
+
+# Between them: an output norm, biases, no gate, blocks that compute side by side.
+@pytest.mark.parametrize("name", ["smollm", "gemma 2", "gpt-2", "pythia, parallel"])
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_updates_are_added(name: str, bits: int | None, tmp_path: Path) -> None:
+    model_type, overrides = CASES[name]
+    plain = random_model(model_type, tmp_path, **overrides)
+    model = edited(copy.deepcopy(plain))
+    if bits is not None:
+        model = pack_model(model, 4 if bits == 4 else 8)
+    step = CpuStep(model, threads=2, library=library())
+    sizes = (1, 2, 13, 16, 5, 1, 15, 16, 1) if bits is None else (1, 2, 3, 33, 5, 1, 25)
+    ours = in_pieces(step, fresh(model), sizes)
+    assert_close(model, bits, ours)
+    assert float((ours - expected(plain)).norm() / ours.norm()) > 0.1
+
+
+def test_several_texts_at_once_are_to_the_last_bit_what_each_is_alone(tmp_path: Path) -> None:
+    model = pack_model(edited(random_model("llama", tmp_path)), 8)
+    step = CpuStep(model, threads=2, library=library())
+    texts = [random_ids(length, seed=length) for length in (3, 9, 4)]
+
+    def begun() -> list[KVCache]:
+        caches = [model.new_cache() for _ in texts]
+        for text, cache in zip(texts, caches, strict=True):
+            step.forward(text[:-1], cache)
+        return caches
+
+    alone = [step.forward(text[-1:], cache)[0] for text, cache in zip(texts, begun(), strict=True)]
+    together = step.forward_rows([text[-1] for text in texts], begun())
+    assert all(torch.equal(row, one) for row, one in zip(together, alone, strict=True))

@@ -1,0 +1,166 @@
+"""Tokens that the kernel chooses and reads by itself are those that are chosen and read one by one."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from llmcli.engine import SamplingParams
+from llmcli.engine.sampler import Sampler
+from llmcli.errors import PromptTooLongError
+from llmcli.kernels.cpu.build import Variant, load_library
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.kernels.sampling_filters import Choosing
+from llmcli.model import Transformer
+from tests.checkpoint.parity_cases import CASES
+from tests.kernels.cpu.test_step import SOME
+from tests.support.models.random_models import pack_model, random_model
+from tests.tiny import random_ids
+
+FILTERS = (
+    SamplingParams(temperature=0, top_k=0),
+    SamplingParams(temperature=0.7),
+    SamplingParams(temperature=4.0, top_k=1000, top_p=1.0),
+    SamplingParams(temperature=4.0, top_k=1, top_p=0.5),
+    SamplingParams(temperature=3.0, top_k=33, top_p=0.8, min_p=0.02),
+    SamplingParams(temperature=2.0, top_k=60, top_p=1.0, min_p=0.3),
+    SamplingParams(temperature=1e-6, min_p=1.0),
+    SamplingParams(temperature=3.0, top_p=1e-9),
+)
+
+
+class Given(Sampler):
+    """Draws by numbers that are known."""
+
+    def __init__(self, params: SamplingParams, uniforms: list[float]) -> None:
+        super().__init__(params)
+        self._numbers = iter(uniforms)
+
+    def uniform(self) -> float:
+        return next(self._numbers)
+
+
+def assert_as_one_by_one(step: CpuStep, model: Transformer, params: SamplingParams, length: int, count: int) -> None:
+    """In two bursts, the second of which goes on with what the first has left, and forgets some of it."""
+    together, apart = model.new_cache(capacity=4), model.new_cache(capacity=4)
+    for cache in (together, apart):
+        step.forward(random_ids(length), cache)
+    for turn in range(2):
+        random = Random(turn)
+        uniforms = [0.0, *(random.random() for _ in range(count - 2)), 1 - 2**-53]
+        vocabulary = model.config.vocab_size - 37
+        ids, sampler = [turn], Given(params, uniforms)
+        for _ in uniforms:
+            ids.append(sampler.choose(step.forward(ids[-1:], apart)[0, :vocabulary]))
+        assert step.forward_burst(turn, together, Choosing(params, uniforms, vocabulary)) == ids[1:]
+        assert together.length == apart.length
+        for cache in (together, apart):
+            cache.truncate(cache.length - count // 2)
+    assert torch.equal(step.forward([1], together), step.forward([1], apart))
+
+
+@pytest.fixture(params=SOME, scope="module")
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    model_type, overrides = CASES[request.param]
+    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+
+
+def test_tokens_are_those_that_are_chosen_one_by_one(model: Transformer) -> None:
+    for made, threads in ((copy.deepcopy(model).bfloat16(), 1), (pack_model(copy.deepcopy(model), 4), 2)):
+        step = CpuStep(made, threads=threads, library=load_library())
+        for length, params in zip((1, 40, 70), FILTERS, strict=False):
+            assert_as_one_by_one(step, made, params, length, 7)
+
+
+@pytest.mark.parametrize("variant", ["native", "avx2", "portable"])
+def test_by_all_filters(variant: Variant, tmp_path: Path) -> None:
+    model = random_model("llama", tmp_path, vocab_size=1500, max_position_embeddings=300)
+    step = CpuStep(model, threads=1, library=load_library(variant))
+    for params in FILTERS:
+        assert step.chooses(params)
+        assert_as_one_by_one(step, model, params, 20, 12)
+
+
+def test_the_first_of_equals(tmp_path: Path) -> None:
+    model = random_model("llama", tmp_path, tie_word_embeddings=False, vocab_size=700)
+    step, best = CpuStep(model, threads=2, library=load_library()), [17, 211, 212, 500, 699]
+    with torch.no_grad():
+        rows = model.lm_head.weight
+        # What is not the best is below zero, for the token that is read.
+        rows[:] = -rows[5] * step.forward([1], model.new_cache())[0, 5].sign()
+        rows[best] = 0
+    params, uniforms = SamplingParams(temperature=1.0, top_k=4, top_p=1.0), [0.1, 0.3, 0.6, 0.9]
+    drawn = [step.forward_burst(1, model.new_cache(), Choosing(params, [uniform], 700)) for uniform in uniforms]
+    assert drawn == [[17], [211], [212], [500]]
+
+
+def test_an_end_is_the_last(model: Transformer) -> None:
+    step, params = CpuStep(model, threads=1, library=load_library()), SamplingParams(temperature=3.0)
+    uniforms = [0.3, 0.9, 0.1, 0.6, 0.5]
+    vocabulary = model.config.vocab_size
+    cache = model.new_cache()
+    step.forward([3], cache)
+    ids = step.forward_burst(4, cache, Choosing(params, uniforms, vocabulary))
+    assert len(ids) == 5 and cache.length == 6
+    cache = model.new_cache()
+    step.forward([3], cache)
+    first = ids.index(ids[2])
+    choosing = Choosing(params, uniforms, vocabulary, ends=[vocabulary, ids[2]])
+    assert step.forward_burst(4, cache, choosing) == ids[: first + 1]
+    assert cache.length == 2 + first
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
+def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams, tmp_path: Path) -> None:
+    model = random_model("llama", tmp_path)
+    step = CpuStep(model, threads=2, library=load_library())
+    cache = model.new_cache()
+    step.forward([1, 2], cache)
+    with torch.no_grad():
+        model.get_parameter("norm.weight")[:] = value
+    assert step.forward_burst(3, cache, Choosing(params, [0.5] * 4, 20)) == [-1]
+
+
+@pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
+def test_what_nobody_can_choose_may_be_no_number(params: SamplingParams, tmp_path: Path) -> None:
+    model = random_model("llama", tmp_path, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight[100] = torch.nan
+        model.lm_head.weight[101] = torch.inf
+    step = CpuStep(model, threads=2, library=load_library())
+    chosen = [step.forward_burst(3, model.new_cache(), Choosing(params, [0.5] * 2, size)) for size in (100, 101)]
+    assert len(chosen[0]) == 2 and max(chosen[0]) < 100 and min(chosen[0]) >= 0
+    assert chosen[1] == [-1]
+
+
+def test_what_it_cannot_choose_by(model: Transformer) -> None:
+    step = CpuStep(model, threads=1, library=load_library())
+    for params in (
+        SamplingParams(top_k=0),
+        SamplingParams(top_k=1025),
+        SamplingParams(repeat_penalty=1.1),
+        SamplingParams(temperature=0, repeat_penalty=1.1),
+    ):
+        assert not step.chooses(params)
+        if params.repeat_penalty == 1:
+            with pytest.raises(ValueError, match="6"):
+                step.forward_burst(1, model.new_cache(), Choosing(params, [0.5], 9))
+
+
+def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
+    model = random_model("gpt2", tmp_path)
+    step = CpuStep(model, threads=1, library=load_library())
+    cache = model.new_cache()
+    step.forward(random_ids(125), cache)
+    with pytest.raises(PromptTooLongError):
+        step.forward_burst(1, cache, Choosing(FILTERS[0], [0.0] * 4, 9))
+    for token, count, vocabulary in ((1, 0, 9), (-1, 1, 9), (1, 1, 0), (1, 1, model.config.vocab_size + 1)):
+        with pytest.raises(ValueError, match="refuses"):
+            step.forward_burst(token, cache, Choosing(FILTERS[0], [0.0] * count, vocabulary))
+    assert cache.length == 125
+    assert len(step.forward_burst(1, cache, Choosing(FILTERS[0], [0.0] * 3, 9))) == 3

@@ -1,0 +1,102 @@
+"""Blocks packed in C are, bit for bit, those packed by torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmcli.checkpoint.encodings import ENCODINGS
+from llmcli.checkpoint.groups import bits_of, groups_of
+from llmcli.kernels.cpu.build import Variant, load_library
+from llmcli.kernels.cpu.repack import BlockPacker
+from llmcli.model.quantized.layout import narrow, wide
+from llmcli.model.quantized.matrix import PackedMatrix
+
+FORMATS = [name for name in ENCODINGS if (bits := bits_of(name)) and BlockPacker.knows(name, narrow(bits))]
+# Where the half-precision numbers of a block are.
+HALVES = {"Q4_1": (0, 2), "Q4_K": (0, 2)}
+
+
+def any_blocks(name: str, rows: int, columns: int) -> torch.Tensor:
+    """Random bytes, but for scales that are no numbers: every finite one may occur."""
+    generator = torch.Generator().manual_seed(11)
+    shape = (rows, columns // ENCODINGS[name].block_size, ENCODINGS[name].block_bytes)
+    blocks = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    for at in HALVES.get(name, (0,)):
+        upper = blocks[:, :, at + 1]
+        upper[(upper & 0x7C) == 0x7C] &= 0xBF
+    return blocks
+
+
+def empty_matrix(name: str, rows: int, columns: int, count: int = 1) -> PackedMatrix:
+    bits = bits_of(name)
+    assert bits is not None
+    matrix = PackedMatrix(narrow(bits), rows, columns, dtype=torch.float32, count=count)
+    matrix.blocks.fill_(0xA5)
+    matrix.rest.fill_(0xA5)
+    return matrix
+
+
+def held_by(matrix: PackedMatrix) -> list[torch.Tensor]:
+    """The bytes that mean something: not what fills the last line of a block of rows."""
+    views = matrix.format.views(matrix.blocks, matrix.rest, matrix.columns)
+    return [part.contiguous().view(torch.uint8) for part in (*views.codes, *views.numbers)]
+
+
+def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert all(torch.equal(*parts) for parts in zip(found, expected, strict=True))
+
+
+def packed_by_torch(name: str, raw: torch.Tensor, columns: int) -> PackedMatrix:
+    matrix = empty_matrix(name, len(raw), columns)
+    matrix.store(0, 0, groups_of(name, raw))
+    return matrix
+
+
+def test_formats_without_rounding_are_packed_in_c() -> None:
+    assert {"Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q8_0", "IQ4_NL"} <= set(FORMATS)
+    assert not BlockPacker.knows("Q4_0", narrow(8)) and not BlockPacker.knows("Q6_K", narrow(8))
+    assert not BlockPacker.knows("Q4_0", wide(4))
+
+
+@pytest.mark.parametrize("variant", ["native", "portable"])
+@pytest.mark.parametrize("rows", [64, 1, 41])
+@pytest.mark.parametrize("name", FORMATS)
+def test_blocks_are_the_same_bit_for_bit(name: str, rows: int, variant: Variant) -> None:
+    columns = 2 * max(32, ENCODINGS[name].block_size)
+    raw = any_blocks(name, rows, columns)
+    matrix = empty_matrix(name, rows, columns)
+    BlockPacker(load_library(variant)).pack(name, raw, matrix, 0, 0)
+    assert_same(held_by(matrix), held_by(packed_by_torch(name, raw, columns)))
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q8_0"])
+def test_parts_in_any_order_of_rows(name: str) -> None:
+    raw = any_blocks(name, 50, 96)
+    matrix = empty_matrix(name, 50, 96, count=2)
+    packer = BlockPacker()
+    generator = torch.Generator().manual_seed(3)
+    place, expected = 0, []
+    for size in (5, 16, 20, 9):
+        part, order = raw[place : place + size], torch.randperm(size, generator=generator)
+        packer.pack(name, part, matrix, 1, place, order.tolist())
+        expected.append(part[order])
+        place += size
+    by_torch = packed_by_torch(name, torch.cat(expected), 96)
+    assert_same([part[4:] for part in held_by(matrix)], held_by(by_torch))
+    assert (matrix.blocks[:4] == 0xA5).all() and (matrix.rest[:4] == 0xA5).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "index", "first"),
+    [({}, 2, 0), ({}, 0, 31), ({}, 0, -1), ({"columns": 96}, 0, 0), ({"name": "Q8_0"}, 0, 0)],
+)
+def test_what_does_not_fit_is_not_written(change: dict[str, object], index: int, first: int) -> None:
+    matrix = empty_matrix("Q4_1", 40, 64, count=2)
+    made = {"name": "Q4_1", "rows": 10, "columns": 64} | change
+    with pytest.raises(ValueError, match="are no rows"):
+        BlockPacker().pack(str(made["name"]), any_blocks(**made), matrix, index, first)  # type: ignore[arg-type]
+    for order in (range(9), range(1, 11), [0] * 10):
+        with pytest.raises(ValueError, match="no order"):
+            BlockPacker().pack("Q4_1", any_blocks("Q4_1", 10, 64), matrix, 0, 0, order)
+    assert (matrix.blocks == 0xA5).all() and (matrix.rest == 0xA5).all()

@@ -1,0 +1,74 @@
+"""The kernel under AddressSanitizer and UndefinedBehaviorSanitizer, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llmcli
+
+_FLAGS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+_CODE = f"""
+import sys
+from itertools import islice
+import torch
+from llmcli.engine import SamplingParams
+from llmcli.kernels.cpu.build import load_library
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.kernels.sampling_filters import Choosing
+from tests.support.models.sanitized_models import models
+from tests.kernels.cpu.test_repack import FORMATS, BlockPacker, any_blocks, empty_matrix
+
+for variant in sys.argv[1:]:
+    library = load_library(variant, {_FLAGS!r})
+    for name in FORMATS:
+        matrix = empty_matrix(name, 41, 256)
+        BlockPacker(library).pack(name, any_blocks(name, 41, 256).clone(), matrix, 0, 0, range(40, -1, -1))
+    # What differs between them is the products with packed weights, and how wide vectors are.
+    for model in islice(models(), 0 if variant == "native" else 2, None if variant == "native" else 5):
+        step = CpuStep(model, threads=3, library=library)
+        cache = model.new_cache(capacity=4)
+        for size in (1, 2, 16, 5, 13, 16, 1, 7):
+            ids = [(cache.length + i) * 7 % 200 for i in range(size)]
+            logits = step.forward(ids, cache, only_last=size % 2 == 0)
+            assert logits.isfinite().all()
+        others = [model.new_cache(capacity=1) for _ in range(15)]
+        for turn in range(3):
+            assert step.forward_rows([turn, *range(15)], [cache, *others]).isfinite().all()
+        for temperature, top_k in ((0.0, 1), (2.0, 40), (2.0, 1000)):
+            params = SamplingParams(temperature=temperature, top_k=top_k)
+            assert len(step.forward_burst(1, cache, Choosing(params, [0.1, 0.9, 0.5], 190, [200]))) == 3
+        del step
+print("clean")
+"""
+
+
+def _runtime(name: str) -> str:
+    """Where the compiler keeps a sanitizer's library; a name alone if it has none."""
+    found = subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, timeout=20, check=False)
+    return found.stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer is loaded as Linux does it")
+def test_no_bad_access_and_no_undefined_behaviour(tmp_path: Path) -> None:
+    library = _runtime("libasan.so")
+    if not os.path.isabs(library):  # noqa: PTH117
+        pytest.skip("this compiler has no AddressSanitizer")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": library,
+        # Python itself leaks, and torch's own libraries are not what is tested.
+        "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
+        "PYTHONPATH": str(Path(llmcli.__file__).parents[1]),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", _CODE, "native", "avx2", "portable"],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.stdout.strip() == "clean", run.stderr[-4000:]

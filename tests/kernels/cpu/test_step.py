@@ -1,0 +1,375 @@
+"""The C kernel computes what the readable model computes, family by family, on the same weights and the same cache."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from llmcli.errors import PromptTooLongError
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu.build import Library, Variant, load_library
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.kernels.cpu.support import unsupported
+from llmcli.model import KVCache, Transformer
+from llmcli.model.quantized.layout import wide
+from tests.checkpoint.parity_cases import CASES
+from tests.support.models.random_models import RoundingFunctional, pack_model, random_model
+from tests.tiny import random_ids
+
+IDS = random_ids(70)
+LATENT = {"deepseek v2, groups, yarn", "deepseek v2 lite", "deepseek v3"}
+# Between them: windows, chunks, sinks, softcaps, every norm and activation, experts of all kinds, odd sizes.
+SOME = ("smollm", "mistral, no window, wide heads", "gemma 2", "gpt-2", "cohere, normed heads", "gpt-oss", "llama 4")
+
+
+@pytest.fixture(params=[name for name in CASES if name not in LATENT], scope="module")
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    model_type, overrides = CASES[request.param]
+    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+
+
+def library(variant: Variant = "native") -> Library:
+    return load_library(variant)
+
+
+def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def fresh(model: Transformer) -> KVCache:
+    cache = model.new_cache(capacity=4)
+    cache.expected_length = len(IDS)
+    return cache
+
+
+@torch.inference_mode()
+def expected(model: Transformer, ids: Sequence[int] = IDS) -> torch.Tensor:
+    logits: torch.Tensor = model(torch.tensor([list(ids)]), fresh(model))[0]
+    return logits
+
+
+def expected_of_packed(model: Transformer, ids: Sequence[int] = IDS) -> torch.Tensor:
+    """What the readable model says that rounds what goes into packed matrices as the kernel does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmcli.model.quantized.matrix.F", RoundingFunctional())
+        patch.setattr("llmcli.model.mixture_of_experts.F", RoundingFunctional())
+        return expected(model, ids)
+
+
+def assert_close(model: Transformer, bits: int | None, ours: torch.Tensor, ids: Sequence[int] = IDS) -> None:
+    """The last `len(ours)` logits of a text are right."""
+    if bits is None:
+        assert error(ours, expected(model, ids)[-len(ours) :]) < 5e-6
+        return
+    theirs = expected_of_packed(model, ids)[-len(ours) :]
+    # An activation on the border between two numbers may fall to either side; the difference is 1 in 32512.
+    assert error(ours, theirs) < 5e-4
+
+
+def in_pieces(step: CpuStep, cache: KVCache, sizes: Sequence[int]) -> torch.Tensor:
+    parts = []
+    for size in sizes:
+        start = cache.length
+        parts.append(step.forward(IDS[start : start + size], cache, only_last=False))
+    return torch.cat(parts)
+
+
+def test_dense_weights(model: Transformer) -> None:
+    step = CpuStep(model, threads=2, library=library())
+    assert error(in_pieces(step, fresh(model), (1, 2, 3, 16, 5, 1, 15, 16, 11)), expected(model)) < 5e-6
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packed_weights(model: Transformer, bits: int) -> None:
+    packed = pack_model(copy.deepcopy(model), 4 if bits == 4 else 8)
+    step = CpuStep(packed, threads=2, library=library())
+    assert_close(packed, bits, in_pieces(step, fresh(packed), (1, 2, 3, 33, 5, 1, 25)))
+
+
+def test_what_lies_as_a_gpu_reads_it_is_left_to_the_readable_model(model: Transformer) -> None:
+    with pytest.raises(NoKernelError, match="int4 g128"):
+        CpuStep(pack_model(copy.deepcopy(model), wide(4)), library=library())
+
+
+def test_bfloat16_is_as_close_to_the_truth_as_the_readable_model(model: Transformer) -> None:
+    rounded = copy.deepcopy(model).bfloat16()
+    exact = expected(copy.deepcopy(rounded).float())
+    step = CpuStep(rounded, threads=2, library=library())
+    ours = in_pieces(step, fresh(rounded), (16, 16, 1, 1, 16, 16, 4))
+    # Keys and values are rounded in both, and the kernel rounds nothing else; but either may send a token to another
+    # expert.
+    assert error(ours, exact) < max(1.2 * error(expected(rounded).float(), exact), 0.04)
+
+
+@pytest.mark.parametrize("sizes", [(16,) * 6, (13, 16, 1, 15, 16, 16), (7, 12, 16, 16, 3, 16)])
+@pytest.mark.parametrize("window", [None, 21])
+def test_many_tokens_are_attended_to_in_bfloat16(tmp_path: Path, sizes: tuple[int, ...], window: int | None) -> None:
+    model = random_model("mistral", tmp_path, hidden_size=64, head_dim=32, sliding_window=window).bfloat16()
+    ids = random_ids(sum(sizes), seed=4)
+    exact = copy.deepcopy(model).float()
+    step, cache = CpuStep(model, threads=2, library=library()), model.new_cache()
+    parts = [step.forward(ids[cache.length : cache.length + size], cache, only_last=False) for size in sizes]
+    with torch.inference_mode():
+        theirs = exact(torch.tensor([ids]))[0]
+        readable = model(torch.tensor([ids]))[0].float()
+    assert error(torch.cat(parts), theirs) < error(readable, theirs)
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("window", [None, 21])
+def test_few_queries_are_attended_to_in_bfloat16(
+    tmp_path: Path, variant: Variant, group: int, window: int | None
+) -> None:
+    shape = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 2 * group, "num_key_value_heads": 2}
+    model = random_model("mistral", tmp_path, sliding_window=window, **shape).bfloat16()
+    ids = random_ids(150, seed=5)
+    exact = copy.deepcopy(model).float()
+    with torch.inference_mode():
+        theirs = exact(torch.tensor([ids]))[0]
+        readable = model(torch.tensor([ids]))[0].float()
+    for threads in (1, 2, 3):
+        step, cache = CpuStep(model, threads=threads, library=library(variant)), model.new_cache()
+        parts = [step.forward(ids[:60], cache, only_last=False)]
+        parts += [step.forward(ids[cache.length : cache.length + 1], cache, only_last=False) for _ in range(90)]
+        assert error(torch.cat(parts)[60:], theirs[60:]) < error(readable[60:], theirs[60:])
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize(("group", "size"), [(1, 64), (2, 32), (3, 96), (4, 16), (3, 64), (5, 64)])
+@pytest.mark.parametrize("window", [None, 21])
+def test_few_queries_are_attended_to_in_float32(
+    tmp_path: Path, variant: Variant, group: int, size: int, window: int | None
+) -> None:
+    shape = {"hidden_size": 64, "head_dim": size, "num_attention_heads": 2 * group, "num_key_value_heads": 2}
+    model = random_model("mistral", tmp_path, sliding_window=window, **shape)
+    ids = random_ids(150, seed=5)
+    with torch.inference_mode():
+        theirs = model(torch.tensor([ids]))[0]
+    step, cache = CpuStep(model, threads=2, library=library(variant)), model.new_cache()
+    parts = [step.forward(ids[:60], cache, only_last=False)]
+    parts += [step.forward(ids[cache.length : cache.length + 1], cache, only_last=False) for _ in range(90)]
+    assert error(torch.cat(parts), theirs) < 5e-6
+
+
+@pytest.fixture(params=SOME, scope="module")
+def some_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    model_type, overrides = CASES[request.param]
+    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+
+
+@pytest.mark.parametrize("variant", [variant for variant in get_args(Variant) if variant != "native"])
+def test_other_processors(some_model: Transformer, variant: Variant) -> None:
+    for bits in (None, 4, 8):
+        kind = copy.deepcopy(some_model)
+        if bits is not None:
+            pack_model(kind, 4 if bits == 4 else 8)
+        step = CpuStep(kind, threads=3, library=library(variant))
+        assert_close(kind, bits, in_pieces(step, fresh(kind), (1, 2, 3, 16, 5, 1, 15, 16, 11)))
+
+
+@pytest.mark.parametrize("tokens", range(1, 18))
+def test_any_number_of_tokens_at_once(odd: dict[int | None, Transformer], tokens: int) -> None:
+    for bits, model in odd.items():
+        step = CpuStep(model, threads=2, library=library())
+        cache = fresh(model)
+        assert_close(model, bits, in_pieces(step, cache, (3, tokens)), IDS[: 3 + tokens])
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[int | None, Transformer]:
+    """Sizes that are multiples of nothing the kernel likes, dense and packed."""
+    model = random_model(
+        "llama",
+        tmp_path_factory.mktemp("odd"),
+        hidden_size=35,
+        head_dim=10,
+        intermediate_size=77,
+        num_attention_heads=5,
+        num_key_value_heads=1,
+        vocab_size=263,
+    )
+    return {None: model, 4: pack_model(copy.deepcopy(model), 4), 8: pack_model(copy.deepcopy(model), 8)}
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Layers with a window forget, and move what they keep, many times in a short text."""
+    monkeypatch.setattr("llmcli.model.cache.kv_cache._REWIND", 5)
+    monkeypatch.setattr("llmcli.model.cache.kv_cache._ROOM", 3)
+    yield
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_caches_that_forget_shrink_and_grow(some_model: Transformer) -> None:
+    step, cache, logits = CpuStep(some_model, threads=2, library=library()), fresh(some_model), expected(some_model)
+    for length, sizes in ((0, (9, 1, 1, 16)), (24, (1,) * 20), (41, (9, 16))):
+        cache.truncate(length)
+        ours = in_pieces(step, cache, sizes)
+        assert error(ours, logits[length : cache.length]) < 5e-6
+    cache.truncate(cache.reusable(20))
+    start = cache.length
+    assert error(in_pieces(step, cache, (16, 4)), logits[start : start + 20]) < 5e-6
+
+
+def test_either_path_goes_on_with_the_others_cache(some_model: Transformer) -> None:
+    step, cache, logits = CpuStep(some_model, threads=2, library=library()), fresh(some_model), expected(some_model)
+    for start, stop in ((0, 10), (10, 20), (20, 27), (27, 28), (28, 29), (29, 30)):
+        if start // 10 % 2:
+            with torch.inference_mode():
+                ours = some_model(torch.tensor([IDS[start:stop]]), cache)[0]
+        else:
+            ours = step.forward(IDS[start:stop], cache, only_last=False)
+        assert error(ours, logits[start:stop]) < 5e-6
+
+
+def test_long_contexts_are_shared_out_by_keys(some_model: Transformer) -> None:
+    """With few heads and many keys, each thread takes a part of the keys."""
+    ids = random_ids(90, seed=3)
+    for threads in (1, 2, 5):
+        step, cache = CpuStep(some_model, threads=threads, library=library()), some_model.new_cache()
+        cache.expected_length = 128
+        ours = [step.forward(ids[start : start + 15], cache, only_last=False) for start in range(0, 90, 15)]
+        ours.append(step.forward([7], cache))
+        with torch.inference_mode():
+            reference = some_model.new_cache()
+            reference.expected_length = 128
+            theirs = some_model(torch.tensor([[*ids, 7]]), reference)[0]
+        assert error(torch.cat(ours), theirs) < 5e-6
+
+
+def test_only_the_last_token_is_read_out(odd: dict[int | None, Transformer]) -> None:
+    for model in odd.values():
+        step = CpuStep(model, threads=2, library=library())
+        all_logits = step.forward(IDS[:13], fresh(model), only_last=False)
+        last = step.forward(IDS[:13], fresh(model))
+        torch.testing.assert_close(last[0], all_logits[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_two_engines_do_not_meet(odd: dict[int | None, Transformer]) -> None:
+    import threading
+
+    results: dict[int, torch.Tensor] = {}
+
+    def read(number: int, model: Transformer) -> None:
+        step = CpuStep(model, threads=2, library=library())
+        results[number] = in_pieces(step, fresh(model), (1,) * 30)
+
+    models = [odd[None], odd[None]]
+    threads = [threading.Thread(target=read, args=pair) for pair in enumerate(models)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(results[0], results[1])
+
+
+def test_an_interruption_leaves_no_rotations_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama", tmp_path, max_position_embeddings=300)
+    step, cache = CpuStep(model, threads=1, library=load_library()), model.new_cache()
+    first = step.forward([1, 2, 3], cache)
+    step.forward([2] * 252, cache)
+    address, shape = torch.Tensor.data_ptr, (256, model.config.head_dim // 2)
+
+    def interrupted(tensor: torch.Tensor) -> int:
+        if tensor.shape == shape:
+            raise KeyboardInterrupt
+        return address(tensor)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.Tensor, "data_ptr", interrupted)
+        step.forward([3] * 2, cache)
+    # What has been given back is soon something else's.
+    others = [torch.full(shape, 9.0) for _ in range(50)]
+    assert torch.equal(step.forward([1, 2, 3], model.new_cache()), first)
+    del others
+
+
+def test_what_is_not_covered_is_said(tmp_path: Path) -> None:
+    model_type, overrides = CASES["deepseek v3"]
+    model = random_model(model_type, tmp_path, **overrides)
+    assert unsupported(model.config) == "latent attention"
+    with pytest.raises(NoKernelError, match="latent attention"):
+        CpuStep(model, library=library())
+
+
+def test_half_precision_is_not_covered(odd: dict[int | None, Transformer]) -> None:
+    half = odd[None]
+    with pytest.raises(NoKernelError, match="float16"):
+        CpuStep(copy.deepcopy(half).half(), library=library())
+
+
+def test_ids_and_caches_out_of_bounds_are_refused(odd: dict[int | None, Transformer], tmp_path: Path) -> None:
+    model = odd[None]
+    step = CpuStep(model, threads=1, library=library())
+    for ids in ([263], [-1]):
+        cache = fresh(model)
+        with pytest.raises(ValueError, match="refuses"):
+            step.forward(ids, cache)
+        assert cache.length == 0
+    with pytest.raises(ValueError, match="cache"):
+        step.forward([1], KVCache(model.config, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="cache"):
+        step.forward([1], KVCache(model.config, batch=2))
+    learned = random_model("gpt2", tmp_path, **CASES["gpt-2"][1])
+    with pytest.raises(PromptTooLongError, match="129 tokens"):
+        CpuStep(learned, threads=1, library=library()).forward([1] * 129, fresh(learned))
+
+
+@pytest.mark.parametrize("variant", ["native", "portable"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_greatest_logit_is_found_on_the_way(model: Transformer, threads: int, variant: Variant) -> None:
+    step, cache = CpuStep(model, threads=threads, library=library(variant)), fresh(model)
+    for ids in (IDS[:3], IDS[3:4]):
+        logits = step.forward(ids, cache)
+        assert step.greatest == (int(logits.argmax()), float(logits.max()))
+    step.forward(IDS[4:6], cache, only_last=False)
+    assert step.greatest is None
+
+
+def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest(tmp_path: Path) -> None:
+    model = random_model("llama", tmp_path, vocab_size=70)
+    head = model.lm_head
+    assert isinstance(head, torch.nn.Linear)
+    head.weight.data.zero_()
+    step, cache = CpuStep(model, threads=3), fresh(model)
+    step.forward([1], cache)
+    assert step.greatest == (0, 0.0)
+    for place in (69, 40):
+        head.weight.data[place] = torch.nan
+        step.forward([1], cache)
+        assert step.greatest is not None
+        assert step.greatest[0] == place and math.isnan(step.greatest[1])
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize(
+    ("case", "part"),
+    [
+        ("smollm", "self_attn.q_proj"),
+        ("smollm", "mlp.up_proj"),
+        ("gpt-oss", "self_attn.k_proj"),
+        ("gpt-oss", "mlp.gate"),
+        ("llama 4", "mlp.gate"),
+    ],
+)
+def test_what_is_not_a_number_stays_so(tmp_path: Path, variant: Variant, case: str, part: str) -> None:
+    """One row of weights, whose product a maximum, a rounding, a softmax, a sink or a router could lose."""
+    model_type, overrides = CASES[case]
+    model = random_model(model_type, tmp_path, **overrides)
+    for bits in (None, 4, 8):
+        broken = copy.deepcopy(model)
+        with torch.no_grad():
+            next(value for name, value in broken.named_parameters() if name.endswith(f"{part}.weight"))[1] = math.nan
+        if bits is not None:
+            pack_model(broken, 4 if bits == 4 else 8)
+        step = CpuStep(broken, threads=2, library=library(variant))
+        for sizes in ((1,), (3, 2)):
+            assert in_pieces(step, fresh(broken), sizes).isnan().all(), (bits, sizes)

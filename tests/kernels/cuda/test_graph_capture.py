@@ -1,0 +1,89 @@
+"""A recording that fails leaves the stream as it was, and says what went wrong first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from llmcli.kernels.cuda.graph_capture import recorded
+
+ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+class Driver:
+    """In the place of CUDA: which stream is current, and what is being recorded."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, ends: bool) -> None:
+        self.stream, self.recording, self.ends = "default", False, ends
+        patch.setattr("torch.cuda.synchronize", lambda _device: None)
+        patch.setattr("torch.cuda.empty_cache", lambda: None)
+        patch.setattr("torch.cuda.Stream", lambda device: f"side of {device}")
+        patch.setattr("torch.cuda.stream", self.current)
+        patch.setattr("torch.cuda.CUDAGraph", lambda: self)
+        patch.setattr("llmcli.kernels.cuda.graph_capture._streams", {})
+
+    @contextmanager
+    def current(self, stream: str) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    def capture_begin(self, *, capture_error_mode: str) -> None:
+        assert capture_error_mode == "thread_local" and self.stream != "default"
+        self.recording = True
+
+    def capture_end(self) -> None:
+        self.recording = False
+        if not self.ends:
+            raise RuntimeError("capture was invalidated")
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def launch() -> None:
+        raise error
+
+    return launch
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError("may not synchronise"), KeyboardInterrupt("pressed")])
+def test_what_launching_raises_comes_out(error: BaseException, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(monkeypatch, ends=ends)
+    with pytest.raises(type(error), match=str(error)):
+        recorded(failing(error), torch.device("cuda:0"))
+    assert (driver.stream, driver.recording) == ("default", False)
+
+
+def test_each_device_records_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, seen = Driver(monkeypatch, ends=True), []
+    for device in ("cuda:0", "cuda:1", "cuda:0"):
+        recorded(lambda: seen.append((driver.stream, driver.recording)), torch.device(device))
+    assert seen == [("side of cuda:0", True), ("side of cuda:1", True), ("side of cuda:0", True)]
+    driver.ends = False
+    with pytest.raises(RuntimeError, match="invalidated"):
+        recorded(lambda: None, torch.device("cuda:0"))
+    assert driver.stream == "default"
+
+
+@pytest.mark.cuda
+@ON_A_GPU
+def test_a_gpu_goes_on_after_a_recording_that_failed() -> None:
+    x, y = (torch.ones(4, device="cuda") for _ in range(2))
+    before = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        recorded(lambda: x.sum().item(), x.device)
+    assert torch.cuda.current_stream() == before
+
+    def launch() -> None:
+        y.copy_(x.cumsum(0).flip(0))
+
+    launch()
+    graph = recorded(launch, x.device)
+    x.fill_(2)
+    graph.replay()
+    assert y.tolist() == [8, 6, 4, 2]

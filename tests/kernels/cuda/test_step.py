@@ -1,0 +1,242 @@
+"""The Triton kernels give what the readable model gives, family by family, on the same weights and the same cache."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import llmcli
+from llmcli.engine import Engine, Finish, SamplingParams, Step
+from llmcli.engine.draft import DraftModel
+from llmcli.engine.reader import Reader
+from llmcli.engine.speculative import Speculation
+from llmcli.errors import PromptTooLongError
+from llmcli.kernels import NoKernelError
+from llmcli.model import KVCache, Transformer
+from llmcli.model.quantized.layout import PackedFormat, narrow, wide
+from tests.checkpoint.parity_cases import CASES
+from tests.support.kernels.triton_device import DEVICE
+from tests.support.models.random_models import WIDE, pack_model, random_model
+from tests.tiny import save, tiny_model
+
+from llmcli.kernels.cuda.step import CudaStep  # isort: skip
+
+VOCABULARY = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2}
+IDS = torch.randint(0, 70, (26,), generator=torch.Generator().manual_seed(1)).tolist()
+READ = 14
+# Between them: windows, chunks, sinks, softcaps, every norm and placement, rotations of parts, experts of all kinds.
+SEVERAL = (
+    "mistral, window shorter than the text", "gemma 2", "olmo 2", "stablelm, parallel, normed heads",
+    "phi-4-mini, partial longrope, tied", "mixtral",
+)  # fmt: skip
+SINGLE = ("qwen2", "qwen3", "olmo", "gpt-2", "granite", "qwen2-moe", "gpt-oss", "llama 4")
+
+
+def made(name: str, folder: Path) -> Transformer:
+    model_type, overrides = CASES[name]
+    # As few layers as there can be: the interpreter is slow.
+    few = {} if any(key.endswith(("layer_types", "layers")) for key in overrides) else {"num_hidden_layers": 2}
+    return random_model(model_type, folder, **{**VOCABULARY, **few, **overrides}).to(DEVICE)
+
+
+@pytest.fixture(scope="module")
+def smollm(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    return made("smollm", tmp_path_factory.mktemp("model"))
+
+
+def fresh(model: Transformer, length: int = len(IDS)) -> KVCache:
+    cache = model.new_cache(capacity=4)
+    cache.expected_length = length
+    return cache
+
+
+@torch.inference_mode()
+def read(model: Transformer, cache: KVCache, ids: list[int]) -> torch.Tensor:
+    logits: torch.Tensor = model(torch.tensor([ids], device=DEVICE), cache)[0]
+    return logits.float()
+
+
+def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def assert_right(model: Transformer, several: int = 3, most: float = 3e-6) -> None:
+    """One token, then `several` at once, after some that the readable model has read; and it goes on after them."""
+    step, cache = CudaStep(model), fresh(model)
+    theirs = read(model, fresh(model), IDS)
+    read(model, cache, IDS[:READ])
+    ours = [step.forward(IDS[READ : READ + 1], cache)]
+    if several:
+        ours.append(step.forward(IDS[READ + 1 : READ + 1 + several], cache, only_last=False))
+    ours.append(read(model, cache, IDS[cache.length :]))
+    assert cache.length == len(IDS)
+    assert error(torch.cat(ours), theirs[READ:]) < most
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_families(name: str, tmp_path: Path) -> None:
+    assert_right(made(name, tmp_path), several=2)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_families_by_single_tokens(name: str, tmp_path: Path) -> None:
+    assert_right(made(name, tmp_path), several=0)
+
+
+@pytest.mark.parametrize("several", [3, 8, 9])
+def test_several_tokens(smollm: Transformer, several: int) -> None:
+    assert_right(smollm, several)
+
+
+@pytest.mark.parametrize("kept", WIDE, ids=str)
+def test_packed_weights(smollm: Transformer, kept: PackedFormat) -> None:
+    assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE))
+
+
+@pytest.mark.parametrize(
+    ("kept", "several"), [(wide(4), 8), (wide(8), 9), (wide(4, 32), 10), (wide(8, 32), 4)], ids=str
+)
+def test_several_tokens_on_packed_weights(smollm: Transformer, kept: PackedFormat, several: int) -> None:
+    assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE), several)
+
+
+@pytest.mark.parametrize("kept", [wide(8), wide(4, 32), wide(8, 128)], ids=str)
+def test_packed_experts(kept: PackedFormat, tmp_path: Path) -> None:
+    assert_right(pack_model(made("mixtral", tmp_path).cpu(), kept).to(DEVICE), several=0)
+
+
+def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
+    model, fewer = (pack_model(copy.deepcopy(smollm).cpu(), wide(4 if bits == 4 else 8)).to(DEVICE) for bits in (4, 8))
+    block: Any
+    other: Any
+    for block, other in zip(model.layers, fewer.layers, strict=True):
+        block.self_attn.v_proj = other.self_attn.v_proj
+        block.mlp.down_proj = other.mlp.down_proj
+    assert_right(model)
+    block.mlp.up_proj = other.mlp.up_proj
+    with pytest.raises(NoKernelError, match="gate and up"):
+        CudaStep(model)
+    with pytest.raises(NoKernelError, match="as a CPU reads it"):
+        CudaStep(pack_model(copy.deepcopy(smollm).cpu(), narrow(4)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [(torch.bfloat16, None), (torch.float16, None), (torch.bfloat16, wide(4)), (torch.float16, wide(8))],
+    ids=str,
+)
+def test_sixteen_bits_are_as_close_to_the_truth_as_the_readable_model(
+    smollm: Transformer, dtype: torch.dtype, kept: PackedFormat | None
+) -> None:
+    model = copy.deepcopy(smollm).to(dtype)
+    precise = copy.deepcopy(model).float()
+    if kept is not None:
+        model, precise = (pack_model(each.cpu(), kept).to(DEVICE) for each in (model, precise))
+    exact = read(precise, fresh(smollm), IDS)[READ:]
+    step, cache = CudaStep(model), fresh(model)
+    read(model, cache, IDS[:READ])
+    ours = torch.cat([step.forward([token], cache) for token in IDS[READ : READ + 3]])
+    readable = read(model, fresh(model), IDS)[READ:]
+    assert error(ours, exact[:3]) < 1.2 * error(readable[:3], exact[:3])
+
+
+@pytest.mark.parametrize("window", [None, 300])
+def test_a_long_text_whose_cache_grows_and_moves(tmp_path: Path, window: int | None) -> None:
+    sizes = {**VOCABULARY, "num_hidden_layers": 1, "sliding_window": window, "max_position_embeddings": 4096}
+    model = random_model("mistral", tmp_path, **sizes).to(DEVICE)
+    ids = torch.randint(0, 70, (1100,), generator=torch.Generator().manual_seed(2)).tolist()
+    theirs = read(model, fresh(model), ids)
+    step, cache = CudaStep(model), fresh(model, len(ids))
+    # Within the first rotations that are computed ahead, over their end, and wherever the cache's memory changes.
+    moved = 0
+    for upto in (255, 511, 1023):
+        read(model, cache, ids[cache.length : upto])
+        memory = cache.layers[0]
+        for _ in range(2):
+            at = cache.length
+            assert error(step.forward([ids[at]], cache), theirs[at : at + 1]) < 3e-6
+        moved += cache.layers[0] is not memory
+    assert moved
+
+
+def test_two_caches_in_turn_and_a_text_that_is_taken_back(smollm: Transformer) -> None:
+    step, caches = CudaStep(smollm), [fresh(smollm), fresh(smollm)]
+    other = IDS[::-1]
+    read(smollm, caches[0], IDS[:4])
+    read(smollm, caches[1], other[:4])
+    caches[1].truncate(2)
+    texts = IDS, [*other[:2], *IDS]
+    for _ in range(2):
+        for text, cache in zip(texts, caches, strict=True):
+            ours = step.forward([text[cache.length]], cache)
+            assert error(ours, read(smollm, fresh(smollm), text[: cache.length])[-1:]) < 3e-6
+
+
+def test_proposals_are_verified_several_tokens_a_pass(tmp_path: Path) -> None:
+    loaded = llmcli.load(save(tiny_model("llama", num_hidden_layers=2), tmp_path), dtype="float32", device=str(DEVICE))
+    size = loaded.tokenizer.vocab_size
+    drafting = DraftModel(Reader(loaded.model, context_length=64, vocab_size=size))
+    speculation = Speculation(draft=drafting, tokens=3)
+    params = SamplingParams(temperature=0, max_tokens=5)
+    said = []
+    for step, helped in ((None, None), (CudaStep(loaded.model), speculation)):
+        engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=helped)
+        events = list(engine.stream(IDS, params, probabilities=False))
+        said.append([event.id for event in events if isinstance(event, Step)])
+    finish = events[-1]
+    assert said[0] == said[1] and len(said[0]) == 5
+    assert isinstance(finish, Finish) and finish.stats.accepted_tokens == 3
+    assert finish.stats.path.startswith("triton")
+
+
+def test_a_prompt_is_read_by_the_readable_model(smollm: Transformer) -> None:
+    step, cache = CudaStep(smollm), fresh(smollm)
+    assert error(step.forward(IDS, cache), read(smollm, fresh(smollm), IDS)[-1:]) < 1e-6
+    assert step.forward(IDS[:20], fresh(smollm), only_last=False).shape == (20, 70)
+
+
+def test_no_first_token_waits_for_a_compiler(smollm: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(_plan: object) -> None:
+        raise AssertionError("kernels are compiled by their first launch")
+
+    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", launch)
+    for prompt in ([5], IDS):
+        ours = CudaStep(smollm).forward(prompt, fresh(smollm))
+        assert error(ours, read(smollm, fresh(smollm), prompt)[-1:]) < 1e-6
+
+
+def test_what_is_not_covered_is_said(tmp_path: Path, smollm: Transformer) -> None:
+    with pytest.raises(NoKernelError, match="latent attention"):
+        CudaStep(made("deepseek v3", tmp_path))
+    with pytest.raises(NoKernelError, match="float64"):
+        CudaStep(copy.deepcopy(smollm).double())
+    step = CudaStep(smollm)
+    for cache in (
+        KVCache(smollm.config, dtype=torch.bfloat16, device=DEVICE), KVCache(smollm.config, batch=2, device=DEVICE)
+    ):  # fmt: skip
+        cache.advance(1)
+        with pytest.raises(ValueError, match="cache"):
+            step.forward([1], cache)
+
+
+def test_learned_positions_end(tmp_path: Path) -> None:
+    model = made("gpt-2", tmp_path)
+    cache = model.new_cache()
+    read(model, cache, [1] * 128)
+    with pytest.raises(PromptTooLongError, match="129 tokens"):
+        CudaStep(model).forward([1], cache)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="there is no CUDA device")
+def test_the_graph_gives_what_its_launches_give(smollm: Transformer) -> None:
+    step, cache = CudaStep(smollm), fresh(smollm)
+    # The first launches each kernel by itself, the others replay the graph.
+    ours = torch.cat([step.forward([token], cache) for token in IDS])
+    assert error(ours, read(smollm, fresh(smollm), IDS)) < 3e-6
+    assert "CUDA graph" in step.name

@@ -1,0 +1,232 @@
+"""Which step a model gets on a GPU, and what is said where it is not the fastest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+import llmcli
+from llmcli.checkpoint.packing import make_room, planned_formats
+from llmcli.engine import Engine, SamplingParams
+from llmcli.engine.events import Finish, Step
+from llmcli.kernels import why_no_kernel
+from llmcli.kernels.cuda.support import cuda_step, first_line, reads_packed, unsupported
+from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
+from llmcli.model.quantized.layout import PackedFormat, narrow, wide
+from tests.support.models.random_models import pack_model
+from tests.tiny import save, tiny_model
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+INTERPRETED = pytest.mark.skipif(
+    find_spec("triton") is None or torch.cuda.is_available(), reason="Triton is not there, or compiles for a GPU"
+)
+PLAIN = ModelConfig(
+    vocab_size=262, hidden_size=32, intermediate_size=48, num_heads=4, num_kv_heads=2, head_dim=8, context_length=64,
+    norm_eps=1e-5, layers=(LayerConfig(None),),
+)  # fmt: skip
+GROUPED = replace(
+    PLAIN, layers=(LayerConfig(None, experts=ExpertsConfig(4, 2, 24, groups=2, groups_chosen=1)),)
+)  # fmt: skip
+
+EXPERTS = replace(PLAIN, layers=(LayerConfig(None, experts=ExpertsConfig(4, 2, 32)),))
+
+
+def made(config: ModelConfig) -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(config).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.15)
+    return model
+
+
+def gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> None:
+    """As if there were one."""
+    monkeypatch.setattr("torch.version.cuda", "12.8")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _device: capability)
+
+
+def test_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert why_no_kernel(PLAIN, CUDA) == "this PyTorch is not for CUDA"
+    gpu(monkeypatch, (7, 5))
+    assert why_no_kernel(None, CUDA) == "compute capability 7.5, less than 8.0"
+    gpu(monkeypatch)
+    monkeypatch.setattr("llmcli.kernels.cuda.support.find_spec", lambda _name: None)
+    assert why_no_kernel(PLAIN, CUDA) == "Triton is not installed"
+    assert why_no_kernel(GROUPED, CUDA) == unsupported(GROUPED) == "experts chosen in groups"
+    monkeypatch.setattr("llmcli.kernels.cuda.support.find_spec", lambda _name: object())
+    assert why_no_kernel(PLAIN, CUDA) is why_no_kernel(None, CUDA) is None
+
+
+def test_a_graph_of_the_readable_model_where_kernels_do_not_cover_it() -> None:
+    step, reason = cuda_step(made(GROUPED), unsupported(GROUPED))
+    assert step is not None and not reason
+    assert step.name == "readable model in a CUDA graph, float32 (experts chosen in groups)"
+
+
+def test_the_readable_model_where_there_can_be_no_graph() -> None:
+    step, reason = cuda_step(pack_model(made(GROUPED), narrow(4)), unsupported(GROUPED))
+    assert step is None
+    assert reason == "experts chosen in groups, and no CUDA graph: packed experts, which are chosen on the processor"
+
+
+@INTERPRETED
+def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
+    loaded = llmcli.load(save(tiny_model("llama"), tmp_path / "model"), device="cpu", dtype="float32")
+    step, _ = cuda_step(loaded.model, None)
+    assert step is not None and step.name == "triton kernels (interpreted), float32"
+    recorded, _ = cuda_step(loaded.model, "a reason")
+    texts = []
+    for each in (None, step, recorded):
+        engine = Engine(loaded.model, loaded.tokenizer, step=each)
+        # Without probabilities, tokens are chosen where their logits are.
+        for probabilities in (True, False):
+            params = SamplingParams(temperature=1.2, seed=1, max_tokens=3)
+            events = list(engine.stream([1, 2, 3, 4], params, probabilities=probabilities))
+            finish = events[-1]
+            assert isinstance(finish, Finish) and (each is None or finish.stats.path == each.name)
+            texts.append([event.id for event in events if isinstance(event, Step)])
+    assert all(text == texts[0] for text in texts) and len(texts[0]) == 3
+
+
+@INTERPRETED
+@pytest.mark.parametrize("packed", [False, True])
+def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pack_model(made(EXPERTS), wide(4)) if packed else made(PLAIN)
+    step, _ = cuda_step(model, None)
+    assert step is not None
+
+    def fail(_plan: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", fail)
+    cache, other = model.new_cache(), model.new_cache()
+    for token in (5, 6, 7):
+        theirs = model(torch.tensor([[token]]), other)[0]
+        ours = step.forward([token], cache) if token == 6 else step.forward_unseen(torch.tensor([token]), cache)
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert step.name == (
+        "readable model, cpu, float32 (Triton: Failed to find C compiler., and no CUDA graph: packed experts, "
+        "which are chosen on the processor)"
+        if packed
+        else "readable model in a CUDA graph, float32 (Triton: Failed to find C compiler.)"
+    )
+
+
+@INTERPRETED
+def test_kernels_that_cannot_overlap_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.kernels.cuda.launch_plan import Plan
+    from llmcli.kernels.cuda.step import CudaStep
+
+    model, launched = made(PLAIN), []
+    step, _ = cuda_step(model, None)
+    assert isinstance(step, CudaStep)
+    launch = Plan.launch
+
+    def fail_once(plan: Plan) -> None:
+        launched.append(plan)
+        if len(launched) == 1:
+            raise RuntimeError("CUDA error: operation not supported")
+        launch(plan)
+
+    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", fail_once)
+    step._pdl = True
+    cache, other = model.new_cache(), model.new_cache()
+    theirs = torch.cat([model(torch.tensor([[token]]), other)[0] for token in (5, 6, 7)])
+    ours = [step.forward([5], cache), step.forward_unseen(torch.tensor([6]), cache).clone(), step.forward([7], cache)]
+    assert torch.allclose(torch.cat(ours), theirs, atol=1e-5)
+    # The plan that failed was made anew, and is the one that goes on.
+    assert launched[0] is not launched[1] is launched[2] and not step._pdl
+    assert step.name.startswith("triton kernels")
+
+
+@INTERPRETED
+def test_several_tokens_that_do_not_compile_leave_single_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.kernels.cuda.launch_plan import Plan
+
+    model = made(PLAIN)
+    step, _ = cuda_step(model, None)
+    assert step is not None
+    launch = Plan.launch
+
+    def fail(plan: Plan) -> None:
+        if plan.tokens > 1:
+            raise RuntimeError("out of resource: shared memory")
+        launch(plan)
+
+    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", fail)
+    cache, ids = model.new_cache(), [5, 6, 7, 8, 9]
+    theirs = model(torch.tensor([ids]), model.new_cache())[0]
+    ours = [step.forward(ids[:2], cache, only_last=False), step.forward(ids[2:4], cache, only_last=False)]
+    assert torch.allclose(torch.cat([*ours, step.forward(ids[4:], cache)]), theirs, atol=1e-5)
+    assert step.name.startswith("triton kernels")
+
+
+def test_a_library_that_cannot_be_imported_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llmcli.kernels.cuda.step", None)
+    step, _ = cuda_step(made(PLAIN), None)
+    assert step is not None and "(Triton cannot be imported: " in step.name
+
+
+def test_the_readable_model_on_gpus_that_are_not_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr(Transformer, "device", CUDA)
+    assert cuda_step(made(PLAIN), "this PyTorch is not for CUDA") == (None, "this PyTorch is not for CUDA")
+
+
+def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    failure = subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c", "-I", "a folder"])
+    assert first_line(failure) == "gcc failed with exit code 1, as Python.h is not there"
+    (tmp_path / "Python.h").touch()
+    assert first_line(failure) == "gcc failed with exit code 1"
+    assert first_line(RuntimeError("one\ntwo")) == "one"
+    assert first_line(AssertionError()) == "AssertionError"
+
+
+@INTERPRETED
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize(
+    ("config", "others", "covered"),
+    [
+        (PLAIN, (), True),
+        (PLAIN, ("down_proj", "v_proj"), True),
+        (PLAIN, ("up_proj",), False),
+        (replace(PLAIN, gated=False), ("down_proj",), True),
+        (EXPERTS, (), True),
+        (replace(PLAIN, layers=(LayerConfig(None, experts=ExpertsConfig(4, 2, 24)),)), (), False),
+    ],
+)
+def test_packed_weights_are_planned_where_the_kernels_read_them(
+    config: ModelConfig, others: tuple[str, ...], covered: bool, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`others` are packed in 8 bits, all else in 4."""
+    monkeypatch.setattr("llmcli.checkpoint.packing._FEELS_LONG_GROUPS", 1 << 30 if small else 0)
+    model = made(config)
+    all_of_them = planned_formats(model, "int4", None, CUDA)
+    assert all_of_them["lm_head.weight"] == wide(8, 32 if small else None)
+    planned: dict[str, PackedFormat] = {
+        name: all_of_them["lm_head.weight"] if name.removesuffix(".weight").endswith(others or "none") else kept
+        for name, kept in all_of_them.items()
+    }
+    assert reads_packed(config, planned) is covered
+    # What stays dense is another way to be kept.
+    if others == ("up_proj",):
+        assert not reads_packed(config, {name: kept for name, kept in planned.items() if others[0] not in name})
+    for name, matrix in make_room(model, planned, torch.float32, CPU).items():
+        matrix.blocks.zero_()
+        assert matrix.format == planned[name]
+    step, reason = cuda_step(model, None)
+    assert (step is not None and step.name.startswith("triton kernels")) is covered, reason
+
+
+def test_nothing_of_triton_is_imported_without_a_gpu() -> None:
+    code = "import sys, llmcli.api; print('triton' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "False"

@@ -1,0 +1,83 @@
+"""Models made without any checkpoint: quick to have in a process where everything is slow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from llmcli.inspection.hooks import blocks
+from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, QueryScaling, Transformer
+from llmcli.model.rank_one_update import lay_over
+from llmcli.model.rope_config import RopeConfig
+from tests.support.models.random_models import pack_model
+
+_ROPE = RopeConfig(1e4, 6)
+# Multiples of nothing the kernel likes.
+_PLAIN = ModelConfig(
+    vocab_size=203,
+    hidden_size=35,
+    intermediate_size=77,
+    num_heads=5,
+    num_kv_heads=1,
+    head_dim=10,
+    context_length=128,
+    norm_eps=1e-5,
+    layers=(LayerConfig(_ROPE), LayerConfig(None, window=7)),
+)
+_EXPERTS = ExpertsConfig(5, 2, 19, score="softmax_of_chosen", router_bias=True, bias=True, glu=ClampedGLU(1.7, 7.0))
+_SHARED = ExpertsConfig(
+    6, 3, 33, "sigmoid", groups=3, groups_chosen=2, group_score="best_two", selection_bias=True, shared_size=21,
+    shared_gate=True, scales_input=True,
+)  # fmt: skip
+_CONFIGS = (
+    replace(_PLAIN, qkv_bias=True, o_bias=True, qkv_clip=0.5, qk_norm="head"),
+    replace(
+        _PLAIN,
+        placement="sandwich",
+        attention_softcap=3.0,
+        logit_softcap=2.0,
+        tie_embeddings=True,
+        norm=NormStyle(plus_one=True),
+        activation="gelu_tanh",
+        qk_norm="whole",
+    ),
+    replace(
+        _PLAIN,
+        placement="parallel_shared",
+        norm=NormStyle("layer", bias=True),
+        gated=False,
+        activation="gelu",
+        mlp_bias=True,
+        head_bias=True,
+        learned_positions=True,
+        qk_norm="each_head",
+    ),
+    replace(_PLAIN, sinks=True, layers=(LayerConfig(_ROPE, experts=_EXPERTS), LayerConfig(_ROPE, window=5))),
+    replace(
+        _PLAIN,
+        qk_norm="rotated",
+        residual_scale=0.4,
+        num_kv_heads=5,
+        layers=(LayerConfig(_ROPE, chunk=8, experts=_SHARED), LayerConfig(_ROPE, query_scaling=QueryScaling(0.1, 8))),
+    ),
+)
+
+
+@torch.no_grad()
+def models() -> Iterator[Transformer]:
+    """Every configuration with weights in float32, bfloat16, 4 and 8 bits, some with updates laid over them."""
+    for config in _CONFIGS:
+        torch.manual_seed(0)
+        model = Transformer(config)
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.2)
+        if config in _CONFIGS[:3]:
+            for _ in range(2):
+                lay_over(blocks(model)[0].mlp, torch.randn(config.intermediate_size), torch.randn(config.hidden_size))
+        yield model
+        yield copy.deepcopy(model).bfloat16()
+        yield pack_model(copy.deepcopy(model), 4)
+        yield pack_model(copy.deepcopy(model), 8)
