@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.edit_store import find_edit
-from llmcli.checkpoint.edits import Edit, lay_edits_over, read_edits
-from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
-from llmcli.checkpoint.packing import Packing, packed_unasked
-from llmcli.checkpoint.resolve import resolve
-from llmcli.checkpoint.template_files import check_template_file
-from llmcli.checkpoint.text_parts import TextParts
-from llmcli.checkpoint.weights import load_weights
+from llmcli.checkpoint.chat_template_file import check_template_file
+from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llmcli.checkpoint.edits.edit_file import Edit, lay_edits_over, read_edits
+from llmcli.checkpoint.edits.store import find_edit
+from llmcli.checkpoint.load_packed import Packing, packed_unasked
+from llmcli.checkpoint.load_weights import load_weights
+from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype
 from llmcli.engine import Engine
 from llmcli.engine.batch import Batch
@@ -27,6 +26,7 @@ from llmcli.engine.reader import Reader
 from llmcli.engine.rows import make_rows
 from llmcli.engine.speculative import Speculation
 from llmcli.errors import CheckpointError, UsageError
+from llmcli.hub.resolve import resolve
 from llmcli.kernels import EachStep, FastStep, NoKernelError, why_no_kernel
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.cuda.support import cuda_step

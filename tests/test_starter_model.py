@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.engine import SamplingParams, Step
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.text.chat.prompt import Message, encode_chat
 from tests.commands.running import llm
 
@@ -99,8 +99,8 @@ def test_loading_needs_little_more_than_the_weights(path: Path) -> None:
     code = (
         "import resource, sys, torch\n"
         "from pathlib import Path\n"
-        "from llmcli.checkpoint.opened import open_checkpoint\n"
-        "from llmcli.checkpoint.weights import load_weights\n"
+        "from llmcli.checkpoint.checkpoint import open_checkpoint\n"
+        "from llmcli.checkpoint.load_weights import load_weights\n"
         "checkpoint = open_checkpoint(Path(sys.argv[1]))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "model = load_weights(checkpoint, torch.device('cpu'), getattr(torch, sys.argv[2]))\n"

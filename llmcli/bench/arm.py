@@ -131,7 +131,7 @@ def _measure_loading(plan: Plan, tell: Callable[[dict[str, object]], None]) -> N
     import torch
 
     from llmcli.bench.loading import loading_speeds, safetensors_files
-    from llmcli.checkpoint.opened import open_checkpoint
+    from llmcli.checkpoint.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(Path(plan.model))
     if not safetensors_files(checkpoint):

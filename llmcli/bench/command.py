@@ -146,7 +146,7 @@ def bench(
         if not quiet:
             terminal.note(NOTE)
     if out is not None:
-        from llmcli.checkpoint.writing import replace_text
+        from llmcli.files import replace_text
 
         replace_text(out, f"{json_line(SCHEMA, result)}\n")
     if interrupted:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from llmcli.checkpoint.opened import Checkpoint
-from llmcli.checkpoint.tensors import TensorInfo
-from llmcli.checkpoint.weights import load_weights
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.load_weights import load_weights
+from llmcli.checkpoint.tensors.reader import TensorInfo
 
 _TRIES = 2
 

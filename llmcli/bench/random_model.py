@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from llmcli.api import LoadedModel, why_readable
 from llmcli.bench.shapes import RANDOM
-from llmcli.checkpoint.foresight import Wish, foresee
-from llmcli.checkpoint.packing import Packing, make_room, planned_formats
+from llmcli.checkpoint.load_packed import Packing, make_room, planned_formats
+from llmcli.checkpoint.memory_estimate import Wish, foresee
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of

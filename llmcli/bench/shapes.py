@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmcli.checkpoint.config_keys import ConfigKeys
-from llmcli.checkpoint.hf_config import described, model_config
-from llmcli.checkpoint.hf_names import TensorNames
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.huggingface.config import described, model_config
+from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.errors import UsageError
 from llmcli.model import ModelConfig
 

@@ -13,7 +13,7 @@ from llmcli.views.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
-    from llmcli.checkpoint.opened import Checkpoint
+    from llmcli.checkpoint.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def bench_speculative(
     drafter = None if drafting is None else how.load(drafting)
 
     from llmcli.bench.speculative import measure, outcomes, reply_count
-    from llmcli.checkpoint.writing import replace_text
+    from llmcli.files import replace_text
     from llmcli.views.plain_json import json_line
     from llmcli.views.speculative import NOTE, SCHEMA, speculative_view
 

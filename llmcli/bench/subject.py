@@ -12,9 +12,9 @@ from llmcli.bench.plan import Sizes, benchmark_text, enough
 from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM, shape_config
 from llmcli.bench.traffic import model_facts, shape_facts
-from llmcli.checkpoint.opened import Checkpoint
-from llmcli.checkpoint.packing import Packing
-from llmcli.checkpoint.tensors import TensorInfo
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.load_packed import Packing
+from llmcli.checkpoint.tensors.reader import TensorInfo
 from llmcli.model import ModelConfig
 
 

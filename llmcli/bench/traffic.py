@@ -9,9 +9,9 @@ import torch
 from llmcli.bench.plan import Sizes
 from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM
-from llmcli.checkpoint.foresight import kept_bytes
-from llmcli.checkpoint.opened import Checkpoint
-from llmcli.checkpoint.packing import Packing, planned_formats
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.load_packed import Packing, planned_formats
+from llmcli.checkpoint.memory_estimate import kept_bytes
 from llmcli.inspection.accounting import account
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model

@@ -19,7 +19,7 @@ def set_(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="What it stands for, as -m takes it.")],
 ) -> None:
     """Let a name stand for a model; an alias of that name is replaced."""
-    from llmcli.checkpoint.aliases import aliases_path, set_alias
+    from llmcli.hub.aliases import aliases_path, set_alias
 
     target, aside = set_alias(name, model)
     if aside is not None:
@@ -30,7 +30,7 @@ def set_(
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
     """Show all aliases and what they stand for."""
-    from llmcli.checkpoint.aliases import aliases
+    from llmcli.hub.aliases import aliases
 
     damaged = False
     try:
@@ -51,7 +51,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON obj
 @app.command("rm")
 def remove(name: Annotated[str, typer.Argument(help="The short name.")]) -> None:
     """Forget an alias; the model stays."""
-    from llmcli.checkpoint.aliases import remove_alias
+    from llmcli.hub.aliases import remove_alias
 
     remove_alias(name)
     terminal.note(f"{name} is forgotten.")

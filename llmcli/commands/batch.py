@@ -286,7 +286,7 @@ def _parallel(text: str) -> int | None:
 
 def _template(name: str | None) -> str | None:
     """What the chat template is known by: the source of one in a file."""
-    from llmcli.checkpoint.template_files import is_template_file, read_template_file
+    from llmcli.checkpoint.chat_template_file import is_template_file, read_template_file
 
     return read_template_file(name) if name is not None and is_template_file(name) else name
 

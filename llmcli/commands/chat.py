@@ -176,7 +176,7 @@ def _is_given(command: typer.Context, name: str) -> bool:
 
 def _template(name: str | None) -> str | None:
     """What the chat template is called wherever the next chat is started."""
-    from llmcli.checkpoint.template_files import is_template_file
+    from llmcli.checkpoint.chat_template_file import is_template_file
 
     if not name or not is_template_file(name):
         return name

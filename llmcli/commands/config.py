@@ -120,11 +120,11 @@ def _with_the_models_own(settings: list[Setting]) -> list[Setting]:
 
 
 def _recommended(model: str | None, given: Collection[str]) -> tuple[str, dict[str, float]]:
-    from llmcli.checkpoint.resolve import resolve
+    from llmcli.hub.resolve import resolve
 
     try:
         path = resolve(model, fetch=False)
-        from llmcli.checkpoint.opened import open_checkpoint
+        from llmcli.checkpoint.checkpoint import open_checkpoint
 
         checkpoint = open_checkpoint(path)
         return checkpoint.name, options.usable_recommendations(checkpoint.read_sampling_defaults(), given)

@@ -13,14 +13,14 @@ import typer
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from llmcli.checkpoint.resolve import LocalModel
+    from llmcli.hub.resolve import LocalModel
 
 
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
     """Show the models that can be used by name: fetched ones, and complete ones in the hub cache."""
-    from llmcli.checkpoint.resolve import local_models
+    from llmcli.hub.resolve import local_models
 
     models = local_models()
     if as_json:

@@ -12,10 +12,10 @@ from llmcli.views.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
-    from llmcli.checkpoint.edits import Edit
-    from llmcli.checkpoint.folder_formats import FolderContents
-    from llmcli.checkpoint.gguf_ahead import GGUFAhead
-    from llmcli.checkpoint.opened import Checkpoint
+    from llmcli.checkpoint.checkpoint import Checkpoint
+    from llmcli.checkpoint.edits.edit_file import Edit
+    from llmcli.checkpoint.folder import FolderContents
+    from llmcli.checkpoint.preload import GGUFAhead
 
 
 # What looks into a model computes in float32 up to this size: 6 GB of weights.
@@ -30,10 +30,10 @@ def find_checkpoint(name: str | None, *, quiet: bool, weights: bool = True) -> C
     """
     with progress_bar(enabled=not quiet) as progress:
         # Found first: a wrong name must not cost the seconds that importing torch takes.
-        from llmcli.checkpoint.resolve import resolve
+        from llmcli.hub.resolve import resolve
 
         path = resolve(name, progress=progress)
-    from llmcli.checkpoint.read_ahead import read_ahead
+    from llmcli.checkpoint.files.prefetch import read_ahead
     from llmcli.commands.torch_ahead import load_torch_ahead
 
     if weights:
@@ -41,9 +41,9 @@ def find_checkpoint(name: str | None, *, quiet: bool, weights: bool = True) -> C
     with no_garbage():
         if weights:
             load_torch_ahead()
-        from llmcli.checkpoint.folder_formats import read_folder
-        from llmcli.checkpoint.gguf_ahead import read_gguf_ahead
-        from llmcli.checkpoint.gguf_files import gguf_of_folder
+        from llmcli.checkpoint.folder import read_folder
+        from llmcli.checkpoint.gguf.model_files import gguf_of_folder
+        from llmcli.checkpoint.preload import read_gguf_ahead
 
         ahead: GGUFAhead | FolderContents | None = None
         if path.is_dir():
@@ -55,7 +55,7 @@ def find_checkpoint(name: str | None, *, quiet: bool, weights: bool = True) -> C
             from llmcli.commands.torch_import import import_torch
 
             import_torch()
-        from llmcli.checkpoint.opened import open_checkpoint
+        from llmcli.checkpoint.checkpoint import open_checkpoint
 
         return open_checkpoint(path, ahead)
 
@@ -131,8 +131,8 @@ def load_model(
 
 def read_edit_files(checkpoint: Checkpoint, names: Sequence[str], *, quiet: bool) -> tuple[Edit, ...]:
     """The edits of those names or in those files, if they are for that model; progress goes to stderr."""
-    from llmcli.checkpoint.edit_store import find_edit
-    from llmcli.checkpoint.edits import read_edits
+    from llmcli.checkpoint.edits.edit_file import read_edits
+    from llmcli.checkpoint.edits.store import find_edit
 
     files = [find_edit(name) for name in names]
     with progress_bar(enabled=not quiet) as progress:

@@ -14,10 +14,10 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from llmcli.checkpoint.writing import replace_text, set_aside
 from llmcli.commands.prompt_input import argument_text, read_prompt, read_stdin, stdin_is_piped
 from llmcli.commands.settings_file import read_own_text, settings_path
 from llmcli.errors import UsageError
+from llmcli.files import replace_text, set_aside
 
 if sys.version_info >= (3, 11):
     import tomllib

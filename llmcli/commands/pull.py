@@ -17,7 +17,7 @@ def pull(
     ] = "starter",
 ) -> None:
     """Fetch a model and print where it is. Without a name: the small starter model."""
-    from llmcli.checkpoint import resolve
+    from llmcli.hub import resolve
 
     with progress_bar() as progress:
         path = str(resolve.pull(name, progress))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from llmcli.checkpoint.writing import replace_text
 from llmcli.errors import UsageError
+from llmcli.files import replace_text
 from llmcli.text.chat.json_text import json_text
 from llmcli.views.plain_json import plain
 from llmcli.views.progress import progress_bar
 
 if TYPE_CHECKING:
-    from llmcli.checkpoint.opened import Checkpoint
+    from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.commands.reply_prompt import ReplyPrompt
     from llmcli.engine import Engine, Event, Finish, SamplingParams, Step
 
@@ -89,7 +89,7 @@ class Recorder:
 
 def hashes(checkpoint: Checkpoint, *, quiet: bool) -> dict[str, str]:
     """The hashes of a model's files; progress goes to stderr."""
-    from llmcli.checkpoint.fingerprint import file_hashes
+    from llmcli.checkpoint.file_hashes import file_hashes
 
     with progress_bar(enabled=not quiet) as progress:
         return file_hashes(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))

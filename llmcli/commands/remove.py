@@ -15,7 +15,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a model from the model store or the hub cache. Your own files are never touched."""
-    from llmcli.checkpoint import resolve
+    from llmcli.hub import resolve
 
     model = resolve.removable(name)
     description = visible(f"{model.name} ({model.bytes / 1e6:.1f} MB, {model.path})")

@@ -15,8 +15,8 @@ from llmcli.views.progress import progress_bar
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llmcli.checkpoint.opened import Checkpoint
-    from llmcli.checkpoint.text_parts import TextParts
+    from llmcli.checkpoint.checkpoint import Checkpoint
+    from llmcli.checkpoint.text_assets import TextParts
 
 
 def show(
@@ -30,11 +30,11 @@ def show(
     color: options.Color = None,
 ) -> None:
     """Show a model's architecture, sizes, chat template and stop tokens."""
-    from llmcli.checkpoint.resolve import resolve
+    from llmcli.hub.resolve import resolve
 
     with progress_bar() as progress:
         path = resolve(name, progress=progress)
-    from llmcli.checkpoint.opened import open_checkpoint
+    from llmcli.checkpoint.checkpoint import open_checkpoint
     from llmcli.inspection.accounting import account
     from llmcli.views.model_card import ModelCard, model_json, model_tree
 

@@ -12,7 +12,7 @@ from llmcli.views import terminal
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
-    from llmcli.checkpoint.opened import Checkpoint
+    from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.engine import Engine
 
 _PANEL = "More tokens in a pass"

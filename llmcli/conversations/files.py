@@ -16,10 +16,10 @@ from pathlib import Path
 
 from platformdirs import user_data_dir
 
-from llmcli.checkpoint.writing import new_beside
 from llmcli.conversations.records import VERSION, Begin, Record, from_line, to_line
 from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import new_beside
 
 _SUFFIX = ".jsonl"
 _LARGEST_BYTES = 256 << 20

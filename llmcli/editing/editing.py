@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from llmcli.api import LoadedModel
-from llmcli.checkpoint.edits import Edit, LayerUpdate, edited
+from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, edited
 from llmcli.editing import relations
 from llmcli.editing.keys import check_layer, editable_layers, subject_keys
 from llmcli.editing.passages import Passage, passage

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
-from llmcli.checkpoint.safetensors_files import read_safetensors
-from llmcli.checkpoint.safetensors_writing import Planned, write_safetensors
-from llmcli.checkpoint.tensors import TensorReader
-from llmcli.checkpoint.writing import replace_bytes, replace_text
+from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
+from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
+from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.editing.keys import TOKENS_AT_ONCE, network_of, padded, read_keys
 from llmcli.engine.batch import Request
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
+from llmcli.files import replace_bytes, replace_text
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told what is going on, how much is done, and of how much."""

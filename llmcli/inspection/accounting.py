@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmcli.checkpoint.opened import Checkpoint
+from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.model.parameters import parameters_of
 
 

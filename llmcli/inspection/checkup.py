@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from llmcli.checkpoint.foresight import kept_bytes
-from llmcli.checkpoint.opened import Checkpoint
-from llmcli.checkpoint.packing import packed_unasked, planned_formats
-from llmcli.checkpoint.text_parts import TextParts
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.load_packed import packed_unasked, planned_formats
+from llmcli.checkpoint.memory_estimate import kept_bytes
+from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype, memory
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inspection.finding import Finding

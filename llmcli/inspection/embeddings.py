@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcli.checkpoint.opened import Checkpoint
-from llmcli.checkpoint.tensors import TensorReader
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.inspection.values import Token, token
 from llmcli.text.tokenizer import Tokenizer

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import llmcli
 from llmcli import torch_build
-from llmcli.checkpoint.hub_cache import cache_folder
-from llmcli.checkpoint.store import store_folder
 from llmcli.device import Device, dtype_name, find_device, memory
+from llmcli.hub.cache import cache_folder
+from llmcli.hub.store import store_folder
 from llmcli.kernels import why_no_kernel
 from llmcli.kernels.cpu.build import load_library
 

@@ -18,9 +18,9 @@ from llmcli.bench.plan import Plan, Sizes
 from llmcli.bench.results import MEASURES
 from llmcli.bench.runner import ArmError, Run
 from llmcli.bench.traffic import model_facts, weight_bytes_per_token
-from llmcli.checkpoint.opened import open_checkpoint
-from llmcli.checkpoint.starter import fetch_starter, starter_path
+from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.engine.reader import Reader
+from llmcli.hub.starter import fetch_starter, starter_path
 from tests.tiny import random_ids, save, tiny_model
 
 IDS = tuple(random_ids(60))

@@ -12,11 +12,11 @@ from llmcli.bench import arm as arm_process
 from llmcli.bench import loading
 from llmcli.bench.loading import by_safe_open, loading_speeds, safetensors_files
 from llmcli.bench.plan import Plan, Sizes
-from llmcli.checkpoint.opened import Checkpoint, open_checkpoint
-from llmcli.checkpoint.weights import load_weights
+from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llmcli.checkpoint.load_weights import load_weights
 from llmcli.errors import OutOfMemoryError
-from tests.checkpoint.gguf_writing import write_gguf
-from tests.checkpoint.test_gguf_families import made
+from tests.checkpoint.gguf.test_families import made
+from tests.support.models.gguf_writer import write_gguf
 from tests.tiny import save, tiny_model
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

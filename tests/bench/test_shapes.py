@@ -18,8 +18,8 @@ from llmcli.bench.random_model import random_model, stub_tokenizer
 from llmcli.bench.shapes import SHAPES, configured, shape_config
 from llmcli.bench.subject import OfShape
 from llmcli.bench.traffic import shape_facts
-from llmcli.checkpoint import foresight
-from llmcli.checkpoint.packing import Packing
+from llmcli.checkpoint import memory_estimate
+from llmcli.checkpoint.load_packed import Packing
 from llmcli.errors import OutOfMemoryError, UsageError
 from llmcli.model import Transformer
 from llmcli.model.quantized.matrix import PackedMatrix
@@ -148,7 +148,7 @@ def test_transformers_runs_one_compiled_or_not(tiny: str, compiled: bool, monkey
 
 
 def test_one_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foresight, "memory", lambda device: (1 << 40, 6 << 30))
+    monkeypatch.setattr(memory_estimate, "memory", lambda device: (1 << 40, 6 << 30))
     with pytest.raises(OutOfMemoryError, match=r"llama-3\.1-8b of random weights.*--quantize int4 \("):
         random_model("llama-3.1-8b", shape_config("llama-3.1-8b"), CPU, torch.bfloat16)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.checkpoint.opened import open_checkpoint
+from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError
-from tests.checkpoint.gguf_writing import write_gguf
+from tests.support.models.gguf_writer import write_gguf
 from tests.tiny import edit_config, save, tiny_model
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.foresight import kept_bytes
-from llmcli.checkpoint.opened import open_checkpoint
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.memory_estimate import kept_bytes
 from llmcli.inspection.feed_forward import activations, firing
 from llmcli.model import Transformer
 from llmcli.model.meta_device import meta_model
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.parameters import parameters_of
-from tests.checkpoint.gguf_writing import write_gguf
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.gguf_writer import write_gguf
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
 ROUTED = [name for name, (model_type, _) in CASES.items() if model_type.startswith("deepseek")]

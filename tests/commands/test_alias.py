@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.checkpoint import resolve
-from llmcli.checkpoint.aliases import aliases_path
 from llmcli.errors import ModelNotFoundError, UsageError
+from llmcli.hub import resolve
+from llmcli.hub.aliases import aliases_path
 from tests.commands.running import llm
 from tests.puppet import chain, write_puppet
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint.gguf_writing import write_gguf
-from tests.checkpoint.test_gguf_families import made
+from tests.checkpoint.gguf.test_families import made
 from tests.commands.running import llm
 from tests.puppet import chain, write_puppet
+from tests.support.models.gguf_writer import write_gguf
 
 
 @pytest.fixture(autouse=True)

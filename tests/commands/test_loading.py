@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.commands.loading import find_checkpoint, no_garbage
-from tests.checkpoint.gguf_writing import write_gguf
-from tests.checkpoint.test_gguf_families import made
+from tests.checkpoint.gguf.test_families import made
+from tests.support.models.gguf_writer import write_gguf
 from tests.tiny import save, tiny_model
 
 

@@ -7,10 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from llmcli.checkpoint import starter, store
 from llmcli.commands import list_models, pull, remove
 from llmcli.errors import ModelNotFoundError, UsageError
-from tests.checkpoint.fake_index import CONTENT, use_fake_index
+from llmcli.hub import starter, store
+from tests.support.hub.fake_index import CONTENT, use_fake_index
 
 app = typer.Typer()
 app.command("pull")(pull.pull)

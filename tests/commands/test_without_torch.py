@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.checkpoint.gguf_writing import write_gguf
-from tests.checkpoint.quantised_cases import CASES
-from tests.checkpoint.quantised_models import save_quantised
-from tests.checkpoint.test_gguf_families import made
-from tests.checkpoint.test_native_formats import mistral_params, native, write_safetensors
+from tests.checkpoint.gguf.test_families import made
+from tests.checkpoint.native.test_native_formats import mistral_params, native, write_safetensors
+from tests.support.models.gguf_writer import write_gguf
+from tests.support.models.quantized_cases import CASES
+from tests.support.models.quantized_models import save_quantised
 from tests.tiny import edit_config, save, tiny_model
 
 # Runs commands one after another in one process, and says of each how it ended and what has been imported by then.
@@ -79,7 +79,7 @@ def test_what_is_said_of_a_model(kind: str, models: dict[str, Path], tmp_path: P
 @pytest.mark.parametrize(
     ("words", "unneeded"),
     [
-        (["config", "generate", "-m"], ["tokenizers", "jinja2", "llmcli.checkpoint.text_parts", "secrets"]),
+        (["config", "generate", "-m"], ["tokenizers", "jinja2", "llmcli.checkpoint.text_assets", "secrets"]),
         (["inspect", "tokens", "Hello", "-m"], ["jinja2"]),
     ],
 )

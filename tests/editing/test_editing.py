@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.edits import edited
+from llmcli.checkpoint.edits.edit_file import edited
 from llmcli.editing import relations, statistics
 from llmcli.editing.editing import Fact, check_editable, make_edit
 from llmcli.editing.proof import LEAKED, Changed, Neighbour, Proof, answer_probability
 from llmcli.editing.statistics import Statistics
 from llmcli.errors import UnsupportedModelError, UsageError
-from tests.checkpoint.parity_cases import CASES
 from tests.editing.facts import CORPUS, FACT, checkpoint
+from tests.support.models.parity_cases import CASES
 from tests.tiny import save, tiny_model
 
 

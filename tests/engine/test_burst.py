@@ -22,9 +22,9 @@ from llmcli.kernels.cpu.signals import alarm
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import Choosing
 from llmcli.model import KVCache
-from tests.checkpoint.parity_cases import CASES
 from tests.engine.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
 from tests.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
 

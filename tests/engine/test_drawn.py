@@ -153,7 +153,7 @@ def test_a_reply_that_is_closed_when_another_has_begun(tmp_path: Path) -> None:
 
 
 def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_path: Path) -> None:
-    from tests.checkpoint.parity_cases import CASES
+    from tests.support.models.parity_cases import CASES
 
     model_type, overrides = CASES["phi-3, longrope, long"]
     loaded = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path), device="cpu", dtype="float32")

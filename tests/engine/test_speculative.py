@@ -16,8 +16,8 @@ from llmcli.engine import Engine, Finish, Interruption, SamplingParams, Step
 from llmcli.engine.constraint import Constraint
 from llmcli.engine.rule import Rule
 from llmcli.errors import UsageError
-from tests.checkpoint.parity_cases import CASES
 from tests.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)

@@ -12,8 +12,8 @@ from torch import nn
 
 import llmcli
 from llmcli.api import LoadedModel
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.engine import SamplingParams, Step
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.kernels import why_not_on_cpu
 from llmcli.model import Transformer
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from llmcli.conversations.files import ConversationFile
-from tests.checkpoint.fake_hub import FakeHub, running_hub
 from tests.faults.models import ESCAPE, config, sound_folder, weights
 from tests.faults.running import check, fingerprint, run
+from tests.support.hub.fake_hub import FakeHub, running_hub
 
 OPTIONS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "no such command": (["frobnicate"], 2, ("frobnicate",)),

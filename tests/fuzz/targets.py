@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from llmcli.checkpoint.edits import Edit, LayerUpdate, read_edit, write_edit
-from llmcli.checkpoint.gguf import read_gguf
-from llmcli.checkpoint.opened import open_checkpoint
-from llmcli.checkpoint.safetensors_files import read_safetensors, read_safetensors_folder
-from llmcli.checkpoint.text_parts import gguf_text_parts
-from llmcli.checkpoint.torch_files import read_torch_file
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, read_edit, write_edit
+from llmcli.checkpoint.gguf.header import read_gguf
+from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors, read_safetensors_folder
+from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file
+from llmcli.checkpoint.text_assets import gguf_text_parts
 from llmcli.conversations.files import read_conversation
 from llmcli.errors import LlmcliError
 from llmcli.text.chat.template import ChatTemplate

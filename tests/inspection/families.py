@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import llmcli
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.tiny import save, tiny_model
 
 FAMILIES = (

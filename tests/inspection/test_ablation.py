@@ -15,7 +15,7 @@ from llmcli.errors import UsageError
 from llmcli.inspection.ablation import logprobs_from, without_heads, without_keys, without_neurons
 from llmcli.inspection.hooks import Part
 from llmcli.model import Transformer
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
 IDS = random_ids(40)

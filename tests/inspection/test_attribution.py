@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.errors import UsageError
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.ablation import without_heads, without_neurons
 from llmcli.inspection.attribution import Direction, attribution, single_token
 from llmcli.inspection.feed_forward import firing, promotion

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.errors import UsageError
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection import trace as trace_module
 from llmcli.inspection.ablation import without_heads, without_neurons
 from llmcli.inspection.attribution import single_token

@@ -15,9 +15,9 @@ from llmcli.inspection import causal_trace as causal_traces
 from llmcli.inspection.causal_trace import _NOISE, causal_trace
 from llmcli.inspection.hooks import adder, blocks, removed
 from llmcli.views.causal_trace import causal_trace_view
-from tests.checkpoint.parity_cases import CASES
 from tests.commands.running import llm
 from tests.inspection.families import family
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 from tests.views.drawing import drawn
 

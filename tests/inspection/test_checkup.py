@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli.checkpoint.opened import open_checkpoint
+from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.inspection import checkup
 from llmcli.inspection.checkup import check_up
 from llmcli.inspection.finding import Finding

@@ -13,7 +13,7 @@ import llmcli
 from llmcli.errors import UsageError
 from llmcli.inspection.cost import keys_read, keys_seen, model_cost
 from llmcli.model import ExpertsConfig, KVCache, LatentConfig, LayerConfig, ModelConfig
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
 

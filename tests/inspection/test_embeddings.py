@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 import llmcli
-from llmcli.checkpoint.opened import open_checkpoint
+from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.inspection.embeddings import (
     EmbeddingNeighbours,
@@ -18,7 +18,7 @@ from llmcli.inspection.embeddings import (
     read_embedding,
 )
 from llmcli.text.tokenizer import Tokenizer
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.support.text.tokenizers import metaspace_backend
 from tests.tiny import save, tiny_model
 

@@ -10,7 +10,7 @@ import torch
 import llmcli
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.experts import expert_routing
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.tiny import VOCABULARY, random_ids, save, tiny_model
 
 IDS = random_ids(40)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.heads import (
     HeadScores,
     Repeats,
@@ -20,9 +20,9 @@ from llmcli.inspection.heads import (
 )
 from llmcli.inspection.hooks import on_attention
 from llmcli.model import Transformer
-from tests.checkpoint.parity_cases import CASES
 from tests.inspection.induction_model import write_induction_model
 from tests.puppet import BOS
+from tests.support.models.parity_cases import CASES
 from tests.tiny import save, tiny_model
 
 

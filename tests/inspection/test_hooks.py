@@ -24,7 +24,7 @@ from llmcli.inspection.hooks import (
 from llmcli.inspection.trace import passes
 from llmcli.model import Transformer
 from llmcli.model.latent_attention import LatentAttention
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
 FAMILIES = [

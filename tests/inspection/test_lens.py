@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.errors import UsageError
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection import lens as lens_module
 from llmcli.inspection.lens import Lens, lens, lens_of
 from llmcli.inspection.trace import trace

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection import needle as needles
 from llmcli.inspection.needle import NAMES, WORDS, bootstrap_interval, needle
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.tiny import save, tiny_model, write_text_files
 
 FACT = re.compile(r"The secret word of (\w+) is (\w+)\.")

@@ -6,8 +6,8 @@ import pytest
 from torch import Tensor
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.errors import UsageError
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection import trace as trace_module
 from llmcli.inspection.attribution import attribution
 from llmcli.inspection.feed_forward import Expert, promotion, written

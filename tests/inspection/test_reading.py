@@ -16,7 +16,7 @@ from llmcli.inspection.patterns import attention_pattern
 from llmcli.inspection.reading import read_at, summary
 from llmcli.inspection.spans import Span, Spans
 from llmcli.inspection.watching import AttentionWatch
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
 IDS = random_ids(24)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.engine import SamplingParams, Step
 from llmcli.errors import UsageError
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.scoring import score
 from llmcli.views.tokens import coloured, sparkline
 from tests.commands.running import llm

@@ -11,7 +11,7 @@ from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.hooks import on_added, on_feed_forward, on_heads, on_residual
 from llmcli.inspection.trace import trace
 from llmcli.model import Transformer
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.tiny import random_ids, save, tiny_model
 
 FAMILIES = [

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.starter import fetch_starter, starter_path
 from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.scoring import score
 from llmcli.inspection.without import (
     answer_ids,

@@ -10,7 +10,7 @@ import torch
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import Transformer
 from llmcli.model.parameters import parameters_of
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import random_model
 from tests.tiny import random_ids
 

@@ -176,6 +176,6 @@ def _setting_names() -> Iterable[str]:
 
 
 def _model_names() -> Iterable[str]:
-    from llmcli.checkpoint.resolve import local_models
+    from llmcli.hub.resolve import local_models
 
     return ["starter", *(model.name for model in local_models())]

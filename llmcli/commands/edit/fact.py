@@ -96,9 +96,9 @@ def fact(
         raise UsageError(f"The edit cannot be written to {out}: give a file in a folder that exists.")
     checkpoint = find_checkpoint(model, quiet=quiet)
 
-    from llmcli.checkpoint.edit_store import new_edit_file
-    from llmcli.checkpoint.edits import write_edit
-    from llmcli.checkpoint.fingerprint import weights_hash
+    from llmcli.checkpoint.edits.edit_file import write_edit
+    from llmcli.checkpoint.edits.store import new_edit_file
+    from llmcli.checkpoint.file_hashes import weights_hash
     from llmcli.editing.editing import Fact, check_editable, make_edit
     from llmcli.views.edit import NOTE, SCHEMA, edit_view
     from llmcli.views.progress import progress_bar

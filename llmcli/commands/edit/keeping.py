@@ -14,14 +14,14 @@ from llmcli.views import terminal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmcli.checkpoint.edits import Edit
+    from llmcli.checkpoint.edits.edit_file import Edit
 
 Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name that `llm edit list` shows, or a file.")]
 
 
 def list_edits(as_json: base.AsJson = False) -> None:
     """Show the edits that are kept, the last one made first."""
-    from llmcli.checkpoint.edit_store import edit_files
+    from llmcli.checkpoint.edits.store import edit_files
 
     rows = [(path, found) for path in edit_files() if (found := _read(path)) is not None]
     if as_json:
@@ -38,8 +38,8 @@ def list_edits(as_json: base.AsJson = False) -> None:
 
 def show_edit(name: Name, as_json: base.AsJson = False) -> None:
     """Show what an edit changes, and in which model."""
-    from llmcli.checkpoint.edit_store import find_edit
-    from llmcli.checkpoint.edits import read_edit
+    from llmcli.checkpoint.edits.edit_file import read_edit
+    from llmcli.checkpoint.edits.store import find_edit
 
     path = find_edit(name)
     edit = read_edit(path)
@@ -72,8 +72,8 @@ def undo(
     ] = None,
 ) -> None:
     """Delete an edit. The model itself never was another, so there is nothing else to undo."""
-    from llmcli.checkpoint.edit_store import edit_files, find_edit, remove_edit
-    from llmcli.checkpoint.edits import read_edit
+    from llmcli.checkpoint.edits.edit_file import read_edit
+    from llmcli.checkpoint.edits.store import edit_files, find_edit, remove_edit
 
     if name is None:
         kept = edit_files()
@@ -89,7 +89,7 @@ def undo(
 
 
 def _read(path: Path) -> Edit | None:
-    from llmcli.checkpoint.edits import read_edit
+    from llmcli.checkpoint.edits.edit_file import read_edit
 
     try:
         return read_edit(path)

@@ -34,7 +34,7 @@ def merge(
 
     import torch
 
-    from llmcli.checkpoint.merging import merge as merge_edits
+    from llmcli.checkpoint.edits.merge import merge as merge_edits
 
     kind = None if dtype == "auto" else getattr(torch, dtype)
     with progress_bar(enabled=not quiet) as progress:

@@ -151,7 +151,7 @@ def present(
 
 def write_files(view: RenderableType, *, title: str, html: Path | None, svg: Path | None) -> None:
     """Write a view into the files asked for."""
-    from llmcli.checkpoint.writing import replace_text
+    from llmcli.files import replace_text
 
     if html is not None:
         from llmcli.views.export import as_html

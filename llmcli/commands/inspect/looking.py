@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from llmcli.api import LoadedModel
-    from llmcli.checkpoint.opened import Checkpoint
-    from llmcli.checkpoint.text_parts import TextParts
+    from llmcli.checkpoint.checkpoint import Checkpoint
+    from llmcli.checkpoint.text_assets import TextParts
 
 _Described: TypeAlias = tuple[str, object, object]
 """An option: its name, its annotated type, its default."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.checkpoint.starter import fetch_starter, starter_path
-from tests.checkpoint.parity_cases import CASES
+from llmcli.hub.starter import fetch_starter, starter_path
 from tests.commands.running import llm
+from tests.support.models.parity_cases import CASES
 from tests.tiny import edit_config, save, tiny_model
 
 

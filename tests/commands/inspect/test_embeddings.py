@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.checkpoint.starter import fetch_starter, starter_path
+from llmcli.hub.starter import fetch_starter, starter_path
 from tests.commands.running import llm
 from tests.tiny import save, tiny_model
 

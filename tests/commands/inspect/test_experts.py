@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint.parity_cases import CASES
 from tests.commands.running import llm
+from tests.support.models.parity_cases import CASES
 from tests.tiny import save, tiny_model
 
 

@@ -16,8 +16,8 @@ from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import Choosing
 from llmcli.model import Transformer
-from tests.checkpoint.parity_cases import CASES
 from tests.kernels.cpu.test_step import SOME
+from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
 from tests.tiny import random_ids
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmcli.checkpoint.encodings import ENCODINGS
-from llmcli.checkpoint.groups import bits_of, groups_of
+from llmcli.checkpoint.tensors.encodings import ENCODINGS
+from llmcli.checkpoint.tensors.repack import bits_of, groups_of
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.repack import BlockPacker
 from llmcli.model.quantized.layout import narrow, wide

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.opened import open_checkpoint
-from llmcli.checkpoint.starter import fetch_starter, starter_path
-from llmcli.checkpoint.weights import load_weights
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.load_weights import load_weights
+from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import Transformer
 

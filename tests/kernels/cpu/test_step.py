@@ -18,7 +18,7 @@ from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.cpu.support import unsupported
 from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.layout import wide
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import RoundingFunctional, pack_model, random_model
 from tests.tiny import random_ids
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.opened import Checkpoint
-from llmcli.checkpoint.packing import Packing, planned_formats
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.load_packed import Packing, planned_formats
 from llmcli.kernels.cuda.dequantize import CudaUnpacker, unpacker_for
 from llmcli.model import Transformer
 from llmcli.model.quantized.layout import PackedFormat, wide
@@ -135,11 +135,11 @@ def test_a_loaded_model_computes_by_kernels_when_they_are_compiled(
     def planned(model: Transformer, packing: Packing, checkpoint: Checkpoint, _device: torch.device) -> Any:
         return planned_formats(model, packing, checkpoint, torch.device("cuda"))
 
-    monkeypatch.setattr("llmcli.checkpoint.weights.planned_formats", planned)
+    monkeypatch.setattr("llmcli.checkpoint.load_weights.planned_formats", planned)
     folder = save(tiny_model("llama", num_hidden_layers=1), tmp_path)
     theirs = llmcli.load(folder, dtype="float32", quantize="int4", device=str(DEVICE)).logits(ids)
     kernels.clear()
-    monkeypatch.setattr("llmcli.checkpoint.packing.unpacker_for", unpacker)
+    monkeypatch.setattr("llmcli.checkpoint.load_packed.unpacker_for", unpacker)
     loaded = llmcli.load(folder, dtype="float32", quantize="int4", device=str(DEVICE))
     assert asked == [DEVICE.type] and kernels
     for kernel in kernels.values():

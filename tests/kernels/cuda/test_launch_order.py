@@ -14,8 +14,8 @@ import torch
 
 from llmcli.model import KVCache
 from llmcli.model.quantized.layout import wide
-from tests.checkpoint.parity_cases import CASES
 from tests.support.kernels.triton_device import DEVICE, triton
+from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
 
 from llmcli.kernels.cuda.step import CudaStep  # isort: skip

@@ -15,7 +15,7 @@ from llmcli.kernels import NoKernelError
 from llmcli.kernels.cuda.readable_graph_step import GraphStep
 from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.matrix import PackedMatrix
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
 from tests.tiny import random_ids
 

@@ -18,8 +18,8 @@ from llmcli.errors import PromptTooLongError
 from llmcli.kernels import NoKernelError
 from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.layout import PackedFormat, narrow, wide
-from tests.checkpoint.parity_cases import CASES
 from tests.support.kernels.triton_device import DEVICE
+from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import WIDE, pack_model, random_model
 from tests.tiny import save, tiny_model
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.packing import make_room, planned_formats
+from llmcli.checkpoint.load_packed import make_room, planned_formats
 from llmcli.engine import Engine, SamplingParams
 from llmcli.engine.events import Finish, Step
 from llmcli.kernels import why_no_kernel
@@ -207,7 +207,7 @@ def test_packed_weights_are_planned_where_the_kernels_read_them(
     config: ModelConfig, others: tuple[str, ...], covered: bool, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`others` are packed in 8 bits, all else in 4."""
-    monkeypatch.setattr("llmcli.checkpoint.packing._FEELS_LONG_GROUPS", 1 << 30 if small else 0)
+    monkeypatch.setattr("llmcli.checkpoint.load_packed._FEELS_LONG_GROUPS", 1 << 30 if small else 0)
     model = made(config)
     all_of_them = planned_formats(model, "int4", None, CUDA)
     assert all_of_them["lm_head.weight"] == wide(8, 32 if small else None)

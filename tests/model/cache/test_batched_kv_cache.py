@@ -12,7 +12,7 @@ import torch
 from llmcli.errors import PromptTooLongError
 from llmcli.model import KVCache, Transformer
 from llmcli.model.cache.batched_kv_cache import RowCache
-from tests.checkpoint.parity_cases import CASES
+from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import random_model
 from tests.tiny import random_ids
 

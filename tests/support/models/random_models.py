@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmcli.checkpoint.opened import open_checkpoint
-from llmcli.checkpoint.weights import load_weights
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.load_weights import load_weights
 from llmcli.model import Transformer
 from llmcli.model.mixture_of_experts import Experts
 from llmcli.model.quantized.layout import Bits, PackedFormat, narrow, wide

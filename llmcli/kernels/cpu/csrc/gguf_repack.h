@@ -1,5 +1,5 @@
 /* Block formats of GGUF files put into the packed blocks of model/quantized/matrix.py as the weights are read: the same, bit for
-   bit, as checkpoint/groups.py and `pack` make in torch. The layouts are those of ggml's `ggml-common.h`. */
+   bit, as checkpoint/tensors/repack.py and `pack` make in torch. The layouts are those of ggml's `ggml-common.h`. */
 #ifndef LLM_CPU_PACK_H
 #define LLM_CPU_PACK_H
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from llmcli.checkpoint.text_parts import folder_text_parts
+from llmcli.checkpoint.text_assets import folder_text_parts
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import Segment

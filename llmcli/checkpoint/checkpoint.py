@@ -1,0 +1,158 @@
+"""A checkpoint whose headers have been read and checked, and whose weights have not been touched.
+
+Torch is needed only for files of `torch.save`, so that commands which load no model start without it, and the library
+of tokenizers only where the tokenizer is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.checkpoint.files.json_files import optional_json_object
+from llmcli.checkpoint.folder import FolderContents, read_folder
+from llmcli.checkpoint.gguf.config import gguf_model_config
+from llmcli.checkpoint.gguf.families import architecture_of
+from llmcli.checkpoint.gguf.header import read_gguf
+from llmcli.checkpoint.gguf.model_files import gguf_of_folder
+from llmcli.checkpoint.gguf.tensors import GGUFTensors, is_ignored_gguf_tensor
+from llmcli.checkpoint.huggingface.config import tensors_of_further_layers
+from llmcli.checkpoint.huggingface.names import is_extra_layer
+from llmcli.checkpoint.preload import GGUFAhead
+from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
+from llmcli.checkpoint.tensors.parameter_sources import ParameterSource, Stored, match_tensors
+from llmcli.checkpoint.tensors.small_tensors import read_numbers
+from llmcli.model import ModelConfig
+from llmcli.model.parameters import parameters_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmcli.checkpoint.text_assets import TextParts
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything about a model but its weights."""
+
+    path: Path
+    name: str
+    format: str
+    family: str
+    config: ModelConfig
+    tensors: Mapping[str, Stored]
+    """Tensors of the files, under the files' own names."""
+    sources: Mapping[str, ParameterSource]
+    """For each parameter of the model, the tensor it is read from."""
+    notes: tuple[str, ...]
+    """What the user should know although it stops nothing."""
+    read_text_parts: Callable[[], TextParts]
+    read_sampling_defaults: Callable[[], Mapping[str, float]]
+    """The `generation_defaults` of the text parts, without making the tokenizer."""
+
+    def stored_bytes(self, parameter: str) -> int:
+        """Bytes in the files from which one parameter is read; parameters that share a tensor share its bytes."""
+        return sum(self.tensors[name].nbytes // self._uses[name] for name in self.sources[parameter].names)
+
+    @cached_property
+    def _uses(self) -> Counter[str]:
+        return Counter(name for source in self.sources.values() for name in source.names)
+
+    def stored_dtype(self) -> torch.dtype:
+        """The float type of the embedding as stored; float32 for quantised files, whose values decode to it."""
+        import torch
+
+        stored = self.tensors[self.sources["embed_tokens.weight"].names[0]].encoding
+        return {"F16": torch.float16, "BF16": torch.bfloat16}.get(stored, torch.float32)
+
+
+def open_checkpoint(path: Path, ahead: GGUFAhead | FolderContents | None = None) -> Checkpoint:
+    """Read and check the headers of the model in `path`, a Hugging Face folder or a GGUF file.
+
+    `ahead` is what has been read of it already.
+
+    Raises:
+        CheckpointError: files that are broken or contradict each other.
+        UnsupportedModelError: a kind of model or format this program cannot run.
+    """
+    if path.is_dir():
+        return _open_folder(path, ahead if isinstance(ahead, FolderContents) else read_folder(path))
+    return _open_gguf(path, ahead if isinstance(ahead, GGUFAhead) else None)
+
+
+def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
+    if contents is None:
+        return _open_gguf(gguf_of_folder(folder))
+    from llmcli.checkpoint.huggingface.tensors import HFTensors
+
+    description, tensors, config = contents.description, contents.tensors, contents.config
+
+    def read_text_parts() -> TextParts:
+        from llmcli.checkpoint.text_assets import folder_text_parts
+
+        return folder_text_parts(folder, {**description.keys.values, **contents.keys.values}, config.vocab_size)
+
+    further = tensors_of_further_layers(description)
+    sources, notes = match_tensors(
+        _parameter_shapes(config),
+        HFTensors(contents.names, tensors, description.family, config).source,
+        tensors,
+        ignored=lambda name: contents.ignored(name) or is_extra_layer(name, *further),
+        belongs=contents.belongs,
+        where=str(folder),
+    )
+    return Checkpoint(
+        path=folder,
+        name=folder.resolve().name,
+        format=contents.format,
+        family=description.model_type,
+        config=config,
+        tensors=tensors,
+        sources=sources,
+        notes=(*contents.notes, *notes),
+        read_text_parts=read_text_parts,
+        read_sampling_defaults=lambda: folder_sampling_defaults(
+            optional_json_object(folder / "generation_config.json")
+        ),
+    )
+
+
+def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
+    header = read_gguf(path) if ahead is None else ahead.header
+    architecture, keys = architecture_of(header)
+
+    def read_text_parts() -> TextParts:
+        from llmcli.checkpoint.text_assets import gguf_text_parts
+
+        return gguf_text_parts(header, config.vocab_size)
+
+    config = gguf_model_config(header, lambda name: read_numbers(header.tensors[name]))
+    further = (keys.layers(), keys.further_layers())
+    sources, notes = match_tensors(
+        _parameter_shapes(config),
+        GGUFTensors(header, config, architecture.paired).source,
+        header.tensors,
+        ignored=lambda name: is_ignored_gguf_tensor(name, *further),
+        belongs=lambda name: True,
+        where=str(path),
+    )
+    return Checkpoint(
+        path=path,
+        name=path.stem,
+        format="GGUF",
+        family=keys.architecture,
+        config=config,
+        tensors=header.tensors,
+        sources=sources,
+        notes=tuple(notes),
+        read_text_parts=read_text_parts if ahead is None else ahead.text.result,
+        read_sampling_defaults=lambda: gguf_sampling_defaults(header.metadata),
+    )
+
+
+def _parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {name: parameter.shape for name, parameter in parameters_of(config).items()}

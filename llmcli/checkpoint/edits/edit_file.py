@@ -1,0 +1,182 @@
+"""Edits of a model: small files of rank-one updates, for the weights they were made for and no others.
+
+A file is a safetensors file with the tensors `layers.N.read` (I,) and `layers.N.write` (C,) of each block that is
+changed, float32, and with what was asked for in its metadata. Dimension letters: I neurons, C hidden size.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.file_hashes import weights_hash
+from llmcli.checkpoint.huggingface.safetensors_reader import read_metadata, read_safetensors
+from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
+from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
+from llmcli.files import replace_bytes
+from llmcli.model import Transformer
+from llmcli.model.rank_one_update import lay_over, put_back
+
+FORMAT = "llmcli.edit/1"
+_TENSOR = re.compile(r"layers\.(0|[1-9]\d{0,4})\.(read|write)")
+_LONGEST = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class LayerUpdate:
+    """`write read^T`, added to the output projection of a block's feed-forward network."""
+
+    layer: int
+    read: Tensor
+    """(I,), float32."""
+    write: Tensor
+    """(C,), float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A fact that was changed, and the updates that change it."""
+
+    model: str
+    """What the model was called."""
+    model_sha256: str
+    """`weights_hash` of the model it was made for."""
+    prompt: str
+    subject: str
+    target: str
+    updates: tuple[LayerUpdate, ...]
+    source: Path | None = None
+    """The file it was read from."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks that are changed."""
+        return tuple(update.layer for update in self.updates)
+
+
+def write_edit(path: Path, edit: Edit) -> None:
+    """Write an edit, whole or not at all; folders that are lacking are made.
+
+    Raises:
+        LlmcliError: it cannot be written.
+    """
+    values = {
+        f"layers.{update.layer}.{part}": getattr(update, part).float()
+        for update in edit.updates
+        for part in ("read", "write")
+    }
+    about = {
+        "format": FORMAT,
+        "model": edit.model,
+        "model_sha256": edit.model_sha256,
+        "prompt": edit.prompt,
+        "subject": edit.subject,
+        "target": edit.target,
+    }
+    data = io.BytesIO()
+    planned = [Planned(name, torch.float32, tuple(value.shape)) for name, value in values.items()]
+    for _ in write_safetensors(data, planned, values.values(), about):
+        pass
+    try:
+        replace_bytes(path, data.getvalue())
+    except OSError as error:
+        raise LlmcliError(f"{path} could not be written: {error.strerror}.") from None
+
+
+def read_edit(path: Path) -> Edit:
+    """Read an edit and check that it is whole.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no edit.
+        UnsupportedModelError: it is of a later version of the format.
+    """
+    tensors = read_safetensors(path)
+    about = read_metadata(path)
+    kind = about.get("format", "")
+    if kind != FORMAT:
+        if kind.startswith("llmcli.edit/"):
+            raise UnsupportedModelError(f"{path} is an edit of a later version ({kind}) than this program reads.")
+        raise CheckpointError(f"{path} is not an edit; give a file that llm edit has written.")
+    keys = ("model", "model_sha256", "prompt", "subject", "target")
+    if missing := [key for key in keys if key not in about]:
+        raise CheckpointError(f"{path} is a damaged edit: it does not say its {missing[0]}.")
+    found: dict[int, dict[str, Tensor]] = {}
+    with TensorReader() as reader:
+        for name, info in tensors.items():
+            match = _TENSOR.fullmatch(name)
+            if match is None or len(info.shape) != 1 or info.encoding != "F32" or not 0 < info.values <= _LONGEST:
+                raise CheckpointError(f"{path} is a damaged edit: it holds tensors that are no updates.")
+            vector = reader.read_rows(info, 0, info.rows)
+            if not bool(vector.isfinite().all()):
+                raise CheckpointError(f"{path} is a damaged edit: an update is not finite.")
+            found.setdefault(int(match[1]), {})[match[2]] = vector
+    if not found or any(len(parts) != 2 for parts in found.values()):
+        raise CheckpointError(f"{path} is a damaged edit: an update is not whole.")
+    updates = tuple(LayerUpdate(layer, parts["read"], parts["write"]) for layer, parts in sorted(found.items()))
+    return Edit(**{key: about[key] for key in keys}, updates=updates, source=path)
+
+
+def read_edits(
+    checkpoint: Checkpoint, paths: Sequence[Path], progress: Callable[[int, int], None] | None = None
+) -> tuple[Edit, ...]:
+    """The edits in those files, which must have been made for the checkpoint's weights.
+
+    `progress` hears the bytes of the model's files that have been hashed and how many there are.
+
+    Raises:
+        CheckpointError: a file is no edit, or one for other weights.
+    """
+    edits = tuple(map(read_edit, paths))
+    if edits:
+        ours = weights_hash(checkpoint, progress)
+        for edit in edits:
+            if edit.model_sha256 != ours:
+                raise CheckpointError(
+                    f"{edit.source} was made for {edit.model} (weights {edit.model_sha256[:12]}), not for "
+                    f"{checkpoint.name} as it is here ({ours[:12]}). Use that model, or make the edit anew."
+                )
+    return edits
+
+
+@contextmanager
+def edited(model: Transformer, edits: Sequence[Edit]) -> Iterator[None]:
+    """The model with edits inside the block; outside of it, to the last bit the one it was.
+
+    Raises:
+        CheckpointError: an edit does not fit the model.
+    """
+    before = lay_edits_over(model, edits)
+    try:
+        yield
+    finally:
+        for layer, down in before.items():
+            put_back(model.layers[layer].mlp, down)  # type: ignore[arg-type]
+
+
+def lay_edits_over(model: Transformer, edits: Sequence[Edit]) -> Mapping[int, torch.nn.Module]:
+    """Let the model compute with edits; returns what the changed blocks had for an output projection before.
+
+    Raises:
+        CheckpointError: an edit does not fit the model.
+    """
+    before: dict[int, torch.nn.Module] = {}
+    for edit in edits:
+        for update in edit.updates:
+            try:
+                if update.layer >= len(model.layers):
+                    raise ValueError(f"there are only {len(model.layers)} blocks")
+                down = lay_over(model.layers[update.layer].mlp, update.read, update.write)  # type: ignore[arg-type]
+            except ValueError as error:
+                where = edit.source or f"The edit of {edit.subject!r}"
+                raise CheckpointError(f"{where} does not fit the model in block {update.layer}: {error}.") from None
+            before.setdefault(update.layer, down)
+    return before

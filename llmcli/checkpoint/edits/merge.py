@@ -1,0 +1,254 @@
+"""A checkpoint with edits in its weights: a new Hugging Face folder with safetensors, the old one as it was.
+
+A folder of plain numbers keeps its names, its types and all files beside the weights. From a GGUF file or quantised
+weights the values are decoded, and configuration and tokenizer are written as such folders have them; what was written
+is read back and must describe the very same model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llmcli.checkpoint.edits.edit_file import Edit
+from llmcli.checkpoint.files.json_files import read_json_object
+from llmcli.checkpoint.files.safe_paths import inside
+from llmcli.checkpoint.gguf.config import config_values
+from llmcli.checkpoint.gguf.header import read_gguf
+from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
+from llmcli.checkpoint.tensors.parameter_sources import Source
+from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
+from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
+from llmcli.model.parameters import parameters_of
+from llmcli.text.chat.json_text import json_text
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_BESIDE = (".json", ".jinja", ".model", ".txt", ".md")
+_NOT_COPIED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_FOLDER_FORMATS = ("safetensors", "PyTorch")
+# For other programs, which choose their class by it.
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of the new file, and how its values are had."""
+
+    planned: Planned
+    read: Callable[[TensorReader], Tensor]
+
+
+def merge(
+    checkpoint: Checkpoint,
+    edits: Sequence[Edit],
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write `checkpoint` with `edits` in its weights to `folder`, whole or not at all.
+
+    `dtype` is what all weights are stored in; by default what they have, float32 where that is no plain type.
+    `progress` hears the bytes written and how many there will be.
+
+    Raises:
+        LlmcliError: the folder is there already, or cannot be written.
+        CheckpointError: an edit does not fit the model, or a file of it cannot be read.
+        UnsupportedModelError: the model cannot be described as a Hugging Face folder.
+    """
+    if folder.exists():
+        raise LlmcliError(f"{folder} is there already; give a folder that is not.")
+    changes = _changes(checkpoint, edits)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        plain = dtype is None and _keeps_names(checkpoint, changes)
+        tensors = list(_same_tensors(checkpoint, changes) if plain else _all_parameters(checkpoint, changes, dtype))
+        if plain:
+            _copy_beside(checkpoint.path, partial)
+        elif checkpoint.path.is_dir():
+            _describe_folder(checkpoint, partial)
+        else:
+            _describe_gguf(checkpoint, partial)
+        _write(partial / "model.safetensors", tensors, progress)
+        if open_checkpoint(partial).config != checkpoint.config:
+            raise _no_folder(checkpoint)
+        partial.rename(folder)
+    except OSError as error:
+        raise LlmcliError(f"{folder} could not be written: {error.strerror}.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _no_folder(checkpoint: Checkpoint) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{checkpoint.path} cannot be written as a Hugging Face folder: what {checkpoint.format} says of this "
+        f"{checkpoint.family} model has no place in its config.json. Use the edits with -e."
+    )
+
+
+def _changes(checkpoint: Checkpoint, edits: Sequence[Edit]) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """For each parameter that is changed, its updates (read, write)."""
+    shapes = {name: parameter.shape for name, parameter in parameters_of(checkpoint.config).items()}
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for edit in edits:
+        for update in edit.updates:
+            name = f"layers.{update.layer}.mlp.down_proj.weight"
+            if shapes.get(name) != (len(update.write), len(update.read)):
+                where = edit.source or f"The edit of {edit.subject!r}"
+                raise CheckpointError(f"{where} does not fit {checkpoint.name} in block {update.layer}.")
+            found.setdefault(name, []).append((update.read, update.write))
+    return found
+
+
+def _changed(values: Tensor, updates: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The matrix with its updates, added up in float32 and rounded once."""
+    added = values.float()
+    for read, write in updates:
+        added = added.addr(write, read)
+    return added.to(values.dtype)
+
+
+def _keeps_names(checkpoint: Checkpoint, changes: dict[str, list[tuple[Tensor, Tensor]]]) -> bool:
+    """All tensors are plain numbers, and those that are changed lie in their files as in the model."""
+    if checkpoint.format not in _FOLDER_FORMATS:
+        return False
+    if not all(isinstance(tensor, TensorInfo) and tensor.encoding in _DTYPES for tensor in checkpoint.tensors.values()):
+        return False
+    sources = [checkpoint.sources[name] for name in changes]
+    return all(
+        isinstance(source, Source)
+        and source.ranges is None
+        and checkpoint.tensors[source.name].shape == (len(write), len(read))
+        for source, [(read, write), *_] in zip(sources, changes.values(), strict=True)
+    )
+
+
+def _same_tensors(checkpoint: Checkpoint, changes: dict[str, list[tuple[Tensor, Tensor]]]) -> Iterator[_Tensor]:
+    updates = {checkpoint.sources[name].names[0]: found for name, found in changes.items()}
+    for name, stored in checkpoint.tensors.items():
+        assert isinstance(stored, TensorInfo)
+
+        def read(reader: TensorReader, name: str = name, stored: TensorInfo = stored) -> Tensor:
+            values = torch.empty(stored.shape, dtype=_DTYPES[stored.encoding])
+            reader.read_into(stored, values)
+            return _changed(values, updates[name]) if name in updates else values
+
+        yield _Tensor(Planned(name, _DTYPES[stored.encoding], stored.shape), read)
+
+
+def _all_parameters(
+    checkpoint: Checkpoint, changes: dict[str, list[tuple[Tensor, Tensor]]], dtype: torch.dtype | None
+) -> Iterator[_Tensor]:
+    """The parameters of our model, under the names that Hugging Face's have."""
+    asked = dtype or checkpoint.stored_dtype()
+    for name, parameter in parameters_of(checkpoint.config).items():
+        shape, kind = parameter.shape, torch.float32 if parameter.float32 else asked
+
+        def read(
+            reader: TensorReader, name: str = name, shape: tuple[int, ...] = shape, kind: torch.dtype = kind
+        ) -> Tensor:
+            values = torch.empty(shape, dtype=torch.float32)
+            checkpoint.sources[name].read_into(checkpoint.tensors, reader, values)
+            return _changed(values, changes.get(name, ())).to(kind)
+
+        full = name if name.startswith("lm_head.") else f"model.{name}"
+        yield _Tensor(Planned(full, kind, shape), read)
+
+
+def _write(path: Path, tensors: Sequence[_Tensor], progress: Callable[[int, int], None] | None) -> None:
+    planned = [tensor.planned for tensor in tensors]
+    total = sum(plan.nbytes for plan in planned)
+    with TensorReader() as reader, path.open("wb") as file:
+        values = (tensor.read(reader) for tensor in tensors)
+        for done in write_safetensors(file, planned, values, {"format": "pt"}):
+            if progress is not None:
+                progress(done, total)
+
+
+def _copy_beside(folder: Path, to: Path) -> None:
+    """Everything but the weights. A link that leads outside the model is refused: who made it may want a secret."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and (path.suffix in _BESIDE or path.stem.upper() == "LICENSE"):
+            if path.name not in _NOT_COPIED:
+                shutil.copyfile(inside(folder, path.name), to / path.name)
+        elif path.name == "additional_chat_templates" and path.is_dir():
+            (to / path.name).mkdir()
+            for each in sorted(inside(folder, path.name).glob("*.jinja")):
+                shutil.copyfile(inside(path, each.name), to / path.name / each.name)
+
+
+def _describe_folder(checkpoint: Checkpoint, to: Path) -> None:
+    path = checkpoint.path / "config.json"
+    if checkpoint.format not in _FOLDER_FORMATS or not path.exists():
+        raise UnsupportedModelError(
+            f"{checkpoint.path} is in the format of its makers ({checkpoint.format}), whose description is none that a "
+            "Hugging Face folder could have. Merge the Hugging Face version of the model, or use the edits with -e."
+        )
+    _copy_beside(checkpoint.path, to)
+    config = {key: value for key, value in read_json_object(path).items() if key != "quantization_config"}
+    _write_json(to / "config.json", config)
+
+
+def _describe_gguf(checkpoint: Checkpoint, to: Path) -> None:
+    """Configuration, tokenizer and defaults as a folder has them."""
+    header = read_gguf(checkpoint.path)
+    # Divisors of the rotation's frequencies, as Llama 3.1 has them: the rule they were made by is not in the file.
+    if any(name.startswith("rope_") for name in header.tensors):
+        raise _no_folder(checkpoint)
+
+    def read_values(name: str) -> tuple[float, ...]:
+        info = header.tensors[name]
+        with TensorReader() as reader:
+            return tuple(reader.read_rows(info, 0, info.rows).float().flatten().tolist())
+
+    model_type, values = config_values(header, read_values)
+    text = checkpoint.read_text_parts()
+    stops = sorted(text.stop_ids)
+    config = {key: value for key, value in values.items() if value is not None} | {
+        "model_type": model_type,
+        "tie_word_embeddings": checkpoint.config.tie_embeddings,
+        "attention_bias": any("self_attn.q_proj.bias" in name for name in checkpoint.sources),
+        "mlp_bias": checkpoint.config.mlp_bias,
+        "bos_token_id": text.tokenizer.bos_id,
+        "eos_token_id": stops,
+    }
+    if architectures := _ARCHITECTURES.get(model_type):
+        config["architectures"] = [architectures]
+    _write_json(to / "config.json", config)
+    (to / "tokenizer.json").write_text(text.tokenizer.to_json(), encoding="utf-8")
+    about: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **text.tokenizer.special_tokens}
+    if text.templates:
+        named = [{"name": name, "template": template} for name, template in text.templates.items()]
+        only = len(text.templates) == 1
+        about["chat_template"] = text.templates.get("default") if only and "default" in text.templates else named
+    _write_json(to / "tokenizer_config.json", about)
+    defaults = dict(text.generation_defaults)
+    if "repeat_penalty" in defaults:
+        defaults["repetition_penalty"] = defaults.pop("repeat_penalty")
+    greedy = {"do_sample": False} if defaults.get("temperature") == 0 else {}
+    if greedy:
+        # transformers refuses a temperature of 0.
+        del defaults["temperature"]
+    _write_json(to / "generation_config.json", {"eos_token_id": stops, **greedy, **defaults})
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json_text(values, indent=2) + "\n", encoding="utf-8")

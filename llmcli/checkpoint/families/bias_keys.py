@@ -1,0 +1,51 @@
+"""Keys of `config.json` that switch the biases of linear layers off, although the files may hold them.
+
+Tools that quantise models write a bias of zeros for every matrix, and a model trained from another may keep tensors it
+has no use for. `transformers` builds the layers that the configuration asks for and passes over other tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+
+Tensor = TypeVar("Tensor")
+
+_ATTENTION = r".*\.(self_attn|attn|attention)\."
+_QKV = re.compile(
+    _ATTENTION + r"(q_proj|k_proj|v_proj|qkv_proj|q_a_proj|kv_a_proj_with_mqa|c_attn|query_key_value)\.bias"
+)
+_OUTPUT = re.compile(_ATTENTION + r"(o_proj|dense|c_proj)\.bias")
+_MLP = re.compile(r".*\.(mlp|feed_forward)\.(gate_proj|up_proj|down_proj|gate_up_proj|c_fc|c_proj)\.bias")
+
+
+@dataclass(frozen=True)
+class BiasKeys:
+    """For each kind of layer the key that is false where the model has no such bias; None: no key says so."""
+
+    qkv: str | None = "attention_bias"
+    output: str | None = "attention_bias"
+    mlp: str | None = "mlp_bias"
+
+
+ALWAYS = BiasKeys(None, None, None)
+"""Of families whose biases are not optional."""
+
+
+def without_unwanted_biases(tensors: Mapping[str, Tensor], keys: ConfigKeys, biases: BiasKeys) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint but for the biases that its `config.json` says the model has not.
+
+    A key that is absent switches nothing off: the files tell.
+
+    Raises:
+        CheckpointError: a key that is neither true nor false.
+    """
+    patterns = ((biases.qkv, _QKV), (biases.output, _OUTPUT), (biases.mlp, _MLP))
+    off = [pattern for key, pattern in patterns if key is not None and key in keys.values and not keys.flag(key)]
+    if not off:
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if not any(pattern.fullmatch(name) for pattern in off)}

@@ -1,0 +1,165 @@
+"""Rotary position keys of `config.json`, in the three generations that exist.
+
+Up to transformers 4: `rope_theta` and `rope_scaling` at top level. From 5: one `rope_parameters` object, flat or nested
+by layer type. A few families have names of their own. Which wins when several are there follows transformers 5.23.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeConfig,
+    RopeScaling,
+    YarnScaling,
+)
+
+LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
+
+
+@dataclass(frozen=True)
+class RopeRules:
+    """What a family's rotation has beside what its `config.json` says."""
+
+    scaled_layers_only: str | None = None
+    """The only layer type that a scaling at top level is meant for; None: all."""
+    local_theta: str | float | None = None
+    """Theta of the other layer types: the key that holds it, or the number itself."""
+    by_layer_type: bool = False
+    """`rope_parameters` holds one object for each layer type; the others know a single rotation."""
+    partial: bool = False
+    """Part of a head may be rotated; the others rotate whole heads."""
+    float32: bool = False
+    old_names: tuple[tuple[str, str], ...] = ()
+    """Names of scalings that older files of the family use: theirs, and today's."""
+
+
+def rope_config(
+    keys: ConfigKeys, rules: RopeRules, *, head_dim: int, context_length: int, layer_type: str
+) -> RopeConfig:
+    """The rotation of layers of kind `layer_type` ("full_attention", "sliding_attention", "chunked_attention")."""
+    own = rope_section(keys, layer_type)
+    elsewhere = rules.scaled_layers_only not in (None, layer_type)
+    unscaled = elsewhere and not _is_nested(keys)
+    if not unscaled and own.get("rope_theta") is not None:
+        theta = own.number("rope_theta")
+    elif elsewhere and isinstance(rules.local_theta, float):
+        theta = rules.local_theta
+    else:
+        theta = keys.number(rules.local_theta if elsewhere and isinstance(rules.local_theta, str) else "rope_theta")
+    partial = own if own.get("partial_rotary_factor") is not None else keys
+    share = partial.optional_positive("partial_rotary_factor") or 1.0
+    rotary_dim = int(head_dim * share)
+    if theta <= 1 or not 0 < rotary_dim <= head_dim or rotary_dim % 2:
+        raise CheckpointError(f"{keys.path} asks for a rotation of {rotary_dim} of {head_dim} values, theta {theta}.")
+    scaling = None if unscaled else _scaling(keys, own, rules, context_length, rotary_dim)
+    return RopeConfig(theta, rotary_dim, scaling, rules.float32)
+
+
+def rope_section(keys: ConfigKeys, layer_type: str) -> ConfigKeys:
+    """The keys of the rotation of one layer type, without those at top level."""
+    found = _found(keys)
+    return (found.section(layer_type) or ConfigKeys({}, keys.path)) if _is_nested(keys) else found
+
+
+def stretched_context(keys: ConfigKeys, context_length: int) -> int:
+    """The context that the scaling makes possible, where `max_position_embeddings` may not tell."""
+    own = rope_section(keys, "full_attention")
+    kind, factor = own.text("rope_type") or own.text("type"), own.optional_positive("factor")
+    if factor is None or kind not in ("yarn", "dynamic"):
+        return context_length
+    original = _original_context(keys, own, context_length) if kind == "yarn" else context_length
+    return max(context_length, int(min(original * factor, 1 << 30)))
+
+
+def _found(keys: ConfigKeys) -> ConfigKeys:
+    # A non-empty `rope_scaling` replaces `rope_parameters` whole. Null means the family's default, as absence does.
+    found = keys.section("rope_scaling") or keys.section("rope_parameters")
+    if found is None and keys.get("rope_parameters") is None:
+        found = ConfigKeys(keys.defaults, keys.path).section("rope_parameters")
+    return found or ConfigKeys({}, keys.path)
+
+
+def _is_nested(keys: ConfigKeys) -> bool:
+    return any(name in _found(keys).values for name in LAYER_TYPES)
+
+
+def original_context(keys: ConfigKeys, layer_type: str, context_length: int) -> int:
+    """The number of positions that the model was trained on before its context was stretched."""
+    return _original_context(keys, rope_section(keys, layer_type), context_length)
+
+
+def _original_context(keys: ConfigKeys, own: ConfigKeys, context_length: int) -> int:
+    # Written at top level by some families (Phi-3), where it overrides the one inside, unless that is of a layer type.
+    outer = None if _is_nested(keys) else keys.optional_integer("original_max_position_embeddings")
+    return outer or own.optional_integer("original_max_position_embeddings") or context_length
+
+
+def _scaling(
+    keys: ConfigKeys, own: ConfigKeys, rules: RopeRules, context_length: int, rotary_dim: int
+) -> RopeScaling | None:
+    kind = own.text("rope_type") or own.text("type") or "default"
+    kind = dict(rules.old_names).get(kind, kind)
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return LinearScaling(own.positive("factor"))
+    if kind == "dynamic" and rotary_dim > 2:
+        return DynamicScaling(own.positive("factor"), context_length)
+    original = _original_context(keys, own, context_length)
+    if kind == "llama3":
+        low, high = own.positive("low_freq_factor"), own.positive("high_freq_factor")
+        return Llama3Scaling(own.positive("factor"), low, high, original)
+    if kind == "yarn":
+        factor = own.optional_positive("factor") or context_length / original
+        return YarnScaling(
+            factor=factor,
+            original_context=original,
+            beta_fast=own.positive("beta_fast") if own.get("beta_fast") else 32.0,
+            beta_slow=own.positive("beta_slow") if own.get("beta_slow") else 1.0,
+            attention_factor=_yarn_attention_factor(own, factor),
+            truncate=_is_nested(keys) or own.get("truncate") is not False,
+        )
+    if kind in ("longrope", "su"):
+        return _longrope(own, original, context_length, rotary_dim)
+    raise UnsupportedModelError(
+        f"{keys.path} asks for {kind!r} rotary position scaling; "
+        "supported are default, linear, dynamic, llama3, yarn and longrope."
+    )
+
+
+def _longrope(own: ConfigKeys, original: int, context_length: int, rotary_dim: int) -> LongRopeScaling:
+    short, long = own.numbers("short_factor"), own.numbers("long_factor")
+    for name, divisors in (("short_factor", short), ("long_factor", long)):
+        if len(divisors) != rotary_dim // 2:
+            raise CheckpointError(
+                f"{own.path}: {name} has {len(divisors)} values; a rotation of {rotary_dim} needs {rotary_dim // 2}."
+            )
+    if original < 2:
+        raise CheckpointError(f"{own.path}: a rotation cannot be stretched from a context of {original} tokens.")
+    factor = own.optional_positive("factor") or context_length / original
+    attention_factor = own.optional_positive("attention_factor")
+    if attention_factor is None:
+        attention_factor = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return LongRopeScaling(short, long, original, attention_factor)
+
+
+def _yarn_attention_factor(own: ConfigKeys, factor: float) -> float:
+    given = own.optional_positive("attention_factor")
+    if given is not None:
+        return given
+    if own.get("mscale") and own.get("mscale_all_dim"):
+        return yarn_mscale(factor, own.positive("mscale")) / yarn_mscale(factor, own.positive("mscale_all_dim"))
+    return yarn_mscale(factor, 1.0)
+
+
+def yarn_mscale(factor: float, scale: float) -> float:
+    """The temperature YaRN gives attention: `0.1 scale ln(factor) + 1` (arXiv:2309.00071, eq. 22)."""
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

@@ -1,0 +1,98 @@
+"""Values of `config.json` that `transformers` computes with and this program does not: each is refused by its key.
+
+What is neither read, nor refused here or in `refusals`, nor in the lists of `harmless_keys` is a key that no
+configuration class of `transformers` has: the reference passes over it, and so does this program.
+"""
+
+from __future__ import annotations
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.rope import LAYER_TYPES
+from llmcli.errors import UnsupportedModelError
+
+# What older files call a layer that attends to everything.
+OLD_LAYER_TYPES = {"attention": "full_attention"}
+
+_LONGEST_VALUE = 120
+
+# Keys within a rotation that some model's own code multiplies frequencies or scores by, and `transformers` does not.
+# Null and these values leave a rotation as it is.
+_ROTATION_KEYS: dict[str, tuple[object, ...]] = {
+    "attn_factor": (1,),
+    "extrapolation_factor": (1,),
+    "ext_factor": (1,),
+    "alpha": (),
+    "short_mscale": (),
+    "long_mscale": (),
+}
+
+
+def refuse_other_values(keys: ConfigKeys, model_type: str, family: Family) -> None:
+    """Do nothing if the model's family computes what every key asks for; `keys` have the family's defaults.
+
+    Raises:
+        UnsupportedModelError: with the key and its value.
+    """
+    for key, values in family.only.items():
+        if (value := keys.get(key)) is not None and value not in values:
+            raise _unsupported(keys, model_type, key, value)
+    if keys.values.get("kv_sharing_modes"):
+        raise _unsupported(keys, model_type, "kv_sharing_modes", keys.values["kv_sharing_modes"])
+    _refuse_layer_types(keys, model_type, family)
+    _refuse_rotations(keys, model_type, family)
+
+
+def _refuse_layer_types(keys: ConfigKeys, model_type: str, family: Family) -> None:
+    listed = keys.get("layer_types")
+    if family.lists_layer_types or not isinstance(listed, list):
+        return
+    kinds = [OLD_LAYER_TYPES.get(str(kind), str(kind)) for kind in listed]
+    # Of a list of the wrong length the error is raised where layers are built.
+    if len(kinds) == keys.optional_integer("num_hidden_layers") and kinds != family.layer_types(keys, len(kinds)):
+        raise _unsupported(
+            keys, model_type, "layer_types", listed, "its layers are all of one kind, which its window decides"
+        )
+
+
+def _refuse_rotations(keys: ConfigKeys, model_type: str, family: Family) -> None:
+    for name in ("rope_scaling", "rope_parameters"):
+        found = keys.values.get(name)
+        if not isinstance(found, dict) or not found:
+            continue
+        nested = any(kind in found for kind in LAYER_TYPES)
+        if nested and (name == "rope_scaling" or not family.rope.by_layer_type):
+            raise _unsupported(keys, model_type, name, found, "all its layers rotate alike")
+        if family.rope.by_layer_type and name == "rope_parameters" and not nested:
+            raise _unsupported(keys, model_type, name, found, "each kind of layer has a rotation of its own")
+        if family.rope.by_layer_type and name == "rope_scaling":
+            if keys.values.get("rope_parameters"):
+                raise _unsupported(keys, model_type, name, found, "it has rope_parameters as well")
+            if "rope_type" not in found and found.get("type") not in (None, "default"):
+                raise _unsupported(keys, model_type, f"{name}.type", found["type"], "the key must be rope_type")
+        parts = [part for part in found.values() if isinstance(part, dict)] if nested else [found]
+        for part in parts:
+            _refuse_rotation(ConfigKeys(part, keys.path), name, model_type, family)
+    _refuse_partial(keys, "", model_type, family)
+
+
+def _refuse_rotation(part: ConfigKeys, name: str, model_type: str, family: Family) -> None:
+    for key, values in _ROTATION_KEYS.items():
+        if (value := part.get(key)) is not None and value not in values:
+            raise _unsupported(part, model_type, f"{name}.{key}", value)
+    _refuse_partial(part, f"{name}.", model_type, family)
+
+
+def _refuse_partial(keys: ConfigKeys, prefix: str, model_type: str, family: Family) -> None:
+    share = keys.values.get("partial_rotary_factor")
+    if not family.rope.partial and share not in (None, 1):
+        raise _unsupported(keys, model_type, f"{prefix}partial_rotary_factor", share, "it rotates whole heads")
+
+
+def _unsupported(keys: ConfigKeys, model_type: str, key: str, value: object, why: str = "") -> UnsupportedModelError:
+    text = repr(value)
+    text = text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
+    why = f": {why}" if why else ""
+    return UnsupportedModelError(
+        f"{keys.path} has {key} = {text}, which is not supported for a model of type {model_type!r}{why}."
+    )

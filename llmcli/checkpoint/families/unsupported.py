@@ -1,0 +1,93 @@
+"""Models that this program cannot run, each with the reason: said before any weight is read."""
+
+from __future__ import annotations
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.errors import UnsupportedModelError
+
+_RECURRENT = "layers with a recurrent state"
+_SPARSE = "attention that an index selects keys for"
+_ALIBI = "attention biased by distance (ALiBi)"
+_ENCODER = "an encoder"
+_PER_LAYER = "embeddings for each layer and caches shared by layers"
+
+_REASONS: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "mamba",
+            "mamba2",
+            "falcon_mamba",
+            "jamba",
+            "bamba",
+            "zamba",
+            "zamba2",
+            "falcon_h1",
+            "nemotron_h",
+            "recurrent_gemma",
+            "rwkv",
+            "rwkv5",
+            "rwkv6",
+            "rwkv7",
+            "xlstm",
+            "qwen3_next",
+            "qwen3_5",
+            "qwen3_5_text",
+            "qwen3_5_moe",
+            "qwen3_5_moe_text",
+            "lfm2",
+            "lfm2_moe",
+            "minimax",
+            "kimi_linear",
+            "olmo_hybrid",
+            "bailing_hybrid",
+            "zaya",
+        ),
+        _RECURRENT,
+    ),
+    **dict.fromkeys(("deepseek_v32", "deepseek_v4", "glm_moe_dsa", "minimax_m3"), _SPARSE),
+    **dict.fromkeys(("mpt", "bloom"), _ALIBI),
+    **dict.fromkeys(("t5", "mt5", "bart", "mbart", "pegasus", "marian", "whisper", "t5gemma"), _ENCODER),
+    **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), _PER_LAYER),
+    **dict.fromkeys(("bert", "roberta", "deberta", "modernbert"), "attention to later tokens"),
+    "phimoe": "experts chosen by sparse mixing",
+    "phi3small": "block-sparse attention",
+}
+_STATE_TYPES = ("mamba", "linear_attention", "conv", "hybrid", "recurrent")
+_STATE_KEYS = ("ssm_", "linear_conv")
+
+
+def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
+    """Do nothing if nothing in `config.json` is known to be out of reach.
+
+    Raises:
+        UnsupportedModelError: with what the model has that this program does not.
+    """
+    if model_type in _REASONS:
+        raise _unsupported(keys, model_type, _REASONS[model_type])
+    # Mamba keys also stand in the files of Granite hybrids that have no such layer: their layer types tell.
+    kinds = keys.get("layer_types") or keys.get("layers_block_type")
+    if isinstance(kinds, list):
+        states = [index for index, kind in enumerate(kinds) if any(name in str(kind) for name in _STATE_TYPES)]
+        if states:
+            some = ", ".join(map(str, states[:4])) + (", ..." if len(states) > 4 else "")
+            raise _unsupported(keys, model_type, f"{_RECURRENT} ({kinds[states[0]]} in layer {some})")
+    elif model_type == "granitemoehybrid":
+        raise _unsupported(keys, model_type, f"{_RECURRENT} (in every layer, as layer_types is not given)")
+    for name in keys.values:
+        if name.startswith(_STATE_KEYS):
+            raise _unsupported(keys, model_type, f"{_RECURRENT} ({name})")
+    if keys.get("is_causal") is False or keys.get("use_bidirectional_attention") in (True, "all"):
+        raise _unsupported(keys, model_type, "attention to later tokens, so it embeds texts and does not write them")
+    if keys.get("alibi") is True:
+        raise _unsupported(keys, model_type, _ALIBI)
+    if keys.get("per_layer_config"):
+        raise _unsupported(keys, model_type, "layers of different sizes (per_layer_config)")
+    if keys.get("is_encoder_decoder") is True:
+        raise _unsupported(keys, model_type, _ENCODER)
+
+
+def _unsupported(keys: ConfigKeys, model_type: str | None, what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{keys.path} describes a model of type {model_type!r}, which has {what}; "
+        "this program runs decoders with attention layers only."
+    )

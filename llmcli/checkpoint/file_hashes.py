@@ -1,0 +1,120 @@
+"""The SHA-256 of a model's files: what says, later or elsewhere, that these are the same weights.
+
+Reading gigabytes takes seconds, so hashes are kept in the platform's cache directory; a file whose size and time of
+change are as they were is taken to be the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.files.weight_file import WeightFile
+from llmcli.checkpoint.huggingface.torch_pickles import TorchTensor
+from llmcli.checkpoint.native.weights import SplitTensor
+from llmcli.checkpoint.quantized.base import QuantisedTensor
+from llmcli.checkpoint.tensors.parameter_sources import Stored
+from llmcli.checkpoint.tensors.reader import TensorInfo
+from llmcli.files import replace_text
+
+_PIECE = 4 << 20
+_TEXT_SUFFIXES = (".json", ".jinja", ".model")
+_MOST_REMEMBERED = 1000
+
+
+def file_hashes(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
+    """The SHA-256, in hexadecimal, of each file that decides what the model says, by its name.
+
+    These are the files of its weights and, in a folder, those of its configuration and tokenizer. `progress` hears
+    the bytes that have been hashed and how many there are; nothing where all is known.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    paths = sorted(_files(checkpoint))
+    known = _remembered()
+    marks = {path: _mark(path) for path in paths}
+    new = [path for path in paths if known.get(str(path.resolve()), [None])[:-1] != marks[path]]
+    done, total = 0, sum(path.stat().st_size for path in new)
+    for path in new:
+        digest = hashlib.sha256()
+        for piece in _pieces(path):
+            digest.update(piece)
+            done += len(piece)
+            if progress is not None:
+                progress(done, total)
+        known[str(path.resolve())] = [*marks[path], digest.hexdigest()]
+    if new:
+        _remember(known)
+    return {path.name: str(known[str(path.resolve())][-1]) for path in paths}
+
+
+def weights_hash(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> str:
+    """One SHA-256, in hexadecimal, for all files of a model's weights, whatever they are called.
+
+    `progress` is that of `file_hashes`.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    weights = {path.name for path in _weights(checkpoint)}
+    hashes = file_hashes(checkpoint, progress)
+    together = "\n".join(sorted(hashes[name] for name in weights))
+    return hashlib.sha256(together.encode()).hexdigest()
+
+
+def remembered_hashes_path() -> Path:
+    """Where hashes are kept."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("llmcli", appauthor=False)) / "hashes.json"
+
+
+def _files(checkpoint: Checkpoint) -> set[Path]:
+    weights = _weights(checkpoint)
+    if not checkpoint.path.is_dir():
+        return weights
+    beside = {path for path in checkpoint.path.iterdir() if path.suffix in _TEXT_SUFFIXES and path.is_file()}
+    return weights | beside
+
+
+def _weights(checkpoint: Checkpoint) -> set[Path]:
+    return {path for stored in checkpoint.tensors.values() for path in _paths(stored)}
+
+
+def _paths(stored: Stored) -> Iterator[Path]:
+    if isinstance(stored, TensorInfo | TorchTensor):
+        yield stored.path
+    elif isinstance(stored, QuantisedTensor | SplitTensor):
+        for part in stored.parts:
+            yield part.path
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with WeightFile(path) as file:
+        for offset in range(0, file.size, _PIECE):
+            yield file.read(offset, _PIECE)
+
+
+def _mark(path: Path) -> list[object]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _remembered() -> dict[str, list[object]]:
+    try:
+        found = json.loads(remembered_hashes_path().read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {path: entry for path, entry in entries if isinstance(entry, list) and len(entry) == 3}
+
+
+def _remember(known: dict[str, list[object]]) -> None:
+    """Write the hashes down, the newest last; where that is not possible they are computed again."""
+    with suppress(OSError):
+        replace_text(remembered_hashes_path(), json.dumps(dict(list(known.items())[-_MOST_REMEMBERED:]), indent=1))

@@ -1,0 +1,157 @@
+"""Which of the layouts a model's folder has, and its tensors and configuration in the terms of one of them.
+
+There are three: Hugging Face's with safetensors, the same with files of `torch.save`, and that of Mistral's and Meta's
+own releases. Some repositories hold the same weights in several: `model_files` says which are read.
+
+Safetensors are read without torch, so that their faults are reported before torch is imported. Files of
+`torch.save` need it: only `torch.load(weights_only=True)` reads a pickle without running what is in it. The readers of
+what is rarer are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.checkpoint.families.bias_keys import without_unwanted_biases
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.files.json_files import read_json_object
+from llmcli.checkpoint.files.model_files import WeightFiles, no_weights, weight_files
+from llmcli.checkpoint.files.model_folder import FolderIndexes, file_names, read_weights
+from llmcli.checkpoint.files.weight_file import shown
+from llmcli.checkpoint.huggingface.config import Described, described, model_config, tensor_names
+from llmcli.checkpoint.huggingface.names import TensorNames, belongs_to_model, is_ignored_name
+from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
+from llmcli.checkpoint.native.params import hf_keys
+from llmcli.checkpoint.quantized.settings import quantisation_settings
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.errors import UnsupportedModelError
+from llmcli.model import ModelConfig
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint.huggingface.torch_pickles import TorchTensor
+    from llmcli.checkpoint.tensors.parameter_sources import Stored
+
+_ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """What a model's folder says and holds; no weights have been read."""
+
+    format: str
+    keys: ConfigKeys
+    """Of `config.json`, or of `params.json` in its terms."""
+    description: Described
+    tensors: Mapping[str, Stored]
+    names: TensorNames
+    config: ModelConfig
+    ignored: Callable[[str], bool] = is_ignored_name
+    """A tensor of that name is not needed to generate text."""
+    belongs: Callable[[str], bool] = belongs_to_model
+    """A tensor of that name looks like a part of a language model."""
+    notes: tuple[str, ...] = ()
+    """Which files beside the weights are passed over."""
+
+
+def read_folder(folder: Path) -> FolderContents | None:
+    """Read a folder's configuration and the headers of its weights; None if it is not a folder of these layouts.
+
+    Raises:
+        CheckpointError: files that are broken or contradict each other.
+        UnsupportedModelError: a kind of model or format this program cannot run.
+    """
+    names = file_names(folder)
+    indexes = FolderIndexes(folder)
+    weights = weight_files(names, indexes.shards, where=str(folder))
+    if weights is None:
+        ggufs = any(name.lower().endswith(".gguf") for name in names)
+        if _ADAPTER in names and not ggufs:
+            raise _only_an_adapter(folder)
+        if "config.json" in names and not ggufs:
+            # What the configuration says may be the graver fault.
+            described(ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json"))
+            raise no_weights(names, str(folder))
+        return None
+    if weights.config == "params.json":
+        return _read_native(folder, list(weights.files))
+    keys = ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json")
+    description = described(keys)
+    tensors: Mapping[str, Stored]
+    if weights.layout == "safetensors":
+        tensors = _unquantised(read_weights(indexes, weights, read_safetensors), keys, folder)
+    else:
+        tensors = _read_torch(indexes, weights, keys)
+    tensors = without_unwanted_biases(tensors, description.keys, description.family.biases)
+    tensor_map = tensor_names(description, tensors)
+    config = model_config(description, tensor_map)
+    return FolderContents(weights.layout, keys, description, tensors, tensor_map, config, notes=weights.notes)
+
+
+def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, Stored]:
+    if quantisation_settings(tensors, keys, folder) is None:
+        return tensors
+    from llmcli.checkpoint.quantized.detect import unquantised
+
+    return unquantised(tensors, keys, folder)
+
+
+def _read_torch(indexes: FolderIndexes, weights: WeightFiles, keys: ConfigKeys) -> dict[str, TorchTensor]:
+    from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file, without_shared_head
+
+    text = keys.section("text_config")
+    if keys.section("quantization_config") or (text is not None and text.section("quantization_config")):
+        raise _quantised_pickles(indexes.folder)
+    tensors = read_weights(indexes, weights, read_torch_file)
+    if any(name.endswith(".qweight") for name in tensors):
+        raise _quantised_pickles(indexes.folder)
+    return tensors if keys.get("tie_word_embeddings") is False else without_shared_head(tensors)
+
+
+def _read_native(folder: Path, files: list[str]) -> FolderContents:
+    from llmcli.checkpoint.native.weights import (
+        NativeNames,
+        embedding_rows,
+        is_ignored_native,
+        read_native_safetensors,
+        read_native_torch,
+    )
+
+    path = folder / "params.json"
+    params = ConfigKeys(read_json_object(path), path)
+    if files[0].endswith(".safetensors"):
+        stored = read_native_safetensors(folder, files)
+        keys = hf_keys(params, embedding_rows(stored, folder / files[0]))
+        tensors, layout = _unquantised(stored, keys, folder), "consolidated safetensors"
+    else:
+        tensors = read_native_torch(folder, files, params.integer("dim"))
+        keys = hf_keys(params, embedding_rows(tensors, folder / files[0]))
+        layout = "consolidated PyTorch"
+        if keys.section("quantization_config"):
+            raise _quantised_pickles(folder)
+    description = described(keys)
+    # As Meta stores them, rows that are rotated together stand side by side.
+    description = replace(description, family=replace(description.family, paired=True))
+    names = NativeNames(tensors)
+    config = model_config(description, names)
+    return FolderContents(
+        layout, keys, description, tensors, names, config, is_ignored_native, belongs=lambda name: True
+    )
+
+
+def _quantised_pickles(folder: Path) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{folder} holds quantised weights in PyTorch files, which are not supported; "
+        "use a safetensors or GGUF version of the model."
+    )
+
+
+def _only_an_adapter(folder: Path) -> UnsupportedModelError:
+    base = ConfigKeys(read_json_object(folder / _ADAPTER), folder / _ADAPTER).get("base_model_name_or_path")
+    model = f"the model {shown(base)}" if isinstance(base, str) and base else "another model"
+    return UnsupportedModelError(
+        f"{folder} holds only an adapter (LoRA) for {model}, and adapters are not supported; merge it into that model "
+        "(`merge_and_unload` of the peft library), save the result and use that."
+    )

@@ -1,0 +1,191 @@
+"""From the metadata of a GGUF file to a `ModelConfig`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.registry import FAMILIES
+from llmcli.checkpoint.families.rules import FULL, SLIDING
+from llmcli.checkpoint.gguf.families import Architecture, architecture_of, has_experts
+from llmcli.checkpoint.gguf.header import GGUFHeader
+from llmcli.checkpoint.gguf.keys import ArchitectureKeys
+from llmcli.checkpoint.gguf.rope import ReadValues, frequency_divisors, rope_parameters
+from llmcli.checkpoint.gguf.unread_keys import refuse_unread_values
+from llmcli.checkpoint.huggingface.config import Described, model_config
+from llmcli.checkpoint.huggingface.names import TensorNames
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model import ExpertsConfig, FrequencyFactors, LayerConfig, ModelConfig
+
+# Numbers that stand for what turns router outputs into weights.
+_GATING = {1: ("softmax", "softmax_of_chosen"), 2: ("sigmoid", "sigmoid_of_chosen"), 3: ("softmax_of_chosen",)}
+_LARGEST_HEAD = 1 << 16
+_MOST_EXPERTS = 10_000
+# The biases that a model has or has not, by the names of the other format.
+_BIASES = {
+    "self_attn.q_proj": ("attn_q", "attn_qkv", "attn_q_a", "attn_kv_a_mqa"),
+    "self_attn.o_proj": ("attn_output",),
+    "mlp.down_proj": ("ffn_down", "ffn_down_shexp"),
+}
+
+
+def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
+    """The model that a GGUF file describes; `read` gives the values of the small tensors that belong to the rotation.
+
+    Raises:
+        UnsupportedModelError: an unknown architecture or rotation, layers of different sizes, recurrent layers.
+        CheckpointError: missing or contradictory sizes.
+    """
+    architecture, keys = architecture_of(header)
+    model_type, values = _config_values(architecture, keys, read)
+    family = FAMILIES[model_type]
+    description = Described(model_type, family, ConfigKeys(values, header.path, family.defaults))
+    config = model_config(description, _names(header))
+    layers = tuple(_layer(header, keys, layer, index) for index, layer in enumerate(config.layers))
+    refuse_unread_values(keys)
+    rope = next((layer.rope for layer in layers if layer.rope is not None), None)
+    divisors = None if rope is None else frequency_divisors(header, read, rope.rotary_dim // 2)
+    if divisors is not None:
+        layers = tuple(_divided(layer, FrequencyFactors(divisors)) for layer in layers)
+    return replace(config, layers=layers)
+
+
+def config_values(header: GGUFHeader, read: ReadValues) -> tuple[str, dict[str, Any]]:
+    """The `model_type` of a GGUF file, and what a `config.json` of that family would say of the model.
+
+    Raises:
+        UnsupportedModelError: an unknown architecture or rotation.
+        CheckpointError: missing or contradictory sizes.
+    """
+    return _config_values(*architecture_of(header), read)
+
+
+def _config_values(architecture: Architecture, keys: ArchitectureKeys, read: ReadValues) -> tuple[str, dict[str, Any]]:
+    model_type = architecture.family if isinstance(architecture.family, str) else architecture.family(keys)
+    values = _values(keys, architecture, model_type, FAMILIES[model_type])
+    values |= architecture.derived(keys)
+    values["rope_parameters"] = rope_parameters(keys, model_type, read)
+    _add_rotated_share(keys, values)
+    rope = values["rope_parameters"]
+    if FAMILIES[model_type].rope.by_layer_type:
+        # A scaling is for the layers that attend to everything.
+        own = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        local = own | {"rope_type": "default", "rope_theta": values.get("rope_local_base_freq", rope["rope_theta"])}
+        values["rope_parameters"] = {FULL: rope, SLIDING: local}
+    elif "original_max_position_embeddings" in rope:
+        # Some families have a default at top level, which would override the one within.
+        values["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
+    return model_type, values
+
+
+def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str, family: Family) -> dict[str, Any]:
+    """What the file says itself, as a `config.json` of that family would. Nothing is left to defaults but constants."""
+    header = keys.header
+    hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
+    head_dim = keys.integer("attention.key_length", None if hidden % heads else hidden // heads)
+    if head_dim > _LARGEST_HEAD:
+        raise CheckpointError(f"{header.path} has heads of {head_dim} values, which no model has.")
+    latent = keys.optional_integer("attention.kv_lora_rank")
+    if latent is None and keys.integer("attention.value_length", head_dim) != head_dim:
+        raise UnsupportedModelError(f"{header.path} has values of another size than its keys, which is not supported.")
+    experts = keys.optional_integer("expert_count", maximum=_MOST_EXPERTS)
+    dense = keys.optional_integer("feed_forward_length")
+    single = keys.optional_integer("expert_feed_forward_length") or dense
+    inner = dense if architecture.dense_size or not keys.optional_integer("expert_count") else single
+    inner = inner or single
+    if inner is None:
+        # Missing, or zero.
+        inner = keys.integer("feed_forward_length")
+    eps = "layer_norm_rms_epsilon" if family.norm.kind == "rms" else "layer_norm_epsilon"
+    embedding = header.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CheckpointError(f"{header.path} has no matrix token_embd.weight, which every model needs.")
+    shared = header.tensors.get(f"blk.{_first_expert_layer(keys)}.ffn_up_shexp.weight")
+    return {
+        "vocab_size": embedding.shape[0],
+        "hidden_size": hidden,
+        "num_hidden_layers": keys.layers(),
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.integer("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": keys.integer("context_length"),
+        "rms_norm_eps": keys.number(f"attention.{eps}"),
+        "num_experts": experts,
+        "num_experts_per_tok": keys.integer("expert_used_count") if experts else None,
+        "moe_intermediate_size": single,
+        "shared_expert_intermediate_size": 0 if shared is None else shared.rows,
+        "shared_intermediate_size": 0 if shared is None else shared.rows,
+        "intermediate_size": inner,
+        **_windows(keys, architecture, model_type),
+    }
+
+
+def _windows(keys: ArchitectureKeys, architecture: Architecture, model_type: str) -> dict[str, Any]:
+    """The window, and which layers have it, where the file tells."""
+    if not architecture.window:
+        return {"sliding_window": None}
+    if model_type == "gemma2" and not keys.has("attention.sliding_window"):
+        return {}
+    window = keys.optional_integer("attention.sliding_window")
+    key = "attention.sliding_window_pattern"
+    if window is None or not keys.has(key):
+        return {"sliding_window": window}
+    pattern = keys.header.metadata[f"{keys.architecture}.{key}"]
+    layers = keys.layers()
+    if isinstance(pattern, list):
+        if len(pattern) < layers or not set(map(type, pattern)) <= {bool, int}:
+            raise CheckpointError(f"{keys.header.path}: {key} must say true or false for each of {layers} layers.")
+        sliding = [bool(value) for value in pattern[:layers]]
+    else:
+        period = keys.integer(key)
+        sliding = [index % period < period - 1 for index in range(layers)]
+    return {"sliding_window": window, "layer_types": [SLIDING if slides else FULL for slides in sliding]}
+
+
+def _first_expert_layer(keys: ArchitectureKeys) -> int:
+    return next((index for index in range(keys.layers()) if has_experts(keys.header, index)), 0)
+
+
+def _add_rotated_share(keys: ArchitectureKeys, values: dict[str, Any]) -> None:
+    """How much of a head is rotated, as a share; of latent attention, all of its own part."""
+    head_dim = values["head_dim"]
+    size = keys.integer("rope.dimension_count", head_dim)
+    if "qk_rope_head_dim" not in values and size != head_dim:
+        # The next larger number, so that the share of the head is never rounded below what it was made from.
+        values["rope_parameters"]["partial_rotary_factor"] = math.nextafter(size / head_dim, math.inf)
+
+
+def _names(header: GGUFHeader) -> TensorNames:
+    """Which optional parts the file holds, by the names that `model_config` asks for."""
+    names = [f"lm_head.{kind}" for kind in ("weight", "bias") if f"output.{kind}" in header.tensors]
+    for theirs, ours in _BIASES.items():
+        if any(f"blk.0.{name}.bias" in header.tensors for name in ours):
+            names.append(f"model.layers.0.{theirs}.bias")
+    return TensorNames(names, {})
+
+
+def _layer(header: GGUFHeader, keys: ArchitectureKeys, layer: LayerConfig, index: int) -> LayerConfig:
+    """The layer with what the file says about its experts beyond what the family would."""
+    if layer.experts is None:
+        return layer
+    experts = layer.experts
+    known = _GATING.get(keys.integer("expert_gating_func", 0, minimum=0), (experts.score,))
+    if experts.score not in known:
+        raise UnsupportedModelError(
+            f"{header.path} weighs experts by function {keys.integer('expert_gating_func')}, "
+            f"which is not supported for {keys.architecture}."
+        )
+    stated: ExpertsConfig = replace(
+        experts,
+        normalised=keys.flag("expert_weights_norm", experts.normalised),
+        scale=keys.number("expert_weights_scale", 0.0) or 1.0,
+        selection_bias=f"blk.{index}.exp_probs_b.bias" in header.tensors,
+    )
+    return replace(layer, experts=stated)
+
+
+def _divided(layer: LayerConfig, factors: FrequencyFactors) -> LayerConfig:
+    return layer if layer.rope is None else replace(layer, rope=replace(layer.rope, scaling=factors))

@@ -1,0 +1,208 @@
+"""Model families of GGUF files, as data: one entry for each `general.architecture`.
+
+An architecture has the form of a family of Hugging Face models. What its file leaves out (which layers have a window,
+the scale of scores, the order of rows) is what llama.cpp's converter and loader know about it; it is written here in
+the terms of that family's `config.json`, so that one set of rules makes a model of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llmcli.checkpoint.gguf.header import GGUFHeader
+from llmcli.checkpoint.gguf.keys import ArchitectureKeys
+from llmcli.checkpoint.gguf.model_files import refuse_companion
+from llmcli.checkpoint.gguf.unsupported import refuse_unsupported_gguf
+from llmcli.errors import UnsupportedModelError
+
+Derived = Callable[[ArchitectureKeys], dict[str, Any]]
+
+
+def _nothing(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a value of `general.architecture` implies beyond the metadata."""
+
+    family: str | Callable[[ArchitectureKeys], str]
+    """The `model_type` of models of this form, perhaps depending on what the file says."""
+    paired: bool = False
+    """Rows of queries and keys that are rotated together stand side by side."""
+    window: bool = False
+    """The window in the file is in force."""
+    dense_size: bool = False
+    """Beside the size of its experts, the file has one of networks that are not."""
+    derived: Derived = _nothing
+    """Further keys of the family's `config.json`."""
+
+
+def _llama(keys: ArchitectureKeys) -> str:
+    return "mixtral" if keys.optional_integer("expert_count") else "llama"
+
+
+def _olmo2(keys: ArchitectureKeys) -> str:
+    return "olmo3" if keys.optional_integer("attention.sliding_window") else "olmo2"
+
+
+def _deepseek2(keys: ArchitectureKeys) -> str:
+    return "deepseek_v3" if keys.optional_integer("expert_gating_func") == 2 else "deepseek_v2"
+
+
+def _llama4(keys: ArchitectureKeys) -> dict[str, Any]:
+    layers, window = keys.layers(), keys.integer("attention.sliding_window", 8192, minimum=0)
+    # Only the largest model, which is told by its number of experts, has no norms of heads.
+    derived: dict[str, Any] = {
+        "intermediate_size_mlp": keys.integer("feed_forward_length"),
+        "use_qk_norm": keys.optional_integer("expert_count") != 128,
+        "attn_scale": keys.number("attention.temperature_scale", 0.1),
+        "floor_scale": keys.integer("attention.temperature_length", 8192),
+        "moe_layers": [index for index in range(layers) if has_experts(keys.header, index)],
+    }
+    if window:
+        return derived | {"attention_chunk_size": window}
+    return derived | {"layer_types": ["full_attention"] * layers, "no_rope_layers": [1] * layers}
+
+
+def _qwen_experts(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [index for index in range(keys.layers()) if not has_experts(keys.header, index)],
+        "norm_topk_prob": keys.architecture == "qwen3moe",
+    }
+
+
+def _gemma(keys: ArchitectureKeys) -> dict[str, Any]:
+    heads, hidden = keys.integer("attention.head_count"), keys.integer("embedding_length")
+    # The models of 27 billion parameters, told by their number of layers, do not scale scores by the size of a head.
+    largest = keys.layers() == {"gemma2": 46, "gemma3": 62}[keys.architecture]
+    derived: dict[str, Any] = {
+        "query_pre_attn_scalar": hidden / heads if largest else keys.integer("attention.key_length", hidden // heads),
+        "rope_local_base_freq": keys.number("rope.freq_base_swa", 1e4),
+    }
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if keys.has(key):
+            derived[key] = keys.number(key) or None
+    return derived
+
+
+def _granite(keys: ArchitectureKeys) -> dict[str, Any]:
+    hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
+    head_dim = keys.integer("attention.key_length", max(hidden // heads, 1))
+    derived = {
+        "embedding_multiplier": keys.number("embedding_scale", 1.0) or 1.0,
+        "attention_multiplier": keys.number("attention.scale", 0.0) or head_dim**-0.5,
+        "residual_multiplier": keys.number("residual_scale", 1.0) or 1.0,
+        "logits_scaling": keys.number("logit_scale", 1.0) or 1.0,
+        # Whether contexts were stretched by training is how the file says that there is a rotation at all.
+        "position_embedding_type": "rope" if keys.flag("rope.scaling.finetuned", True) else "nope",
+    }
+    if not keys.optional_integer("expert_count"):
+        derived["shared_intermediate_size"] = keys.integer("feed_forward_length")
+    return derived
+
+
+def _stablelm(keys: ArchitectureKeys) -> dict[str, Any]:
+    # The flag in the file is true also for models that have the second norm.
+    return {
+        "use_parallel_residual": "blk.0.ffn_norm.weight" not in keys.header.tensors,
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in keys.header.tensors,
+    }
+
+
+def _cohere(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {
+        "logit_scale": keys.number("logit_scale"),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in keys.header.tensors,
+    }
+
+
+def _gptneox(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {"use_parallel_residual": keys.flag("use_parallel_residual", True)}
+
+
+def _olmo(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {"clip_qkv": keys.number("attention.clamp_kqv", 0.0) or None}
+
+
+def _deepseek(keys: ArchitectureKeys) -> dict[str, Any]:
+    # Files that store the matrix of keys and values in two parts have a cached latent's sizes under the plain keys.
+    head = keys.integer("attention.key_length_mla", keys.integer("attention.key_length"))
+    value = keys.integer("attention.value_length_mla", keys.integer("attention.value_length"))
+    rotated, groups = keys.integer("rope.dimension_count"), keys.optional_integer("expert_group_count") or 1
+    return {
+        "q_lora_rank": keys.optional_integer("attention.q_lora_rank"),
+        "kv_lora_rank": keys.integer("attention.kv_lora_rank"),
+        "qk_nope_head_dim": head - rotated,
+        "qk_rope_head_dim": rotated,
+        "v_head_dim": value,
+        "head_dim": head,
+        "num_key_value_heads": keys.integer("attention.head_count"),
+        "topk_method": "greedy" if groups == 1 else "group_limited_greedy",
+        "n_group": groups,
+        "topk_group": keys.optional_integer("expert_group_used_count") or 1,
+        "n_shared_experts": keys.integer("expert_shared_count", 0, minimum=0),
+        "first_k_dense_replace": keys.integer("leading_dense_block_count", 0, minimum=0),
+        "norm_topk_prob": False,
+    }
+
+
+# Paired rows are as the model was trained with in some families; in the others the converter put them in that order.
+ARCHITECTURES: dict[str, Architecture] = {
+    "arcee": Architecture("arcee", paired=True),
+    "cohere2": Architecture("cohere2", paired=True, window=True, derived=_cohere),
+    "command-r": Architecture("cohere", paired=True, derived=_cohere),
+    "deepseek2": Architecture(_deepseek2, paired=True, dense_size=True, derived=_deepseek),
+    "exaone4": Architecture("exaone4", window=True),
+    "gemma": Architecture("gemma"),
+    "gemma2": Architecture("gemma2", window=True, derived=_gemma),
+    "gemma3": Architecture("gemma3_text", window=True, derived=_gemma),
+    "glm4": Architecture("glm4", paired=True),
+    "gpt-oss": Architecture("gpt_oss", window=True),
+    "gpt2": Architecture("gpt2"),
+    "gptneox": Architecture("gpt_neox", derived=_gptneox),
+    # Of this form are all Granite models, even those under the names of others, if they have no recurrent layers.
+    "granite": Architecture("granitemoehybrid", paired=True, derived=_granite),
+    "granitemoe": Architecture("granitemoehybrid", paired=True, derived=_granite),
+    "llama": Architecture(_llama, paired=True),
+    "llama4": Architecture("llama4_text", paired=True, derived=_llama4),
+    "mistral3": Architecture("ministral3", paired=True),
+    "nemotron": Architecture("nemotron"),
+    "olmo": Architecture("olmo", paired=True, derived=_olmo),
+    "olmo2": Architecture(_olmo2, window=True),
+    "olmoe": Architecture("olmoe", derived=_olmo),
+    "phi2": Architecture("phi"),
+    "phi3": Architecture("phi3", window=True),
+    "qwen2": Architecture("qwen2"),
+    "qwen2moe": Architecture("qwen2_moe", dense_size=True, derived=_qwen_experts),
+    "qwen3": Architecture("qwen3"),
+    "qwen3moe": Architecture("qwen3_moe", dense_size=True, derived=_qwen_experts),
+    "smollm3": Architecture("smollm3", paired=True),
+    "stablelm": Architecture("stablelm", derived=_stablelm),
+    "starcoder2": Architecture("starcoder2"),
+}
+
+
+def architecture_of(header: GGUFHeader) -> tuple[Architecture, ArchitectureKeys]:
+    """The entry of `ARCHITECTURES` for this file, and its keys.
+
+    Raises:
+        UnsupportedModelError: an architecture we do not know, or something that this program cannot run.
+    """
+    refuse_companion(header.path, header.metadata)
+    keys = ArchitectureKeys(header, header.get_str("general.architecture"))
+    refuse_unsupported_gguf(keys)
+    if keys.architecture not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"{header.path} describes a model of architecture {keys.architecture!r}, which is not supported; "
+            f"supported are {', '.join(sorted(ARCHITECTURES))}."
+        )
+    return ARCHITECTURES[keys.architecture], keys
+
+
+def has_experts(header: GGUFHeader, layer: int) -> bool:
+    """The layer has a router."""
+    return f"blk.{layer}.ffn_gate_inp.weight" in header.tensors

@@ -1,0 +1,100 @@
+"""Typed reading of the metadata that a GGUF file has about its architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llmcli.checkpoint.families.config_keys import LARGEST
+from llmcli.checkpoint.files.weight_file import shown
+from llmcli.checkpoint.gguf.header import GGUFHeader
+from llmcli.errors import CheckpointError, UnsupportedModelError
+
+_MOST_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class ArchitectureKeys:
+    """The metadata keys that begin with the architecture's name; methods take what follows it.
+
+    A list with one value for each layer counts as that value if all are equal.
+    """
+
+    header: GGUFHeader
+    architecture: str
+    asked: set[str] = field(default_factory=set, compare=False, repr=False)
+    """What any method was called for: the rest of the metadata has not been read."""
+
+    def has(self, key: str) -> bool:
+        """The file says something about it."""
+        self.asked.add(key)
+        return f"{self.architecture}.{key}" in self.header.metadata
+
+    def integer(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = LARGEST) -> int:
+        """A whole number of at least `minimum` and at most `maximum`.
+
+        Raises:
+            CheckpointError: it is missing without a default, or something else.
+            UnsupportedModelError: it differs from layer to layer.
+        """
+        self.asked.add(key)
+        full = f"{self.architecture}.{key}"
+        value = self.header.metadata.get(full)
+        if isinstance(value, list) and value and type(value[0]) is int:
+            if any(item != value[0] for item in value):
+                raise UnsupportedModelError(
+                    f"{self.header.path} has layers of different sizes ({full} is not the same for all), "
+                    "which is not supported."
+                )
+            value = value[0]
+        else:
+            value = self.header.get_int(full, default)
+        if not isinstance(value, int) or value < minimum:
+            raise CheckpointError(
+                f"{self.header.path} has {shown(full)} = {value}; a whole number from {minimum} is needed."
+            )
+        if value > maximum:
+            raise CheckpointError(f"{self.header.path} has {shown(full)} = {value}, which is more than any model has.")
+        return value
+
+    def optional_integer(self, key: str, *, maximum: int = LARGEST) -> int | None:
+        """Like `integer`, but None where the key is missing or 0."""
+        return self.integer(key, 0, minimum=0, maximum=maximum) or None
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number; `CheckpointError` when missing without a default, or anything else."""
+        self.asked.add(key)
+        return self.header.get_float(f"{self.architecture}.{key}", default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false; `CheckpointError` for anything else."""
+        self.asked.add(key)
+        return self.header.get_bool(f"{self.architecture}.{key}", default)
+
+    def text(self, key: str, default: str) -> str:
+        """A string; `CheckpointError` for anything else."""
+        self.asked.add(key)
+        return self.header.get_str(f"{self.architecture}.{key}", default)
+
+    def layers(self) -> int:
+        """The number of layers, without those behind them that predict further tokens.
+
+        Raises:
+            CheckpointError: there are none, or more than the file can hold.
+        """
+        total, further = self.integer("block_count"), self.further_layers()
+        full = shown(f"{self.architecture}.block_count")
+        if further >= total:
+            raise CheckpointError(
+                f"{self.header.path} has {full} = {total}, of which {further} (nextn_predict_layers) only predict "
+                "further tokens; none would be left."
+            )
+        if total - further > min(_MOST_LAYERS, len(self.header.tensors)):
+            raise CheckpointError(
+                f"{self.header.path} has {full} = {total}: it asks for {total - further} layers, but holds only "
+                f"{len(self.header.tensors)} tensors."
+            )
+        return total - further
+
+    def further_layers(self) -> int:
+        """The number of layers behind the model's own, which predict further tokens and are not needed."""
+        return self.integer("nextn_predict_layers", 0, minimum=0)

@@ -1,0 +1,163 @@
+"""Names and layouts of the tensors of GGUF files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from llmcli.checkpoint.gguf.header import GGUFHeader
+from llmcli.checkpoint.tensors.gguf_parameter_sources import Centred, KeysAndValues, SideBySide, SingleRow
+from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked
+from llmcli.errors import CheckpointError
+from llmcli.model import ModelConfig
+
+_PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
+_NAMES = {
+    "embed_tokens": "token_embd",
+    "embed_positions": "position_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "attention_output_norm": "post_attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp_output_norm": "post_ffw_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.kv_b_proj": "attn_kv_b",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+}
+# Parameters without a kind at the end of their names.
+_WHOLE_NAMES = {
+    "self_attn.sinks": "attn_sinks.weight",
+    "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
+}
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
+# Tables of the rotation: read as part of the configuration, repeated for layers, or of no use.
+_TABLES = re.compile(r"(blk\.\d+\.)?(rope_freqs|rope_factors_long|rope_factors_short|attn_rot_embd)\.weight")
+_LAYER = re.compile(r"blk\.(\d+)\..+")
+
+
+def is_ignored_gguf_tensor(name: str, first: int, count: int) -> bool:
+    """The tensor belongs to the rotation, or to one of `count` layers from `first` on that predict further tokens."""
+    layer = _LAYER.fullmatch(name)
+    return _TABLES.fullmatch(name) is not None or (
+        layer is not None and len(layer[1]) < 10 and first <= int(layer[1]) < first + count
+    )
+
+
+@dataclass(frozen=True)
+class GGUFTensors:
+    """The tensors of one file, seen from the parameters of our model."""
+
+    header: GGUFHeader
+    config: ModelConfig
+    paired: bool
+    """Rows of queries and keys that are rotated together stand side by side."""
+
+    def source(self, parameter: str) -> ParameterSource:
+        """Where the parameter of that name comes from; of a tensor that is missing, the name it should have."""
+        layer, local = _PARAMETER.fullmatch(parameter).groups()  # type: ignore[union-attr]
+        at = "" if layer is None else f"blk.{layer}."
+        if local in _WHOLE_NAMES:
+            return Source(at + _WHOLE_NAMES[local])
+        if local.startswith("mlp.experts."):
+            return self._experts(at, local.removeprefix("mlp.experts."), int(layer))
+        module, _, kind = local.rpartition(".")
+        name = f"{at}{self._name(at, module)}.{kind}"
+        if module in _QKV and self.config.latent is None:
+            return self._projection(at, module, kind)
+        if module in ("mlp.gate_proj", "mlp.up_proj") and self.config.gated and not self._has(f"{at}ffn_gate.weight"):
+            size = self.config.intermediate_size
+            start = 0 if module == "mlp.gate_proj" else size
+            return Source(f"{at}ffn_up.{kind}", None, ((start, start + size),), 2 * size)
+        if module == "self_attn.kv_b_proj" and self._has(f"{at}attn_k_b.weight"):
+            return KeysAndValues(f"{at}attn_k_b.weight", f"{at}attn_v_b.weight")
+        if module == "mlp.shared_expert_gate":
+            return SingleRow(name)
+        if module.endswith("norm"):
+            return self._norm(name, module, kind)
+        return Source(name, self._latent_pairs(module))
+
+    def _has(self, name: str) -> bool:
+        return name in self.header.tensors
+
+    def _name(self, at: str, module: str) -> str:
+        name = _NAMES[module]
+        # gpt-oss files call this norm by its place behind attention, as other models do the one of attention's output.
+        if module == "post_attention_layernorm" and not self._has(f"{at}{name}.weight"):
+            other = _NAMES["attention_output_norm"]
+            return other if self.config.placement == "pre" and self._has(f"{at}{other}.weight") else name
+        return name
+
+    def _projection(self, at: str, module: str, kind: str) -> ParameterSource:
+        """Queries, keys or values, of their own tensor or of one that holds all three."""
+        pairs = self._pairs() if module != "self_attn.v_proj" else None
+        fused = f"{at}attn_qkv.{kind}"
+        if not self._has(fused):
+            return Source(f"{at}{_NAMES[module]}.{kind}", pairs)
+        which, size = _QKV.index(module), self.config.head_dim
+        heads = (self.config.num_heads, self.config.num_kv_heads, self.config.num_kv_heads)
+        start = sum(heads[:which]) * size
+        return Source(fused, pairs, ((start, start + heads[which] * size),), sum(heads) * size)
+
+    def _norm(self, name: str, module: str, kind: str) -> ParameterSource:
+        if self.config.qk_norm == "each_head" and module.startswith("self_attn."):
+            return Rearranged(name, picks=_EVEN_ODD if self.paired else (slice(None),))
+        if self.config.norm.plus_one and kind == "weight":
+            return Centred(name)
+        return Source(name)
+
+    def _pairs(self) -> PairedRows | None:
+        """How the rows of queries and keys are stored, if in pairs."""
+        rope = next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
+        # Without any rotation the order is of no matter, as it is the same for queries and keys.
+        return PairedRows(self.config.head_dim, 0, rope.rotary_dim) if self.paired and rope is not None else None
+
+    def _latent_pairs(self, module: str) -> PairedRows | None:
+        latent = self.config.latent
+        if latent is None or not self.paired:
+            return None
+        if module in ("self_attn.q_proj", "self_attn.q_b_proj"):
+            return PairedRows(latent.query_dim, latent.nope_dim, latent.rope_dim)
+        if module == "self_attn.kv_a_proj_with_mqa":
+            return PairedRows(latent.rank + latent.rope_dim, latent.rank, latent.rope_dim)
+        return None
+
+    def _experts(self, at: str, what: str, layer: int) -> ParameterSource:
+        """One of the four stacks: `gate_up_proj`, `down_proj` and their biases."""
+        kind = "bias" if what.endswith("_bias") else "weight"
+        parts = ("ffn_gate", "ffn_up") if what.startswith("gate_up_proj") else ("ffn_down",)
+        experts = self.config.layers[layer].experts
+        if experts is not None and self._has(f"{at}{parts[0]}.0.{kind}"):
+            # Older files have a matrix for each expert.
+            if experts.count > len(self.header.tensors):
+                raise CheckpointError(
+                    f"{self.header.path} has an expert_count of {experts.count}, but holds only "
+                    f"{len(self.header.tensors)} tensors."
+                )
+            return Stacked(
+                tuple(
+                    Joined(tuple(Source(f"{at}{part}.{expert}.{kind}") for part in parts))
+                    for expert in range(experts.count)
+                )
+            )
+        if len(parts) == 1 or self._has(f"{at}ffn_gate_up_exps.{kind}"):
+            return Source(f"{at}{'ffn_down_exps' if len(parts) == 1 else 'ffn_gate_up_exps'}.{kind}")
+        return SideBySide(tuple(f"{at}{part}_exps.{kind}" for part in parts))

@@ -1,0 +1,155 @@
+"""Metadata of GGUF files that changes what a model computes, and that its family does not read: refused by its key.
+
+The keys are those of the `gguf` package. One that is neither here nor read is unknown to llama.cpp too, which passes
+over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmcli.checkpoint.gguf.keys import ArchitectureKeys
+from llmcli.errors import UnsupportedModelError
+
+RECORDED = "0.19"
+"""The release of `gguf` that the lists were made from."""
+
+_OFF, _ONE, _NO_FACTOR = (0,), (0, 1), (0, 1)
+
+CHANGING: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(
+        (
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "router_logit_softcapping",
+            "attention.clamp_kqv",
+            "attention.indexer.head_count",
+            "attention.indexer.key_length",
+            "attention.indexer.top_k",
+            "attention.max_alibi_bias",
+            "attention.relative_buckets_count",
+            "attention.group_norm_groups",
+            "attention.scale",
+            "attention.shared_kv_layers",
+            "attention.sliding_window",
+            "attention.temperature_length",
+            "attention.temperature_scale",
+            "activation_sparsity_scale",
+            "embedding_length_per_layer_input",
+            "expert_chunk_feed_forward_length",
+            "moe_latent_size",
+            "rescale_every_n_layers",
+            "swiglu_clamp_exp",
+            "swiglu_clamp_shexp",
+            "swin_norm",
+            "token_shift_count",
+            "use_parallel_residual",
+        ),
+        _OFF,
+    ),
+    **dict.fromkeys(
+        (
+            "attention.output_scale",
+            "embedding_scale",
+            "expert_group_scale",
+            "expert_weights_scale",
+            "logit_scale",
+            "residual_scale",
+            "rope.scale_linear",
+            "rope.scaling.alpha",
+            "rope.scaling.attn_factor",
+            "rope.scaling.factor",
+            "rope.scaling.yarn_attn_factor",
+        ),
+        _NO_FACTOR,
+    ),
+    **dict.fromkeys(("altup.num_inputs", "expert_group_count", "expert_group_used_count", "experts_per_group"), _ONE),
+    "full_attention_interval": _ONE,
+    "rope.scaling.type": ("none", "linear", "longrope"),
+    "rope.scaling.yarn_ext_factor": (-1, 0, 1),
+}
+"""The end of a key, and the values with which it changes nothing. A list counts as all of its values."""
+
+SAME_AS: Mapping[str, str] = {
+    "attention.key_length_swa": "attention.key_length",
+    "attention.value_length_swa": "attention.key_length",
+    "rope.dimension_count_swa": "rope.dimension_count",
+}
+"""Sizes of layers with a window, and those of the other layers, which they must equal."""
+
+# These architectures compute attention and feed-forward side by side, or their tensors say whether they do.
+_PARALLEL = ("cohere2", "command-r", "phi2", "stablelm")
+
+_TENSORS_TELL = "the tensors tell"
+_OF_READ = "a part of what another key asks for, which is read with it"
+_EMBEDDINGS = "of models that embed texts, and do not write them"
+_OTHER_INPUT = "of models that see, hear or translate"
+_RECURRENT = "of recurrent layers; a model that has one is refused"
+
+HARMLESS: Mapping[str, str] = {
+    "vocab_size": _TENSORS_TELL,
+    "tensor_data_layout": "a note about the converter's source",
+    "expert_shared_count": _TENSORS_TELL,
+    "expert_shared_feed_forward_length": _TENSORS_TELL,
+    "interleave_moe_layer_step": _TENSORS_TELL,
+    "leading_dense_block_count": _TENSORS_TELL,
+    "moe_every_n_layers": _TENSORS_TELL,
+    "attention.q_lora_rank": _TENSORS_TELL,
+    "attention.key_length_mla": _TENSORS_TELL,
+    "attention.value_length_mla": _TENSORS_TELL,
+    "attention.layer_norm_epsilon": "of the other kind of norm, where it is not read",
+    "attention.layer_norm_rms_epsilon": "of the other kind of norm, where it is not read",
+    "attention.group_norm_epsilon": _OF_READ,
+    "attention.sliding_window_pattern": _OF_READ,
+    "expert_gating_func": "of a model without experts, where it is not read",
+    "expert_weights_norm": "of a model without experts, where it is not read",
+    "rope.dimension_sections": "for text, whose positions are the same in all sections",
+    "rope.scaling.finetuned": "a note about training, and read where it is more",
+    "rope.scaling.original_context_length": _OF_READ,
+    "rope.scaling.yarn_beta_fast": _OF_READ,
+    "rope.scaling.yarn_beta_slow": _OF_READ,
+    "rope.scaling.yarn_log_multiplier": _OF_READ,
+    "altup.active_idx": _OF_READ,
+    "pooling_type": _EMBEDDINGS,
+    "embedding_length_out": _EMBEDDINGS,
+    "features_length": _OTHER_INPUT,
+    "n_deepstack_layers": _OTHER_INPUT,
+    "decoder_start_token_id": _OTHER_INPUT,
+    "decoder_block_count": _OTHER_INPUT,
+    "time_mix_extra_dim": _RECURRENT,
+    "time_decay_extra_dim": _RECURRENT,
+    "attention.decay_lora_rank": _RECURRENT,
+    "attention.iclr_lora_rank": _RECURRENT,
+    "attention.value_residual_mix_lora_rank": _RECURRENT,
+    "attention.gate_lora_rank": _RECURRENT,
+}
+"""Keys of llama.cpp that change nothing where the family does not read them, and why."""
+
+
+def refuse_unread_values(keys: ArchitectureKeys) -> None:
+    """Do nothing if all that changes what the model computes has been read; called when its configuration is complete.
+
+    Raises:
+        UnsupportedModelError: with the key and its value.
+    """
+    begin = f"{keys.architecture}."
+    for full, value in keys.header.metadata.items():
+        key = full.removeprefix(begin)
+        if key == full or key in keys.asked:
+            continue
+        allowed = CHANGING.get(key)
+        if key in SAME_AS:
+            allowed = (keys.header.metadata.get(begin + SAME_AS[key], value),)
+        if key == "attention.sliding_window":
+            # One that no text reaches the end of.
+            context = keys.integer("context_length")
+            allowed = (0, value) if isinstance(value, int) and value >= context else (0,)
+        if key == "use_parallel_residual" and keys.architecture in _PARALLEL:
+            continue
+        if allowed is None or all(item in allowed for item in (value if isinstance(value, list) else [value])):
+            continue
+        text = repr(value)
+        raise UnsupportedModelError(
+            f"{keys.header.path} has {full} = {text if len(text) < 100 else text[:100] + '...'}, which is not "
+            f"supported for models of architecture {keys.architecture!r}."
+        )

@@ -1,0 +1,81 @@
+"""GGUF files that this program cannot run, each with the reason: said before any weight is read."""
+
+from __future__ import annotations
+
+import re
+
+from llmcli.checkpoint.gguf.keys import ArchitectureKeys
+from llmcli.errors import UnsupportedModelError
+
+_RECURRENT = "layers with a recurrent state"
+_REASONS: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "arwkv7",
+            "falcon-h1",
+            "granitehybrid",
+            "jamba",
+            "kimi-linear",
+            "lfm2",
+            "lfm2moe",
+            "mamba",
+            "mamba2",
+            "nemotron_h",
+            "nemotron_h_moe",
+            "plamo2",
+            "qwen35",
+            "qwen35moe",
+            "qwen3next",
+            "rwkv6",
+            "rwkv6qwen2",
+            "rwkv7",
+        ),
+        _RECURRENT,
+    ),
+    **dict.fromkeys(("bloom", "mpt", "jais", "refact"), "attention biased by distance (ALiBi)"),
+    **dict.fromkeys(("t5", "t5encoder"), "an encoder"),
+    **dict.fromkeys(
+        ("bert", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "gemma-embedding"),
+        "attention to later tokens, so it embeds texts and does not write them",
+    ),
+    **dict.fromkeys(("gemma3n", "gemma4"), "embeddings for each layer and caches shared by layers"),
+    **dict.fromkeys(("deepseek32", "deepseek4", "glm-dsa"), "attention that an index selects keys for"),
+    "phimoe": "experts chosen by sparse mixing",
+}
+_STATE_KEY = re.compile(r"[^.]+\.((ssm|shortconv|wkv|kda)\..+)")
+_STATE_TENSOR = re.compile(r"blk\.\d+\.(ssm|shortconv|time_mix|kda)[._].+")
+# Their converter writes the keys of recurrent layers also for models that have none.
+_KEYS_WITHOUT_LAYERS = ("granite", "granitemoe")
+
+
+def refuse_unsupported_gguf(keys: ArchitectureKeys) -> None:
+    """Do nothing if nothing in the metadata and the names of tensors is known to be out of reach.
+
+    Raises:
+        UnsupportedModelError: with what the model has that this program does not.
+    """
+    if keys.architecture in _REASONS:
+        raise _unsupported(keys, _REASONS[keys.architecture])
+    heads = keys.header.metadata.get(f"{keys.architecture}.attention.head_count_kv")
+    if isinstance(heads, list) and 0 in heads:
+        layers = [index for index, count in enumerate(heads) if count == 0]
+        some = ", ".join(map(str, layers[:4])) + (", ..." if len(layers) > 4 else "")
+        raise _unsupported(keys, f"layers without attention heads (layer {some})")
+    if keys.architecture not in _KEYS_WITHOUT_LAYERS:
+        for name in keys.header.metadata:
+            if match := _STATE_KEY.fullmatch(name):
+                raise _unsupported(keys, f"{_RECURRENT} ({match[1]})")
+    for name in keys.header.tensors:
+        if _STATE_TENSOR.fullmatch(name):
+            raise _unsupported(keys, f"{_RECURRENT} ({name})")
+    if keys.header.metadata.get(f"{keys.architecture}.attention.causal") is False:
+        raise _unsupported(keys, "attention to later tokens, so it embeds texts and does not write them")
+    if keys.has("attention.max_alibi_bias") and keys.number("attention.max_alibi_bias") > 0:
+        raise _unsupported(keys, "attention biased by distance (ALiBi)")
+
+
+def _unsupported(keys: ArchitectureKeys, what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{keys.header.path} describes a model of architecture {keys.architecture!r}, which has {what}; "
+        "this program runs decoders with attention layers only."
+    )

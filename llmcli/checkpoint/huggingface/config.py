@@ -1,0 +1,190 @@
+"""From the `config.json` of a Hugging Face checkpoint to a `ModelConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.registry import FAMILIES
+from llmcli.checkpoint.families.rope import rope_config, stretched_context
+from llmcli.checkpoint.families.rules import CHUNKED, FULL, SLIDING
+from llmcli.checkpoint.families.unread_keys import OLD_LAYER_TYPES, refuse_other_values
+from llmcli.checkpoint.families.unsupported import refuse_unsupported
+from llmcli.checkpoint.huggingface.names import TensorNames
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model import LayerConfig, ModelConfig
+from llmcli.model.config import Activation
+
+_ACTIVATION_NAMES: dict[str, Activation] = {
+    **{name: name for name in get_args(Activation)},
+    "swish": "silu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+# Models that see or hear as well, and the text model inside, where that is not said.
+_WRAPPERS = {
+    "gemma3": "gemma3_text",
+    "mistral3": "mistral",
+    "llama4": "llama4_text",
+    "llava": "llama",
+    "llava_next": "llama",
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a `config.json` says, once its family is known."""
+
+    model_type: str
+    family: Family
+    keys: ConfigKeys
+    """With the family's defaults and names for keys."""
+
+
+def described(keys: ConfigKeys) -> Described:
+    """Find the family, also of a text model within one that sees.
+
+    Raises:
+        UnsupportedModelError: an unknown family, or something that this program cannot run.
+    """
+    model_type = keys.text("model_type")
+    inner = keys.section("text_config") if model_type in _WRAPPERS else None
+    if inner is not None:
+        model_type = inner.text("model_type") or _WRAPPERS[str(model_type)]
+        # Whether the head is tied is said outside.
+        tied = {"tie_word_embeddings": keys.get("tie_word_embeddings")}
+        keys = ConfigKeys({**inner.values, **tied}, keys.path)
+    elif model_type in _WRAPPERS:
+        # A bare text model under the name of the whole, as some conversions write it.
+        model_type = _WRAPPERS[model_type]
+    refuse_unsupported(keys, model_type)
+    family = FAMILIES.get(model_type or "")
+    if family is None or model_type is None:
+        raise UnsupportedModelError(
+            f"{keys.path} describes a model of type {model_type!r}, which is not supported; "
+            f"supported are {', '.join(sorted(FAMILIES))}."
+        )
+    keys = ConfigKeys(keys.values, keys.path, family.defaults, family.aliases)
+    refuse_other_values(keys, model_type, family)
+    if inner is not None and keys.get("final_logit_softcapping") is not None:
+        # `transformers` applies it to the bare text model only; other programs to both.
+        raise UnsupportedModelError(
+            f"{keys.path} has text_config.final_logit_softcapping = {keys.get('final_logit_softcapping')!r}, which is "
+            "supported for a text model without a vision part only."
+        )
+    if family.paired_key is not None and keys.get(family.paired_key) is False:
+        family = replace(family, paired=False)
+    return Described(model_type, family, keys)
+
+
+def model_config(description: Described, names: TensorNames) -> ModelConfig:
+    """The model that a `config.json` describes.
+
+    `names` are the checkpoint's tensors: which biases exist, and whether the output head is its own matrix, is what the
+    file holds, not what the configuration claims.
+
+    Raises:
+        UnsupportedModelError: an unknown activation, kind of layer or rotation.
+        CheckpointError: missing or contradictory sizes.
+    """
+    keys, family = description.keys, description.family
+    hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
+    kv_heads = keys.optional_integer("num_key_value_heads") or heads
+    if heads % kv_heads:
+        raise CheckpointError(f"{keys.path}: {heads} attention heads cannot share {kv_heads} key-value heads evenly.")
+    activation = _ACTIVATION_NAMES.get(keys.text("hidden_act") or "")
+    if activation is None:
+        raise UnsupportedModelError(
+            f"{keys.path} asks for the activation {keys.get('hidden_act')!r}, which is unknown."
+        )
+    tied = not names.offers("", "lm_head", kind="weight")
+    if tied and keys.values.get("tie_word_embeddings") is False:
+        raise CheckpointError(f"{keys.path} says the output head is a matrix of its own, but no file holds one.")
+    first = names.layer(0)
+    qkv = ("self_attn.q_proj", "self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa")
+    context_length = keys.integer("max_position_embeddings")
+    config = ModelConfig(
+        vocab_size=keys.integer("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=keys.optional_integer("intermediate_size") or 4 * hidden,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=_head_dim(keys, hidden, heads),
+        context_length=stretched_context(keys, context_length),
+        norm_eps=keys.not_negative("rms_norm_eps"),
+        layers=(),
+        activation=activation,
+        gated=family.gated,
+        norm=family.norm,
+        placement=family.placement,
+        qk_norm=family.qk_norm,
+        sinks=family.sinks,
+        qkv_bias=names.offers(first, *qkv, "self_attn.qkv_proj", "attn.c_attn", "attention.query_key_value"),
+        o_bias=names.offers(first, "self_attn.o_proj"),
+        mlp_bias=names.offers(first, "mlp.down_proj"),
+        head_bias=names.offers("", "lm_head"),
+        tie_embeddings=tied,
+    )
+    config = replace(config, **family.extras(keys))
+    rotated = config.head_dim if config.latent is None else config.latent.rope_dim
+    return replace(config, layers=_layers(keys, family, rotated, context_length))
+
+
+def _head_dim(keys: ConfigKeys, hidden: int, heads: int) -> int:
+    head_dim = keys.optional_integer("head_dim")
+    if head_dim is None:
+        if hidden % heads:
+            raise CheckpointError(f"{keys.path}: hidden_size {hidden} is not a multiple of {heads} attention heads.")
+        head_dim = hidden // heads
+    return head_dim
+
+
+def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int) -> tuple[LayerConfig, ...]:
+    count = keys.integer("num_hidden_layers")
+    if count > 10_000:
+        name = keys.spelled("num_hidden_layers")
+        raise CheckpointError(f"{keys.path} has {name!r} = {count}, which is more than any model has.")
+    # Listed in the file by later versions; before that, a rule of the family.
+    listed = keys.get("layer_types") or family.layer_types(keys, count)
+    if not isinstance(listed, list) or len(listed) != count:
+        raise CheckpointError(f"{keys.path}: layer_types must list {count} layers, as num_hidden_layers says.")
+    kinds = [OLD_LAYER_TYPES.get(str(kind), str(kind)) for kind in listed]
+    unknown = sorted(set(kinds) - {FULL, SLIDING, CHUNKED})
+    if unknown:
+        raise UnsupportedModelError(f"{keys.path} has layers of type {', '.join(unknown)}, which are not supported.")
+    on = family.rope_on(keys, kinds)
+    rotated = sorted({kind for kind, rotates in zip(kinds, on, strict=True) if rotates})
+    ropes = {
+        kind: rope_config(keys, family.rope, head_dim=head_dim, context_length=context_length, layer_type=kind)
+        for kind in rotated
+    }
+    window = keys.integer("sliding_window") if SLIDING in kinds else None
+    chunk = keys.integer("attention_chunk_size") if CHUNKED in kinds else None
+    experts = family.experts(keys, count) if family.experts is not None else [None] * count
+    scalings = family.query_scaling(keys, on)
+    return tuple(
+        LayerConfig(
+            rope=ropes.get(kind) if rotates else None,
+            window=window if kind == SLIDING else None,
+            chunk=chunk if kind == CHUNKED else None,
+            experts=mixture,
+            query_scaling=scaling,
+        )
+        for kind, rotates, mixture, scaling in zip(kinds, on, experts, scalings, strict=True)
+    )
+
+
+def tensors_of_further_layers(description: Described) -> tuple[int, int]:
+    """First index and number of layers behind the model's own, which predict further tokens and are not needed."""
+    keys = description.keys
+    further = keys.optional_integer("num_nextn_predict_layers", minimum=0) or 0
+    return keys.integer("num_hidden_layers"), further or keys.optional_integer("num_mtp_layers", minimum=0) or 0
+
+
+def tensor_names(description: Described, names: Mapping[str, object]) -> TensorNames:
+    """The names of a checkpoint's tensors as the family has them."""
+    return TensorNames(names, description.family.norm_names)

@@ -1,0 +1,196 @@
+"""Reading the headers of safetensors files, one at a time or all those of a Hugging Face model folder.
+
+The format: a little-endian 64-bit header length, a JSON object, and the tensors' bytes without gaps. What the
+`safetensors` library refuses is refused here too, with a message that says which file, which tensor and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import NoReturn
+
+from llmcli.checkpoint.files.model_files import safetensors_files
+from llmcli.checkpoint.files.model_folder import FolderIndexes, file_names, read_weights
+from llmcli.checkpoint.files.weight_file import WeightFile, refuse_foreign, shown
+from llmcli.checkpoint.tensors.dtypes import NUMBERS, UNSUPPORTED_SAFETENSORS_TYPES
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.errors import CheckpointError, UnsupportedModelError
+
+# What the library takes; the largest real headers have a few MB.
+_LARGEST_HEADER = 100_000_000
+# JSON can turn that into gigabytes of objects, but not if it has fewer of these than a million tensors have.
+_MOST_CONTAINERS, _MOST_COMMAS = 3_000_000, 8_000_000
+_DEEPEST = 100
+_LARGEST_SIZE = (1 << 63) - 1
+
+
+class _DuplicateKeyError(ValueError):
+    """A JSON object holds the same key twice."""
+
+
+def read_safetensors(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one file by name.
+
+    Raises:
+        CheckpointError: the file cannot be read or is not a sound safetensors file.
+        UnsupportedModelError: it is sound, but a tensor has a number type that we do not read.
+    """
+    with WeightFile(path) as file:
+        start = file.read(0, 64)
+        length = int.from_bytes(start[:8], "little")
+        if len(start) < 8 or not 2 <= length <= _LARGEST_HEADER:
+            refuse_foreign(path, start)
+            raise CheckpointError(
+                f"{path} is not a safetensors file: its header would have {length} bytes. Download it again."
+            )
+        if 8 + length > file.size:
+            raise CheckpointError(
+                f"{path} has {file.size} bytes, its header alone {length}: the file was cut short. Download it again."
+            )
+        header = _parse_header(path, file.read(8, length))
+        tensors = [_tensor_info(path, name, entry, 8 + length) for name, entry in header.items()]
+        _check_layout(path, tensors, 8 + length, file.size)
+    return {info.name: info for info in tensors}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header of a file that `read_safetensors` has found sound says beside its tensors."""
+    with WeightFile(path) as file:
+        header = json.loads(file.read(8, int.from_bytes(file.read(0, 8), "little")))
+    found: dict[str, str] = header.get("__metadata__") or {}
+    return found
+
+
+def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
+    """The tensors of a model folder by name: of the files that `model_files` says belong together.
+
+    Files outside the folder are never read, through whatever name or link; the links of a Hugging Face cache into its
+    own `blobs` are followed.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, is there twice, or lies outside; or a file is not sound.
+        UnsupportedModelError: there are only pickled weights, or numbers of a type that we do not read.
+    """
+    indexes = FolderIndexes(folder)
+    names = file_names(folder) if folder.is_dir() else []
+    return read_weights(indexes, safetensors_files(names, indexes.shards, where=str(folder)), read_safetensors)
+
+
+def _parse_header(path: Path, raw: bytes) -> dict[str, object]:
+    """The header's JSON object without `__metadata__`; it names the tensors."""
+    if raw.count(b"{") + raw.count(b"[") > _MOST_CONTAINERS or raw.count(b",") > _MOST_COMMAS:
+        _refuse(path, "its header describes more than a million tensors")
+    try:
+        header = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=_whole_number, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError:
+        _refuse(path, "its header is not UTF-8 text")
+    except _DuplicateKeyError as error:
+        _refuse(path, f"its header names {error} twice")
+    except (ValueError, RecursionError):
+        _refuse(path, "its header is not valid JSON")
+    if not isinstance(header, dict):
+        _refuse(path, "its header is not a JSON object")
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and not (
+        isinstance(metadata, dict) and all(isinstance(value, str) and _is_text(value) for value in metadata.values())
+    ):
+        _refuse(path, "its __metadata__ is not an object of strings")
+    return header
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise _DuplicateKeyError(shown(key))
+    if not all(map(_is_text, found)):
+        raise ValueError("half a surrogate pair")
+    return found
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8; JSON's escapes allow halves of surrogate pairs, which cannot."""
+    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _whole_number(digits: str) -> int:
+    # "-0" is no unsigned number either, and int() would make it one.
+    return int(digits) if len(digits) <= 20 and not digits.startswith("-") else -1
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _tensor_info(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
+    """One entry of the header, checked by itself."""
+    where = f"tensor {shown(name)}"
+    # Like the library, pass over what else an entry says.
+    if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
+        _refuse(path, f"{where} is not described by dtype, shape and data_offsets")
+    if any(_is_deep(value) for value in entry.values()):
+        _refuse(path, f"{where} is described by lists nested too deeply")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
+        _refuse(path, f"{where} has no valid shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(offset) for offset in offsets):
+        _refuse(path, f"{where} has no valid data_offsets")
+    if not isinstance(dtype, str):
+        _refuse(path, f"{where} has no dtype")
+    if dtype in UNSUPPORTED_SAFETENSORS_TYPES:
+        raise UnsupportedModelError(f"{path}: {where} holds {dtype} numbers, which are not supported.")
+    number = NUMBERS.get(dtype)
+    if number is None:
+        _refuse(path, f"{where} has the unknown dtype {shown(dtype)}")
+    begin, end = offsets
+    # Dimension by dimension: the product of a million large ones would be a number of megabytes.
+    size = number.block_bytes
+    for dimension in shape:
+        size = min(size * dimension, _LARGEST_SIZE)
+    if end - begin != size:
+        _refuse(path, f"{where} has {end - begin} bytes, its shape and dtype need {size}")
+    return TensorInfo(name, tuple(shape), dtype, path, data_start + begin, size)
+
+
+def _is_deep(value: object) -> bool:
+    """Lists and objects more than `_DEEPEST` in one another, which the library does not read."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_SIZE
+
+
+def _check_layout(path: Path, tensors: list[TensorInfo], data_start: int, file_size: int) -> None:
+    """The tensors must fill the rest of the file, without gaps and without overlap."""
+    position = data_start
+    for info in sorted(tensors, key=lambda info: (info.offset, info.nbytes)):
+        if info.offset != position:
+            kind = "overlaps the one before it" if info.offset < position else "leaves a gap before it"
+            _refuse(path, f"tensor {shown(info.name)} {kind}")
+        position += info.nbytes
+    if position > file_size:
+        raise CheckpointError(
+            f"{path} has {file_size} bytes, its header describes {position}: the file was cut short. Download it again."
+        )
+    if position < file_size:
+        _refuse(path, f"it goes on for {file_size - position} bytes after its last tensor")
+
+
+def _refuse(path: Path, what: str) -> NoReturn:
+    raise CheckpointError(f"{path} is not a sound safetensors file: {what}. Download it again.")

@@ -1,0 +1,162 @@
+"""Names and layouts of the tensors of Hugging Face checkpoints.
+
+The same part of a model has a handful of names, and a handful of ways to be packed, over all families. Which one a
+checkpoint uses can be seen in its tensors; only where one name means different things must the family be asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.huggingface.names import TensorNames
+from llmcli.checkpoint.tensors.parameter_sources import (
+    Joined,
+    PairedRows,
+    ParameterSource,
+    Rearranged,
+    Source,
+    Stacked,
+    Stored,
+)
+from llmcli.model.config import ExpertsConfig, ModelConfig
+
+# Even values, then odd ones.
+_EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
+_PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
+_TRANSPOSED_MATRICES = ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+_FUSED_QKV = ("self_attn.qkv_proj", "attn.c_attn", "attention.query_key_value", "self_attn.query_key_value")
+_FUSED_GATE_UP = ("mlp.gate_up_proj", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
+_EXPERT_STACKS = ("mlp.experts", "feed_forward.experts", "block_sparse_moe.experts")
+# Of one expert: what stands before its number and, for gate, up and down, behind.
+_SINGLE_EXPERTS = (
+    ("mlp.experts", "gate_proj", "up_proj", "down_proj"),
+    ("block_sparse_moe.experts", "w1", "w3", "w2"),
+)
+
+
+@dataclass(frozen=True)
+class HFTensors:
+    """The tensors of one checkpoint, seen from the parameters of our model."""
+
+    names: TensorNames
+    stored: Mapping[str, Stored]
+    family: Family
+    config: ModelConfig
+
+    def source(self, parameter: str) -> ParameterSource:
+        """Where the parameter of that name comes from; of a tensor that is missing, the name it should have."""
+        layer, local = _PARAMETER.fullmatch(parameter).groups()  # type: ignore[union-attr]
+        if layer is None:
+            return Source(self.names.find("", local))
+        at = self.names.layer(int(layer))
+        experts = self.config.layers[int(layer)].experts
+        if experts is not None and local.startswith("mlp.experts."):
+            return self._experts(at, local.removeprefix("mlp.experts."), experts)
+        module, _, kind = local.rpartition(".")
+        if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+            return self._projection(at, module, kind)
+        if module in ("self_attn.q_norm", "self_attn.k_norm") and self.config.qk_norm == "each_head":
+            return self._norm_of_each_head(at, module, kind)
+        fused = self.names.first_of(at, _FUSED_GATE_UP, kind) if module.endswith(("gate_proj", "up_proj")) else None
+        if fused is not None:
+            return self._gate_or_up(fused, module, experts)
+        name = self.names.find(at, local)
+        if self.config.latent is not None:
+            return Source(name, self._latent_pairs(module))
+        if self.family.matrices_transposed and kind == "weight" and module in _TRANSPOSED_MATRICES:
+            return Rearranged(name, transposed=True)
+        return Source(name)
+
+    def _projection(self, at: str, module: str, kind: str) -> ParameterSource:
+        """Queries, keys or values, of their own tensor or of one that holds all three."""
+        config = self.config
+        if config.latent is not None:
+            return Source(self.names.find(at, f"{module}.{kind}"), self._latent_pairs(module))
+        pairs = self._pairs() if module != "self_attn.v_proj" else None
+        fused = self.names.first_of(at, _FUSED_QKV, kind)
+        if fused is None:
+            return Source(self.names.find(at, f"{module}.{kind}"), pairs)
+        which = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
+        size = config.head_dim
+        heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+        rows = sum(heads) * size
+        if self.family.qkv_by_head:
+            # Query, key and value of one head after another.
+            starts = [(3 * head + which) * size for head in range(config.num_heads)]
+            return Source(fused, pairs, tuple((start, start + size) for start in starts), rows)
+        start, count = sum(heads[:which]) * size, heads[which] * size
+        if self.family.matrices_transposed and kind == "weight":
+            return Rearranged(fused, transposed=True, picks=(slice(start, start + count),))
+        return Source(fused, pairs, ((start, start + count),), rows)
+
+    def _norm_of_each_head(self, at: str, module: str, kind: str) -> ParameterSource:
+        heads = self.config.num_heads if module == "self_attn.q_norm" else self.config.num_kv_heads
+        single = [f"{at}{module.replace('_norm', '_layernorm')}.norms.{head}.{kind}" for head in range(heads)]
+        if self.names.has(single[0]):
+            return Stacked(tuple(Source(self.names.full(name)) for name in single))
+        return Rearranged(
+            self.names.find(at, f"{module}.{kind}"), picks=_EVEN_ODD if self.family.paired else (slice(None),)
+        )
+
+    def _pairs(self) -> PairedRows | None:
+        """How the rows of queries and keys are stored, if in pairs."""
+        rope = next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
+        if rope is None or not self.family.paired:
+            return None
+        return PairedRows(self.config.head_dim, 0, rope.rotary_dim)
+
+    def _latent_pairs(self, module: str) -> PairedRows | None:
+        latent = self.config.latent
+        if latent is None or not self.family.paired:
+            return None
+        if module in ("self_attn.q_proj", "self_attn.q_b_proj"):
+            return PairedRows(latent.query_dim, latent.nope_dim, latent.rope_dim)
+        if module == "self_attn.kv_a_proj_with_mqa":
+            return PairedRows(latent.rank + latent.rope_dim, latent.rank, latent.rope_dim)
+        return None
+
+    def _gate_or_up(self, fused: str, module: str, experts: ExpertsConfig | None) -> ParameterSource:
+        """Gate or up projection of a feed-forward network, out of a tensor with the gate's rows before the up's."""
+        size = self.config.intermediate_size if experts is None else experts.shared_size
+        start = 0 if module.endswith("gate_proj") else size
+        return Source(fused, None, ((start, start + size),), 2 * size)
+
+    def _experts(self, at: str, what: str, experts: ExpertsConfig) -> ParameterSource:
+        """One of the four stacks: `gate_up_proj`, `down_proj` and their biases."""
+        gate_up, kind = what.startswith("gate_up_proj"), "bias" if what.endswith("_bias") else "weight"
+        linear = "block_sparse_moe.input_linear" if gate_up else "block_sparse_moe.output_linear"
+        if self.names.has(f"{at}{linear}.{kind}"):
+            return Source(self.names.full(f"{at}{linear}.{kind}"))
+        for stack in _EXPERT_STACKS:
+            if self.names.has(f"{at}{stack}.{what}"):
+                return self._packed(f"{at}{stack}.", what, experts)
+        for stack, gate, up, down in _SINGLE_EXPERTS:
+            if self.names.has(f"{at}{stack}.0.{gate}.weight"):
+                parts = (gate, up) if gate_up else (down,)
+                return Stacked(
+                    tuple(
+                        Joined(tuple(Source(self.names.full(f"{at}{stack}.{expert}.{part}.{kind}")) for part in parts))
+                        for expert in range(experts.count)
+                    )
+                )
+        return Source(self.names.full(f"{at}mlp.experts.{what}"))
+
+    def _packed(self, stack: str, what: str, experts: ExpertsConfig) -> ParameterSource:
+        """A stack in one tensor: as the model has it, with input and output exchanged, with gate and up mixed."""
+        name = self.names.full(stack + what)
+        picks = _EVEN_ODD if self.family.gate_up_alternating and what.startswith("gate_up") else (slice(None),)
+        if what.endswith("_bias"):
+            return Rearranged(name, picks=picks)
+        # One model may be stored both ways (gpt-oss: plain, and in 4 bits), told apart by the shape of gate and up.
+        gate_up = self.stored.get(self.names.full(stack + "gate_up_proj"))
+        straight = (experts.count, 2 * experts.intermediate_size, self.config.hidden_size)
+        exchanged = (straight[0], straight[2], straight[1])
+        transposed = self.family.experts_transposed
+        if gate_up is not None and gate_up.shape != (exchanged if transposed else straight):
+            transposed = gate_up.shape == exchanged
+        if not transposed and picks == (slice(None),):
+            return Source(name)
+        return Rearranged(name, transposed=transposed, picks=picks)

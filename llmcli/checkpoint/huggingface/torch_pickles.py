@@ -1,0 +1,231 @@
+"""Weights that `torch.save` wrote: `pytorch_model*.bin` and `consolidated.NN.pth`.
+
+Such a file is a pickle, which can run code when it is read in the ordinary way. It is only ever read by
+`torch.load(weights_only=True)`, which builds tensors and plain containers and refuses everything else; what it refuses
+is refused here too.
+
+Since PyTorch 1.6 the file is a ZIP archive of plain arrays. It is mapped into memory, so that opening it costs next to
+nothing and the system drops pages as it needs; it must not be cut short by another program meanwhile. Older files can
+only be read whole, one at a time: beside the model, up to twice the size of the largest is needed, as the allocator
+does not give back all that was freed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from llmcli.checkpoint.files.weight_file import WeightFile, refuse_foreign, shown
+from llmcli.checkpoint.tensors.encodings import ENCODINGS
+from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.errors import CheckpointError, UnsupportedModelError
+
+# Before it, a file could damage memory in spite of `weights_only` (CVE-2026-24747).
+_SAFE_TORCH = "2.10"
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02"
+# The largest real ones have a few MB: hundreds of bytes for each tensor.
+_LARGEST_DIRECTORY = 32 << 20
+_LARGEST_PICKLE = 64 << 20
+# What training programs put the weights into, beside the state of the optimizer.
+_WRAPPERS = ("model", "state_dict", "module")
+# How PyTorch names what a pickle asks for and may not have.
+_FOREIGN = re.compile(r"\bGLOBAL (\S+)")
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_NAMES = {encoding.dtype: name for name, encoding in ENCODINGS.items() if encoding.dtype is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class TorchTensor:
+    """A tensor of a file that `torch.save` wrote."""
+
+    name: str
+    path: Path
+    shape: tuple[int, ...]
+    encoding: str
+    nbytes: int
+    memory: tuple[object, ...]
+    """Two tensors of one file with the same `memory` are the same values stored once."""
+    values: Callable[[TensorReader], Tensor]
+    """The tensor itself; what must be kept for the next call is kept as long as the reader."""
+
+    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the first dimension, (rows, values of a row), in the type they are stored in."""
+        values = self.values(reader)
+        values = values.reshape(1) if values.dim() == 0 else values
+        return values[start:stop].reshape(stop - start, math.prod(self.shape[1:]))
+
+
+def read_torch_file(path: Path) -> dict[str, TorchTensor]:
+    """The tensors of one file by name.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds other things than weights, or is damaged.
+        UnsupportedModelError: the installed PyTorch does not read such files safely.
+    """
+    _check_torch(path)
+    with WeightFile(path) as file:
+        start = file.read(0, 64)
+        mapped = start.startswith(_ZIP)
+        if mapped:
+            _check_archive(file)
+        elif not start.startswith(_PICKLE):
+            refuse_foreign(path, start)
+            raise CheckpointError(f"{path} is not a file that PyTorch wrote. Download it again.")
+    loaded = _load(path, mapped=mapped)
+    found: dict[str, TorchTensor] = {}
+    for name, tensor in loaded.items():
+        _check_tensor(path, name, tensor)
+        found[name] = TorchTensor(
+            name=name,
+            path=path,
+            shape=tuple(tensor.shape),
+            encoding=_NAMES[tensor.dtype],
+            nbytes=tensor.nbytes,
+            memory=(path, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype),
+            values=_Mapped(tensor) if mapped else _Whole(path, name),
+        )
+    return found
+
+
+def without_shared_head(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:
+    """The tensors without an output head that is the embedding under a second name: it need not be kept twice."""
+    uses = Counter(tensor.memory for tensor in tensors.values())
+    return {name: tensor for name, tensor in tensors.items() if not (name.endswith(_HEADS) and uses[tensor.memory] > 1)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Mapped:
+    tensor: Tensor
+
+    def __call__(self, reader: TensorReader) -> Tensor:
+        return self.tensor
+
+
+# The file of each reader that was read whole last.
+_LAST: WeakKeyDictionary[TensorReader, tuple[Path, Mapping[str, Tensor]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class _Whole:
+    path: Path
+    name: str
+
+    def __call__(self, reader: TensorReader) -> Tensor:
+        last = _LAST.get(reader)
+        if last is None or last[0] != self.path:
+            _LAST.pop(reader, None)
+            last = self.path, _load(self.path, mapped=False)
+            _LAST[reader] = last
+        if self.name not in last[1]:
+            raise CheckpointError(f"{self.path} was changed while it was read: {shown(self.name)} is gone.")
+        return last[1][self.name]
+
+
+def _check_torch(path: Path) -> None:
+    # A TorchVersion compares by its numbers, also with a string.
+    if torch.__version__ < _SAFE_TORCH:
+        raise UnsupportedModelError(
+            f"{path} is a pickle, which PyTorch {torch.__version__} does not read safely; install PyTorch "
+            f"{_SAFE_TORCH} or newer, or use a safetensors version of the model."
+        )
+
+
+def _check_archive(file: WeightFile) -> None:
+    """Refuse archives that would take more memory than they have bytes, or whose arrays cannot be mapped."""
+    if _directory_size(file) > _LARGEST_DIRECTORY:
+        raise _damaged(file.path, "its table of contents cannot be found or is too large")
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, IndexError) as error:
+        raise _damaged(file.path, str(error)) from None
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise _damaged(file.path, f"{shown(entry.filename)} in it is compressed, which PyTorch never does")
+        if entry.filename.endswith("/constants.pkl"):
+            raise UnsupportedModelError(
+                f"{file.path} is a TorchScript archive, which holds code and is not read; use a safetensors or GGUF "
+                "version of the model."
+            )
+        if entry.filename.endswith(".pkl") and entry.file_size > _LARGEST_PICKLE:
+            raise _damaged(file.path, f"{shown(entry.filename)} in it has {entry.file_size} bytes")
+
+
+def _directory_size(file: WeightFile) -> int:
+    """Bytes of a ZIP archive's table of contents, which its last record tells; PyTorch writes nothing behind that."""
+    end = file.read(file.size - 22, 22) if file.size > 22 else b""
+    if not end.startswith(b"PK\5\6"):
+        return 1 << 64
+    size = int.from_bytes(end[12:16], "little")
+    # Large archives have a longer record of 56 bytes, and one of 20 that points to it.
+    longer = file.read(max(0, file.size - 98), 56)
+    return int.from_bytes(longer[40:48], "little") if size == 0xFFFFFFFF and longer.startswith(b"PK\6\6") else size
+
+
+def _load(path: Path, *, mapped: bool) -> dict[str, Tensor]:
+    """The tensors of a file, which are its whole content or that of one entry of it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    # The unpickler answers nonsense with whatever error the nonsense leads to.
+    except Exception as error:
+        foreign = _FOREIGN.search(str(error)) if isinstance(error, UnpicklingError) else None
+        if foreign is None:
+            raise _damaged(path, _reason(error)) from None
+        raise UnsupportedModelError(
+            f"{path} holds more than weights: it asks for {shown(foreign[1])}, which could run code, so it is not "
+            "read. Use a safetensors or GGUF version of the model."
+        ) from None
+    return _state_dict(path, content)
+
+
+def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        raise _damaged(path, f"it holds a {type(content).__name__}, not weights by name")
+    entries: dict[object, object] = content
+    if not any(isinstance(value, Tensor) for value in entries.values()):
+        inner = {name: value for name in _WRAPPERS if isinstance(value := entries.get(name), dict)}
+        if len(inner) != 1:
+            what = "no weights" if not inner else f"several sets of weights ({' and '.join(inner)})"
+            raise CheckpointError(f"{path} holds {what}; use a safetensors or GGUF version of the model.")
+        [entries] = inner.values()
+    tensors: dict[str, Tensor] = {}
+    for name, value in entries.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path}: the entry {shown(str(name))} among the weights is a {type(value).__name__}, not a tensor."
+            )
+        tensors[name] = value
+    return tensors
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuse what is not a plain array of values, each of them stored."""
+    where = f"{path}: tensor {shown(name)}"
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _NAMES:
+        raise UnsupportedModelError(
+            f"{where} is a {tensor.layout} tensor of {tensor.dtype} on {tensor.device}, which is not supported."
+        )
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{where} has shape {list(tensor.shape)}, but the file stores fewer values.")
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path} is not a sound PyTorch file: {what}. Download it again.")
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch says, without its advice to switch the protection off."""
+    text = str(error)
+    _, found, detail = text.partition("WeightsUnpickler error: ")
+    line = next((line.strip() for line in (detail if found else text).splitlines() if line.strip()), "")
+    return shown(line or type(error).__name__)

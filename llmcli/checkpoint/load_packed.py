@@ -1,0 +1,271 @@
+"""Reading matrices straight into packed blocks: which ones, and row by row from wherever their rows come.
+
+No more than a few rows are held beside what is packed, as long as the rows of the model are rows of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.quantized.base import QuantisedTensor
+from llmcli.checkpoint.tensors.parameter_sources import ParameterSource, Stored
+from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
+from llmcli.checkpoint.tensors.repack import bits_of, groups_of
+from llmcli.checkpoint.tensors.row_spans import Span, spans_of
+from llmcli.device import in_words, memory_for
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu.repack import BlockPacker
+from llmcli.kernels.cuda.dequantize import unpacker_for
+from llmcli.kernels.cuda.support import reads_packed
+from llmcli.model import Transformer
+from llmcli.model.huge_pages import Pages
+from llmcli.model.meta_device import meta_model
+from llmcli.model.mixture_of_experts import Experts
+from llmcli.model.quantized.layout import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.quantize import quantise
+
+Packing: TypeAlias = Literal["stored", "int8", "int4"]
+"""Pack what the files have in blocks; or all large matrices, in so many bits (embeddings and the head in 8)."""
+
+# Values packed at a time: few enough for a core's own cache.
+_CHUNK_VALUES = 1 << 18
+# And on a GPU: enough to keep it busy, while what several threads have there at a time stays below a layer of 8 B.
+_DEVICE_CHUNK_VALUES = 1 << 20
+# Memory for weights is taken in large pieces: at the end of each a part of a page lies idle.
+_WEIGHTS_AT_ONCE = 1 << 28
+# Parameters from which on a model gets it.
+_LARGE = 1 << 24
+# Parameters below which rounding with one scale for many columns tells: the starter keeps its most probable token in
+# 57 % of places with 4 bits in groups of 128, in 70 % in groups of 32; with 8 bits by row in 93 %, else in 96 %.
+_FEELS_LONG_GROUPS = 1_000_000_000
+# Read as dense parameters: single rows, and what latent attention takes apart.
+_DENSE = ("shared_expert_gate", "kv_b_proj")
+
+
+def packed_unasked(checkpoint: Checkpoint, device: torch.device) -> Packing | None:
+    """How weights are kept for the kernel of a device where nothing is said of it: as stored, if it reads them so."""
+    if device.type == "cpu":
+        return "stored"
+    planned = planned_formats(meta_model(checkpoint.config), "stored", checkpoint, device)
+    return "stored" if device.type == "cuda" and planned and reads_packed(checkpoint.config, planned) else None
+
+
+def planned_formats(
+    model: Transformer, packing: Packing | None, checkpoint: Checkpoint | None, device: torch.device
+) -> dict[str, PackedFormat]:
+    """The parameters of `model` that are packed, and how; a `checkpoint` is where they come from, if from any.
+
+    A GPU's groups are long. Small models feel that, and get short ones there too. Where files keep codes of their own
+    in shorter groups, all parameters get these, as far as they have as many bits: kernels read matrices that lie alike
+    in one launch.
+    """
+    if packing is None:
+        return {}
+    parameters = dict.fromkeys(parameter for _, _, parameter in _packable(model))
+    found = {parameter: _bits(parameter, packing, checkpoint) for parameter in parameters}
+    short = checkpoint is not None and any(_in_short_groups(tensor) for tensor in checkpoint.tensors.values())
+    size = sum(parameter.numel() for parameter in model.parameters())
+    small = packing != "stored" and size < _FEELS_LONG_GROUPS
+    kept = {
+        bits: narrow(bits) if device.type == "cpu" else wide(bits, COLUMNS if short or small else None) for bits in BITS
+    }
+    if kept[8].group is None and checkpoint is not None and any(map(_in_8_bit_groups, checkpoint.tensors.values())):
+        kept[8] = wide(8, kept[4].group)
+    return {parameter: kept[bits] for parameter, bits in found.items() if bits is not None}
+
+
+def make_room(
+    model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, device: torch.device
+) -> dict[str, PackedMatrix]:
+    """Put packed matrices, not yet filled, in the place of `model`'s parameters; by the parameters' names.
+
+    Raises:
+        OutOfMemoryError: there is no room for them.
+    """
+    made: dict[str, PackedMatrix] = {}
+    # A small model is held by the processor's own memory, and would leave most of a huge page idle.
+    large = sum(parameter.numel() for parameter in model.parameters()) >= _LARGE
+    pages = Pages(_WEIGHTS_AT_ONCE) if large and device.type == "cpu" else None
+    for path, module, parameter in list(_packable(model)):
+        if parameter not in planned:
+            continue
+        if parameter not in made:
+            shape = model.get_parameter(parameter).shape
+            made[parameter] = _matrix(planned[parameter], shape, dtype, device, pages)
+        matrix = made[parameter]
+        owner, _, name = path.rpartition(".")
+        replacement: nn.Module = matrix
+        if isinstance(module, Experts):
+            owner, name = path, parameter.rpartition(".")[2]
+            delattr(module, name)
+        elif isinstance(module, nn.Linear):
+            replacement = QuantisedLinear(matrix, bias=module.bias is not None)
+        else:
+            replacement = QuantisedEmbedding(matrix)
+        setattr(model.get_submodule(owner), name, replacement)
+    if (unpacker := unpacker_for(device)) is not None:
+        unpacker.take_on(made.values())
+    return made
+
+
+def _packable(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
+    """Where matrices can be packed: the path of each module, the module, and the parameter it computes with."""
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        if isinstance(module, Experts):
+            yield from ((path, module, f"{path}.{part}") for part in ("gate_up_proj", "down_proj"))
+        elif isinstance(module, nn.Linear | nn.Embedding) and name not in (*_DENSE, "embed_positions"):
+            tied = model.config.tie_embeddings and name == "lm_head"
+            yield path, module, "embed_tokens.weight" if tied else f"{path}.weight"
+
+
+def block_packer() -> BlockPacker | None:
+    """What packs blocks fast; None where there is no compiler: then torch does, in three times the time."""
+    try:
+        return BlockPacker()
+    except NoKernelError:
+        return None
+
+
+def read_packed(
+    source: ParameterSource,
+    stored: Mapping[str, Stored],
+    reader: TensorReader,
+    to: PackedMatrix,
+    packer: BlockPacker | None = None,
+) -> None:
+    """Fill `to` with the parameter that `source` makes; `packer` makes what it can of the same bytes faster.
+
+    Raises:
+        CheckpointError: the file ends too early, cannot be read, or does not hold what its shape promised.
+    """
+    spans = list(spans_of(source, stored))
+    if not spans:
+        # Columns that are rows in the file, and the like: the whole matrix is put in order first.
+        whole = torch.empty(source.shape(stored), dtype=torch.float32)
+        source.read_into(stored, reader, whole)
+        for index, values in enumerate(whole.view(to.shape)):
+            for first in range(0, to.rows, step := _rows_at_once(to)):
+                part = values[first : first + step].to(to.blocks.device)
+                to.store(index, first, quantise(part, to.format))
+        return
+    for index in range(to.count):
+        parts = [span for span in spans if span.index == index]
+        if packer is not None and all(packer.knows(span.tensor.encoding, to.format) for span in parts):
+            _pack_all(packer, parts, reader, to, index)
+        else:
+            _store_all(to, index, (groups for span in parts for groups in _groups(span, reader, to)))
+
+
+def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
+    """Where that much memory is asked for: `OutOfMemoryError` if it is not to be had."""
+    return memory_for(
+        lambda: f"the model's weights, {in_words(nbytes)}",
+        "Close other programs, use --quantize int4, or use a smaller model.",
+    )
+
+
+def _matrix(
+    kept: PackedFormat, shape: torch.Size, dtype: torch.dtype, device: torch.device, pages: Pages | None
+) -> PackedMatrix:
+    """Room for a matrix, or for a stack of them."""
+    rows, columns = shape[-2:]
+    count = 1 if len(shape) == 2 else shape[0]
+    with memory_for_weights(kept.nbytes(rows, columns, count)):
+        return PackedMatrix(kept, rows, columns, dtype=dtype, count=count, pages=pages, device=device)
+
+
+def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bits | None:
+    if packing != "stored":
+        return 8 if packing == "int8" or parameter.startswith(("embed_tokens", "lm_head")) else 4
+    assert checkpoint is not None
+    source = checkpoint.sources[parameter]
+    bits = {_kept_bits(checkpoint.tensors[name]) for name in source.names}
+    if None in bits:
+        return None
+    return 4 if bits == {4} else 8
+
+
+def _kept_bits(tensor: Stored) -> Bits | None:
+    """In how many bits the codes of a tensor are packed as they are stored; None if they cannot be."""
+    if isinstance(tensor, QuantisedTensor):
+        return None if tensor.groups is None else tensor.bits
+    return bits_of(tensor.encoding)
+
+
+def _in_short_groups(tensor: Stored) -> bool:
+    """It holds codes that are packed as they are, but not in the groups that a GPU's are in."""
+    if isinstance(tensor, QuantisedTensor):
+        return tensor.groups is not None and not tensor.wide
+    return bits_of(tensor.encoding) is not None
+
+
+def _in_8_bit_groups(tensor: Stored) -> bool:
+    return isinstance(tensor, QuantisedTensor) and tensor.groups is not None and tensor.bits == 8
+
+
+def _rows_at_once(to: PackedMatrix, multiple: int = ROWS) -> int:
+    """How many rows are packed at a time, a multiple of `multiple`."""
+    values = _CHUNK_VALUES if to.blocks.device.type == "cpu" else _DEVICE_CHUNK_VALUES
+    return max(1, values // (to.columns * multiple)) * multiple
+
+
+def _chunks(span: Span, to: PackedMatrix) -> Iterator[tuple[int, int]]:
+    """From where to where rows are read at a time."""
+    step = _rows_at_once(to, ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim))
+    for start in range(span.start, span.stop, step):
+        yield start, min(start + step, span.stop)
+
+
+def _pack_all(packer: BlockPacker, spans: list[Span], reader: TensorReader, to: PackedMatrix, index: int) -> None:
+    """Pack the bytes of the file as they are."""
+    first = 0
+    for span in spans:
+        tensor = span.tensor
+        # Only such tensors have the names of block formats.
+        assert isinstance(tensor, TensorInfo)
+        for start, stop in _chunks(span, to):
+            raw = reader.read_blocks(tensor, start, stop)
+            order = None if span.pairs is None else span.pairs.order(stop - start)
+            packer.pack(tensor.encoding, raw, to, index, first, order)
+            first += stop - start
+
+
+def _groups(span: Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Groups]:
+    tensor, device = span.tensor, to.blocks.device
+
+    def ordered(rows: Tensor) -> Tensor:
+        # Only bytes and numbers as they are stored travel to a device; what is made of them is made there.
+        rows = rows.to(device)
+        return rows if span.pairs is None else span.pairs.reordered(rows)
+
+    for start, stop in _chunks(span, to):
+        if isinstance(tensor, TensorInfo) and (to.bits, to.format.group) == (bits_of(tensor.encoding), COLUMNS):
+            raw = reader.read_blocks(tensor, start, stop)
+            yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))
+        elif isinstance(tensor, QuantisedTensor) and tensor.groups is not None and to.bits == tensor.bits:
+            yield tensor.groups(reader, start, stop).in_groups_of(to.format.group or COLUMNS).with_rows(ordered)
+        else:
+            yield quantise(ordered(tensor.read_rows(reader, start, stop)), to.format)
+
+
+def _store_all(to: PackedMatrix, index: int, parts: Iterator[Groups]) -> None:
+    """Store parts of any number of rows, one after another."""
+    row, rest = 0, None
+    for part in parts:
+        rows = part if rest is None else rest.followed_by(part)
+        whole = len(rows) // ROWS * ROWS
+        if whole:
+            to.store(index, row, rows[:whole])
+            row += whole
+        rest = rows[whole:] if whole < len(rows) else None
+    if rest is not None:
+        to.store(index, row, rest)

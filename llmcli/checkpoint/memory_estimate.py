@@ -1,0 +1,172 @@
+"""Whether a model will fit, told from headers alone: before anything large is asked for, and with what would fit.
+
+What is counted is what must be there at the same time: the weights as they will be kept, keys and values of the context
+that was asked for, and the activations of one piece of a prompt. Where that is more than the device has free, loading
+could only fail later, or be killed by the system.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from llmcli.checkpoint.checkpoint import Checkpoint
+from llmcli.checkpoint.load_packed import Packing, planned_formats
+from llmcli.device import in_words, memory
+from llmcli.errors import OutOfMemoryError
+from llmcli.kernels import DEVICE_CHUNK, READABLE_CHUNK
+from llmcli.model import ModelConfig, Transformer
+from llmcli.model.parameters import parameters_of
+from llmcli.model.quantized.layout import PackedFormat
+from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
+
+# Where no context was asked for, room for a short talk: the cache grows as the text does.
+_UNASKED_CONTEXT = 1024
+# Contexts that are worth offering are multiples of this.
+_CONTEXT_STEP = 256
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a model takes while it generates."""
+
+    weights: int
+    cache: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.cache + self.working
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a model is to be run."""
+
+    device: torch.device
+    dtype: torch.dtype
+    packing: Packing | None = None
+    context: int | None = None
+    """The most tokens of prompt and reply together; None: nothing was said of it."""
+    may_pack: bool = True
+    """Weights that are not packed could be."""
+
+
+def footprint(
+    model: Transformer,
+    planned: Mapping[str, PackedFormat],
+    dtype: torch.dtype,
+    context: int | None,
+    device: torch.device,
+) -> Footprint:
+    """What `model`, which may be on `meta`, will take on `device`, those in `planned` packed and others in `dtype`."""
+    weights = sum(kept_bytes(model, planned, dtype).values())
+    tokens = min(context or _UNASKED_CONTEXT, model.config.context_length)
+    working = _working(model.config, tokens, dtype, device)
+    if device.type == "cuda" and planned:
+        largest = max(math.prod(model.get_parameter(name).shape[-2:]) for name in planned)
+        working += UNPACKED_BYTES * min(DEVICE_VALUES_AT_ONCE, largest)
+    return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), working)
+
+
+def kept_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype) -> dict[str, int]:
+    """The bytes of each parameter: packed if in `planned`, else in `dtype`, or in float32 where it is kept so."""
+    found = {}
+    for name, parameter in parameters_of(model.config).items():
+        if name in planned:
+            count, rows, columns = (1, *parameter.shape)[-3:]
+            found[name] = planned[name].nbytes(rows, columns, count)
+        else:
+            found[name] = parameter.values * (torch.float32 if parameter.float32 else dtype).itemsize
+    return found
+
+
+def foresee(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, *, name: str | None = None) -> None:
+    """See that there is memory for a model that is still on `meta`; it has a `name`, or the path of its checkpoint.
+
+    Raises:
+        OutOfMemoryError: there is not; with what is needed, what is free, and what would fit.
+    """
+    free = memory(wish.device)[1]
+    if free is None:
+        return
+    needed = _needed(model, checkpoint, wish)
+    if needed.total <= free:
+        return
+    kept = {None: str(wish.dtype).removeprefix("torch."), "stored": "the bits they are stored in"}
+    context = "" if wish.context is None else f" and {in_words(needed.cache)} for a context of {wish.context} tokens"
+    name = name if checkpoint is None else str(checkpoint.path)
+    fitting = ", ".join(_what_fits(model, checkpoint, wish, free))
+    raise OutOfMemoryError(
+        f"{name} does not fit: it takes {in_words(needed.total)}, with {in_words(needed.weights)} for the "
+        f"weights in {kept.get(wish.packing, wish.packing)}{context}, and {wish.device} has {in_words(free)} free. "
+        + (f"This would fit: {fitting}." if fitting else "Close other programs, or use a smaller model.")
+    )
+
+
+def _needed(model: Transformer, checkpoint: Checkpoint | None, wish: Wish) -> Footprint:
+    planned = planned_formats(model, wish.packing, checkpoint, wish.device)
+    return footprint(model, planned, wish.dtype, wish.context, wish.device)
+
+
+def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, free: int) -> Iterator[str]:
+    """The settings, closest to the wish first, with which the model fits into `free` bytes; nothing is guessed."""
+    packings: list[tuple[str, Packing | None]] = [("", wish.packing)]
+    if wish.may_pack and wish.packing in (None, "stored", "int8"):
+        packings += [("--quantize int8", "int8")] if wish.packing != "int8" else []
+        packings += [("--quantize int4", "int4")]
+    fitting: set[str] = set()
+    for dtype in (wish.dtype, torch.bfloat16) if wish.dtype == torch.float32 else (wish.dtype,):
+        for flag, packing in packings:
+            if flag in fitting:
+                continue  # as it is, which asks for less of a change
+            planned = planned_formats(model, packing, checkpoint, wish.device)
+            flags = [flag] * bool(flag) + ["--dtype bfloat16"] * (dtype != wish.dtype)
+            needed = footprint(model, planned, dtype, wish.context, wish.device)
+            if needed.total <= free:
+                fitting.add(flag)
+                yield f"{' '.join(flags)} ({in_words(needed.total)})"
+            elif wish.context is not None:
+                longest = _longest_context(model, planned, dtype, wish.context, wish.device, free)
+                if longest:
+                    yield " ".join([*flags, f"--context {longest}"])
+
+
+def _longest_context(
+    model: Transformer,
+    planned: Mapping[str, PackedFormat],
+    dtype: torch.dtype,
+    context: int,
+    device: torch.device,
+    free: int,
+) -> int:
+    """The longest context below the one asked for that fits; 0 if none does."""
+    fits, too_long = 0, -(-min(context, model.config.context_length) // _CONTEXT_STEP)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if footprint(model, planned, dtype, middle * _CONTEXT_STEP, device).total <= free:
+            fits = middle
+        else:
+            too_long = middle
+    return fits * _CONTEXT_STEP
+
+
+def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes of activations while a piece of a prompt is read: the widest part of a block, and a row of logits."""
+    experts = (layer.experts for layer in config.layers if layer.experts is not None)
+    widest = max(
+        config.intermediate_size,
+        *((one.intermediate_size * one.chosen + one.shared_size) for one in experts),
+        (config.num_heads + 2 * config.num_kv_heads) * config.head_dim,
+    )
+    piece = min(tokens, DEVICE_CHUNK if device.type == "cuda" else READABLE_CHUNK)
+    # The residual stream, what is added to it and its norm; gate, up and their product.
+    activations = piece * (3 * config.hidden_size + 3 * widest) * dtype.itemsize
+    # As it is, and as numbers that are added to the scores.
+    mask = piece * tokens * (1 + dtype.itemsize)
+    # Logits, and probabilities made of them, in float32.
+    return activations + mask + 2 * config.vocab_size * torch.float32.itemsize

@@ -1,0 +1,1 @@
+"""Checkpoints in the makers' own formats: `params.json` with their weights."""

@@ -1,0 +1,1 @@
+"""Quantized checkpoints: GPTQ, AWQ, compressed-tensors, bitsandbytes, FP8 and FP4."""

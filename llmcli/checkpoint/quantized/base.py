@@ -1,0 +1,259 @@
+"""Weights that a checkpoint keeps as small codes and separate scales, read as if they were one tensor of numbers.
+
+In this module and the ones for each method, torch is imported only by functions that compute values: reading and
+checking the headers of a checkpoint must not wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from llmcli.checkpoint.files.weight_file import shown
+from llmcli.checkpoint.tensors.parameter_sources import Stored
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.errors import CheckpointError
+from llmcli.model.quantized.layout import COLUMNS, Bits, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors.reader import TensorReader
+    from llmcli.model.quantized.matrix import Groups
+
+FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class QuantisedTensor:
+    """Several tensors of the files that decode to one; it reads like any `Stored`, in float32."""
+
+    name: str
+    shape: tuple[int, ...]
+    encoding: str
+    parts: tuple[TensorInfo, ...]
+    decode: Callable[[TensorReader, int, int], Tensor]
+    """The rows from one index to another, with the values of a row in any shape."""
+    groups: Callable[[TensorReader, int, int], Groups] | None = None
+    """The same rows as the codes they are stored in; None if packed blocks cannot hold those."""
+    bits: Bits = 4
+    """Of those codes."""
+    wide: bool = False
+    """The groups are as long as the longer ones of packed blocks, or some times as long."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts)
+
+    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the first dimension, float32 (rows, values of a row).
+
+        Raises:
+            CheckpointError: a file ends too early or cannot be read, or an index points outside its table.
+        """
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise ValueError(f"{self.name} has {self.shape[0]} rows; {start} to {stop} were asked for")
+        if start == stop:
+            import torch
+
+            return torch.empty(0, math.prod(self.shape[1:]))
+        return self.decode(reader, start, stop).reshape(stop - start, -1)
+
+
+class Collapsing:
+    """The tensors of a checkpoint while those of each quantised weight are taken out and one is put in their place."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+        self.left = dict(tensors)
+        """Tensors that nothing has taken."""
+        self._made: dict[str, QuantisedTensor] = {}
+
+    def stems(self, suffix: str) -> list[str]:
+        """What precedes `suffix` in the name of every tensor that is left and ends in it."""
+        return [name.removesuffix(suffix) for name in self.left if name.endswith(suffix)]
+
+    def take(self, name: str, encodings: Collection[str], *, beside: TensorInfo | None = None) -> TensorInfo:
+        """The tensor `name`, stored in one of `encodings`; it is no longer left.
+
+        Raises:
+            CheckpointError: there is none though there is `beside`, which needs it; it is empty, or of another type.
+        """
+        info = self.take_optional(name, encodings)
+        if info is None:
+            place = "" if beside is None else f"{beside.path}: tensor {shown(beside.name)} is quantised, but "
+            raise CheckpointError(f"{place}the tensor {shown(name)} is missing. Download the model again.")
+        return info
+
+    def take_optional(self, name: str, encodings: Collection[str]) -> TensorInfo | None:
+        """Like `take`, but None if there is no such tensor."""
+        info = self.left.pop(name, None)
+        if info is None:
+            return None
+        if info.encoding not in encodings:
+            raise CheckpointError(
+                f"{info.path}: tensor {shown(name)} holds {info.encoding} numbers; {' or '.join(encodings)} is needed."
+            )
+        if info.values == 0:
+            raise CheckpointError(f"{info.path}: tensor {shown(name)} is empty.")
+        return info
+
+    def put(self, tensor: QuantisedTensor) -> None:
+        """Add a weight made of tensors that were taken; `CheckpointError` if the checkpoint has one of that name."""
+        if tensor.name in self.left or tensor.name in self._made:
+            raise CheckpointError(
+                f"{tensor.parts[0].path} holds the weight {shown(tensor.name)} twice: quantised and as it is."
+            )
+        self._made[tensor.name] = tensor
+
+    def result(self) -> dict[str, Stored]:
+        """Everything that is left and everything that was put."""
+        return {**self.left, **self._made}
+
+
+def check_shape(info: TensorInfo, shape: tuple[int, ...], partner: TensorInfo) -> None:
+    """Raise `CheckpointError` unless `info` has the shape that follows from its partner's."""
+    if info.shape != shape:
+        raise CheckpointError(
+            f"{info.path}: tensor {shown(info.name)} has shape {list(info.shape)}, but {list(shape)} goes with "
+            f"{shown(partner.name)} of shape {list(partner.shape)}. Download the model again."
+        )
+
+
+def check_matrix(info: TensorInfo) -> tuple[int, int]:
+    """The two sizes of a matrix; `CheckpointError` if it is none."""
+    if len(info.shape) != 2:
+        raise CheckpointError(f"{info.path}: tensor {shown(info.name)} has shape {list(info.shape)}, not two sizes.")
+    return info.shape[0], info.shape[1]
+
+
+def as_bytes(info: TensorInfo) -> TensorInfo:
+    """The same tensor as a flat row of bytes."""
+    return replace(info, encoding="U8", shape=(info.nbytes,))
+
+
+def flat(info: TensorInfo) -> TensorInfo:
+    """The same tensor in one dimension."""
+    return replace(info, shape=(info.values,))
+
+
+def unpacked(words: Tensor, bits: int) -> Tensor:
+    """The unsigned numbers of `bits` bits, 1 to 8, in int32 words (..., W), lowest bits first: int32 (..., C).
+
+    They lie densely: where `bits` does not divide 32, 32 of them fill `bits` words and some lie across two. Missing
+    words at the end count as zeros, so C may be more than was packed.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    mask = (1 << bits) - 1
+    if 32 % bits == 0:
+        return (words.unsqueeze(-1) >> torch.arange(0, 32, bits, dtype=torch.int32) & mask).flatten(-2)
+    groups = pad(words, (0, -words.shape[-1] % bits)).reshape(*words.shape[:-1], -1, bits)
+    fields = []
+    for first in range(0, 32 * bits, bits):
+        word, offset = divmod(first, 32)
+        field = groups[..., word] >> offset
+        if offset + bits > 32:
+            low = 32 - offset
+            # The shift copies the sign bit downwards: only the bits that were there are kept.
+            field = (field & ((1 << low) - 1)) | (groups[..., word + 1] << low)
+        fields.append(field & mask)
+    return torch.stack(fields, -1).flatten(-2)
+
+
+def dequantised(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Tensor) -> Tensor:
+    """(codes - zeros) * scales in float32, (N, K).
+
+    `codes` is (N, K), `scales` and `zeros` are (N, G), and `groups` (K,) says which of the G columns belongs to each k.
+    """
+    values = codes.float()
+    if zeros is not None:
+        values -= _spread(zeros, groups)
+    return values.mul_(_spread(scales, groups))
+
+
+def packable(scales: TensorInfo, group_size: int, inputs: int) -> bool:
+    """Whether packed blocks hold codes with such scales, for so many inputs each."""
+    # In half precision, and the same for all columns of a block.
+    return scales.encoding == "F16" and fills_groups(group_size, inputs)
+
+
+def fills_groups(group_size: int, inputs: int) -> bool:
+    """Whether so many inputs with the same scale are some of the shortest groups of packed blocks."""
+    return _is_multiple(group_size, COLUMNS, inputs)
+
+
+def as_wide(group_size: int, inputs: int) -> bool:
+    """Whether so many inputs with the same scale are some of the longer groups of packed blocks."""
+    return _is_multiple(group_size, wide(4).group or inputs, inputs)
+
+
+def _is_multiple(group_size: int, columns: int, inputs: int) -> bool:
+    return group_size % columns == 0 or group_size >= inputs
+
+
+def grouped(codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int) -> Groups:
+    """Codes (N, K) of up to 4 bits, with `scales` and `zeros` (N, G) for each `group_size` columns, to be packed.
+
+    A minimum is the product of a scale and a zero point, rounded to half precision: off by 2^-11 of itself at most.
+    Without `zeros`, codes are of 8 bits, and their zero point is 128.
+    """
+    import torch
+
+    from llmcli.model.quantized.matrix import Groups
+
+    of_block = torch.arange(0, codes.shape[1], COLUMNS) // group_size
+    scales = scales.float()
+    minima = None if zeros is None else (scales * -zeros)[:, of_block].half()
+    return Groups(codes.to(torch.uint8), scales[:, of_block].half(), minima)
+
+
+def _spread(columns: Tensor, groups: Tensor) -> Tensor:
+    columns = columns.float().contiguous()
+    return columns if columns.shape[1] == 1 else columns.index_select(1, groups)
+
+
+def read_groups(reader: TensorReader, info: TensorInfo, groups: int) -> Tensor:
+    """A table (K,) that says to which of `groups` groups each column belongs, as int64.
+
+    Raises:
+        CheckpointError: a group that there is not.
+    """
+    table = reader.read_rows(flat(info), 0, info.values).long()
+    low, high = int(table.min()), int(table.max())
+    if low < 0 or high >= groups:
+        raise CheckpointError(
+            f"{info.path}: tensor {shown(info.name)} names group {low if low < 0 else high}, "
+            f"but there are {groups} groups. Download the model again."
+        )
+    return table
+
+
+class _Kept(threading.local):
+    """What each thread has read last: threads that read different weights would otherwise read everything again."""
+
+    def __init__(self) -> None:
+        self.last: WeakKeyDictionary[TensorReader, tuple[tuple[TensorInfo, ...], tuple[Tensor, ...]]]
+        self.last = WeakKeyDictionary()
+
+
+_KEPT = _Kept()
+
+
+def read_whole(reader: TensorReader, infos: tuple[TensorInfo, ...]) -> tuple[Tensor, ...]:
+    """All values of a few tensors that belong together, kept until others are asked for.
+
+    For layouts in which a row of the weight is a column of the file: its rows are wanted in pieces, and each piece
+    would otherwise read everything again.
+    """
+    last = _KEPT.last.get(reader)
+    if last is None or last[0] != infos:
+        _KEPT.last.pop(reader, None)
+        last = infos, tuple(reader.read_rows(info, 0, info.rows) for info in infos)
+        _KEPT.last[reader] = last
+    return last[1]

@@ -1,0 +1,118 @@
+"""Weights in 8-bit and 4-bit floating point: `fp8`, `fbgemm_fp8`, `modelopt`, and the packed experts of `mxfp4`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmcli.checkpoint.files.weight_file import shown
+from llmcli.checkpoint.quantized.base import Collapsing, QuantisedTensor, check_matrix, check_shape
+from llmcli.checkpoint.quantized.scaled_codes import (
+    SCALES,
+    Cell,
+    GridRows,
+    check_one_number,
+    float_codes,
+    fp4_codes,
+    grid_cell,
+)
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.errors import CheckpointError
+
+WHOLE: Cell = (None, None)
+PER_ROW: Cell = (1, None)
+PER_COLUMN: Cell = (None, 1)
+
+FP8 = ("F8_E4M3", "F8_E5M2")
+
+_NVFP4_GROUP = 16
+_MXFP4_GROUP = 32
+
+
+def collapse_fp8(tensors: Collapsing, cells: Sequence[Cell]) -> None:
+    """Multiply every FP8 tensor that is left by its scales, of whatever name: `cells` are the grids they may have.
+
+    The names are `W_scale_inv` (DeepSeek; a factor in spite of its name) or `W_scale` for the weight W, and `X.scale`
+    or `X.qscale_weight` for `X.weight`.
+
+    Raises:
+        CheckpointError: a weight has no scales, or as many as no cell explains.
+    """
+    for name in [name for name, info in tensors.left.items() if info.encoding in FP8]:
+        weight = tensors.take(name, FP8)
+        module = name.removesuffix("weight")
+        candidates = [f"{name}_scale_inv", f"{name}_scale"]
+        if name.endswith(".weight"):
+            candidates += [f"{module}scale", f"{module}qscale_weight"]
+        scale_name = next((candidate for candidate in candidates if candidate in tensors.left), candidates[0])
+        scale = tensors.take(scale_name, SCALES, beside=weight)
+        shape = _weight_shape(weight)
+        cell = grid_cell(scale, weight, shape, cells)
+        tensors.put(
+            QuantisedTensor(name, shape, "FP8", (weight, scale), GridRows(shape, weight, float_codes, scale, cell))
+        )
+
+
+def collapse_modelopt_nvfp4(tensors: Collapsing) -> None:
+    """Weights of two FP4 numbers in a byte, with an FP8 scale for 16 of them and one scale `weight_scale_2` for all.
+
+    Raises:
+        CheckpointError: scales are missing or do not fit.
+    """
+    for stem in tensors.stems(".weight_scale_2"):
+        factor = tensors.take(f"{stem}.weight_scale_2", ("F32", "F16", "BF16"))
+        weight = tensors.take(f"{stem}.weight", ("U8",), beside=factor)
+        scale = tensors.take(f"{stem}.weight_scale", SCALES, beside=weight)
+        put_fp4(tensors, f"{stem}.weight", weight, scale, _NVFP4_GROUP, factor, divides=False)
+
+
+def put_fp4(
+    tensors: Collapsing,
+    name: str,
+    weight: TensorInfo,
+    scale: TensorInfo,
+    group: int,
+    factor: TensorInfo | None = None,
+    *,
+    divides: bool,
+) -> None:
+    """Put the weight made of FP4 numbers, two in a byte, `group` of which in a row share a scale."""
+    *lead, rows, stored = _weight_shape(weight)
+    shape = (*lead, rows, 2 * stored)
+    cell = grid_cell(scale, weight, shape, [(1, group)])
+    parts: tuple[TensorInfo, ...] = (weight, scale)
+    if factor is not None:
+        check_one_number(factor, tuple(lead), weight)
+        parts = (*parts, factor)
+    decode = GridRows(shape, weight, fp4_codes, scale, cell, global_scale=factor, global_divides=divides)
+    tensors.put(QuantisedTensor(name, shape, "NVFP4" if group == _NVFP4_GROUP else "MXFP4", parts, decode))
+
+
+def collapse_mxfp4(tensors: Collapsing) -> None:
+    """Put P of shape (..., rows, K) in the place of `P_blocks` (..., rows, K / 32, 16) and `P_scales`.
+
+    The rows stay in the order of the file, outputs first: for gpt-oss `gate_up_proj` is (E, 2 I, d) with a gate in each
+    even row and its partner in the next odd one, and `down_proj` is (E, d, I). The unquantised form of that family
+    has the last two dimensions the other way round.
+
+    Raises:
+        CheckpointError: scales are missing or do not fit.
+    """
+    for stem in tensors.stems("_blocks"):
+        blocks = tensors.take(f"{stem}_blocks", ("U8",))
+        scale = tensors.take(f"{stem}_scales", ("U8", "F8_E8M0"), beside=blocks)
+        if len(blocks.shape) not in (3, 4) or blocks.shape[-1] * 2 != _MXFP4_GROUP:
+            raise CheckpointError(
+                f"{blocks.path}: tensor {shown(blocks.name)} has shape {list(blocks.shape)}; "
+                "blocks of 16 bytes in rows are needed."
+            )
+        check_shape(scale, blocks.shape[:-1], blocks)
+        shape = (*blocks.shape[:-2], blocks.shape[-2] * _MXFP4_GROUP)
+        decode = GridRows(shape, blocks, fp4_codes, scale, (1, _MXFP4_GROUP))
+        tensors.put(QuantisedTensor(stem, shape, "MXFP4", (blocks, scale), decode))
+
+
+def _weight_shape(weight: TensorInfo) -> tuple[int, ...]:
+    """(N, K) or, for experts, (E, N, K)."""
+    if len(weight.shape) != 3:
+        check_matrix(weight)
+    return weight.shape

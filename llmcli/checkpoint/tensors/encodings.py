@@ -1,0 +1,76 @@
+"""How the values of a tensor are stored in a file: a registry of plain number types and of block formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from llmcli.checkpoint.tensors import ggml_blocks
+from llmcli.checkpoint.tensors.dtypes import LAYOUTS, Layout
+
+
+@dataclass(frozen=True)
+class Encoding(Layout):
+    """One way to store values, and to get at them."""
+
+    decode: Callable[[Tensor], Tensor]
+    """From uint8 (N, block_bytes) to (N, block_size): float32 for block formats, a view in `dtype` for plain ones."""
+    dtype: torch.dtype | None = None
+    """The number type if values are stored one by one, little-endian; None for block formats."""
+
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether the values are real numbers, as weights are."""
+        return self.dtype is None or self.dtype.is_floating_point
+
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Q4_0": ggml_blocks.decode_q4_0,
+    "Q4_1": ggml_blocks.decode_q4_1,
+    "Q5_0": ggml_blocks.decode_q5_0,
+    "Q5_1": ggml_blocks.decode_q5_1,
+    "Q8_0": ggml_blocks.decode_q8_0,
+    "Q2_K": ggml_blocks.decode_q2_k,
+    "Q3_K": ggml_blocks.decode_q3_k,
+    "Q4_K": ggml_blocks.decode_q4_k,
+    "Q5_K": ggml_blocks.decode_q5_k,
+    "Q6_K": ggml_blocks.decode_q6_k,
+    "IQ4_NL": ggml_blocks.decode_iq4_nl,
+    "IQ4_XS": ggml_blocks.decode_iq4_xs,
+    "MXFP4": ggml_blocks.decode_mxfp4,
+}
+
+
+def _encoding(layout: Layout) -> Encoding:
+    dtype = _DTYPES.get(layout.name)
+    if dtype is None:
+        return Encoding(**asdict(layout), decode=_DECODERS[layout.name])
+    return Encoding(**asdict(layout), decode=lambda stored: stored.view(dtype), dtype=dtype)
+
+
+ENCODINGS: dict[str, Encoding] = {name: _encoding(layout) for name, layout in LAYOUTS.items()}
+"""Every encoding whose values we can read, by name."""

@@ -1,0 +1,311 @@
+"""From the parameters of our `Transformer` to the tensors of a file: names, and what must be done to the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors.reader import TensorReader
+
+# Decoded values held at a time while rows are put in order: 16 MiB in float32.
+_CHUNK_VALUES = 4 << 20
+
+
+class Stored(Protocol):
+    """A tensor of the checkpoint, whatever it takes to read it: plain, in blocks, or codes and scales kept apart."""
+
+    @property
+    def name(self) -> str:
+        """What the checkpoint calls it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the values it decodes to."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the files."""
+
+    @property
+    def encoding(self) -> str:
+        """How its values are stored, for people."""
+
+    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the first dimension as (rows, values of a row), floating point."""
+
+
+class ParameterSource(Protocol):
+    """How the values of one parameter come out of the checkpoint."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor that is read, by its name in the files."""
+
+    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+        """The shape of the parameter this makes; `CheckpointError` if the tensors do not fit together."""
+
+    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+        """Fill `target`, contiguous and on the CPU, holding no more than a chunk beside it.
+
+        Raises:
+            CheckpointError: the file ends too early, cannot be read, or does not hold what its shape promised.
+        """
+
+
+@dataclass(frozen=True)
+class PairedRows:
+    """Rows of queries or keys that are stored in the pairs (2j, 2j+1) and must be put into (j, j + half).
+
+    Each head has `head_dim` rows; the paired ones are `size` of them from `start` on, or all.
+    """
+
+    head_dim: int
+    start: int = 0
+    size: int | None = None
+
+    def order(self, rows: int) -> list[int]:
+        """Which of so many stored rows comes where."""
+        paired = range(self.start, self.head_dim if self.size is None else self.start + self.size)
+        head = [*range(self.start), *paired[0::2], *paired[1::2], *range(paired.stop, self.head_dim)]
+        return [first + row for first in range(0, rows, self.head_dim) for row in head]
+
+    def reordered(self, rows: Tensor) -> Tensor:
+        """`rows` (heads * head_dim, C) or (heads * head_dim,) with the pairs put in order."""
+        return rows[self.order(len(rows))]
+
+
+@dataclass(frozen=True)
+class Source:
+    """All rows of one tensor, or some of them, in order."""
+
+    name: str
+    """The tensor's name in the file."""
+    pairs: PairedRows | None = None
+    ranges: tuple[tuple[int, int], ...] | None = None
+    """Which rows, from and to; None: all."""
+    rows: int | None = None
+    """How many rows the tensor must have, where only some are read."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one tensor that is read."""
+        return (self.name,)
+
+    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+        """Rows read, and the rest of the tensor's shape."""
+        shape = stored[self.name].shape
+        if self.ranges is None:
+            return shape
+        if not shape or shape[0] != self.rows:
+            raise CheckpointError(f"Tensor {self.name} has shape {list(shape)}; {self.rows} rows are needed.")
+        return (sum(stop - start for start, stop in self.ranges), *shape[1:])
+
+    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        tensor = stored[self.name]
+        hook = None if self.pairs is None else self.pairs.reordered
+        multiple = 1 if self.pairs is None else self.pairs.head_dim
+        filled = 0
+        for first, last in self.ranges or ((0, target.shape[0]),):
+            if isinstance(tensor, TensorInfo) and (self.ranges is None or _has_whole_rows(tensor)):
+                info = tensor if self.ranges is None else _rows_of(tensor, first, last)
+                part = target[filled : filled + last - first]
+                reader.read_into(info, part, rows=hook, chunk_rows_multiple=multiple)
+                filled += last - first
+                continue
+            for start, values in _chunks(tensor, reader, first, last, multiple):
+                part = target[filled + start - first : filled + start - first + len(values)]
+                part.copy_((values if hook is None else hook(values)).view(part.shape))
+            filled += last - first
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """A tensor whose last two dimensions are exchanged, or whose second one (after that) is put in another order."""
+
+    name: str
+    transposed: bool = False
+    picks: tuple[slice, ...] = (slice(None),)
+    """Parts of the second dimension of the result (of a transposed matrix: the first), one after another."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one tensor that is read."""
+        return (self.name,)
+
+    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+        """As the model has it."""
+        shape = stored[self.name].shape
+        if not 2 <= len(shape) <= 3:
+            raise CheckpointError(f"Tensor {self.name} has shape {list(shape)}; a matrix or a stack of them is needed.")
+        if self.transposed:
+            shape = (*shape[:-2], shape[-1], shape[-2])
+        picked = 0 if self._is_matrix_turned(shape) else 1
+        size = sum(len(range(*pick.indices(shape[picked]))) for pick in self.picks)
+        return (*shape[:picked], size, *shape[picked + 1 :])
+
+    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        tensor = stored[self.name]
+        rest = tensor.shape[1:]
+        for start, values in _chunks(tensor, reader, 0, tensor.shape[0], 1):
+            block = values.view(-1, *rest)
+            if self._is_matrix_turned(tensor.shape):
+                # Rows of the file are columns of the parameter.
+                _copy_picked(target[:, start : start + len(block)], block.T, self.picks, 0)
+            else:
+                turned = block.transpose(1, 2) if self.transposed else block
+                _copy_picked(target[start : start + len(block)], turned, self.picks, 1)
+
+    def _is_matrix_turned(self, shape: tuple[int, ...]) -> bool:
+        return self.transposed and len(shape) == 2
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Parts one after another along the first dimension."""
+
+    parts: tuple[ParameterSource, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors of all parts."""
+        return tuple(name for part in self.parts for name in part.names)
+
+    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+        """The parts' rows together."""
+        shapes = _alike(self.parts, stored, from_dimension=1)
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        start = 0
+        for part in self.parts:
+            rows = part.shape(stored)[0]
+            part.read_into(stored, reader, target[start : start + rows])
+            start += rows
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Parts of equal shape along a new first dimension."""
+
+    parts: tuple[ParameterSource, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors of all parts."""
+        return tuple(name for part in self.parts for name in part.names)
+
+    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+        """Number of parts, and the shape of one."""
+        return (len(self.parts), *_alike(self.parts, stored, from_dimension=0)[0])
+
+    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        for index, part in enumerate(self.parts):
+            part.read_into(stored, reader, target[index])
+
+
+def _has_whole_rows(tensor: TensorInfo) -> bool:
+    """Each row begins at a byte of its own: so it is for all matrices, and for vectors of plain numbers."""
+    return len(tensor.shape) > 1 or tensor.nbytes % max(1, tensor.rows) == 0
+
+
+def _rows_of(tensor: TensorInfo, start: int, stop: int) -> TensorInfo:
+    """Some rows of a tensor as one that can be read straight into its place."""
+    size = tensor.nbytes // tensor.rows
+    return replace(
+        tensor,
+        shape=(stop - start, *tensor.shape[1:]),
+        offset=tensor.offset + start * size,
+        nbytes=(stop - start) * size,
+    )
+
+
+def _alike(
+    parts: tuple[ParameterSource, ...], stored: Mapping[str, Stored], *, from_dimension: int
+) -> list[tuple[int, ...]]:
+    """The parts' shapes, which must agree from one dimension on."""
+    shapes = [part.shape(stored) for part in parts]
+    for part, shape in zip(parts, shapes, strict=True):
+        if not shape or shape[from_dimension:] != shapes[0][from_dimension:]:
+            raise CheckpointError(
+                f"Tensor {part.names[0]} has shape {list(shape)}, "
+                f"which does not go with {parts[0].names[0]} of shape {list(shapes[0])}."
+            )
+    return shapes
+
+
+def _chunks(tensor: Stored, reader: TensorReader, start: int, stop: int, multiple: int) -> Iterator[tuple[int, Tensor]]:
+    """Rows `start` to `stop` in pieces of a multiple of `multiple` rows: the first row of each, and its values."""
+    row_length = max(1, math.prod(tensor.shape[1:]))
+    step = max(1, _CHUNK_VALUES // (row_length * multiple)) * multiple
+    for first in range(start, stop, step):
+        values = tensor.read_rows(reader, first, min(stop, first + step))
+        if not values.is_floating_point():
+            raise CheckpointError(f"Tensor {tensor.name} holds {values.dtype} numbers; weights must be floating-point.")
+        yield first, values
+
+
+def _copy_picked(target: Tensor, values: Tensor, picks: tuple[slice, ...], dimension: int) -> None:
+    """Copy the picked parts of a dimension of `values` into `target`, one after another."""
+    start = 0
+    for pick in picks:
+        # A slice along a given dimension, which may be the second.
+        part = values[pick] if dimension == 0 else values[:, pick]
+        size = part.shape[dimension]
+        target.narrow(dimension, start, size).copy_(part)
+        start += size
+
+
+def match_tensors(
+    parameters: Mapping[str, tuple[int, ...]],
+    source_of: Callable[[str], ParameterSource],
+    tensors: Mapping[str, Stored],
+    *,
+    ignored: Callable[[str], bool],
+    belongs: Callable[[str], bool],
+    where: str,
+) -> tuple[dict[str, ParameterSource], list[str]]:
+    """Find every parameter's tensor and account for every tensor of the file.
+
+    `parameters` maps the names of the model's parameters to their shapes. A tensor that nothing uses, is not `ignored`
+    and `belongs` to the language model means that the model computes something we do not: that is an error, never a
+    guess. Others (a stray tensor of a training tool) are returned as notes for the user.
+
+    Raises:
+        CheckpointError: a missing tensor, one of another shape, or one that belongs but is not used.
+    """
+    sources = {name: source_of(name) for name in parameters}
+    used = {name for source in sources.values() for name in source.names}
+    missing = sorted(used - set(tensors))
+    if missing:
+        raise CheckpointError(f"{where} lacks {_some(missing)}, which the configuration asks for.")
+    for name, shape in parameters.items():
+        found = sources[name].shape(tensors)
+        if found != shape:
+            first = sources[name].names[0]
+            raise CheckpointError(
+                f"{where}: tensor {first} has shape {list(found)}, the configuration says {list(shape)}."
+            )
+    unused = sorted(set(tensors) - used)
+    unused = [name for name in unused if not ignored(name)]
+    ours = [name for name in unused if belongs(name)]
+    if ours:
+        raise CheckpointError(f"{where} holds {_some(ours)}, for which the configuration has no place.")
+    return sources, [f"{where} also holds {_some(unused)}, which is not used."] if unused else []
+
+
+def _some(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"the tensor {names[0]}"
+    return f"{len(names)} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

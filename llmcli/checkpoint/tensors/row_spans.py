@@ -1,0 +1,53 @@
+"""Which rows of which tensors a parameter is made of, where it is made by putting rows one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from llmcli.checkpoint.tensors.gguf_parameter_sources import SideBySide
+from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Source, Stacked, Stored
+from llmcli.checkpoint.tensors.reader import TensorInfo
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows of a tensor that become the next rows of matrix `index`."""
+
+    tensor: Stored
+    start: int
+    stop: int
+    index: int
+    pairs: PairedRows | None
+
+
+def spans_of(source: ParameterSource, stored: Mapping[str, Stored], index: int = 0) -> Iterator[Span]:
+    """The rows of a source in order; none for kinds that do more than put rows one after another."""
+    match source:
+        case Source():
+            tensor = _flat(stored[source.name])
+            shape = stored[source.name].shape
+            if source.ranges is not None:
+                for start, stop in source.ranges:
+                    yield Span(tensor, start, stop, index, source.pairs)
+            elif len(shape) == 3:
+                for matrix in range(shape[0]):
+                    yield Span(tensor, matrix * shape[1], (matrix + 1) * shape[1], matrix, source.pairs)
+            else:
+                yield Span(tensor, 0, shape[0], index, source.pairs)
+        case Joined():
+            for part in source.parts:
+                yield from spans_of(part, stored, index)
+        case Stacked():
+            for number, part in enumerate(source.parts):
+                yield from spans_of(part, stored, number)
+        case SideBySide():
+            for name in source.stacks:
+                yield from spans_of(Source(name), stored)
+
+
+def _flat(tensor: Stored) -> Stored:
+    """A stack of matrices as one, where rows can be read one by one."""
+    if isinstance(tensor, TensorInfo) and len(tensor.shape) == 3:
+        return replace(tensor, shape=(tensor.shape[0] * tensor.shape[1], tensor.shape[2]))
+    return tensor

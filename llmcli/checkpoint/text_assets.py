@@ -1,0 +1,231 @@
+"""What a model needs besides weights: tokenizer, chat template, stop tokens, sampling defaults, from wherever each
+kind of checkpoint keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from llmcli.checkpoint.chat_template_file import is_template_file, read_template_file
+from llmcli.checkpoint.files.json_files import optional_json_object, read_bytes, read_json_object, read_text
+from llmcli.checkpoint.files.model_files import VOCABULARY_FILES, tokenizer_file
+from llmcli.checkpoint.files.model_folder import file_names
+from llmcli.checkpoint.files.safe_paths import inside
+from llmcli.checkpoint.gguf.metadata import GGUFMetadata
+from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
+from llmcli.errors import CheckpointError
+from llmcli.text.chat.template import ChatTemplate, choose_template
+from llmcli.text.stop_tokens import is_no_id, stop_ids
+from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.vocab.gguf import gguf_templates
+from llmcli.text.vocab.tokenizer_classes import tokenizer_class
+
+_ADDITIONAL_TEMPLATES = "additional_chat_templates"
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """Everything that turns text into tokens and back, and says when a reply is over."""
+
+    tokenizer: Tokenizer
+    templates: Mapping[str, str]
+    """Sources of the chat templates by name."""
+    template_origin: str | None
+    """Which file (and key) the templates came from."""
+    stop_ids: Mapping[int, tuple[str, ...]]
+    """Ids that end a reply, each with the places that say so."""
+    generation_defaults: Mapping[str, float]
+    """Sampling settings the model's makers recommend, under the names of `SamplingParams`."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about these files, although it stops nothing."""
+    template_fault: CheckpointError | None = None
+    """Why the file of the chat template cannot be read: an error only to those who want one."""
+
+    def template(self, name: str | None = None) -> ChatTemplate | None:
+        """The chat template called `name`, or that in the file `name`; None if no name is given and there is none.
+
+        Without a name it is the one for ordinary conversations. What is wrong with a template of the model is raised
+        when it is used.
+
+        Raises:
+            UsageError: there is none of that name, or no such file.
+        """
+        tokens = self.tokenizer.special_tokens
+        if name is not None and name not in self.templates and is_template_file(name):
+            source = read_template_file(name)
+            # Its markers steer the model like those of the model's own templates.
+            self.tokenizer.guard_template(source)
+            return ChatTemplate(source, name=name, special_tokens=tokens)
+        if name is None and not self.templates:
+            fault = self.template_fault
+            return None if fault is None else ChatTemplate("", special_tokens=tokens, fault=fault)
+        try:
+            chosen = choose_template(self.templates, name)
+        except CheckpointError as error:
+            return ChatTemplate("", special_tokens=tokens, fault=error)
+        return ChatTemplate(self.templates[chosen], name=chosen, special_tokens=tokens)
+
+
+def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | None = None) -> TextParts:
+    """Read them from a Hugging Face folder whose `config.json` holds `config`.
+
+    The model has embeddings for `rows` tokens.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    tokenizer_config = optional_json_object(folder / "tokenizer_config.json")
+    templates, origin, fault = _folder_templates(folder, tokenizer_config)
+    tokenizer, notes = _folder_tokenizer(folder, tokenizer_config, config, tuple(templates.values()), rows)
+    generation = optional_json_object(folder / "generation_config.json")
+    declared = {
+        "generation_config.json": generation.get("eos_token_id"),
+        "config.json": config.get("eos_token_id"),
+    }
+    stops, stop_notes = stop_ids(tokenizer, declared)
+    return TextParts(
+        tokenizer=tokenizer,
+        templates=templates,
+        template_origin=origin,
+        template_fault=fault,
+        stop_ids=stops,
+        generation_defaults=folder_sampling_defaults(generation),
+        notes=(*notes, *tokenizer.notes, *stop_notes, *_fault_notes(fault, origin)),
+    )
+
+
+def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
+    """Read them from the metadata of a GGUF file, whose model has embeddings for `rows` tokens."""
+    tokenizer = Tokenizer.from_gguf(header.metadata, source=str(header.path), rows=rows)
+    templates = {name: source for name, source in gguf_templates(header.metadata).items() if source.strip()}
+    keys = [f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom")]
+    named = {
+        key: header.metadata.get(key)
+        for key in keys
+        # What the tokenizer's notes say once need not be said again.
+        if not is_no_id(header.metadata.get(key)) and not any(key in note for note in tokenizer.notes)
+    }
+    stops, stop_notes = stop_ids(tokenizer, named)
+    return TextParts(
+        tokenizer=tokenizer,
+        templates=templates,
+        template_origin="tokenizer.chat_template" if templates else None,
+        stop_ids=stops,
+        generation_defaults=gguf_sampling_defaults(header.metadata),
+        notes=(*tokenizer.notes, *stop_notes),
+    )
+
+
+def _folder_tokenizer(
+    folder: Path,
+    tokenizer_config: Mapping[str, object],
+    config: Mapping[str, object],
+    templates: Collection[str],
+    rows: int | None,
+) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer from the first of the files that hold one, the converted one tells most; and notes."""
+    name = tokenizer_file(file_names(folder))
+    if name is None:
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json, tekken.json or tokenizer.model, nor vocab.json with merges.txt, "
+            "so text cannot be turned into tokens."
+        )
+    path = folder / name
+    # All that these could say is in a tokenizer.json.
+    read = _usable_json_object if name == "tokenizer.json" else _json_object_beside
+    special_tokens_map, first_notes = read(folder / "special_tokens_map.json")
+    added_tokens, more_notes = read(folder / "added_tokens.json")
+    if name == "tokenizer.model":
+        make: Callable[..., Tokenizer] = partial(Tokenizer.from_model_file, read_bytes(path))
+    elif name == VOCABULARY_FILES[0]:
+        rules = tokenizer_class(tokenizer_config, config, source=str(path))
+        merges = read_text(folder / VOCABULARY_FILES[1])
+        make = partial(Tokenizer.from_vocabulary, read_json_object(path), merges, rules=rules)
+    else:
+        make = partial(Tokenizer.from_json if name == "tokenizer.json" else Tokenizer.from_tekken, read_text(path))
+    tokenizer = make(
+        source=str(path),
+        tokenizer_config=tokenizer_config,
+        special_tokens_map=special_tokens_map,
+        added_tokens=added_tokens,
+        templates=templates,
+        rows=rows,
+    )
+    return tokenizer, [*first_notes, *more_notes]
+
+
+def _json_object_beside(path: Path) -> tuple[dict[str, object], list[str]]:
+    """The object in a file that need not be there, and no notes."""
+    return optional_json_object(path), []
+
+
+def _usable_json_object(path: Path) -> tuple[dict[str, object], list[str]]:
+    """Like `_json_object_beside`, but of a damaged file nothing is used, and a note says so."""
+    try:
+        return optional_json_object(path), []
+    except CheckpointError as error:
+        return {}, [f"Not used: {error}"]
+
+
+def _folder_templates(
+    folder: Path, tokenizer_config: Mapping[str, object]
+) -> tuple[dict[str, str], str | None, CheckpointError | None]:
+    """The templates by name, where they come from, and why a file of theirs cannot be read.
+
+    They come from a folder of named ones, and the first place of the others. An empty template is none.
+    """
+    found: dict[str, str] = {}
+    origins: list[str] = []
+    fault: CheckpointError | None = None
+    places: tuple[tuple[str, Callable[[], dict[str, str]]], ...] = (
+        ("chat_template.jinja", lambda: _jinja_template(folder)),
+        ("tokenizer_config.json", lambda: _listed_templates(tokenizer_config)),
+        ("chat_template.json", lambda: _listed_templates(optional_json_object(folder / "chat_template.json"))),
+        (_ADDITIONAL_TEMPLATES, lambda: _additional_templates(folder)),
+    )
+    for origin, read in places:
+        # The last place is one of templates beside the main ones.
+        if found and origin != _ADDITIONAL_TEMPLATES:
+            continue
+        try:
+            templates = {name: source for name, source in read().items() if source.strip()}
+        except CheckpointError as error:
+            fault = fault or error
+            continue
+        if templates:
+            origins.append(origin)
+            found = templates | found
+    return found, origins[0] if origins else None, fault
+
+
+def _fault_notes(fault: CheckpointError | None, origin: str | None) -> list[str]:
+    """That a file of templates is damaged, where others of the place `origin` are used instead of its own."""
+    return [] if fault is None or origin is None else [f"The chat template comes from {origin}: {fault}"]
+
+
+def _jinja_template(folder: Path) -> dict[str, str]:
+    path = folder / "chat_template.jinja"
+    return {"default": read_text(path)} if path.exists() else {}
+
+
+def _additional_templates(folder: Path) -> dict[str, str]:
+    if not (folder / _ADDITIONAL_TEMPLATES).is_dir():
+        return {}
+    found = sorted(inside(folder, _ADDITIONAL_TEMPLATES).glob("*.jinja"))
+    return {path.stem: read_text(path) for path in found}
+
+
+def _listed_templates(values: Mapping[str, object]) -> dict[str, str]:
+    """The templates in a JSON file: one text, or a list of objects with names."""
+    templates = values.get("chat_template")
+    if isinstance(templates, str):
+        return {"default": templates}
+    entries = [entry for entry in templates if isinstance(entry, dict)] if isinstance(templates, list) else []
+    return {
+        entry["name"]: entry["template"]
+        for entry in entries
+        if isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+    }

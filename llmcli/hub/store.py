@@ -1,0 +1,210 @@
+"""The model store: one folder in the platform's data directory, one file per model, or the parts of a split one.
+
+A file gets its final name only when it is whole: it is written inside a working folder below `.partial`, synced, and
+renamed. Working folders are locked while their process lives; what a killed process left behind is removed by the next.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_data_dir
+
+from llmcli.checkpoint.gguf.model_files import gguf_models
+from llmcli.errors import LlmcliError, ModelNotFoundError
+
+Progress = Callable[[str, int, int | None], None]
+"""Told what is going on, how many bytes are done, and of how many (None: not known)."""
+
+_LONE_LOCK_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class StoreEntry:
+    """One model of the store."""
+
+    name: str
+    """Of its (first) file."""
+    path: Path
+    bytes: int
+    modified: float
+    """Seconds since the epoch."""
+    parts: tuple[Path, ...] = ()
+    """All files, if there are several."""
+
+
+def no_progress(what: str, done: int, total: int | None) -> None:
+    """A `Progress` for callers who do not want to hear anything."""
+
+
+def store_folder() -> Path:
+    """Where the store is (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
+    return Path(user_data_dir("llmcli", appauthor=False)) / "models"
+
+
+def entries() -> list[StoreEntry]:
+    """The whole models of the store, by name. A store that does not exist or cannot be read is empty."""
+    found: list[StoreEntry] = []
+    folder = store_folder()
+    with suppress(OSError):
+        names = [path.name for path in folder.iterdir() if _is_file(path)]
+        for parts in gguf_models(folder, names).values():
+            paths = tuple(folder / part for part in parts)
+            with suppress(OSError):
+                statuses = [path.stat() for path in paths]
+                size, modified = sum(s.st_size for s in statuses), max(s.st_mtime for s in statuses)
+                found.append(StoreEntry(parts[0], paths[0], size, modified, paths if len(paths) > 1 else ()))
+    return sorted(found, key=lambda entry: entry.name.lower())
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def find(name: str) -> StoreEntry | None:
+    """The entry of which a file's name, or its name without ".gguf", is `name` in any case."""
+    wanted = name.lower()
+    for entry in entries():
+        if any(wanted in (path.name.lower(), path.stem.lower()) for path in (entry.path, *entry.parts)):
+            return entry
+    return None
+
+
+def remove(name: str) -> StoreEntry:
+    """Delete one entry and return what it was.
+
+    Raises:
+        ModelNotFoundError: the store has no such model.
+        LlmcliError: the file system refuses.
+    """
+    entry = find(name)
+    if entry is None:
+        raise ModelNotFoundError(f"The model store has no {name!r}.")
+    try:
+        for path in entry.parts or (entry.path,):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LlmcliError(f"Could not remove {entry.path}: {error.strerror}.") from error
+    return entry
+
+
+def atomic_install(temporary_file: Path, name: str) -> Path:
+    """Give a finished file of a working folder its final name, replacing an older one; returns the final path.
+
+    After this returns the file survives a power cut; before it, no reader sees any of it.
+    """
+    if Path(name).name != name or name.startswith("."):
+        raise ValueError(f"not a plain file name: {name!r}")
+    final = store_folder() / name
+    try:
+        with temporary_file.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary_file.replace(final)
+        _sync_folder(final.parent)
+    except OSError as error:
+        raise LlmcliError(f"Could not write {final}: {error.strerror}.") from error
+    return final
+
+
+@contextmanager
+def working_folder() -> Iterator[Path]:
+    """A fresh folder on the store's file system, removed with all its contents at the end, however that comes.
+
+    Raises:
+        LlmcliError: the store cannot be written.
+    """
+    partial = _partial_folder()
+    _remove_stale(partial)
+    folder = partial / uuid.uuid4().hex
+    # The lock is taken before the folder exists, so whoever sees the folder unlocked knows that its owner is gone.
+    from filelock import FileLock
+
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        # A file system without locks: nobody can take one, so nobody cleans up either.
+        with suppress(OSError, NotImplementedError):
+            lock.acquire()
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise LlmcliError(f"Could not write into {partial}: {error.strerror}.") from error
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        with suppress(OSError):
+            folder.with_suffix(".lock").unlink()
+
+
+@contextmanager
+def only_one_process(task: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time do `task` (a plain file name); `on_wait` is called once if another is at it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(_partial_folder() / f"{task}.task")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire(poll_interval=0.2)
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks: the work may be done twice, and still well
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _partial_folder() -> Path:
+    folder = store_folder() / ".partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "it is not writable")
+    except OSError as error:
+        raise LlmcliError(
+            f"The model store {store_folder()} cannot be used ({error.strerror}). "
+            "Set XDG_DATA_HOME to a folder you can write to, or give a model by path with -m."
+        ) from error
+    return folder
+
+
+def _remove_stale(partial: Path) -> None:
+    """Delete the working folders that no living process holds."""
+    from filelock import FileLock
+
+    with suppress(OSError):
+        for folder in [path for path in partial.iterdir() if path.suffix != ".task"]:
+            if folder.suffix == ".lock":
+                # Just created by a process that has not made its folder yet, or left by one that was killed then.
+                with suppress(OSError):
+                    lone = not folder.with_suffix("").exists()
+                    if lone and time.time() - folder.stat().st_mtime > _LONE_LOCK_SECONDS:
+                        folder.unlink()
+                continue
+            lock_file = folder.with_suffix(".lock")
+            with suppress(OSError, NotImplementedError), FileLock(lock_file, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+                lock_file.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable where folders can be opened (not on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,313 @@
+"""Every key of `config.json` that `transformers` reads: read here too, refused by name, or known to be harmless."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import llmcli
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.families.bias_keys import without_unwanted_biases
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.families.harmless_keys import HARMLESS, HARMLESS_OF, RECORDED, why_harmless
+from llmcli.checkpoint.families.registry import FAMILIES
+from llmcli.checkpoint.huggingface.config import described, model_config, tensors_of_further_layers
+from llmcli.checkpoint.huggingface.names import TensorNames
+from llmcli.checkpoint.load_weights import load_weights
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from tests.support.models.config_changes import BUILT, VALUES
+from tests.support.models.config_changes import SIZES as SIZE_KEYS
+from tests.support.models.parity_cases import CASES
+from tests.tiny import SIZES, edit_config, random_ids, save, tiny_model
+
+IDS = random_ids(40)
+# One case for each family; of its variants that which uses most keys.
+_CHOSEN = {
+    "gpt_neox": "pythia, parallel",
+    "phi3": "phi-3, longrope, long",
+    "smollm3": "smollm 3, windows",
+    "granitemoehybrid": "granite hybrid, attention only",
+}
+FAMILY_CASES = {model_type: case for case, (model_type, _) in reversed(CASES.items())} | _CHOSEN
+# Read in the source of text models, but about images, or the name of a method.
+_NOT_OF_TEXT = {"get_text_config", "text_config", "vision_config", "image_token_id", "num_channels", "patch_size"}
+# Without these, other keys and rules decide.
+_LISTED = ("layer_types", "no_rope_layers", "moe_layers", "num_nextn_predict_layers")
+_OTHER_CLASSES = re.compile("Vision|Projector|MultiModal|Conditional|Classif|QuestionAns|DoubleHeads|Summary|MTP")
+
+
+class RecordedKeys(dict[str, object]):
+    """A configuration that remembers what it was asked for."""
+
+    def __init__(self, values: dict[str, object]) -> None:
+        super().__init__(values)
+        self.asked: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def get(self, key: str, default: object = None) -> object:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def keys_of_class(model_type: str) -> set[str]:
+    """What the configuration class has and what the model's source reads."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    cls = CONFIG_MAPPING[model_type]
+    module = importlib.import_module(cls.__module__.replace("configuration_", "modeling_"))
+    source = "".join(
+        inspect.getsource(item)
+        for name, item in vars(module).items()
+        if (inspect.isclass(item) or inspect.isfunction(item))
+        and item.__module__ == module.__name__
+        and not _OTHER_CLASSES.search(name)
+    )
+    read = re.findall(r"\bconfig\.(\w+)", source) + re.findall(r'(?:get|has)attr\([\w.]*config, "(\w+)"', source)
+    names = {field.name for field in dataclasses.fields(cls)} | set(cls.attribute_map)
+    return (names | set(read)) - _NOT_OF_TEXT
+
+
+def keys_asked(model_type: str) -> set[str]:
+    """What this program asks the family's configurations for."""
+    from transformers import AutoConfig
+
+    asked = {alias for aliases in FAMILIES[model_type].aliases.values() for alias in aliases}
+    for case_type, overrides in CASES.values():
+        if case_type != model_type:
+            continue
+        config = AutoConfig.for_model(model_type, **{**SIZES, **overrides})
+        full = json.loads(config.to_json_string(use_diff=False))
+        ruled = {key: value for key, value in full.items() if key not in _LISTED}
+        if model_type == "granitemoehybrid":
+            ruled["layer_types"] = full["layer_types"]
+        ruled |= {"tie_word_embeddings": True}
+        if "use_sliding_window" in ruled:
+            ruled |= {"use_sliding_window": True, "sliding_window": 4}
+        for values, head in ((full, ["lm_head.weight"]), (ruled, [])):
+            recorded = RecordedKeys(values)
+            description = described(ConfigKeys(recorded, Path("config.json")))
+            model_config(description, TensorNames(head, {}))
+            without_unwanted_biases({}, description.keys, description.family.biases)
+            tensors_of_further_layers(description)
+            asked |= recorded.asked
+    return asked
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CASES)
+def test_every_key_of_the_reference_is_accounted_for(model_type: str) -> None:
+    import transformers
+
+    asked = keys_asked(model_type)
+    unknown = sorted(key for key in keys_of_class(model_type) - asked if why_harmless(model_type, key) is None)
+    newer = tuple(map(int, transformers.__version__.split(".")[:2])) > tuple(map(int, RECORDED.split(".")))
+    if unknown and newer:
+        pytest.skip(f"transformers {transformers.__version__} has keys that the lists do not know yet: {unknown}")
+    assert not unknown
+    # A key that is read has no place in a list of those that need not be.
+    assert not asked & (set(HARMLESS) | set(HARMLESS_OF.get(model_type, ())))
+
+
+def test_every_key_that_is_read_is_changed_in_the_tests_below() -> None:
+    for model_type in FAMILY_CASES:
+        changing = {key for key in keys_of_class(model_type) if why_harmless(model_type, key) is None}
+        # `num_experts` and the like stand for others of the sizes.
+        assert not changing - set(VALUES) - SIZE_KEYS, model_type
+
+
+def reference(folder: Path, state: dict[str, Tensor]) -> Tensor | None:
+    """Logits of `transformers`; None where it refuses the configuration, or the weights no longer fit."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        # What is missing is a bias that a switch has asked for: one of zeros.
+        left = model.load_state_dict(state, strict=False)
+        with torch.inference_mode():
+            for name in left.missing_keys:
+                if not name.endswith(".bias"):
+                    return None
+                model.get_parameter(name).zero_()
+            logits: Tensor = model(torch.tensor([IDS])).logits[0]
+    except Exception:
+        return None
+    return logits if bool(logits.isfinite().all()) else None
+
+
+def ours(folder: Path) -> Tensor:
+    model = load_weights(open_checkpoint(folder), torch.device("cpu"), torch.float32)
+    with torch.inference_mode():
+        logits: Tensor = model(torch.tensor([IDS]))[0]
+    return logits
+
+
+def changes(model_type: str, config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    named = keys_of_class(model_type) | {"rope_scaling", "rope_theta", "partial_rotary_factor", "layer_types"}
+    for key in sorted(named & set(VALUES)):
+        yield from ((key, value) for value in VALUES[key] if key not in config or config[key] != value)
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CASES)
+def test_changed_keys_change_logits_as_in_the_reference(tmp_path: Path, model_type: str) -> None:
+    model = tiny_model(model_type, **CASES[FAMILY_CASES[model_type]][1])
+    folder = save(model, tmp_path)
+    saved = (folder / "config.json").read_text()
+    config, state = json.loads(saved), model.state_dict()
+    compared, wrong = 0, list[object]()
+    for key, value in changes(model_type, config):
+        changed = {**config, key: value}
+        if key in ("rope_scaling", "rope_theta", "partial_rotary_factor"):
+            # As older files have them.
+            changed.pop("rope_parameters", None)
+        (folder / "config.json").write_text(json.dumps(changed))
+        theirs = reference(folder, state)
+        if theirs is None:
+            continue
+        compared += 1
+        try:
+            found = ours(folder)
+        except CheckpointError as error:
+            # By its key, by what it means, or because tensors contradict it, which the reference passes over.
+            if not any(words in str(error) for words in (key, "later tokens", "recurrent", "no place")):
+                wrong.append((key, value, str(error)))
+            continue
+        if (difference := float((found - theirs).abs().max() / theirs.abs().max())) > 3e-5:
+            wrong.append((key, value, difference))
+    assert not wrong
+    assert compared > 8
+
+
+@pytest.mark.parametrize("model_type", FAMILY_CASES)
+def test_models_built_otherwise_give_the_logits_of_the_reference(tmp_path: Path, model_type: str) -> None:
+    overrides = CASES[FAMILY_CASES[model_type]][1]
+    wrong: list[object] = []
+    for key in sorted(keys_of_class(model_type) & set(BUILT)):
+        for number, value in enumerate(BUILT[key]):
+            try:
+                model = tiny_model(model_type, **{**overrides, key: value})
+                with torch.inference_mode():
+                    theirs = model(torch.tensor([IDS])).logits[0]
+            except Exception:
+                # Not a model that the reference has.
+                continue
+            folder = save(model, tmp_path / f"{key}{number}")
+            try:
+                difference = float((ours(folder) - theirs).abs().max() / theirs.abs().max())
+            except CheckpointError as error:
+                # By its key, or because the tensors have another size than it says (head_dim of GPT-NeoX).
+                if key not in str(error) and "rows are needed" not in str(error):
+                    wrong.append((key, value, str(error)))
+                continue
+            if difference > 3e-5:
+                wrong.append((key, value, difference))
+    assert not wrong
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "part of a head": ("llama 2, grouped", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+    "part of a head, within": (
+        "qwen3",
+        {"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.25}},
+        r"rope_scaling.partial_rotary_factor = 0.25",
+    ),
+    "rotations by layer": (
+        "llama 2, grouped",
+        {"rope_parameters": {"full_attention": {"rope_theta": 7.0}}},
+        "rope_parameters = .*all its layers rotate alike",
+    ),
+    "one rotation of two": (
+        "gemma 3, linear on full layers",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}},
+        "rope_parameters = .*a rotation of its own",
+    ),
+    "old name of a rotation": (
+        "olmo 3, yarn on full layers",
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        r"rope_scaling.type = 'linear'",
+    ),
+    "another program's factor": (
+        "qwen2, yarn",
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attn_factor": 2.0}},
+        r"rope_scaling.attn_factor = 2.0",
+    ),
+    "factors of a sparse mixture": (
+        "phi-3, longrope, long",
+        {"rope_scaling": {**CASES["phi-3, longrope, long"][1]["rope_parameters"], "long_mscale": 1.2}},
+        r"rope_scaling.long_mscale = 1.2",
+    ),
+    "layers of other kinds": (
+        "phi-3, window",
+        {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        "layer_types = .*its window decides",
+    ),
+    "norms of phi": ("phi-2", {"qk_layernorm": True}, "qk_layernorm = True"),
+    "attention to another text": ("gpt-2", {"add_cross_attention": True}, "add_cross_attention = True"),
+    "shared caches": ("qwen3", {"kv_sharing_modes": ["shared"] * 3}, "kv_sharing_modes = "),
+    "window of olmoe": ("olmoe", {"sliding_window": 5}, "sliding_window = 5"),
+}
+
+
+@pytest.mark.parametrize("which", REFUSED)
+def test_values_that_are_not_computed_are_refused_by_name(tmp_path: Path, which: str) -> None:
+    case, edits, message = REFUSED[which]
+    model_type, overrides = CASES[case]
+    folder = save(tiny_model(model_type, **overrides), tmp_path)
+    edit_config(folder, edits)
+    with pytest.raises(UnsupportedModelError, match=message) as refusal:
+        open_checkpoint(folder)
+    assert refusal.value.exit_code == 4
+    assert "config.json" in str(refusal.value)
+
+
+def test_keys_that_the_reference_does_not_know_are_passed_over(tmp_path: Path) -> None:
+    folder = save(tiny_model("llama"), tmp_path)
+    expected = ours(folder)
+    edit_config(folder, {"final_logit_softcapping": 2.0, "use_flash_attn": True, "someones_own_key": [1, 2]})
+    assert torch.equal(ours(folder), expected)
+
+
+def test_a_text_model_that_sees_has_no_cap_of_logits(tmp_path: Path) -> None:
+    model_type, overrides = CASES["gemma 3, linear on full layers"]
+    folder = save(tiny_model(model_type, **overrides), tmp_path)
+    text = json.loads((folder / "config.json").read_text()) | {"final_logit_softcapping": 5.0}
+    (folder / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    with pytest.raises(UnsupportedModelError, match=r"text_config\.final_logit_softcapping = 5\.0"):
+        open_checkpoint(folder)
+
+
+def test_biases_that_the_configuration_switches_off_are_not_used(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = save(tiny_model("llama", attention_bias=True, mlp_bias=True), tmp_path)
+    for off in ("attention_bias", "mlp_bias"):
+        edit_config(folder, {"attention_bias": True, "mlp_bias": True, off: False})
+        theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+        with torch.inference_mode():
+            expected = theirs(torch.tensor([IDS])).logits[0]
+        torch.testing.assert_close(ours(folder), expected, rtol=1e-4, atol=1e-5)
+    # Files that do not say are believed as they are.
+    edit_config(folder, {"attention_bias": True, "mlp_bias": True})
+    whole = ours(folder)
+    edit_config(folder, {}, drop=("attention_bias", "mlp_bias"))
+    assert torch.equal(ours(folder), whole)
+
+
+def test_capped_logits_come_out_of_every_way_to_run(tmp_path: Path) -> None:
+    model_type, overrides = CASES["gemma 3, linear on full layers"]
+    folder = save(tiny_model(model_type, **overrides, final_logit_softcapping=0.5), tmp_path)
+    loaded = llmcli.load(folder, dtype="float32", device="cpu")
+    assert loaded.config.logit_softcap == 0.5
+    assert float(loaded.logits(IDS).abs().max()) <= 0.5

@@ -1,0 +1,89 @@
+"""The engine on models whose caches forget, and on rotations that depend on how long the text becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import llmcli
+from llmcli.api import LoadedModel
+from llmcli.engine import Engine, Prefill, SamplingParams, Step
+from tests.support.models.parity_cases import CASES
+from tests.tiny import random_ids, save, tiny_model
+
+
+def loaded(case: str, folder: Path) -> LoadedModel:
+    model_type, overrides = CASES[case]
+    return llmcli.load(save(tiny_model(model_type, **overrides), folder), dtype="float32", device="cpu")
+
+
+def run(engine: Engine, prompt: list[int], tokens: int | None) -> tuple[int, list[int]]:
+    """How many tokens of the prompt were not read again, and the greedy reply."""
+    events = list(engine.stream(prompt, SamplingParams(temperature=0, max_tokens=tokens)))
+    assert isinstance(events[0], Prefill)
+    return events[0].cached, [event.id for event in events if isinstance(event, Step)]
+
+
+@pytest.mark.parametrize("case", ["gemma 2", "llama 4", "gpt-oss", "deepseek v3"])
+def test_a_prompt_that_returns_to_an_earlier_point_gets_the_same_reply(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmcli.model.cache.kv_cache._REWIND", 5)
+    monkeypatch.setattr("llmcli.model.cache.kv_cache._ROOM", 3)
+    model = loaded(case, tmp_path)
+    engine = Engine(model.model, model.tokenizer)
+    first = random_ids(60)
+    run(engine, first, 10)
+    reused = []
+    # On from where it is; back by a little; back to what a window has long forgotten.
+    for shared, extra in ((60, 5), (62, 4), (20, 30)):
+        prompt = first[:shared] + random_ids(extra, seed=shared)
+        cached, reply = run(engine, prompt, 10)
+        assert reply == run(Engine(model.model, model.tokenizer), prompt, 10)[1]
+        reused.append(cached)
+    forgets = any(layer.forgets for layer in model.config.layers)
+    assert reused[2] == (0 if forgets else 20)
+    assert reused[1] > 0 or forgets
+
+
+def test_a_text_that_outgrows_what_was_expected_is_read_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The other factors are for texts of more than 24 tokens.
+    model = loaded("phi-3, longrope, long", tmp_path)
+    prompt = random_ids(15)
+    read: list[int] = []
+    forward = model.model.forward
+
+    def counted(ids: object, *args: object, **options: object) -> object:
+        read.append(ids.shape[1])  # type: ignore[attr-defined]
+        return forward(ids, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model.model, "forward", counted)
+    _, reply = run(Engine(model.model, model.tokenizer, context_length=60), prompt, None)
+    assert read == [15] + [1] * 9 + [25] + [1] * 34
+    # Each token is what the whole text up to it leads to, however long the text became later.
+    monkeypatch.undo()
+    text = prompt + reply
+    for end in (16, 24, 25, 26, 40, 59):
+        assert int(model.logits(text[:end])[-1].argmax()) == text[end]
+
+
+def test_what_was_read_for_a_short_text_does_not_serve_a_long_one(tmp_path: Path) -> None:
+    model = loaded("phi-3, longrope, long", tmp_path)
+    engine = Engine(model.model, model.tokenizer)
+    prompt = random_ids(15)
+    assert run(engine, prompt, 5)[0] == 0
+    assert run(engine, prompt, 6)[0] == 14
+    cached, reply = run(engine, prompt, 30)
+    assert cached == 0
+    assert reply == run(Engine(model.model, model.tokenizer), prompt, 30)[1]
+    assert run(engine, prompt, 20)[0] == 14
+
+
+def test_a_text_beyond_learned_positions_is_refused(tmp_path: Path) -> None:
+    model = loaded("gpt-2", tmp_path)
+    model.logits(random_ids(128))
+    with pytest.raises(llmcli.errors.PromptTooLongError, match=r"129 tokens.* 128"):
+        model.logits(random_ids(129))

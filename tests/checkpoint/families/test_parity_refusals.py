@@ -1,0 +1,126 @@
+"""What cannot be run is named, and nonsense in a configuration is never more than an error message."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.families.registry import FAMILIES
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from tests.support.models.parity_cases import CASES
+from tests.tiny import SIZES, edit_config, save, tiny_model
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "mamba": ({"model_type": "mamba2"}, "recurrent state"),
+    "qwen3-next": ({"model_type": "qwen3_next"}, "recurrent state"),
+    "hybrid with one recurrent layer": (
+        {"model_type": "granitemoehybrid", "layer_types": ["attention", "mamba", "attention"]},
+        r"recurrent state \(mamba in layer 1\)",
+    ),
+    "hybrid that does not say": ({"model_type": "granitemoehybrid"}, "recurrent state"),
+    "recurrent keys": ({"model_type": "new", "ssm_state_size": 4}, "ssm_state_size"),
+    "sparse attention": ({"model_type": "deepseek_v32"}, "index"),
+    "alibi": ({"model_type": "bloom"}, "ALiBi"),
+    "alibi by key": ({"model_type": "falcon", "alibi": True}, "ALiBi"),
+    "encoder": ({"model_type": "t5"}, "encoder"),
+    "embedding model": ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "later tokens"),
+    "not causal": ({"model_type": "qwen2", "is_causal": False}, "later tokens"),
+    "sparse mixing": ({"model_type": "phimoe"}, "sparse mixing"),
+    "gemma 3n": ({"model_type": "gemma3n"}, "each layer"),
+    "mixed sizes": ({"model_type": "llama", "per_layer_config": {"1": {}}}, "different sizes"),
+    "own code": ({"model_type": "mine", "auto_map": {"AutoModel": "m.py"}}, "'mine'.*supported are .*llama"),
+    "no type": ({}, "None.*supported are"),
+    "unknown rotation": ({"rope_scaling": {"rope_type": "spiral", "factor": 2}}, "'spiral'"),
+    "unknown activation": ({"hidden_act": "wave"}, "'wave'"),
+    "unknown layer type": ({"layer_types": ["full_attention", "indexed", "full_attention"]}, "indexed"),
+    "scaled by the layer's index": (
+        {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
+        "by_inverse_layer_idx",
+    ),
+    "another way to choose experts": (
+        {"model_type": "deepseek_v2", "topk_method": "best_of_luck", "num_experts": 8},
+        "best_of_luck",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", REFUSED)
+def test_refusals_name_the_reason(tmp_path: Path, which: str) -> None:
+    changes, reason = REFUSED[which]
+    # The weights are those of a plain llama: had they been looked at, they would be the complaint.
+    folder = save(tiny_model("llama"), tmp_path)
+    drop = () if "model_type" in changes or which.startswith("unknown") else ("model_type",)
+    edit_config(folder, changes, drop=drop)
+    with pytest.raises(UnsupportedModelError, match=reason) as refusal:
+        open_checkpoint(folder)
+    assert refusal.value.exit_code == 4
+    assert "config.json" in str(refusal.value)
+
+
+def test_every_family_is_in_the_matrix() -> None:
+    assert {model_type for model_type, _ in CASES.values()} | {"kimi_k2"} == set(FAMILIES)
+
+
+NONSENSE: tuple[object, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    1,
+    3,
+    (1 << 31) - 1,
+    1 << 70,
+    0.5,
+    1e308,
+    "",
+    "text",
+    [],
+    [0],
+    ["full_attention"],
+    {},
+    {"rope_type": "yarn"},
+    {"rope_type": "longrope", "short_factor": [0.0], "long_factor": "x"},
+    {"full_attention": None, "sliding_attention": 3},
+)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "llama 3.1",
+        "gemma 3, linear on full layers",
+        "phi-4-mini, partial longrope, tied",
+        "stablelm, parallel, normed heads",
+        "gpt-2",
+        "pythia, parallel",
+        "cohere 2",
+        "qwen2-moe, windows, some layers dense",
+        "deepseek v3",
+        "gpt-oss",
+        "llama 4",
+        "granite hybrid, attention only",
+    ],
+)
+def test_nonsense_in_a_configuration_is_an_error_message(tmp_path: Path, case: str) -> None:
+    model_type, overrides = CASES[case]
+    folder = save(tiny_model(model_type, **overrides), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.get("rope_parameters")
+    changed: list[dict[str, Any]] = []
+    chance = random.Random(case)
+    for key in sorted({*config, *SIZES} - {"model_type"}):
+        changed += [{**config, key: value} for value in chance.sample(NONSENSE, 5)]
+        changed.append({name: value for name, value in config.items() if name != key})
+    for key in sorted(rope or ()):
+        changed += [{**config, "rope_parameters": {**rope, key: value}} for value in chance.sample(NONSENSE, 8)]
+    for keys in changed:
+        (folder / "config.json").write_text(json.dumps(keys))
+        try:
+            open_checkpoint(folder)
+        except CheckpointError as error:
+            assert len(str(error)) < 2000

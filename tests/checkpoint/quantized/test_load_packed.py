@@ -1,0 +1,210 @@
+"""GPTQ and AWQ weights keep the codes they are stored in, where packed blocks can hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import llmcli
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.load_packed import Packing, make_room, planned_formats, read_packed
+from llmcli.checkpoint.quantized.base import QuantisedTensor
+from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.errors import CheckpointError
+from llmcli.model.meta_device import meta_model
+from llmcli.model.quantized.layout import PackedFormat, wide
+from llmcli.model.quantized.matrix import QuantisedLinear
+from tests.checkpoint.quantized.test_detect import MODULE, named, opened
+from tests.support.models.quantized_cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
+from tests.tiny import edit_config, random_ids, save, tiny_model
+
+# With the groups of inputs in order, as their configurations say.
+KEPT = ["gptq 2 bits", "gptq 3 bits", "gptq 4 bits", "gptq, one group", "gptq v2", "awq", "awq, one group"]
+# And with zero points in the middle.
+KEPT_IN_8_BITS = [
+    "gptq 8 bits, symmetric", "gptq 8 bits, symmetric, one group, v2", "int8 packed", "int8 channels, short scales",
+]  # fmt: skip
+
+
+def in_order(case: Case) -> dict[str, object]:
+    return {**case.config, "desc_act": False}
+
+
+def weight(folder: Path, case: Case, config: dict[str, object]) -> QuantisedTensor:
+    found = opened(folder, named(case), config)[MODULE + ".weight"]
+    assert isinstance(found, QuantisedTensor)
+    return found
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("shape", [(96, 64), (32, 160)])
+def test_codes_stand_for_the_values_of_the_formula(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    case = make(name, *shape)
+    tensor = weight(tmp_path, case, in_order(case))
+    assert tensor.groups is not None
+    with TensorReader() as reader:
+        whole = tensor.groups(reader, 0, shape[0])
+        part = tensor.groups(reader, 8, 24)
+    assert torch.equal(part.values(), whole[8:24].values())
+    # Scales are as stored; minima are rounded to half precision, and none is beyond 16 x 0.025.
+    error = (whole.values() - case.weight).abs().max()
+    assert error <= 16 * 0.025 * 2**-11
+    assert torch.equal(whole.codes, whole.codes.clamp(max=15))
+
+
+@pytest.mark.parametrize("name", KEPT_IN_8_BITS)
+@pytest.mark.parametrize("shape", [(96, 64), (32, 160)])
+def test_codes_of_8_bits_are_exact(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    case = make(name, *shape)
+    tensor = weight(tmp_path, case, in_order(case))
+    assert tensor.groups is not None
+    with TensorReader() as reader:
+        whole, part = tensor.groups(reader, 0, shape[0]), tensor.groups(reader, 8, 24)
+    assert whole.minimum is None and torch.equal(whole.values(), case.weight)
+    assert torch.equal(part.values(), case.weight[8:24])
+
+
+def test_small_scales_of_16_bits_become_half_precision(tmp_path: Path) -> None:
+    case = make("int8 channels, short scales", 96, 64)
+    scale = torch.logspace(-7, 0, 96)[:, None].bfloat16()
+    case.tensors[".weight_scale"].copy_(scale)
+    tensor = weight(tmp_path, case, case.config)
+    assert tensor.groups is not None
+    with TensorReader() as reader:
+        error = (tensor.groups(reader, 0, 96).values() - case.tensors[".weight"] * scale.float()).abs().amax(1)
+    assert float(error[scale[:, 0] >= 2**-17].max()) == 0
+    assert 0 < float(error.max()) <= 2**-18
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in (*KEPT, *KEPT_IN_8_BITS)])
+def test_what_blocks_cannot_hold_is_not_kept(name: str, tmp_path: Path) -> None:
+    case = make(name, 96, 64)
+    found = opened(tmp_path, named(case), case.config)[MODULE + ".weight"]
+    assert getattr(found, "groups", None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "scales"),
+    [
+        ("gptq 4 bits", {}, torch.float16),  # with a table of groups, of which nothing is said
+        ("gptq 4 bits", {"desc_act": True}, torch.float16),
+        ("gptq 4 bits", {"desc_act": False}, torch.float32),
+        ("awq", {}, torch.bfloat16),
+        ("gptq 8 bits, symmetric", {"sym": False}, torch.float16),
+        ("gptq 8 bits, symmetric", {"sym": None}, torch.float16),
+        # What is said of other modules may be meant for this one: names are patterns.
+        ("gptq 8 bits, symmetric", {"dynamic": {"-:lm_head": {}, "+:.*": {"bits": 8, "sym": False}}}, torch.float16),
+        ("gptq 8 bits, symmetric", {"extra_config": {"a": {"bits": 8, "sym": False}}}, torch.float16),
+        ("gptq 4 bits", {"desc_act": False, "dynamic": {"+:.*": {"desc_act": True}}}, torch.float16),
+    ],
+)
+def test_order_and_scales_decide(name: str, config: dict[str, object], scales: torch.dtype, tmp_path: Path) -> None:
+    case = make(name, 96, 64)
+    case.tensors[".scales"] = case.tensors[".scales"].to(scales)
+    assert weight(tmp_path, case, {**case.config, **config}).groups is None
+
+
+@pytest.mark.parametrize("modules", [{"-:lm_head": {}, "+:.*": {"bits": 8, "sym": True}}, {"+:.*": {"bits": 8}}])
+def test_settings_of_modules_that_say_the_same(modules: dict[str, object], tmp_path: Path) -> None:
+    case = make("gptq 8 bits, symmetric", 96, 64)
+    assert weight(tmp_path, case, {**case.config, "dynamic": modules}).groups is not None
+
+
+def test_groups_that_are_not_in_order_after_all(tmp_path: Path) -> None:
+    case = make("gptq, act order", 96, 64)
+    tensor = weight(tmp_path, case, in_order(case))
+    assert tensor.groups is not None
+    with TensorReader() as reader, pytest.raises(CheckpointError, match=r"another order.*--dtype bfloat16"):
+        tensor.groups(reader, 0, 16)
+
+
+def test_zero_points_that_are_not_in_the_middle_after_all(tmp_path: Path) -> None:
+    case = make("gptq 8 bits", 96, 64)
+    tensor = weight(tmp_path, case, {**in_order(case), "sym": True})
+    assert tensor.groups is not None
+    with TensorReader() as reader, pytest.raises(CheckpointError, match=r"other than 128.*--dtype bfloat16"):
+        tensor.groups(reader, 0, 16)
+
+
+def quantised_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) -> dict[str, Case]:
+    """Save a llama whose projections are quantised, each as `made` of its shape and a number."""
+    save(tiny_model("llama", hidden_size=64, intermediate_size=160, num_hidden_layers=2), folder)
+    stored = load_file(folder / "model.safetensors")
+    cases: dict[str, Case] = {}
+    for index, weight in enumerate(sorted(name for name in stored if name.endswith("_proj.weight"))):
+        rows, columns = stored.pop(weight).shape
+        cases[weight] = case = made((rows, columns), index)
+        stored |= named(case, weight.removesuffix(".weight"))
+    save_file({key: tensor.contiguous() for key, tensor in stored.items()}, folder / "model.safetensors")
+    edit_config(folder, {"quantization_config": in_order(case)})
+    return cases
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize"),
+    [
+        ("gptq 4 bits", None), ("awq", None), ("gptq 4 bits", "int4"), ("awq", "int4"),
+        ("gptq 8 bits, symmetric", None), ("gptq 8 bits, symmetric", "int8"), ("int8 packed", None),
+    ],
+)  # fmt: skip
+def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_path: Path) -> None:
+    quantised_model(tmp_path, lambda shape, index: make(name, *shape, seed=index))
+    loaded = llmcli.load(tmp_path, device="cpu", quantize=quantize)
+    if loaded.packing is None:
+        pytest.skip("nothing computes with packed weights on this machine")
+    dense = llmcli.load(tmp_path, device="cpu", dtype="float32")
+    for path, module in dense.model.named_modules():
+        if isinstance(module, torch.nn.Linear) and path.endswith("_proj"):
+            ours = loaded.model.get_submodule(path)
+            assert isinstance(ours, QuantisedLinear)
+            torch.testing.assert_close(ours.weight.float(), module.weight, atol=0.002, rtol=0.01)
+    ids = random_ids(12)
+    # The head and the embedding are of 8 bits in one case, and all activations of 16.
+    alike = torch.nn.functional.cosine_similarity(loaded.logits(ids).float(), dense.logits(ids), dim=-1)
+    assert alike.min() > 0.98
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize(
+    ("maker", "kept"),
+    [
+        (partial(gptq, bits=4, group=32), wide(4, 32)),
+        (partial(gptq, bits=4, group=128), wide(4)),
+        (partial(gptq, bits=3, group=-1, version="gptq_v2"), wide(4)),
+        (partial(awq, group=64), wide(4, 32)),
+        (partial(awq, group=128), wide(4)),
+        (partial(gptq, bits=8, group=32, symmetric=True), wide(8, 32)),
+        (partial(gptq, bits=8, group=128, symmetric=True), wide(8, 128)),
+        (partial(packed_integers, bits=8, group=256), wide(8, 128)),
+        (partial(scaled_int8, zeros=False, scale=torch.bfloat16), wide(8, 128)),
+    ],
+)
+def test_on_a_gpu_long_groups_stay_as_they_are(
+    maker: Callable[..., Case],
+    kept: PackedFormat,
+    stored: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmcli.checkpoint.load_packed._FEELS_LONG_GROUPS", 0)
+    cases = quantised_model(tmp_path, lambda shape, index: maker(*shape, torch.Generator().manual_seed(index)))
+    checkpoint = open_checkpoint(tmp_path)
+    model = meta_model(checkpoint.config)
+    packing: Packing = "stored" if stored else "int4" if kept.bits == 4 else "int8"
+    planned = planned_formats(model, packing, checkpoint, torch.device("cuda"))
+    head = wide(8) if kept == wide(4) else wide(8, kept.group)
+    assert planned.get("lm_head.weight") == (None if stored else head)
+    matrices = make_room(model, planned, torch.float32, torch.device("cpu"))
+    with TensorReader() as reader:
+        for name, case in cases.items():
+            parameter = name.removeprefix("model.")
+            matrix = matrices[parameter]
+            assert matrix.format == kept
+            read_packed(checkpoint.sources[parameter], checkpoint.tensors, reader, matrix)
+            # Codes and scales are as stored; only minima are rounded, and none is beyond 16 x 0.025.
+            assert float((matrix[0] - case.weight).abs().max()) <= (16 * 0.025 * 2**-11 if kept.bits == 4 else 0)

@@ -1,0 +1,73 @@
+"""Decoders of stored values, checked bit for bit against the reference implementation in the `gguf` package."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from llmcli.checkpoint.tensors.dtypes import GGML_TYPES
+from llmcli.checkpoint.tensors.encodings import ENCODINGS, Encoding
+
+BLOCKS = [encoding for encoding in ENCODINGS.values() if encoding.dtype is None]
+PLAIN = [encoding for encoding in ENCODINGS.values() if encoding.dtype is not None]
+
+
+def random_blocks(encoding: Encoding, count: int = 3000) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    blocks = torch.randint(0, 256, (count, encoding.block_bytes), dtype=torch.uint8, generator=generator)
+    # Every byte value in every place, and all bits clear and set.
+    blocks[:256] = torch.arange(256, dtype=torch.uint8)[:, None]
+    # An ascending and a descending byte sequence tell places apart that constants confuse.
+    blocks[256] = torch.arange(encoding.block_bytes, dtype=torch.uint8)
+    return blocks
+
+
+def same_bits(ours: Tensor, theirs: Tensor) -> bool:
+    return bool(((ours.view(torch.int32) == theirs.view(torch.int32)) | (ours.isnan() & theirs.isnan())).all())
+
+
+@pytest.mark.parametrize("encoding", BLOCKS, ids=lambda encoding: encoding.name)
+def test_blocks_decode_as_the_reference_does(encoding: Encoding) -> None:
+    blocks = random_blocks(encoding)
+    with np.errstate(all="ignore"):  # infinite scales, which random bytes contain
+        theirs = gguf.quants.dequantize(blocks.numpy(), gguf.GGMLQuantizationType[encoding.name])
+    ours = encoding.decode(blocks)
+    assert ours.dtype == torch.float32
+    assert ours.shape == (len(blocks), encoding.block_size)
+    assert same_bits(ours, torch.from_numpy(theirs))
+    assert ours.isfinite().float().mean() > 0.9
+
+
+@pytest.mark.parametrize("encoding", BLOCKS, ids=lambda encoding: encoding.name)
+def test_blocks_are_independent_and_left_as_they_are(encoding: Encoding) -> None:
+    blocks = random_blocks(encoding, 300)
+    before = blocks.clone()
+    whole = encoding.decode(blocks)
+    assert torch.equal(blocks, before)
+    assert same_bits(encoding.decode(blocks[123:125]), whole[123:125])
+    assert encoding.decode(blocks[:0]).shape == (0, encoding.block_size)
+
+
+@pytest.mark.parametrize("encoding", PLAIN, ids=lambda encoding: encoding.name)
+def test_plain_numbers_are_viewed(encoding: Encoding) -> None:
+    assert encoding.dtype is not None
+    stored = torch.randint(0, 2, (6, encoding.block_bytes), dtype=torch.uint8)
+    values = encoding.decode(stored)
+    assert (values.shape, values.dtype) == ((6, 1), encoding.dtype)
+    assert values.data_ptr() == stored.data_ptr()
+    assert encoding.is_floating_point == encoding.dtype.is_floating_point
+
+
+def test_types_have_the_numbers_and_sizes_of_the_reference() -> None:
+    for kind in gguf.GGMLQuantizationType:
+        assert GGML_TYPES[kind.value] == kind.name
+        encoding = ENCODINGS.get(kind.name)
+        if encoding is not None:
+            assert (encoding.block_size, encoding.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
+            assert encoding.nbytes(3 * encoding.block_size) == 3 * encoding.block_bytes
+    assert len(set(GGML_TYPES.values())) == len(GGML_TYPES)
+    # All that is in a file of ggml's and decodes to real numbers is in its list, under the same name.
+    assert {encoding.name for encoding in BLOCKS} <= set(GGML_TYPES.values())

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.file_hashes import file_hashes, remembered_hashes_path
+from tests.tiny import save, tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return save(tiny_model("llama"), tmp_path / "model", max_shard_size="20KB")
+
+
+def hashed(folder: Path) -> tuple[dict[str, str], list[tuple[int, int]]]:
+    told: list[tuple[int, int]] = []
+    return file_hashes(open_checkpoint(folder), lambda *progress: told.append(progress)), told
+
+
+def test_every_file_that_decides_has_its_hash(folder: Path) -> None:
+    (folder / "README.md").write_text("no matter")
+    found, told = hashed(folder)
+    shards = {path.name for path in folder.glob("*.safetensors")}
+    assert len(shards) > 1
+    assert set(found) == {path.name for path in folder.iterdir()} - {"README.md"}
+    for name, digest in found.items():
+        assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    total = sum((folder / name).stat().st_size for name in found)
+    assert told[-1] == (total, total)
+
+
+def test_what_is_known_is_not_read_again(folder: Path) -> None:
+    first, _ = hashed(folder)
+    again, told = hashed(folder)
+    assert (again, told) == (first, [])
+    config = folder / "config.json"
+    config.write_text(config.read_text() + " ")
+    changed, told = hashed(folder)
+    assert [name for name in first if changed[name] != first[name]] == ["config.json"]
+    assert told == [(config.stat().st_size, config.stat().st_size)]
+    # Same size, another time.
+    data = bytearray(config.read_bytes())
+    config.write_bytes(bytes(data.replace(b"  ", b"\n ", 1)))
+    os.utime(config, ns=(1, 1))
+    assert hashed(folder)[0]["config.json"] == hashlib.sha256(config.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"/x": 1}', "\udcff"])
+def test_a_damaged_or_unwritable_memory_costs_only_time(folder: Path, content: str) -> None:
+    path = remembered_hashes_path()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    first, told = hashed(folder)
+    assert told and hashed(folder) == (first, [])
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("in the way")
+    assert hashed(folder)[0] == first

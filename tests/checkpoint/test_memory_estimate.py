@@ -1,0 +1,173 @@
+"""What loading takes is told beforehand, and what would fit fits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+
+import llmcli
+from llmcli.checkpoint import memory_estimate
+from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llmcli.checkpoint.load_packed import Packing, planned_formats
+from llmcli.checkpoint.load_weights import load_weights
+from llmcli.checkpoint.memory_estimate import Wish, footprint, foresee
+from llmcli.errors import OutOfMemoryError
+from llmcli.model.meta_device import meta_model
+from llmcli.model.quantized.matrix import PackedMatrix
+from tests.checkpoint.gguf.test_families import made, quantised
+from tests.commands.running import llm
+from tests.support.models.gguf_writer import write_gguf
+from tests.tiny import save, tiny_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Wide enough for packed blocks to be mostly weights, and with a cache that counts.
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 8192}
+    return save(tiny_model("llama", **sizes), tmp_path_factory.mktemp("m") / "model")
+
+
+def have(monkeypatch: pytest.MonkeyPatch, nbytes: int | None) -> None:
+    monkeypatch.setattr(memory_estimate, "memory", lambda device: (1 << 40, nbytes))
+
+
+def takes(checkpoint: Checkpoint, packing: Packing | None, dtype: torch.dtype, context: int | None) -> int:
+    model = meta_model(checkpoint.config)
+    return footprint(model, planned_formats(model, packing, checkpoint, CPU), dtype, context, CPU).total
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("packing", [None, "int8", "int4"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_and_cache_are_what_they_come_to(
+    family: str, packing: Packing | None, tied: bool, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(save(tiny_model(family, tie_word_embeddings=tied), tmp_path))
+    shadow = meta_model(checkpoint.config)
+    told = footprint(shadow, planned_formats(shadow, packing, checkpoint, CPU), torch.bfloat16, 128, CPU)
+    model = load_weights(checkpoint, CPU, torch.bfloat16, packing=packing)
+    packed = {id(module): module.nbytes for module in model.modules() if isinstance(module, PackedMatrix)}
+    assert told.weights == sum(parameter.nbytes for parameter in model.parameters()) + sum(packed.values())
+    assert told.cache == model.new_cache(capacity=128).nbytes
+    assert told.working > 0
+
+
+def test_stored_blocks_are_counted_as_they_are_kept(tmp_path: Path) -> None:
+    path = write_gguf(made("llama 3.1", hidden_size=64), tmp_path / "m.gguf", kind_of=quantised(Kind.Q4_0))
+    checkpoint = open_checkpoint(path)
+    stored, int8, none = (takes(checkpoint, packing, torch.bfloat16, 16) for packing in ("stored", "int8", None))
+    assert stored < int8 < none
+
+
+def test_a_window_keeps_the_cache_small(tmp_path: Path) -> None:
+    sizes = {"max_position_embeddings": 4096}
+    whole = open_checkpoint(save(tiny_model("mistral", **sizes, sliding_window=None), tmp_path / "whole"))
+    window = open_checkpoint(save(tiny_model("mistral", **sizes, sliding_window=64), tmp_path / "window"))
+    assert takes(window, None, torch.bfloat16, 4096) < takes(whole, None, torch.bfloat16, 4096)
+
+
+@pytest.mark.parametrize("packing", [None, "int8", "int4"])
+@pytest.mark.parametrize("context", [None, 8192])
+def test_one_byte_less_is_refused(
+    packing: Packing | None, context: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(folder)
+    wish = Wish(CPU, torch.bfloat16, packing, context)
+    needed = takes(checkpoint, packing, torch.bfloat16, context)
+    have(monkeypatch, needed)
+    foresee(meta_model(checkpoint.config), checkpoint, wish)
+    have(monkeypatch, needed - 1)
+    with pytest.raises(OutOfMemoryError) as refused:
+        foresee(meta_model(checkpoint.config), checkpoint, wish)
+    told = str(refused.value)
+    assert f"takes {needed / 2**20:.1f} MiB" in told
+    assert f"cpu has {(needed - 1) / 2**20:.1f} MiB free" in told
+    assert ("8192 tokens" in told) == (context is not None)
+
+
+def test_nothing_is_refused_where_the_system_does_not_tell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch, None)
+    checkpoint = open_checkpoint(folder)
+    foresee(meta_model(checkpoint.config), checkpoint, Wish(CPU, torch.float32, context=8192))
+
+
+def offers(told: str) -> list[str]:
+    """The settings that a refusal offers."""
+    listed = told.partition("This would fit: ")[2].rstrip(".")
+    return [re.sub(r" \(.*\)", "", one) for one in listed.split(", ")] if listed else []
+
+
+@pytest.mark.parametrize("share", [0.99, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.05])
+@pytest.mark.parametrize("context", [None, 5000])
+def test_what_is_offered_fits_and_what_fits_is_offered(
+    share: float, context: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(folder)
+    free = int(takes(checkpoint, None, torch.float32, context) * share)
+    have(monkeypatch, free)
+    with pytest.raises(OutOfMemoryError) as refused:
+        foresee(meta_model(checkpoint.config), checkpoint, Wish(CPU, torch.float32, context=context))
+    found = offers(str(refused.value))
+    for offer in found:
+        words = offer.split()
+        flags = dict(zip(words[::2], words[1::2], strict=True))
+        packing: Any = flags.get("--quantize")
+        dtype = getattr(torch, flags.get("--dtype", "float32"))
+        length = int(flags["--context"]) if "--context" in flags else context
+        assert takes(checkpoint, packing, dtype, length) <= free
+        if "--context" in flags:
+            assert length is not None
+            assert takes(checkpoint, packing, dtype, length + 256) > free
+    for packing in ("int8", "int4"):
+        assert (f"--quantize {packing}" in found) == (takes(checkpoint, packing, torch.float32, context) <= free)
+        # Nothing more is asked for where that is enough.
+        assert not any(f"--quantize {packing} --" in one for one in found if f"--quantize {packing}" in found)
+    if not found:
+        assert "use a smaller model" in str(refused.value)
+
+
+def test_what_cannot_be_quantised_is_not_offered_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint(folder)
+    have(monkeypatch, takes(checkpoint, None, torch.float32, None) - 1)
+    with pytest.raises(OutOfMemoryError) as refused:
+        foresee(meta_model(checkpoint.config), checkpoint, Wish(CPU, torch.float32, may_pack=False))
+    assert offers(str(refused.value)) == ["--dtype bfloat16"]
+
+
+def test_commands_end_with_code_5_before_a_weight_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr("llmcli.checkpoint.load_weights.TensorReader", never)
+    have(monkeypatch, takes(open_checkpoint(folder), None, torch.bfloat16, 2048))
+    flags = ("-m", folder, "-n", 1, "--device", "cpu", "--dtype", "bfloat16", "--context", 8192)
+    result = llm("generate", "hi", *flags)
+    told = result.stderr.decode()
+    assert (result.returncode, result.stdout) == (5, b""), told
+    assert "--context 2048" in told.replace("\n", " ")
+    assert "--quantize" not in llm("score", "hi there", *flags[:2], *flags[4:]).stderr.decode()
+
+
+def test_the_library_says_so_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch, 1000)
+    with pytest.raises(llmcli.errors.OutOfMemoryError, match=r"takes .* cpu has 0.0 MiB free"):
+        llmcli.load(folder, device="cpu", context_length=100)
+
+
+def test_a_gpu_reads_more_at_a_time(folder: Path) -> None:
+    model = meta_model(open_checkpoint(folder).config)
+    planned = planned_formats(model, "int4", None, CPU)
+    here, there = (
+        footprint(model, planned, torch.bfloat16, 4096, torch.device(device)) for device in ("cpu", "cuda:1")
+    )
+    assert (there.weights, there.cache) == (here.weights, here.cache)
+    # Four times the activations, and what a matrix is unpacked to.
+    largest = max(parameter.numel() for parameter in model.parameters())
+    assert 2 * here.working + 12 * largest < there.working < 4 * here.working + 12 * largest

@@ -1,0 +1,71 @@
+"""What is read of a GGUF file before torch is imported is what is read after."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.preload import read_gguf_ahead
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from tests.checkpoint.gguf.test_families import made
+from tests.support.models.gguf_writer import write_gguf
+
+
+def test_a_checkpoint_opened_ahead_is_the_same(tmp_path: Path) -> None:
+    path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
+    plain, ahead = open_checkpoint(path), open_checkpoint(path, read_gguf_ahead(path))
+    assert ahead.config == plain.config
+    assert ahead.tensors == plain.tensors
+    assert ahead.sources == plain.sources
+    ours, theirs = ahead.read_text_parts(), plain.read_text_parts()
+    text = "Hello, 世界 <s>"
+    assert ours.tokenizer.encode(text) == theirs.tokenizer.encode(text)
+    assert ours.tokenizer.vocab_size == theirs.tokenizer.vocab_size
+    assert (ours.templates, ours.stop_ids) == (theirs.templates, theirs.stop_ids)
+    assert ahead.read_text_parts() is ours
+
+
+def test_a_header_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
+    ahead = read_gguf_ahead(path)
+    monkeypatch.setattr("llmcli.checkpoint.gguf.header.parse_header", lambda _: pytest.fail("parsed again"))
+    assert open_checkpoint(path, ahead).format == "GGUF"
+
+
+def test_a_tokenizer_of_no_use_is_an_error_when_it_is_asked_for(tmp_path: Path) -> None:
+    path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf", changes={"tokenizer.ggml.model": "t5"})
+    checkpoint = open_checkpoint(path, read_gguf_ahead(path))
+    for _ in range(2):
+        with pytest.raises(UnsupportedModelError, match="'t5'"):
+            checkpoint.read_text_parts()
+
+
+def test_a_part_is_left_to_whoever_reads_all_parts(tmp_path: Path) -> None:
+    path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf", largest_part=10)
+    assert read_gguf_ahead(path) is None
+    assert open_checkpoint(path, None).read_text_parts().tokenizer.encode("a")
+
+
+def test_a_damaged_header_is_an_error_at_once(tmp_path: Path) -> None:
+    path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="Download it again"):
+        read_gguf_ahead(path)
+
+
+def test_it_needs_no_torch(tmp_path: Path) -> None:
+    path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from llmcli.checkpoint.preload import read_gguf_ahead\n"
+        "ahead = read_gguf_ahead(Path(sys.argv[1]))\n"
+        "print(ahead.text.result().tokenizer.vocab_size > 0, 'torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.stdout, result.stderr) == ("True False\n", "")

@@ -1,0 +1,40 @@
+"""What is read of a folder before torch is imported is what is read after."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.checkpoint.folder import read_folder
+from tests.tiny import save, tiny_model
+
+
+def test_a_folder_opened_ahead_is_the_same_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tiny_model("llama"), tmp_path / "model")
+    plain, ahead = open_checkpoint(folder), read_folder(folder)
+    monkeypatch.setattr("llmcli.checkpoint.checkpoint.read_folder", lambda _: pytest.fail("read again"))
+    opened = open_checkpoint(folder, ahead)
+    assert (opened.config, opened.tensors, opened.sources) == (plain.config, plain.tensors, plain.sources)
+
+
+def test_what_is_wrong_with_a_folder_is_told_without_torch(tmp_path: Path) -> None:
+    folder = save(tiny_model("llama"), tmp_path / "model")
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom pathlib import Path\n"
+        "from llmcli.checkpoint.folder import read_folder\n"
+        "from llmcli.errors import LlmcliError\n"
+        "folder = Path(sys.argv[1])\n"
+        "print(read_folder(folder).config.hidden_size)\n"
+        "for name in ('model.safetensors', 'config.json'):\n"
+        "    (folder / name).write_bytes(b'{')\n"
+        "    try:\n        read_folder(folder)\n"
+        "    except LlmcliError as error:\n        print(name in str(error))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.stdout, result.stderr) == ("32\nTrue\nTrue\n", "")

@@ -1,0 +1,199 @@
+"""Writes `transformers` models as GGUF files by the conventions of llama.cpp's converter: the other side of our loader.
+
+Names come from the `gguf` package's own table; what it does not know (how experts, fused matrices and norms are laid
+out, and which facts a file states) is written here from the format's description, not from the loader.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Kind
+from torch import Tensor
+
+from tests.support.models.gguf_facts import architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
+
+# Those whose converter turns rows from halves into pairs.
+PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "smollm3", "arcee", "olmo")
+PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
+ROUTERS = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "feed_forward.router")
+EXPERTS = ("mlp.experts", "block_sparse_moe.experts", "feed_forward.experts")
+SHARED_GATE = "mlp.shared_expert_gate.weight"
+
+
+def float32(name: str, values: np.ndarray) -> Kind:
+    """Every tensor as it is."""
+    return Kind.F32
+
+
+def write_gguf(
+    model: Any,
+    path: Path,
+    *,
+    kind_of: Callable[[str, np.ndarray], Kind] = float32,
+    decoded: bool = False,
+    largest_part: int = 0,
+    old: bool = False,
+    joined: bool = False,
+    changes: dict[str, Any] | None = None,
+    extra: dict[str, Tensor] | None = None,
+) -> Path:
+    """Write the model to `path`, or to parts of so many tensors beside it; returns the file to open.
+
+    `kind_of` a tensor's name and values is how it is stored; with `decoded` it is stored in float32, but with the
+    values that reading it back would give. `old` files have a matrix for each expert, and keys and values of a latent
+    in one; `joined` ones have one stack for gate and up. `changes` to the metadata: a value, or None for a key that is
+    to be left out. `extra` tensors are written too.
+    """
+    config = model.config
+    architecture = architecture_name(config)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=largest_part)
+    facts = {f"{architecture}.{key}": value for key, value in metadata(config, architecture, old=old).items()}
+    for key, value in {**facts, **tokenizer_metadata(), **(changes or {})}.items():
+        add(writer, key, value)
+    for name, tensor in [*tensors(model, architecture, old=old, joined=joined), *(extra or {}).items()]:
+        values = tensor.float().contiguous().numpy()
+        kind = kind_of(name, values)
+        if kind is Kind.F32:
+            writer.add_tensor(name, values)
+        elif decoded:
+            writer.add_tensor(name, gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind))
+        else:
+            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(path.parent.glob(f"{path.stem}-*-of-*.gguf"))[0] if largest_part else path
+
+
+def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """One pair of metadata, of the type that files have it in."""
+    if value is None:
+        return
+    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    kinds.get(type(value), writer.add_array)(key, value)
+
+
+def tensors(model: Any, architecture: str, *, old: bool, joined: bool) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the file, by its name there."""
+    config = model.config
+    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
+    others = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads, suffixes = config.num_attention_heads, (".weight", ".bias")
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings and architecture != "gpt2":
+        del state["lm_head.weight"]
+    for name, tensor in rope_tensors(config):
+        yield name, tensor
+    for name, tensor in state.items():
+        at, part = "", name
+        if ".layers." in name or ".h." in name:
+            index, part = split_layer(name)
+            at = f"blk.{index}."
+        module, _, kind = part.rpartition(".")
+        if module.startswith(EXPERTS) or part.startswith(EXPERTS):
+            yield from expert_tensors(at, part.split("experts.")[1], tensor, architecture, old=old, joined=joined)
+        elif part == "mlp.gate.e_score_correction_bias":
+            yield f"{at}exp_probs_b.bias", tensor
+        elif module in ROUTERS:
+            yield f"{at}ffn_gate_inp.{kind}", tensor
+        elif part == SHARED_GATE:
+            yield f"{at}ffn_gate_inp_shexp.weight", tensor[0]
+        elif "_layernorm.norms." in part:
+            which, _, head = module.partition("_layernorm.norms.")
+            if head == "0":
+                of_heads = [value for other, value in state.items() if other.startswith(name.removesuffix("0.weight"))]
+                yield f"{at}attn_{which[-1]}_norm.weight", torch.stack(of_heads)
+        elif part == "shared_mlp.input_linear.weight":
+            suffix = "" if architecture == "granite" else "_shexp"
+            for target, half in zip(("gate", "up"), tensor.chunk(2), strict=True):
+                yield f"{at}ffn_{target}{suffix}.weight", half
+        elif part == "shared_mlp.output_linear.weight":
+            yield f"{at}ffn_down{'' if architecture == 'granite' else '_shexp'}.weight", tensor
+        elif part == "self_attn.kv_b_proj.weight" and not old:
+            both = tensor.view(heads, config.qk_nope_head_dim + config.v_head_dim, -1)
+            keys, values = both.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
+            yield f"{at}attn_k_b.weight", keys.transpose(1, 2)
+            yield f"{at}attn_v_b.weight", values
+        else:
+            # Dense layers among those with experts are in none of the tables that have the others.
+            found = table.get_name(name, suffixes) or others.get_name(name, suffixes)
+            assert found is not None, name
+            if part == "self_attn.sinks":
+                found += ".weight"
+            if architecture in PERMUTED and ".attn_q." in found:
+                tensor = permuted(tensor, heads)
+            if architecture in PERMUTED and ".attn_k." in found:
+                tensor = permuted(tensor, kv_head_count(config))
+            if architecture == "gpt2" and kind == "weight" and tensor.dim() == 2 and "_embd" not in found:
+                tensor = tensor if found == "output.weight" else tensor.T
+            if ".query_key_value." in name:
+                # From query, key and value of each head to those of all heads.
+                tensor = tensor.view(heads, 3, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
+            if architecture in PLUS_ONE and found.endswith("norm.weight"):
+                tensor = tensor.float() + 1
+            yield found, tensor
+
+
+def split_layer(name: str) -> tuple[str, str]:
+    """The number of the layer, and the rest of the name."""
+    index, _, part = name.replace(".h.", ".layers.").split(".layers.")[1].partition(".")
+    return index, part
+
+
+def expert_tensors(
+    at: str, what: str, tensor: Tensor, architecture: str, *, old: bool, joined: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """One of the packed stacks, gate and up apart, each matrix as (out, in)."""
+    kind = "bias" if what.endswith("_bias") else "weight"
+    if architecture in ("gpt-oss", "llama4") and kind == "weight":
+        tensor = tensor.transpose(1, 2)
+    if what.startswith("down_proj"):
+        parts = {"down": tensor}
+    elif architecture == "gpt-oss":
+        parts = {"gate": tensor[:, 0::2], "up": tensor[:, 1::2]}
+    elif joined:
+        parts = {"gate_up": tensor}
+    else:
+        parts = dict(zip(("gate", "up"), tensor.chunk(2, dim=1), strict=True))
+    for part, stack in parts.items():
+        if old:
+            for expert, matrix in enumerate(stack):
+                yield f"{at}ffn_{part}.{expert}.{kind}", matrix
+        else:
+            yield f"{at}ffn_{part}_exps.{kind}", stack
+
+
+def rope_tensors(config: Any) -> Iterator[tuple[str, Tensor]]:
+    """Tables of divisors: Llama 3.1's rule worked out, and LongRoPE's two lists."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        yield "rope_factors_long.weight", torch.tensor(rope["long_factor"])
+        yield "rope_factors_short.weight", torch.tensor(rope["short_factor"])
+    if rope.get("rope_type") == "llama3":
+        size, original = head_size(config), rope["original_max_position_embeddings"]
+        low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
+        divisors = []
+        for index in range(0, size, 2):
+            wavelength = 2 * math.pi * rope["rope_theta"] ** (index / size)
+            if wavelength < original / high:
+                divisors.append(1.0)
+            elif wavelength > original / low:
+                divisors.append(factor)
+            else:
+                smooth = (original / wavelength - low) / (high - low)
+                divisors.append(1 / ((1 - smooth) / factor + smooth))
+        yield "rope_freqs.weight", torch.tensor(divisors)
+
+
+def permuted(rows: Tensor, heads: int) -> Tensor:
+    """Rows of each head from the order (j, j + half) into (2j, 2j + 1)."""
+    return rows.view(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
