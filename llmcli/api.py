@@ -20,11 +20,11 @@ from llmcli.checkpoint.load_weights import load_weights
 from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype
 from llmcli.engine import Engine
-from llmcli.engine.batch import Batch
-from llmcli.engine.draft import DraftModel, same_vocabulary
-from llmcli.engine.reader import Reader
-from llmcli.engine.rows import make_rows
-from llmcli.engine.speculative import Speculation
+from llmcli.engine.batch.backends import make_rows
+from llmcli.engine.batch.batch import Batch
+from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.speculative.decoder import Speculation
+from llmcli.engine.speculative.draft_model import DraftModel, same_vocabulary
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.hub.resolve import resolve
 from llmcli.kernels import EachStep, FastStep, NoKernelError, why_no_kernel

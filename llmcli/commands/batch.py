@@ -24,7 +24,7 @@ _MOST_PARALLEL = 16
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
-    from llmcli.engine.batch import Reply, Request
+    from llmcli.engine.batch.batch import Reply, Request
     from llmcli.text.chat.prompt import ChatPrompt
 
 
@@ -164,7 +164,7 @@ class _Prompts:
             return error
 
     def _request(self, line: batch_lines.Line) -> Request:
-        from llmcli.engine.batch import Request
+        from llmcli.engine.batch.batch import Request
 
         value = batch_lines.parsed(line)
         self.ids[line.index] = batch_lines.id_of(value)

@@ -15,8 +15,8 @@ from llmcli.views import terminal
 
 if TYPE_CHECKING:
     from llmcli.engine import Event, Finish
-    from llmcli.engine.constraint import Constraint
-    from llmcli.engine.rule import Rule
+    from llmcli.engine.guided.constraint import Constraint
+    from llmcli.engine.guided.grammar import Rule
 
 _PANEL = "Form of the reply"
 _LARGEST_BYTES = 16 << 20
@@ -74,7 +74,7 @@ def given_rule(
     """
     if json_schema is regex is grammar is None:
         return None
-    from llmcli.engine.rule import Rule
+    from llmcli.engine.guided.grammar import Rule
 
     schema = None if json_schema is None else _contents(json_schema, "--json-schema", inline="{", quiet=quiet)
     lark = None if grammar is None else _contents(grammar, "--grammar", inline=":", quiet=quiet)

@@ -221,8 +221,8 @@ def generate(
     observer = attention_watch(loaded, asked.messages, look)
 
     from llmcli.engine import Interruption
-    from llmcli.engine.constraint import Constraint
-    from llmcli.engine.thinking import ThinkingApart
+    from llmcli.engine.guided.constraint import Constraint
+    from llmcli.engine.reasoning import ThinkingApart
     from llmcli.views.progress import progress_bar
     from llmcli.views.reply import ReplyWriter
 

@@ -14,7 +14,7 @@ from llmcli.conversations.records import End, Head, More, Question, Record, Repl
 from llmcli.conversations.tree import Node, Tree
 
 if TYPE_CHECKING:
-    from llmcli.engine.params import SamplingParams
+    from llmcli.engine.sampling_params import SamplingParams
 
 # What a killed program may lose of a reply: often enough to matter little, seldom enough to cost nothing.
 _EVERY_S = 0.5

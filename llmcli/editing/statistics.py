@@ -25,8 +25,8 @@ from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.editing.keys import TOKENS_AT_ONCE, network_of, padded, read_keys
-from llmcli.engine.batch import Request
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.batch.batch import Request
+from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.files import replace_bytes, replace_text
 

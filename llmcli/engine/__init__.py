@@ -15,8 +15,8 @@ from llmcli.engine.events import (
     Stats,
     Step,
 )
-from llmcli.engine.interruption import Interruption
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.interrupt import Interruption
+from llmcli.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from llmcli.engine.conversation import Conversation

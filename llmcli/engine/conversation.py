@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from llmcli.engine.engine import Engine, Observer, PrefillProgress
 from llmcli.engine.events import Event, Finish, Step
-from llmcli.engine.interruption import Interruption
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.interrupt import Interruption
+from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import UsageError
 from llmcli.text.chat.prompt import Message, build_chat
 from llmcli.text.chat.template import ChatTemplate

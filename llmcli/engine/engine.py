@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from llmcli.device import peak_memory_bytes
-from llmcli.engine.acceptance import Proposal, settle
-from llmcli.engine.burst import Burst
-from llmcli.engine.constraint import Constraint
-from llmcli.engine.drawn import Drawn
+from llmcli.engine.context_limit import allowed_context, check_prompt
+from llmcli.engine.decoders.gpu_pipelined import Drawn
+from llmcli.engine.decoders.multi_step import Burst
 from llmcli.engine.events import (
     Candidate,
     Event,
@@ -26,13 +25,14 @@ from llmcli.engine.events import (
     Stats,
     Step,
 )
-from llmcli.engine.interruption import Interruption
-from llmcli.engine.limits import allowed_context, check_prompt
-from llmcli.engine.outlook import outlook
-from llmcli.engine.params import SamplingParams
-from llmcli.engine.reader import Observer, PrefillProgress, Reader
+from llmcli.engine.guided.constraint import Constraint
+from llmcli.engine.interrupt import Interruption
+from llmcli.engine.logprobs import outlook
+from llmcli.engine.prefix_cache import Observer, PrefillProgress, Reader
 from llmcli.engine.sampler import Sampler
-from llmcli.engine.speculative import Ahead, Speculation
+from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.speculative.decoder import Ahead, Speculation
+from llmcli.engine.speculative.rejection_sampling import Proposal, settle
 from llmcli.errors import NotFiniteError
 from llmcli.kernels import FastStep
 from llmcli.model import Transformer

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llmcli.engine.events import Filter
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.sampling_params import SamplingParams
 from llmcli.model.finite import check_greatest, not_finite
 
 _SHORT_LISTS = 64, 1024

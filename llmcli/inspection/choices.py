@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from llmcli.api import LoadedModel
-from llmcli.engine.reader import Reader
+from llmcli.engine.prefix_cache import Reader
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.inspection.values import Token, tokens
 

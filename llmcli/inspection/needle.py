@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
-from llmcli.engine.reader import Reader
+from llmcli.engine.prefix_cache import Reader
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 from llmcli.text.trusted_encoding import Segment

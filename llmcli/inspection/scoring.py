@@ -11,8 +11,8 @@ from torch import Tensor
 from llmcli.api import LoadedModel
 from llmcli.device import one_thread
 from llmcli.engine import Candidate
-from llmcli.engine.outlook import outlook
-from llmcli.engine.reader import Reader
+from llmcli.engine.logprobs import outlook
+from llmcli.engine.prefix_cache import Reader
 from llmcli.errors import UsageError
 from llmcli.inspection.distributions import perplexity
 

@@ -12,8 +12,8 @@ from rich.text import Text
 from llmcli.views.tokens import percent, token_label
 
 if TYPE_CHECKING:
-    from llmcli.engine.choices import Choice
-    from llmcli.engine.params import SamplingParams
+    from llmcli.engine.sampling_params import SamplingParams
+    from llmcli.engine.sampling_trace import Choice
 
 NOTE = "model: its own probability; then after each filter in turn, which shares what it takes away among the others"
 

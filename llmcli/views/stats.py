@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from llmcli.engine.batch import BatchStats
+    from llmcli.engine.batch.batch import BatchStats
     from llmcli.engine.events import Stats
 
 

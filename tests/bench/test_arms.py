@@ -19,7 +19,7 @@ from llmcli.bench.results import MEASURES
 from llmcli.bench.runner import ArmError, Run
 from llmcli.bench.traffic import model_facts, weight_bytes_per_token
 from llmcli.checkpoint.checkpoint import open_checkpoint
-from llmcli.engine.reader import Reader
+from llmcli.engine.prefix_cache import Reader
 from llmcli.hub.starter import fetch_starter, starter_path
 from tests.tiny import random_ids, save, tiny_model
 

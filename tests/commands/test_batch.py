@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmcli.commands.batch import _MOST_PARALLEL
-from llmcli.engine.rows import MOST_ROWS
+from llmcli.engine.batch.backends import MOST_ROWS
 from tests.commands.running import llm, start
 from tests.puppet import chain, loop, write_puppet
 from tests.tiny import save, tiny_model, write_text_files

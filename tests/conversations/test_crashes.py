@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from llmcli.conversations.records import Settings
 from llmcli.conversations.talk import Talk
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.sampling_params import SamplingParams
 
 name, count, *path = sys.argv[1:]
 talk = Talk.resume(Path(path[0]))[0] if path else Talk()

@@ -12,7 +12,7 @@ import torch
 
 import llmcli
 from llmcli.engine import Finish, SamplingParams, Step
-from llmcli.engine.batch import Reply, Request
+from llmcli.engine.batch.batch import Reply, Request
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer

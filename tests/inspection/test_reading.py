@@ -117,7 +117,7 @@ def test_looking_on_changes_nothing_and_sees_what_an_autopsy_sees(
     pair: tuple[Any, llmcli.LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, loaded = pair
-    monkeypatch.setattr("llmcli.engine.reader.READABLE_CHUNK", 7)
+    monkeypatch.setattr("llmcli.engine.prefix_cache.READABLE_CHUNK", 7)
     plain = steps_of(loaded.engine(), IDS)
     engine = loaded.engine()
     watched = steps_of(engine, IDS, AttentionWatch(loaded.model, loaded.tokenizer, top=3))

@@ -103,7 +103,7 @@ def test_logits_of_a_long_text_are_never_held_together(
 ) -> None:
     ids = random_ids(100)
     expected = score(loaded, ids)
-    monkeypatch.setattr("llmcli.engine.reader._LOGITS_AT_ONCE", 7 * loaded.tokenizer.vocab_size + 5)
+    monkeypatch.setattr("llmcli.engine.prefix_cache._LOGITS_AT_ONCE", 7 * loaded.tokenizer.vocab_size + 5)
     reader = loaded.reader()
     assert reader.begin(ids, len(ids)) == 0
     assert {len(rows) for rows in reader.read_along(ids)} == {7, 100 % 7}

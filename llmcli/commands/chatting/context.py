@@ -10,7 +10,7 @@ from llmcli.commands.chatting.command import Command, named
 from llmcli.commands.chatting.session import NEAR, ChatSession
 from llmcli.conversations.tree import SUMMARY_REQUEST, Node
 from llmcli.engine import Finish, Interruption, Step
-from llmcli.engine.thinking import ThinkingApart
+from llmcli.engine.reasoning import ThinkingApart
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.views import terminal
 

@@ -33,7 +33,7 @@ class LookingBack:
 
     def _why(self, argument: str) -> None:
         """What else the token could have been and what the filters made of that, what was read, and what wrote it."""
-        from llmcli.engine.choices import choices
+        from llmcli.engine.sampling_trace import choices
         from llmcli.inspection.card import inspect_token
         from llmcli.views import choices as choices_view
         from llmcli.views.card import NOTE, CardView

@@ -16,7 +16,7 @@ from llmcli.conversations.records import Settings
 from llmcli.conversations.talk import Talk
 from llmcli.conversations.tree import Node
 from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingParams, Step
-from llmcli.engine.thinking import ThinkingApart, thought_and_answer
+from llmcli.engine.reasoning import ThinkingApart, thought_and_answer
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat
 from llmcli.views import terminal

@@ -11,9 +11,9 @@ import torch
 
 import llmcli
 from llmcli.engine import Engine, Finish, SamplingParams, Step
-from llmcli.engine.draft import DraftModel
-from llmcli.engine.reader import Reader
-from llmcli.engine.speculative import Speculation
+from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.speculative.decoder import Speculation
+from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels import NoKernelError
 from llmcli.model import KVCache, Transformer

@@ -80,7 +80,7 @@ typedef struct {
     int64_t unread;   /* written: bytes of weights that nothing depended on */
 } Step;
 
-/* How tokens are chosen; what the numbers mean is said in `SamplingParams` of engine/params.py. */
+/* How tokens are chosen; what the numbers mean is said in `SamplingParams` of engine/sampling_params.py. */
 typedef struct {
     double temperature, top_p, min_p;
     const double *uniforms; /* from 0 to 1, one for each token; not looked at where the temperature is 0 */

@@ -1,0 +1,1 @@
+"""Several replies decoded together."""

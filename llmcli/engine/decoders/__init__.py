@@ -1,0 +1,1 @@
+"""Decoders that choose several tokens before the host looks at them."""

@@ -1,0 +1,45 @@
+"""A reply that goes on while nobody looks: the pass for the next token begins before this one has been seen.
+
+A token is chosen where its logits are computed, and stays there for the next pass; here it arrives one pass late. So a
+GPU never waits for whoever asks it, and at most one pass is made in vain, when a token turns out to end the reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.sampler import Sampler, check_chosen
+
+
+class Drawn:
+    """The tokens of a reply after the first."""
+
+    def __init__(self, reader: Reader, sampler: Sampler, *, longest: int) -> None:
+        """The text becomes `longest` tokens long at most."""
+        self._reader, self._sampler, self._longest = reader, sampler, longest
+        # The length of the text with all tokens that have been chosen, seen or not; 0: not begun.
+        self._length = 0
+
+    def next(self, ids: Sequence[int]) -> int:
+        """The token that follows `ids`, whose last one is what was said last.
+
+        Raises:
+            NotFiniteError: the model's output is not a number.
+        """
+        if not self._reader.can_draw(len(ids)):
+            self.end(ids[:-1])
+            return self._sampler.choose(self._reader.read(ids), ids)
+        if not self._length:
+            self._reader.begin_to_draw(self._sampler.params, ids)
+            self._length = len(ids)
+        while self._length < min(len(ids) + 2, self._longest) and self._reader.can_draw(self._length):
+            self._reader.draw(*self._sampler.uniforms(1))
+            self._length += 1
+        return check_chosen(self._reader.drawn())
+
+    def end(self, ids: Sequence[int]) -> None:
+        """The text is `ids`: what was read beyond them is forgotten."""
+        if self._length:
+            self._length = 0
+            self._reader.settle(ids)

@@ -1,0 +1,266 @@
+"""Search for a short ending of a text that must have a form, from any place in it.
+
+The search goes byte by byte, which needs no tokenizer and is fast: one more byte takes some microseconds. The library
+does not show the state of its parser, only which bytes can follow, so texts after which the same bytes can follow count
+as alike.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection
+from itertools import compress
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from llmcli.engine.guided.json_state import JsonText
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+    from llmcli.engine.guided.grammar import Rule
+
+# Bytes that bring a text to an end, the most effective first; then everything else.
+_CLOSING = b'"}])>0;.'
+# In JSON: outside strings, where a comma is nearer to the end than one more digit, and `null` nearer than what may have
+# to be filled; and inside, where dots fill up a text that has to have a length.
+_JSON_OUTSIDE = b'}]:,0"123456789-ntf[{'
+_JSON_INSIDE = b'".'
+
+
+def _order(first: bytes) -> bytes:
+    letters = [*range(97, 123), *range(48, 58), *range(65, 91)]
+    other = [
+        byte for byte in [*letters, *range(33, 127), 32, 10, *range(128, 256), *range(32), 127] if byte not in first
+    ]
+    return bytes(dict.fromkeys([*first, *other]))
+
+
+_ANY, _INSIDE, _OUTSIDE = _order(_CLOSING), _order(_JSON_INSIDE), _order(_JSON_OUTSIDE)
+_NESTED = _order(_JSON_OUTSIDE.replace(b"ntf[{", b"[{ntf"))
+# Texts that a beam search keeps at each length. It runs in passes: how many alike texts it keeps, whether it tries only
+# bytes that led to different places before, and the share of the remaining looks it may spend.
+_WIDTH = 12
+_PASSES = ((1, False, 0.4), (1, True, 0.4), (3, False, 1.0))
+# Where more bytes than this can follow, the search remembers which of them lead to different places.
+_MANY = 24
+# Parts of an expression or a grammar that do not stand for themselves: optional characters, classes, flags of groups,
+# counts, and operators.
+_SPELLED = re.compile(
+    r"\[\^?\]?(?:[^\]\\]|\\.)*\]|\\[pP]\{[^}]*\}|\\[a-zA-Z0-9]|\(\?[a-zA-Z:<>=!-]*|.[?*](?!\w)|.\{[0-9, ]*\}"
+    r"|\\(?=\W)|[][(){}.*+?|^$\"\n~&/]"
+)
+_MOST_HINTS = 24
+# Strings and expressions in a grammar, and patterns in a schema.
+_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
+_PATTERN = re.compile(r'"pattern"\s*:\s*("(?:[^"\\]|\\.)*")')
+# The longest ending, in bytes, that is searched for where the greedy way loops.
+_DEEPEST = 1024
+# How often the same bytes can follow before the greedy way counts as a loop; a string with a minimal length repeats for
+# a while too.
+_ROUNDS = 1200
+# Bytes that are read to find the part of a known ending that fits.
+_EFFORT = 2000
+
+
+class EndingSearch:
+    """Follows one reply byte by byte, and finds texts that end it."""
+
+    def __init__(self, rule: Rule, usable: Collection[int] = range(256), *, prefill: bytes = b"") -> None:
+        """Only the bytes `usable` are tried, and bytes that are the only ones possible; `prefill` begins the text.
+
+        Raises:
+            UsageError: the rule is none, or no text of this form begins with `prefill`.
+        """
+        self._matcher = rule.byte_matcher(prefill)
+        orders = [bytes(byte for byte in order if byte in usable) for order in (_ANY, _INSIDE, _OUTSIDE, _NESTED)]
+        self._orders = [(order, itemgetter(*order, 256, 256)) for order in orders]
+        self._json = JsonText().after(prefill) if rule.kind == "json-schema" else None
+        self._hints = _hints(rule)
+        self._ways_from: dict[tuple[bytes, bool], list[bytes]] = {}
+
+    @property
+    def json(self) -> JsonText | None:
+        """Where the JSON text stands; None if the form is another."""
+        return self._json
+
+    def push(self, data: bytes) -> Callable[[], None]:
+        """Append `data`, which can follow; returns a function that undoes it."""
+        before, json = self._matcher.deep_copy(), self._json
+        self._matcher.consume_tokens(list(data))
+        if json is not None:
+            self._json = json.after(data)
+
+        def back() -> None:
+            self._matcher, self._json = before, json
+
+        return back
+
+    @property
+    def lost(self) -> bool:
+        """The pushed bytes left the form, as the text of a control token does that a grammar names."""
+        return bool(self._matcher.is_error())
+
+    def rest_of(self, ending: bytes) -> bytes | None:
+        """The tail of `ending` that ends this text too: what follows one value mostly follows another as well."""
+        return _attached(self._matcher, ending, _EFFORT)
+
+    def straight(self, longest: int, *, looks: int = 0, nested: bool = False) -> bytes | None:
+        """A greedy ending of at most `longest` bytes: close whatever can be closed, which leads out of most JSON.
+
+        Where that loops, a search with as many `looks` goes on from the start of the loop. With `nested`, an empty list
+        or object in JSON comes before `null`: it is shorter, but a recursive schema may need `null` to end.
+        """
+        matcher, json = self._matcher.deep_copy(), self._json
+        taken = bytearray()
+        # How often the same bytes could follow, and the place where they could first.
+        rounds: dict[bytes, int] = {}
+        first: dict[bytes, int] = {}
+        while not matcher.is_accepting():
+            follows = bytes(matcher.compute_logit_bias())
+            rounds[follows] = rounds.get(follows, 0) + 1
+            first.setdefault(follows, len(taken))
+            if rounds[follows] > _ROUNDS:
+                return self._search_on(bytes(taken[: first[follows]]), longest, looks)
+            following = bytes(matcher.compute_ff_tokens() or self._possible(follows, json, nested=nested)[:1])
+            if not following or len(taken) >= longest or not matcher.consume_tokens(list(following)):
+                return None
+            taken += following
+            json = json and json.after(following)
+        return bytes(taken)
+
+    def _search_on(self, taken: bytes, longest: int, looks: int) -> bytes | None:
+        if not taken or looks <= 0:
+            return None
+        back = self.push(taken)
+        found, _ = self.search(looks, min(longest - len(taken), _DEEPEST))
+        back()
+        return None if found is None else taken + found
+
+    def search(self, looks: int, longest: int, *, known: bytes = b"") -> tuple[bytes | None, int]:
+        """The shortest ending found, of at most `longest` bytes, and the looks left; a look tries one more byte.
+
+        A tail of `known` that ends a text found on the way completes it.
+        """
+        for alike, by_heart, share in _PASSES:
+            granted = int(share * looks)
+            found, left = self._search(granted, longest, known, alike, by_heart=by_heart)
+            looks -= granted - left
+            if found is not None:
+                return found, looks
+        return None, looks
+
+    def _search(
+        self, looks: int, longest: int, known: bytes, alike: int, *, by_heart: bool
+    ) -> tuple[bytes | None, int]:
+        level = [_Text(b"", self._matcher.deep_copy(), self._json)]
+        while level and looks > 0:
+            following: list[_Text] = []
+            for text in level:
+                ways = self._ways(text, by_heart=by_heart)
+                looks -= len(ways)
+                reached: dict[bytes, list[bytes]] = {}
+                for data in ways:
+                    said, matcher = text.data + data, text.matcher.deep_copy()
+                    if len(said) > longest or not matcher.consume_tokens(list(data)):
+                        continue
+                    if matcher.is_accepting():
+                        return said, looks
+                    rest = _attached(matcher, known, _EFFORT // 10) if known else None
+                    if rest is not None and len(said) + len(rest) <= longest:
+                        return said + rest, looks
+                    after = text.then(data, matcher, is_hint=data in self._hints)
+                    reached.setdefault(after.follows, []).append(data)
+                    following.append(after)
+                if len(ways) > _MANY:
+                    self._ways_from[text.place] = [data for alikes in reached.values() for data in alikes[:2]]
+            level = _chosen(following, alike)
+        return None, looks
+
+    def _ways(self, text: _Text, *, by_heart: bool) -> list[bytes]:
+        """Bytes to try after `text`; with `by_heart`, of many only representatives that were remembered."""
+        forced = bytes(text.matcher.compute_ff_tokens())
+        if forced:
+            return [forced]
+        known = self._ways_from.get(text.place) if by_heart else None
+        ways = known or [bytes([byte]) for byte in self._possible(text.follows, text.json)]
+        hints = [hint for hint in self._hints if text.follows[hint[0]] and hint not in text.hints]
+        return [*hints, *(way for way in ways if way not in hints)]
+
+    def _possible(self, follows: bytes, json: JsonText | None, *, nested: bool = False) -> list[int]:
+        """Usable bytes that can come next, closing ones first."""
+        order, picked = self._orders[0 if json is None else 1 if json.in_string else 2 + nested]
+        return list(compress(order, picked(follows)))
+
+
+class _Text:
+    """A text found by a search."""
+
+    def __init__(
+        self,
+        data: bytes,
+        matcher: LLMatcher,
+        json: JsonText | None,
+        seen: frozenset[bytes] = frozenset(),
+        hints: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self.data, self.matcher, self.json, self.hints = data, matcher, json, hints
+        self.follows = bytes(matcher.compute_logit_bias())
+        self.place = (self.follows, json is not None and json.in_string)
+        self.alike = (self.follows, hints)
+        self.seen = seen | {self.follows}
+        """The sets of bytes that could follow at each place so far."""
+
+    def then(self, data: bytes, matcher: LLMatcher, *, is_hint: bool) -> _Text:
+        """The text that goes on with `data`, after which `matcher` says what follows."""
+        hints = self.hints | {data} if is_hint else self.hints
+        return _Text(self.data + data, matcher, self.json and self.json.after(data), self.seen, hints)
+
+    @property
+    def progress(self) -> int:
+        """How many different places it has passed and hints it has used: more means further along."""
+        return len(self.seen) + len(self.hints)
+
+
+def _chosen(texts: list[_Text], alike: int) -> list[_Text]:
+    """The texts furthest along, and of alike ones at most `alike`."""
+    chosen: list[_Text] = []
+    counts: dict[tuple[bytes, frozenset[bytes]], int] = {}
+    for text in sorted(texts, key=lambda text: -text.progress):
+        counts[text.alike] = counts.get(text.alike, 0) + 1
+        if counts[text.alike] <= alike:
+            chosen.append(text)
+            if len(chosen) == _WIDTH:
+                break
+    return chosen
+
+
+def _attached(matcher: LLMatcher, ending: bytes, effort: int) -> bytes | None:
+    """The longest tail of `ending` that ends the text of `matcher`, if it is found within `effort` bytes read."""
+    follows = matcher.compute_logit_bias()
+    for start, byte in enumerate(ending):
+        if not follows[byte]:
+            continue
+        rest = list(ending[start:])
+        valid = matcher.validate_tokens(rest)
+        if valid == len(rest):
+            trial = matcher.deep_copy()
+            if trial.consume_tokens(rest) and trial.is_accepting():
+                return ending[start:]
+        effort -= 1 + valid
+        if effort <= 0:
+            break
+    return None
+
+
+def _hints(rule: Rule) -> list[bytes]:
+    """Literal words of a rule: they lead a search on even where any text could follow."""
+    if rule.kind == "regex":
+        texts = [rule.text]
+    elif rule.kind == "grammar":
+        texts = [part[1:-1] for part in _QUOTED.findall(rule.text)]
+    else:
+        texts = [str(json.loads(text, strict=False)) for text in _PATTERN.findall(rule.text)]
+    words = [word for text in texts for word in _SPELLED.sub("\0", text).split("\0") if word]
+    return [word.encode(errors="replace") for word in dict.fromkeys(words)][:_MOST_HINTS]

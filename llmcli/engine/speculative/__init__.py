@@ -1,0 +1,1 @@
+"""Speculative decoding: drafts, their acceptance and their length."""

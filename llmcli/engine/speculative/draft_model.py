@@ -1,0 +1,75 @@
+"""A draft model: a small model with the same vocabulary, which proposes what the large one may say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+
+from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.sampler import Sampler
+from llmcli.engine.speculative.draft_length import mixed
+from llmcli.engine.speculative.rejection_sampling import Proposal
+from llmcli.errors import NotFiniteError
+from llmcli.text.tokenizer import Tokenizer
+
+# With more tokens that were not read yet, the time says little of what a token costs.
+_CAUGHT_UP = 2
+
+
+def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether each id is the same token in both."""
+    return one.vocab_size == other.vocab_size and all(
+        one.piece(token) == other.piece(token) for token in range(one.vocab_size)
+    )
+
+
+class DraftModel:
+    """Reads along with the text that another model says, and goes on with it."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._agreed = 0
+        self._begun = False
+        self.seconds_each: float | None = None
+        """What a token costs; None before the first."""
+
+    def begin(self) -> None:
+        """A reply begins. Its prompt is read when the first token is asked for."""
+        self._begun = False
+
+    def room(self, length: int) -> int:
+        """How many tokens can be proposed after a text of `length`."""
+        return max(0, self._reader.context_length - length)
+
+    def propose(
+        self, ids: Sequence[int], count: int, sampler: Sampler, *, expected: int, stop_ids: Collection[int], drawn: bool
+    ) -> list[Proposal]:
+        """The next `count` tokens after `ids`, or fewer where the reply would end, of a text of `expected` tokens.
+
+        They are `drawn` as `sampler` would, or each what it would choose.
+        """
+        started = time.perf_counter()
+        reader = self._reader
+        if not self._begun:
+            self._agreed = reader.begin(ids, min(expected, reader.context_length))
+            self._begun = True
+        else:
+            self._agreed = reader.agree(ids, self._agreed)
+        behind = len(ids) - self._agreed
+        text, proposals = list(ids), list[Proposal]()
+        while len(proposals) < count and not (proposals and proposals[-1].token in stop_ids):
+            try:
+                logits = reader.read(text)
+                with reader.undisturbed():
+                    distribution = sampler.distribution(logits, text) if drawn else None
+                    token = sampler.choose(logits, text) if distribution is None else sampler.draw(distribution)
+            except NotFiniteError as error:
+                # Located here: the engine would look for the layer in the other model.
+                raise NotFiniteError(f"The draft model: {reader.located(error, text)}", located=True) from None
+            proposals.append(Proposal(token, "draft", distribution))
+            text.append(token)
+        if proposals and behind <= _CAUGHT_UP:
+            self.seconds_each = mixed(self.seconds_each, (time.perf_counter() - started) / len(proposals))
+        # What was read of the proposals may be refused; the text itself stays.
+        self._agreed = len(ids)
+        return proposals

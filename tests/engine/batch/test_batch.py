@@ -1,0 +1,192 @@
+"""Several replies at a time: each is what it would be alone, in the order of the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import llmcli
+from llmcli.api import LoadedModel
+from llmcli.engine import Finish, Interruption, SamplingParams, Step
+from llmcli.engine.batch.backends import MOST_ROWS
+from llmcli.engine.batch.batch import Batch, Reply, Request
+from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
+from tests.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.tiny import random_ids, save, tiny_model
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    loaded = llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("m")), dtype="float32")
+    if loaded.why_readable:
+        pytest.skip(loaded.why_readable)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    model = tiny_model("gemma2", sliding_window=20)
+    loaded = llmcli.load(save(model, tmp_path_factory.mktemp("m")), dtype="float32")
+    return replace(loaded, why_readable="for a test")
+
+
+def requests(count: int = 24) -> list[Request]:
+    """Prompts and limits of many lengths, greedy and not, some with a stop string."""
+    return [
+        Request(
+            tuple(random_ids(1 + 5 * (n % 11), seed=n)),
+            SamplingParams(
+                temperature=0 if n % 3 else 1.0,
+                seed=n,
+                max_tokens=1 + 7 * n % 40,
+                stop=tuple("abcdefghijklm") if n % 5 == 0 else (),
+            ),
+        )
+        for n in range(count)
+    ]
+
+
+def alone(loaded: LoadedModel, request: Request, context: int | None = None) -> tuple[str, str, int]:
+    events = list(loaded.engine(context_length=context).stream(request.ids, request.params, probabilities=False))
+    finish = events[-1]
+    assert isinstance(finish, Finish)
+    steps = [event for event in events if isinstance(event, Step)]
+    return "".join(step.text for step in steps) + finish.text, finish.reason, len(steps)
+
+
+def together(batch: Batch, asked: Sequence[Request]) -> list[tuple[str, str, int]]:
+    replies: list[tuple[str, str, int]] = []
+    for reply, request in zip(batch.run(asked), asked, strict=True):
+        assert isinstance(reply, Reply) and reply.prompt_tokens == len(request.ids)
+        replies.append((reply.text, reply.reason, reply.generated_tokens))
+    return replies
+
+
+@pytest.mark.parametrize("which", ["kernel", "readable"])
+@pytest.mark.parametrize("parallel", [1, 3, None])
+def test_replies_are_those_of_an_engine(request: pytest.FixtureRequest, which: str, parallel: int | None) -> None:
+    loaded: LoadedModel = request.getfixturevalue(which)
+    batch = loaded.batch(parallel=parallel)
+    asked = requests()
+    expected = [alone(loaded, one) for one in asked]
+    assert {reason for _, reason, _ in expected} >= {"length", "stop_string"}
+    assert together(batch, asked) == expected
+    stats = batch.stats
+    assert (stats.replies, stats.prompt_tokens) == (24, sum(len(one.ids) for one in asked))
+    assert stats.generated_tokens == sum(count for _, _, count in expected)
+    named = "cpu kernel" if which == "kernel" else "readable model, cpu, float32 (for a test)"
+    assert stats.path.startswith(named) and stats.path.endswith(f"{parallel or MOST_ROWS} texts at a time") == (
+        parallel != 1
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_in_bfloat16_replies_of_the_readable_model_are_those_of_an_engine(tmp_path: Path, family: str) -> None:
+    loaded = replace(llmcli.load(save(tiny_model(family), tmp_path), dtype="bfloat16"), why_readable="for a test")
+    asked = requests()
+    assert together(loaded.batch(), asked) == [alone(loaded, one) for one in asked]
+
+
+def test_in_bfloat16_a_reply_does_not_depend_on_what_is_beside_it(tmp_path: Path) -> None:
+    loaded = replace(llmcli.load(save(tiny_model("llama"), tmp_path), dtype="bfloat16"), why_readable="for a test")
+    asked = requests()
+    first = together(loaded.batch(parallel=16), asked)
+    assert together(loaded.batch(parallel=2), asked) == first
+    assert together(loaded.batch(parallel=5), asked[::-1]) == first[::-1]
+
+
+@pytest.mark.parametrize("which", ["kernel", "readable"])
+def test_a_full_context_and_prompts_too_long(request: pytest.FixtureRequest, which: str) -> None:
+    loaded: LoadedModel = request.getfixturevalue(which)
+    params = SamplingParams(temperature=0)
+    asked = [Request(tuple(random_ids(n, seed=n)), params) for n in (3, 20, 12, 19)]
+    replies = list(loaded.batch(parallel=2, context_length=20).run(asked))
+    assert isinstance(replies[1], PromptTooLongError) and "1 too long" in str(replies[1])
+    for index in (0, 2, 3):
+        reply = replies[index]
+        assert isinstance(reply, Reply)
+        assert (reply.text, reply.reason, reply.generated_tokens) == alone(loaded, asked[index], 20)
+    with pytest.raises(UsageError, match="made for up to 128"):
+        loaded.batch(context_length=129)
+    for size in (0, MOST_ROWS + 1):
+        with pytest.raises(UsageError, match="From 1 to"):
+            loaded.batch(parallel=size)
+
+
+@pytest.mark.parametrize("readable_too", [False, True])
+def test_texts_that_outgrow_what_was_expected_are_rotated_anew(tmp_path: Path, readable_too: bool) -> None:
+    scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model = tiny_model("llama", rope_parameters=scaling, max_position_embeddings=64)
+    loaded = llmcli.load(save(model, tmp_path), dtype="float32")
+    if readable_too:
+        loaded = replace(loaded, why_readable="for a test")
+    asked = [Request(tuple(random_ids(n, seed=n)), SamplingParams(temperature=0)) for n in (40, 61, 3)]
+    assert together(loaded.batch(), asked) == [alone(loaded, one) for one in asked]
+
+
+def test_requests_are_taken_as_they_are_needed_and_errors_pass_through(tmp_path: Path) -> None:
+    loaded = llmcli.load(write_puppet(tmp_path, loop(b"abc")), dtype="float32")
+    taken = []
+
+    def asked() -> Iterator[Request | LlmcliError]:
+        for number in range(100):
+            taken.append(number)
+            # The first takes longest: all others wait for it, but only so many.
+            limit = 60 if number == 0 else 1
+            yield (
+                UsageError("no request")
+                if number == 1
+                else Request((ASSISTANT,), SamplingParams(temperature=0, max_tokens=limit))
+            )
+
+    replies = loaded.batch(parallel=2).run(asked())
+    first = next(replies)
+    assert isinstance(first, Reply) and first.text == "abc" * 20
+    assert len(taken) <= 2 * 4 + 1
+    assert str(next(replies)) == "no request"
+    assert [reply.text for reply in replies if isinstance(reply, Reply)] == ["a"] * 98
+    assert taken == list(range(100))
+
+
+def test_an_interruption_drops_what_is_not_finished(tmp_path: Path) -> None:
+    loaded = llmcli.load(write_puppet(tmp_path, loop(b"abc")), dtype="float32")
+    interruption = Interruption()
+    limits = (1, 2, 50, 1, 1)
+    asked = [Request((ASSISTANT,), SamplingParams(temperature=0, max_tokens=limit)) for limit in limits]
+    replies = []
+    for reply in loaded.batch(parallel=2).run(asked, interruption):
+        replies.append(reply)
+        if len(replies) == 2:
+            interruption.request()
+    assert [reply.text for reply in replies if isinstance(reply, Reply)] == ["a", "ab"]
+    # While it computes, at once.
+    batch = loaded.batch(parallel=2)
+    broken = Interruption()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch._rows, "step", lambda rows, ids: broken.request())
+        assert [reply.text for reply in batch.run(asked, broken) if isinstance(reply, Reply)] == ["a"]
+
+
+def test_one_text_whose_numbers_break_does_not_end_the_others(tmp_path: Path) -> None:
+    loaded = llmcli.load(write_puppet(tmp_path, chain(b"abc")), dtype="float32")
+    batch = loaded.batch(parallel=3)
+    step = batch._rows.step
+
+    def broken(rows: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
+        logits = step(rows, ids).clone()
+        logits[[row == 1 for row in rows]] = torch.nan
+        return logits
+
+    asked = [Request((ASSISTANT,), SamplingParams(temperature=0))] * 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch._rows, "step", broken)
+        replies = list(batch.run(asked))
+    assert [reply.text if isinstance(reply, Reply) else str(reply)[:31] for reply in replies] == [
+        "abc",
+        "The model's output is not a num",
+        "abc",
+    ]

@@ -1,0 +1,257 @@
+"""Replies whose tokens come a few at a time are those whose tokens come one by one, whatever ends them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import llmcli
+from llmcli.engine import Engine, Finish, SamplingParams, Step
+from llmcli.engine.decoders import multi_step
+from llmcli.engine.speculative.decoder import Speculation
+from llmcli.errors import LlmcliError
+from llmcli.kernels.cpu import signals
+from llmcli.kernels.cpu.signals import alarm
+from llmcli.kernels.cpu.step import CpuStep
+from llmcli.kernels.sampling_filters import Choosing
+from llmcli.model import KVCache
+from tests.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.support.models.parity_cases import CASES
+from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
+from tests.tiny import random_ids, save, tiny_model
+
+
+@contextmanager
+def ringing() -> Iterator[int]:
+    """`alarm`, and a signal in its midst."""
+    with alarm() as descriptor:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        yield descriptor
+
+
+class Plain:
+    """The kernel as a step that only reads."""
+
+    prefill_chunk = 512
+    name = ""
+
+    def __init__(self, loaded: llmcli.LoadedModel) -> None:
+        self._step = CpuStep(loaded.model, threads=1)
+
+    def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
+        return self._step.forward(ids, cache, only_last=only_last)
+
+
+class Watched(CpuStep):
+    """The kernel, whose bursts are noted."""
+
+    name = ""
+
+    def __init__(self, loaded: llmcli.LoadedModel) -> None:
+        super().__init__(loaded.model, threads=1)
+        self.bursts: list[int] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def forward_burst(self, token: int, cache: KVCache, choosing: Choosing) -> list[int]:
+        chosen = super().forward_burst(token, cache, choosing)
+        self.bursts.append(len(chosen))
+        self.before()
+        return chosen
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bursts are as long as they can be, however busy the machine is."""
+    monkeypatch.setattr(multi_step, "_UNSEEN_S", 1000.0)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
+    folder = save(tiny_model("llama", eos_token_id=None), tmp_path_factory.mktemp("m"))
+    return llmcli.load(folder, device="cpu", dtype="float32")
+
+
+def pair(
+    loaded: llmcli.LoadedModel, context: int | None = None, stops: Sequence[int] = ()
+) -> tuple[Engine, Watched, Engine]:
+    """An engine whose tokens come a few at a time, its step, and one whose tokens come one by one."""
+    step, stop_ids = Watched(loaded), {*loaded.stop_ids, *stops}
+    engines = [
+        Engine(loaded.model, loaded.tokenizer, stop_ids=stop_ids, context_length=context, step=each)
+        for each in (step, Plain(loaded))
+    ]
+    return engines[0], step, engines[1]
+
+
+@pytest.mark.parametrize(
+    ("params", "bursts"),
+    [
+        (GREEDY, [1, 8, 2]),
+        (replace(GREEDY, max_tokens=1), []),
+        (replace(GREEDY, max_tokens=2), [1]),
+        (SamplingParams(temperature=1.5, seed=3, max_tokens=20), [1, 8, 8, 2]),
+        (SamplingParams(temperature=3.0, top_k=100, min_p=0.1, seed=5, max_tokens=11), [1, 8, 1]),
+        (replace(GREEDY, repeat_penalty=1.5), []),
+        (SamplingParams(temperature=1.2, top_k=0, top_p=0.9, seed=4, max_tokens=20), []),
+    ],
+)
+def test_turns_of_a_talk_are_the_same(loaded: llmcli.LoadedModel, params: SamplingParams, bursts: list[int]) -> None:
+    ours, step, theirs = pair(loaded, context=90)
+    ids = PROMPT
+    for turn in range(3):
+        step.bursts.clear()
+        mine, yours = reply(ours, ids, params), reply(theirs, ids, params)
+        assert told(mine) == told(yours)
+        assert step.bursts == bursts
+        ids = [*ids, *(event.id for event in mine if isinstance(event, Step)), *random_ids(3, seed=turn)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no signal that means nothing")
+def test_signals_change_nothing_of_a_reply(loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "alarm", ringing)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        ours, step, theirs = pair(loaded)
+        params = SamplingParams(temperature=1.5, seed=3, max_tokens=20)
+        assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert step.bursts == [1] * 19
+
+
+@pytest.mark.parametrize(
+    ("says", "stop", "bursts"),
+    [(b"abcdef", (), [1, 5]), (b"abcdef", ("cd",), [1, 5]), (b"ab", (), [1, 1]), (b"a", (), [1]), (b"", (), [])],
+)
+def test_what_ends_a_reply(says: bytes, stop: tuple[str, ...], bursts: list[int], tmp_path: Path) -> None:
+    loaded = llmcli.load(write_puppet(tmp_path, chain(says)), device="cpu", dtype="float32")
+    ours, step, theirs = pair(loaded)
+    params = SamplingParams(temperature=0, stop=stop)
+    mine, yours = reply(ours, [65, ASSISTANT], params), reply(theirs, [65, ASSISTANT], params)
+    assert told(mine) == told(yours)
+    assert step.bursts == bursts
+    # What was read in vain is forgotten: the text goes on as after any other reply.
+    again = [65, ASSISTANT, *(event.id for event in mine if isinstance(event, Step)), 66, ASSISTANT]
+    assert told(reply(ours, again, params))[2:5] == told(reply(theirs, again, params))[2:5]
+
+
+def test_an_end_that_is_no_token_of_the_vocabulary_ends_nothing(loaded: llmcli.LoadedModel) -> None:
+    params = SamplingParams(temperature=1.5, seed=3, max_tokens=20)
+    # In 32 bits the first are all the tokens there are.
+    ours, step, theirs = pair(loaded, stops=[*range(1 << 32, (1 << 32) + 256), 1 << 70, -1])
+    assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
+    assert step.bursts == [1, 8, 8, 2]
+
+
+def test_the_context_ends_a_reply(tmp_path: Path) -> None:
+    loaded = llmcli.load(write_puppet(tmp_path, loop(b"abc"), context=20), device="cpu", dtype="float32")
+    ours, step, theirs = pair(loaded)
+    params = SamplingParams(temperature=0)
+    assert told(reply(ours, [ASSISTANT], params)) == told(reply(theirs, [ASSISTANT], params))
+    assert step.bursts == [1, 8, 8, 1]
+
+
+def test_a_pass_that_takes_long_is_looked_at_alone(loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multi_step, "_UNSEEN_S", 0.0)
+    ours, step, _ = pair(loaded)
+    reply(ours, PROMPT, GREEDY)
+    assert step.bursts == [1] * 11
+
+
+def test_whoever_wants_probabilities_gets_them(loaded: llmcli.LoadedModel) -> None:
+    params = SamplingParams(temperature=1.5, seed=7, max_tokens=15)
+    ours, step, _ = pair(loaded)
+    texts = []
+    for probabilities in (True, False):
+        events = list(ours.stream(PROMPT, params, probabilities=probabilities))
+        assert bool(step.bursts) is not probabilities
+        texts.append([event.id for event in events if isinstance(event, Step)])
+    # The seed gives the same text whether anyone looks or not.
+    assert texts[0] == texts[1]
+
+
+def test_ctrl_c_ends_a_burst_and_the_cache_stays_sound(loaded: llmcli.LoadedModel) -> None:
+    ours, step, theirs = pair(loaded)
+
+    def strike() -> None:
+        if len(step.bursts) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    step.before = strike
+    check_interrupted(ours, theirs, said=2)
+
+
+def test_a_reply_that_nobody_hears_to_its_end(loaded: llmcli.LoadedModel) -> None:
+    ours, _, theirs = pair(loaded)
+    check_abandoned(ours, theirs)
+
+
+def test_a_reply_that_is_closed_when_another_has_begun(tmp_path: Path) -> None:
+    model = tiny_model("mistral", eos_token_id=None, sliding_window=7, max_position_embeddings=500)
+    ours, _, theirs = pair(llmcli.load(save(model, tmp_path), device="cpu", dtype="float32"))
+    check_closed_late(ours, theirs)
+
+
+def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_path: Path) -> None:
+    model_type, overrides = CASES["phi-3, longrope, long"]
+    loaded = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path), device="cpu", dtype="float32")
+    ours, step, theirs = pair(loaded)
+    params = SamplingParams(temperature=0)
+    assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
+    assert 8 in step.bursts
+    steps = 0
+    for event in ours.stream(PROMPT, replace(params, max_tokens=12), probabilities=False):
+        steps += isinstance(event, Step)
+        if steps == 4:
+            hook = loaded.model.norm.register_forward_hook(lambda *_: None)
+            step.bursts.clear()
+            break
+    mine = reply(ours, PROMPT, replace(params, max_tokens=12))
+    hook.remove()
+    assert not step.bursts
+    assert told(mine)[2] == told(reply(theirs, PROMPT, replace(params, max_tokens=12)))[2]
+
+
+def test_output_that_is_no_number_is_an_error_and_the_next_reply_is_sound(loaded: llmcli.LoadedModel) -> None:
+    ours, step, theirs = pair(loaded)
+    scale = loaded.model.get_parameter("norm.weight")
+    kept = scale.detach().clone()
+
+    def spoil() -> None:
+        scale.data.fill_(torch.nan)
+
+    step.before = spoil
+    with pytest.raises(LlmcliError, match="not a number"):
+        reply(ours, PROMPT, GREEDY)
+    # The first burst is whole, the second has one token, which is none.
+    assert step.bursts == [1, 1]
+    scale.data.copy_(kept)
+    step.before = lambda: None
+    assert told(reply(ours, PROMPT, GREEDY))[2:4] == told(reply(theirs, PROMPT, GREEDY))[2:4]
+
+
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0.7, seed=2)])
+@pytest.mark.parametrize("text", [b"abcdefghij", b"ab"])
+def test_between_proposals(params: SamplingParams, text: bytes, tmp_path: Path) -> None:
+    """What has been said before is looked up, and what has not comes a few tokens at a time."""
+    loaded = llmcli.load(write_puppet(tmp_path, loop(text), context=80), device="cpu", dtype="float32")
+    step, plain = Watched(loaded), Plain(loaded)
+    ours, theirs = (
+        Engine(loaded.model, loaded.tokenizer, context_length=80, step=each, speculation=speculation)
+        for each, speculation in ((step, Speculation(lookup=True, tokens=4)), (plain, None))
+    )
+    params = replace(params, max_tokens=None)
+    for prompt in ([ASSISTANT], [65, ASSISTANT], [*b"abab", ASSISTANT]):
+        mine, yours = reply(ours, prompt, params), reply(theirs, prompt, params)
+        assert [e.id for e in mine if isinstance(e, Step)] == [e.id for e in yours if isinstance(e, Step)]
+        assert isinstance(mine[-1], Finish) and isinstance(yours[-1], Finish)
+        assert mine[-1].reason == yours[-1].reason and mine[-1].stats.accepted_tokens
+    assert max(step.bursts) == 4
