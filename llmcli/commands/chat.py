@@ -90,7 +90,7 @@ def chat(
     helped = speculating.Speculating(draft, lookup, draft_tokens)
 
     # Before what imports torch: that there is no such conversation must not take a second to say.
-    from llmcli.conversations.talk import Talk
+    from llmcli.conversations.live_conversation import Talk
 
     path = _conversation(resume, go_on, model if _is_given(command, "model") else None)
     talk = Talk(save=save, on_fault=terminal.error)
@@ -191,7 +191,7 @@ def _conversation(resume: str | None, go_on: bool, model: str | None) -> Path | 
     Raises:
         UsageError: there is none.
     """
-    from llmcli.conversations.files import conversation_files, find_conversation
+    from llmcli.conversations.store import conversation_files, find_conversation
 
     if resume is not None:
         return find_conversation(resume)
@@ -207,7 +207,7 @@ def _conversation(resume: str | None, go_on: bool, model: str | None) -> Path | 
 
 
 def _settings_of(paths: list[Path]) -> Iterator[tuple[Path, Settings]]:
-    from llmcli.conversations.files import read_conversation
+    from llmcli.conversations.store import read_conversation
 
     for path in paths:
         try:

@@ -33,7 +33,7 @@ def list_chats(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
     """Show the saved conversations, the last one first. `llm chat --resume ID` goes on with one."""
-    from llmcli.conversations.files import conversation_files, read_conversation
+    from llmcli.conversations.store import conversation_files, read_conversation
 
     def row(path: Path) -> dict[str, object] | None:
         try:
@@ -75,7 +75,7 @@ def remove_chat(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a saved conversation."""
-    from llmcli.conversations.files import find_conversation, read_conversation, remove_conversation
+    from llmcli.conversations.store import find_conversation, read_conversation, remove_conversation
 
     path = find_conversation(conversation)
     if not yes and terminal.is_terminal(sys.stdin):
@@ -94,7 +94,7 @@ def remove_chat(
 
 def _export(name: str, form: Format) -> None:
     from llmcli.conversations.export import as_json, as_markdown
-    from llmcli.conversations.files import find_conversation, read_conversation
+    from llmcli.conversations.store import find_conversation, read_conversation
 
     tree, damage = read_conversation(find_conversation(name))
     if damage:

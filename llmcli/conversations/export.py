@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from llmcli.conversations.files import now
+from llmcli.conversations.store import now
 from llmcli.conversations.tree import Node, Tree
 from llmcli.errors import LlmcliError
 

@@ -18,8 +18,8 @@ from llmcli.commands.chatting.completion import CommandCompleter
 from llmcli.commands.chatting.keyboard import Keyboard, is_open_fence, unfenced
 from llmcli.commands.chatting.session import ChatSession, Speaker
 from llmcli.commands.explain import Look
-from llmcli.conversations.files import conversation_files, read_conversation
-from llmcli.conversations.talk import Talk
+from llmcli.conversations.live_conversation import Talk
+from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.engine import Conversation, SamplingParams
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from tests.puppet import ASSISTANT, END, chain, loop, write_puppet

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.conversations.files import conversation_files, read_conversation
+from llmcli.conversations.store import conversation_files, read_conversation
 from tests.faults.running import PATIENCE_S, environment
 from tests.puppet import chain, loop, write_puppet
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.conversations.files import conversation_files, read_conversation
-from llmcli.conversations.talk import Talk
+from llmcli.conversations.live_conversation import Talk
+from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.conversations.tree import Tree
 
 KILLS = 50
@@ -23,7 +23,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from llmcli.conversations.records import Settings
-from llmcli.conversations.talk import Talk
+from llmcli.conversations.live_conversation import Talk
 from llmcli.engine.sampling_params import SamplingParams
 
 name, count, *path = sys.argv[1:]

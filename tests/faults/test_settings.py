@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.conversations.files import ConversationFile
+from llmcli.conversations.store import ConversationFile
 from tests.faults.models import ESCAPE, config, sound_folder, weights
 from tests.faults.running import check, fingerprint, run
 from tests.support.hub.fake_hub import FakeHub, running_hub

@@ -18,7 +18,7 @@ from llmcli.checkpoint.gguf.header import read_gguf
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors, read_safetensors_folder
 from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file
 from llmcli.checkpoint.text_assets import gguf_text_parts
-from llmcli.conversations.files import read_conversation
+from llmcli.conversations.store import read_conversation
 from llmcli.errors import LlmcliError
 from llmcli.text.chat.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer

@@ -12,8 +12,8 @@ from llmcli.commands.chatting.keyboard import Keyboard
 from llmcli.commands.explain import Look, attention_watch, explain
 from llmcli.commands.following import follow
 from llmcli.commands.prompt_input import argument_text
+from llmcli.conversations.live_conversation import Talk
 from llmcli.conversations.records import Settings
-from llmcli.conversations.talk import Talk
 from llmcli.conversations.tree import Node
 from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingParams, Step
 from llmcli.engine.reasoning import ThinkingApart, thought_and_answer

@@ -9,8 +9,8 @@ from llmcli.commands.chatting.command import Command
 from llmcli.commands.chatting.session import ChatSession
 from llmcli.commands.prompt_input import decoded_text
 from llmcli.conversations.export import as_json, as_markdown, import_json
-from llmcli.conversations.files import conversation_files, find_conversation, read_conversation
-from llmcli.conversations.talk import Talk
+from llmcli.conversations.live_conversation import Talk
+from llmcli.conversations.store import conversation_files, find_conversation, read_conversation
 from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.json_text import json_text

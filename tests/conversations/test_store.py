@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.conversations import files
+from llmcli.conversations import store
 from llmcli.conversations.export import as_json, as_markdown, import_json
-from llmcli.conversations.files import conversation_files, find_conversation, read_conversation, remove_conversation
+from llmcli.conversations.live_conversation import Talk
 from llmcli.conversations.records import Settings
-from llmcli.conversations.talk import Talk
+from llmcli.conversations.store import conversation_files, find_conversation, read_conversation, remove_conversation
 from llmcli.engine import SamplingParams
 from llmcli.errors import LlmcliError, UsageError
 
@@ -173,7 +173,10 @@ def test_a_file_that_was_never_begun_is_none_to_go_on_with() -> None:
 def test_one_process_at_a_time_writes_to_a_file() -> None:
     path = written()
     talk, _ = Talk.resume(path)
-    code = f"from pathlib import Path; from llmcli.conversations.talk import Talk; Talk.resume(Path({str(path)!r}))"
+    code = (
+        "from pathlib import Path; from llmcli.conversations.live_conversation import Talk; "
+        f"Talk.resume(Path({str(path)!r}))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "is open in another llm chat" in result.stderr
     with pytest.raises(LlmcliError, match="open in another"):
@@ -186,7 +189,7 @@ def test_one_process_at_a_time_writes_to_a_file() -> None:
 def test_two_that_begin_in_the_same_moment_get_files_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     letters = iter("aaaaaaaabbbb")
     monkeypatch.setattr("secrets.choice", lambda _: next(letters))
-    monkeypatch.setattr(files, "now", lambda: "2026-01-02T03:04:05+00:00")
+    monkeypatch.setattr(store, "now", lambda: "2026-01-02T03:04:05+00:00")
     first, second = written(), written()
     assert [first.stem, second.stem] == ["20260102-030405-aaaa", "20260102-030405-bbbb"]
     assert find_conversation("bbbb") == second

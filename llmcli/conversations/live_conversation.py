@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import __version__
-from llmcli.conversations.files import ConversationFile, now, read_conversation
 from llmcli.conversations.records import End, Head, More, Question, Record, Reply, Settings, Window
+from llmcli.conversations.store import ConversationFile, now, read_conversation
 from llmcli.conversations.tree import Node, Tree
 
 if TYPE_CHECKING:
