@@ -16,7 +16,7 @@ from llmcli import __version__
 from llmcli.bench.memory import lines_of
 from llmcli.bench.results import Machine
 from llmcli.device import memory
-from llmcli.inspection.machine import cpu_name
+from llmcli.doctor.machine import cpu_name
 
 _PACKAGES = {
     "torch": "torch",

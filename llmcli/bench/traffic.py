@@ -12,7 +12,7 @@ from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing, planned_formats
 from llmcli.checkpoint.memory_estimate import kept_bytes
-from llmcli.inspection.accounting import account
+from llmcli.inspection.evaluation.flops import account
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model
 

@@ -103,7 +103,7 @@ def choose(
     Exit code 1 if its share among them is less than `min_prob`. The fast path computes with `threads`, as in a reply,
     or with `readable` the readable model.
     """
-    from llmcli.inspection.choices import choose as choose_ids
+    from llmcli.inspection.evaluation.multiple_choice import choose as choose_ids
     from llmcli.views.answers import answers_view
     from llmcli.views.plain_json import json_line
     from llmcli.views.progress import progress_bar

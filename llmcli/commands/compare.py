@@ -59,7 +59,7 @@ def compare(
     # Both are found before either is loaded: a wrong name should not cost the wait.
     checkpoints = [find_checkpoint(name, quiet=quiet) for name in (first, second)]
 
-    from llmcli.inspection.comparing import compare as compare_models
+    from llmcli.inspection.evaluation.model_diff import compare as compare_models
     from llmcli.views.comparison import SCHEMA, ComparisonView
     from llmcli.views.progress import progress_bar
 

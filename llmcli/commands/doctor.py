@@ -26,8 +26,8 @@ def doctor(
     quiet: options.Quiet = False,
 ) -> None:
     """Show what computes and where things are kept, and check a model's files; exit code 1 if something is wrong."""
-    from llmcli.inspection.finding import Finding
-    from llmcli.inspection.machine import machine
+    from llmcli.doctor.finding import Finding
+    from llmcli.doctor.machine import machine
     from llmcli.views.doctor import SCHEMA, findings_view, machine_table
     from llmcli.views.plain_json import json_line
 
@@ -43,7 +43,7 @@ def doctor(
     name, of_model = "", []
     if model is not None:
         checkpoint = find_checkpoint(model, quiet=quiet)
-        from llmcli.inspection.checkup import check_up
+        from llmcli.doctor.model_checks import check_up
 
         name, of_model = checkpoint.name, check_up(checkpoint, device=device, dtype=dtype)
     if as_json:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from llmcli.api import LoadedModel
     from llmcli.engine import Step
-    from llmcli.inspection.spans import Unit
-    from llmcli.inspection.watching import AttentionWatch
+    from llmcli.inspection.attention.observer import AttentionWatch
+    from llmcli.inspection.core.text_spans import Unit
     from llmcli.text.chat.prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 
@@ -40,8 +40,8 @@ def attention_watch(loaded: LoadedModel, said: Sequence[Message], look: Look) ->
     """
     if not look.attention:
         return None
-    from llmcli.inspection.spans import Spans
-    from llmcli.inspection.watching import AttentionWatch
+    from llmcli.inspection.attention.observer import AttentionWatch
+    from llmcli.inspection.core.text_spans import Spans
 
     if look.by == "message" and not said:
         raise UsageError("--attention-by message needs a conversation; raw text has no messages.")

@@ -101,7 +101,7 @@ def load_model(
     """
     with no_garbage():
         from llmcli.api import load_checkpoint
-        from llmcli.inspection.accounting import account
+        from llmcli.inspection.evaluation.flops import account
     if threads is not None:
         import torch
 

@@ -43,7 +43,7 @@ class Recorder:
 
     def candidates(self, top: int) -> int:
         """How many of the most probable tokens must come with each, where `top` are to be shown."""
-        from llmcli.inspection.recording import CANDIDATES
+        from llmcli.replay.run_record import CANDIDATES
 
         return top if self._path is None else max(top, CANDIDATES)
 
@@ -71,7 +71,7 @@ class Recorder:
         """Write the run that has been listened to."""
         if self._path is None:
             return
-        from llmcli.inspection.recording import as_json, recorded
+        from llmcli.replay.run_record import as_json, recorded
 
         run = recorded(
             asked.loaded,

@@ -17,7 +17,7 @@ from llmcli.errors import UsageError
 from llmcli.views import terminal
 
 if TYPE_CHECKING:
-    from llmcli.inspection.recording import Run
+    from llmcli.replay.run_record import Run
 
 
 def replay(
@@ -36,8 +36,8 @@ def replay(
     data = _read(file)
 
     from llmcli.engine import Interruption
-    from llmcli.inspection.recording import from_json
-    from llmcli.inspection.recording import replay as replay_run
+    from llmcli.replay.run_record import from_json
+    from llmcli.replay.run_record import replay as replay_run
     from llmcli.views.plain_json import json_line
     from llmcli.views.progress import progress_bar
     from llmcli.views.replay import SCHEMA, replay_view

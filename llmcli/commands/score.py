@@ -48,7 +48,7 @@ def score(
         may_quantize=False,
     )
 
-    from llmcli.inspection.scoring import score as score_ids
+    from llmcli.inspection.evaluation.perplexity import score as score_ids
     from llmcli.views.progress import progress_bar
     from llmcli.views.score import SCHEMA, ScoreView, score_json
 

@@ -35,7 +35,7 @@ def show(
     with progress_bar() as progress:
         path = resolve(name, progress=progress)
     from llmcli.checkpoint.checkpoint import open_checkpoint
-    from llmcli.inspection.accounting import account
+    from llmcli.inspection.evaluation.flops import account
     from llmcli.views.model_card import ModelCard, model_json, model_tree
 
     checkpoint = open_checkpoint(path)

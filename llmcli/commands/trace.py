@@ -34,9 +34,9 @@ def trace(
     """Drown a subject in noise, put single states back, and see through which the answer comes (causal tracing)."""
     loaded, ids = subject.loaded, subject.ids
 
-    from llmcli.inspection.attribution import single_token
-    from llmcli.inspection.causal_trace import causal_trace
-    from llmcli.inspection.without import find_text
+    from llmcli.inspection.causal.causal_trace import causal_trace
+    from llmcli.inspection.causal.prompt_ablation import find_text
+    from llmcli.inspection.residual.logit_attribution import single_token
     from llmcli.views import causal_trace as views
 
     at = find_text(loaded.tokenizer, ids, name, within=subject.content if subject.chat else None)

@@ -17,7 +17,7 @@ from llmcli.editing.proof import Measuring, Proof, Questions, answer_probability
 from llmcli.editing.rome import Update, make_update
 from llmcli.editing.statistics import TEXTS, Progress, Statistics
 from llmcli.errors import UsageError
-from llmcli.inspection.distributions import kl_divergence
+from llmcli.inspection.core.distributions import kl_divergence
 from llmcli.model import ModelConfig
 
 # Where a sweep looks, in shares of the depth: in ten models ROME's best layers lay there.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llmcli.editing.passages import Passage
 from llmcli.errors import UnsupportedModelError, UsageError
-from llmcli.inspection.hooks import blocks, removed
+from llmcli.inspection.core.hooks import blocks, removed
 from llmcli.model import ModelConfig, Transformer
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 

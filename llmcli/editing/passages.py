@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llmcli.api import LoadedModel
 from llmcli.errors import UsageError
-from llmcli.inspection.without import answer_ids, find_text
+from llmcli.inspection.causal.prompt_ablation import answer_ids, find_text
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
 # After these an answer begins without a space.

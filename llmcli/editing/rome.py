@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llmcli.api import LoadedModel
 from llmcli.editing.keys import network_of, padded, subject_keys
 from llmcli.editing.passages import Passage
-from llmcli.inspection.hooks import blocks, on_residual, removed
+from llmcli.inspection.core.hooks import blocks, on_residual, removed
 
 STEPS = 25
 _RATE = 0.5

@@ -13,7 +13,7 @@ from llmcli.views.numbers import number
 from llmcli.views.tokens import band_style, percent, probability_bar, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.choices import Choices
+    from llmcli.inspection.evaluation.multiple_choice import Choices
 
 
 def answers_view(result: Choices, top: int = 0) -> Group:

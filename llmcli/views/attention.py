@@ -14,8 +14,8 @@ from llmcli.views.tokens import percent, token_label
 
 if TYPE_CHECKING:
     from llmcli.engine.events import AttentionRow
-    from llmcli.inspection.patterns import Pattern
-    from llmcli.inspection.reading import AttentionSummary, BlockReading
+    from llmcli.inspection.attention.pattern import Pattern
+    from llmcli.inspection.attention.summary import AttentionSummary, BlockReading
 
 SCHEMA = "llmcli.attention/1"
 PATTERN_SCHEMA = "llmcli.attention-pattern/1"

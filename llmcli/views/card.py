@@ -16,10 +16,10 @@ from llmcli.views.tokens import percent, probability_bar, token_label
 
 if TYPE_CHECKING:
     from llmcli.engine.events import AttentionRow
-    from llmcli.inspection.attribution import Attribution, BlockLogit, HeadLogit
-    from llmcli.inspection.card import Ablation, CardToken, TokenCard, Verification
-    from llmcli.inspection.lens import LensLayer, LensPosition
-    from llmcli.inspection.values import TokenProb
+    from llmcli.inspection.core.tokens import TokenProb
+    from llmcli.inspection.residual.logit_attribution import Attribution, BlockLogit, HeadLogit
+    from llmcli.inspection.residual.logit_lens import LensLayer, LensPosition
+    from llmcli.inspection.token_card import Ablation, CardToken, TokenCard, Verification
 
 SCHEMA = "llmcli.token/1"
 NOTE = (

@@ -14,7 +14,7 @@ from llmcli.views.tokens import percent, token_label
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmcli.inspection.causal_trace import CausalTrace
+    from llmcli.inspection.causal.causal_trace import CausalTrace
 
 SCHEMA = "llmcli.causal-trace/1"
 NOTE = (

@@ -14,8 +14,8 @@ from llmcli.views.terminal import visible
 from llmcli.views.tokens import coloured, percent, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.comparing import Comparison, Continuation, Expected
-    from llmcli.inspection.values import Token
+    from llmcli.inspection.core.tokens import Token
+    from llmcli.inspection.evaluation.model_diff import Comparison, Continuation, Expected
 
 SCHEMA = "llmcli.compare/1"
 # (from this KL on, in nats; what the legend says; style). The colours of probabilities, ever lighter.

@@ -16,7 +16,7 @@ from llmcli.views.tokens import percent
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from llmcli.inspection.cost import LengthCost, ModelCost
+    from llmcli.inspection.evaluation.cost import LengthCost, ModelCost
 
 SCHEMA = "llmcli.cost/1"
 NOTE = (

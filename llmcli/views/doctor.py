@@ -13,8 +13,8 @@ from llmcli.views.stats import size
 from llmcli.views.terminal import visible
 
 if TYPE_CHECKING:
-    from llmcli.inspection.finding import Finding
-    from llmcli.inspection.machine import Machine
+    from llmcli.doctor.finding import Finding
+    from llmcli.doctor.machine import Machine
 
 SCHEMA = "llmcli.doctor/1"
 _MARKS = {"good": ("ok", "green"), "note": ("note", "yellow"), "problem": ("WRONG", "bold red")}

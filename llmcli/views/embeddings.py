@@ -13,7 +13,7 @@ from llmcli.views.tokens import probability_bar, token_label
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from llmcli.inspection.embeddings import EmbeddingNeighbours, Neighbour
+    from llmcli.inspection.residual.embeddings import EmbeddingNeighbours, Neighbour
 
 SCHEMA = "llmcli.embeddings/1"
 _SIDE_BY_SIDE = 76

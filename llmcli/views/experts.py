@@ -15,7 +15,7 @@ from llmcli.views.tokens import percent, token_label
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from llmcli.inspection.experts import ExpertRouting, ExpertWeight, LayerRouting
+    from llmcli.inspection.feed_forward.moe_routing import ExpertRouting, ExpertWeight, LayerRouting
 
 SCHEMA = "llmcli.experts/1"
 _BARS = "▁▂▃▄▅▆▇█"

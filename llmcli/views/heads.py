@@ -13,7 +13,7 @@ from rich.text import Text
 from llmcli.views.heat import HeatMap, scale_legend
 
 if TYPE_CHECKING:
-    from llmcli.inspection.heads import Ablation, HeadAtlas, HeadScores
+    from llmcli.inspection.attention.head_scores import Ablation, HeadAtlas, HeadScores
 
 SCHEMA = "llmcli.heads/1"
 KINDS = {

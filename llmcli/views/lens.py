@@ -15,8 +15,8 @@ from llmcli.views.shades import ShadeLegend, clipped, shaded, shows_bands
 from llmcli.views.tokens import percent, probability_bar, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.lens import Lens, LensLayer, LensPosition
-    from llmcli.inspection.values import TokenProb
+    from llmcli.inspection.core.tokens import TokenProb
+    from llmcli.inspection.residual.logit_lens import Lens, LensLayer, LensPosition
 
 SCHEMA = "llmcli.lens/1"
 NOTE = "raw lens: each layer read through the final norm and the output head, which only the last was trained for"

@@ -14,7 +14,7 @@ from llmcli.views.stats import size
 from llmcli.views.terminal import visible
 
 if TYPE_CHECKING:
-    from llmcli.inspection.accounting import ModelAccount
+    from llmcli.inspection.evaluation.flops import ModelAccount
     from llmcli.model import LayerConfig, ModelConfig
 
 

@@ -12,7 +12,7 @@ from llmcli.views.tokens import percent
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from llmcli.inspection.needle import DepthScore, NeedleResult
+    from llmcli.inspection.evaluation.needle import DepthScore, NeedleResult
 
 SCHEMA = "llmcli.needle/1"
 _NUMBERS = "{depth:>6}  {plot}  {mean:>6}  {interval:>7}  {right:>5}"

@@ -13,10 +13,10 @@ from llmcli.views.shades import shaded, shows_bands
 from llmcli.views.tokens import percent, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.attribution import NeuronLogit
-    from llmcli.inspection.feed_forward import Expert
-    from llmcli.inspection.neurons import NeuronAlong, Neurons
-    from llmcli.inspection.values import Token
+    from llmcli.inspection.core.neuron_values import Expert
+    from llmcli.inspection.core.tokens import Token
+    from llmcli.inspection.feed_forward.neurons import NeuronAlong, Neurons
+    from llmcli.inspection.residual.logit_attribution import NeuronLogit
 
 SCHEMA = "llmcli.neurons/1"
 ALONG_SCHEMA = "llmcli.neuron/1"

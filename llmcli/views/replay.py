@@ -13,7 +13,7 @@ from llmcli.views.numbers import number
 from llmcli.views.tokens import percent, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.recording import Difference, Ending, Replay
+    from llmcli.replay.run_record import Difference, Ending, Replay
 
 SCHEMA = "llmcli.replay/1"
 _HASH_LENGTH = 12

@@ -16,7 +16,7 @@ from llmcli.views.plain_json import with_bytes
 from llmcli.views.tokens import band_style, coloured, legend, percent, probability_bar, surprise_line, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.scoring import TextScore
+    from llmcli.inspection.evaluation.perplexity import TextScore
 
 SCHEMA = "llmcli.score/1"
 

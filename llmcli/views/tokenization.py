@@ -11,7 +11,7 @@ from rich.text import Text
 from llmcli.views.tokens import token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.tokenization import Tokenization
+    from llmcli.inspection.evaluation.tokenization import Tokenization
 
 SCHEMA = "llmcli.tokens/1"
 

@@ -14,8 +14,8 @@ from llmcli.views.terminal import visible
 from llmcli.views.tokens import percent, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.values import TokenProb
-    from llmcli.inspection.without import Without, WordScan
+    from llmcli.inspection.causal.prompt_ablation import Without, WordScan
+    from llmcli.inspection.core.tokens import TokenProb
 
 SCHEMA = "llmcli.without/1"
 WORDS_SCHEMA = "llmcli.without-words/1"

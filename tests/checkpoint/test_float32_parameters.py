@@ -11,7 +11,7 @@ import torch
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.memory_estimate import kept_bytes
-from llmcli.inspection.feed_forward import activations, firing
+from llmcli.inspection.core.neuron_values import activations, firing
 from llmcli.model import Transformer
 from llmcli.model.meta_device import meta_model
 from llmcli.model.mixture_of_experts import MixtureOfExperts

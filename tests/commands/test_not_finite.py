@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import llmcli
 from llmcli.engine import SamplingParams
 from llmcli.errors import NotFiniteError
-from llmcli.inspection.scoring import score
+from llmcli.inspection.evaluation.perplexity import score
 from llmcli.views.plain_json import has_nan
 from tests.commands.running import llm
 from tests.tiny import random_ids, save, tiny_model

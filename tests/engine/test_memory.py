@@ -93,7 +93,7 @@ def test_a_command_ends_with_a_sentence_and_code_5(
     error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Even where nobody foresaw it.
-    monkeypatch.setattr("llmcli.inspection.scoring.score", failing(error, len, 0))
+    monkeypatch.setattr("llmcli.inspection.evaluation.perplexity.score", failing(error, len, 0))
     for command in (("score", "hello"), ("generate", "hello", "-n", 3)):
         if command[0] == "generate":
             monkeypatch.setattr(KVCache, "reserve", failing(error, KVCache.reserve, 0))

@@ -6,10 +6,10 @@ import pytest
 from rich.cells import cell_len
 
 from llmcli.engine.events import AttentionRow, Read
-from llmcli.inspection.attribution import Attribution, BlockLogit, HeadLogit, LookedAt, NeuronLogit
-from llmcli.inspection.card import Ablation, CardToken, HeadName, NeuronName, TokenCard, Verification
-from llmcli.inspection.lens import LensLayer, LensPosition
-from llmcli.inspection.values import Token, TokenProb
+from llmcli.inspection.core.tokens import Token, TokenProb
+from llmcli.inspection.residual.logit_attribution import Attribution, BlockLogit, HeadLogit, LookedAt, NeuronLogit
+from llmcli.inspection.residual.logit_lens import LensLayer, LensPosition
+from llmcli.inspection.token_card import Ablation, CardToken, HeadName, NeuronName, TokenCard, Verification
 from llmcli.views.card import CardView, signed_bar
 from tests.views.drawing import drawn
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from llmcli.inspection.cost import model_cost
+from llmcli.inspection.evaluation.cost import model_cost
 from llmcli.model import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig
 from llmcli.views.cost import CostView, flops
-from tests.inspection.test_cost import LLAMA3_8B, MIXTRAL_8X7B, config
+from tests.inspection.evaluation.test_cost import LLAMA3_8B, MIXTRAL_8X7B, config
 from tests.views.drawing import drawn, drawn_in_colour, without_colour
 
 DENSE = """

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from llmcli.inspection.embeddings import EmbeddingNeighbours, Neighbour, RandomPair, Term
-from llmcli.inspection.values import Token
+from llmcli.inspection.core.tokens import Token
+from llmcli.inspection.residual.embeddings import EmbeddingNeighbours, Neighbour, RandomPair, Term
 from llmcli.views.embeddings import EmbeddingsView
 from tests.views.drawing import drawn, drawn_in_colour, without_colour
 

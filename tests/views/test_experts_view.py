@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmcli.inspection.experts import ExpertRouting, ExpertWeight, LayerRouting
-from llmcli.inspection.values import Token
+from llmcli.inspection.core.tokens import Token
+from llmcli.inspection.feed_forward.moe_routing import ExpertRouting, ExpertWeight, LayerRouting
 from llmcli.views.experts import ExpertsView
 from tests.views.drawing import drawn, drawn_in_colour, without_colour
 

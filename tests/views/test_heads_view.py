@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmcli.inspection.heads import Ablation, Head, HeadAtlas, HeadScores
+from llmcli.inspection.attention.head_scores import Ablation, Head, HeadAtlas, HeadScores
 from llmcli.views.heads import heads_view
 from tests.views.drawing import Colors, drawn, lines
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from llmcli.inspection.lens import Lens, LensLayer, LensPosition
-from llmcli.inspection.values import Token, TokenProb
+from llmcli.inspection.core.tokens import Token, TokenProb
+from llmcli.inspection.residual.logit_lens import Lens, LensLayer, LensPosition
 from llmcli.views.lens import LensView
 from tests.views.drawing import drawn
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmcli.inspection.needle import INTERVAL, DepthScore, NeedleResult
+from llmcli.inspection.evaluation.needle import INTERVAL, DepthScore, NeedleResult
 from llmcli.views.needle import NeedleView
 from tests.views.drawing import drawn, drawn_in_colour, without_colour
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from llmcli.inspection.attribution import NeuronLogit
-from llmcli.inspection.neurons import NeuronActivation, NeuronAlong, Neurons
-from llmcli.inspection.values import Token, TokenProb
+from llmcli.inspection.core.tokens import Token, TokenProb
+from llmcli.inspection.feed_forward.neurons import NeuronActivation, NeuronAlong, Neurons
+from llmcli.inspection.residual.logit_attribution import NeuronLogit
 from llmcli.views.neurons import NeuronAlongView, NeuronsView
 from tests.views.drawing import drawn
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmcli.inspection.comparing import ComparedToken, Comparison, Continuation, Expected
-from llmcli.inspection.distributions import change, entropy, kl_divergence, perplexity
-from llmcli.inspection.scoring import TextScore, TokenScore
-from llmcli.inspection.values import Token, TokenProb
-from llmcli.inspection.without import AnswerToken, Instead, Removal, Total, Without, Word, WordScan
+from llmcli.inspection.causal.prompt_ablation import AnswerToken, Instead, Removal, Total, Without, Word, WordScan
+from llmcli.inspection.core.distributions import change, entropy, kl_divergence, perplexity
+from llmcli.inspection.core.tokens import Token, TokenProb
+from llmcli.inspection.evaluation.model_diff import ComparedToken, Comparison, Continuation, Expected
+from llmcli.inspection.evaluation.perplexity import TextScore, TokenScore
 from llmcli.views.comparison import ComparisonView
 from llmcli.views.numbers import number
 from llmcli.views.plain_json import json_line

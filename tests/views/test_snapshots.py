@@ -19,12 +19,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from llmcli.engine import AttentionRow, Read, SampledCandidate, Step
-from llmcli.inspection.cost import model_cost
-from llmcli.inspection.experts import ExpertRouting
-from llmcli.inspection.patterns import Pattern
-from llmcli.inspection.reading import AttentionSummary, BlockReading
-from llmcli.inspection.scoring import TextScore, TokenScore
-from llmcli.inspection.values import Token
+from llmcli.inspection.attention.pattern import Pattern
+from llmcli.inspection.attention.summary import AttentionSummary, BlockReading
+from llmcli.inspection.core.tokens import Token
+from llmcli.inspection.evaluation.cost import model_cost
+from llmcli.inspection.evaluation.perplexity import TextScore, TokenScore
+from llmcli.inspection.feed_forward.moe_routing import ExpertRouting
 from llmcli.views import terminal
 from llmcli.views.attention import attention_view, pattern_view, read_table
 from llmcli.views.bench import BenchView
@@ -40,7 +40,7 @@ from llmcli.views.score import ScoreView
 from llmcli.views.tokenization import tokenization_view
 from llmcli.views.tokens import legend, reply_summary, token_table
 from llmcli.views.without import without_view, words_view
-from tests.inspection.test_cost import MIXTRAL_8X7B
+from tests.inspection.evaluation.test_cost import MIXTRAL_8X7B
 from tests.views import (
     test_bench_view as bench,
 )

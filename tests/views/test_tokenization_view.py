@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from llmcli.inspection.tokenization import TextToken, Tokenization
+from llmcli.inspection.evaluation.tokenization import TextToken, Tokenization
 from llmcli.views.tokenization import tokenization_view
 from tests.views.drawing import drawn, drawn_in_colour, without_colour
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from llmcli.engine import Finish, SampledCandidate, Stats, Step
-from llmcli.inspection.accounting import ModelAccount
+from llmcli.inspection.evaluation.flops import ModelAccount
 from llmcli.model import LayerConfig, ModelConfig, RopeConfig
 from llmcli.views.model_card import ModelCard, model_tree
 from llmcli.views.prompt_tokens import prompt_token_table

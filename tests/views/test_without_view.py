@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmcli.inspection.values import Token, TokenProb
-from llmcli.inspection.without import AnswerToken, Instead, Removal, Total, Without, Word, WordScan
+from llmcli.inspection.causal.prompt_ablation import AnswerToken, Instead, Removal, Total, Without, Word, WordScan
+from llmcli.inspection.core.tokens import Token, TokenProb
 from llmcli.views.without import without_view, words_view
 from tests.views.drawing import drawn, lines
 

@@ -34,7 +34,7 @@ class LookingBack:
     def _why(self, argument: str) -> None:
         """What else the token could have been and what the filters made of that, what was read, and what wrote it."""
         from llmcli.engine.sampling_trace import choices
-        from llmcli.inspection.card import inspect_token
+        from llmcli.inspection.token_card import inspect_token
         from llmcli.views import choices as choices_view
         from llmcli.views.card import NOTE, CardView
 
@@ -57,7 +57,7 @@ class LookingBack:
         self._show(CardView(card), NOTE)
 
     def _lens(self, argument: str) -> None:
-        from llmcli.inspection.lens import lens
+        from llmcli.inspection.residual.logit_lens import lens
         from llmcli.views.lens import NOTE, LensView
 
         reply, number = self._find(argument)
@@ -71,7 +71,7 @@ class LookingBack:
         self._show(LensView(found), NOTE)
 
     def _attention(self, argument: str) -> None:
-        from llmcli.inspection.reading import summary
+        from llmcli.inspection.attention.summary import summary
         from llmcli.views.attention import NOTE, attention_view
 
         reply, number = self._find(argument)

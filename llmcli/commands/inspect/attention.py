@@ -38,9 +38,9 @@ def attention(
         raise UsageError("--by message needs --chat: a raw text has no messages.")
     loaded, ids = subject.loaded, subject.ids
 
-    from llmcli.inspection.patterns import attention_pattern
-    from llmcli.inspection.reading import summary
-    from llmcli.inspection.spans import Spans
+    from llmcli.inspection.attention.pattern import attention_pattern
+    from llmcli.inspection.attention.summary import summary
+    from llmcli.inspection.core.text_spans import Spans
     from llmcli.text.chat.prompt import Message
     from llmcli.views import attention as views
 

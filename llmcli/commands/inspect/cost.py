@@ -22,7 +22,7 @@ def cost(
         raise UsageError("--chat needs a text.")
     length = None if subject.text is None else len(subject.ids_without_weights)
 
-    from llmcli.inspection.cost import model_cost
+    from llmcli.inspection.evaluation.cost import model_cost
     from llmcli.views.cost import NOTE, SCHEMA, CostView
 
     checkpoint = subject.checkpoint

@@ -23,7 +23,7 @@ def embeddings(
     """Show the tokens whose embeddings are nearest to a word, or to a sum of words, by cosine."""
     content, checkpoint = subject.content, subject.checkpoint
 
-    from llmcli.inspection.embeddings import embedding_neighbours, parse_expression, read_embedding
+    from llmcli.inspection.residual.embeddings import embedding_neighbours, parse_expression, read_embedding
     from llmcli.views.embeddings import SCHEMA, EmbeddingsView
 
     tokenizer = subject.text_parts.tokenizer

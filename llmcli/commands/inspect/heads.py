@@ -31,7 +31,7 @@ def heads(
     ids = None if subject.text is None else subject.ids
     loaded = subject.loaded
 
-    from llmcli.inspection.heads import ablate_induction, head_atlas, random_repeats, text_repeats
+    from llmcli.inspection.attention.head_scores import ablate_induction, head_atlas, random_repeats, text_repeats
     from llmcli.views.heads import SCHEMA, heads_view
 
     repeats = random_repeats(loaded, seed=seed) if ids is None else text_repeats(loaded, ids)

@@ -19,7 +19,7 @@ def lens(
     """Show what the model would say after each layer, and from which one on its answer leads (the logit lens)."""
     loaded, ids = subject.loaded, subject.ids
 
-    from llmcli.inspection.lens import lens as look
+    from llmcli.inspection.residual.logit_lens import lens as look
     from llmcli.views import lens as views
 
     at = base.positions(position, len(ids), default=base.last_positions(len(ids)))

@@ -34,7 +34,7 @@ def needle(
     places = _numbers(depths)
     loaded = subject.load(precise=readable)
 
-    from llmcli.inspection.needle import needle as look_for_needle
+    from llmcli.inspection.evaluation.needle import needle as look_for_needle
     from llmcli.views.needle import SCHEMA, NeedleView
 
     with subject.progress("Asking", "texts", estimate=True) as progress:

@@ -43,9 +43,9 @@ def neurons(
     of_expert = _expert(expert)
     loaded, ids = subject.loaded, subject.ids
 
-    from llmcli.inspection.attribution import single_token
-    from llmcli.inspection.neurons import neuron_along
-    from llmcli.inspection.neurons import neurons as strongest
+    from llmcli.inspection.feed_forward.neurons import neuron_along
+    from llmcli.inspection.feed_forward.neurons import neurons as strongest
+    from llmcli.inspection.residual.logit_attribution import single_token
     from llmcli.views import neurons as views
 
     with subject.progress("Reading") as progress:

@@ -36,8 +36,8 @@ def token(
     number = _number(index)
     loaded, ids = subject.loaded, subject.ids
 
-    from llmcli.inspection.attribution import single_token
-    from llmcli.inspection.card import inspect_token
+    from llmcli.inspection.residual.logit_attribution import single_token
+    from llmcli.inspection.token_card import inspect_token
     from llmcli.views import card as views
 
     with progress_bar(enabled=not subject.quiet, unit="steps") as progress:

@@ -10,7 +10,7 @@ def tokens(subject: Subject) -> Shown:
     """Show the tokens of a text: their pieces, ids and bytes, and which of them are control tokens."""
     ids = subject.ids_without_weights
 
-    from llmcli.inspection.tokenization import tokenization
+    from llmcli.inspection.evaluation.tokenization import tokenization
     from llmcli.views.tokenization import SCHEMA, tokenization_view
 
     result = tokenization(subject.text_parts.tokenizer, ids)

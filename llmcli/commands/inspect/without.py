@@ -42,7 +42,7 @@ def without(
     """Hide a part of a text from the model, or remove it, and see how much less probable its answer becomes."""
     loaded, ids = subject.loaded, subject.ids
 
-    from llmcli.inspection import without as inspection
+    from llmcli.inspection.causal import prompt_ablation as inspection
     from llmcli.views import without as views
 
     within = subject.content if subject.chat else None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.running import llm
-from tests.inspection.induction_model import write_induction_model
+from tests.support.models.induction_model import write_induction_model
 from tests.tiny import save, tiny_model
 
 KINDS = ["previous", "duplicate", "induction", "sink"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import llmcli
-from llmcli.inspection.lens import lens
+from llmcli.inspection.residual.logit_lens import lens
 from llmcli.views.plain_json import plain
 from tests.commands.running import llm
 from tests.tiny import save, tiny_model

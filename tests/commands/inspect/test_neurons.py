@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import llmcli
-from llmcli.inspection.neurons import neuron_along, neurons
+from llmcli.inspection.feed_forward.neurons import neuron_along, neurons
 from llmcli.views.plain_json import plain
 from tests.commands.running import llm
-from tests.inspection.families import family
+from tests.support.models.inspected_families import family
 from tests.tiny import save, tiny_model
 
 

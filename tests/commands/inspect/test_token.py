@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import llmcli
-from llmcli.inspection.card import inspect_token
+from llmcli.inspection.token_card import inspect_token
 from llmcli.views.plain_json import plain
 from tests.commands.running import llm
 from tests.tiny import save, tiny_model

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.commands.running import llm
-from tests.inspection.induction_model import write_induction_model
+from tests.support.models.induction_model import write_induction_model
 
 TEXT = "abcdab"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli.inspection.hooks import blocks
+from llmcli.inspection.core.hooks import blocks
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
 from llmcli.model.rank_one_update import lay_over

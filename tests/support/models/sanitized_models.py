@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from llmcli.inspection.hooks import blocks
+from llmcli.inspection.core.hooks import blocks
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, QueryScaling, Transformer
 from llmcli.model.rank_one_update import lay_over
 from llmcli.model.rope_config import RopeConfig

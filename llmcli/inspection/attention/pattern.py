@@ -1,0 +1,63 @@
+"""The raw attention pattern of one head: how much each position takes of each one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llmcli.api import LoadedModel
+from llmcli.errors import UsageError
+from llmcli.inspection.core.activations import passes
+from llmcli.inspection.core.hooks import AttentionCall, on_attention
+from llmcli.inspection.core.tokens import Token, tokens
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Rows of a head's attention matrix, softmax applied: masks, windows, soft caps and sinks are all in it."""
+
+    tokens: tuple[Token, ...]
+    layer: int
+    """The block, counted from 0."""
+    head: int
+    positions: tuple[int, ...]
+    """Which position each row stands at."""
+    pattern: tuple[tuple[float, ...], ...]
+    """For each of `positions` the weight of every token of the text; those that it does not see have 0."""
+
+
+@torch.inference_mode()
+def attention_pattern(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    block: int,
+    head: int,
+    positions: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> Pattern:
+    """The rows at `positions` (ascending) of one head's pattern.
+
+    Raises:
+        PromptTooLongError: the text is longer than the model's context.
+        UsageError: there is no text, or no such block or head.
+    """
+    if not 0 <= block < loaded.config.num_layers:
+        raise UsageError(f"There is no block {block}: the model has {loaded.config.num_layers}, numbered from 0.")
+    if not 0 <= head < loaded.config.num_heads:
+        raise UsageError(f"There is no head {head}: a block has {loaded.config.num_heads}, numbered from 0.")
+    end = 0
+    rows: list[tuple[float, ...]] = []
+
+    def see(call: AttentionCall) -> None:
+        start, first = end - call.new, end - call.seen
+        for position in positions:
+            if start <= position < end:
+                weights = call.weights(position - start, position - start + 1)[0, head, 0, : position + 1 - first]
+                rows.append((*[0.0] * first, *weights.tolist(), *[0.0] * (len(ids) - position - 1)))
+
+    with on_attention(loaded.model, see, only=[block]):
+        for _, stop in passes(loaded.model, ids, progress):
+            end = stop
+    return Pattern(tokens(loaded.tokenizer, ids), block, head, tuple(positions), tuple(rows))

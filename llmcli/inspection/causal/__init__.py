@@ -1,0 +1,1 @@
+"""Cause and effect: restoring activations, and leaving out parts of a prompt."""

@@ -1,0 +1,263 @@
+"""Causal tracing: which states carry the answer from a subject to the end of the text (Meng et al. 2022, section 2.1).
+
+The subject's embeddings are drowned in noise, so that the model no longer knows the answer. Then single states are put
+back to what they were without noise; how probable the answer is again says what went through them.
+
+Dimension letters: B noises, T tokens, C hidden size, L blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.api import LoadedModel
+from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.inspection.core.hooks import Part, adder, blocks, on_added, on_residual, removed
+from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
+from llmcli.model.cache.branch_cache import BranchCache
+
+_NOISE = 3.0
+"""Of the noise, in standard deviations of the text's embeddings."""
+# Blocks whose output of one kind is put back together: a share of them all, as 10 of 48 in the paper.
+_WINDOW_SHARE = 0.2
+_PARTS: tuple[Part, ...] = ("feed_forward", "attention")
+# Tokens of a pass: enough to keep the cores busy, and few enough for the processor's caches.
+_TOKENS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class CausalTrace:
+    """How probable the answer is when a state is put back: for each token of the text, and each block."""
+
+    tokens: tuple[Token, ...]
+    subject: tuple[int, ...]
+    """The positions that noise was added to."""
+    answer: TokenProb
+    """With its probability after the text as it is."""
+    corrupted: float
+    """Its probability with the noise, and nothing put back."""
+    samples: int
+    window: int
+    hidden: tuple[tuple[float, ...], ...]
+    """(T, L): the residual stream after the block put back, at the token."""
+    feed_forward: tuple[tuple[float, ...], ...]
+    """(T, L): what the feed-forward networks of the blocks around, `window` of them, add at the token."""
+    attention: tuple[tuple[float, ...], ...]
+    """(T, L): what attention adds there."""
+
+
+@torch.inference_mode()
+def causal_trace(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    subject: Sequence[int],
+    *,
+    answer: int | None = None,
+    samples: int = 5,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> CausalTrace:
+    """Trace the token `answer`, by default the most probable one, from the tokens at `subject`.
+
+    Each number is a mean over `samples` noises. `progress` hears the states put back and how many there are, as shares
+    of the work that they are.
+
+    Raises:
+        NotFiniteError: the model's output is not a number.
+        UsageError: nothing comes after the subject, or there is no subject.
+        PromptTooLongError: the text is longer than the model's context.
+    """
+    if not subject:
+        raise UsageError("There is no subject to trace.")
+    if len(ids) > loaded.config.context_length:
+        raise PromptTooLongError(
+            f"The text has {len(ids)} tokens, but the model's context holds {loaded.config.context_length}."
+        )
+    run = _Runs(loaded, ids, subject, samples, seed)
+    probabilities = run.clean_logits[: loaded.tokenizer.vocab_size].float().softmax(-1)
+    chosen = int(probabilities.argmax()) if answer is None else answer
+    layers = loaded.config.num_layers
+    window = max(1, round(_WINDOW_SHARE * layers))
+    first = min(subject)
+    # Before the subject nothing is drowned, so there is nothing to put back.
+    corrupted = float(run.answer_probabilities(run.corrupted[layers][:, -1], chosen).mean())
+    grids = {kind: [[corrupted] * layers for _ in ids] for kind in ("hidden", *_PARTS)}
+    wanted = _variants(layers, window)
+    # The work that a variant is: the blocks after it, for the tokens after it.
+    work = _Work(sum((layers - each.start) * (len(ids) - at) for each in wanted for at in range(first, len(ids))))
+    for at in range(first, len(ids)):
+        for some in _together(wanted, max(1, _TOKENS_AT_ONCE // (samples * (len(ids) - at)))):
+            found = run.with_variants(some, at, chosen)
+            for variant, probability in zip(some, found, strict=True):
+                grids[variant.kind][at][variant.layer] = probability
+            if progress is not None:
+                done = sum((layers - each.start) * (len(ids) - at) for each in some)
+                progress(*work.done(done, len(wanted) * (len(ids) - first)))
+    return CausalTrace(
+        tokens=tokens(loaded.tokenizer, ids),
+        subject=tuple(subject),
+        answer=token_prob(loaded.tokenizer, chosen, float(probabilities[chosen])),
+        corrupted=corrupted,
+        samples=samples,
+        window=window,
+        hidden=_frozen(grids["hidden"]),
+        feed_forward=_frozen(grids["feed_forward"]),
+        attention=_frozen(grids["attention"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """What is put back: a cell of one of the grids."""
+
+    kind: Literal["hidden", "feed_forward", "attention"]
+    layer: int
+    start: int
+    """The first block that computes something else than without it."""
+    stop: int
+    """The block before which nothing more is put back."""
+
+
+def _variants(layers: int, window: int) -> list[_Variant]:
+    """All that is put back at one token, by the block that it begins with."""
+    found = [_Variant("hidden", layer, layer + 1, layer + 1) for layer in range(layers)]
+    for part in _PARTS:
+        for layer in range(layers):
+            start = max(0, layer - window // 2)
+            found.append(_Variant(part, layer, start, min(layers, layer - window // 2 + window)))
+    return sorted(found, key=lambda variant: variant.start)
+
+
+def _together(variants: Sequence[_Variant], count: int) -> Iterator[Sequence[_Variant]]:
+    """Some variants at a time, which begin with blocks near each other."""
+    return (variants[first : first + count] for first in range(0, len(variants), count))
+
+
+@dataclass
+class _Work:
+    """How much of it is done."""
+
+    total: int
+    _done: int = 0
+
+    def done(self, more: int, states: int) -> tuple[int, int]:
+        """`more` is done; its share of the work as a number of `states`, and that."""
+        self._done += more
+        return states * self._done // self.total, states
+
+
+class _Runs:
+    """The clean pass and the drowned ones, which others branch off from in the middle: of a layer and of the text."""
+
+    def __init__(
+        self, loaded: LoadedModel, ids: Sequence[int], subject: Sequence[int], samples: int, seed: int
+    ) -> None:
+        self._loaded, self._samples = loaded, samples
+        model = loaded.model
+        logits: list[Tensor] = []
+        self._clean, self._added = self._read(lambda: logits.append(loaded.logits(ids)[-1]))
+        self.clean_logits = logits[0]
+        """(V,): what follows the text as it is."""
+        embedding = self._clean[0]  # (1, T, C)
+        noise = torch.randn(
+            (samples, len(subject), embedding.shape[2]), generator=torch.Generator().manual_seed(seed)
+        ).to(embedding.device)
+        drowned = embedding.expand(samples, -1, -1).clone()
+        drowned[:, list(subject)] += (_NOISE * embedding.float().std() * noise).to(embedding.dtype)
+        self._trunk = model.new_cache(batch=samples, capacity=len(ids))
+        self._trunk.begin(len(ids))
+        self.corrupted, _ = self._read(lambda: model.go_on(drowned, 0, cache=self._trunk))
+        """(B, T, C) each: the residual stream of the drowned texts before each block, and after the last."""
+        self.corrupted[0] = drowned
+
+    def answer_probabilities(self, last: Tensor, answer: int) -> Tensor:
+        """Of the answer, (N,), for residual streams (N, C) after the last block and the last token."""
+        logits = self._loaded.model.read_out(last)[:, : self._loaded.tokenizer.vocab_size]
+        return logits.float().softmax(-1)[:, answer]
+
+    def with_variants(self, variants: Sequence[_Variant], at: int, answer: int) -> list[float]:
+        """The probability of the answer with each of the variants, ordered by `start`, put back at one token.
+
+        The tokens before it are those of the drowned texts, whatever is put back at a later one; so each layer computes
+        all variants that have begun, of the tokens from `at` on.
+        """
+        model = self._loaded.model
+        layers = model.config.num_layers
+        begun = 0
+        x = self.corrupted[0][:0, at:]  # (variants begun x B, T - at, C)
+        for layer in range(variants[0].start, layers + 1):
+            joining = [variant for variant in variants[begun:] if variant.start == layer]
+            if joining:
+                x = torch.cat((x, *(self._entering(variant, at) for variant in joining)))
+                begun += len(joining)
+            if layer < layers:
+                branch = BranchCache(self._trunk, model.config.layers, at)
+                with self._put_back(variants[:begun], layer, at):
+                    x = model.go_on(x, layer, layer + 1, start=at, cache=branch)
+        found = self.answer_probabilities(x[:, -1], answer)
+        return [float(each) for each in found.view(len(variants), self._samples).mean(1)]
+
+    def _entering(self, variant: _Variant, at: int) -> Tensor:
+        """The residual stream (B, T - at, C) before the block that a variant begins with."""
+        x = self.corrupted[variant.start][:, at:]
+        if variant.kind == "hidden":
+            x = x.clone()
+            x[:, 0] = self._clean[variant.start][0, at]
+        return x
+
+    @contextmanager
+    def _put_back(self, variants: Sequence[_Variant], layer: int, at: int) -> Iterator[None]:
+        """Let a block add at one token what it added without noise, in the rows of variants that say so."""
+        hooks = []
+        for part in _PARTS:
+            ends = [variant.stop if variant.kind == part else 0 for variant in variants]
+            rows = torch.tensor([end > layer for end in ends]).repeat_interleave(self._samples)
+            if not bool(rows.any()):
+                continue
+
+            def put_back(_module: nn.Module, _inputs: object, output: Tensor, *, part: Part, rows: Tensor) -> Tensor:
+                output = output.clone()
+                output[rows.to(output.device), 0] = self._added[layer][part][0, at]
+                return output
+
+            block = blocks(self._loaded.model)[layer]
+            hooks.append(adder(block, part).register_forward_hook(partial(put_back, part=part, rows=rows)))
+        with removed(hooks):
+            yield
+
+    def _read(self, compute: Callable[[], object]) -> tuple[list[Tensor], list[dict[Part, Tensor]]]:
+        """The residual stream before each block and after the last, and what each block's parts added."""
+        layers = self._loaded.config.num_layers
+        residuals: list[Tensor] = [torch.empty(0)] * (layers + 1)
+        added: list[dict[Part, Tensor]] = [{} for _ in range(layers)]
+
+        def keep(layer: int, x: Tensor) -> None:
+            residuals[layer] = x
+
+        def keep_added(index: int, part: Part, x: Tensor) -> None:
+            added[index][part] = x
+
+        with _both(self._loaded, keep, keep_added):
+            compute()
+        return residuals, added
+
+
+@contextmanager
+def _both(
+    loaded: LoadedModel, keep: Callable[[int, Tensor], None], keep_added: Callable[[int, Part, Tensor], None]
+) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(on_residual(loaded.model, keep))
+        stack.enter_context(on_added(loaded.model, keep_added))
+        yield
+
+
+def _frozen(rows: list[list[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, rows))

@@ -1,0 +1,307 @@
+"""What a model would have said without some part of its prompt: whether that part mattered, and how much.
+
+A part is taken away in two ways. *Hidden*: it stays where it is, but no later token attends to it, in any block.
+*Removed*: its tokens are gone, and the rest is read anew, nearer together.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import torch
+
+from llmcli.api import LoadedModel
+from llmcli.engine import SamplingParams, Step
+from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.inspection.core.ablation import logprobs_from, without_keys
+from llmcli.inspection.core.distributions import change
+from llmcli.inspection.core.text_spans import words
+from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
+from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment
+
+_RANGES = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", re.ASCII)
+_COMPARED = 200  # characters of a text that is looked for in vain
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is taken away of a prompt."""
+
+    positions: tuple[int, ...]
+    text: str
+    ends_prompt: bool
+    """It contains the prompt's last token, which itself predicts the answer and so cannot be hidden from it."""
+
+
+@dataclass(frozen=True)
+class AnswerToken:
+    """A token of the answer and its probability, 0 to 1, given all of the answer before it."""
+
+    id: int
+    text: str
+    bytes: bytes
+    before: float
+    """After the whole prompt."""
+    hidden: float
+    removed: float | None
+    """None where nothing of the prompt is left."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """The log-probability of the whole answer, in nats."""
+
+    before: float
+    hidden: float
+    removed: float | None
+
+
+@dataclass(frozen=True)
+class Instead:
+    """The most probable token in the first place of the answer."""
+
+    before: TokenProb
+    hidden: TokenProb
+    removed: TokenProb | None
+
+
+@dataclass(frozen=True)
+class Without:
+    """An answer with and without a part of the prompt."""
+
+    span: Removal
+    answer: tuple[AnswerToken, ...]
+    total: Total
+    instead: Instead
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the prompt, and what hiding it does."""
+
+    text: str
+    positions: tuple[int, ...]
+    hidden: float
+    """Change of the answer's log-probability, in nats: below 0 where the answer needed the word."""
+    ends_prompt: bool
+    """It contains the prompt's last token, which itself predicts the answer and so cannot be hidden from it."""
+
+
+@dataclass(frozen=True)
+class WordScan:
+    """An answer and every word of the prompt, those first without which the answer loses most."""
+
+    answer: tuple[Token, ...]
+    before: float
+    """The answer's log-probability after the whole prompt, in nats."""
+    words: tuple[Word, ...]
+
+
+def find_text(tokenizer: Tokenizer, ids: Sequence[int], span: str, *, within: str | None = None) -> tuple[int, ...]:
+    """The positions of every token that shares a character with `span`, wherever that occurs.
+
+    Control tokens are no text. `within` leaves out what a chat template has put around that text.
+
+    Raises:
+        UsageError: it does not occur, or is empty.
+    """
+    if not span:
+        raise UsageError("There is nothing to look for: the span is empty.")
+    starts, joined = _joined(tokenizer, ids)
+    first, last = _place(joined, within)
+    wanted = span.encode("utf-8", errors="replace")
+    found: set[int] = set()
+    at = joined.find(wanted, first, last)
+    while at >= 0:
+        found.update(_overlapping(starts, at, at + len(wanted)))
+        at = joined.find(wanted, at + 1, last)
+    if not found:
+        raise UsageError(f'The text does not contain "{span[:_COMPARED]}". {_nearest(tokenizer, ids, span)}')
+    return tuple(sorted(found))
+
+
+def parse_positions(text: str, length: int) -> tuple[int, ...]:
+    """Token numbers as in "4" or "0,3-7", of a text of so many tokens.
+
+    Raises:
+        UsageError: it is of another form, or there are no such tokens.
+    """
+    if not _RANGES.fullmatch(text):
+        raise UsageError(f'"{text[:_COMPARED]}" are no token numbers; write them as in 4, 3-7 or 0,3-7.')
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        start, end = int(first), int(last or first)
+        if end < start or end >= length:
+            raise UsageError(f"There are no tokens {part}: the text has {length}, numbered from 0.")
+        found.update(range(start, end + 1))
+    return tuple(sorted(found))
+
+
+def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
+    """The tokens of an answer as it goes on after a prompt.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    ids = tokenizer.encode_segments([Segment(answer, trusted=False)], continuation=True)
+    if not ids:
+        raise UsageError("The answer is empty.")
+    return ids
+
+
+def own_answer(loaded: LoadedModel, ids: Sequence[int], max_tokens: int) -> list[int]:
+    """What the model itself goes on with, each token the most probable one, up to the end of its reply.
+
+    Raises:
+        UsageError: the reply ends before it began.
+        PromptTooLongError: the prompt leaves no room for a reply.
+    """
+    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    events = loaded.engine().stream(ids, params, probabilities=False)
+    found = [event.id for event in events if isinstance(event, Step)]
+    if not found:
+        raise UsageError("The model ends its reply at once. Say with --answer what to look at.")
+    return found
+
+
+def without_span(loaded: LoadedModel, ids: Sequence[int], answer: Sequence[int], positions: Sequence[int]) -> Without:
+    """How probable `answer` is after `ids`, and without the tokens at `positions` (ascending) of them.
+
+    Raises:
+        PromptTooLongError: prompt and answer are longer than the model's context.
+    """
+    _check(loaded, ids, answer)
+    before, first_before = _read(loaded, ids, answer)
+    hidden, first_hidden = _read(loaded, ids, answer, hidden=positions)
+    gone = set(positions)
+    kept = [token for position, token in enumerate(ids) if position not in gone]
+    removed, first_removed = _read(loaded, kept, answer) if kept else (None, None)
+    tokenizer = loaded.tokenizer
+    return Without(
+        span=Removal(
+            tuple(positions), tokenizer.decode([ids[at] for at in positions], skip_special=False), len(ids) - 1 in gone
+        ),
+        answer=tuple(
+            AnswerToken(
+                id=token,
+                text=tokenizer.token_text(token),
+                bytes=tokenizer.token_bytes(token),
+                before=math.exp(before[place]),
+                hidden=math.exp(hidden[place]),
+                removed=None if removed is None else math.exp(removed[place]),
+            )
+            for place, token in enumerate(answer)
+        ),
+        total=Total(sum(before), sum(hidden), None if removed is None else sum(removed)),
+        instead=Instead(first_before, first_hidden, first_removed),
+    )
+
+
+def scan_words(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    answer: Sequence[int],
+    *,
+    within: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> WordScan:
+    """Hide each word in turn, or each of the text `within` alone, which a chat template has put words around.
+
+    `progress` hears the words done and how many there are.
+
+    Raises:
+        PromptTooLongError: prompt and answer are longer than the model's context.
+    """
+    _check(loaded, ids, answer)
+    tokenizer = loaded.tokenizer
+    starts, joined = _joined(tokenizer, ids)
+    inside = _overlapping(starts, *_place(joined, within))
+    wanted = [
+        span
+        for span in words(tokenizer, ids)
+        if span.start in inside and not all(map(tokenizer.is_special, ids[span.start : span.stop]))
+    ]
+    before = sum(_read(loaded, ids, answer)[0])
+    found = []
+    for done, span in enumerate(wanted, 1):
+        positions = range(span.start, span.stop)
+        hidden = sum(_read(loaded, ids, answer, hidden=positions)[0])
+        found.append(Word(span.text, tuple(positions), change(before, hidden), len(ids) - 1 in positions))
+        if progress is not None:
+            progress(done, len(wanted))
+    return WordScan(tokens(tokenizer, answer), before, tuple(sorted(found, key=lambda word: word.hidden)))
+
+
+@torch.inference_mode()
+def _read(
+    loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int], *, hidden: Collection[int] = ()
+) -> tuple[list[float], TokenProb]:
+    """The log-probability of each token of the answer, and the most probable token in the first's place."""
+    model = loaded.model
+    ids = torch.tensor([[*prompt, *answer]], device=model.device)
+    logprobs: list[float] = []
+    first = None
+    with without_keys(model, hidden) if hidden else nullcontext():
+        for rows in logprobs_from(model, ids, len(prompt), loaded.tokenizer.vocab_size):
+            if first is None:
+                best, token = rows[0, 0].max(-1)
+                first = token_prob(loaded.tokenizer, int(token), float(best.exp()))
+            place = len(prompt) + len(logprobs)
+            targets = ids[0, place : place + rows.shape[1], None]
+            logprobs += rows[0].gather(1, targets)[:, 0].tolist()
+    assert first is not None
+    return logprobs, first
+
+
+def _check(loaded: LoadedModel, ids: Sequence[int], answer: Sequence[int]) -> None:
+    if not ids:
+        raise UsageError("The text has no tokens: there is nothing to take away.")
+    if len(ids) + len(answer) > loaded.config.context_length:
+        raise PromptTooLongError(
+            f"Text and answer have {len(ids) + len(answer)} tokens, but the model's context holds "
+            f"{loaded.config.context_length}."
+        )
+
+
+def _joined(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[list[int], bytes]:
+    """Where each token begins in all of them joined, and that; bytes that no text has stand for control tokens."""
+    starts, joined = [], bytearray()
+    for token in ids:
+        starts.append(len(joined))
+        joined += b"\xff" if tokenizer.is_special(token) else tokenizer.token_bytes(token)
+    return starts, bytes(joined)
+
+
+def _place(joined: bytes, text: str | None) -> tuple[int, int]:
+    """Where `text` stands, the last time it does; everything, where there is none or the tokenizer has rewritten it."""
+    wanted = (text or "").strip().encode("utf-8", errors="replace")
+    at = joined.rfind(wanted)
+    return (at, at + len(wanted)) if wanted and at >= 0 else (0, len(joined))
+
+
+def _overlapping(starts: Sequence[int], first: int, last: int) -> range:
+    """The tokens with a byte from `first` to before `last`."""
+    return range(max(bisect_right(starts, first) - 1, 0), bisect_left(starts, last))
+
+
+def _nearest(tokenizer: Tokenizer, ids: Sequence[int], span: str) -> str:
+    """A sentence that names the tokens most like `span`."""
+    wanted = span[:_COMPARED].strip()
+    first_of = {tokenizer.token_text(token): place for place, token in reversed(list(enumerate(ids)))}
+    likeness = {
+        text: SequenceMatcher(None, wanted, text.strip()).ratio()
+        for text, place in first_of.items()
+        if not tokenizer.is_special(ids[place])
+    }
+    best = sorted(likeness, key=lambda text: -likeness[text])[:3]
+    if not best:
+        return "It has only control tokens."
+    return f"The nearest tokens are {', '.join(f'{text.strip()!r} ({first_of[text]})' for text in best)}."

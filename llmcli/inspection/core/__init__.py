@@ -1,0 +1,1 @@
+"""What all inspections share: hooks, activations, ablations, tokens and text spans."""

@@ -1,0 +1,117 @@
+"""Switching parts of a model off for the time of a block, to see whether they mattered.
+
+What a part writes is replaced by zero at every position (or only at some). The weights are not touched: outside the
+block the model is the plain one.
+
+Dimension letters: B batch, T new tokens, S keys, C hidden size, H query heads, V size of a value head, I neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.errors import UsageError
+from llmcli.inspection.core.hooks import attention_of, blocks, on_residual, removed
+from llmcli.model import Transformer
+from llmcli.model.mixture_of_experts import MixtureOfExperts
+
+# Rows of logits computed at a time: 128 MiB in float32 for a vocabulary of 128k.
+_ROWS_AT_ONCE = 256
+
+
+@torch.inference_mode()
+def logprobs_from(model: Transformer, ids: Tensor, first: int, vocab_size: int) -> Iterator[Tensor]:
+    """What the model expects in each place of `ids` (B, T) from position `first` (at least 1) on, given all before.
+
+    Log-probabilities (B, places, `vocab_size`), float32, a few places at a time. One pass without a cache, so that
+    whatever is switched off is off for the whole text.
+    """
+    residual: list[Tensor] = []
+
+    def keep(layer: int, x: Tensor) -> None:
+        if layer == model.config.num_layers:
+            residual.append(x[:, first - 1 : -1])
+
+    with on_residual(model, keep):
+        model(ids, only_last=True)
+    for places in torch.split(residual[0], max(1, _ROWS_AT_ONCE // len(ids)), dim=1):
+        yield model.read_out(places)[..., :vocab_size].float().log_softmax(-1)
+
+
+@contextmanager
+def without_heads(model: Transformer, heads: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Heads, each a (block, head), write nothing."""
+    by_block: dict[int, list[int]] = {}
+    for block, head in heads:
+        by_block.setdefault(block, []).append(head)
+
+    def zeroing(off: list[int]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+        def zero(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            z = inputs[0].view(*inputs[0].shape[:2], model.config.num_heads, -1).clone()  # (B, T, H, V)
+            z[:, :, off] = 0
+            return (z.flatten(2),)
+
+        return zero
+
+    with removed(
+        attention_of(model, block).o_proj.register_forward_pre_hook(zeroing(off)) for block, off in by_block.items()
+    ):
+        yield
+
+
+@contextmanager
+def without_neurons(model: Transformer, neurons: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Neurons of dense feed-forward networks, each a (block, neuron), write nothing.
+
+    Raises:
+        UsageError: a block's feed-forward network is a mixture of experts.
+    """
+    by_block: dict[int, list[int]] = {}
+    for block, neuron in neurons:
+        by_block.setdefault(block, []).append(neuron)
+
+    def zeroing(off: list[int]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+        def zero(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            fired = inputs[0].clone()  # (B, T, I)
+            fired[..., off] = 0
+            return (fired,)
+
+        return zero
+
+    with ExitStack() as stack:
+        for block, off in by_block.items():
+            network = blocks(model)[block].mlp
+            if isinstance(network, MixtureOfExperts):
+                raise UsageError(f"Block {block} is a mixture of experts; its neurons cannot be switched off singly.")
+            down: nn.Linear = network.down_proj  # type: ignore[assignment]
+            stack.enter_context(removed([down.register_forward_pre_hook(zeroing(off))]))
+        yield
+
+
+@contextmanager
+def without_keys(model: Transformer, positions: Collection[int]) -> Iterator[None]:
+    """No later token sees the tokens at `positions`, in any block; each still sees itself.
+
+    For passes over a whole text without a cache.
+    """
+    hidden = torch.tensor(sorted(positions), dtype=torch.long, device=model.device)
+
+    def hide(_module: nn.Module, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        q, k, v, mask, *rest = inputs
+        assert q is not None and k is not None
+        new, seen = q.shape[2], k.shape[2]
+        if new != seen:
+            raise ValueError("keys can only be hidden from a pass over the whole text")
+        mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril() if mask is None else mask.clone()
+        mask[:, hidden] = False
+        mask[hidden, hidden] = True
+        return (q, k, v, mask, *rest)
+
+    with removed(
+        attention_of(model, block).attend.register_forward_pre_hook(hide) for block in range(model.config.num_layers)
+    ):
+        yield

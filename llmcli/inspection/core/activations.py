@@ -1,0 +1,114 @@
+"""The autopsy of a text: one pass over all of it that keeps, for chosen positions, everything a view could ask for.
+
+Dimension letters: L blocks, P chosen positions, C hidden size, H query heads, V size of a value head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.inspection.core.hooks import Part, on_added, on_feed_forward, on_heads, on_residual
+from llmcli.model import Transformer
+
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What passed through the model at `positions` of a text; float32."""
+
+    positions: tuple[int, ...]
+    residuals: Tensor
+    """(L + 1, P, C): the residual stream after so many blocks; 0 is the embedding."""
+    added: dict[Part, Tensor]
+    """(L, P, C) each: what attention and feed-forward added to it. Empty unless asked for."""
+    heads: Tensor
+    """(L, P, H, V): what each head had mixed, before the output projection. Empty unless asked for."""
+    feed_forward_inputs: Tensor
+    """(L, P, C): what the feed-forward networks read. Empty unless asked for."""
+
+
+def trace(
+    model: Transformer,
+    ids: Sequence[int],
+    positions: Sequence[int],
+    *,
+    parts: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Read `ids` once and keep what passed at `positions` (ascending); with `parts` all of it, else the residuals.
+
+    Raises:
+        PromptTooLongError: the text is longer than the model's context.
+        UsageError: there is no text, or no such position.
+    """
+    if not positions or positions[0] < 0 or positions[-1] >= len(ids):
+        raise UsageError(f"There is no such position: the text has {len(ids)} tokens, numbered from 0.")
+    layers = model.config.num_layers
+    wanted = torch.tensor(positions)
+    residuals: list[list[Tensor]] = [[] for _ in range(layers + 1)]
+    added: dict[Part, list[list[Tensor]]] = {
+        "attention": [[] for _ in range(layers)],
+        "feed_forward": [[] for _ in range(layers)],
+    }
+    heads: list[list[Tensor]] = [[] for _ in range(layers)]
+    inputs: list[list[Tensor]] = [[] for _ in range(layers)]
+    here = slice(0)  # which of the wanted positions the pass covers
+    rows = wanted[:0]  # and where in it they are
+
+    def keep(into: list[list[Tensor]]) -> Callable[[int, Tensor], None]:
+        return lambda index, x: into[index].append(x[0, rows.to(x.device)].float()) if len(rows) else None
+
+    with ExitStack() as looking:
+        looking.enter_context(on_residual(model, keep(residuals)))
+        if parts:
+            looking.enter_context(on_added(model, lambda index, part, x: keep(added[part])(index, x)))
+            looking.enter_context(on_heads(model, keep(heads)))
+            looking.enter_context(on_feed_forward(model, keep(inputs)))
+        for start, stop in passes(model, ids, progress):
+            here = slice(*torch.searchsorted(wanted, torch.tensor([start, stop])).tolist())
+            rows = wanted[here] - start
+    nothing = torch.empty(0)
+    return Trace(
+        positions=tuple(positions),
+        residuals=_joined(residuals),
+        added={part: _joined(kept) for part, kept in added.items()} if parts else {},
+        heads=_joined(heads) if parts else nothing,
+        feed_forward_inputs=_joined(inputs) if parts else nothing,
+    )
+
+
+@torch.inference_mode()
+def passes(
+    model: Transformer, ids: Sequence[int], progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Read `ids` in chunks, each after its (start, stop) has been given out: what hooks see next is those positions.
+
+    Raises:
+        PromptTooLongError: the text is longer than the model's context.
+        UsageError: there is no text.
+    """
+    if not ids:
+        raise UsageError("The text is empty: there is nothing to look at.")
+    if len(ids) > model.config.context_length:
+        raise PromptTooLongError(
+            f"The text has {len(ids)} tokens, but the model's context holds {model.config.context_length}."
+        )
+    cache = model.new_cache(capacity=len(ids))
+    cache.expected_length = len(ids)
+    for start in range(0, len(ids), CHUNK):
+        stop = min(start + CHUNK, len(ids))
+        yield start, stop
+        model(torch.tensor([list(ids[start:stop])], device=model.device), cache, only_last=True)
+        if progress is not None:
+            progress(stop, len(ids))
+
+
+def _joined(kept: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.cat(chunks) for chunks in kept])

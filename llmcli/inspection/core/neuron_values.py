@@ -1,0 +1,145 @@
+"""Feed-forward networks neuron by neuron: how strongly each fires, and which tokens what it writes speaks for.
+
+A neuron writes its column of `down_proj`, times its activation (Geva et al. 2022, arXiv:2203.14680, eq. 2). In a
+mixture of experts the neurons are those of the chosen experts and of the shared one, and what they write is also times
+the expert's weight.
+
+Dimension letters: N tokens, C hidden size, I neurons of a network, V vocabulary of the tokenizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmcli.api import LoadedModel
+from llmcli.inspection.core.hooks import blocks
+from llmcli.inspection.core.linearized_norm import FrozenNorm
+from llmcli.inspection.core.tokens import Token, tokens
+from llmcli.model.block import OutputNormBlock
+from llmcli.model.feed_forward import FeedForward, PlainFeedForward
+from llmcli.model.mixture_of_experts import Experts, MixtureOfExperts
+
+Expert: TypeAlias = int | Literal["shared"] | None
+"""Whose neurons: an expert's, the shared expert's, or in a dense block just the block's."""
+
+
+@dataclass(frozen=True)
+class Firing:
+    """The neurons of one network at one position."""
+
+    expert: Expert
+    activations: Tensor
+    """(I,), signed; float32."""
+    down: Tensor
+    """(C, I): what each neuron writes for an activation of one."""
+    weight: float
+    """A factor on all they write: the expert's weight, or 1."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """Which tokens a vector in the residual stream speaks for, and against, most."""
+
+    promotes: tuple[Token, ...]
+    suppresses: tuple[Token, ...]
+
+
+def firing(network: nn.Module, x: Tensor) -> list[Firing]:
+    """The neurons of a feed-forward network, or of all its chosen experts, on the vector `x` (C,) that it reads."""
+    if isinstance(network, FeedForward | PlainFeedForward):
+        return [Firing(None, _fired(network, x[None])[0], network.down_proj.weight, 1.0)]
+    assert isinstance(network, MixtureOfExperts)
+    rows = x[None].to(network.dtype)
+    chosen, weights = network.gate(rows)  # (1, k)
+    found = []
+    for expert, weight in zip(chosen[0].tolist(), weights[0].tolist(), strict=True):
+        read, written = (weight, 1.0) if network.config.scales_input else (1.0, weight)
+        activations = _expert_fired(network.experts, expert, rows * read)[0]
+        found.append(Firing(expert, activations, network.experts.down_proj[expert], written))
+    if network.shared_expert is not None:
+        shared = network.shared_expert
+        gate = network.shared_expert_gate
+        weight = 1.0 if gate is None else float(torch.sigmoid(gate(rows)))
+        found.append(Firing("shared", _fired(shared, rows)[0], shared.down_proj.weight, weight))
+    return found
+
+
+def activations(network: nn.Module, x: Tensor, neuron: int, expert: Expert) -> list[float | None]:
+    """How one neuron fires on each of the vectors `x` (N, C); None where its expert is not chosen."""
+    if isinstance(network, FeedForward | PlainFeedForward):
+        return _listed(_fired(network, x)[:, neuron])
+    assert isinstance(network, MixtureOfExperts)
+    rows = x.to(network.dtype)
+    if not isinstance(expert, int):
+        assert network.shared_expert is not None
+        return _listed(_fired(network.shared_expert, rows)[:, neuron])
+    chosen, weights = network.gate(rows)  # (N, k)
+    if network.config.scales_input:
+        rows = rows * (weights * (chosen == expert)).sum(1, keepdim=True).to(rows.dtype)
+    fired = _listed(_expert_fired(network.experts, expert, rows)[:, neuron])
+    return [value if sent else None for value, sent in zip(fired, (chosen == expert).any(1).tolist(), strict=True)]
+
+
+def width(network: nn.Module, expert: Expert) -> int | None:
+    """How many neurons the network, or that expert of it, has; None if there is no such expert."""
+    if isinstance(network, FeedForward | PlainFeedForward):
+        return network.down_proj.in_features if expert is None else None
+    assert isinstance(network, MixtureOfExperts)
+    if expert == "shared":
+        return None if network.shared_expert is None else network.shared_expert.down_proj.in_features
+    if expert is None or not 0 <= expert < network.config.count:
+        return None
+    return network.config.intermediate_size
+
+
+def written(network: nn.Module, neuron: int, expert: Expert) -> Tensor:
+    """What a neuron writes for an activation of one, (C,)."""
+    if isinstance(network, MixtureOfExperts):
+        if isinstance(expert, int):
+            return network.experts.down_proj[expert][:, neuron]
+        assert network.shared_expert is not None
+        network = network.shared_expert
+    assert isinstance(network, FeedForward | PlainFeedForward)
+    return network.down_proj.weight[:, neuron]
+
+
+@torch.inference_mode()
+def promotion(loaded: LoadedModel, block: int, vector: Tensor, top: int) -> Promotion:
+    """Which tokens a `vector` (C,) speaks for where the feed-forward network of that block writes it.
+
+    By the direct path: through the block's output norm if there is one, the final norm and the output head. A norm's
+    scale is the same for all tokens, so it does not matter here.
+    """
+    model, tokenizer, place = loaded.model, loaded.tokenizer, blocks(loaded.model)[block]
+    vector = vector.float()
+    added = _through(place.mlp_output_norm, vector) if isinstance(place, OutputNormBlock) else vector
+    direction = _through(model.norm, added).to(model.dtype)
+    logits = F.linear(direction, model.lm_head.weight)[: tokenizer.vocab_size].float()  # (V,)
+    some = min(top, len(logits))
+    most, least = logits.topk(some).indices.tolist(), logits.topk(some, largest=False).indices.tolist()
+    return Promotion(tokens(tokenizer, most), tokens(tokenizer, least))
+
+
+def _through(norm: nn.Module, vector: Tensor) -> Tensor:
+    return FrozenNorm(norm, vector).apply(vector)
+
+
+def _fired(network: FeedForward | PlainFeedForward, rows: Tensor) -> Tensor:
+    """(N, C) -> (N, I), float32."""
+    return network.neurons(rows.to(network.down_proj.weight.dtype)).float()
+
+
+def _expert_fired(experts: Experts, expert: int, rows: Tensor) -> Tensor:
+    """(N, C) -> (N, I), float32."""
+    bias = None if experts.gate_up_proj_bias is None else experts.gate_up_proj_bias[expert]
+    return experts._combine(F.linear(rows, experts.gate_up_proj[expert], bias)).float()
+
+
+def _listed(values: Tensor) -> list[float | None]:
+    listed: list[float | None] = values.tolist()
+    return listed

@@ -1,0 +1,112 @@
+"""How long what each head would move of a token is: ||v_j W_O||, the value vector sent through the output projection.
+
+Dimension letters: L blocks, S keys, H query heads, K kv heads, V size of a value head, C hidden size, n tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llmcli.inspection.core.hooks import AttentionCall, attention_of, blocks
+from llmcli.model import Transformer
+from llmcli.model.block import OutputNormBlock
+from llmcli.model.latent_attention import LatentAttention
+from llmcli.model.norm import CentredRMSNorm, LayerNorm
+
+
+class ValueLengths:
+    """The lengths of the tokens read so far, each computed once.
+
+    With an output norm behind the projection the length is that of the normed vector, but for the norm's scale, which
+    all tokens of a row share.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        config = model.config
+        self._lengths = torch.zeros(config.num_layers, config.num_heads, 256, device=model.device)  # (L, H, capacity)
+        self._known = [range(0)] * config.num_layers  # positions
+        self._grams: Tensor | None = None
+
+    def note(self, call: AttentionCall, end: int) -> None:
+        """Take what is needed of the keys of `call`, the last of which is at position `end - 1`."""
+        first, known = end - call.seen, self._known[call.block]
+        self._reserve(end)
+        # What stands from the first new token on may have been another text before.
+        until = min(known.stop, end - call.new)
+        start = until if known.start <= first < until else first
+        values = self._values(call, start - first)
+        self._lengths[call.block, :, start:end] = _lengths(values, self._all_grams()[call.block]).flatten(0, 1)
+        self._known[call.block] = range(min(first, start), end)
+
+    def note_one(self, calls: Sequence[AttentionCall], end: int) -> None:
+        """`note` for a pass of one token through all blocks, with as few operations as can be."""
+        if any(known.stop != end - 1 or not len(known) for known in self._known):
+            for call in calls:
+                self.note(call, end)
+            return
+        self._reserve(end)
+        if isinstance(calls[0].attention, LatentAttention):
+            values = torch.stack([self._values(call, call.seen - 1) for call in calls])  # (L, K, 1, V)
+        else:
+            values = torch.cat([call.v[:, :, -1:] for call in calls]).float()
+        self._lengths[:, :, end - 1] = _lengths(values, self._all_grams()).flatten(1)
+        self._known = [range(known.start, end) for known in self._known]
+
+    def of(self, block: int, first: int, stop: int) -> Tensor:
+        """(H, S): of the keys from position `first` to `stop`, which have been noted."""
+        return self._lengths[block, :, first:stop]
+
+    def all(self, stop: int) -> Tensor:
+        """(L, H, S): of all positions up to `stop`; what no block sees any more may be missing."""
+        return self._lengths[:, :, :stop]
+
+    def _values(self, call: AttentionCall, start: int) -> Tensor:
+        """(K, n, V): of the keys from number `start` on."""
+        if isinstance(call.attention, LatentAttention):
+            return (call.v[0, :, start:] @ call.attention.value_weight.transpose(1, 2)).float()
+        return call.v[0, :, start:].float()
+
+    def _reserve(self, end: int) -> None:
+        while self._lengths.shape[2] < end:
+            self._lengths = torch.cat((self._lengths, torch.zeros_like(self._lengths)), dim=2)
+
+    def _all_grams(self) -> Tensor:
+        """(L, K, H/K, V, V)"""
+        if self._grams is None:
+            self._grams = torch.stack([self._gram(block) for block in range(self._model.config.num_layers)])
+        return self._grams
+
+    def _gram(self, block: int) -> Tensor:
+        """W_O'W_O of each head, (K, H/K, V, V): v'(W_O'W_O)v is the squared length of W_O v."""
+        config = self._model.config
+        weight = attention_of(self._model, block).o_proj.weight.float()  # (C, H * V)
+        weight = _through_output_norm(self._model, block, weight)
+        by_head = weight.view(weight.shape[0], config.num_heads, -1).permute(1, 0, 2)  # (H, C, V)
+        gram = by_head.transpose(1, 2) @ by_head
+        kv_heads = config.num_heads if config.latent is not None else config.num_kv_heads
+        return gram.view(kv_heads, -1, *gram.shape[1:])
+
+
+def _lengths(values: Tensor, gram: Tensor) -> Tensor:
+    """`values` (..., K, n, V) and `gram` (..., K, H/K, V, V) to lengths (..., K, H/K, n)."""
+    values = values.unsqueeze(-3)
+    return ((values @ gram) * values).sum(-1).clamp(min=0).sqrt()
+
+
+def _through_output_norm(model: Transformer, block: int, weight: Tensor) -> Tensor:
+    """What writes into the residual stream, (C, ...), with what an output norm does to it apart from its scale."""
+    module = blocks(model)[block]
+    if not isinstance(module, OutputNormBlock):
+        return weight
+    norm = module.attention_output_norm
+    if isinstance(norm, LayerNorm):
+        weight = weight - weight.mean(0)
+    factor: Tensor | None = getattr(norm, "weight", None)
+    if factor is None:
+        return weight
+    plus: float = 1.0 if isinstance(norm, CentredRMSNorm) else getattr(norm, "plus_one", 0.0)
+    return weight * (factor.float() + plus)[:, None]

@@ -1,0 +1,232 @@
+"""What a model costs to run, counted from its sizes: parameters, arithmetic, and the memory of the key-value cache.
+
+A multiplication and an addition per weight and token make 2 FLOPs; attention takes 2 for each value of a query head
+and each key seen to compare them, and 2 for each value mixed: 4 H D S for H heads of size D and S keys (Kaplan et al.
+2020, arXiv:2001.08361, section 2.1; Hoffmann et al. 2022, arXiv:2203.15556, appendix F). A query sees its own key, all
+before it, and no more than its layer's window. What grows with neither matrices nor keys (norms, activations,
+rotations, softmax, biases) is left out: it is well under one percent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmcli.errors import UsageError
+from llmcli.inspection.evaluation.flops import box_of
+from llmcli.model import LayerConfig, ModelConfig
+from llmcli.model.parameters import ParameterInfo, parameters_of
+
+_KV_VALUE_BYTES = 2
+_LENGTHS = (1024, 8192, 32768)
+_LONGEST = 1 << 31
+
+
+@dataclass(frozen=True)
+class BoxCost:
+    """One kind of part, over the whole model."""
+
+    box: str
+    """embeddings, attention, feed_forward, norms or output_head"""
+    parameters: int
+    """Shared ones counted once: a tied output head has none."""
+    active: int
+    """Parameters that a token goes through; of experts, the chosen ones."""
+    flops_per_token: int
+    """In its matrices; attention scores come on top, see `LengthCost`."""
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """One block."""
+
+    block: int
+    """Counted from 0."""
+    attention: int
+    """Parameters."""
+    feed_forward: int
+    """Parameters, all experts included."""
+    feed_forward_active: int
+    """Parameters that a token goes through."""
+    window: int | None
+    """The most keys a query sees; None: all."""
+
+
+@dataclass(frozen=True)
+class LengthCost:
+    """What a text of some length costs."""
+
+    tokens: int
+    origin: str
+    """Why this length: context, asked, text or example."""
+    kv_bytes: int
+    kv_bytes_ungrouped: int
+    """If every query head had keys and values of its own."""
+    flops_to_read: int
+    """To read the whole text, with logits for its last token alone."""
+    flops_of_last: int
+    """For its last token when the others are cached: what one more token costs there."""
+    attention_share: float
+    """The share of `flops_of_last` that goes into attention scores and mixing."""
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The whole account."""
+
+    name: str
+    context_length: int
+    parameters: int
+    active: int
+    """Parameters that a token goes through."""
+    flops_per_token: int
+    """In all matrices, before attention scores."""
+    score_flops_per_key: int
+    """Attention scores and mixing, for each key that a token sees in every block."""
+    boxes: tuple[BoxCost, ...]
+    blocks: tuple[BlockCost, ...]
+    query_heads: int
+    kv_heads: int
+    latent: bool
+    """Keys and values of all heads are made from one cached latent."""
+    kv_value_bytes: int
+    """Bytes of a cached value."""
+    kv_bytes_per_token: int
+    kv_bytes_per_token_ungrouped: int
+    lengths: tuple[LengthCost, ...]
+
+
+def model_cost(
+    name: str, config: ModelConfig, *, context: int | None = None, text_tokens: int | None = None
+) -> ModelCost:
+    """Count from the sizes alone, for the full context, a few shorter ones, `context` and `text_tokens`.
+
+    Raises:
+        UsageError: a `context` that is no number of tokens.
+    """
+    if context is not None and not 0 < context < _LONGEST:
+        raise UsageError(f"A context of {context} tokens has no cost to count; give a number from 1 on.")
+    parameters = parameters_of(config)
+    boxes = _boxes(config, parameters)
+    flops = sum(box.flops_per_token for box in boxes)
+    head = next(box.flops_per_token for box in boxes if box.box == "output_head")
+    wanted: dict[int, str] = {length: "example" for length in _LENGTHS if length < config.context_length}
+    wanted[config.context_length] = "context"
+    wanted |= {text_tokens: "text"} if text_tokens else {}
+    wanted |= {context: "asked"} if context is not None else {}
+    return ModelCost(
+        name=name,
+        context_length=config.context_length,
+        parameters=sum(box.parameters for box in boxes),
+        active=sum(box.active for box in boxes),
+        flops_per_token=flops,
+        score_flops_per_key=config.num_layers * _score_flops(config),
+        boxes=boxes,
+        blocks=_blocks(config, parameters),
+        query_heads=config.num_heads,
+        kv_heads=config.cached_widths[0],
+        latent=config.latent is not None,
+        kv_value_bytes=_KV_VALUE_BYTES,
+        kv_bytes_per_token=config.kv_bytes_per_token(_KV_VALUE_BYTES),
+        kv_bytes_per_token_ungrouped=config.num_layers * _ungrouped_width(config) * _KV_VALUE_BYTES,
+        lengths=tuple(_length(config, tokens, wanted[tokens], flops, head) for tokens in sorted(wanted)),
+    )
+
+
+def keys_seen(layer: LayerConfig, tokens: int) -> int:
+    """How many keys the last of `tokens` sees in a layer, its own included."""
+    return tokens - layer.first_visible(tokens - 1)
+
+
+def keys_read(layer: LayerConfig, tokens: int) -> int:
+    """How many keys all of `tokens` see together in a layer: the sum of `keys_seen` over every length up to it."""
+    if layer.window is not None:
+        growing = min(tokens, layer.window)
+        return growing * (growing + 1) // 2 + (tokens - growing) * layer.window
+    size = layer.chunk or tokens
+    whole, rest = divmod(tokens, size)
+    return whole * (size * (size + 1) // 2) + rest * (rest + 1) // 2
+
+
+def _boxes(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tuple[BoxCost, ...]:
+    counts: Counter[str] = Counter()
+    active: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    for name, parameter in parameters.items():
+        box, used = box_of(name), _used(config, name, parameter)
+        counts[box] += parameter.values
+        active[box] += used
+        # An embedding is looked up, not multiplied; biases are vectors (those of experts, a vector for each).
+        if box not in ("norms", "embeddings") and not name.endswith("bias"):
+            weights[box] += used if len(parameter.shape) > 1 else 0
+    weights["output_head"] = config.vocab_size * config.hidden_size
+    return tuple(
+        BoxCost(box, counts[box], active[box], 2 * weights[box])
+        for box in ("embeddings", "attention", "feed_forward", "norms", "output_head")
+    )
+
+
+def _blocks(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tuple[BlockCost, ...]:
+    counts: Counter[tuple[str, str]] = Counter()
+    used: Counter[str] = Counter()
+    for name, parameter in parameters.items():
+        stack, _, rest = name.partition(".")
+        if stack == "layers":
+            block, box = rest.partition(".")[0], box_of(name)
+            counts[block, box] += parameter.values
+            used[block] += _used(config, name, parameter) if box == "feed_forward" else 0
+    return tuple(
+        BlockCost(
+            block=index,
+            attention=counts[str(index), "attention"],
+            feed_forward=counts[str(index), "feed_forward"],
+            feed_forward_active=used[str(index)],
+            window=layer.window or layer.chunk,
+        )
+        for index, layer in enumerate(config.layers)
+    )
+
+
+def _used(config: ModelConfig, name: str, parameter: ParameterInfo) -> int:
+    """How much of a parameter one token goes through."""
+    if ".mlp.experts." not in name:
+        return parameter.values
+    experts = config.layers[int(name.split(".")[1])].experts
+    assert experts is not None
+    return parameter.values // experts.count * experts.chosen
+
+
+def _length(config: ModelConfig, tokens: int, origin: str, flops: int, head: int) -> LengthCost:
+    scores = _score_flops(config)
+    last = scores * sum(keys_seen(layer, tokens) for layer in config.layers)
+    read = scores * sum(keys_read(layer, tokens) for layer in config.layers)
+    kept = config.kv_bytes(tokens, _KV_VALUE_BYTES)
+    heads, key, value = config.cached_widths
+    return LengthCost(
+        tokens=tokens,
+        origin=origin,
+        kv_bytes=kept,
+        kv_bytes_ungrouped=kept // (heads * (key + value)) * _ungrouped_width(config),
+        flops_to_read=tokens * (flops - head) + head + read,
+        flops_of_last=flops + last,
+        attention_share=last / (flops + last),
+    )
+
+
+def _score_flops(config: ModelConfig) -> int:
+    """For one query of every head and one key, in one block.
+
+    Latent attention compares and mixes the latents themselves: a query is as long as a cached row, a value as the
+    latent (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
+    """
+    if config.latent is not None:
+        return 2 * config.num_heads * (2 * config.latent.rank + config.latent.rope_dim)
+    return 4 * config.num_heads * config.head_dim
+
+
+def _ungrouped_width(config: ModelConfig) -> int:
+    """Values a block would cache for a token if every query head had a key and a value of its own."""
+    if config.latent is not None:
+        return config.num_heads * (config.latent.query_dim + config.latent.value_dim)
+    return config.num_heads * 2 * config.head_dim

@@ -1,0 +1,203 @@
+"""How probable each of several answers is as the model's next words, and so which of them it would choose.
+
+The probability of an answer is the product of those of its tokens, each given the prompt and the tokens before it, in
+the model's own distribution: temperature 1, no filters. Where the answer is a whole reply, that the reply ends after it
+is one more factor; "yes" and "yes, but" then exclude each other, and the sum over all texts is 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.engine.prefix_cache import Reader
+from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
+from llmcli.inspection.core.tokens import Token, tokens
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer."""
+
+    text: str
+    prob: float
+    """Its share among the answers given, 0 to 1; these sum to 1."""
+    logprob: float
+    """Of the whole answer, its end included where that counts; nats."""
+    end_logprob: float | None
+    """That the reply ends after it, as part of `logprob`; None where its end does not count."""
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The answers, the most probable first."""
+
+    choices: tuple[Choice, ...]
+    covered: float
+    """The probability that the model, left to itself, gives one of them, 0 to 1."""
+    prompt_tokens: int
+    read_tokens: int
+    """Tokens that were run through the model, the prompt's included: beginnings that answers share are read once."""
+    path: str
+    """Which path computed it."""
+
+
+def choose(
+    loaded: LoadedModel,
+    prompt: Sequence[int],
+    answers: Mapping[str, Sequence[int]],
+    *,
+    whole: bool,
+    context_length: int | None = None,
+    threads: int | None = None,
+    readable: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Choices:
+    """Compare `answers` to a `prompt`: for each text, the ids of the prompt with it, encoded together.
+
+    Where a tokenizer makes one token of the end of the prompt and the beginning of an answer, the comparison begins
+    before that token. `whole` says that each answer is a complete reply, so the end of the reply counts: any of the
+    model's stop tokens. The fast path computes, as in a reply, with as many `threads` as `LoadedModel.engine` would, or
+    with `readable` the readable model. `progress` hears how much of the prompt has been read.
+
+    Raises:
+        NotFiniteError: the model's output is not a number.
+        UsageError: fewer than two answers, an empty one, two of the same tokens, or, unless `whole`, one that begins
+            another, which it would then include.
+        PromptTooLongError: prompt and longest answer do not fit the context.
+    """
+    if len(answers) < 2:
+        raise UsageError("There must be at least two answers to choose from.")
+    start = _common(prompt, *answers.values())
+    if start == 0:
+        raise UsageError("The prompt has no token of its own, so there is nothing an answer could follow.")
+    rest = {text: tuple(ids[start:]) for text, ids in answers.items()}
+    _check(rest, whole)
+    limit = context_length or loaded.config.context_length
+    longest = start + max(map(len, rest.values())) + whole
+    if longest > limit:
+        raise PromptTooLongError(
+            f"Prompt and longest answer have {longest} tokens, but the context holds {limit}; nothing was cut."
+        )
+    ends = loaded.stop_ids if whole else ()
+    tree = _Tree(rest.values())
+    reader = loaded.reader(threads=threads, readable=readable)
+    stop_ids = [token for token in ends if token < loaded.tokenizer.vocab_size]
+    used = _read_tree(reader, prompt[:start], tree, stop_ids, longest, progress)
+    found = {text: tree.logprob(ids) for text, ids in rest.items()}
+    end_logprobs = {text: tree.ends[ids] if whole else None for text, ids in rest.items()}
+    totals = {text: found[text] + (end_logprobs[text] or 0.0) for text in rest}
+    best = max(totals.values())
+    if best == -math.inf:
+        raise LlmcliError("The model rules out all of the answers: each has a probability of 0.")
+    scale = math.fsum(math.exp(total - best) for total in totals.values())
+    choices = [
+        Choice(
+            text, math.exp(totals[text] - best) / scale, totals[text], end_logprobs[text], tokens(loaded.tokenizer, ids)
+        )
+        for text, ids in rest.items()
+    ]
+    return Choices(
+        choices=tuple(sorted(choices, key=lambda choice: -choice.logprob)),
+        covered=min(1.0, math.fsum(map(math.exp, totals.values()))),
+        prompt_tokens=len(prompt),
+        read_tokens=used,
+        path=reader.path(),
+    )
+
+
+@dataclass
+class _Tree:
+    """The answers by their beginnings: `after[beginning]` holds the log-probability of each token that follows it."""
+
+    answers: Iterable[tuple[int, ...]]
+    after: dict[tuple[int, ...], dict[int, float]] = field(default_factory=dict)
+    ends: dict[tuple[int, ...], float] = field(default_factory=dict)
+    """That the reply ends there, for each answer."""
+
+    def __post_init__(self) -> None:
+        # In this order, each answer shares with the one before it the longest beginning it shares with any.
+        self.answers = sorted(self.answers)
+        for ids in self.answers:
+            self.ends[ids] = 0.0
+            for length, token in enumerate(ids):
+                self.after.setdefault(ids[:length], {})[token] = 0.0
+
+    def note(self, beginning: tuple[int, ...], logits: Tensor, stop_ids: Sequence[int]) -> None:
+        """Take from `logits` (V,) what is asked about the tokens that follow `beginning`."""
+        logprobs = logits.float().log_softmax(-1)
+        following = self.after.get(beginning, {})
+        following |= zip(following, logprobs[list(following)].tolist(), strict=True)
+        if beginning in self.ends and stop_ids:
+            self.ends[beginning] = float(logprobs[list(stop_ids)].logsumexp(-1))
+
+    def logprob(self, ids: tuple[int, ...]) -> float:
+        return math.fsum(self.after[ids[:length]][token] for length, token in enumerate(ids))
+
+
+def _read_tree(
+    reader: Reader,
+    prompt: Sequence[int],
+    tree: _Tree,
+    stop_ids: Sequence[int],
+    longest: int,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    """Read the prompt once and every branch of the tree once; return how many tokens that was."""
+    # Rotations that depend on the length of the text are the same for all: `longest` is expected of each.
+    reader.begin(prompt, longest)
+    tree.note((), reader.read_checked(prompt, progress), stop_ids)
+    used = len(prompt)
+    held: tuple[int, ...] = ()
+    for ids in tree.answers:
+        needed = ids if stop_ids else ids[:-1]
+        if held[: len(needed)] == needed:
+            continue
+        held = needed
+        text = [*prompt, *needed]
+        kept = reader.begin(text, longest)
+        used += len(text) - kept
+        if kept < len(prompt):
+            # A layer with a window has forgotten what it saw then.
+            reader.read(prompt)
+            kept = len(prompt)
+        length = kept - len(prompt)
+        for rows in reader.read_along(text):
+            for logits in rows:
+                length += 1
+                tree.note(needed[:length], logits, stop_ids)
+    return used
+
+
+def _common(*sequences: Sequence[int]) -> int:
+    """How many tokens all of them begin with alike."""
+    count = 0
+    for same in zip(*sequences, strict=False):
+        if len(set(same)) > 1:
+            break
+        count += 1
+    return count
+
+
+def _check(answers: Mapping[str, tuple[int, ...]], whole: bool) -> None:
+    by_ids: dict[tuple[int, ...], str] = {}
+    for text, ids in answers.items():
+        if not ids:
+            raise UsageError(f"The answer {text!r} adds nothing to the prompt.")
+        if ids in by_ids:
+            raise UsageError(f"The answers {by_ids[ids]!r} and {text!r} are the same to the model.")
+        by_ids[ids] = text
+    if whole:
+        return
+    for ids, text in by_ids.items():
+        for length in range(1, len(ids)):
+            if ids[:length] in by_ids:
+                raise UsageError(
+                    f"{text!r} begins with the answer {by_ids[ids[:length]]!r}, which would include it: in a text that "
+                    "goes on, the end of an answer does not count. Add what follows the shorter one."
+                )

@@ -1,0 +1,146 @@
+"""How surprised a model is by a text: the probability it gave to every token, given those before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.device import one_thread
+from llmcli.engine import Candidate
+from llmcli.engine.logprobs import outlook
+from llmcli.engine.prefix_cache import Reader
+from llmcli.errors import UsageError
+from llmcli.inspection.core.distributions import perplexity
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """What the model thought of one token. All but the token are None or empty where nothing came before it."""
+
+    index: int
+    id: int
+    text: str
+    logprob: float | None = None
+    """Nats."""
+    rank: int | None = None
+    """1 where no token was more probable."""
+    entropy: float | None = None
+    """Of the whole distribution, nats."""
+    top: tuple[Candidate, ...] = ()
+    """The most probable tokens in this place."""
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """A text, token by token, and what it comes to."""
+
+    tokens: tuple[TokenScore, ...]
+    perplexity: float
+    """exp of the mean negative log-probability of the scored tokens; infinite where that is too great."""
+    bits_per_byte: float
+    """Bits of surprise in all, over the bytes of the scored tokens: comparable between tokenizers."""
+    windows: int
+    """How many overlapping pieces the text was read in; 1 where it fits the context."""
+    path: str
+    """Which path computed it."""
+
+
+def score(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    *,
+    top: int = 0,
+    window: int | None = None,
+    readable: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> TextScore:
+    """Score each of `ids` given all before it, with `top` alternatives.
+
+    A text longer than `window` tokens (by default the model's context) is read in windows that overlap by half, and
+    every token is scored once, in the first window that reaches it: with at least half a window before it. The fast
+    path computes, as in a reply, or with `readable` the readable model.
+
+    Raises:
+        NotFiniteError: the model's output is not a number.
+        UsageError: fewer than two tokens, so there is nothing to score, or a window of less than two.
+    """
+    window = min(window or loaded.config.context_length, loaded.config.context_length)
+    reader = loaded.reader(readable=readable)
+    steps = logits_along(loaded, ids, window=window, reader=reader)
+    tokens = [TokenScore(0, ids[0], loaded.tokenizer.token_text(ids[0]))]
+    for index, logits in steps:
+        # A few passes over one row: to wake torch's other threads for each would take longer.
+        with one_thread():
+            tokens.append(_scored(loaded, ids, index, logits, top))
+        if progress is not None:
+            progress(len(tokens), len(ids))
+    scored = [token.logprob for token in tokens if token.logprob is not None]
+    total = -sum(scored)
+    size = sum(len(loaded.tokenizer.token_bytes(token.id)) for token in tokens if token.logprob is not None)
+    return TextScore(
+        tokens=tuple(tokens),
+        perplexity=perplexity(scored),
+        bits_per_byte=total / math.log(2) / max(size, 1),
+        windows=sum(1 for _ in _windows(len(ids), window)),
+        path=reader.path(),
+    )
+
+
+def logits_along(
+    loaded: LoadedModel, ids: Sequence[int], *, window: int | None = None, reader: Reader | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """For each of `ids` but the first: its index, and the logits (V,) that its predecessors lead to.
+
+    V is the size of the tokenizer's vocabulary; `window` is that of `score`; `reader`, by default one of the readable
+    model, computes.
+
+    Raises:
+        NotFiniteError: the model's output is not a number.
+        UsageError: fewer than two tokens, or a window of less than two.
+    """
+    window = min(window or loaded.config.context_length, loaded.config.context_length)
+    if len(ids) < 2:
+        raise UsageError("The text is a single token, or empty: the first token has nothing before it to score it by.")
+    if window < 2:
+        raise UsageError(f"A window of {window} tokens has no room for a token and what came before it.")
+    reading = reader or loaded.reader(readable=True)
+    # Checked at the call, computed on demand.
+    return (
+        (start + position + 1, logits)
+        for start, first, stop in _windows(len(ids), window)
+        for position, logits in _logits(reading, ids[start:stop], first - start)
+    )
+
+
+def _windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
+    """(start, first, stop): tokens from `start` are read, those from `first` scored, up to `stop`."""
+    start, first = 0, 1
+    while first < length:
+        stop = min(start + window, length)
+        yield start, first, stop
+        first = stop
+        start = max(0, stop - window // 2)
+
+
+def _logits(reader: Reader, ids: Sequence[int], first: int) -> Iterator[tuple[int, Tensor]]:
+    """(position, logits (V,) after it) for each token of a window whose successor, from `first` on, is to be scored."""
+    # What precedes is read for what follows, and nothing is asked about it.
+    begun = reader.begin(ids[:first], len(ids))
+    if begun < first - 1:
+        reader.read(ids[: first - 1])
+    position = first - 1
+    for rows in reader.read_along(ids[:-1]):
+        for row in rows:
+            yield position, row
+            position += 1
+
+
+def _scored(loaded: LoadedModel, ids: Sequence[int], index: int, logits: Tensor, top: int) -> TokenScore:
+    token = ids[index]
+    seen = outlook(logits, token, loaded.tokenizer, top=top)
+    text = loaded.tokenizer.token_text(token)
+    return TokenScore(index, token, text, seen.logprob, seen.rank, seen.entropy, seen.top)

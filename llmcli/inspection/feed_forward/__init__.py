@@ -1,0 +1,1 @@
+"""Inside the feed-forward blocks: neurons and the routing to experts."""

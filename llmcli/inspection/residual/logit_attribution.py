@@ -1,0 +1,239 @@
+"""Direct logit attribution: what each part of the model wrote into the logit of one token.
+
+The residual stream is a sum of what embedding, attention and feed-forward networks add to it. With the scale `s` of
+the final norm held at its actual value the logit is linear in that sum, and its excess over the mean logit falls into
+one number for each part `c`: `s (c * w) . (u_t - mean u)`, for final norm weight `w` and output rows `u` (Elhage et al.
+2021). A head, and a neuron, is a part of its block's. These are direct effects only: what a part does to the parts
+after it is counted as theirs.
+
+Dimension letters: L blocks, C hidden size, H query heads, Z size of a value head, I neurons of a network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.errors import UsageError
+from llmcli.inspection.core.activations import Trace
+from llmcli.inspection.core.hooks import Part, adder, attention_of, blocks
+from llmcli.inspection.core.linearized_norm import FrozenNorm
+from llmcli.inspection.core.neuron_values import Expert, Firing, firing, promotion
+from llmcli.inspection.core.tokens import Token, token
+from llmcli.model.block import OutputNormBlock
+from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.trusted_encoding import Segment
+
+# Rows of the output head that are summed at a time, in float32.
+_ROWS_AT_ONCE = 1 << 12
+
+
+@dataclass(frozen=True)
+class BlockLogit:
+    """What one block wrote into the logit, biases of its projections included."""
+
+    block: int
+    attention: float
+    feed_forward: float
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """A token that a head took its values from."""
+
+    position: int
+    id: int
+    text: str
+    bytes: bytes
+    weight: float
+    """The attention paid to it, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class HeadLogit:
+    """What one attention head wrote into the logit."""
+
+    block: int
+    head: int
+    logit: float
+    looked_at: LookedAt | None = None
+    """Where it looked most but at the first token, if someone saw it."""
+
+
+@dataclass(frozen=True)
+class NeuronLogit:
+    """What one neuron wrote into the logit."""
+
+    block: int
+    neuron: int
+    expert: Expert
+    activation: float
+    logit: float
+    promotes: tuple[Token, ...]
+    """The tokens that the neuron speaks for most, with the sign it fired with."""
+    suppresses: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The logit of `token` as a sum: `mean_logit + embedding + bias + rounding + all of blocks`."""
+
+    token: Token
+    logit: float
+    """Before the soft cap, where the model has one."""
+    mean_logit: float
+    """Over all tokens of the tokenizer."""
+    embedding: float
+    """Of the last token read, with its position's where these are learned."""
+    bias: float
+    """Of the final norm and the output head."""
+    rounding: float
+    """What is left over: next to nothing in float32."""
+    softcap: float | None
+    """The model's logits z are `softcap * tanh(z / softcap)`."""
+    blocks: tuple[BlockLogit, ...]
+    heads: tuple[HeadLogit, ...]
+    """The strongest, whatever their sign, in falling order of size."""
+    neurons: tuple[NeuronLogit, ...]
+
+
+class Direction:
+    """The direction of the residual stream that is the logit of `target` above the mean, at one row of a trace."""
+
+    def __init__(self, loaded: LoadedModel, traced: Trace, row: int, target: int) -> None:
+        """`traced` has all parts; `target` is an id below the tokenizer's `vocab_size`."""
+        model, known = loaded.model, loaded.tokenizer.vocab_size
+        self._model, self._traced, self._row = model, traced, row
+        last = traced.residuals[-1, row]  # (C,)
+        norm, scale = FrozenNorm(model.norm, last), model.config.logit_scale
+        weight, bias = model.lm_head.weight[:known], model.lm_head.bias
+        pieces = [weight[first : first + _ROWS_AT_ONCE] for first in range(0, known, _ROWS_AT_ONCE)]
+        mean = torch.stack([rows.float().sum(0) for rows in pieces]).sum(0) / known  # (C,)
+        above_mean = (weight[target].float() - mean) * scale
+        self._direction = norm.pull_back(above_mean)  # (C,)
+        logits = model.lm_head(model.norm(last.to(model.dtype)))[:known].float() * scale
+        self.logit, self.mean_logit = float(logits[target]), float(logits.mean())
+        self.bias = 0.0 if norm.bias is None else float(norm.bias @ above_mean)
+        if bias is not None:
+            self.bias += scale * float(bias[target].float() - bias[:known].float().mean())
+        self.embedding = float(self.of(traced.residuals[0, row]))
+
+    def of(self, added: Tensor) -> Tensor:
+        """What vectors (..., C) that are added to the residual stream count for, (...)."""
+        return added.float() @ self._direction
+
+    def blocks(self) -> list[BlockLogit]:
+        """What attention and feed-forward of each block wrote."""
+        attention, feed_forward = (
+            self.of(self._traced.added[part][:, self._row]).tolist() for part in ("attention", "feed_forward")
+        )
+        return [
+            BlockLogit(block, of_attention, of_network)
+            for block, (of_attention, of_network) in enumerate(zip(attention, feed_forward, strict=True))
+        ]
+
+    def heads(self) -> Tensor:
+        """What each head wrote, (L, H)."""
+        logits = []
+        for block, z in enumerate(self._traced.heads[:, self._row]):  # (H, Z)
+            weight = attention_of(self._model, block).o_proj.weight.float()  # (C, H * Z)
+            logits.append((z * (self._in_front(block, "attention") @ weight).view_as(z)).sum(-1))
+        return torch.stack(logits)
+
+    def neurons(self, block: int) -> list[tuple[Firing, Tensor]]:
+        """The neurons of a block that took part, with what each wrote, (I,)."""
+        direction = self._in_front(block, "feed_forward")
+        return [
+            (fired, fired.weight * fired.activations * (direction @ fired.down.float()))
+            for fired in firing(blocks(self._model)[block].mlp, self._traced.feed_forward_inputs[block, self._row])
+        ]
+
+    def _in_front(self, block: int, part: Part) -> Tensor:
+        """The direction in front of the block's output norm, where it has one; (C,)."""
+        place, dtype = blocks(self._model)[block], self._model.dtype
+        if not isinstance(place, OutputNormBlock):
+            return self._direction
+        if part == "attention":
+            mixed = self._traced.heads[block, self._row].flatten().to(dtype)
+            added = attention_of(self._model, block).o_proj(mixed)
+        else:
+            read = self._traced.feed_forward_inputs[block, self._row].to(dtype)
+            added = place.mlp(read[None, None])[0, 0]
+        return FrozenNorm(adder(place, part), added).pull_back(self._direction)
+
+
+@torch.inference_mode()
+def attribution(
+    loaded: LoadedModel, traced: Trace, row: int, target: int, *, strongest: int = 5, top: int = 5
+) -> Attribution:
+    """What wrote the logit of the token `target` at one row of a trace with all parts.
+
+    With the `strongest` heads and neurons, and for each neuron the `top` tokens it speaks for.
+    """
+    direction = Direction(loaded, traced, row, target)
+    parts = direction.blocks()
+    written = direction.embedding + direction.bias + sum(part.attention + part.feed_forward for part in parts)
+    return Attribution(
+        token=token(loaded.tokenizer, target),
+        logit=direction.logit,
+        mean_logit=direction.mean_logit,
+        embedding=direction.embedding,
+        bias=direction.bias,
+        rounding=direction.logit - direction.mean_logit - written,
+        softcap=loaded.config.logit_softcap,
+        blocks=tuple(parts),
+        heads=_strongest_heads(direction.heads(), strongest),
+        neurons=strongest_neurons(loaded, direction, strongest, top=top),
+    )
+
+
+@torch.inference_mode()
+def strongest_neurons(
+    loaded: LoadedModel, direction: Direction, count: int, *, top: int = 5
+) -> tuple[NeuronLogit, ...]:
+    """The neurons of all blocks that wrote most, for or against, with the `top` tokens each speaks for."""
+    found: list[tuple[float, float, int, int, Firing]] = []
+    for block in range(loaded.config.num_layers):
+        for fired, logits in direction.neurons(block):
+            some = logits.abs().topk(min(count, len(logits))).indices
+            values = zip(logits[some].tolist(), fired.activations[some].tolist(), some.tolist(), strict=True)
+            found.extend((logit, activation, block, neuron, fired) for logit, activation, neuron in values)
+    found.sort(key=lambda item: abs(item[0]), reverse=True)
+    strongest = []
+    for logit, activation, block, neuron, fired in found[:count]:
+        signed = fired.down[:, neuron] * (-1 if activation < 0 else 1)
+        spoken = promotion(loaded, block, signed, top)
+        strongest.append(
+            NeuronLogit(block, neuron, fired.expert, activation, logit, spoken.promotes, spoken.suppresses)
+        )
+    return tuple(strongest)
+
+
+def single_token(tokenizer: Tokenizer, text: str) -> int:
+    """The one token that is `text`, as it would follow other text, or the control token of that name.
+
+    Raises:
+        UsageError: it is none, or several.
+    """
+    named = tokenizer.token_to_id(text)
+    if named is not None and tokenizer.is_special(named):
+        return named
+    ids = tokenizer.encode_segments([Segment(text, trusted=False)], continuation=True)
+    if len(ids) == 1:
+        return ids[0]
+    if not ids:
+        raise UsageError("The target is empty: give a single token, as it stands in the text.")
+    pieces = ", ".join(repr(tokenizer.token_text(token)) for token in ids)
+    raise UsageError(
+        f"{text!r} is {len(ids)} tokens ({pieces}), but only a single one can be followed. "
+        "A space in front belongs to the token, as in ' Paris'."
+    )
+
+
+def _strongest_heads(logits: Tensor, count: int) -> tuple[HeadLogit, ...]:
+    heads = logits.shape[1]
+    best = logits.flatten().abs().topk(min(count, logits.numel())).indices.tolist()
+    return tuple(HeadLogit(index // heads, index % heads, float(logits.flatten()[index])) for index in best)

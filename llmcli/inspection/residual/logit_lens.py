@@ -1,0 +1,130 @@
+"""The logit lens: what the model would say if it stopped after so many blocks (nostalgebraist 2020).
+
+The residual stream after each block goes through the final norm, whose statistics are taken anew, and through the
+output head. This is the raw lens, without a translator trained for each layer (Belrose et al. 2023, arXiv:2303.08112).
+
+Dimension letters: L blocks, P positions, V vocabulary of the tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.inspection.core.activations import Trace, trace
+from llmcli.inspection.core.distributions import kl_divergence
+from llmcli.inspection.core.tokens import Token, TokenProb, token, token_prob, tokens
+
+# Logits held at a time, in float32: 64 MiB.
+_LOGITS_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class LensLayer:
+    """What the model would say after `layer` blocks; 0 is the embedding."""
+
+    layer: int
+    top: tuple[TokenProb, ...]
+    rank: int
+    """Of the token that is followed; 1 where no token is more probable."""
+    kl: float
+    """From the final distribution to this layer's, KL(final || layer), in nats."""
+
+
+@dataclass(frozen=True)
+class LensPosition:
+    """One position of a text, layer by layer."""
+
+    position: int
+    token: Token
+    """The token that is followed: the final distribution's most probable one, unless another was asked for."""
+    layers: tuple[LensLayer, ...]
+    """0 to L."""
+    leads_from: int | None
+    """The first layer from which on that token is the most probable one in all layers; None if it is not at the end."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A text, and what each layer would say after some of its tokens."""
+
+    tokens: tuple[Token, ...]
+    lens: tuple[LensPosition, ...]
+
+
+@torch.inference_mode()
+def lens(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    positions: Sequence[int],
+    *,
+    top: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> Lens:
+    """The lens after the tokens at `positions` (ascending), with the `top` most probable tokens of every layer.
+
+    Raises:
+        PromptTooLongError: the text is longer than the model's context.
+        UsageError: there is no text, or no such position.
+    """
+    return Lens(
+        tokens(loaded.tokenizer, ids), lens_of(loaded, trace(loaded.model, ids, positions, progress=progress), top=top)
+    )
+
+
+@torch.inference_mode()
+def lens_of(
+    loaded: LoadedModel, traced: Trace, *, top: int = 5, follow: Sequence[int] | None = None
+) -> tuple[LensPosition, ...]:
+    """The lens at the positions of a trace; `follow` names the token to follow at each of them."""
+    found: list[LensPosition] = []
+    step = max(1, _LOGITS_AT_ONCE // loaded.tokenizer.vocab_size)
+    for first in range(0, len(traced.positions), step):
+        some = slice(first, first + step)
+        found.extend(_some(loaded, traced, some, top, None if follow is None else follow[some]))
+    return tuple(found)
+
+
+def _some(
+    loaded: LoadedModel, traced: Trace, some: slice, top: int, follow: Sequence[int] | None
+) -> list[LensPosition]:
+    """The lens at a few positions: one layer's logits are held at a time, and the last one's."""
+    *inner, last = traced.residuals[:, some]
+    final = log_probabilities(loaded, last)  # (P, V)
+    followed = final.argmax(-1) if follow is None else torch.tensor(follow, device=final.device)
+    positions = traced.positions[some]
+    layers: list[list[LensLayer]] = [[] for _ in positions]
+    for layer in range(len(inner) + 1):
+        logprobs = final if layer == len(inner) else log_probabilities(loaded, inner[layer])
+        own = logprobs.gather(1, followed[:, None])
+        ranks = ((logprobs > own).sum(1) + 1).tolist()
+        divergences = kl_divergence(final, logprobs).tolist()
+        best = logprobs.topk(min(top, logprobs.shape[1]))
+        for row, (rank, kl) in enumerate(zip(ranks, divergences, strict=True)):
+            candidates = zip(best.indices[row].tolist(), best.values[row].exp().tolist(), strict=True)
+            seen = tuple(token_prob(loaded.tokenizer, candidate, prob) for candidate, prob in candidates)
+            layers[row].append(LensLayer(layer, seen, rank, kl))
+    return [
+        LensPosition(position, token(loaded.tokenizer, int(target)), tuple(found), _leads_from(found))
+        for position, target, found in zip(positions, followed, layers, strict=True)
+    ]
+
+
+def log_probabilities(loaded: LoadedModel, residual: Tensor) -> Tensor:
+    """Log-probabilities (..., V) that a residual stream (..., C) stands for; float32.
+
+    Rows of the output head that belong to no token of the tokenizer take no part.
+    """
+    logits = loaded.model.read_out(residual.to(loaded.model.dtype))[..., : loaded.tokenizer.vocab_size]
+    return logits.float().log_softmax(-1)
+
+
+def _leads_from(layers: Sequence[LensLayer]) -> int | None:
+    since = None
+    for layer in layers:
+        since = None if layer.rank > 1 else layer.layer if since is None else since
+    return since

@@ -1,0 +1,259 @@
+"""The card of one token: what else it could have been, what was read to make it, and which parts of the model did."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llmcli.api import LoadedModel
+from llmcli.engine.events import AttentionRow
+from llmcli.errors import UsageError
+from llmcli.inspection.attention.observer import AttentionWatch
+from llmcli.inspection.core.ablation import without_heads, without_neurons
+from llmcli.inspection.core.activations import Trace, trace
+from llmcli.inspection.core.distributions import entropy
+from llmcli.inspection.core.hooks import AttentionCall, blocks, on_attention
+from llmcli.inspection.core.tokens import Token, TokenProb, token
+from llmcli.inspection.residual.logit_attribution import Attribution, HeadLogit, LookedAt, attribution
+from llmcli.inspection.residual.logit_lens import LensPosition, lens_of, log_probabilities
+from llmcli.model.mixture_of_experts import MixtureOfExperts
+
+
+@dataclass(frozen=True)
+class CardToken:
+    """The token that a card is about."""
+
+    index: int
+    """Where it stands, or would stand, in the text."""
+    id: int
+    text: str
+    bytes: bytes
+    prob: float
+    rank: int
+    """1 where no token was more probable."""
+    stands: bool
+    """It is the token that stands there in the text."""
+
+
+@dataclass(frozen=True)
+class HeadName:
+    """A head of a block."""
+
+    block: int
+    head: int
+
+
+@dataclass(frozen=True)
+class NeuronName:
+    """A neuron of a dense block."""
+
+    block: int
+    neuron: int
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What became of the token's probability while these parts wrote nothing."""
+
+    heads: tuple[HeadName, ...]
+    neurons: tuple[NeuronName, ...]
+    control: bool
+    """These were drawn at random, to compare with."""
+    after: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The heads and neurons a card names, switched off: whether they mattered, beside others that do not stand out."""
+
+    before: float
+    ablations: tuple[Ablation, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class TokenCard:
+    """All about one token of a text, as it was predicted from the tokens before it."""
+
+    token: CardToken
+    entropy: float
+    """Of the distribution it comes from, nats."""
+    candidates: tuple[TokenProb, ...]
+    """The most probable tokens in its place."""
+    before: Token
+    """The last token that was read."""
+    read: AttentionRow | None
+    lens: LensPosition
+    attribution: Attribution
+    verify: Verification | None
+
+
+@torch.inference_mode()
+def inspect_token(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    index: int,
+    *,
+    target: int | None = None,
+    verify: bool = False,
+    top: int = 5,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> TokenCard:
+    """The card of the token at `index` (negative: from the end), or for `len(ids)` of the one that would follow.
+
+    It is about `target` where one is given, else the token that stands there, or would most probably follow. `top` says
+    how many candidates, tokens read, heads and neurons are named. With `verify` the heads and neurons are switched off
+    one by one and all together, beside others drawn with `seed`; neurons of experts are left as they are.
+
+    Raises:
+        PromptTooLongError: the text is longer than the model's context.
+        UsageError: there is no such token, or nothing before it.
+    """
+    index = _checked_index(ids, index)
+    context = list(ids[:index])
+    reading = _Reading(loaded, context, top, progress)
+    traced = reading.traced
+    logprobs = log_probabilities(loaded, traced.residuals[-1, 0])  # (V,)
+    if target is None:
+        target = ids[index] if index < len(ids) else int(logprobs.argmax())
+    layers = lens_of(loaded, traced, top=top, follow=[target])[0]
+    made_of = attribution(loaded, traced, 0, target, strongest=top, top=top)
+    made_of = replace(made_of, heads=tuple(replace(head, looked_at=reading.looked_at(head)) for head in made_of.heads))
+    about = token(loaded.tokenizer, target)
+    prob = float(logprobs[target].exp())
+    return TokenCard(
+        token=CardToken(
+            index=index,
+            id=about.id,
+            text=about.text,
+            bytes=about.bytes,
+            prob=prob,
+            rank=layers.layers[-1].rank,
+            stands=index < len(ids) and target == ids[index],
+        ),
+        entropy=float(entropy(logprobs)),
+        candidates=layers.layers[-1].top,
+        before=token(loaded.tokenizer, context[-1]),
+        read=reading.row,
+        lens=layers,
+        attribution=made_of,
+        verify=_verified(loaded, context, target, prob, made_of, seed, progress) if verify else None,
+    )
+
+
+def _checked_index(ids: Sequence[int], index: int) -> int:
+    if not -len(ids) <= index <= len(ids):
+        raise UsageError(f"There is no token {index}: the text has {len(ids)}, numbered from 0.")
+    index = index + len(ids) if index < 0 else index
+    if index == 0:
+        raise UsageError("The first token was not predicted: nothing came before it. Choose a later one.")
+    return index
+
+
+class _Reading:
+    """One pass over the text before the token, and all that is kept of it."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        context: Sequence[int],
+        top: int,
+        progress: Callable[[str, int, int], None] | None,
+    ) -> None:
+        self._loaded, self._context = loaded, context
+        self._best: dict[int, tuple[Tensor, Tensor]] = {}
+        """For each block and its heads, the strongest weight of the last row and where it lies."""
+        watch = AttentionWatch(loaded.model, loaded.tokenizer, top=top)
+        with watch.watching(0), on_attention(loaded.model, self._see):
+            self.traced: Trace = trace(
+                loaded.model,
+                context,
+                [len(context) - 1],
+                parts=True,
+                progress=None if progress is None else lambda done, total: progress("Reading", done, total),
+            )
+        self.row = watch.taken(context)
+
+    def looked_at(self, head: HeadLogit) -> LookedAt | None:
+        """Where a head looked most but at the first token; None if there was nothing else to look at."""
+        weights, places = self._best[head.block]
+        weight, place = float(weights[head.head]), int(places[head.head])
+        if weight <= 0:
+            return None
+        seen = token(self._loaded.tokenizer, self._context[place])
+        return LookedAt(place, seen.id, seen.text, seen.bytes, weight)
+
+    def _see(self, call: AttentionCall) -> None:
+        row = call.weights(call.new - 1)[0, :, 0]  # (H, S)
+        # Of a text read in chunks the last one's row counts, and only for that is this right.
+        first = len(self._context) - call.seen
+        if first == 0:
+            row[:, 0] = 0
+        weights, places = row.max(1)
+        self._best[call.block] = (weights, places + first)
+
+
+def _verified(
+    loaded: LoadedModel,
+    context: Sequence[int],
+    target: int,
+    before: float,
+    made_of: Attribution,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> Verification:
+    heads = [HeadName(head.block, head.head) for head in made_of.heads]
+    neurons = [NeuronName(neuron.block, neuron.neuron) for neuron in made_of.neurons if neuron.expert is None]
+    other_heads, other_neurons = _controls(loaded, heads, neurons, random.Random(seed))
+    plans: list[tuple[Sequence[HeadName], Sequence[NeuronName], bool]] = [
+        *(([head], [], False) for head in heads),
+        (other_heads[:1], [], True),
+        *(([], [neuron], False) for neuron in neurons),
+        ([], other_neurons[:1], True),
+        (heads, neurons, False),
+        (other_heads, other_neurons, True),
+    ]
+    plans = [plan for plan in plans if plan[0] or plan[1]]
+    ablations = []
+    for done, (some_heads, some_neurons, control) in enumerate(plans, 1):
+        with (
+            without_heads(loaded.model, [(name.block, name.head) for name in some_heads]),
+            without_neurons(loaded.model, [(name.block, name.neuron) for name in some_neurons]),
+        ):
+            residual = trace(loaded.model, context, [len(context) - 1]).residuals[-1, 0]
+        after = float(log_probabilities(loaded, residual)[target].exp())
+        ablations.append(Ablation(tuple(some_heads), tuple(some_neurons), control, after))
+        if progress is not None:
+            progress("Verifying", done, len(plans))
+    return Verification(before, tuple(ablations), seed)
+
+
+def _controls(
+    loaded: LoadedModel, heads: Sequence[HeadName], neurons: Sequence[NeuronName], drawn: random.Random
+) -> tuple[list[HeadName], list[NeuronName]]:
+    """As many heads and neurons, of any block, that are not among the given ones."""
+    per_block, width = loaded.config.num_heads, loaded.config.intermediate_size
+    dense = [index for index, block in enumerate(blocks(loaded.model)) if not isinstance(block.mlp, MixtureOfExperts)]
+    named_heads = [head.block * per_block + head.head for head in heads]
+    named_neurons = [dense.index(neuron.block) * width + neuron.neuron for neuron in neurons]
+    return (
+        [
+            HeadName(number // per_block, number % per_block)
+            for number in _others(loaded.config.num_layers * per_block, named_heads, drawn)
+        ],
+        [
+            NeuronName(dense[number // width], number % width)
+            for number in _others(len(dense) * width, named_neurons, drawn)
+        ],
+    )
+
+
+def _others(count: int, named: Sequence[int], drawn: random.Random) -> list[int]:
+    """As many of the numbers below `count` as are `named`, and none of those."""
+    some = drawn.sample(range(count), min(count, 2 * len(named)))
+    return [number for number in some if number not in named][: len(named)]

@@ -1,0 +1,1 @@
+"""Records of runs, and comparing a new run with one."""

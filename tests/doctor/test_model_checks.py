@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcli.checkpoint.checkpoint import open_checkpoint
+from llmcli.doctor import model_checks
+from llmcli.doctor.finding import Finding
+from llmcli.doctor.machine import implementation, machine
+from llmcli.doctor.model_checks import check_up
+from llmcli.kernels import NoKernelError
+from llmcli.kernels.cpu.build import Library, load_library
+from tests.tiny import TEMPLATE, edit_config, save, tiny_model, write_text_files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tiny_model("llama"), tmp_path_factory.mktemp("model"))
+
+
+def findings(folder: Path, template: str | None = TEMPLATE) -> list[Finding]:
+    write_text_files(folder, template=template)
+    return check_up(open_checkpoint(folder))
+
+
+def problems(found: list[Finding]) -> list[str]:
+    return [f"{finding.subject}: {finding.message}" for finding in found if finding.level == "problem"]
+
+
+def test_a_sound_model_has_no_problem(folder: Path) -> None:
+    found = findings(folder)
+    assert problems(found) == []
+    words = {finding.message for finding in found}
+    assert "261 tokens, each with an embedding" in words
+    assert "one BOS token (<|bos|>) in the prompt" in words
+    assert "it takes a system prompt" in words
+    assert any("<|end|> (257), from generation_config.json" in word for word in words)
+
+
+BEFORE, AFTER = "{{ bos_token }}", "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
+LOOP = "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (BEFORE + BEFORE + LOOP + AFTER, ["2 BOS tokens (<|bos|>) in a row begin the prompt"]),
+        (
+            LOOP + AFTER,
+            ["it writes no BOS token (<|bos|>), although the tokenizer puts one before any other text"],
+        ),
+        (
+            BEFORE + LOOP.replace("<|end|>", "<|im_end|>") + AFTER,
+            ["it writes <|im_end|>, which the tokenizer has no token for"],
+        ),
+        (BEFORE + LOOP.replace("in messages", "in messages[-1:]") + AFTER, ["it leaves out earlier replies"]),
+        (BEFORE + AFTER, ["it leaves out what the user says"]),
+        ("{% for %}", ["has an error in line 1"]),
+        (BEFORE + LOOP + AFTER + "{{ missing.thing }}", ["fails"]),
+        (
+            BEFORE + LOOP + AFTER + "{% if messages|length > 2 %}{{ raise_exception('one question') }}{% endif %}",
+            ["it fails on a second question"],
+        ),
+    ],
+)
+def test_faults_of_templates_are_named(folder: Path, template: str, expected: list[str]) -> None:
+    found = problems(findings(folder, template))
+    assert len(found) == len(expected), found
+    for problem, words in zip(found, expected, strict=True):
+        assert words in problem and problem.startswith("chat template")
+
+
+@pytest.mark.parametrize(
+    ("template", "note"),
+    [
+        (None, "it can continue texts, but not converse"),
+        ("  \n", "it can continue texts, but not converse"),
+        (
+            BEFORE + LOOP.replace("<|end|>", "<|system|>") + AFTER,
+            "it ends replies with <|system|> (260), which no file names; they end there",
+        ),
+        (
+            BEFORE + LOOP.replace("<|end|>", "</turn>") + AFTER,
+            "it ends replies with '</turn>', which is no token; they end there",
+        ),
+        (
+            BEFORE + LOOP.replace("in messages", "in messages if message.role != 'system'") + AFTER,
+            "it leaves out the system prompt; it is put before the user's message",
+        ),
+        (BEFORE + LOOP, "it does not say where the reply begins"),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
+            + BEFORE
+            + LOOP
+            + AFTER,
+            "it takes no system prompt (The model's chat template refuses this conversation: No system!); it is put",
+        ),
+        (
+            BEFORE + LOOP.replace("<|{{", "<|bos|><|{{", 1).replace("{% for", "x{% for") + AFTER,
+            "2 times <|bos|> in the prompt: it is both BOS and a marker of messages",
+        ),
+    ],
+)
+def test_what_is_worth_knowing_is_no_problem(folder: Path, template: str | None, note: str) -> None:
+    found = findings(folder, template)
+    assert problems(found) == []
+    assert any(finding.level == "note" and note in finding.message for finding in found), found
+
+
+def test_sizes_that_do_not_fit(tmp_path: Path) -> None:
+    large = save(tiny_model("llama", vocab_size=300), tmp_path / "large")
+    assert any("and 39 rows of the embedding are padding" in finding.message for finding in findings(large))
+    small = save(tiny_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=2), tmp_path / "small")
+    assert problems(findings(small)) == [
+        "tokenizer: it has 261 tokens, but the model has embeddings for 200: it cannot be run"
+    ]
+
+
+def test_a_reply_that_nothing_ends(tmp_path: Path) -> None:
+    folder = save(tiny_model("llama"), tmp_path)
+    edit_config(folder, {}, drop=("eos_token_id",))
+    (folder / "generation_config.json").unlink()
+    write_text_files(folder)
+    tokenizer = (folder / "tokenizer.json").read_text().replace("<|end|>", "<|over|>")
+    (folder / "tokenizer.json").write_text(tokenizer)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = TEMPLATE.replace("<|end|>", "<|over|>")
+    del config["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    found = check_up(open_checkpoint(folder))
+    assert problems(found) == []
+    messages = {finding.message for finding in found}
+    assert "<|over|> (257), from the template ends a turn with it" in messages
+    assert "it ends replies with <|over|> (257), which no file names; they end there" in messages
+    config["chat_template"] = TEMPLATE.replace("<|end|>", "")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert problems(check_up(open_checkpoint(folder))) == [
+        "stop tokens: nothing names a token that ends a reply: it goes on until the context is full"
+    ]
+
+
+def test_recommendations_are_told(folder: Path) -> None:
+    path = folder / "generation_config.json"
+    before = path.read_text()
+    assert any("no generation config recommends" in finding.message for finding in findings(folder))
+    path.write_text(json.dumps(json.loads(before) | {"temperature": 0.6, "top_k": 20}))
+    assert any("recommend temperature 0.6, top-k 20" in finding.message for finding in findings(folder))
+    path.write_text(before)
+
+
+def test_what_does_not_fit_into_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_checks, "memory", lambda device: (1 << 30, 1 << 10))
+    assert "0.00 GiB are free" in problems(findings(folder))[0]
+    monkeypatch.setattr(model_checks, "memory", lambda device: (None, None))
+    assert problems(findings(folder)) == []
+
+
+def test_the_machine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
+    kept = tmp_path / "DATA" / "llmcli" / "models"
+    kept.mkdir(parents=True)
+    (kept / "a.gguf").write_bytes(bytes(1000))
+    (kept / "b.gguf").symlink_to(kept / "a.gguf")
+    found = machine("cpu", "float32")
+    folders = {folder.purpose: folder for folder in found.folders}
+    size = folders["data and models"].bytes
+    assert size is not None and 1000 <= size < 1400
+    assert (folders["cache"].bytes, found.device, found.dtype) == (None, "cpu", "float32")
+    assert found.cores >= 1 and found.threads >= 1 and "cpu" in found.devices
+    assert found.free_memory_bytes is None or 0 < found.free_memory_bytes <= (found.memory_bytes or 0)
+    assert found.free_disk_bytes is not None and found.free_disk_bytes > 0
+
+
+def test_what_generates_tokens_is_named_and_why_it_is_the_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert implementation(torch.device("mps")) == "the readable model (no kernel for mps)"
+    assert implementation(cpu).startswith(f"the C kernel ({load_library().isa})")
+    monkeypatch.setattr("llmcli.kernels.cpu.build.load_library", no_library)
+    assert implementation(cpu) == "the readable model (no C compiler found)"
+
+
+def no_library() -> Library:
+    raise NoKernelError("no C compiler found")

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import llmcli
+from llmcli.errors import UsageError
+from llmcli.inspection.evaluation.model_diff import Comparison, compare
+from llmcli.model import Transformer
+from tests.puppet import BOS, END, ids_of, write_puppet
+from tests.tiny import byte_tokenizer, random_ids, save, tiny_model
+
+A, B, C = ids_of(b"abc")
+
+
+def puppet(folder: Path, transitions: Mapping[int, Mapping[int, float]]) -> llmcli.LoadedModel:
+    return llmcli.load(write_puppet(folder, transitions), dtype="float32")
+
+
+def test_the_numbers_are_those_of_the_two_distributions(tmp_path: Path) -> None:
+    first = puppet(tmp_path / "1", {BOS: {A: 1.0}, A: {B: 0.5, C: 0.5}, B: {A: 0.25, C: 0.75}})
+    second = puppet(tmp_path / "2", {BOS: {A: 1.0}, A: {B: 0.9, C: 0.1}, B: {A: 0.6, C: 0.4}})
+    result = compare(lambda: first, lambda: second, lambda loaded: loaded.tokenizer.encode("aba"), reply=False)
+    assert [(token.text, token.kl is None) for token in result.tokens[1:]] == [("a", False), ("b", False), ("a", False)]
+    assert result.tokens[0].kl is None
+    expected = [
+        0,
+        0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1),
+        0.25 * math.log(0.25 / 0.6) + 0.75 * math.log(0.75 / 0.4),
+    ]
+    assert [token.kl for token in result.tokens[1:]] == pytest.approx(expected, abs=1e-3)
+    assert result.compared == 3
+    assert result.mean_kl == pytest.approx(sum(expected) / 3, abs=1e-3)
+    assert result.largest_kl == pytest.approx(max(expected), abs=1e-3)
+    assert result.agreement == pytest.approx(2 / 3)
+    assert result.perplexities == pytest.approx(((0.5 * 0.25) ** (-1 / 3), (0.9 * 0.6) ** (-1 / 3)), rel=1e-2)
+    last = result.tokens[-1]
+    assert last.first is not None and last.second is not None
+    assert (last.first.choice.text, last.second.choice.text) == ("c", "a")
+    assert (math.exp(last.first.logprob), math.exp(last.second.logprob)) == pytest.approx((0.25, 0.6), rel=1e-2)
+
+
+def test_where_what_they_write_parts(tmp_path: Path) -> None:
+    first = puppet(tmp_path / "1", {A: {B: 1.0}, B: {C: 0.8, A: 0.2}})
+    second = puppet(tmp_path / "2", {A: {B: 1.0}, B: {A: 0.6, C: 0.3, END: 0.1}})
+    third = puppet(tmp_path / "3", {A: {B: 1.0}, B: {END: 0.9, C: 0.1}})
+
+    def compared(one: llmcli.LoadedModel, other: llmcli.LoadedModel) -> Comparison:
+        return compare(lambda: one, lambda: other, lambda _: [BOS, A], reply=False, max_tokens=5)
+
+    result = compared(first, second)
+    assert [said.text for said in result.continuations] == ["bc", "babab"]
+    assert [said.ended for said in result.continuations] == [True, False]
+    parting = result.parting
+    assert parting is not None and parting.first is not None and parting.second is not None
+    assert (parting.index, parting.first.text, parting.second.text) == (1, "c", "a")
+    assert parting.first_gap == pytest.approx(math.log(4), abs=0.01)
+    assert parting.second_gap == pytest.approx(math.log(2), abs=0.01)
+    ended = compared(first, third).parting
+    assert ended is not None and (ended.index, ended.second, ended.second_gap) == (1, None, None)
+    assert compared(first, first).parting is None
+
+
+def test_a_model_agrees_with_itself_also_in_windows(tmp_path: Path) -> None:
+    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    told: list[tuple[str, int, int]] = []
+    result = compare(
+        lambda: loaded,
+        lambda: loaded,
+        lambda _: random_ids(300),
+        reply=False,
+        max_tokens=4,
+        names=("x", "y"),
+        progress=lambda *progress: told.append(progress),
+    )
+    assert (result.mean_kl, result.largest_kl, result.agreement, result.parting) == (0, 0, 1, None)
+    assert result.paths[0].startswith("cpu kernel") and result.paths[0] == result.paths[1]
+    assert (result.models, result.compared) == (("x", "y"), 299)
+    assert told[0] == ("The first model", 2, 300) and told[-1] == ("The second model", 300, 300)
+
+
+def test_a_reply_is_compared_without_its_prompt(tmp_path: Path) -> None:
+    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    result = compare(lambda: loaded, lambda: loaded, lambda _: random_ids(9), reply=True, max_tokens=6)
+    assert [token.kl is None for token in result.tokens] == [True] * 9 + [False] * 6
+    assert [token.id for token in result.tokens[9:]] == [token.id for token in result.continuations[0].tokens]
+
+
+def test_the_first_is_let_go_before_the_second_is_loaded(tmp_path: Path) -> None:
+    folder = save(tiny_model("llama"), tmp_path)
+    models: list[weakref.ref[Transformer]] = []
+
+    def load() -> llmcli.LoadedModel:
+        assert not any(model() is not None for model in models)
+        loaded = llmcli.load(folder)
+        models.append(weakref.ref(loaded.model))
+        return loaded
+
+    compare(load, load, lambda _: random_ids(9), reply=False, max_tokens=3)
+    assert len(models) == 2
+
+
+def test_models_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
+    first = save(tiny_model("llama"), tmp_path / "1")
+    second = save(tiny_model("llama", vocab_size=270), tmp_path / "2")
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["more"])
+    tokenizer.save(str(second / "tokenizer.json"))
+    third = save(tiny_model("llama"), tmp_path / "3")
+    (third / "tokenizer.json").write_text((third / "tokenizer.json").read_text().replace("<|user|>", "<|human|>"))
+    for other, why in ((second, "one has 261 tokens and the other 262"), (third, r"token 258 is '<\|user\|>' in one")):
+        with pytest.raises(UsageError, match=why):
+            compare(lambda: llmcli.load(first), lambda: llmcli.load(other), lambda _: random_ids(9), reply=False)  # noqa: B023
+
+
+def test_there_must_be_something_to_compare(tmp_path: Path) -> None:
+    silent = puppet(tmp_path, {})
+    for reply in (False, True):
+        with pytest.raises(UsageError, match="nothing to compare"):
+            compare(lambda: silent, lambda: silent, lambda _: [A], reply=reply)
