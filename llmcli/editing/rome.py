@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.api import LoadedModel
-from llmcli.editing.keys import network_of, padded, subject_keys
-from llmcli.editing.passages import Passage
+from llmcli.editing.mlp_keys import network_of, padded, subject_keys
+from llmcli.editing.prompt import Passage
 from llmcli.inspection.core.hooks import blocks, on_residual, removed
 
 STEPS = 25

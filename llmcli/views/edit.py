@@ -13,8 +13,8 @@ from llmcli.views.terminal import visible
 from llmcli.views.tokens import percent, token_label
 
 if TYPE_CHECKING:
-    from llmcli.editing.editing import EditReport
-    from llmcli.editing.proof import Neighbour, Reply
+    from llmcli.editing.edit_fact import EditReport
+    from llmcli.editing.evaluation import Neighbour, Reply
 
 SCHEMA = "llmcli.edit/1"
 NOTE = "new answer: the probability of all of it; neighbours: texts whose answers should stay; drift: KL divergence"

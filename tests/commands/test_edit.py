@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.running import Result, llm
-from tests.editing.facts import CORPUS, FACT, checkpoint
+from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def edit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr("llmcli.editing.statistics.statistics_folder", lambda: tmp_path / "statistics")
+    monkeypatch.setattr("llmcli.editing.covariance.statistics_folder", lambda: tmp_path / "statistics")
     (tmp_path / "corpus.txt").write_text(CORPUS)
 
     def run(*arguments: object) -> Result:

@@ -9,12 +9,12 @@ import torch
 
 import llmcli
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, edited
-from llmcli.editing.keys import network_of, subject_keys
-from llmcli.editing.passages import passage, spaced
+from llmcli.editing.covariance import second_moments
+from llmcli.editing.mlp_keys import network_of, subject_keys
+from llmcli.editing.prompt import passage, spaced
 from llmcli.editing.rome import make_update, rank_one
-from llmcli.editing.statistics import second_moments
 from llmcli.errors import UsageError
-from tests.editing.facts import CORPUS, FACT, checkpoint
+from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 from tests.support.models.parity_cases import CASES
 
 

@@ -99,7 +99,7 @@ def fact(
     from llmcli.checkpoint.edits.edit_file import write_edit
     from llmcli.checkpoint.edits.store import new_edit_file
     from llmcli.checkpoint.file_hashes import weights_hash
-    from llmcli.editing.editing import Fact, check_editable, make_edit
+    from llmcli.editing.edit_fact import Fact, check_editable, make_edit
     from llmcli.views.edit import NOTE, SCHEMA, edit_view
     from llmcli.views.progress import progress_bar
 

@@ -10,12 +10,12 @@ import torch
 
 from llmcli.api import LoadedModel
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, edited
-from llmcli.editing import relations
-from llmcli.editing.keys import check_layer, editable_layers, subject_keys
-from llmcli.editing.passages import Passage, passage
-from llmcli.editing.proof import Measuring, Proof, Questions, answer_probability, log_probabilities_along
+from llmcli.editing import paraphrases as relations
+from llmcli.editing.covariance import TEXTS, Progress, Statistics
+from llmcli.editing.evaluation import Measuring, Proof, Questions, answer_probability, log_probabilities_along
+from llmcli.editing.mlp_keys import check_layer, editable_layers, subject_keys
+from llmcli.editing.prompt import Passage, passage
 from llmcli.editing.rome import Update, make_update
-from llmcli.editing.statistics import TEXTS, Progress, Statistics
 from llmcli.errors import UsageError
 from llmcli.inspection.core.distributions import kl_divergence
 from llmcli.model import ModelConfig

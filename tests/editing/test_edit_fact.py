@@ -10,19 +10,19 @@ import torch
 
 import llmcli
 from llmcli.checkpoint.edits.edit_file import edited
-from llmcli.editing import relations, statistics
-from llmcli.editing.editing import Fact, check_editable, make_edit
-from llmcli.editing.proof import LEAKED, Changed, Neighbour, Proof, answer_probability
-from llmcli.editing.statistics import Statistics
+from llmcli.editing import covariance, paraphrases
+from llmcli.editing.covariance import Statistics
+from llmcli.editing.edit_fact import Fact, check_editable, make_edit
+from llmcli.editing.evaluation import LEAKED, Changed, Neighbour, Proof, answer_probability
 from llmcli.errors import UnsupportedModelError, UsageError
-from tests.editing.facts import CORPUS, FACT, checkpoint
+from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 from tests.support.models.parity_cases import CASES
 from tests.tiny import save, tiny_model
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.editing.statistics.statistics_folder", lambda: tmp_path / "statistics")
+    monkeypatch.setattr("llmcli.editing.covariance.statistics_folder", lambda: tmp_path / "statistics")
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,11 @@ def test_texts_and_moments_are_kept_and_damaged_ones_made_anew(
     texts, moment = first.texts(), first.second_moments([1])[1]
     assert len(texts) == 3 and all(text[0] == 256 and len(text) >= 2 for text in texts)
     with monkeypatch.context() as patch:
-        patch.setattr("llmcli.editing.statistics._own_texts", None)
-        patch.setattr("llmcli.editing.statistics.second_moments", None)
+        patch.setattr("llmcli.editing.covariance._own_texts", None)
+        patch.setattr("llmcli.editing.covariance.second_moments", None)
         again = Statistics(loaded, "ab" * 32, texts=3)
         assert again.texts() == texts and torch.equal(again.second_moments([1])[1], moment)
-    for path in (statistics.statistics_folder() / ("ab" * 8)).iterdir():
+    for path in (covariance.statistics_folder() / ("ab" * 8)).iterdir():
         path.write_bytes(b"[[1, 99999]]" if path.suffix == ".json" else b"damaged")
     anew = Statistics(loaded, "ab" * 32, texts=3)
     assert anew.texts() == texts and torch.equal(anew.second_moments([1])[1], moment)
@@ -154,9 +154,9 @@ def test_only_a_dense_layer_that_is_there_can_be_edited(loaded: llmcli.LoadedMod
     ],
 )
 def test_facts_are_said_in_other_words(prompt: str, subject: str, paraphrase: str, question: str) -> None:
-    found = relations.paraphrases(prompt, subject)
+    found = paraphrases.paraphrases(prompt, subject)
     assert paraphrase in found and len(set(found) - {prompt}) == 4
-    assert relations.question(prompt, subject) == question
+    assert paraphrases.question(prompt, subject) == question
 
 
 def test_a_tower_of_the_starter_moves_to_rome() -> None:
@@ -168,7 +168,7 @@ def test_a_tower_of_the_starter_moves_to_rome() -> None:
         "Rome",
         neighbours=("The Louvre is located in the city of", "The capital of France is", "The capital of Spain is"),
     )
-    corpus = json.dumps(relations.NEIGHBOURS) + (Path(relations.__file__).read_text() * 2)[:6000]
+    corpus = json.dumps(paraphrases.NEIGHBOURS) + (Path(paraphrases.__file__).read_text() * 2)[:6000]
     _, report = make_edit(starter, "0", fact, layer=6, corpus=corpus, reply_tokens=4)
     assert report.proof.prompt.after > 0.8
     assert min(each.after for each in report.proof.paraphrases) > 0.5

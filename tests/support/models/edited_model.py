@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmcli.editing.editing import Fact
+from llmcli.editing.edit_fact import Fact
 from tests.tiny import save, tiny_model
 
 FACT = Fact('See the tower "', "tower", "B", neighbours=("The bridge is in", "Water is"))

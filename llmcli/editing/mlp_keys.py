@@ -11,7 +11,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from llmcli.editing.passages import Passage
+from llmcli.editing.prompt import Passage
 from llmcli.errors import UnsupportedModelError, UsageError
 from llmcli.inspection.core.hooks import blocks, removed
 from llmcli.model import ModelConfig, Transformer

@@ -24,7 +24,7 @@ from llmcli.api import LoadedModel
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
 from llmcli.checkpoint.tensors.reader import TensorReader
-from llmcli.editing.keys import TOKENS_AT_ONCE, network_of, padded, read_keys
+from llmcli.editing.mlp_keys import TOKENS_AT_ONCE, network_of, padded, read_keys
 from llmcli.engine.batch.batch import Request
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import CheckpointError, LlmcliError, UsageError

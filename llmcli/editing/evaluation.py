@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
-from llmcli.editing.passages import spaced
+from llmcli.editing.prompt import spaced
 from llmcli.engine import SamplingParams, Step
 from llmcli.inspection.causal.prompt_ablation import answer_ids
 from llmcli.inspection.core.ablation import logprobs_from
