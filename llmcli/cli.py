@@ -37,7 +37,7 @@ from llmcli.commands.settings_file import default_map
 from llmcli.commands.show import show
 from llmcli.commands.trace import trace
 from llmcli.errors import LlmcliError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
 _NO_MEMORY = "There is not enough memory. Use a shorter text or --context, --quantize int4, or a smaller model."

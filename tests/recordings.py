@@ -12,9 +12,9 @@ from pathlib import Path
 
 from rich.text import Text
 
-from llmcli.views.export import as_svg
+from llmcli.views.terminal.export import as_svg
 from tests.commands.terminal_chat import READY, chatting
-from tests.views.emulator import Emulator
+from tests.support.terminal.emulator import Emulator
 
 COLUMNS, ROWS = 92, 100
 MESSAGES = ("Write a Python function is_even(n), and show how to use it.", "/why 11")

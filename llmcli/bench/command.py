@@ -14,7 +14,7 @@ from llmcli.commands import options, speculating
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.bench.results import BenchResult, Failure, Measurement
@@ -92,8 +92,8 @@ def bench(
     from llmcli.bench.progress import bench_progress
     from llmcli.bench.results import Failure, Measurement
     from llmcli.bench.run import How, chosen_peers, refusal
-    from llmcli.views.bench import NOTE, SCHEMA, BenchView
-    from llmcli.views.plain_json import json_line
+    from llmcli.views.reports.bench import NOTE, SCHEMA, BenchView
+    from llmcli.views.terminal.to_json import json_line
 
     asked = chosen_peers(against)
     refused = [Failure(peer, 0, why) for peer in asked if (why := refusal(peer, subject.format)) is not None]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llmcli.bench.run import Begun, Done, Event
-from llmcli.views.terminal import can_redraw, console_err, note
+from llmcli.views.terminal.terminal import can_redraw, console_err, note
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.views import terminal
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
@@ -56,8 +56,8 @@ def bench_speculative(
 
     from llmcli.bench.speculative import measure, outcomes, reply_count
     from llmcli.files import replace_text
-    from llmcli.views.plain_json import json_line
-    from llmcli.views.speculative import NOTE, SCHEMA, speculative_view
+    from llmcli.views.reply.speculative import NOTE, SCHEMA, speculative_view
+    from llmcli.views.terminal.to_json import json_line
 
     replies = []
     total = reply_count(rounds, draft=drafter is not None)

@@ -8,7 +8,7 @@ import typer
 
 from llmcli.errors import UsageError
 from llmcli.text.chat.json_text import json_text
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 app = typer.Typer(name="alias", help="Short names for models, for use wherever one is named.", no_args_is_help=True)
 

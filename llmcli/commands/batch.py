@@ -17,7 +17,7 @@ from llmcli.commands.prompt_input import decoded_text, read_file_bytes, read_std
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.json_text import json_text
 from llmcli.text.decode_bytes import UnknownEncodingError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 # As many as the engine has rows; it is asked for only once torch is needed anyway.
 _MOST_PARALLEL = 16
@@ -224,7 +224,7 @@ def _answer(
 ) -> int:
     """Write the results from line `first` on; return how many are errors."""
     from llmcli.engine import Interruption
-    from llmcli.views.progress import progress_bar
+    from llmcli.views.terminal.progress import progress_bar
 
     engine = loaded.batch(parallel=parallel, context_length=context, threads=threads, chat=prompts.are_chats)
     failed, total = 0, len(prompts.lines)
@@ -249,7 +249,7 @@ def _answer(
                 results.append(line)
             progress("Answering", index + 1, total)
     if stats:
-        from llmcli.views.stats import batch_stats_line
+        from llmcli.views.reply.stats import batch_stats_line
 
         terminal.console_err().print(batch_stats_line(engine.stats), soft_wrap=True)
     if interruption.requested:

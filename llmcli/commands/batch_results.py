@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 
 class ResultsFile:

@@ -14,7 +14,7 @@ from llmcli.commands.explain import Look
 from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.commands.prompt_input import read_stdin, stdin_is_piped
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.commands.chatting.session import Speaker

@@ -11,7 +11,7 @@ import typer
 
 from llmcli.errors import LlmcliError
 from llmcli.text.chat.json_text import json_text
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.conversations.tree import Tree

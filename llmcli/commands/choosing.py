@@ -10,7 +10,7 @@ import typer
 
 from llmcli.commands import options
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.commands.reply_prompt import ReplyPrompt
@@ -104,10 +104,10 @@ def choose(
     or with `readable` the readable model.
     """
     from llmcli.inspection.evaluation.multiple_choice import choose as choose_ids
-    from llmcli.views.answers import answers_view
-    from llmcli.views.plain_json import json_line
-    from llmcli.views.progress import progress_bar
-    from llmcli.views.tokens import percent
+    from llmcli.views.reply.multiple_choice import answers_view
+    from llmcli.views.terminal.progress import progress_bar
+    from llmcli.views.terminal.to_json import json_line
+    from llmcli.views.widgets.token_table import percent
 
     loaded = prompt.loaded
     with progress_bar(enabled=not quiet, unit="tokens") as progress:

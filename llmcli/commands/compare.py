@@ -60,8 +60,8 @@ def compare(
     checkpoints = [find_checkpoint(name, quiet=quiet) for name in (first, second)]
 
     from llmcli.inspection.evaluation.model_diff import compare as compare_models
-    from llmcli.views.comparison import SCHEMA, ComparisonView
-    from llmcli.views.progress import progress_bar
+    from llmcli.views.inspect.model_diff import SCHEMA, ComparisonView
+    from llmcli.views.terminal.progress import progress_bar
 
     def loader(index: int, dtype: str) -> Callable[[], LoadedModel]:
         return lambda: load_model(

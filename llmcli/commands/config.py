@@ -13,7 +13,7 @@ from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.settings_file import settings_path
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 SCHEMA = "llmcli.config/1"
 _SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "variable", "DEFAULT_MAP": "file"}
@@ -49,12 +49,12 @@ def config(
     if any(setting.name == "temperature" for setting in settings):
         settings = _with_the_models_own(settings)
     if as_json:
-        from llmcli.views.plain_json import json_line
+        from llmcli.views.terminal.to_json import json_line
 
         value = {"command": name, "file": str(path), "file_exists": path.is_file(), "settings": settings}
         terminal.write_line(json_line(SCHEMA, value))
         return
-    from llmcli.views.settings import settings_table
+    from llmcli.views.reports.settings import settings_table
 
     rows = [(setting.flag, _shown(setting.value), setting.source, setting.where) for setting in settings]
     terminal.console_out().print(settings_table(rows))

@@ -11,7 +11,7 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.prompt_input import argument_text, decoded_text
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.engine import Event, Finish

@@ -11,7 +11,7 @@ from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint
 from llmcli.commands.settings_file import default_map, settings_path
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 
 def doctor(
@@ -28,8 +28,8 @@ def doctor(
     """Show what computes and where things are kept, and check a model's files; exit code 1 if something is wrong."""
     from llmcli.doctor.finding import Finding
     from llmcli.doctor.machine import machine
-    from llmcli.views.doctor import SCHEMA, findings_view, machine_table
-    from llmcli.views.plain_json import json_line
+    from llmcli.views.reports.doctor import SCHEMA, findings_view, machine_table
+    from llmcli.views.terminal.to_json import json_line
 
     around = machine(device, dtype)
     path = settings_path()

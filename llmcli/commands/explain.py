@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,8 +65,8 @@ def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, prefi
     from rich.console import Group
     from rich.text import Text
 
-    from llmcli.views.terminal import visible
-    from llmcli.views.tokens import step_style, styled
+    from llmcli.views.terminal.terminal import visible
+    from llmcli.views.widgets.token_table import step_style, styled
 
     text = styled((tokenizer.token_bytes(step.id), step_style(step)) for step in steps)
     more = _views(tokenizer, steps, replace(look, probs=True), coloured=True) if steps else []
@@ -76,8 +76,8 @@ def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, prefi
 def _views(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, coloured: bool) -> list[RenderableType]:
     from rich.text import Text
 
-    from llmcli.views.attention import NOTE, read_table
-    from llmcli.views.tokens import legend, reply_summary, token_table
+    from llmcli.views.inspect.attention import NOTE, read_table
+    from llmcli.views.widgets.token_table import legend, reply_summary, token_table
 
     views: list[RenderableType] = [legend(proposed=any(step.origin != "model" for step in steps))] if coloured else []
     if look.top or (look.probs and not coloured):

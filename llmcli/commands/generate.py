@@ -17,7 +17,7 @@ from llmcli.commands.prompt_input import read_prompt
 from llmcli.commands.reply_prompt import ReplyPrompt
 from llmcli.errors import UsageError
 from llmcli.text.chat.json_text import json_text
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -223,8 +223,8 @@ def generate(
     from llmcli.engine import Interruption
     from llmcli.engine.guided.constraint import Constraint
     from llmcli.engine.reasoning import ThinkingApart
-    from llmcli.views.progress import progress_bar
-    from llmcli.views.reply import ReplyWriter
+    from llmcli.views.reply.writer import ReplyWriter
+    from llmcli.views.terminal.progress import progress_bar
 
     constraint = None if rule is None else Constraint(rule, loaded.tokenizer, asked.stop_ids, prefill=prefill)
     interruption = Interruption()
@@ -262,7 +262,7 @@ def generate(
     if constrained is not None:
         constrained.end(finish)
     if as_json:
-        from llmcli.views.reply_json import reply_json
+        from llmcli.views.reply.reply_json import reply_json
 
         reply = reply_json(
             model=loaded.name,
@@ -287,7 +287,7 @@ def generate(
         )
     recorder.write(asked, engine, params, finish, checkpoint, prefill=prefill, quiet=quiet)
     if stats:
-        from llmcli.views.stats import stats_line
+        from llmcli.views.reply.stats import stats_line
 
         terminal.console_err().print(stats_line(finish.stats), soft_wrap=True)
     if finish.reason == "context" and not quiet:
@@ -297,7 +297,7 @@ def generate(
 
 
 def _jsonl(model: str, seed: int | None, token_bytes: Callable[[int], bytes]) -> Callable[[Event], None]:
-    from llmcli.views.reply_json import event_json
+    from llmcli.views.reply.reply_json import event_json
 
     def show(event: Event) -> None:
         line = event_json(event, model=model, seed=seed, token_bytes=token_bytes)
@@ -315,7 +315,7 @@ def _note_control_tokens(tokenizer: Tokenizer, text: str) -> None:
 
 
 def _show_prompt(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
-    from llmcli.views.prompt_tokens import prompt_token_table
+    from llmcli.views.reply.prompt_tokens import prompt_token_table
 
     rows = [(token, tokenizer.token_bytes(token), tokenizer.is_guarded(token)) for token in ids]
     terminal.console_err().print(prompt_token_table(rows))

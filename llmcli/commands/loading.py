@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llmcli.views import terminal
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel

@@ -10,7 +10,7 @@ import typer
 
 from llmcli.commands.prompt_input import argument_text, configure_encoding
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.engine import SamplingParams

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmcli.errors import UsageError
 from llmcli.text.decode_bytes import checked_encoding, text_from_bytes
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 LARGEST_BYTES = 256 << 20
 """The most that is read of standard input, or of a file that takes its place."""

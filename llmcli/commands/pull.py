@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.views import terminal
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
 
 
 def pull(

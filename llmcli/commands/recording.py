@@ -12,8 +12,8 @@ import typer
 from llmcli.errors import UsageError
 from llmcli.files import replace_text
 from llmcli.text.chat.json_text import json_text
-from llmcli.views.plain_json import plain
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal.progress import progress_bar
+from llmcli.views.terminal.to_json import plain
 
 if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint

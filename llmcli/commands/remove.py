@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmcli.views.terminal import is_terminal, visible
+from llmcli.views.terminal.terminal import is_terminal, visible
 
 
 def remove(

@@ -14,7 +14,7 @@ from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.commands.prompt_input import read_file_text
 from llmcli.commands.recording import hashes
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.replay.run_record import Run
@@ -38,9 +38,9 @@ def replay(
     from llmcli.engine import Interruption
     from llmcli.replay.run_record import from_json
     from llmcli.replay.run_record import replay as replay_run
-    from llmcli.views.plain_json import json_line
-    from llmcli.views.progress import progress_bar
-    from llmcli.views.replay import SCHEMA, replay_view
+    from llmcli.views.reply.replay import SCHEMA, replay_view
+    from llmcli.views.terminal.progress import progress_bar
+    from llmcli.views.terminal.to_json import json_line
 
     try:
         run = from_json(data)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel

@@ -49,8 +49,8 @@ def score(
     )
 
     from llmcli.inspection.evaluation.perplexity import score as score_ids
-    from llmcli.views.progress import progress_bar
-    from llmcli.views.score import SCHEMA, ScoreView, score_json
+    from llmcli.views.inspect.perplexity import SCHEMA, ScoreView, score_json
+    from llmcli.views.terminal.progress import progress_bar
 
     ids = base.text_ids(loaded.tokenizer, loaded.template, content, chat=chat, model=loaded.name)
     with progress_bar(enabled=not quiet, unit="tokens") as progress:

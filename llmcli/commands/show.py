@@ -9,8 +9,8 @@ import typer
 from llmcli.commands import options
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.text.chat.json_text import json_text
-from llmcli.views import terminal
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ def show(
         path = resolve(name, progress=progress)
     from llmcli.checkpoint.checkpoint import open_checkpoint
     from llmcli.inspection.evaluation.flops import account
-    from llmcli.views.model_card import ModelCard, model_json, model_tree
+    from llmcli.views.reports.show import ModelCard, model_json, model_tree
 
     checkpoint = open_checkpoint(path)
     parts = checkpoint.read_text_parts()

@@ -8,7 +8,7 @@ import typer
 
 from llmcli.commands.loading import find_checkpoint, load_model
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel

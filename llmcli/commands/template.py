@@ -10,7 +10,7 @@ from llmcli.commands import options, prompt_templates
 from llmcli.commands.prompt_input import read_prompt
 from llmcli.commands.prompt_templates import PromptTemplate
 from llmcli.text.chat.json_text import json_text
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 app = typer.Typer(
     name="template",

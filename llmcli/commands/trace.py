@@ -37,7 +37,7 @@ def trace(
     from llmcli.inspection.causal.causal_trace import causal_trace
     from llmcli.inspection.causal.prompt_ablation import find_text
     from llmcli.inspection.residual.logit_attribution import single_token
-    from llmcli.views import causal_trace as views
+    from llmcli.views.inspect import causal_trace as views
 
     at = find_text(loaded.tokenizer, ids, name, within=subject.content if subject.chat else None)
     answer = None if target is None else single_token(loaded.tokenizer, target)

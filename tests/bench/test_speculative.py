@@ -11,10 +11,10 @@ import pytest
 import llmcli
 from llmcli.bench.speculative import TASKS, Outcome, Reply, measure, outcomes, reply_count
 from llmcli.engine import SamplingParams
-from llmcli.views.speculative import speculative_view
+from llmcli.views.reply.speculative import speculative_view
 from tests.commands.running import llm
 from tests.puppet import loop, write_puppet
-from tests.views.drawing import drawn
+from tests.support.terminal.drawing import drawn
 
 ONE = Reply("copy", 0, "plain", 1, 20, 2.0, 20.0, 0, 0, True)
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 from llmcli import cli
 from llmcli.commands.prompt_input import configure_encoding
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 LLM = [sys.executable, "-m", "llmcli"]
 

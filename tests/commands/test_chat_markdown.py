@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands.terminal_chat import READY, chatting, leave
 from tests.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
-from tests.views.emulator import Emulator
+from tests.support.terminal.emulator import Emulator
 
 
 def screen_after(child: pexpect.spawn, message: str, emulator: Emulator, *, speaks: bool = True) -> list[str]:

@@ -14,7 +14,7 @@ import llmcli
 from llmcli.engine import SamplingParams
 from llmcli.errors import NotFiniteError
 from llmcli.inspection.evaluation.perplexity import score
-from llmcli.views.plain_json import has_nan
+from llmcli.views.terminal.to_json import has_nan
 from tests.commands.running import llm
 from tests.tiny import random_ids, save, tiny_model
 

@@ -11,7 +11,7 @@ import pytest
 from tests.commands.running import llm
 from tests.commands.terminal_chat import READY, chatting, leave
 from tests.puppet import write_thinker
-from tests.views.emulator import Emulator
+from tests.support.terminal.emulator import Emulator
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import llmcli
 from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.replay.run_record import Replay, Run, as_json, from_json, recorded, replay
-from llmcli.views.plain_json import plain
+from llmcli.views.terminal.to_json import plain
 from tests.puppet import ASSISTANT, END, ids_of, write_puppet
 from tests.tiny import random_ids, save, tiny_model
 

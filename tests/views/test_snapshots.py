@@ -25,52 +25,32 @@ from llmcli.inspection.core.tokens import Token
 from llmcli.inspection.evaluation.cost import model_cost
 from llmcli.inspection.evaluation.perplexity import TextScore, TokenScore
 from llmcli.inspection.feed_forward.moe_routing import ExpertRouting
-from llmcli.views import terminal
-from llmcli.views.attention import attention_view, pattern_view, read_table
-from llmcli.views.bench import BenchView
-from llmcli.views.card import CardView
-from llmcli.views.cost import CostView
-from llmcli.views.embeddings import EmbeddingsView
-from llmcli.views.experts import ExpertsView
-from llmcli.views.heads import heads_view
-from llmcli.views.lens import LensView
-from llmcli.views.needle import NeedleView
-from llmcli.views.neurons import NeuronAlongView, NeuronsView
-from llmcli.views.score import ScoreView
-from llmcli.views.tokenization import tokenization_view
-from llmcli.views.tokens import legend, reply_summary, token_table
-from llmcli.views.without import without_view, words_view
+from llmcli.views.inspect.attention import attention_view, pattern_view, read_table
+from llmcli.views.inspect.cost import CostView
+from llmcli.views.inspect.embeddings import EmbeddingsView
+from llmcli.views.inspect.head_scores import heads_view
+from llmcli.views.inspect.logit_lens import LensView
+from llmcli.views.inspect.moe_routing import ExpertsView
+from llmcli.views.inspect.needle import NeedleView
+from llmcli.views.inspect.neurons import NeuronAlongView, NeuronsView
+from llmcli.views.inspect.perplexity import ScoreView
+from llmcli.views.inspect.prompt_ablation import without_view, words_view
+from llmcli.views.inspect.token_card import CardView
+from llmcli.views.inspect.tokenization import tokenization_view
+from llmcli.views.reports.bench import BenchView
+from llmcli.views.terminal import terminal
+from llmcli.views.widgets.token_table import legend, reply_summary, token_table
 from tests.inspection.evaluation.test_cost import MIXTRAL_8X7B
-from tests.views import (
-    test_bench_view as bench,
-)
-from tests.views import (
-    test_card_view as card,
-)
-from tests.views import (
-    test_embeddings_view as embeddings,
-)
-from tests.views import (
-    test_experts_view as experts,
-)
-from tests.views import (
-    test_heads_view as heads,
-)
-from tests.views import (
-    test_lens_view as lens,
-)
-from tests.views import (
-    test_needle_view as needle,
-)
-from tests.views import (
-    test_neurons_view as neurons,
-)
-from tests.views import (
-    test_tokenization_view as tokenization,
-)
-from tests.views import (
-    test_without_view as without,
-)
+from tests.views.inspect import test_embeddings as embeddings
+from tests.views.inspect import test_head_scores as heads
+from tests.views.inspect import test_logit_lens as lens
+from tests.views.inspect import test_moe_routing as experts
+from tests.views.inspect import test_needle as needle
+from tests.views.inspect import test_neurons as neurons
+from tests.views.inspect import test_prompt_ablation as without
+from tests.views.inspect import test_token_card as card
+from tests.views.inspect import test_tokenization as tokenization
+from tests.views.reports import test_bench as bench
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 WIDTHS = (60, 80, 120)

@@ -14,7 +14,7 @@ from llmcli.commands.chatting.command import Command, named
 from llmcli.commands.chatting.session import ChatSession
 from llmcli.commands.prompt_input import decoded_text
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 _LARGEST_BYTES = 64 << 20
 # What terminals take at once for their clipboard, at least most of them.

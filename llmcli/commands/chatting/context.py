@@ -12,7 +12,7 @@ from llmcli.conversations.tree import SUMMARY_REQUEST, Node
 from llmcli.engine import Finish, Interruption, Step
 from llmcli.engine.reasoning import ThinkingApart
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 _POLICIES = ("drop-oldest", "summarise", "stop")
 # What is to be left for a reply where room is made, in tokens and as a share of the context.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llmcli.commands.chatting.command import Command, whole_number
 from llmcli.commands.chatting.session import ChatSession, SaidReply
 from llmcli.errors import UsageError
-from llmcli.views import terminal
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,8 +35,8 @@ class LookingBack:
         """What else the token could have been and what the filters made of that, what was read, and what wrote it."""
         from llmcli.engine.sampling_trace import choices
         from llmcli.inspection.token_card import inspect_token
-        from llmcli.views import choices as choices_view
-        from llmcli.views.card import NOTE, CardView
+        from llmcli.views.inspect.token_card import NOTE, CardView
+        from llmcli.views.reply import sampling_trace as choices_view
 
         session = self._session
         reply, number = self._find(argument)
@@ -58,7 +58,7 @@ class LookingBack:
 
     def _lens(self, argument: str) -> None:
         from llmcli.inspection.residual.logit_lens import lens
-        from llmcli.views.lens import NOTE, LensView
+        from llmcli.views.inspect.logit_lens import NOTE, LensView
 
         reply, number = self._find(argument)
         with progress_bar(enabled=not self._session.quiet, unit="tokens") as progress:
@@ -72,7 +72,7 @@ class LookingBack:
 
     def _attention(self, argument: str) -> None:
         from llmcli.inspection.attention.summary import summary
-        from llmcli.views.attention import NOTE, attention_view
+        from llmcli.views.inspect.attention import NOTE, attention_view
 
         reply, number = self._find(argument)
         with progress_bar(enabled=not self._session.quiet, unit="tokens") as progress:

@@ -19,13 +19,13 @@ from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingPar
 from llmcli.engine.reasoning import ThinkingApart, thought_and_answer
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.engine import Stats
-    from llmcli.views.markdown_reply import MarkdownReply
-    from llmcli.views.reply import ReplyWriter
+    from llmcli.views.reply.markdown_writer import MarkdownReply
+    from llmcli.views.reply.writer import ReplyWriter
 
 # From this share of the context on, each message is told with its size.
 NEAR = 0.75
@@ -148,7 +148,7 @@ class ChatSession:
 
         The reply may have `begun` with some ids already, of which `before` tells what is known.
         """
-        from llmcli.views.progress import progress_bar
+        from llmcli.views.terminal.progress import progress_bar
 
         conversation, look = self.conversation, self.look
         conversation.messages = self.messages(question.after)
@@ -209,10 +209,10 @@ class ChatSession:
 
     def _writer(self) -> ReplyWriter | MarkdownReply:
         if not self.plain and not self.look.probs and terminal.can_draw():
-            from llmcli.views.markdown_reply import MarkdownReply
+            from llmcli.views.reply.markdown_writer import MarkdownReply
 
             return MarkdownReply(quiet=self.quiet)
-        from llmcli.views.reply import ReplyWriter
+        from llmcli.views.reply.writer import ReplyWriter
 
         return ReplyWriter(coloured=self.look.probs, quiet=self.quiet)
 
@@ -234,7 +234,7 @@ class ChatSession:
         Raises:
             UsageError: there has been none.
         """
-        from llmcli.views.stats import stats_line
+        from llmcli.views.reply.stats import stats_line
 
         if self.last_stats is None:
             raise UsageError("There has been no reply yet.")
@@ -302,7 +302,7 @@ class ChatSession:
 
     def toolbar(self, typed: str) -> str:
         """How full the context is, with what has been `typed` where that is close, how fast the model last spoke."""
-        from llmcli.views.stats import speed
+        from llmcli.views.reply.stats import speed
 
         used, limit, more = self.used(), self.conversation.engine.context_length, ""
         # A token is seldom shorter than a character, so that most of the time nothing need be counted.

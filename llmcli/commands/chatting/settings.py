@@ -10,7 +10,7 @@ from llmcli.commands.chatting.session import ChatSession
 from llmcli.commands.options import template_variables
 from llmcli.engine import SamplingParams
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 _NUMBERS: dict[str, Callable[[str], object]] = {
     "repeat_penalty": float,

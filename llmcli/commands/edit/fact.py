@@ -13,7 +13,7 @@ from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model, read_edit_files
 from llmcli.commands.prompt_input import read_file_text
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 
 def fact(
@@ -100,8 +100,8 @@ def fact(
     from llmcli.checkpoint.edits.store import new_edit_file
     from llmcli.checkpoint.file_hashes import weights_hash
     from llmcli.editing.edit_fact import Fact, check_editable, make_edit
-    from llmcli.views.edit import NOTE, SCHEMA, edit_view
-    from llmcli.views.progress import progress_bar
+    from llmcli.views.reports.edit import NOTE, SCHEMA, edit_view
+    from llmcli.views.terminal.progress import progress_bar
 
     check_editable(checkpoint.config, checkpoint.name, number)
     over = read_edit_files(checkpoint, edit, quiet=quiet) if edit else ()

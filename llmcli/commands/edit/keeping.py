@@ -9,7 +9,7 @@ import typer
 from llmcli.commands.inspect import base
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.json_text import json_text
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def list_edits(as_json: base.AsJson = False) -> None:
     if not rows:
         terminal.note("No edit has been kept yet.")
         return
-    from llmcli.views.edit import edits_table
+    from llmcli.views.reports.edit import edits_table
 
     table = edits_table([(path.stem, edit.model, edit.prompt, edit.target, edit.layers) for path, edit in rows])
     terminal.console_out().print(table)
@@ -47,7 +47,7 @@ def show_edit(name: Name, as_json: base.AsJson = False) -> None:
     if as_json:
         terminal.write_line(json_text(about))
         return
-    from llmcli.views.edit import edit_lines
+    from llmcli.views.reports.edit import edit_lines
 
     lengths = ", ".join(
         f"block {update.layer}: {len(update.write)} x {len(update.read)}, "

@@ -10,8 +10,8 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.loading import find_checkpoint, read_edit_files
 from llmcli.errors import LlmcliError
-from llmcli.views import terminal
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
 
 
 def merge(

@@ -42,7 +42,7 @@ def attention(
     from llmcli.inspection.attention.summary import summary
     from llmcli.inspection.core.text_spans import Spans
     from llmcli.text.chat.prompt import Message
-    from llmcli.views import attention as views
+    from llmcli.views.inspect import attention as views
 
     with subject.progress("Reading") as progress:
         if head is not None and layer is not None:

@@ -10,7 +10,7 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.prompt_input import argument_text, read_prompt
 from llmcli.errors import UsageError
-from llmcli.views import terminal
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ def present(
     from rich.console import Group
     from rich.text import Text
 
-    from llmcli.views.plain_json import has_nan
+    from llmcli.views.terminal.to_json import has_nan
 
     if has_nan(value):
         # Logits have been checked; what was computed of other values inside the model has not.
@@ -137,7 +137,7 @@ def present(
     title = title or f"llm inspect {schema.split('.')[1].split('/')[0]}"
     write_files(whole, title=title, html=html, svg=svg)
     if as_json:
-        from llmcli.views.plain_json import json_line
+        from llmcli.views.terminal.to_json import json_line
 
         terminal.write_line(json_line(schema, value))
         return
@@ -154,10 +154,10 @@ def write_files(view: RenderableType, *, title: str, html: Path | None, svg: Pat
     from llmcli.files import replace_text
 
     if html is not None:
-        from llmcli.views.export import as_html
+        from llmcli.views.terminal.export import as_html
 
         replace_text(html, as_html(view))
     if svg is not None:
-        from llmcli.views.export import as_svg
+        from llmcli.views.terminal.export import as_svg
 
         replace_text(svg, as_svg(view, title))

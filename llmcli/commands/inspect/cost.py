@@ -23,7 +23,7 @@ def cost(
     length = None if subject.text is None else len(subject.ids_without_weights)
 
     from llmcli.inspection.evaluation.cost import model_cost
-    from llmcli.views.cost import NOTE, SCHEMA, CostView
+    from llmcli.views.inspect.cost import NOTE, SCHEMA, CostView
 
     checkpoint = subject.checkpoint
     result = model_cost(checkpoint.name, checkpoint.config, context=context, text_tokens=length)

@@ -24,7 +24,7 @@ def embeddings(
     content, checkpoint = subject.content, subject.checkpoint
 
     from llmcli.inspection.residual.embeddings import embedding_neighbours, parse_expression, read_embedding
-    from llmcli.views.embeddings import SCHEMA, EmbeddingsView
+    from llmcli.views.inspect.embeddings import SCHEMA, EmbeddingsView
 
     tokenizer = subject.text_parts.tokenizer
     expression = parse_expression(tokenizer, content)

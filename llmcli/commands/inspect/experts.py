@@ -18,7 +18,7 @@ def experts(
 ) -> Shown:
     """Show which experts each token of a text is sent to, and how evenly the experts are used."""
     from llmcli.inspection.feed_forward.moe_routing import check_has_experts, expert_routing
-    from llmcli.views.experts import SCHEMA, ExpertsView
+    from llmcli.views.inspect.moe_routing import SCHEMA, ExpertsView
 
     # From the headers: a dense model need not be loaded for that.
     check_has_experts(subject.checkpoint.name, subject.checkpoint.config)

@@ -32,7 +32,7 @@ def heads(
     loaded = subject.loaded
 
     from llmcli.inspection.attention.head_scores import ablate_induction, head_atlas, random_repeats, text_repeats
-    from llmcli.views.heads import SCHEMA, heads_view
+    from llmcli.views.inspect.head_scores import SCHEMA, heads_view
 
     repeats = random_repeats(loaded, seed=seed) if ids is None else text_repeats(loaded, ids)
     with subject.progress("Looking at heads", "blocks") as progress:

@@ -20,7 +20,7 @@ def lens(
     loaded, ids = subject.loaded, subject.ids
 
     from llmcli.inspection.residual.logit_lens import lens as look
-    from llmcli.views import lens as views
+    from llmcli.views.inspect import logit_lens as views
 
     at = base.positions(position, len(ids), default=base.last_positions(len(ids)))
     with subject.progress("Reading") as progress:

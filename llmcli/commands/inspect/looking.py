@@ -14,7 +14,7 @@ import typer
 from llmcli.commands import options
 from llmcli.commands.inspect import base
 from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -35,7 +35,7 @@ def needle(
     loaded = subject.load(precise=readable)
 
     from llmcli.inspection.evaluation.needle import needle as look_for_needle
-    from llmcli.views.needle import SCHEMA, NeedleView
+    from llmcli.views.inspect.needle import SCHEMA, NeedleView
 
     with subject.progress("Asking", "texts", estimate=True) as progress:
         result = look_for_needle(

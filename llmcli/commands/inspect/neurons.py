@@ -46,7 +46,7 @@ def neurons(
     from llmcli.inspection.feed_forward.neurons import neuron_along
     from llmcli.inspection.feed_forward.neurons import neurons as strongest
     from llmcli.inspection.residual.logit_attribution import single_token
-    from llmcli.views import neurons as views
+    from llmcli.views.inspect import neurons as views
 
     with subject.progress("Reading") as progress:
         if layer is not None and neuron is not None:

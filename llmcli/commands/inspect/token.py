@@ -8,7 +8,7 @@ import typer
 
 from llmcli.commands.inspect.looking import Shown, Subject, looks
 from llmcli.errors import UsageError
-from llmcli.views.progress import progress_bar
+from llmcli.views.terminal.progress import progress_bar
 
 
 @looks()
@@ -38,7 +38,7 @@ def token(
 
     from llmcli.inspection.residual.logit_attribution import single_token
     from llmcli.inspection.token_card import inspect_token
-    from llmcli.views import card as views
+    from llmcli.views.inspect import token_card as views
 
     with progress_bar(enabled=not subject.quiet, unit="steps") as progress:
         result = inspect_token(

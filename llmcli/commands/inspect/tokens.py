@@ -11,7 +11,7 @@ def tokens(subject: Subject) -> Shown:
     ids = subject.ids_without_weights
 
     from llmcli.inspection.evaluation.tokenization import tokenization
-    from llmcli.views.tokenization import SCHEMA, tokenization_view
+    from llmcli.views.inspect.tokenization import SCHEMA, tokenization_view
 
     result = tokenization(subject.text_parts.tokenizer, ids)
     return Shown(tokenization_view(result), SCHEMA, result)

@@ -43,7 +43,7 @@ def without(
     loaded, ids = subject.loaded, subject.ids
 
     from llmcli.inspection.causal import prompt_ablation as inspection
-    from llmcli.views import without as views
+    from llmcli.views.inspect import prompt_ablation as views
 
     within = subject.content if subject.chat else None
     at: tuple[int, ...] = ()

@@ -7,7 +7,7 @@ import pytest
 
 import llmcli
 from llmcli.inspection.feed_forward.neurons import neuron_along, neurons
-from llmcli.views.plain_json import plain
+from llmcli.views.terminal.to_json import plain
 from tests.commands.running import llm
 from tests.support.models.inspected_families import family
 from tests.tiny import save, tiny_model

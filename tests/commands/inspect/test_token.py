@@ -7,7 +7,7 @@ import pytest
 
 import llmcli
 from llmcli.inspection.token_card import inspect_token
-from llmcli.views.plain_json import plain
+from llmcli.views.terminal.to_json import plain
 from tests.commands.running import llm
 from tests.tiny import save, tiny_model
 

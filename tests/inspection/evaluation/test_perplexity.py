@@ -12,7 +12,7 @@ from llmcli.engine import SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.evaluation.perplexity import score
-from llmcli.views.tokens import coloured, sparkline
+from llmcli.views.widgets.token_table import coloured, sparkline
 from tests.commands.running import llm
 from tests.puppet import BOS, chain, ids_of, write_puppet
 from tests.tiny import random_ids, save, tiny_model

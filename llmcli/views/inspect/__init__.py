@@ -1,0 +1,1 @@
+"""Views of inspections: one for each `llm inspect` command and its relatives."""

@@ -1,0 +1,115 @@
+"""What was read: a row for each token with its sink, itself and what it looked at most; and one head's pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llmcli.views.widgets.heatmap import HeatMap, scale_legend
+from llmcli.views.widgets.token_table import percent, token_label
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import AttentionRow
+    from llmcli.inspection.attention.pattern import Pattern
+    from llmcli.inspection.attention.summary import AttentionSummary, BlockReading
+
+SCHEMA = "llmcli.attention/1"
+PATTERN_SCHEMA = "llmcli.attention-pattern/1"
+NOTE = "sink, self: shares of all attention, on the first token and on itself; read: of the rest, by value size"
+# A pattern of more tokens than this is told in words.
+_LARGEST_MAP = 60
+_SHADES = "░▒▓█"
+# From this share on a shade is one darker.
+_STEPS = (0.1, 0.25, 0.5)
+# So much of a word, line or message is shown.
+_LONGEST = 32
+
+
+def attention_view(summary: AttentionSummary) -> RenderableType:
+    """A row for each position; where there is only one, what each block read as well."""
+    labels = [token_label(token.bytes) for token in summary.tokens]
+    table = _table("token", "before")
+    for reading in summary.rows:
+        at = reading.position
+        follows = labels[at + 1] if at + 1 < len(labels) else "?"
+        table.add_row(str(at), Text(labels[at]), Text(follows, style="bold"), *_cells(reading))
+    if not summary.blocks:
+        return table
+    return Group(table, Text(), _blocks(summary.blocks))
+
+
+def read_table(said: Sequence[tuple[int, bytes, AttentionRow]]) -> Table:
+    """A row for each generated token, each an (index, bytes, row), with what was read to say it."""
+    table = _table("said")
+    for index, data, row in said:
+        table.add_row(str(index), Text(token_label(data), style="bold"), *_cells(row))
+    return table
+
+
+def pattern_view(pattern: Pattern) -> RenderableType:
+    """The pattern as a map of queries by keys; of a long text, what each query looked at most."""
+    labels = [token_label(token.bytes) for token in pattern.tokens]
+    title = Text(f"block {pattern.layer}, head {pattern.head}", style="bold")
+    if len(labels) <= _LARGEST_MAP:
+        rows = [row[: at + 1] for at, row in zip(pattern.positions, pattern.pattern, strict=True)]
+        width = max(len(str(len(labels))), 2)
+
+        def label(number: int) -> str:
+            return f"{pattern.positions[number]:>{width}} {labels[pattern.positions[number]][:12]:<12}"
+
+        heat = HeatMap(rows, row_label=label, cell_width=2)
+        how = Text("rows: the token that looks; columns: the token it looks at", style="dim")
+        return Group(title, heat, scale_legend(0, 1, "of the row's attention"), how)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("token", no_wrap=True)
+    table.add_column("looks at", overflow="fold")
+    for at, row in zip(pattern.positions, pattern.pattern, strict=True):
+        best = sorted(range(at + 1), key=lambda key: row[key], reverse=True)[:5]
+        cell = Text()
+        for key in best:
+            _append(cell, f"{labels[key]}", row[key], f"#{key} ")
+        table.add_row(str(at), Text(labels[at]), cell)
+    return Group(title, table)
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("#", justify="right", style="dim")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    table.add_column("sink", justify="right")
+    table.add_column("self", justify="right")
+    table.add_column("read", overflow="fold")
+    return table
+
+
+def _blocks(blocks: Sequence[BlockReading]) -> Table:
+    table = _table()
+    table.columns[0].header = "block"
+    for reading in blocks:
+        table.add_row(str(reading.block), *_cells(reading.row))
+    return table
+
+
+def _cells(row: AttentionRow) -> tuple[Text, Text, Text]:
+    read = Text()
+    for item in row.read:
+        label = token_label(item.text.encode())
+        _append(read, label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…", item.weight)
+    return Text(_whole_percent(row.sink), "dim"), Text(_whole_percent(row.self), "dim"), read
+
+
+def _append(line: Text, label: str, weight: float, before: str = "") -> None:
+    line.append(before, "dim")
+    line.append(_SHADES[sum(weight >= step for step in _STEPS)], "blue")
+    line.append(label, "bold" if weight >= _STEPS[1] else "")
+    line.append(f" {percent(weight) if weight < 0.01 else _whole_percent(weight)}  ", "dim")
+
+
+def _whole_percent(share: float) -> str:
+    return f"{100 * share:.0f}%"

@@ -1,0 +1,127 @@
+"""The logit lens: one position layer by layer, or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from llmcli.views.widgets.numbers import number
+from llmcli.views.widgets.shading import ShadeLegend, clipped, shaded, shows_bands
+from llmcli.views.widgets.token_table import percent, probability_bar, token_label
+
+if TYPE_CHECKING:
+    from llmcli.inspection.core.tokens import TokenProb
+    from llmcli.inspection.residual.logit_lens import Lens, LensLayer, LensPosition
+
+SCHEMA = "llmcli.lens/1"
+NOTE = "raw lens: each layer read through the final norm and the output head, which only the last was trained for"
+NOTE_TIED = "with tied embeddings, layer 0 mostly shows the token that was read"
+_TOKEN_WIDTH = 8
+_CELL = _TOKEN_WIDTH + 1
+_LABEL = 6
+# A grid has no more rows than about this; layers in between are left out.
+_ROWS = 16
+_NARROW = 48
+_ROOM_FOR_OTHERS = 16
+# Tokens are cut to this in a table.
+_LONGEST = 16
+
+
+class LensView:
+    """One position in detail; several as a grid, as many columns at a time as fit, one page below the other."""
+
+    def __init__(self, lens: Lens) -> None:
+        self._lens = lens
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if len(self._lens.lens) == 1:
+            yield from self._detail(self._lens.lens[0], options.max_width)
+        else:
+            yield from self._grid(console, options.max_width)
+
+    def _detail(self, found: LensPosition, width: int) -> Iterator[RenderableType]:
+        read = token_label(self._lens.tokens[found.position].bytes)
+        yield Text.assemble(("after ", "dim"), (read, "bold"), (f" at {found.position}", "dim"), overflow="fold")
+        yield lens_table(found, found.layers, width)
+        yield Text(_leads(found), style="dim", overflow="fold")
+
+    def _grid(self, console: Console, width: int) -> Iterator[RenderableType]:
+        columns = max(1, (width - _LABEL + 1) // (_CELL + 1))
+        for first in range(0, len(self._lens.lens), columns):
+            if first:
+                yield Text()
+            yield from self._page(self._lens.lens[first : first + columns], shows_bands(console))
+        yield ShadeLegend("probability")
+
+    def _page(self, found: Sequence[LensPosition], coloured: bool) -> Iterator[Text]:
+        labels = [token_label(self._lens.tokens[position.position].bytes) for position in found]
+        yield _line("#", [Text(clipped(str(position.position), _CELL), style="dim") for position in found])
+        yield _line("layer", [Text(clipped(label, _TOKEN_WIDTH) + " ", style="bold") for label in labels])
+        for layer in _some_layers(len(found[0].layers) - 1):
+            best = [position.layers[layer].top[0] for position in found]
+            cells = [clipped(token_label(token.bytes), _TOKEN_WIDTH) for token in best]
+            yield _line(
+                str(layer),
+                [shaded(cell, token.prob, coloured=coloured) for cell, token in zip(cells, best, strict=True)],
+            )
+        leads = ["-" if position.leads_from is None else str(position.leads_from) for position in found]
+        yield _line("leads", [Text(clipped(layer, _CELL), style="dim") for layer in leads])
+
+
+def lens_table(found: LensPosition, layers: Sequence[LensLayer], width: int) -> Table:
+    """A row for each of `layers`: the most probable tokens there, and how the followed token stands."""
+    labels = [clipped(token_label(layer.top[0].bytes), _LONGEST).rstrip() for layer in layers]
+    columns = {
+        "layer": [Text(str(layer.layer), style="dim") for layer in layers],
+        "says": [Text(label, style="bold" * (at.rank == 1)) for label, at in zip(labels, layers, strict=True)],
+        " ": [Text(percent(layer.top[0].prob)) for layer in layers],
+        "": [Text(probability_bar(layer.top[0].prob), style="blue") for layer in layers],
+        "rank": [Text(str(layer.rank)) for layer in layers],
+        "KL": [Text(number(layer.kl, ".2f")) for layer in layers],
+    }
+    if width < _NARROW:
+        del columns[""]
+    taken = sum(max(cell_len(name), *(cell.cell_len for cell in cells)) + 1 for name, cells in columns.items())
+    if width - taken >= _ROOM_FOR_OTHERS and any(len(layer.top) > 1 for layer in layers):
+        columns["then"] = [_others(layer.top[1:], width - taken) for layer in layers]
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name.strip(), justify="left" if name in ("says", "", "then") else "right", no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _others(others: Sequence[TokenProb], room: int) -> Text:
+    """As many of them as there is room for."""
+    line = Text(style="dim")
+    for other in others:
+        item = f"{token_label(other.bytes)} {percent(other.prob)}"
+        if line.cell_len + cell_len(item) > room:
+            break
+        line.append(f"{item}  ")
+    line.rstrip()
+    return line
+
+
+def _line(label: str, cells: Sequence[Text]) -> Text:
+    line = Text.assemble((f"{label:>{_LABEL - 1}} ", "dim"), no_wrap=True, overflow="crop")
+    return line.append_text(Text(" ").join(cells))
+
+
+def _some_layers(last: int) -> list[int]:
+    """Every so many layers, with the first and the last."""
+    step = -(-last // _ROWS) or 1
+    return [*range(0, last, step), last]
+
+
+def _leads(found: LensPosition) -> str:
+    token = token_label(found.token.bytes)
+    if found.leads_from is None:
+        return f"rank is {token}'s, which is not the most probable token at the end"
+    return f"rank is {token}'s, which leads from layer {found.leads_from} on"

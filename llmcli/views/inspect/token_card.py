@@ -1,0 +1,201 @@
+"""The card of one token: what it could have been, what was read, what the layers thought, and who wrote its logit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from llmcli.views.inspect.logit_lens import lens_table
+from llmcli.views.inspect.neurons import neuron_name, neuron_table
+from llmcli.views.widgets.token_table import percent, probability_bar, token_label
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import AttentionRow
+    from llmcli.inspection.core.tokens import TokenProb
+    from llmcli.inspection.residual.logit_attribution import Attribution, BlockLogit, HeadLogit
+    from llmcli.inspection.residual.logit_lens import LensLayer, LensPosition
+    from llmcli.inspection.token_card import Ablation, CardToken, TokenCard, Verification
+
+SCHEMA = "llmcli.token/1"
+NOTE = (
+    "direct effects only, with the final norm's scale held fixed: what a part wrote into the token's logit above the "
+    "mean logit; what was read is where attention went, not why"
+)
+_LAYERS, _BLOCKS = 8, 8
+_LENS_WIDTH = 60
+# Cells of a bar to either side of its line, and all cells of a row but those of its two bars.
+_LONGEST_BAR, _BESIDE_BARS = 6, 31
+
+
+class CardView:
+    """All sections of a card, one below the other."""
+
+    def __init__(self, card: TokenCard) -> None:
+        self._card = card
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        card, width = self._card, options.max_width
+        yield _title(card)
+        yield from _section("could be", _candidates(card.candidates, card.token))
+        if card.read is not None:
+            yield from _section("read", _read(card.read))
+        yield from _section("layers (raw lens)", lens_table(card.lens, _telling(card.lens), min(width, _LENS_WIDTH)))
+        made_of = card.attribution
+        yield from _section("logit", _sum(made_of), _block_table(made_of.blocks, width))
+        yield from _section("heads", _head_table(made_of.heads))
+        yield from _section("neurons", neuron_table(made_of.neurons, suppressed=False))
+        if card.verify is not None:
+            label = token_label(card.token.bytes)
+            title = f"{label} {percent(card.verify.before)}, and with these switched off"
+            yield from _section(title, _verify_table(card.verify))
+
+
+def _section(title: str, *content: RenderableType) -> Iterator[RenderableType]:
+    yield Text()
+    yield Text(title, style="bold blue", overflow="fold")
+    yield from content
+
+
+def _title(card: TokenCard) -> Text:
+    token = card.token
+    return Text.assemble(
+        f"token {token.index} ",
+        (token_label(token.bytes), "bold"),
+        f" {percent(token.prob)}, rank {token.rank}, entropy {card.entropy:.2f} nats, after ",
+        (token_label(card.before.bytes), "bold"),
+        "" if token.stands else " (not in the text)",
+        overflow="fold",
+    )
+
+
+def _candidates(candidates: Sequence[TokenProb], token: CardToken) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(justify="right", style="dim")
+    table.add_column(overflow="fold")
+    table.add_column(justify="right")
+    table.add_column(no_wrap=True)
+    shown = [(rank, other.id, other.bytes, other.prob) for rank, other in enumerate(candidates, 1)]
+    if all(token_id != token.id for _, token_id, _, _ in shown):
+        shown.append((token.rank, token.id, token.bytes, token.prob))
+    for rank, token_id, data, prob in shown:
+        own = "bold underline" if token_id == token.id else ""
+        mark = ">" if token_id == token.id else " "
+        bar = Text(probability_bar(prob), style="blue")
+        table.add_row(f"{mark}{rank}", Text(token_label(data), style=own), percent(prob), bar)
+    return table
+
+
+def _read(row: AttentionRow) -> Text:
+    line = Text(overflow="fold")
+    for item in row.read:
+        line.append(token_label(item.text.encode()), "bold")
+        line.append(f" {_whole(item.weight)} at {item.position}   ")
+    line.append(f"sink {_whole(row.sink)}, itself {_whole(row.self)} of all attention", "dim")
+    return line
+
+
+def _telling(found: LensPosition) -> list[LensLayer]:
+    """The first layer, the last few at which the most probable token changes, and the last."""
+    layers = found.layers
+    new = [at.layer for at in layers[1:] if at.top[0].id != layers[at.layer - 1].top[0].id]
+    return [layers[layer] for layer in sorted({0, *new[-_LAYERS:], len(layers) - 1})]
+
+
+def _sum(made_of: Attribution) -> Text:
+    attention = sum(block.attention for block in made_of.blocks)
+    feed_forward = sum(block.feed_forward for block in made_of.blocks)
+    parts = [
+        ("mean", made_of.mean_logit),
+        ("embedding", made_of.embedding),
+        ("attention", attention),
+        ("feed-forward", feed_forward),
+        ("bias", made_of.bias),
+        ("rounding", made_of.rounding),
+    ]
+    line = Text(f"{made_of.logit:.2f} =", overflow="fold")
+    for name, value in parts:
+        # Most models have no biases, and float32 rounds to nothing that could be seen.
+        if name in ("bias", "rounding") and abs(value) < 0.005:
+            continue
+        line.append(f" {value:+.2f} ")
+        line.append(name, "dim")
+    if made_of.softcap is not None:
+        line.append(f", before the soft cap of {made_of.softcap:g}", "dim")
+    return line
+
+
+def _block_table(blocks: Sequence[BlockLogit], width: int) -> Table:
+    """The strongest blocks in their order, and the sum of the others."""
+    strength = {block.block: max(abs(block.attention), abs(block.feed_forward)) for block in blocks}
+    named = sorted(sorted(strength, key=lambda index: strength[index], reverse=True)[:_BLOCKS])
+    others = [block for block in blocks if block.block not in named]
+    rows = [(str(index), blocks[index].attention, blocks[index].feed_forward) for index in named]
+    if others:
+        rest = (sum(block.attention for block in others), sum(block.feed_forward for block in others))
+        rows.append((f"{len(others)} more", *rest))
+    most = max(strength.values(), default=0.0) or 1.0
+    reach = min(_LONGEST_BAR, max(1, (width - _BESIDE_BARS) // 4))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("block", justify="right", style="dim", no_wrap=True)
+    for name in ("attention", "feed-fwd"):
+        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+    for label, attention, feed_forward in rows:
+        bars = [signed_bar(value / most, reach) for value in (attention, feed_forward)]
+        table.add_row(label, f"{attention:+.2f}", bars[0], f"{feed_forward:+.2f}", bars[1])
+    return table
+
+
+def signed_bar(share: float, reach: int) -> Text:
+    """A bar to the left of a line for a negative share, to the right for a positive one; full at 1."""
+    halves = round(min(abs(share), 1.0) * 2 * reach)
+    full, half = divmod(halves, 2)
+    left = ("▐" * half + "█" * full if share < 0 else "").rjust(reach)
+    right = ("█" * full + "▌" * half if share > 0 else "").ljust(reach)
+    return Text.assemble((left, "#c9a24b"), ("│", "dim"), (right, "blue"))
+
+
+def _head_table(heads: Sequence[HeadLogit]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("head", no_wrap=True)
+    table.add_column("logit", justify="right", no_wrap=True)
+    table.add_column("looked at", overflow="fold")
+    for head in heads:
+        looked = Text()
+        if head.looked_at is not None:
+            looked.append(token_label(head.looked_at.bytes))
+            looked.append(f" {_whole(head.looked_at.weight)} at {head.looked_at.position}", "dim")
+        table.add_row(Text(f"{head.block}.{head.head}", style="bold"), f"{head.logit:+.2f}", looked)
+    return table
+
+
+def _verify_table(verify: Verification) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("off", overflow="fold")
+    table.add_column("then", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("nats", justify="right", no_wrap=True)
+    for ablation in verify.ablations:
+        name = Text(_switched_off(ablation), style="dim" if ablation.control else "")
+        bar = Text(probability_bar(ablation.after), style="blue")
+        known = ablation.after > 0 and verify.before > 0
+        change = f"{math.log(ablation.after / verify.before):+.2f}" if known else ""
+        table.add_row(name, percent(ablation.after), bar, change)
+    return table
+
+
+def _switched_off(ablation: Ablation) -> str:
+    names = [f"head {head.block}.{head.head}" for head in ablation.heads]
+    names += [f"neuron {neuron_name(neuron.block, neuron.neuron, None)}" for neuron in ablation.neurons]
+    if len(names) == 1:
+        return f"{names[0]}, drawn at random" if ablation.control else names[0]
+    return "as many, drawn at random" if ablation.control else f"all {len(names)} of them"
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f}%"

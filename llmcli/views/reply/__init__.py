@@ -1,0 +1,1 @@
+"""A reply on the screen: streaming text, Markdown, tokens with probabilities, JSON and statistics."""

@@ -1,0 +1,86 @@
+"""A reply as it is written, drawn as Markdown: for terminals that can draw over lines and style them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
+from rich.text import Text
+
+from llmcli.views.reply.markdown_blocks import lines_of
+from llmcli.views.reply.markdown_stream import MarkdownStream
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.live_region import OpenLines
+from llmcli.views.terminal.unencodable import HANDLER
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import Event
+    from llmcli.views.reply.markdown_blocks import Colours
+
+
+class MarkdownReply:
+    """Draws a reply on standard output, which must be a terminal that `terminal.can_draw`.
+
+    A thought is shown dim, from its end if it is long, and makes place for a line that tells of it when it is over.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """If `quiet`, thoughts are not shown."""
+        self._lines = OpenLines(_write, lambda: terminal.size(sys.stdout))
+        # Rich's name of a palette that no terminal has which is asked for its own.
+        self._colours = cast("Colours", terminal.console_out().color_system)
+        self._answer = MarkdownStream(self._lines, self._colours)
+        self._quiet = quiet
+        self._thought, self._thought_tokens, self._thought_since = "", 0, 0.0
+
+    def show(self, event: Event) -> None:
+        """Draw what `event` adds to the reply."""
+        from llmcli.engine.events import Finish, Prefill
+
+        if isinstance(event, Prefill):
+            return
+        if event.thinking:
+            self._think(event.thinking)
+        if event.text.strip() or isinstance(event, Finish):
+            self._end_thought()
+        elif self._thought:
+            self._thought_tokens += 1
+        self._answer.push(event.text)
+        if isinstance(event, Finish):
+            self._answer.finish()
+
+    def close(self) -> None:
+        """Draw what there is, if the reply ended without an event; the terminal may be gone."""
+        with suppress(OSError):
+            self._end_thought()
+            self._answer.finish()
+
+    def _think(self, text: str) -> None:
+        if not self._thought:
+            # What was answered before, if anything was, is complete.
+            self._answer.finish()
+            self._thought_since = time.perf_counter()
+        self._thought += text
+        if not self._quiet and self._lines.is_due():
+            with self._lines.drawing():
+                # A line of the text is at least one of the screen.
+                end = "\n".join(self._thought.rstrip().split("\n")[-self._lines.rows - 1 :])
+                self._lines.update([], self._dim(end))
+
+    def _end_thought(self) -> None:
+        if self._thought.strip() and not self._quiet:
+            seconds = time.perf_counter() - self._thought_since
+            told = f"Thought for {self._thought_tokens} tokens, {seconds:.1f} s; /thought shows it."
+            self._lines.update([*self._dim(told), ""], [])
+        self._thought, self._thought_tokens = "", 0
+
+    def _dim(self, text: str) -> list[str]:
+        return lines_of(Text(terminal.visible(text), style="dim"), self._lines.columns, self._colours)
+
+
+def _write(text: str) -> None:
+    # Through the buffer: the text layer would write a line at a time.
+    sys.stdout.buffer.write(text.encode(sys.stdout.encoding, errors=HANDLER))
+    sys.stdout.flush()

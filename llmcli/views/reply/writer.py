@@ -1,0 +1,132 @@
+"""A reply as it is written: on a terminal made visible, into a pipe or file the bytes of its text and a line end."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.unencodable import HANDLER
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import Event, Step
+
+
+class ThoughtWriter:
+    """Writes what a model thinks to standard error, as it comes and harmless to any terminal."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+        self._held = ""
+        """Line ends that may be the last of the thought."""
+
+    def write(self, text: str) -> None:
+        """The thought goes on with `text`."""
+        text = self._held + text
+        said = text.rstrip()
+        self._held = text[len(said) :]
+        if not said or sys.stderr is None:
+            return
+        self._is_open = True
+        if terminal.shows_color(sys.stderr):
+            from rich.text import Text
+
+            terminal.console_err().print(Text(terminal.visible(said), style="dim"), end="", soft_wrap=True)
+        else:
+            sys.stderr.write(terminal.visible(said))
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """The thought is over: what follows has its own paragraph."""
+        if self._is_open:
+            sys.stderr.write("\n\n")
+            sys.stderr.flush()
+        self._is_open, self._held = False, ""
+
+
+class ReplyWriter:
+    """Writes a reply to standard output, flushed as it comes, and what is thought before it to standard error, dim.
+
+    On a terminal control characters are made visible; anywhere else the text is passed on byte for byte. Either way it
+    ends with a newline, as lines of text do; an empty reply is no line.
+    """
+
+    def __init__(
+        self,
+        *,
+        coloured: bool = False,
+        prefill: str = "",
+        thought: str = "",
+        quiet: bool = False,
+        newline: bool = True,
+    ) -> None:
+        """`coloured` gives each token the colour of its probability, where the terminal has colours.
+
+        Without `newline` a pipe or file gets the text alone.
+
+        `thought` and `prefill` are how the reply begins, before anything is generated. If `quiet`, thoughts are not
+        shown.
+        """
+        self._is_terminal = terminal.stdout().isatty()
+        self._prefill, self._thought = prefill, thought
+        self._console = terminal.console_out() if coloured and self._is_terminal else None
+        self._at_line_start = True
+        self._newline = newline or self._is_terminal
+        self._thoughts = None if quiet else ThoughtWriter()
+
+    def show(self, event: Event) -> None:
+        """Write what `event` adds to the reply; the last one ends the line, so that what follows has its own."""
+        from llmcli.engine.events import Prefill, Step
+
+        if isinstance(event, Prefill):
+            self._think(self._thought)
+            self._write(self._prefill)
+            return
+        self._think(event.thinking)
+        self._write(event.text, event if isinstance(event, Step) else None)
+        if not isinstance(event, Step):
+            self._end_line()
+
+    def close(self) -> None:
+        """Nothing is left to write, whatever ended the reply."""
+
+    def _think(self, text: str) -> None:
+        if self._thoughts is not None:
+            self._thoughts.write(text)
+
+    def _write(self, text: str, step: Step | None = None) -> None:
+        if not text:
+            return
+        if self._thoughts is not None:
+            self._thoughts.end()
+        self._at_line_start = text.endswith("\n")
+        if self._console is not None and step is not None and step.logprob is not None:
+            self._write_coloured(text, step)
+        elif self._is_terminal:
+            sys.stdout.write(terminal.visible(text))
+        else:
+            # Bytes, so that neither the locale nor the platform's line ends change what the model said.
+            sys.stdout.buffer.write(text.encode("utf-8", errors=HANDLER))
+        sys.stdout.flush()
+
+    def _end_line(self) -> None:
+        if self._thoughts is not None:
+            self._thoughts.end()
+        if not self._newline or self._at_line_start:
+            return
+        if self._is_terminal:
+            sys.stdout.write("\n")
+        else:
+            sys.stdout.buffer.write(b"\n")
+        sys.stdout.flush()
+
+    def _write_coloured(self, text: str, step: Step) -> None:
+        from rich.text import Text
+
+        from llmcli.views.widgets.token_table import step_style
+
+        assert self._console is not None
+        # soft_wrap: the terminal breaks the lines, since only it knows where the previous token ended.
+        self._console.print(
+            Text(terminal.visible(text), style=step_style(step)), end="", soft_wrap=True, highlight=False
+        )

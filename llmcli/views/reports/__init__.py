@@ -1,0 +1,1 @@
+"""Reports: benchmarks, the doctor, edits, settings and the card of a model."""

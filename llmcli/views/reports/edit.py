@@ -1,0 +1,95 @@
+"""What an edit did, before and after side by side; and the edits there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llmcli.views.terminal.terminal import visible
+from llmcli.views.widgets.token_table import percent, token_label
+
+if TYPE_CHECKING:
+    from llmcli.editing.edit_fact import EditReport
+    from llmcli.editing.evaluation import Neighbour, Reply
+
+SCHEMA = "llmcli.edit/1"
+NOTE = "new answer: the probability of all of it; neighbours: texts whose answers should stay; drift: KL divergence"
+
+
+def edit_view(report: EditReport) -> Group:
+    """The new answer on the prompt and in other words, the neighbours, other text, replies, and what is wrong."""
+    proof = report.proof
+    tried = ", ".join(f"{each.layer} ({each.score:.2f})" for each in report.tried)
+    title = Text.assemble(_words(report.prompt), " → ", (_line(report.target), "bold"), f"   block {report.layer}")
+    changed = _table("new answer", "before", "after")
+    for each in (proof.prompt, *proof.paraphrases):
+        changed.add_row(_words(each.text), percent(each.before), percent(each.after))
+    stayed = _table("neighbours", "answer", "before", "after", "new answer there")
+    for near in proof.neighbours:
+        stayed.add_row(*_neighbour(near))
+    parts: list[RenderableType] = [title]
+    if len(report.tried) > 1:
+        parts.append(Text(f"blocks tried, on other texts than these: {tried}", style="dim"))
+    parts += [Text(), changed, Text(), stayed, Text()]
+    parts += [Text(f"drift on unrelated text {proof.drift:.1e} nats a token"), Text()]
+    return Group(*parts, _replies(proof.replies), Text(), _verdict(report.problems))
+
+
+def edits_table(rows: Sequence[tuple[str, str, str, str, Sequence[int]]]) -> Table:
+    """Edits by name, model, prompt, new answer and blocks."""
+    table = _table("name", "model", "prompt", "new answer", "block", right=())
+    for name, model, prompt, target, layers in rows:
+        table.add_row(_words(name), _words(model), _words(prompt), _words(target), Text(", ".join(map(str, layers))))
+    return table
+
+
+def edit_lines(facts: Sequence[tuple[str, str]]) -> Table:
+    """One edit, a line for each thing there is to say of it."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, _words(value))
+    return table
+
+
+def _verdict(problems: Sequence[str]) -> Text:
+    if not problems:
+        return Text("It took, in other words too, and left its neighbours and other text alone.", style="bold")
+    return Text("\n".join(visible(problem) for problem in problems), style="bold yellow")
+
+
+def _neighbour(near: Neighbour) -> list[Text | str]:
+    answer = Text(token_label(near.answer.encode("utf-8", errors="replace")))
+    there = f"{percent(near.target_before)} → {percent(near.target_after)}"
+    return [_words(near.text), answer, percent(near.before), percent(near.after), there]
+
+
+def _replies(replies: Sequence[Reply]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0))
+    for name, ratio in (("what is said", 2), ("before", 3), ("after", 3)):
+        table.add_column(name, overflow="fold", ratio=ratio)
+    for reply in replies:
+        said = Text.assemble(("> " if reply.chat else "", "dim"), _words(reply.prompt))
+        table.add_row(said, _words(reply.before.strip()), _words(reply.after.strip()))
+    return table
+
+
+def _table(first: str, *others: str, right: Sequence[str] = ("before", "after")) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+def _words(text: str) -> Text:
+    return Text(_line(text))
+
+
+def _line(text: str) -> str:
+    return visible(text.replace("\n", "⏎").replace("\t", "⇥"))

@@ -1,0 +1,62 @@
+"""A view as a file: an HTML page or an SVG picture that needs nothing but itself."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+from llmcli.views.terminal.terminal import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WIDTH = 110
+_FONTS_AND_CREDITS = re.compile(r"@font-face\s*\{[^}]*\}\s*|<!--.*?-->\s*", re.DOTALL)
+
+
+def as_html(view: RenderableType) -> str:
+    """`view` as an HTML page with its styles inside."""
+    return _recorded(view).export_html(inline_styles=True, code_format=_PAGE)
+
+
+def as_svg(view: RenderableType, title: str, *, width: int = WIDTH) -> str:
+    """`view` as an SVG picture of a terminal window with that `title`, so many columns wide."""
+    picture = _recorded(view, width).export_svg(title=visible(title))
+    # Rich links fonts of a network; whoever opens the file may have none, and its reading is nobody's business.
+    return _FONTS_AND_CREDITS.sub("", picture).replace("Fira Code", "monospace")
+
+
+def _recorded(view: RenderableType, width: int = WIDTH) -> Console:
+    from llmcli.views.terminal.console import SafeConsole
+
+    console = SafeConsole(
+        file=io.StringIO(),
+        record=True,
+        width=width,
+        color_system="truecolor",
+        force_terminal=True,
+        legacy_windows=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    console.print(view)
+    return console
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>llm</title>
+<style>
+body {{ background: #111418; color: #d8dee4; margin: 2em; }}
+pre {{ font-family: Menlo, "DejaVu Sans Mono", Consolas, "Courier New", monospace; line-height: 1.25; }}
+</style>
+</head>
+<body>
+<pre><code>{code}</code></pre>
+</body>
+</html>
+"""

@@ -1,0 +1,106 @@
+"""Progress on stderr for what takes longer than a moment; where stderr is not a terminal, one note at most."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from llmcli.views.terminal.terminal import can_redraw, console_err, note, visible
+
+Report: TypeAlias = Callable[[str, int, int | None], None]
+# What is over before anyone wonders should not flicker.
+_PATIENCE_S = 0.5
+# After so long it is said how long it will take, unless the rest takes no longer than that.
+_ESTIMATE_AFTER_S, _WORTH_A_NOTE_S = 1.0, 3.0
+
+
+@contextmanager
+def progress_bar(*, enabled: bool = True, unit: str = "bytes", estimate: bool = False) -> Iterator[Report]:
+    """A function to tell (what, done, in all or None), in bytes or another `unit`.
+
+    The bar appears if the work is not over after half a second, and vanishes when it is, or at the end of the block.
+    Where stderr is no terminal nothing is shown or, with `estimate`, after a second one note of how long it will take.
+    """
+    if not enabled or not can_redraw(sys.stderr):
+        yield _Estimate(unit).report if enabled and estimate else lambda what, done, total: None
+        return
+    bar = _Bar(unit)
+    try:
+        yield bar.report
+    finally:
+        bar.stop()
+
+
+class _Estimate:
+    """One note of the time that is left, for each work that takes long."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._what: str | None = None
+        self._since = time.monotonic()
+        self._told = False
+
+    def report(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            # The first work began with the block, before anything of it was done.
+            self._since = self._since if self._what is None else now
+            self._what, self._told = what, False
+        if self._told or not total or not done or now - self._since < _ESTIMATE_AFTER_S:
+            return
+        self._told = True
+        left = (now - self._since) * (total - done) / done
+        if left >= _WORTH_A_NOTE_S:
+            note(f"{visible(what)}: about {_duration(left)} left ({done} of {total} {self._unit} done).")
+
+
+def _duration(seconds: float) -> str:
+    """A time as people say it: "50 s", "3 min", "2 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.0f} h"
+
+
+class _Bar:
+    def __init__(self, unit: str) -> None:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        amount = (
+            (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+        )
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            *amount,
+            TimeRemainingColumn(),
+            console=console_err(),
+            transient=True,
+        )
+        self._task = self._progress.add_task("", start=False, visible=False)
+        self._what: str | None = None
+        self._since = 0.0
+
+    def report(self, what: str, done: int, total: int | None) -> None:
+        if what != self._what:
+            self._what, self._since = what, time.monotonic()
+            self._progress.reset(self._task, description=visible(what), total=total, visible=True)
+        self._progress.update(self._task, completed=done, total=total)
+        if done == total:
+            self.stop()
+        elif time.monotonic() - self._since >= _PATIENCE_S:
+            self._progress.start()
+
+    def stop(self) -> None:
+        self._progress.stop()
+        self._what = None

@@ -1,0 +1,1 @@
+"""Parts that several views draw with: heat maps, shades, numbers and token tables."""

@@ -1,0 +1,175 @@
+"""Tokens with what the model thought of them: coloured by probability, and with what else they could have been."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from llmcli.views.terminal.terminal import visible
+from llmcli.views.widgets.numbers import number
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import Step
+
+# (at least this probability, what the legend says, style). From no colour over blue to amber, ever lighter: the order
+# can be told by lightness alone, so also by readers who do not see red and green apart.
+BANDS = (
+    (0.9, "90-100 %", ""),
+    (0.5, "50-90 %", "white on #27486b"),
+    (0.2, "20-50 %", "white on #5b6b7a"),
+    (0.05, "5-20 %", "black on #c9a24b"),
+    (0.0, "below 5 %", "black on #ffc94d"),
+)
+# A temperature of 0 rules out all but one, which goes without saying.
+_RULED_OUT = {
+    "constraint": " (not of the form)",
+    "top_k": " (not in top-k)",
+    "top_p": " (not in top-p)",
+    "min_p": " (below min-p)",
+}
+_BAR = " ▏▎▍▌▋▊▉█"
+_BAR_WIDTH = 8
+_SPARKS = "▁▂▃▄▅▆▇█"
+# Bits of surprise at which a spark is full: a token of one in 65,536.
+_FULL_BITS = 16.0
+# 2 to this power is no float.
+_TOO_MANY_BITS = 1024
+
+
+def band_style(probability: float) -> str:
+    """The style of a token that the model gave this probability."""
+    return next(style for least, _, style in BANDS if probability >= least)
+
+
+def step_style(step: Step) -> str:
+    """The style of a token of a reply: the colour of its probability, underlined where others proposed it."""
+    found = probability(step)
+    colour = "dim" if found is None else band_style(found)
+    return colour if step.origin == "model" else f"{colour} underline".strip()
+
+
+def legend(*, proposed: bool = False) -> Text:
+    """What the colours mean, in one line; with what the underlines mean, where tokens were `proposed`."""
+    line = Text("probability: ", style="dim")
+    for _, label, style in BANDS:
+        line.append(f" {label} ", style=style or "default")
+        line.append(" ")
+    if proposed:
+        line.append(" ").append("proposed, then verified", style="underline")
+    return line
+
+
+def probability_bar(probability: float) -> str:
+    """A bar of fixed width, full at probability 1."""
+    eighths = round(min(max(probability, 0.0), 1.0) * 8 * _BAR_WIDTH)
+    bar = "█" * (eighths // 8) + (_BAR[eighths % 8] if eighths % 8 else "")
+    return bar.ljust(_BAR_WIDTH)
+
+
+def token_label(data: bytes) -> str:
+    """A token as it can stand in a table: white space and single bytes made visible, nothing a terminal would obey."""
+    text = data.decode("utf-8", errors="backslashreplace")
+    text = visible(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], bytes]) -> Table:
+    """One row a token: its probability in the model and after the filters, the entropy of the model's own distribution
+    in bits, and the `top` most probable tokens. Where any was proposed before the model was asked, who did.
+    """
+    proposed = any(step.origin != "model" for step in steps)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("token", no_wrap=True)
+    table.add_column("model", justify="right")
+    if not top:
+        table.add_column("", no_wrap=True)
+    table.add_column("sampled", justify="right")
+    table.add_column("entropy", justify="right", style="dim")
+    if proposed:
+        table.add_column("from", style="dim")
+    if top:
+        table.add_column("could have been", overflow="fold")
+    for step in steps:
+        of_model = probability(step) or 0.0
+        table.add_row(
+            Text(str(step.index)),
+            Text(token_label(token_bytes(step.id)), style=band_style(of_model)),
+            Text(percent(of_model)),
+            *([] if top else [Text(probability_bar(of_model), style="blue")]),
+            Text(percent(step.sampled_prob or 0.0)),
+            Text(f"{(step.entropy or 0.0) / math.log(2):.1f}"),
+            *([step.origin] if proposed else []),
+            *([_candidates(step, token_bytes)] if top else []),
+        )
+    return table
+
+
+def _candidates(step: Step, token_bytes: Callable[[int], bytes]) -> Text:
+    line = Text()
+    for candidate in step.top:
+        chosen = candidate.id == step.id
+        line.append(token_label(token_bytes(candidate.id)), style="bold underline" if chosen else "")
+        ruled_out = _RULED_OUT.get(candidate.removed_by or "", "")
+        line.append(f" {percent(math.exp(candidate.logprob))}{ruled_out}  ", style="dim")
+    return line
+
+
+def coloured(tokens: Iterable[tuple[bytes, float | None]], style_of: Callable[[float], str] = band_style) -> Text:
+    """The text of tokens, each in the colour of its probability, or another number; one without a number is dim."""
+    return styled((data, "dim" if number is None else style_of(number)) for data, number in tokens)
+
+
+def styled(tokens: Iterable[tuple[bytes, str]]) -> Text:
+    """The text of tokens, each in its style; bytes of a character that several share go with the last of them."""
+    view, pending = Text(), b""
+    for data, style in tokens:
+        pending += data
+        try:
+            text, pending = pending.decode("utf-8"), b""
+        except UnicodeDecodeError as error:
+            if error.end < len(pending) or len(pending) > 3:
+                text, pending = pending.decode("utf-8", errors="replace"), b""
+            else:
+                continue
+        view.append(visible(text), style)
+    return view.append(pending.decode("utf-8", errors="replace"))
+
+
+def probability(step: Step) -> float | None:
+    """The probability of a token in the model's own distribution; None if nobody asked."""
+    return None if step.logprob is None else math.exp(step.logprob)
+
+
+def reply_summary(steps: Sequence[Step]) -> Text:
+    """Surprise along a reply, its perplexity under the model's own distribution, and how open its choices were."""
+    entropies = [step.entropy for step in steps if step.entropy is not None]
+    open_ = f"mean entropy {sum(entropies) / max(len(entropies), 1) / math.log(2):.2f} bits"
+    return surprise_line([step.logprob for step in steps if step.logprob is not None], open_)
+
+
+def surprise_line(logprobs: Sequence[float], *more: str) -> Text:
+    """A sparkline of the surprise of tokens with such log-probabilities (nats), and what it comes to, with `more`."""
+    bits = [-logprob / math.log(2) for logprob in logprobs]
+    mean = sum(bits) / len(bits)
+    perplexity = 2**mean if mean < _TOO_MANY_BITS else math.inf
+    words = " · ".join((f"perplexity {number(perplexity, '.2f')}", *more))
+    return Text.assemble((sparkline(bits), "blue"), "\n", (words, "dim"))
+
+
+def sparkline(bits: Sequence[float], width: int = 60) -> str:
+    """Surprise along a text, in at most `width` characters, each the mean of its stretch."""
+    width = min(width, len(bits))
+    edges = [round(number * len(bits) / width) for number in range(width + 1)]
+    means = [sum(bits[a:b]) / (b - a) for a, b in pairwise(edges)]
+    return "".join(_SPARKS[int(min(mean / _FULL_BITS * len(_SPARKS), len(_SPARKS) - 1))] for mean in means)
+
+
+def percent(probability: float) -> str:
+    """A probability in percent, to a tenth."""
+    return "<0.1%" if 0 < probability < 0.0005 else f"{100 * probability:.1f}%"

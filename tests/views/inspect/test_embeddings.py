@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from llmcli.inspection.core.tokens import Token
+from llmcli.inspection.residual.embeddings import EmbeddingNeighbours, Neighbour, RandomPair, Term
+from llmcli.views.inspect.embeddings import EmbeddingsView
+from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+
+
+def near(data: bytes, cosine: float, *, given: bool = False) -> Neighbour:
+    return Neighbour(1, data.decode(errors="replace"), data, cosine, given)
+
+
+RESULT = EmbeddingNeighbours(
+    expression=(
+        Term(1, "king", Token(1, " king", b" king"), spaced=True),
+        Term(-1, "man", Token(2, "man", b"man"), spaced=False),
+    ),
+    raw=(near(b" queen", 0.7162), near(b" king", 0.6915, given=True), near(b"\x1b[2J", 0.5)),
+    centred=(near(b" king", 0.659, given=True), near(b"\xf0\x9f", 0.25), near(b" a-very-long-token-of-code", -0.1)),
+    random_pair=RandomPair(0.44, 0.0005),
+)
+
+
+WIDE = r"""
+␣king - man (no token with a space before it)
+  cosine          as stored               cosine          centred
+1  0.716 █████▊   ␣queen                1  0.659 █████▎   ␣king            input
+2  0.692 █████▌   ␣king        input    2  0.250 ██       \xf0\x9f
+3  0.500 ████     ␛[2J                  3 -0.100          ␣a-very-long-to…
+   0.440 ███▌     random pairs             0.001          random pairs
+""".strip("\n")
+NARROW = r"""
+␣king - man (no token with a space
+before it)
+  cosine          as stored
+1  0.716 █████▊   ␣queen
+2  0.692 █████▌   ␣king        input
+3  0.500 ████     ␛[2J
+   0.440 ███▌     random pairs
+  cosine          centred
+1  0.659 █████▎   ␣king            input
+2  0.250 ██       \xf0\x9f
+3 -0.100          ␣a-very-long-to…
+   0.001          random pairs
+""".strip("\n")
+
+
+def test_rankings_side_by_side_or_one_below_the_other() -> None:
+    assert drawn(EmbeddingsView(RESULT), 80) == WIDE
+    assert drawn(EmbeddingsView(RESULT), 40) == NARROW
+    coloured = drawn_in_colour(EmbeddingsView(RESULT), 80)
+    assert without_colour(coloured) == WIDE
+    underlined = [coloured.plain[span.start : span.end] for span in coloured.spans if "underline" in str(span.style)]
+    assert [text.strip() for text in underlined] == ["␣king", "␣king"]
+
+
+def test_a_leading_minus_is_shown() -> None:
+    result = EmbeddingNeighbours(RESULT.expression[1:], RESULT.raw, RESULT.centred, RESULT.random_pair)
+    assert drawn(EmbeddingsView(result)).splitlines()[0].startswith("- man")

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmcli.inspection.attention.head_scores import Ablation, Head, HeadAtlas, HeadScores
+from llmcli.views.inspect.head_scores import heads_view
+from tests.support.terminal.drawing import Colors, drawn, lines
+
+
+def score(layer: int, head: int, previous: float, induction: float | None, sink: float) -> HeadScores:
+    return HeadScores(
+        layer=layer,
+        head=head,
+        previous=previous,
+        duplicate=None,
+        induction=induction,
+        sink=sink,
+        previous_without_sink=min(previous / (1 - sink), 1.0),
+        duplicate_without_sink=None,
+        induction_without_sink=None if induction is None else induction / (1 - sink),
+        learned_sink=None,
+    )
+
+
+HEADS = (score(0, 0, 0.9, None, 0.0), score(0, 1, 0.1, None, 0.5), score(1, 0, 0.0, 0.3, 0.625), score(1, 1, 0, 0, 0.1))
+ATLAS = HeadAtlas(50, 4, True, 0, HEADS)
+
+
+DRAWN = """\
+4 texts of random tokens: after BOS, 50 tokens twice; rows
+are blocks, columns heads
+previous             duplicate
+the token before     the same token earlier
+   0 1                  0 1
+ 0 ██                 0
+ 1                    1
+
+induction            sink
+what came after it   the first position
+   0 1                  0 1
+ 0                    0   ▒▒
+ 1 ░░                 1 ▓▓
+0     ░░░░▒▒▒▒▓▓▓▓████ 1 of a head's attention
+
+strongest heads, as block.head with the share of their
+attention
+previous  duplicate  induction  sink
+0.0 0.90  none can   1.0 0.30   1.0 0.62
+0.1 0.10             1.1 0.00   0.1 0.50
+1.0 0.00                        1.1 0.10
+1.1 0.00                        0.0 0.00
+
+the same, of what they give to other positions than the
+first
+previous  duplicate  induction
+0.0 0.90  none can   1.0 0.80
+0.1 0.20             1.1 0.00
+1.0 0.00
+1.1 0.00
+
+2 of 4 heads give more than 40% of their attention to the
+first position."""
+
+
+def test_the_atlas_in_shades() -> None:
+    assert drawn(heads_view(ATLAS), 60) == DRAWN
+
+
+def test_the_proof_beside_its_control() -> None:
+    ablation = Ablation((Head(1, 0), Head(1, 1)), 2.5, 10.25, (2.0, 3.0, 3.25))
+    assert drawn(heads_view(replace(ATLAS, ablation=ablation)), 60).endswith("""
+loss on the second repeat, nats a token
+all heads on                              2.50
+without 1.0 1.1                          10.25  +7.75
+without 2 other heads                     2.75  +0.25
+The last line is a mean: 2.00 to 3.25 in 3 random draws.""")
+
+
+def test_a_text_of_one_s_own_and_learned_sinks_are_named() -> None:
+    heads = tuple(replace(head, learned_sink=0.25) for head in HEADS)
+    text = drawn(heads_view(HeadAtlas(7, 1, False, None, heads)), 200)
+    assert text.startswith("a text: 7 tokens twice;")
+    assert "Learned sinks take 25% on average" in text
+
+
+@pytest.mark.parametrize("colors", [None, "truecolor"])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_large_models_fit_any_width(width: int, colors: Colors | None) -> None:
+    heads = tuple(score(layer, head, 0.5, 0.5, 0.5) for layer in range(64) for head in range(64))
+    plain = lines(heads_view(HeadAtlas(50, 4, True, 0, heads)), width)
+    assert max(map(len, plain)) <= width
+    # Half blocks show two blocks a line.
+    longest = len(lines(heads_view(HeadAtlas(50, 4, True, 0, heads)), width, colors))
+    assert longest <= len(plain) - (4 * 30 if colors and width < 120 else 0)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+from rich.cells import cell_len
+
+from llmcli.inspection.core.tokens import Token, TokenProb
+from llmcli.inspection.residual.logit_lens import Lens, LensLayer, LensPosition
+from llmcli.views.inspect.logit_lens import LensView
+from tests.support.terminal.drawing import drawn
+
+
+def prob(text: str, share: float) -> TokenProb:
+    return TokenProb(len(text), text, text.encode(), share)
+
+
+def position(at: int, layers: int = 2) -> LensPosition:
+    told = [
+        LensLayer(0, (prob(" is", 0.999), prob(" was", 0.0005)), 4316, 108.5),
+        *(LensLayer(layer, (prob("[/b]世界世界\n", 0.3), prob(" Paris", 0.2)), 2, 1.25) for layer in range(1, layers)),
+        LensLayer(layers, (prob(" Paris", 0.75), prob(" the", 0.065)), 1, 0.0),
+    ]
+    return LensPosition(at, Token(6, " Paris", b" Paris"), tuple(told), layers)
+
+
+def lens(*positions: LensPosition) -> Lens:
+    return Lens(
+        tuple(Token(id_, text, text.encode()) for id_, text in enumerate(("The", " capital", " is"))), positions
+    )
+
+
+def test_one_position_in_detail() -> None:
+    assert drawn(LensView(lens(position(2)))) == (
+        "after ␣is at 2\n"
+        "layer says                         rank     KL then\n"
+        "    0 ␣is           99.9% ████████ 4316 108.50 ␣was 0.1%\n"
+        "    1 [/b]世界世界⏎ 30.0% ██▍         2   1.25 ␣Paris 20.0%\n"
+        "    2 ␣Paris        75.0% ██████      1   0.00 ␣the 6.5%\n"
+        "rank is ␣Paris's, which leads from layer 2 on"
+    )
+    assert drawn(LensView(lens(position(2))), 40) == (
+        "after ␣is at 2\n"
+        "layer says                rank     KL\n"
+        "    0 ␣is           99.9% 4316 108.50\n"
+        "    1 [/b]世界世界⏎ 30.0%    2   1.25\n"
+        "    2 ␣Paris        75.0%    1   0.00\n"
+        "rank is ␣Paris's, which leads from layer\n"
+        "2 on"
+    )
+
+
+def test_a_token_that_does_not_lead_is_said_not_to() -> None:
+    behind = LensPosition(2, Token(9, " Rome", b" Rome"), position(2).layers, None)
+    assert drawn(LensView(lens(behind))).endswith("rank is ␣Rome's, which is not the most probable token at the end")
+
+
+def test_several_positions_as_a_grid_with_shades() -> None:
+    assert drawn(LensView(lens(position(0), position(1), position(2)))) == (
+        "    # 0         1         2\n"
+        "layer The       ␣capital  ␣is\n"
+        "    0 ␣is     █ ␣is     █ ␣is     █\n"
+        "    1 [/b]世… ▒ [/b]世… ▒ [/b]世… ▒\n"
+        "    2 ␣Paris  ▓ ␣Paris  ▓ ␣Paris  ▓\n"
+        "leads 2         2         2\n"
+        "probability: ░ 5%+ ▒ 20%+ ▓ 50%+ █ 90%+"
+    )
+
+
+def test_columns_that_do_not_fit_come_below() -> None:
+    page = drawn(LensView(lens(position(0), position(1), position(2))), 25).split("\n\n")
+    assert [line.split()[1:] for line in (page[0].splitlines()[0], page[1].splitlines()[0])] == [["0", "1"], ["2"]]
+
+
+def test_colours_take_the_place_of_shades() -> None:
+    view = drawn(LensView(lens(position(0), position(1))), colors="truecolor")
+    assert not set(view) & set("░▒▓█")
+    assert "48;2;255;221;120m␣is      " in view
+
+
+@pytest.mark.parametrize("layers", [1, 16, 17, 30, 80, 126])
+@pytest.mark.parametrize("width", [20, 40, 60, 120])
+def test_grids_of_any_model_keep_to_the_width_and_show_the_first_and_last_layer(layers: int, width: int) -> None:
+    found = lens(*(position(at % 3, layers) for at in range(9)))
+    lines = drawn(LensView(found), width).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    page = "\n".join(lines).split("\n\n")[0].splitlines()
+    rows = [int(line.split()[0]) for line in page if line.split()[0].isdigit()]
+    assert (rows[0], rows[-1]) == (0, layers)
+    assert len(rows) <= 18

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from llmcli.inspection.core.tokens import Token
+from llmcli.inspection.feed_forward.moe_routing import ExpertRouting, ExpertWeight, LayerRouting
+from llmcli.views.inspect.moe_routing import ExpertsView
+from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+
+TOKENS = (Token(1, "<s>", b"<s>"), Token(2, " Paris", b" Paris"), Token(3, "\x1b\n", b"\x1b\n"))
+
+
+def layer(block: int, experts: int, rows: list[list[tuple[int, float]]]) -> LayerRouting:
+    slots = [expert for row in rows for expert, _ in row]
+    load = tuple(slots.count(expert) / len(slots) for expert in range(experts))
+    routing = tuple(tuple(ExpertWeight(*item) for item in row) for row in rows)
+    return LayerRouting(block, experts, len(rows[0]), load, 1.04, 0.75, routing)
+
+
+FIRST = layer(1, 4, [[(0, 0.75), (1, 0.25)], [(0, 0.6), (3, 0.4)], [(0, 0.51), (1, 0.49)]])
+SECOND = layer(2, 4, [[(2, 1.5), (1, 1.0)], [(3, 2.0), (2, 0.5)], [(1, 1.25), (2, 1.25)]])
+
+
+ALL = """
+blocks 0, 3: dense, every token goes through all of it
+block  entropy         load
+    1  1.04   75.0%  █▆·▃
+    2  1.04   75.0%  ·▆█▃
+2 of 4 experts for each token. Load of each, from expert 0:
+█ is 50.0% of the slots, · none, an even load 25.0%. Entropy
+in nats, and as a share of an even load's.
+
+the expert with the greatest weight, in each block
+block      1 2
+0  <s>     0 2
+1  ␣Paris  0 3
+2  ␛⏎      0 1
+""".strip("\n")
+ONE = """
+blocks 0, 3: dense, every token goes through all of it
+block  entropy         load
+    2  1.04   75.0%  ·▆█▃
+2 of 4 experts for each token. Load of each, from expert 0:
+█ is 50.0% of the slots, · none, an even load 25.0%. Entropy
+in nats, and as a share of an even load's.
+
+experts and their weights in block 2
+0  <s>     ·▒▓·  2 1.50  1 1.00
+1  ␣Paris  ··░█  3 2.00  2 0.50
+2  ␛⏎      ·▓▓·  1 1.25  2 1.25
+""".strip("\n")
+
+
+def test_loads_of_all_blocks_and_the_strongest_expert_of_each_token() -> None:
+    assert drawn(ExpertsView(ExpertRouting(TOKENS, (FIRST, SECOND), (0, 3))), 60) == ALL
+
+
+def test_one_block_has_all_weights() -> None:
+    view = ExpertsView(ExpertRouting(TOKENS, (SECOND,), (0, 3)))
+    assert drawn(view, 60) == without_colour(drawn_in_colour(view, 60)) == ONE
+    assert drawn(view, 40).splitlines()[-1] == "2  ␛⏎      ·▓▓·  1 1.25  2 1.25"
+
+
+def test_many_experts_and_blocks_are_folded() -> None:
+    row = [(expert, 0.125) for expert in range(0, 64, 8)]
+    layers = tuple(layer(block, 64, [row] * 3) for block in range(30))
+    text = drawn(ExpertsView(ExpertRouting(TOKENS, layers, ())), 40)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 40
+    bars = [line[21:] for line in lines[1 : lines.index("8 of 64 experts for each token. Load of")]]
+    assert "".join(bars) == ("█" + "·" * 7) * 8 * 30
+    heads = [line.split()[1:] for line in lines if line.startswith("block  ") and "load" not in line]
+    assert [int(number) for head in heads for number in head] == list(range(30))
+    alone = drawn(ExpertsView(ExpertRouting(TOKENS, layers[:1], ())), 40).splitlines()
+    assert max(map(len, alone)) <= 40
+    words = " ".join(alone).split("block 0")[1]
+    assert words.count("0.12") == 24, "the lane has no room, the weights are all there"
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-9, 2.5])
+def test_a_chosen_expert_never_looks_unchosen(weight: float) -> None:
+    rows = [[(0, 2.5), (1, weight)]] * 3
+    last = drawn(ExpertsView(ExpertRouting(TOKENS, (layer(0, 4, rows),), ())), 60).splitlines()[-1]
+    assert last.split()[2].count("·") == 2

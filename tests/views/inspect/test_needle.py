@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from llmcli.inspection.evaluation.needle import INTERVAL, DepthScore, NeedleResult
+from llmcli.views.inspect.needle import NeedleView
+from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+
+RESULT = NeedleResult(
+    facts=20,
+    seeds=30,
+    tokens=181.4,
+    chat=False,
+    chance=0.05,
+    interval=INTERVAL,
+    example="What is the secret word of Bob? The secret word of Bob is",
+    answer="tiger",
+    depths=(
+        DepthScore(0, 0.9, 0.82, 0.96, 0.9, (0.9, 0.9)),
+        DepthScore(12.5, 0.1, 0.05, 0.25, 0.1, (0.1, 0.1)),
+        DepthScore(100, 1.0, 1.0, 1.0, 1.0, (1.0, 1.0)),
+    ),
+    path="cpu kernel",
+)
+
+
+WIDE = """
+20 facts in 181 tokens, one asked for: 30 texts a depth
+ depth  0                          1    mean     95 %  right
+   0 %   ┊                    ├──●┤    90.0%    82-96   90 %
+12.5 %   ├●────┤                       10.0%     5-25   10 %
+ 100 %   ┊                         ●  100.0%  100-100  100 %
+● mean probability of the right word among the 20, ├─┤ its
+95 % percentile bootstrap over seeds, ┊ chance 5.0%; right:
+how often it is the most probable
+Asked, for one: What is the secret word of Bob? The secret
+word of Bob is (tiger)
+""".strip("\n")
+NARROW = """
+20 facts in 181 tokens, one asked for:
+30 texts a depth
+ depth  0      1    mean     95 %  right
+   0 %  ┊     ├●   90.0%    82-96   90 %
+12.5 %  ●─┤        10.0%     5-25   10 %
+ 100 %  ┊      ●  100.0%  100-100  100 %
+● mean probability of the right word
+among the 20, ├─┤ its 95 % percentile
+bootstrap over seeds, ┊ chance 5.0%;
+right: how often it is the most probable
+Asked, for one: What is the secret word
+of Bob? The secret word of Bob is
+(tiger)
+""".strip("\n")
+
+
+def test_a_line_for_each_depth() -> None:
+    assert drawn(NeedleView(RESULT), 60) == WIDE
+    assert drawn(NeedleView(RESULT), 40) == NARROW
+    assert without_colour(drawn_in_colour(NeedleView(RESULT), 60)) == WIDE
+
+
+@pytest.mark.parametrize("width", [10, 40, 80, 200])
+def test_no_width_breaks_a_line_of_the_plot(width: int) -> None:
+    lines = drawn(NeedleView(RESULT), width).splitlines()
+    assert sum(line.lstrip().startswith(("0 %", "12.5 %", "100 %")) for line in lines) == 3
+    assert max(map(len, lines)) <= width

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from llmcli.inspection.core.tokens import Token, TokenProb
+from llmcli.inspection.feed_forward.neurons import NeuronActivation, NeuronAlong, Neurons
+from llmcli.inspection.residual.logit_attribution import NeuronLogit
+from llmcli.views.inspect.neurons import NeuronAlongView, NeuronsView
+from tests.support.terminal.drawing import drawn
+
+
+def token(text: str) -> Token:
+    return Token(len(text), text, text.encode())
+
+
+def tokens(*texts: str) -> tuple[Token, ...]:
+    return tuple(map(token, texts))
+
+
+RANKED = Neurons(
+    position=5,
+    token=token(" is"),
+    target=TokenProb(6, " Paris", b" Paris", 0.749),
+    logit=15.41,
+    mean_logit=-3.61,
+    neurons=(
+        NeuronLogit(29, 864, None, 8.3, -1.87, tokens("nery", "[/b]"), tokens(" French")),
+        NeuronLogit(3, 7, 12, -22.4, 1.4, tokens(" capitals", "\x1b[2J"), tokens("ocaust")),
+        NeuronLogit(3, 8, "shared", 0.04, 0.0, tokens("a"), tokens("b")),
+    ),
+)
+
+
+def test_neurons_that_wrote_most() -> None:
+    assert drawn(NeuronsView(RANKED)) == (
+        "␣Paris 74.9% after ␣is at 5: logit +15.41, mean logit -3.61\n"
+        "neuron     logit fires promotes       suppresses\n"
+        "29.864     -1.87  +8.3 nery [/b]      ␣French\n"
+        "3.12.7     +1.40 -22.4 ␣capitals ␛[2J ocaust\n"
+        "3.shared.8 +0.00  +0.0 a              b"
+    )
+
+
+def test_where_it_is_narrow_what_they_suppress_is_left_out() -> None:
+    assert drawn(NeuronsView(RANKED), 40) == (
+        "␣Paris 74.9% after ␣is at 5: logit\n"
+        "+15.41, mean logit -3.61\n"
+        "neuron     logit fires promotes\n"
+        "29.864     -1.87  +8.3 nery [/b]\n"
+        "3.12.7     +1.40 -22.4 ␣capitals ␛[2J\n"
+        "3.shared.8 +0.00  +0.0 a"
+    )
+
+
+def along(*activations: float | None) -> NeuronAlong:
+    return NeuronAlong(
+        block=24,
+        neuron=1005,
+        expert=None,
+        activations=tuple(
+            NeuronActivation(position, token(" " + "abcdefghij"[position] * 3), value)
+            for position, value in enumerate(activations)
+        ),
+        promotes=tokens(" capitals", " saint"),
+        suppresses=tokens("omia"),
+    )
+
+
+def test_a_neuron_along_a_text() -> None:
+    assert drawn(NeuronAlongView(along(0.1, -20.0, None, 5.0, 11.0)), 24) == (
+        "neuron 24.1005: at most\n"
+        "20.00, either way\n"
+        "␣aaa ␣bbb█␣ccc ␣ddd▒\n"
+        "␣eee▓\n"
+        "# token  fires\n"
+        "1 ␣bbb  -20.00 ████████\n"
+        "4 ␣eee  +11.00 ████\n"
+        "3 ␣ddd   +5.00 ██\n"
+        "0 ␣aaa   +0.10\n"
+        "promotes   ␣capitals\n"
+        "␣saint\n"
+        "suppresses omia"
+    )
+
+
+def test_its_strip_is_coloured_where_there_are_colours() -> None:
+    view = drawn(NeuronAlongView(along(0.1, -20.0)), colors="truecolor").splitlines()[1]
+    assert "█" not in view
+    assert "\x1b[30;48;" in view
+
+
+def test_a_neuron_that_never_fires_is_drawn_too() -> None:
+    lines = drawn(NeuronAlongView(along(0.0, None))).splitlines()
+    assert lines[:3] == ["neuron 24.1005: at most 0.00, either way", "␣aaa ␣bbb", "# token fires"]
+    assert lines[3] == "0 ␣aaa  +0.00"

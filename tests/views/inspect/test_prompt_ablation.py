@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from llmcli.inspection.causal.prompt_ablation import AnswerToken, Instead, Removal, Total, Without, Word, WordScan
+from llmcli.inspection.core.tokens import Token, TokenProb
+from llmcli.views.inspect.prompt_ablation import without_view, words_view
+from tests.support.terminal.drawing import drawn, lines
+
+PARIS = AnswerToken(1, " Paris", b" Paris", 0.75, 0.25, 0.0001)
+STOP = AnswerToken(2, "\x1b[2J", b"\x1b[2J", 0.5, 0.5, 0.25)
+INSTEAD = Instead(
+    TokenProb(1, " Paris", b" Paris", 0.75), TokenProb(3, " the", b" the", 0.5), TokenProb(4, "\n", b"\n", 0.125)
+)
+RESULT = Without(Removal((3, 4, 7), " France\x1b", False), (PARIS, STOP), Total(-1.0, -2.0, -10.5), INSTEAD)
+
+
+def test_an_answer_beside_what_became_of_it() -> None:
+    assert (
+        drawn(without_view(RESULT), 60)
+        == """\
+without ␣France␛ (tokens 3-4, 7)
+answer              before      hidden  removed
+␣Paris               75.0%       25.0%    <0.1%
+␛[2J                 50.0%       50.0%    25.0%
+all, in nats         -1.00       -2.00   -10.50
+change                           -1.00    -9.50
+first choice  ␣Paris 75.0%  ␣the 50.0%  ⏎ 12.5%"""
+    )
+
+
+def test_what_hiding_cannot_do_is_said() -> None:
+    nothing_left = Without(
+        Removal((0,), "all", True),
+        (AnswerToken(1, "a", b"a", 0.5, 0.25, None),),
+        Total(-0.5, -1.0, None),
+        Instead(INSTEAD.before, INSTEAD.hidden, None),
+    )
+    lines = drawn(without_view(nothing_left), 120).splitlines()
+    assert lines[0] == "without all (token 0)"
+    assert "first token" in lines[1] and "cannot change" in lines[2]
+    assert [line.split()[-1] for line in lines[4:]] == ["-", "-", "-", "-"]
+
+
+SCAN = WordScan(
+    (Token(1, " Par", b" Par"), Token(2, "is", b"is")),
+    -0.25,
+    (Word(" France", (3, 4), -4.0, False), Word("\n", (5,), -1.0, False), Word(" is", (6,), 0.5, True)),
+)
+
+
+def test_words_by_how_much_they_are_needed() -> None:
+    assert (
+        drawn(words_view(SCAN), 60)
+        == """\
+answer ␣Paris (-0.25 nats)
+word      #  change
+France  3-4   -4.00  ████████████
+⏎         5   -1.00  ███
+is        6   +0.50  █▌
+The word that ends the prompt predicts the answer itself and
+can hardly be hidden."""
+    )
+    assert drawn(words_view(WordScan(SCAN.answer, -0.25, ())), 60).startswith("answer")
+
+
+def test_words_without_effect_have_no_bars() -> None:
+    still = WordScan(SCAN.answer, -0.25, (Word("a", (0,), 0.0, False),))
+    text = drawn(words_view(still), 80)
+    assert "+0.00" in text and "█" not in text and "Token 0" in text
+
+
+@pytest.mark.parametrize("colors", [None, "truecolor"])
+@pytest.mark.parametrize("view", [without_view(RESULT), words_view(SCAN)], ids=["answer", "words"])
+def test_nothing_is_lost_in_forty_columns(view: object, colors: str | None) -> None:
+    text = "\n".join(lines(view, 40, colors))  # type: ignore[arg-type]
+    assert "Paris" in text and "France" in text and "-1.00" in text and "…" not in text

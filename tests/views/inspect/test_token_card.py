@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+
+from llmcli.engine.events import AttentionRow, Read
+from llmcli.inspection.core.tokens import Token, TokenProb
+from llmcli.inspection.residual.logit_attribution import Attribution, BlockLogit, HeadLogit, LookedAt, NeuronLogit
+from llmcli.inspection.residual.logit_lens import LensLayer, LensPosition
+from llmcli.inspection.token_card import Ablation, CardToken, HeadName, NeuronName, TokenCard, Verification
+from llmcli.views.inspect.token_card import CardView, signed_bar
+from tests.support.terminal.drawing import drawn
+
+PARIS = Token(6, " Paris", b" Paris")
+TOP = (TokenProb(6, " Paris", b" Paris", 0.75), TokenProb(7, " [/b]", b" [/b]", 0.0001))
+LAYERS = tuple(
+    LensLayer(layer, (TokenProb(number, text, text.encode(), 0.4),), rank, 20.0 - layer)
+    for layer, (number, text, rank) in enumerate([(1, " is", 99), (2, ",", 50), (2, ",", 40), (6, " Paris", 1)])
+)
+CARD = TokenCard(
+    token=CardToken(6, 6, " Paris", b" Paris", 0.75, 1, stands=True),
+    entropy=1.834,
+    candidates=TOP,
+    before=Token(1, " is", b" is"),
+    read=AttentionRow(5, 0.6, 0.11, (Read(4, " France", 0.32), Read(3, " of", 0.24))),
+    lens=LensPosition(5, PARIS, LAYERS, 3),
+    attribution=Attribution(
+        token=PARIS,
+        logit=7.4,
+        mean_logit=-3.6,
+        embedding=0.1,
+        bias=0.0,
+        rounding=1e-6,
+        softcap=None,
+        blocks=(BlockLogit(0, 0.0, 0.5), BlockLogit(1, 6.0, -1.5), BlockLogit(2, 3.0, 2.9)),
+        heads=(
+            HeadLogit(1, 4, 2.48, LookedAt(4, 5, " France", b" France", 0.88)),
+            HeadLogit(2, 0, -1.97, None),
+        ),
+        neurons=(NeuronLogit(1, 1005, None, -22.41, 1.4, (Token(8, " capitals", b" capitals"),), ()),),
+    ),
+    verify=None,
+)
+VERIFY = Verification(
+    before=0.75,
+    ablations=(
+        Ablation((HeadName(1, 4),), (), control=False, after=0.395),
+        Ablation((HeadName(0, 2),), (), control=True, after=0.75),
+        Ablation((), (NeuronName(1, 1005),), control=False, after=0.0),
+        Ablation((HeadName(1, 4), HeadName(2, 0)), (NeuronName(1, 1005),), control=False, after=0.1),
+        Ablation((HeadName(0, 2), HeadName(0, 3)), (NeuronName(0, 7),), control=True, after=0.8),
+    ),
+    seed=0,
+)
+
+
+def test_the_whole_card() -> None:
+    assert drawn(CardView(replace(CARD, verify=VERIFY)), 64) == (
+        "token 6 ␣Paris 75.0%, rank 1, entropy 1.83 nats, after ␣is\n"
+        "\n"
+        "could be\n"
+        ">1 ␣Paris 75.0% ██████\n"
+        " 2 ␣[/b]  <0.1%\n"
+        "\n"
+        "read\n"
+        "␣France 32% at 4   ␣of 24% at 3   sink 60%, itself 11% of all\n"
+        "attention\n"
+        "\n"
+        "layers (raw lens)\n"
+        "layer says                  rank    KL\n"
+        "    0 ␣is    40.0% ███▎       99 20.00\n"
+        "    1 ,      40.0% ███▎       50 19.00\n"
+        "    3 ␣Paris 40.0% ███▎        1 17.00\n"
+        "\n"
+        "logit\n"
+        "7.40 = -3.60 mean +0.10 embedding +9.00 attention +1.90\n"
+        "feed-forward\n"
+        "block attention               feed-fwd\n"
+        "    0     +0.00       │          +0.50       │▌\n"
+        "    1     +6.00       │██████    -1.50     ▐█│\n"
+        "    2     +3.00       │███       +2.90       │███\n"
+        "\n"
+        "heads\n"
+        "head logit looked at\n"
+        "1.4  +2.48 ␣France 88% at 4\n"
+        "2.0  -1.97\n"
+        "\n"
+        "neurons\n"
+        "neuron logit fires promotes\n"
+        "1.1005 +1.40 -22.4 ␣capitals\n"
+        "\n"
+        "␣Paris 75.0%, and with these switched off\n"
+        "off                        then           nats\n"
+        "head 1.4                  39.5% ███▏     -0.64\n"
+        "head 0.2, drawn at random 75.0% ██████   +0.00\n"
+        "neuron 1.1005              0.0%\n"
+        "all 3 of them             10.0% ▊        -2.01\n"
+        "as many, drawn at random  80.0% ██████▍  +0.06"
+    )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("color", [None, "truecolor"])
+def test_nothing_is_cut_at_any_width(width: int, color: None) -> None:
+    view = drawn(CardView(replace(CARD, verify=VERIFY)), width, color)
+    assert "…" not in view
+    if color is None:
+        assert max(map(cell_len, view.splitlines())) <= width
+
+
+def test_of_many_blocks_the_strongest_are_shown_in_order_and_the_others_summed() -> None:
+    blocks = tuple(BlockLogit(block, 0.02 * block, -1.0 if block % 4 == 0 else 0.25) for block in range(24))
+    made_of = replace(CARD.attribution, blocks=blocks)
+    lines = drawn(CardView(replace(CARD, attribution=made_of))).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("  block attention"))
+    shown = [line.split()[0] for line in lines[start + 1 : start + 10]]
+    assert shown == ["0", "4", "8", "12", "16", "20", "22", "23", "16"]
+    rest = next(line for line in lines if line.startswith("16 more")).split()
+    others = [block for block in blocks if block.block not in (0, 4, 8, 12, 16, 20, 22, 23)]
+    assert float(rest[2]) == pytest.approx(sum(block.attention for block in others), abs=0.006)
+
+
+def test_what_is_unusual_is_said() -> None:
+    made_of = replace(CARD.attribution, bias=0.31, rounding=-0.02, softcap=30.0)
+    token = CardToken(6, 9, " Rome", b" Rome", 0.0002, 41, stands=False)
+    view = drawn(CardView(replace(CARD, token=token, attribution=made_of, read=None)), 140)
+    assert "+1.90 feed-forward +0.31 bias -0.02 rounding, before the soft cap of 30" in view
+    assert view.startswith("token 6 ␣Rome <0.1%, rank 41, entropy 1.83 nats, after ␣is (not in the text)")
+    assert ">41 ␣Rome  <0.1%" in view
+    assert "\nread\n" not in view
+
+
+@pytest.mark.parametrize(
+    ("share", "bar"),
+    [(0, "    │    "), (1, "    │████"), (-1, "████│    "), (0.4, "    │█▌  "), (-0.4, "  ▐█│    "), (9, "    │████")],
+)
+def test_signed_bars(share: float, bar: str) -> None:
+    assert signed_bar(share, 4).plain == bar

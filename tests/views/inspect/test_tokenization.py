@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from llmcli.inspection.evaluation.tokenization import TextToken, Tokenization
+from llmcli.views.inspect.tokenization import tokenization_view
+from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+
+RESULT = Tokenization(
+    tokens=(
+        TextToken(0, 256, "<|bos|>", b"<|bos|>", "<|bos|>", control=True),
+        TextToken(1, 70, " Zoë\n", " Zoë\n".encode(), "ĠZoÃ«Ċ", control=False),
+        TextToken(2, 1027, "\ufffd", b"\xf0\x9f", "ðŁ", control=False),
+        TextToken(3, 9, "\x1b[2J", b"\x1b[2J", "x", control=False),
+    ),
+    characters=10,
+    bytes=12,
+)
+
+
+WIDE = r"""
+<|bos|>│␣Zoë⏎│\xf0\x9f│␛[2J
+#    id  token     bytes
+0   256  <|bos|>   3c 7c 62 6f 73 7c 3e  control
+1    70  ␣Zoë⏎     20 5a 6f c3 ab 0a
+2  1027  \xf0\x9f  f0 9f
+3     9  ␛[2J      1b 5b 32 4a
+4 tokens, 10 characters, 12 bytes, 3.3 characters a token
+""".strip("\n")
+NARROW = r"""
+<|bos|>│␣Zoë⏎│\xf0\x9f│␛[2J
+#    id  token     bytes
+0   256  <|bos|>   3c 7c 62 6f   control
+                   73 7c 3e
+1    70  ␣Zoë⏎     20 5a 6f c3
+                   ab 0a
+2  1027  \xf0\x9f  f0 9f
+3     9  ␛[2J      1b 5b 32 4a
+4 tokens, 10 characters, 12 bytes, 3.3
+characters a token
+""".strip("\n")
+
+
+def test_pieces_table_and_ratio() -> None:
+    assert drawn(tokenization_view(RESULT), 60) == WIDE
+    assert drawn(tokenization_view(RESULT), 40) == NARROW
+    assert without_colour(drawn_in_colour(tokenization_view(RESULT), 60)) == WIDE
+
+
+def test_control_tokens_alone_have_no_ratio() -> None:
+    assert drawn(tokenization_view(Tokenization(RESULT.tokens[:1], 0, 0))).endswith("1 token, 0 characters, 0 bytes")
+    assert drawn(tokenization_view(Tokenization((), 0, 0))).endswith("0 tokens, 0 characters, 0 bytes")

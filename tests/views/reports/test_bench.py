@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from llmcli.bench.results import (
+    BenchResult,
+    Failure,
+    Machine,
+    Measure,
+    Measurement,
+    ModelFacts,
+    Settings,
+    summarise,
+)
+from llmcli.views.reports.bench import SCHEMA, BenchView
+from llmcli.views.terminal.to_json import json_line
+from tests.support.terminal.drawing import drawn
+
+MIB = 1 << 20
+BYTES = {0: 100_000_000, 1024: 120_000_000}
+VALUES: dict[tuple[str, Measure, int | None], tuple[float, ...]] = {
+    ("machine", "import_torch_s", None): (1.4, 1.5),
+    ("machine", "import_torch_bytes", None): (219 * MIB,),
+    ("machine", "bandwidth_bytes_per_s", None): (40e9, 50e9, 45e9),
+    ("llmcli", "first_token_cold_s", None): (2.0, 2.4),
+    ("llmcli", "first_token_warm_s", None): (1.8, 1.9),
+    ("llmcli", "exit_warm_s", None): (1.95,),
+    ("llmcli", "prefill_tokens_per_s", 128): (1000.0, 900.0),
+    ("llmcli", "prefill_tokens_per_s", 2048): (1012.0, 998.0),
+    ("llmcli", "decode_tokens_per_s", 0): (360.0, 342.0),
+    ("llmcli", "decode_tokens_per_s", 1024): (250.0, 260.0),
+    ("llmcli", "decode_unread_bytes", 1024): (12 * MIB, 14 * MIB),
+    ("llmcli", "peak_memory_short_bytes", None): (330 * MIB,),
+    ("llmcli", "peak_memory_bytes", None): (400 * MIB,),
+    ("llama.cpp", "first_token_warm_s", None): (0.2, 0.22),
+    ("llama.cpp", "prefill_tokens_per_s", 128): (300.0, 310.0),
+    ("llama.cpp", "decode_tokens_per_s", 0): (99.9, 117.0),
+    ("llama.cpp", "peak_memory_short_bytes", None): (165 * MIB,),
+    ("transformers", "first_token_warm_s", None): (9.0,),
+    ("transformers", "prefill_tokens_per_s", 128): (900.0, 910.0),
+    ("transformers", "decode_tokens_per_s", 0): (25.0, 25.4),
+    ("transformers", "peak_memory_short_bytes", None): (1100 * MIB,),
+}
+MEASUREMENTS = tuple(
+    Measurement(arm, round_, measure, size, value)
+    for (arm, measure, size), values in VALUES.items()
+    for round_, value in enumerate(values, 1)
+)
+RESULT = BenchResult(
+    date="2026-01-02T03:04:05+00:00",
+    model=ModelFacts("Smol\x1bLM", "/m.gguf", "GGUF", 134_515_008, 8192, 92 * MIB, 96_000_000, BYTES),
+    machine=Machine("A processor", 2, 4, 16 << 30, None, "Linux x86_64"),
+    versions={"llmcli": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
+    settings=Settings("cpu", "auto", 2, 2, (128, 2048), (0, 1024), 64),
+    arms={"llmcli": "kernel, 2 threads", "llama.cpp": "as stored", "transformers": "bfloat16"},
+    summaries=summarise(MEASUREMENTS, BYTES),
+    measurements=MEASUREMENTS,
+    failures=(Failure("transformers", 2, "the\x1breason"),),
+    notes=("Left out: reading 512 tokens; the model's context holds 300.",),
+)
+
+
+def row(text: str, label: str) -> list[str]:
+    (found,) = (line for line in text.splitlines() if line.strip().startswith(label))
+    return found.split(label)[1].split()
+
+
+def test_medians_spreads_and_ratios() -> None:
+    wide = drawn(BenchView(RESULT), 120)
+    assert row(wide, "first token   ") == [
+        "1.85", "1.80-1.90", "0.21", "0.20-0.22", "0.11", "x", "9.00", "4.9", "x",
+    ]  # fmt: skip
+    assert row(wide, "128 tokens") == ["950", "900-1000", "305", "300-310", "3.1", "x", "905", "900-910", "1.0", "x"]
+    # 100 MB a token, 351 times a second, of 45 GB/s.
+    share = wide[wide.index("of the bandwidth") :]
+    assert row(share, "after 0 tokens") == ["78%", "24%", "6%"]
+    assert row(share, "after 1024 tokens") == ["60%"]
+    assert row(wide, "whole run") == ["400", "MiB"]
+    assert row(wide, "bandwidth:")[:2] == ["45.0", "GB/s;"]
+    assert "of the weights, llmcli need not read 13 MiB after 1024 tokens\n" in wide
+
+
+def test_what_the_width_cannot_hold_is_left_out_and_nothing_is_cut() -> None:
+    for width, spread, ratio in ((120, True, True), (80, False, True), (60, False, False), (40, False, False)):
+        text = drawn(BenchView(RESULT), width)
+        assert ("900-1000" in text, "3.1 x" in text) == (spread, ratio)
+        assert "…" not in text
+        assert all(number in text for number in ("1005", "305", "25.2", "1.07 GiB"))
+
+
+def test_without_numbers_of_any_arm_the_failures_still_show() -> None:
+    machine = tuple(one for one in RESULT.summaries if one.arm == "machine")
+    text = drawn(BenchView(replace(RESULT, summaries=machine)), 80)
+    assert "transformers: the␛reason" in text
+    assert "import torch alone: 1.45 s, 219 MiB" in text
+    assert "first token" not in text
+    assert "GB/s" not in drawn(BenchView(replace(RESULT, summaries=())), 80)
+
+
+@pytest.mark.parametrize("value", [0.9951, 0.05, 12.34, 99.95, 104.6, 12345.6])
+def test_rates_have_three_digits_or_more_where_it_matters(value: float) -> None:
+    result = replace(RESULT, summaries=summarise([Measurement("llmcli", 1, "prefill_tokens_per_s", 128, value)], {}))
+    (shown,) = row(drawn(BenchView(result), 80), "128 tokens")
+    assert float(shown) == pytest.approx(value, abs=0.5 if value >= 100 else 0.05)
+
+
+def test_json_is_the_whole_result() -> None:
+    found = json.loads(json_line(SCHEMA, RESULT))
+    assert list(found) == ["schema", *BenchResult.__dataclass_fields__]
+    assert found["schema"] == "llmcli.bench/1"
+    assert found["model"]["bytes_per_token"] == {"0": 100_000_000, "1024": 120_000_000}
+    assert len(found["measurements"]) == sum(map(len, VALUES.values()))
+    (share,) = (
+        one["bandwidth_share"]
+        for one in found["summaries"]
+        if (one["arm"], one["measure"], one["size"]) == ("llmcli", "decode_tokens_per_s", 0)
+    )
+    assert share == pytest.approx(100e6 * 351 / 45e9)
