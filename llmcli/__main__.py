@@ -17,9 +17,9 @@ def run() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Before the first library is imported: with `PYTHONWARNINGS=error` its import could fail.
     silence_libraries()
-    from llmcli.commands import torch_ahead
+    from llmcli.startup import preload_torch
 
-    torch_ahead.begin(sys.argv[1:])
+    preload_torch.begin(sys.argv[1:])
     # Modules stay until the end: searching them for garbage while they are imported takes time and finds none.
     gc.disable()
     from llmcli import cli

@@ -18,22 +18,23 @@ from typer.models import TyperInfo
 
 from llmcli import __version__
 from llmcli.bench.command import bench
-from llmcli.commands import alias, options, template
-from llmcli.commands.batch import batch
-from llmcli.commands.chat import chat
+from llmcli.commands import alias, prompt_template
+from llmcli.commands.batch.command import batch
+from llmcli.commands.chat.command import chat
 from llmcli.commands.chats import app as chats_app
 from llmcli.commands.compare import compare
 from llmcli.commands.config import config
 from llmcli.commands.doctor import doctor
 from llmcli.commands.edit import app as edit_app
-from llmcli.commands.generate import generate
+from llmcli.commands.generate.command import generate
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
 from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
 from llmcli.commands.replay import replay
 from llmcli.commands.score import score
-from llmcli.commands.settings_file import default_map
+from llmcli.commands.shared import options
+from llmcli.commands.shared.settings_file import default_map
 from llmcli.commands.show import show
 from llmcli.commands.trace import trace
 from llmcli.errors import LlmcliError
@@ -66,7 +67,7 @@ app.command("list")(list_models)
 app.command("show")(show)
 app.command("rm")(remove)
 app.add_typer(alias.app)
-app.add_typer(template.app)
+app.add_typer(prompt_template.app)
 app.command("doctor")(doctor)
 # Its arguments are another command's flags.
 app.command("config", context_settings={"ignore_unknown_options": True})(config)

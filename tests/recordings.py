@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from llmcli.views.terminal.export import as_svg
-from tests.commands.terminal_chat import READY, chatting
+from tests.support.terminal.chat import READY, chatting
 from tests.support.terminal.emulator import Emulator
 
 COLUMNS, ROWS = 92, 100

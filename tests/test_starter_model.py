@@ -12,7 +12,7 @@ import llmcli
 from llmcli.engine import SamplingParams, Step
 from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.text.chat.prompt import Message, encode_chat
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 
 pytestmark = pytest.mark.starter
 

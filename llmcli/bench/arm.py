@@ -76,7 +76,7 @@ def _runner(plan: Plan) -> Runner:
     if plan.arm == OURS:
         # As a command does, which is what users run: much is done before torch is there, which NumPy stays out of.
         sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
-        from llmcli.commands.loading import find_checkpoint
+        from llmcli.commands.shared.load_model import find_checkpoint
 
         checkpoint = None if plan.shape is not None else find_checkpoint(plan.model, quiet=True)
         from llmcli.bench.ours import Ours

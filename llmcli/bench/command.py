@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.bench.speculative_command import Loading, bench_speculative
-from llmcli.commands import options, speculating
-from llmcli.commands.inspect import base
-from llmcli.commands.loading import find_checkpoint
+from llmcli.commands.shared import options, output
+from llmcli.commands.shared import speculative as speculating
+from llmcli.commands.shared.load_model import find_checkpoint
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
@@ -64,12 +64,12 @@ def bench(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
-    as_json: base.AsJson = False,
+    as_json: output.AsJson = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Also write everything as JSON to a file.")
     ] = None,
-    html: base.Html = None,
-    svg: base.Svg = None,
+    html: output.Html = None,
+    svg: output.Svg = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -138,7 +138,7 @@ def bench(
         notes = (*notes, "Interrupted: this is what had been measured.")
     result = _result(subject, benchmark, measurements, failures, hows, notes)
     view = BenchView(result)
-    base.write_files(view, title="llm bench", html=html, svg=svg)
+    output.write_files(view, title="llm bench", html=html, svg=svg)
     if as_json:
         terminal.write_line(json_line(SCHEMA, result))
     else:

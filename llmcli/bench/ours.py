@@ -15,7 +15,7 @@ from llmcli.bench.random_model import random_model
 from llmcli.bench.runner import Run
 from llmcli.bench.shapes import shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.commands.loading import load_model
+from llmcli.commands.shared.load_model import load_model
 from llmcli.device import choose_dtype
 from llmcli.engine import Finish, Prefill, SamplingParams, Step
 

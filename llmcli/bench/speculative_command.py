@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.commands.inspect import base
-from llmcli.commands.loading import find_checkpoint, load_model
+from llmcli.commands.shared import output
+from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
@@ -68,7 +68,7 @@ def bench_speculative(
     found = outcomes(replies)
     path = loaded.engine(threads=how.threads).path
     view = speculative_view(loaded.name, path, found)
-    base.write_files(view, title="llm bench --speculative", html=html, svg=svg)
+    output.write_files(view, title="llm bench --speculative", html=html, svg=svg)
     draft_name = None if drafter is None else drafter.name
     value = {"model": loaded.name, "draft": draft_name, "path": path, "outcomes": found, "replies": replies}
     if out is not None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import options
-from llmcli.commands.inspect import base
-from llmcli.commands.loading import find_checkpoint, load_model
+from llmcli.commands.shared import options, output
+from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def compare(
             help="Compare them on what A answers to this, instead.",
         ),
     ] = None,
-    chat: base.Chat = False,
+    chat: output.Chat = False,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="How much each writes by itself.")
     ] = 64,
@@ -40,9 +39,9 @@ def compare(
     dtype_b: Annotated[str, typer.Option("--dtype-b", help="Of B.")] = "auto",
     device: options.Device = "auto",
     readable: options.Readable = False,
-    as_json: base.AsJson = False,
-    html: base.Html = None,
-    svg: base.Svg = None,
+    as_json: output.AsJson = False,
+    html: output.Html = None,
+    svg: output.Svg = None,
     encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
@@ -53,7 +52,7 @@ def compare(
     """
     if prompt is not None and text is not None:
         raise UsageError("Give a text, or a --prompt that A answers, not both.")
-    content = prompt if prompt is not None else base.read_text(text, quiet=quiet)
+    content = prompt if prompt is not None else output.read_text(text, quiet=quiet)
     if not content:
         raise UsageError("The prompt is empty.")
     # Both are found before either is loaded: a wrong name should not cost the wait.
@@ -70,7 +69,7 @@ def compare(
 
     def ids(loaded: LoadedModel) -> list[int]:
         as_message = chat or (prompt is not None and loaded.template is not None)
-        return base.text_ids(loaded.tokenizer, loaded.template, content, chat=as_message, model=loaded.name)
+        return output.text_ids(loaded.tokenizer, loaded.template, content, chat=as_message, model=loaded.name)
 
     with progress_bar(enabled=not quiet, unit="tokens") as progress:
         result = compare_models(
@@ -83,7 +82,7 @@ def compare(
             names=(_called(checkpoints[0].name, dtype_a), _called(checkpoints[1].name, dtype_b)),
             progress=progress,
         )
-    base.present(
+    output.present(
         ComparisonView(result),
         schema=SCHEMA,
         value=result,

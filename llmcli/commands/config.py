@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli.commands import options
-from llmcli.commands.inspect import base
-from llmcli.commands.settings_file import settings_path
+from llmcli.commands.shared import options, output
+from llmcli.commands.shared.settings_file import settings_path
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
@@ -39,7 +38,7 @@ def config(
         list[str] | None,
         typer.Argument(metavar="[COMMAND] [FLAGS]...", help="A command with any flags. Default: generate."),
     ] = None,
-    as_json: base.AsJson = False,
+    as_json: output.AsJson = False,
     color: options.Color = None,
 ) -> None:
     """Show each setting of a command and where its value comes from: flag, variable, file, model or default."""

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands import options
-from llmcli.commands.inspect import base
-from llmcli.commands.loading import find_checkpoint
-from llmcli.commands.settings_file import default_map, settings_path
+from llmcli.commands.shared import options, output
+from llmcli.commands.shared.load_model import find_checkpoint
+from llmcli.commands.shared.settings_file import default_map, settings_path
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
@@ -21,7 +20,7 @@ def doctor(
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    as_json: base.AsJson = False,
+    as_json: output.AsJson = False,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:

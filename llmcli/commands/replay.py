@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import options
-from llmcli.commands.inspect import base
-from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.commands.prompt_input import read_file_text
-from llmcli.commands.recording import hashes
+from llmcli.commands.generate.record import hashes
+from llmcli.commands.shared import options, output
+from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.prompt_input import read_file_text
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
@@ -28,7 +27,7 @@ def replay(
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="Default: as recorded, if it is there.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: as recorded.")] = None,
-    as_json: base.AsJson = False,
+    as_json: output.AsJson = False,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands import options
-from llmcli.commands.inspect import base
-from llmcli.commands.loading import find_checkpoint, load_model
-from llmcli.commands.prompt_input import argument_text, read_file_text, read_prompt
+from llmcli.commands.shared import options, output
+from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.prompt_input import argument_text, read_file_text, read_prompt
 
 
 def score(
@@ -20,22 +19,22 @@ def score(
     ] = None,
     model: options.Model = None,
     edit: options.Edit = None,
-    chat: base.Chat = False,
-    template: base.ChatTemplateName = None,
+    chat: output.Chat = False,
+    template: output.ChatTemplateName = None,
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     readable: options.Readable = False,
     top: options.Top = 0,
-    as_json: base.AsJson = False,
-    html: base.Html = None,
-    svg: base.Svg = None,
+    as_json: output.AsJson = False,
+    html: output.Html = None,
+    svg: output.Svg = None,
     encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
-    base.check_template(invocation, chat=chat)
+    output.check_template(invocation, chat=chat)
     content = _content(text, quiet=quiet)
     loaded = load_model(
         find_checkpoint(model, quiet=quiet),
@@ -52,7 +51,7 @@ def score(
     from llmcli.views.inspect.perplexity import SCHEMA, ScoreView, score_json
     from llmcli.views.terminal.progress import progress_bar
 
-    ids = base.text_ids(loaded.tokenizer, loaded.template, content, chat=chat, model=loaded.name)
+    ids = output.text_ids(loaded.tokenizer, loaded.template, content, chat=chat, model=loaded.name)
     with progress_bar(enabled=not quiet, unit="tokens") as progress:
         result = score_ids(
             loaded,
@@ -62,7 +61,7 @@ def score(
             readable=readable,
             progress=lambda done, total: progress("Scoring", done, total),
         )
-    base.present(
+    output.present(
         ScoreView(result, top, loaded.tokenizer.token_bytes),
         schema=SCHEMA,
         value=score_json(result, loaded.tokenizer.token_bytes),

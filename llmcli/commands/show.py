@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands import options
+from llmcli.commands.shared import options
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.text.chat.json_text import json_text
 from llmcli.views.terminal import terminal

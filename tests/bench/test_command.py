@@ -17,8 +17,8 @@ import pytest
 from llmcli.bench.command import bench
 from llmcli.bench.results import Failure, Measurement
 from llmcli.bench.run import Begun, Benchmark, Event, How
-from llmcli.commands.settings_file import default_map, settings_path
-from tests.commands.running import llm
+from llmcli.commands.shared.settings_file import default_map, settings_path
+from tests.support.terminal.cli import llm
 from tests.tiny import save, tiny_model
 
 ALONE = {"LLMCLI_THREADS": "1"}

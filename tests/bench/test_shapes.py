@@ -23,7 +23,7 @@ from llmcli.checkpoint.load_packed import Packing
 from llmcli.errors import OutOfMemoryError, UsageError
 from llmcli.model import Transformer
 from llmcli.model.quantized.matrix import PackedMatrix
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 
 CPU = torch.device("cpu")
 SIZES = Sizes((9,), (0, 20), 3)

@@ -20,8 +20,8 @@ from llmcli.errors import OutOfMemoryError
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.matrix import PackedMatrix
 from tests.checkpoint.gguf.test_families import made, quantised
-from tests.commands.running import llm
 from tests.support.models.gguf_writer import write_gguf
+from tests.support.terminal.cli import llm
 from tests.tiny import save, tiny_model
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import pytest
 from llmcli.errors import ModelNotFoundError, UsageError
 from llmcli.hub import resolve
 from llmcli.hub.aliases import aliases_path
-from tests.commands.running import llm
 from tests.puppet import chain, write_puppet
+from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(autouse=True)

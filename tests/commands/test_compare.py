@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.running import llm
 from tests.puppet import ASSISTANT, BOS, ids_of, write_puppet
+from tests.support.terminal.cli import llm
 
 A, B, C = ids_of(b"abc")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.gguf.test_families import made
-from tests.commands.running import llm
 from tests.puppet import chain, write_puppet
 from tests.support.models.gguf_writer import write_gguf
+from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from llmcli.engine import SamplingParams
 from llmcli.errors import NotFiniteError
 from llmcli.inspection.evaluation.perplexity import score
 from llmcli.views.terminal.to_json import has_nan
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 from tests.tiny import random_ids, save, tiny_model
 
 COMMANDS = {

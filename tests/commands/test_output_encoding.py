@@ -11,9 +11,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.commands.running import llm
 from tests.faults.running import environment
 from tests.puppet import chain, write_puppet
+from tests.support.terminal.cli import llm
 
 LATIN_NAME = os.fsdecode(b"mod\xe8le")
 VIEWS = [

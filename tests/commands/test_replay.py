@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 from tests.tiny import save, tiny_model
 
 

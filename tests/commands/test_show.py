@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 from tests.tiny import TEMPLATE, save, tiny_model, write_text_files
 
 

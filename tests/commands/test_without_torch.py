@@ -23,7 +23,7 @@ from tests.tiny import edit_config, save, tiny_model
 # Runs commands one after another in one process, and says of each how it ended and what has been imported by then.
 RUNNER = """
 import json, sys
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 results = []
 for arguments in json.loads(sys.argv[1]):
     result = llm(*arguments)

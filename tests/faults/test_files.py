@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands.running import llm
 from tests.faults.models import (
     ESCAPE,
     HTML,
@@ -35,6 +34,7 @@ from tests.faults.models import (
     weights,
 )
 from tests.faults.running import check, fingerprint, run
+from tests.support.terminal.cli import llm
 
 BLOWN_UP = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
 TEXT = {"Sequence": {"id": "A", "type_id": 0}}

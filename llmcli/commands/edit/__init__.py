@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmcli.commands.edit.fact import fact
-from llmcli.commands.edit.keeping import list_edits, show_edit, undo
+from llmcli.commands.edit.manage import list_edits, show_edit, undo
 from llmcli.commands.edit.merge import merge
 
 _DEFAULT = "fact"

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands import options
-from llmcli.commands.inspect import base
-from llmcli.commands.loading import find_checkpoint, load_model, read_edit_files
-from llmcli.commands.prompt_input import read_file_text
+from llmcli.commands.shared import options, output
+from llmcli.commands.shared.load_model import find_checkpoint, load_model, read_edit_files
+from llmcli.commands.shared.prompt_input import read_file_text
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
@@ -79,9 +78,9 @@ def fact(
     ] = 24,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    as_json: base.AsJson = False,
-    html: base.Html = None,
-    svg: base.Svg = None,
+    as_json: output.AsJson = False,
+    html: output.Html = None,
+    svg: output.Svg = None,
     encoding: options.Encoding = None,
     color: options.Color = None,
     quiet: options.Quiet = False,
@@ -120,7 +119,7 @@ def fact(
             reply_tokens=max_tokens,
             progress=progress,
         )
-    base.present(
+    output.present(
         edit_view(report),
         schema=SCHEMA,
         value=report,

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmcli.commands import options
-from llmcli.commands.loading import find_checkpoint, read_edit_files
+from llmcli.commands.shared import options
+from llmcli.commands.shared.load_model import find_checkpoint, read_edit_files
 from llmcli.errors import LlmcliError
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar

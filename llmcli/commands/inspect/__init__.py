@@ -7,9 +7,9 @@ import typer
 from llmcli.commands.inspect.attention import attention
 from llmcli.commands.inspect.cost import cost
 from llmcli.commands.inspect.embeddings import embeddings
-from llmcli.commands.inspect.experts import experts
 from llmcli.commands.inspect.heads import heads
 from llmcli.commands.inspect.lens import lens
+from llmcli.commands.inspect.moe_routing import experts
 from llmcli.commands.inspect.needle import needle
 from llmcli.commands.inspect.neurons import neurons
 from llmcli.commands.inspect.token import token

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.inspect import base
-from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.commands.shared import output
+from llmcli.commands.shared.inspect_command import Shown, Subject, looks
 from llmcli.errors import UsageError
 
 _LONGEST_PATTERN = 512
@@ -18,7 +18,7 @@ _LONGEST_PATTERN = 512
 @looks()
 def attention(
     subject: Subject,
-    position: base.Position = None,
+    position: output.Position = None,
     layer: Annotated[int | None, typer.Option("--layer", metavar="L", help="Only this block, counted from 0.")] = None,
     layers: Annotated[
         str | None, typer.Option("--layers", metavar="A-B", help="Only these blocks, as in 10-20.")
@@ -26,7 +26,7 @@ def attention(
     head: Annotated[
         int | None, typer.Option("--head", metavar="H", help="With --layer: the raw pattern of this head.")
     ] = None,
-    by: base.By = "token",
+    by: output.By = "token",
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many of what was read to list.")] = 5,
 ) -> Shown:
     """Show what each token of a text paid attention to; with --layer and --head, one head's pattern."""
@@ -48,13 +48,13 @@ def attention(
         if head is not None and layer is not None:
             if position is None and len(ids) > _LONGEST_PATTERN:
                 raise UsageError(f"The pattern of {len(ids)} tokens is too large; choose rows of it with --position.")
-            at = base.positions(position, len(ids), default=range(len(ids)))
+            at = output.positions(position, len(ids), default=range(len(ids)))
             pattern = attention_pattern(loaded, ids, layer, head, at, progress)
             return Shown(views.pattern_view(pattern), views.PATTERN_SCHEMA, pattern)
         result = summary(
             loaded,
             ids,
-            base.positions(position, len(ids), default=base.last_positions(len(ids))),
+            output.positions(position, len(ids), default=output.last_positions(len(ids))),
             top=top,
             only=_blocks(layer, layers, loaded.config.num_layers),
             spans=Spans(by, loaded.tokenizer, [Message("user", subject.content)]).of(ids),

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.inspect import base
-from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.commands.shared import output
+from llmcli.commands.shared.inspect_command import Shown, Subject, looks
 
 
 @looks()
 def lens(
     subject: Subject,
-    position: base.Position = None,
+    position: output.Position = None,
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="How many tokens to list for a layer.")] = 5,
 ) -> Shown:
     """Show what the model would say after each layer, and from which one on its answer leads (the logit lens)."""
@@ -22,7 +22,7 @@ def lens(
     from llmcli.inspection.residual.logit_lens import lens as look
     from llmcli.views.inspect import logit_lens as views
 
-    at = base.positions(position, len(ids), default=base.last_positions(len(ids)))
+    at = output.positions(position, len(ids), default=output.last_positions(len(ids)))
     with subject.progress("Reading") as progress:
         result = look(loaded, ids, at, top=top, progress=progress)
     notes = (views.NOTE, views.NOTE_TIED) if loaded.config.tie_embeddings else (views.NOTE,)

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmcli.commands.inspect import base
-from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.commands.shared import output
+from llmcli.commands.shared.inspect_command import Shown, Subject, looks
 from llmcli.errors import UsageError
 
 
@@ -52,7 +52,7 @@ def neurons(
         if layer is not None and neuron is not None:
             along = neuron_along(loaded, ids, layer, neuron, expert=of_expert, progress=progress)
             return Shown(views.NeuronAlongView(along), views.ALONG_SCHEMA, along)
-        (at,) = base.positions([position], len(ids), default=())
+        (at,) = output.positions([position], len(ids), default=())
         wanted = None if target is None else single_token(loaded.tokenizer, target)
         found = strongest(loaded, ids, at, target=wanted, count=top, progress=progress)
     return Shown(views.NeuronsView(found), views.SCHEMA, found, (views.NOTE,))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import Shown, Subject, looks
 from llmcli.errors import UsageError
 from llmcli.views.terminal.progress import progress_bar
 

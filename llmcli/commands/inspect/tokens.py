@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import Shown, Subject, looks
 
 
 @looks(weights=False, computes=False)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands import options
-from llmcli.commands.inspect.looking import Shown, Subject, looks
+from llmcli.commands.shared import options
+from llmcli.commands.shared.inspect_command import Shown, Subject, looks
 
 _EACH_WORD = "*"
 

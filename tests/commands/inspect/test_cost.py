@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.hub.starter import fetch_starter, starter_path
-from tests.commands.running import llm
 from tests.support.models.parity_cases import CASES
+from tests.support.terminal.cli import llm
 from tests.tiny import edit_config, save, tiny_model
 
 

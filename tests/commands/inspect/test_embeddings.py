@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.hub.starter import fetch_starter, starter_path
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 from tests.tiny import save, tiny_model
 
 

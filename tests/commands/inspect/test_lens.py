@@ -9,7 +9,7 @@ import pytest
 import llmcli
 from llmcli.inspection.residual.logit_lens import lens
 from llmcli.views.terminal.to_json import plain
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 from tests.tiny import save, tiny_model
 
 

@@ -8,8 +8,8 @@ import pytest
 import llmcli
 from llmcli.inspection.feed_forward.neurons import neuron_along, neurons
 from llmcli.views.terminal.to_json import plain
-from tests.commands.running import llm
 from tests.support.models.inspected_families import family
+from tests.support.terminal.cli import llm
 from tests.tiny import save, tiny_model
 
 

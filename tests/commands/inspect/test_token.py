@@ -8,7 +8,7 @@ import pytest
 import llmcli
 from llmcli.inspection.token_card import inspect_token
 from llmcli.views.terminal.to_json import plain
-from tests.commands.running import llm
+from tests.support.terminal.cli import llm
 from tests.tiny import save, tiny_model
 
 

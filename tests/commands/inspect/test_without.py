@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.commands.running import llm
 from tests.support.models.induction_model import write_induction_model
+from tests.support.terminal.cli import llm
 
 TEXT = "abcdab"
 

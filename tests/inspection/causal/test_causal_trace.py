@@ -15,9 +15,9 @@ from llmcli.inspection.causal import causal_trace as causal_traces
 from llmcli.inspection.causal.causal_trace import _NOISE, causal_trace
 from llmcli.inspection.core.hooks import adder, blocks, removed
 from llmcli.views.inspect.causal_trace import causal_trace_view
-from tests.commands.running import llm
 from tests.support.models.inspected_families import family
 from tests.support.models.parity_cases import CASES
+from tests.support.terminal.cli import llm
 from tests.support.terminal.drawing import drawn
 from tests.tiny import random_ids, save, tiny_model
 

@@ -1,0 +1,1 @@
+"""`llm batch`: many prompts of a file, answered together."""

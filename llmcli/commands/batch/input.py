@@ -1,0 +1,145 @@
+"""The lines that `llm batch` is given: prompts or conversations, each with settings of its own."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from llmcli.commands.shared.options import SamplingOptions
+from llmcli.errors import UsageError
+from llmcli.text.decode_bytes import text_from_bytes
+
+if TYPE_CHECKING:
+    from llmcli.text.chat.messages import Message
+
+Id: TypeAlias = str | int | float | None
+
+_SETTINGS = tuple(field.name for field in fields(SamplingOptions))
+_WHOLE = ("top_k", "seed", "max_tokens")
+_CONTINUE = "continue_final_message"
+_KNOWN = ("id", "prompt", "messages", _CONTINUE, *_SETTINGS)
+_UNSUPPORTED = {
+    **dict.fromkeys(
+        ("tools", "tool_choice", "functions", "parallel_tool_calls"), "tools cannot be offered to a model yet"
+    ),
+    **dict.fromkeys(("stream", "stream_options"), "each result is a whole line"),
+    "n": "give the line several times",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the input."""
+
+    index: int
+    """Its number among those that are not empty, from 0."""
+    data: bytes
+
+    def mark(self, settings: str) -> str:
+        """What tells this line, asked with those settings, from others."""
+        return hashlib.sha256(settings.encode() + b"\0" + self.data.strip()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a line asks for."""
+
+    id: Id
+    prompt: str | None
+    messages: tuple[Message, ...]
+    """Of a conversation, where `prompt` is None."""
+    continues: bool
+    """Whether the reply goes on with the last message, which is the assistant's."""
+    sampling: SamplingOptions
+
+
+def split_lines(data: bytes) -> list[Line]:
+    """The lines that are not empty of a file in UTF-8, or any encoding in which line ends are those of ASCII."""
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    return [Line(index, line) for index, line in enumerate(lines)]
+
+
+def parsed(line: Line) -> Mapping[str, object]:
+    """The object on a line.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        value = json.loads(text_from_bytes(line.data, "The line"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"The line is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise UsageError('The line is not a JSON object such as {"prompt": "Hello"}.')
+    return value
+
+
+def id_of(value: Mapping[str, object]) -> Id:
+    """The name that a line gives itself, if it has one.
+
+    Raises:
+        UsageError: it is neither text nor number.
+    """
+    name = value.get("id")
+    if isinstance(name, bool) or not isinstance(name, str | int | float | None):
+        raise UsageError('The "id" must be a text or a number.')
+    return name
+
+
+def task(value: Mapping[str, object], sampling: SamplingOptions) -> Task:
+    """What an object asks for; `sampling` holds where it says nothing.
+
+    Raises:
+        UsageError: it is of another form, or a setting makes no sense.
+    """
+    for name in value:
+        if name in _UNSUPPORTED:
+            raise UsageError(f"{name!r} is not supported: {_UNSUPPORTED[name]}.")
+        if name not in _KNOWN:
+            near = difflib.get_close_matches(name, _KNOWN, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_KNOWN)}."
+            raise UsageError(f"There is no field {name!r}{hint}")
+    if ("prompt" in value) == ("messages" in value):
+        raise UsageError('A line needs either a "prompt" or "messages".')
+    prompt = value.get("prompt")
+    if "prompt" in value and (not isinstance(prompt, str) or not prompt):
+        raise UsageError('The "prompt" must be a text that is not empty.')
+    own = {name: _setting(name, value[name]) for name in _SETTINGS if value.get(name) is not None}
+    sampling = replace(sampling, **own)  # type: ignore[arg-type]
+    sampling.check()
+    messages: tuple[Message, ...] = ()
+    if "messages" in value:
+        from llmcli.text.chat.messages import parse_messages
+
+        messages = parse_messages(value["messages"])
+    return Task(
+        id_of(value), prompt if isinstance(prompt, str) else None, messages, _continues(value, messages), sampling
+    )
+
+
+def _continues(value: Mapping[str, object], messages: Sequence[Message]) -> bool:
+    """Whether the last message is to be continued: one of the assistant is, unless the line says otherwise."""
+    is_reply = bool(messages) and messages[-1].role == "assistant"
+    wanted = value.get(_CONTINUE)
+    if wanted is None:
+        return is_reply
+    if not isinstance(wanted, bool):
+        raise UsageError(f'"{_CONTINUE}" must be true or false.')
+    if wanted and not is_reply:
+        raise UsageError(f'"{_CONTINUE}" needs "messages" of which the last is the assistant\'s.')
+    return wanted
+
+
+def _setting(name: str, value: object) -> object:
+    if name == "stop":
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise UsageError('"stop" must be a text or a list of texts.')
+        return tuple(texts)
+    if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else int | float):
+        raise UsageError(f'"{name}" must be a {"whole " if name in _WHOLE else ""}number.')
+    return value

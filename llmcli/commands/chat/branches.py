@@ -1,0 +1,123 @@
+"""Going back in a conversation: `/clear /undo /retry /branch /branches`. What is taken back stays as a branch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmcli.commands.chat.session import ChatSession
+from llmcli.commands.chat.slash_command import Command, whole_number
+from llmcli.conversations.tree import Node
+from llmcli.engine import Step
+from llmcli.errors import UsageError
+
+_PREVIEW = 60
+
+
+class Branches:
+    """The commands that move to another place of the conversation."""
+
+    def __init__(self, session: ChatSession) -> None:
+        self._session = session
+
+    def commands(self) -> list[Command]:
+        """For the table."""
+        return [
+            Command("clear", self._clear, "forget the conversation, keep the system prompt"),
+            Command("undo", self._undo, "take your last message and its reply back"),
+            Command("retry", self._retry, "have another reply to your last message"),
+            Command("branch", self._branch, "go back to token N of the last reply, say its alternative K", "N K"),
+            Command("branches", self._branches, "what was said instead; with a number, go on there", "[NUMBER]"),
+        ]
+
+    def _clear(self, _argument: str) -> None:
+        self._session.talk.go_to(0)
+        self._session.note("The conversation is forgotten.")
+
+    def _undo(self, _argument: str) -> None:
+        question = self._last_question()
+        self._session.talk.go_to(question.after)
+        self._session.note(f"Taken back: {preview(question.text)}")
+
+    def _retry(self, _argument: str) -> None:
+        self._session.answer(self._last_question())
+
+    def _branch(self, argument: str) -> None:
+        from llmcli.engine.sampling_trace import choices
+
+        session = self._session
+        numbers = argument.split()
+        if len(numbers) != 2:
+            raise UsageError("/branch needs the number of a token and of its alternative, as in /branch 12 2.")
+        reply = session.last_reply()
+        at, rank = (whole_number(number, "a number") for number in numbers)
+        if not -len(reply.ids) <= at < len(reply.ids):
+            raise UsageError(f"There is no token {at}: the last reply has {len(reply.ids)}, numbered from 0.")
+        at %= len(reply.ids)
+        vocabulary = session.loaded.tokenizer.vocab_size
+        if not 1 <= rank <= vocabulary:
+            raise UsageError(f"Alternatives are numbered from 1, the most probable, to {vocabulary}.")
+        params = session.params_of(reply.node)
+        before = [*reply.prompt, *reply.ids[:at]]
+        logits = session.conversation.engine.next_logits(before)
+        chosen = choices(logits, params, before, session.loaded.tokenizer, top=rank)[rank - 1]
+        if chosen.id == reply.ids[at]:
+            raise UsageError(f"Alternative {rank} is what the reply says there. /why {at} lists the others.")
+        question = session.talk.tree.nodes[reply.node.after]
+        if chosen.id in session.loaded.stop_ids:
+            self._end_there(question, reply.ids[:at])
+            return
+        known: list[Step] = []
+        if len(session.last_steps) == len(reply.ids) and session.last_steps[at].logprob is not None:
+            step = replace(
+                session.last_steps[at],
+                id=chosen.id,
+                logprob=chosen.logprob,
+                rank=rank,
+                sampled_prob=chosen.sampled_prob,
+            )
+            known = [*session.last_steps[:at], step]
+        session.answer(question, begun=(*reply.ids[:at], chosen.id), before=known)
+
+    def _end_there(self, question: Node, ids: tuple[int, ...]) -> None:
+        """The alternative is the end of the reply."""
+        session = self._session
+        if not ids:
+            raise UsageError("That alternative ends the reply before it begins.")
+        recorder = session.talk.answer(question, session.loaded.name, session.params)
+        recorder.add(session.loaded.tokenizer.decode(ids), ids)
+        recorder.end("stop")
+        session.note("That alternative is the end of the reply; it ends there now.")
+
+    def _branches(self, argument: str) -> None:
+        session, tree = self._session, self._session.talk.tree
+        leaves = tree.leaves()
+        if not leaves:
+            raise UsageError("Nothing has been said yet.")
+        if argument:
+            number = whole_number(argument, "the number of a branch")
+            if not 1 <= number <= len(leaves):
+                raise UsageError(f"There is no branch {number}; there are {len(leaves)}, numbered from 1.")
+            session.talk.go_to(leaves[number - 1].n)
+            session.note(f"On branch {number}, after: {preview(leaves[number - 1].text)}")
+            return
+        for number, leaf in enumerate(leaves, 1):
+            path = tree.path(leaf.n)
+            here = ">" if leaf.n == tree.head else " "
+            last = " / ".join(preview(node.text) for node in path[-2:])
+            session.say(f"{here}{number}  {len(path)} messages  {last}")
+
+    def _last_question(self) -> Node:
+        tree = self._session.talk.tree
+        pending = tree.unanswered()
+        if pending is not None:
+            return pending
+        path = tree.path()
+        if not path:
+            raise UsageError("Nothing has been said yet.")
+        return path[-2]
+
+
+def preview(text: str) -> str:
+    """The beginning of a message, in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _PREVIEW else f"{line[: _PREVIEW - 1]}…"

@@ -1,0 +1,124 @@
+"""Messages from elsewhere and replies to elsewhere: `/edit /read /copy`."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from llmcli.commands.chat.session import ChatSession
+from llmcli.commands.chat.slash_command import Command, named
+from llmcli.commands.shared.prompt_input import decoded_text
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.views.terminal import terminal
+
+_LARGEST_BYTES = 64 << 20
+# What terminals take at once for their clipboard, at least most of them.
+_LARGEST_COPY = 74_994
+
+
+class Composing:
+    """The commands that bring text in and out."""
+
+    def __init__(self, session: ChatSession) -> None:
+        self._session = session
+
+    def commands(self) -> list[Command]:
+        """For the table."""
+        return [
+            Command("edit", self._edit, "a message in $EDITOR; last: your last one", "[last]", named("last")),
+            Command("read", self._read, "send a file along with your next message", "FILE", takes_file=True),
+            Command("copy", self._copy, "copy the last reply to the clipboard, where the terminal can"),
+        ]
+
+    def _edit(self, argument: str) -> None:
+        session = self._session
+        if argument not in ("", "last"):
+            raise UsageError("/edit opens an empty message, /edit last your last one.")
+        text, after = "", None
+        if argument:
+            tree = session.talk.tree
+            path = tree.path()
+            if not path:
+                raise UsageError("Nothing has been said yet.")
+            question = path[-2] if path[-1].is_reply else path[-1]
+            text, after = question.text, question.after
+        changed = edited(text)
+        if not changed.strip() or changed == text:
+            session.note("Nothing was sent.")
+            return
+        for line in changed.splitlines():
+            session.note(f"> {line}")
+        session.reply_to(changed, after=after)
+
+    def _read(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/read needs the name of a file.")
+        send_along(self._session, argument, text_of_file(argument))
+        self._session.note("Enter alone sends it.")
+
+    def _copy(self, _argument: str) -> None:
+        _, answer = self._session.thought_and_answer()
+        if not terminal.can_redraw(sys.stdout):
+            raise UsageError("Only a terminal has a clipboard; standard output is none.")
+        data = base64.b64encode(answer.encode("utf-8", errors="replace"))
+        if len(data) > _LARGEST_COPY:
+            raise UsageError("The reply is too long for the clipboard of a terminal. /save writes it to a file.")
+        # OSC 52 of xterm's control sequences. The terminal does not say whether it obeys.
+        sys.stdout.write(f"\x1b]52;c;{data.decode()}\x07")
+        sys.stdout.flush()
+        self._session.note(f"{len(answer)} characters were given to the terminal's clipboard.")
+
+
+def text_of_file(name: str) -> str:
+    """What stands in a file that a message is to have with it.
+
+    Raises:
+        UsageError: it cannot be read, or is not text in a known encoding.
+    """
+    try:
+        with Path(name).expanduser().open("rb") as file:
+            data = file.read(_LARGEST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}.") from error
+    if len(data) > _LARGEST_BYTES:
+        raise UsageError(f"{name} is larger than {_LARGEST_BYTES >> 20} MiB, more than a model could read.")
+    text = decoded_text(data, name, quiet=True)
+    if "\0" in text:
+        raise UsageError(f"{name} is not a text that a model could read: it has NUL characters.")
+    return text
+
+
+def send_along(session: ChatSession, name: str, text: str) -> None:
+    """Let the text of the file `name` go along with the next message; say how long it is."""
+    session.attached.append(text)
+    tokens = len(session.loaded.tokenizer.encode(text, add_special_tokens=False))
+    session.note(f"Read {name}, {tokens} tokens; it goes along with your next message.")
+
+
+def edited(text: str) -> str:
+    """`text` as the user's editor leaves it.
+
+    Raises:
+        LlmcliError: there is no editor, or it fails.
+    """
+    command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    descriptor, name = tempfile.mkstemp(prefix="llm-", suffix=".md")
+    path = Path(name)
+    try:
+        os.close(descriptor)
+        path.write_text(text, encoding="utf-8", errors="replace")
+        try:
+            # The terminal is the editor's while it runs, whatever our own streams are.
+            code = subprocess.run([*shlex.split(command), name], check=False).returncode
+        except (OSError, ValueError) as error:
+            raise LlmcliError(f"The editor {command!r} cannot be started: {error}. Set EDITOR to another.") from error
+        if code:
+            raise LlmcliError(f"The editor {command!r} failed with code {code}; nothing was sent.")
+        return decoded_text(path.read_bytes(), "The message")
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""How full the context is, and what happens when it is: `/tokens /context /stats`."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import replace
+
+from llmcli.commands.chat.branches import preview
+from llmcli.commands.chat.session import NEAR, ChatSession
+from llmcli.commands.chat.slash_command import Command, named
+from llmcli.conversations.tree import SUMMARY_REQUEST, Node
+from llmcli.engine import Finish, Interruption, Step
+from llmcli.engine.reasoning import ThinkingApart
+from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
+from llmcli.views.terminal import terminal
+
+_POLICIES = ("drop-oldest", "summarise", "stop")
+# What is to be left for a reply where room is made, in tokens and as a share of the context.
+_ROOM, _ROOM_SHARE = 256, 4
+_SUMMARY, _SUMMARY_SHARE = 200, 8
+
+
+class Context:
+    """The commands that measure and make room, and the check each message goes through."""
+
+    def __init__(self, session: ChatSession) -> None:
+        self._session = session
+        self._policy = "stop"
+        self._waiting: tuple[str, int | None] | None = None
+        """The message that did not fit, and the one it was to follow."""
+        session.fit = self.fit
+
+    def commands(self) -> list[Command]:
+        """For the table."""
+        return [
+            Command("tokens", self._tokens, "how many tokens each message has, or TEXT would have", "[TEXT]"),
+            Command(
+                "context",
+                self._context,
+                "how full the context is; what to do when it is full",
+                "[drop-oldest|summarise|stop]",
+                named(*_POLICIES),
+            ),
+            Command("stats", lambda _: self._session.say_stats(), "what the last reply cost"),
+        ]
+
+    def fit(self, text: str, after: int | None) -> None:
+        """Make room for `text` as the user chose; say how much there is when little is left.
+
+        Raises:
+            PromptTooLongError: it does not fit, and nothing was left out.
+        """
+        session, self._waiting = self._session, None
+        limit = session.conversation.engine.context_length
+        length = len(session.prompt(text, after))
+        if length >= limit:
+            if self._policy == "stop":
+                self._waiting = (text, after)
+                raise PromptTooLongError(
+                    f"With this message of {self._count(text)} tokens the conversation has {length}, but the context "
+                    f"holds {limit} with at least one for the reply. Nothing was cut. /context drop-oldest leaves the "
+                    "oldest messages out and sends it, /context summarise puts a summary in their place, "
+                    "/context stop forgets it; /undo and /clear make room too."
+                )
+            self._make_room(text, after, limit)
+            length = len(session.prompt(text, after))
+        if length >= NEAR * limit:
+            session.note(
+                f"This message has {self._count(text)} tokens; with it {length} of {limit} are used, "
+                f"{limit - length} are left for the reply."
+            )
+
+    def _make_room(self, text: str, after: int | None, limit: int) -> None:
+        session = self._session
+        path = session.talk.tree.read(after)
+        summary = min(_SUMMARY, limit // _SUMMARY_SHARE) if self._policy == "summarise" else 0
+        # With a summary comes the question it answers.
+        extra = summary + self._count(SUMMARY_REQUEST) if summary else 0
+        wanted = limit - min(_ROOM, limit // _ROOM_SHARE) - extra
+        questions = range(2, len(path) + 1, 2)
+
+        def too_long_without(place: int) -> bool:
+            return len(self._prompt_from(path[place:], text)) > wanted
+
+        # The fewest of the oldest exchanges that make enough room; all of them where even that is not enough.
+        enough = bisect_left(questions, True, key=lambda at: not too_long_without(at))
+        place = questions[min(enough, len(questions) - 1)] if questions else 0
+        if not path or len(self._prompt_from(path[place:], text)) + extra >= limit:
+            raise PromptTooLongError(
+                f"The message has {self._count(text)} tokens and the context holds {limit} with at least one for the "
+                "reply: it does not fit even alone."
+            )
+        told = self._summary(path[place - 1], summary) if summary else None
+        session.talk.leave_out(path[place - 1].n, told)
+        instead = f" This is read in their place: {told.strip()}" if told else ""
+        # Not a mere note, which --quiet would hide: nothing is left out in silence.
+        terminal.note(
+            f"The model no longer reads the oldest {place} messages, from “{preview(path[0].text)}” on; "
+            f"they stay in the conversation.{instead}"
+        )
+
+    def _prompt_from(self, nodes: list[Node], text: str) -> list[int]:
+        session = self._session
+        messages = session.messages(nodes[-1].n if nodes else 0)
+        session.conversation.messages = messages[len(messages) - len(nodes) :]
+        return session.conversation.prompt(text)
+
+    def _summary(self, last: Node, tokens: int) -> str:
+        """What the model makes of the conversation up to message `last`."""
+        session = self._session
+        session.note("Summarising the oldest messages; Ctrl-C gives up.")
+        session.conversation.messages = session.messages(last.n)
+        interruption = Interruption()
+        text = ""
+        with interruption.catching_ctrl_c(), session.keyboard.unheard():
+            params = replace(session.params, temperature=0.0, max_tokens=tokens, stop=())
+            events = session.conversation.ask(SUMMARY_REQUEST, params, interruption=interruption)
+            apart = ThinkingApart(session.conversation.tokenizer, session.conversation.asked)
+            for event in map(apart, events):
+                if isinstance(event, Step | Finish):
+                    text += event.text
+        if interruption.requested or not text.strip():
+            raise LlmcliError("There is no summary; the conversation is as it was, and the message was not sent.")
+        return text
+
+    def _context(self, argument: str) -> None:
+        session = self._session
+        if argument and argument not in _POLICIES:
+            raise UsageError(f"/context takes {', '.join(_POLICIES)}.")
+        limit = session.conversation.engine.context_length
+        if argument:
+            self._policy = argument
+        session.say(f"Context: {session.used()} of {limit} tokens used. When it is full: {self._policy}.")
+        if argument and self._waiting is not None:
+            text, after = self._waiting
+            # It went along already, in what is waiting.
+            session.attached.clear()
+            self._waiting = None
+            if argument == "stop":
+                session.note("The message that did not fit is forgotten.")
+            else:
+                session.reply_to(text, after=after)
+
+    def _tokens(self, argument: str) -> None:
+        session = self._session
+        if argument:
+            session.say(f"{self._count(argument)} tokens")
+            return
+        tree = session.talk.tree
+        left_out = {node.n for node in tree.left_out()}
+        rows = [("system", session.conversation.system, False)] if session.conversation.system else []
+        rows += [(node.model or "you", node.text, node.n in left_out) for node in tree.path()]
+        counts = [self._count(text) for _, text, _ in rows]
+        for (who, text, out), count in zip(rows, counts, strict=True):
+            session.say(f"{count:6}  {who}: {preview(text)}{'  (not read any more)' if out else ''}")
+        session.say(f"{session.used():6}  of {session.conversation.engine.context_length}, the template included")
+
+    def _count(self, text: str) -> int:
+        return len(self._session.loaded.tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,107 @@
+"""Looking back at a token of the last reply in a chat: `/why N`, `/lens N`, `/attention N`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmcli.commands.chat.session import ChatSession, SaidReply
+from llmcli.commands.chat.slash_command import Command, whole_number
+from llmcli.errors import UsageError
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_CANDIDATES = 8
+
+
+class LookingBack:
+    """Reads the conversation once more, beside the chat's own memory of it, and tells about one token."""
+
+    def __init__(self, session: ChatSession) -> None:
+        self._session = session
+
+    def commands(self) -> list[Command]:
+        """For the table."""
+        return [
+            Command("why", self._why, "all about token N of the last reply; without N, about the last", "[N]"),
+            Command("lens", self._lens, "what each layer would have said in its place", "[N]"),
+            Command("attention", self._attention, "what was read to say it", "[N]"),
+            Command("thought", self._thought, "what was thought before the last answer"),
+        ]
+
+    def _why(self, argument: str) -> None:
+        """What else the token could have been and what the filters made of that, what was read, and what wrote it."""
+        from llmcli.engine.sampling_trace import choices
+        from llmcli.inspection.token_card import inspect_token
+        from llmcli.views.inspect.token_card import NOTE, CardView
+        from llmcli.views.reply import sampling_trace as choices_view
+
+        session = self._session
+        reply, number = self._find(argument)
+        ids, at = [*reply.prompt, *reply.ids], len(reply.prompt) + number
+        params = session.params_of(reply.node)
+        tokenizer = session.loaded.tokenizer
+        with progress_bar(enabled=not session.quiet, unit="tokens") as progress:
+            logits = session.conversation.engine.next_logits(
+                ids[:at], progress=lambda done, total: progress("Reading again", done, total)
+            )
+        found = choices(logits, params, ids[:at], tokenizer, top=_CANDIDATES, taken=ids[at])
+        self._show(
+            choices_view.choice_table(found, ids[at], params, tokenizer.token_bytes),
+            f"{choices_view.NOTE}; /branch {number} K says alternative K instead",
+        )
+        with progress_bar(enabled=not session.quiet, unit="steps") as progress:
+            card = inspect_token(session.loaded, ids, at, progress=progress)
+        self._show(CardView(card), NOTE)
+
+    def _lens(self, argument: str) -> None:
+        from llmcli.inspection.residual.logit_lens import lens
+        from llmcli.views.inspect.logit_lens import NOTE, LensView
+
+        reply, number = self._find(argument)
+        with progress_bar(enabled=not self._session.quiet, unit="tokens") as progress:
+            found = lens(
+                self._session.loaded,
+                [*reply.prompt, *reply.ids],
+                [len(reply.prompt) + number - 1],
+                progress=lambda done, total: progress("Reading again", done, total),
+            )
+        self._show(LensView(found), NOTE)
+
+    def _attention(self, argument: str) -> None:
+        from llmcli.inspection.attention.summary import summary
+        from llmcli.views.inspect.attention import NOTE, attention_view
+
+        reply, number = self._find(argument)
+        with progress_bar(enabled=not self._session.quiet, unit="tokens") as progress:
+            found = summary(
+                self._session.loaded,
+                [*reply.prompt, *reply.ids],
+                [len(reply.prompt) + number - 1],
+                progress=lambda done, total: progress("Reading again", done, total),
+            )
+        self._show(attention_view(found), NOTE)
+
+    def _thought(self, _argument: str) -> None:
+        thought, _ = self._session.thought_and_answer()
+        if not thought.strip():
+            raise UsageError("Nothing was thought before the last answer.")
+        self._session.say(thought.strip())
+
+    def _find(self, argument: str) -> tuple[SaidReply, int]:
+        """The last reply, and which of its tokens is meant.
+
+        Raises:
+            UsageError: there is no such token.
+        """
+        reply = self._session.last_reply()
+        number = whole_number(argument or "-1", "the number of a token. Without a number it is the last")
+        if not -len(reply.ids) <= number < len(reply.ids):
+            raise UsageError(f"There is no token {number}: the last reply has {len(reply.ids)}, numbered from 0.")
+        return reply, number % len(reply.ids)
+
+    def _show(self, view: RenderableType, note: str) -> None:
+        terminal.console_out().print(view)
+        self._session.note(note)

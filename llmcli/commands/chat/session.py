@@ -1,0 +1,360 @@
+"""A chat in progress: the model, what was said, and how the next reply comes about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.commands.chat.keyboard import Keyboard
+from llmcli.commands.shared.consume import follow
+from llmcli.commands.shared.prompt_input import argument_text
+from llmcli.commands.shared.token_report import Look, attention_watch, explain
+from llmcli.conversations.live_conversation import Talk
+from llmcli.conversations.records import Settings
+from llmcli.conversations.tree import Node
+from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingParams, Step
+from llmcli.engine.reasoning import ThinkingApart, thought_and_answer
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.chat.prompt import Message, encode_chat
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from llmcli.api import LoadedModel
+    from llmcli.engine import Stats
+    from llmcli.views.reply.markdown_writer import MarkdownReply
+    from llmcli.views.reply.writer import ReplyWriter
+
+# From this share of the context on, each message is told with its size.
+NEAR = 0.75
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model that can be talked with, and how it was asked to speak."""
+
+    loaded: LoadedModel
+    conversation: Conversation
+    """Holds the KV cache; its messages are set from the talk before each question."""
+    params: SamplingParams
+    source: str | None
+    """What the model is loaded by; None is the starter model."""
+    template: str | None
+    """The name of the template, or its file, where the user chose one."""
+    template_args: Mapping[str, object] = field(default_factory=dict)
+    """The variables of the template as the chat began."""
+
+
+@dataclass(frozen=True)
+class SaidReply:
+    """A reply as the model has it: the ids it answers, and its own."""
+
+    node: Node
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+
+
+class ChatSession:
+    """What commands and messages act upon."""
+
+    def __init__(
+        self,
+        speaker: Speaker,
+        talk: Talk,
+        look: Look,
+        keyboard: Keyboard,
+        load: Callable[[str | None], Speaker],
+        *,
+        stats: bool,
+        quiet: bool,
+        plain: bool = False,
+    ) -> None:
+        """`load` makes the speaker of another model; it is given the model's name.
+
+        Replies are drawn as Markdown where the terminal can, unless they are to be `plain`.
+        """
+        self.speaker, self.talk, self.look, self.keyboard, self.load = speaker, talk, look, keyboard, load
+        self.show_stats, self.quiet, self.plain = stats, quiet, plain
+        self.params = speaker.params
+        self.last_stats: Stats | None = None
+        self.last_steps: Sequence[Step] = ()
+        self._noted: set[str] = set()
+        """What has been mentioned about the prompts."""
+        self.attached: list[str] = []
+        """Texts that go along with the next message."""
+        self.fit: Callable[[str, int | None], None] = lambda text, after: None
+        """Makes a message fit the context as the user wants, or raises."""
+        self.leaving = False
+        self._prompts: dict[int, tuple[int, ...]] = {}
+        """The ids that each reply of this run answered."""
+        self._used: tuple[object, int] | None = None
+        self.settle()
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model that speaks."""
+        return self.speaker.loaded
+
+    @property
+    def conversation(self) -> Conversation:
+        """Its KV cache, template and system prompt."""
+        return self.speaker.conversation
+
+    def note(self, message: str) -> None:
+        """Mention something, unless the user wants no notes."""
+        if not self.quiet:
+            terminal.note(message)
+
+    def say(self, text: str) -> None:
+        """Answer a command."""
+        terminal.note(text)
+
+    def settle(self) -> None:
+        """Write down what holds from here on."""
+        self.talk.settle(
+            Settings(
+                self.loaded.name,
+                self.speaker.source,
+                self.conversation.system,
+                self.speaker.template,
+                dict(self.conversation.template_args),
+            )
+        )
+
+    def messages(self, to: int | None = None) -> list[Message]:
+        """What the model has read when something is asked after message `to`, without the system prompt."""
+        return self.talk.tree.messages(to, model=self.loaded.name, vocab_size=self.loaded.tokenizer.vocab_size)
+
+    def prompt(self, text: str, after: int | None = None) -> list[int]:
+        """The ids the model reads if `text` is asked after message `after`."""
+        self.conversation.messages = self.messages(after)
+        return self.conversation.prompt(text)
+
+    def reply_to(self, text: str, *, after: int | None = None) -> None:
+        """Say `text` to the model after message `after`, by default the last, and let it answer."""
+        text = "\n\n".join([text, *self.attached]) if text else "\n\n".join(self.attached)
+        if after is None:
+            pending = self.talk.tree.unanswered()
+            after = self.talk.tree.head if pending is None else pending.after
+        self.fit(text, after)
+        self.attached.clear()
+        # Written before the reply begins: whatever happens, the question is not lost.
+        self.answer(self.talk.ask(text, after=after))
+
+    def answer(self, question: Node, *, begun: Sequence[int] = (), before: Sequence[Step] = ()) -> None:
+        """Let the model answer `question`; Ctrl-C ends the reply and keeps what was said.
+
+        The reply may have `begun` with some ids already, of which `before` tells what is known.
+        """
+        from llmcli.views.terminal.progress import progress_bar
+
+        conversation, look = self.conversation, self.look
+        conversation.messages = self.messages(question.after)
+        conversation.replies = self.talk.tree.replies
+        recorder = self.talk.answer(question, self.loaded.name, conversation.own_params(self.params))
+        writer = self._writer()
+        known = dict(enumerate(before))
+        finish: Finish | None = None
+
+        def told(step: Step) -> Step:
+            return replace(known[step.index], text=step.text) if step.index in known else step
+
+        def show(event: Event) -> None:
+            if isinstance(event, Step):
+                recorder.add(event.text, (event.id,))
+                event = told(event)
+            elif isinstance(event, Finish):
+                recorder.add(event.text)
+            writer.show(apart(event))
+
+        interruption = Interruption()
+        with (
+            interruption.catching_ctrl_c(),
+            self.keyboard.unheard(),
+            progress_bar(enabled=not self.quiet, unit="tokens") as progress,
+        ):
+            events = conversation.ask(
+                question.text,
+                self.params,
+                begun=begun,
+                probabilities=look.probs or look.top > 0,
+                top=look.top,
+                observer=attention_watch(self.loaded, conversation.with_question(question.text), look),
+                interruption=interruption,
+                progress=lambda done, total: progress("Reading the prompt", done, total),
+            )
+            self._note_once(conversation.notes)
+            apart = ThinkingApart(conversation.tokenizer, conversation.asked)
+            try:
+                steps, finish = follow(events, show)
+            finally:
+                # The innermost: a terminal that is gone must not keep this from being written.
+                recorder.end("interrupted" if finish is None else finish.reason)
+                writer.close()
+        if recorder.has_begun:
+            self._prompts[self.talk.tree.head] = conversation.last_prompt
+        self.last_stats = finish.stats
+        self.last_steps = [
+            replace(known[step.index], text=step.text) if step.index in known else step for step in steps
+        ]
+        self._finished(finish, said=recorder.has_begun)
+
+    def _note_once(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.note(note)
+
+    def _writer(self) -> ReplyWriter | MarkdownReply:
+        if not self.plain and not self.look.probs and terminal.can_draw():
+            from llmcli.views.reply.markdown_writer import MarkdownReply
+
+            return MarkdownReply(quiet=self.quiet)
+        from llmcli.views.reply.writer import ReplyWriter
+
+        return ReplyWriter(coloured=self.look.probs, quiet=self.quiet)
+
+    def _finished(self, finish: Finish, *, said: bool) -> None:
+        explain(self.conversation.tokenizer, self.last_steps, self.look)
+        if finish.reason == "interrupted" and said:
+            self.note("Interrupted; what was said is kept.")
+        elif finish.reason == "interrupted":
+            kept = "The reply before is kept." if self.talk.tree.unanswered() is None else "/retry asks again."
+            self.note(f"Interrupted before the first word. {kept}")
+        if finish.reason == "context":
+            self.note("The context is full; the reply ends there. /context makes room, /clear starts anew.")
+        if self.show_stats:
+            self.say_stats()
+
+    def say_stats(self) -> None:
+        """What the last reply cost.
+
+        Raises:
+            UsageError: there has been none.
+        """
+        from llmcli.views.reply.stats import stats_line
+
+        if self.last_stats is None:
+            raise UsageError("There has been no reply yet.")
+        terminal.console_err().print(stats_line(self.last_stats))
+
+    def last_reply(self) -> SaidReply:
+        """The reply after which the conversation goes on.
+
+        Raises:
+            UsageError: there is none, or another model said it.
+        """
+        node = self.talk.tree.last_reply()
+        if node is None or not node.is_reply:
+            raise UsageError("There has been no reply yet.")
+        if node.model != self.loaded.name or not node.ids or max(node.ids) >= self.loaded.tokenizer.vocab_size:
+            raise UsageError(f"The last reply is by {node.model}; {self.loaded.name} knows nothing of its tokens.")
+        return SaidReply(node, self._prompt_of(node), node.ids)
+
+    def thought_and_answer(self) -> tuple[str, str]:
+        """What was thought and what was answered in the last reply.
+
+        Raises:
+            UsageError: there is none.
+        """
+        node = self.talk.tree.last_reply()
+        if node is None:
+            raise UsageError("There has been no reply yet.")
+        return thought_and_answer(self.loaded.tokenizer, self._prompt_of(node), node.text)
+
+    def _prompt_of(self, reply: Node) -> tuple[int, ...]:
+        prompt = self._prompts.get(reply.n)
+        if prompt is None:
+            question = self.talk.tree.nodes[reply.after]
+            prompt = tuple(self.prompt(question.text, question.after))
+        return prompt
+
+    def params_of(self, node: Node) -> SamplingParams:
+        """The settings a reply was had with."""
+        sampling = dict(node.sampling or {})
+        if isinstance(sampling.get("stop"), list):
+            sampling["stop"] = tuple(sampling["stop"])  # type: ignore[arg-type]
+        with suppress(LlmcliError, TypeError):
+            return SamplingParams(**sampling)  # type: ignore[arg-type]
+        return self.params
+
+    def used(self) -> int:
+        """Tokens of the context that the conversation takes up by now."""
+        tree = self.talk.tree
+        state = (tree.head, tree.window, tree.settings, self.loaded.name)
+        if self._used is None or self._used[0] != state:
+            system = [Message("system", self.conversation.system)] if self.conversation.system else []
+            messages = [*system, *self.messages()]
+            ids: list[int] = []
+            if messages:
+                # A template may refuse to begin with a system prompt alone.
+                with suppress(LlmcliError):
+                    ids = encode_chat(
+                        self.loaded.tokenizer,
+                        self.conversation.template,
+                        messages,
+                        template_args=self.conversation.template_args,
+                    )
+            self._used = state, len(ids)
+        return self._used[1]
+
+    def toolbar(self, typed: str) -> str:
+        """How full the context is, with what has been `typed` where that is close, how fast the model last spoke."""
+        from llmcli.views.reply.stats import speed
+
+        used, limit, more = self.used(), self.conversation.engine.context_length, ""
+        # A token is seldom shorter than a character, so that most of the time nothing need be counted.
+        if typed and used + len(typed) >= NEAR * limit:
+            more = f" + {len(self.loaded.tokenizer.encode(typed, add_special_tokens=False))}"
+        parts = [f"{used}{more}/{limit} tokens"]
+        if self.last_stats is not None and self.last_stats.decode_tokens_per_s is not None:
+            parts.append(speed(self.last_stats.decode_tokens_per_s))
+        return terminal.visible(" · ".join([*parts, self.loaded.name]))
+
+    def change_speaker(self, speaker: Speaker) -> None:
+        """Let another model go on with the conversation."""
+        before = self.conversation
+        self.speaker = speaker
+        self.conversation.system, self.conversation.template_args = before.system, before.template_args
+        self.settle()
+
+    def change_talk(self, talk: Talk) -> None:
+        """Go on with another conversation."""
+        self.talk.close()
+        self.talk = talk
+        self._prompts.clear()
+        self.last_stats, self.last_steps = None, ()
+        settings = talk.tree.settings
+        if settings is not None:
+            self.conversation.system, self.conversation.template_args = settings.system, settings.template_args
+        self.settle()
+
+    def close(self) -> None:
+        """Let other processes have the conversation."""
+        self.talk.close()
+
+    def saved_as(self) -> Path | None:
+        """Where the conversation is saved, if it is."""
+        return self.talk.path
+
+    def run(self, messages: Iterator[str], obey: Callable[[str], bool]) -> None:
+        """Answer each of `messages` until there are no more; those that `obey` takes for commands it has done."""
+        for text in messages:
+            try:
+                if not obey(text) and (text.strip() or self.attached):
+                    self.reply_to(argument_text(text, "The message"))
+            except LlmcliError as error:
+                # The conversation goes on: only this message or command failed.
+                terminal.error(str(error))
+            except (MemoryError, RuntimeError) as error:
+                from llmcli.device import is_out_of_memory
+
+                if not is_out_of_memory(error):
+                    raise
+                terminal.error("There is not enough memory for that. /clear and /context make room.")
+            except KeyboardInterrupt:
+                self.note("Interrupted.")
+            if self.leaving:
+                return

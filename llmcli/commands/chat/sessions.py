@@ -1,0 +1,128 @@
+"""Conversations on disk: `/save /load /sessions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmcli.commands.chat.branches import preview
+from llmcli.commands.chat.session import ChatSession
+from llmcli.commands.chat.slash_command import Command
+from llmcli.commands.shared.prompt_input import decoded_text
+from llmcli.conversations.export import as_json, as_markdown, import_json
+from llmcli.conversations.live_conversation import Talk
+from llmcli.conversations.store import conversation_files, find_conversation, read_conversation
+from llmcli.conversations.tree import Tree
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.chat.json_text import json_text
+
+_LARGEST_BYTES = 64 << 20
+_LISTED = 20
+
+
+class Sessions:
+    """The commands that write, read and list conversations."""
+
+    def __init__(self, session: ChatSession) -> None:
+        self._session = session
+
+    def commands(self) -> list[Command]:
+        """For the table."""
+        return [
+            Command("sessions", self._sessions, "the last conversations; /load goes on with one"),
+            Command("save", self._save, "write the conversation as Markdown, or as .json", "FILE", takes_file=True),
+            Command(
+                "load", self._load, "go on with a .json file or one of /sessions", "FILE|ID", _ids, takes_file=True
+            ),
+        ]
+
+    def _sessions(self, _argument: str) -> None:
+        paths = conversation_files()
+        for path in paths[:_LISTED]:
+            here = ">" if path == self._session.saved_as() else " "
+            try:
+                self._session.say(f"{here}{path.stem}  {summary(read_conversation(path)[0])}")
+            except LlmcliError as error:
+                self._session.say(f"{here}{path.stem}  ({error})")
+        if not paths:
+            self._session.say("No conversation has been saved.")
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/save needs the name of a file.")
+        tree = self._session.talk.tree
+        path = Path(argument).expanduser()
+        is_json = path.suffix.lower() == ".json"
+        text = json_text(as_json(tree), indent=2) + "\n" if is_json else as_markdown(tree)
+        try:
+            with path.open("x", encoding="utf-8", errors="replace") as file:
+                try:
+                    file.write(text)
+                    file.flush()
+                except OSError:
+                    # Half of it would stand in the way of the next try.
+                    path.unlink(missing_ok=True)
+                    raise
+        except FileExistsError:
+            raise UsageError(f"{argument} exists; give the name of a new file.") from None
+        except OSError as error:
+            raise UsageError(f"{argument} cannot be written: {error.strerror}.") from error
+        self._session.note(f"Written to {argument}.")
+
+    def _load(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/load needs the name of a file, or of a conversation; /sessions lists them.")
+        session = self._session
+        path = Path(argument).expanduser()
+        if path.is_file():
+            talk = _imported(path, session)
+        else:
+            found = find_conversation(argument)
+            if found == session.saved_as():
+                raise UsageError("That is the conversation you are in.")
+            talk, fault = Talk.resume(found, on_fault=session.note)
+            if fault:
+                session.note(fault)
+        session.change_talk(talk)
+        introduce(session)
+
+
+def summary(tree: Tree) -> str:
+    """What a conversation is about, in one line."""
+    model = tree.settings.model if tree.settings else "?"
+    return f"{len(tree.path())} messages, {model}: {preview(tree.title())}"
+
+
+def introduce(session: ChatSession) -> None:
+    """Say where a conversation that was taken up again had been left."""
+    tree = session.talk.tree
+    session.note(f"Going on with {summary(tree)}")
+    path, pending = tree.path(), tree.unanswered()
+    if pending is not None:
+        session.note(f"Your last message has no reply yet: {preview(pending.text)}. /retry has it answered.")
+    elif path and path[-1].is_cut:
+        session.note(f"The last reply was cut off after: {preview(path[-1].text[-60:])}")
+    elif path:
+        session.note(f"The last reply: {preview(path[-1].text)}")
+
+
+def _imported(path: Path, session: ChatSession) -> Talk:
+    """A new conversation that begins with what a file holds."""
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise UsageError(f"{path} is not a conversation: it is larger than {_LARGEST_BYTES >> 20} MiB.")
+        text = decoded_text(path.read_bytes(), str(path), quiet=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    if path.suffix == ".jsonl":
+        tree = read_conversation(path)[0]
+        nodes, system = tree.path(), tree.settings.system if tree.settings else None
+    else:
+        nodes, system = import_json(text, source=str(path))
+    talk = session.talk.another()
+    session.conversation.system = system
+    talk.adopt(nodes)
+    return talk
+
+
+def _ids() -> list[str]:
+    return [path.stem for path in conversation_files()[:_LISTED]]

@@ -1,0 +1,181 @@
+"""What holds for the next replies: `/model /system /set /show /template /probs /top`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+
+from llmcli.commands.chat.session import ChatSession
+from llmcli.commands.chat.slash_command import Command, named, whole_number
+from llmcli.commands.shared.options import template_variables
+from llmcli.engine import SamplingParams
+from llmcli.errors import UsageError
+from llmcli.views.terminal import terminal
+
+_NUMBERS: dict[str, Callable[[str], object]] = {
+    "repeat_penalty": float,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+    "seed": int,
+    "max_tokens": int,
+}
+_TEMPLATE_ARG = "template_arg"
+_ALIASES = {"temp": "temperature", "max_new_tokens": "max_tokens"}
+
+
+class ModelSettings:
+    """The commands that change how the model speaks."""
+
+    def __init__(self, session: ChatSession) -> None:
+        self._session = session
+
+    def commands(self) -> list[Command]:
+        """For the table."""
+        return [
+            Command(
+                "model", self._model, "go on with another model; without a name, show it", "[NAME]", _model_names, True
+            ),
+            Command("system", self._system, "what the model is told before the conversation, or none", "[TEXT]"),
+            Command(
+                "set",
+                self._set,
+                "a sampling setting, as in /set temperature 0.2, or /set template-arg KEY=VALUE",
+                "NAME VALUE",
+                _setting_names,
+            ),
+            Command("show", self._show, "the settings, and where the conversation is saved"),
+            Command("template", self._template, "the model's chat template"),
+            Command("probs", self._probs, "colour every token by its probability", "on|off", named("on", "off")),
+            Command("top", self._top, "list for every token the N most probable ones; 0 is off", "N"),
+        ]
+
+    def _model(self, argument: str) -> None:
+        session = self._session
+        if argument:
+            # The other model stays until this one is there.
+            speaker = session.load(argument)
+            before = _values(session.speaker.params)
+            changed = {name: value for name, value in _values(session.params).items() if value != before[name]}
+            session.params = replace(speaker.params, **changed)  # type: ignore[arg-type]
+            session.change_speaker(speaker)
+        session.say(f"Model: {session.loaded.name}, {session.conversation.engine.context_length} tokens of context")
+
+    def _system(self, argument: str) -> None:
+        session = self._session
+        if argument:
+            session.conversation.system = None if argument == "none" else argument
+            session.settle()
+        session.say(f"System prompt: {session.conversation.system or '(none)'}")
+
+    def _set(self, argument: str) -> None:
+        session = self._session
+        if not argument:
+            self._show("")
+            return
+        given, _, text = argument.partition(" ")
+        name = given.replace("-", "_")
+        name, text = _ALIASES.get(name, name), text.strip()
+        if name == _TEMPLATE_ARG:
+            self._set_template_arg(text)
+            return
+        if name in self._session.conversation.template.variables:
+            raise UsageError(f"{given} is a variable of the chat template: /set template-arg {given}={text or 'VALUE'}")
+        if name not in _NUMBERS and name != "stop":
+            raise UsageError(f"There is no setting {given!r}. There are {', '.join(_setting_names())}.")
+        if not text:
+            raise UsageError(f"/set {given} needs a value; default gives back what it was at the beginning.")
+        value: object
+        if text == "default":
+            value = getattr(session.speaker.params, name)
+        elif name == "stop":
+            value = () if text == "none" else (text,)
+        elif text == "none" and name in ("seed", "max_tokens"):
+            value = None
+        else:
+            try:
+                value = _NUMBERS[name](text)
+            except ValueError:
+                raise UsageError(f"{text!r} is not a value for {given}, which is a number.") from None
+        session.params = replace(session.params, **{name: value})  # type: ignore[arg-type]
+        session.say(f"{_flag(name)}: {_shown(value)}")
+
+    def _set_template_arg(self, text: str) -> None:
+        """Set a variable of the chat template, as KEY=VALUE; `default` gives back those of the beginning."""
+        from llmcli.text.chat.variables import unread_note
+
+        session = self._session
+        conversation = session.conversation
+        if text == "default":
+            conversation.template_args = dict(session.speaker.template_args)
+        elif text:
+            given = template_variables([text])
+            conversation.template_args = {**conversation.template_args, **given}
+            unread = unread_note(conversation.template, given)
+            if unread:
+                session.say(unread)
+        session.settle()
+        shown = " ".join(f"{name}={value}" for name, value in conversation.template_args.items())
+        session.say(f"template-arg: {shown or '(none)'}")
+
+    def _show(self, _argument: str) -> None:
+        session = self._session
+        variables = session.conversation.template_args
+        rows = [
+            ("model", session.loaded.name),
+            ("context", f"{session.used()} of {session.conversation.engine.context_length} tokens"),
+            ("system", session.conversation.system or "(none)"),
+            ("template-arg", " ".join(f"{name}={value}" for name, value in variables.items()) or "(none)"),
+            *((_flag(each.name), _shown(getattr(session.params, each.name))) for each in fields(SamplingParams)),
+            ("probs", "on" if session.look.probs else "off"),
+            ("top", str(session.look.top)),
+            ("saved as", str(session.saved_as() or "(not saved)")),
+        ]
+        width = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            session.say(f"{name.ljust(width)}  {value}")
+
+    def _template(self, _argument: str) -> None:
+        template = self._session.conversation.template
+        self._session.note(f"The chat template {template.name!r}:")
+        out = terminal.stdout()
+        out.write(terminal.visible(template.source) + "\n")
+        out.flush()
+
+    def _probs(self, argument: str) -> None:
+        if argument not in ("", "on", "off"):
+            raise UsageError("/probs is on or off.")
+        self._session.look = replace(self._session.look, probs=argument != "off")
+        self._session.say(f"probs: {'off' if argument == 'off' else 'on'}")
+
+    def _top(self, argument: str) -> None:
+        number = whole_number(argument, "a number of tokens")
+        if number < 0:
+            raise UsageError("/top must be 0 or more.")
+        self._session.look = replace(self._session.look, top=number)
+        self._session.say(f"top: {number}")
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(repr, value)) or "(none)"
+    return "(none)" if value is None else str(value)
+
+
+def _values(params: SamplingParams) -> dict[str, object]:
+    return {each.name: getattr(params, each.name) for each in fields(params)}
+
+
+def _setting_names() -> Iterable[str]:
+    return [_flag(name) for name in (*_NUMBERS, "stop", _TEMPLATE_ARG)]
+
+
+def _model_names() -> Iterable[str]:
+    from llmcli.hub.resolve import local_models
+
+    return ["starter", *(model.name for model in local_models())]

@@ -1,0 +1,111 @@
+"""`llm edit list`, `show` and `undo`: the edits that are kept in the data directory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.commands.shared import output
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.chat.json_text import json_text
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmcli.checkpoint.edits.edit_file import Edit
+
+Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name that `llm edit list` shows, or a file.")]
+
+
+def list_edits(as_json: output.AsJson = False) -> None:
+    """Show the edits that are kept, the last one made first."""
+    from llmcli.checkpoint.edits.store import edit_files
+
+    rows = [(path, found) for path in edit_files() if (found := _read(path)) is not None]
+    if as_json:
+        terminal.write_line(json_text([_as_json(path, edit) for path, edit in rows], indent=2))
+        return
+    if not rows:
+        terminal.note("No edit has been kept yet.")
+        return
+    from llmcli.views.reports.edit import edits_table
+
+    table = edits_table([(path.stem, edit.model, edit.prompt, edit.target, edit.layers) for path, edit in rows])
+    terminal.console_out().print(table)
+
+
+def show_edit(name: Name, as_json: output.AsJson = False) -> None:
+    """Show what an edit changes, and in which model."""
+    from llmcli.checkpoint.edits.edit_file import read_edit
+    from llmcli.checkpoint.edits.store import find_edit
+
+    path = find_edit(name)
+    edit = read_edit(path)
+    about = _as_json(path, edit)
+    if as_json:
+        terminal.write_line(json_text(about))
+        return
+    from llmcli.views.reports.edit import edit_lines
+
+    lengths = ", ".join(
+        f"block {update.layer}: {len(update.write)} x {len(update.read)}, "
+        f"norm {float(update.read.norm() * update.write.norm()):.3g}"
+        for update in edit.updates
+    )
+    facts = [
+        ("prompt", edit.prompt),
+        ("subject", edit.subject),
+        ("new answer", edit.target),
+        ("update", lengths),
+        ("model", edit.model),
+        ("weights", edit.model_sha256),
+        ("file", f"{path}, {path.stat().st_size} bytes"),
+    ]
+    terminal.console_out().print(edit_lines(facts))
+
+
+def undo(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="Which; default: the last one that was made.")
+    ] = None,
+) -> None:
+    """Delete an edit. The model itself never was another, so there is nothing else to undo."""
+    from llmcli.checkpoint.edits.edit_file import read_edit
+    from llmcli.checkpoint.edits.store import edit_files, find_edit, remove_edit
+
+    if name is None:
+        kept = edit_files()
+        if not kept:
+            raise UsageError("No edit is kept, so there is none to undo.")
+        path = kept[0]
+    else:
+        path = find_edit(name)
+        # A name can be any file's: nothing but an edit is deleted.
+        read_edit(path)
+    remove_edit(path)
+    terminal.note(f"Removed {path}.")
+
+
+def _read(path: Path) -> Edit | None:
+    from llmcli.checkpoint.edits.edit_file import read_edit
+
+    try:
+        return read_edit(path)
+    except LlmcliError as error:
+        terminal.note(str(error))
+        return None
+
+
+def _as_json(path: Path, edit: Edit) -> dict[str, object]:
+    return {
+        "name": path.stem,
+        "file": str(path),
+        "model": edit.model,
+        "model_sha256": edit.model_sha256,
+        "prompt": edit.prompt,
+        "subject": edit.subject,
+        "target": edit.target,
+        "layers": list(edit.layers),
+    }

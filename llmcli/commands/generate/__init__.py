@@ -1,0 +1,1 @@
+"""`llm generate`: one reply, with all ways to shape and record it."""

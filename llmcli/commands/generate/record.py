@@ -1,0 +1,95 @@
+"""`llm generate --record`: a reply written down with all that it takes to have it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from llmcli.errors import UsageError
+from llmcli.files import replace_text
+from llmcli.text.chat.json_text import json_text
+from llmcli.views.terminal.progress import progress_bar
+from llmcli.views.terminal.to_json import plain
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint.checkpoint import Checkpoint
+    from llmcli.commands.shared.prompt import ReplyPrompt
+    from llmcli.engine import Engine, Event, Finish, SamplingParams, Step
+
+Record: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--record",
+        metavar="FILE",
+        rich_help_panel="Output",
+        help="Write the run down, for llm replay to have it again: tokens, probabilities, seed, settings, hashes.",
+    ),
+]
+
+
+class Recorder:
+    """Writes a run into a file, whole or not at all; does nothing where no file is asked for."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Raise `UsageError` if nothing can be written there, before anything has been computed."""
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"A run cannot be recorded in {path}: give a file in a folder that exists.")
+        self._path = path
+        self._steps: list[Step] = []
+
+    def candidates(self, top: int) -> int:
+        """How many of the most probable tokens must come with each, where `top` are to be shown."""
+        from llmcli.replay.run_record import CANDIDATES
+
+        return top if self._path is None else max(top, CANDIDATES)
+
+    def listening(self, events: Iterable[Event], top: int) -> Iterator[Event]:
+        """`events` with `top` candidates, while those that have more are kept."""
+        from llmcli.engine import Step
+
+        for event in events:
+            if self._path is not None and isinstance(event, Step):
+                self._steps.append(event)
+                event = replace(event, top=event.top[:top])
+            yield event
+
+    def write(
+        self,
+        asked: ReplyPrompt,
+        engine: Engine,
+        params: SamplingParams,
+        finish: Finish,
+        checkpoint: Checkpoint,
+        *,
+        prefill: str,
+        quiet: bool,
+    ) -> None:
+        """Write the run that has been listened to."""
+        if self._path is None:
+            return
+        from llmcli.replay.run_record import as_json, recorded
+
+        run = recorded(
+            asked.loaded,
+            engine,
+            params,
+            hashes(checkpoint, quiet=quiet),
+            prompt=asked.text,
+            prompt_ids=asked.ids(prefill),
+            prefill=prefill,
+            steps=self._steps,
+            finish=finish,
+        )
+        replace_text(self._path, json_text(plain(as_json(run))) + "\n")
+
+
+def hashes(checkpoint: Checkpoint, *, quiet: bool) -> dict[str, str]:
+    """The hashes of a model's files; progress goes to stderr."""
+    from llmcli.checkpoint.file_hashes import file_hashes
+
+    with progress_bar(enabled=not quiet) as progress:
+        return file_hashes(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))

@@ -1,0 +1,151 @@
+"""`llm generate --json-schema`, `--regex` and `--grammar`: replies of a given form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from llmcli.commands.shared import options
+from llmcli.commands.shared.prompt_input import argument_text, decoded_text
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from llmcli.engine import Event, Finish
+    from llmcli.engine.guided.constraint import Constraint
+    from llmcli.engine.guided.grammar import Rule
+
+_PANEL = "Form of the reply"
+_LARGEST_BYTES = 16 << 20
+
+JsonSchema: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--json-schema",
+        envvar="LLMCLI_JSON_SCHEMA",
+        metavar="FILE|JSON",
+        rich_help_panel=_PANEL,
+        help="The reply is JSON that fits this schema, also where the length is limited.",
+    ),
+]
+Regex: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--regex",
+        envvar="LLMCLI_REGEX",
+        metavar="REGEX",
+        callback=options.text,
+        rich_help_panel=_PANEL,
+        help="The reply matches this regular expression, all of it.",
+    ),
+]
+Grammar: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--grammar",
+        envvar="LLMCLI_GRAMMAR",
+        metavar="FILE|TEXT",
+        rich_help_panel=_PANEL,
+        help="The reply follows this grammar, in the Lark syntax of llguidance.",
+    ),
+]
+FreeWhitespace: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--free-whitespace",
+        envvar="LLMCLI_FREE_WHITESPACE",
+        rich_help_panel=_PANEL,
+        help="Allow any spaces and line breaks in the JSON, not just a space after a comma or a colon.",
+    ),
+]
+
+
+def given_rule(
+    json_schema: str | None, regex: str | None, grammar: str | None, *, free_whitespace: bool, prefill: str, quiet: bool
+) -> Rule | None:
+    """The form that is asked for, checked before a model is loaded.
+
+    Raises:
+        UsageError: there are several, it is none, nothing of it begins with `prefill`, or the library for it is not
+            installed.
+    """
+    if json_schema is regex is grammar is None:
+        return None
+    from llmcli.engine.guided.grammar import Rule
+
+    schema = None if json_schema is None else _contents(json_schema, "--json-schema", inline="{", quiet=quiet)
+    lark = None if grammar is None else _contents(grammar, "--grammar", inline=":", quiet=quiet)
+    rules = [
+        *([] if schema is None else [Rule("json-schema", schema, free_whitespace=free_whitespace)]),
+        *([] if regex is None else [Rule("regex", regex)]),
+        *([] if lark is None else [Rule("grammar", lark, free_whitespace=free_whitespace)]),
+    ]
+    if len(rules) > 1:
+        raise UsageError("A reply has one form: give one of --json-schema, --regex and --grammar.")
+    for warning in rules[0].check(prefill):
+        if not quiet:
+            terminal.note(f"--{rules[0].kind}: {warning}")
+    return rules[0]
+
+
+def _contents(argument: str, option: str, *, inline: str, quiet: bool) -> str:
+    """The text of a file, or the argument itself where it holds `inline` and there is no such file."""
+    path = Path(argument)
+    if not _is_file(path):
+        if inline not in argument:
+            raise UsageError(f"There is no file {argument!r}.")
+        return argument_text(argument, option)
+    if path.stat().st_size > _LARGEST_BYTES:
+        raise UsageError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB.")
+    return decoded_text(path.read_bytes(), str(path), quiet=quiet)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text too long to be a name
+        return False
+
+
+def warn_of_no_ending(constraint: Constraint) -> None:
+    """Say before the reply that it may be cut; afterwards it would be too late."""
+    if not constraint.can_end:
+        terminal.note(
+            "No way to end a reply of this form was found. If it is not complete after -n tokens, there is none."
+        )
+
+
+class ConstrainedReply:
+    """Shows a reply that must have a form: to a person as it comes, to a program only once it is complete."""
+
+    def __init__(self, constraint: Constraint, show: Callable[[Event], None] | None, *, hold: bool) -> None:
+        """`show` is shown the events, if there is one; with `hold` all at the end."""
+        self._constraint, self._show, self._hold = constraint, show, hold
+        self._events: list[Event] = []
+
+    def hear(self, event: Event) -> None:
+        """Show one event, or keep it."""
+        if self._hold:
+            self._events.append(event)
+        elif self._show is not None:
+            self._show(event)
+
+    def end(self, finish: Finish) -> None:
+        """Show what was kept, if it is complete.
+
+        Raises:
+            LlmcliError: the reply is not of the form, so nothing that was kept is shown.
+        """
+        if finish.reason == "interrupted":
+            raise typer.Exit(130)
+        if finish.reason == "stop_string" or not self._constraint.complete:
+            raise LlmcliError(
+                f"The reply ended before it had the form that is asked for{', and is not shown' * self._hold}. "
+                "Allow more tokens with -n, and give no --stop that can come inside it."
+            )
+        if self._show is not None:
+            for event in self._events:
+                self._show(event)

@@ -1,0 +1,27 @@
+"""`llm inspect experts`: where a mixture-of-experts model sends each token."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+
+
+@looks()
+def experts(
+    subject: Subject,
+    layer: Annotated[
+        int | None, typer.Option("--layer", metavar="L", help="Only this block, counted from 0, with all weights.")
+    ] = None,
+) -> Shown:
+    """Show which experts each token of a text is sent to, and how evenly the experts are used."""
+    from llmcli.inspection.feed_forward.moe_routing import check_has_experts, expert_routing
+    from llmcli.views.inspect.moe_routing import SCHEMA, ExpertsView
+
+    # From the headers: a dense model need not be loaded for that.
+    check_has_experts(subject.checkpoint.name, subject.checkpoint.config)
+    with subject.progress("Reading") as progress:
+        result = expert_routing(subject.loaded, subject.ids, only=layer, progress=progress)
+    return Shown(ExpertsView(result), SCHEMA, result)

@@ -1,0 +1,87 @@
+"""`llm template`: prompts to use again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcli.commands.shared import options, prompt_template_files
+from llmcli.commands.shared.prompt_input import read_prompt
+from llmcli.commands.shared.prompt_template_files import PromptTemplate
+from llmcli.text.chat.json_text import json_text
+from llmcli.views.terminal import terminal
+
+app = typer.Typer(
+    name="template",
+    help="Prompts to use again, with places to fill: llm generate -T NAME.",
+    no_args_is_help=True,
+)
+
+
+@app.command("save")
+def save(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt, with {input} where the text goes; - or nothing is piped text.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", metavar="TEXT", callback=options.text, help="A system prompt too.")
+    ] = None,
+    encoding: options.Encoding = None,
+) -> None:
+    """Save a prompt: {input} is where the text goes, {key} where --param key=value does, {{key}} a word in braces."""
+    template = PromptTemplate(name, read_prompt(prompt), system)
+    path, aside = prompt_template_files.save(template)
+    if aside is not None:
+        terminal.note(f"{path} was no prompt template that could be read; it is kept as {aside}.")
+    places = f" Places to fill: {', '.join(template.places)}." if template.places else ""
+    terminal.note(f"Saved as {path}.{places}")
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False) -> None:
+    """Show the saved prompts."""
+    found, damaged = prompt_template_files.prompt_templates()
+    for error in damaged:
+        terminal.note(str(error))
+    if as_json:
+        terminal.write_line(json_text([_plain(template) for template in found]))
+        return
+    if not (found or damaged):
+        terminal.note("There are no prompt templates; `llm template save NAME PROMPT` makes one.")
+    width = max((len(template.name) for template in found), default=0)
+    for template in found:
+        first = (template.prompt.strip().splitlines() or [""])[0]
+        terminal.write_line(f"{template.name.ljust(width)}  {first if len(first) <= 80 else first[:79] + '…'}")
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A saved prompt.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Print a saved prompt; its system prompt goes to stderr."""
+    template = prompt_template_files.find(name)
+    if as_json:
+        terminal.write_line(json_text(_plain(template)))
+        return
+    if template.system is not None:
+        terminal.note(f"System prompt: {template.system}")
+    terminal.write_line(template.prompt)
+
+
+@app.command("rm")
+def remove(name: Annotated[str, typer.Argument(help="A saved prompt.")]) -> None:
+    """Delete a saved prompt."""
+    prompt_template_files.remove(name)
+    terminal.note(f"{name} is deleted.")
+
+
+def _plain(template: PromptTemplate) -> dict[str, object]:
+    return {
+        "name": template.name,
+        "prompt": template.prompt,
+        "system": template.system,
+        "places": list(template.places),
+    }

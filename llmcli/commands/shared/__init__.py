@@ -1,0 +1,1 @@
+"""What several commands need: options, loading a model, reading a prompt, settings files."""

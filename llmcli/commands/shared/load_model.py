@@ -1,0 +1,139 @@
+"""Loading a model for a command: with progress where a person is waiting, and with what they should know."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
+
+if TYPE_CHECKING:
+    from llmcli.api import LoadedModel
+    from llmcli.checkpoint.checkpoint import Checkpoint
+    from llmcli.checkpoint.edits.edit_file import Edit
+    from llmcli.checkpoint.folder import FolderContents
+    from llmcli.checkpoint.preload import GGUFAhead
+
+
+# What looks into a model computes in float32 up to this size: 6 GB of weights.
+_PRECISE_UP_TO = 1_500_000_000
+_frozen = False
+
+
+def find_checkpoint(name: str | None, *, quiet: bool, weights: bool = True) -> Checkpoint:
+    """Find the model, fetching it if need be, and read its headers; progress goes to stderr.
+
+    `weights` says that the caller goes on to read weights: their files and torch are then loaded in the meantime.
+    """
+    with progress_bar(enabled=not quiet) as progress:
+        # Found first: a wrong name must not cost the seconds that importing torch takes.
+        from llmcli.hub.resolve import resolve
+
+        path = resolve(name, progress=progress)
+    from llmcli.checkpoint.files.prefetch import read_ahead
+    from llmcli.startup.preload_torch import load_torch_ahead
+
+    if weights:
+        read_ahead(path)
+    with no_garbage():
+        if weights:
+            load_torch_ahead()
+        from llmcli.checkpoint.folder import read_folder
+        from llmcli.checkpoint.gguf.model_files import gguf_of_folder
+        from llmcli.checkpoint.preload import read_gguf_ahead
+
+        ahead: GGUFAhead | FolderContents | None = None
+        if path.is_dir():
+            ahead = read_folder(path)
+            path = path if ahead else gguf_of_folder(path)
+        if ahead is None:
+            ahead = read_gguf_ahead(path)
+        if weights:
+            from llmcli.startup.lazy_torch import import_torch
+
+            import_torch()
+        from llmcli.checkpoint.checkpoint import open_checkpoint
+
+        return open_checkpoint(path, ahead)
+
+
+@contextmanager
+def no_garbage() -> Iterator[None]:
+    """While much is made that stays, look for no garbage in it: each look takes a tenth of a second."""
+    global _frozen
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        # To ask the collector whether it has been done would take it as long as a look.
+        if not _frozen:
+            # What the first of these leaves behind are modules, above all torch's: no later look needs to go there.
+            gc.freeze()
+            _frozen = True
+        if enabled:
+            gc.enable()
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    device: str,
+    dtype: str,
+    quiet: bool,
+    quantize: str | None = None,
+    threads: int | None = None,
+    template: str | None = None,
+    context: int | None = None,
+    edit: Sequence[str] | None = None,
+    precise: bool = False,
+    to_look_inside: bool = False,
+    may_quantize: bool = True,
+) -> LoadedModel:
+    """Read the weights of the model found, and lay edits over them; progress and notes go to stderr.
+
+    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows. `to_look_inside`
+    keeps weights as the readable model is fast with them. `may_quantize` says whether the command has a --quantize to
+    recommend where the model does not fit.
+    """
+    with no_garbage():
+        from llmcli.api import load_checkpoint
+        from llmcli.inspection.evaluation.flops import account
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
+        dtype = "float32"
+    edits = read_edit_files(checkpoint, edit, quiet=quiet) if edit else ()
+    with progress_bar(enabled=not quiet) as progress, no_garbage():
+        loaded = load_checkpoint(
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            template=template,
+            context_length=context,
+            edits=edits,
+            progress=lambda done, total: progress("Loading the model", done, total),
+            to_look_inside=to_look_inside,
+            # Commands that look inside have no such flag.
+            may_quantize=may_quantize and not (precise or to_look_inside),
+        )
+    if not quiet:
+        for note in loaded.notes:
+            terminal.note(note)
+    return loaded
+
+
+def read_edit_files(checkpoint: Checkpoint, names: Sequence[str], *, quiet: bool) -> tuple[Edit, ...]:
+    """The edits of those names or in those files, if they are for that model; progress goes to stderr."""
+    from llmcli.checkpoint.edits.edit_file import read_edits
+    from llmcli.checkpoint.edits.store import find_edit
+
+    files = [find_edit(name) for name in names]
+    with progress_bar(enabled=not quiet) as progress:
+        return read_edits(checkpoint, files, lambda done, total: progress("Hashing the model's files", done, total))

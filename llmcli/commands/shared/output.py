@@ -1,0 +1,163 @@
+"""What the commands that look into a model share: their text, their model, and the ways to show what they found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
+
+from llmcli.commands.shared import options
+from llmcli.commands.shared.prompt_input import argument_text, read_prompt
+from llmcli.errors import UsageError
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from llmcli.text.chat.template import ChatTemplate
+    from llmcli.text.tokenizer import Tokenizer
+
+_OUTPUT = "Output"
+# Of a longer text, only the last positions are shown unless others are asked for.
+_SHORT, _LAST = 40, 8
+
+ChatTemplateName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template",
+        metavar="FILE|NAME",
+        help="With --chat: the chat template in this file, or that of the model's of this name.",
+    ),
+]
+Chat: TypeAlias = Annotated[bool, typer.Option("--chat", help="As a message in the chat template, not as raw text.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="As one JSON object.")]
+Html: TypeAlias = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", rich_help_panel=_OUTPUT, help="Also write an HTML page.")
+]
+Svg: TypeAlias = Annotated[
+    Path | None, typer.Option("--svg", metavar="FILE", rich_help_panel=_OUTPUT, help="Also write an SVG picture.")
+]
+Position: TypeAlias = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--position", metavar="N", help="Only this token, counted from 0, or from the end if negative. Repeatable."
+    ),
+]
+By: TypeAlias = Annotated[
+    Literal["token", "word", "line", "message"], typer.Option("--by", help="Sum what was read over such stretches.")
+]
+
+
+def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, *, chat: bool, model: str) -> list[int]:
+    """The tokens of a text, raw or as a user's message that is to be answered.
+
+    Raises:
+        UsageError: the model has no chat template.
+    """
+    from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
+
+    if not chat:
+        return encode_raw(tokenizer, content)
+    if template is None:
+        raise UsageError(f"{model} has no chat template; leave --chat out.")
+    return encode_chat(tokenizer, template, [Message("user", content)])
+
+
+def check_template(invocation: typer.Context, *, chat: bool) -> None:
+    """Raise `UsageError` for a --chat-template on the command line without --chat; one in the settings may wait."""
+    if not chat and options.is_flag_given(invocation, "template"):
+        raise UsageError("--chat-template is for --chat, and the text is raw.")
+
+
+def read_text(argument: str | None, *, quiet: bool) -> str:
+    """The text argument alone, or what was piped in where there is none or it is "-".
+
+    Raises:
+        UsageError: there is no text.
+    """
+    if argument is None or argument == "-":
+        return read_prompt(argument, quiet=quiet)
+    if not argument:
+        raise UsageError("The text is empty. Give a text, or pipe one in.")
+    return argument_text(argument, "The text")
+
+
+def positions(asked: Sequence[int] | None, length: int, *, default: Sequence[int]) -> list[int]:
+    """The positions asked for, in a text of `length` tokens, ascending; the `default` if nobody asked.
+
+    Raises:
+        UsageError: there is no such position.
+    """
+    if not asked:
+        return list(default)
+    for position in asked:
+        if not -length <= position < length:
+            raise UsageError(f"There is no token {position}: the text has {length}, numbered from 0.")
+    return sorted({position % length for position in asked})
+
+
+def last_positions(length: int) -> range:
+    """What is looked at in a text of `length` tokens unless something else is asked for: all of it, or its end."""
+    return range(0 if length <= _SHORT else length - _LAST, length)
+
+
+def present(
+    view: RenderableType,
+    *,
+    schema: str,
+    value: object,
+    as_json: bool,
+    html: Path | None,
+    svg: Path | None,
+    after: Sequence[RenderableType] = (),
+    title: str | None = None,
+) -> None:
+    """Show what was found: on stdout as the view or as JSON, and in the files asked for.
+
+    `title` names the command, where it is not one of `llm inspect`. `after` is what a person is told beside it, how to
+    read it say; it goes to stderr.
+
+    Raises:
+        NotFiniteError: a number of `value` is NaN.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    from llmcli.views.terminal.to_json import has_nan
+
+    if has_nan(value):
+        # Logits have been checked; what was computed of other values inside the model has not.
+        from llmcli.model.finite import not_finite
+
+        raise not_finite()
+    whole = Group(view, *(Text(line, style="dim") if isinstance(line, str) else line for line in after))
+    title = title or f"llm inspect {schema.split('.')[1].split('/')[0]}"
+    write_files(whole, title=title, html=html, svg=svg)
+    if as_json:
+        from llmcli.views.terminal.to_json import json_line
+
+        terminal.write_line(json_line(schema, value))
+        return
+    terminal.console_out().print(view)
+    for line in after:
+        if isinstance(line, str):
+            terminal.note(line)
+        else:
+            terminal.console_err().print(line)
+
+
+def write_files(view: RenderableType, *, title: str, html: Path | None, svg: Path | None) -> None:
+    """Write a view into the files asked for."""
+    from llmcli.files import replace_text
+
+    if html is not None:
+        from llmcli.views.terminal.export import as_html
+
+        replace_text(html, as_html(view))
+    if svg is not None:
+        from llmcli.views.terminal.export import as_svg
+
+        replace_text(svg, as_svg(view, title))

@@ -1,0 +1,203 @@
+"""Prompts to use again, with places to fill: one TOML file each in the platform's configuration directory."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from llmcli.commands.shared.prompt_input import argument_text, read_prompt, read_stdin, stdin_is_piped
+from llmcli.commands.shared.settings_file import read_own_text, settings_path
+from llmcli.errors import UsageError
+from llmcli.files import replace_text, set_aside
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# {name} is a place to fill, {{name}} the word in braces; other braces, as those of JSON, are what they are.
+_PLACE = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
+_INPUT = "input"
+_LARGEST_BYTES = 16 << 20
+
+Use: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt-template",
+        "-T",
+        envvar="LLMCLI_PROMPT_TEMPLATE",
+        metavar="NAME",
+        help="Put the prompt into this one, made by llm template save.",
+    ),
+]
+Params: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", metavar="KEY=VALUE", help="Fill a place of the --prompt-template. May be given several times."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt with places to fill, and perhaps a system prompt."""
+
+    name: str
+    prompt: str
+    system: str | None = None
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The names of its places, `input` among them, in order."""
+        found = _PLACE.findall(f"{self.prompt}\n{self.system or ''}")
+        return tuple(dict.fromkeys(place for _, place in found if place))
+
+    def filled(self, text: str, params: Mapping[str, str]) -> tuple[str, str | None]:
+        """Prompt and system prompt with every place filled; a text for which there is no place comes after it all.
+
+        Raises:
+            UsageError: there is no value for a place, or no place for a value.
+        """
+        places = self.places
+        missing = [place for place in places if place not in params and (place != _INPUT or not text)]
+        if missing == [_INPUT]:
+            raise UsageError(f"The prompt template {self.name!r} needs a prompt to go into {{{_INPUT}}}.")
+        if missing:
+            needed = " ".join(f"--param {place}=..." for place in missing if place != _INPUT)
+            raise UsageError(f"The prompt template {self.name!r} has places to fill: {needed}.")
+        for key in params:
+            if key not in places:
+                known = f"its places are {', '.join(places)}" if places else "it has none"
+                raise UsageError(f"The prompt template {self.name!r} has no place {{{key}}}; {known}.")
+        values = {_INPUT: text, **params}
+
+        def fill(pattern: str) -> str:
+            return _PLACE.sub(lambda found: f"{{{found[1]}}}" if found[1] else values[found[2]], pattern)
+
+        prompt = fill(self.prompt)
+        if text and _INPUT not in places:
+            prompt = f"{prompt}\n\n{text}"
+        return prompt, None if self.system is None else fill(self.system)
+
+
+def template_folder() -> Path:
+    """Where they are kept."""
+    return settings_path().parent / "templates"
+
+
+def prompt_templates() -> tuple[list[PromptTemplate], list[UsageError]]:
+    """All that can be read, by name, and what is wrong with the others."""
+    try:
+        names = sorted(path.stem for path in template_folder().glob("*.toml"))
+    except OSError:
+        return [], []
+    found, damaged = [], []
+    for name in names:
+        if _NAME.fullmatch(name):
+            try:
+                found.append(find(name))
+            except UsageError as error:
+                damaged.append(error)
+    return found, damaged
+
+
+def find(name: str) -> PromptTemplate:
+    """The prompt template called `name`.
+
+    Raises:
+        UsageError: there is none, or its file is damaged.
+    """
+    path = _path(name)
+    try:
+        status = path.stat()
+        # A FIFO would be waited for.
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{path} is not a file.")
+        if status.st_size > _LARGEST_BYTES:
+            raise UsageError(f"{path} is larger than any prompt.")
+        values = tomllib.loads(read_own_text(path))
+    except OSError:
+        known = sorted(path.stem for path in template_folder().glob("*.toml"))
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`llm template list` shows those there are."
+        raise UsageError(f"There is no prompt template {name!r}; {hint}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from None
+    prompt, system = values.get("prompt"), values.get("system")
+    if not isinstance(prompt, str) or not isinstance(system, str | None) or values.keys() - {"prompt", "system"}:
+        raise UsageError(f"{path} must have a text 'prompt', may have a text 'system', and nothing else.")
+    return PromptTemplate(name, prompt, system)
+
+
+def save(template: PromptTemplate) -> tuple[Path, Path | None]:
+    """Write a prompt template down, in place of one of its name; return its file.
+
+    A file of that name that is no prompt template may be one that was damaged, or hold more than we read: it is set
+    aside, and what it is called now is returned as well.
+
+    Raises:
+        UsageError: its name cannot be that of a file.
+    """
+    path, aside = _path(template.name), None
+    if path.is_file():
+        try:
+            find(template.name)
+        except UsageError:
+            aside = set_aside(path)
+    lines = [f"prompt = {_toml(template.prompt)}\n"]
+    if template.system is not None:
+        lines.append(f"system = {_toml(template.system)}\n")
+    replace_text(path, "".join(lines))
+    return path, aside
+
+
+def remove(name: str) -> None:
+    """Delete one; `UsageError` if there is none of that name."""
+    find_path = _path(name)
+    if not find_path.is_file():
+        find(name)
+    find_path.unlink()
+
+
+def read_filled(
+    name: str, argument: str | None, params: Sequence[str] | None, *, quiet: bool
+) -> tuple[str, str | None]:
+    """Prompt and system prompt of a template, filled with the prompt argument, piped text and `KEY=VALUE` params.
+
+    Raises:
+        UsageError: a place cannot be filled, or a param is of another form.
+    """
+    template = find(name)
+    values: dict[str, str] = {}
+    for param in params or ():
+        key, sign, value = param.partition("=")
+        if not sign or not key.isidentifier():
+            raise UsageError(f"--param {param} is not of the form KEY=VALUE.")
+        values[key] = argument_text(value, "--param")
+    needs_input = _INPUT in template.places and _INPUT not in values
+    if needs_input or argument is not None:
+        text = read_prompt(argument, quiet=quiet)
+    else:
+        text = read_stdin(quiet=quiet) if stdin_is_piped() else ""
+    return template.filled(text, values)
+
+
+def _path(name: str) -> Path:
+    if _NAME.fullmatch(name) is None:
+        raise UsageError(f"{name!r} cannot name a prompt template: use letters, digits, dots, dashes and underscores.")
+    return template_folder() / f"{name}.toml"
+
+
+def _toml(text: str) -> str:
+    """A basic string of TOML: one of JSON, but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,114 @@
+"""`config.toml`: settings that hold whenever neither a flag nor an environment variable says otherwise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from llmcli.errors import UsageError
+from llmcli.text.decode_bytes import text_from_bytes
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# What is said anew each time.
+_ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out", "fill_in"}
+_LARGEST_BYTES = 16 << 20
+# Flags with two long names, of which the parameter has the other.
+_OTHER_NAMES = {"chat_template": "template"}
+
+
+def settings_path() -> Path:
+    """Where the file lies on this platform."""
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("llmcli")) / "config.toml"
+
+
+def read_own_text(path: Path) -> str:
+    """A file of ours that users may write, as their editors write it: with a byte order mark, or any line ends.
+
+    `--encoding` does not hold for it: it is for what a model reads.
+
+    Raises:
+        OSError: it cannot be read.
+        UsageError: it is not text in a known encoding.
+    """
+    text = text_from_bytes(path.read_bytes(), str(path), instead="Save it as UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
+    """For each command that takes settings, the values the file gives; for `inspect`, for each of its commands.
+
+    Settings at the top of the file hold for every command that has them, those in a table such as `[chat]` for that
+    command, and those in `[inspect]` for all that look into a model. Names are those of the long flags, with - or _.
+    `further` are the commands of rooms that this one does not know.
+
+    Raises:
+        UsageError: the file is too large, is not TOML, or names a setting that no command has.
+    """
+    path = settings_path()
+    try:
+        if not path.is_file():
+            return {}
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise UsageError(f"{path} is larger than any list of settings.")
+        settings = tomllib.loads(read_own_text(path))
+    except OSError:
+        # A home directory that cannot be read is no reason not to work.
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from None
+    from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
+
+    known = _known_settings(further)
+    shared = {_name(key): value for key, value in settings.items() if not isinstance(value, dict)}
+    tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    _refuse_unknown(path, shared, set().union(*known.values()))
+    result: dict[str, dict[str, object]] = {}
+    for command, names in known.items():
+        own = {_name(key): value for key, value in tables.pop(command, {}).items()}
+        _refuse_unknown(path, own, names)
+        result[command] = {key: value for key, value in shared.items() if key in names} | own
+    result["inspect"] = dict.fromkeys(INSPECT_COMMANDS, result["inspect"])
+    if tables:
+        raise UsageError(f"{path} has a table [{next(iter(tables))}]; there are {', '.join(f'[{n}]' for n in known)}.")
+    return result
+
+
+def _known_settings(further: Sequence[Callable[..., None]]) -> dict[str, set[str]]:
+    """The parameters of each command that can be set in the file: all that have a flag."""
+    import inspect
+
+    from llmcli.commands.batch.command import batch
+    from llmcli.commands.chat.command import chat
+    from llmcli.commands.generate.command import generate
+    from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
+    from llmcli.commands.score import score
+
+    def names(command: Callable[..., None]) -> set[str]:
+        parameters = inspect.signature(command).parameters
+        return {name for name, parameter in parameters.items() if parameter.default is not parameter.empty} - _ARGUMENTS
+
+    commands: tuple[Callable[..., None], ...] = (generate, batch, chat, score, *further)
+    known = {command.__name__: names(command) for command in commands}
+    return {**known, "inspect": set().union(*map(names, INSPECT_COMMANDS.values()))}
+
+
+def _name(key: str) -> str:
+    name = key.replace("-", "_")
+    return _OTHER_NAMES.get(name, name)
+
+
+def _refuse_unknown(path: Path, given: dict[str, object], known: set[str]) -> None:
+    import difflib
+
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise UsageError(f"{path} sets {name!r}, which is not a setting{hint}")

@@ -1,0 +1,1 @@
+"""Everything that shortens the start of the program."""

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from llmcli.commands.shared.load_model import find_checkpoint, no_garbage
+from tests.checkpoint.gguf.test_families import made
+from tests.support.models.gguf_writer import write_gguf
+from tests.tiny import save, tiny_model
+
+
+def test_garbage_is_collected_again_afterwards() -> None:
+    assert gc.isenabled()
+    with pytest.raises(KeyError), no_garbage():
+        assert not gc.isenabled()
+        with no_garbage():
+            pass
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    assert gc.get_freeze_count()
+
+
+def test_files_and_folders_are_found(tmp_path: Path) -> None:
+    file = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
+    folder = save(tiny_model("llama"), tmp_path / "folder")
+    for path, format_ in ((file, "GGUF"), (folder, "safetensors")):
+        checkpoint = find_checkpoint(str(path), quiet=True)
+        assert (checkpoint.path, checkpoint.format) == (path, format_)
+        assert gc.isenabled()

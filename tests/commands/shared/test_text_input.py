@@ -1,0 +1,202 @@
+"""Text that is not UTF-8, by every way it comes in: it is read right, or nothing is read and a sentence says why."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.puppet import chain, write_puppet
+from tests.support.terminal.cli import Result, llm
+
+TEXT = "café “q”"
+WINDOWS = TEXT.encode("cp1252")
+NOT_UTF_8 = "is not UTF-8: the byte at offset 3 is 0xe9. Say how it is encoded, as in --encoding cp1252"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_puppet(tmp_path_factory.mktemp("model") / "speaker", chain(b"ok"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("LLMCLI_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home" / "llmcli"
+
+
+def argument(text: bytes) -> str:
+    """What Python makes of an argument of those bytes."""
+    return os.fsdecode(text)
+
+
+def prompt_of(result: Result) -> str:
+    assert result.returncode == 0, result
+    return str(json.loads(result.stdout)["prompt"])
+
+
+def spelled(result: Result) -> str:
+    """The text of the tokens that a command found in what it was given."""
+    assert result.returncode == 0, result
+    return "".join(token["text"] for token in json.loads(result.stdout)["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("data", "flags"),
+    [
+        (TEXT.encode("utf-8-sig"), []),
+        (TEXT.encode("utf-16"), []),
+        (b"\xfe\xff" + TEXT.encode("utf-16-be"), []),
+        (TEXT.encode("utf-32"), []),
+        (TEXT.encode("utf-16-le"), ["--encoding", "utf-16-le"]),
+        (WINDOWS, ["--encoding", "cp1252"]),
+        (TEXT.encode("koi8-r", errors="ignore"), ["--encoding", "KOI8-R"]),
+    ],
+)
+def test_standard_input_and_files_are_read_alike(model: Path, data: bytes, flags: list[str]) -> None:
+    text = data.decode(flags[1]) if flags else TEXT
+    assert prompt_of(llm("generate", "-m", model, "--json", *flags, stdin=data)) == text
+    Path("text").write_bytes(data)
+    scored = json.loads(llm("score", "text", "-m", model, "--json", *flags).stdout)
+    assert len(scored["tokens"]) == len(text.encode()) + 1
+    looked = json.loads(llm("inspect", "tokens", "-m", model, "--json", *flags, stdin=data).stdout)
+    assert looked["bytes"] == len(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source"),
+    [
+        (["generate"], "Standard input"),
+        (["generate", "-"], "Standard input"),
+        (["score"], "Standard input"),
+        (["score", "FILE"], "FILE"),
+        (["inspect", "tokens"], "Standard input"),
+        (["compare", "x", "x", "-"], "Standard input"),
+        (["trace", "-", "--subject", "x"], "Standard input"),
+        (["edit", "caf", "--subject", "x", "--to", "y", "--corpus", "FILE"], "FILE"),
+        (["chat", "FILE"], "FILE"),
+        (["generate", "hi", "--json-schema", "FILE"], "FILE"),
+        (["generate", "hi", "--grammar", "FILE"], "FILE"),
+        (["replay", "FILE"], "FILE"),
+        (["template", "save", "t"], "Standard input"),
+        (["generate", "TEXT"], "The prompt"),
+        (["generate", "hi", "-s", "TEXT"], "--system"),
+        (["generate", "hi", "--stop", "ok", "--stop", "TEXT"], "--stop"),
+        (["generate", "hi", "--prefill", "TEXT"], "--prefill"),
+        (["generate", "hi", "--choices", "TEXT"], "--choices"),
+        (["generate", "hi", "--regex", "TEXT"], "--regex"),
+        (["generate", "--fill-in", "ok", "TEXT"], "--fill-in"),
+        (["score", "TEXT"], "The text"),
+        (["inspect", "tokens", "TEXT"], "The text"),
+        (["compare", "x", "x", "--prompt", "TEXT"], "--prompt"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_is_not_utf_8_is_refused_by_every_command(model: Path, arguments: list[str], source: str) -> None:
+    Path("FILE").write_bytes(WINDOWS)
+    given = [argument(WINDOWS) if each == "TEXT" else each for each in arguments]
+    stdin = WINDOWS if source == "Standard input" else b""
+    result = llm(*given, stdin=stdin, env={"LLMCLI_MODEL": str(model)})
+    told = result.stderr.decode()
+    assert (result.returncode, result.stdout) == (2, b""), told
+    assert f"{source} {NOT_UTF_8}" in told, told
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["-s", "TEXT"], ["--template-arg", "a=TEXT"], ["--prefill", "TEXT"], ["--stop", "TEXT"]],
+    ids=" ".join,
+)
+def test_arguments_are_read_as_encoded_where_that_is_said(model: Path, flags: list[str]) -> None:
+    given = [argument(flag.encode().replace(b"TEXT", WINDOWS)) for flag in flags]
+    assert prompt_of(llm("generate", argument(WINDOWS), *given, "-m", model, "--json", "--encoding", "cp1252")) == TEXT
+    # What is UTF-8 already needs no other encoding.
+    assert prompt_of(llm("generate", TEXT, "-m", model, "--json", "--encoding", "cp1252")) == TEXT
+
+
+def test_the_encoding_can_be_set(model: Path, home: Path) -> None:
+    flags = ["generate", "-m", model, "--json"]
+    assert prompt_of(llm(*flags, stdin=WINDOWS, env={"LLMCLI_ENCODING": "cp1252"})) == TEXT
+    home.mkdir(parents=True)
+    (home / "config.toml").write_text('encoding = "cp1252"')
+    assert prompt_of(llm(*flags, stdin=WINDOWS)) == TEXT
+    assert spelled(llm("inspect", "tokens", "-m", model, "--json", stdin=b"a\x93")).endswith("a\ufffd\ufffd\ufffd")
+    wrong = llm(*flags, "--encoding", "cp12521", stdin=WINDOWS)
+    assert wrong.returncode == 2 and b"'cp12521' is not an encoding of text" in wrong.stderr
+
+
+def test_wide_text_without_a_mark_and_stray_nuls_are_told(model: Path) -> None:
+    wide = llm("generate", "-m", model, stdin="hello world".encode("utf-16-be"))
+    assert (wide.returncode, wide.stdout) == (2, b"")
+    told = b"looks like UTF-16 (big-endian) without a byte order mark. Read it with --encoding utf-16-be."
+    assert told in wide.stderr
+    stray = llm("generate", "-m", model, "-t", 0, stdin=b"hi\0 there")
+    assert (stray.returncode, stray.stdout) == (0, b"ok\n") and b"has NUL characters" in stray.stderr
+    assert llm("generate", "-m", model, "-q", stdin=b"hi\0 there").stderr == b""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_chat_templates_are_read_as_windows_editors_write_them(model: Path, encoding: str) -> None:
+    Path("mine.jinja").write_bytes(f"{TEXT}{{{{ messages[-1]['content'] }}}}".encode(encoding))
+    shown = llm("inspect", "tokens", "hi", "-m", model, "--chat", "--chat-template", "./mine.jinja", "--json")
+    assert shown.returncode == 0, shown
+    found = b"".join(base64.b64decode(token["bytes"]) for token in json.loads(shown.stdout)["tokens"])
+    assert found.decode() == f"{TEXT}hi"
+
+
+def test_a_file_of_a_message_with_nuls_is_refused_with_the_reason(model: Path) -> None:
+    Path("odd.txt").write_bytes(b"a\0b")
+    result = llm("chat", "odd.txt", "-m", model)
+    assert (result.returncode, result.stdout) == (2, b"") and b"it has NUL characters" in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_settings_and_prompt_templates_are_read_as_windows_editors_write_them(
+    model: Path, home: Path, encoding: str
+) -> None:
+    (home / "templates").mkdir(parents=True)
+    (home / "config.toml").write_bytes(f"model = '{model}'\r\n[generate]\r\nseed = 1\r\n".encode(encoding))
+    (home / "templates/t.toml").write_bytes('prompt = """é {input}\r\nx"""\r\n'.encode(encoding))
+    assert prompt_of(llm("generate", "hi", "-T", "t", "--json")) == "é hi\nx"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("config.toml", ["list"]), ("templates/t.toml", ["generate", "hi", "-T", "t"])],
+)
+def test_settings_and_templates_that_are_not_utf_8_are_named(home: Path, name: str, arguments: list[str]) -> None:
+    (home / "templates").mkdir(parents=True)
+    for data, told in (
+        (b"a = '\xe9'", "is not UTF-8: the byte at offset 5 is 0xe9. Save it as UTF-8."),
+        (
+            "model = 'x'\n".encode("utf-16-le"),
+            "looks like UTF-16 (little-endian) without a byte order mark.",
+        ),
+    ):
+        (home / name).write_bytes(data)
+        result = llm(*arguments)
+        assert result.returncode == 2 and f"{home / name} " in result.stderr.decode() and told in result.stderr.decode()
+
+
+def test_batches(model: Path) -> None:
+    lines = '{"prompt": "é"}\r\n{"prompt": "hi"}\n'
+    flags = ["batch", "-", "-m", model, "-n", 1, "-t", 0, "--seed", 1]
+    plain = llm(*flags, stdin=lines.encode())
+    assert plain.returncode == 0
+    for data, more in (
+        (lines.encode("utf-16"), []),
+        (lines.encode("utf-8-sig"), []),
+        (lines.encode("cp1252"), ["--encoding", "cp1252"]),
+    ):
+        # Marks and all: a batch goes on whatever its file was encoded in before.
+        assert llm(*flags, *more, stdin=data).stdout == plain.stdout
+    assert llm(*flags, stdin=lines.encode("utf-16-le")).returncode == 2
+    one = llm(*flags, stdin=lines.encode("cp1252"))
+    assert one.returncode == 1 and b"The line is not UTF-8: the byte at offset 12 is 0xe9" in one.stdout

@@ -1,0 +1,168 @@
+"""Torch without what no command uses: nobody is to notice, whatever they ask torch for, and in whichever order.
+
+Each test needs a process in which torch has not been imported.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import save, tiny_model
+
+START = """
+import sys
+from llmcli.startup.lazy_torch import import_torch
+sys.modules["numpy"] = None
+import_torch()
+import torch
+def unrun():
+    return [name for name, module in sys.modules.items() if "_unrun" in getattr(module, "__dict__", ())]
+assert len(unrun()) == 16
+"""
+
+
+def run(code: str, *arguments: object) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_what_commands_do_needs_none_of_it() -> None:
+    code = """
+weight = torch.nn.Parameter(torch.eye(3))
+torch.nn.functional.cross_entropy(torch.ones(2, 3) @ weight, torch.tensor([0, 1])).backward()
+assert weight.grad.shape == (3, 3)
+with torch.device("meta"):
+    assert torch.nn.Linear(3, 4)(torch.empty(2, 3)).shape == (2, 4)
+torch.linalg.solve(torch.eye(3).double(), torch.ones(3).double())
+print(torch.rand(3, generator=torch.Generator().manual_seed(7)).tolist(), len(unrun()))
+import_torch()
+print(len(unrun()))
+"""
+    plain = run("import torch; print(torch.rand(3, generator=torch.Generator().manual_seed(7)).tolist())")
+    assert run(START + code) == f"{plain.strip()} 16\n16\n"
+
+
+def test_all_of_torch_is_there() -> None:
+    code = """
+def names(module):
+    for name in dir(module):
+        if not name.startswith("__"):
+            print(module.__name__, name, type(getattr(module, name)).__name__.replace("_PutOff", "module"))
+put_off = (
+    torch._decomp, torch._meta_registrations, torch._prims, torch._refs, torch.ao, torch.ao.quantization,
+    torch.distributions, torch.export, torch.masked, torch.nn.intrinsic, torch.nn.qat, torch.nn.quantizable,
+    torch.nn.quantized, torch.optim, torch.profiler, torch.quantization, torch.utils.data,
+)
+for module in put_off:
+    getattr(module, "there_is_no_such_name", None)
+for module in (torch, torch.nn, torch.utils, *put_off):
+    names(module)
+"""
+    assert run(START + code) == run("import torch\n" + code)
+
+
+def test_a_compiler_finds_what_it_needs() -> None:
+    # Its shapes are told by Python alone.
+    meta = "torch.empty(4, device='meta').kthvalue(1)[0].shape"
+    code = f"""
+try:
+    {meta}
+    print("never put off")
+except NotImplementedError:
+    pass
+function = torch.compile(lambda x: torch.softmax((x @ x).relu(), -1).sum(), backend="aot_eager")
+print(function(torch.ones(4, 4)).item())
+print({meta})
+print([name for name in unrun() if name.startswith("torch._")])
+"""
+    assert run(START + code) == "4.0\ntorch.Size([])\n[]\n"
+
+
+@pytest.mark.parametrize(
+    ("imported", "runs"),
+    [
+        # It is imported by the package it is in, and would otherwise be run twice.
+        ("torch._prims.rng_prims", {"torch._meta_registrations", "torch._decomp", "torch._prims", "torch._refs"}),
+        ("torch.ao.nn.quantized", {"torch.ao"}),
+        ("torch.nn.quantized.modules", {"torch.nn.quantized", "torch.ao"}),
+    ],
+)
+def test_submodules_may_be_imported_first(imported: str, runs: set[str]) -> None:
+    code = f"""
+before = set(unrun())
+import {imported}
+again = sys.modules["{imported}"]
+import {imported}
+assert {imported} is again is sys.modules["{imported}"]
+assert again.__spec__.loader is again.__loader__ and again.__file__
+print(sorted(before - set(unrun())))
+"""
+    assert run(START + code) == f"{sorted(runs)}\n"
+
+
+def test_threads_wait_for_each_other() -> None:
+    code = """
+import threading
+start = threading.Barrier(8)
+found = []
+def look():
+    start.wait()
+    found.append(torch.distributions.Normal)
+threads = [threading.Thread(target=look) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(found), len(set(found)))
+"""
+    assert run(START + code) == "8 1\n"
+
+
+def test_all_names_of_a_module_are_imported() -> None:
+    code = "from torch.masked import *\nprint(MaskedTensor.__name__)"
+    assert run(START + code) == "MaskedTensor\n"
+
+
+def test_a_torch_that_is_made_otherwise_is_imported_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import sys\nfound = [n for n in sys.modules if n[:6] == 'torch.']")
+    code = "import sys; sys.path.insert(0, sys.argv[1])\n" + START.replace("16", "0") + "print(torch.found)"
+    assert run(code, tmp_path) == "[]\n"
+
+
+def test_an_import_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    packages = "ao distributions export masked nn/intrinsic nn/qat nn/quantizable nn/quantized optim profiler"
+    for package in f"{packages} quantization utils/data _decomp _prims _refs".split():
+        (tmp_path / "torch" / package).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "torch" / package / "__init__.py").touch()
+    (tmp_path / "torch" / "_meta_registrations.py").touch()
+    (tmp_path / "torch" / "__init__.py").write_text("import torch.ao\nraise ImportError('libc10.so: cannot be opened')")
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from llmcli.startup.lazy_torch import import_torch
+finders = list(sys.meta_path)
+try:
+    import_torch()
+except ImportError as error:
+    print(error, [name for name in sys.modules if name.startswith("torch")], sys.meta_path == finders)
+"""
+    assert run(code, tmp_path) == "libc10.so: cannot be opened [] True\n"
+
+
+def test_a_command_puts_it_off(tmp_path: Path) -> None:
+    folder = save(tiny_model("llama"), tmp_path / "model")
+    command = [sys.executable, "-X", "importtime", "-m", "llmcli", "generate", "hi", "-n", "1", "-m", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 0, result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import")}
+    assert "torch.nn.functional" in imported
+    assert not {name for name in imported if name.startswith(("torch._refs", "torch._prims.", "torch.ao."))}

@@ -1,0 +1,71 @@
+"""Torch's libraries are loaded while the program starts, if it is going to need them."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import subprocess
+import sys
+import threading
+
+import pytest
+from typer.main import get_group
+
+from llmcli import cli
+from llmcli.startup import preload_torch
+from llmcli.startup.preload_torch import load_torch_ahead
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there")
+def test_torch_finds_its_libraries_loaded_and_works() -> None:
+    code = (
+        "import sys, threading\nfrom pathlib import Path\n"
+        "from llmcli.startup.preload_torch import load_torch_ahead\n"
+        "load_torch_ahead()\n"
+        "for thread in threading.enumerate()[1:]:\n    thread.join()\n"
+        "print('torch' in sys.modules, 'libtorch_cpu' in Path('/proc/self/maps').read_text())\n"
+        "import torch\n"
+        "print((torch.ones(50, 50) @ torch.ones(50, 50)).sum().item())\n"
+        "load_torch_ahead()\nprint(threading.active_count())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.stdout == "False True\n125000.0\n1\n", result.stderr
+
+
+def test_without_torch_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    for answer in (None, importlib.machinery.ModuleSpec("torch", None)):
+        monkeypatch.setattr("importlib.util.find_spec", lambda _, answer=answer: answer)
+        before = threading.active_count()
+        load_torch_ahead.__wrapped__()
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loads"),
+    [
+        (["generate", "hi"], True),
+        (["inspect", "lens", "hi"], True),
+        (["inspect", "tokens", "hi"], False),
+        (["inspect", "cost"], False),
+        (["inspect"], True),
+        (["chat", "-h"], False),
+        (["generate", "hi", "--help"], False),
+        (["list"], False),
+        (["--version"], False),
+        ([], False),
+    ],
+)
+def test_only_commands_that_run_a_model_begin_with_it(
+    arguments: list[str], loads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    monkeypatch.setattr(preload_torch, "load_torch_ahead", lambda: begun.append(True))
+    preload_torch.begin(arguments)
+    assert begun == [True] * loads
+
+
+def test_they_are_commands() -> None:
+    assert set(get_group(cli.app).commands) >= preload_torch._COMMANDS
+    groups = {name: getattr(group, "commands", ()) for name, group in get_group(cli.app).commands.items()}
+    assert all(command in groups[group] for group, command in preload_torch._WITHOUT_MODEL)

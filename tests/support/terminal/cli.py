@@ -1,0 +1,67 @@
+"""Running `llm` in tests: inside this process where streams and codes are all that matters, which saves starting torch
+anew each time, and as a process of its own where signals and pipes do.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from unittest import mock
+
+from llmcli import cli
+from llmcli.commands.shared.prompt_input import configure_encoding
+from llmcli.views.terminal import terminal
+
+LLM = [sys.executable, "-m", "llmcli"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind."""
+
+    stdout: bytes
+    stderr: bytes
+    returncode: int
+
+
+def llm(
+    *arguments: object, stdin: bytes = b"", env: Mapping[str, str] | None = None, encoding: str = "utf-8"
+) -> Result:
+    """Run the program in this process, with pipes for streams; `encoding` is what Python has chosen for its output."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
+    terminate = signal.getsignal(signal.SIGTERM)
+    with (
+        mock.patch.object(sys, "argv", ["llm", *map(str, arguments)]),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")),
+        mock.patch.object(sys, "stdout", out),
+        mock.patch.object(sys, "stderr", err),
+        mock.patch.dict(os.environ, env or {}),
+    ):
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+            terminal.configure(None)
+            configure_encoding(None)
+    assert isinstance(code, int)
+    return Result(_bytes(out), _bytes(err), code)
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    """Start the program as a process of its own, with pipes for its output and nothing to read."""
+    return subprocess.Popen(
+        [*LLM, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def _bytes(stream: io.TextIOWrapper) -> bytes:
+    stream.flush()
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue()
