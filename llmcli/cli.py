@@ -17,9 +17,9 @@ import typer
 from typer.models import TyperInfo
 
 from llmcli import __version__
-from llmcli.bench.command import bench
 from llmcli.commands import alias, prompt_template
 from llmcli.commands.batch.command import batch
+from llmcli.commands.bench.command import bench
 from llmcli.commands.chat.command import chat
 from llmcli.commands.chats import app as chats_app
 from llmcli.commands.compare import compare

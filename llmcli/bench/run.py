@@ -8,11 +8,11 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmcli.bench.ours import start_command
+from llmcli.bench.arms.llmcli import start_command
+from llmcli.bench.arms.protocol import ArmError
+from llmcli.bench.arms.subprocesses import ARM, answers, drop_from_page_cache, environment, timed
 from llmcli.bench.plan import Plan
-from llmcli.bench.processes import ARM, answers, drop_from_page_cache, environment, timed
 from llmcli.bench.results import MACHINE, MEASURES, OURS, Failure, Measure, Measurement, in_turn
-from llmcli.bench.runner import ArmError
 from llmcli.errors import UsageError
 
 PEERS = {

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from llmcli.bench import run
+from llmcli.bench.arms.protocol import ArmError
+from llmcli.bench.arms.subprocesses import Times
 from llmcli.bench.plan import Plan, Sizes
-from llmcli.bench.processes import Times
 from llmcli.bench.results import Failure, Measurement
 from llmcli.bench.run import Begun, Benchmark, Done, How, chosen_peers, refusal
-from llmcli.bench.runner import ArmError
 from llmcli.errors import UsageError
 
 PLAN = Plan("llmcli", "/m.gguf", "cpu", "bfloat16", 2, (1, 2, 3), Sizes((2,), (0,), 2))

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from llmcli.bench import shapes
-from llmcli.bench.machine import commit
-from llmcli.bench.ours import Ours
+from llmcli.bench.arms.llmcli import Ours
+from llmcli.bench.bytes_per_token import shape_facts
+from llmcli.bench.hardware.machine import commit
 from llmcli.bench.plan import Plan, Sizes
 from llmcli.bench.random_model import random_model, stub_tokenizer
 from llmcli.bench.shapes import SHAPES, configured, shape_config
-from llmcli.bench.subject import OfShape
-from llmcli.bench.traffic import shape_facts
+from llmcli.bench.target import OfShape
 from llmcli.checkpoint import memory_estimate
 from llmcli.checkpoint.load_packed import Packing
 from llmcli.errors import OutOfMemoryError, UsageError
@@ -43,7 +43,7 @@ EXPERTS: dict[str, Any] = {**SHAPES["mixtral-8x7b-2layers"], **{name: TINY[name]
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     """A shape of no size, as if it were one of ours."""
     monkeypatch.setattr(shapes, "SHAPES", {**SHAPES, "tiny": TINY})
-    monkeypatch.setattr("llmcli.bench.peer_transformers.SHAPES", {"tiny": TINY}, raising=False)
+    monkeypatch.setattr("llmcli.bench.arms.hf_transformers.SHAPES", {"tiny": TINY}, raising=False)
     return "tiny"
 
 
@@ -115,7 +115,7 @@ def test_this_program_runs_one(tiny: str, quantize: str | None) -> None:
 @pytest.mark.parametrize("compiled", [True, False])
 def test_transformers_runs_one_compiled_or_not(tiny: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     transformers = pytest.importorskip("transformers")
-    from llmcli.bench.peer_transformers import Transformers, TransformersCompiled
+    from llmcli.bench.arms.hf_transformers import Transformers, TransformersCompiled
 
     ids = OfShape(tiny).ids(SIZES)
     plan = Plan("transformers", "", "cpu", "auto", 1, ids, SIZES, shape=tiny)
@@ -162,14 +162,14 @@ def test_an_unknown_shape(tiny: str) -> None:
 
 def test_a_file_of_results(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a user runs it, but that each arm's process is this one."""
-    from llmcli.bench import arm
     from llmcli.bench import run as run_module
+    from llmcli.bench.arms import worker
 
     def answers(plan: Plan, env: object) -> list[dict[str, Any]]:
         said: list[dict[str, Any]] = []
         if plan.arm == "machine":
             return [{"measure": "bandwidth_bytes_per_s", "size": None, "value": 1e9}]
-        arm._follow(plan, said.append)
+        worker._follow(plan, said.append)
         return said
 
     monkeypatch.setattr(run_module, "answers", answers)

@@ -13,7 +13,7 @@ import torch
 
 import llmcli
 from llmcli import __version__
-from llmcli.bench.memory import lines_of
+from llmcli.bench.hardware.memory import lines_of
 from llmcli.bench.results import Machine
 from llmcli.device import memory
 from llmcli.doctor.machine import cpu_name

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from llmcli.bench import arm as arm_process
-from llmcli.bench import loading
-from llmcli.bench.loading import by_safe_open, loading_speeds, safetensors_files
+from llmcli.bench.arms import weight_loading
+from llmcli.bench.arms import worker as arm_process
+from llmcli.bench.arms.weight_loading import by_safe_open, loading_speeds, safetensors_files
 from llmcli.bench.plan import Plan, Sizes
 from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llmcli.checkpoint.load_weights import load_weights
@@ -53,7 +53,7 @@ def test_speeds_are_those_of_all_bytes(name: str, checkpoint: Checkpoint, monkey
     device = device_of(name)
     assert all(speed > 0 for speed in loading_speeds(checkpoint, device))
     seconds = iter((4.0, 8.0, 2.0, 16.0))
-    monkeypatch.setattr(loading, "_seconds", lambda load, device: next(seconds))
+    monkeypatch.setattr(weight_loading, "_seconds", lambda load, device: next(seconds))
     total = sum(file.stat().st_size for file in safetensors_files(checkpoint))
     ours, theirs = loading_speeds(checkpoint, device)
     assert ours == pytest.approx(total / 2, rel=0.2)
@@ -69,13 +69,13 @@ def test_an_arm_tells_them_unless_the_model_does_not_fit(
 ) -> None:
     plan = Plan("machine", str(checkpoint.path), "cuda", "auto", 1, (), Sizes((), (), 1))
     said: list[dict[str, Any]] = []
-    monkeypatch.setattr(loading, "loading_speeds", lambda *_: (2.0, 1.0))
+    monkeypatch.setattr(weight_loading, "loading_speeds", lambda *_: (2.0, 1.0))
     arm_process._measure_loading(plan, said.append)
     assert [(one["measure"], one["value"]) for one in said] == [("load_bytes_per_s", 2.0), ("safe_open_bytes_per_s", 1)]
 
     def full(*_: object) -> tuple[float, float]:
         raise OutOfMemoryError("no room")
 
-    monkeypatch.setattr(loading, "loading_speeds", full)
+    monkeypatch.setattr(weight_loading, "loading_speeds", full)
     arm_process._measure_loading(plan, said.append)
     assert len(said) == 2

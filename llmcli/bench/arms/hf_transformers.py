@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import transformers
 
+from llmcli.bench.arms.protocol import Run
 from llmcli.bench.plan import Plan
-from llmcli.bench.runner import Run
 from llmcli.bench.shapes import SHAPES
 
 # A compiled step is made for one length of the cache; those of one benchmark are rounded up to a few.

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from llmcli.bench.arms.protocol import ArmError
 from llmcli.bench.plan import Plan
-from llmcli.bench.runner import ArmError
 
 CAN_DROP = hasattr(os, "posix_fadvise")
 """Whether this system can be asked to forget what it holds of a file."""
-ARM = (sys.executable, "-m", "llmcli.bench.arm")
+ARM = (sys.executable, "-m", "llmcli.bench.arms.worker")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def environment(threads: int) -> dict[str, str]:
     """The environment of everything measured: so many threads, no network, none of the user's own settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LLMCLI_")}
     # Whatever lies in the working folder is not what an arm wants to import, unless this program itself is there.
-    if Path(__file__).parents[2] != Path.cwd():
+    if Path(__file__).parents[3] != Path.cwd():
         kept["PYTHONSAFEPATH"] = "1"
     # Nothing can lie below the null device, so no config.toml is found.
     return {**kept, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "XDG_CONFIG_HOME": os.devnull}

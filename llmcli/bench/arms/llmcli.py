@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 
 from llmcli.api import LoadedModel, choose_packing
+from llmcli.bench.arms.protocol import Run
 from llmcli.bench.plan import Plan
 from llmcli.bench.random_model import random_model
-from llmcli.bench.runner import Run
 from llmcli.bench.shapes import shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.commands.shared.load_model import load_model

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import torch
 
+from llmcli.bench.bytes_per_token import model_facts, shape_facts
 from llmcli.bench.plan import Sizes, benchmark_text, enough
 from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM, shape_config
-from llmcli.bench.traffic import model_facts, shape_facts
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing
 from llmcli.checkpoint.tensors.reader import TensorInfo

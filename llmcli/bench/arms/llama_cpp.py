@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import llama_cpp
 
+from llmcli.bench.arms.protocol import ArmError, Run
 from llmcli.bench.plan import Plan
-from llmcli.bench.runner import ArmError, Run
 
 _ERROR_LEVEL = 4
 _errors: list[bytes] = []

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.bench import processes
-from llmcli.bench.memory import peak_resident_bytes
+from llmcli.bench.arms import subprocesses
+from llmcli.bench.arms.protocol import ArmError
+from llmcli.bench.arms.subprocesses import ARM, CAN_DROP, answers, drop_from_page_cache, environment, timed
+from llmcli.bench.hardware.memory import peak_resident_bytes
 from llmcli.bench.plan import Plan, Sizes
-from llmcli.bench.processes import ARM, CAN_DROP, answers, drop_from_page_cache, environment, timed
-from llmcli.bench.runner import ArmError
 
 PLAN = Plan("llmcli", "/nowhere.gguf", "cpu", "auto", 1, (1, 2, 3), Sizes((2,), (0,), 2))
 
@@ -25,7 +25,7 @@ def python(code: str) -> tuple[str, ...]:
 
 def acting(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Let a small program play the arm."""
-    monkeypatch.setattr(processes, "ARM", python(code))
+    monkeypatch.setattr(subprocesses, "ARM", python(code))
 
 
 def test_first_output_comes_before_the_exit() -> None:
@@ -116,7 +116,7 @@ def test_what_lies_in_the_working_folder_is_not_imported(monkeypatch: pytest.Mon
     with pytest.raises(ArmError, match="not this one"):
         timed(python("import json"), env)
     # A program that is run from where it lies must find itself.
-    monkeypatch.chdir(Path(processes.__file__).parents[2])
+    monkeypatch.chdir(Path(subprocesses.__file__).parents[3])
     assert "PYTHONSAFEPATH" not in environment(1)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from llmcli.bench import arm as arm_process
-from llmcli.bench.bandwidth import bandwidth
-from llmcli.bench.machine import this_machine, versions
-from llmcli.bench.ours import Ours, start_command
+from llmcli.bench.arms import worker as arm_process
+from llmcli.bench.arms.llmcli import Ours, start_command
+from llmcli.bench.arms.protocol import ArmError, Run
+from llmcli.bench.bytes_per_token import model_facts, weight_bytes_per_token
+from llmcli.bench.hardware.bandwidth import bandwidth
+from llmcli.bench.hardware.machine import this_machine, versions
 from llmcli.bench.plan import Plan, Sizes
 from llmcli.bench.results import MEASURES
-from llmcli.bench.runner import ArmError, Run
-from llmcli.bench.traffic import model_facts, weight_bytes_per_token
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.engine.prefix_cache import Reader
 from llmcli.hub.starter import fetch_starter, starter_path
@@ -66,7 +66,7 @@ def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: Plan, monkeypatch: 
 
 def test_transformers_reads_afresh_and_goes_on_with_its_cache(plan: Plan) -> None:
     transformers = pytest.importorskip("transformers")
-    from llmcli.bench.peer_transformers import Transformers
+    from llmcli.bench.arms.hf_transformers import Transformers
 
     runner = Transformers(plan)
     shapes: list[tuple[int, int]] = []
@@ -87,7 +87,7 @@ def test_transformers_reads_afresh_and_goes_on_with_its_cache(plan: Plan) -> Non
 @pytest.mark.starter
 def test_llama_cpp_reads_afresh_and_makes_sense(monkeypatch: pytest.MonkeyPatch) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
-    from llmcli.bench.peer_llama_cpp import LlamaCpp
+    from llmcli.bench.arms.llama_cpp import LlamaCpp
 
     path = starter_path() or fetch_starter()
     tokenizer = open_checkpoint(path).read_text_parts().tokenizer
@@ -179,7 +179,7 @@ def test_the_machine_is_known() -> None:
 
 def test_a_bad_device_is_no_gpu_of_llama_cpp(plan: Plan) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
-    from llmcli.bench.peer_llama_cpp import LlamaCpp
+    from llmcli.bench.arms.llama_cpp import LlamaCpp
 
     if llama_cpp.llama_supports_gpu_offload():
         pytest.skip("this build knows a GPU")

@@ -1,4 +1,4 @@
-"""`python -m llmcli.bench.arm`: the process that does what one plan says.
+"""`python -m llmcli.bench.arms.worker`: the process that does what one plan says.
 
 The plan is the first line of standard input, as JSON; answers are lines of JSON on standard output. Standard input
 stays open as long as somebody waits for them: once it is closed, the process ends.
@@ -21,7 +21,7 @@ from llmcli.errors import LlmcliError, OutOfMemoryError
 from llmcli.library_output import silence_libraries
 
 if TYPE_CHECKING:
-    from llmcli.bench.runner import Runner
+    from llmcli.bench.arms.protocol import Runner
 
 _LONGEST_MESSAGE = 300
 
@@ -79,20 +79,20 @@ def _runner(plan: Plan) -> Runner:
         from llmcli.commands.shared.load_model import find_checkpoint
 
         checkpoint = None if plan.shape is not None else find_checkpoint(plan.model, quiet=True)
-        from llmcli.bench.ours import Ours
+        from llmcli.bench.arms.llmcli import Ours
 
         return Ours(plan, checkpoint)
     if plan.arm == "llama.cpp":
-        from llmcli.bench.peer_llama_cpp import LlamaCpp
+        from llmcli.bench.arms.llama_cpp import LlamaCpp
 
         return LlamaCpp(plan)
-    from llmcli.bench.peer_transformers import Transformers, TransformersCompiled
+    from llmcli.bench.arms.hf_transformers import Transformers, TransformersCompiled
 
     return Transformers(plan) if plan.arm == "transformers" else TransformersCompiled(plan)
 
 
 def _measure(runner: Runner, plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
-    from llmcli.bench.memory import peak_resident_bytes
+    from llmcli.bench.hardware.memory import peak_resident_bytes
 
     memory = iter(("peak_memory_short_bytes", "peak_memory_bytes"))
     for start, step in enumerate(passes(plan.sizes)):
@@ -117,8 +117,8 @@ def _measure(runner: Runner, plan: Plan, tell: Callable[[dict[str, object]], Non
 def _measure_machine(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
     import torch
 
-    from llmcli.bench.bandwidth import bandwidth
-    from llmcli.bench.memory import peak_resident_bytes
+    from llmcli.bench.hardware.bandwidth import bandwidth
+    from llmcli.bench.hardware.memory import peak_resident_bytes
 
     tell({"measure": "import_torch_bytes", "size": None, "value": peak_resident_bytes()})
     speed = bandwidth(torch.device(plan.device), plan.threads)
@@ -130,7 +130,7 @@ def _measure_machine(plan: Plan, tell: Callable[[dict[str, object]], None]) -> N
 def _measure_loading(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
     import torch
 
-    from llmcli.bench.loading import loading_speeds, safetensors_files
+    from llmcli.bench.arms.weight_loading import loading_speeds, safetensors_files
     from llmcli.checkpoint.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(Path(plan.model))
@@ -145,7 +145,7 @@ def _measure_loading(plan: Plan, tell: Callable[[dict[str, object]], None]) -> N
 
 def _message(error: Exception) -> str:
     """A line about what went wrong; of an error that was not meant for users, its kind too."""
-    from llmcli.bench.runner import ArmError
+    from llmcli.bench.arms.protocol import ArmError
 
     text = " ".join(str(error).split())[:_LONGEST_MESSAGE]
     return text if isinstance(error, ArmError | LlmcliError) else f"{type(error).__name__}: {text}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.bench.speculative_command import Loading, bench_speculative
+from llmcli.commands.bench.speculative import Loading, bench_speculative
 from llmcli.commands.shared import options, output
 from llmcli.commands.shared import speculative as speculating
 from llmcli.commands.shared.load_model import find_checkpoint
@@ -19,7 +19,7 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from llmcli.bench.results import BenchResult, Failure, Measurement
     from llmcli.bench.run import Benchmark
-    from llmcli.bench.subject import Subject
+    from llmcli.bench.target import Subject
 
 _ROUNDS, _QUICK_ROUNDS = 4, 2
 
@@ -88,10 +88,10 @@ def bench(
         return
     subject = _subject(model, shape, quiet=quiet)
 
-    from llmcli.bench.processes import CAN_DROP
-    from llmcli.bench.progress import bench_progress
+    from llmcli.bench.arms.subprocesses import CAN_DROP
     from llmcli.bench.results import Failure, Measurement
     from llmcli.bench.run import How, chosen_peers, refusal
+    from llmcli.commands.bench.progress import bench_progress
     from llmcli.views.reports.bench import NOTE, SCHEMA, BenchView
     from llmcli.views.terminal.to_json import json_line
 
@@ -160,10 +160,10 @@ def _subject(model: str | None, shape: str | None, *, quiet: bool) -> Subject:
     if shape is None:
         checkpoint = find_checkpoint(model, quiet=quiet)
 
-        from llmcli.bench.subject import InFiles
+        from llmcli.bench.target import InFiles
 
         return InFiles(checkpoint)
-    from llmcli.bench.subject import OfShape
+    from llmcli.bench.target import OfShape
 
     return OfShape(shape)
 
@@ -227,7 +227,7 @@ def _result(
     import torch
 
     from llmcli.api import choose_packing
-    from llmcli.bench.machine import commit, this_machine, versions
+    from llmcli.bench.hardware.machine import commit, this_machine, versions
     from llmcli.bench.results import BenchResult, Settings, summarise
     from llmcli.device import choose_dtype
 

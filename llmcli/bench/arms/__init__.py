@@ -1,0 +1,1 @@
+"""The programs that a benchmark compares, each in a process that it starts."""

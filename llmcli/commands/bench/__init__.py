@@ -1,0 +1,1 @@
+"""`llm bench`: its commands and its progress display."""
