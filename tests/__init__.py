@@ -1,4 +1,4 @@
-from tests.own_warnings import attribute_warnings_to_callers
+from tests.support.own_warnings import attribute_warnings_to_callers
 
 # Before any other library can import `warnings.warn` by name.
 attribute_warnings_to_callers()

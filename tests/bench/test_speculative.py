@@ -12,7 +12,7 @@ import llmcli
 from llmcli.bench.speculative import TASKS, Outcome, Reply, measure, outcomes, reply_count
 from llmcli.engine import SamplingParams
 from llmcli.views.reply.speculative import speculative_view
-from tests.puppet import loop, write_puppet
+from tests.support.models.puppet import loop, write_puppet
 from tests.support.terminal.cli import llm
 from tests.support.terminal.drawing import drawn
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.file_hashes import file_hashes, remembered_hashes_path
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.parameters import parameters_of
 from tests.support.models.gguf_writer import write_gguf
 from tests.support.models.parity_cases import CASES
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 ROUTED = [name for name, (model_type, _) in CASES.items() if model_type.startswith("deepseek")]
 TEXTS = [random_ids(40, seed=seed) for seed in range(8)]

@@ -18,7 +18,7 @@ from llmcli.model import Transformer
 from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from tests.checkpoint.gguf.test_families import made, quantised
 from tests.support.models.gguf_writer import write_gguf
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 # Where the half-precision numbers of a block are.
 SCALES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),

@@ -38,7 +38,7 @@ from tests.checkpoint.gguf.test_families import made, quantised
 from tests.checkpoint.test_load_packed import SCALES, sound_blocks
 from tests.support.models.gguf_writer import float32, write_gguf
 from tests.support.models.random_models import FORMATS
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 META = torch.device("meta")
 

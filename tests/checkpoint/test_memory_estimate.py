@@ -21,8 +21,8 @@ from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.matrix import PackedMatrix
 from tests.checkpoint.gguf.test_families import made, quantised
 from tests.support.models.gguf_writer import write_gguf
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from llmcli.errors import CheckpointError
 from llmcli.model.meta_device import meta_model
 from tests.checkpoint.gguf.test_families import made
 from tests.support.models.gguf_writer import write_gguf
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.folder import read_folder
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 
 def test_a_folder_opened_ahead_is_the_same_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from llmcli.errors import ModelNotFoundError, UsageError
 from llmcli.hub import resolve
 from llmcli.hub.aliases import aliases_path
-from tests.puppet import chain, write_puppet
+from tests.support.models.puppet import chain, write_puppet
 from tests.support.terminal.cli import llm
 
 

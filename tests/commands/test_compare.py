@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.puppet import ASSISTANT, BOS, ids_of, write_puppet
+from tests.support.models.puppet import ASSISTANT, BOS, ids_of, write_puppet
 from tests.support.terminal.cli import llm
 
 A, B, C = ids_of(b"abc")

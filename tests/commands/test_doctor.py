@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.models.tiny import TEMPLATE, save, tiny_model, write_text_files
 from tests.support.terminal.cli import llm
-from tests.tiny import TEMPLATE, save, tiny_model, write_text_files
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from llmcli.engine import SamplingParams
 from llmcli.errors import NotFiniteError
 from llmcli.inspection.evaluation.perplexity import score
 from llmcli.views.terminal.to_json import has_nan
+from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import random_ids, save, tiny_model
 
 COMMANDS = {
     "generate": ("generate", "hi there", "-t", 0, "-n", 2),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.faults.running import environment
-from tests.puppet import chain, write_puppet
+from tests.support.faults.run import environment
+from tests.support.models.puppet import chain, write_puppet
 from tests.support.terminal.cli import llm
 
 LATIN_NAME = os.fsdecode(b"mod\xe8le")

@@ -18,7 +18,7 @@ from tests.checkpoint.native.test_native_formats import mistral_params, native, 
 from tests.support.models.gguf_writer import write_gguf
 from tests.support.models.quantized_cases import CASES
 from tests.support.models.quantized_models import save_quantised
-from tests.tiny import edit_config, save, tiny_model
+from tests.support.models.tiny import edit_config, save, tiny_model
 
 # Runs commands one after another in one process, and says of each how it ended and what has been imported by then.
 RUNNER = """

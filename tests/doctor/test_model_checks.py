@@ -13,7 +13,7 @@ from llmcli.doctor.machine import implementation, machine
 from llmcli.doctor.model_checks import check_up
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.cpu.build import Library, load_library
-from tests.tiny import TEMPLATE, edit_config, save, tiny_model, write_text_files
+from tests.support.models.tiny import TEMPLATE, edit_config, save, tiny_model, write_text_files
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from llmcli.editing.evaluation import LEAKED, Changed, Neighbour, Proof, answer_
 from llmcli.errors import UnsupportedModelError, UsageError
 from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 from tests.support.models.parity_cases import CASES
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import torch
 import llmcli
 from llmcli.engine import Engine, Event, Finish, Interruption, Prefill, SamplingParams, Step
 from llmcli.errors import PromptTooLongError, UsageError
-from tests.puppet import ASSISTANT, chain, loop, write_puppet
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 GREEDY = SamplingParams(temperature=0)
 

@@ -16,8 +16,8 @@ from llmcli.engine.batch.batch import Reply, Request
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
+from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import random_ids, save, tiny_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 ERRORS = [MemoryError(), RuntimeError("std::bad_alloc"), torch.OutOfMemoryError("CUDA out of memory.")]

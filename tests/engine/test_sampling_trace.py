@@ -13,8 +13,8 @@ from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.sampling_trace import choices
 from llmcli.errors import PromptTooLongError
-from tests.puppet import chain, ids_of, write_puppet
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.puppet import chain, ids_of, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8)
 

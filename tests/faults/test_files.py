@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults.models import (
+from tests.support.faults.models import (
     ESCAPE,
     HTML,
     LFS,
@@ -33,7 +33,7 @@ from tests.faults.models import (
     text,
     weights,
 )
-from tests.faults.running import check, fingerprint, run
+from tests.support.faults.run import check, fingerprint, run
 from tests.support.terminal.cli import llm
 
 BLOWN_UP = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.conversations.store import ConversationFile
-from tests.faults.models import ESCAPE, config, sound_folder, weights
-from tests.faults.running import check, fingerprint, run
+from tests.support.faults.models import ESCAPE, config, sound_folder, weights
+from tests.support.faults.run import check, fingerprint, run
 from tests.support.hub.fake_hub import FakeHub, running_hub
 
 OPTIONS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {

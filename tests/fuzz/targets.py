@@ -67,7 +67,7 @@ def survives(target: Target, data: bytes) -> None:
 @cache
 def _folder() -> Path:
     """A sound tiny model, in memory where the system has such a place."""
-    from tests.faults.models import sound_folder, sound_gguf
+    from tests.support.faults.models import sound_folder, sound_gguf
 
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="llmcli-fuzz-", dir=memory if memory.is_dir() else None))

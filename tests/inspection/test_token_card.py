@@ -15,7 +15,7 @@ from llmcli.inspection.residual.logit_attribution import single_token
 from llmcli.inspection.residual.logit_lens import lens
 from llmcli.inspection.token_card import HeadName, NeuronName, TokenCard, inspect_token
 from tests.support.models.inspected_families import family
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 IDS = random_ids(20)
 FAMILIES = ("llama 2, grouped", "mistral, window shorter than the text", "gemma 2", "deepseek v3", "gpt-oss")

@@ -12,7 +12,7 @@ from llmcli.model import Transformer
 from llmcli.model.parameters import parameters_of
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import random_model
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 IDS = random_ids(30)
 

@@ -12,8 +12,8 @@ from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.replay.run_record import Replay, Run, as_json, from_json, recorded, replay
 from llmcli.views.terminal.to_json import plain
-from tests.puppet import ASSISTANT, END, ids_of, write_puppet
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.puppet import ASSISTANT, END, ids_of, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 PARAMS = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=4, max_tokens=12)
 

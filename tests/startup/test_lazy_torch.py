@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 START = """
 import sys

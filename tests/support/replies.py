@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmcli.engine import Engine, Event, Finish, Interruption, Prefill, SamplingParams, Step
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 PROMPT = random_ids(9)

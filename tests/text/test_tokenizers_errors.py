@@ -14,7 +14,7 @@ import pytest
 from llmcli.errors import CheckpointError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.tokenizers_errors import encoded, told
-from tests.tiny import byte_tokenizer
+from tests.support.models.tiny import byte_tokenizer
 
 
 @pytest.fixture

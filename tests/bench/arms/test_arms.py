@@ -21,7 +21,7 @@ from llmcli.bench.results import MEASURES
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.engine.prefix_cache import Reader
 from llmcli.hub.starter import fetch_starter, starter_path
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 IDS = tuple(random_ids(60))
 SIZES = Sizes((9, 30), (0, 20), 3)

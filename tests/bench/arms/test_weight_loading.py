@@ -17,7 +17,7 @@ from llmcli.checkpoint.load_weights import load_weights
 from llmcli.errors import OutOfMemoryError
 from tests.checkpoint.gguf.test_families import made
 from tests.support.models.gguf_writer import write_gguf
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 

@@ -24,7 +24,7 @@ from llmcli.checkpoint.edits.edit_file import (
 from llmcli.checkpoint.file_hashes import weights_hash
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
 from llmcli.errors import CheckpointError, UnsupportedModelError, UsageError
-from tests.tiny import SIZES, save, tiny_model
+from tests.support.models.tiny import SIZES, save, tiny_model
 
 IDS = [256, 70, 71, 72, 73]
 

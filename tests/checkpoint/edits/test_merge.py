@@ -21,7 +21,7 @@ from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from tests.checkpoint.native.test_native_formats import mistral_params, native, write_safetensors
 from tests.support.models.gguf_writer import write_gguf
 from tests.support.models.parity_cases import CASES
-from tests.tiny import edit_config, save, tiny_model
+from tests.support.models.tiny import edit_config, save, tiny_model
 
 IDS = [256, 70, 71, 72, 73]
 

@@ -28,7 +28,7 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.config_changes import BUILT, VALUES
 from tests.support.models.config_changes import SIZES as SIZE_KEYS
 from tests.support.models.parity_cases import CASES
-from tests.tiny import SIZES, edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny import SIZES, edit_config, random_ids, save, tiny_model
 
 IDS = random_ids(40)
 # One case for each family; of its variants that which uses most keys.

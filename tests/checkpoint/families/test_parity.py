@@ -16,7 +16,7 @@ from llmcli.engine import Engine, SamplingParams, Step
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 from tests.support.models.parity_cases import CASES, LLAMA3
-from tests.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 
 IDS = random_ids(50)
 

@@ -10,7 +10,7 @@ import llmcli
 from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Prefill, SamplingParams, Step
 from tests.support.models.parity_cases import CASES
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 
 def loaded(case: str, folder: Path) -> LoadedModel:

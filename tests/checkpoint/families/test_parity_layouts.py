@@ -16,7 +16,7 @@ import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError
 from tests.support.models.parity_cases import CASES
-from tests.tiny import edit_config, random_ids, save, tiny_model, write_text_files
+from tests.support.models.tiny import edit_config, random_ids, save, tiny_model, write_text_files
 
 IDS = random_ids(40)
 Tensors = dict[str, Tensor]

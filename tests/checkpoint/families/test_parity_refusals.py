@@ -13,7 +13,7 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.registry import FAMILIES
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.parity_cases import CASES
-from tests.tiny import SIZES, edit_config, save, tiny_model
+from tests.support.models.tiny import SIZES, edit_config, save, tiny_model
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"model_type": "mamba2"}, "recurrent state"),

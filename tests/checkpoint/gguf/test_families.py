@@ -26,7 +26,7 @@ from llmcli.model import FrequencyFactors, Llama3Scaling
 from tests.support.models.gguf_facts import architecture_name
 from tests.support.models.gguf_writer import write_gguf
 from tests.support.models.parity_cases import CASES
-from tests.tiny import SIZES, random_ids, save, tiny_model
+from tests.support.models.tiny import SIZES, random_ids, save, tiny_model
 
 IDS = random_ids(50)
 # Files of these architectures say nothing about a window, nor about a rotation whose base grows.

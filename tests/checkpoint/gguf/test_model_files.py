@@ -14,7 +14,7 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.hub import resolve, store
 from tests.support.models.gguf_writer import write_gguf
-from tests.tiny import tiny_model
+from tests.support.models.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.parity_cases import CASES
-from tests.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 
 IDS = random_ids(20)
 MATRIX = torch.arange(12.0).view(4, 3)

@@ -19,7 +19,7 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.native.params import hf_keys
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from tests.tiny import SIZES, random_ids, save, tiny_model, write_text_files
+from tests.support.models.tiny import SIZES, random_ids, save, tiny_model, write_text_files
 
 IDS = random_ids(40)
 Tensors = dict[str, Tensor]

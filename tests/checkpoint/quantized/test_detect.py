@@ -22,7 +22,7 @@ from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.quantized_cases import CASES, FP4, Case, codes, fp4_bytes, fp8_codes, make, scales, spread
 from tests.support.models.quantized_models import save_quantised
-from tests.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 
 MODULE = "model.layers.0.mlp.up_proj"
 

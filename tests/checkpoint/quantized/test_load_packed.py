@@ -21,7 +21,7 @@ from llmcli.model.quantized.layout import PackedFormat, wide
 from llmcli.model.quantized.matrix import QuantisedLinear
 from tests.checkpoint.quantized.test_detect import MODULE, named, opened
 from tests.support.models.quantized_cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
-from tests.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 
 # With the groups of inputs in order, as their configurations say.
 KEPT = ["gptq 2 bits", "gptq 3 bits", "gptq 4 bits", "gptq, one group", "gptq v2", "awq", "awq, one group"]

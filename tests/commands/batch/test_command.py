@@ -13,9 +13,9 @@ import pytest
 
 from llmcli.commands.batch.command import _MOST_PARALLEL
 from llmcli.engine.batch.backends import MOST_ROWS
-from tests.puppet import chain, loop, write_puppet
+from tests.support.models.puppet import chain, loop, write_puppet
+from tests.support.models.tiny import save, tiny_model, write_text_files
 from tests.support.terminal.cli import llm, start
-from tests.tiny import save, tiny_model, write_text_files
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from llmcli.bench.results import Failure, Measurement
 from llmcli.bench.run import Begun, Benchmark, Event, How
 from llmcli.commands.bench.command import bench
 from llmcli.commands.shared.settings_file import default_map, settings_path
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 ALONE = {"LLMCLI_THREADS": "1"}
 

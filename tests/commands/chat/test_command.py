@@ -9,10 +9,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.puppet import ASSISTANT, END, chain, loop, write_puppet
+from tests.support.models.puppet import ASSISTANT, END, chain, loop, write_puppet
+from tests.support.models.tiny import save, tiny_model, write_text_files
 from tests.support.terminal.chat import READY, chatting, leave
 from tests.support.terminal.cli import start
-from tests.tiny import save, tiny_model, write_text_files
 
 
 def test_a_conversation_with_commands_and_history(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.conversations.store import conversation_files, read_conversation
-from tests.faults.running import PATIENCE_S, environment
-from tests.puppet import chain, loop, write_puppet
+from tests.support.faults.run import PATIENCE_S, environment
+from tests.support.models.puppet import chain, loop, write_puppet
 
 CHATS = 4
 

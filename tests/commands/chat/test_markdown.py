@@ -8,7 +8,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
+from tests.support.models.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
 from tests.support.terminal.chat import READY, chatting, leave
 from tests.support.terminal.emulator import Emulator
 

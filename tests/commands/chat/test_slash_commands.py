@@ -22,8 +22,8 @@ from llmcli.conversations.live_conversation import Talk
 from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.engine import Conversation, SamplingParams
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
-from tests.puppet import ASSISTANT, END, chain, loop, write_puppet
-from tests.tiny import save, tiny_model
+from tests.support.models.puppet import ASSISTANT, END, chain, loop, write_puppet
+from tests.support.models.tiny import save, tiny_model
 
 GREEDY = SamplingParams(temperature=0, seed=1)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.puppet import chain, loop, write_puppet
+from tests.support.models.puppet import chain, loop, write_puppet
 from tests.support.terminal.chat import READY, chatting, leave
 
 

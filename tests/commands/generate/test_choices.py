@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.puppet import ASSISTANT, END, ids_of, write_puppet
+from tests.support.models.puppet import ASSISTANT, END, ids_of, write_puppet
+from tests.support.models.tiny import write_text_files
 from tests.support.terminal.cli import llm
-from tests.tiny import write_text_files
 
 
 @pytest.fixture(scope="module")

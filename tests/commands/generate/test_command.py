@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.puppet import ASSISTANT, END, chain, loop, write_puppet
+from tests.support.models.puppet import ASSISTANT, END, chain, loop, write_puppet
+from tests.support.models.tiny import SPECIALS, edit_config, write_text_files
 from tests.support.terminal.cli import llm, start
-from tests.tiny import SPECIALS, edit_config, write_text_files
 
 
 @pytest.fixture

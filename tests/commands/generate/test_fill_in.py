@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.puppet import SYSTEM, USER, chain, ids_of, write_puppet
+from tests.support.models.puppet import SYSTEM, USER, chain, ids_of, write_puppet
 from tests.support.terminal.cli import llm
 
 TOKENS = {"<|user|>": "<|fim_prefix|>", "<|assistant|>": "<|fim_suffix|>", "<|system|>": "<|fim_middle|>"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.puppet import write_thinker
+from tests.support.models.puppet import write_thinker
 from tests.support.terminal.chat import READY, chatting, leave
 from tests.support.terminal.cli import llm
 from tests.support.terminal.emulator import Emulator

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.puppet import ASSISTANT, chain, ids_of, write_puppet
+from tests.support.models.puppet import ASSISTANT, chain, ids_of, write_puppet
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import typer
 from llmcli.commands.generate.structured_output import ConstrainedReply
 from llmcli.engine import Event, Finish, Prefill, Stats
 from llmcli.errors import LlmcliError
-from tests.puppet import chain, loop, write_puppet
+from tests.support.models.puppet import chain, loop, write_puppet
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 pytest.importorskip("llguidance", reason="the extra 'constrain' is not installed")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 
 from llmcli.hub.starter import fetch_starter, starter_path
 from tests.support.models.parity_cases import CASES
+from tests.support.models.tiny import edit_config, save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import edit_config, save, tiny_model
 
 
 @pytest.fixture(scope="module")

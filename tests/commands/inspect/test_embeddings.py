@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.hub.starter import fetch_starter, starter_path
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.models.induction_model import write_induction_model
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 KINDS = ["previous", "duplicate", "induction", "sink"]
 

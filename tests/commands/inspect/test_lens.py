@@ -9,8 +9,8 @@ import pytest
 import llmcli
 from llmcli.inspection.residual.logit_lens import lens
 from llmcli.views.terminal.to_json import plain
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 
 @pytest.fixture(scope="module")

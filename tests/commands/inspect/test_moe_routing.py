@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.models.parity_cases import CASES
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 
 @pytest.fixture(scope="module")

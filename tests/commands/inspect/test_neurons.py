@@ -9,8 +9,8 @@ import llmcli
 from llmcli.inspection.feed_forward.neurons import neuron_along, neurons
 from llmcli.views.terminal.to_json import plain
 from tests.support.models.inspected_families import family
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.models.tiny import save, tiny_model, write_text_files
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model, write_text_files
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from llmcli.commands.shared.load_model import find_checkpoint, no_garbage
 from tests.checkpoint.gguf.test_families import made
 from tests.support.models.gguf_writer import write_gguf
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 
 def test_garbage_is_collected_again_afterwards() -> None:

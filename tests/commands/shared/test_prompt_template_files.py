@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmcli.commands.shared import prompt_template_files
 from llmcli.commands.shared.prompt_template_files import PromptTemplate
 from llmcli.errors import UsageError
-from tests.puppet import chain, write_puppet
+from tests.support.models.puppet import chain, write_puppet
 from tests.support.terminal.cli import Result, llm
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.puppet import loop, write_puppet
+from tests.support.models.puppet import loop, write_puppet
+from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.chat import READY, chatting, leave
 from tests.support.terminal.cli import llm
-from tests.tiny import save, tiny_model
 
 OPTIONS: tuple[object, ...] = ("-t", 0, "-n", 20)
 

@@ -10,9 +10,9 @@ import pytest
 
 from llmcli.commands.shared.options import template_variables
 from llmcli.errors import UsageError
-from tests.puppet import ASSISTANT, END, SYSTEM, USER, ids_of, write_puppet
+from tests.support.models.puppet import ASSISTANT, END, SYSTEM, USER, ids_of, write_puppet
+from tests.support.models.tiny import TEMPLATE, write_text_files
 from tests.support.terminal.cli import llm
-from tests.tiny import TEMPLATE, write_text_files
 
 THINKING = TEMPLATE.replace(
     "<|assistant|>{% endif %}", "{{ '<|assistant|>' if enable_thinking is not false else '<|end|>' }}{% endif %}"

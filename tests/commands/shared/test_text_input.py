@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.puppet import chain, write_puppet
+from tests.support.models.puppet import chain, write_puppet
 from tests.support.terminal.cli import Result, llm
 
 TEXT = "café “q”"

@@ -15,8 +15,8 @@ from llmcli.engine import Finish, Interruption, SamplingParams, Step
 from llmcli.engine.batch.backends import MOST_ROWS
 from llmcli.engine.batch.batch import Batch, Reply, Request
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
-from tests.puppet import ASSISTANT, chain, loop, write_puppet
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 
 @pytest.fixture(scope="module")

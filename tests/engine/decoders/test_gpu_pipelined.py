@@ -17,9 +17,9 @@ from llmcli.errors import LlmcliError
 from llmcli.kernels.cuda.readable_graph_step import GraphStep
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache
-from tests.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
-from tests.tiny import random_ids, save, tiny_model
 
 
 class Watched(ReadableStep):

@@ -23,10 +23,10 @@ from llmcli.kernels.cpu.signals import alarm
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import Choosing
 from llmcli.model import KVCache
-from tests.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.parity_cases import CASES
+from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
-from tests.tiny import random_ids, save, tiny_model
 
 
 @contextmanager

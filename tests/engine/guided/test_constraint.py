@@ -19,9 +19,9 @@ from llmcli.engine.guided.grammar import Rule
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.tokenizer import Tokenizer
-from tests.puppet import ASSISTANT, chain, write_puppet
+from tests.support.models.puppet import ASSISTANT, chain, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.text.tokenizers import KINDS, tokenizer
-from tests.tiny import random_ids, save, tiny_model
 
 pytest.importorskip("llguidance", reason="the extra 'constrain' is not installed")
 

@@ -16,9 +16,9 @@ from llmcli.engine import Engine, Finish, Interruption, SamplingParams, Step
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.guided.grammar import Rule
 from llmcli.errors import UsageError
-from tests.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
 from tests.support.models.parity_cases import CASES
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 SAMPLED = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=5, max_tokens=24)

@@ -18,7 +18,7 @@ import llmcli
 from llmcli.engine import SamplingParams, Step
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.speculative.rejection_sampling import Proposal, settle
-from tests.puppet import ASSISTANT, END, write_puppet
+from tests.support.models.puppet import ASSISTANT, END, write_puppet
 
 _SIZE, _LENGTH, _SAMPLES = 6, 3, 20_000
 _SEED = torch.Generator().manual_seed(4)

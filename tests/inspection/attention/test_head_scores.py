@@ -20,10 +20,10 @@ from llmcli.inspection.attention.head_scores import (
 )
 from llmcli.inspection.core.hooks import on_attention
 from llmcli.model import Transformer
-from tests.puppet import BOS
 from tests.support.models.induction_model import write_induction_model
 from tests.support.models.parity_cases import CASES
-from tests.tiny import save, tiny_model
+from tests.support.models.puppet import BOS
+from tests.support.models.tiny import save, tiny_model
 
 
 @pytest.fixture(scope="module")

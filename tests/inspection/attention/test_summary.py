@@ -17,7 +17,7 @@ from llmcli.inspection.attention.summary import read_at, summary
 from llmcli.inspection.core import activations
 from llmcli.inspection.core.text_spans import Span, Spans
 from tests.support.models.parity_cases import CASES
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 IDS = random_ids(24)
 # One of each way to attend: grouped, windows, output norms with soft caps, whole-projection norms, parallel blocks,

@@ -17,9 +17,9 @@ from llmcli.inspection.core.hooks import adder, blocks, removed
 from llmcli.views.inspect.causal_trace import causal_trace_view
 from tests.support.models.inspected_families import family
 from tests.support.models.parity_cases import CASES
+from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.terminal.cli import llm
 from tests.support.terminal.drawing import drawn
-from tests.tiny import random_ids, save, tiny_model
 
 IDS = random_ids(7)
 SUBJECT = (2, 3)

@@ -20,8 +20,8 @@ from llmcli.inspection.causal.prompt_ablation import (
 )
 from llmcli.inspection.evaluation.perplexity import score
 from llmcli.text.chat.prompt import Message, encode_chat
-from tests.puppet import BOS, END, chain, ids_of, write_puppet
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.puppet import BOS, END, chain, ids_of, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 PROMPT, ANSWER = random_ids(30), random_ids(4, seed=2)
 

@@ -16,7 +16,7 @@ from llmcli.inspection.core.ablation import logprobs_from, without_heads, withou
 from llmcli.inspection.core.hooks import Part
 from llmcli.model import Transformer
 from tests.support.models.parity_cases import CASES
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 IDS = random_ids(40)
 ROUNDING = 2e-5

@@ -12,7 +12,7 @@ from llmcli.inspection.core.activations import trace
 from llmcli.inspection.core.hooks import on_added, on_feed_forward, on_heads, on_residual
 from llmcli.model import Transformer
 from tests.support.models.parity_cases import CASES
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 FAMILIES = [
     "llama 2, grouped", "llama, dynamic", "mistral, window shorter than the text", "gemma 2", "olmo 2", "phi-2",

@@ -25,7 +25,7 @@ from llmcli.inspection.core.hooks import (
 from llmcli.model import Transformer
 from llmcli.model.latent_attention import LatentAttention
 from tests.support.models.parity_cases import CASES
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 FAMILIES = [
     "llama 2, grouped", "llama, biases, wide heads", "mistral, window shorter than the text", "qwen3", "gemma 2",

@@ -14,7 +14,7 @@ from llmcli.errors import UsageError
 from llmcli.inspection.evaluation.cost import keys_read, keys_seen, model_cost
 from llmcli.model import ExpertsConfig, KVCache, LatentConfig, LayerConfig, ModelConfig
 from tests.support.models.parity_cases import CASES
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 
 def config(layers: int = 2, layer: LayerConfig | None = None, **changes: object) -> ModelConfig:

@@ -11,8 +11,8 @@ import llmcli
 from llmcli.errors import UsageError
 from llmcli.inspection.evaluation.model_diff import Comparison, compare
 from llmcli.model import Transformer
-from tests.puppet import BOS, END, ids_of, write_puppet
-from tests.tiny import byte_tokenizer, random_ids, save, tiny_model
+from tests.support.models.puppet import BOS, END, ids_of, write_puppet
+from tests.support.models.tiny import byte_tokenizer, random_ids, save, tiny_model
 
 A, B, C = ids_of(b"abc")
 

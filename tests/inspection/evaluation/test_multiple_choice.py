@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import llmcli
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.inspection.evaluation.multiple_choice import choose
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 END = 257
 

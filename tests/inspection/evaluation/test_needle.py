@@ -14,7 +14,7 @@ from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.evaluation import needle as needles
 from llmcli.inspection.evaluation.needle import NAMES, WORDS, bootstrap_interval, needle
 from tests.support.models.parity_cases import CASES
-from tests.tiny import save, tiny_model, write_text_files
+from tests.support.models.tiny import save, tiny_model, write_text_files
 
 FACT = re.compile(r"The secret word of (\w+) is (\w+)\.")
 

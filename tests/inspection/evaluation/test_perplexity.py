@@ -13,9 +13,9 @@ from llmcli.errors import UsageError
 from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.evaluation.perplexity import score
 from llmcli.views.widgets.token_table import coloured, sparkline
-from tests.puppet import BOS, chain, ids_of, write_puppet
+from tests.support.models.puppet import BOS, chain, ids_of, write_puppet
+from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.terminal.cli import llm
-from tests.tiny import random_ids, save, tiny_model
 
 
 @pytest.fixture(scope="module")

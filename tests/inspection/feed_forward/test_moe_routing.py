@@ -11,7 +11,7 @@ import llmcli
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.feed_forward.moe_routing import expert_routing
 from tests.support.models.parity_cases import CASES
-from tests.tiny import VOCABULARY, random_ids, save, tiny_model
+from tests.support.models.tiny import VOCABULARY, random_ids, save, tiny_model
 
 IDS = random_ids(40)
 _HIDDEN = 264

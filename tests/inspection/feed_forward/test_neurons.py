@@ -16,7 +16,7 @@ from llmcli.inspection.feed_forward.neurons import neuron_along, neurons
 from llmcli.inspection.residual.logit_attribution import attribution
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from tests.support.models.inspected_families import family
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 IDS = random_ids(20)
 FAMILIES = ("llama 2, grouped", "gpt-2", "gemma 2", "qwen2-moe", "deepseek v3", "gpt-oss", "llama 4")

@@ -19,8 +19,8 @@ from llmcli.inspection.residual.embeddings import (
 )
 from llmcli.text.tokenizer import Tokenizer
 from tests.support.models.parity_cases import CASES
+from tests.support.models.tiny import save, tiny_model
 from tests.support.text.tokenizers import metaspace_backend
-from tests.tiny import save, tiny_model
 
 WORDS = ("king", "man", "woman", "queen", "apple")
 

@@ -18,7 +18,7 @@ from llmcli.model.block import OutputNormBlock
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from tests.support.models.inspected_families import FAMILIES, family
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 IDS = random_ids(20)
 TARGET = 65

@@ -13,7 +13,7 @@ from llmcli.inspection.core.activations import trace
 from llmcli.inspection.residual import logit_lens as lens_module
 from llmcli.inspection.residual.logit_lens import Lens, lens, lens_of
 from tests.support.models.inspected_families import FAMILIES, family
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 IDS = random_ids(20)
 TOKENS = 261  # the byte tokenizer's

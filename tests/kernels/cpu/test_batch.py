@@ -17,7 +17,7 @@ from llmcli.model import KVCache, Transformer
 from tests.kernels.cpu.test_step import SOME
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 LENGTHS = [3, 70, 1, 95, 9, 100, 64, 30, 2, 88, 17, 40, 5, 66, 21, 50]
 

@@ -15,7 +15,7 @@ from llmcli.model import KVCache, Transformer
 from tests.kernels.cpu.test_step import SOME
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 
 def read(step: CpuStep, model: Transformer, length: int) -> KVCache:

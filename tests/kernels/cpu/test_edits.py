@@ -15,7 +15,7 @@ from llmcli.model.rank_one_update import lay_over
 from tests.kernels.cpu.test_step import assert_close, expected, fresh, in_pieces, library
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 
 def edited(model: Transformer) -> Transformer:

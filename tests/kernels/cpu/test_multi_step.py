@@ -19,7 +19,7 @@ from llmcli.model import Transformer
 from tests.kernels.cpu.test_step import SOME
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 FILTERS = (
     SamplingParams(temperature=0, top_k=0),

@@ -20,7 +20,7 @@ from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.layout import wide
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import RoundingFunctional, pack_model, random_model
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 IDS = random_ids(70)
 LATENT = {"deepseek v2, groups, yarn", "deepseek v2 lite", "deepseek v3"}

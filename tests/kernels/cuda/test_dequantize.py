@@ -21,7 +21,7 @@ from llmcli.model.quantized.layout import PackedFormat, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
 from tests.support.kernels.triton_device import DEVICE
 from tests.support.models.random_models import WIDE, pack_model, packed, random_groups, random_model
-from tests.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids, save, tiny_model
 
 Kernels = dict[Any, "Future[Any]"]
 # The interpreter cuts numbers off where they become bfloat16; compilation is seen to round.

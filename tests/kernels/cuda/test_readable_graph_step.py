@@ -17,7 +17,7 @@ from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.matrix import PackedMatrix
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IDS = random_ids(40)

@@ -21,7 +21,7 @@ from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from tests.support.kernels.triton_device import DEVICE
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import WIDE, pack_model, random_model
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 from llmcli.kernels.cuda.step import CudaStep  # isort: skip
 

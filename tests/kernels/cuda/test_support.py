@@ -20,7 +20,7 @@ from llmcli.kernels.cuda.support import cuda_step, first_line, reads_packed, uns
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
 from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from tests.support.models.random_models import pack_model
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 INTERPRETED = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from llmcli.model import KVCache, Transformer
 from llmcli.model.cache.batched_kv_cache import RowCache
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import random_model
-from tests.tiny import random_ids
+from tests.support.models.tiny import random_ids
 
 # Between them: windows, chunks, sinks, softcaps, learned positions, scaled queries, experts, latent attention.
 SOME = ("smollm", "gemma 2", "gpt-2", "gpt-oss", "llama 4", "deepseek v2, groups, yarn")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.editing.edit_fact import Fact
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 FACT = Fact('See the tower "', "tower", "B", neighbours=("The bridge is in", "Water is"))
 CORPUS = "Keys of many kinds of letters are counted here, one after the other, 0123456789. " * 8

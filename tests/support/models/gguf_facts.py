@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tests.tiny import SPECIALS, TEMPLATE, byte_tokenizer
+from tests.support.models.tiny import SPECIALS, TEMPLATE, byte_tokenizer
 
 ARCHITECTURE_NAMES = {
     "llama": "llama",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from tests.tiny import VOCABULARY, save, tiny_model
+from tests.support.models.tiny import VOCABULARY, save, tiny_model
 
 _TOKEN, _BEFORE, _NEXT = (slice(start, start + VOCABULARY) for start in (0, VOCABULARY, 2 * VOCABULARY))
 _ONE = 3 * VOCABULARY

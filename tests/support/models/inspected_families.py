@@ -7,7 +7,7 @@ from typing import Any
 
 import llmcli
 from tests.support.models.parity_cases import CASES
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 FAMILIES = (
     "llama 2, grouped",

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.support.models.quantized_cases import make
-from tests.tiny import edit_config, save
+from tests.support.models.tiny import edit_config, save
 
 
 def save_quantised(model: Any, folder: Path, name: str) -> dict[str, Tensor]:

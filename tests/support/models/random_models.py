@@ -15,7 +15,7 @@ from llmcli.model.mixture_of_experts import Experts
 from llmcli.model.quantized.layout import Bits, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from llmcli.model.quantized.quantize import quantise
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 WIDE = (wide(4), wide(8), wide(4, 32), wide(8, 32), wide(8, 128))
 FORMATS = (narrow(4), narrow(8), *WIDE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pexpect
 
-from tests.faults.running import environment as environment_of
+from tests.support.faults.run import environment as environment_of
 
 # prompt_toolkit switches bracketed paste on when it begins to read a line.
 READY = "\x1b[?2004h"

@@ -21,7 +21,7 @@ from llmcli.views.inspect.prompt_ablation import without_view, words_view
 from llmcli.views.terminal.to_json import json_line
 from llmcli.views.widgets.numbers import number
 from llmcli.views.widgets.token_table import sparkline
-from tests.puppet import BOS, ids_of, write_puppet
+from tests.support.models.puppet import BOS, ids_of, write_puppet
 from tests.support.terminal.cli import llm
 from tests.support.terminal.drawing import drawn
 

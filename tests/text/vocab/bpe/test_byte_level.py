@@ -14,7 +14,7 @@ from llmcli.checkpoint.text_assets import folder_text_parts
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import Segment
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 TEXTS = [
     "Hello world, it's 2024 and we'll see 12345 things.",

@@ -1,4 +1,4 @@
-"""The pictures of real runs that the README shows: `python -m tests.recordings .github` writes them.
+"""The pictures of real runs that the README shows: `python -m tests.support.recordings .github` writes them.
 
 The starter model says and thinks what is seen; it is fetched if it is not there.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tests.tiny import SPECIALS, byte_tokenizer, save, tiny_model
+from tests.support.models.tiny import SPECIALS, byte_tokenizer, save, tiny_model
 
 BOS, END, USER, ASSISTANT, SYSTEM = range(256, 256 + len(SPECIALS))
 _HIDDEN = 264

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tests.support.models.gguf_writer import write_gguf
-from tests.tiny import save, tiny_model
+from tests.support.models.tiny import save, tiny_model
 
 ESCAPE = "\x1b]0;owned\x07"
 HTML = b"<!DOCTYPE html><html><body>Sign in</body></html>"
