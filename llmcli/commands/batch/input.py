@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -41,6 +40,8 @@ class Line:
 
     def mark(self, settings: str) -> str:
         """What tells this line, asked with those settings, from others."""
+        import hashlib
+
         return hashlib.sha256(settings.encode() + b"\0" + self.data.strip()).hexdigest()[:32]
 
 

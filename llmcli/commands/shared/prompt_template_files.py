@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 import stat
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,9 @@ from typing import Annotated, TypeAlias
 import typer
 
 from llmcli.commands.shared.prompt_input import argument_text, read_prompt, read_stdin, stdin_is_piped
-from llmcli.commands.shared.settings_file import read_own_text, settings_path
+from llmcli.commands.shared.settings_file import read_own_toml, settings_path
 from llmcli.errors import UsageError
 from llmcli.files import replace_text, set_aside
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # {name} is a place to fill, {{name}} the word in braces; other braces, as those of JSON, are what they are.
@@ -125,14 +119,12 @@ def find(name: str) -> PromptTemplate:
             raise UsageError(f"{path} is not a file.")
         if status.st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is larger than any prompt.")
-        values = tomllib.loads(read_own_text(path))
+        values = read_own_toml(path)
     except OSError:
         known = sorted(path.stem for path in template_folder().glob("*.toml"))
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`llm template list` shows those there are."
         raise UsageError(f"There is no prompt template {name!r}; {hint}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}.") from None
     prompt, system = values.get("prompt"), values.get("system")
     if not isinstance(prompt, str) or not isinstance(system, str | None) or values.keys() - {"prompt", "system"}:
         raise UsageError(f"{path} must have a text 'prompt', may have a text 'system', and nothing else.")

@@ -5,14 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmcli.errors import UsageError
 from llmcli.text.decode_bytes import text_from_bytes
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # What is said anew each time.
 _ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out", "fill_in"}
@@ -28,17 +24,27 @@ def settings_path() -> Path:
     return Path(platformdirs.user_config_dir("llmcli")) / "config.toml"
 
 
-def read_own_text(path: Path) -> str:
-    """A file of ours that users may write, as their editors write it: with a byte order mark, or any line ends.
+def read_own_toml(path: Path) -> dict[str, Any]:
+    """A TOML file of ours that users may write, as their editors write it: with a byte order mark, or any line ends.
 
     `--encoding` does not hold for it: it is for what a model reads.
 
     Raises:
         OSError: it cannot be read.
-        UsageError: it is not text in a known encoding.
+        UsageError: it is not TOML, or not text in a known encoding.
     """
+    # Here, because few commands find such a file.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
     text = text_from_bytes(path.read_bytes(), str(path), instead="Save it as UTF-8.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        values: dict[str, Any] = tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from None
+    return values
 
 
 def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
@@ -57,12 +63,10 @@ def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
             return {}
         if path.stat().st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is larger than any list of settings.")
-        settings = tomllib.loads(read_own_text(path))
+        settings = read_own_toml(path)
     except OSError:
         # A home directory that cannot be read is no reason not to work.
         return {}
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}.") from None
     from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 
     known = _known_settings(further)
