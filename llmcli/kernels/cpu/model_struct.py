@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.cpu import c_structs as c
-from llmcli.kernels.cpu.support import unsupported
+from llmcli.kernels.cpu.support import ACTIVATIONS, QK_NORMS, SCORES, unsupported
 from llmcli.kernels.matrices import matrix_of
 from llmcli.model import ExpertsConfig, ModelConfig, Transformer
 from llmcli.model.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
-from llmcli.model.config import Activation, LayerConfig
+from llmcli.model.config import LayerConfig
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
 from llmcli.model.quantized.matrix import PackedMatrix
 from llmcli.model.rank_one_update import EditedLinear
 
-_QK_NORMS = (None, "head", "whole", "each_head", "rotated")
-_SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
 _NAMES = {0: "float32", 1: "bfloat16", 2: "int4", 3: "int8"}
 _DENSE = {torch.float32: c.FORMATS["float32"], torch.bfloat16: c.FORMATS["bfloat16"]}
 
@@ -69,11 +67,11 @@ class Description:
             head_dim=config.head_dim,
             vocabulary=config.vocab_size,
             capacity=capacity,
-            activation=get_args(Activation).index(config.activation),
+            activation=ACTIVATIONS.index(config.activation),
             gated=config.gated,
             parallel=isinstance(first, ParallelBlock | SharedNormBlock),
             shared_norm=isinstance(first, SharedNormBlock),
-            qk_norm=_QK_NORMS.index(config.qk_norm),
+            qk_norm=QK_NORMS.index(config.qk_norm),
             cache_format=_format(model.dtype),
             qk_eps=config.norm_eps,
             clip=config.qkv_clip or 0,
@@ -141,7 +139,7 @@ class Description:
             count=config.count,
             chosen=config.chosen,
             size=config.intermediate_size,
-            score=_SCORES.index(config.score),
+            score=SCORES.index(config.score),
             normalised=config.normalised,
             scales_input=config.scales_input,
             groups=config.groups,

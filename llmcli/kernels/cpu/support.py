@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
-from llmcli.model.config import ModelConfig
+from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, Known, any_value, why_unknown
+from llmcli.model.config import ExpertsConfig, LayerConfig, ModelConfig
+
+# In the order of the enumerations of `csrc/abi.h`.
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu")
+QK_NORMS = (None, "head", "whole", "each_head", "rotated")
+SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
+
+KNOWN: Known = {
+    ModelConfig: {
+        **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
+        **any_value("layers gated norm qkv_clip attention_scale attention_softcap sinks"),
+        **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions"),
+        **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
+        "activation": ACTIVATIONS,
+        "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared"),
+        "qk_norm": QK_NORMS,
+    },
+    LayerConfig: any_value("rope window chunk experts query_scaling"),
+    ExpertsConfig: {
+        **any_value("count chosen intermediate_size normalised scale scales_input groups groups_chosen"),
+        **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
+        "score": SCORES,
+        "group_score": ("best", "best_two"),
+    },
+    **SMALL_PARTS,
+    **ROTATIONS,
+}
+"""The fields that `decoder.c` computes; of a model with others the readable model makes the replies."""
 
 
 def unsupported(config: ModelConfig) -> str | None:
     """Why the kernel cannot compute a model of that kind, without a full stop; None: it can."""
-    return "latent attention" if config.latent is not None else None
+    return "latent attention" if config.latent is not None else why_unknown(config, KNOWN)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llmcli.kernels.cuda.launches import ROWS, TYPES, Launch, Launches
 from llmcli.kernels.cuda.moe_launches import add_experts
+from llmcli.kernels.cuda.support import QK_NORMS
 from llmcli.kernels.cuda.weights import Norm, floats, matrix, norm
 from llmcli.kernels.triton.attention import attend, combine
 from llmcli.kernels.triton.linear import embed
@@ -26,7 +27,6 @@ from llmcli.model.rope_config import RopeConfig
 
 # What stands in `inputs` before the ids: position of the first token, tokens, first position of the rotations.
 STATE = 4
-_QK_NORMS = {None: 0, "head": 1, "each_head": 1, "whole": 2, "rotated": 3}
 _MOST_SPLITS = 64
 
 
@@ -129,7 +129,7 @@ class Plan:
         qkv = self._launches.new("qkv", (heads + 2 * kv_heads) * size)
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         self._launches.linear([matrix(projection) for projection in projections], x, qkv, before)
-        normed = _QK_NORMS[config.qk_norm] if rotation is not None or config.qk_norm != "rotated" else 0
+        normed = QK_NORMS[config.qk_norm] if rotation is not None or config.qk_norm != "rotated" else 0
         queries, keys = (
             norm(module, count * size, self._model.device)
             for module, count in ((attention.q_norm, heads), (attention.k_norm, kv_heads))

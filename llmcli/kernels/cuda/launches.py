@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import triton
@@ -15,10 +15,10 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from llmcli.kernels import NoKernelError
+from llmcli.kernels.cuda.support import ACTIVATIONS
 from llmcli.kernels.cuda.weights import Matrix, Norm, factor_of, matrix, norm
 from llmcli.kernels.triton.linear import add_normed, feed_forward, linear
 from llmcli.model import Transformer
-from llmcli.model.config import Activation
 
 TYPES: dict[torch.dtype, Any] = {
     torch.float32: tl.float32,
@@ -204,4 +204,4 @@ class Launches:
     @property
     def activation(self) -> int:
         """Its number."""
-        return get_args(Activation).index(self.config.activation)
+        return ACTIVATIONS.index(self.config.activation)

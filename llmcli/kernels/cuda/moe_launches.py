@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from llmcli.kernels import NoKernelError
 from llmcli.kernels.cuda.launches import ROWS, Launches
+from llmcli.kernels.cuda.support import SCORES
 from llmcli.kernels.cuda.weights import Norm, floats, matrix
 from llmcli.kernels.triton.moe import experts_in, experts_out, route
 from llmcli.model import ExpertsConfig
 from llmcli.model.mixture_of_experts import MixtureOfExperts
-
-_SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
 
 
 def add_experts(
@@ -84,7 +83,7 @@ def _routed(
     launches.add(
         route, (launches.tokens,), logits, launches.none if selection is None else floats(selection), chosen, weights,
         config.scale,
-        count=config.count, taken=config.chosen, score=_SCORES.index(config.score), normalised=config.normalised,
+        count=config.count, taken=config.chosen, score=SCORES.index(config.score), normalised=config.normalised,
         biased=selection is not None, block=triton.next_power_of_2(config.count),
         most_taken=triton.next_power_of_2(config.chosen),
     )  # fmt: skip

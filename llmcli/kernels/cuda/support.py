@@ -11,11 +11,40 @@ from subprocess import CalledProcessError
 import torch
 
 from llmcli.kernels import DeviceStep, NoKernelError
-from llmcli.model import ModelConfig, Transformer
+from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, Known, any_value, why_unknown
+from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
 from llmcli.model.quantized.layout import ROWS, PackedFormat
 
 # The first with bfloat16 and asynchronous copies, which all kernels count on.
 _OLDEST = 8, 0
+
+# In the order of the numbers that `triton/linear.py` and `triton/moe.py` know them by.
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu")
+SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
+# As `triton/attention.py` knows them.
+QK_NORMS = {None: 0, "head": 1, "each_head": 1, "whole": 2, "rotated": 3}
+
+KNOWN: Known = {
+    ModelConfig: {
+        **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
+        **any_value("layers gated norm qkv_clip attention_scale attention_softcap sinks"),
+        **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions"),
+        **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
+        "activation": ACTIVATIONS,
+        "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared"),
+        "qk_norm": QK_NORMS,
+    },
+    LayerConfig: any_value("rope window chunk experts query_scaling"),
+    # Groups are checked for by themselves: only all of them at once are chosen from.
+    ExpertsConfig: {
+        **any_value("count chosen intermediate_size normalised scale scales_input groups groups_chosen group_score"),
+        **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
+        "score": SCORES,
+    },
+    **SMALL_PARTS,
+    **ROTATIONS,
+}
+"""The fields that the kernels compute; of a model with others the readable model makes the replies."""
 
 
 def unsupported(config: ModelConfig) -> str | None:
@@ -25,7 +54,7 @@ def unsupported(config: ModelConfig) -> str | None:
     for layer in config.layers:
         if layer.experts is not None and layer.experts.groups_chosen != layer.experts.groups:
             return "experts chosen in groups"
-    return None
+    return why_unknown(config, KNOWN)
 
 
 def reads_packed(config: ModelConfig, planned: Mapping[str, PackedFormat]) -> bool:

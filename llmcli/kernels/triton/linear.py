@@ -66,7 +66,7 @@ def linear(
 
 @triton.jit
 def activated(x, activation: tl.constexpr):
-    """The activation of that number in `llmcli.model.config.Activation`."""
+    """The activation of that number in `llmcli.kernels.cuda.support.ACTIVATIONS`."""
     if activation == 0:
         return x * tl.sigmoid(x)
     elif activation == 1:
