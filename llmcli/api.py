@@ -27,12 +27,12 @@ from llmcli.engine.speculative.decoder import Speculation
 from llmcli.engine.speculative.draft_model import DraftModel, same_vocabulary
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.hub.resolve import resolve
-from llmcli.kernels import EachStep, FastStep, NoKernelError, why_no_kernel
+from llmcli.kernels.base import EachStep, FastStep, NoKernelError
 from llmcli.kernels.cpu.step import CpuStep
-from llmcli.kernels.cuda.support import cuda_step
+from llmcli.kernels.select import cuda_step, why_no_kernel
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.stop_tokens import NO_STOP_TOKEN
 from llmcli.text.tokenizer import Tokenizer
 

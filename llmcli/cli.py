@@ -27,6 +27,7 @@ from llmcli.commands.config import config
 from llmcli.commands.doctor import doctor
 from llmcli.commands.edit import app as edit_app
 from llmcli.commands.generate.command import generate
+from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
 from llmcli.commands.pull import pull
@@ -34,7 +35,7 @@ from llmcli.commands.remove import remove
 from llmcli.commands.replay import replay
 from llmcli.commands.score import score
 from llmcli.commands.shared import options
-from llmcli.commands.shared.settings_file import default_map
+from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
 from llmcli.commands.show import show
 from llmcli.commands.trace import trace
 from llmcli.errors import LlmcliError
@@ -72,6 +73,8 @@ app.command("doctor")(doctor)
 # Its arguments are another command's flags.
 app.command("config", context_settings={"ignore_unknown_options": True})(config)
 
+_WITH_SETTINGS = CommandsWithSettings((generate, batch, chat, score, bench), INSPECT_COMMANDS)
+
 
 def _print_version(asked: bool) -> None:
     if asked:
@@ -87,11 +90,10 @@ def _common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    # The commands with settings that the room of commands does not know.
-    context.obj = (bench,)
+    context.obj = _WITH_SETTINGS
     # What is wrong with the file is the doctor's to say.
     if context.invoked_subcommand != "doctor":
-        context.default_map = default_map(*context.obj)
+        context.default_map = default_map(_WITH_SETTINGS)
 
 
 def main() -> NoReturn:

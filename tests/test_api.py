@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import llmcli
 from llmcli.errors import CheckpointError, ModelNotFoundError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from tests.support.models.puppet import write_thinker
 from tests.support.models.tiny import SPECIALS, TEMPLATE, edit_config, random_ids, save, tiny_model, write_text_files
 from tests.support.terminal.cli import llm

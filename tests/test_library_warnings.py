@@ -51,7 +51,7 @@ def test_no_warning_of_a_library_reaches_a_user(flags: list[str], tmp_path: Path
     (tmp_path / "some_library.py").write_text(_LIBRARY)
     code = (
         "import sys, warnings, some_library\n"
-        "from llmcli import __main__; from llmcli.commands import settings_file\n"
+        "from llmcli import __main__; from llmcli.commands.shared import settings_file\n"
         "def look():\n"
         "    warnings.simplefilter('default', FutureWarning)  # as libraries do while they are imported\n"
         "    some_library.deprecated(2); print('answer'); return {}\n"

@@ -1,71 +1,117 @@
-"""The house keeps its shape: each room imports only from rooms above it, and the front door stays light."""
+"""The structure holds: rooms and sub-rooms import downwards only, without a cycle, and the front door stays light."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 import llmcli
 
+Module: TypeAlias = tuple[str, ...]
+"""The parts of a path in the package, without the suffix."""
 PACKAGE = Path(llmcli.__file__).parent
-# Top to bottom. `views` and `bench` stand beside each other on purpose: neither needs the other. `conversations` keeps
-# what was said on disk, which a user of the library wants as much as the chat does, and needs no model for it.
+# Bottom to top: a room imports only from those before it. `__init__` is the front door, which opens on the public API
+# when something of it is asked for, and which nothing else goes through.
 ROOMS = [
-    "__init__", "errors", "library_output", "torch_build", "device", "text", "model", "kernels", "checkpoint", "engine",
-    "conversations", "api", "inspection", "editing", "views", "commands", "bench", "cli", "__main__",
+    "errors", "paths", "files", "library_output", "torch_build", "device", "text", "model", "kernels", "checkpoint",
+    "hub", "engine", "conversations", "api", "inspection", "editing", "doctor", "replay", "startup", "bench", "views",
+    "commands", "cli", "__main__",
 ]  # fmt: skip
-FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+MODULES = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in sorted(PACKAGE.rglob("*.py"))}
+FILES = list(MODULES.values())
 
 
-def room_of(module: str) -> str:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+def imports(source: str) -> Iterator[Module]:
+    """Every module of ours that a file imports, inside functions and for type checkers too: its path in the package."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports name their module in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            package, *parts = name.split(".")
+            if package == PACKAGE.name:
+                yield _module(tuple(parts))
 
 
-def imports(path: Path, *, typing_too: bool = True) -> set[str]:
-    """Every module of ours that a file imports, at any depth of its code."""
-    tree = ast.parse(path.read_text())
-    found = set()
-    # Before anything else is looked for: a walk has its next nodes before it shows the one they hang from.
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not typing_too:
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("llmcli"):
-            found |= {node.module} | (
-                {f"llmcli.{alias.name}" for alias in node.names if alias.name in ROOMS}
-                if node.module == "llmcli"
-                else set()
-            )
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("llmcli")}
+def _module(parts: Module) -> Module:
+    """The module that a dotted name is in: itself, or without its last part, which is then a name inside of it."""
+    for known in (parts, (*parts, "__init__"), parts[:-1], (*parts[:-1], "__init__")):
+        if known in MODULES:
+            return known
+    raise AssertionError(f"there is no module {'.'.join(parts)}")
+
+
+def arrows(
+    importers: Mapping[tuple[str, ...], Iterable[tuple[str, ...]]],
+) -> dict[tuple[str, ...], dict[str, set[str]]]:
+    """For each folder, which of the files and folders in it import from which others in it."""
+    found: dict[Module, dict[str, set[str]]] = {}
+    for importer, modules in importers.items():
+        for module in modules:
+            shared = 0
+            while importer[shared] == module[shared] and shared < min(len(importer), len(module)) - 1:
+                shared += 1
+            if importer[shared] != module[shared]:
+                found.setdefault(importer[:shared], {}).setdefault(importer[shared], set()).add(module[shared])
     return found
 
 
+def cycle(graph: Mapping[str, set[str]]) -> list[str] | None:
+    """A cycle of a graph, from a node back to it."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return None
+
+
+FRONT_DOOR = ("__init__",)
+ARROWS = arrows({module: list(imports(path.read_text())) for module, path in MODULES.items() if module != FRONT_DOOR})
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_rooms_above_it(path: Path) -> None:
-    relative = path.relative_to(PACKAGE).with_suffix("")
-    room = relative.parts[0]
+def test_a_room_imports_only_from_rooms_below_it(path: Path) -> None:
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if room == "__init__":
+        return
     assert room in ROOMS, f"{path} is in no room"
-    if relative == Path("__init__"):
-        return  # the package's own door, which opens lazily on the public API
-    # Views name the types they draw without importing what computes them.
-    below = {
-        module
-        for module in imports(path, typing_too=room != "views")
-        if ROOMS.index(room_of(module)) > ROOMS.index(room)
+    assert not {
+        module[0]
+        for module in imports(path.read_text())
+        if module != FRONT_DOOR and ROOMS.index(module[0]) > ROOMS.index(room)
     }
-    assert not below
+
+
+@pytest.mark.parametrize("folder", sorted(ARROWS), ids="/".join)
+def test_no_folder_has_a_cycle_of_imports(folder: tuple[str, ...]) -> None:
+    assert cycle(ARROWS[folder]) is None
+
+
+def test_a_cycle_is_seen_wherever_it_is_closed() -> None:
+    source = "def late() -> None:\n    from llmcli.text.vocab.load import tokenizer_from_json"
+    assert list(imports(source)) == [("text", "vocab", "load")]
+    late = {("text", "stop_tokens"): imports(source), ("text", "vocab", "gguf"): [("text", "stop_tokens")]}
+    assert cycle(arrows(late)[("text",)]) is not None
+    del late[("text", "vocab", "gguf")]
+    late[("text", "stop_tokens")] = imports(source)
+    assert cycle(arrows(late)[("text",)]) is None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_torch_stays_out_of_the_front_rooms(path: Path) -> None:
     room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    if room not in ("__init__", "errors", "library_output", "text", "views", "commands", "cli", "__main__"):
+    if room not in ("__init__", "errors", "paths", "library_output", "text", "views", "commands", "cli", "__main__"):
         return
     for node in ast.parse(path.read_text()).body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -15,7 +15,7 @@ import torch
 
 import llmcli
 from llmcli.api import LoadedModel
-from llmcli.kernels import EachStep
+from llmcli.kernels.base import EachStep
 
 TOKENS = 1000
 _F32 = 0  # GGML_TYPE_F32

@@ -14,7 +14,7 @@ from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM, shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing
-from llmcli.checkpoint.tensors.reader import TensorInfo
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.model import ModelConfig
 
 

@@ -24,8 +24,9 @@ from llmcli.checkpoint.huggingface.config import tensors_of_further_layers
 from llmcli.checkpoint.huggingface.names import is_extra_layer
 from llmcli.checkpoint.preload import GGUFAhead
 from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
-from llmcli.checkpoint.tensors.parameter_sources import ParameterSource, Stored, match_tensors
+from llmcli.checkpoint.tensors.parameter_sources import ParameterSource, match_tensors
 from llmcli.checkpoint.tensors.small_tensors import read_numbers
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.model import ModelConfig
 from llmcli.model.parameters import parameters_of
 
@@ -44,7 +45,7 @@ class Checkpoint:
     format: str
     family: str
     config: ModelConfig
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, StoredTensor]
     """Tensors of the files, under the files' own names."""
     sources: Mapping[str, ParameterSource]
     """For each parameter of the model, the tensor it is read from."""

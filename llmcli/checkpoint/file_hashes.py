@@ -17,9 +17,9 @@ from llmcli.checkpoint.files.weight_file import WeightFile
 from llmcli.checkpoint.huggingface.torch_pickles import TorchTensor
 from llmcli.checkpoint.native.weights import SplitTensor
 from llmcli.checkpoint.quantized.base import QuantisedTensor
-from llmcli.checkpoint.tensors.parameter_sources import Stored
-from llmcli.checkpoint.tensors.reader import TensorInfo
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.files import replace_text
+from llmcli.paths import cache_folder
 
 _PIECE = 4 << 20
 _TEXT_SUFFIXES = (".json", ".jinja", ".model")
@@ -69,9 +69,7 @@ def weights_hash(checkpoint: Checkpoint, progress: Callable[[int, int], None] | 
 
 def remembered_hashes_path() -> Path:
     """Where hashes are kept."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("llmcli", appauthor=False)) / "hashes.json"
+    return cache_folder() / "hashes.json"
 
 
 def _files(checkpoint: Checkpoint) -> set[Path]:
@@ -86,7 +84,7 @@ def _weights(checkpoint: Checkpoint) -> set[Path]:
     return {path for stored in checkpoint.tensors.values() for path in _paths(stored)}
 
 
-def _paths(stored: Stored) -> Iterator[Path]:
+def _paths(stored: StoredTensor) -> Iterator[Path]:
     if isinstance(stored, TensorInfo | TorchTensor):
         yield stored.path
     elif isinstance(stored, QuantisedTensor | SplitTensor):

@@ -32,7 +32,7 @@ from llmcli.model import ModelConfig
 
 if TYPE_CHECKING:
     from llmcli.checkpoint.huggingface.torch_pickles import TorchTensor
-    from llmcli.checkpoint.tensors.parameter_sources import Stored
+    from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 
 _ADAPTER = "adapter_config.json"
 
@@ -45,7 +45,7 @@ class FolderContents:
     keys: ConfigKeys
     """Of `config.json`, or of `params.json` in its terms."""
     description: Described
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, StoredTensor]
     names: TensorNames
     config: ModelConfig
     ignored: Callable[[str], bool] = is_ignored_name
@@ -79,7 +79,7 @@ def read_folder(folder: Path) -> FolderContents | None:
         return _read_native(folder, list(weights.files))
     keys = ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json")
     description = described(keys)
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, StoredTensor]
     if weights.layout == "safetensors":
         tensors = _unquantised(read_weights(indexes, weights, read_safetensors), keys, folder)
     else:
@@ -90,7 +90,7 @@ def read_folder(folder: Path) -> FolderContents | None:
     return FolderContents(weights.layout, keys, description, tensors, tensor_map, config, notes=weights.notes)
 
 
-def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, Stored]:
+def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, StoredTensor]:
     if quantisation_settings(tensors, keys, folder) is None:
         return tensors
     from llmcli.checkpoint.quantized.detect import unquantised

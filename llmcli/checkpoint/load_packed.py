@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.quantized.base import QuantisedTensor
-from llmcli.checkpoint.tensors.parameter_sources import ParameterSource, Stored
-from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
+from llmcli.checkpoint.tensors.parameter_sources import ParameterSource
+from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
 from llmcli.checkpoint.tensors.row_spans import Span, spans_of
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.device import in_words, memory_for
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.repack import BlockPacker
 from llmcli.kernels.cuda.dequantize import unpacker_for
 from llmcli.kernels.cuda.support import reads_packed
@@ -137,7 +138,7 @@ def block_packer() -> BlockPacker | None:
 
 def read_packed(
     source: ParameterSource,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, StoredTensor],
     reader: TensorReader,
     to: PackedMatrix,
     packer: BlockPacker | None = None,
@@ -194,21 +195,21 @@ def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bi
     return 4 if bits == {4} else 8
 
 
-def _kept_bits(tensor: Stored) -> Bits | None:
+def _kept_bits(tensor: StoredTensor) -> Bits | None:
     """In how many bits the codes of a tensor are packed as they are stored; None if they cannot be."""
     if isinstance(tensor, QuantisedTensor):
         return None if tensor.groups is None else tensor.bits
     return bits_of(tensor.encoding)
 
 
-def _in_short_groups(tensor: Stored) -> bool:
+def _in_short_groups(tensor: StoredTensor) -> bool:
     """It holds codes that are packed as they are, but not in the groups that a GPU's are in."""
     if isinstance(tensor, QuantisedTensor):
         return tensor.groups is not None and not tensor.wide
     return bits_of(tensor.encoding) is not None
 
 
-def _in_8_bit_groups(tensor: Stored) -> bool:
+def _in_8_bit_groups(tensor: StoredTensor) -> bool:
     return isinstance(tensor, QuantisedTensor) and tensor.groups is not None and tensor.bits == 8
 
 

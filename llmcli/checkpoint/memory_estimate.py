@@ -17,7 +17,7 @@ from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing, planned_formats
 from llmcli.device import in_words, memory
 from llmcli.errors import OutOfMemoryError
-from llmcli.kernels import DEVICE_CHUNK, READABLE_CHUNK
+from llmcli.kernels.base import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import ModelConfig, Transformer
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.layout import PackedFormat

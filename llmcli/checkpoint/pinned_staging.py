@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
-from llmcli.checkpoint.tensors.parameter_sources import ParameterSource, Stored
-from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
+from llmcli.checkpoint.tensors.parameter_sources import ParameterSource
+from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.row_spans import Span, spans_of
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 
 # Large enough for a transfer to reach the full speed of the bus, small enough to be read while another is fetched.
 BUFFER_BYTES = 8 << 20
@@ -107,7 +108,7 @@ class Ring:
         return (self._fetching.buffer(self.buffer_bytes), _no_wait) if make else self._idle.get()
 
 
-def streamed_spans(source: ParameterSource, stored: Mapping[str, Stored], ring: Ring) -> list[Span]:
+def streamed_spans(source: ParameterSource, stored: Mapping[str, StoredTensor], ring: Ring) -> list[Span]:
     """The rows a parameter is made of, where they can go through `ring` as they are; otherwise none."""
     spans = list(spans_of(source, stored))
     return spans if all(_streams(span, ring.buffer_bytes) for span in spans) else []

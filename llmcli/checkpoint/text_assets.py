@@ -17,10 +17,17 @@ from llmcli.checkpoint.files.safe_paths import inside
 from llmcli.checkpoint.gguf.metadata import GGUFMetadata
 from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
 from llmcli.errors import CheckpointError
-from llmcli.text.chat.template import ChatTemplate, choose_template
+from llmcli.text.chat_template.template import ChatTemplate, choose_template
 from llmcli.text.stop_tokens import is_no_id, stop_ids
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.vocab.gguf import gguf_templates
+from llmcli.text.vocab.load import (
+    tokenizer_from_gguf,
+    tokenizer_from_json,
+    tokenizer_from_model_file,
+    tokenizer_from_tekken,
+    tokenizer_from_vocabulary,
+)
 from llmcli.text.vocab.tokenizer_classes import tokenizer_class
 
 _ADDITIONAL_TEMPLATES = "additional_chat_templates"
@@ -99,7 +106,7 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
 
 def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
     """Read them from the metadata of a GGUF file, whose model has embeddings for `rows` tokens."""
-    tokenizer = Tokenizer.from_gguf(header.metadata, source=str(header.path), rows=rows)
+    tokenizer = tokenizer_from_gguf(header.metadata, source=str(header.path), rows=rows)
     templates = {name: source for name, source in gguf_templates(header.metadata).items() if source.strip()}
     keys = [f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom")]
     named = {
@@ -139,13 +146,13 @@ def _folder_tokenizer(
     special_tokens_map, first_notes = read(folder / "special_tokens_map.json")
     added_tokens, more_notes = read(folder / "added_tokens.json")
     if name == "tokenizer.model":
-        make: Callable[..., Tokenizer] = partial(Tokenizer.from_model_file, read_bytes(path))
+        make: Callable[..., Tokenizer] = partial(tokenizer_from_model_file, read_bytes(path))
     elif name == VOCABULARY_FILES[0]:
         rules = tokenizer_class(tokenizer_config, config, source=str(path))
         merges = read_text(folder / VOCABULARY_FILES[1])
-        make = partial(Tokenizer.from_vocabulary, read_json_object(path), merges, rules=rules)
+        make = partial(tokenizer_from_vocabulary, read_json_object(path), merges, rules=rules)
     else:
-        make = partial(Tokenizer.from_json if name == "tokenizer.json" else Tokenizer.from_tekken, read_text(path))
+        make = partial(tokenizer_from_json if name == "tokenizer.json" else tokenizer_from_tekken, read_text(path))
     tokenizer = make(
         source=str(path),
         tokenizer_config=tokenizer_config,

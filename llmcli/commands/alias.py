@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llmcli.errors import UsageError
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
 app = typer.Typer(name="alias", help="Short names for models, for use wherever one is named.", no_args_is_help=True)

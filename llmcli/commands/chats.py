@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.errors import LlmcliError
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
     from llmcli.conversations.tree import Tree
@@ -84,12 +85,12 @@ def remove_chat(
         except LlmcliError:
             about = ""  # a damaged one can be removed as well
         # Not `typer.confirm`: even with err=True it writes a space to stdout.
-        typer.echo(terminal.visible(f"Remove {path.stem}{about}? [y/N] "), err=True, nl=False)
+        typer.echo(visible(f"Remove {path.stem}{about}? [y/N] "), err=True, nl=False)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             typer.echo("Nothing was removed.", err=True)
             raise typer.Exit(1)
     remove_conversation(path)
-    typer.echo(terminal.visible(f"Removed {path.stem}."), err=True)
+    typer.echo(visible(f"Removed {path.stem}."), err=True)
 
 
 def _export(name: str, form: Format) -> None:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from llmcli.commands.shared import options, output
-from llmcli.commands.shared.settings_file import settings_path
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.paths import settings_path
 from llmcli.views.terminal import terminal
 
 SCHEMA = "llmcli.config/1"

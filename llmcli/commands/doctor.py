@@ -8,8 +8,9 @@ import typer
 
 from llmcli.commands.shared import options, output
 from llmcli.commands.shared.load_model import find_checkpoint
-from llmcli.commands.shared.settings_file import default_map, settings_path
+from llmcli.commands.shared.settings_file import default_map
 from llmcli.errors import UsageError
+from llmcli.paths import settings_path
 from llmcli.views.terminal import terminal
 
 
@@ -34,7 +35,7 @@ def doctor(
     path = settings_path()
     findings = []
     try:
-        default_map(*(command.obj or ()))
+        default_map(command.obj)
         words = "it is in order" if path.is_file() else "it is not there, and need not be"
         findings.append(Finding("good", str(path), words))
     except UsageError as error:

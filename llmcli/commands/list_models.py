@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
     from llmcli.hub.resolve import LocalModel
@@ -49,7 +50,7 @@ def _table(models: list[LocalModel]) -> str:
     rows += [(model.name, _size(model.bytes), model.kind, f"{model.place}: {_short(model.path)}") for model in models]
     if terminal.is_terminal(sys.stdout):
         # Before it is measured.
-        rows = [(terminal.visible(name), size, kind, terminal.visible(where)) for name, size, kind, where in rows]
+        rows = [(visible(name), size, kind, visible(where)) for name, size, kind, where in rows]
     widths = [max(cell_len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for name, size, kind, where in rows:

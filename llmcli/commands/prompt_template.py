@@ -9,7 +9,7 @@ import typer
 from llmcli.commands.shared import options, prompt_template_files
 from llmcli.commands.shared.prompt_input import read_prompt
 from llmcli.commands.shared.prompt_template_files import PromptTemplate
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
 app = typer.Typer(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.views.terminal.terminal import is_terminal, visible
+from llmcli.views.terminal.sanitize import visible
+from llmcli.views.terminal.terminal import is_terminal
 
 
 def remove(

@@ -8,7 +8,7 @@ import typer
 
 from llmcli.commands.shared import options
 from llmcli.errors import CheckpointError, UsageError
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
@@ -107,8 +107,8 @@ def _show_templates(parts: TextParts, *, as_json: bool) -> None:
 def _how_it_runs(checkpoint: Checkpoint) -> str:
     """Which implementation would run it on this machine, and if it is the slower one, why."""
     from llmcli.device import find_device
-    from llmcli.kernels import why_no_kernel
     from llmcli.kernels.cpu.build import load_library
+    from llmcli.kernels.select import why_no_kernel
 
     device = find_device("auto")
     if reason := why_no_kernel(checkpoint.config, device):

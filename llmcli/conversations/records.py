@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 
 VERSION = 1
 """Of the format. A program refuses files of a later one."""

@@ -14,12 +14,11 @@ from datetime import datetime, timezone
 from io import FileIO
 from pathlib import Path
 
-from platformdirs import user_data_dir
-
 from llmcli.conversations.records import VERSION, Begin, Record, from_line, to_line
 from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import new_beside
+from llmcli.paths import data_folder
 
 _SUFFIX = ".jsonl"
 _LARGEST_BYTES = 256 << 20
@@ -29,7 +28,7 @@ _LETTERS = "abcdefghjkmnpqrstvwxyz23456789"
 
 def conversations_folder() -> Path:
     """Where the files are (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
-    return Path(user_data_dir("llmcli", appauthor=False)) / "conversations"
+    return data_folder() / "conversations"
 
 
 def now() -> str:

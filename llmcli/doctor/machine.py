@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import llmcli
-from llmcli import torch_build
+from llmcli import paths, torch_build
 from llmcli.device import Device, dtype_name, find_device, memory
 from llmcli.hub.cache import cache_folder
 from llmcli.hub.store import store_folder
-from llmcli.kernels import why_no_kernel
 from llmcli.kernels.cpu.build import load_library
+from llmcli.kernels.select import why_no_kernel
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,10 @@ def cpu_name() -> str:
 
 
 def _folders() -> tuple[Folder, ...]:
-    import platformdirs
-
-    data = Path(platformdirs.user_data_dir("llmcli", appauthor=False))
-    cache = Path(platformdirs.user_cache_dir("llmcli", appauthor=False))
-    config = Path(platformdirs.user_config_dir("llmcli"))
-    places = {"data and models": data, "hub cache": cache_folder(), "cache": cache, "configuration": config}
+    places = {
+        "data and models": paths.data_folder(), "hub cache": cache_folder(), "cache": paths.cache_folder(),
+        "configuration": paths.config_folder(),
+    }  # fmt: skip
     return tuple(Folder(purpose, str(path), _size(path)) for purpose, path in places.items())
 
 

@@ -16,11 +16,11 @@ from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype, memory
 from llmcli.doctor.finding import Finding
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.kernels import why_no_kernel
+from llmcli.kernels.select import why_no_kernel
 from llmcli.model.meta_device import meta_model
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end, written
 from llmcli.text.chat.prompt import Message, build_chat
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.stop_tokens import NO_STOP_TOKEN
 from llmcli.text.tokenizer import Tokenizer
 

@@ -29,6 +29,7 @@ from llmcli.engine.batch.batch import Request
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.files import replace_bytes, replace_text
+from llmcli.paths import cache_folder
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told what is going on, how much is done, and of how much."""
@@ -103,9 +104,7 @@ class Statistics:
 
 def statistics_folder() -> Path:
     """Where texts and moments are kept; all of it can be computed again."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("llmcli", appauthor=False)) / "edit-statistics"
+    return cache_folder() / "edit-statistics"
 
 
 def second_moments(

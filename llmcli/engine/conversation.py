@@ -11,7 +11,7 @@ from llmcli.engine.interrupt import Interruption
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import UsageError
 from llmcli.text.chat.prompt import Message, build_chat
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 
 

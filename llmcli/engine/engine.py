@@ -34,7 +34,7 @@ from llmcli.engine.sampling_params import SamplingParams
 from llmcli.engine.speculative.decoder import Ahead, Speculation
 from llmcli.engine.speculative.rejection_sampling import Proposal, settle
 from llmcli.errors import NotFiniteError
-from llmcli.kernels import FastStep
+from llmcli.kernels.base import FastStep
 from llmcli.model import Transformer
 from llmcli.model.finite import check_logits
 from llmcli.text.detokenizer import Detokenizer

@@ -17,7 +17,7 @@ from llmcli.device import one_thread
 from llmcli.engine.context_limit import memory_for_text
 from llmcli.engine.events import AttentionRow
 from llmcli.errors import NotFiniteError
-from llmcli.kernels import (
+from llmcli.kernels.base import (
     READABLE_CHUNK,
     BurstStep,
     DeviceStep,
@@ -279,7 +279,7 @@ class Reader:
 
     def located(self, error: NotFiniteError, ids: Sequence[int]) -> NotFiniteError:
         """`error`, which names the layer that makes it if the readable model makes it too of the text `ids`."""
-        return located(error, self._model, ids)
+        return located(error, lambda part: self._model(torch.tensor([part], device=self._model.device)), ids)
 
     @contextmanager
     def _locating(self, ids: Sequence[int]) -> Iterator[None]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from llmcli.errors import ModelNotFoundError, UsageError
 from llmcli.files import replace_text, set_aside
 from llmcli.hub.starter import STARTER
-from llmcli.text.chat.json_text import json_text
+from llmcli.paths import config_folder
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.text.decode_bytes import text_from_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -21,9 +22,7 @@ _LARGEST_BYTES = 16 << 20
 
 def aliases_path() -> Path:
     """Where they are kept."""
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("llmcli")) / "aliases.json"
+    return config_folder() / "aliases.json"
 
 
 def aliases() -> dict[str, str]:

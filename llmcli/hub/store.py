@@ -16,10 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_data_dir
-
 from llmcli.checkpoint.gguf.model_files import gguf_models
 from llmcli.errors import LlmcliError, ModelNotFoundError
+from llmcli.paths import data_folder
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is going on, how many bytes are done, and of how many (None: not known)."""
@@ -47,7 +46,7 @@ def no_progress(what: str, done: int, total: int | None) -> None:
 
 def store_folder() -> Path:
     """Where the store is (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
-    return Path(user_data_dir("llmcli", appauthor=False)) / "models"
+    return data_folder() / "models"
 
 
 def entries() -> list[StoreEntry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 
 

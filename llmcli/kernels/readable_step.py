@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmcli.kernels import DEVICE_CHUNK, readable_logits, readable_path
+from llmcli.kernels.base import DEVICE_CHUNK, readable_logits, readable_path
 from llmcli.model import KVCache, Transformer
 
 

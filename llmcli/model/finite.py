@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from llmcli.errors import NotFiniteError
 from llmcli.model.quantized.matrix import PackedMatrix
-
-if TYPE_CHECKING:
-    from llmcli.model.transformer import Transformer
 
 # Tokens of a text that the readable model reads to find out where values stop being numbers.
 _READ_TO_LOCATE = 128
@@ -63,13 +59,16 @@ def not_finite() -> NotFiniteError:
 
 
 @torch.inference_mode()
-def located(error: NotFiniteError, model: Transformer, ids: Sequence[int]) -> NotFiniteError:
-    """`error`, or one that names the layer, found by reading the beginning and the end of the text `ids` again."""
+def located(error: NotFiniteError, read: Callable[[list[int]], object], ids: Sequence[int]) -> NotFiniteError:
+    """`error`, or one that names the layer, found by reading the beginning and the end of the text `ids` again.
+
+    `read` lets the readable model read ids, which raises the error that names the layer.
+    """
     if error.located:
         return error
     try:
         for part in (ids[:_READ_TO_LOCATE], ids[-_READ_TO_LOCATE:]):
-            model(torch.tensor([list(part)], device=model.device))
+            read(list(part))
     except NotFiniteError as found:
         return found
     return error

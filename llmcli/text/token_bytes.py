@@ -9,7 +9,10 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import UnsupportedModelError
-from llmcli.text.vocab.expansion_limit import growth, pairs_of, refuse_rule
+from llmcli.text.expansion_limit import growth, pairs_of, refuse_rule
+
+SPACE = "▁"
+"""What SentencePiece vocabularies write for a space."""
 
 
 def byte_alphabet() -> dict[str, int]:

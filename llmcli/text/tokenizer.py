@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.errors import CheckpointError
+from llmcli.text.expansion_limit import refuse_framing
+from llmcli.text.plain_tokens import plain_tokens
+from llmcli.text.prefix_tokens import beginning_of
 from llmcli.text.reasoning import ThinkingFormat, marking_tokens, thinking_format
 from llmcli.text.special_tokens import (
-    add_listed_tokens,
-    declared_special,
     leftover_tokens,
-    mark_special,
-    named_special_tokens,
-    with_listed_ids,
 )
 from llmcli.text.token_bytes import PieceDecoder
-from llmcli.text.tokenizers_errors import told
 from llmcli.text.trusted_encoding import GuardedEncoder, Segment, without_surrogates
-from llmcli.text.vocab.bpe.byte_level import add_beginning, byte_level_backend, implied_roles
-from llmcli.text.vocab.bpe.tekken import TEKKEN_ROLES, tekken_backend
-from llmcli.text.vocab.expansion_limit import refuse_framing, refuse_growth
-from llmcli.text.vocab.gguf import gguf_backend, gguf_templates
-from llmcli.text.vocab.load import model_file_backend
-from llmcli.text.vocab.mistral_regex_fix import mend_mistral_words
-from llmcli.text.vocab.plain_tokens import plain_tokens
-from llmcli.text.vocab.prefix_tokens import beginning_of
-from llmcli.text.vocab.tokenizer_classes import TokenizerClass
 
 # The library counts through all ids up to the highest, so one that is absurd takes minutes and all memory.
 _MOST_IDS = 1 << 24
@@ -99,198 +87,6 @@ class Tokenizer:
         # SentencePiece tokenizers begin every text with a space of their own, which a later part must not get.
         together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))
         self._begins_with_space = together != apart
-
-    @classmethod
-    def from_json(
-        cls,
-        text: str | bytes,
-        *,
-        source: str,
-        tokenizer_config: Mapping[str, object] | None = None,
-        special_tokens_map: Mapping[str, object] | None = None,
-        added_tokens: Mapping[str, object] | None = None,
-        templates: Collection[str] = (),
-        rows: int | None = None,
-    ) -> Tokenizer:
-        """The tokenizer of a Hugging Face folder, from the contents of its files.
-
-        `text` is tokenizer.json, which lies at `source` and whose own post-processor decides what is put in front of
-        raw text; the others are the parsed files of those names beside it, the sources of the chat `templates`, and
-        for how many tokens the model has embeddings (`rows`).
-
-        Raises:
-            CheckpointError: the contents are damaged or contradict each other.
-            UnsupportedModelError: a kind of tokenizer whose tokens cannot be turned into bytes one by one.
-        """
-        with told(f"{source} is not a valid tokenizer"):
-            text = text.decode() if isinstance(text, bytes) else text
-            refuse_growth(text, source=source)
-            backend = Backend.from_str(text)
-            mended = mend_mistral_words(backend)
-        notes = (
-            f"{source} cuts words by a rule the model was not trained with, a known fault of older conversions; "
-            "Mistral's own rule is used.",
-        )
-        return cls._with_files_beside(
-            backend,
-            {},
-            source,
-            tokenizer_config,
-            special_tokens_map,
-            added_tokens,
-            templates,
-            rows,
-            notes=notes if mended else (),
-        )
-
-    @classmethod
-    def from_model_file(
-        cls,
-        data: bytes,
-        *,
-        source: str,
-        tokenizer_config: Mapping[str, object] | None = None,
-        special_tokens_map: Mapping[str, object] | None = None,
-        added_tokens: Mapping[str, object] | None = None,
-        templates: Collection[str] = (),
-        rows: int | None = None,
-    ) -> Tokenizer:
-        """The tokenizer of a `tokenizer.model`, which lies at `source` and contains `data`.
-
-        It is a SentencePiece model, or Llama 3's vocabulary in tiktoken's format. The flags of `tokenizer_config`
-        decide what is put around raw text.
-
-        Raises:
-            CheckpointError: the contents are damaged or contradict each other.
-            UnsupportedModelError: a kind of tokenizer that is not supported.
-        """
-        backend, roles = model_file_backend(data, tokenizer_config or {}, source=source)
-        return cls._with_files_beside(
-            backend, roles, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
-        )
-
-    @classmethod
-    def from_vocabulary(
-        cls,
-        vocabulary: Mapping[str, object],
-        merges: str,
-        *,
-        rules: TokenizerClass,
-        source: str,
-        tokenizer_config: Mapping[str, object] | None = None,
-        special_tokens_map: Mapping[str, object] | None = None,
-        added_tokens: Mapping[str, object] | None = None,
-        templates: Collection[str] = (),
-        rows: int | None = None,
-    ) -> Tokenizer:
-        """The tokenizer of a parsed `vocab.json`, which lies at `source`, and the text of the `merges.txt` beside it.
-
-        How text is cut into words is not in these files: `rules` is the class of transformers that says it.
-
-        Raises:
-            CheckpointError: the contents are damaged or contradict each other.
-        """
-        config = tokenizer_config or {}
-        vocabulary = with_listed_ids(vocabulary, tokenizer_config, added_tokens)
-        backend = byte_level_backend(vocabulary, merges, config, rules=rules, source=source)
-        with told(f"{source} is not a valid tokenizer"):
-            notes = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
-            named = implied_roles(backend, config, rules) | named_special_tokens(tokenizer_config, special_tokens_map)
-            special = declared_special(tokenizer_config, special_tokens_map)
-            # Older files list the tokens here, and which of them are special there.
-            listed = {token: token for token in sorted(special)}
-            notes += mark_special(backend, {**named, **listed}, source=source)
-            add_beginning(backend, named, config, source=source)
-            return cls(backend, named, source=source, rows=rows, special=special, templates=templates, notes=notes)
-
-    @classmethod
-    def from_tekken(
-        cls,
-        text: str,
-        *,
-        source: str,
-        tokenizer_config: Mapping[str, object] | None = None,
-        special_tokens_map: Mapping[str, object] | None = None,
-        added_tokens: Mapping[str, object] | None = None,
-        templates: Collection[str] = (),
-        rows: int | None = None,
-    ) -> Tokenizer:
-        """The tokenizer of Mistral's `tekken.json`, which lies at `source` and contains `text`.
-
-        Raises:
-            CheckpointError: the contents are damaged or contradict each other.
-        """
-        backend = tekken_backend(text, source=source)
-        return cls._with_files_beside(
-            backend, TEKKEN_ROLES, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
-        )
-
-    @classmethod
-    def from_gguf(cls, metadata: Mapping[str, object], *, source: str, rows: int | None = None) -> Tokenizer:
-        """The tokenizer of the GGUF file at `source`, from its metadata; the model has embeddings for `rows` tokens.
-
-        Raises:
-            CheckpointError: the metadata are damaged.
-            UnsupportedModelError: a kind of tokenizer that is not supported.
-        """
-        templates = list(gguf_templates(metadata).values())
-        notes: list[str] = []
-        embedded = metadata.get("tokenizer.huggingface.json")
-        if isinstance(embedded, str):
-            try:
-                tokenizer = cls.from_json(embedded, source=source, templates=templates, rows=rows)
-            except (CheckpointError, UnsupportedModelError) as error:
-                if "tokenizer.ggml.tokens" not in metadata:
-                    raise
-                notes.append(f"The tokenizer.json inside is passed over for the file's own vocabulary: {error}")
-            else:
-                for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown")):
-                    index = metadata.get(f"tokenizer.ggml.{key}_token_id")
-                    if isinstance(index, int) and tokenizer.piece(index):
-                        tokenizer.special_tokens[role] = tokenizer.piece(index)
-                return tokenizer
-        backend, special_tokens, more = gguf_backend(metadata, source=source)
-        tokens = metadata["tokenizer.ggml.tokens"]
-        assert isinstance(tokens, Sized)
-        with told(f"{source} has a damaged tokenizer"):
-            return cls(
-                backend,
-                special_tokens,
-                source=source,
-                vocab_size=len(tokens),
-                rows=rows,
-                templates=templates,
-                notes=[*notes, *more],
-            )
-
-    @classmethod
-    def _with_files_beside(
-        cls,
-        backend: Backend,
-        roles: Mapping[str, str],
-        source: str,
-        tokenizer_config: Mapping[str, object] | None,
-        special_tokens_map: Mapping[str, object] | None,
-        added_tokens: Mapping[str, object] | None,
-        templates: Collection[str],
-        rows: int | None,
-        *,
-        notes: Sequence[str] = (),
-    ) -> Tokenizer:
-        """`backend` with the tokens that only other files know; `roles` holds where they are silent."""
-        named = dict(roles) | named_special_tokens(tokenizer_config, special_tokens_map)
-        with told(f"{source} is not a valid tokenizer"):
-            more = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
-            more += mark_special(backend, named, source=source)
-            return cls(
-                backend,
-                named,
-                source=source,
-                rows=rows,
-                special=declared_special(tokenizer_config, special_tokens_map),
-                templates=templates,
-                notes=[*notes, *more],
-            )
 
     def guard_template(self, source: str) -> None:
         """Let no text yield what the chat template with that `source` writes, which is not one of the model's own."""

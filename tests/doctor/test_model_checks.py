@@ -11,7 +11,7 @@ from llmcli.doctor import model_checks
 from llmcli.doctor.finding import Finding
 from llmcli.doctor.machine import implementation, machine
 from llmcli.doctor.model_checks import check_up
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.build import Library, load_library
 from tests.support.models.tiny import TEMPLATE, edit_config, save, tiny_model, write_text_files
 

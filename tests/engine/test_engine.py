@@ -278,7 +278,7 @@ def test_whoever_looks_inside_gets_the_readable_model_on_the_same_cache(tmp_path
 
 
 def test_the_reason_for_the_readable_model_is_in_the_stats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.kernels import NoKernelError
+    from llmcli.kernels.base import NoKernelError
     from llmcli.kernels.cpu import build
 
     def fails(*_: object) -> build.Library:

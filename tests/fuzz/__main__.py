@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="A folder that keeps what was interesting for the next time.")
     asked = parser.parse_args()
     with atheris.instrument_imports(include=["llmcli", "jinja2"]):
-        import llmcli.text.chat.sandbox  # noqa: F401  (imported where it is used, which would be too late)
+        import llmcli.text.chat_template.sandbox  # noqa: F401  (imported where it is used, which would be too late)
         from tests.fuzz.targets import TARGETS, survives
     if asked.reader not in TARGETS:
         parser.error(f"there is no reader {asked.reader!r}: {', '.join(TARGETS)}")

@@ -20,9 +20,10 @@ from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file
 from llmcli.checkpoint.text_assets import gguf_text_parts
 from llmcli.conversations.store import read_conversation
 from llmcli.errors import LlmcliError
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.vocab.bpe import tiktoken
+from llmcli.text.vocab.load import tokenizer_from_json, tokenizer_from_model_file, tokenizer_from_tekken
 
 # Every kind of statement, filter and operator that the templates of real models have.
 _TEMPLATE = """{% set ns = namespace(n=0) %}{% macro m(x, y='z') %}{{ x ~ y }}{% endmacro %}
@@ -95,7 +96,7 @@ def _gguf(path: Path) -> None:
 
 def _tokenizer(data: bytes) -> None:
     text = data.decode("utf-8", errors="replace")
-    tokenizer = Tokenizer.from_json(text, source="tokenizer.json", tokenizer_config={})
+    tokenizer = tokenizer_from_json(text, source="tokenizer.json", tokenizer_config={})
     _used(tokenizer)
 
 
@@ -106,17 +107,17 @@ def _used(tokenizer: Tokenizer) -> None:
 def _sentencepiece(data: bytes) -> None:
     # A file of the other format has a target of its own.
     if not tiktoken.is_tiktoken_model(data):
-        _used(Tokenizer.from_model_file(data, source="tokenizer.model"))
+        _used(tokenizer_from_model_file(data, source="tokenizer.model"))
 
 
 def _tiktoken(data: bytes) -> None:
     # Of a vocabulary small enough to be read thousands of times.
     with mock.patch.object(tiktoken, "_LLAMA3_TOKENS", _TIKTOKEN_TOKENS):
-        _used(Tokenizer.from_model_file(data, source="tokenizer.model"))
+        _used(tokenizer_from_model_file(data, source="tokenizer.model"))
 
 
 def _tekken(data: bytes) -> None:
-    _used(Tokenizer.from_tekken(data.decode("utf-8", errors="replace"), source="tekken.json"))
+    _used(tokenizer_from_tekken(data.decode("utf-8", errors="replace"), source="tekken.json"))
 
 
 def _template(data: bytes) -> None:

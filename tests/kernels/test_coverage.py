@@ -103,7 +103,7 @@ def test_every_listed_field_exists_and_every_size_is_listed(kernel: Any) -> None
 
 
 def test_a_model_of_an_unknown_kind_gets_no_kernel() -> None:
-    from llmcli.kernels import NoKernelError
+    from llmcli.kernels.base import NoKernelError
     from llmcli.kernels.cpu.step import CpuStep
 
     model = Transformer(PLAIN)

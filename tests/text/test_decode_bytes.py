@@ -8,7 +8,7 @@ import locale
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.text.decode_bytes import UnknownEncodingError, checked_encoding, text_from_bytes
 
 TEXT = "Grüße, мир 1, 世界 🙂\n"

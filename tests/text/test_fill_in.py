@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from llmcli.errors import UsageError
 from llmcli.text.fill_in import fill_in_of
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.vocab.load import tokenizer_from_gguf, tokenizer_from_json
 from tests.support.text.tokenizers import (
     byte_level_backend,
     gguf_of_byte_level,
@@ -82,7 +83,7 @@ def test_only_the_prefix_begins_a_text_where_one_begins_with_a_space() -> None:
         listed = metadata[f"tokenizer.ggml.{name}"]
         assert isinstance(listed, list)
         metadata[f"tokenizer.ggml.{name}"] = [*listed, *values]
-    ours = Tokenizer.from_gguf(metadata, source="m.gguf")
+    ours = tokenizer_from_gguf(metadata, source="m.gguf")
     ids = fill_in_of(ours, name="m").ids(ours, "The fox", "jumps")
     # As Meta's `infilling_prompt_tokens` has it.
     at = [ids.index(ours.token_to_id(token)) for token in ("▁<PRE>", "▁<SUF>", "▁<MID>")]  # type: ignore[arg-type]
@@ -99,19 +100,19 @@ def test_keys_of_gguf_files_name_the_tokens(keys: tuple[str, str, str]) -> None:
     metadata = gguf_of_byte_level(backend, "gpt-2")
     for key, token in zip((*keys, "fim_sep"), ("<A>", "<B>", "<C>", "<D>"), strict=True):
         metadata[f"tokenizer.ggml.{key}_token_id"] = backend.token_to_id(token)
-    ours = Tokenizer.from_gguf(metadata, source="m.gguf")
+    ours = tokenizer_from_gguf(metadata, source="m.gguf")
     assert written(ours, "P", "S") == "<|begin|><A>P<B>S<C>"
     assert {"<A>", "<B>", "<C>", "<D>"} <= {ours.piece(token) for token in fill_in_of(ours, name="m").ends}
     bad = metadata | {f"tokenizer.ggml.{keys[0]}_token_id": 10**6}
     with pytest.raises(UsageError, match=re.escape("<|fim_prefix|>, <|fim_suffix|> and <|fim_middle|>")):
-        fill_in_of(Tokenizer.from_gguf(bad, source="m.gguf"), name="m")
+        fill_in_of(tokenizer_from_gguf(bad, source="m.gguf"), name="m")
 
 
 def test_roles_in_the_settings_of_a_tokenizer_name_the_tokens() -> None:
     backend = byte_level_backend()
     backend.add_tokens(["<A>", "<B>", "<C>"])
     roles = {"prefix_token": "<A>", "suffix_token": "<B>", "middle_token": {"content": "<C>"}}
-    ours = Tokenizer.from_json(backend.to_str(), source="t.json", tokenizer_config=roles)
+    ours = tokenizer_from_json(backend.to_str(), source="t.json", tokenizer_config=roles)
     assert written(ours, "P", "S") == "<|begin|><A>P<B>S<C>"
 
 

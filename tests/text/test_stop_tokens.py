@@ -8,13 +8,14 @@ from tokenizers import decoders, models
 
 from llmcli.text.stop_tokens import NO_STOP_TOKEN, stop_ids
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.vocab.load import tokenizer_from_json
 
 
 def tokenizer(ordinary: list[str], special: list[str], eos: str | None = None) -> Tokenizer:
     backend = Backend(models.BPE({text: index for index, text in enumerate([*ordinary, *special])}, []))
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(special)
-    return Tokenizer.from_json(backend.to_str(), source="t", tokenizer_config={"eos_token": eos})
+    return tokenizer_from_json(backend.to_str(), source="t", tokenizer_config={"eos_token": eos})
 
 
 def test_every_place_that_names_a_token_counts() -> None:

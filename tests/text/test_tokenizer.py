@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Backend
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import Segment
+from llmcli.text.vocab.load import tokenizer_from_gguf, tokenizer_from_json
 from tests.support.text.tokenizers import (
     KINDS,
     SPECIALS,
@@ -211,7 +212,7 @@ def test_limits_saved_with_a_tokenizer_are_lifted() -> None:
 def test_tokens_listed_only_beside_tokenizer_json_are_added() -> None:
     backend = byte_level_backend()
     size = backend.get_vocab_size()
-    ours = Tokenizer.from_json(
+    ours = tokenizer_from_json(
         backend.to_str().encode(),
         source="tokenizer.json",
         tokenizer_config={
@@ -239,7 +240,7 @@ def test_tokens_listed_only_beside_tokenizer_json_are_added() -> None:
 def test_an_ordinary_token_with_a_role_becomes_special() -> None:
     backend = Backend(models.BPE({"a": 0, "<end>": 1}, []))
     backend.decoder = decoders.ByteLevel()
-    ours = Tokenizer.from_json(backend.to_str(), source="t", tokenizer_config={"eos_token": "<end>", "bos_token": "-"})
+    ours = tokenizer_from_json(backend.to_str(), source="t", tokenizer_config={"eos_token": "<end>", "bos_token": "-"})
     assert ours.is_special(1)
     assert ours.vocab_size == 2
 
@@ -247,14 +248,14 @@ def test_an_ordinary_token_with_a_role_becomes_special() -> None:
 @pytest.mark.parametrize("content", [b"\xff", "", "{}", "[]", "null", "[" * 10_000, '{"model": 3}'])
 def test_a_damaged_tokenizer_json_is_named(content: str | bytes) -> None:
     with pytest.raises(CheckpointError, match=r"here/tokenizer\.json"):
-        Tokenizer.from_json(content, source="here/tokenizer.json")
+        tokenizer_from_json(content, source="here/tokenizer.json")
 
 
 def test_a_token_with_an_absurd_number_is_refused_before_ids_are_counted() -> None:
     data = json.loads(byte_level_backend().to_str())
     data["model"]["vocab"]["a"] = 2_211_111_111
     with pytest.raises(CheckpointError, match=r"t\.json .* 2211111111"):
-        Tokenizer.from_json(json.dumps(data), source="t.json")
+        tokenizer_from_json(json.dumps(data), source="t.json")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_a_token_with_an_absurd_number_is_refused_before_ids_are_counted() -> No
 )
 def test_lists_beside_tokenizer_json_that_disagree_with_it_are_passed_over(beside: dict[str, Any], said: str) -> None:
     backend = byte_level_backend()
-    ours = Tokenizer.from_json(backend.to_str(), source="t.json", **beside)
+    ours = tokenizer_from_json(backend.to_str(), source="t.json", **beside)
     assert ours.vocab_size == backend.get_vocab_size()
     assert ours.encode("The <|im_end|> fox") == wrapped(backend).encode("The <|im_end|> fox")
     assert ours.encode_segments([Segment("<|im_end|>", True)]) == [2]
@@ -285,7 +286,7 @@ def test_lists_beside_tokenizer_json_that_disagree_with_it_are_passed_over(besid
 def test_a_listed_token_that_the_template_writes_is_not_passed_over() -> None:
     listed = {"added_tokens": {"<|call|>": 9999}, "templates": ["{{ x }}<|call|>"]}
     with pytest.raises(CheckpointError, match=r"beside t\.json give the token '<\|call\|>'.* 9999"):
-        Tokenizer.from_json(byte_level_backend().to_str(), source="t.json", **listed)  # type: ignore[arg-type]
+        tokenizer_from_json(byte_level_backend().to_str(), source="t.json", **listed)  # type: ignore[arg-type]
 
 
 def test_an_added_token_without_an_embedding_is_not_used() -> None:
@@ -293,8 +294,8 @@ def test_an_added_token_without_an_embedding_is_not_used() -> None:
     rows = backend.get_vocab_size()
     backend.add_special_tokens(["<pad>"])
     for made in (
-        Tokenizer.from_json(backend.to_str(), source="t.json", rows=rows),
-        Tokenizer.from_json(byte_level_backend().to_str(), source="t.json", added_tokens={"<pad>": rows}, rows=rows),
+        tokenizer_from_json(backend.to_str(), source="t.json", rows=rows),
+        tokenizer_from_json(byte_level_backend().to_str(), source="t.json", added_tokens={"<pad>": rows}, rows=rows),
     ):
         assert (made.vocab_size, made.token_to_id("<pad>"), made.is_added(rows)) == (rows, None, False)
         assert made.notes == ("t.json has an added token without an embedding, not used: '<pad>'.",)
@@ -308,9 +309,9 @@ def test_a_tokenizer_of_another_model_keeps_its_size() -> None:
     size = backend.get_vocab_size()
     for rows in (size - 3, 100):
         # Ordinary vocabulary beyond, or more than a few tokens: loading compares the sizes.
-        assert Tokenizer.from_json(backend.to_str(), source="t.json", rows=rows).vocab_size == size
+        assert tokenizer_from_json(backend.to_str(), source="t.json", rows=rows).vocab_size == size
     backend.add_special_tokens([f"<{n}>" for n in range(20)])
-    assert Tokenizer.from_json(backend.to_str(), source="t.json", rows=size).vocab_size == size + 20
+    assert tokenizer_from_json(backend.to_str(), source="t.json", rows=size).vocab_size == size + 20
 
 
 @pytest.mark.parametrize(
@@ -336,11 +337,11 @@ def test_a_tokenizer_json_inside_a_gguf_file_is_used() -> None:
         "tokenizer.huggingface.json": backend.to_str(),
         "tokenizer.ggml.eos_token_id": 2,
     }
-    ours = Tokenizer.from_gguf(metadata, source="model.gguf")
+    ours = tokenizer_from_gguf(metadata, source="model.gguf")
     assert ours.encode("The fox") == backend.encode("The fox").ids
     assert ours.special_tokens["eos_token"] == SPECIALS[2]
     for index in (10**6, -1, 2.0, "2", None):
-        assert Tokenizer.from_gguf(metadata | {"tokenizer.ggml.eos_token_id": index}, source="m.gguf").eos_id is None
+        assert tokenizer_from_gguf(metadata | {"tokenizer.ggml.eos_token_id": index}, source="m.gguf").eos_id is None
 
 
 @pytest.mark.parametrize(
@@ -348,8 +349,8 @@ def test_a_tokenizer_json_inside_a_gguf_file_is_used() -> None:
 )
 def test_a_damaged_tokenizer_json_inside_a_gguf_file_is_passed_over(embedded: str) -> None:
     metadata = gguf_of_sentencepiece()
-    ours = Tokenizer.from_gguf(metadata | {"tokenizer.huggingface.json": embedded}, source="model.gguf")
-    assert ours.encode("The fox") == Tokenizer.from_gguf(metadata, source="model.gguf").encode("The fox")
+    ours = tokenizer_from_gguf(metadata | {"tokenizer.huggingface.json": embedded}, source="model.gguf")
+    assert ours.encode("The fox") == tokenizer_from_gguf(metadata, source="model.gguf").encode("The fox")
     assert "tokenizer.json inside is passed over" in ours.notes[0]
 
 
@@ -373,7 +374,7 @@ def test_text_that_the_vocabulary_has_no_way_to_encode_is_a_fault_of_the_file() 
 
 def test_half_characters_in_the_files_beside_do_no_harm() -> None:
     backend = byte_level_backend()
-    ours = Tokenizer.from_json(
+    ours = tokenizer_from_json(
         backend.to_str(),
         source="t.json",
         tokenizer_config={
@@ -390,7 +391,7 @@ def test_many_listed_tokens_get_their_ids_one_behind_the_other() -> None:
     backend = byte_level_backend()
     size = backend.get_vocab_size()
     listed = {f"<{n}>": size + n for n in range(300)}
-    ours = Tokenizer.from_json(backend.to_str(), source="t.json", added_tokens=listed | {"<late>": size + 301})
+    ours = tokenizer_from_json(backend.to_str(), source="t.json", added_tokens=listed | {"<late>": size + 301})
     assert [ours.piece(size + n) for n in range(300)] == list(listed)
     assert ours.vocab_size == size + 300
     assert ours.notes == ("Lists of added tokens beside t.json disagree with it about '<late>'; its own ids count.",)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import CheckpointError
-from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.tokenizers_errors import encoded, told
+from llmcli.text.vocab.load import tokenizer_from_json
 from tests.support.models.tiny import byte_tokenizer
 
 
@@ -37,7 +37,7 @@ def test_a_panic_leaves_nothing_on_stderr_but_what_others_wrote(
 
     def read() -> None:
         with pytest.raises(CheckpointError, match="charsmap"):
-            Tokenizer.from_json(broken, source="tokenizer.json")
+            tokenizer_from_json(broken, source="tokenizer.json")
 
     with told("x"):
         os.write(2, b"before\n")

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import torch
 
-from llmcli.api import LoadedModel, choose_packing
+from llmcli.api import LoadedModel, choose_packing, load_checkpoint
 from llmcli.bench.arms.protocol import Run
 from llmcli.bench.plan import Plan
 from llmcli.bench.random_model import random_model
 from llmcli.bench.shapes import shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.commands.shared.load_model import load_model
 from llmcli.device import choose_dtype
 from llmcli.engine import Finish, Prefill, SamplingParams, Step
+from llmcli.startup.garbage_collection import no_garbage
 
 
 def start_command(plan: Plan) -> tuple[str, ...]:
@@ -56,7 +56,8 @@ class Ours:
 
 
 def _loaded(plan: Plan, checkpoint: Checkpoint) -> LoadedModel:
-    return load_model(checkpoint, device=plan.device, dtype=plan.dtype, quantize=plan.quantize, quiet=True)
+    with no_garbage():
+        return load_checkpoint(checkpoint, device=plan.device, dtype=plan.dtype, quantize=plan.quantize)
 
 
 def _made(plan: Plan) -> LoadedModel:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_weights import load_weights
-from llmcli.checkpoint.tensors.reader import TensorInfo
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 
 _TRIES = 2
 

@@ -76,9 +76,12 @@ def _runner(plan: Plan) -> Runner:
     if plan.arm == OURS:
         # As a command does, which is what users run: much is done before torch is there, which NumPy stays out of.
         sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
-        from llmcli.commands.shared.load_model import find_checkpoint
+        checkpoint = None
+        if plan.shape is None:
+            from llmcli.hub.resolve import resolve
+            from llmcli.startup.open_ahead import open_ahead
 
-        checkpoint = None if plan.shape is not None else find_checkpoint(plan.model, quiet=True)
+            checkpoint = open_ahead(resolve(plan.model), weights=True)
         from llmcli.bench.arms.llmcli import Ours
 
         return Ours(plan, checkpoint)

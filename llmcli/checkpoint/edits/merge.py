@@ -24,10 +24,11 @@ from llmcli.checkpoint.gguf.config import config_values
 from llmcli.checkpoint.gguf.header import read_gguf
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
 from llmcli.checkpoint.tensors.parameter_sources import Source
-from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
+from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model.parameters import parameters_of
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _BESIDE = (".json", ".jinja", ".model", ".txt", ".md")

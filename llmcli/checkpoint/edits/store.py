@@ -7,9 +7,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from platformdirs import user_data_dir
-
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.paths import data_folder
 
 _SUFFIX = ".safetensors"
 _LONGEST_NAME = 60
@@ -17,7 +16,7 @@ _LONGEST_NAME = 60
 
 def edits_folder() -> Path:
     """Where the files are (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
-    return Path(user_data_dir("llmcli", appauthor=False)) / "edits"
+    return data_folder() / "edits"
 
 
 def edit_files() -> list[Path]:

@@ -19,8 +19,8 @@ from llmcli.checkpoint.tensors.parameter_sources import (
     Rearranged,
     Source,
     Stacked,
-    Stored,
 )
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.model.config import ExpertsConfig, ModelConfig
 
 # Even values, then odd ones.
@@ -42,7 +42,7 @@ class HFTensors:
     """The tensors of one checkpoint, seen from the parameters of our model."""
 
     names: TensorNames
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredTensor]
     family: Family
     config: ModelConfig
 

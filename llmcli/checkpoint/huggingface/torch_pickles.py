@@ -27,7 +27,7 @@ from torch import Tensor
 
 from llmcli.checkpoint.files.weight_file import WeightFile, refuse_foreign, shown
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
-from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.checkpoint.tensors.tensor_info import RowReader
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 # Before it, a file could damage memory in spite of `weights_only` (CVE-2026-24747).
@@ -55,10 +55,10 @@ class TorchTensor:
     nbytes: int
     memory: tuple[object, ...]
     """Two tensors of one file with the same `memory` are the same values stored once."""
-    values: Callable[[TensorReader], Tensor]
+    values: Callable[[RowReader], Tensor]
     """The tensor itself; what must be kept for the next call is kept as long as the reader."""
 
-    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of the first dimension, (rows, values of a row), in the type they are stored in."""
         values = self.values(reader)
         values = values.reshape(1) if values.dim() == 0 else values
@@ -107,12 +107,12 @@ def without_shared_head(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTe
 class _Mapped:
     tensor: Tensor
 
-    def __call__(self, reader: TensorReader) -> Tensor:
+    def __call__(self, reader: RowReader) -> Tensor:
         return self.tensor
 
 
 # The file of each reader that was read whole last.
-_LAST: WeakKeyDictionary[TensorReader, tuple[Path, Mapping[str, Tensor]]] = WeakKeyDictionary()
+_LAST: WeakKeyDictionary[RowReader, tuple[Path, Mapping[str, Tensor]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Whole:
     path: Path
     name: str
 
-    def __call__(self, reader: TensorReader) -> Tensor:
+    def __call__(self, reader: RowReader) -> Tensor:
         last = _LAST.get(reader)
         if last is None or last[0] != self.path:
             _LAST.pop(reader, None)

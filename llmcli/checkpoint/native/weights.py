@@ -17,15 +17,14 @@ from llmcli.checkpoint.files.safe_paths import inside
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
-from llmcli.checkpoint.tensors.parameter_sources import Stored
-from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from llmcli.checkpoint.huggingface.torch_pickles import TorchTensor
-    from llmcli.checkpoint.tensors.reader import TensorReader
+    from llmcli.checkpoint.tensors.tensor_info import RowReader
 
 # Meta's name of a part of a layer, and Hugging Face's.
 _LAYER_PARTS = {
@@ -77,7 +76,7 @@ def read_native_safetensors(folder: Path, names: list[str]) -> dict[str, TensorI
     return read_together(folder, names, read_safetensors)
 
 
-def read_native_torch(folder: Path, names: list[str], hidden_size: int) -> dict[str, Stored]:
+def read_native_torch(folder: Path, names: list[str], hidden_size: int) -> dict[str, StoredTensor]:
     """The tensors of `consolidated.NN.pth`, put together from all files, by their names.
 
     Raises:
@@ -88,7 +87,7 @@ def read_native_torch(folder: Path, names: list[str], hidden_size: int) -> dict[
     files = [read_torch_file(inside(folder, name)) for name in names]
     if len(files) == 1:
         return dict(files[0])
-    together: dict[str, Stored] = {}
+    together: dict[str, StoredTensor] = {}
     for name in {name: None for file in files for name in file}:
         missing = [path for path, file in zip(names, files, strict=True) if name not in file]
         if missing:
@@ -132,7 +131,7 @@ class SplitTensor:
         """Of the first part."""
         return self.parts[0].encoding
 
-    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` as (rows, columns), from all parts or from those that hold them."""
         import torch
 
@@ -147,7 +146,7 @@ class SplitTensor:
         return torch.cat(pieces)
 
 
-def _cut_dimension(name: str, part: Stored, hidden_size: int) -> int | None:
+def _cut_dimension(name: str, part: StoredTensor, hidden_size: int) -> int | None:
     """Along which dimension a tensor is cut; None: every file has all of it."""
     if name == "tok_embeddings.weight":
         # Llama 1 and 2 cut the columns, Llama 3 the rows.
@@ -170,7 +169,7 @@ def _native_name(name: str) -> str:
     return name if match is None else f"{match[1] or ''}{_PARTS.get(match[2], match[2])}.{match[3]}"
 
 
-def embedding_rows(tensors: Mapping[str, Stored], path: Path) -> int:
+def embedding_rows(tensors: Mapping[str, StoredTensor], path: Path) -> int:
     """The size of the vocabulary, by the embedding; `CheckpointError` if there is none."""
     embedding = tensors.get("tok_embeddings.weight")
     if embedding is None or len(embedding.shape) != 2:

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from llmcli.checkpoint.files.weight_file import shown
-from llmcli.checkpoint.tensors.parameter_sources import Stored
-from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError
 from llmcli.model.quantized.layout import COLUMNS, Bits, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmcli.checkpoint.tensors.reader import TensorReader
+    from llmcli.checkpoint.tensors.tensor_info import RowReader
     from llmcli.model.quantized.matrix import Groups
 
 FLOATS = ("F32", "F16", "BF16")
@@ -30,15 +29,15 @@ FLOATS = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class QuantisedTensor:
-    """Several tensors of the files that decode to one; it reads like any `Stored`, in float32."""
+    """Several tensors of the files that decode to one; it reads like any `StoredTensor`, in float32."""
 
     name: str
     shape: tuple[int, ...]
     encoding: str
     parts: tuple[TensorInfo, ...]
-    decode: Callable[[TensorReader, int, int], Tensor]
+    decode: Callable[[RowReader, int, int], Tensor]
     """The rows from one index to another, with the values of a row in any shape."""
-    groups: Callable[[TensorReader, int, int], Groups] | None = None
+    groups: Callable[[RowReader, int, int], Groups] | None = None
     """The same rows as the codes they are stored in; None if packed blocks cannot hold those."""
     bits: Bits = 4
     """Of those codes."""
@@ -50,7 +49,7 @@ class QuantisedTensor:
         """Bytes of all parts."""
         return sum(part.nbytes for part in self.parts)
 
-    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of the first dimension, float32 (rows, values of a row).
 
         Raises:
@@ -110,7 +109,7 @@ class Collapsing:
             )
         self._made[tensor.name] = tensor
 
-    def result(self) -> dict[str, Stored]:
+    def result(self) -> dict[str, StoredTensor]:
         """Everything that is left and everything that was put."""
         return {**self.left, **self._made}
 
@@ -218,7 +217,7 @@ def _spread(columns: Tensor, groups: Tensor) -> Tensor:
     return columns if columns.shape[1] == 1 else columns.index_select(1, groups)
 
 
-def read_groups(reader: TensorReader, info: TensorInfo, groups: int) -> Tensor:
+def read_groups(reader: RowReader, info: TensorInfo, groups: int) -> Tensor:
     """A table (K,) that says to which of `groups` groups each column belongs, as int64.
 
     Raises:
@@ -238,14 +237,14 @@ class _Kept(threading.local):
     """What each thread has read last: threads that read different weights would otherwise read everything again."""
 
     def __init__(self) -> None:
-        self.last: WeakKeyDictionary[TensorReader, tuple[tuple[TensorInfo, ...], tuple[Tensor, ...]]]
+        self.last: WeakKeyDictionary[RowReader, tuple[tuple[TensorInfo, ...], tuple[Tensor, ...]]]
         self.last = WeakKeyDictionary()
 
 
 _KEPT = _Kept()
 
 
-def read_whole(reader: TensorReader, infos: tuple[TensorInfo, ...]) -> tuple[Tensor, ...]:
+def read_whole(reader: RowReader, infos: tuple[TensorInfo, ...]) -> tuple[Tensor, ...]:
     """All values of a few tensors that belong together, kept until others are asked for.
 
     For layouts in which a row of the weight is a column of the file: its rows are wanted in pieces, and each piece

@@ -25,7 +25,7 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmcli.checkpoint.tensors.reader import TensorReader
+    from llmcli.checkpoint.tensors.tensor_info import RowReader
 
 _LONGEST_STATE = 1 << 16
 # A quantised weight may be stored in any type: the bytes count.
@@ -44,7 +44,7 @@ class Scales4Bit:
     nested_block_size: int = 1
     nested_offset: float = 0.0
 
-    def read(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def read(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """The scales of the values `start` to `stop`, float32 (stop - start,)."""
         first, last = start // self.block_size, -(-stop // self.block_size)
         absmax = reader.read_rows(flat(self.absmax), first, last)
@@ -64,7 +64,7 @@ class Rows4Bit:
     quant_map: TensorInfo
     scales: Scales4Bit
 
-    def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def __call__(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, row length)."""
         import torch
 
@@ -82,13 +82,13 @@ class Rows8Bit:
     weight: TensorInfo
     scale: TensorInfo
 
-    def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def __call__(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, K)."""
         scale = reader.read_rows(flat(self.scale), start, stop).float()
         return reader.read_rows(self.weight, start, stop).float().mul_(scale.unsqueeze(1)).div_(127)
 
 
-def _repeated(reader: TensorReader, info: TensorInfo, size: int, start: int, stop: int) -> Tensor:
+def _repeated(reader: RowReader, info: TensorInfo, size: int, start: int, stop: int) -> Tensor:
     """The numbers `start` to `stop` of a tensor in which each number counts for `size`."""
     first, last = start // size, -(-stop // size)
     values = reader.read_rows(flat(info), first, last).float()

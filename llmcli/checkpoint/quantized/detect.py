@@ -25,8 +25,7 @@ from llmcli.checkpoint.quantized.fp8_fp4 import (
 )
 from llmcli.checkpoint.quantized.gptq_awq import GPTQ_BITS, collapse_awq, collapse_gptq
 from llmcli.checkpoint.quantized.settings import quantisation_settings
-from llmcli.checkpoint.tensors.parameter_sources import Stored
-from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 # What quantised activations and caches need, which are not quantised here: the results are a little more exact.
@@ -44,7 +43,7 @@ _WEIGHT_PARTS = re.compile(
 _PLAIN = ("F64", "F32", "F16", "BF16")
 
 
-def unquantised(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> dict[str, Stored]:
+def unquantised(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> dict[str, StoredTensor]:
     """The tensors of a folder with every quantised weight in the place of the tensors that it is made of.
 
     `config` holds the keys of `config.json`. A folder that is not quantised comes back as it is. Nothing but headers

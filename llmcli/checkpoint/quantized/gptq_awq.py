@@ -29,7 +29,7 @@ from llmcli.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmcli.checkpoint.tensors.reader import TensorReader
+    from llmcli.checkpoint.tensors.tensor_info import RowReader
     from llmcli.model.quantized.matrix import Groups
 
 GPTQ_BITS = (2, 3, 4, 8)
@@ -51,7 +51,7 @@ class GptqRows:
     zero_offset: int
     """What must be added to a stored zero point, modulo 2^bits: 1 in the first version of the format."""
 
-    def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def __call__(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, K)."""
         import torch
 
@@ -62,7 +62,7 @@ class GptqRows:
             groups = read_groups(reader, self.groups, scales.shape[1])
         return dequantised(codes, scales, zeros, groups)
 
-    def packed(self, reader: TensorReader, start: int, stop: int) -> Groups:
+    def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
         """Rows `start` to `stop` as codes.
 
         Raises:
@@ -87,7 +87,7 @@ class GptqRows:
             )
         return grouped(codes, scales, None if self.bits == 8 else zeros, self.group_size)
 
-    def _numbers(self, reader: TensorReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _numbers(self, reader: RowReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (n, K), scales and zero points (n, G)."""
         qweight, qzeros, scales = read_whole(reader, self.parts)
         codes = unpacked(qweight[:, start:stop].T.contiguous(), self.bits)  # (n, K)
@@ -106,18 +106,18 @@ class AwqRows:
     """qweight int32 (K, N / 8), qzeros int32 (G, N / 8), scales (G, N)."""
     group_size: int
 
-    def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def __call__(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, K)."""
         import torch
 
         codes, scales, zeros = self._numbers(reader, start, stop)
         return dequantised(codes, scales, zeros, torch.arange(codes.shape[1]) // self.group_size)
 
-    def packed(self, reader: TensorReader, start: int, stop: int) -> Groups:
+    def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
         """Rows `start` to `stop` as codes."""
         return grouped(*self._numbers(reader, start, stop), self.group_size)
 
-    def _numbers(self, reader: TensorReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _numbers(self, reader: RowReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (n, K), scales and zero points (n, G)."""
         qweight, qzeros, scales = read_whole(reader, self.parts)
         codes, zeros = (_awq_columns(words, start, stop) for words in (qweight, qzeros))

@@ -26,7 +26,7 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmcli.checkpoint.tensors.reader import TensorReader
+    from llmcli.checkpoint.tensors.tensor_info import RowReader
     from llmcli.model.quantized.matrix import Groups
 
 SCALES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E8M0", "U8")
@@ -61,7 +61,7 @@ class GridRows:
     global_divides: bool = False
     """Whether the scales are divided by the global scale rather than multiplied."""
 
-    def __call__(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def __call__(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows or experts `start` to `stop`, float32 (all their rows, K)."""
         import torch
 
@@ -71,7 +71,7 @@ class GridRows:
             groups = read_groups(reader, self.groups, scales.shape[1])
         return dequantised(codes, scales, zeros, groups)
 
-    def packed(self, reader: TensorReader, start: int, stop: int) -> Groups:
+    def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
         """Rows `start` to `stop` as codes, where these are signed numbers of 8 bits, with a scale for some of a row.
 
         A scale of 2^-17 or more in bfloat16 is the same in half precision; a lesser one is off by 2^-25 at most, which
@@ -87,7 +87,7 @@ class GridRows:
         fits = self.cell[0] == 1 and fills_groups(self.cell[1], self.shape[-1])
         return alone and fits and self.scale.encoding in ("F16", "BF16")
 
-    def _numbers(self, reader: TensorReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _numbers(self, reader: RowReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes (R, K), scales and zero points (R, G)."""
         import torch
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmcli.checkpoint.tensors.parameter_sources import Stored
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ class Centred:
         """The one tensor that is read."""
         return (self.name,)
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """The tensor's own."""
         return stored[self.name].shape
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         factors = _rows(stored[self.name], reader, 0, target.shape[0])
         # In float32, which holds what a weight of fewer bits was before 1 was added to it.
@@ -48,12 +48,12 @@ class SingleRow:
         """The one tensor that is read."""
         return (self.name,)
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """One row, whether the file has that dimension or not."""
         shape = stored[self.name].shape
         return shape if len(shape) > 1 else (1, *shape)
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         tensor = stored[self.name]
         target.copy_(_rows(tensor, reader, 0, tensor.shape[0]).view(target.shape))
@@ -70,7 +70,7 @@ class SideBySide:
         """The tensors of all stacks."""
         return self.stacks
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """Number of experts, the stacks' rows together, and the length of a row of matrices."""
         shapes = [stored[name].shape for name in self.stacks]
         for name, shape in zip(self.stacks, shapes, strict=True):
@@ -81,7 +81,7 @@ class SideBySide:
                 )
         return (shapes[0][0], sum(shape[1] for shape in shapes), *shapes[0][2:])
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         first = 0
         for name in self.stacks:
@@ -109,7 +109,7 @@ class KeysAndValues:
         """The two tensors that are read."""
         return (self.keys, self.values)
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """As the model has it."""
         keys, values = stored[self.keys].shape, stored[self.values].shape
         if len(keys) != 3 or len(values) != 3 or (keys[0], keys[1]) != (values[0], values[2]):
@@ -119,7 +119,7 @@ class KeysAndValues:
             )
         return (keys[0] * (keys[2] + values[1]), keys[1])
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         keys, values = stored[self.keys], stored[self.values]
         heads = target.view(keys.shape[0], -1, target.shape[1])
@@ -129,7 +129,7 @@ class KeysAndValues:
             rows[size:].copy_(_rows(values, reader, head, head + 1).view(values.shape[1:]))
 
 
-def _rows(tensor: Stored, reader: TensorReader, start: int, stop: int) -> Tensor:
+def _rows(tensor: StoredTensor, reader: TensorReader, start: int, stop: int) -> Tensor:
     rows = tensor.read_rows(reader, start, stop)
     if not rows.is_floating_point():
         raise CheckpointError(f"Tensor {tensor.name} holds {rows.dtype} numbers; weights must be floating-point.")

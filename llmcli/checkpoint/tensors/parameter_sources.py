@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from llmcli.checkpoint.tensors.tensor_info import TensorInfo
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -19,29 +19,6 @@ if TYPE_CHECKING:
 _CHUNK_VALUES = 4 << 20
 
 
-class Stored(Protocol):
-    """A tensor of the checkpoint, whatever it takes to read it: plain, in blocks, or codes and scales kept apart."""
-
-    @property
-    def name(self) -> str:
-        """What the checkpoint calls it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the values it decodes to."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the files."""
-
-    @property
-    def encoding(self) -> str:
-        """How its values are stored, for people."""
-
-    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the first dimension as (rows, values of a row), floating point."""
-
-
 class ParameterSource(Protocol):
     """How the values of one parameter come out of the checkpoint."""
 
@@ -49,10 +26,10 @@ class ParameterSource(Protocol):
     def names(self) -> tuple[str, ...]:
         """Every tensor that is read, by its name in the files."""
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """The shape of the parameter this makes; `CheckpointError` if the tensors do not fit together."""
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """Fill `target`, contiguous and on the CPU, holding no more than a chunk beside it.
 
         Raises:
@@ -99,7 +76,7 @@ class Source:
         """The one tensor that is read."""
         return (self.name,)
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """Rows read, and the rest of the tensor's shape."""
         shape = stored[self.name].shape
         if self.ranges is None:
@@ -108,7 +85,7 @@ class Source:
             raise CheckpointError(f"Tensor {self.name} has shape {list(shape)}; {self.rows} rows are needed.")
         return (sum(stop - start for start, stop in self.ranges), *shape[1:])
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         tensor = stored[self.name]
         hook = None if self.pairs is None else self.pairs.reordered
@@ -141,7 +118,7 @@ class Rearranged:
         """The one tensor that is read."""
         return (self.name,)
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """As the model has it."""
         shape = stored[self.name].shape
         if not 2 <= len(shape) <= 3:
@@ -152,7 +129,7 @@ class Rearranged:
         size = sum(len(range(*pick.indices(shape[picked]))) for pick in self.picks)
         return (*shape[:picked], size, *shape[picked + 1 :])
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         tensor = stored[self.name]
         rest = tensor.shape[1:]
@@ -180,12 +157,12 @@ class Joined:
         """The tensors of all parts."""
         return tuple(name for part in self.parts for name in part.names)
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """The parts' rows together."""
         shapes = _alike(self.parts, stored, from_dimension=1)
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         start = 0
         for part in self.parts:
@@ -205,11 +182,11 @@ class Stacked:
         """The tensors of all parts."""
         return tuple(name for part in self.parts for name in part.names)
 
-    def shape(self, stored: Mapping[str, Stored]) -> tuple[int, ...]:
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """Number of parts, and the shape of one."""
         return (len(self.parts), *_alike(self.parts, stored, from_dimension=0)[0])
 
-    def read_into(self, stored: Mapping[str, Stored], reader: TensorReader, target: Tensor) -> None:
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         for index, part in enumerate(self.parts):
             part.read_into(stored, reader, target[index])
@@ -232,7 +209,7 @@ def _rows_of(tensor: TensorInfo, start: int, stop: int) -> TensorInfo:
 
 
 def _alike(
-    parts: tuple[ParameterSource, ...], stored: Mapping[str, Stored], *, from_dimension: int
+    parts: tuple[ParameterSource, ...], stored: Mapping[str, StoredTensor], *, from_dimension: int
 ) -> list[tuple[int, ...]]:
     """The parts' shapes, which must agree from one dimension on."""
     shapes = [part.shape(stored) for part in parts]
@@ -245,7 +222,9 @@ def _alike(
     return shapes
 
 
-def _chunks(tensor: Stored, reader: TensorReader, start: int, stop: int, multiple: int) -> Iterator[tuple[int, Tensor]]:
+def _chunks(
+    tensor: StoredTensor, reader: TensorReader, start: int, stop: int, multiple: int
+) -> Iterator[tuple[int, Tensor]]:
     """Rows `start` to `stop` in pieces of a multiple of `multiple` rows: the first row of each, and its values."""
     row_length = max(1, math.prod(tensor.shape[1:]))
     step = max(1, _CHUNK_VALUES // (row_length * multiple)) * multiple
@@ -270,7 +249,7 @@ def _copy_picked(target: Tensor, values: Tensor, picks: tuple[slice, ...], dimen
 def match_tensors(
     parameters: Mapping[str, tuple[int, ...]],
     source_of: Callable[[str], ParameterSource],
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, StoredTensor],
     *,
     ignored: Callable[[str], bool],
     belongs: Callable[[str], bool],

@@ -17,8 +17,6 @@ from llmcli.checkpoint.tensors.encodings import ENCODINGS, Encoding
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["TensorInfo", "TensorReader"]
-
 # Decoded values per chunk: the passes of a block decoder over 1 MiB stay in a core's own cache.
 _CHUNK_VALUES = 1 << 18
 

@@ -6,22 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from llmcli.checkpoint.tensors.gguf_parameter_sources import SideBySide
-from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Source, Stacked, Stored
-from llmcli.checkpoint.tensors.reader import TensorInfo
+from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Source, Stacked
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 
 
 @dataclass(frozen=True)
 class Span:
     """Rows of a tensor that become the next rows of matrix `index`."""
 
-    tensor: Stored
+    tensor: StoredTensor
     start: int
     stop: int
     index: int
     pairs: PairedRows | None
 
 
-def spans_of(source: ParameterSource, stored: Mapping[str, Stored], index: int = 0) -> Iterator[Span]:
+def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index: int = 0) -> Iterator[Span]:
     """The rows of a source in order; none for kinds that do more than put rows one after another."""
     match source:
         case Source():
@@ -46,7 +46,7 @@ def spans_of(source: ParameterSource, stored: Mapping[str, Stored], index: int =
                 yield from spans_of(Source(name), stored)
 
 
-def _flat(tensor: Stored) -> Stored:
+def _flat(tensor: StoredTensor) -> StoredTensor:
     """A stack of matrices as one, where rows can be read one by one."""
     if isinstance(tensor, TensorInfo) and len(tensor.shape) == 3:
         return replace(tensor, shape=(tensor.shape[0] * tensor.shape[1], tensor.shape[2]))

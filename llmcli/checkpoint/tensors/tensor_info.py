@@ -5,12 +5,40 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmcli.checkpoint.tensors.reader import TensorReader
+
+class RowReader(Protocol):
+    """Reads plain tensors and tensors in blocks from their files."""
+
+    def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop`, (rows, row length), or (elements,) of a one-dimensional tensor."""
+
+
+class StoredTensor(Protocol):
+    """A tensor of the checkpoint, whatever it takes to read it: plain, in blocks, or codes and scales kept apart."""
+
+    @property
+    def name(self) -> str:
+        """What the checkpoint calls it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the values it decodes to."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the files."""
+
+    @property
+    def encoding(self) -> str:
+        """How its values are stored, for people."""
+
+    def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the first dimension as (rows, values of a row), floating point."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +70,6 @@ class TensorInfo:
         """The values of one row."""
         return math.prod(self.shape[1:])
 
-    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
-        """What `TensorReader.read_rows` gives, so that a tensor can be read without asking what kind it is."""
+    def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
+        """What `RowReader.read_rows` gives, so that a tensor can be read without asking what kind it is."""
         return reader.read_rows(self, start, stop)

@@ -16,7 +16,7 @@ from llmcli.commands.shared import options
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.prompt_input import decoded_text, read_file_bytes, read_stdin_bytes
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.text.decode_bytes import UnknownEncodingError
 from llmcli.views.terminal import terminal
 

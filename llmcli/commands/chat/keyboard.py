@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from llmcli.paths import data_folder
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
@@ -179,10 +180,9 @@ def _keys() -> KeyBindings:
 
 
 def _history(*, quiet: bool) -> History:
-    import platformdirs
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    path = Path(platformdirs.user_data_dir("llmcli")) / "history"
+    path = data_folder() / "history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without O_NONBLOCK, opening a FIFO would wait for a reader.

@@ -20,6 +20,7 @@ from llmcli.engine.reasoning import ThinkingApart, thought_and_answer
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
@@ -311,7 +312,7 @@ class ChatSession:
         parts = [f"{used}{more}/{limit} tokens"]
         if self.last_stats is not None and self.last_stats.decode_tokens_per_s is not None:
             parts.append(speed(self.last_stats.decode_tokens_per_s))
-        return terminal.visible(" · ".join([*parts, self.loaded.name]))
+        return visible(" · ".join([*parts, self.loaded.name]))
 
     def change_speaker(self, speaker: Speaker) -> None:
         """Let another model go on with the conversation."""

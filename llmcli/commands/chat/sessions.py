@@ -13,7 +13,7 @@ from llmcli.conversations.live_conversation import Talk
 from llmcli.conversations.store import conversation_files, find_conversation, read_conversation
 from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 
 _LARGEST_BYTES = 64 << 20
 _LISTED = 20

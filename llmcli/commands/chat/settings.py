@@ -11,6 +11,7 @@ from llmcli.commands.shared.options import template_variables
 from llmcli.engine import SamplingParams
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.sanitize import visible
 
 _NUMBERS: dict[str, Callable[[str], object]] = {
     "repeat_penalty": float,
@@ -103,7 +104,7 @@ class ModelSettings:
 
     def _set_template_arg(self, text: str) -> None:
         """Set a variable of the chat template, as KEY=VALUE; `default` gives back those of the beginning."""
-        from llmcli.text.chat.variables import unread_note
+        from llmcli.text.chat_template.variables import unread_note
 
         session = self._session
         conversation = session.conversation
@@ -140,7 +141,7 @@ class ModelSettings:
         template = self._session.conversation.template
         self._session.note(f"The chat template {template.name!r}:")
         out = terminal.stdout()
-        out.write(terminal.visible(template.source) + "\n")
+        out.write(visible(template.source) + "\n")
         out.flush()
 
     def _probs(self, argument: str) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from llmcli.commands.shared import output
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from llmcli.commands.shared.prompt import ReplyPrompt
 from llmcli.commands.shared.prompt_input import read_prompt
 from llmcli.commands.shared.token_report import Look, attention_watch, explain, reply_page
 from llmcli.errors import UsageError
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:

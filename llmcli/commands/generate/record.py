@@ -11,7 +11,7 @@ import typer
 
 from llmcli.errors import UsageError
 from llmcli.files import replace_text
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal.progress import progress_bar
 from llmcli.views.terminal.to_json import plain
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llmcli.startup.garbage_collection import no_garbage
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
@@ -14,13 +13,10 @@ if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.checkpoint.edits.edit_file import Edit
-    from llmcli.checkpoint.folder import FolderContents
-    from llmcli.checkpoint.preload import GGUFAhead
 
 
 # What looks into a model computes in float32 up to this size: 6 GB of weights.
 _PRECISE_UP_TO = 1_500_000_000
-_frozen = False
 
 
 def find_checkpoint(name: str | None, *, quiet: bool, weights: bool = True) -> Checkpoint:
@@ -33,49 +29,9 @@ def find_checkpoint(name: str | None, *, quiet: bool, weights: bool = True) -> C
         from llmcli.hub.resolve import resolve
 
         path = resolve(name, progress=progress)
-    from llmcli.checkpoint.files.prefetch import read_ahead
-    from llmcli.startup.preload_torch import load_torch_ahead
+    from llmcli.startup.open_ahead import open_ahead
 
-    if weights:
-        read_ahead(path)
-    with no_garbage():
-        if weights:
-            load_torch_ahead()
-        from llmcli.checkpoint.folder import read_folder
-        from llmcli.checkpoint.gguf.model_files import gguf_of_folder
-        from llmcli.checkpoint.preload import read_gguf_ahead
-
-        ahead: GGUFAhead | FolderContents | None = None
-        if path.is_dir():
-            ahead = read_folder(path)
-            path = path if ahead else gguf_of_folder(path)
-        if ahead is None:
-            ahead = read_gguf_ahead(path)
-        if weights:
-            from llmcli.startup.lazy_torch import import_torch
-
-            import_torch()
-        from llmcli.checkpoint.checkpoint import open_checkpoint
-
-        return open_checkpoint(path, ahead)
-
-
-@contextmanager
-def no_garbage() -> Iterator[None]:
-    """While much is made that stays, look for no garbage in it: each look takes a tenth of a second."""
-    global _frozen
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        # To ask the collector whether it has been done would take it as long as a look.
-        if not _frozen:
-            # What the first of these leaves behind are modules, above all torch's: no later look needs to go there.
-            gc.freeze()
-            _frozen = True
-        if enabled:
-            gc.enable()
+    return open_ahead(path, weights=weights)
 
 
 def load_model(

@@ -330,7 +330,7 @@ def template_variables(arguments: Sequence[str] | None) -> dict[str, object]:
     Raises:
         UsageError: an argument of another form, or a variable that is not the user's to set.
     """
-    from llmcli.text.chat.variables import template_value
+    from llmcli.text.chat_template.variables import template_value
 
     variables: dict[str, object] = {}
     for argument in arguments or ():

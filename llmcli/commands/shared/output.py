@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from llmcli.text.chat.template import ChatTemplate
+    from llmcli.text.chat_template.template import ChatTemplate
     from llmcli.text.tokenizer import Tokenizer
 
 _OUTPUT = "Output"

@@ -12,7 +12,7 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.text.chat.prompt import ChatPrompt, Message
-    from llmcli.text.chat.template import ChatTemplate
+    from llmcli.text.chat_template.template import ChatTemplate
     from llmcli.text.fill_in import FillIn
 
 

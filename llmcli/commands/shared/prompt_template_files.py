@@ -14,9 +14,10 @@ from typing import Annotated, TypeAlias
 import typer
 
 from llmcli.commands.shared.prompt_input import argument_text, read_prompt, read_stdin, stdin_is_piped
-from llmcli.commands.shared.settings_file import read_own_toml, settings_path
+from llmcli.commands.shared.settings_file import read_own_toml
 from llmcli.errors import UsageError
 from llmcli.files import replace_text, set_aside
+from llmcli.paths import config_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # {name} is a place to fill, {{name}} the word in braces; other braces, as those of JSON, are what they are.
@@ -86,7 +87,7 @@ class PromptTemplate:
 
 def template_folder() -> Path:
     """Where they are kept."""
-    return settings_path().parent / "templates"
+    return config_folder() / "templates"
 
 
 def prompt_templates() -> tuple[list[PromptTemplate], list[UsageError]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmcli.errors import UsageError
+from llmcli.paths import settings_path
 from llmcli.text.decode_bytes import text_from_bytes
 
 # What is said anew each time.
@@ -15,13 +17,6 @@ _ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out", "fill_in"}
 _LARGEST_BYTES = 16 << 20
 # Flags with two long names, of which the parameter has the other.
 _OTHER_NAMES = {"chat_template": "template"}
-
-
-def settings_path() -> Path:
-    """Where the file lies on this platform."""
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("llmcli")) / "config.toml"
 
 
 def read_own_toml(path: Path) -> dict[str, Any]:
@@ -47,12 +42,21 @@ def read_own_toml(path: Path) -> dict[str, Any]:
     return values
 
 
-def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
+@dataclass(frozen=True)
+class CommandsWithSettings:
+    """The commands whose flags the file can set."""
+
+    commands: tuple[Callable[..., None], ...]
+    """Those with a table called like their function."""
+    inspect_commands: Mapping[str, Callable[..., None]]
+    """Those of `llm inspect` by name, which share one table."""
+
+
+def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, object]]:
     """For each command that takes settings, the values the file gives; for `inspect`, for each of its commands.
 
     Settings at the top of the file hold for every command that has them, those in a table such as `[chat]` for that
     command, and those in `[inspect]` for all that look into a model. Names are those of the long flags, with - or _.
-    `further` are the commands of rooms that this one does not know.
 
     Raises:
         UsageError: the file is too large, is not TOML, or names a setting that no command has.
@@ -67,9 +71,7 @@ def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
     except OSError:
         # A home directory that cannot be read is no reason not to work.
         return {}
-    from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
-
-    known = _known_settings(further)
+    known = _known_settings(known_commands)
     shared = {_name(key): value for key, value in settings.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
     _refuse_unknown(path, shared, set().union(*known.values()))
@@ -78,29 +80,22 @@ def default_map(*further: Callable[..., None]) -> dict[str, dict[str, object]]:
         own = {_name(key): value for key, value in tables.pop(command, {}).items()}
         _refuse_unknown(path, own, names)
         result[command] = {key: value for key, value in shared.items() if key in names} | own
-    result["inspect"] = dict.fromkeys(INSPECT_COMMANDS, result["inspect"])
+    result["inspect"] = dict.fromkeys(known_commands.inspect_commands, result["inspect"])
     if tables:
         raise UsageError(f"{path} has a table [{next(iter(tables))}]; there are {', '.join(f'[{n}]' for n in known)}.")
     return result
 
 
-def _known_settings(further: Sequence[Callable[..., None]]) -> dict[str, set[str]]:
+def _known_settings(known_commands: CommandsWithSettings) -> dict[str, set[str]]:
     """The parameters of each command that can be set in the file: all that have a flag."""
     import inspect
-
-    from llmcli.commands.batch.command import batch
-    from llmcli.commands.chat.command import chat
-    from llmcli.commands.generate.command import generate
-    from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
-    from llmcli.commands.score import score
 
     def names(command: Callable[..., None]) -> set[str]:
         parameters = inspect.signature(command).parameters
         return {name for name, parameter in parameters.items() if parameter.default is not parameter.empty} - _ARGUMENTS
 
-    commands: tuple[Callable[..., None], ...] = (generate, batch, chat, score, *further)
-    known = {command.__name__: names(command) for command in commands}
-    return {**known, "inspect": set().union(*map(names, INSPECT_COMMANDS.values()))}
+    known = {command.__name__: names(command) for command in known_commands.commands}
+    return {**known, "inspect": set().union(*map(names, known_commands.inspect_commands.values()))}
 
 
 def _name(key: str) -> str:

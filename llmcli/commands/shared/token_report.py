@@ -65,7 +65,7 @@ def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, prefi
     from rich.console import Group
     from rich.text import Text
 
-    from llmcli.views.terminal.terminal import visible
+    from llmcli.views.terminal.sanitize import visible
     from llmcli.views.widgets.token_table import step_style, styled
 
     text = styled((tokenizer.token_bytes(step.id), step_style(step)) for step in steps)

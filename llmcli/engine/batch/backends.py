@@ -14,7 +14,7 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.context_limit import memory_for_text
 from llmcli.errors import UsageError
-from llmcli.kernels import READABLE_CHUNK, FastStep, RowStep, readable_path
+from llmcli.kernels.base import READABLE_CHUNK, FastStep, RowStep, readable_path
 from llmcli.model import KVCache, Transformer
 from llmcli.model.cache.batched_kv_cache import RowCache
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llmcli.device import one_thread, peak_memory_bytes
@@ -184,7 +185,8 @@ class Batch:
     def _take(self, text: _Text, logits: Tensor | NotFiniteError) -> None:
         text.take(logits if isinstance(logits, NotFiniteError) else logits[: self._vocab_size])
         if isinstance(text.error, NotFiniteError):
-            text.error = located(text.error, self._model, text.ids)
+            device = self._model.device
+            text.error = located(text.error, lambda part: self._model(torch.tensor([part], device=device)), text.ids)
 
     def _outgrew(self, text: _Text) -> bool:
         """Whether a text got longer than expected and is rotated in another way from here on: it is read anew, once."""

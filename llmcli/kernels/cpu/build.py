@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import platformdirs
-
-from llmcli.kernels import NoKernelError
+from llmcli import paths
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import c_structs
 
 Variant: TypeAlias = Literal["native", "avx2", "portable"]
@@ -68,7 +67,7 @@ def sources() -> list[Path]:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept."""
-    return platformdirs.user_cache_path("llmcli", appauthor=False) / "kernels"
+    return paths.cache_folder() / "kernels"
 
 
 def _compiler() -> str:

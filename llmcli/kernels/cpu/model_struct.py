@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import c_structs as c
 from llmcli.kernels.cpu.support import ACTIVATIONS, QK_NORMS, SCORES, unsupported
 from llmcli.kernels.matrices import matrix_of

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
-from llmcli.kernels import NoKernelError, readable_logits
+from llmcli.kernels.base import NoKernelError, readable_logits
 from llmcli.kernels.cpu import c_structs as c
 from llmcli.kernels.cpu import signals
 from llmcli.kernels.cpu.build import Library, load_library

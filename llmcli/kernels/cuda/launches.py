@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cuda.support import ACTIVATIONS
 from llmcli.kernels.cuda.weights import Matrix, Norm, factor_of, matrix, norm
 from llmcli.kernels.triton.linear import add_normed, feed_forward, linear

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cuda.launches import ROWS, Launches
 from llmcli.kernels.cuda.support import SCORES
 from llmcli.kernels.cuda.weights import Norm, floats, matrix

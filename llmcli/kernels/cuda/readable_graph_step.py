@@ -14,7 +14,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels import DEVICE_CHUNK, NoKernelError, readable_logits, readable_path
+from llmcli.kernels.base import DEVICE_CHUNK, NoKernelError, readable_logits, readable_path
 from llmcli.kernels.cuda.graph_capture import recorded
 from llmcli.kernels.cuda.rope_tables import Rotations
 from llmcli.kernels.cuda.support import first_line

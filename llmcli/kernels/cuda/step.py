@@ -7,22 +7,27 @@ text, and a cache that grows or moves only changes a table.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from llmcli.kernels import DEVICE_CHUNK, DeviceStep, NoKernelError, readable_logits
+from llmcli.kernels.base import DEVICE_CHUNK, DeviceStep, NoKernelError, readable_logits
 from llmcli.kernels.cuda.graph_capture import recorded
 from llmcli.kernels.cuda.launch_plan import STATE, Plan
 from llmcli.kernels.cuda.rope_tables import Rotations
-from llmcli.kernels.cuda.support import first_line, slower_step, unsupported
+from llmcli.kernels.cuda.support import first_line, unsupported
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache, Transformer
 
 # A plan for each number of tokens up to which it is used.
 _SIZES = (1, 4, 8, 16)
+
+
+Fallback: TypeAlias = Callable[[Transformer, str], tuple[DeviceStep | None, str]]
+"""Makes a slower step of a model for a reason, or returns the reason why there is none."""
 
 
 class CudaStep:
@@ -34,8 +39,11 @@ class CudaStep:
 
     prefill_chunk = DEVICE_CHUNK
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, fallback: Fallback) -> None:
         """On a CPU the kernels run in Triton's interpreter, for tests.
+
+        `fallback` makes the step that takes over where the kernels turn out not to run, for the reason it is given;
+        without one the readable model does.
 
         Raises:
             NoKernelError: the kernels do not cover the model, or what it is kept in.
@@ -43,6 +51,7 @@ class CudaStep:
         if reason := unsupported(model.config):
             raise NoKernelError(reason)
         self._model, device = model, model.device
+        self._fallback = fallback
         self._captures = device.type == "cuda"
         self._pdl = self._captures and torch.cuda.get_device_capability(device) >= (9, 0)
         self._programs = _programs(device)
@@ -144,7 +153,7 @@ class CudaStep:
                 self._plans.clear()
                 self._graphs.clear()
                 return False
-            step, reason = slower_step(self._model, f"Triton: {first_line(error)}")
+            step, reason = self._fallback(self._model, f"Triton: {first_line(error)}")
             self._instead = step or ReadableStep(self._model, reason)
             return False
         return True

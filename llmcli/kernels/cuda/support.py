@@ -1,4 +1,4 @@
-"""What the Triton kernels cover, whether they can run here, and what runs where they cannot."""
+"""What the Triton kernels cover, and whether they can run here."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from subprocess import CalledProcessError
 
 import torch
 
-from llmcli.kernels import DeviceStep, NoKernelError
 from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, Known, any_value, why_unknown
-from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
+from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig
 from llmcli.model.quantized.layout import ROWS, PackedFormat
 
 # The first with bfloat16 and asynchronous copies, which all kernels count on.
@@ -74,37 +73,6 @@ def why_not_here(device: torch.device) -> str | None:
     if (capability := torch.cuda.get_device_capability(device)) < _OLDEST:
         return f"compute capability {capability[0]}.{capability[1]}, less than {_OLDEST[0]}.{_OLDEST[1]}"
     return None if find_spec("triton") else "Triton is not installed"
-
-
-def cuda_step(model: Transformer, reason: str | None) -> tuple[DeviceStep | None, str]:
-    """The fastest step of a model on a CUDA device, or why there is none; `reason` says why it cannot be the kernels.
-
-    First the kernels, then a graph of the readable model's step.
-    """
-    if not reason:
-        try:
-            from llmcli.kernels.cuda.step import CudaStep
-
-            return CudaStep(model), ""
-        except NoKernelError as error:
-            reason = str(error)
-        except ImportError as error:
-            # A library that it needs is not there, or of another version.
-            reason = f"Triton cannot be imported: {first_line(error)}"
-    return slower_step(model, reason)
-
-
-def slower_step(model: Transformer, reason: str) -> tuple[DeviceStep | None, str]:
-    """A graph of the readable model's step where, for some `reason`, the kernels cannot run; or why there is none."""
-    from llmcli.kernels.cuda.readable_graph_step import GraphStep
-
-    # Those of other makers have graphs too, but nobody has seen whether they give the same there.
-    if model.device.type == "cuda" and torch.version.cuda is None:
-        return None, reason
-    try:
-        return GraphStep(model, reason), ""
-    except NoKernelError as error:
-        return None, f"{reason}, and no CUDA graph: {error}"
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.matrices import matrix_of
 from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
 from llmcli.model.quantized.layout import PackedFormat

@@ -1,1 +1,1 @@
-"""Chat templates: rendering messages safely, and what a template says about the end of a turn."""
+"""Conversations as prompts: messages, their rendering with every piece traced, and how a turn ends."""

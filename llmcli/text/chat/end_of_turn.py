@@ -14,7 +14,7 @@ from typing import Any
 
 from llmcli.errors import LlmcliError
 from llmcli.text.chat.messages import THOUGHT_FIELDS
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.stop_tokens import KNOWN, NO_STOP_TOKEN, is_harmony
 from llmcli.text.tokenizer import Tokenizer
 

@@ -22,8 +22,8 @@ from llmcli.text.chat.messages import (
     with_tools_as_text,
 )
 from llmcli.text.chat.render import Form, Part, TemplateWriter, Written
-from llmcli.text.chat.template import ChatTemplate
-from llmcli.text.chat.variables import unread_note, with_all_of_them
+from llmcli.text.chat_template.template import ChatTemplate
+from llmcli.text.chat_template.variables import unread_note, with_all_of_them
 from llmcli.text.reasoning import TAGS, split_thinking
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import Segment, without_surrogates

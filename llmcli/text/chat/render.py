@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.messages import THOUGHT_FIELDS, Message, ToolCall
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.reasoning import TAGS
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import Segment, without_surrogates

@@ -1,65 +1,215 @@
-"""Building a tokenizer from the files in which models first come, before anyone converts them to `tokenizer.json`."""
+"""Making a model's tokenizer from its files: one function for each format.
+
+`tokenizer.json`, `tokenizer.model`, `vocab.json` with `merges.txt`, `tekken.json`, and the metadata of a GGUF file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence, Sized
 
 from tokenizers import Tokenizer as Backend
-from tokenizers import processors
 
-from llmcli.errors import CheckpointError
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.expansion_limit import refuse_growth
+from llmcli.text.special_tokens import (
+    add_listed_tokens,
+    declared_special,
+    mark_special,
+    named_special_tokens,
+    with_listed_ids,
+)
+from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.tokenizers_errors import told
-from llmcli.text.trusted_encoding import without_surrogates
-from llmcli.text.vocab.bpe.tiktoken import LLAMA3_ROLES, is_tiktoken_model, llama3_backend
-from llmcli.text.vocab.sentencepiece.bpe import SpacePrefix
-from llmcli.text.vocab.sentencepiece.build import sentencepiece_backend
-from llmcli.text.vocab.sentencepiece.model_file import read_sentencepiece_model
+from llmcli.text.vocab.bpe.byte_level import add_beginning, byte_level_backend, implied_roles
+from llmcli.text.vocab.bpe.tekken import TEKKEN_ROLES, tekken_backend
+from llmcli.text.vocab.gguf import gguf_backend, gguf_templates
+from llmcli.text.vocab.mistral_regex_fix import mend_mistral_words
+from llmcli.text.vocab.model_file import model_file_backend
+from llmcli.text.vocab.tokenizer_classes import TokenizerClass
 
 
-def model_file_backend(
-    data: bytes, tokenizer_config: Mapping[str, object], *, source: str
-) -> tuple[Backend, dict[str, str]]:
-    """The tokenizer of a `tokenizer.model` with the contents `data`, and its special tokens by role.
+def tokenizer_from_json(
+    text: str | bytes,
+    *,
+    source: str,
+    tokenizer_config: Mapping[str, object] | None = None,
+    special_tokens_map: Mapping[str, object] | None = None,
+    added_tokens: Mapping[str, object] | None = None,
+    templates: Collection[str] = (),
+    rows: int | None = None,
+) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder, from the contents of its files.
 
-    `tokenizer_config` are the parsed settings beside it: `add_bos_token`, `add_prefix_space`, and `legacy`, without
-    which only the beginning of a text gets a space in front, and no text behind a control token. `add_eos_token` says
-    how training texts end, not those to continue.
+    `text` is tokenizer.json, which lies at `source` and whose own post-processor decides what is put in front of
+    raw text; the others are the parsed files of those names beside it, the sources of the chat `templates`, and
+    for how many tokens the model has embeddings (`rows`).
 
     Raises:
-        CheckpointError: the file is damaged.
-        UnsupportedModelError: a kind of model that is not supported.
+        CheckpointError: the contents are damaged or contradict each other.
+        UnsupportedModelError: a kind of tokenizer whose tokens cannot be turned into bytes one by one.
     """
-    if is_tiktoken_model(data):
-        return llama3_backend(data, names=_listed_names(tokenizer_config), source=source), dict(LLAMA3_ROLES)
-    model = read_sentencepiece_model(data, source=source)
-    prefix: SpacePrefix = "none"
-    if flag(tokenizer_config, "add_prefix_space", model.add_dummy_prefix, source):
-        prefix = "every" if flag(tokenizer_config, "legacy", True, source) else "first"
-    backend = sentencepiece_backend(model, prefix=prefix)
-    bos = model.roles.get("bos_token")
-    if bos is not None and flag(tokenizer_config, "add_bos_token", True, source):
-        # The library gives `$` and `:` in a token a meaning of their own, and refuses some.
-        with told(f"{source} has a damaged tokenizer"):
-            backend.post_processor = processors.TemplateProcessing(
-                single=[bos, "$A"], special_tokens=[(bos, model.vocabulary.tokens.index(bos))]
-            )
-    return backend, model.roles
+    with told(f"{source} is not a valid tokenizer"):
+        text = text.decode() if isinstance(text, bytes) else text
+        refuse_growth(text, source=source)
+        backend = Backend.from_str(text)
+        mended = mend_mistral_words(backend)
+    notes = (
+        f"{source} cuts words by a rule the model was not trained with, a known fault of older conversions; "
+        "Mistral's own rule is used.",
+    )
+    return _with_files_beside(
+        backend,
+        {},
+        source,
+        tokenizer_config,
+        special_tokens_map,
+        added_tokens,
+        templates,
+        rows,
+        notes=notes if mended else (),
+    )
 
 
-def flag(values: Mapping[str, object], name: str, default: bool, source: str) -> bool:
-    """A setting of the tokenizer_config.json beside `source`; absent and null mean the default."""
-    value = values.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise CheckpointError(f"The tokenizer_config.json beside {source} has {name} = {value!r}, not true or false.")
-    return default if value is None else value
+def tokenizer_from_model_file(
+    data: bytes,
+    *,
+    source: str,
+    tokenizer_config: Mapping[str, object] | None = None,
+    special_tokens_map: Mapping[str, object] | None = None,
+    added_tokens: Mapping[str, object] | None = None,
+    templates: Collection[str] = (),
+    rows: int | None = None,
+) -> Tokenizer:
+    """The tokenizer of a `tokenizer.model`, which lies at `source` and contains `data`.
+
+    It is a SentencePiece model, or Llama 3's vocabulary in tiktoken's format. The flags of `tokenizer_config`
+    decide what is put around raw text.
+
+    Raises:
+        CheckpointError: the contents are damaged or contradict each other.
+        UnsupportedModelError: a kind of tokenizer that is not supported.
+    """
+    backend, roles = model_file_backend(data, tokenizer_config or {}, source=source)
+    return _with_files_beside(
+        backend, roles, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
+    )
 
 
-def _listed_names(tokenizer_config: Mapping[str, object]) -> dict[int, str]:
-    """The spellings of added tokens by id, as far as they are sound; what is not is refused when they are added."""
-    listed = tokenizer_config.get("added_tokens_decoder")
-    names = {}
-    for key, entry in listed.items() if isinstance(listed, Mapping) else ():
-        content = entry.get("content") if isinstance(entry, Mapping) else None
-        if isinstance(content, str) and content and isinstance(key, str) and key.isascii() and key.isdigit():
-            names[int(key[:10])] = without_surrogates(content)
-    return names
+def tokenizer_from_vocabulary(
+    vocabulary: Mapping[str, object],
+    merges: str,
+    *,
+    rules: TokenizerClass,
+    source: str,
+    tokenizer_config: Mapping[str, object] | None = None,
+    special_tokens_map: Mapping[str, object] | None = None,
+    added_tokens: Mapping[str, object] | None = None,
+    templates: Collection[str] = (),
+    rows: int | None = None,
+) -> Tokenizer:
+    """The tokenizer of a parsed `vocab.json`, which lies at `source`, and the text of the `merges.txt` beside it.
+
+    How text is cut into words is not in these files: `rules` is the class of transformers that says it.
+
+    Raises:
+        CheckpointError: the contents are damaged or contradict each other.
+    """
+    config = tokenizer_config or {}
+    vocabulary = with_listed_ids(vocabulary, tokenizer_config, added_tokens)
+    backend = byte_level_backend(vocabulary, merges, config, rules=rules, source=source)
+    with told(f"{source} is not a valid tokenizer"):
+        notes = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
+        named = implied_roles(backend, config, rules) | named_special_tokens(tokenizer_config, special_tokens_map)
+        special = declared_special(tokenizer_config, special_tokens_map)
+        # Older files list the tokens here, and which of them are special there.
+        listed = {token: token for token in sorted(special)}
+        notes += mark_special(backend, {**named, **listed}, source=source)
+        add_beginning(backend, named, config, source=source)
+        return Tokenizer(backend, named, source=source, rows=rows, special=special, templates=templates, notes=notes)
+
+
+def tokenizer_from_tekken(
+    text: str,
+    *,
+    source: str,
+    tokenizer_config: Mapping[str, object] | None = None,
+    special_tokens_map: Mapping[str, object] | None = None,
+    added_tokens: Mapping[str, object] | None = None,
+    templates: Collection[str] = (),
+    rows: int | None = None,
+) -> Tokenizer:
+    """The tokenizer of Mistral's `tekken.json`, which lies at `source` and contains `text`.
+
+    Raises:
+        CheckpointError: the contents are damaged or contradict each other.
+    """
+    backend = tekken_backend(text, source=source)
+    return _with_files_beside(
+        backend, TEKKEN_ROLES, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
+    )
+
+
+def tokenizer_from_gguf(metadata: Mapping[str, object], *, source: str, rows: int | None = None) -> Tokenizer:
+    """The tokenizer of the GGUF file at `source`, from its metadata; the model has embeddings for `rows` tokens.
+
+    Raises:
+        CheckpointError: the metadata are damaged.
+        UnsupportedModelError: a kind of tokenizer that is not supported.
+    """
+    templates = list(gguf_templates(metadata).values())
+    notes: list[str] = []
+    embedded = metadata.get("tokenizer.huggingface.json")
+    if isinstance(embedded, str):
+        try:
+            tokenizer = tokenizer_from_json(embedded, source=source, templates=templates, rows=rows)
+        except (CheckpointError, UnsupportedModelError) as error:
+            if "tokenizer.ggml.tokens" not in metadata:
+                raise
+            notes.append(f"The tokenizer.json inside is passed over for the file's own vocabulary: {error}")
+        else:
+            for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown")):
+                index = metadata.get(f"tokenizer.ggml.{key}_token_id")
+                if isinstance(index, int) and tokenizer.piece(index):
+                    tokenizer.special_tokens[role] = tokenizer.piece(index)
+            return tokenizer
+    backend, special_tokens, more = gguf_backend(metadata, source=source)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, Sized)
+    with told(f"{source} has a damaged tokenizer"):
+        return Tokenizer(
+            backend,
+            special_tokens,
+            source=source,
+            vocab_size=len(tokens),
+            rows=rows,
+            templates=templates,
+            notes=[*notes, *more],
+        )
+
+
+def _with_files_beside(
+    backend: Backend,
+    roles: Mapping[str, str],
+    source: str,
+    tokenizer_config: Mapping[str, object] | None,
+    special_tokens_map: Mapping[str, object] | None,
+    added_tokens: Mapping[str, object] | None,
+    templates: Collection[str],
+    rows: int | None,
+    *,
+    notes: Sequence[str] = (),
+) -> Tokenizer:
+    """`backend` with the tokens that only other files know; `roles` holds where they are silent."""
+    named = dict(roles) | named_special_tokens(tokenizer_config, special_tokens_map)
+    with told(f"{source} is not a valid tokenizer"):
+        more = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
+        more += mark_special(backend, named, source=source)
+        return Tokenizer(
+            backend,
+            named,
+            source=source,
+            rows=rows,
+            special=declared_special(tokenizer_config, special_tokens_map),
+            templates=templates,
+            notes=[*notes, *more],
+        )

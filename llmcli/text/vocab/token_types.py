@@ -9,10 +9,9 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
+from llmcli.text.token_bytes import SPACE
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-SPACE = "▁"
-"""How SentencePiece writes a space."""
 
 
 @dataclass(frozen=True)

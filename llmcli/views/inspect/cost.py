@@ -10,7 +10,7 @@ from rich.text import Text
 
 from llmcli.views.reply.stats import size
 from llmcli.views.reports.show import block_name, count
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.token_table import percent
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.token_table import percent
 
 if TYPE_CHECKING:

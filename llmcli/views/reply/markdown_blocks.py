@@ -16,7 +16,7 @@ from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 
 Colours = Literal["standard", "256", "truecolor"] | None
 """What the terminal can show; None is text without any style."""

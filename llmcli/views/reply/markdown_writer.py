@@ -13,6 +13,7 @@ from llmcli.views.reply.markdown_blocks import lines_of
 from llmcli.views.reply.markdown_stream import MarkdownStream
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.live_region import OpenLines
+from llmcli.views.terminal.sanitize import visible
 from llmcli.views.terminal.unencodable import HANDLER
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class MarkdownReply:
         self._thought, self._thought_tokens = "", 0
 
     def _dim(self, text: str) -> list[str]:
-        return lines_of(Text(terminal.visible(text), style="dim"), self._lines.columns, self._colours)
+        return lines_of(Text(visible(text), style="dim"), self._lines.columns, self._colours)
 
 
 def _write(text: str) -> None:

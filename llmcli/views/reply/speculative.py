@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcli.views.reply.stats import speed
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.token_table import percent
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.sanitize import visible
 from llmcli.views.terminal.unencodable import HANDLER
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ class ThoughtWriter:
         if terminal.shows_color(sys.stderr):
             from rich.text import Text
 
-            terminal.console_err().print(Text(terminal.visible(said), style="dim"), end="", soft_wrap=True)
+            terminal.console_err().print(Text(visible(said), style="dim"), end="", soft_wrap=True)
         else:
-            sys.stderr.write(terminal.visible(said))
+            sys.stderr.write(visible(said))
         sys.stderr.flush()
 
     def end(self) -> None:
@@ -103,7 +104,7 @@ class ReplyWriter:
         if self._console is not None and step is not None and step.logprob is not None:
             self._write_coloured(text, step)
         elif self._is_terminal:
-            sys.stdout.write(terminal.visible(text))
+            sys.stdout.write(visible(text))
         else:
             # Bytes, so that neither the locale nor the platform's line ends change what the model said.
             sys.stdout.buffer.write(text.encode("utf-8", errors=HANDLER))
@@ -127,6 +128,4 @@ class ReplyWriter:
 
         assert self._console is not None
         # soft_wrap: the terminal breaks the lines, since only it knows where the previous token ended.
-        self._console.print(
-            Text(terminal.visible(text), style=step_style(step)), end="", soft_wrap=True, highlight=False
-        )
+        self._console.print(Text(visible(text), style=step_style(step)), end="", soft_wrap=True, highlight=False)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from llmcli.views.reply.stats import size
 from llmcli.views.reports.show import count
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

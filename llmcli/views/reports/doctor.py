@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcli.views.reply.stats import size
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
     from llmcli.doctor.finding import Finding

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 
 
 def settings_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:

@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from llmcli.views.reply.stats import size
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.model_terms import attention_words, feed_forward_words, logit_words, norm_words, rope_words
 
 if TYPE_CHECKING:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from llmcli.views.terminal.terminal import LEAST_COLUMNS, visible
+from llmcli.views.terminal.sanitize import visible
 
 
 class SafeConsole(Console):
@@ -17,11 +18,16 @@ class SafeConsole(Console):
     before; here it is made sure.
     """
 
+    def __init__(self, *, least_columns: int, **options: Any) -> None:
+        """A console with the `options` of Rich's that draws for `least_columns` or more."""
+        self._least_columns = least_columns
+        super().__init__(**options)
+
     @property
     def size(self) -> ConsoleDimensions:
         """Columns and lines to draw for."""
         columns, lines = super().size
-        return ConsoleDimensions(max(columns, LEAST_COLUMNS), max(lines, 1))
+        return ConsoleDimensions(max(columns, self._least_columns), max(lines, 1))
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:

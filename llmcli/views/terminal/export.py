@@ -6,7 +6,8 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
+from llmcli.views.terminal.terminal import LEAST_COLUMNS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,6 +32,7 @@ def _recorded(view: RenderableType, width: int = WIDTH) -> Console:
     from llmcli.views.terminal.console import SafeConsole
 
     console = SafeConsole(
+        least_columns=LEAST_COLUMNS,
         file=io.StringIO(),
         record=True,
         width=width,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from llmcli.views.terminal.terminal import can_redraw, console_err, note, visible
+from llmcli.views.terminal.sanitize import visible
+from llmcli.views.terminal.terminal import can_redraw, console_err, note
 
 Report: TypeAlias = Callable[[str, int, int | None], None]
 # What is over before anyone wonders should not flicker.

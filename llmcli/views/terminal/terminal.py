@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from llmcli.views.terminal import unencodable
+from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,15 +84,6 @@ def size(stream: TextIO) -> os.terminal_size:
     return os.terminal_size((found.columns or 80, found.lines or 24))
 
 
-def visible(text: str) -> str:
-    """`text` with every character shown that could drive a terminal or reorder what it shows.
-
-    Control characters but newline and tab, bidirectional overrides and isolates, and lone surrogates (bytes of names
-    that are not UTF-8) are replaced one by one, so the pieces of a stream can be treated separately.
-    """
-    return text.translate(_VISIBLE)
-
-
 def stdout() -> TextIO:
     """Standard output; `OSError` if the program was started without one."""
     if sys.stdout is None:
@@ -164,6 +156,7 @@ def _console(stream: TextIO) -> Console:
     # Asked for by --color where no terminal says what it can: the palette that every pager and terminal knows.
     palette: Literal["auto", "256"] = "auto" if can_redraw(stream) else "256"
     return SafeConsole(
+        least_columns=LEAST_COLUMNS,
         file=stream,
         color_system=palette if styled else None,
         no_color=not styled,
@@ -176,11 +169,3 @@ def _console(stream: TextIO) -> Console:
 
 def _is_dumb() -> bool:
     return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-
-
-_VISIBLE = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
-    0x7F: "\u2421",
-    **{code: f"\\u{code:04x}" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
-    **{code: unencodable.shown_instead(chr(code)) for code in range(0xD800, 0xE000)},
-}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from llmcli.text.chat.json_text import json_text
+from llmcli.text.chat_template.json_text import json_text
 
 
 def plain(value: object) -> object:

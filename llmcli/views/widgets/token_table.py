@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from llmcli.views.terminal.terminal import visible
+from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.numbers import number
 
 if TYPE_CHECKING:

@@ -102,7 +102,10 @@ def test_the_environment_has_none_of_the_users_settings(monkeypatch: pytest.Monk
     (tmp_path / "llmcli" / "config.toml").write_text("attention = true")
     env = environment(3)
     assert (env["OMP_NUM_THREADS"], "LLMCLI_ATTENTION" in env) == ("3", False)
-    code = "from llmcli.commands.shared.settings_file import default_map as m; assert not m(), m()"
+    code = (
+        "from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map as m; "
+        "assert not m(CommandsWithSettings((), {}))"
+    )
     timed(python(code), {**env, "PYTHONPATH": os.pathsep.join(sys.path)})
 
 

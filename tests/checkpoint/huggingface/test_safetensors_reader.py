@@ -22,7 +22,8 @@ from torch import Tensor
 from llmcli.checkpoint.huggingface import safetensors_reader
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors, read_safetensors_folder
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
-from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
+from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 FIELDS = '"dtype":"F32","shape":[2],"data_offsets":[0,8]'

@@ -17,8 +17,8 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors_folder
 from llmcli.checkpoint.quantized.detect import unquantised
-from llmcli.checkpoint.tensors.parameter_sources import Stored
-from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
+from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.quantized_cases import CASES, FP4, Case, codes, fp4_bytes, fp8_codes, make, scales, spread
 from tests.support.models.quantized_models import save_quantised
@@ -27,7 +27,7 @@ from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 MODULE = "model.layers.0.mlp.up_proj"
 
 
-def opened(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Stored]:
+def opened(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, StoredTensor]:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     keys = ConfigKeys({"quantization_config": config}, folder / "config.json")
     return unquantised(read_safetensors_folder(folder), keys, folder)
@@ -37,7 +37,7 @@ def named(case: Case, module: str = MODULE) -> dict[str, Tensor]:
     return {module + name: tensor for name, tensor in case.tensors.items()}
 
 
-def read(tensor: Stored, *, step: int | None = None) -> Tensor:
+def read(tensor: StoredTensor, *, step: int | None = None) -> Tensor:
     rows = tensor.shape[0]
     with TensorReader() as reader:
         pieces = [

@@ -20,10 +20,10 @@ from llmcli.checkpoint.tensors.parameter_sources import (
     Rearranged,
     Source,
     Stacked,
-    Stored,
     match_tensors,
 )
 from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.checkpoint.tensors.tensor_info import RowReader, StoredTensor
 from llmcli.errors import CheckpointError
 
 torch.manual_seed(0)
@@ -86,13 +86,13 @@ class Decoded:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape)
 
-    def read_rows(self, reader: TensorReader, start: int, stop: int) -> Tensor:
+    def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
         assert 0 <= start < stop <= len(self.values)
         return self.values[start:stop].float().reshape(stop - start, -1)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stored]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StoredTensor]:
     folder: Path = tmp_path_factory.mktemp("tensors")
     save_file(TENSORS, folder / "model.safetensors")
     return dict(read_safetensors_folder(folder))
@@ -102,11 +102,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stored]:
 @pytest.mark.parametrize("decoded", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_means_what_its_indices_say(
-    files: dict[str, Stored], layout: str, decoded: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, StoredTensor], layout: str, decoded: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources_module, "_CHUNK_VALUES", chunk)
     source, expected = LAYOUTS[layout]
-    stored: dict[str, Stored] = {name: Decoded(name, values) for name, values in TENSORS.items()} if decoded else files
+    stored: dict[str, StoredTensor] = (
+        {name: Decoded(name, values) for name, values in TENSORS.items()} if decoded else files
+    )
     wanted = expected(TENSORS)
     assert source.shape(stored) == tuple(wanted.shape)
     for dtype in (torch.float32, torch.bfloat16):
@@ -125,18 +127,18 @@ def test_a_layout_means_what_its_indices_say(
         Stacked((Source("matrix"), Source("other"))),
     ],
 )
-def test_tensors_that_do_not_fit_together_are_named(files: dict[str, Stored], source: ParameterSource) -> None:
+def test_tensors_that_do_not_fit_together_are_named(files: dict[str, StoredTensor], source: ParameterSource) -> None:
     with pytest.raises(CheckpointError, match=source.names[-1]):
         source.shape(files)
 
 
-def test_whole_numbers_are_no_weights(files: dict[str, Stored]) -> None:
+def test_whole_numbers_are_no_weights(files: dict[str, StoredTensor]) -> None:
     for source in (Source("whole numbers", None, ((0, 6),), 12), Rearranged("whole numbers")):
         with TensorReader() as reader, pytest.raises(CheckpointError, match="whole numbers"):
             source.read_into(files, reader, torch.empty(source.shape(files)))
 
 
-def test_every_parameter_finds_its_tensor_and_every_tensor_its_use(files: dict[str, Stored]) -> None:
+def test_every_parameter_finds_its_tensor_and_every_tensor_its_use(files: dict[str, StoredTensor]) -> None:
     wanted: dict[str, tuple[int, ...]] = {"a": (12, 10), "b": (10, 12)}
     layouts: dict[str, ParameterSource] = {"a": Source("matrix"), "b": Rearranged("half", transposed=True)}
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from llmcli.checkpoint.files.weight_file import WeightFile
 from llmcli.checkpoint.tensors import reader as tensors
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
-from llmcli.checkpoint.tensors.reader import TensorInfo, TensorReader
+from llmcli.checkpoint.tensors.reader import TensorReader
+from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 OFFSET = 37  # not aligned to anything

@@ -17,7 +17,8 @@ import pytest
 from llmcli.bench.results import Failure, Measurement
 from llmcli.bench.run import Begun, Benchmark, Event, How
 from llmcli.commands.bench.command import bench
-from llmcli.commands.shared.settings_file import default_map, settings_path
+from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
+from llmcli.paths import settings_path
 from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
 
@@ -148,4 +149,8 @@ def test_its_flags_can_be_set_in_the_file(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     settings_path().parent.mkdir()
     settings_path().write_text('device = "cpu"\n[bench]\nrounds = 6\nagainst = "transformers"\n')
-    assert default_map(bench)["bench"] == {"device": "cpu", "rounds": 6, "against": "transformers"}
+    assert default_map(CommandsWithSettings((bench,), {}))["bench"] == {
+        "device": "cpu",
+        "rounds": 6,
+        "against": "transformers",
+    }

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.commands.shared.load_model import find_checkpoint, no_garbage
+from llmcli.commands.shared.load_model import find_checkpoint
+from llmcli.startup.garbage_collection import no_garbage
 from tests.checkpoint.gguf.test_families import made
 from tests.support.models.gguf_writer import write_gguf
 from tests.support.models.tiny import save, tiny_model

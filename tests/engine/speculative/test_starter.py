@@ -14,7 +14,7 @@ import llmcli
 from llmcli.api import LoadedModel
 from llmcli.engine import SamplingParams, Step
 from llmcli.hub.starter import fetch_starter, starter_path
-from llmcli.kernels import why_not_on_cpu
+from llmcli.kernels.select import why_not_on_cpu
 from llmcli.model import Transformer
 
 pytestmark = pytest.mark.starter

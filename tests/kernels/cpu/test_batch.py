@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llmcli.errors import PromptTooLongError
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import build, threads
 
 FLAGS = ("-DLLM_PORTABLE", "-shared", "-fPIC", "-O0", "-pthread")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llmcli.errors import PromptTooLongError
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.build import Library, Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.cpu.support import unsupported

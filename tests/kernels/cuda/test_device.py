@@ -11,6 +11,7 @@ import torch
 
 from llmcli.engine import SamplingParams
 from llmcli.kernels.cuda.sampler import DeviceChoice
+from llmcli.kernels.select import slower_step
 from llmcli.model import KVCache, Transformer
 from tests.support.kernels.triton_device import DEVICE
 from tests.support.models.random_models import random_model
@@ -53,7 +54,8 @@ def nothing_waits() -> Iterator[None]:
     [SamplingParams(temperature=0), SamplingParams(repeat_penalty=1.2), SamplingParams(temperature=1.0, top_k=0)],
 )
 def test_nothing_waits_for_a_token_and_nothing_is_left_of_it(model: Transformer, params: SamplingParams) -> None:
-    step, choice, cache = CudaStep(model), DeviceChoice(SIZES["vocab_size"], torch.device("cuda:0")), begun(model)
+    step, cache = CudaStep(model, slower_step), begun(model)
+    choice = DeviceChoice(SIZES["vocab_size"], torch.device("cuda:0"))
 
     def draw() -> None:
         choice.choose(step.forward_unseen(choice.token, cache)[0], 0.3)
@@ -72,7 +74,7 @@ def test_nothing_waits_for_a_token_and_nothing_is_left_of_it(model: Transformer,
 
 
 def test_launches_that_overlap_give_what_those_do_that_wait(model: Transformer) -> None:
-    steps = [CudaStep(model), CudaStep(model)]
+    steps = [CudaStep(model, slower_step), CudaStep(model, slower_step)]
     steps[1]._pdl = False
     steps[1]._plans.clear()
     for several in (1, 4, 8, 16):
@@ -92,7 +94,7 @@ def test_a_model_on_another_device_than_the_current_one(model: Transformer, tmp_
         pytest.skip("there is one CUDA device")
     here, there = model, random_model("llama", tmp_path, **SIZES).to(torch.bfloat16).to("cuda:1")
     for one in (here, there):
-        step, cache = CudaStep(one), one.new_cache()
+        step, cache = CudaStep(one, slower_step), one.new_cache()
         step.forward([1, 2, 3], cache)
         ours = [step.forward([token], cache) for token in (4, 5, 6)]
         with torch.inference_mode():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmcli.kernels.select import slower_step
 from llmcli.model import KVCache
 from llmcli.model.quantized.layout import wide
 from tests.support.kernels.triton_device import DEVICE, triton
@@ -63,7 +64,7 @@ def test_no_program_waits_for_another(name: str, bits: int | None, several: int,
         pack_model(model, wide(4 if bits == 4 else 8, 32))
 
     def run() -> tuple[torch.Tensor, KVCache]:
-        step, cache = CudaStep(model), model.new_cache(capacity=len(IDS))
+        step, cache = CudaStep(model, slower_step), model.new_cache(capacity=len(IDS))
         step.forward(IDS[:READ], cache)
         ids = IDS[READ : READ + several]
         plan = step._plan(1 if several == 1 else 4)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cuda.readable_graph_step import GraphStep
 from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.matrix import PackedMatrix

@@ -15,7 +15,8 @@ from llmcli.engine.prefix_cache import Reader
 from llmcli.engine.speculative.decoder import Speculation
 from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.errors import PromptTooLongError
-from llmcli.kernels import NoKernelError
+from llmcli.kernels.base import NoKernelError
+from llmcli.kernels.select import slower_step
 from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from tests.support.kernels.triton_device import DEVICE
@@ -67,7 +68,7 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 def assert_right(model: Transformer, several: int = 3, most: float = 3e-6) -> None:
     """One token, then `several` at once, after some that the readable model has read; and it goes on after them."""
-    step, cache = CudaStep(model), fresh(model)
+    step, cache = CudaStep(model, slower_step), fresh(model)
     theirs = read(model, fresh(model), IDS)
     read(model, cache, IDS[:READ])
     ours = [step.forward(IDS[READ : READ + 1], cache)]
@@ -120,9 +121,9 @@ def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
     assert_right(model)
     block.mlp.up_proj = other.mlp.up_proj
     with pytest.raises(NoKernelError, match="gate and up"):
-        CudaStep(model)
+        CudaStep(model, slower_step)
     with pytest.raises(NoKernelError, match="as a CPU reads it"):
-        CudaStep(pack_model(copy.deepcopy(smollm).cpu(), narrow(4)))
+        CudaStep(pack_model(copy.deepcopy(smollm).cpu(), narrow(4)), slower_step)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_sixteen_bits_are_as_close_to_the_truth_as_the_readable_model(
     if kept is not None:
         model, precise = (pack_model(each.cpu(), kept).to(DEVICE) for each in (model, precise))
     exact = read(precise, fresh(smollm), IDS)[READ:]
-    step, cache = CudaStep(model), fresh(model)
+    step, cache = CudaStep(model, slower_step), fresh(model)
     read(model, cache, IDS[:READ])
     ours = torch.cat([step.forward([token], cache) for token in IDS[READ : READ + 3]])
     readable = read(model, fresh(model), IDS)[READ:]
@@ -151,7 +152,7 @@ def test_a_long_text_whose_cache_grows_and_moves(tmp_path: Path, window: int | N
     model = random_model("mistral", tmp_path, **sizes).to(DEVICE)
     ids = torch.randint(0, 70, (1100,), generator=torch.Generator().manual_seed(2)).tolist()
     theirs = read(model, fresh(model), ids)
-    step, cache = CudaStep(model), fresh(model, len(ids))
+    step, cache = CudaStep(model, slower_step), fresh(model, len(ids))
     # Within the first rotations that are computed ahead, over their end, and wherever the cache's memory changes.
     moved = 0
     for upto in (255, 511, 1023):
@@ -165,7 +166,7 @@ def test_a_long_text_whose_cache_grows_and_moves(tmp_path: Path, window: int | N
 
 
 def test_two_caches_in_turn_and_a_text_that_is_taken_back(smollm: Transformer) -> None:
-    step, caches = CudaStep(smollm), [fresh(smollm), fresh(smollm)]
+    step, caches = CudaStep(smollm, slower_step), [fresh(smollm), fresh(smollm)]
     other = IDS[::-1]
     read(smollm, caches[0], IDS[:4])
     read(smollm, caches[1], other[:4])
@@ -184,7 +185,7 @@ def test_proposals_are_verified_several_tokens_a_pass(tmp_path: Path) -> None:
     speculation = Speculation(draft=drafting, tokens=3)
     params = SamplingParams(temperature=0, max_tokens=5)
     said = []
-    for step, helped in ((None, None), (CudaStep(loaded.model), speculation)):
+    for step, helped in ((None, None), (CudaStep(loaded.model, slower_step), speculation)):
         engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=helped)
         events = list(engine.stream(IDS, params, probabilities=False))
         said.append([event.id for event in events if isinstance(event, Step)])
@@ -195,7 +196,7 @@ def test_proposals_are_verified_several_tokens_a_pass(tmp_path: Path) -> None:
 
 
 def test_a_prompt_is_read_by_the_readable_model(smollm: Transformer) -> None:
-    step, cache = CudaStep(smollm), fresh(smollm)
+    step, cache = CudaStep(smollm, slower_step), fresh(smollm)
     assert error(step.forward(IDS, cache), read(smollm, fresh(smollm), IDS)[-1:]) < 1e-6
     assert step.forward(IDS[:20], fresh(smollm), only_last=False).shape == (20, 70)
 
@@ -206,16 +207,16 @@ def test_no_first_token_waits_for_a_compiler(smollm: Transformer, monkeypatch: p
 
     monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", launch)
     for prompt in ([5], IDS):
-        ours = CudaStep(smollm).forward(prompt, fresh(smollm))
+        ours = CudaStep(smollm, slower_step).forward(prompt, fresh(smollm))
         assert error(ours, read(smollm, fresh(smollm), prompt)[-1:]) < 1e-6
 
 
 def test_what_is_not_covered_is_said(tmp_path: Path, smollm: Transformer) -> None:
     with pytest.raises(NoKernelError, match="latent attention"):
-        CudaStep(made("deepseek v3", tmp_path))
+        CudaStep(made("deepseek v3", tmp_path), slower_step)
     with pytest.raises(NoKernelError, match="float64"):
-        CudaStep(copy.deepcopy(smollm).double())
-    step = CudaStep(smollm)
+        CudaStep(copy.deepcopy(smollm).double(), slower_step)
+    step = CudaStep(smollm, slower_step)
     for cache in (
         KVCache(smollm.config, dtype=torch.bfloat16, device=DEVICE), KVCache(smollm.config, batch=2, device=DEVICE)
     ):  # fmt: skip
@@ -229,13 +230,13 @@ def test_learned_positions_end(tmp_path: Path) -> None:
     cache = model.new_cache()
     read(model, cache, [1] * 128)
     with pytest.raises(PromptTooLongError, match="129 tokens"):
-        CudaStep(model).forward([1], cache)
+        CudaStep(model, slower_step).forward([1], cache)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="there is no CUDA device")
 def test_the_graph_gives_what_its_launches_give(smollm: Transformer) -> None:
-    step, cache = CudaStep(smollm), fresh(smollm)
+    step, cache = CudaStep(smollm, slower_step), fresh(smollm)
     # The first launches each kernel by itself, the others replay the graph.
     ours = torch.cat([step.forward([token], cache) for token in IDS])
     assert error(ours, read(smollm, fresh(smollm), IDS)) < 3e-6

@@ -15,8 +15,8 @@ import llmcli
 from llmcli.checkpoint.load_packed import make_room, planned_formats
 from llmcli.engine import Engine, SamplingParams
 from llmcli.engine.events import Finish, Step
-from llmcli.kernels import why_no_kernel
-from llmcli.kernels.cuda.support import cuda_step, first_line, reads_packed, unsupported
+from llmcli.kernels.cuda.support import first_line, reads_packed, unsupported
+from llmcli.kernels.select import cuda_step, why_no_kernel
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
 from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from tests.support.models.random_models import pack_model

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from tokenizers import Tokenizer as Backend
 
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.vocab.load import tokenizer_from_gguf, tokenizer_from_json
 
 SPECIALS = ["<|begin|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [
@@ -133,7 +134,7 @@ def gguf_of_byte_level(backend: Backend, pre: str) -> dict[str, object]:
 def wrapped(backend: Backend) -> Tokenizer:
     """Our tokenizer over a library tokenizer."""
     config = {"bos_token": "<|begin|>", "eos_token": {"content": "<|im_end|>"}}
-    return Tokenizer.from_json(backend.to_str(), source="tokenizer.json", tokenizer_config=config)
+    return tokenizer_from_json(backend.to_str(), source="tokenizer.json", tokenizer_config=config)
 
 
 @functools.cache
@@ -143,7 +144,7 @@ def tokenizer(kind: str) -> Tokenizer:
         return wrapped(byte_level_backend())
     if kind == "metaspace":
         return wrapped(metaspace_backend())
-    return Tokenizer.from_gguf(gguf_of_sentencepiece(kind == "sentencepiece"), source="model.gguf")
+    return tokenizer_from_gguf(gguf_of_sentencepiece(kind == "sentencepiece"), source="model.gguf")
 
 
 KINDS = ["byte", "metaspace", "sentencepiece", "gemma"]

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken
 
 from llmcli.text.chat.end_of_turn import ORIGIN, turn_end
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.stop_tokens import stop_ids
 from llmcli.text.tokenizer import Tokenizer
 from tests.support.text.tokenizers import CHATML, byte_level_backend

@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 
 from llmcli.errors import UsageError
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import Segment
 from tests.support.text.tokenizers import CHATML, KINDS, byte_level_backend, metaspace_backend, tokenizer

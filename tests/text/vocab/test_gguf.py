@@ -7,10 +7,10 @@ from tokenizers import Regex
 from tokenizers import pre_tokenizers as pre
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.vocab.bpe import pretokenizers
 from llmcli.text.vocab.bpe.pretokenizers import gguf_pre_tokenizer
 from llmcli.text.vocab.gguf import gguf_backend
+from llmcli.text.vocab.load import tokenizer_from_gguf
 from tests.support.text.tokenizers import (
     TEXTS,
     byte_level_backend,
@@ -82,7 +82,7 @@ def test_no_rule_loses_a_character(name: str) -> None:
 @pytest.mark.parametrize("text", [*TEXTS, *MORE])
 def test_a_byte_level_vocabulary_keeps_its_ids(name: str, text: str) -> None:
     backend = byte_level_backend(ORIGINALS[name])
-    ours = Tokenizer.from_gguf(gguf_of_byte_level(backend, name), source="model.gguf")
+    ours = tokenizer_from_gguf(gguf_of_byte_level(backend, name), source="model.gguf")
     ids = backend.encode(text).ids
     if name != "llama-bpe":
         # There a word that is a token needs no merges, which our training knows nothing of.
@@ -99,23 +99,23 @@ def test_whether_text_begins_with_bos_by_default(name: str | None, bos: bool) ->
     del metadata["tokenizer.ggml.add_bos_token"]
     if name is None:
         del metadata["tokenizer.ggml.pre"]
-    ours = Tokenizer.from_gguf(metadata, source="model.gguf")
+    ours = tokenizer_from_gguf(metadata, source="model.gguf")
     assert (ours.encode("a")[0] == ours.bos_id) == bos
 
 
 def test_sentencepiece_defaults_when_keys_are_absent() -> None:
     metadata = gguf_of_sentencepiece()
-    full = Tokenizer.from_gguf(metadata, source="model.gguf")
+    full = tokenizer_from_gguf(metadata, source="model.gguf")
     for key in ("bos_token_id", "eos_token_id", "unknown_token_id", "add_space_prefix"):
         del metadata[f"tokenizer.ggml.{key}"]
-    ours = Tokenizer.from_gguf(metadata, source="model.gguf")
+    ours = tokenizer_from_gguf(metadata, source="model.gguf")
     assert ours.encode("The fox") == full.encode("The fox")
     assert ours.special_tokens == full.special_tokens
 
 
 def test_arrays_may_be_packed_and_types_absent() -> None:
     metadata = gguf_of_sentencepiece()
-    full = Tokenizer.from_gguf(metadata, source="model.gguf")
+    full = tokenizer_from_gguf(metadata, source="model.gguf")
     scores, types = metadata["tokenizer.ggml.scores"], metadata["tokenizer.ggml.token_type"]
     assert isinstance(scores, list)
     assert isinstance(types, list)
@@ -123,9 +123,9 @@ def test_arrays_may_be_packed_and_types_absent() -> None:
         "tokenizer.ggml.scores": array.array("d", scores),
         "tokenizer.ggml.token_type": array.array("i", types),
     }
-    assert Tokenizer.from_gguf(packed, source="model.gguf").encode("The 🦆  x") == full.encode("The 🦆  x")
+    assert tokenizer_from_gguf(packed, source="model.gguf").encode("The 🦆  x") == full.encode("The 🦆  x")
     del metadata["tokenizer.ggml.token_type"]
-    untyped = Tokenizer.from_gguf(metadata, source="model.gguf")
+    untyped = tokenizer_from_gguf(metadata, source="model.gguf")
     assert untyped.encode("The 🦆 x</s>") == full.encode("The 🦆 x</s>")
     # Known to end a turn, whatever the file says of it.
     end = untyped.token_to_id("<|im_end|>")
@@ -136,7 +136,7 @@ def test_arrays_may_be_packed_and_types_absent() -> None:
 def test_the_end_of_text_default_of_byte_level_files_is_no_ordinary_token() -> None:
     metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2")
     del metadata["tokenizer.ggml.eos_token_id"]
-    assert Tokenizer.from_gguf(metadata, source="model.gguf").eos_id is None
+    assert tokenizer_from_gguf(metadata, source="model.gguf").eos_id is None
 
 
 def test_spellings_that_are_no_text_get_a_name() -> None:
@@ -146,7 +146,7 @@ def test_spellings_that_are_no_text_get_a_name() -> None:
     assert isinstance(tokens, list)
     assert isinstance(types, list)
     more = {"tokenizer.ggml.tokens": [*tokens, "", "\udcff", "\udcfe"], "tokenizer.ggml.token_type": [*types, 1, 1, 1]}
-    ours = Tokenizer.from_gguf(metadata | more, source="model.gguf")
+    ours = tokenizer_from_gguf(metadata | more, source="model.gguf")
     assert ours.vocab_size == len(tokens) + 3
     assert "INVALID" in ours.piece(len(tokens) + 1)
 
@@ -215,7 +215,7 @@ def test_damaged_metadata_end_in_one_sentence(fault: dict[str, object]) -> None:
 
 def test_ids_that_mean_none_are_none() -> None:
     metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2") | {"tokenizer.ggml.padding_token_id": 2**32 - 1}
-    assert "pad_token" not in Tokenizer.from_gguf(metadata, source="model.gguf").special_tokens
+    assert "pad_token" not in tokenizer_from_gguf(metadata, source="model.gguf").special_tokens
 
 
 @pytest.mark.parametrize("value", [10**6, -2, "2", 2.5, True, [1], 2**64])
@@ -223,10 +223,10 @@ def test_ids_that_mean_none_are_none() -> None:
 @pytest.mark.parametrize("sound", [gguf_of_byte_level(byte_level_backend(), "gpt-2"), gguf_of_sentencepiece()])
 def test_an_id_of_no_token_is_passed_over_with_a_note(sound: dict[str, object], name: str, value: object) -> None:
     key = f"tokenizer.ggml.{name}_token_id"
-    ours = Tokenizer.from_gguf(sound | {key: value}, source="model.gguf")
+    ours = tokenizer_from_gguf(sound | {key: value}, source="model.gguf")
     assert any(key in note for note in ours.notes)
     # As if the key were not there.
-    without = Tokenizer.from_gguf({k: v for k, v in sound.items() if k != key}, source="model.gguf")
+    without = tokenizer_from_gguf({k: v for k, v in sound.items() if k != key}, source="model.gguf")
     assert ours.special_tokens == without.special_tokens
     assert ours.encode("The fox") == without.encode("The fox")
 
@@ -236,6 +236,6 @@ def test_ids_may_be_written_as_floats_and_types_be_too_many() -> None:
     types = sound["tokenizer.ggml.token_type"]
     assert isinstance(types, list)
     changed = {"tokenizer.ggml.bos_token_id": 0.0, "tokenizer.ggml.token_type": [*types, 1, 3]}
-    ours = Tokenizer.from_gguf(sound | changed, source="model.gguf")
-    assert ours.encode("The fox") == Tokenizer.from_gguf(sound, source="model.gguf").encode("The fox")
+    ours = tokenizer_from_gguf(sound | changed, source="model.gguf")
+    assert ours.encode("The fox") == tokenizer_from_gguf(sound, source="model.gguf").encode("The fox")
     assert [note for note in ours.notes if f"types for {len(types) + 2} tokens" in note] == list(ours.notes)

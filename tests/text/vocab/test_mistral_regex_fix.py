@@ -7,6 +7,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from llmcli.text.token_bytes import byte_alphabet
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS, byte_level_pre_tokenizer
+from llmcli.text.vocab.load import tokenizer_from_json
 
 CONTROL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
 
@@ -24,7 +25,7 @@ def converted(words: str, control: list[str] = CONTROL) -> Backend:
 
 
 def read(backend: Backend) -> Tokenizer:
-    return Tokenizer.from_json(backend.to_str(), source="here/tokenizer.json")
+    return tokenizer_from_json(backend.to_str(), source="here/tokenizer.json")
 
 
 def test_the_wrong_rule_is_replaced_with_a_note() -> None:

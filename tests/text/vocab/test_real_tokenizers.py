@@ -15,8 +15,9 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from llmcli.text.chat.prompt import Message, encode_chat
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.vocab.load import tokenizer_from_json, tokenizer_from_model_file
 from tests.support.text.strings import many_texts
 
 pytestmark = pytest.mark.npm
@@ -46,7 +47,7 @@ def real(request: pytest.FixtureRequest) -> Real:
         text, config = (contents(archive, name) for name in ("tokenizer.json", "tokenizer_config.json"))
     settings = json.loads(config)
     template = settings.get("chat_template")
-    ours = Tokenizer.from_json(
+    ours = tokenizer_from_json(
         text, source="tokenizer.json", tokenizer_config=settings, templates=[template] if template else []
     )
     return Real(ours, Backend.from_str(text.decode()), template)
@@ -169,7 +170,7 @@ def test_the_original_file_of_llama3_gives_the_same_ids(real: Real) -> None:
     size = real.ours.token_to_id("<|begin_of_text|>")
     assert size is not None
     lines = [base64.b64encode(real.ours.token_bytes(rank)) + b" %d\n" % rank for rank in range(size)]
-    original = Tokenizer.from_model_file(b"".join(lines), source="tokenizer.model")
+    original = tokenizer_from_model_file(b"".join(lines), source="tokenizer.model")
     assert [original.piece(token) for token in range(original.vocab_size)] == [
         real.ours.piece(token) for token in range(real.ours.vocab_size)
     ]

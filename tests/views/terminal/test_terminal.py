@@ -20,6 +20,7 @@ from rich.text import Text
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.export import as_html, as_svg
 from llmcli.views.terminal.progress import progress_bar
+from llmcli.views.terminal.sanitize import visible
 
 
 class Screen(io.StringIO):
@@ -41,7 +42,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_nothing_that_drives_a_terminal_stays_and_everything_else_does() -> None:
     for code in range(sys.maxunicode + 1):
         character = chr(code)
-        shown = terminal.visible(character)
+        shown = visible(character)
         dangerous = (
             (unicodedata.category(character) == "Cc" and character not in "\n\t")
             or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -64,7 +65,7 @@ def test_nothing_that_drives_a_terminal_stays_and_everything_else_does() -> None
     ],
 )
 def test_what_is_shown_instead(text: str, expected: str) -> None:
-    assert terminal.visible(text) == expected == "".join(terminal.visible(character) for character in text)
+    assert visible(text) == expected == "".join(visible(character) for character in text)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_no_view_drives_the_terminal_whatever_it_forgot_to_make_visible(monkeypa
     assert "\x1b[1m" in written and "owned" in written
     # Its own styles are all there is.
     written = re.sub(r"\x1b\[[0-9;]*m", "", written)
-    assert terminal.visible(written) == written
+    assert visible(written) == written
     assert not {"\x1b", "\x07", "\x9b"} & set(as_html(table) + as_svg(table, hostile))
 
 
@@ -226,4 +227,4 @@ def test_data_is_harmless_to_who_sees_it_and_itself_to_a_program(seen: bool, mon
     terminal.write_line(line)
     written = data.getvalue().decode("utf-8")
     assert json.loads(written)["text"].replace("\u2421", "\x7f") == json.loads(line)["text"]
-    assert written == f"{terminal.visible(line) if seen else line}\n"
+    assert written == f"{visible(line) if seen else line}\n"

@@ -13,8 +13,8 @@ from llmcli.errors import CheckpointError
 from llmcli.text.tokenizers_errors import told
 from llmcli.text.trusted_encoding import without_surrogates
 from llmcli.text.vocab.bpe.pretokenizers import QWEN2_WORDS, byte_level_pre_tokenizer
-from llmcli.text.vocab.load import flag
 from llmcli.text.vocab.tokenizer_classes import TokenizerClass
+from llmcli.text.vocab.tokenizer_config import flag
 
 _END_OF_TEXT = "<|endoftext|>"
 # The tokens of each class where no file says otherwise.

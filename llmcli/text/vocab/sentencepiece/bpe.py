@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from llmcli.text.vocab.token_types import BYTE, NORMAL, SPACE, TypedVocabulary
+from llmcli.text.token_bytes import SPACE
+from llmcli.text.vocab.token_types import BYTE, NORMAL, TypedVocabulary
 
 # No vocabulary has pieces near this; the pairs to look at grow with the length of a piece.
 _LONGEST_PIECE = 512

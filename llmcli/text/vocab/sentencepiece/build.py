@@ -5,11 +5,12 @@ from __future__ import annotations
 from tokenizers import Regex, models, normalizers
 from tokenizers import Tokenizer as Backend
 
+from llmcli.text.expansion_limit import charsmap_growth, refuse_rule
+from llmcli.text.token_bytes import SPACE
 from llmcli.text.tokenizers_errors import told
-from llmcli.text.vocab.expansion_limit import charsmap_growth, refuse_rule
 from llmcli.text.vocab.sentencepiece.bpe import SpacePrefix, sentencepiece_bpe, set_space_rules
 from llmcli.text.vocab.sentencepiece.model_file import BPE, SentencePieceModel
-from llmcli.text.vocab.token_types import NORMAL, SPACE, UNKNOWN, USER_DEFINED, add_tokens
+from llmcli.text.vocab.token_types import NORMAL, UNKNOWN, USER_DEFINED, add_tokens
 
 # So improbable that no text is ever cut into such a piece. Text that spells one is not that piece.
 _NEVER = -1e6

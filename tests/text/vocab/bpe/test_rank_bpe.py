@@ -18,6 +18,7 @@ from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import Segment
 from llmcli.text.vocab.bpe import tiktoken
 from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS
+from llmcli.text.vocab.load import tokenizer_from_model_file, tokenizer_from_tekken
 from tests.support.text.strings import many_texts
 from tests.support.text.tokenizers import CORPUS
 
@@ -92,7 +93,7 @@ def tekken_data(**changes: Any) -> dict[str, Any]:
 
 
 def tekken(**changes: Any) -> Tokenizer:
-    return Tokenizer.from_tekken(json.dumps(tekken_data(**changes)), source="tekken.json")
+    return tokenizer_from_tekken(json.dumps(tekken_data(**changes)), source="tekken.json")
 
 
 def test_tekken_ids_are_ranks_behind_the_control_tokens() -> None:
@@ -135,7 +136,7 @@ def test_a_token_spelled_like_a_control_token_yields_to_it() -> None:
     rank = len(data["vocab"]) - 2
     for entry, token in zip(data["vocab"][rank - 1 :], (b"<s", b"<s>"), strict=False):
         entry["token_bytes"] = base64.b64encode(token).decode()
-    ours = Tokenizer.from_tekken(json.dumps(data), source="tekken.json")
+    ours = tokenizer_from_tekken(json.dumps(data), source="tekken.json")
     ids = ours.encode("<s>", add_special_tokens=False)
     assert 1 not in ids
     assert ours.decode(ids) == "<s>"
@@ -174,13 +175,13 @@ TEKKEN_FAULTS: list[dict[str, Any]] = [
 def test_a_damaged_tekken_file_is_named(fault: dict[str, Any]) -> None:
     data = tekken_data(**fault) if fault.get("config", {}) is not None else tekken_data() | fault
     with pytest.raises(CheckpointError, match=r"here/tekken\.json"):
-        Tokenizer.from_tekken(json.dumps(data), source="here/tekken.json")
+        tokenizer_from_tekken(json.dumps(data), source="here/tekken.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 10_000, "<!DOCTYPE html>"])
 def test_what_is_no_tekken_file_is_named(text: str) -> None:
     with pytest.raises(CheckpointError, match=r"here/tekken\.json"):
-        Tokenizer.from_tekken(text, source="here/tekken.json")
+        tokenizer_from_tekken(text, source="here/tekken.json")
 
 
 def lines(tokens: Iterable[bytes]) -> bytes:
@@ -196,7 +197,7 @@ def small_llama3(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, ...]:
 
 
 def llama3(data: bytes, config: Mapping[str, object] | None = None) -> Tokenizer:
-    return Tokenizer.from_model_file(data, source="here/tokenizer.model", tokenizer_config=config)
+    return tokenizer_from_model_file(data, source="here/tokenizer.model", tokenizer_config=config)
 
 
 def test_llama3_ids_are_ranks_and_control_tokens_follow(small_llama3: tuple[bytes, ...]) -> None:

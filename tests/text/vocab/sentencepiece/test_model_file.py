@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import Segment
+from llmcli.text.vocab.load import tokenizer_from_model_file
 from llmcli.text.vocab.sentencepiece.model_file import read_sentencepiece_model
 from tests.support.text.strings import many_texts
 from tests.support.text.tokenizers import CORPUS
@@ -62,7 +63,7 @@ def equally_probable(model: Any, ids: Sequence[int], others: Sequence[int]) -> b
 
 
 def made(data: bytes, **config: object) -> Tokenizer:
-    return Tokenizer.from_model_file(data, source="tokenizer.model", tokenizer_config=config)
+    return tokenizer_from_model_file(data, source="tokenizer.model", tokenizer_config=config)
 
 
 @pytest.mark.parametrize("byte_fallback", [True, False])
@@ -160,7 +161,7 @@ def test_without_legacy_plain_text_is_that_of_sentencepiece_all_the_same() -> No
 def test_tokens_listed_beside_the_model_are_added_and_name_roles() -> None:
     data = trained("bpe")
     size = made(data).vocab_size
-    ours = Tokenizer.from_model_file(
+    ours = tokenizer_from_model_file(
         data,
         source="tokenizer.model",
         tokenizer_config={
@@ -245,7 +246,7 @@ def test_pieces_that_are_no_text_get_a_name() -> None:
 )
 def test_damaged_files_are_named(data: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"here/tokenizer\.model"):
-        Tokenizer.from_model_file(data, source="here/tokenizer.model")
+        tokenizer_from_model_file(data, source="here/tokenizer.model")
 
 
 @pytest.mark.parametrize("flag", ["add_bos_token", "legacy", "add_prefix_space"])

@@ -20,7 +20,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from llmcli.text.chat.budget import (
+from llmcli.text.chat_template.budget import (
     Budget,
     OverBudgetError,
     estimate,

@@ -15,7 +15,7 @@ from llmcli.errors import CheckpointError, LlmcliError, UsageError
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from llmcli.text.chat.sandbox import TemplateEnvironment
+    from llmcli.text.chat_template.sandbox import TemplateEnvironment
 
 # Compiling takes time and memory too; the longest real ones have 30,000 characters.
 _LONGEST_SOURCE = 128 << 10
@@ -97,8 +97,8 @@ class ChatTemplate:
             CheckpointError: the template fails, or does more than a template needs to.
         """
         template = self._template
-        from llmcli.text.chat.budget import Budget, OverBudgetError
-        from llmcli.text.chat.sandbox import RefusedError, rendered
+        from llmcli.text.chat_template.budget import Budget, OverBudgetError
+        from llmcli.text.chat_template.sandbox import RefusedError, rendered
 
         variables = {
             **self.special_tokens,
@@ -152,6 +152,6 @@ def _told(error: Exception) -> str:
 @lru_cache(maxsize=1)
 def _environment() -> TemplateEnvironment:
     # Here and not above: every command pays for what is imported at the top.
-    from llmcli.text.chat.sandbox import TemplateEnvironment
+    from llmcli.text.chat_template.sandbox import TemplateEnvironment
 
     return TemplateEnvironment()

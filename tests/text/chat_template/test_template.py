@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llmcli.errors import CheckpointError, UsageError
-from llmcli.text.chat.template import ChatTemplate, choose_template
+from llmcli.text.chat_template.template import ChatTemplate, choose_template
 
 MESSAGES: list[dict[str, object]] = [{"role": "user", "content": "<b>&Hi"}, {"role": "assistant", "content": "é"}]
 

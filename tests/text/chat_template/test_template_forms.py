@@ -7,7 +7,7 @@ import pytest
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.text.chat.messages import Message, ToolCall
 from llmcli.text.chat.prompt import ChatPrompt, build_chat
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.trusted_encoding import Segment
 from tests.support.text.tokenizers import CHATML, tokenizer
 
@@ -280,7 +280,7 @@ def test_it_is_continued_as_the_template_writes_replies_or_else_new_ones() -> No
 
 
 def test_a_template_that_takes_long_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.text.chat.budget.MOST_OPERATIONS", 5_000)
+    monkeypatch.setattr("llmcli.text.chat_template.budget.MOST_OPERATIONS", 5_000)
     source = "{% for i in range(9999) %}{% endfor %}"
     template = ChatTemplate(source, special_tokens={})
     with pytest.raises(CheckpointError, match="more than"):

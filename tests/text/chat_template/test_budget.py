@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmcli.errors import CheckpointError
-from llmcli.text.chat.template import ChatTemplate
+from llmcli.text.chat_template.template import ChatTemplate
 
 MESSAGES: list[dict[str, object]] = [{"role": "user", "content": "Hi"}]
 TEXT = "{% set a = 'xxxxxxxx' %}"
@@ -66,13 +66,13 @@ def render(source: str, messages: list[dict[str, object]] = MESSAGES) -> str:
     ],
 )
 def test_what_no_template_needs_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.text.chat.budget.MOST_OPERATIONS", 100_000)
+    monkeypatch.setattr("llmcli.text.chat_template.budget.MOST_OPERATIONS", 100_000)
     with pytest.raises(CheckpointError, match=r"'default' fails: it (takes|makes|has|nests|computes) "):
         render(source)
 
 
 def test_time_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.text.chat.budget.MOST_SECONDS", 0.1)
+    monkeypatch.setattr("llmcli.text.chat_template.budget.MOST_SECONDS", 0.1)
     with pytest.raises(CheckpointError, match="more than 0 seconds"):
         render("{% for i in range(99999) %}{% set s = range(99999) | sort %}{% endfor %}")
 

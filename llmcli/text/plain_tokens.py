@@ -15,8 +15,8 @@ from contextlib import suppress
 from tokenizers import AddedToken
 
 from llmcli.errors import LlmcliError
-from llmcli.text.chat.template import ChatTemplate
-from llmcli.text.vocab.token_types import SPACE
+from llmcli.text.chat_template.template import ChatTemplate
+from llmcli.text.token_bytes import SPACE
 
 _TAG = re.compile(r"</?([a-z][a-z0-9]*)>")
 # Elements that format text. Others (`output`, `search`, `audio`, ...) are names that control tokens have, too.

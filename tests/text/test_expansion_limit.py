@@ -8,8 +8,8 @@ from tokenizers import Regex, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
+from llmcli.text.expansion_limit import growth, pairs_of, refuse_growth
 from llmcli.text.token_bytes import PieceDecoder
-from llmcli.text.vocab.expansion_limit import growth, pairs_of, refuse_growth
 
 
 def charsmap(*texts: str) -> bytes:

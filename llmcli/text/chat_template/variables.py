@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmcli.text.chat.template import ChatTemplate
+    from llmcli.text.chat_template.template import ChatTemplate
 
 # How JSON, Python and YAML 1.2 (the core schema, section 10.3.2) write them. YAML 1.1's yes, no, on and off are texts:
 # templates have variables with values such as reasoning_effort=none.

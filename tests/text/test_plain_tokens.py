@@ -9,9 +9,9 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.plain_tokens import plain_tokens
 from llmcli.text.trusted_encoding import Segment
-from llmcli.text.vocab.plain_tokens import plain_tokens
+from llmcli.text.vocab.load import tokenizer_from_gguf, tokenizer_from_json
 from tests.support.text.tokenizers import byte_level_backend, gguf_of_byte_level, gguf_of_sentencepiece
 
 LETTERS = ["õ", "ö", "÷", "Á", "ý", "À", "ÿ", "ø", "ú", "þ", "ü", "ù", "û"]
@@ -94,7 +94,7 @@ def test_what_a_template_puts_together_is_no_text() -> None:
 def test_a_template_that_is_given_later_guards_its_markers_too() -> None:
     backend = byte_level_backend()
     backend.add_tokens([AddedToken(content, special=False) for content in ("<h1>", "<b>")])
-    tokenizer = Tokenizer.from_json(backend.to_str(), source="t.json", templates=["<h1>"])
+    tokenizer = tokenizer_from_json(backend.to_str(), source="t.json", templates=["<h1>"])
     bold = backend.token_to_id("<b>")
     assert bold in tokenizer.encode("a<b>") and not tokenizer.is_guarded(bold)
     tokenizer.guard_template("{{ '<' ~ 'b>' }}")
@@ -122,9 +122,9 @@ GERMAN = "Die Größe überrascht: schön, ø und ú, <table>÷</table>."
 def test_letters_that_are_added_tokens_are_encoded_as_by_the_library_and_come_back(form: str) -> None:
     backend = deepseek_like()
     if form == "gguf":
-        ours = Tokenizer.from_gguf(gguf_of_byte_level(backend, "gpt-2"), source="m.gguf")
+        ours = tokenizer_from_gguf(gguf_of_byte_level(backend, "gpt-2"), source="m.gguf")
     else:
-        ours = Tokenizer.from_json(backend.to_str(), source="t.json")
+        ours = tokenizer_from_json(backend.to_str(), source="t.json")
     ids = ours.encode(GERMAN)
     assert ids == backend.encode(GERMAN).ids
     assert {ours.piece(token) for token in ids if ours.is_added(token)} == {"<|begin|>", *"öüøú÷", "<table>"}
@@ -142,7 +142,7 @@ def test_letters_that_are_added_tokens_are_encoded_as_by_the_library_and_come_ba
 def test_what_files_beside_call_special_is_guarded() -> None:
     backend = byte_level_backend()
     backend.add_tokens([AddedToken(content) for content in ("Human", "Robot", "Friend", "Text")])
-    ours = Tokenizer.from_json(
+    ours = tokenizer_from_json(
         backend.to_str(),
         source="t.json",
         tokenizer_config={
@@ -170,7 +170,7 @@ def test_gguf_tokens_added_by_hand_are_text_where_they_are_spelled_so() -> None:
         "tokenizer.ggml.scores": [*scores, *[0.0] * 5],
         "tokenizer.chat_template": "USER: {{ messages }}",
     }
-    ours = Tokenizer.from_gguf(metadata | changed, source="m.gguf")
+    ours = tokenizer_from_gguf(metadata | changed, source="m.gguf")
     assert [text for text in more if ours.control_spans(text)] == ["<tool_call>", "Robot", "USER"]
     assert ours.decode(ours.encode("a <h1>ü</h1> USER")) == "a <h1>ü</h1> USER"
     assert json.loads(ours.to_json())["added_tokens"][-1]["content"] == "USER"

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import processors
 
 from llmcli.errors import CheckpointError
-from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.vocab.load import tokenizer_from_gguf, tokenizer_from_json
 from tests.support.text.tokenizers import byte_level_backend, gguf_of_byte_level, gguf_of_sentencepiece, wrapped
 
 BEGIN, START, END = 0, 1, 2
@@ -49,8 +49,8 @@ def test_only_what_comes_before_the_text_is_added(
 @pytest.mark.parametrize("metadata", [gguf_of_byte_level(byte_level_backend(), "gpt-2"), gguf_of_sentencepiece()])
 def test_flags_of_gguf_files_add_no_ending(metadata: dict[str, object]) -> None:
     flags = {"tokenizer.ggml.add_eos_token": True, "tokenizer.ggml.add_sep_token": True}
-    ours = Tokenizer.from_gguf(metadata | flags | {"tokenizer.ggml.seperator_token_id": 2}, source="m.gguf")
-    assert ours.encode("The fox") == Tokenizer.from_gguf(metadata, source="m.gguf").encode("The fox")
+    ours = tokenizer_from_gguf(metadata | flags | {"tokenizer.ggml.seperator_token_id": 2}, source="m.gguf")
+    assert ours.encode("The fox") == tokenizer_from_gguf(metadata, source="m.gguf").encode("The fox")
     assert ours.eos_id not in ours.encode("The fox")
 
 
@@ -58,4 +58,4 @@ def test_a_beginning_outside_the_vocabulary_is_refused() -> None:
     backend = byte_level_backend()
     backend.post_processor = processors.RobertaProcessing(_EOS, ("<s>", 50_000))
     with pytest.raises(CheckpointError, match=r"t\.json puts the token 50000 in front of every text"):
-        Tokenizer.from_json(backend.to_str(), source="t.json")
+        tokenizer_from_json(backend.to_str(), source="t.json")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmcli.text.chat.prompt import Message, build_chat
-from llmcli.text.chat.template import ChatTemplate
-from llmcli.text.chat.variables import template_value, unread_note
+from llmcli.text.chat_template.template import ChatTemplate
+from llmcli.text.chat_template.variables import template_value, unread_note
 from tests.support.text.tokenizers import CHATML, tokenizer
 
 

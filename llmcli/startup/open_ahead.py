@@ -1,0 +1,45 @@
+"""Opening a model's files while torch is still being loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.startup.garbage_collection import no_garbage
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint.checkpoint import Checkpoint
+    from llmcli.checkpoint.folder import FolderContents
+    from llmcli.checkpoint.preload import GGUFAhead
+
+
+def open_ahead(path: Path, *, weights: bool) -> Checkpoint:
+    """The checkpoint at `path`, a file or a folder, its headers read.
+
+    `weights` says that the caller goes on to read weights: their files and torch are then loaded in the meantime.
+    """
+    from llmcli.checkpoint.files.prefetch import read_ahead
+    from llmcli.startup.preload_torch import load_torch_ahead
+
+    if weights:
+        read_ahead(path)
+    with no_garbage():
+        if weights:
+            load_torch_ahead()
+        from llmcli.checkpoint.folder import read_folder
+        from llmcli.checkpoint.gguf.model_files import gguf_of_folder
+        from llmcli.checkpoint.preload import read_gguf_ahead
+
+        ahead: GGUFAhead | FolderContents | None = None
+        if path.is_dir():
+            ahead = read_folder(path)
+            path = path if ahead else gguf_of_folder(path)
+        if ahead is None:
+            ahead = read_gguf_ahead(path)
+        if weights:
+            from llmcli.startup.lazy_torch import import_torch
+
+            import_torch()
+        from llmcli.checkpoint.checkpoint import open_checkpoint
+
+        return open_checkpoint(path, ahead)

@@ -1,0 +1,57 @@
+"""Building a tokenizer from a `tokenizer.model`: a SentencePiece model, or Llama 3's ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import processors
+
+from llmcli.text.tokenizers_errors import told
+from llmcli.text.trusted_encoding import without_surrogates
+from llmcli.text.vocab.bpe.tiktoken import LLAMA3_ROLES, is_tiktoken_model, llama3_backend
+from llmcli.text.vocab.sentencepiece.bpe import SpacePrefix
+from llmcli.text.vocab.sentencepiece.build import sentencepiece_backend
+from llmcli.text.vocab.sentencepiece.model_file import read_sentencepiece_model
+from llmcli.text.vocab.tokenizer_config import flag
+
+
+def model_file_backend(
+    data: bytes, tokenizer_config: Mapping[str, object], *, source: str
+) -> tuple[Backend, dict[str, str]]:
+    """The tokenizer of a `tokenizer.model` with the contents `data`, and its special tokens by role.
+
+    `tokenizer_config` are the parsed settings beside it: `add_bos_token`, `add_prefix_space`, and `legacy`, without
+    which only the beginning of a text gets a space in front, and no text behind a control token. `add_eos_token` says
+    how training texts end, not those to continue.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        UnsupportedModelError: a kind of model that is not supported.
+    """
+    if is_tiktoken_model(data):
+        return llama3_backend(data, names=_listed_names(tokenizer_config), source=source), dict(LLAMA3_ROLES)
+    model = read_sentencepiece_model(data, source=source)
+    prefix: SpacePrefix = "none"
+    if flag(tokenizer_config, "add_prefix_space", model.add_dummy_prefix, source):
+        prefix = "every" if flag(tokenizer_config, "legacy", True, source) else "first"
+    backend = sentencepiece_backend(model, prefix=prefix)
+    bos = model.roles.get("bos_token")
+    if bos is not None and flag(tokenizer_config, "add_bos_token", True, source):
+        # The library gives `$` and `:` in a token a meaning of their own, and refuses some.
+        with told(f"{source} has a damaged tokenizer"):
+            backend.post_processor = processors.TemplateProcessing(
+                single=[bos, "$A"], special_tokens=[(bos, model.vocabulary.tokens.index(bos))]
+            )
+    return backend, model.roles
+
+
+def _listed_names(tokenizer_config: Mapping[str, object]) -> dict[int, str]:
+    """The spellings of added tokens by id, as far as they are sound; what is not is refused when they are added."""
+    listed = tokenizer_config.get("added_tokens_decoder")
+    names = {}
+    for key, entry in listed.items() if isinstance(listed, Mapping) else ():
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if isinstance(content, str) and content and isinstance(key, str) and key.isascii() and key.isdigit():
+            names[int(key[:10])] = without_surrogates(content)
+    return names
