@@ -61,8 +61,8 @@ def load_library(variant: Variant = "native", extra: tuple[str, ...] = ()) -> Li
 
 
 def sources() -> list[Path]:
-    """The C files, of which `decoder.c` includes the others."""
-    return sorted(path for path in _SOURCES.iterdir() if path.suffix in (".c", ".h"))
+    """The C files, sub-folders included. Only `decoder.c` is compiled; it includes the others."""
+    return sorted(_SOURCES.rglob("*.[ch]"))
 
 
 def cache_folder() -> Path:
@@ -110,7 +110,7 @@ def _key(compiler: str, flags: Sequence[str]) -> str:
     parts = [str(real), str(status.st_size), str(status.st_mtime_ns), *flags, platform.machine(), _processor()]
     digest = hashlib.sha256("\0".join(parts).encode())
     for source in sources():
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+        digest.update(source.relative_to(_SOURCES).as_posix().encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:32]
 
 

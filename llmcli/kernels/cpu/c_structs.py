@@ -1,4 +1,4 @@
-"""The structures of `cpu_types.h`, field by field."""
+"""The structures of `csrc/abi.h`, field by field."""
 
 from __future__ import annotations
 

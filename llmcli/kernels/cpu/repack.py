@@ -11,7 +11,7 @@ from llmcli.kernels.cpu.build import Library, load_library
 from llmcli.model.quantized.layout import COLUMNS, ROWS, Bits, PackedFormat, narrow
 from llmcli.model.quantized.matrix import PackedMatrix
 
-# In the order of `cpu_pack.h`: the bits that codes are packed in, and the bytes in which 32 columns are stored.
+# In the order of `csrc/gguf_repack.h`: the bits that codes are packed in, and the bytes in which 32 columns are stored.
 _FORMATS: dict[str, tuple[Bits, int]] = {
     "Q4_0": (4, 18), "Q4_1": (4, 20), "Q4_K": (4, 18), "Q5_0": (8, 22), "Q8_0": (8, 34), "IQ4_NL": (8, 18),
 }  # fmt: skip

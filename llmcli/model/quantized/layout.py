@@ -7,10 +7,10 @@ the upper ones 8j + 4 to 8j + 7. Before the codes of all columns of 16 rows stan
 
 What is seldom needed of narrow blocks, their rest, is kept apart: a processor fetches much of what it reads past. With
 8 bits the upper nibbles are kept as if they were codes of 4 bits; the rest are the lower nibbles, in the same way. An
-estimate of a row reads little more than half of it (see kernels/cpu/csrc/head_screening.h). With 4 bits the rest are
-the upper 4 bits of each scale and minimum: within 16 rows these are hardly ever greater than 16 times the least, and
-so follow from the lower 12 once they have been seen (see kernels/cpu/csrc/scale_compression.h). Of a group the blocks
-hold 16 words of 16 bits,
+estimate of a row reads little more than half of it (kernels/cpu/csrc/logits/head_screening.h). With 4 bits the rest
+are the upper 4 bits of each scale and minimum: within 16 rows these are hardly ever greater than 16 times the least,
+and so follow from the lower 12 once they have been seen (kernels/cpu/csrc/matmul/scale_compression.h). Of a group the
+blocks hold 16 words of 16 bits,
 a scale's lower 12 and above them a minimum's bits 8 to 11, then 16 bytes, the minima's lower 8 bits; the rest
 holds 16 bytes, a scale's upper 4 bits and above them a minimum's.
 

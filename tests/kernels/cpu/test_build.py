@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,11 +62,16 @@ def test_what_decides_the_result_decides_the_name(cache: Path, monkeypatch: pyte
     }
     monkeypatch.setattr(build, "_processor", lambda: "another")
     names.add(build._key(compiler(), FLAGS))
-    changed = cache.parent / "cpu.c"
-    changed.write_text("int x;")
-    monkeypatch.setattr(build, "sources", lambda: [changed])
+    copy = cache.parent / "csrc"
+    shutil.copytree(build._SOURCES, copy)
+    monkeypatch.setattr(build, "_SOURCES", copy)
+    assert build._key(compiler(), FLAGS) in names
+    header = copy / "matmul" / "int4.h"
+    header.write_text(header.read_text() + "\n")
     names.add(build._key(compiler(), FLAGS))
-    assert len(names) == 5
+    header.rename(copy / "int4.h")
+    names.add(build._key(compiler(), FLAGS))
+    assert len(names) == 6
 
 
 @pytest.mark.parametrize(("vendor", "flags"), [("GenuineIntel", {"-DLLM_INTEL"}), ("AuthenticAMD", set())])
@@ -73,6 +79,20 @@ def test_who_made_the_processor_is_told(monkeypatch: pytest.MonkeyPatch, vendor:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(build, "_cpu_info", lambda *fields: f"{fields[0]}\t: {vendor}")
     assert set(build._machine_flags()) == {"-march=native", *flags}
+
+
+def test_every_header_is_included_and_names_its_own_includes() -> None:
+    command = [compiler(), *build._FLAGS, *build._machine_flags(), "-Wno-unused-function", "-Werror"]
+    whole = subprocess.run(
+        [*command, "-MM", str(build._SOURCES / "decoder.c")], capture_output=True, text=True, check=True, timeout=120
+    )
+    included = {Path(word).resolve() for word in whole.stdout.replace("\\\n", " ").split()[1:]}
+    assert included == {source.resolve() for source in build.sources()}
+    for header in build.sources():
+        if header.suffix == ".h":
+            text = f'#define _GNU_SOURCE\n#include "{header}"\n'
+            alone = [*command, "-fsyntax-only", "-x", "c", "-"]
+            subprocess.run(alone, input=text, text=True, check=True, timeout=120)
 
 
 def test_two_processes_compile_once(tmp_path: Path) -> None:
@@ -117,11 +137,10 @@ def test_another_version_of_the_interface_is_not_used(monkeypatch: pytest.Monkey
         build.load_library.__wrapped__("portable")
 
 
-def test_it_compiles_without_warnings(tmp_path: Path) -> None:
+def test_it_compiles_without_warnings() -> None:
     for flags in (*build._VARIANTS.values(), ("-DLLM_INTEL",)):
         command = [compiler(), *build._FLAGS, *build._machine_flags(), *flags, "-Werror", "-fsyntax-only"]
-        source = Path(build.__file__).with_name("cpu.c")
-        subprocess.run([*command, str(source)], check=True, timeout=120)
+        subprocess.run([*command, str(build._SOURCES / "decoder.c")], check=True, timeout=120)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be chosen here")

@@ -1,6 +1,6 @@
-/* What the caller hands over; the structures of `cpu_step.py`, field by field. Sizes are in values unless said. */
-#ifndef LLM_CPU_TYPES_H
-#define LLM_CPU_TYPES_H
+/* What the caller hands over; the structures of `c_structs.py`, field by field. Sizes are in values unless said. */
+#ifndef LLM_CPU_ABI_H
+#define LLM_CPU_ABI_H
 
 #include <stdint.h>
 
@@ -16,7 +16,7 @@ enum { BY_SOFTMAX, BY_SIGMOID, BY_SOFTMAX_OF_CHOSEN, BY_SIGMOID_OF_CHOSEN };
 typedef struct {
     const void *data, *rest; /* the rest of packed blocks */
     const float *bias;       /* (count, rows) or NULL */
-    uint32_t *bases;         /* not the caller's: of all row blocks of 4 bits, see cpu_numbers.h */
+    uint32_t *bases;         /* not the caller's: of all row blocks of 4 bits, see matmul/scale_compression.h */
     int64_t stride;          /* bytes from one matrix of a stack to the next */
     int32_t format, rows, columns, count;
 } Matrix;

@@ -9,15 +9,21 @@
 #include <poll.h>
 #include <stdlib.h>
 
-#include "attention.h"
-#include "sampling.h"
-#include "moe_router.h"
-#include "matmul.h"
-#include "arena.h"
+#include "attention/attend.h"
+#include "layers/activation.h"
+#include "layers/moe_router.h"
+#include "layers/norm.h"
+#include "layers/rope.h"
+#include "logits/argmax.h"
+#include "logits/head_screening.h"
+#include "logits/sampling.h"
+#include "logits/softcap.h"
+#include "matmul/matmul.h"
+#include "matmul/read_row.h"
+#include "runtime/arena.h"
+#include "runtime/barrier.h"
+#include "runtime/cores.h"
 #include "gguf_repack.h"
-#include "thread_pool.h"
-#include "elementwise.h"
-#include "head_screening.h"
 
 #define EXPORT __attribute__((visibility("default")))
 

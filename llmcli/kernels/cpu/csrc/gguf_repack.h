@@ -1,9 +1,10 @@
 /* Block formats of GGUF files put into the packed blocks of model/quantized/matrix.py as the weights are read: the same, bit for
    bit, as checkpoint/tensors/repack.py and `pack` make in torch. The layouts are those of ggml's `ggml-common.h`. */
-#ifndef LLM_CPU_PACK_H
-#define LLM_CPU_PACK_H
+#ifndef LLM_CPU_GGUF_REPACK_H
+#define LLM_CPU_GGUF_REPACK_H
 
-#include "matmul.h"
+#include "matmul/layout.h"
+#include "simd/half.h"
 
 enum { Q4_0, Q4_1, Q4_K, Q5_0, Q8_0, IQ4_NL };
 
@@ -12,26 +13,6 @@ typedef struct {
     uint32_t fours[8][BLOCK_ROWS]; /* four codes each, the first lowest */
     uint16_t scale[BLOCK_ROWS], minimum[BLOCK_ROWS];
 } Codes;
-
-/* Rounded to the nearest, of two to the even one. */
-static uint16_t to_half(float value) {
-    uint32_t bits, sign;
-    memcpy(&bits, &value, sizeof bits);
-    sign = bits >> 16 & 0x8000;
-    bits &= 0x7fffffff;
-    if (bits > 0x7f800000) return (uint16_t)(sign | 0x7e00);
-    if (bits >= 0x47800000) return (uint16_t)(sign | 0x7c00); /* 65536 and more; what rounds to it becomes so below */
-    if (bits < 0x38800000) {
-        /* Subnormal: the last bit of a number between 0.5 and 1 is worth 2^-24, as that of such a half is. */
-        float shifted;
-        memcpy(&shifted, &bits, sizeof shifted);
-        shifted += 0.5f;
-        memcpy(&bits, &shifted, sizeof bits);
-        return (uint16_t)(sign | (bits - 0x3f000000));
-    }
-    bits += 0xfff + (bits >> 13 & 1);
-    return (uint16_t)(sign | (bits - 0x38000000) >> 13);
-}
 
 /* Of each of `count` rows what lies `at` bytes behind its beginning. All that follows does one thing to all rows at a time,
    as vectors do. */

@@ -12,10 +12,10 @@
    show whether lower nibbles are as they should be: nothing is believed any more once one is off by 6 deviations.
 
    Among the 40 best tokens, of which one is drawn, is a logit of so many rows that nothing is gained (measured). */
-#ifndef LLM_CPU_SCREEN_H
-#define LLM_CPU_SCREEN_H
+#ifndef LLM_CPU_LOGITS_HEAD_SCREENING_H
+#define LLM_CPU_LOGITS_HEAD_SCREENING_H
 
-#include "matmul.h"
+#include "../matmul/matmul.h"
 
 #define NIBBLE_VARIANCE 21.25f
 #define SURE 8.0f

@@ -1,12 +1,12 @@
 /* Choosing the next token by its logits: what `Sampler` of engine/sampler.py does where few can be chosen. */
-#ifndef LLM_CPU_CHOICE_H
-#define LLM_CPU_CHOICE_H
+#ifndef LLM_CPU_LOGITS_SAMPLING_H
+#define LLM_CPU_LOGITS_SAMPLING_H
 
 #include <math.h>
 #include <stdlib.h>
 
-#include "simd.h"
-#include "abi.h"
+#include "../abi.h"
+#include "../simd/vector.h"
 
 enum { MOST_CANDIDATES = 1024 };
 

@@ -1,9 +1,9 @@
 /* The router of a mixture of experts; what `Router` of model/mixture_of_experts.py computes, for one token. */
-#ifndef LLM_CPU_EXPERTS_H
-#define LLM_CPU_EXPERTS_H
+#ifndef LLM_CPU_LAYERS_MOE_ROUTER_H
+#define LLM_CPU_LAYERS_MOE_ROUTER_H
 
-#include "simd.h"
-#include "abi.h"
+#include "../abi.h"
+#include "../simd/vector.h"
 
 /* The greatest of n scores that has not been taken, the first of equal ones; it is marked as taken. NaN is greater than
    any number, as it is for torch. */

@@ -1,13 +1,12 @@
-/* Attention of some tokens, for the query heads of one kv head. */
-#ifndef LLM_CPU_ATTENTION_H
-#define LLM_CPU_ATTENTION_H
+/* Attention in float32 over blocks of transposed keys, from a cache of either format: prefill, and the shapes that
+   decode.h and bf16.h do not cover. */
+#ifndef LLM_CPU_ATTENTION_BLOCKED_H
+#define LLM_CPU_ATTENTION_BLOCKED_H
 
-#include "attention_bf16.h"
-#include "attention_decode.h"
-#include "simd.h"
 #include "online_softmax.h"
-#include "transpose.h"
-#include "abi.h"
+#include "../runtime/prefetch.h"
+#include "../simd/half.h"
+#include "../simd/transpose.h"
 
 /* c (n, ldc) = or += a (n, lda) times b (k, ldb), for 4 vectors' width of columns. */
 INLINE void small_product(const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, const int n,
@@ -117,42 +116,6 @@ static void attend_float(const Meeting *m, const char *keys, const char *values,
         product(s->scores, KEYS, s->values, m->width, s->mixed, m->width, m->rows, count, m->width, 1);
         keys += next, values += next;
     }
-}
-
-/* Attention of `tokens` tokens from position `start` on, for the query heads of one kv head, over the keys from
-   `first` to `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, width), most
-   and sums in the scratch memory. The caller will go on `next` values after the first of these keys or, where that is 0,
-   `onward`. */
-static void attend(const Model *model, const Layer *layer, const Segment *segment, int kv_head, const float *queries,
-                   int64_t ld, int64_t start, int tokens, int64_t first, int64_t last, int64_t next, Onward *onward,
-                   Scratch *s) {
-    int group = model->heads / model->kv_heads, size = model->head_dim, bf16 = model->cache_format == BFLOAT16;
-    Meeting m = {.layer = layer, .softcap = model->softcap, .start = start, .first = first, .last = last};
-    m.group = group, m.rows = tokens * group, m.size = size, m.width = (int)round_up(size, LANES);
-    for (int r = 0; r < m.rows; r++) {
-        const float *q = queries + r / group * ld + r % group * size;
-        for (int d = 0; d < size; d++) s->queries[r * m.width + d] = q[d] * model->scale;
-        s->most[r] = NEVER, s->sums[r] = 0;
-    }
-    memset(s->mixed, 0, (size_t)m.rows * m.width * sizeof(float));
-    int64_t at = place_in(segment, kv_head, first, size) * (bf16 ? 2 : 4);
-    const char *keys = (const char *)segment->keys + at, *values = (const char *)segment->values + at;
-#ifdef USE_BF16
-    if (bf16 && size % 32 == 0) {
-        attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, onward, s);
-        return;
-    }
-#endif
-#ifdef USE_FEW
-    if (can_attend_few(&m)) {
-        attend_few(&m, keys, values, bf16, next, onward, s);
-        return;
-    }
-#else
-    (void)next;
-    (void)onward;
-#endif
-    attend_float(&m, keys, values, bf16, s);
 }
 
 #endif

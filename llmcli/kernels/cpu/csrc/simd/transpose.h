@@ -1,7 +1,8 @@
-#ifndef LLM_CPU_TRANSPOSE_H
-#define LLM_CPU_TRANSPOSE_H
+/* The transpose of a square of 32-bit values, for attention over a block of keys. */
+#ifndef LLM_CPU_SIMD_TRANSPOSE_H
+#define LLM_CPU_SIMD_TRANSPOSE_H
 
-#include "simd.h"
+#include "vector.h"
 
 #ifdef USE_AVX512
 /* Sixteen rows of sixteen 32-bit numbers, `stride` bytes apart, exchanged. */

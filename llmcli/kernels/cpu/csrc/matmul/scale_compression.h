@@ -4,10 +4,10 @@
    scales of a row block are less than 4096 beyond the least, the base, each follows from its lower 12 bits: it is
    base + ((lower - base) mod 4096). So do the minima. On the starter that is so in 97 of 100 row blocks, and a token
    takes a twentieth less to read of them. */
-#ifndef LLM_CPU_NUMBERS_H
-#define LLM_CPU_NUMBERS_H
+#ifndef LLM_CPU_MATMUL_SCALE_COMPRESSION_H
+#define LLM_CPU_MATMUL_SCALE_COMPRESSION_H
 
-#include "simd.h"
+#include "../simd/vector.h"
 
 /* Of a group: words of 16 rows, then bytes of 16 rows; and the bytes that lie apart. */
 enum { NUMBER_BYTES = 48, REST_BYTES = 16 };

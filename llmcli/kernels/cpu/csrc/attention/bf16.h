@@ -3,10 +3,10 @@
 #ifndef LLM_CPU_ATTENTION_BF16_H
 #define LLM_CPU_ATTENTION_BF16_H
 
-#include "attention_decode.h"
-#include "simd.h"
+#include "decode.h"
 #include "online_softmax.h"
-#include "transpose.h"
+#include "../runtime/prefetch.h"
+#include "../simd/transpose.h"
 
 #if defined(USE_AVX512) && defined(__AVX512BF16__)
 #define USE_BF16 1

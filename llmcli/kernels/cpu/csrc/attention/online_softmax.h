@@ -1,11 +1,11 @@
 /* Softmax attention by blocks of keys: a query keeps the greatest score so far, the sum of its exponentials and the
    mixture of values, and corrects the latter two whenever a greater score comes (Milakov & Gimelshein 2018,
    arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). */
-#ifndef LLM_CPU_SOFTMAX_H
-#define LLM_CPU_SOFTMAX_H
+#ifndef LLM_CPU_ATTENTION_ONLINE_SOFTMAX_H
+#define LLM_CPU_ATTENTION_ONLINE_SOFTMAX_H
 
-#include "simd.h"
-#include "abi.h"
+#include "../abi.h"
+#include "../simd/exp.h"
 
 enum { KEYS = 64, MOST_QUERIES = 64, ASKED_FIRST = 8192 };
 
@@ -75,11 +75,6 @@ static void take_in_block(const Meeting *m, Scratch *s, int r, int n, int64_t ke
     int64_t position = m->start + r / m->group, from = first_visible(m->layer, position) - key, to = position + 1 - key;
     take_in(s->scores + r * KEYS, n, from < 0 ? 0 : from > n ? n : (int)from, to < 0 ? 0 : to > count ? count : (int)to,
             m->softcap, s->most + r, s->sums + r, s->mixed + (int64_t)r * m->width, m->width);
-}
-
-/* What will be needed soon, a part at a time: a core can wait for two dozen lines at once, and computes meanwhile. */
-INLINE void ask_for(const char *from, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
 #endif

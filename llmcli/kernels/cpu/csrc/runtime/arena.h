@@ -1,7 +1,7 @@
 /* Memory from the system's hands: what is never used of it takes none. The C library may hand out what it has already,
    and must then fill it with zeros. */
-#ifndef LLM_CPU_MEMORY_H
-#define LLM_CPU_MEMORY_H
+#ifndef LLM_CPU_RUNTIME_ARENA_H
+#define LLM_CPU_RUNTIME_ARENA_H
 
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,10 +1,11 @@
 /* Attention of a few queries, as many as a token has for one kv head: keys and values are read where they lie in the
    cache, for to lay them out otherwise would take longer than to compute with them. */
-#ifndef LLM_CPU_ATTENTION_FEW_H
-#define LLM_CPU_ATTENTION_FEW_H
+#ifndef LLM_CPU_ATTENTION_DECODE_H
+#define LLM_CPU_ATTENTION_DECODE_H
 
-#include "simd.h"
 #include "online_softmax.h"
+#include "../runtime/prefetch.h"
+#include "../simd/half.h"
 
 /* How many queries are few; and how far ahead keys and values are asked for, in bytes, and only into the second cache: the
    first can wait for a few lines at a time (measured: 14 against 23 GB/s). */

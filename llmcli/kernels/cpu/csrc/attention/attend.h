@@ -1,0 +1,45 @@
+/* Attention of some tokens, for the query heads of one kv head, by the fastest of the implementations. */
+#ifndef LLM_CPU_ATTENTION_ATTEND_H
+#define LLM_CPU_ATTENTION_ATTEND_H
+
+#include "bf16.h"
+#include "blocked.h"
+#include "decode.h"
+
+/* Attention of `tokens` tokens from position `start` on, for the query heads of one kv head, over the keys from
+   `first` to `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, width), most
+   and sums in the scratch memory. The caller will go on `next` values after the first of these keys or, where that is 0,
+   `onward`. */
+static void attend(const Model *model, const Layer *layer, const Segment *segment, int kv_head, const float *queries,
+                   int64_t ld, int64_t start, int tokens, int64_t first, int64_t last, int64_t next, Onward *onward,
+                   Scratch *s) {
+    int group = model->heads / model->kv_heads, size = model->head_dim, bf16 = model->cache_format == BFLOAT16;
+    Meeting m = {.layer = layer, .softcap = model->softcap, .start = start, .first = first, .last = last};
+    m.group = group, m.rows = tokens * group, m.size = size, m.width = (int)round_up(size, LANES);
+    for (int r = 0; r < m.rows; r++) {
+        const float *q = queries + r / group * ld + r % group * size;
+        for (int d = 0; d < size; d++) s->queries[r * m.width + d] = q[d] * model->scale;
+        s->most[r] = NEVER, s->sums[r] = 0;
+    }
+    memset(s->mixed, 0, (size_t)m.rows * m.width * sizeof(float));
+    int64_t at = place_in(segment, kv_head, first, size) * (bf16 ? 2 : 4);
+    const char *keys = (const char *)segment->keys + at, *values = (const char *)segment->values + at;
+#ifdef USE_BF16
+    if (bf16 && size % 32 == 0) {
+        attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, onward, s);
+        return;
+    }
+#endif
+#ifdef USE_FEW
+    if (can_attend_few(&m)) {
+        attend_few(&m, keys, values, bf16, next, onward, s);
+        return;
+    }
+#else
+    (void)next;
+    (void)onward;
+#endif
+    attend_float(&m, keys, values, bf16, s);
+}
+
+#endif

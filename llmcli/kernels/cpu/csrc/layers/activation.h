@@ -1,0 +1,56 @@
+/* Activation functions of feed-forward layers. */
+#ifndef LLM_CPU_LAYERS_ACTIVATION_H
+#define LLM_CPU_LAYERS_ACTIVATION_H
+
+#include "../abi.h"
+#include "../simd/exp.h"
+
+INLINE vf activated(int kind, vf x) {
+    switch (kind) {
+    case SILU:
+        return x * vsigmoid(x);
+    case GELU_TANH:
+        return 0.5f * x * (1.0f + vtanh(0.7978845608f * (x + 0.044715f * x * x * x)));
+    case RELU:
+        return vmax(all(0), x);
+    case RELU2:
+        return vmax(all(0), x) * vmax(all(0), x);
+    case QUICK_GELU:
+        return x * vsigmoid(1.702f * x);
+    default: {
+        vf y;
+        for (int i = 0; i < LANES; i++) y[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.70710678f));
+        return y;
+    }
+    }
+}
+
+/* act(gate) * up, or act(gate) without up. The last few values take a vector of their own. */
+static void activate(int kind, const float *gate, const float *up, float *to, int n) {
+    for (int i = 0; i < n; i += LANES) {
+        float g[LANES] = {0}, u[LANES] = {0};
+        int count = n - i < LANES ? n - i : LANES;
+        vf y;
+        if (count == LANES) {
+            y = activated(kind, load(gate + i));
+            store(to + i, up ? y * load(up + i) : y);
+            continue;
+        }
+        memcpy(g, gate + i, (size_t)count * sizeof *g);
+        if (up) memcpy(u, up + i, (size_t)count * sizeof *u);
+        y = activated(kind, load(g));
+        store(g, up ? y * load(u) : y);
+        memcpy(to + i, g, (size_t)count * sizeof *g);
+    }
+}
+
+/* (clip(up) + 1) * min(gate, limit) * sigmoid(alpha * min(gate, limit)). */
+static void activate_clamped(float alpha, float limit, const float *gate, const float *up, float *to, int n) {
+    for (int i = 0; i < n; i++) {
+        float g = gate[i] > limit ? limit : gate[i];
+        float u = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
+        to[i] = (u + 1) * g / (1 + expf(-alpha * g));
+    }
+}
+
+#endif

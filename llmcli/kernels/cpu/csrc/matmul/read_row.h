@@ -1,0 +1,35 @@
+/* One row of a matrix as float32: the embedding of a token. */
+#ifndef LLM_CPU_MATMUL_READ_ROW_H
+#define LLM_CPU_MATMUL_READ_ROW_H
+
+#include "layout.h"
+#include "../simd/half.h"
+
+/* One row of a matrix as float32. */
+static void read_row(const Matrix *m, int row, float *to) {
+    if (m->format == FLOAT32) {
+        memcpy(to, (const float *)m->data + (int64_t)row * m->columns, (size_t)m->columns * sizeof *to);
+    } else if (m->format == BFLOAT16) {
+        const uint16_t *from = (const uint16_t *)m->data + (int64_t)row * m->columns;
+        for (int c = 0; c < m->columns; c++) to[c] = from_bf16(from[c]);
+    } else {
+        int place = row % BLOCK_ROWS, groups = groups_of(m);
+        const uint8_t *rest = rest_at(m, 0, row / BLOCK_ROWS);
+        const uint8_t *numbers = (const uint8_t *)block_at(m, 0, row / BLOCK_ROWS);
+        const uint8_t *codes = numbers + number_bytes(m->format, groups);
+        for (int c = 0; c < m->columns; c++) {
+            int g = c / GROUP, four = c % GROUP / 4, turn = 4 * (four % 2);
+            int at = NIBBLES * g + 64 * (four / 2) + place * 4 + c % 4, code = codes[at] >> turn & 15;
+            uint16_t scale, minimum;
+            if (m->format == PACKED8) {
+                memcpy(&scale, numbers + SCALES * g + 2 * place, 2);
+                to[c] = from_half(scale) * (float)(16 * code + (rest[at] >> turn & 15) - 128);
+            } else {
+                join_numbers(numbers + NUMBER_BYTES * g, rest + REST_BYTES * g, place, &scale, &minimum);
+                to[c] = from_half(scale) * (float)code + from_half(minimum);
+            }
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,96 @@
+/* Vectors of the widest kind this processor has, written with the compilers' vector types: one source for AVX-512,
+   AVX2 and everything else. Used by every computing file. */
+#ifndef LLM_CPU_SIMD_VECTOR_H
+#define LLM_CPU_SIMD_VECTOR_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+/* LLM_PORTABLE and LLM_AVX2 hold a build back to less than the machine has, for tests. */
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__) && !defined(LLM_PORTABLE) && \
+    !defined(LLM_AVX2)
+#define USE_AVX512 1
+#define LANES 16
+#define ISA "avx512-vnni"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && !defined(LLM_PORTABLE)
+#define USE_AVX2 1
+#define LANES 8
+#define ISA "avx2"
+#else
+#define LANES 4
+#define ISA "portable"
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+typedef int8_t vb __attribute__((vector_size(LANES)));
+
+INLINE vf load(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
+
+INLINE vf all(float x) { return x - (vf){0}; }
+
+INLINE vf pick(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+
+/* Where one of them is NaN: `b`. */
+INLINE vf vmax(vf a, vf b) { return pick(a > b, a, b); }
+INLINE vf vmin(vf a, vf b) { return pick(a < b, a, b); }
+
+INLINE float sum(vf v) {
+#ifdef USE_AVX512
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+#endif
+}
+
+INLINE int32_t whole_sum(vi v) {
+#ifdef USE_AVX512
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+#endif
+}
+
+INLINE float greatest(vf v) {
+#ifdef USE_AVX512
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float best = v[0];
+    for (int i = 1; i < LANES; i++) best = v[i] > best ? v[i] : best;
+    return best;
+#endif
+}
+
+/* Of magnitudes, by their bits; NaN is greater than any number. */
+INLINE float greatest_magnitude(vi v) {
+    float magnitude;
+#ifdef USE_AVX512
+    int32_t best = _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t best = v[0];
+    for (int i = 1; i < LANES; i++) best = v[i] > best ? v[i] : best;
+#endif
+    memcpy(&magnitude, &best, sizeof magnitude);
+    return magnitude;
+}
+
+#endif
