@@ -6,6 +6,7 @@
 
 #include "../abi.h"
 #include "../simd/exp.h"
+#include "visible_keys.h"
 
 enum { KEYS = 64, MOST_QUERIES = 64, ASKED_FIRST = 8192 };
 
@@ -28,16 +29,6 @@ typedef struct {
     int64_t start, first, last;
     int group, rows, size, width;
 } Meeting;
-
-/* Where a head's key or value of a position lies in a cache of heads of that size, in values. */
-static inline int64_t place_in(const Segment *segment, int head, int64_t position, int size) {
-    return ((int64_t)head * segment->size + position - segment->first) * size;
-}
-
-static int64_t first_visible(const Layer *layer, int64_t position) {
-    if (layer->window > 0) return position + 1 > layer->window ? position + 1 - layer->window : 0;
-    return layer->chunk > 0 ? position / layer->chunk * layer->chunk : 0;
-}
 
 /* Scores (n) of one query against a block of keys become exponentials; the greatest score and the sum are brought up to
    date, and what was mixed so far is corrected. */

@@ -22,6 +22,12 @@ typedef struct {
     int32_t columns, groups, tokens;
 } Input;
 
+static void begin_input(Input *in, int tokens, int columns) {
+    in->tokens = tokens;
+    in->columns = columns;
+    in->groups = (columns + GROUP - 1) / GROUP;
+}
+
 static inline int tile_width(int tokens, int tile) {
     int rest = tokens - tile * TILE, width = 1;
     if (rest >= TILE) return TILE;

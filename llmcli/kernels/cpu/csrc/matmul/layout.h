@@ -27,6 +27,8 @@ typedef struct {
     uint32_t bases;
 } Weights;
 
+static int is_packed(const Matrix *m) { return m->format >= PACKED4; }
+
 static inline int row_blocks(const Matrix *m) { return (m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS; }
 
 static inline int groups_of(const Matrix *m) { return (m->columns + GROUP - 1) / GROUP; }

@@ -20,6 +20,8 @@ typedef struct {
     const char *near, *rest;
 } Place;
 
+static const Place NOWHERE = {0};
+
 /* How a matrix and its rest are read, and how far ahead it is asked for. */
 typedef struct {
     Outlook near, rest;

@@ -1,0 +1,17 @@
+/* Which keys a token attends to, and where they are in the cache. */
+#ifndef LLM_CPU_ATTENTION_VISIBLE_KEYS_H
+#define LLM_CPU_ATTENTION_VISIBLE_KEYS_H
+
+#include "../abi.h"
+
+/* Where a head's key or value of a position lies in a cache of heads of that size, in values. */
+static inline int64_t place_in(const Segment *segment, int head, int64_t position, int size) {
+    return ((int64_t)head * segment->size + position - segment->first) * size;
+}
+
+static int64_t first_visible(const Layer *layer, int64_t position) {
+    if (layer->window > 0) return position + 1 > layer->window ? position + 1 - layer->window : 0;
+    return layer->chunk > 0 ? position / layer->chunk * layer->chunk : 0;
+}
+
+#endif

@@ -1,0 +1,21 @@
+/* The embedding of a token, scaled, with its position's embedding where the model has one: where a pass begins. */
+#ifndef LLM_CPU_LAYERS_EMBEDDING_H
+#define LLM_CPU_LAYERS_EMBEDDING_H
+
+#include "../matmul/read_row.h"
+#include "../runtime/context.h"
+
+static void embed(const Worker *w, int token) {
+    const Context *c = w->context;
+    const Model *m = &c->model;
+    float *x = w->rows->x + token * c->ld_hidden;
+    read_row(&m->embedding, c->step->ids[token], x);
+    for (int i = 0; i < m->hidden; i++) x[i] *= m->embed_scale;
+    if (m->positions.data) {
+        float *added = w->rows->delta + token * c->ld_hidden;
+        read_row(&m->positions, (int)position_of(c->step, token), added);
+        for (int i = 0; i < m->hidden; i++) x[i] += added[i];
+    }
+}
+
+#endif

@@ -1,0 +1,145 @@
+/* A mixture of experts: routing, the chosen experts' feed-forward networks, and their weighted sum; what
+   `MixtureOfExperts` of model/mixture_of_experts.py computes. Called by decoder_layer.h. */
+#ifndef LLM_CPU_LAYERS_MIXTURE_OF_EXPERTS_H
+#define LLM_CPU_LAYERS_MIXTURE_OF_EXPERTS_H
+
+#include "activation.h"
+#include "feed_forward.h"
+#include "moe_router.h"
+#include "../runtime/products.h"
+
+/* The part of an input that belongs to one expert: its tokens, in tiles of their own. */
+static Input slots_of(const Input *all, int64_t slot, int tokens, int columns) {
+    Input in = *all;
+    begin_input(&in, tokens, columns);
+    in.rows += slot * in.ld;
+    in.codes += slot * in.groups * CODES;
+    in.scale += slot * in.groups;
+    in.total += slot * in.groups;
+    in.shift += slot * in.groups;
+    return in;
+}
+
+/* Sort the pairs by expert; each expert's begin at a slot of their own. */
+static void sort_pairs(Context *c, const Experts *experts) {
+    int pairs = c->step->tokens * experts->chosen, n = experts->count;
+    int64_t slot = 0;
+    memset(c->first_pair, 0, (size_t)(n + 1) * sizeof *c->first_pair);
+    for (int p = 0; p < pairs; p++) c->first_pair[c->chosen[p] + 1]++;
+    for (int e = 0; e < n; e++) {
+        int count = c->first_pair[e + 1];
+        c->first_slot[e] = slot;
+        slot += count / TILE * TILE + (count % TILE ? tile_width(count % TILE, 0) : 0);
+        c->first_pair[e + 1] += c->first_pair[e];
+    }
+    int32_t *next = c->pair_of + c->most_pairs;
+    memcpy(next, c->first_pair, (size_t)n * sizeof *next);
+    for (int p = 0; p < pairs; p++) {
+        int at = next[c->chosen[p]]++;
+        c->pair_of[p] = at;
+        c->pair_token[at] = p;
+    }
+}
+
+/* Each worker's share of one matrix of all experts that have tokens. */
+static void compute_experts(const Worker *w, const Experts *experts, const Matrix *m, const Input *in, float *out,
+                            int64_t ld) {
+    const Context *c = w->context;
+    int active = 0, blocks = row_blocks(m);
+    for (int e = 0; e < experts->count; e++) active += c->first_pair[e + 1] > c->first_pair[e];
+    int64_t first, last = share(w, (int64_t)active * blocks, &first), at = 0;
+    for (int e = 0; e < experts->count; e++) {
+        int count = c->first_pair[e + 1] - c->first_pair[e];
+        if (count == 0) continue;
+        int64_t from = first > at ? first - at : 0, to = last - at < blocks ? last - at : blocks;
+        if (from < to) {
+            Input own = slots_of(in, c->first_slot[e], count, m->columns);
+            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, (int)from, (int)to, NOWHERE);
+        }
+        at += blocks;
+    }
+}
+
+/* Every worker routes its share of the tokens; leaves `chosen`, `pair_weights` and the pairs sorted by expert. */
+static void route_tokens(Worker *w, const Experts *experts, const Input *in) {
+    Context *c = w->context;
+    Product route[2] = {{&experts->router, in, c->routed, experts->count},
+                        {&experts->shared_gate, in, c->shared_factor, 1}};
+    compute(w, route, experts->shared_gate.data ? 2 : 1, NOWHERE);
+    together(w);
+    int64_t first, last = share(w, c->step->tokens, &first);
+    for (int64_t t = first; t < last; t++)
+        choose(experts, c->routed + t * experts->count, c->chosen + t * experts->chosen,
+               c->pair_weights + t * experts->chosen, w->scores);
+    together(w);
+    if (w->number == 0) sort_pairs(c, experts);
+    together(w);
+}
+
+/* The inputs of the experts: pairs `first` to `last` of those sorted by expert. */
+static void gather_expert_inputs(Context *c, const Experts *experts, const Input *in, int64_t first, int64_t last) {
+    int hidden = c->model.hidden;
+    for (int64_t pair = first; pair < last; pair++) {
+        int p = c->pair_token[pair], token = p / experts->chosen, e = c->chosen[p];
+        Input own = slots_of(&c->pair_in, c->first_slot[e], c->first_pair[e + 1] - c->first_pair[e], hidden);
+        int place = (int)pair - c->first_pair[e];
+        float *to = own.rows + place * own.ld, factor = experts->scales_input ? c->pair_weights[p] : 1;
+        for (int i = 0; i < hidden; i++) to[i] = in->rows[token * in->ld + i] * factor;
+        if (is_packed(&experts->gate_up)) quantise(&own, place, 0, own.groups);
+    }
+}
+
+/* The activation of the experts' gates, times their up projections: pairs `first` to `last`. */
+static void activate_experts(Context *c, const Experts *experts, int64_t first, int64_t last) {
+    for (int64_t pair = first; pair < last; pair++) {
+        int e = c->chosen[c->pair_token[pair]], place = (int)pair - c->first_pair[e];
+        Input own = slots_of(&c->pair_inner, c->first_slot[e], c->first_pair[e + 1] - c->first_pair[e], experts->size);
+        const float *gate = c->pair_hidden + pair * c->ld_pair, *up = gate + experts->size;
+        if (experts->clamped)
+            activate_clamped(experts->alpha, experts->limit, gate, up, own.rows + place * own.ld, experts->size);
+        else
+            activate(c->model.activation, gate, up, own.rows + place * own.ld, experts->size);
+        if (is_packed(&experts->down)) quantise(&own, place, 0, own.groups);
+    }
+}
+
+/* The weighted sum of what its experts computed for a token, and of the shared expert. */
+static void combine_experts(const Context *c, const Experts *experts, int64_t t, float *to) {
+    int hidden = c->model.hidden;
+    float gate = 1;
+    memset(to, 0, (size_t)hidden * sizeof *to);
+    for (int i = 0; i < experts->chosen; i++) {
+        int64_t p = t * experts->chosen + i;
+        const float *from = c->pair_out + c->pair_of[p] * c->ld_hidden;
+        float weight = experts->scales_input ? 1 : c->pair_weights[p];
+        for (int j = 0; j < hidden; j++) to[j] += weight * from[j];
+    }
+    if (!experts->shared) return;
+    if (experts->shared_gate.data) gate = 1 / (1 + expf(-c->shared_factor[t]));
+    for (int j = 0; j < hidden; j++) to[j] += gate * c->shared_out[t * c->ld_hidden + j];
+}
+
+/* From `in` to `out`, for all tokens. Reading goes on at `next`. */
+static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, Place next) {
+    Context *c = w->context;
+    const Experts *experts = &layer->experts;
+    int tokens = c->step->tokens, pairs = tokens * experts->chosen;
+    route_tokens(w, experts, in);
+    int64_t first, last = share(w, pairs, &first);
+    gather_expert_inputs(c, experts, in, first, last);
+    together(w);
+    compute_experts(w, experts, &experts->gate_up, &c->pair_in, c->pair_hidden, c->ld_pair);
+    together(w);
+    activate_experts(c, experts, first, last);
+    together(w);
+    compute_experts(w, experts, &experts->down, &c->pair_inner, c->pair_out, c->ld_hidden);
+    if (experts->shared)
+        network(w, layer, experts->shared, in, c->shared_out, next);
+    else
+        together(w);
+    last = share(w, tokens, &first);
+    for (int64_t t = first; t < last; t++) combine_experts(c, experts, t, out + t * c->ld_hidden);
+    together(w);
+}
+
+#endif
