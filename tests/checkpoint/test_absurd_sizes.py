@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import edit_config, save, tiny_model
 
 

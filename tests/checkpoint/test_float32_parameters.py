@@ -16,7 +16,7 @@ from llmcli.model import Transformer
 from llmcli.model.meta_device import meta_model
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.parameters import parameters_of
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import random_ids, save, tiny_model
 

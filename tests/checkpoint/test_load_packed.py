@@ -16,27 +16,12 @@ from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
 from llmcli.model import Transformer
 from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from tests.checkpoint.gguf.test_families import made, quantised
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.families import made, quantised
+from tests.support.gguf.writer import write_gguf
+from tests.support.kernels.packed_blocks import SCALES, sound_blocks
 from tests.support.models.tiny import random_ids, save, tiny_model
 
-# Where the half-precision numbers of a block are.
-SCALES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
-          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": ()}  # fmt: skip
 EXACT = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "IQ4_NL")
-
-
-def sound_blocks(name: str, rows: int, width: int) -> torch.Tensor:
-    """Random codes, and scales as weights have them."""
-    generator = torch.Generator().manual_seed(7)
-    size = ENCODINGS[name].block_bytes
-    blocks = torch.randint(0, 256, (rows, width, size), dtype=torch.uint8, generator=generator)
-    for at in SCALES[name]:
-        numbers = (torch.rand(rows, width, 1, generator=generator) * 0.01 + 1e-4).half()
-        blocks[:, :, at : at + 2] = numbers.view(torch.uint8)
-    if name == "MXFP4":
-        blocks[:, :, 0] = 120
-    return blocks
 
 
 @pytest.mark.parametrize("name", SCALES)

@@ -34,9 +34,9 @@ from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.layout import PackedFormat, wide
 from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
 from llmcli.model.quantized.quantize import quantise
-from tests.checkpoint.gguf.test_families import made, quantised
-from tests.checkpoint.test_load_packed import SCALES, sound_blocks
-from tests.support.models.gguf_writer import float32, write_gguf
+from tests.support.gguf.families import made, quantised
+from tests.support.gguf.writer import float32, write_gguf
+from tests.support.kernels.packed_blocks import SCALES, sound_blocks
 from tests.support.models.random_models import FORMATS
 from tests.support.models.tiny import random_ids, save, tiny_model
 

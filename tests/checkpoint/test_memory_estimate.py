@@ -19,8 +19,8 @@ from llmcli.checkpoint.memory_estimate import Wish, footprint, foresee
 from llmcli.errors import OutOfMemoryError
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.matrix import PackedMatrix
-from tests.checkpoint.gguf.test_families import made, quantised
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.families import made, quantised
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
 

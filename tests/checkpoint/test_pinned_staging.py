@@ -19,8 +19,8 @@ from llmcli.checkpoint.pinned_staging import FromAnywhere, Ring, fetching_to, st
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError
 from llmcli.model.meta_device import meta_model
-from tests.checkpoint.gguf.test_families import made
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.families import made
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import random_ids, save, tiny_model
 
 CPU = torch.device("cpu")

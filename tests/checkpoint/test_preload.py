@@ -11,8 +11,8 @@ import pytest
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.preload import read_gguf_ahead
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from tests.checkpoint.gguf.test_families import made
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.families import made
+from tests.support.gguf.writer import write_gguf
 
 
 def test_a_checkpoint_opened_ahead_is_the_same(tmp_path: Path) -> None:

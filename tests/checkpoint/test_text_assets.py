@@ -12,10 +12,9 @@ from llmcli.checkpoint.text_assets import TextParts, folder_text_parts, gguf_tex
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS
 from tests.support.models.tiny import byte_tokenizer
+from tests.support.text.rank_vocabularies import converted, tekken_data
+from tests.support.text.sentencepiece_files import trained
 from tests.support.text.tokenizers import byte_level_backend, gguf_of_byte_level
-from tests.text.vocab.bpe.test_rank_bpe import tekken_data
-from tests.text.vocab.sentencepiece.test_model_file import trained
-from tests.text.vocab.test_mistral_regex_fix import converted
 
 
 @pytest.fixture

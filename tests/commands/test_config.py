@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint.gguf.test_families import made
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.families import made
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.puppet import chain, write_puppet
 from tests.support.terminal.cli import llm
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.checkpoint.gguf.test_families import made
-from tests.checkpoint.native.test_native_formats import mistral_params, native, write_safetensors
-from tests.support.models.gguf_writer import write_gguf
-from tests.support.models.quantized_cases import CASES
-from tests.support.models.quantized_models import save_quantised
+from tests.support.gguf.families import made
+from tests.support.gguf.writer import write_gguf
+from tests.support.models.native_files import mistral_params, native, write_safetensors
 from tests.support.models.tiny import edit_config, save, tiny_model
+from tests.support.quantized.cases import CASES
+from tests.support.quantized.models import save_quantised
 
 # Runs commands one after another in one process, and says of each how it ended and what has been imported by then.
 RUNNER = """

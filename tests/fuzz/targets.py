@@ -133,20 +133,20 @@ _TIKTOKEN_TOKENS = 258
 
 
 def _tiktoken_seed() -> list[bytes]:
-    from tests.text.vocab.bpe.test_rank_bpe import lines
+    from tests.support.text.rank_vocabularies import lines
 
     return [lines([*(bytes([byte]) for byte in range(256)), b"in", b" in"])]
 
 
 def _tekken_seed() -> list[bytes]:
-    from tests.text.vocab.bpe.test_rank_bpe import tekken_data
+    from tests.support.text.rank_vocabularies import tekken_data
 
     named = [{"rank": 1, "token_str": "<s>", "is_control": True}]
     return [json.dumps(tekken_data()).encode(), json.dumps(tekken_data(special_tokens=named)).encode()]
 
 
 def _sentencepiece_seeds() -> list[bytes]:
-    from tests.text.vocab.sentencepiece.test_model_file import trained
+    from tests.support.text.sentencepiece_files import trained
 
     return [trained("bpe"), trained("unigram", collapse=True, rule="nmt_nfkc", byte_fallback=False)]
 

@@ -40,17 +40,13 @@ from llmcli.views.inspect.tokenization import tokenization_view
 from llmcli.views.reports.bench import BenchView
 from llmcli.views.terminal import terminal
 from llmcli.views.widgets.token_table import legend, reply_summary, token_table
-from tests.inspection.evaluation.test_cost import MIXTRAL_8X7B
-from tests.views.inspect import test_embeddings as embeddings
-from tests.views.inspect import test_head_scores as heads
-from tests.views.inspect import test_logit_lens as lens
-from tests.views.inspect import test_moe_routing as experts
-from tests.views.inspect import test_needle as needle
-from tests.views.inspect import test_neurons as neurons
-from tests.views.inspect import test_prompt_ablation as without
-from tests.views.inspect import test_token_card as card
-from tests.views.inspect import test_tokenization as tokenization
-from tests.views.reports import test_bench as bench
+from tests.support.inspections import bench, embeddings, needle, neurons, tokenization
+from tests.support.inspections import head_scores as heads
+from tests.support.inspections import logit_lens as lens
+from tests.support.inspections import moe_routing as experts
+from tests.support.inspections import prompt_ablation as without
+from tests.support.inspections import token_card as card
+from tests.support.models.published_sizes import MIXTRAL_8X7B
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 WIDTHS = (60, 80, 120)

@@ -15,8 +15,8 @@ from llmcli.bench.plan import Plan, Sizes
 from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.errors import OutOfMemoryError
-from tests.checkpoint.gguf.test_families import made
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.families import made
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import save, tiny_model
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

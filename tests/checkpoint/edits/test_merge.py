@@ -18,8 +18,8 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, edited
 from llmcli.checkpoint.edits.merge import merge
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
-from tests.checkpoint.native.test_native_formats import mistral_params, native, write_safetensors
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.writer import write_gguf
+from tests.support.models.native_files import mistral_params, native, write_safetensors
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import edit_config, save, tiny_model
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
@@ -23,47 +22,13 @@ from llmcli.checkpoint.gguf.header import read_gguf
 from llmcli.checkpoint.gguf.unread_keys import CHANGING, HARMLESS, RECORDED, SAME_AS
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model import FrequencyFactors, Llama3Scaling
-from tests.support.models.gguf_facts import architecture_name
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.facts import architecture_name
+from tests.support.gguf.families import STORED, made, quantised, settings
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import SIZES, random_ids, save, tiny_model
+from tests.support.models.tiny import SIZES, random_ids, save
 
 IDS = random_ids(50)
-# Files of these architectures say nothing about a window, nor about a rotation whose base grows.
-NOT_STORED = {
-    "llama, dynamic",
-    "mistral, window shorter than the text",
-    "ministral, mixed windows",
-    "mixtral, window",
-    "qwen2, mixed windows",
-    "smollm 3, windows",
-}
-_EVERY_FOURTH = {"num_hidden_layers": 5, "no_rope_layers": None}
-# What files do not state but the architecture implies, the model must have.
-IMPLIED: dict[str, dict[str, Any]] = {
-    "gemma 2": {"query_pre_attn_scalar": 8},
-    "gemma 3, linear on full layers": {"query_pre_attn_scalar": 8, "num_hidden_layers": 7, "layer_types": None},
-    "gemma 3, capped logits": {"num_hidden_layers": 7, "layer_types": None},
-    "smollm 3, layers without positions": _EVERY_FOURTH,
-    "starcoder 2, window": {"sliding_window": None},
-    "cohere 2": {"num_hidden_layers": 5, "layer_types": None},
-    "qwen2-moe, windows, some layers dense": {"use_sliding_window": False, "norm_topk_prob": False},
-    "qwen3-moe, window": {"use_sliding_window": False, "norm_topk_prob": True},
-    "deepseek v2, groups, yarn": {
-        "rope_parameters": {**CASES["deepseek v2, groups, yarn"][1]["rope_parameters"], "mscale": 0.9}
-    },
-    "llama 4": _EVERY_FOURTH,
-    "llama 4, no norms of heads": {**_EVERY_FOURTH, "num_local_experts": 128},
-}
-STORED = [name for name in CASES if name not in NOT_STORED]
-
-
-def settings(name: str) -> dict[str, Any]:
-    return {**CASES[name][1], **IMPLIED.get(name, {})}
-
-
-def made(name: str, **overrides: Any) -> Any:
-    return tiny_model(CASES[name][0], **{**settings(name), **overrides})
 
 
 def load(path: Path, dtype: str = "float32") -> llmcli.LoadedModel:
@@ -122,16 +87,6 @@ def test_bfloat16_is_computed_as_for_the_other_format(name: str, tmp_path: Path)
     ours = load(write_gguf(model, tmp_path / "model.gguf"), "bfloat16").logits(IDS).float()
     # Far less than what the norms' order of rounding makes.
     assert relative_error(ours, theirs) < 1e-3
-
-
-def quantised(kind: Kind, part: str = "") -> Any:
-    """Matrices whose rows are whole blocks, but those of routers, in `kind`."""
-
-    def kind_of(name: str, values: np.ndarray) -> Kind:
-        fits = values.ndim > 1 and values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0
-        return kind if fits and part in name and "ffn_gate_inp" not in name else Kind.F32
-
-    return kind_of
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.hub import resolve, store
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import tiny_model
 
 

@@ -20,21 +20,9 @@ from llmcli.checkpoint.quantized.detect import unquantised
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from tests.support.models.quantized_cases import CASES, FP4, Case, codes, fp4_bytes, fp8_codes, make, scales, spread
-from tests.support.models.quantized_models import save_quantised
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
-
-MODULE = "model.layers.0.mlp.up_proj"
-
-
-def opened(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, StoredTensor]:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    keys = ConfigKeys({"quantization_config": config}, folder / "config.json")
-    return unquantised(read_safetensors_folder(folder), keys, folder)
-
-
-def named(case: Case, module: str = MODULE) -> dict[str, Tensor]:
-    return {module + name: tensor for name, tensor in case.tensors.items()}
+from tests.support.quantized.cases import CASES, FP4, codes, fp4_bytes, fp8_codes, make, scales, spread
+from tests.support.quantized.models import MODULE, named, opened, save_quantised
 
 
 def read(tensor: StoredTensor, *, step: int | None = None) -> Tensor:

@@ -19,9 +19,9 @@ from llmcli.errors import CheckpointError
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.layout import PackedFormat, wide
 from llmcli.model.quantized.matrix import QuantisedLinear
-from tests.checkpoint.quantized.test_detect import MODULE, named, opened
-from tests.support.models.quantized_cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.quantized.cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
+from tests.support.quantized.models import MODULE, named, opened
 
 # With the groups of inputs in order, as their configurations say.
 KEPT = ["gptq 2 bits", "gptq 3 bits", "gptq 4 bits", "gptq, one group", "gptq v2", "awq", "awq, one group"]

@@ -7,8 +7,8 @@ import pytest
 
 from llmcli.commands.shared.load_model import find_checkpoint
 from llmcli.startup.garbage_collection import no_garbage
-from tests.checkpoint.gguf.test_families import made
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.families import made
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import save, tiny_model
 
 

@@ -14,7 +14,7 @@ from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
-from tests.kernels.cpu.test_step import SOME
+from tests.support.kernels.cpu_step import SOME
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids

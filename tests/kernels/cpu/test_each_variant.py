@@ -12,7 +12,7 @@ from llmcli.errors import PromptTooLongError
 from llmcli.kernels.cpu.build import load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
-from tests.kernels.cpu.test_step import SOME
+from tests.support.kernels.cpu_step import SOME
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids

@@ -12,7 +12,7 @@ from llmcli.inspection.core.hooks import blocks
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
 from llmcli.model.rank_one_update import lay_over
-from tests.kernels.cpu.test_step import assert_close, expected, fresh, in_pieces, library
+from tests.support.kernels.cpu_step import assert_close, expected, fresh, in_pieces, library
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids

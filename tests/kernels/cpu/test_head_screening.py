@@ -14,7 +14,7 @@ from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import Choosing
 from llmcli.model import Transformer
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
-from tests.kernels.cpu.test_multi_step import assert_as_one_by_one
+from tests.support.kernels.cpu_step import assert_as_one_by_one
 from tests.support.models.random_models import pack_model, random_model
 
 GREEDY = SamplingParams(temperature=0, top_k=0)

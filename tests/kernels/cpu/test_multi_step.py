@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
 
 from llmcli.engine import SamplingParams
-from llmcli.engine.sampler import Sampler
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import Choosing
 from llmcli.model import Transformer
-from tests.kernels.cpu.test_step import SOME
+from tests.support.kernels.cpu_step import SOME, assert_as_one_by_one
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
@@ -31,36 +29,6 @@ FILTERS = (
     SamplingParams(temperature=1e-6, min_p=1.0),
     SamplingParams(temperature=3.0, top_p=1e-9),
 )
-
-
-class Given(Sampler):
-    """Draws by numbers that are known."""
-
-    def __init__(self, params: SamplingParams, uniforms: list[float]) -> None:
-        super().__init__(params)
-        self._numbers = iter(uniforms)
-
-    def uniform(self) -> float:
-        return next(self._numbers)
-
-
-def assert_as_one_by_one(step: CpuStep, model: Transformer, params: SamplingParams, length: int, count: int) -> None:
-    """In two bursts, the second of which goes on with what the first has left, and forgets some of it."""
-    together, apart = model.new_cache(capacity=4), model.new_cache(capacity=4)
-    for cache in (together, apart):
-        step.forward(random_ids(length), cache)
-    for turn in range(2):
-        random = Random(turn)
-        uniforms = [0.0, *(random.random() for _ in range(count - 2)), 1 - 2**-53]
-        vocabulary = model.config.vocab_size - 37
-        ids, sampler = [turn], Given(params, uniforms)
-        for _ in uniforms:
-            ids.append(sampler.choose(step.forward(ids[-1:], apart)[0, :vocabulary]))
-        assert step.forward_burst(turn, together, Choosing(params, uniforms, vocabulary)) == ids[1:]
-        assert together.length == apart.length
-        for cache in (together, apart):
-            cache.truncate(cache.length - count // 2)
-    assert torch.equal(step.forward([1], together), step.forward([1], apart))
 
 
 @pytest.fixture(params=SOME, scope="module")

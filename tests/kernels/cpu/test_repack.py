@@ -6,35 +6,12 @@ import pytest
 import torch
 
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
-from llmcli.checkpoint.tensors.repack import bits_of, groups_of
+from llmcli.checkpoint.tensors.repack import groups_of
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.repack import BlockPacker
 from llmcli.model.quantized.layout import narrow, wide
 from llmcli.model.quantized.matrix import PackedMatrix
-
-FORMATS = [name for name in ENCODINGS if (bits := bits_of(name)) and BlockPacker.knows(name, narrow(bits))]
-# Where the half-precision numbers of a block are.
-HALVES = {"Q4_1": (0, 2), "Q4_K": (0, 2)}
-
-
-def any_blocks(name: str, rows: int, columns: int) -> torch.Tensor:
-    """Random bytes, but for scales that are no numbers: every finite one may occur."""
-    generator = torch.Generator().manual_seed(11)
-    shape = (rows, columns // ENCODINGS[name].block_size, ENCODINGS[name].block_bytes)
-    blocks = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    for at in HALVES.get(name, (0,)):
-        upper = blocks[:, :, at + 1]
-        upper[(upper & 0x7C) == 0x7C] &= 0xBF
-    return blocks
-
-
-def empty_matrix(name: str, rows: int, columns: int, count: int = 1) -> PackedMatrix:
-    bits = bits_of(name)
-    assert bits is not None
-    matrix = PackedMatrix(narrow(bits), rows, columns, dtype=torch.float32, count=count)
-    matrix.blocks.fill_(0xA5)
-    matrix.rest.fill_(0xA5)
-    return matrix
+from tests.support.kernels.packed_blocks import FORMATS, any_blocks, empty_matrix
 
 
 def held_by(matrix: PackedMatrix) -> list[torch.Tensor]:

@@ -21,7 +21,8 @@ from llmcli.kernels.cpu.build import load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import Choosing
 from tests.support.models.sanitized_models import models
-from tests.kernels.cpu.test_repack import FORMATS, BlockPacker, any_blocks, empty_matrix
+from llmcli.kernels.cpu.repack import BlockPacker
+from tests.support.kernels.packed_blocks import FORMATS, any_blocks, empty_matrix
 
 for variant in sys.argv[1:]:
     library = load_library(variant, {_FLAGS!r})

@@ -14,7 +14,7 @@ from llmcli.kernels.sampling_filters import Choosing
 from llmcli.model import Transformer
 from llmcli.model.quantized.layout import narrow
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
-from tests.kernels.cpu.test_step import assert_close
+from tests.support.kernels.cpu_step import assert_close
 from tests.support.models.random_models import pack_model, random_model
 
 ROWS, COLUMNS, GROUPS = 60, 264, 9

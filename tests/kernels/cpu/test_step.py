@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -13,72 +13,32 @@ import torch
 
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels.base import NoKernelError
-from llmcli.kernels.cpu.build import Library, Variant, load_library
+from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.cpu.support import unsupported
 from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.layout import wide
+from tests.support.kernels.cpu_step import (
+    IDS,
+    SOME,
+    assert_close,
+    error,
+    expected,
+    fresh,
+    in_pieces,
+    library,
+)
 from tests.support.models.parity_cases import CASES
-from tests.support.models.random_models import RoundingFunctional, pack_model, random_model
+from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
 
-IDS = random_ids(70)
 LATENT = {"deepseek v2, groups, yarn", "deepseek v2 lite", "deepseek v3"}
-# Between them: windows, chunks, sinks, softcaps, every norm and activation, experts of all kinds, odd sizes.
-SOME = ("smollm", "mistral, no window, wide heads", "gemma 2", "gpt-2", "cohere, normed heads", "gpt-oss", "llama 4")
 
 
 @pytest.fixture(params=[name for name in CASES if name not in LATENT], scope="module")
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     model_type, overrides = CASES[request.param]
     return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
-
-
-def library(variant: Variant = "native") -> Library:
-    return load_library(variant)
-
-
-def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).norm() / theirs.norm())
-
-
-def fresh(model: Transformer) -> KVCache:
-    cache = model.new_cache(capacity=4)
-    cache.expected_length = len(IDS)
-    return cache
-
-
-@torch.inference_mode()
-def expected(model: Transformer, ids: Sequence[int] = IDS) -> torch.Tensor:
-    logits: torch.Tensor = model(torch.tensor([list(ids)]), fresh(model))[0]
-    return logits
-
-
-def expected_of_packed(model: Transformer, ids: Sequence[int] = IDS) -> torch.Tensor:
-    """What the readable model says that rounds what goes into packed matrices as the kernel does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmcli.model.quantized.matrix.F", RoundingFunctional())
-        patch.setattr("llmcli.model.mixture_of_experts.F", RoundingFunctional())
-        return expected(model, ids)
-
-
-def assert_close(model: Transformer, bits: int | None, ours: torch.Tensor, ids: Sequence[int] = IDS) -> None:
-    """The last `len(ours)` logits of a text are right."""
-    if bits is None:
-        assert error(ours, expected(model, ids)[-len(ours) :]) < 5e-6
-        return
-    theirs = expected_of_packed(model, ids)[-len(ours) :]
-    # An activation on the border between two numbers may fall to either side; the difference is 1 in 32512.
-    assert error(ours, theirs) < 5e-4
-
-
-def in_pieces(step: CpuStep, cache: KVCache, sizes: Sequence[int]) -> torch.Tensor:
-    parts = []
-    for size in sizes:
-        start = cache.length
-        parts.append(step.forward(IDS[start : start + size], cache, only_last=False))
-    return torch.cat(parts)
 
 
 def test_dense_weights(model: Transformer) -> None:

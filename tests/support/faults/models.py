@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tests.support.models.gguf_writer import write_gguf
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import save, tiny_model
 
 ESCAPE = "\x1b]0;owned\x07"

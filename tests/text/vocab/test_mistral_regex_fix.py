@@ -2,26 +2,12 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 
-from llmcli.text.token_bytes import byte_alphabet
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS, byte_level_pre_tokenizer
+from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS
 from llmcli.text.vocab.load import tokenizer_from_json
-
-CONTROL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
-
-
-def converted(words: str, control: list[str] = CONTROL) -> Backend:
-    """A tekken vocabulary of single bytes and one pair of digits, as it is saved in a tokenizer.json."""
-    names = control + [f"<SPECIAL_{index}>" for index in range(len(control), 1000)]
-    letters = [letter for letter, _ in sorted(byte_alphabet().items(), key=lambda item: item[1])]
-    ids = {token: index for index, token in enumerate([*names, *letters, "12"])}
-    backend = Backend(models.BPE(ids, [("1", "2")], ignore_merges=True))
-    backend.pre_tokenizer = byte_level_pre_tokenizer(words)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(control)
-    return backend
+from tests.support.text.rank_vocabularies import converted
 
 
 def read(backend: Backend) -> Tokenizer:

@@ -5,7 +5,7 @@ import pytest
 from llmcli.inspection.evaluation.cost import model_cost
 from llmcli.model import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig
 from llmcli.views.inspect.cost import CostView, flops
-from tests.inspection.evaluation.test_cost import LLAMA3_8B, MIXTRAL_8X7B, config
+from tests.support.models.published_sizes import LLAMA3_8B, MIXTRAL_8X7B, config
 from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
 
 DENSE = """

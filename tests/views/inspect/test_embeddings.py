@@ -1,25 +1,9 @@
 from __future__ import annotations
 
-from llmcli.inspection.core.tokens import Token
-from llmcli.inspection.residual.embeddings import EmbeddingNeighbours, Neighbour, RandomPair, Term
+from llmcli.inspection.residual.embeddings import EmbeddingNeighbours
 from llmcli.views.inspect.embeddings import EmbeddingsView
+from tests.support.inspections.embeddings import RESULT
 from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
-
-
-def near(data: bytes, cosine: float, *, given: bool = False) -> Neighbour:
-    return Neighbour(1, data.decode(errors="replace"), data, cosine, given)
-
-
-RESULT = EmbeddingNeighbours(
-    expression=(
-        Term(1, "king", Token(1, " king", b" king"), spaced=True),
-        Term(-1, "man", Token(2, "man", b"man"), spaced=False),
-    ),
-    raw=(near(b" queen", 0.7162), near(b" king", 0.6915, given=True), near(b"\x1b[2J", 0.5)),
-    centred=(near(b" king", 0.659, given=True), near(b"\xf0\x9f", 0.25), near(b" a-very-long-token-of-code", -0.1)),
-    random_pair=RandomPair(0.44, 0.0005),
-)
-
 
 WIDE = r"""
 ␣king - man (no token with a space before it)

@@ -4,29 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from llmcli.inspection.attention.head_scores import Ablation, Head, HeadAtlas, HeadScores
+from llmcli.inspection.attention.head_scores import Ablation, Head, HeadAtlas
 from llmcli.views.inspect.head_scores import heads_view
+from tests.support.inspections.head_scores import ATLAS, HEADS, score
 from tests.support.terminal.drawing import Colors, drawn, lines
-
-
-def score(layer: int, head: int, previous: float, induction: float | None, sink: float) -> HeadScores:
-    return HeadScores(
-        layer=layer,
-        head=head,
-        previous=previous,
-        duplicate=None,
-        induction=induction,
-        sink=sink,
-        previous_without_sink=min(previous / (1 - sink), 1.0),
-        duplicate_without_sink=None,
-        induction_without_sink=None if induction is None else induction / (1 - sink),
-        learned_sink=None,
-    )
-
-
-HEADS = (score(0, 0, 0.9, None, 0.0), score(0, 1, 0.1, None, 0.5), score(1, 0, 0.0, 0.3, 0.625), score(1, 1, 0, 0, 0.1))
-ATLAS = HeadAtlas(50, 4, True, 0, HEADS)
-
 
 DRAWN = """\
 4 texts of random tokens: after BOS, 50 tokens twice; rows

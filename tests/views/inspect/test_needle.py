@@ -2,27 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from llmcli.inspection.evaluation.needle import INTERVAL, DepthScore, NeedleResult
 from llmcli.views.inspect.needle import NeedleView
+from tests.support.inspections.needle import RESULT
 from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
-
-RESULT = NeedleResult(
-    facts=20,
-    seeds=30,
-    tokens=181.4,
-    chat=False,
-    chance=0.05,
-    interval=INTERVAL,
-    example="What is the secret word of Bob? The secret word of Bob is",
-    answer="tiger",
-    depths=(
-        DepthScore(0, 0.9, 0.82, 0.96, 0.9, (0.9, 0.9)),
-        DepthScore(12.5, 0.1, 0.05, 0.25, 0.1, (0.1, 0.1)),
-        DepthScore(100, 1.0, 1.0, 1.0, 1.0, (1.0, 1.0)),
-    ),
-    path="cpu kernel",
-)
-
 
 WIDE = """
 20 facts in 181 tokens, one asked for: 30 texts a depth

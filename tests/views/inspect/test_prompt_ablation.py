@@ -3,16 +3,9 @@ from __future__ import annotations
 import pytest
 
 from llmcli.inspection.causal.prompt_ablation import AnswerToken, Instead, Removal, Total, Without, Word, WordScan
-from llmcli.inspection.core.tokens import Token, TokenProb
 from llmcli.views.inspect.prompt_ablation import without_view, words_view
+from tests.support.inspections.prompt_ablation import INSTEAD, RESULT, SCAN
 from tests.support.terminal.drawing import drawn, lines
-
-PARIS = AnswerToken(1, " Paris", b" Paris", 0.75, 0.25, 0.0001)
-STOP = AnswerToken(2, "\x1b[2J", b"\x1b[2J", 0.5, 0.5, 0.25)
-INSTEAD = Instead(
-    TokenProb(1, " Paris", b" Paris", 0.75), TokenProb(3, " the", b" the", 0.5), TokenProb(4, "\n", b"\n", 0.125)
-)
-RESULT = Without(Removal((3, 4, 7), " France\x1b", False), (PARIS, STOP), Total(-1.0, -2.0, -10.5), INSTEAD)
 
 
 def test_an_answer_beside_what_became_of_it() -> None:
@@ -40,13 +33,6 @@ def test_what_hiding_cannot_do_is_said() -> None:
     assert lines[0] == "without all (token 0)"
     assert "first token" in lines[1] and "cannot change" in lines[2]
     assert [line.split()[-1] for line in lines[4:]] == ["-", "-", "-", "-"]
-
-
-SCAN = WordScan(
-    (Token(1, " Par", b" Par"), Token(2, "is", b"is")),
-    -0.25,
-    (Word(" France", (3, 4), -4.0, False), Word("\n", (5,), -1.0, False), Word(" is", (6,), 0.5, True)),
-)
 
 
 def test_words_by_how_much_they_are_needed() -> None:

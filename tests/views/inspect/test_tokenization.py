@@ -1,20 +1,9 @@
 from __future__ import annotations
 
-from llmcli.inspection.evaluation.tokenization import TextToken, Tokenization
+from llmcli.inspection.evaluation.tokenization import Tokenization
 from llmcli.views.inspect.tokenization import tokenization_view
+from tests.support.inspections.tokenization import RESULT
 from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
-
-RESULT = Tokenization(
-    tokens=(
-        TextToken(0, 256, "<|bos|>", b"<|bos|>", "<|bos|>", control=True),
-        TextToken(1, 70, " Zoë\n", " Zoë\n".encode(), "ĠZoÃ«Ċ", control=False),
-        TextToken(2, 1027, "\ufffd", b"\xf0\x9f", "ðŁ", control=False),
-        TextToken(3, 9, "\x1b[2J", b"\x1b[2J", "x", control=False),
-    ),
-    characters=10,
-    bytes=12,
-)
-
 
 WIDE = r"""
 <|bos|>│␣Zoë⏎│\xf0\x9f│␛[2J

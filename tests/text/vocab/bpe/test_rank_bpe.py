@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import itertools
 import json
 import re
@@ -11,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
-from tokenizers import Regex, pre_tokenizers
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
@@ -19,45 +17,10 @@ from llmcli.text.trusted_encoding import Segment
 from llmcli.text.vocab.bpe import tiktoken
 from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS
 from llmcli.text.vocab.load import tokenizer_from_model_file, tokenizer_from_tekken
+from tests.support.text.rank_vocabularies import cut, lines, ranked, tekken_data
 from tests.support.text.strings import many_texts
-from tests.support.text.tokenizers import CORPUS
 
 TEXTS = many_texts(300)
-
-
-def cut(words: str, text: str) -> list[bytes]:
-    """The words of a text, in bytes."""
-    pieces = pre_tokenizers.Split(Regex(words), "isolated").pre_tokenize_str(text)
-    return [piece.encode() for piece, _ in pieces]
-
-
-@functools.cache
-def ranked(words: str, merges: int = 250) -> tuple[bytes, ...]:
-    """A vocabulary trained by joining the most frequent pair again and again."""
-    sample = [word for text in [*CORPUS, *many_texts(60, seed=1)] for word in cut(words, text)]
-    split = [[bytes([byte]) for byte in word] for word in sample]
-    tokens = [bytes([byte]) for byte in range(256)]
-    for _ in range(merges):
-        counts: dict[bytes, int] = {}
-        for parts in split:
-            for left, right in itertools.pairwise(parts):
-                counts[left + right] = counts.get(left + right, 0) + 1
-        best = max((count, token) for token, count in counts.items() if token not in tokens)[1]
-        tokens.append(best)
-        split = [joined(parts, best) for parts in split]
-    # A word that no merges lead to, but which is a token all the same.
-    return (*tokens, b"SHOUTING")
-
-
-def joined(parts: list[bytes], token: bytes) -> list[bytes]:
-    out: list[bytes] = []
-    at = 0
-    while at < len(parts):
-        pair = b"".join(parts[at : at + 2])
-        step = 2 if pair == token and at + 1 < len(parts) else 1
-        out.append(pair if step == 2 else parts[at])
-        at += step
-    return out
 
 
 def rank_bpe(words: str, tokens: Iterable[bytes], text: str) -> list[int]:
@@ -75,21 +38,6 @@ def rank_bpe(words: str, tokens: Iterable[bytes], text: str) -> list[int]:
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         ids += [ranks[part] for part in parts]
     return ids
-
-
-def tekken_data(**changes: Any) -> dict[str, Any]:
-    tokens = ranked(TEKKEN_WORDS)
-    entries = [{"rank": rank, "token_bytes": base64.b64encode(token).decode()} for rank, token in enumerate(tokens)]
-    # Files hold more tokens than models use.
-    entries += [{"rank": len(tokens), "token_bytes": base64.b64encode(b"never used").decode()}]
-    config = {
-        "pattern": TEKKEN_WORDS,
-        "num_vocab_tokens": len(entries),
-        "default_vocab_size": len(tokens) + 30,
-        "default_num_special_tokens": 30,
-        "version": "v3",
-    }
-    return {"config": config | changes.pop("config", {}), "vocab": entries} | changes
 
 
 def tekken(**changes: Any) -> Tokenizer:
@@ -182,10 +130,6 @@ def test_a_damaged_tekken_file_is_named(fault: dict[str, Any]) -> None:
 def test_what_is_no_tekken_file_is_named(text: str) -> None:
     with pytest.raises(CheckpointError, match=r"here/tekken\.json"):
         tokenizer_from_tekken(text, source="here/tekken.json")
-
-
-def lines(tokens: Iterable[bytes]) -> bytes:
-    return b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
 
 
 @pytest.fixture

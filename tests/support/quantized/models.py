@@ -1,4 +1,4 @@
-"""Folders of small models whose weights are quantised in one of the ways of `quantised_cases`."""
+"""Files of small models whose weights are quantized in one of the ways of `cases`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.support.models.quantized_cases import make
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors_folder
+from llmcli.checkpoint.quantized.detect import unquantised
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from tests.support.models.tiny import edit_config, save
+from tests.support.quantized.cases import Case, make
 
 
 def save_quantised(model: Any, folder: Path, name: str) -> dict[str, Tensor]:
@@ -28,3 +32,16 @@ def save_quantised(model: Any, folder: Path, name: str) -> dict[str, Tensor]:
     # Safetensors headers are JSON, so the settings survive a round trip through it.
     edit_config(folder, {"quantization_config": config})
     return plain
+
+
+MODULE = "model.layers.0.mlp.up_proj"
+
+
+def opened(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, StoredTensor]:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    keys = ConfigKeys({"quantization_config": config}, folder / "config.json")
+    return unquantised(read_safetensors_folder(folder), keys, folder)
+
+
+def named(case: Case, module: str = MODULE) -> dict[str, Tensor]:
+    return {module + name: tensor for name, tensor in case.tensors.items()}

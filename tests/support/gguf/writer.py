@@ -17,7 +17,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
-from tests.support.models.gguf_facts import architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
+from tests.support.gguf.facts import architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
 
 # Those whose converter turns rows from halves into pairs.
 PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "smollm3", "arcee", "olmo")

@@ -1,0 +1,58 @@
+"""Each family as it is stored in a GGUF file, which says less than a config.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+
+from tests.support.models.parity_cases import CASES
+from tests.support.models.tiny import tiny_model
+
+# Files of these architectures say nothing about a window, nor about a rotation whose base grows.
+NOT_STORED = {
+    "llama, dynamic",
+    "mistral, window shorter than the text",
+    "ministral, mixed windows",
+    "mixtral, window",
+    "qwen2, mixed windows",
+    "smollm 3, windows",
+}
+_EVERY_FOURTH = {"num_hidden_layers": 5, "no_rope_layers": None}
+# What files do not state but the architecture implies, the model must have.
+IMPLIED: dict[str, dict[str, Any]] = {
+    "gemma 2": {"query_pre_attn_scalar": 8},
+    "gemma 3, linear on full layers": {"query_pre_attn_scalar": 8, "num_hidden_layers": 7, "layer_types": None},
+    "gemma 3, capped logits": {"num_hidden_layers": 7, "layer_types": None},
+    "smollm 3, layers without positions": _EVERY_FOURTH,
+    "starcoder 2, window": {"sliding_window": None},
+    "cohere 2": {"num_hidden_layers": 5, "layer_types": None},
+    "qwen2-moe, windows, some layers dense": {"use_sliding_window": False, "norm_topk_prob": False},
+    "qwen3-moe, window": {"use_sliding_window": False, "norm_topk_prob": True},
+    "deepseek v2, groups, yarn": {
+        "rope_parameters": {**CASES["deepseek v2, groups, yarn"][1]["rope_parameters"], "mscale": 0.9}
+    },
+    "llama 4": _EVERY_FOURTH,
+    "llama 4, no norms of heads": {**_EVERY_FOURTH, "num_local_experts": 128},
+}
+STORED = [name for name in CASES if name not in NOT_STORED]
+
+
+def settings(name: str) -> dict[str, Any]:
+    return {**CASES[name][1], **IMPLIED.get(name, {})}
+
+
+def made(name: str, **overrides: Any) -> Any:
+    return tiny_model(CASES[name][0], **{**settings(name), **overrides})
+
+
+def quantised(kind: Kind, part: str = "") -> Any:
+    """Matrices whose rows are whole blocks, but those of routers, in `kind`."""
+
+    def kind_of(name: str, values: np.ndarray) -> Kind:
+        fits = values.ndim > 1 and values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0
+        return kind if fits and part in name and "ffn_gate_inp" not in name else Kind.F32
+
+    return kind_of

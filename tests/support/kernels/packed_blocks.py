@@ -1,0 +1,53 @@
+"""Random blocks in the formats of GGUF, and empty matrices to pack them into."""
+
+from __future__ import annotations
+
+import torch
+
+from llmcli.checkpoint.tensors.encodings import ENCODINGS
+from llmcli.checkpoint.tensors.repack import bits_of
+from llmcli.kernels.cpu.repack import BlockPacker
+from llmcli.model.quantized.layout import narrow
+from llmcli.model.quantized.matrix import PackedMatrix
+
+FORMATS = [name for name in ENCODINGS if (bits := bits_of(name)) and BlockPacker.knows(name, narrow(bits))]
+# Where the half-precision numbers of a block are.
+HALVES = {"Q4_1": (0, 2), "Q4_K": (0, 2)}
+
+
+def any_blocks(name: str, rows: int, columns: int) -> torch.Tensor:
+    """Random bytes, but for scales that are no numbers: every finite one may occur."""
+    generator = torch.Generator().manual_seed(11)
+    shape = (rows, columns // ENCODINGS[name].block_size, ENCODINGS[name].block_bytes)
+    blocks = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    for at in HALVES.get(name, (0,)):
+        upper = blocks[:, :, at + 1]
+        upper[(upper & 0x7C) == 0x7C] &= 0xBF
+    return blocks
+
+
+def empty_matrix(name: str, rows: int, columns: int, count: int = 1) -> PackedMatrix:
+    bits = bits_of(name)
+    assert bits is not None
+    matrix = PackedMatrix(narrow(bits), rows, columns, dtype=torch.float32, count=count)
+    matrix.blocks.fill_(0xA5)
+    matrix.rest.fill_(0xA5)
+    return matrix
+
+
+# Where the half-precision numbers of a block are.
+SCALES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
+          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": ()}  # fmt: skip
+
+
+def sound_blocks(name: str, rows: int, width: int) -> torch.Tensor:
+    """Random codes, and scales as weights have them."""
+    generator = torch.Generator().manual_seed(7)
+    size = ENCODINGS[name].block_bytes
+    blocks = torch.randint(0, 256, (rows, width, size), dtype=torch.uint8, generator=generator)
+    for at in SCALES[name]:
+        numbers = (torch.rand(rows, width, 1, generator=generator) * 0.01 + 1e-4).half()
+        blocks[:, :, at : at + 2] = numbers.view(torch.uint8)
+    if name == "MXFP4":
+        blocks[:, :, 0] = 120
+    return blocks

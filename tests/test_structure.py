@@ -1,0 +1,81 @@
+"""The source stays easy to find a way in: short functions, small folders, and tests that do not lean on each other."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.structure import ROOT, files_by_folder, functions
+
+_LONGEST = 119
+# Commands whose signature lists every option, and the decode loop.
+_LONGER = {"generate", "chat", "bench", "fact", "Engine._generate"}
+_MOST_FILES = 16
+
+
+def imported_test_modules(source: str) -> list[str]:
+    """The test modules that a file imports, wherever in it the import is."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    # The last part may be a function: only of a package's path can `test_` begin a module's name.
+    return [
+        name
+        for name in names
+        if name.startswith("tests.")
+        and (any(part.startswith("test_") for part in name.split(".")[:-1]) or _is_module(name))
+    ]
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.name.startswith("test_") and path.with_suffix(".py").is_file()
+
+
+def test_no_test_module_is_imported_by_another() -> None:
+    importers = {
+        path.relative_to(ROOT).as_posix(): imported
+        for path in (ROOT / "tests").rglob("*.py")
+        if (imported := imported_test_modules(path.read_text()))
+    }
+    assert not importers, "what several tests need is in tests/support"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tests.model.test_rope import IDS",
+        "def late() -> None:\n    import tests.test_structure",
+        "from tests import test_structure",
+    ],
+)
+def test_an_import_of_a_test_module_is_seen_wherever_it_is(source: str) -> None:
+    assert imported_test_modules(source)
+
+
+def test_an_import_of_support_is_none_of_a_test_module() -> None:
+    assert not imported_test_modules("from tests.support.models.tiny import test_something\nimport pytest")
+
+
+def test_no_function_is_too_long() -> None:
+    found = [function for function in functions() if function.lines > _LONGEST]
+    assert not [
+        function
+        for function in found
+        if function.name not in _LONGER and not function.path.startswith("llmcli/kernels/")
+    ]
+
+
+def test_no_folder_has_too_many_files() -> None:
+    assert not {folder: count for folder, count in files_by_folder().items() if count > _MOST_FILES}
+
+
+def test_functions_within_functions_are_measured() -> None:
+    names = {function.name: function.lines for function in functions("tests/support/text")}
+    assert names["cut"] == 4
+    inner = {function.name for function in functions("tests/support/gguf")}
+    assert {"quantised", "quantised.kind_of"} <= inner
