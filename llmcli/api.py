@@ -22,8 +22,8 @@ from llmcli.device import choose_device, choose_dtype
 from llmcli.engine import Engine
 from llmcli.engine.batch.backends import make_rows
 from llmcli.engine.batch.batch import Batch
-from llmcli.engine.prefix_cache import Reader
-from llmcli.engine.speculative.decoder import Speculation
+from llmcli.engine.prefix_cache import PrefixCache
+from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.engine.speculative.draft_model import DraftModel, same_vocabulary
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.hub.resolve import resolve
@@ -113,7 +113,7 @@ class LoadedModel:
         speculation = None
         if draft is not None or lookup:
             drafter = None if draft is None else draft._drafter(self, threads)
-            speculation = Speculation(lookup=lookup, draft=drafter, tokens=draft_tokens)
+            speculation = SpeculationState(lookup=lookup, draft=drafter, tokens=draft_tokens)
         return Engine(
             self.model,
             self.tokenizer,
@@ -125,13 +125,13 @@ class LoadedModel:
             speculation=speculation,
         )
 
-    def reader(self, *, threads: int | None = None, readable: bool = False) -> Reader:
+    def prefix_cache(self, *, threads: int | None = None, readable: bool = False) -> PrefixCache:
         """What reads texts and gives the logits after their tokens: the fast path, or the readable model without one.
 
         `readable` asks for the readable model; `threads` is as for `engine`.
         """
         step, reason = (None, "as asked") if readable else self._step(threads)
-        return Reader(
+        return PrefixCache(
             self.model,
             context_length=self.config.context_length,
             vocab_size=self.tokenizer.vocab_size,
@@ -146,7 +146,7 @@ class LoadedModel:
                 f"{self.name} ({self.tokenizer.vocab_size} tokens) cannot draft for {target.name} "
                 f"({target.tokenizer.vocab_size}): their vocabularies differ. A smaller model of the same family can."
             )
-        return DraftModel(self.reader(threads=threads))
+        return DraftModel(self.prefix_cache(threads=threads))
 
     def batch(
         self,

@@ -75,7 +75,7 @@ def _ids(loaded: LoadedModel) -> list[int]:
 
 def _of_the_kernel(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
     """Logits after each token, which the fast path reads as it reads what it has said itself."""
-    reader = loaded.engine()._reader
+    reader = loaded.engine()._prefix_cache
     reader.begin(ids, len(ids))
     rows = [reader.read(ids[:1])[None]]
     while reader.length < len(ids):

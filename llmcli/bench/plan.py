@@ -47,7 +47,7 @@ DEVICE_FULL = Sizes((128, 512, 2048), (128, 1024, 8192), 256)
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """All that the process of one arm must know."""
 
     arm: str
@@ -73,7 +73,7 @@ class Plan:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, line: str) -> Plan:
+    def from_json(cls, line: str) -> BenchPlan:
         """The plan that `to_json` wrote down."""
         data: dict[str, Any] = json.loads(line)
         sizes = data.pop("sizes")

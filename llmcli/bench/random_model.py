@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llmcli.api import LoadedModel, why_readable
 from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.load_packed import Packing, make_room, planned_formats
-from llmcli.checkpoint.memory_estimate import Wish, foresee
+from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
@@ -37,7 +37,7 @@ def random_model(
         OutOfMemoryError: there is no room for them.
     """
     model, kept = meta_model(config), parameters_of(config)
-    foresee(model, None, Wish(device, dtype, packing), name=f"{name} of random weights")
+    check_memory(model, None, LoadRequest(device, dtype, packing), name=f"{name} of random weights")
     packed = make_room(model, planned_formats(model, packing, None, device), dtype, device)
     with torch.inference_mode(mode=False), torch.no_grad():
         for matrix in packed.values():

@@ -97,7 +97,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineInfo:
     """Where it ran."""
 
     cpu: str
@@ -109,7 +109,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """How it was run."""
 
     device: str
@@ -129,9 +129,9 @@ class BenchResult:
     date: str
     """ISO 8601, UTC."""
     model: ModelFacts
-    machine: Machine
+    machine: MachineInfo
     versions: Mapping[str, str]
-    settings: Settings
+    settings: BenchSettings
     arms: Mapping[str, str]
     """Every arm, this program first, and how it computed: precision, path, settings of its own."""
     summaries: tuple[Summary, ...]

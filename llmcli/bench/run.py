@@ -11,7 +11,7 @@ from pathlib import Path
 from llmcli.bench.arms.llmcli import start_command
 from llmcli.bench.arms.protocol import ArmError
 from llmcli.bench.arms.subprocesses import ARM, answers, drop_from_page_cache, environment, timed
-from llmcli.bench.plan import Plan
+from llmcli.bench.plan import BenchPlan
 from llmcli.bench.results import MACHINE, MEASURES, OURS, Failure, Measure, Measurement, in_turn
 from llmcli.errors import UsageError
 
@@ -81,7 +81,7 @@ def refusal(arm: str, format_: str) -> str | None:
 class Benchmark:
     """What is to be measured, and how often."""
 
-    plan: Plan
+    plan: BenchPlan
     """For this program; for each peer, with its name."""
     peers: tuple[str, ...]
     rounds: int
@@ -129,7 +129,9 @@ class Benchmark:
             yield from _heard(arm, round_, answer)
         yield Done()
 
-    def _start(self, plan: Plan, round_: int, env: dict[str, str], first: Measure, end: Measure) -> Iterator[Event]:
+    def _start(
+        self, plan: BenchPlan, round_: int, env: dict[str, str], first: Measure, end: Measure
+    ) -> Iterator[Event]:
         yield Begun(round_, plan.arm, "start")
         command, told = (start_command(plan), None) if plan.arm == OURS else (ARM, replace(plan, start_only=True))
         times = timed(command, env, told)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.huggingface.config import described, model_config
+from llmcli.checkpoint.huggingface.config import family_config, model_config
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.errors import UsageError
 from llmcli.model import ModelConfig
@@ -91,4 +91,4 @@ def shape_config(name: str) -> ModelConfig:
 def configured(values: Mapping[str, Any]) -> ModelConfig:
     """The model that a configuration stands for which has no files beside it, and no biases."""
     head = [] if values["tie_word_embeddings"] else ["lm_head.weight"]
-    return model_config(described(ConfigKeys(values, Path(RANDOM))), TensorNames(head, {}))
+    return model_config(family_config(ConfigKeys(values, Path(RANDOM))), TensorNames(head, {}))

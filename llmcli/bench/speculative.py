@@ -46,7 +46,7 @@ def average(values):
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchTask:
     """A kind of reply, and prompts for it."""
 
     name: str
@@ -56,7 +56,7 @@ class Task:
 
 _GREEDY = SamplingParams(temperature=0, max_tokens=_TOKENS)
 TASKS = (
-    Task(
+    BenchTask(
         "quote a text",
         (
             f"List the facts in this text, each in the words of the text.\n\n{_STORY}",
@@ -64,7 +64,7 @@ TASKS = (
         ),
         _GREEDY,
     ),
-    Task(
+    BenchTask(
         "edit code",
         (
             f"Rename the function `average` to `mean` and print the whole file again.\n\n{_CODE}",
@@ -72,7 +72,7 @@ TASKS = (
         ),
         _GREEDY,
     ),
-    Task(
+    BenchTask(
         "free chat",
         (
             "Explain why the sky is blue.",
@@ -87,7 +87,7 @@ TASKS = (
 
 
 @dataclass(frozen=True)
-class Reply:
+class MeasuredReply:
     """One reply, as it was measured."""
 
     task: str
@@ -129,8 +129,13 @@ class Outcome:
 
 
 def measure(
-    loaded: LoadedModel, rounds: int, *, draft: LoadedModel | None, threads: int | None, tasks: Sequence[Task] = TASKS
-) -> Iterator[Reply]:
+    loaded: LoadedModel,
+    rounds: int,
+    *,
+    draft: LoadedModel | None,
+    threads: int | None,
+    tasks: Sequence[BenchTask] = TASKS,
+) -> Iterator[MeasuredReply]:
     """Every reply, as it is written."""
     engines = {
         PLAIN: loaded.engine(threads=threads),
@@ -149,7 +154,7 @@ def measure(
                     said[arm] = _reply(engines[arm], ids, task.params)
                 for arm, (tokens, seconds, finish) in said.items():
                     decoded, per_pass = max(0, len(tokens) - 1), finish.stats.tokens_per_pass
-                    yield Reply(
+                    yield MeasuredReply(
                         task=task.name,
                         prompt=number,
                         arm=arm,
@@ -163,12 +168,12 @@ def measure(
                     )
 
 
-def reply_count(rounds: int, *, draft: bool, tasks: Sequence[Task] = TASKS) -> int:
+def reply_count(rounds: int, *, draft: bool, tasks: Sequence[BenchTask] = TASKS) -> int:
     """How many replies `measure` writes."""
     return rounds * (3 if draft else 2) * sum(len(task.prompts) for task in tasks)
 
 
-def outcomes(replies: Sequence[Reply]) -> tuple[Outcome, ...]:
+def outcomes(replies: Sequence[MeasuredReply]) -> tuple[Outcome, ...]:
     """For each task and arm what its replies came to, in the order in which they were measured."""
     return tuple(
         _outcome([one for one in replies if (one.task, one.arm) == key], [one for one in replies if one.task == key[0]])
@@ -176,7 +181,7 @@ def outcomes(replies: Sequence[Reply]) -> tuple[Outcome, ...]:
     )
 
 
-def _outcome(own: list[Reply], of_task: list[Reply]) -> Outcome:
+def _outcome(own: list[MeasuredReply], of_task: list[MeasuredReply]) -> Outcome:
     plain = [one for one in of_task if one.arm == PLAIN]
     rounds = {one.round for one in own}
     ratios = [_in_round(plain, round_) / _in_round(own, round_) for round_ in sorted(rounds)]
@@ -194,17 +199,17 @@ def _outcome(own: list[Reply], of_task: list[Reply]) -> Outcome:
     )
 
 
-def _in_round(replies: Sequence[Reply], round_: int) -> float:
+def _in_round(replies: Sequence[MeasuredReply], round_: int) -> float:
     return sum(_seconds_each(one) for one in replies if one.round == round_)
 
 
-def _typical(replies: Sequence[Reply]) -> float:
+def _typical(replies: Sequence[MeasuredReply]) -> float:
     """Seconds a token: the sum over prompts of the median over rounds."""
     ordered = sorted(replies, key=lambda one: one.prompt)
     return sum(statistics.median(map(_seconds_each, some)) for _, some in groupby(ordered, key=lambda one: one.prompt))
 
 
-def _seconds_each(reply: Reply) -> float:
+def _seconds_each(reply: MeasuredReply) -> float:
     return reply.seconds / max(1, reply.tokens)
 
 

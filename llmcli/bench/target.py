@@ -18,7 +18,7 @@ from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.model import ModelConfig
 
 
-class Subject(Protocol):
+class BenchTarget(Protocol):
     """What must be known of a model before anything is measured."""
 
     @property
@@ -71,7 +71,7 @@ class InFiles:
         return tuple(sorted(parts | {checkpoint.path}))
 
     def stored_dtype(self) -> torch.dtype:
-        """See `Subject`."""
+        """See `BenchTarget`."""
         return self._checkpoint.stored_dtype()
 
     def ids(self, sizes: Sizes) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ class InFiles:
             sentences *= 2
 
     def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None, device: torch.device) -> ModelFacts:
-        """See `Subject`."""
+        """See `BenchTarget`."""
         return model_facts(self._checkpoint, sizes, dtype=dtype, packing=packing, device=device)
 
 
@@ -108,5 +108,5 @@ class OfShape:
         return tuple(numbers.randrange(self.config.vocab_size) for _ in range(sizes.longest + sizes.passes))
 
     def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None, device: torch.device) -> ModelFacts:
-        """See `Subject`."""
+        """See `BenchTarget`."""
         return shape_facts(self.shape, self.config, sizes, dtype=dtype, packing=packing, device=device)

@@ -21,7 +21,7 @@ from llmcli.checkpoint.files.json_files import read_json_object
 from llmcli.checkpoint.files.model_files import WeightFiles, no_weights, weight_files
 from llmcli.checkpoint.files.model_folder import FolderIndexes, file_names, read_weights
 from llmcli.checkpoint.files.weight_file import shown
-from llmcli.checkpoint.huggingface.config import Described, described, model_config, tensor_names
+from llmcli.checkpoint.huggingface.config import FamilyConfig, family_config, model_config, tensor_names
 from llmcli.checkpoint.huggingface.names import TensorNames, belongs_to_model, is_ignored_name
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
 from llmcli.checkpoint.native.params import hf_keys
@@ -44,7 +44,7 @@ class FolderContents:
     format: str
     keys: ConfigKeys
     """Of `config.json`, or of `params.json` in its terms."""
-    description: Described
+    description: FamilyConfig
     tensors: Mapping[str, StoredTensor]
     names: TensorNames
     config: ModelConfig
@@ -72,13 +72,13 @@ def read_folder(folder: Path) -> FolderContents | None:
             raise _only_an_adapter(folder)
         if "config.json" in names and not ggufs:
             # What the configuration says may be the graver fault.
-            described(ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json"))
+            family_config(ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json"))
             raise no_weights(names, str(folder))
         return None
     if weights.config == "params.json":
         return _read_native(folder, list(weights.files))
     keys = ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json")
-    description = described(keys)
+    description = family_config(keys)
     tensors: Mapping[str, StoredTensor]
     if weights.layout == "safetensors":
         tensors = _unquantised(read_weights(indexes, weights, read_safetensors), keys, folder)
@@ -131,7 +131,7 @@ def _read_native(folder: Path, files: list[str]) -> FolderContents:
         layout = "consolidated PyTorch"
         if keys.section("quantization_config"):
             raise _quantised_pickles(folder)
-    description = described(keys)
+    description = family_config(keys)
     # As Meta stores them, rows that are rotated together stand side by side.
     description = replace(description, family=replace(description.family, paired=True))
     names = NativeNames(tensors)

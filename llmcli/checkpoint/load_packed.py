@@ -18,7 +18,7 @@ from llmcli.checkpoint.quantized.base import QuantisedTensor
 from llmcli.checkpoint.tensors.parameter_sources import ParameterSource
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
-from llmcli.checkpoint.tensors.row_spans import Span, spans_of
+from llmcli.checkpoint.tensors.row_spans import RowSpan, spans_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.device import in_words, memory_for
 from llmcli.kernels.base import NoKernelError
@@ -219,14 +219,14 @@ def _rows_at_once(to: PackedMatrix, multiple: int = ROWS) -> int:
     return max(1, values // (to.columns * multiple)) * multiple
 
 
-def _chunks(span: Span, to: PackedMatrix) -> Iterator[tuple[int, int]]:
+def _chunks(span: RowSpan, to: PackedMatrix) -> Iterator[tuple[int, int]]:
     """From where to where rows are read at a time."""
     step = _rows_at_once(to, ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim))
     for start in range(span.start, span.stop, step):
         yield start, min(start + step, span.stop)
 
 
-def _pack_all(packer: BlockPacker, spans: list[Span], reader: TensorReader, to: PackedMatrix, index: int) -> None:
+def _pack_all(packer: BlockPacker, spans: list[RowSpan], reader: TensorReader, to: PackedMatrix, index: int) -> None:
     """Pack the bytes of the file as they are."""
     first = 0
     for span in spans:
@@ -240,7 +240,7 @@ def _pack_all(packer: BlockPacker, spans: list[Span], reader: TensorReader, to: 
             first += stop - start
 
 
-def _groups(span: Span, reader: TensorReader, to: PackedMatrix) -> Iterator[Groups]:
+def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix) -> Iterator[Groups]:
     tensor, device = span.tensor, to.blocks.device
 
     def ordered(rows: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from llmcli.checkpoint.load_packed import (
     planned_formats,
     read_packed,
 )
-from llmcli.checkpoint.memory_estimate import Wish, foresee
+from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
 from llmcli.checkpoint.pinned_staging import Ring, fetching_to, stream, streamed_spans
 from llmcli.checkpoint.tensors.reader import TensorReader
-from llmcli.checkpoint.tensors.row_spans import Span
+from llmcli.checkpoint.tensors.row_spans import RowSpan
 from llmcli.device import one_thread
 from llmcli.model import Transformer
 from llmcli.model.meta_device import meta_model
@@ -59,7 +59,7 @@ def load_weights(
         OutOfMemoryError: there is no room for the model.
     """
     model = meta_model(checkpoint.config)
-    foresee(model, checkpoint, Wish(device, dtype, packing, context, may_pack))
+    check_memory(model, checkpoint, LoadRequest(device, dtype, packing, context, may_pack))
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     dtypes = {name: torch.float32 if one.float32 else dtype for name, one in parameters_of(checkpoint.config).items()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
@@ -123,7 +123,7 @@ def _is_main_memory(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _streamed(checkpoint: Checkpoint, names: list[str], ring: Ring) -> dict[str, list[Span]]:
+def _streamed(checkpoint: Checkpoint, names: list[str], ring: Ring) -> dict[str, list[RowSpan]]:
     """The parameters that go through the ring as they are stored, and the rows they are made of."""
     found = {name: streamed_spans(checkpoint.sources[name], checkpoint.tensors, ring) for name in names}
     return {name: spans for name, spans in found.items() if spans}

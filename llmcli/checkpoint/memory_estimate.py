@@ -44,7 +44,7 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Wish:
+class LoadRequest:
     """How a model is to be run."""
 
     device: torch.device
@@ -85,53 +85,57 @@ def kept_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: t
     return found
 
 
-def foresee(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, *, name: str | None = None) -> None:
+def check_memory(
+    model: Transformer, checkpoint: Checkpoint | None, request: LoadRequest, *, name: str | None = None
+) -> None:
     """See that there is memory for a model that is still on `meta`; it has a `name`, or the path of its checkpoint.
 
     Raises:
         OutOfMemoryError: there is not; with what is needed, what is free, and what would fit.
     """
-    free = memory(wish.device)[1]
+    free = memory(request.device)[1]
     if free is None:
         return
-    needed = _needed(model, checkpoint, wish)
+    needed = _needed(model, checkpoint, request)
     if needed.total <= free:
         return
-    kept = {None: str(wish.dtype).removeprefix("torch."), "stored": "the bits they are stored in"}
-    context = "" if wish.context is None else f" and {in_words(needed.cache)} for a context of {wish.context} tokens"
+    kept = {None: str(request.dtype).removeprefix("torch."), "stored": "the bits they are stored in"}
+    context = (
+        "" if request.context is None else f" and {in_words(needed.cache)} for a context of {request.context} tokens"
+    )
     name = name if checkpoint is None else str(checkpoint.path)
-    fitting = ", ".join(_what_fits(model, checkpoint, wish, free))
+    fitting = ", ".join(_what_fits(model, checkpoint, request, free))
     raise OutOfMemoryError(
         f"{name} does not fit: it takes {in_words(needed.total)}, with {in_words(needed.weights)} for the "
-        f"weights in {kept.get(wish.packing, wish.packing)}{context}, and {wish.device} has {in_words(free)} free. "
+        f"weights in {kept.get(request.packing, request.packing)}{context}, and {request.device} has {in_words(free)} free. "
         + (f"This would fit: {fitting}." if fitting else "Close other programs, or use a smaller model.")
     )
 
 
-def _needed(model: Transformer, checkpoint: Checkpoint | None, wish: Wish) -> Footprint:
-    planned = planned_formats(model, wish.packing, checkpoint, wish.device)
-    return footprint(model, planned, wish.dtype, wish.context, wish.device)
+def _needed(model: Transformer, checkpoint: Checkpoint | None, request: LoadRequest) -> Footprint:
+    planned = planned_formats(model, request.packing, checkpoint, request.device)
+    return footprint(model, planned, request.dtype, request.context, request.device)
 
 
-def _what_fits(model: Transformer, checkpoint: Checkpoint | None, wish: Wish, free: int) -> Iterator[str]:
+def _what_fits(model: Transformer, checkpoint: Checkpoint | None, request: LoadRequest, free: int) -> Iterator[str]:
     """The settings, closest to the wish first, with which the model fits into `free` bytes; nothing is guessed."""
-    packings: list[tuple[str, Packing | None]] = [("", wish.packing)]
-    if wish.may_pack and wish.packing in (None, "stored", "int8"):
-        packings += [("--quantize int8", "int8")] if wish.packing != "int8" else []
+    packings: list[tuple[str, Packing | None]] = [("", request.packing)]
+    if request.may_pack and request.packing in (None, "stored", "int8"):
+        packings += [("--quantize int8", "int8")] if request.packing != "int8" else []
         packings += [("--quantize int4", "int4")]
     fitting: set[str] = set()
-    for dtype in (wish.dtype, torch.bfloat16) if wish.dtype == torch.float32 else (wish.dtype,):
+    for dtype in (request.dtype, torch.bfloat16) if request.dtype == torch.float32 else (request.dtype,):
         for flag, packing in packings:
             if flag in fitting:
                 continue  # as it is, which asks for less of a change
-            planned = planned_formats(model, packing, checkpoint, wish.device)
-            flags = [flag] * bool(flag) + ["--dtype bfloat16"] * (dtype != wish.dtype)
-            needed = footprint(model, planned, dtype, wish.context, wish.device)
+            planned = planned_formats(model, packing, checkpoint, request.device)
+            flags = [flag] * bool(flag) + ["--dtype bfloat16"] * (dtype != request.dtype)
+            needed = footprint(model, planned, dtype, request.context, request.device)
             if needed.total <= free:
                 fitting.add(flag)
                 yield f"{' '.join(flags)} ({in_words(needed.total)})"
-            elif wish.context is not None:
-                longest = _longest_context(model, planned, dtype, wish.context, wish.device, free)
+            elif request.context is not None:
+                longest = _longest_context(model, planned, dtype, request.context, request.device, free)
                 if longest:
                     yield " ".join([*flags, f"--context {longest}"])
 

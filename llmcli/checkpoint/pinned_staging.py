@@ -20,7 +20,7 @@ from torch import Tensor
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.checkpoint.tensors.parameter_sources import ParameterSource
 from llmcli.checkpoint.tensors.reader import TensorReader
-from llmcli.checkpoint.tensors.row_spans import Span, spans_of
+from llmcli.checkpoint.tensors.row_spans import RowSpan, spans_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 
 # Large enough for a transfer to reach the full speed of the bus, small enough to be read while another is fetched.
@@ -108,13 +108,13 @@ class Ring:
         return (self._fetching.buffer(self.buffer_bytes), _no_wait) if make else self._idle.get()
 
 
-def streamed_spans(source: ParameterSource, stored: Mapping[str, StoredTensor], ring: Ring) -> list[Span]:
+def streamed_spans(source: ParameterSource, stored: Mapping[str, StoredTensor], ring: Ring) -> list[RowSpan]:
     """The rows a parameter is made of, where they can go through `ring` as they are; otherwise none."""
     spans = list(spans_of(source, stored))
     return spans if all(_streams(span, ring.buffer_bytes) for span in spans) else []
 
 
-def stream(spans: list[Span], reader: TensorReader, target: Tensor, ring: Ring) -> None:
+def stream(spans: list[RowSpan], reader: TensorReader, target: Tensor, ring: Ring) -> None:
     """Fill `target`, a matrix or a stack of them on the device and of any floating-point type, with those rows.
 
     Raises:
@@ -142,7 +142,7 @@ def _filling(reader: TensorReader, info: TensorInfo, start: int, stop: int) -> C
     return lambda buffer: reader.read_bytes(info, start, stop, buffer)
 
 
-def _putting(span: Span, rows: Tensor) -> Callable[[Tensor], object]:
+def _putting(span: RowSpan, rows: Tensor) -> Callable[[Tensor], object]:
     dtype = ENCODINGS[span.tensor.encoding].dtype
     assert dtype is not None
 
@@ -153,7 +153,7 @@ def _putting(span: Span, rows: Tensor) -> Callable[[Tensor], object]:
     return put
 
 
-def _streams(span: Span, buffer_bytes: int) -> bool:
+def _streams(span: RowSpan, buffer_bytes: int) -> bool:
     """A matrix of plain numbers, of which a buffer holds enough rows to put them in order."""
     info = span.tensor
     if not isinstance(info, TensorInfo) or info.encoding not in _STREAMED or len(info.shape) != 2:
@@ -161,7 +161,7 @@ def _streams(span: Span, buffer_bytes: int) -> bool:
     return math.prod(info.shape) > 0 and info.nbytes // info.rows * _multiple(span) <= buffer_bytes
 
 
-def _multiple(span: Span) -> int:
+def _multiple(span: RowSpan) -> int:
     return 1 if span.pairs is None else span.pairs.head_dim
 
 

@@ -16,7 +16,7 @@ from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.replay.run_record import Run
+    from llmcli.replay.run_record import RunRecord
 
 
 def replay(
@@ -82,7 +82,7 @@ def _read(file: Path) -> object:
         raise UsageError(f"{file} is not JSON; give a file that llm generate --record wrote.") from None
 
 
-def _device(run: Run) -> str:
+def _device(run: RunRecord) -> str:
     from llmcli.device import choose_device
 
     try:

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from llmcli.commands.shared import options
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 
 
-@looks(text="The text whose next token is traced; - or nothing is piped text.", title="llm trace")
+@inspect_command(text="The text whose next token is traced; - or nothing is piped text.", title="llm trace")
 def trace(
-    subject: Subject,
+    context: InspectContext,
     name: Annotated[
         str,
         typer.Option(
@@ -30,17 +30,17 @@ def trace(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="How many noises to average over.")] = 5,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Decides the noise.")] = 0,
-) -> Shown:
+) -> InspectResult:
     """Drown a subject in noise, put single states back, and see through which the answer comes (causal tracing)."""
-    loaded, ids = subject.loaded, subject.ids
+    loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.causal.causal_trace import causal_trace
     from llmcli.inspection.causal.prompt_ablation import find_text
     from llmcli.inspection.residual.logit_attribution import single_token
     from llmcli.views.inspect import causal_trace as views
 
-    at = find_text(loaded.tokenizer, ids, name, within=subject.content if subject.chat else None)
+    at = find_text(loaded.tokenizer, ids, name, within=context.content if context.chat else None)
     answer = None if target is None else single_token(loaded.tokenizer, target)
-    with subject.progress("Tracing", "states", estimate=True) as progress:
+    with context.progress("Tracing", "states", estimate=True) as progress:
         result = causal_trace(loaded, ids, at, answer=answer, samples=samples, seed=seed, progress=progress)
-    return Shown(views.causal_trace_view(result), views.SCHEMA, result, (views.NOTE,))
+    return InspectResult(views.causal_trace_view(result), views.SCHEMA, result, (views.NOTE,))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import __version__
-from llmcli.conversations.records import End, Head, More, Question, Record, Reply, Settings, Window
+from llmcli.conversations.records import End, HeadRecord, More, Question, Record, ReplyRecord, SettingsRecord, Window
 from llmcli.conversations.store import ConversationFile, now, read_conversation
 from llmcli.conversations.tree import Node, Tree
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _EVERY_S = 0.5
 
 
-class Talk:
+class LiveConversation:
     """The one who keeps a conversation. Its file begins with the first message, so an empty one leaves none."""
 
     def __init__(
@@ -37,27 +37,27 @@ class Talk:
     @classmethod
     def resume(
         cls, path: Path, *, save: bool = True, on_fault: Callable[[str], None] = lambda message: None
-    ) -> tuple[Talk, str | None]:
+    ) -> tuple[LiveConversation, str | None]:
         """The conversation in a file, to go on with, and what the user should know about the file.
 
         Raises:
             LlmcliError: it cannot be read, or it is to be saved, and cannot be written or another process has it.
         """
-        talk = cls(save=save, on_fault=on_fault)
+        live = cls(save=save, on_fault=on_fault)
         if save:
-            talk._file, talk.tree, note = ConversationFile.resume(path)
+            live._file, live.tree, note = ConversationFile.resume(path)
         else:
-            talk.tree, note = read_conversation(path)
-        return talk, note
+            live.tree, note = read_conversation(path)
+        return live, note
 
     @property
     def path(self) -> Path | None:
         """The file, once there is one."""
         return None if self._file is None else self._file.path
 
-    def another(self) -> Talk:
+    def another(self) -> LiveConversation:
         """A new conversation, saved if this one is to be."""
-        return Talk(save=self._save, on_fault=self._on_fault)
+        return LiveConversation(save=self._save, on_fault=self._on_fault)
 
     def close(self) -> None:
         """Let other processes have the file."""
@@ -65,7 +65,7 @@ class Talk:
             self._file.close()
         self._file, self._save = None, False
 
-    def settle(self, settings: Settings) -> None:
+    def record_settings(self, settings: SettingsRecord) -> None:
         """Let `settings` hold for the replies from here on."""
         if settings != self.tree.settings:
             self._record(settings)
@@ -86,7 +86,7 @@ class Talk:
             if not node.is_reply:
                 self._record(Question(number, after, node.text, node.time), durable=False)
                 continue
-            self._record(Reply(number, after, node.model or "", node.sampling or {}, node.time), durable=False)
+            self._record(ReplyRecord(number, after, node.model or "", node.sampling or {}, node.time), durable=False)
             self._record(More(number, node.text, node.ids), durable=False)
             self._record(End(number, node.reason or "interrupted"), durable=False)
 
@@ -97,7 +97,7 @@ class Talk:
     def go_to(self, number: int) -> None:
         """Go on after message `number`; 0 is the beginning."""
         if number != self.tree.head:
-            self._record(Head(number))
+            self._record(HeadRecord(number))
 
     def leave_out(self, number: int, summary: str | None = None) -> None:
         """Let the model no longer read message `number` nor what was before it, but `summary` in their place."""
@@ -128,8 +128,8 @@ class Talk:
 class ReplyRecorder:
     """Writes a reply down while it is said; one that has no token leaves no trace."""
 
-    def __init__(self, talk: Talk, question: Node, model: str, params: SamplingParams) -> None:
-        self._talk, self._question, self._model, self._params = talk, question, model, params
+    def __init__(self, live: LiveConversation, question: Node, model: str, params: SamplingParams) -> None:
+        self._live, self._question, self._model, self._params = live, question, model, params
         self._number = 0
         self._text, self._ids = "", list[int]()
         self._written = 0.0
@@ -150,14 +150,16 @@ class ReplyRecorder:
         """The reply is over, for that reason."""
         if self.has_begun:
             self._write(durable=False)
-            self._talk._record(End(self._number, reason))
+            self._live._record(End(self._number, reason))
 
     def _write(self, *, durable: bool) -> None:
         if not self._number:
-            self._number = self._talk.tree.next_number
+            self._number = self._live.tree.next_number
             sampling = asdict(self._params)
-            self._talk._record(Reply(self._number, self._question.n, self._model, sampling, now()), durable=durable)
+            self._live._record(
+                ReplyRecord(self._number, self._question.n, self._model, sampling, now()), durable=durable
+            )
         if self._text or self._ids:
-            self._talk._record(More(self._number, self._text, tuple(self._ids)), durable=durable)
+            self._live._record(More(self._number, self._text, tuple(self._ids)), durable=durable)
         self._text, self._ids = "", []
         self._written = time.monotonic()

@@ -1,7 +1,7 @@
 """The lines of a conversation's file: each is one thing that happened, in the order in which it did.
 
-Nothing is ever changed or taken out. What a user takes back stays in the file; `Head` says where the conversation goes
-on instead.
+Nothing is ever changed or taken out. What a user takes back stays in the file; `HeadRecord` says where the conversation
+goes on instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Settings:
+class SettingsRecord:
     """What holds for the replies from here on."""
 
     model: str
@@ -53,7 +53,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ReplyRecord:
     """The model begins to answer the message `after`."""
 
     n: int
@@ -81,7 +81,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadRecord:
     """The conversation goes on after message `n`."""
 
     n: int
@@ -95,15 +95,18 @@ class Window:
     summary: str | None = None
 
 
-Record: TypeAlias = Begin | Settings | Question | Reply | More | End | Head | Window
+Record: TypeAlias = Begin | SettingsRecord | Question | ReplyRecord | More | End | HeadRecord | Window
+# As files have them.
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__.lower(): kind for kind in (Begin, Settings, Question, Reply, More, End, Head, Window)
-}
+    "begin": Begin, "settings": SettingsRecord, "question": Question, "reply": ReplyRecord, "more": More,
+    "end": End, "head": HeadRecord, "window": Window,
+}  # fmt: skip
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def to_line(record: Record) -> str:
     """`record` as a line of JSON, without its line end."""
-    return json_text({"kind": type(record).__name__.lower(), **asdict(record)})
+    return json_text({"kind": _NAMES[type(record)], **asdict(record)})
 
 
 def from_line(line: str) -> Record:

@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmcli.conversations.records import Begin, End, Head, More, Question, Record, Reply, Settings, Window
+from llmcli.conversations.records import (
+    Begin,
+    End,
+    HeadRecord,
+    More,
+    Question,
+    Record,
+    ReplyRecord,
+    SettingsRecord,
+    Window,
+)
 from llmcli.errors import LlmcliError
 from llmcli.text.chat.prompt import Message
 
@@ -54,7 +64,7 @@ class Tree:
 
     def __init__(self) -> None:
         self.begin: Begin | None = None
-        self.settings: Settings | None = None
+        self.settings: SettingsRecord | None = None
         self.nodes: dict[int, Node] = {}
         self.head = 0
         """The message after which the conversation goes on; 0 is the beginning."""
@@ -78,11 +88,11 @@ class Tree:
         """
         if isinstance(record, Begin):
             self.begin = record
-        elif isinstance(record, Settings):
+        elif isinstance(record, SettingsRecord):
             self.settings = record
         elif isinstance(record, Question):
             self._add(Node(record.n, record.after, record.time, text=record.text))
-        elif isinstance(record, Reply):
+        elif isinstance(record, ReplyRecord):
             self._add(Node(record.n, record.after, record.time, model=record.model, sampling=record.sampling))
         elif isinstance(record, More):
             node = self._reply(record.n)
@@ -93,7 +103,7 @@ class Tree:
         else:
             if record.n and record.n not in self.nodes:
                 raise LlmcliError(f"There is no message {record.n} in the conversation.")
-            if isinstance(record, Head):
+            if isinstance(record, HeadRecord):
                 self.head = record.n
             else:
                 self.window = record

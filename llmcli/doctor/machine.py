@@ -31,7 +31,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineReport:
     """What computes, and with what."""
 
     versions: Mapping[str, str]
@@ -69,7 +69,7 @@ class _Torch:
     threads: int
 
 
-def machine(device: str = "auto", dtype: str = "auto") -> Machine:
+def machine(device: str = "auto", dtype: str = "auto") -> MachineReport:
     """Look around, as if a model were to be run with these settings.
 
     Raises:
@@ -80,7 +80,7 @@ def machine(device: str = "auto", dtype: str = "auto") -> Machine:
     total, free = memory(chosen)
     # As they were found: the kernel, if it is compiled now, goes into one of them.
     folders = _folders()
-    return Machine(
+    return MachineReport(
         versions={"llmcli": llmcli.__version__, "python": platform.python_version(), "torch": torch.version},
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         torch_build=torch.build,

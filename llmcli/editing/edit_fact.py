@@ -44,7 +44,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EditCandidate:
     """A layer that was tried, on other texts than those of the proof."""
 
     layer: int
@@ -74,7 +74,7 @@ class EditReport:
     subject: str
     target: str
     layer: int
-    tried: tuple[Candidate, ...]
+    tried: tuple[EditCandidate, ...]
     """Of several layers; none where it was given."""
     proof: Proof
     problems: tuple[str, ...]
@@ -134,7 +134,7 @@ def make_edit(
         ]
         near = () if fact.neighbours and len(layers) == 1 else _nearest(loaded, fact, layers[len(layers) // 2])
         best = updates[0]
-        tried: tuple[Candidate, ...] = ()
+        tried: tuple[EditCandidate, ...] = ()
         if len(layers) > 1:
             trial = _Trial(loaded, fact, near[_NEIGHBOURS:], statistics.texts()[:_DRIFT_TEXTS])
             tried = tuple(map(trial.of, updates))
@@ -213,13 +213,13 @@ class _Trial:
         self._texts = [text for text in texts if len(text) > 1]
         self._before = self._measure()
 
-    def of(self, update: Update) -> Candidate:
+    def of(self, update: Update) -> EditCandidate:
         """What it does."""
         made = Edit("", "", self._fact.prompt, self._fact.subject, self._fact.target, (_laid(update),))
         with edited(self._loaded.model, [made]):
             generality, first, logprobs = self._measure()
         _, first_before, before = self._before
-        return Candidate(
+        return EditCandidate(
             layer=update.layer,
             steps=update.steps,
             loss=update.loss,

@@ -38,7 +38,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class NeighborFact:
     """A fact that was to stay: what the model answered, and how probable that, and the new answer, are."""
 
     text: str
@@ -56,7 +56,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Reply:
+class GreedyReply:
     """What the model writes, always the most probable token: after a raw text, or as its reply in a chat."""
 
     prompt: str
@@ -71,10 +71,10 @@ class Proof:
 
     prompt: Changed
     paraphrases: tuple[Changed, ...]
-    neighbours: tuple[Neighbour, ...]
+    neighbours: tuple[NeighborFact, ...]
     drift: float
     """KL(before || after) on unrelated text, the mean over its tokens, nats."""
-    replies: tuple[Reply, ...]
+    replies: tuple[GreedyReply, ...]
     target: str
 
     @property
@@ -123,7 +123,7 @@ class Measuring:
         """Ask again, and put both beside each other."""
         asked, before, after = self._questions, self._before, self._ask()
         neighbours = tuple(
-            Neighbour(text, self._loaded.tokenizer.token_text(answer), *both)
+            NeighborFact(text, self._loaded.tokenizer.token_text(answer), *both)
             for text, answer, *both in zip(
                 asked.neighbours, self._answers, before.own, after.own, before.leaked, after.leaked, strict=True
             )
@@ -136,7 +136,7 @@ class Measuring:
             neighbours=neighbours,
             drift=drift,
             replies=tuple(
-                Reply(text, chat, *both)
+                GreedyReply(text, chat, *both)
                 for (text, chat), *both in zip(texts, before.replies, after.replies, strict=True)
             ),
             target=asked.target.strip(),

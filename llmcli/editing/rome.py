@@ -89,7 +89,7 @@ class _Group:
         model = loaded.model
         self._entering, self.wrote = _enter(loaded, layer, passages)
         self._at = torch.tensor([each.subject for each in passages], device=model.device)
-        # The places from which the tokens of the answers are told; without an answer, the last one.
+        # The places from which the tokens of the answers are log_probabilities; without an answer, the last one.
         places = [
             (row, len(each.ids) - 1 + index)
             for row, each in enumerate(passages)
@@ -97,7 +97,7 @@ class _Group:
         ]
         self._rows, self._places = torch.tensor(places, device=model.device).T
 
-    def told(self, change: Tensor) -> Tensor:
+    def log_probabilities(self, change: Tensor) -> Tensor:
         """Log-probabilities (N, V) in the answers' places when `change` (C,) is added to what the network writes."""
         model = self._loaded.model
 
@@ -107,8 +107,8 @@ class _Group:
             return output + added
 
         with removed([blocks(model)[self._layer].mlp.register_forward_hook(add)]):
-            x = model.go_on(self._entering, self._layer)[self._rows, self._places]
-        logits: Tensor = model.read_out(x)[:, : self._loaded.tokenizer.vocab_size].float()
+            x = model.run_from_layer(self._entering, self._layer)[self._rows, self._places]
+        logits: Tensor = model.unembed(x)[:, : self._loaded.tokenizer.vocab_size].float()
         return logits.log_softmax(-1)
 
 
@@ -132,8 +132,8 @@ def _better_value(
     steps = 0
     while True:
         with torch.enable_grad():
-            surprise = torch.stack([_surprise(some, group.told(change)) for some, group in groups]).sum()
-            now = of_essence.told(change)[0]
+            surprise = torch.stack([_surprise(some, group.log_probabilities(change)) for some, group in groups]).sum()
+            now = of_essence.log_probabilities(change)[0]
             known = now.detach() if known is None else known
             forgetting = F.kl_div(now, known, log_target=True, reduction="sum")
             decay = change.norm() / before.norm() ** 2

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from llmcli.device import peak_memory_bytes
 from llmcli.engine.context_limit import allowed_context, check_prompt
-from llmcli.engine.decoders.gpu_pipelined import Drawn
-from llmcli.engine.decoders.multi_step import Burst
+from llmcli.engine.decoders.gpu_pipelined import PipelinedDecoder
+from llmcli.engine.decoders.multi_step import MultiStepDecoder
 from llmcli.engine.events import (
     Candidate,
     Event,
@@ -27,12 +27,12 @@ from llmcli.engine.events import (
 )
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.interrupt import Interruption
-from llmcli.engine.logprobs import outlook
-from llmcli.engine.prefix_cache import Observer, PrefillProgress, Reader
+from llmcli.engine.logprobs import token_logprobs
+from llmcli.engine.prefix_cache import Observer, PrefillProgress, PrefixCache
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.sampling_params import SamplingParams
-from llmcli.engine.speculative.decoder import Ahead, Speculation
-from llmcli.engine.speculative.rejection_sampling import Proposal, settle
+from llmcli.engine.speculative.decoder import SpeculationState, SpeculativeDecoder
+from llmcli.engine.speculative.rejection_sampling import Proposal, accept_or_resample
 from llmcli.errors import NotFiniteError
 from llmcli.kernels.base import FastStep
 from llmcli.model import Transformer
@@ -61,7 +61,7 @@ class Engine:
         context_length: int | None = None,
         step: FastStep | None = None,
         why_readable: str = "",
-        speculation: Speculation | None = None,
+        speculation: SpeculationState | None = None,
     ) -> None:
         """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
 
@@ -81,7 +81,7 @@ class Engine:
         self._stop_ids = frozenset(stop for stop in stop_ids if 0 <= stop < vocab_size)
         self._stop_texts = tuple(stop_texts)
         self._speculation = speculation
-        self._reader = Reader(
+        self._prefix_cache = PrefixCache(
             model,
             context_length=self.context_length,
             vocab_size=vocab_size,
@@ -141,12 +141,12 @@ class Engine:
     @property
     def path(self) -> str:
         """What computes, for people."""
-        return self._reader.path()
+        return self._prefix_cache.path()
 
     @property
     def unread_bytes(self) -> int:
         """Bytes of weights that a fast path has left unread so far, because nothing depended on them."""
-        return self._reader.unread_bytes
+        return self._prefix_cache.unread_bytes
 
     def next_logits(self, ids: Sequence[int], *, progress: PrefillProgress | None = None) -> Tensor:
         """Logits (V,) of the token that follows `ids`; as in `stream`, only what the cache does not hold is read.
@@ -156,8 +156,8 @@ class Engine:
             NotFiniteError: the logits are NaN or infinite.
         """
         check_prompt(ids, self.context_length)
-        self._reader.begin(ids, len(ids))
-        return self._reader.read_checked(ids, progress)
+        self._prefix_cache.begin(ids, len(ids))
+        return self._prefix_cache.read_checked(ids, progress)
 
     def _generate(
         self,
@@ -175,13 +175,13 @@ class Engine:
         started = time.perf_counter()
         sampler, detokenizer = Sampler(params), Detokenizer(self._tokenizer)
         stops = StopStrings((*params.stop, *self._stop_texts))
-        cached = self._reader.begin(ids, len(ids) + (params.max_tokens or 0))
-        text_begun = self._reader.begun
+        cached = self._prefix_cache.begin(ids, len(ids) + (params.max_tokens or 0))
+        text_begun = self._prefix_cache.begun
         # Nobody wants to see the logits.
         unseen = not probabilities and observer is None and constraint is None
         burst = self._burst(sampler, prompt_tokens) if unseen else None
         ahead = self._ahead(prompt_tokens, sampler, observer, burst, constrained=constraint is not None)
-        drawn: Drawn | Burst | None = None
+        drawn: PipelinedDecoder | MultiStepDecoder | None = None
         if unseen and ahead is None:
             drawn = self._drawn(sampler, prompt_tokens) or burst
         prefill_seconds: float | None = None
@@ -190,7 +190,7 @@ class Engine:
         reason: FinishReason | None = None
         try:
             with interruption.computing():
-                logits = self._reader.read(ids, observer, progress)
+                logits = self._prefix_cache.read(ids, observer, progress)
             prefill_seconds = time.perf_counter() - started
             yield Prefill(prompt_tokens, cached, prefill_seconds)
             for said in begun:
@@ -211,8 +211,8 @@ class Engine:
                         elif drawn is not None:
                             token = drawn.next(ids)
                         else:
-                            logits = self._reader.read(ids, observer)
-                with self._reader.undisturbed(observer):
+                            logits = self._prefix_cache.read(ids, observer)
+                with self._prefix_cache.undisturbed(observer):
                     allowed = logits
                     if constraint is not None:
                         # Before tokens are ruled out: the numbers of all of them are shown.
@@ -222,9 +222,9 @@ class Engine:
                         allowed, distribution, token = constraint.choose(logits, sampler, ids, room)
                     elif probabilities or (proposal is not None and proposal.distribution is not None):
                         distribution = sampler.distribution(logits, ids)
-                        token = settle(distribution, proposal, sampler)
+                        token = accept_or_resample(distribution, proposal, sampler)
                     elif token is None:
-                        token = sampler.choose(logits, ids, greatest=self._reader.greatest(logits))
+                        token = sampler.choose(logits, ids, greatest=self._prefix_cache.greatest(logits))
                 origin: Origin = "model"
                 if ahead is not None and len(ids) > prompt_tokens:
                     origin = ahead.took(token)
@@ -238,7 +238,7 @@ class Engine:
                 text, stopped = stops.push(detokenizer.push(token))
                 step = Step(count, token, text, attention=attention, origin=origin)
                 if probabilities:
-                    with self._reader.undisturbed(observer):
+                    with self._prefix_cache.undisturbed(observer):
                         stages = sampler.stages(allowed, ids[:-1]) if top else {}
                         if constraint is not None:
                             stages = {"constraint": allowed > -torch.inf, **stages}
@@ -259,10 +259,10 @@ class Engine:
             # It broke into a pass; the cache still ends at the last whole one.
             reason = "interrupted"
         except NotFiniteError as error:
-            raise self._reader.located(error, ids) from None
+            raise self._prefix_cache.located(error, ids) from None
         finally:
             # A reply that nobody heard to its end may be closed when another has begun, even in the midst of a pass.
-            if drawn is not None and self._reader.begun == text_begun:
+            if drawn is not None and self._prefix_cache.begun == text_begun:
                 drawn.end(ids)
         held_back = "" if stops.met is not None else self._rest(stops, detokenizer)
         # The step that only met a stop token was computed too, so every interval since the first token counts.
@@ -277,7 +277,7 @@ class Engine:
             prefill_tokens_per_s=(prompt_tokens - cached) / prefill_seconds if prefill_seconds else None,
             decode_tokens_per_s=decoded / (last_at - first_at) if decoded > 0 and last_at > first_at else None,
             peak_memory_bytes=peak_memory_bytes(self._model.device),
-            path=self._reader.path(observer),
+            path=self._prefix_cache.path(observer),
             **({} if ahead is None else ahead.stats()),
         )
         yield Finish(reason, stats, held_back)
@@ -287,15 +287,15 @@ class Engine:
         prompt_tokens: int,
         sampler: Sampler,
         observer: Observer | None,
-        burst: Burst | None,
+        burst: MultiStepDecoder | None,
         *,
         constrained: bool,
-    ) -> Ahead | None:
+    ) -> SpeculativeDecoder | None:
         """Who looks ahead in a reply to so many tokens; nobody where each pass is looked at."""
-        if self._speculation is None or observer is not None or self._reader.is_looked_into:
+        if self._speculation is None or observer is not None or self._prefix_cache.is_looked_into:
             return None
-        return Ahead(
-            self._reader,
+        return SpeculativeDecoder(
+            self._prefix_cache,
             self._speculation,
             sampler,
             longest=self._longest(sampler.params, prompt_tokens),
@@ -305,16 +305,16 @@ class Engine:
             burst=burst,
         )
 
-    def _drawn(self, sampler: Sampler, prompt_tokens: int) -> Drawn | None:
+    def _drawn(self, sampler: Sampler, prompt_tokens: int) -> PipelinedDecoder | None:
         """Who chooses the tokens of a reply on the device, if anybody can."""
         longest = self._longest(sampler.params, prompt_tokens)
-        return Drawn(self._reader, sampler, longest=longest) if self._reader.draws else None
+        return PipelinedDecoder(self._prefix_cache, sampler, longest=longest) if self._prefix_cache.draws else None
 
-    def _burst(self, sampler: Sampler, prompt_tokens: int) -> Burst | None:
+    def _burst(self, sampler: Sampler, prompt_tokens: int) -> MultiStepDecoder | None:
         """Who has the fast path choose them, if that can."""
         longest = self._longest(sampler.params, prompt_tokens)
-        can = self._reader.bursts(sampler.params)
-        return Burst(self._reader, sampler, longest=longest, ends=self._stop_ids) if can else None
+        can = self._prefix_cache.bursts(sampler.params)
+        return MultiStepDecoder(self._prefix_cache, sampler, longest=longest, ends=self._stop_ids) if can else None
 
     def _longest(self, params: SamplingParams, prompt_tokens: int) -> int:
         """How long a text can become that begins with so many tokens."""
@@ -328,7 +328,7 @@ class Engine:
     def _explained(
         self, step: Step, logits: Tensor, distribution: Tensor, stages: Mapping[Filter, Tensor], top: int
     ) -> Step:
-        seen = outlook(logits, step.id, self._tokenizer, top=top)
+        seen = token_logprobs(logits, step.id, self._tokenizer, top=top)
         return replace(
             step,
             logprob=seen.logprob,

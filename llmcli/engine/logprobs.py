@@ -11,7 +11,7 @@ from llmcli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Outlook:
+class TokenLogprobs:
     """A token in the distribution it comes from: the model's own, before temperature and filters."""
 
     logprob: float
@@ -23,12 +23,12 @@ class Outlook:
     top: tuple[Candidate, ...]
 
 
-def outlook(logits: Tensor, token: int, tokenizer: Tokenizer, *, top: int) -> Outlook:
+def token_logprobs(logits: Tensor, token: int, tokenizer: Tokenizer, *, top: int) -> TokenLogprobs:
     """Read `logits` (V,) of any float type, in which `token` is the one that came, with the `top` most probable."""
     logprobs = logits.float().log_softmax(-1)
     own = logprobs[token]
     best, ids = logprobs.topk(min(top, len(logprobs)))
-    return Outlook(
+    return TokenLogprobs(
         logprob=float(own),
         rank=int((logprobs > own).sum()) + 1,
         # A masked entry has log-probability -inf and contributes nothing: 0 * -inf would be NaN.

@@ -28,7 +28,7 @@ from llmcli.kernels.base import (
     readable_path,
 )
 from llmcli.kernels.cuda.sampler import DeviceChoice
-from llmcli.kernels.sampling_filters import Choosing, Filters
+from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
 from llmcli.model import Transformer
 from llmcli.model.finite import check_logits, located
 
@@ -53,7 +53,7 @@ class Observer(Protocol):
         """What the last of the tokens read, which are `ids`, paid attention to."""
 
 
-class Reader:
+class PrefixCache:
     """Reads with one model, and remembers in its KV cache what it has read."""
 
     def __init__(
@@ -194,7 +194,7 @@ class Reader:
         with self._locating(ids):
             return check_logits(self.read(ids, None, progress))
 
-    def bursts(self, filters: Filters) -> bool:
+    def bursts(self, filters: SamplingFilters) -> bool:
         """Whether the fast path can choose tokens by such filters and go on by itself."""
         return self._burst_step is not None and self._burst_step.chooses(filters) and not self.is_looked_into
 
@@ -209,7 +209,7 @@ class Reader:
 
     @torch.inference_mode()
     def read_burst(
-        self, ids: Sequence[int], filters: Filters, uniforms: Sequence[float], ends: Sequence[int]
+        self, ids: Sequence[int], filters: SamplingFilters, uniforms: Sequence[float], ends: Sequence[int]
     ) -> list[int]:
         """The tokens that follow `ids`, `most_burst` at most: one by each of the numbers from 0 to 1, until an end or a
         signal.
@@ -219,7 +219,7 @@ class Reader:
         assert self._burst_step is not None
         with memory_for_text(self._model, length := len(ids) + len(uniforms) - 1):
             self._make_room(length)
-            choosing = Choosing(filters, uniforms, self._vocab_size, ends)
+            choosing = SamplingRequest(filters, uniforms, self._vocab_size, ends)
             chosen = self._burst_step.forward_burst(ids[-1], self._cache, choosing)
         self._cached_ids += (ids[-1], *chosen[:-1])
         return chosen
@@ -236,7 +236,7 @@ class Reader:
         return self._model.rotated_alike(expected, max(expected, length)) and not self.is_looked_into
 
     @torch.inference_mode()
-    def begin_to_draw(self, filters: Filters, ids: Sequence[int]) -> None:
+    def begin_to_draw(self, filters: SamplingFilters, ids: Sequence[int]) -> None:
         """Choose tokens on the device, by such filters, after `ids`, of which the last has not been read yet."""
         if self._choice is None:
             self._choice = DeviceChoice(self._vocab_size, self._model.device)
@@ -256,7 +256,7 @@ class Reader:
         assert self._choice is not None
         return self._choice.chosen()
 
-    def settle(self, ids: Sequence[int]) -> None:
+    def accept_tokens(self, ids: Sequence[int]) -> None:
         """Of what has been drawn the text has `ids`: forget what was read beyond them."""
         length = min(self._cache.length, len(ids))
         self._cached_ids += ids[len(self._cached_ids) : length]

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from llmcli.engine.events import Filter, SampledCandidate
-from llmcli.engine.logprobs import outlook
+from llmcli.engine.logprobs import token_logprobs
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Choice(SampledCandidate):
+class TracedCandidate(SampledCandidate):
     """A token that could have been said, and its way through the filters."""
 
     rank: int
@@ -32,11 +32,11 @@ def choices(
     *,
     top: int,
     taken: int | None = None,
-) -> tuple[Choice, ...]:
+) -> tuple[TracedCandidate, ...]:
     """The `top` most probable tokens after `context`, whose `logits` (V,) are given, and the one that was `taken`."""
     stages = Sampler(params).stages(logits, context)
     own = int(logits.argmax()) if taken is None else taken
-    seen = outlook(logits, own, tokenizer, top=top)
+    seen = token_logprobs(logits, own, tokenizer, top=top)
     found = [(rank, candidate.id, candidate.logprob) for rank, candidate in enumerate(seen.top, 1)]
     if all(token != own for _, token, _ in found):
         found.append((seen.rank, own, seen.logprob))
@@ -45,6 +45,8 @@ def choices(
         after = tuple((name, float(left[token])) for name, left in stages.items())
         removed_by = next((name for name, left in after if left == 0), None)
         result.append(
-            Choice(token, tokenizer.token_text(token), logprob, after[-1][1], removed_by, rank=rank, after=after)
+            TracedCandidate(
+                token, tokenizer.token_text(token), logprob, after[-1][1], removed_by, rank=rank, after=after
+            )
         )
     return tuple(result)

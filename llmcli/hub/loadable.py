@@ -8,7 +8,7 @@ from pathlib import Path
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.files.json_files import optional_json_object, read_json_object
 from llmcli.checkpoint.files.model_files import VOCABULARY_FILES, tokenizer_file
-from llmcli.checkpoint.huggingface.config import described
+from llmcli.checkpoint.huggingface.config import family_config
 from llmcli.errors import CheckpointError
 from llmcli.text.vocab.tokenizer_classes import tokenizer_class
 
@@ -24,7 +24,7 @@ def check_text_files(folder: Path, names: Collection[str], config: str) -> None:
     """
     values = read_json_object(folder / config)
     if config == "config.json":
-        described(ConfigKeys(values, folder / config))
+        family_config(ConfigKeys(values, folder / config))
     tokenizer = tokenizer_file(names)
     if tokenizer is None:
         raise CheckpointError(f"{folder} has no tokenizer that can be read.")

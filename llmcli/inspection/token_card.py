@@ -56,7 +56,7 @@ class NeuronName:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class ComponentAblation:
     """What became of the token's probability while these parts wrote nothing."""
 
     heads: tuple[HeadName, ...]
@@ -71,7 +71,7 @@ class Verification:
     """The heads and neurons a card names, switched off: whether they mattered, beside others that do not stand out."""
 
     before: float
-    ablations: tuple[Ablation, ...]
+    ablations: tuple[ComponentAblation, ...]
     seed: int
 
 
@@ -227,7 +227,7 @@ def _verified(
         ):
             residual = trace(loaded.model, context, [len(context) - 1]).residuals[-1, 0]
         after = float(log_probabilities(loaded, residual)[target].exp())
-        ablations.append(Ablation(tuple(some_heads), tuple(some_neurons), control, after))
+        ablations.append(ComponentAblation(tuple(some_heads), tuple(some_neurons), control, after))
         if progress is not None:
             progress("Verifying", done, len(plans))
     return Verification(before, tuple(ablations), seed)

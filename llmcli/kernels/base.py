@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from llmcli.kernels.sampling_filters import Choosing, Filters
+from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,10 +58,10 @@ class BurstStep(FastStep, Protocol):
     def unread_bytes(self) -> int:
         """Bytes of weights that it has not read so far where it was to read all, because nothing depended on them."""
 
-    def chooses(self, filters: Filters) -> bool:
+    def chooses(self, filters: SamplingFilters) -> bool:
         """Whether it can choose by such filters."""
 
-    def forward_burst(self, token: int, cache: KVCache, choosing: Choosing) -> list[int]:
+    def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:
         """As many tokens after `token`, which continues what `cache` holds, as there are numbers to choose them by.
 
         Each is what the engine's `Sampler` chooses by its number, and all but the last are read. Fewer, but at least

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class Filters(Protocol):
+class SamplingFilters(Protocol):
     """How a token is chosen; what the numbers mean is said in `SamplingParams` of the engine."""
 
     @property
@@ -32,10 +32,10 @@ class Filters(Protocol):
 
 
 @dataclass(frozen=True)
-class Choosing:
+class SamplingRequest:
     """How the tokens of a burst are chosen."""
 
-    filters: Filters
+    filters: SamplingFilters
     uniforms: Sequence[float]
     """Numbers from 0 to 1, one for each token."""
     vocabulary: int

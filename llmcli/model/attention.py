@@ -18,7 +18,7 @@ from llmcli.model.scaled_dot_product import SoftmaxAttention, Spans
 
 
 @dataclass(frozen=True)
-class Place:
+class Positions:
     """Where the new tokens stand, as far as one kind of layer must know."""
 
     positions: Tensor
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.attend = SoftmaxAttention(scale, softcap=config.attention_softcap)
         self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
 
-    def forward(self, x: Tensor, place: Place, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to what `cache` holds; returns (B, T, C)."""
         q = self._heads(self.q_proj(x), self.q_norm)  # (B, H, T, D)
         k = self._heads(self.k_proj(x), self.k_norm)  # (B, K, T, D)

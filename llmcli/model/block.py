@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from llmcli.model.attention import Attention, Place
+from llmcli.model.attention import Attention, Positions
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, Placement
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
@@ -30,7 +30,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = _norm(config, present=both and config.placement != "post")
         self.mlp = _feed_forward(config, layer)
 
-    def forward(self, x: Tensor, place: Place, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.self_attn(self.input_layernorm(x), place, cache)
         x = x + self.mlp(self.post_attention_layernorm(x))
@@ -45,7 +45,7 @@ class OutputNormBlock(Block):
         self.attention_output_norm = _output_norm(config)
         self.mlp_output_norm = _output_norm(config)
 
-    def forward(self, x: Tensor, place: Place, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attention_output_norm(self.self_attn(self.input_layernorm(x), place, cache))
         x = x + self.mlp_output_norm(self.mlp(self.post_attention_layernorm(x)))
@@ -55,7 +55,7 @@ class OutputNormBlock(Block):
 class ParallelBlock(Block):
     """A layer whose attention and feed-forward read the same (Wang & Komatsuzaki 2021, GPT-J)."""
 
-    def forward(self, x: Tensor, place: Place, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         attended: Tensor = self.self_attn(self.input_layernorm(x), place, cache)
         x = x + attended + self.mlp(self.post_attention_layernorm(x))
@@ -65,7 +65,7 @@ class ParallelBlock(Block):
 class SharedNormBlock(Block):
     """A parallel layer with one norm for both parts."""
 
-    def forward(self, x: Tensor, place: Place, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         normed = self.input_layernorm(x)
         attended: Tensor = self.self_attn(normed, place, cache)

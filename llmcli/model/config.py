@@ -129,7 +129,7 @@ class LayerConfig:
     query_scaling: QueryScaling | None = None
 
     @property
-    def forgets(self) -> bool:
+    def is_windowed(self) -> bool:
         """There are keys that no later query sees."""
         return self.window is not None or self.chunk is not None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attention import Place
+from llmcli.model.attention import Positions
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LatentConfig, ModelConfig
 from llmcli.model.norm import RMSNorm
@@ -40,7 +40,7 @@ class LatentAttention(nn.Module):
         self.kv_b_proj = nn.Linear(latent.rank, config.num_heads * (latent.nope_dim + latent.value_dim), bias=False)
         self.o_proj = nn.Linear(config.num_heads * latent.value_dim, hidden, bias=config.o_bias)
 
-    def forward(self, x: Tensor, place: Place, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to what `cache` holds; returns (B, T, C)."""
         sizes = self.latent
         q = self._queries(x).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, T, N + R)

@@ -50,10 +50,10 @@ class EditedLinear(nn.Module):
         return out + added.to(out.dtype)
 
 
-def lay_over(mlp: nn.Module, read: Tensor, write: Tensor) -> nn.Module:
+def attach_edit(mlp: nn.Module, read: Tensor, write: Tensor) -> nn.Module:
     """Add the update `write read^T` to what the output projection of a dense feed-forward network computes.
 
-    `read` (I,) and `write` (C,). Returns the projection as it was before, to put back with `put_back`: then the very
+    `read` (I,) and `write` (C,). Returns the projection as it was before, to put back with `detach_edit`: then the very
     module computes that did before. ValueError if the sizes are not the network's, or it is a mixture of experts.
     """
     if isinstance(mlp, MixtureOfExperts):
@@ -74,6 +74,6 @@ def lay_over(mlp: nn.Module, read: Tensor, write: Tensor) -> nn.Module:
     return down
 
 
-def put_back(mlp: nn.Module, down: nn.Module) -> None:
-    """Give a network the output projection that `lay_over` returned."""
+def detach_edit(mlp: nn.Module, down: nn.Module) -> None:
+    """Give a network the output projection that `attach_edit` returned."""
     mlp.down_proj = down

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import NotFiniteError, PromptTooLongError
-from llmcli.model.attention import Place
+from llmcli.model.attention import Positions
 from llmcli.model.block import make_block
 from llmcli.model.cache.batched_kv_cache import RowCache
 from llmcli.model.cache.kv_cache import KVCache, LayerCache
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
             if isinstance(rope, Rope)
         }
         places = [
-            Place(positions, None if layer.rope is None else rotations[layer.rope], cache.spans(layer))
+            Positions(positions, None if layer.rope is None else rotations[layer.rope], cache.spans(layer))
             for layer in self._kinds
         ]
         for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
@@ -121,7 +121,7 @@ class Transformer(nn.Module):
         cache.advance(ids)
         return self._head(x)[0]
 
-    def go_on(
+    def run_from_layer(
         self, x: Tensor, first: int, stop: int | None = None, *, start: int = 0, cache: LayerCache | None = None
     ) -> Tensor:
         """The residual stream (B, T, C) before block `stop`, by default after all.
@@ -151,13 +151,14 @@ class Transformer(nn.Module):
         """
         x = self._embed(ids, position)
         places = [
-            Place(position, None if layer.rope is None else rotations[layer.rope], mask(layer)) for layer in self._kinds
+            Positions(position, None if layer.rope is None else rotations[layer.rope], mask(layer))
+            for layer in self._kinds
         ]
         for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
             x = block(x, places[kind], cache)
         return self._head(x)
 
-    def read_out(self, x: Tensor) -> Tensor:
+    def unembed(self, x: Tensor) -> Tensor:
         """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V).
 
         Raises:
@@ -188,7 +189,7 @@ class Transformer(nn.Module):
             x = x + self.embed_positions.weight[positions]
         return x
 
-    def _places(self, start: int, new: int, expected: int) -> list[Place]:
+    def _places(self, start: int, new: int, expected: int) -> list[Positions]:
         """For each kind of layer, where the `new` tokens from `start` on stand in a text of `expected` tokens."""
         positions = torch.arange(start, start + new, device=self.device)
         length = max(start + new, expected)
@@ -197,7 +198,7 @@ class Transformer(nn.Module):
             for config, rope in zip(self._distinct_ropes, self.ropes, strict=True)
         }
         return [
-            Place(
+            Positions(
                 positions,
                 None if layer.rope is None else rotations[layer.rope],
                 visible_keys(layer, start, new, self.device),
@@ -206,10 +207,10 @@ class Transformer(nn.Module):
         ]
 
     def _head(self, x: Tensor) -> Tensor:
-        """`read_out` without the check: nothing of a pass that a CUDA graph records may wait for the device."""
+        """`unembed` without the check: nothing of a pass that a CUDA graph records may wait for the device."""
         return self._capped(self.lm_head(self.norm(x)))
 
-    def _not_finite(self, embedded: Tensor, places: Sequence[Place], cache: KVCache | None) -> NotFiniteError:
+    def _not_finite(self, embedded: Tensor, places: Sequence[Positions], cache: KVCache | None) -> NotFiniteError:
         """Where values stop being numbers in the pass that has just been made, found by making it again."""
 
         def run(index: int, x: Tensor) -> Tensor:

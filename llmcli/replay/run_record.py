@@ -36,7 +36,7 @@ class RecordedToken:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A reply, and all that it takes to have it again."""
 
     created: str
@@ -109,9 +109,9 @@ def recorded(
     prefill: str,
     steps: Sequence[Step],
     finish: Finish,
-) -> Run:
-    """A reply as a `Run`; its `steps` must have been generated with probabilities, and candidates to tell more."""
-    return Run(
+) -> RunRecord:
+    """A reply as a `RunRecord`; its `steps` must have probabilities, and candidates to tell more."""
+    return RunRecord(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
         model=loaded.name,
@@ -145,13 +145,13 @@ def versions() -> dict[str, str]:
     return {"llmcli": llmcli.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
-def as_json(run: Run) -> dict[str, object]:
+def as_json(run: RunRecord) -> dict[str, object]:
     """The run in terms of JSON."""
     # `dataclasses.asdict` copies mappings only if they are dicts, which these are.
     return {"schema": SCHEMA, **asdict(run)}
 
 
-def from_json(value: object) -> Run:
+def from_json(value: object) -> RunRecord:
     """The run that `as_json` wrote.
 
     Raises:
@@ -182,7 +182,7 @@ def from_json(value: object) -> Run:
             "text",
             "finish_reason",
         )
-        return Run(
+        return RunRecord(
             **{name: _text(value[name]) for name in texts},
             versions=_texts(value["versions"]),
             files=_texts(value["files"]),
@@ -199,7 +199,7 @@ def from_json(value: object) -> Run:
 
 def replay(
     loaded: LoadedModel,
-    run: Run,
+    run: RunRecord,
     files: Mapping[str, str],
     *,
     interruption: Interruption | None = None,
@@ -253,12 +253,12 @@ def replay(
     )
 
 
-def _difference(loaded: LoadedModel, run: Run, index: int, replayed: int | None) -> Difference:
+def _difference(loaded: LoadedModel, run: RunRecord, index: int, replayed: int | None) -> Difference:
     expected = run.tokens[index].id if index < len(run.tokens) else None
     ids = [*run.prompt_ids, *(token.id for token in run.tokens[:index])]
-    reader = loaded.reader()
-    reader.begin(ids, len(run.prompt_ids) + (run.settings.max_tokens or 0))
-    logprobs = reader.read_checked(ids).float().log_softmax(-1)
+    prefix_cache = loaded.prefix_cache()
+    prefix_cache.begin(ids, len(run.prompt_ids) + (run.settings.max_tokens or 0))
+    logprobs = prefix_cache.read_checked(ids).float().log_softmax(-1)
     stops = [stop for stop in loaded.stop_ids if stop < len(logprobs)]
     then = {} if expected is None else {**run.tokens[index].top, expected: run.tokens[index].logprob}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llmcli.errors import UsageError
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 
 # Prefix, suffix and middle.
 _PREFIX_FIRST = (
@@ -65,7 +65,7 @@ class FillIn:
         The prefix begins a text, also where the tokenizer puts a space in front of one; the suffix goes on with it.
         """
         before = [self.prefix, *tokenizer.encode(prefix, add_special_tokens=False)]
-        behind = [self.suffix, *tokenizer.encode_segments([Segment(suffix, trusted=False)], continuation=True)]
+        behind = [self.suffix, *tokenizer.encode_segments([TextSegment(suffix, trusted=False)], continuation=True)]
         parts = [*behind, *before] if self.suffix_first else [*before, *behind]
         return [*tokenizer.beginning, *parts, *([] if self.middle is None else [self.middle])]
 

@@ -17,7 +17,7 @@ from llmcli.text.special_tokens import (
     leftover_tokens,
 )
 from llmcli.text.token_bytes import PieceDecoder
-from llmcli.text.trusted_encoding import GuardedEncoder, Segment, without_surrogates
+from llmcli.text.trusted_encoding import GuardedEncoder, TextSegment, without_surrogates
 
 # The library counts through all ids up to the highest, so one that is absurd takes minutes and all memory.
 _MOST_IDS = 1 << 24
@@ -108,19 +108,19 @@ class Tokenizer:
         With `add_special_tokens` the tokenizer's own beginning (BOS, where the model has one) is added, but never
         its ending: the text is to be continued, or scored as far as it goes.
         """
-        segment = Segment(without_surrogates(text), trusted=control_tokens)
+        segment = TextSegment(without_surrogates(text), trusted=control_tokens)
         ids = self._with_embedding(self._encoder.encode([segment]))
         begun = control_tokens and tuple(ids[: len(self.beginning)]) == self.beginning
         return [*self.beginning, *ids] if add_special_tokens and not begun else ids
 
-    def encode_segments(self, segments: Sequence[Segment], *, continuation: bool = False) -> list[int]:
+    def encode_segments(self, segments: Sequence[TextSegment], *, continuation: bool = False) -> list[int]:
         """The ids of the joined segments as one text, control tokens found in the trusted ones; nothing is added.
 
         `continuation` says that other tokens come before: then no space is put in front.
         """
-        segments = [Segment(without_surrogates(segment.text), segment.trusted) for segment in segments]
+        segments = [TextSegment(without_surrogates(segment.text), segment.trusted) for segment in segments]
         if continuation and self._begins_with_space:
-            lead = Segment("\n", trusted=False)
+            lead = TextSegment("\n", trusted=False)
             head = self._encoder.encode([lead])
             ids = self._encoder.encode([lead, *segments])
             if ids[: len(head)] == head:
@@ -217,7 +217,7 @@ class Tokenizer:
         return None if piece is None else self.token_to_id(piece)
 
     def _plain_ids(self, text: str) -> list[int]:
-        return self._encoder.encode([Segment(text, trusted=True)])
+        return self._encoder.encode([TextSegment(text, trusted=True)])
 
 
 def _unknown_id(backend: Backend) -> int | None:

@@ -50,7 +50,7 @@ def encoded(backend: Backend, text: str) -> Encoding:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def wrap_tokenizer_errors(what: str) -> Iterator[None]:
     """Whatever the library raises inside becomes a `CheckpointError` that begins with `what` went wrong.
 
     A panic's own lines do not reach stderr, unless `LLMCLI_DEBUG=1` asks for them.

@@ -19,14 +19,14 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
-from llmcli.text.tokenizers_errors import encoded, told
+from llmcli.text.tokenizers_errors import encoded, wrap_tokenizer_errors
 
 # Takes the place of an untrusted segment where only the others' control tokens are looked for.
 _BLANK = "\ue000"
 
 
 @dataclass(frozen=True)
-class Segment:
+class TextSegment:
     """A part of a prompt. Only in trusted parts do the spellings of added tokens stand for these tokens."""
 
     text: str
@@ -57,7 +57,7 @@ class GuardedEncoder:
             index: token for index, token in backend.get_added_tokens_decoder().items() if index not in plain
         }
 
-    def encode(self, segments: Sequence[Segment]) -> list[int]:
+    def encode(self, segments: Sequence[TextSegment]) -> list[int]:
         """The ids of the joined segments."""
         text = "".join(segment.text for segment in segments)
         encoding = self._encoded(self._backend, text)
@@ -85,7 +85,7 @@ class GuardedEncoder:
         encoding = self._encoded(self._backend, text)
         return [(marker.start, marker.end) for marker in self._markers(self._backend, encoding, text)]
 
-    def _wanted(self, segments: Sequence[Segment]) -> list[_Marker]:
+    def _wanted(self, segments: Sequence[TextSegment]) -> list[_Marker]:
         """The control tokens of the trusted segments, in the joined text."""
         if not any(segment.trusted for segment in segments):
             return []
@@ -123,7 +123,7 @@ class GuardedEncoder:
 
     def _encoded(self, backend: Backend, text: str) -> Encoding:
         # Whatever the file left out, the library says so only here.
-        with told(f"{self._source} cannot encode some text"):
+        with wrap_tokenizer_errors(f"{self._source} cannot encode some text"):
             return encoded(backend, text)
 
     @cached_property
@@ -158,7 +158,7 @@ class GuardedEncoder:
                 for left, right in pairs
                 if renamed.keys().isdisjoint((left, right, left + right[prefix:]))
             ]
-        with told(f"{self._source} is not a valid tokenizer"):
+        with wrap_tokenizer_errors(f"{self._source} is not a valid tokenizer"):
             guarded = Backend.from_str(json.dumps(data))
         if any(guarded.token_to_id(sentinel) != index for index, sentinel in self._sentinels.items()):
             raise CheckpointError(f"{self._source} lists its added tokens in an order that contradicts their ids.")

@@ -4,14 +4,14 @@ import itertools
 
 import pytest
 
-from llmcli.bench.plan import FULL, QUICK, Plan, Sizes, benchmark_text, enough, passes
+from llmcli.bench.plan import FULL, QUICK, BenchPlan, Sizes, benchmark_text, enough, passes
 
-PLAN = Plan("llmcli", "/a/ü \n.gguf", "cuda:1", "auto", 3, (5, 6, 7), Sizes((2,), (0, 9), 4), start_only=True)
+PLAN = BenchPlan("llmcli", "/a/ü \n.gguf", "cuda:1", "auto", 3, (5, 6, 7), Sizes((2,), (0, 9), 4), start_only=True)
 
 
 def test_a_plan_is_one_line_and_comes_back_as_it_was() -> None:
     assert "\n" not in PLAN.to_json()
-    assert Plan.from_json(PLAN.to_json()) == PLAN
+    assert BenchPlan.from_json(PLAN.to_json()) == PLAN
 
 
 @pytest.mark.parametrize("context", [1, 2, 17, 18, 128, 129, 600, 2049, 4160, 4161, 8192])

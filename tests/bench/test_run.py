@@ -13,12 +13,12 @@ import pytest
 from llmcli.bench import run
 from llmcli.bench.arms.protocol import ArmError
 from llmcli.bench.arms.subprocesses import Times
-from llmcli.bench.plan import Plan, Sizes
+from llmcli.bench.plan import BenchPlan, Sizes
 from llmcli.bench.results import Failure, Measurement
 from llmcli.bench.run import Begun, Benchmark, Done, How, chosen_peers, refusal
 from llmcli.errors import UsageError
 
-PLAN = Plan("llmcli", "/m.gguf", "cpu", "bfloat16", 2, (1, 2, 3), Sizes((2,), (0,), 2))
+PLAN = BenchPlan("llmcli", "/m.gguf", "cpu", "bfloat16", 2, (1, 2, 3), Sizes((2,), (0,), 2))
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done, in its order; "transformers" breaks off while it is measured."""
     done: list[str] = []
 
-    def timed(command: Sequence[str], env: Mapping[str, str], plan: Plan | None = None) -> Times:
+    def timed(command: Sequence[str], env: Mapping[str, str], plan: BenchPlan | None = None) -> Times:
         who = plan.arm if plan is not None else "llmcli" if "generate" in command else "torch"
         assert plan is None or plan.start_only
         done.append(f"{who} starts")
         return Times(None if who == "torch" else 1.0, 2.0)
 
-    def answers(plan: Plan, env: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    def answers(plan: BenchPlan, env: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         assert env["OMP_NUM_THREADS"] == "2"
         done.append(plan.arm)
         yield {"doing": "prefill", "size": 2}

@@ -14,7 +14,7 @@ from llmcli.bench import shapes
 from llmcli.bench.arms.llmcli import Ours
 from llmcli.bench.bytes_per_token import shape_facts
 from llmcli.bench.hardware.machine import commit
-from llmcli.bench.plan import Plan, Sizes
+from llmcli.bench.plan import BenchPlan, Sizes
 from llmcli.bench.random_model import random_model, stub_tokenizer
 from llmcli.bench.shapes import SHAPES, configured, shape_config
 from llmcli.bench.target import OfShape
@@ -107,7 +107,7 @@ def test_no_token_is_without_a_piece() -> None:
 def test_this_program_runs_one(tiny: str, quantize: str | None) -> None:
     ids = OfShape(tiny).ids(SIZES)
     assert ids == OfShape(tiny).ids(SIZES)
-    plan = Plan("llmcli", "", "cpu", "float32", 1, ids, SIZES, quantize=quantize, shape=tiny)
+    plan = BenchPlan("llmcli", "", "cpu", "float32", 1, ids, SIZES, quantize=quantize, shape=tiny)
     run = Ours(plan, None).run(ids[:20], 4)
     assert (run.read, run.rest_s > 0) == (20, True)
 
@@ -118,7 +118,7 @@ def test_transformers_runs_one_compiled_or_not(tiny: str, compiled: bool, monkey
     from llmcli.bench.arms.hf_transformers import Transformers, TransformersCompiled
 
     ids = OfShape(tiny).ids(SIZES)
-    plan = Plan("transformers", "", "cpu", "auto", 1, ids, SIZES, shape=tiny)
+    plan = BenchPlan("transformers", "", "cpu", "auto", 1, ids, SIZES, shape=tiny)
     torch.manual_seed(0)
     runner = (TransformersCompiled if compiled else Transformers)(plan)
     # What compiling costs is not the matter here.
@@ -165,7 +165,7 @@ def test_a_file_of_results(tiny: str, tmp_path: Path, monkeypatch: pytest.Monkey
     from llmcli.bench import run as run_module
     from llmcli.bench.arms import worker
 
-    def answers(plan: Plan, env: object) -> list[dict[str, Any]]:
+    def answers(plan: BenchPlan, env: object) -> list[dict[str, Any]]:
         said: list[dict[str, Any]] = []
         if plan.arm == "machine":
             return [{"measure": "bandwidth_bytes_per_s", "size": None, "value": 1e9}]

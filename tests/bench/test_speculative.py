@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import llmcli
-from llmcli.bench.speculative import TASKS, Outcome, Reply, measure, outcomes, reply_count
+from llmcli.bench.speculative import TASKS, MeasuredReply, Outcome, measure, outcomes, reply_count
 from llmcli.engine import SamplingParams
 from llmcli.views.reply.speculative import speculative_view
 from tests.support.models.puppet import loop, write_puppet
 from tests.support.terminal.cli import llm
 from tests.support.terminal.drawing import drawn
 
-ONE = Reply("copy", 0, "plain", 1, 20, 2.0, 20.0, 0, 0, True)
+ONE = MeasuredReply("copy", 0, "plain", 1, 20, 2.0, 20.0, 0, 0, True)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from llmcli.checkpoint import memory_estimate
 from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llmcli.checkpoint.load_packed import Packing, planned_formats
 from llmcli.checkpoint.load_weights import load_weights
-from llmcli.checkpoint.memory_estimate import Wish, footprint, foresee
+from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory, footprint
 from llmcli.errors import OutOfMemoryError
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.matrix import PackedMatrix
@@ -79,13 +79,13 @@ def test_one_byte_less_is_refused(
     packing: Packing | None, context: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = open_checkpoint(folder)
-    wish = Wish(CPU, torch.bfloat16, packing, context)
+    wish = LoadRequest(CPU, torch.bfloat16, packing, context)
     needed = takes(checkpoint, packing, torch.bfloat16, context)
     have(monkeypatch, needed)
-    foresee(meta_model(checkpoint.config), checkpoint, wish)
+    check_memory(meta_model(checkpoint.config), checkpoint, wish)
     have(monkeypatch, needed - 1)
     with pytest.raises(OutOfMemoryError) as refused:
-        foresee(meta_model(checkpoint.config), checkpoint, wish)
+        check_memory(meta_model(checkpoint.config), checkpoint, wish)
     told = str(refused.value)
     assert f"takes {needed / 2**20:.1f} MiB" in told
     assert f"cpu has {(needed - 1) / 2**20:.1f} MiB free" in told
@@ -95,7 +95,7 @@ def test_one_byte_less_is_refused(
 def test_nothing_is_refused_where_the_system_does_not_tell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, None)
     checkpoint = open_checkpoint(folder)
-    foresee(meta_model(checkpoint.config), checkpoint, Wish(CPU, torch.float32, context=8192))
+    check_memory(meta_model(checkpoint.config), checkpoint, LoadRequest(CPU, torch.float32, context=8192))
 
 
 def offers(told: str) -> list[str]:
@@ -113,7 +113,7 @@ def test_what_is_offered_fits_and_what_fits_is_offered(
     free = int(takes(checkpoint, None, torch.float32, context) * share)
     have(monkeypatch, free)
     with pytest.raises(OutOfMemoryError) as refused:
-        foresee(meta_model(checkpoint.config), checkpoint, Wish(CPU, torch.float32, context=context))
+        check_memory(meta_model(checkpoint.config), checkpoint, LoadRequest(CPU, torch.float32, context=context))
     found = offers(str(refused.value))
     for offer in found:
         words = offer.split()
@@ -137,7 +137,7 @@ def test_what_cannot_be_quantised_is_not_offered_so(folder: Path, monkeypatch: p
     checkpoint = open_checkpoint(folder)
     have(monkeypatch, takes(checkpoint, None, torch.float32, None) - 1)
     with pytest.raises(OutOfMemoryError) as refused:
-        foresee(meta_model(checkpoint.config), checkpoint, Wish(CPU, torch.float32, may_pack=False))
+        check_memory(meta_model(checkpoint.config), checkpoint, LoadRequest(CPU, torch.float32, may_pack=False))
     assert offers(str(refused.value)) == ["--dtype bfloat16"]
 
 

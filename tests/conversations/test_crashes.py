@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.conversations.live_conversation import Talk
+from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.conversations.tree import Tree
 
@@ -22,13 +22,13 @@ TOGETHER = 20
 WRITER = """
 import sys
 from pathlib import Path
-from llmcli.conversations.records import Settings
-from llmcli.conversations.live_conversation import Talk
+from llmcli.conversations.records import SettingsRecord
+from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.engine.sampling_params import SamplingParams
 
 name, count, *path = sys.argv[1:]
-talk = Talk.resume(Path(path[0]))[0] if path else Talk()
-talk.settle(Settings("m", None))
+talk = LiveConversation.resume(Path(path[0]))[0] if path else LiveConversation()
+talk.record_settings(SettingsRecord("m", None))
 for number in range(int(count)):
     recorder = talk.answer(talk.ask(f"{name}-{number}"), "m", SamplingParams(temperature=0))
     for char in "reply" * 20:
@@ -59,7 +59,7 @@ def finished(tree: Tree) -> set[str]:
 
 
 def test_kill_9_while_saving_loses_the_last_turn_at_most() -> None:
-    talk = Talk()
+    talk = LiveConversation()
     talk.ask("first")
     path = talk.path
     assert path is not None
@@ -80,7 +80,7 @@ def test_kill_9_while_saving_loses_the_last_turn_at_most() -> None:
     assert len(saved) >= KILLS
     # Nothing but the conversation, and it can still be gone on with.
     assert list(path.parent.iterdir()) == [path]
-    again, note = Talk.resume(path)
+    again, note = LiveConversation.resume(path)
     again.ask("last")
     again.close()
     assert note is None or "not whole" in note

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from llmcli.conversations import store
 from llmcli.conversations.export import as_json, as_markdown, import_json
-from llmcli.conversations.live_conversation import Talk
-from llmcli.conversations.records import Settings
+from llmcli.conversations.live_conversation import LiveConversation
+from llmcli.conversations.records import SettingsRecord
 from llmcli.conversations.store import conversation_files, find_conversation, read_conversation, remove_conversation
 from llmcli.engine import SamplingParams
 from llmcli.errors import LlmcliError, UsageError
@@ -27,7 +27,7 @@ def _data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
-def exchange(talk: Talk, question: str, reply: str, reason: str | None = "stop") -> None:
+def exchange(talk: LiveConversation, question: str, reply: str, reason: str | None = "stop") -> None:
     recorder = talk.answer(talk.ask(question), "m", PARAMS)
     for char in reply:
         recorder.add(char, (ord(char),))
@@ -36,14 +36,14 @@ def exchange(talk: Talk, question: str, reply: str, reason: str | None = "stop")
 
 
 def written() -> Path:
-    talk = Talk()
-    talk.settle(Settings("m", "/models/m", "Be brief."))
+    talk = LiveConversation()
+    talk.record_settings(SettingsRecord("m", "/models/m", "Be brief."))
     exchange(talk, "One?\nOr two?", "yes ☃")
     exchange(talk, "Two?", "no")
     return closed(talk)
 
 
-def closed(talk: Talk) -> Path:
+def closed(talk: LiveConversation) -> Path:
     path = talk.path
     assert path is not None
     talk.close()
@@ -53,10 +53,10 @@ def closed(talk: Talk) -> Path:
 def test_what_was_said_is_read_again_and_goes_on() -> None:
     path = written()
     assert path.stat().st_mode & 0o777 == 0o600
-    talk, note = Talk.resume(path)
+    talk, note = LiveConversation.resume(path)
     assert note is None
     assert [(node.text, node.ids) for node in talk.tree.path()[1:2]] == [("yes ☃", tuple(map(ord, "yes ☃")))]
-    assert talk.tree.settings == Settings("m", "/models/m", "Be brief.")
+    assert talk.tree.settings == SettingsRecord("m", "/models/m", "Be brief.")
     node = talk.tree.last_reply()
     assert node is not None
     assert node.sampling is not None
@@ -78,7 +78,7 @@ def test_a_file_cut_anywhere_holds_every_whole_line(data: st.DataObject) -> None
     length = data.draw(st.integers(first, len(whole)))
     path.write_bytes(whole[:length])
     complete = {len(whole[:length].rpartition(b"\n")[0]) + 1, length}
-    talk, note = Talk.resume(path)
+    talk, note = LiveConversation.resume(path)
     exchange(talk, "More?", "ok")
     talk.close()
     tree, damage = read_conversation(path)
@@ -91,7 +91,7 @@ def test_a_file_cut_anywhere_holds_every_whole_line(data: st.DataObject) -> None
 
 
 def test_a_reply_without_an_end_was_cut_off() -> None:
-    talk = Talk()
+    talk = LiveConversation()
     exchange(talk, "One?", "yes", reason=None)
     tree, _ = read_conversation(closed(talk))
     node = tree.path()[-1]
@@ -102,13 +102,13 @@ def test_a_reply_without_an_end_was_cut_off() -> None:
 
 
 def test_a_reply_without_a_token_leaves_the_question_unanswered() -> None:
-    talk = Talk()
+    talk = LiveConversation()
     talk.answer(talk.ask("One?"), "m", PARAMS).end("interrupted")
     path = closed(talk)
     pending = read_conversation(path)[0].unanswered()
     assert pending is not None
     # What is said next takes its place.
-    talk, _ = Talk.resume(path)
+    talk, _ = LiveConversation.resume(path)
     exchange(talk, "Two?", "no")
     talk.close()
     assert [node.text for node in talk.tree.path()] == ["Two?", "no"]
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_set_aside_and_gone_on_with(times: int) -> None:
     for number in range(1, times + 1):
         damaged = b"".join([*lines[:3], b"\xff garbage\n", *lines[3:]])
         path.write_bytes(damaged)
-        talk, note = Talk.resume(path)
+        talk, note = LiveConversation.resume(path)
         talk.close()
         aside = path.with_name(f"{path.stem}.damaged-{number}")
         assert note is not None and "line 4, is damaged" in note and str(aside) in note
@@ -159,7 +159,7 @@ def test_of_a_file_without_a_beginning_nothing_is_touched(first: bytes) -> None:
     data = first + path.read_bytes().partition(b"\n")[2]
     path.write_bytes(data)
     with pytest.raises(LlmcliError, match=r"line 1, is damaged|later version"):
-        Talk.resume(path)
+        LiveConversation.resume(path)
     assert path.read_bytes() == data
     assert list(path.parent.iterdir()) == [path]
 
@@ -172,10 +172,10 @@ def test_a_file_that_was_never_begun_is_none_to_go_on_with() -> None:
 
 def test_one_process_at_a_time_writes_to_a_file() -> None:
     path = written()
-    talk, _ = Talk.resume(path)
+    talk, _ = LiveConversation.resume(path)
     code = (
-        "from pathlib import Path; from llmcli.conversations.live_conversation import Talk; "
-        f"Talk.resume(Path({str(path)!r}))"
+        "from pathlib import Path; from llmcli.conversations.live_conversation import LiveConversation; "
+        f"LiveConversation.resume(Path({str(path)!r}))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "is open in another llm chat" in result.stderr
@@ -202,17 +202,17 @@ def test_two_that_begin_in_the_same_moment_get_files_of_their_own(monkeypatch: p
 
 
 def test_an_empty_conversation_leaves_no_file_and_an_unsaved_one_neither() -> None:
-    talk = Talk()
-    talk.settle(Settings("m", None))
+    talk = LiveConversation()
+    talk.record_settings(SettingsRecord("m", None))
     talk.go_to(0)
-    exchange(Talk(save=False), "One?", "yes")
+    exchange(LiveConversation(save=False), "One?", "yes")
     assert conversation_files() == []
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     told: list[str] = []
-    talk = Talk(on_fault=told.append)
+    talk = LiveConversation(on_fault=told.append)
     exchange(talk, "One?", "yes")
     exchange(talk, "Two?", "no")
     assert len(told) == 1
@@ -229,7 +229,7 @@ def test_export_and_import() -> None:
 
     nodes, system = import_json(json.dumps(found), source="x.json")
     assert system == "Be brief."
-    talk = Talk()
+    talk = LiveConversation()
     talk.adopt([replace(node, ids=()) for node in nodes])
     assert [(node.text, node.model) for node in talk.tree.path()] == [(n.text, n.model) for n in tree.path()]
     assert as_markdown(tree) == (

@@ -7,12 +7,12 @@ import pytest
 from llmcli.conversations.records import (
     Begin,
     End,
-    Head,
+    HeadRecord,
     More,
     Question,
     Record,
-    Reply,
-    Settings,
+    ReplyRecord,
+    SettingsRecord,
     Window,
     from_line,
     to_line,
@@ -27,7 +27,7 @@ TIME = "2026-01-02T03:04:05+00:00"
 def said(n: int, after: int, question: str, reply: str, ids: tuple[int, ...], reason: str = "stop") -> list[Record]:
     return [
         Question(n, after, question, TIME),
-        Reply(n + 1, n, "m", {"seed": 1}, TIME),
+        ReplyRecord(n + 1, n, "m", {"seed": 1}, TIME),
         More(n + 1, reply[:1], ids[:1]),
         More(n + 1, reply[1:], ids[1:]),
         End(n + 1, reason),
@@ -50,7 +50,7 @@ TWO = [*said(1, 0, "One?", "yes", (5, 6)), *said(3, 2, "Two?", "no", (7, 8))]
 
 
 def test_messages_follow_each_other_with_their_ids() -> None:
-    tree = tree_of(Begin("id", TIME, "llmcli"), Settings("m", None, "Be brief."), *TWO)
+    tree = tree_of(Begin("id", TIME, "llmcli"), SettingsRecord("m", None, "Be brief."), *TWO)
     assert tree.messages(model="m", vocab_size=9) == [
         Message("user", "One?"),
         Message("assistant", "yes", (5, 6), is_reply=True),
@@ -74,18 +74,18 @@ def test_a_reply_cut_at_a_stop_string_goes_by_its_text() -> None:
 
 
 def test_what_is_taken_back_stays_as_a_branch() -> None:
-    tree = tree_of(*TWO, Head(2), *said(5, 2, "Three?", "maybe", (9,)))
+    tree = tree_of(*TWO, HeadRecord(2), *said(5, 2, "Three?", "maybe", (9,)))
     assert texts(tree) == ["One?", "yes", "Three?", "maybe"]
     assert [leaf.n for leaf in tree.leaves()] == [4, 6]
-    tree.apply(Head(4))
+    tree.apply(HeadRecord(4))
     assert texts(tree) == ["One?", "yes", "Two?", "no"]
-    tree.apply(Head(0))
+    tree.apply(HeadRecord(0))
     assert texts(tree) == []
     assert tree.title() == "One?"
 
 
 def test_another_reply_to_the_same_question_is_a_branch() -> None:
-    tree = tree_of(*TWO, Reply(5, 3, "m", {}, TIME), More(5, "perhaps", (9,)))
+    tree = tree_of(*TWO, ReplyRecord(5, 3, "m", {}, TIME), More(5, "perhaps", (9,)))
     assert texts(tree)[-1] == "perhaps"
     assert tree.nodes[5].is_cut
     assert not tree.nodes[4].is_cut
@@ -105,7 +105,7 @@ def test_a_window_leaves_out_what_is_before_it_and_only_there() -> None:
     assert [node.n for node in tree.left_out()] == [1, 2]
     tree.apply(Window(4, "They said yes and no."))
     assert texts(tree) == [SUMMARY_REQUEST, "They said yes and no."]
-    tree.apply(Head(0))
+    tree.apply(HeadRecord(0))
     assert texts(tree) == []
 
 
@@ -115,12 +115,12 @@ def test_a_window_leaves_out_what_is_before_it_and_only_there() -> None:
         Question(1, 0, "again", TIME),
         Question(9, 7, "after nothing", TIME),
         Question(9, 3, "after a question", TIME),
-        Reply(9, 4, "m", {}, TIME),
-        Reply(9, 0, "m", {}, TIME),
+        ReplyRecord(9, 4, "m", {}, TIME),
+        ReplyRecord(9, 0, "m", {}, TIME),
         Question(0, 0, "no number", TIME),
         More(3, "no reply", ()),
         End(7, "stop"),
-        Head(7),
+        HeadRecord(7),
     ],
 )
 def test_what_cannot_follow_is_refused(record: Record) -> None:

@@ -13,7 +13,7 @@ from llmcli.checkpoint.edits.edit_file import edited
 from llmcli.editing import covariance, paraphrases
 from llmcli.editing.covariance import Statistics
 from llmcli.editing.edit_fact import Fact, check_editable, make_edit
-from llmcli.editing.evaluation import LEAKED, Changed, Neighbour, Proof, answer_probability
+from llmcli.editing.evaluation import LEAKED, Changed, NeighborFact, Proof, answer_probability
 from llmcli.errors import UnsupportedModelError, UsageError
 from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 from tests.support.models.parity_cases import CASES
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_said(after: float, spread: float, near: float, drift: 
     proof = Proof(
         prompt=Changed("p", 0, after),
         paraphrases=(Changed("q", 0, spread), Changed("r", 0, spread)),
-        neighbours=(Neighbour("n", "a", 0.5, near, 0, 0), Neighbour("m", "a", 0.5, 0.5, 0.2, 0.1)),
+        neighbours=(NeighborFact("n", "a", 0.5, near, 0, 0), NeighborFact("m", "a", 0.5, 0.5, 0.2, 0.1)),
         drift=drift,
         replies=(),
         target="t",

@@ -12,7 +12,7 @@ import torch
 
 import llmcli
 from llmcli.engine import Finish, SamplingParams, Step
-from llmcli.engine.batch.batch import Reply, Request
+from llmcli.engine.batch.batch import BatchReply, Request
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
@@ -85,7 +85,7 @@ def test_a_batch_says_so(fast: bool, after: int, folder: Path, monkeypatch: pyte
     monkeypatch.setattr(name[1], name[0], failing(MemoryError(), getattr(name[1], name[0]), after))
     requests = [Request(tuple(random_ids(9, seed=seed)), GREEDY) for seed in range(2)]
     with pytest.raises(OutOfMemoryError, match="enough memory for a text of"):
-        assert all(isinstance(reply, Reply) for reply in batch.run(requests))
+        assert all(isinstance(reply, BatchReply) for reply in batch.run(requests))
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

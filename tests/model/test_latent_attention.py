@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmcli.model import LatentConfig, LayerConfig, ModelConfig
-from llmcli.model.attention import Place
+from llmcli.model.attention import Positions
 from llmcli.model.latent_attention import LatentAttention
 from llmcli.model.rope import rotate
 
@@ -47,4 +47,4 @@ def test_queries_brought_to_the_latents_score_as_keys_made_from_them(query_rank:
     scores = q @ k.transpose(2, 3) / (nope + rope) ** 0.5
     weights = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf).softmax(-1)
     expected = attention.o_proj((weights @ made[..., nope:]).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attention(x, Place(torch.arange(5), rotation, None), None), expected)
+    torch.testing.assert_close(attention(x, Positions(torch.arange(5), rotation, None), None), expected)

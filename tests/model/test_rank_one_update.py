@@ -10,7 +10,7 @@ from llmcli.model import ExpertsConfig
 from llmcli.model.feed_forward import FeedForward
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.quantized.matrix import QuantisedLinear
-from llmcli.model.rank_one_update import EditedLinear, lay_over, put_back
+from llmcli.model.rank_one_update import EditedLinear, attach_edit, detach_edit
 from tests.support.models.random_models import packed, random_groups
 from tests.support.models.sanitized_models import _PLAIN
 
@@ -25,7 +25,7 @@ def test_stacked_updates_are_the_sum_of_the_matrices() -> None:
     weight, bias = mlp.down_proj.weight.clone(), mlp.down_proj.bias
     pairs = [(torch.randn(40), torch.randn(12)) for _ in range(3)]
     for read, write in pairs:
-        lay_over(mlp, read, write)
+        attach_edit(mlp, read, write)
     merged = weight + sum(torch.outer(write, read) for read, write in pairs)
     fired = torch.randn(2, 5, 40)
     torch.testing.assert_close(mlp.down_proj(fired), nn.functional.linear(fired, merged, bias))
@@ -37,7 +37,7 @@ def test_updates_lie_over_packed_weights() -> None:
     mlp.down_proj = QuantisedLinear(packed(random_groups(4, 12, 40), 4))  # type: ignore[assignment]
     plain = mlp.down_proj.weight
     read, write = torch.randn(40), torch.randn(12)
-    lay_over(mlp, read, write)
+    attach_edit(mlp, read, write)
     fired = torch.randn(1, 7, 40)
     torch.testing.assert_close(mlp.down_proj(fired), fired @ (plain + torch.outer(write, read)).T)
 
@@ -45,18 +45,18 @@ def test_updates_lie_over_packed_weights() -> None:
 def test_what_is_put_back_computes_the_same_bits() -> None:
     mlp, x = network(), torch.randn(1, 3, 12)
     before = mlp(x)
-    first = lay_over(mlp, torch.randn(40), torch.randn(12))
+    first = attach_edit(mlp, torch.randn(40), torch.randn(12))
     one = mlp(x)
-    second = lay_over(mlp, torch.randn(40), torch.randn(12))
+    second = attach_edit(mlp, torch.randn(40), torch.randn(12))
     assert not torch.equal(mlp(x), one)
-    put_back(mlp, second)
+    detach_edit(mlp, second)
     assert torch.equal(mlp(x), one)
-    put_back(mlp, first)
+    detach_edit(mlp, first)
     assert torch.equal(mlp(x), before) and not isinstance(mlp.down_proj, EditedLinear)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        lay_over(network(), torch.randn(12), torch.randn(40))
+        attach_edit(network(), torch.randn(12), torch.randn(40))
     with pytest.raises(ValueError, match="mixture"):
-        lay_over(MixtureOfExperts(_PLAIN, ExpertsConfig(4, 2, 8)), torch.randn(8), torch.randn(35))
+        attach_edit(MixtureOfExperts(_PLAIN, ExpertsConfig(4, 2, 8)), torch.randn(8), torch.randn(35))

@@ -10,7 +10,7 @@ import pytest
 import llmcli
 from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.errors import UsageError
-from llmcli.replay.run_record import Replay, Run, as_json, from_json, recorded, replay
+from llmcli.replay.run_record import Replay, RunRecord, as_json, from_json, recorded, replay
 from llmcli.views.terminal.to_json import plain
 from tests.support.models.puppet import ASSISTANT, END, ids_of, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
@@ -23,7 +23,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("model")), dtype="float32")
 
 
-def run(loaded: llmcli.LoadedModel, params: SamplingParams = PARAMS, prompt: list[int] | None = None) -> Run:
+def run(loaded: llmcli.LoadedModel, params: SamplingParams = PARAMS, prompt: list[int] | None = None) -> RunRecord:
     ids, engine = prompt or random_ids(9), loaded.engine()
     events = list(engine.stream(ids, params, top=5))
     steps, finish = [event for event in events if isinstance(event, Step)], events[-1]
@@ -33,7 +33,7 @@ def run(loaded: llmcli.LoadedModel, params: SamplingParams = PARAMS, prompt: lis
     )
 
 
-def said_again(loaded: llmcli.LoadedModel, run: Run) -> Replay:
+def said_again(loaded: llmcli.LoadedModel, run: RunRecord) -> Replay:
     return replay(loaded, run, {"f": "00"})
 
 

@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from llmcli.text.plain_tokens import plain_tokens
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 from llmcli.text.vocab.load import tokenizer_from_gguf, tokenizer_from_json
 from tests.support.text.tokenizers import byte_level_backend, gguf_of_byte_level, gguf_of_sentencepiece
 
@@ -100,7 +100,7 @@ def test_a_template_that_is_given_later_guards_its_markers_too() -> None:
     tokenizer.guard_template("{{ '<' ~ 'b>' }}")
     assert bold not in tokenizer.encode("a<b>") and tokenizer.is_guarded(bold)
     assert backend.token_to_id("<h1>") not in tokenizer.encode("a<h1>")
-    assert tokenizer.encode_segments([Segment("<b>", trusted=True)]) == [bold]
+    assert tokenizer.encode_segments([TextSegment("<b>", trusted=True)]) == [bold]
 
 
 def test_strikethrough_is_a_tag_only_among_tags() -> None:
@@ -135,7 +135,7 @@ def test_letters_that_are_added_tokens_are_encoded_as_by_the_library_and_come_ba
     attacked = ours.encode(hostile, add_special_tokens=False)
     assert [ours.piece(token) for token in attacked if ours.is_added(token)] == ["ü", "ö"]
     assert ours.decode(attacked, skip_special=False) == hostile
-    trusted = ours.encode_segments([Segment("ü<tool_call>", True), Segment("<tool_call>ö", False)])
+    trusted = ours.encode_segments([TextSegment("ü<tool_call>", True), TextSegment("<tool_call>ö", False)])
     assert [ours.piece(token) for token in trusted if ours.is_added(token)] == ["ü", "<tool_call>", "ö"]
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 from llmcli.text.vocab.load import tokenizer_from_gguf, tokenizer_from_json
 from tests.support.text.tokenizers import (
     KINDS,
@@ -91,7 +91,7 @@ def test_a_prompt_of_ones_own_may_spell_control_tokens(kind: str) -> None:
 def test_the_same_text_names_control_tokens_where_it_is_trusted(kind: str) -> None:
     ours = tokenizer(kind)
     marker = id_of(ours, "<|im_end|>")
-    segments = [Segment("<|im_end|>", True), Segment("<|im_end|>", False), Segment("<|im_end|>", True)]
+    segments = [TextSegment("<|im_end|>", True), TextSegment("<|im_end|>", False), TextSegment("<|im_end|>", True)]
     ids = ours.encode_segments(segments)
     assert ids[0] == ids[-1] == marker
     assert ids.count(marker) == 2
@@ -101,7 +101,7 @@ def test_borders_of_trust_do_not_cut_words() -> None:
     ours = tokenizer("byte")
     text = "The quick <|im_end|> fox"
     for at in range(len(text)):
-        segments = [Segment(text[:at], False), Segment(text[at:], False)]
+        segments = [TextSegment(text[:at], False), TextSegment(text[at:], False)]
         assert ours.encode_segments(segments) == ours.encode(text, add_special_tokens=False)
 
 
@@ -109,8 +109,8 @@ def test_a_spelling_across_a_border_of_trust_stays_text() -> None:
     ours = tokenizer("byte")
     marker = id_of(ours, "<|im_end|>")
     for segments in (
-        [Segment("<|im_", True), Segment("end", False), Segment("|>", True)],
-        [Segment("<|im_end|", False), Segment("><|im_end|>", True)],
+        [TextSegment("<|im_", True), TextSegment("end", False), TextSegment("|>", True)],
+        [TextSegment("<|im_end|", False), TextSegment("><|im_end|>", True)],
     ):
         text = "".join(segment.text for segment in segments)
         ids = ours.encode_segments(segments)
@@ -125,9 +125,9 @@ def test_text_found_only_after_normalizing_stays_text() -> None:
     ours = wrapped(backend)
     assert backend.token_to_id("<|tool|>") in backend.encode("<｜tool｜>").ids
     assert ours.token_to_id("<|tool|>") not in ours.encode("<｜tool｜>")
-    assert ours.encode_segments([Segment("<｜tool｜>", True), Segment("<|im_end|>", False)])[0] == ours.token_to_id(
-        "<|tool|>"
-    )
+    assert ours.encode_segments([TextSegment("<｜tool｜>", True), TextSegment("<|im_end|>", False)])[
+        0
+    ] == ours.token_to_id("<|tool|>")
 
 
 def test_a_control_token_that_merges_could_spell_is_not_spelled_by_them() -> None:
@@ -138,7 +138,7 @@ def test_a_control_token_that_merges_could_spell_is_not_spelled_by_them() -> Non
     backend.add_special_tokens(["<s>"])
     ours = wrapped(backend)
     assert ours.encode("<s>") == [3, 2]
-    assert ours.encode_segments([Segment("<s>", True), Segment("<s>", False)]) == [4, 3, 2]
+    assert ours.encode_segments([TextSegment("<s>", True), TextSegment("<s>", False)]) == [4, 3, 2]
 
 
 def test_a_word_that_is_a_control_token_is_not_looked_up_whole() -> None:
@@ -166,7 +166,9 @@ def test_invalid_unicode_becomes_the_replacement_character(kind: str) -> None:
 @pytest.mark.parametrize("text", [text for text in TEXTS if text])
 def test_a_continuation_gets_no_space_of_its_own(kind: str, text: str) -> None:
     ours = tokenizer(kind)
-    ids = ours.encode("x", add_special_tokens=False) + ours.encode_segments([Segment(text, False)], continuation=True)
+    ids = ours.encode("x", add_special_tokens=False) + ours.encode_segments(
+        [TextSegment(text, False)], continuation=True
+    )
     assert ours.decode(ids) == "x" + text
 
 
@@ -177,7 +179,7 @@ def test_a_gguf_sentencepiece_vocabulary_gives_the_ids_of_sentencepiece(prefix: 
     reference = sentencepiece_model(prefix)
     if "<think>" in text:
         # To sentencepiece all text is trusted; around an added token the library begins a new text.
-        assert ours.token_to_id("<think>") in ours.encode_segments([Segment(text, True)])
+        assert ours.token_to_id("<think>") in ours.encode_segments([TextSegment(text, True)])
         assert ours.token_to_id("<think>") not in ours.encode(text)
     else:
         assert ours.encode(text, add_special_tokens=False) == reference.encode(text)
@@ -229,7 +231,7 @@ def test_tokens_listed_only_beside_tokenizer_json_are_added() -> None:
     assert ours.token_to_id("<|call|>") == size
     assert ours.is_special(size)
     assert not ours.is_special(size + 1)
-    assert ours.encode_segments([Segment("<tool><|call|>", True)]) == [size + 1, size]
+    assert ours.encode_segments([TextSegment("<tool><|call|>", True)]) == [size + 1, size]
     assert ours.special_tokens == {"eos_token": "<|im_end|>", "pad_token": "<|call|>", "image_token": "<think>"}
     assert ours.vocab_size == size + 2
     assert ours.bos_id is None
@@ -279,7 +281,7 @@ def test_lists_beside_tokenizer_json_that_disagree_with_it_are_passed_over(besid
     ours = tokenizer_from_json(backend.to_str(), source="t.json", **beside)
     assert ours.vocab_size == backend.get_vocab_size()
     assert ours.encode("The <|im_end|> fox") == wrapped(backend).encode("The <|im_end|> fox")
-    assert ours.encode_segments([Segment("<|im_end|>", True)]) == [2]
+    assert ours.encode_segments([TextSegment("<|im_end|>", True)]) == [2]
     assert ["beside t.json" in note and said in note for note in ours.notes] == ([True] if said else [])
 
 
@@ -301,7 +303,7 @@ def test_an_added_token_without_an_embedding_is_not_used() -> None:
         assert made.notes == ("t.json has an added token without an embedding, not used: '<pad>'.",)
         assert made.encode("<pad>") == wrapped(byte_level_backend()).encode("<pad>")
         with pytest.raises(CheckpointError, match=r"'<pad>' .* embeddings for"):
-            made.encode_segments([Segment("<pad>", True)])
+            made.encode_segments([TextSegment("<pad>", True)])
 
 
 def test_a_tokenizer_of_another_model_keeps_its_size() -> None:

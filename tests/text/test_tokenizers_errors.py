@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import CheckpointError
-from llmcli.text.tokenizers_errors import encoded, told
+from llmcli.text.tokenizers_errors import encoded, wrap_tokenizer_errors
 from llmcli.text.vocab.load import tokenizer_from_json
 from tests.support.models.tiny import byte_tokenizer
 
@@ -39,7 +39,7 @@ def test_a_panic_leaves_nothing_on_stderr_but_what_others_wrote(
         with pytest.raises(CheckpointError, match="charsmap"):
             tokenizer_from_json(broken, source="tokenizer.json")
 
-    with told("x"):
+    with wrap_tokenizer_errors("x"):
         os.write(2, b"before\n")
         # Inside another's call, from its thread and from one of its own.
         read()
@@ -57,7 +57,7 @@ def test_a_panic_leaves_nothing_on_stderr_but_what_others_wrote(
 def test_what_is_written_meanwhile_is_kept_whole_and_in_order(capfd: pytest.CaptureFixture[str]) -> None:
     # More than a pipe would hold.
     lines = b"".join(b"line %d\n" % number for number in range(20_000))
-    with pytest.raises(CheckpointError, match="x: 5"), told("x"):
+    with pytest.raises(CheckpointError, match="x: 5"), wrap_tokenizer_errors("x"):
         os.write(2, lines)
         raise ValueError(5)
     assert capfd.readouterr().err.encode() == lines
@@ -84,7 +84,7 @@ def test_a_closed_stderr_stays_closed() -> None:
     os.close(2)
     try:
         before = set(Path("/dev/fd").iterdir())
-        with told("x"):
+        with wrap_tokenizer_errors("x"):
             pass
         assert set(Path("/dev/fd").iterdir()) == before
         with pytest.raises(OSError, match="Bad file descriptor"):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import transformers
 
-from llmcli.bench.arms.protocol import Run
-from llmcli.bench.plan import Plan
+from llmcli.bench.arms.protocol import TimedRun
+from llmcli.bench.plan import BenchPlan
 from llmcli.bench.shapes import SHAPES
 
 # A compiled step is made for one length of the cache; those of one benchmark are rounded up to a few.
@@ -27,18 +27,18 @@ class Transformers:
     GGUF weights are decoded by transformers while loading; those of a shape are random.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: BenchPlan) -> None:
         torch.set_num_threads(plan.threads)
         self._model = _made(plan) if plan.shape is not None else _loaded(plan)
         self.cache_argument = cache_argument(self._model)
         self.how = f"bfloat16, {plan.device}, attention: {self._model.config._attn_implementation}"
 
     @torch.inference_mode()
-    def run(self, ids: Sequence[int], tokens: int) -> Run:
+    def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """See `Runner`."""
         return self._generate(ids, tokens, None, self._model)
 
-    def _generate(self, ids: Sequence[int], tokens: int, cache: Any, step: Callable[..., Any]) -> Run:
+    def _generate(self, ids: Sequence[int], tokens: int, cache: Any, step: Callable[..., Any]) -> TimedRun:
         """Read with the model itself, write with `step`."""
         started = time.perf_counter()
         token = torch.tensor([list(ids)], device=self._model.device)
@@ -51,13 +51,13 @@ class Transformers:
             # A token counts once Python has it, which also waits for a GPU.
             token[0, 0].item()
             at.append(time.perf_counter())
-        return Run(at[0] - started, at[-1] - at[0], len(ids))
+        return TimedRun(at[0] - started, at[-1] - at[0], len(ids))
 
 
 class TransformersCompiled(Transformers):
     """The same with a cache of a fixed size and `torch.compile`, as its `generate` does it; compiling is not timed."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: BenchPlan) -> None:
         super().__init__(plan)
         self.how += ", static cache, torch.compile"
         self._length = 0
@@ -65,7 +65,7 @@ class TransformersCompiled(Transformers):
 
     # Not in inference mode: what is compiled there cannot mark its addresses as fixed.
     @torch.no_grad()
-    def run(self, ids: Sequence[int], tokens: int) -> Run:
+    def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """See `Runner`."""
         if tokens == 1:
             # Reading is never compiled: each length would be, for itself.
@@ -78,7 +78,7 @@ class TransformersCompiled(Transformers):
             self._written(ids[:1], _WARM_UP)
         return self._written(ids, tokens)
 
-    def _written(self, ids: Sequence[int], tokens: int) -> Run:
+    def _written(self, ids: Sequence[int], tokens: int) -> TimedRun:
         self._cache.reset()
         return self._generate(ids, tokens, self._cache, self._model.get_compiled_call(None))
 
@@ -88,14 +88,14 @@ def cache_argument(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def _loaded(plan: Plan) -> Any:
+def _loaded(plan: BenchPlan) -> Any:
     path = Path(plan.model)
     where, options = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
     model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=torch.bfloat16, **options)
     return model.eval().to(plan.device)
 
 
-def _made(plan: Plan) -> Any:
+def _made(plan: BenchPlan) -> Any:
     assert plan.shape is not None
     config = transformers.AutoConfig.for_model(**SHAPES[plan.shape])
     with torch.device(plan.device):

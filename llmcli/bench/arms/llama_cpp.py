@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import llama_cpp
 
-from llmcli.bench.arms.protocol import ArmError, Run
-from llmcli.bench.plan import Plan
+from llmcli.bench.arms.protocol import ArmError, TimedRun
+from llmcli.bench.plan import BenchPlan
 
 _ERROR_LEVEL = 4
 _errors: list[bytes] = []
@@ -19,7 +19,7 @@ _LISTENER = llama_cpp.llama_log_callback(lambda level, text, _: _errors.append(t
 class LlamaCpp:
     """A model that llama.cpp loaded, with its default settings for everything but threads and context."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: BenchPlan) -> None:
         on_gpu = plan.device != "cpu"
         if on_gpu and not llama_cpp.llama_supports_gpu_offload():
             raise ArmError(f"This build of llama-cpp-python computes on the CPU only, not on {plan.device}.")
@@ -42,7 +42,7 @@ class LlamaCpp:
         self._sampler = llama_cpp.llama_sampler_init_greedy()
         self.how = f"as stored, {plan.device}, {plan.threads} threads, its defaults otherwise"
 
-    def run(self, ids: Sequence[int], tokens: int) -> Run:
+    def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """See `Runner`."""
         started = time.perf_counter()
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
@@ -53,7 +53,7 @@ class LlamaCpp:
             token: int = llama_cpp.llama_sampler_sample(self._sampler, self._context, -1)
             at.append(time.perf_counter())
             if len(at) == tokens:
-                return Run(at[0] - started, at[-1] - at[0], len(ids))
+                return TimedRun(at[0] - started, at[-1] - at[0], len(ids))
             self._read([token])
 
     def _read(self, ids: Sequence[int]) -> None:

@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 
 from llmcli.api import LoadedModel, choose_packing, load_checkpoint
-from llmcli.bench.arms.protocol import Run
-from llmcli.bench.plan import Plan
+from llmcli.bench.arms.protocol import TimedRun
+from llmcli.bench.plan import BenchPlan
 from llmcli.bench.random_model import random_model
 from llmcli.bench.shapes import shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ from llmcli.engine import Finish, Prefill, SamplingParams, Step
 from llmcli.startup.garbage_collection import no_garbage
 
 
-def start_command(plan: Plan) -> tuple[str, ...]:
+def start_command(plan: BenchPlan) -> tuple[str, ...]:
     """What a user would type for one token; threads come with the environment."""
     options: tuple[str, ...] = ("--model", plan.model, "--device", plan.device, "--dtype", plan.dtype)
     if plan.quantize is not None:
@@ -31,7 +31,7 @@ def start_command(plan: Plan) -> tuple[str, ...]:
 class Ours:
     """A loaded model and its engine."""
 
-    def __init__(self, plan: Plan, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, plan: BenchPlan, checkpoint: Checkpoint | None) -> None:
         """Without a `checkpoint`, of random weights."""
         torch.set_num_threads(plan.threads)
         loaded = _made(plan) if checkpoint is None else _loaded(plan, checkpoint)
@@ -39,7 +39,7 @@ class Ours:
         self._engine = replace(loaded, declared_stop_ids={}).engine(chat=False)
         self.how = ""
 
-    def run(self, ids: Sequence[int], tokens: int) -> Run:
+    def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """See `Runner`."""
         at: list[float] = []
         cached, unread = 0, self._engine.unread_bytes
@@ -52,15 +52,15 @@ class Ours:
                 cached = event.cached
             elif isinstance(event, Finish):
                 self.how = event.stats.path
-        return Run(at[0] - started, at[-1] - at[0], len(ids) - cached, self._engine.unread_bytes - unread)
+        return TimedRun(at[0] - started, at[-1] - at[0], len(ids) - cached, self._engine.unread_bytes - unread)
 
 
-def _loaded(plan: Plan, checkpoint: Checkpoint) -> LoadedModel:
+def _loaded(plan: BenchPlan, checkpoint: Checkpoint) -> LoadedModel:
     with no_garbage():
         return load_checkpoint(checkpoint, device=plan.device, dtype=plan.dtype, quantize=plan.quantize)
 
 
-def _made(plan: Plan) -> LoadedModel:
+def _made(plan: BenchPlan) -> LoadedModel:
     assert plan.shape is not None
     device = torch.device(plan.device)
     dtype = choose_dtype(plan.dtype, device, torch.bfloat16)

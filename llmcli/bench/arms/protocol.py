@@ -12,7 +12,7 @@ class ArmError(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedRun:
     """How long a prompt and a reply took, in seconds of wall-clock time as the caller sees them."""
 
     first_s: float
@@ -32,7 +32,7 @@ class Runner(Protocol):
     def how(self) -> str:
         """How it computes: precision, path, settings of its own. Known after the first run."""
 
-    def run(self, ids: Sequence[int], tokens: int) -> Run:
+    def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """Forget what was read before, read `ids`, and write `tokens`, each time the most probable one.
 
         Nothing ends the reply early.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmcli.bench.arms.protocol import ArmError
-from llmcli.bench.plan import Plan
+from llmcli.bench.plan import BenchPlan
 
 CAN_DROP = hasattr(os, "posix_fadvise")
 """Whether this system can be asked to forget what it holds of a file."""
@@ -41,7 +41,7 @@ def environment(threads: int) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "XDG_CONFIG_HOME": os.devnull}
 
 
-def timed(command: Sequence[str], env: Mapping[str, str], plan: Plan | None = None) -> Times:
+def timed(command: Sequence[str], env: Mapping[str, str], plan: BenchPlan | None = None) -> Times:
     """Run `command` to its end, and a plan, if there is one, with it.
 
     Raises:
@@ -60,7 +60,7 @@ def timed(command: Sequence[str], env: Mapping[str, str], plan: Plan | None = No
     return Times(first_at - started if first else None, ended - started)
 
 
-def answers(plan: Plan, env: Mapping[str, str]) -> Generator[dict[str, Any], None, None]:
+def answers(plan: BenchPlan, env: Mapping[str, str]) -> Generator[dict[str, Any], None, None]:
     """What the process of an arm says while it follows its plan.
 
     Raises:
@@ -94,7 +94,7 @@ def drop_from_page_cache(files: Sequence[Path]) -> None:
 
 @contextmanager
 def _started(
-    command: Sequence[str], env: Mapping[str, str], plan: Plan | None
+    command: Sequence[str], env: Mapping[str, str], plan: BenchPlan | None
 ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     # Errors go to a file: a pipe that nobody reads would stop the process once it is full.
     with tempfile.TemporaryFile() as errors:
@@ -114,7 +114,7 @@ def _started(
                     stream.close()
 
 
-def _tell(stdin: IO[bytes], plan: Plan) -> None:
+def _tell(stdin: IO[bytes], plan: BenchPlan) -> None:
     """Write the plan and leave the pipe open: the arm ends when it is closed, however this process may end."""
     data = memoryview(f"{plan.to_json()}\n".encode())
     try:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.bench.plan import Plan, passes
+from llmcli.bench.plan import BenchPlan, passes
 from llmcli.bench.results import MACHINE, OURS
 from llmcli.errors import LlmcliError, OutOfMemoryError
 from llmcli.library_output import silence_libraries
@@ -30,7 +30,7 @@ def main() -> int:
     """Do what the plan on standard input says; the exit code is 1 if the arm failed, after a line that says why."""
     silence_libraries()
     tell = _answers()
-    plan = Plan.from_json(sys.stdin.buffer.readline().decode())
+    plan = BenchPlan.from_json(sys.stdin.buffer.readline().decode())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         _follow(plan, tell)
@@ -60,7 +60,7 @@ def _end_with_stdin() -> None:
     os._exit(130)
 
 
-def _follow(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
+def _follow(plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
     if plan.arm == MACHINE:
         _measure_machine(plan, tell)
         return
@@ -72,7 +72,7 @@ def _follow(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
         _measure(runner, plan, tell)
 
 
-def _runner(plan: Plan) -> Runner:
+def _runner(plan: BenchPlan) -> Runner:
     if plan.arm == OURS:
         # As a command does, which is what users run: much is done before torch is there, which NumPy stays out of.
         sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def _runner(plan: Plan) -> Runner:
     return Transformers(plan) if plan.arm == "transformers" else TransformersCompiled(plan)
 
 
-def _measure(runner: Runner, plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
+def _measure(runner: Runner, plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
     from llmcli.bench.hardware.memory import peak_resident_bytes
 
     memory = iter(("peak_memory_short_bytes", "peak_memory_bytes"))
@@ -117,7 +117,7 @@ def _measure(runner: Runner, plan: Plan, tell: Callable[[dict[str, object]], Non
     tell({"how": runner.how})
 
 
-def _measure_machine(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
+def _measure_machine(plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
     import torch
 
     from llmcli.bench.hardware.bandwidth import bandwidth
@@ -130,7 +130,7 @@ def _measure_machine(plan: Plan, tell: Callable[[dict[str, object]], None]) -> N
         _measure_loading(plan, tell)
 
 
-def _measure_loading(plan: Plan, tell: Callable[[dict[str, object]], None]) -> None:
+def _measure_loading(plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
     import torch
 
     from llmcli.bench.arms.weight_loading import loading_speeds, safetensors_files

@@ -14,7 +14,7 @@ import torch
 import llmcli
 from llmcli import __version__
 from llmcli.bench.hardware.memory import lines_of
-from llmcli.bench.results import Machine
+from llmcli.bench.results import MachineInfo
 from llmcli.device import memory
 from llmcli.doctor.machine import cpu_name
 
@@ -27,10 +27,10 @@ _PACKAGES = {
 }
 
 
-def this_machine(device: torch.device) -> Machine:
+def this_machine(device: torch.device) -> MachineInfo:
     """What is known of the machine; the GPU only if it is the device."""
     logical = os.cpu_count() or 1
-    return Machine(
+    return MachineInfo(
         cpu=cpu_name(),
         physical_cores=_physical_cores() or logical,
         logical_cores=logical,

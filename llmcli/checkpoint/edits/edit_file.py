@@ -24,7 +24,7 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.files import replace_bytes
 from llmcli.model import Transformer
-from llmcli.model.rank_one_update import lay_over, put_back
+from llmcli.model.rank_one_update import attach_edit, detach_edit
 
 FORMAT = "llmcli.edit/1"
 _TENSOR = re.compile(r"layers\.(0|[1-9]\d{0,4})\.(read|write)")
@@ -159,7 +159,7 @@ def edited(model: Transformer, edits: Sequence[Edit]) -> Iterator[None]:
         yield
     finally:
         for layer, down in before.items():
-            put_back(model.layers[layer].mlp, down)  # type: ignore[arg-type]
+            detach_edit(model.layers[layer].mlp, down)  # type: ignore[arg-type]
 
 
 def lay_edits_over(model: Transformer, edits: Sequence[Edit]) -> Mapping[int, torch.nn.Module]:
@@ -174,7 +174,7 @@ def lay_edits_over(model: Transformer, edits: Sequence[Edit]) -> Mapping[int, to
             try:
                 if update.layer >= len(model.layers):
                     raise ValueError(f"there are only {len(model.layers)} blocks")
-                down = lay_over(model.layers[update.layer].mlp, update.read, update.write)  # type: ignore[arg-type]
+                down = attach_edit(model.layers[update.layer].mlp, update.read, update.write)  # type: ignore[arg-type]
             except ValueError as error:
                 where = edit.source or f"The edit of {edit.subject!r}"
                 raise CheckpointError(f"{where} does not fit the model in block {update.layer}: {error}.") from None

@@ -15,7 +15,7 @@ from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.checkpoint.gguf.rope import ReadValues, frequency_divisors, rope_parameters
 from llmcli.checkpoint.gguf.unread_keys import refuse_unread_values
-from llmcli.checkpoint.huggingface.config import Described, model_config
+from llmcli.checkpoint.huggingface.config import FamilyConfig, model_config
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import ExpertsConfig, FrequencyFactors, LayerConfig, ModelConfig
@@ -42,7 +42,7 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
     architecture, keys = architecture_of(header)
     model_type, values = _config_values(architecture, keys, read)
     family = FAMILIES[model_type]
-    description = Described(model_type, family, ConfigKeys(values, header.path, family.defaults))
+    description = FamilyConfig(model_type, family, ConfigKeys(values, header.path, family.defaults))
     config = model_config(description, _names(header))
     layers = tuple(_layer(header, keys, layer, index) for index, layer in enumerate(config.layers))
     refuse_unread_values(keys)

@@ -36,7 +36,7 @@ _WRAPPERS = {
 
 
 @dataclass(frozen=True)
-class Described:
+class FamilyConfig:
     """What a `config.json` says, once its family is known."""
 
     model_type: str
@@ -45,7 +45,7 @@ class Described:
     """With the family's defaults and names for keys."""
 
 
-def described(keys: ConfigKeys) -> Described:
+def family_config(keys: ConfigKeys) -> FamilyConfig:
     """Find the family, also of a text model within one that sees.
 
     Raises:
@@ -78,10 +78,10 @@ def described(keys: ConfigKeys) -> Described:
         )
     if family.paired_key is not None and keys.get(family.paired_key) is False:
         family = replace(family, paired=False)
-    return Described(model_type, family, keys)
+    return FamilyConfig(model_type, family, keys)
 
 
-def model_config(description: Described, names: TensorNames) -> ModelConfig:
+def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
     """The model that a `config.json` describes.
 
     `names` are the checkpoint's tensors: which biases exist, and whether the output head is its own matrix, is what the
@@ -178,13 +178,13 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
     )
 
 
-def tensors_of_further_layers(description: Described) -> tuple[int, int]:
+def tensors_of_further_layers(description: FamilyConfig) -> tuple[int, int]:
     """First index and number of layers behind the model's own, which predict further tokens and are not needed."""
     keys = description.keys
     further = keys.optional_integer("num_nextn_predict_layers", minimum=0) or 0
     return keys.integer("num_hidden_layers"), further or keys.optional_integer("num_mtp_layers", minimum=0) or 0
 
 
-def tensor_names(description: Described, names: Mapping[str, object]) -> TensorNames:
+def tensor_names(description: FamilyConfig, names: Mapping[str, object]) -> TensorNames:
     """The names of a checkpoint's tensors as the family has them."""
     return TensorNames(names, description.family.norm_names)

@@ -233,7 +233,7 @@ def read_groups(reader: RowReader, info: TensorInfo, groups: int) -> Tensor:
     return table
 
 
-class _Kept(threading.local):
+class _LastRead(threading.local):
     """What each thread has read last: threads that read different weights would otherwise read everything again."""
 
     def __init__(self) -> None:
@@ -241,7 +241,7 @@ class _Kept(threading.local):
         self.last = WeakKeyDictionary()
 
 
-_KEPT = _Kept()
+_KEPT = _LastRead()
 
 
 def read_whole(reader: RowReader, infos: tuple[TensorInfo, ...]) -> tuple[Tensor, ...]:

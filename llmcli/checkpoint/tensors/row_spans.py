@@ -11,7 +11,7 @@ from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 
 
 @dataclass(frozen=True)
-class Span:
+class RowSpan:
     """Rows of a tensor that become the next rows of matrix `index`."""
 
     tensor: StoredTensor
@@ -21,7 +21,7 @@ class Span:
     pairs: PairedRows | None
 
 
-def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index: int = 0) -> Iterator[Span]:
+def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index: int = 0) -> Iterator[RowSpan]:
     """The rows of a source in order; none for kinds that do more than put rows one after another."""
     match source:
         case Source():
@@ -29,12 +29,12 @@ def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index:
             shape = stored[source.name].shape
             if source.ranges is not None:
                 for start, stop in source.ranges:
-                    yield Span(tensor, start, stop, index, source.pairs)
+                    yield RowSpan(tensor, start, stop, index, source.pairs)
             elif len(shape) == 3:
                 for matrix in range(shape[0]):
-                    yield Span(tensor, matrix * shape[1], (matrix + 1) * shape[1], matrix, source.pairs)
+                    yield RowSpan(tensor, matrix * shape[1], (matrix + 1) * shape[1], matrix, source.pairs)
             else:
-                yield Span(tensor, 0, shape[0], index, source.pairs)
+                yield RowSpan(tensor, 0, shape[0], index, source.pairs)
         case Joined():
             for part in source.parts:
                 yield from spans_of(part, stored, index)

@@ -25,7 +25,7 @@ _MOST_PARALLEL = 16
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
-    from llmcli.engine.batch.batch import Reply, Request
+    from llmcli.engine.batch.batch import BatchReply, Request
     from llmcli.text.chat.prompt import ChatPrompt
 
 
@@ -175,7 +175,7 @@ class _Prompts:
         thinks = self.are_chats
         return Request(tuple(self._tokens(task)), params, thinks)
 
-    def _tokens(self, task: input.Task) -> list[int]:
+    def _tokens(self, task: input.BatchTask) -> list[int]:
         from llmcli.commands.shared.prompt import ReplyPrompt
         from llmcli.text.chat.messages import Message
 
@@ -261,7 +261,7 @@ def _answer(
 
 
 def _result(
-    model: str, index: int, mark: str, name: input.Id, seed: int | None, outcome: Reply | LlmcliError
+    model: str, index: int, mark: str, name: input.Id, seed: int | None, outcome: BatchReply | LlmcliError
 ) -> dict[str, object]:
     result: dict[str, object] = {"index": index, "id": name, "input": mark}
     if isinstance(outcome, LlmcliError):

@@ -46,7 +46,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Task:
+class BatchTask:
     """What a line asks for."""
 
     id: Id
@@ -91,7 +91,7 @@ def id_of(value: Mapping[str, object]) -> Id:
     return name
 
 
-def task(value: Mapping[str, object], sampling: SamplingOptions) -> Task:
+def task(value: Mapping[str, object], sampling: SamplingOptions) -> BatchTask:
     """What an object asks for; `sampling` holds where it says nothing.
 
     Raises:
@@ -117,7 +117,7 @@ def task(value: Mapping[str, object], sampling: SamplingOptions) -> Task:
         from llmcli.text.chat.messages import parse_messages
 
         messages = parse_messages(value["messages"])
-    return Task(
+    return BatchTask(
         id_of(value), prompt if isinstance(prompt, str) else None, messages, _continues(value, messages), sampling
     )
 

@@ -19,7 +19,7 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from llmcli.bench.results import BenchResult, Failure, Measurement
     from llmcli.bench.run import Benchmark
-    from llmcli.bench.target import Subject
+    from llmcli.bench.target import BenchTarget
 
 _ROUNDS, _QUICK_ROUNDS = 4, 2
 
@@ -86,7 +86,7 @@ def bench(
         checkpoint = find_checkpoint(model, quiet=quiet)
         bench_speculative(checkpoint, draft, rounds, how, as_json=as_json, out=out, html=html, svg=svg)
         return
-    subject = _subject(model, shape, quiet=quiet)
+    context = _subject(model, shape, quiet=quiet)
 
     from llmcli.bench.arms.subprocesses import CAN_DROP
     from llmcli.bench.results import Failure, Measurement
@@ -96,10 +96,10 @@ def bench(
     from llmcli.views.terminal.to_json import json_line
 
     asked = chosen_peers(against)
-    refused = [Failure(peer, 0, why) for peer in asked if (why := refusal(peer, subject.format)) is not None]
-    cold = CAN_DROP and not quick and bool(subject.weight_files)
+    refused = [Failure(peer, 0, why) for peer in asked if (why := refusal(peer, context.format)) is not None]
+    cold = CAN_DROP and not quick and bool(context.weight_files)
     benchmark, notes = _benchmark(
-        subject,
+        context,
         peers=[peer for peer in asked if peer not in [failure.arm for failure in refused]],
         rounds=rounds,
         quick=quick,
@@ -136,7 +136,7 @@ def bench(
             raise
         interrupted = True
         notes = (*notes, "Interrupted: this is what had been measured.")
-    result = _result(subject, benchmark, measurements, failures, hows, notes)
+    result = _result(context, benchmark, measurements, failures, hows, notes)
     view = BenchView(result)
     output.write_files(view, title="llm bench", html=html, svg=svg)
     if as_json:
@@ -155,7 +155,7 @@ def bench(
         raise typer.Exit(1)
 
 
-def _subject(model: str | None, shape: str | None, *, quiet: bool) -> Subject:
+def _subject(model: str | None, shape: str | None, *, quiet: bool) -> BenchTarget:
     """What is to be measured."""
     if shape is None:
         checkpoint = find_checkpoint(model, quiet=quiet)
@@ -169,7 +169,7 @@ def _subject(model: str | None, shape: str | None, *, quiet: bool) -> Subject:
 
 
 def _benchmark(
-    subject: Subject,
+    context: BenchTarget,
     *,
     peers: list[str],
     rounds: int,
@@ -184,38 +184,38 @@ def _benchmark(
     import torch
 
     from llmcli.api import choose_packing
-    from llmcli.bench.plan import DEVICE_FULL, FULL, QUICK, Plan
+    from llmcli.bench.plan import DEVICE_FULL, FULL, QUICK, BenchPlan
     from llmcli.bench.results import OURS
     from llmcli.bench.run import Benchmark
     from llmcli.device import choose_device, choose_dtype
 
     where = choose_device(device)
     # A wrong name is an error now, not of an arm.
-    choose_dtype(dtype, where, subject.stored_dtype())
+    choose_dtype(dtype, where, context.stored_dtype())
     choose_packing(quantize, where)
     full = FULL if where.type == "cpu" else DEVICE_FULL
-    sizes, notes = (QUICK if quick else full).within(subject.config.context_length)
+    sizes, notes = (QUICK if quick else full).within(context.config.context_length)
     benchmark = Benchmark(
-        plan=Plan(
+        plan=BenchPlan(
             arm=OURS,
-            model=subject.path,
+            model=context.path,
             device=str(where),
             dtype=dtype,
             threads=threads or torch.get_num_threads(),
-            ids=subject.ids(sizes),
+            ids=context.ids(sizes),
             sizes=sizes,
             quantize=quantize,
-            shape=subject.shape,
+            shape=context.shape,
         ),
         peers=tuple(peers),
         rounds=rounds,
-        weight_files=subject.weight_files if cold else (),
+        weight_files=context.weight_files if cold else (),
     )
     return benchmark, notes
 
 
 def _result(
-    subject: Subject,
+    context: BenchTarget,
     benchmark: Benchmark,
     measurements: Iterable[Measurement],
     failures: Iterable[Failure],
@@ -228,20 +228,20 @@ def _result(
 
     from llmcli.api import choose_packing
     from llmcli.bench.hardware.machine import commit, this_machine, versions
-    from llmcli.bench.results import BenchResult, Settings, summarise
+    from llmcli.bench.results import BenchResult, BenchSettings, summarise
     from llmcli.device import choose_dtype
 
     plan = benchmark.plan
     where = torch.device(plan.device)
-    kept_in = choose_dtype(plan.dtype, where, subject.stored_dtype())
-    facts = subject.facts(plan.sizes, kept_in, choose_packing(plan.quantize, where), where)
-    of_peers = subject.facts(plan.sizes, torch.bfloat16, None, where).bytes_per_token if plan.quantize else None
+    kept_in = choose_dtype(plan.dtype, where, context.stored_dtype())
+    facts = context.facts(plan.sizes, kept_in, choose_packing(plan.quantize, where), where)
+    of_peers = context.facts(plan.sizes, torch.bfloat16, None, where).bytes_per_token if plan.quantize else None
     return BenchResult(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=facts,
         machine=this_machine(where),
         versions=versions(list(hows), where),
-        settings=Settings(
+        settings=BenchSettings(
             plan.device,
             plan.dtype,
             plan.threads,

@@ -30,12 +30,12 @@ class Branches:
         ]
 
     def _clear(self, _argument: str) -> None:
-        self._session.talk.go_to(0)
+        self._session.live.go_to(0)
         self._session.note("The conversation is forgotten.")
 
     def _undo(self, _argument: str) -> None:
         question = self._last_question()
-        self._session.talk.go_to(question.after)
+        self._session.live.go_to(question.after)
         self._session.note(f"Taken back: {preview(question.text)}")
 
     def _retry(self, _argument: str) -> None:
@@ -62,7 +62,7 @@ class Branches:
         chosen = choices(logits, params, before, session.loaded.tokenizer, top=rank)[rank - 1]
         if chosen.id == reply.ids[at]:
             raise UsageError(f"Alternative {rank} is what the reply says there. /why {at} lists the others.")
-        question = session.talk.tree.nodes[reply.node.after]
+        question = session.live.tree.nodes[reply.node.after]
         if chosen.id in session.loaded.stop_ids:
             self._end_there(question, reply.ids[:at])
             return
@@ -83,13 +83,13 @@ class Branches:
         session = self._session
         if not ids:
             raise UsageError("That alternative ends the reply before it begins.")
-        recorder = session.talk.answer(question, session.loaded.name, session.params)
+        recorder = session.live.answer(question, session.loaded.name, session.params)
         recorder.add(session.loaded.tokenizer.decode(ids), ids)
         recorder.end("stop")
         session.note("That alternative is the end of the reply; it ends there now.")
 
     def _branches(self, argument: str) -> None:
-        session, tree = self._session, self._session.talk.tree
+        session, tree = self._session, self._session.live.tree
         leaves = tree.leaves()
         if not leaves:
             raise UsageError("Nothing has been said yet.")
@@ -97,7 +97,7 @@ class Branches:
             number = whole_number(argument, "the number of a branch")
             if not 1 <= number <= len(leaves):
                 raise UsageError(f"There is no branch {number}; there are {len(leaves)}, numbered from 1.")
-            session.talk.go_to(leaves[number - 1].n)
+            session.live.go_to(leaves[number - 1].n)
             session.note(f"On branch {number}, after: {preview(leaves[number - 1].text)}")
             return
         for number, leaf in enumerate(leaves, 1):
@@ -107,7 +107,7 @@ class Branches:
             session.say(f"{here}{number}  {len(path)} messages  {last}")
 
     def _last_question(self) -> Node:
-        tree = self._session.talk.tree
+        tree = self._session.live.tree
         pending = tree.unanswered()
         if pending is not None:
             return pending

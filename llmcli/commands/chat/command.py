@@ -12,13 +12,13 @@ import typer
 from llmcli.commands.shared import options, speculative
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.prompt_input import read_stdin, stdin_is_piped
-from llmcli.commands.shared.token_report import Look
+from llmcli.commands.shared.token_report import ReportOptions
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.commands.chat.session import Speaker
-    from llmcli.conversations.records import Settings
+    from llmcli.commands.chat.session import ChatModel
+    from llmcli.conversations.records import SettingsRecord
 
 _SAVED = "Conversations"
 
@@ -30,7 +30,7 @@ def chat(
     ] = None,
     model: options.Model = None,
     edit: options.Edit = None,
-    go_on: Annotated[
+    continue_latest: Annotated[
         bool,
         typer.Option(
             "--continue", "-c", rich_help_panel=_SAVED, help="Go on with the last conversation, or that of -m."
@@ -90,15 +90,15 @@ def chat(
     helped = speculative.Speculating(draft, lookup, draft_tokens)
 
     # Before what imports torch: that there is no such conversation must not take a second to say.
-    from llmcli.conversations.live_conversation import Talk
+    from llmcli.conversations.live_conversation import LiveConversation
 
-    path = _conversation(resume, go_on, model if _is_given(command, "model") else None)
-    talk = Talk(save=save, on_fault=terminal.error)
+    path = _conversation(resume, continue_latest, model if _is_given(command, "model") else None)
+    live = LiveConversation(save=save, on_fault=terminal.error)
     if path is not None:
-        talk, damage = Talk.resume(path, save=save, on_fault=terminal.error)
+        live, damage = LiveConversation.resume(path, save=save, on_fault=terminal.error)
         if damage:
             terminal.error(damage)
-        before = talk.tree.settings
+        before = live.tree.settings
         # What the command line says now holds from now on; otherwise it goes on as it was.
         if before is not None:
             model = model if _is_given(command, "model") else before.source
@@ -109,7 +109,7 @@ def chat(
     from llmcli.commands.chat.completion import CommandCompleter
     from llmcli.commands.chat.compose import send_along, text_of_file
     from llmcli.commands.chat.keyboard import Keyboard
-    from llmcli.commands.chat.session import ChatSession, Speaker
+    from llmcli.commands.chat.session import ChatModel, ChatSession
     from llmcli.commands.chat.sessions import introduce
     from llmcli.commands.chat.sighup import leaving_at_hangup
     from llmcli.commands.chat.slash_commands import Commands
@@ -118,7 +118,7 @@ def chat(
     if not attention:
         helped.find(quiet=quiet)
 
-    def load(name: str | None, template: str | None = None) -> Speaker:
+    def load(name: str | None, template: str | None = None) -> ChatModel:
         checkpoint = find_checkpoint(name, quiet=quiet)
         loaded = load_model(
             checkpoint,
@@ -145,15 +145,17 @@ def chat(
             engine, loaded.tokenizer, loaded.template, system, template_args=variables, strict_system=strict_system
         )
         params = sampling.params(loaded.generation_defaults)
-        return Speaker(loaded, conversation, params, _source(name), _template(template), variables)
+        return ChatModel(loaded, conversation, params, _source(name), _template(template), variables)
 
     with ExitStack() as stack:
-        stack.callback(talk.close)
+        stack.callback(live.close)
         stack.enter_context(leaving_at_hangup())
         first = read_stdin(quiet=quiet) if stdin_is_piped() else ""
         keyboard = Keyboard(stack)
-        look = Look(probs=probs, top=top, attention=attention, by=attention_by)
-        session = ChatSession(load(model, template), talk, look, keyboard, load, stats=stats, quiet=quiet, plain=plain)
+        report = ReportOptions(probs=probs, top=top, attention=attention, by=attention_by)
+        session = ChatSession(
+            load(model, template), live, report, keyboard, load, stats=stats, quiet=quiet, plain=plain
+        )
         stack.callback(session.close)
         commands = Commands(session)
         if path is not None:
@@ -185,7 +187,7 @@ def _template(name: str | None) -> str | None:
     return str(path.resolve() if path.is_file() else path.absolute())
 
 
-def _conversation(resume: str | None, go_on: bool, model: str | None) -> Path | None:
+def _conversation(resume: str | None, continue_latest: bool, model: str | None) -> Path | None:
     """The file of the conversation to go on with: the one named, or the last one, or the last with `model`.
 
     Raises:
@@ -195,7 +197,7 @@ def _conversation(resume: str | None, go_on: bool, model: str | None) -> Path | 
 
     if resume is not None:
         return find_conversation(resume)
-    if not go_on:
+    if not continue_latest:
         return None
     paths = conversation_files()
     if model is None and paths:
@@ -206,7 +208,7 @@ def _conversation(resume: str | None, go_on: bool, model: str | None) -> Path | 
     raise UsageError(f"There is no conversation{f' with {model}' if model else ''} to go on with.")
 
 
-def _settings_of(paths: list[Path]) -> Iterator[tuple[Path, Settings]]:
+def _settings_of(paths: list[Path]) -> Iterator[tuple[Path, SettingsRecord]]:
     from llmcli.conversations.store import read_conversation
 
     for path in paths:

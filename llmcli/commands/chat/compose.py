@@ -41,7 +41,7 @@ class Composing:
             raise UsageError("/edit opens an empty message, /edit last your last one.")
         text, after = "", None
         if argument:
-            tree = session.talk.tree
+            tree = session.live.tree
             path = tree.path()
             if not path:
                 raise UsageError("Nothing has been said yet.")

@@ -72,7 +72,7 @@ class Context:
 
     def _make_room(self, text: str, after: int | None, limit: int) -> None:
         session = self._session
-        path = session.talk.tree.read(after)
+        path = session.live.tree.read(after)
         summary = min(_SUMMARY, limit // _SUMMARY_SHARE) if self._policy == "summarise" else 0
         # With a summary comes the question it answers.
         extra = summary + self._count(SUMMARY_REQUEST) if summary else 0
@@ -91,7 +91,7 @@ class Context:
                 "reply: it does not fit even alone."
             )
         told = self._summary(path[place - 1], summary) if summary else None
-        session.talk.leave_out(path[place - 1].n, told)
+        session.live.leave_out(path[place - 1].n, told)
         instead = f" This is read in their place: {told.strip()}" if told else ""
         # Not a mere note, which --quiet would hide: nothing is left out in silence.
         terminal.note(
@@ -146,7 +146,7 @@ class Context:
         if argument:
             session.say(f"{self._count(argument)} tokens")
             return
-        tree = session.talk.tree
+        tree = session.live.tree
         left_out = {node.n for node in tree.left_out()}
         rows = [("system", session.conversation.system, False)] if session.conversation.system else []
         rows += [(node.model or "you", node.text, node.n in left_out) for node in tree.path()]

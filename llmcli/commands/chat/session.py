@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from llmcli.commands.chat.keyboard import Keyboard
 from llmcli.commands.shared.consume import follow
 from llmcli.commands.shared.prompt_input import argument_text
-from llmcli.commands.shared.token_report import Look, attention_watch, explain
-from llmcli.conversations.live_conversation import Talk
-from llmcli.conversations.records import Settings
+from llmcli.commands.shared.token_report import ReportOptions, attention_watch, explain
+from llmcli.conversations.live_conversation import LiveConversation
+from llmcli.conversations.records import SettingsRecord
 from llmcli.conversations.tree import Node
 from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingParams, Step
 from llmcli.engine.reasoning import ThinkingApart, thought_and_answer
@@ -33,7 +33,7 @@ NEAR = 0.75
 
 
 @dataclass(frozen=True)
-class Speaker:
+class ChatModel:
     """A model that can be talked with, and how it was asked to speak."""
 
     loaded: LoadedModel
@@ -62,11 +62,11 @@ class ChatSession:
 
     def __init__(
         self,
-        speaker: Speaker,
-        talk: Talk,
-        look: Look,
+        chat_model: ChatModel,
+        live: LiveConversation,
+        report: ReportOptions,
         keyboard: Keyboard,
-        load: Callable[[str | None], Speaker],
+        load: Callable[[str | None], ChatModel],
         *,
         stats: bool,
         quiet: bool,
@@ -76,9 +76,9 @@ class ChatSession:
 
         Replies are drawn as Markdown where the terminal can, unless they are to be `plain`.
         """
-        self.speaker, self.talk, self.look, self.keyboard, self.load = speaker, talk, look, keyboard, load
+        self.chat_model, self.live, self.report, self.keyboard, self.load = chat_model, live, report, keyboard, load
         self.show_stats, self.quiet, self.plain = stats, quiet, plain
-        self.params = speaker.params
+        self.params = chat_model.params
         self.last_stats: Stats | None = None
         self.last_steps: Sequence[Step] = ()
         self._noted: set[str] = set()
@@ -91,17 +91,17 @@ class ChatSession:
         self._prompts: dict[int, tuple[int, ...]] = {}
         """The ids that each reply of this run answered."""
         self._used: tuple[object, int] | None = None
-        self.settle()
+        self.record_settings()
 
     @property
     def loaded(self) -> LoadedModel:
         """The model that speaks."""
-        return self.speaker.loaded
+        return self.chat_model.loaded
 
     @property
     def conversation(self) -> Conversation:
         """Its KV cache, template and system prompt."""
-        return self.speaker.conversation
+        return self.chat_model.conversation
 
     def note(self, message: str) -> None:
         """Mention something, unless the user wants no notes."""
@@ -112,21 +112,21 @@ class ChatSession:
         """Answer a command."""
         terminal.note(text)
 
-    def settle(self) -> None:
+    def record_settings(self) -> None:
         """Write down what holds from here on."""
-        self.talk.settle(
-            Settings(
+        self.live.record_settings(
+            SettingsRecord(
                 self.loaded.name,
-                self.speaker.source,
+                self.chat_model.source,
                 self.conversation.system,
-                self.speaker.template,
+                self.chat_model.template,
                 dict(self.conversation.template_args),
             )
         )
 
     def messages(self, to: int | None = None) -> list[Message]:
         """What the model has read when something is asked after message `to`, without the system prompt."""
-        return self.talk.tree.messages(to, model=self.loaded.name, vocab_size=self.loaded.tokenizer.vocab_size)
+        return self.live.tree.messages(to, model=self.loaded.name, vocab_size=self.loaded.tokenizer.vocab_size)
 
     def prompt(self, text: str, after: int | None = None) -> list[int]:
         """The ids the model reads if `text` is asked after message `after`."""
@@ -137,12 +137,12 @@ class ChatSession:
         """Say `text` to the model after message `after`, by default the last, and let it answer."""
         text = "\n\n".join([text, *self.attached]) if text else "\n\n".join(self.attached)
         if after is None:
-            pending = self.talk.tree.unanswered()
-            after = self.talk.tree.head if pending is None else pending.after
+            pending = self.live.tree.unanswered()
+            after = self.live.tree.head if pending is None else pending.after
         self.fit(text, after)
         self.attached.clear()
         # Written before the reply begins: whatever happens, the question is not lost.
-        self.answer(self.talk.ask(text, after=after))
+        self.answer(self.live.ask(text, after=after))
 
     def answer(self, question: Node, *, begun: Sequence[int] = (), before: Sequence[Step] = ()) -> None:
         """Let the model answer `question`; Ctrl-C ends the reply and keeps what was said.
@@ -151,21 +151,21 @@ class ChatSession:
         """
         from llmcli.views.terminal.progress import progress_bar
 
-        conversation, look = self.conversation, self.look
+        conversation, report = self.conversation, self.report
         conversation.messages = self.messages(question.after)
-        conversation.replies = self.talk.tree.replies
-        recorder = self.talk.answer(question, self.loaded.name, conversation.own_params(self.params))
+        conversation.replies = self.live.tree.replies
+        recorder = self.live.answer(question, self.loaded.name, conversation.own_params(self.params))
         writer = self._writer()
         known = dict(enumerate(before))
         finish: Finish | None = None
 
-        def told(step: Step) -> Step:
+        def known_step(step: Step) -> Step:
             return replace(known[step.index], text=step.text) if step.index in known else step
 
         def show(event: Event) -> None:
             if isinstance(event, Step):
                 recorder.add(event.text, (event.id,))
-                event = told(event)
+                event = known_step(event)
             elif isinstance(event, Finish):
                 recorder.add(event.text)
             writer.show(apart(event))
@@ -180,9 +180,9 @@ class ChatSession:
                 question.text,
                 self.params,
                 begun=begun,
-                probabilities=look.probs or look.top > 0,
-                top=look.top,
-                observer=attention_watch(self.loaded, conversation.with_question(question.text), look),
+                probabilities=report.probs or report.top > 0,
+                top=report.top,
+                observer=attention_watch(self.loaded, conversation.with_question(question.text), report),
                 interruption=interruption,
                 progress=lambda done, total: progress("Reading the prompt", done, total),
             )
@@ -195,7 +195,7 @@ class ChatSession:
                 recorder.end("interrupted" if finish is None else finish.reason)
                 writer.close()
         if recorder.has_begun:
-            self._prompts[self.talk.tree.head] = conversation.last_prompt
+            self._prompts[self.live.tree.head] = conversation.last_prompt
         self.last_stats = finish.stats
         self.last_steps = [
             replace(known[step.index], text=step.text) if step.index in known else step for step in steps
@@ -209,20 +209,20 @@ class ChatSession:
                 self.note(note)
 
     def _writer(self) -> ReplyWriter | MarkdownReply:
-        if not self.plain and not self.look.probs and terminal.can_draw():
+        if not self.plain and not self.report.probs and terminal.can_draw():
             from llmcli.views.reply.markdown_writer import MarkdownReply
 
             return MarkdownReply(quiet=self.quiet)
         from llmcli.views.reply.writer import ReplyWriter
 
-        return ReplyWriter(coloured=self.look.probs, quiet=self.quiet)
+        return ReplyWriter(coloured=self.report.probs, quiet=self.quiet)
 
     def _finished(self, finish: Finish, *, said: bool) -> None:
-        explain(self.conversation.tokenizer, self.last_steps, self.look)
+        explain(self.conversation.tokenizer, self.last_steps, self.report)
         if finish.reason == "interrupted" and said:
             self.note("Interrupted; what was said is kept.")
         elif finish.reason == "interrupted":
-            kept = "The reply before is kept." if self.talk.tree.unanswered() is None else "/retry asks again."
+            kept = "The reply before is kept." if self.live.tree.unanswered() is None else "/retry asks again."
             self.note(f"Interrupted before the first word. {kept}")
         if finish.reason == "context":
             self.note("The context is full; the reply ends there. /context makes room, /clear starts anew.")
@@ -247,7 +247,7 @@ class ChatSession:
         Raises:
             UsageError: there is none, or another model said it.
         """
-        node = self.talk.tree.last_reply()
+        node = self.live.tree.last_reply()
         if node is None or not node.is_reply:
             raise UsageError("There has been no reply yet.")
         if node.model != self.loaded.name or not node.ids or max(node.ids) >= self.loaded.tokenizer.vocab_size:
@@ -260,7 +260,7 @@ class ChatSession:
         Raises:
             UsageError: there is none.
         """
-        node = self.talk.tree.last_reply()
+        node = self.live.tree.last_reply()
         if node is None:
             raise UsageError("There has been no reply yet.")
         return thought_and_answer(self.loaded.tokenizer, self._prompt_of(node), node.text)
@@ -268,7 +268,7 @@ class ChatSession:
     def _prompt_of(self, reply: Node) -> tuple[int, ...]:
         prompt = self._prompts.get(reply.n)
         if prompt is None:
-            question = self.talk.tree.nodes[reply.after]
+            question = self.live.tree.nodes[reply.after]
             prompt = tuple(self.prompt(question.text, question.after))
         return prompt
 
@@ -283,7 +283,7 @@ class ChatSession:
 
     def used(self) -> int:
         """Tokens of the context that the conversation takes up by now."""
-        tree = self.talk.tree
+        tree = self.live.tree
         state = (tree.head, tree.window, tree.settings, self.loaded.name)
         if self._used is None or self._used[0] != state:
             system = [Message("system", self.conversation.system)] if self.conversation.system else []
@@ -314,31 +314,31 @@ class ChatSession:
             parts.append(speed(self.last_stats.decode_tokens_per_s))
         return visible(" · ".join([*parts, self.loaded.name]))
 
-    def change_speaker(self, speaker: Speaker) -> None:
+    def change_speaker(self, chat_model: ChatModel) -> None:
         """Let another model go on with the conversation."""
         before = self.conversation
-        self.speaker = speaker
+        self.chat_model = chat_model
         self.conversation.system, self.conversation.template_args = before.system, before.template_args
-        self.settle()
+        self.record_settings()
 
-    def change_talk(self, talk: Talk) -> None:
+    def change_talk(self, live: LiveConversation) -> None:
         """Go on with another conversation."""
-        self.talk.close()
-        self.talk = talk
+        self.live.close()
+        self.live = live
         self._prompts.clear()
         self.last_stats, self.last_steps = None, ()
-        settings = talk.tree.settings
+        settings = live.tree.settings
         if settings is not None:
             self.conversation.system, self.conversation.template_args = settings.system, settings.template_args
-        self.settle()
+        self.record_settings()
 
     def close(self) -> None:
         """Let other processes have the conversation."""
-        self.talk.close()
+        self.live.close()
 
     def saved_as(self) -> Path | None:
         """Where the conversation is saved, if it is."""
-        return self.talk.path
+        return self.live.path
 
     def run(self, messages: Iterator[str], obey: Callable[[str], bool]) -> None:
         """Answer each of `messages` until there are no more; those that `obey` takes for commands it has done."""

@@ -9,7 +9,7 @@ from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command
 from llmcli.commands.shared.prompt_input import decoded_text
 from llmcli.conversations.export import as_json, as_markdown, import_json
-from llmcli.conversations.live_conversation import Talk
+from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, find_conversation, read_conversation
 from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
@@ -49,7 +49,7 @@ class Sessions:
     def _save(self, argument: str) -> None:
         if not argument:
             raise UsageError("/save needs the name of a file.")
-        tree = self._session.talk.tree
+        tree = self._session.live.tree
         path = Path(argument).expanduser()
         is_json = path.suffix.lower() == ".json"
         text = json_text(as_json(tree), indent=2) + "\n" if is_json else as_markdown(tree)
@@ -74,15 +74,15 @@ class Sessions:
         session = self._session
         path = Path(argument).expanduser()
         if path.is_file():
-            talk = _imported(path, session)
+            live = _imported(path, session)
         else:
             found = find_conversation(argument)
             if found == session.saved_as():
                 raise UsageError("That is the conversation you are in.")
-            talk, fault = Talk.resume(found, on_fault=session.note)
+            live, fault = LiveConversation.resume(found, on_fault=session.note)
             if fault:
                 session.note(fault)
-        session.change_talk(talk)
+        session.change_talk(live)
         introduce(session)
 
 
@@ -94,7 +94,7 @@ def summary(tree: Tree) -> str:
 
 def introduce(session: ChatSession) -> None:
     """Say where a conversation that was taken up again had been left."""
-    tree = session.talk.tree
+    tree = session.live.tree
     session.note(f"Going on with {summary(tree)}")
     path, pending = tree.path(), tree.unanswered()
     if pending is not None:
@@ -105,7 +105,7 @@ def introduce(session: ChatSession) -> None:
         session.note(f"The last reply: {preview(path[-1].text)}")
 
 
-def _imported(path: Path, session: ChatSession) -> Talk:
+def _imported(path: Path, session: ChatSession) -> LiveConversation:
     """A new conversation that begins with what a file holds."""
     try:
         if path.stat().st_size > _LARGEST_BYTES:
@@ -118,10 +118,10 @@ def _imported(path: Path, session: ChatSession) -> Talk:
         nodes, system = tree.path(), tree.settings.system if tree.settings else None
     else:
         nodes, system = import_json(text, source=str(path))
-    talk = session.talk.another()
+    live = session.live.another()
     session.conversation.system = system
-    talk.adopt(nodes)
-    return talk
+    live.adopt(nodes)
+    return live
 
 
 def _ids() -> list[str]:

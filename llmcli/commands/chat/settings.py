@@ -56,18 +56,18 @@ class ModelSettings:
         session = self._session
         if argument:
             # The other model stays until this one is there.
-            speaker = session.load(argument)
-            before = _values(session.speaker.params)
+            chat_model = session.load(argument)
+            before = _values(session.chat_model.params)
             changed = {name: value for name, value in _values(session.params).items() if value != before[name]}
-            session.params = replace(speaker.params, **changed)  # type: ignore[arg-type]
-            session.change_speaker(speaker)
+            session.params = replace(chat_model.params, **changed)  # type: ignore[arg-type]
+            session.change_speaker(chat_model)
         session.say(f"Model: {session.loaded.name}, {session.conversation.engine.context_length} tokens of context")
 
     def _system(self, argument: str) -> None:
         session = self._session
         if argument:
             session.conversation.system = None if argument == "none" else argument
-            session.settle()
+            session.record_settings()
         session.say(f"System prompt: {session.conversation.system or '(none)'}")
 
     def _set(self, argument: str) -> None:
@@ -89,7 +89,7 @@ class ModelSettings:
             raise UsageError(f"/set {given} needs a value; default gives back what it was at the beginning.")
         value: object
         if text == "default":
-            value = getattr(session.speaker.params, name)
+            value = getattr(session.chat_model.params, name)
         elif name == "stop":
             value = () if text == "none" else (text,)
         elif text == "none" and name in ("seed", "max_tokens"):
@@ -109,14 +109,14 @@ class ModelSettings:
         session = self._session
         conversation = session.conversation
         if text == "default":
-            conversation.template_args = dict(session.speaker.template_args)
+            conversation.template_args = dict(session.chat_model.template_args)
         elif text:
             given = template_variables([text])
             conversation.template_args = {**conversation.template_args, **given}
             unread = unread_note(conversation.template, given)
             if unread:
                 session.say(unread)
-        session.settle()
+        session.record_settings()
         shown = " ".join(f"{name}={value}" for name, value in conversation.template_args.items())
         session.say(f"template-arg: {shown or '(none)'}")
 
@@ -129,8 +129,8 @@ class ModelSettings:
             ("system", session.conversation.system or "(none)"),
             ("template-arg", " ".join(f"{name}={value}" for name, value in variables.items()) or "(none)"),
             *((_flag(each.name), _shown(getattr(session.params, each.name))) for each in fields(SamplingParams)),
-            ("probs", "on" if session.look.probs else "off"),
-            ("top", str(session.look.top)),
+            ("probs", "on" if session.report.probs else "off"),
+            ("top", str(session.report.top)),
             ("saved as", str(session.saved_as() or "(not saved)")),
         ]
         width = max(len(name) for name, _ in rows)
@@ -147,14 +147,14 @@ class ModelSettings:
     def _probs(self, argument: str) -> None:
         if argument not in ("", "on", "off"):
             raise UsageError("/probs is on or off.")
-        self._session.look = replace(self._session.look, probs=argument != "off")
+        self._session.report = replace(self._session.report, probs=argument != "off")
         self._session.say(f"probs: {'off' if argument == 'off' else 'on'}")
 
     def _top(self, argument: str) -> None:
         number = whole_number(argument, "a number of tokens")
         if number < 0:
             raise UsageError("/top must be 0 or more.")
-        self._session.look = replace(self._session.look, top=number)
+        self._session.report = replace(self._session.report, top=number)
         self._session.say(f"top: {number}")
 
 

@@ -19,7 +19,7 @@ def fact(
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", callback=options.text, help="A text that the fact's answer completes.")
     ],
-    subject: Annotated[
+    context: Annotated[
         str,
         typer.Option(
             "--subject",
@@ -107,7 +107,7 @@ def fact(
     with progress_bar(enabled=not quiet) as progress:
         ours = weights_hash(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))
     loaded = load_model(checkpoint, device=device, dtype=dtype, quiet=quiet, precise=True)
-    wanted = Fact(prompt, subject, target, tuple(paraphrase or ()), tuple(neighbour or ()), tuple(ask or ()))
+    wanted = Fact(prompt, context, target, tuple(paraphrase or ()), tuple(neighbour or ()), tuple(ask or ()))
     with progress_bar(enabled=not quiet, unit="steps") as progress:
         made, report = make_edit(
             loaded,
@@ -132,7 +132,7 @@ def fact(
     if report.problems and not force:
         terminal.error("Nothing was kept; --force keeps the edit all the same.")
         raise typer.Exit(1)
-    path = new_edit_file(subject, target) if out is None else out
+    path = new_edit_file(context, target) if out is None else out
     write_edit(path, made)
     if not quiet:
         terminal.note(f"Written to {path}. Use it with -e {path.stem if out is None else path}.")

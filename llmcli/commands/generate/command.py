@@ -17,7 +17,7 @@ from llmcli.commands.shared.consume import follow
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.prompt import ReplyPrompt
 from llmcli.commands.shared.prompt_input import read_prompt
-from llmcli.commands.shared.token_report import Look, attention_watch, explain, reply_page
+from llmcli.commands.shared.token_report import ReportOptions, attention_watch, explain, reply_page
 from llmcli.errors import UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
@@ -220,8 +220,8 @@ def generate(
         return
     params = sampling.params(loaded.generation_defaults)
 
-    look = Look(probs=probs, top=top, attention=attention, by=attention_by)
-    observer = attention_watch(loaded, asked.messages, look)
+    report = ReportOptions(probs=probs, top=top, attention=attention, by=attention_by)
+    observer = attention_watch(loaded, asked.messages, report)
 
     from llmcli.engine import Interruption
     from llmcli.engine.guided.constraint import Constraint
@@ -280,10 +280,10 @@ def generate(
         )
         terminal.write_line(json_text(reply))
     elif not as_jsonl:
-        explain(loaded.tokenizer, steps, look)
+        explain(loaded.tokenizer, steps, report)
     if html is not None or svg is not None:
         output.write_files(
-            reply_page(loaded.tokenizer, steps, look, prefill=prefill),
+            reply_page(loaded.tokenizer, steps, report, prefill=prefill),
             title=f"llm generate, {loaded.name}",
             html=html,
             svg=svg,

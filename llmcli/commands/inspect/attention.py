@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 
 from llmcli.commands.shared import output
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 from llmcli.errors import UsageError
 
 _LONGEST_PATTERN = 512
 
 
-@looks()
+@inspect_command()
 def attention(
-    subject: Subject,
+    context: InspectContext,
     position: output.Position = None,
     layer: Annotated[int | None, typer.Option("--layer", metavar="L", help="Only this block, counted from 0.")] = None,
     layers: Annotated[
@@ -28,15 +28,15 @@ def attention(
     ] = None,
     by: output.By = "token",
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many of what was read to list.")] = 5,
-) -> Shown:
+) -> InspectResult:
     """Show what each token of a text paid attention to; with --layer and --head, one head's pattern."""
     if head is not None and layer is None:
         raise UsageError("--head needs --layer: heads are numbered within their block.")
     if layer is not None and layers is not None:
         raise UsageError("Give --layer or --layers, not both.")
-    if by == "message" and not subject.chat:
+    if by == "message" and not context.chat:
         raise UsageError("--by message needs --chat: a raw text has no messages.")
-    loaded, ids = subject.loaded, subject.ids
+    loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.attention.pattern import attention_pattern
     from llmcli.inspection.attention.summary import summary
@@ -44,23 +44,23 @@ def attention(
     from llmcli.text.chat.prompt import Message
     from llmcli.views.inspect import attention as views
 
-    with subject.progress("Reading") as progress:
+    with context.progress("Reading") as progress:
         if head is not None and layer is not None:
             if position is None and len(ids) > _LONGEST_PATTERN:
                 raise UsageError(f"The pattern of {len(ids)} tokens is too large; choose rows of it with --position.")
             at = output.positions(position, len(ids), default=range(len(ids)))
             pattern = attention_pattern(loaded, ids, layer, head, at, progress)
-            return Shown(views.pattern_view(pattern), views.PATTERN_SCHEMA, pattern)
+            return InspectResult(views.pattern_view(pattern), views.PATTERN_SCHEMA, pattern)
         result = summary(
             loaded,
             ids,
             output.positions(position, len(ids), default=output.last_positions(len(ids))),
             top=top,
             only=_blocks(layer, layers, loaded.config.num_layers),
-            spans=Spans(by, loaded.tokenizer, [Message("user", subject.content)]).of(ids),
+            spans=Spans(by, loaded.tokenizer, [Message("user", context.content)]).of(ids),
             progress=progress,
         )
-    return Shown(views.attention_view(result), views.SCHEMA, result, (views.NOTE,))
+    return InspectResult(views.attention_view(result), views.SCHEMA, result, (views.NOTE,))
 
 
 def _blocks(layer: int | None, layers: str | None, count: int) -> Sequence[int] | None:

@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 from llmcli.errors import UsageError
 
 
-@looks(text="A text whose length to count with; - is piped text.", weights=False, computes=False)
+@inspect_command(text="A text whose length to count with; - is piped text.", weights=False, computes=False)
 def cost(
-    subject: Subject,
+    subject: InspectContext,
     context: Annotated[
         int | None, typer.Option("--context", metavar="N", min=1, help="Another length to count with, in tokens.")
     ] = None,
-) -> Shown:
+) -> InspectResult:
     """Show what a model costs: parameters and FLOPs by part, and cache and FLOPs by length of the text."""
     if subject.text is None and subject.chat:
         raise UsageError("--chat needs a text.")
@@ -27,4 +27,4 @@ def cost(
 
     checkpoint = subject.checkpoint
     result = model_cost(checkpoint.name, checkpoint.config, context=context, text_tokens=length)
-    return Shown(CostView(result), SCHEMA, result, (NOTE,))
+    return InspectResult(CostView(result), SCHEMA, result, (NOTE,))

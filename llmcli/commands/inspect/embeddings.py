@@ -6,27 +6,27 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 
 
-@looks(
+@inspect_command(
     text='A word, or words to add up, as in "king - man + woman".',
     metavar="[WORD|EXPRESSION|-]",
     chat=False,
     weights=False,
 )
 def embeddings(
-    subject: Subject,
+    context: InspectContext,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Length of the rankings.")] = 10,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Draws the random pairs.")] = 0,
-) -> Shown:
+) -> InspectResult:
     """Show the tokens whose embeddings are nearest to a word, or to a sum of words, by cosine."""
-    content, checkpoint = subject.content, subject.checkpoint
+    content, checkpoint = context.content, context.checkpoint
 
     from llmcli.inspection.residual.embeddings import embedding_neighbours, parse_expression, read_embedding
     from llmcli.views.inspect.embeddings import SCHEMA, EmbeddingsView
 
-    tokenizer = subject.text_parts.tokenizer
+    tokenizer = context.text_parts.tokenizer
     expression = parse_expression(tokenizer, content)
     result = embedding_neighbours(tokenizer, read_embedding(checkpoint, tokenizer), expression, top=top, seed=seed)
-    return Shown(EmbeddingsView(result), SCHEMA, result)
+    return InspectResult(EmbeddingsView(result), SCHEMA, result)

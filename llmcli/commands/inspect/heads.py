@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 from llmcli.errors import UsageError
 
 
-@looks(text="The text to repeat; - is piped text. Default: random tokens, in four texts.")
+@inspect_command(text="The text to repeat; - is piped text. Default: random tokens, in four texts.")
 def heads(
-    subject: Subject,
+    context: InspectContext,
     ablate: Annotated[
         int,
         typer.Option(
@@ -21,24 +21,24 @@ def heads(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Decides what is drawn at random.")] = 0,
-) -> Shown:
+) -> InspectResult:
     """Score every attention head on a text said twice: which look at the token before, at the same token, at what
     followed it (induction), or nowhere but at the first position.
     """
-    if subject.chat and subject.text is None:
+    if context.chat and context.text is None:
         raise UsageError("--chat makes a TEXT a message; random tokens are none. Give a text, or leave --chat out.")
     # Without a text nothing is read from a pipe: random tokens are what is meant.
-    ids = None if subject.text is None else subject.ids
-    loaded = subject.loaded
+    ids = None if context.text is None else context.ids
+    loaded = context.loaded
 
     from llmcli.inspection.attention.head_scores import ablate_induction, head_atlas, random_repeats, text_repeats
     from llmcli.views.inspect.head_scores import SCHEMA, heads_view
 
     repeats = random_repeats(loaded, seed=seed) if ids is None else text_repeats(loaded, ids)
-    with subject.progress("Looking at heads", "blocks") as progress:
+    with context.progress("Looking at heads", "blocks") as progress:
         atlas = head_atlas(loaded, repeats, progress)
     if ablate:
-        with subject.progress("Switching heads off", "passes") as progress:
+        with context.progress("Switching heads off", "passes") as progress:
             ablation = ablate_induction(loaded, repeats, atlas.heads, ablate, seed=seed, progress=progress)
         atlas = replace(atlas, ablation=ablation)
-    return Shown(heads_view(atlas), SCHEMA, atlas)
+    return InspectResult(heads_view(atlas), SCHEMA, atlas)

@@ -6,22 +6,22 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 
 
-@looks()
+@inspect_command()
 def experts(
-    subject: Subject,
+    context: InspectContext,
     layer: Annotated[
         int | None, typer.Option("--layer", metavar="L", help="Only this block, counted from 0, with all weights.")
     ] = None,
-) -> Shown:
+) -> InspectResult:
     """Show which experts each token of a text is sent to, and how evenly the experts are used."""
     from llmcli.inspection.feed_forward.moe_routing import check_has_experts, expert_routing
     from llmcli.views.inspect.moe_routing import SCHEMA, ExpertsView
 
     # From the headers: a dense model need not be loaded for that.
-    check_has_experts(subject.checkpoint.name, subject.checkpoint.config)
-    with subject.progress("Reading") as progress:
-        result = expert_routing(subject.loaded, subject.ids, only=layer, progress=progress)
-    return Shown(ExpertsView(result), SCHEMA, result)
+    check_has_experts(context.checkpoint.name, context.checkpoint.config)
+    with context.progress("Reading") as progress:
+        result = expert_routing(context.loaded, context.ids, only=layer, progress=progress)
+    return InspectResult(ExpertsView(result), SCHEMA, result)

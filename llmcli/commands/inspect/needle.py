@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from llmcli.commands.shared import options
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 from llmcli.errors import UsageError
 
 
-@looks(text=None, chat=False)
+@inspect_command(text=None, chat=False)
 def needle(
-    subject: Subject,
+    context: InspectContext,
     facts: Annotated[
         int, typer.Option("--facts", metavar="K", help="Facts in a text, one of which is asked for.")
     ] = 20,
@@ -29,15 +29,15 @@ def needle(
     ] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template, not in raw text.")] = False,
     readable: options.Readable = False,
-) -> Shown:
+) -> InspectResult:
     """Ask for one fact among many, at several depths of a text, and show how probable the right answer is."""
     places = _numbers(depths)
-    loaded = subject.load(precise=readable)
+    loaded = context.load(precise=readable)
 
     from llmcli.inspection.evaluation.needle import needle as look_for_needle
     from llmcli.views.inspect.needle import SCHEMA, NeedleView
 
-    with subject.progress("Asking", "texts", estimate=True) as progress:
+    with context.progress("Asking", "texts", estimate=True) as progress:
         result = look_for_needle(
             loaded,
             facts=facts,
@@ -48,7 +48,7 @@ def needle(
             readable=readable,
             progress=progress,
         )
-    return Shown(NeedleView(result), SCHEMA, result)
+    return InspectResult(NeedleView(result), SCHEMA, result)
 
 
 def _numbers(text: str) -> list[float]:

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import typer
 
 from llmcli.commands.shared import output
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 from llmcli.errors import UsageError
 
 
-@looks()
+@inspect_command()
 def neurons(
-    subject: Subject,
+    context: InspectContext,
     position: Annotated[
         int,
         typer.Option("--position", metavar="N", help="After this token, counted from 0, or from the end if negative."),
@@ -32,7 +32,7 @@ def neurons(
         str | None, typer.Option("--expert", metavar="E", help='With --neuron: its expert, or "shared".')
     ] = None,
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="How many neurons to list.")] = 10,
-) -> Shown:
+) -> InspectResult:
     """Show which neurons wrote most into the next token's logit; with --layer and --neuron, one along the text."""
     if (layer is None) != (neuron is None):
         raise UsageError("Give --layer and --neuron together: neurons are numbered within their block.")
@@ -41,21 +41,21 @@ def neurons(
     if neuron is not None and target is not None:
         raise UsageError("--target does not go with --neuron: a neuron along a text is not about one token.")
     of_expert = _expert(expert)
-    loaded, ids = subject.loaded, subject.ids
+    loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.feed_forward.neurons import neuron_along
     from llmcli.inspection.feed_forward.neurons import neurons as strongest
     from llmcli.inspection.residual.logit_attribution import single_token
     from llmcli.views.inspect import neurons as views
 
-    with subject.progress("Reading") as progress:
+    with context.progress("Reading") as progress:
         if layer is not None and neuron is not None:
             along = neuron_along(loaded, ids, layer, neuron, expert=of_expert, progress=progress)
-            return Shown(views.NeuronAlongView(along), views.ALONG_SCHEMA, along)
+            return InspectResult(views.NeuronAlongView(along), views.ALONG_SCHEMA, along)
         (at,) = output.positions([position], len(ids), default=())
         wanted = None if target is None else single_token(loaded.tokenizer, target)
         found = strongest(loaded, ids, at, target=wanted, count=top, progress=progress)
-    return Shown(views.NeuronsView(found), views.SCHEMA, found, (views.NOTE,))
+    return InspectResult(views.NeuronsView(found), views.SCHEMA, found, (views.NOTE,))
 
 
 def _expert(expert: str | None) -> int | Literal["shared"] | None:

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 from llmcli.errors import UsageError
 from llmcli.views.terminal.progress import progress_bar
 
 
-@looks()
+@inspect_command()
 def token(
-    subject: Subject,
+    context: InspectContext,
     index: Annotated[
         str,
         typer.Argument(
@@ -31,16 +31,16 @@ def token(
         int, typer.Option("--top", metavar="K", min=1, help="How many candidates, heads and neurons to name.")
     ] = 5,
     seed: Annotated[int, typer.Option("--seed", help="For the heads and neurons that --verify compares with.")] = 0,
-) -> Shown:
+) -> InspectResult:
     """Show one token of a text: what else it could have been, what was read, and which heads and neurons wrote it."""
     number = _number(index)
-    loaded, ids = subject.loaded, subject.ids
+    loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.residual.logit_attribution import single_token
     from llmcli.inspection.token_card import inspect_token
     from llmcli.views.inspect import token_card as views
 
-    with progress_bar(enabled=not subject.quiet, unit="steps") as progress:
+    with progress_bar(enabled=not context.quiet, unit="steps") as progress:
         result = inspect_token(
             loaded,
             ids,
@@ -51,7 +51,7 @@ def token(
             seed=seed,
             progress=progress,
         )
-    return Shown(views.CardView(result), views.SCHEMA, result, (views.NOTE,))
+    return InspectResult(views.CardView(result), views.SCHEMA, result, (views.NOTE,))
 
 
 def _number(index: str) -> int | None:

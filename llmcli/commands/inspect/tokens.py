@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 
 
-@looks(weights=False, computes=False)
-def tokens(subject: Subject) -> Shown:
+@inspect_command(weights=False, computes=False)
+def tokens(context: InspectContext) -> InspectResult:
     """Show the tokens of a text: their pieces, ids and bytes, and which of them are control tokens."""
-    ids = subject.ids_without_weights
+    ids = context.ids_without_weights
 
     from llmcli.inspection.evaluation.tokenization import tokenization
     from llmcli.views.inspect.tokenization import SCHEMA, tokenization_view
 
-    result = tokenization(subject.text_parts.tokenizer, ids)
-    return Shown(tokenization_view(result), SCHEMA, result)
+    result = tokenization(context.text_parts.tokenizer, ids)
+    return InspectResult(tokenization_view(result), SCHEMA, result)

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from llmcli.commands.shared import options
-from llmcli.commands.shared.inspect_command import Shown, Subject, looks
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 
 _EACH_WORD = "*"
 
 
-@looks()
+@inspect_command()
 def without(
-    subject: Subject,
+    context: InspectContext,
     span: Annotated[
         str,
         typer.Argument(
@@ -38,14 +38,14 @@ def without(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="The most tokens of the model's own answer.")
     ] = 5,
-) -> Shown:
+) -> InspectResult:
     """Hide a part of a text from the model, or remove it, and see how much less probable its answer becomes."""
-    loaded, ids = subject.loaded, subject.ids
+    loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.causal import prompt_ablation as inspection
     from llmcli.views.inspect import prompt_ablation as views
 
-    within = subject.content if subject.chat else None
+    within = context.content if context.chat else None
     at: tuple[int, ...] = ()
     if positions:
         at = inspection.parse_positions(span, len(ids))
@@ -57,7 +57,7 @@ def without(
         said = inspection.answer_ids(loaded.tokenizer, answer)
     if at:
         result = inspection.without_span(loaded, ids, said, at)
-        return Shown(views.without_view(result), views.SCHEMA, result, [views.NOTE])
-    with subject.progress("Hiding words", "words") as progress:
+        return InspectResult(views.without_view(result), views.SCHEMA, result, [views.NOTE])
+    with context.progress("Hiding words", "words") as progress:
         scan = inspection.scan_words(loaded, ids, said, within=within, progress=progress)
-    return Shown(views.words_view(scan), views.WORDS_SCHEMA, scan, [views.WORDS_NOTE])
+    return InspectResult(views.words_view(scan), views.WORDS_SCHEMA, scan, [views.WORDS_NOTE])

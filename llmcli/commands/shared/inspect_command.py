@@ -28,7 +28,7 @@ _Described: TypeAlias = tuple[str, object, object]
 
 
 @dataclass(frozen=True)
-class Shown:
+class InspectResult:
     """What a look found: for a person, and for programs."""
 
     view: RenderableType
@@ -39,7 +39,7 @@ class Shown:
 
 
 @dataclass
-class Subject:
+class InspectContext:
     """What is looked at. Each part is had when it is first asked for, so that wrong options are told before."""
 
     text: str | None = None
@@ -107,7 +107,7 @@ class Subject:
             yield lambda done, total: report(what, done, total)
 
 
-def looks(
+def inspect_command(
     *,
     text: str | None = "The text to look at; - or nothing is piped text.",
     metavar: str = "[TEXT|-]",
@@ -115,8 +115,8 @@ def looks(
     weights: bool = True,
     computes: bool = True,
     title: str | None = None,
-) -> Callable[[Callable[..., Shown]], Callable[..., None]]:
-    """Make a command of a function of a `Subject` and options of its own, which returns what it found.
+) -> Callable[[Callable[..., InspectResult]], Callable[..., None]]:
+    """Make a command of a function of a `InspectContext` and options of its own, which returns what it found.
 
     `text` is the help of the text argument, None if there is none; `chat` says whether the text can be a message, and
     `weights` whether the model is loaded; a command that `computes` nothing starts without torch. `title` names the
@@ -144,17 +144,17 @@ def looks(
         ("quiet", options.Quiet, False),
     ]
 
-    def decorate(look: Callable[..., Shown]) -> Callable[..., None]:
+    def decorate(report: Callable[..., InspectResult]) -> Callable[..., None]:
         def command(**given: Any) -> None:
             mine = {parameter.name: given[parameter.name] for parameter in own}
-            shared = {name: value for name, value in given.items() if name in Subject.__dataclass_fields__}
+            shared = {name: value for name, value in given.items() if name in InspectContext.__dataclass_fields__}
             if chat:
                 base.check_template(given["invocation"], chat=given["chat"])
-            shown = look(Subject(**shared, computes=computes), **mine)
+            shown = report(InspectContext(**shared, computes=computes), **mine)
             output = {name: given[name] for name in ("as_json", "html", "svg")}
             base.present(shown.view, schema=shown.schema, value=shown.value, after=shown.after, title=title, **output)
 
-        own = list(inspect.signature(look, eval_str=True).parameters.values())[1:]
+        own = list(inspect.signature(report, eval_str=True).parameters.values())[1:]
         required = [parameter for parameter in own if parameter.default is parameter.empty]
         optional = [parameter for parameter in own if parameter.default is not parameter.empty]
         invocation = [inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
@@ -165,7 +165,7 @@ def looks(
             *optional,
             *map(_parameter, after),
         ]
-        command.__name__, command.__doc__ = look.__name__, look.__doc__
+        command.__name__, command.__doc__ = report.__name__, report.__doc__
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         # What Typer reads options from.
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from llmcli.paths import settings_path
 from llmcli.text.decode_bytes import text_from_bytes
 
 # What is said anew each time.
-_ARGUMENTS = {"prompt", "text", "files", "go_on", "resume", "out", "fill_in"}
+_ARGUMENTS = {"prompt", "text", "files", "continue_latest", "resume", "out", "fill_in"}
 _LARGEST_BYTES = 16 << 20
 # Flags with two long names, of which the parameter has the other.
 _OTHER_NAMES = {"chat_template": "template"}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
+class ReportOptions:
     """What a user asked to see of each token."""
 
     probs: bool = False
@@ -32,35 +32,35 @@ class Look:
     """What attention is summed over."""
 
 
-def attention_watch(loaded: LoadedModel, said: Sequence[Message], look: Look) -> AttentionWatch | None:
+def attention_watch(loaded: LoadedModel, said: Sequence[Message], report: ReportOptions) -> AttentionWatch | None:
     """Who looks on, if asked to, in a text that consists of the messages `said`.
 
     Raises:
         UsageError: attention is to be summed by message, but there are none.
     """
-    if not look.attention:
+    if not report.attention:
         return None
     from llmcli.inspection.attention.observer import AttentionWatch
     from llmcli.inspection.core.text_spans import Spans
 
-    if look.by == "message" and not said:
+    if report.by == "message" and not said:
         raise UsageError("--attention-by message needs a conversation; raw text has no messages.")
-    return AttentionWatch(loaded.model, loaded.tokenizer, spans=Spans(look.by, loaded.tokenizer, said))
+    return AttentionWatch(loaded.model, loaded.tokenizer, spans=Spans(report.by, loaded.tokenizer, said))
 
 
-def explain(tokenizer: Tokenizer, steps: Sequence[Step], look: Look) -> None:
+def explain(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions) -> None:
     """On stderr: the legend of the colours and what the reply comes to; tables of its tokens if asked for, or if there
     are no colours; what was read for each.
     """
-    if not (look.probs or look.top or look.attention) or not steps:
+    if not (report.probs or report.top or report.attention) or not steps:
         return
-    coloured = look.probs and sys.stdout.isatty() and terminal.console_out().color_system is not None
+    coloured = report.probs and sys.stdout.isatty() and terminal.console_out().color_system is not None
     console = terminal.console_err()
-    for view in _views(tokenizer, steps, look, coloured=coloured):
+    for view in _views(tokenizer, steps, report, coloured=coloured):
         console.print(view)
 
 
-def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, prefill: str) -> RenderableType:
+def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions, *, prefill: str) -> RenderableType:
     """The reply in colours, with all that `explain` would say below it."""
     from rich.console import Group
     from rich.text import Text
@@ -69,22 +69,24 @@ def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, prefi
     from llmcli.views.widgets.token_table import step_style, styled
 
     text = styled((tokenizer.token_bytes(step.id), step_style(step)) for step in steps)
-    more = _views(tokenizer, steps, replace(look, probs=True), coloured=True) if steps else []
+    more = _views(tokenizer, steps, replace(report, probs=True), coloured=True) if steps else []
     return Group(Text(visible(prefill)) + text, "", *more)
 
 
-def _views(tokenizer: Tokenizer, steps: Sequence[Step], look: Look, *, coloured: bool) -> list[RenderableType]:
+def _views(
+    tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions, *, coloured: bool
+) -> list[RenderableType]:
     from rich.text import Text
 
     from llmcli.views.inspect.attention import NOTE, read_table
     from llmcli.views.widgets.token_table import legend, reply_summary, token_table
 
     views: list[RenderableType] = [legend(proposed=any(step.origin != "model" for step in steps))] if coloured else []
-    if look.top or (look.probs and not coloured):
-        views.append(token_table(steps, look.top, tokenizer.token_bytes))
-    if look.probs or look.top:
+    if report.top or (report.probs and not coloured):
+        views.append(token_table(steps, report.top, tokenizer.token_bytes))
+    if report.probs or report.top:
         views.append(reply_summary(steps))
-    if look.attention:
+    if report.attention:
         rows = [(step.index, tokenizer.token_bytes(step.id), step.attention) for step in steps if step.attention]
         views += [read_table(rows), Text(NOTE, style="dim")]
     return views

@@ -22,7 +22,7 @@ MOST_ROWS = 16
 """The most texts that go on together. With more, a pass costs in proportion to its rows on a CPU."""
 
 
-class Rows(Protocol):
+class BatchBackend(Protocol):
     """Places for texts, each numbered, that are read one after another and go on together."""
 
     @property
@@ -43,7 +43,7 @@ class Rows(Protocol):
         """The text of `row` is over."""
 
 
-def make_rows(model: Transformer, step: FastStep | None, size: int | None, *, why_readable: str = "") -> Rows:
+def make_rows(model: Transformer, step: FastStep | None, size: int | None, *, why_readable: str = "") -> BatchBackend:
     """Places for `size` texts, by default as many as can go on together and still be what each would be alone.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread, peak_memory_bytes
-from llmcli.engine.batch.backends import Rows
+from llmcli.engine.batch.backends import BatchBackend
 from llmcli.engine.context_limit import allowed_context, check_prompt
 from llmcli.engine.events import FinishReason
 from llmcli.engine.interrupt import Interruption
@@ -40,7 +40,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Reply:
+class BatchReply:
     """What was said to it."""
 
     text: str
@@ -70,7 +70,7 @@ class Batch:
         self,
         model: Transformer,
         tokenizer: Tokenizer,
-        rows: Rows,
+        rows: BatchBackend,
         *,
         stop_ids: Collection[int] = (),
         stop_texts: Sequence[str] = (),
@@ -91,15 +91,15 @@ class Batch:
 
     def run(
         self, requests: Iterable[Request | LlmcliError], interruption: Interruption | None = None
-    ) -> Iterator[Reply | LlmcliError]:
+    ) -> Iterator[BatchReply | LlmcliError]:
         """For each request its reply, or why there is none, in their order; an error among them passes through.
 
         Requests are taken as they are needed. When an interruption is requested, what is not finished is dropped.
         """
         interruption = interruption or Interruption()
         waiting = iter(requests)
-        texts: dict[int, _Text] = {}
-        done: dict[int, Reply | LlmcliError] = {}
+        texts: dict[int, _GrowingReply] = {}
+        done: dict[int, BatchReply | LlmcliError] = {}
         begun = given = 0
         more = True
         try:
@@ -111,7 +111,7 @@ class Batch:
                         break
                     row = next(row for row in range(self._rows.size) if row not in texts)
                     outcome = self._begin(row, begun, request, interruption)
-                    if isinstance(outcome, _Text):
+                    if isinstance(outcome, _GrowingReply):
                         texts[row] = outcome
                     else:
                         done[begun] = outcome
@@ -136,14 +136,14 @@ class Batch:
 
     def _begin(
         self, row: int, number: int, request: Request | LlmcliError, interruption: Interruption
-    ) -> _Text | Reply | LlmcliError:
+    ) -> _GrowingReply | BatchReply | LlmcliError:
         if isinstance(request, LlmcliError):
             return request
         try:
             check_prompt(request.ids, self._context_length)
         except LlmcliError as error:
             return error
-        text = _Text(number, request, self._tokenizer, self._stop_ids, self._stop_texts, self._context_length)
+        text = _GrowingReply(number, request, self._tokenizer, self._stop_ids, self._stop_texts, self._context_length)
         started = time.perf_counter()
         with interruption.computing():
             logits = self._read(row, text)
@@ -153,7 +153,7 @@ class Batch:
         self.stats.prompt_tokens += len(request.ids)
         return self._finish(row, text) if text.over else text
 
-    def _advance(self, texts: dict[int, _Text], interruption: Interruption) -> None:
+    def _advance(self, texts: dict[int, _GrowingReply], interruption: Interruption) -> None:
         """One more token for each text."""
         started = time.perf_counter()
         with interruption.computing():
@@ -167,14 +167,14 @@ class Batch:
                 self._take(text, logits[row])
         self.stats.writing_s += time.perf_counter() - started
 
-    def _read(self, row: int, text: _Text) -> Tensor | NotFiniteError:
+    def _read(self, row: int, text: _GrowingReply) -> Tensor | NotFiniteError:
         """Logits (V,) after the text, or that they are not numbers: the other texts go on."""
         try:
             return self._rows.read(row, text.ids, text.expected)
         except NotFiniteError as error:
             return error
 
-    def _step(self, rows: Sequence[int], texts: dict[int, _Text]) -> Iterable[Tensor | NotFiniteError]:
+    def _step(self, rows: Sequence[int], texts: dict[int, _GrowingReply]) -> Iterable[Tensor | NotFiniteError]:
         """Logits (V,) after the next token of each text."""
         try:
             return self._rows.step(rows, [texts[row].ids[-1] for row in rows])
@@ -182,20 +182,20 @@ class Batch:
             # Passes over several texts are not checked, so the only one is to blame.
             return [error] * len(rows)
 
-    def _take(self, text: _Text, logits: Tensor | NotFiniteError) -> None:
+    def _take(self, text: _GrowingReply, logits: Tensor | NotFiniteError) -> None:
         text.take(logits if isinstance(logits, NotFiniteError) else logits[: self._vocab_size])
         if isinstance(text.error, NotFiniteError):
             device = self._model.device
             text.error = located(text.error, lambda part: self._model(torch.tensor([part], device=device)), text.ids)
 
-    def _outgrew(self, text: _Text) -> bool:
+    def _outgrew(self, text: _GrowingReply) -> bool:
         """Whether a text got longer than expected and is rotated in another way from here on: it is read anew, once."""
         if len(text.ids) <= text.expected or self._model.rotated_alike(text.expected, len(text.ids)):
             return False
         text.expected = self._context_length
         return True
 
-    def _finish(self, row: int, text: _Text) -> Reply | LlmcliError:
+    def _finish(self, row: int, text: _GrowingReply) -> BatchReply | LlmcliError:
         self._rows.leave(row)
         if text.error is not None:
             return text.error
@@ -210,7 +210,7 @@ class Batch:
         return one_thread() if self._model.device.type == "cpu" else nullcontext()
 
 
-class _Text:
+class _GrowingReply:
     """One reply as it grows."""
 
     def __init__(
@@ -264,7 +264,7 @@ class _Text:
         elif len(self.ids) == self._context_length:
             self.reason = "context"
 
-    def reply(self) -> Reply:
+    def reply(self) -> BatchReply:
         """What was said."""
         assert self.reason is not None
         if self._stops.met is None:
@@ -274,4 +274,4 @@ class _Text:
         if self._request.thinks:
             thinking, answer = thought_and_answer(self._tokenizer, self._request.ids, answer)
         generated = len(self.ids) - self._prompt_tokens
-        return Reply(answer, thinking, self._prompt_tokens, generated, self.reason)
+        return BatchReply(answer, thinking, self._prompt_tokens, generated, self.reason)

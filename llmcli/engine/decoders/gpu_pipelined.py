@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.sampler import Sampler, check_chosen
 
 
-class Drawn:
+class PipelinedDecoder:
     """The tokens of a reply after the first."""
 
-    def __init__(self, reader: Reader, sampler: Sampler, *, longest: int) -> None:
+    def __init__(self, prefix_cache: PrefixCache, sampler: Sampler, *, longest: int) -> None:
         """The text becomes `longest` tokens long at most."""
-        self._reader, self._sampler, self._longest = reader, sampler, longest
+        self._prefix_cache, self._sampler, self._longest = prefix_cache, sampler, longest
         # The length of the text with all tokens that have been chosen, seen or not; 0: not begun.
         self._length = 0
 
@@ -27,19 +27,19 @@ class Drawn:
         Raises:
             NotFiniteError: the model's output is not a number.
         """
-        if not self._reader.can_draw(len(ids)):
+        if not self._prefix_cache.can_draw(len(ids)):
             self.end(ids[:-1])
-            return self._sampler.choose(self._reader.read(ids), ids)
+            return self._sampler.choose(self._prefix_cache.read(ids), ids)
         if not self._length:
-            self._reader.begin_to_draw(self._sampler.params, ids)
+            self._prefix_cache.begin_to_draw(self._sampler.params, ids)
             self._length = len(ids)
-        while self._length < min(len(ids) + 2, self._longest) and self._reader.can_draw(self._length):
-            self._reader.draw(*self._sampler.uniforms(1))
+        while self._length < min(len(ids) + 2, self._longest) and self._prefix_cache.can_draw(self._length):
+            self._prefix_cache.draw(*self._sampler.uniforms(1))
             self._length += 1
-        return check_chosen(self._reader.drawn())
+        return check_chosen(self._prefix_cache.drawn())
 
     def end(self, ids: Sequence[int]) -> None:
         """The text is `ids`: what was read beyond them is forgotten."""
         if self._length:
             self._length = 0
-            self._reader.settle(ids)
+            self._prefix_cache.accept_tokens(ids)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 
-from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.sampler import Sampler, check_chosen
 
 # For so long, in seconds, nobody looks: text appears thirty times a second.
@@ -20,12 +20,12 @@ _UNSEEN_S = 1 / 30
 _MOST = 8
 
 
-class Burst:
+class MultiStepDecoder:
     """The tokens of a reply after the first."""
 
-    def __init__(self, reader: Reader, sampler: Sampler, *, longest: int, ends: Collection[int]) -> None:
+    def __init__(self, prefix_cache: PrefixCache, sampler: Sampler, *, longest: int, ends: Collection[int]) -> None:
         """The text becomes `longest` tokens long at most, and one of `ends` ends it."""
-        self._reader, self._sampler, self._longest, self._ends = reader, sampler, longest, tuple(ends)
+        self._prefix_cache, self._sampler, self._longest, self._ends = prefix_cache, sampler, longest, tuple(ends)
         self._unseen: deque[int] = deque()
         self._count = 1
         self.seconds_each = 0.0
@@ -48,16 +48,16 @@ class Burst:
 
     def end(self, ids: Sequence[int]) -> None:
         """The text is `ids`: what was read beyond them is forgotten."""
-        self._reader.settle(ids)
+        self._prefix_cache.accept_tokens(ids)
 
     def _chosen(self, ids: Sequence[int], count: int) -> list[int]:
         started = time.perf_counter()
-        count = min(count, self._reader.most_burst(len(ids)), self._longest - len(ids))
+        count = min(count, self._prefix_cache.most_burst(len(ids)), self._longest - len(ids))
         if count < 1:
-            chosen = [self._sampler.choose(self._reader.read(ids), ids)]
+            chosen = [self._sampler.choose(self._prefix_cache.read(ids), ids)]
         else:
             uniforms = self._sampler.uniforms(count)
-            chosen = self._reader.read_burst(ids, self._sampler.params, uniforms, self._ends)
+            chosen = self._prefix_cache.read_burst(ids, self._sampler.params, uniforms, self._ends)
             self._sampler.give_back(uniforms[len(chosen) :])
         self.seconds_each = (time.perf_counter() - started) / len(chosen)
         self._count = max(1, min(_MOST, int(_UNSEEN_S / self.seconds_each)))

@@ -154,9 +154,9 @@ class EndingSearch:
     def _search(
         self, looks: int, longest: int, known: bytes, alike: int, *, by_heart: bool
     ) -> tuple[bytes | None, int]:
-        level = [_Text(b"", self._matcher.deep_copy(), self._json)]
+        level = [_FoundText(b"", self._matcher.deep_copy(), self._json)]
         while level and looks > 0:
-            following: list[_Text] = []
+            following: list[_FoundText] = []
             for text in level:
                 ways = self._ways(text, by_heart=by_heart)
                 looks -= len(ways)
@@ -178,7 +178,7 @@ class EndingSearch:
             level = _chosen(following, alike)
         return None, looks
 
-    def _ways(self, text: _Text, *, by_heart: bool) -> list[bytes]:
+    def _ways(self, text: _FoundText, *, by_heart: bool) -> list[bytes]:
         """Bytes to try after `text`; with `by_heart`, of many only representatives that were remembered."""
         forced = bytes(text.matcher.compute_ff_tokens())
         if forced:
@@ -194,7 +194,7 @@ class EndingSearch:
         return list(compress(order, picked(follows)))
 
 
-class _Text:
+class _FoundText:
     """A text found by a search."""
 
     def __init__(
@@ -212,10 +212,10 @@ class _Text:
         self.seen = seen | {self.follows}
         """The sets of bytes that could follow at each place so far."""
 
-    def then(self, data: bytes, matcher: LLMatcher, *, is_hint: bool) -> _Text:
+    def then(self, data: bytes, matcher: LLMatcher, *, is_hint: bool) -> _FoundText:
         """The text that goes on with `data`, after which `matcher` says what follows."""
         hints = self.hints | {data} if is_hint else self.hints
-        return _Text(self.data + data, matcher, self.json and self.json.after(data), self.seen, hints)
+        return _FoundText(self.data + data, matcher, self.json and self.json.after(data), self.seen, hints)
 
     @property
     def progress(self) -> int:
@@ -223,9 +223,9 @@ class _Text:
         return len(self.seen) + len(self.hints)
 
 
-def _chosen(texts: list[_Text], alike: int) -> list[_Text]:
+def _chosen(texts: list[_FoundText], alike: int) -> list[_FoundText]:
     """The texts furthest along, and of alike ones at most `alike`."""
-    chosen: list[_Text] = []
+    chosen: list[_FoundText] = []
     counts: dict[tuple[bytes, frozenset[bytes]], int] = {}
     for text in sorted(texts, key=lambda text: -text.progress):
         counts[text.alike] = counts.get(text.alike, 0) + 1

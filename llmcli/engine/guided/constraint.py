@@ -19,7 +19,7 @@ from llmcli.engine.guided.json_state import leading_digits
 from llmcli.engine.sampler import Sampler
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 
 # The longest ending that is looked for, in bytes: greedily, and in a search.
 _LONGEST, _DEEPEST = 16_384, 1024
@@ -291,7 +291,7 @@ def _their_tokenizer(tokenizer: Tokenizer, data: Sequence[bytes]) -> Any:
 
     end = tokenizer.vocab_size
 
-    class Described:
+    class TokenizerView:
         eos_token_id, bos_token_id = end, None
         tokens: Sequence[bytes] = [*data, b"<end>"]
         special_token_ids: Sequence[int] = [
@@ -300,7 +300,7 @@ def _their_tokenizer(tokenizer: Tokenizer, data: Sequence[bytes]) -> Any:
         ]
 
         def __call__(self, text: bytes) -> list[int]:
-            segment = Segment(text.decode("utf-8", errors="replace"), trusted=False)
+            segment = TextSegment(text.decode("utf-8", errors="replace"), trusted=False)
             return tokenizer.encode_segments([segment], continuation=True)
 
-    return LLTokenizer(TokenizerWrapper(Described()), n_vocab=end + 1, eos_token=end)
+    return LLTokenizer(TokenizerWrapper(TokenizerView()), n_vocab=end + 1, eos_token=end)

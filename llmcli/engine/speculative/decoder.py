@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import Tensor
 
-from llmcli.engine.decoders.multi_step import Burst
+from llmcli.engine.decoders.multi_step import MultiStepDecoder
 from llmcli.engine.events import Origin
-from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.sampler import Sampler
-from llmcli.engine.speculative.draft_length import Chance, Costs
+from llmcli.engine.speculative.draft_length import AcceptanceRate, StepCosts
 from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.engine.speculative.prompt_lookup import LONGEST, SHORTEST, Lookup, Match
 from llmcli.engine.speculative.rejection_sampling import Proposal
@@ -37,17 +37,17 @@ _BURST = 4
 _LOSS, _LOSS_SHARE = 0.5, 0.01
 
 
-class Speculation:
+class SpeculationState:
     """Who proposes, and what was learned of them and of this machine; kept from one reply to the next."""
 
     def __init__(self, *, lookup: bool = False, draft: DraftModel | None = None, tokens: int | None = None) -> None:
         """`tokens` is how many are proposed at a time: None is as many as pay, by what is measured."""
         self.lookup, self.draft, self.tokens = lookup, draft, tokens
-        self.costs = Costs()
-        self.of_match = [Chance(prior, _MATCH_WEIGHT) for prior in _MATCH_CHANCES]
-        self.of_draft = Chance(_DRAFT_CHANCE, _DRAFT_WEIGHT)
+        self.costs = StepCosts()
+        self.of_match = [AcceptanceRate(prior, _MATCH_WEIGHT) for prior in _MATCH_CHANCES]
+        self.of_draft = AcceptanceRate(_DRAFT_CHANCE, _DRAFT_WEIGHT)
 
-    def match_chance(self, length: int) -> Chance:
+    def match_chance(self, length: int) -> AcceptanceRate:
         """The chance of a token that follows a match of `length`."""
         return self.of_match[min(length, LONGEST) - SHORTEST]
 
@@ -68,7 +68,7 @@ class Tally:
     plain_seconds: float = 0.0
 
 
-class Ahead:
+class SpeculativeDecoder:
     """One reply's next tokens, verified as far ahead as proposals go.
 
     `chosen` decides what is proposed, and goes on where that is nothing; otherwise `next` says what the model makes of
@@ -77,22 +77,22 @@ class Ahead:
 
     def __init__(
         self,
-        reader: Reader,
-        speculation: Speculation,
+        prefix_cache: PrefixCache,
+        speculation: SpeculationState,
         sampler: Sampler,
         *,
         longest: int,
         expected: int,
         stop_ids: Collection[int],
         constrained: bool,
-        burst: Burst | None = None,
+        burst: MultiStepDecoder | None = None,
     ) -> None:
         """The text may have `longest` tokens, and is known to become `expected` tokens long.
 
         Where nothing is proposed, a `burst` goes on. Where the reply is `constrained`, not all of what a draft model
         could draw can come, so it does not draw.
         """
-        self._reader, self._speculation = reader, speculation
+        self._prefix_cache, self._speculation = prefix_cache, speculation
         self._lookup = Lookup() if speculation.lookup else None
         self._drawn = sampler.params.temperature > 0 and not constrained
         self._drafting = sampler
@@ -102,9 +102,9 @@ class Ahead:
         self._burst, self._bursting = burst, False
         self._rows: Tensor | None = None
         self._proposals: list[Proposal] = []
-        self._chances: list[Chance] = []
+        self._chances: list[AcceptanceRate] = []
         self._at = 0
-        self._followed: tuple[Chance, int] | None = None
+        self._followed: tuple[AcceptanceRate, int] | None = None
         self._started = self._proposed_s = 0.0
         self._saved = 0.0
         self.tally = Tally()
@@ -171,8 +171,8 @@ class Ahead:
 
     def _look(self, ids: Sequence[int]) -> None:
         """Decide what to propose after `ids`."""
-        if self._reader.length >= len(ids):
-            self._reader.go_back(len(ids) - 1)
+        if self._prefix_cache.length >= len(ids):
+            self._prefix_cache.go_back(len(ids) - 1)
         self._started = time.perf_counter()
         self._proposals, self._chances = self._propose(ids)
         self._at = 0
@@ -180,9 +180,9 @@ class Ahead:
 
     def _pass(self, ids: Sequence[int]) -> None:
         if self._proposals:
-            self._rows = self._reader.read_each([*ids, *(proposal.token for proposal in self._proposals)])
+            self._rows = self._prefix_cache.read_each([*ids, *(proposal.token for proposal in self._proposals)])
         else:
-            self._rows = self._reader.read(ids)[None]
+            self._rows = self._prefix_cache.read(ids)[None]
 
     def _measure(self) -> None:
         """Right after the choice: on a GPU a pass is over when somebody looks at what it gave."""
@@ -203,7 +203,7 @@ class Ahead:
         elif self._proposals[0].origin == "lookup":
             self._saved -= costs.ratio(count + 1) - 1
 
-    def _propose(self, ids: Sequence[int]) -> tuple[list[Proposal], list[Chance]]:
+    def _propose(self, ids: Sequence[int]) -> tuple[list[Proposal], list[AcceptanceRate]]:
         speculation = self._speculation
         if speculation.tokens is None and not speculation.costs.plain_is_known:
             return [], []
@@ -211,7 +211,7 @@ class Ahead:
         # Nearly every token of a free text comes this way: whatever follows would be time lost.
         if match is None and speculation.draft is None:
             return [], []
-        most = min(self._longest - len(ids), self._reader.most_each(len(ids))) - 1
+        most = min(self._longest - len(ids), self._prefix_cache.most_each(len(ids))) - 1
         most = min(most, MOST_PROPOSED if speculation.tokens is None else speculation.tokens)
         if most < 1:
             return [], []

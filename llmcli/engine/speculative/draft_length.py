@@ -19,7 +19,7 @@ _FIRST_PLAIN, _PLAIN_AGAIN = 3, 32
 _KEPT, _KEPT_UNTRIED = 0.97, 0.995
 
 
-class Chance:
+class AcceptanceRate:
     """How often a token of some kind is taken: a mean over those seen, of which the latest count most."""
 
     def __init__(self, prior: float, weight: float) -> None:
@@ -42,7 +42,7 @@ class Chance:
         self._seen = _KEPT_UNTRIED * self._seen + (1 - _KEPT_UNTRIED) * self._prior[1]
 
 
-class Costs:
+class StepCosts:
     """What passes of several tokens cost, in passes of one token."""
 
     def __init__(self) -> None:

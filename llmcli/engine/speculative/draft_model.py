@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
-from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.speculative.draft_length import mixed
 from llmcli.engine.speculative.rejection_sampling import Proposal
@@ -26,8 +26,8 @@ def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
 class DraftModel:
     """Reads along with the text that another model says, and goes on with it."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, prefix_cache: PrefixCache) -> None:
+        self._prefix_cache = prefix_cache
         self._agreed = 0
         self._begun = False
         self.seconds_each: float | None = None
@@ -39,7 +39,7 @@ class DraftModel:
 
     def room(self, length: int) -> int:
         """How many tokens can be proposed after a text of `length`."""
-        return max(0, self._reader.context_length - length)
+        return max(0, self._prefix_cache.context_length - length)
 
     def propose(
         self, ids: Sequence[int], count: int, sampler: Sampler, *, expected: int, stop_ids: Collection[int], drawn: bool
@@ -49,23 +49,23 @@ class DraftModel:
         They are `drawn` as `sampler` would, or each what it would choose.
         """
         started = time.perf_counter()
-        reader = self._reader
+        prefix_cache = self._prefix_cache
         if not self._begun:
-            self._agreed = reader.begin(ids, min(expected, reader.context_length))
+            self._agreed = prefix_cache.begin(ids, min(expected, prefix_cache.context_length))
             self._begun = True
         else:
-            self._agreed = reader.agree(ids, self._agreed)
+            self._agreed = prefix_cache.agree(ids, self._agreed)
         behind = len(ids) - self._agreed
         text, proposals = list(ids), list[Proposal]()
         while len(proposals) < count and not (proposals and proposals[-1].token in stop_ids):
             try:
-                logits = reader.read(text)
-                with reader.undisturbed():
+                logits = prefix_cache.read(text)
+                with prefix_cache.undisturbed():
                     distribution = sampler.distribution(logits, text) if drawn else None
                     token = sampler.choose(logits, text) if distribution is None else sampler.draw(distribution)
             except NotFiniteError as error:
                 # Located here: the engine would look for the layer in the other model.
-                raise NotFiniteError(f"The draft model: {reader.located(error, text)}", located=True) from None
+                raise NotFiniteError(f"The draft model: {prefix_cache.located(error, text)}", located=True) from None
             proposals.append(Proposal(token, "draft", distribution))
             text.append(token)
         if proposals and behind <= _CAUGHT_UP:

@@ -24,7 +24,7 @@ class Proposal:
     """What it was drawn from, (V,); None: there was no choice, so that it had the probability 1."""
 
 
-def settle(distribution: Tensor, proposal: Proposal | None, sampler: Sampler) -> int:
+def accept_or_resample(distribution: Tensor, proposal: Proposal | None, sampler: Sampler) -> int:
     """The next token: the proposed one, or another of the model's `distribution` (V,).
 
     The chance of each token is what `distribution` gives it, whatever was proposed: a token x, drawn from q, is taken

@@ -84,7 +84,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class HeadAblation:
     """The loss on the second r, in nats a token but its first, with heads on and off."""
 
     heads: tuple[Head, ...]
@@ -111,7 +111,7 @@ class HeadAtlas:
     bos: bool
     seed: int | None
     heads: tuple[HeadScores, ...]
-    ablation: Ablation | None = None
+    ablation: HeadAblation | None = None
 
 
 def random_repeats(loaded: LoadedModel, *, length: int = 50, batch: int = 4, seed: int = 0) -> Repeats:
@@ -179,7 +179,7 @@ def ablate_induction(
     draws: int = 5,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Ablation:
+) -> HeadAblation:
     """How much harder the second r is without the `count` strongest induction heads, and without as many others.
 
     Raises:
@@ -206,7 +206,7 @@ def ablate_induction(
         if progress is not None:
             progress(done, len(sets))
     before, without, *random = losses
-    return Ablation(tuple(Head(*place) for place in chosen), before, without, tuple(random))
+    return HeadAblation(tuple(Head(*place) for place in chosen), before, without, tuple(random))
 
 
 def _is_ordinary(tokenizer: Tokenizer, token: int) -> bool:

@@ -22,7 +22,7 @@ from llmcli.engine import AttentionRow, Read
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import passes
 from llmcli.inspection.core.hooks import AttentionCall, on_attention
-from llmcli.inspection.core.text_spans import Span
+from llmcli.inspection.core.text_spans import TextSpan
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.inspection.core.value_norms import ValueLengths
 from llmcli.text.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def read_at(
     only: Collection[int] | None = None,
     head: int | None = None,
     each_block: bool = False,
-    spans: Sequence[Span] = (),
+    spans: Sequence[TextSpan] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Reading, ...]:
     """What the rows at `positions` (ascending) of a text read: of each the `top` tokens or, if given, `spans`.
@@ -156,7 +156,7 @@ def summary(
     *,
     top: int = 5,
     only: Collection[int] | None = None,
-    spans: Sequence[Span] = (),
+    spans: Sequence[TextSpan] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> AttentionSummary:
     """`read_at` for a view: with what each block read, where there is a single position."""
@@ -183,7 +183,7 @@ def attention_row(
     moved: Tensor,
     *,
     top: int,
-    spans: Sequence[Span] = (),
+    spans: Sequence[TextSpan] = (),
 ) -> AttentionRow:
     """A row in words; `attention` and `moved` (S,) are its plain and its weighted means over all positions so far."""
     sink = float(attention[0])
@@ -202,6 +202,6 @@ def attention_row(
     read = []
     for weight, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         if weight > 0:
-            span = spans[index] if spans else Span(tokenizer.token_text(ids[index]), index, index + 1)
+            span = spans[index] if spans else TextSpan(tokenizer.token_text(ids[index]), index, index + 1)
             read.append(Read(span.start, span.text, weight))
     return AttentionRow(position, sink, own, tuple(read))

@@ -173,13 +173,13 @@ class _Runs:
         drowned[:, list(subject)] += (_NOISE * embedding.float().std() * noise).to(embedding.dtype)
         self._trunk = model.new_cache(batch=samples, capacity=len(ids))
         self._trunk.begin(len(ids))
-        self.corrupted, _ = self._read(lambda: model.go_on(drowned, 0, cache=self._trunk))
+        self.corrupted, _ = self._read(lambda: model.run_from_layer(drowned, 0, cache=self._trunk))
         """(B, T, C) each: the residual stream of the drowned texts before each block, and after the last."""
         self.corrupted[0] = drowned
 
     def answer_probabilities(self, last: Tensor, answer: int) -> Tensor:
         """Of the answer, (N,), for residual streams (N, C) after the last block and the last token."""
-        logits = self._loaded.model.read_out(last)[:, : self._loaded.tokenizer.vocab_size]
+        logits = self._loaded.model.unembed(last)[:, : self._loaded.tokenizer.vocab_size]
         return logits.float().softmax(-1)[:, answer]
 
     def with_variants(self, variants: Sequence[_Variant], at: int, answer: int) -> list[float]:
@@ -199,8 +199,8 @@ class _Runs:
                 begun += len(joining)
             if layer < layers:
                 branch = BranchCache(self._trunk, model.config.layers, at)
-                with self._put_back(variants[:begun], layer, at):
-                    x = model.go_on(x, layer, layer + 1, start=at, cache=branch)
+                with self._restore(variants[:begun], layer, at):
+                    x = model.run_from_layer(x, layer, layer + 1, start=at, cache=branch)
         found = self.answer_probabilities(x[:, -1], answer)
         return [float(each) for each in found.view(len(variants), self._samples).mean(1)]
 
@@ -213,7 +213,7 @@ class _Runs:
         return x
 
     @contextmanager
-    def _put_back(self, variants: Sequence[_Variant], layer: int, at: int) -> Iterator[None]:
+    def _restore(self, variants: Sequence[_Variant], layer: int, at: int) -> Iterator[None]:
         """Let a block add at one token what it added without noise, in the rows of variants that say so."""
         hooks = []
         for part in _PARTS:
@@ -222,13 +222,13 @@ class _Runs:
             if not bool(rows.any()):
                 continue
 
-            def put_back(_module: nn.Module, _inputs: object, output: Tensor, *, part: Part, rows: Tensor) -> Tensor:
+            def restore(_module: nn.Module, _inputs: object, output: Tensor, *, part: Part, rows: Tensor) -> Tensor:
                 output = output.clone()
                 output[rows.to(output.device), 0] = self._added[layer][part][0, at]
                 return output
 
             block = blocks(self._loaded.model)[layer]
-            hooks.append(adder(block, part).register_forward_hook(partial(put_back, part=part, rows=rows)))
+            hooks.append(adder(block, part).register_forward_hook(partial(restore, part=part, rows=rows)))
         with removed(hooks):
             yield
 

@@ -24,7 +24,7 @@ from llmcli.inspection.core.distributions import change
 from llmcli.inspection.core.text_spans import words
 from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 
 _RANGES = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", re.ASCII)
 _COMPARED = 200  # characters of a text that is looked for in vain
@@ -151,7 +151,7 @@ def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
     Raises:
         UsageError: it is empty.
     """
-    ids = tokenizer.encode_segments([Segment(answer, trusted=False)], continuation=True)
+    ids = tokenizer.encode_segments([TextSegment(answer, trusted=False)], continuation=True)
     if not ids:
         raise UsageError("The answer is empty.")
     return ids

@@ -39,7 +39,7 @@ def logprobs_from(model: Transformer, ids: Tensor, first: int, vocab_size: int) 
     with on_residual(model, keep):
         model(ids, only_last=True)
     for places in torch.split(residual[0], max(1, _ROWS_AT_ONCE // len(ids)), dim=1):
-        yield model.read_out(places)[..., :vocab_size].float().log_softmax(-1)
+        yield model.unembed(places)[..., :vocab_size].float().log_softmax(-1)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ Unit: TypeAlias = Literal["token", "word", "line", "message"]
 
 
 @dataclass(frozen=True)
-class Span:
+class TextSpan:
     """The tokens from `start` up to, but not with, `stop`."""
 
     text: str
@@ -28,9 +28,9 @@ class Spans:
     def __init__(self, unit: Unit, tokenizer: Tokenizer, said: Sequence[Message] = ()) -> None:
         """`said` is what messages are found by."""
         self._unit, self._tokenizer, self._said = unit, tokenizer, said
-        self._found: list[Span] = []
+        self._found: list[TextSpan] = []
 
-    def of(self, ids: Sequence[int]) -> list[Span]:
+    def of(self, ids: Sequence[int]) -> list[TextSpan]:
         """The stretches of `ids`, which begin with those of the last call; none for single tokens."""
         if self._unit == "token":
             return []
@@ -44,11 +44,11 @@ class Spans:
         # The last may go on.
         start = self._found.pop().start if self._found else 0
         more = cut(self._tokenizer, ids[start:])
-        self._found += [Span(span.text, span.start + start, span.stop + start) for span in more]
+        self._found += [TextSpan(span.text, span.start + start, span.stop + start) for span in more]
         return self._found
 
 
-def words(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Span]:
+def words(tokenizer: Tokenizer, ids: Sequence[int]) -> list[TextSpan]:
     """A word begins with the white space before it; a control token stands alone."""
 
     def begins(at: int) -> bool:
@@ -59,12 +59,12 @@ def words(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Span]:
     return _cut(tokenizer, ids, begins)
 
 
-def lines(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Span]:
+def lines(tokenizer: Tokenizer, ids: Sequence[int]) -> list[TextSpan]:
     """A line begins after the token that ends the one before."""
     return _cut(tokenizer, ids, lambda at: b"\n" in tokenizer.token_bytes(ids[at - 1]))
 
 
-def messages(tokenizer: Tokenizer, ids: Sequence[int], said: Sequence[Message]) -> list[Span]:
+def messages(tokenizer: Tokenizer, ids: Sequence[int], said: Sequence[Message]) -> list[TextSpan]:
     """One span for each of the messages `said`, with the template's words before it; then what comes after the last.
 
     A message that the template left out has none.
@@ -84,9 +84,9 @@ def messages(tokenizer: Tokenizer, ids: Sequence[int], said: Sequence[Message]) 
     ends = [sum(start < end for start in starts) for _, end in found]
     edges = [0, *ends, len(ids)]
     labels = [label for label, _ in found] + ["the reply"]
-    return [Span(label, a, b) for label, (a, b) in zip(labels, pairwise(edges), strict=True) if a < b]
+    return [TextSpan(label, a, b) for label, (a, b) in zip(labels, pairwise(edges), strict=True) if a < b]
 
 
-def _cut(tokenizer: Tokenizer, ids: Sequence[int], begins: Callable[[int], bool]) -> list[Span]:
+def _cut(tokenizer: Tokenizer, ids: Sequence[int], begins: Callable[[int], bool]) -> list[TextSpan]:
     edges = [0, *(at for at in range(1, len(ids)) if begins(at)), len(ids)]
-    return [Span(tokenizer.decode(ids[a:b], skip_special=False), a, b) for a, b in pairwise(edges)]
+    return [TextSpan(tokenizer.decode(ids[a:b], skip_special=False), a, b) for a, b in pairwise(edges)]

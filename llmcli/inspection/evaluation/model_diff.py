@@ -119,7 +119,7 @@ def compare(
         UsageError: the models do not have the same tokenizer, or there is nothing to compare.
     """
     tell = progress or (lambda what, done, total: None)
-    with _Kept() as kept:
+    with _RowFile() as kept:
         loaded = first()
         ids = list(prompt(loaded))
         said, first_steps = _continuation(loaded, ids, max_tokens)
@@ -130,24 +130,24 @@ def compare(
         tokenizer, name, window = loaded.tokenizer, loaded.name, loaded.config.context_length
         pieces = [tokenizer.piece(number) for number in range(tokenizer.vocab_size)]
         before: list[Expected] = []
-        reader = loaded.reader(readable=readable)
-        first_path = reader.path()
-        for index, logits in logits_along(loaded, text, reader=reader):
+        prefix_cache = loaded.prefix_cache(readable=readable)
+        first_path = prefix_cache.path()
+        for index, logits in logits_along(loaded, text, prefix_cache=prefix_cache):
             if index >= start:
                 with one_thread():
                     logprobs = logits.float().log_softmax(-1)
                     kept.write(logprobs)
                     before.append(_expected(loaded, logprobs, text[index]))
             tell("The first model", index + 1, len(text))
-        del loaded, reader, logits
+        del loaded, prefix_cache, logits
         loaded = second()
         _check_same(pieces, loaded)
         also, second_steps = _continuation(loaded, ids, max_tokens)
         after: list[Expected] = []
         divergences: list[float] = []
-        reader = loaded.reader(readable=readable)
+        prefix_cache = loaded.prefix_cache(readable=readable)
         shorter = min(window, loaded.config.context_length)
-        for index, logits in logits_along(loaded, text, window=shorter, reader=reader):
+        for index, logits in logits_along(loaded, text, window=shorter, prefix_cache=prefix_cache):
             if index >= start:
                 with one_thread():
                     logprobs = logits.float().log_softmax(-1)
@@ -176,7 +176,7 @@ def compare(
         perplexities=(_perplexity(before), _perplexity(after)),
         continuations=(said, also),
         parting=_parting(said, also, first_steps, second_steps),
-        paths=(first_path, reader.path()),
+        paths=(first_path, prefix_cache.path()),
     )
 
 
@@ -232,14 +232,14 @@ def _check_same(pieces: Sequence[str], loaded: LoadedModel) -> None:
 
 
 @dataclass
-class _Kept:
+class _RowFile:
     """Rows of float32 in a temporary file, read in the order in which they were written."""
 
     _file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     _row_bytes: int = 0
     _reading: bool = False
 
-    def __enter__(self) -> _Kept:
+    def __enter__(self) -> _RowFile:
         return self
 
     def __exit__(self, *_error: object) -> None:

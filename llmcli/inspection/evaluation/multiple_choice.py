@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from llmcli.api import LoadedModel
-from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.inspection.core.tokens import Token, tokens
 
 
 @dataclass(frozen=True)
-class Choice:
+class AnswerChoice:
     """One answer."""
 
     text: str
@@ -34,10 +34,10 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Choices:
+class AnswerChoices:
     """The answers, the most probable first."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[AnswerChoice, ...]
     covered: float
     """The probability that the model, left to itself, gives one of them, 0 to 1."""
     prompt_tokens: int
@@ -57,7 +57,7 @@ def choose(
     threads: int | None = None,
     readable: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Choices:
+) -> AnswerChoices:
     """Compare `answers` to a `prompt`: for each text, the ids of the prompt with it, encoded together.
 
     Where a tokenizer makes one token of the end of the prompt and the beginning of an answer, the comparison begins
@@ -86,9 +86,9 @@ def choose(
         )
     ends = loaded.stop_ids if whole else ()
     tree = _Tree(rest.values())
-    reader = loaded.reader(threads=threads, readable=readable)
+    prefix_cache = loaded.prefix_cache(threads=threads, readable=readable)
     stop_ids = [token for token in ends if token < loaded.tokenizer.vocab_size]
-    used = _read_tree(reader, prompt[:start], tree, stop_ids, longest, progress)
+    used = _read_tree(prefix_cache, prompt[:start], tree, stop_ids, longest, progress)
     found = {text: tree.logprob(ids) for text, ids in rest.items()}
     end_logprobs = {text: tree.ends[ids] if whole else None for text, ids in rest.items()}
     totals = {text: found[text] + (end_logprobs[text] or 0.0) for text in rest}
@@ -97,17 +97,17 @@ def choose(
         raise LlmcliError("The model rules out all of the answers: each has a probability of 0.")
     scale = math.fsum(math.exp(total - best) for total in totals.values())
     choices = [
-        Choice(
+        AnswerChoice(
             text, math.exp(totals[text] - best) / scale, totals[text], end_logprobs[text], tokens(loaded.tokenizer, ids)
         )
         for text, ids in rest.items()
     ]
-    return Choices(
+    return AnswerChoices(
         choices=tuple(sorted(choices, key=lambda choice: -choice.logprob)),
         covered=min(1.0, math.fsum(map(math.exp, totals.values()))),
         prompt_tokens=len(prompt),
         read_tokens=used,
-        path=reader.path(),
+        path=prefix_cache.path(),
     )
 
 
@@ -141,7 +141,7 @@ class _Tree:
 
 
 def _read_tree(
-    reader: Reader,
+    prefix_cache: PrefixCache,
     prompt: Sequence[int],
     tree: _Tree,
     stop_ids: Sequence[int],
@@ -150,8 +150,8 @@ def _read_tree(
 ) -> int:
     """Read the prompt once and every branch of the tree once; return how many tokens that was."""
     # Rotations that depend on the length of the text are the same for all: `longest` is expected of each.
-    reader.begin(prompt, longest)
-    tree.note((), reader.read_checked(prompt, progress), stop_ids)
+    prefix_cache.begin(prompt, longest)
+    tree.note((), prefix_cache.read_checked(prompt, progress), stop_ids)
     used = len(prompt)
     held: tuple[int, ...] = ()
     for ids in tree.answers:
@@ -160,14 +160,14 @@ def _read_tree(
             continue
         held = needed
         text = [*prompt, *needed]
-        kept = reader.begin(text, longest)
+        kept = prefix_cache.begin(text, longest)
         used += len(text) - kept
         if kept < len(prompt):
             # A layer with a window has forgotten what it saw then.
-            reader.read(prompt)
+            prefix_cache.read(prompt)
             kept = len(prompt)
         length = kept - len(prompt)
-        for rows in reader.read_along(text):
+        for rows in prefix_cache.read_along(text):
             for logits in rows:
                 length += 1
                 tree.note(needed[:length], logits, stop_ids)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
-from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 
 DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)
 INTERVAL = "95 % percentile bootstrap over seeds"
@@ -122,7 +122,7 @@ def needle(
     fillers = _filler_count(loaded, facts, context_tokens, chat=chat)
     # From the end to the beginning: a text shares with the next one all facts before the needle's new place.
     order = sorted(range(len(depths)), key=lambda index: -depths[index])
-    texts = [_Text.drawn(seed, facts, depths[index], fillers) for seed in range(seeds) for index in order]
+    texts = [_Haystack.drawn(seed, facts, depths[index], fillers) for seed in range(seeds) for index in order]
     prompts = [_prompt_ids(loaded, text, chat=chat) for text in texts]
     words = {word: _word_ids(loaded, word) for word in {word for text in texts for word in text.words}}
     longest = max(map(len, prompts)) + max(map(len, words.values()))
@@ -131,11 +131,11 @@ def needle(
             f"The longest text has {longest} tokens, but the model's context holds {loaded.config.context_length}. "
             "Ask for fewer facts or fewer tokens."
         )
-    reader = loaded.reader(readable=readable)
+    prefix_cache = loaded.prefix_cache(readable=readable)
     probs: list[list[float]] = [[] for _ in depths]
     hits = [0] * len(depths)
     for done, (text, ids) in enumerate(zip(texts, prompts, strict=True)):
-        scores = _scores(reader, ids, [words[word] for word in text.words], longest)
+        scores = _scores(prefix_cache, ids, [words[word] for word in text.words], longest)
         index = order[done % len(order)]
         probs[index].append(float(scores.softmax(-1)[text.needle]))
         hits[index] += int(scores.argmax()) == text.needle
@@ -154,7 +154,7 @@ def needle(
             DepthScore(depth, sum(found) / seeds, *bootstrap_interval(found), right / seeds, tuple(found))
             for depth, found, right in zip(depths, probs, hits, strict=True)
         ),
-        path=reader.path(),
+        path=prefix_cache.path(),
     )
 
 
@@ -178,7 +178,7 @@ def _check(loaded: LoadedModel, facts: int, seeds: int, depths: Sequence[float],
 
 
 @dataclass(frozen=True)
-class _Text:
+class _Haystack:
     sentences: tuple[str, ...]
     """Facts in their order, and what is said between them."""
     name: str
@@ -188,7 +188,7 @@ class _Text:
     """Which of them is asked for."""
 
     @classmethod
-    def drawn(cls, seed: int, facts: int, depth: float, fillers: int) -> _Text:
+    def drawn(cls, seed: int, facts: int, depth: float, fillers: int) -> _Haystack:
         """The text of a seed with its needle at `depth` (percent); all else stays the same from depth to depth."""
         source = random.Random(seed)
         pairs = list(zip(source.sample(NAMES, facts), source.sample(WORDS, facts), strict=True))
@@ -216,7 +216,7 @@ class _Text:
         return f"The secret word of {self.name} is"
 
 
-def _prompt_ids(loaded: LoadedModel, text: _Text, *, chat: bool) -> list[int]:
+def _prompt_ids(loaded: LoadedModel, text: _Haystack, *, chat: bool) -> list[int]:
     if chat and loaded.template is not None:
         message = Message("user", f"{text.body}\n\n{text.question}")
         return encode_chat(loaded.tokenizer, loaded.template, [message], prefill=text.opening)
@@ -224,33 +224,35 @@ def _prompt_ids(loaded: LoadedModel, text: _Text, *, chat: bool) -> list[int]:
 
 
 def _word_ids(loaded: LoadedModel, word: str) -> list[int]:
-    return loaded.tokenizer.encode_segments([Segment(f" {word}", trusted=False)], continuation=True)
+    return loaded.tokenizer.encode_segments([TextSegment(f" {word}", trusted=False)], continuation=True)
 
 
 def _filler_count(loaded: LoadedModel, facts: int, context_tokens: int, *, chat: bool) -> int:
     """How many neutral sentences bring a text to about `context_tokens`."""
-    missing = context_tokens - len(_prompt_ids(loaded, _Text.drawn(0, facts, 0, 0), chat=chat))
+    missing = context_tokens - len(_prompt_ids(loaded, _Haystack.drawn(0, facts, 0, 0), chat=chat))
     size = sum(len(loaded.tokenizer.encode(f" {filler}", add_special_tokens=False)) for filler in _FILLERS)
     return max(0, round(missing * len(_FILLERS) / size))
 
 
-def _scores(reader: Reader, ids: Sequence[int], candidates: Sequence[Sequence[int]], expected: int) -> Tensor:
+def _scores(
+    prefix_cache: PrefixCache, ids: Sequence[int], candidates: Sequence[Sequence[int]], expected: int
+) -> Tensor:
     """The log-probability of each of the candidates (K) after the text `ids`; float64 (K,) on the CPU.
 
     The text is read from where it differs from the one before, and rotated as one of `expected` tokens.
     """
-    reader.begin(ids, expected)
-    first = reader.read_checked(ids).float().log_softmax(-1)
+    prefix_cache.begin(ids, expected)
+    first = prefix_cache.read_checked(ids).float().log_softmax(-1)
     scores: list[float] = first[[candidate[0] for candidate in candidates]].tolist()
     for index, candidate in enumerate(candidates):
         if len(candidate) > 1:
             text = [*ids, *candidate[:-1]]
-            reader.begin(text, expected)
-            if reader.length < len(ids):
+            prefix_cache.begin(text, expected)
+            if prefix_cache.length < len(ids):
                 # A layer with a window has forgotten what it saw then.
-                reader.read(ids)
+                prefix_cache.read(ids)
             # Words that begin alike share more than the text.
-            reader.go_back(len(ids))
-            rest = torch.cat([rows.float().log_softmax(-1) for rows in reader.read_along(text)])
+            prefix_cache.go_back(len(ids))
+            rest = torch.cat([rows.float().log_softmax(-1) for rows in prefix_cache.read_along(text)])
             scores[index] += sum(float(row[token]) for row, token in zip(rest, candidate[1:], strict=True))
     return torch.tensor(scores, dtype=torch.float64)

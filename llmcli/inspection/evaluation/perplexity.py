@@ -11,8 +11,8 @@ from torch import Tensor
 from llmcli.api import LoadedModel
 from llmcli.device import one_thread
 from llmcli.engine import Candidate
-from llmcli.engine.logprobs import outlook
-from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.logprobs import token_logprobs
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.errors import UsageError
 from llmcli.inspection.core.distributions import perplexity
 
@@ -69,8 +69,8 @@ def score(
         UsageError: fewer than two tokens, so there is nothing to score, or a window of less than two.
     """
     window = min(window or loaded.config.context_length, loaded.config.context_length)
-    reader = loaded.reader(readable=readable)
-    steps = logits_along(loaded, ids, window=window, reader=reader)
+    prefix_cache = loaded.prefix_cache(readable=readable)
+    steps = logits_along(loaded, ids, window=window, prefix_cache=prefix_cache)
     tokens = [TokenScore(0, ids[0], loaded.tokenizer.token_text(ids[0]))]
     for index, logits in steps:
         # A few passes over one row: to wake torch's other threads for each would take longer.
@@ -86,17 +86,17 @@ def score(
         perplexity=perplexity(scored),
         bits_per_byte=total / math.log(2) / max(size, 1),
         windows=sum(1 for _ in _windows(len(ids), window)),
-        path=reader.path(),
+        path=prefix_cache.path(),
     )
 
 
 def logits_along(
-    loaded: LoadedModel, ids: Sequence[int], *, window: int | None = None, reader: Reader | None = None
+    loaded: LoadedModel, ids: Sequence[int], *, window: int | None = None, prefix_cache: PrefixCache | None = None
 ) -> Iterator[tuple[int, Tensor]]:
     """For each of `ids` but the first: its index, and the logits (V,) that its predecessors lead to.
 
-    V is the size of the tokenizer's vocabulary; `window` is that of `score`; `reader`, by default one of the readable
-    model, computes.
+    V is the size of the tokenizer's vocabulary; `window` is that of `score`; `prefix_cache`, by default one of the
+    readable model, computes.
 
     Raises:
         NotFiniteError: the model's output is not a number.
@@ -107,7 +107,7 @@ def logits_along(
         raise UsageError("The text is a single token, or empty: the first token has nothing before it to score it by.")
     if window < 2:
         raise UsageError(f"A window of {window} tokens has no room for a token and what came before it.")
-    reading = reader or loaded.reader(readable=True)
+    reading = prefix_cache or loaded.prefix_cache(readable=True)
     # Checked at the call, computed on demand.
     return (
         (start + position + 1, logits)
@@ -126,14 +126,14 @@ def _windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
         start = max(0, stop - window // 2)
 
 
-def _logits(reader: Reader, ids: Sequence[int], first: int) -> Iterator[tuple[int, Tensor]]:
+def _logits(prefix_cache: PrefixCache, ids: Sequence[int], first: int) -> Iterator[tuple[int, Tensor]]:
     """(position, logits (V,) after it) for each token of a window whose successor, from `first` on, is to be scored."""
     # What precedes is read for what follows, and nothing is asked about it.
-    begun = reader.begin(ids[:first], len(ids))
+    begun = prefix_cache.begin(ids[:first], len(ids))
     if begun < first - 1:
-        reader.read(ids[: first - 1])
+        prefix_cache.read(ids[: first - 1])
     position = first - 1
-    for rows in reader.read_along(ids[:-1]):
+    for rows in prefix_cache.read_along(ids[:-1]):
         for row in rows:
             yield position, row
             position += 1
@@ -141,6 +141,6 @@ def _logits(reader: Reader, ids: Sequence[int], first: int) -> Iterator[tuple[in
 
 def _scored(loaded: LoadedModel, ids: Sequence[int], index: int, logits: Tensor, top: int) -> TokenScore:
     token = ids[index]
-    seen = outlook(logits, token, loaded.tokenizer, top=top)
+    seen = token_logprobs(logits, token, loaded.tokenizer, top=top)
     text = loaded.tokenizer.token_text(token)
     return TokenScore(index, token, text, seen.logprob, seen.rank, seen.entropy, seen.top)

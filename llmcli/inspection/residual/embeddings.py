@@ -22,7 +22,7 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.inspection.core.tokens import Token, token
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 
 _PAIRS = 10_000
 # Values held at a time in float32: 64 MiB.
@@ -43,7 +43,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class NeighborToken:
     """A token near the result of the expression."""
 
     id: int
@@ -67,9 +67,9 @@ class EmbeddingNeighbours:
     """The tokens nearest to an expression, nearest first."""
 
     expression: tuple[Term, ...]
-    raw: tuple[Neighbour, ...]
+    raw: tuple[NeighborToken, ...]
     """By the embeddings as they are stored."""
-    centred: tuple[Neighbour, ...]
+    centred: tuple[NeighborToken, ...]
     """After subtracting the mean embedding of the vocabulary."""
     random_pair: RandomPair
 
@@ -144,7 +144,7 @@ def _term(tokenizer: Tokenizer, sign: int, word: str) -> Term:
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """The tokens of `text` inside a text, with no space but its own."""
-    return tokenizer.encode_segments([Segment(text, trusted=False)], continuation=True)
+    return tokenizer.encode_segments([TextSegment(text, trusted=False)], continuation=True)
 
 
 def _chunks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -157,7 +157,7 @@ def _chunks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def _nearest(
     tokenizer: Tokenizer, matrix: Tensor, known: Tensor, origin: Tensor, expression: tuple[Term, ...], top: int
-) -> tuple[Neighbour, ...]:
+) -> tuple[NeighborToken, ...]:
     """The nearest of the `known` (V,) tokens by cosines seen from `origin` (C,)."""
     inputs = [term.token.id for term in expression]
     signs = torch.tensor([float(term.sign) for term in expression])
@@ -166,7 +166,7 @@ def _nearest(
     best = cosines.masked_fill(~known, -torch.inf).topk(min(top, int(known.sum())))
     found = [token(tokenizer, index) for index in best.indices.tolist()]
     return tuple(
-        Neighbour(near.id, near.text, near.bytes, cosine, near.id in inputs)
+        NeighborToken(near.id, near.text, near.bytes, cosine, near.id in inputs)
         for near, cosine in zip(found, best.values.tolist(), strict=True)
     )
 

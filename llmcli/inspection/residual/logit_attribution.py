@@ -25,7 +25,7 @@ from llmcli.inspection.core.neuron_values import Expert, Firing, firing, promoti
 from llmcli.inspection.core.tokens import Token, token
 from llmcli.model.block import OutputNormBlock
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 
 # Rows of the output head that are summed at a time, in float32.
 _ROWS_AT_ONCE = 1 << 12
@@ -221,7 +221,7 @@ def single_token(tokenizer: Tokenizer, text: str) -> int:
     named = tokenizer.token_to_id(text)
     if named is not None and tokenizer.is_special(named):
         return named
-    ids = tokenizer.encode_segments([Segment(text, trusted=False)], continuation=True)
+    ids = tokenizer.encode_segments([TextSegment(text, trusted=False)], continuation=True)
     if len(ids) == 1:
         return ids[0]
     if not ids:

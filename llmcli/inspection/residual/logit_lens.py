@@ -119,7 +119,7 @@ def log_probabilities(loaded: LoadedModel, residual: Tensor) -> Tensor:
 
     Rows of the output head that belong to no token of the tokenizer take no part.
     """
-    logits = loaded.model.read_out(residual.to(loaded.model.dtype))[..., : loaded.tokenizer.vocab_size]
+    logits = loaded.model.unembed(residual.to(loaded.model.dtype))[..., : loaded.tokenizer.vocab_size]
     return logits.float().log_softmax(-1)
 
 

@@ -18,7 +18,7 @@ from llmcli.kernels.cpu import signals
 from llmcli.kernels.cpu.build import Library, load_library
 from llmcli.kernels.cpu.model_struct import Description
 from llmcli.kernels.cpu.threads import default_threads, physical_cores
-from llmcli.kernels.sampling_filters import Choosing, Filters
+from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
 from llmcli.model import KVCache, Transformer
 from llmcli.model.rope import Rope
 
@@ -179,13 +179,13 @@ class CpuStep:
         cache.advance(new)
         return logits
 
-    def chooses(self, filters: Filters) -> bool:
+    def chooses(self, filters: SamplingFilters) -> bool:
         """Whether it can choose by such filters: not where most of the vocabulary may have to be looked at."""
         few = filters.temperature == 0 or 0 < filters.top_k <= _MOST_CANDIDATES
         return few and filters.repeat_penalty == 1
 
     @torch.inference_mode()
-    def forward_burst(self, token: int, cache: KVCache, choosing: Choosing) -> list[int]:
+    def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:
         """See `BurstStep`: between two passes nobody is asked, and the weights alone go through the processor's caches.
 
         Raises:

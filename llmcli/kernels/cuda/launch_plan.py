@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llmcli.kernels.cuda.launches import ROWS, TYPES, Launch, Launches
 from llmcli.kernels.cuda.moe_launches import add_experts
 from llmcli.kernels.cuda.support import QK_NORMS
-from llmcli.kernels.cuda.weights import Norm, floats, matrix, norm
+from llmcli.kernels.cuda.weights import DeviceNorm, floats, matrix, norm
 from llmcli.kernels.triton.attention import attend, combine
 from llmcli.kernels.triton.linear import embed
 from llmcli.model import Transformer
@@ -30,7 +30,7 @@ STATE = 4
 _MOST_SPLITS = 64
 
 
-class Plan:
+class LaunchPlan:
     """Launches for `tokens` new tokens: what they read is `inputs` and `table`, what they make is `logits`."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Plan:
         return self._onto(network.down_proj, fired, after, outputs[1], name)
 
     def _attention(
-        self, layer: LayerConfig, attention: Attention, x: Tensor, before: Norm, table: Tensor,
+        self, layer: LayerConfig, attention: Attention, x: Tensor, before: DeviceNorm, table: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
     ) -> Tensor:  # fmt: skip
         config, tokens = self._model.config, self.tokens

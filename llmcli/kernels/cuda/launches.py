@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cuda.support import ACTIVATIONS
-from llmcli.kernels.cuda.weights import Matrix, Norm, factor_of, matrix, norm
+from llmcli.kernels.cuda.weights import DeviceMatrix, DeviceNorm, factor_of, matrix, norm
 from llmcli.kernels.triton.linear import add_normed, feed_forward, linear
 from llmcli.model import Transformer
 
@@ -111,7 +111,7 @@ class Launches:
         )  # fmt: skip
         return summed
 
-    def neurons(self, network: Any, x: Tensor, before: Norm) -> Tensor:
+    def neurons(self, network: Any, x: Tensor, before: DeviceNorm) -> Tensor:
         """Launch gate, up and activation of a feed-forward `network` that reads `x` through the norm `before`.
 
         Raises:
@@ -134,14 +134,14 @@ class Launches:
         return y
 
     def linear(
-        self, matrices: Sequence[Matrix], x: Tensor, y: Tensor, before: Norm | None = None, *,
+        self, matrices: Sequence[DeviceMatrix], x: Tensor, y: Tensor, before: DeviceNorm | None = None, *,
         residual: Tensor | None = None, factor: float = 1.0, gate: Tensor | None = None, softcap: float | None = None,
     ) -> None:  # fmt: skip
         """Launch `y = residual + factor * norm(x) W^T` of matrices whose rows follow each other in `y` (R, all rows).
 
         That is one launch where they are kept alike. The products are multiplied by the sigmoid of `gate` (R, 1).
         """
-        before = before or Norm(0, self.none, self.none, 0.0)
+        before = before or DeviceNorm(0, self.none, self.none, 0.0)
         if not all(one.alike(matrices[0]) for one in matrices):
             first = 0
             for one in matrices:
@@ -167,7 +167,7 @@ class Launches:
             **tile.constants,
         )  # fmt: skip
 
-    def tile(self, weights: Matrix, *, rows: int | None = None, tokens: int | None = None) -> Tile:
+    def tile(self, weights: DeviceMatrix, *, rows: int | None = None, tokens: int | None = None) -> Tile:
         """A tile that is small enough for every processor to have several programs."""
         tokens = tokens or self.rows
         rows, width = rows or weights.rows, triton.next_power_of_2(weights.columns)
@@ -192,11 +192,11 @@ class Launches:
         height = next((height for height in _HEIGHTS if rows // height >= self.programs), ROWS)
         return Tile(height, max(_LEAST_COLUMNS, min(width, 32768 // bits // max(32, height))))
 
-    def bias(self, weights: Matrix) -> Tensor:
+    def bias(self, weights: DeviceMatrix) -> Tensor:
         """The bias, or what stands for none."""
         return self.none if weights.bias is None else weights.bias
 
-    def note(self, weights: Matrix) -> None:
+    def note(self, weights: DeviceMatrix) -> None:
         """Remember what weights are kept in."""
         name = str(weights.kept or weights.data.dtype).removeprefix("torch.")
         self.formats[name] = None

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cuda.launches import ROWS, Launches
 from llmcli.kernels.cuda.support import SCORES
-from llmcli.kernels.cuda.weights import Norm, floats, matrix
+from llmcli.kernels.cuda.weights import DeviceNorm, floats, matrix
 from llmcli.kernels.triton.moe import experts_in, experts_out, route
 from llmcli.model import ExpertsConfig
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 
 def add_experts(
-    launches: Launches, mixture: MixtureOfExperts, x: Tensor, before: Norm, residual: Tensor, output: nn.Module,
+    launches: Launches, mixture: MixtureOfExperts, x: Tensor, before: DeviceNorm, residual: Tensor, output: nn.Module,
     name: str,
 ) -> Tensor:  # fmt: skip
     """Launch the experts that read `x` through the norm `before`; `residual` with their output, in buffer `name`.
@@ -69,7 +69,7 @@ def add_experts(
 
 
 def _routed(
-    launches: Launches, config: ExpertsConfig, mixture: MixtureOfExperts, x: Tensor, before: Norm
+    launches: Launches, config: ExpertsConfig, mixture: MixtureOfExperts, x: Tensor, before: DeviceNorm
 ) -> tuple[Tensor, Tensor]:
     """Launch the router; experts of each token, and their weights."""
     router = mixture.gate

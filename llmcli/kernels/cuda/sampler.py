@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from llmcli.kernels.cuda.graph_capture import recorded
-from llmcli.kernels.sampling_filters import Filters
+from llmcli.kernels.sampling_filters import SamplingFilters
 
 # Of how many candidates a draw is made: each has a graph of its own. More are as many as there are.
 _WIDTHS = 64, 1024
@@ -37,14 +37,14 @@ class Kind:
     penalised: bool
 
     @classmethod
-    def of(cls, filters: Filters, vocab_size: int) -> Kind:
+    def of(cls, filters: SamplingFilters, vocab_size: int) -> Kind:
         """The kind that serves these filters."""
         wide = [width for width in _WIDTHS if 0 < filters.top_k <= width < vocab_size]
         width = 0 if filters.temperature == 0 else min(wide, default=vocab_size)
         return cls(width, filters.repeat_penalty != 1)
 
 
-def settings_of(filters: Filters) -> Tensor:
+def settings_of(filters: SamplingFilters) -> Tensor:
     """The numbers that `choose` reads, (5,) float64."""
     # What is off rules nothing out: neither a rank nor a sum that rounding has made as great as all.
     top_k, top_p = filters.top_k or torch.inf, filters.top_p if filters.top_p < 1 else torch.inf
@@ -106,7 +106,7 @@ class DeviceChoice:
         self._graphs: dict[Kind, torch.cuda.CUDAGraph | None] = {}
         self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
-    def begin(self, filters: Filters, ids: Sequence[int]) -> None:
+    def begin(self, filters: SamplingFilters, ids: Sequence[int]) -> None:
         """Tokens are to be chosen so from here on, in a text that has `ids`, the last of which is not read yet."""
         self._waiting.clear()
         self._kind = Kind.of(filters, len(self._logits))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llmcli.kernels.base import DEVICE_CHUNK, DeviceStep, NoKernelError, readable_logits
 from llmcli.kernels.cuda.graph_capture import recorded
-from llmcli.kernels.cuda.launch_plan import STATE, Plan
+from llmcli.kernels.cuda.launch_plan import STATE, LaunchPlan
 from llmcli.kernels.cuda.rope_tables import Rotations
 from llmcli.kernels.cuda.support import first_line, unsupported
 from llmcli.kernels.readable_step import ReadableStep
@@ -59,7 +59,7 @@ class CudaStep:
         self._entered: tuple[weakref.ref[KVCache], int] | None = None
         self._rotations = Rotations(model)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[int, LaunchPlan] = {}
         self._instead: DeviceStep | None = None
         # Tokens at a time that the kernels read.
         self._most = _SIZES[-1]
@@ -110,7 +110,7 @@ class CudaStep:
             return self.forward_unseen(token, cache)
         return self._plan(1).logits[:1]
 
-    def _run(self, plan: Plan, cache: KVCache, ids: Tensor) -> bool:
+    def _run(self, plan: LaunchPlan, cache: KVCache, ids: Tensor) -> bool:
         """Make a plan's logits after `ids`, wherever these are; whether that worked, or another way is to be taken."""
         self._enter(cache, len(ids))
         first = self._rotations.reach(cache, plan.tokens)
@@ -127,14 +127,14 @@ class CudaStep:
         cache.advance(len(ids))
         return True
 
-    def _plan(self, tokens: int) -> Plan:
+    def _plan(self, tokens: int) -> LaunchPlan:
         if tokens not in self._plans:
-            self._plans[tokens] = Plan(
+            self._plans[tokens] = LaunchPlan(
                 self._model, tokens, self._table, self._rotations.tables, programs=self._programs, pdl=self._pdl
             )
         return self._plans[tokens]
 
-    def _begin(self, plan: Plan) -> bool:
+    def _begin(self, plan: LaunchPlan) -> bool:
         """Launch a plan, and record it; whether that worked, or another way is to be taken."""
         # The first time each launch by itself, which compiles what is not compiled yet. The prompt has been read by
         # then, so that no first token waits for it.

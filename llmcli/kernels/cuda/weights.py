@@ -17,7 +17,7 @@ _DENSE = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
-class Matrix:
+class DeviceMatrix:
     """A matrix, or a stack of them."""
 
     data: Tensor
@@ -28,7 +28,7 @@ class Matrix:
     columns: int
     bias: Tensor | None
 
-    def alike(self, other: Matrix) -> bool:
+    def alike(self, other: DeviceMatrix) -> bool:
         """One kernel can read both."""
         return (self.kept, self.data.dtype, self.bias is None) == (other.kept, other.data.dtype, other.bias is None)
 
@@ -51,7 +51,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Norm:
+class DeviceNorm:
     """A norm, whose kind is as in `triton_product`: 0 for none."""
 
     kind: int
@@ -60,7 +60,7 @@ class Norm:
     eps: float
 
 
-def matrix(weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> Matrix:
+def matrix(weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> DeviceMatrix:
     """A linear layer or embedding, or parameters: a matrix, or a stack of them.
 
     Raises:
@@ -71,13 +71,13 @@ def matrix(weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> Matrix
     if isinstance(values, PackedMatrix):
         if not values.format.wide:
             raise NoKernelError(f"a matrix lies in memory as a CPU reads it ({values.format})")
-        return Matrix(values.blocks.view(torch.int32), values.format, values.rows, values.columns, added)
+        return DeviceMatrix(values.blocks.view(torch.int32), values.format, values.rows, values.columns, added)
     if values.dtype not in _DENSE or not values.is_contiguous():
         raise NoKernelError(f"a matrix is kept in {str(values.dtype).removeprefix('torch.')}, or not in one piece")
-    return Matrix(values.detach(), None, values.shape[-2], values.shape[-1], added)
+    return DeviceMatrix(values.detach(), None, values.shape[-2], values.shape[-1], added)
 
 
-def norm(module: nn.Module, size: int, device: torch.device) -> Norm:
+def norm(module: nn.Module, size: int, device: torch.device) -> DeviceNorm:
     """The norm of `size` values that `module` is; `nn.Identity` is none.
 
     Raises:
@@ -86,14 +86,14 @@ def norm(module: nn.Module, size: int, device: torch.device) -> Norm:
     ones, zeros = torch.ones(size, device=device), torch.zeros(size, device=device)
     match module:
         case nn.Identity():
-            return Norm(0, ones, zeros, 0.0)
+            return DeviceNorm(0, ones, zeros, 0.0)
         case CentredRMSNorm():
-            return Norm(1, _spread(module.weight.float() + 1, size), zeros, module.eps)
+            return DeviceNorm(1, _spread(module.weight.float() + 1, size), zeros, module.eps)
         case RMSNorm():
-            return Norm(1, _spread(module.weight, size), zeros, module.eps)
+            return DeviceNorm(1, _spread(module.weight, size), zeros, module.eps)
         case LayerNorm():
             weight = ones if module.weight is None else _spread(module.weight.float() + module.plus_one, size)
-            return Norm(2, weight, zeros if module.bias is None else _spread(module.bias, size), module.eps)
+            return DeviceNorm(2, weight, zeros if module.bias is None else _spread(module.bias, size), module.eps)
         case _:
             raise NoKernelError(f"a norm is of the kind {type(module).__name__}")
 

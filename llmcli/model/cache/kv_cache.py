@@ -27,7 +27,7 @@ class LayerCache(Protocol):
         """Store the new tokens' `keys` and `values` (B, K, T, D); return those that they see."""
 
 
-class Segment(NamedTuple):
+class CacheSegment(NamedTuple):
     """One layer's memory: `keys` (B, K, size, D) and `values` (B, K, size, D) of the positions from `first` on."""
 
     keys: Tensor
@@ -43,9 +43,9 @@ class Segment(NamedTuple):
 class KVCache:
     """Keys and values of every layer for the tokens read so far.
 
-    `layers` holds a `Segment` for each. A layer that sees everything keeps everything: its memory is reserved ahead and
-    doubled when full, so appending one token costs no allocation. A layer with a window or chunks keeps what the next
-    token may see, and a little more; when its memory is full the kept part moves to the front of a new one.
+    `layers` holds a `CacheSegment` for each. A layer that sees everything keeps everything: its memory is reserved
+    ahead and doubled when full, so appending one token costs no allocation. A layer with a window or chunks keeps what
+    the next token may see, and a little more; when its memory is full the kept part moves to the front of a new one.
 
     `expected_length` is how long the text is known to become, in tokens; rotations that depend on the length of the
     text go by it, so that all its tokens are rotated alike. Setting it does not change what is cached already.
@@ -71,7 +71,7 @@ class KVCache:
             size = max(1, min(capacity, self._steady_size(layer)))
             return self._empty((batch, heads, size, width))
 
-        self.layers = [Segment(empty(layer, key_size), empty(layer, value_size), 0) for layer in config.layers]
+        self.layers = [CacheSegment(empty(layer, key_size), empty(layer, value_size), 0) for layer in config.layers]
         self._length = 0
         # The capacity, at least: asked for at every token, while memory changes rarely.
         self._fits = self.capacity
@@ -106,7 +106,7 @@ class KVCache:
         with one_thread():
             # Assigned at the end: growing that is interrupted, or runs out of memory, leaves the cache as it was.
             self.layers = [
-                segment if layer.forgets else self._with_room(layer, segment, length)
+                segment if layer.is_windowed else self._with_room(layer, segment, length)
                 for layer, segment in zip(self._kinds, self.layers, strict=True)
             ]
         self._fits = self.capacity
@@ -168,16 +168,16 @@ class KVCache:
             self._fits = self.capacity
         self._length = length
 
-    def _with_room(self, layer: LayerConfig, segment: Segment, end: int) -> Segment:
+    def _with_room(self, layer: LayerConfig, segment: CacheSegment, end: int) -> CacheSegment:
         """`segment`, or a copy of what must be kept of it in memory that reaches to position `end`."""
         if end <= segment.end:
             return segment
         first = 0
-        if layer.forgets:
+        if layer.is_windowed:
             first = max(segment.first, layer.first_visible(max(0, self._length - _REWIND)))
         # Doubling, but not past the most the layer can ever hold.
         size = max(end - first, min(2 * segment.keys.shape[2], self._steady_size(layer)))
-        return Segment(
+        return CacheSegment(
             self._moved(segment.keys, segment.first, first, size),
             self._moved(segment.values, segment.first, first, size),
             first,

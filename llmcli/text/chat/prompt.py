@@ -26,7 +26,7 @@ from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.chat_template.variables import unread_note, with_all_of_them
 from llmcli.text.reasoning import TAGS, split_thinking
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment, without_surrogates
+from llmcli.text.trusted_encoding import TextSegment, without_surrogates
 
 __all__ = ["ROLES", "ChatPrompt", "Message", "build_chat", "encode_chat", "encode_raw"]
 
@@ -112,7 +112,7 @@ def build_chat(
     parts, notes = builder.parts([_cleaned(message, template) for message in messages], continue_last=continue_last)
     unread = unread_note(template, arguments)
     notes = [*notes, unread] if unread else notes
-    return ChatPrompt(_encode(tokenizer, [*parts, Segment(prefill, trusted=False)]), tuple(notes))
+    return ChatPrompt(_encode(tokenizer, [*parts, TextSegment(prefill, trusted=False)]), tuple(notes))
 
 
 def _cleaned(message: Message, template: ChatTemplate) -> Message:
@@ -191,7 +191,7 @@ class _Builder:
             parts, notes = self.parts(messages[:-1], continue_last=False)
         except LlmcliError:
             raise error from None
-        return [*parts, Segment(messages[-1].content, trusted=False)], notes
+        return [*parts, TextSegment(messages[-1].content, trusted=False)], notes
 
     def _versions(self, messages: Sequence[Message]) -> Iterator[_Version]:
         """The conversation as it is, then without what templates may not know."""
@@ -368,9 +368,9 @@ def _ids_at_the_end(ids: Sequence[int], text: str, tokenizer: Tokenizer) -> tupl
 def _encode(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
     """The ids of `parts`: neighbouring texts as one."""
     ids: list[int] = []
-    texts: list[Segment] = []
+    texts: list[TextSegment] = []
     for part in parts:
-        if isinstance(part, Segment):
+        if isinstance(part, TextSegment):
             texts.append(part)
             continue
         _drop_overlap(tokenizer, texts, part)
@@ -380,7 +380,7 @@ def _encode(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
     return ids + tokenizer.encode_segments(texts, continuation=bool(ids))
 
 
-def _drop_overlap(tokenizer: Tokenizer, texts: list[Segment], ids: tuple[int, ...]) -> None:
+def _drop_overlap(tokenizer: Tokenizer, texts: list[TextSegment], ids: tuple[int, ...]) -> None:
     """Take away the space before a reply that its first token brings along."""
     if texts and tokenizer.token_bytes(ids[0]).startswith(b" ") and not tokenizer.decode(ids).startswith(" "):
         texts[-1] = replace(texts[-1], text=texts[-1].text.removesuffix(" "))

@@ -20,9 +20,9 @@ from llmcli.text.chat.messages import THOUGHT_FIELDS, Message, ToolCall
 from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.reasoning import TAGS
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment, without_surrogates
+from llmcli.text.trusted_encoding import TextSegment, without_surrogates
 
-Part: TypeAlias = Segment | tuple[int, ...]
+Part: TypeAlias = TextSegment | tuple[int, ...]
 """A piece of a prompt: text to encode, or ids as they are."""
 _Shown: TypeAlias = Literal["whole", "edges", "plain"]
 """What of a message is hidden from the template: all, both ends and what spells control tokens, or the latter only."""
@@ -278,7 +278,7 @@ class TemplateWriter:
         pieces = re.split(f"([{re.escape(''.join(self._fillings))}])", rendered) if self._fillings else [rendered]
         if not expected.startswith(pieces[0]):
             return None
-        parts: list[Part] = [Segment(pieces[0], trusted=True)]
+        parts: list[Part] = [TextSegment(pieces[0], trusted=True)]
         at = len(pieces[0])
         for char, literal in zip(pieces[1::2], pieces[2::2], strict=True):
             filling = self._fillings[char]
@@ -289,14 +289,14 @@ class TemplateWriter:
                 # With a mark behind the last message, the template trims its beginning only.
                 for text in (filling.text.strip(), filling.text.lstrip()):
                     if expected.startswith(text + literal, at):
-                        parts.append(Segment(text, trusted=False))
+                        parts.append(TextSegment(text, trusted=False))
                         break
                 else:
                     return None
             else:
                 return None
             at += len(text)
-            parts.append(Segment(literal, trusted=True))
+            parts.append(TextSegment(literal, trusted=True))
             at += len(literal)
         return parts if at == len(expected) else None
 
@@ -310,7 +310,7 @@ class TemplateWriter:
         return self._placeholders[filling]
 
     def _untrusted(self, text: str, owner: int | None) -> str:
-        return self._placeholder(_Filling(text, (Segment(text, trusted=False),), owner=owner))
+        return self._placeholder(_Filling(text, (TextSegment(text, trusted=False),), owner=owner))
 
     def _content(self, index: int, shown: _Shown) -> str:
         """The text of a message with that much of it hidden."""
@@ -333,12 +333,12 @@ class TemplateWriter:
         if ids and not any(map(self._tokenizer.is_silent, ids)) and self._tokenizer.decode(ids) == text:
             return self._placeholder(_Filling(text, (ids,), trimmed=True, owner=index))
         markers = _reasoning_spans(message)
-        parts = tuple(Segment(text[a:b], trusted) for a, b, trusted in _cut(text, markers) if a < b)
+        parts = tuple(TextSegment(text[a:b], trusted) for a, b, trusted in _cut(text, markers) if a < b)
         return self._placeholder(_Filling(text, parts, trimmed=not markers, owner=index))
 
     def _whole(self, text: str, owner: int) -> str:
         """A placeholder for a text beside the content of a message."""
-        return self._placeholder(_Filling(text, (Segment(text, trusted=False),), trimmed=True, owner=owner))
+        return self._placeholder(_Filling(text, (TextSegment(text, trusted=False),), trimmed=True, owner=owner))
 
     def _spans_hidden(self, text: str, owner: int, more: Sequence[tuple[int, int]] = ()) -> str:
         """A text of a message with placeholders where it spells control tokens, and at `more` places."""

@@ -16,7 +16,7 @@ from tokenizers import decoders, models, processors
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.stop_tokens import KNOWN_END_OF_TURN, as_token_id, is_no_id
 from llmcli.text.token_bytes import byte_of
-from llmcli.text.tokenizers_errors import told
+from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.vocab.bpe.pretokenizers import BOS_BY_DEFAULT, IGNORES_MERGES, gguf_pre_tokenizer
 from llmcli.text.vocab.garbage_collection import no_collection
 from llmcli.text.vocab.sentencepiece.bpe import sentencepiece_bpe, set_space_rules
@@ -104,7 +104,7 @@ def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backen
     ids = {role: vocabulary.token_id(name, defaults.get(name)) for role, name in _ROLES.items()}
     fill_in = {role: vocabulary.first_token_id(names) for role, names in _FILL_IN_ROLES.items()}
     special_tokens = {role: vocabulary.tokens[index] for role, index in {**ids, **fill_in}.items() if index is not None}
-    with told(f"{source} has a damaged tokenizer"):
+    with wrap_tokenizer_errors(f"{source} has a damaged tokenizer"):
         backend = _byte_level(vocabulary) if byte_level else _sentencepiece(vocabulary, ids["unk_token"])
         add_tokens(backend, vocabulary, space_runs=byte_level)
         pre = metadata.get(f"{_KEY}pre")

@@ -19,7 +19,7 @@ from llmcli.text.special_tokens import (
     with_listed_ids,
 )
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.tokenizers_errors import told
+from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.vocab.bpe.byte_level import add_beginning, byte_level_backend, implied_roles
 from llmcli.text.vocab.bpe.tekken import TEKKEN_ROLES, tekken_backend
 from llmcli.text.vocab.gguf import gguf_backend, gguf_templates
@@ -48,7 +48,7 @@ def tokenizer_from_json(
         CheckpointError: the contents are damaged or contradict each other.
         UnsupportedModelError: a kind of tokenizer whose tokens cannot be turned into bytes one by one.
     """
-    with told(f"{source} is not a valid tokenizer"):
+    with wrap_tokenizer_errors(f"{source} is not a valid tokenizer"):
         text = text.decode() if isinstance(text, bytes) else text
         refuse_growth(text, source=source)
         backend = Backend.from_str(text)
@@ -117,7 +117,7 @@ def tokenizer_from_vocabulary(
     config = tokenizer_config or {}
     vocabulary = with_listed_ids(vocabulary, tokenizer_config, added_tokens)
     backend = byte_level_backend(vocabulary, merges, config, rules=rules, source=source)
-    with told(f"{source} is not a valid tokenizer"):
+    with wrap_tokenizer_errors(f"{source} is not a valid tokenizer"):
         notes = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
         named = implied_roles(backend, config, rules) | named_special_tokens(tokenizer_config, special_tokens_map)
         special = declared_special(tokenizer_config, special_tokens_map)
@@ -175,7 +175,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, object], *, source: str, rows: in
     backend, special_tokens, more = gguf_backend(metadata, source=source)
     tokens = metadata["tokenizer.ggml.tokens"]
     assert isinstance(tokens, Sized)
-    with told(f"{source} has a damaged tokenizer"):
+    with wrap_tokenizer_errors(f"{source} has a damaged tokenizer"):
         return Tokenizer(
             backend,
             special_tokens,
@@ -201,7 +201,7 @@ def _with_files_beside(
 ) -> Tokenizer:
     """`backend` with the tokens that only other files know; `roles` holds where they are silent."""
     named = dict(roles) | named_special_tokens(tokenizer_config, special_tokens_map)
-    with told(f"{source} is not a valid tokenizer"):
+    with wrap_tokenizer_errors(f"{source} is not a valid tokenizer"):
         more = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
         more += mark_special(backend, named, source=source)
         return Tokenizer(

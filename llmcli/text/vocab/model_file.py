@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
-from llmcli.text.tokenizers_errors import told
+from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.trusted_encoding import without_surrogates
 from llmcli.text.vocab.bpe.tiktoken import LLAMA3_ROLES, is_tiktoken_model, llama3_backend
 from llmcli.text.vocab.sentencepiece.bpe import SpacePrefix
@@ -39,7 +39,7 @@ def model_file_backend(
     bos = model.roles.get("bos_token")
     if bos is not None and flag(tokenizer_config, "add_bos_token", True, source):
         # The library gives `$` and `:` in a token a meaning of their own, and refuses some.
-        with told(f"{source} has a damaged tokenizer"):
+        with wrap_tokenizer_errors(f"{source} has a damaged tokenizer"):
             backend.post_processor = processors.TemplateProcessing(
                 single=[bos, "$A"], special_tokens=[(bos, model.vocabulary.tokens.index(bos))]
             )

@@ -13,7 +13,7 @@ from llmcli.views.widgets.token_table import probability_bar, token_label
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from llmcli.inspection.residual.embeddings import EmbeddingNeighbours, Neighbour
+    from llmcli.inspection.residual.embeddings import EmbeddingNeighbours, NeighborToken
 
 SCHEMA = "llmcli.embeddings/1"
 _SIDE_BY_SIDE = 76
@@ -52,7 +52,7 @@ def _expression(result: EmbeddingNeighbours) -> Text:
     return line
 
 
-def _ranking(title: str, neighbours: Sequence[Neighbour], yardstick: float) -> Table:
+def _ranking(title: str, neighbours: Sequence[NeighborToken], yardstick: float) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("", justify="right", style="dim")
     table.add_column("cosine", justify="right")

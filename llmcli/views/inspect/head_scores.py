@@ -13,7 +13,7 @@ from rich.text import Text
 from llmcli.views.widgets.heatmap import HeatMap, scale_legend
 
 if TYPE_CHECKING:
-    from llmcli.inspection.attention.head_scores import Ablation, HeadAtlas, HeadScores
+    from llmcli.inspection.attention.head_scores import HeadAblation, HeadAtlas, HeadScores
 
 SCHEMA = "llmcli.heads/1"
 KINDS = {
@@ -85,7 +85,7 @@ def _parked(heads: Sequence[HeadScores]) -> str:
     return line
 
 
-def _ablation(result: Ablation) -> Group:
+def _ablation(result: HeadAblation) -> Group:
     off = " ".join(f"{head.layer}.{head.head}" for head in result.heads)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("loss on the second repeat, nats a token", overflow="fold")

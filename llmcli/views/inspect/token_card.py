@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmcli.inspection.core.tokens import TokenProb
     from llmcli.inspection.residual.logit_attribution import Attribution, BlockLogit, HeadLogit
     from llmcli.inspection.residual.logit_lens import LensLayer, LensPosition
-    from llmcli.inspection.token_card import Ablation, CardToken, TokenCard, Verification
+    from llmcli.inspection.token_card import CardToken, ComponentAblation, TokenCard, Verification
 
 SCHEMA = "llmcli.token/1"
 NOTE = (
@@ -189,7 +189,7 @@ def _verify_table(verify: Verification) -> Table:
     return table
 
 
-def _switched_off(ablation: Ablation) -> str:
+def _switched_off(ablation: ComponentAblation) -> str:
     names = [f"head {head.block}.{head.head}" for head in ablation.heads]
     names += [f"neuron {neuron_name(neuron.block, neuron.neuron, None)}" for neuron in ablation.neurons]
     if len(names) == 1:

@@ -26,7 +26,7 @@ _CODE_THEME = "ansi_dark"
 
 
 @dataclass(frozen=True)
-class Block:
+class MarkdownBlock:
     """A paragraph, list, table, ... at the top level of a text."""
 
     tokens: tuple[Token, ...]
@@ -34,23 +34,23 @@ class Block:
     """The line of the text it begins with, counted from 0."""
 
 
-def blocks(text: str) -> list[Block]:
+def blocks(text: str) -> list[MarkdownBlock]:
     """The blocks of `text`.
 
     HTML is text, and so are reference definitions: what has been read of a text must not mean something else because
     of what follows later.
     """
-    found: list[Block] = []
+    found: list[MarkdownBlock] = []
     tokens: list[Token] = []
     for token in _parser().parse(visible(text)):
         tokens.append(token)
         if token.level == 0 and token.nesting <= 0:
-            found.append(Block(tuple(_clean(tokens)), (tokens[0].map or [0])[0]))
+            found.append(MarkdownBlock(tuple(_clean(tokens)), (tokens[0].map or [0])[0]))
             tokens = []
     return found
 
 
-def end_of(block: Block, lines: int) -> Block:
+def end_of(block: MarkdownBlock, lines: int) -> MarkdownBlock:
     """`block` itself, or less of it that has at least so many lines and looks the same at its end.
 
     The columns of a table may have other widths.
@@ -70,11 +70,11 @@ def end_of(block: Block, lines: int) -> Block:
     return _short(block, first, *tokens[1 : parts[head]], *tokens[parts[-lines] :])
 
 
-def _short(block: Block, *tokens: Token) -> Block:
-    return Block(tokens, block.line)
+def _short(block: MarkdownBlock, *tokens: Token) -> MarkdownBlock:
+    return MarkdownBlock(tokens, block.line)
 
 
-def markdown_lines(found: Sequence[Block], width: int, colours: Colours = None) -> list[str]:
+def markdown_lines(found: Sequence[MarkdownBlock], width: int, colours: Colours = None) -> list[str]:
     """The lines that `found` take up at `width` columns, a blank one between two blocks."""
     lines: list[str] = []
     for block in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llmcli.views.reply.markdown_blocks import Block, Colours, blocks, end_of, markdown_lines
+from llmcli.views.reply.markdown_blocks import Colours, MarkdownBlock, blocks, end_of, markdown_lines
 from llmcli.views.terminal.live_region import OpenLines
 
 # The beginning of a line that may yet become a list, a heading, a table, ...: its looks would change at once.
@@ -42,7 +42,7 @@ class MarkdownStream:
         self._lines.update(self._drawn(blocks(self._text)), [])
         self._text, self._complete, self._has_lines = "", 0, False
 
-    def _finished_blocks(self) -> list[Block]:
+    def _finished_blocks(self) -> list[MarkdownBlock]:
         """Those that whatever follows leaves as they are; they are no longer part of the text."""
         # A line may mean something else once it is whole: "#" is a heading, "#1" goes on with the paragraph.
         complete = self._text.rfind("\n") + 1
@@ -57,7 +57,7 @@ class MarkdownStream:
         self._text = rest
         return found[:-1]
 
-    def _drawn(self, found: list[Block], *, is_open: bool = False) -> list[str]:
+    def _drawn(self, found: list[MarkdownBlock], *, is_open: bool = False) -> list[str]:
         lines = markdown_lines(found, self._lines.columns, self._colours)
         if lines and self._has_lines:
             lines.insert(0, "")

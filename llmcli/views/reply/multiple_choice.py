@@ -13,10 +13,10 @@ from llmcli.views.widgets.numbers import number
 from llmcli.views.widgets.token_table import band_style, percent, probability_bar, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.evaluation.multiple_choice import Choices
+    from llmcli.inspection.evaluation.multiple_choice import AnswerChoices
 
 
-def answers_view(result: Choices, top: int = 0) -> Group:
+def answers_view(result: AnswerChoices, top: int = 0) -> Group:
     """A row for each answer, or the `top` best: its share, log-probability (nats), that of its end, and its tokens."""
     counts_end = any(choice.end_logprob is not None for choice in result.choices)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

@@ -13,13 +13,13 @@ from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
     from llmcli.engine.sampling_params import SamplingParams
-    from llmcli.engine.sampling_trace import Choice
+    from llmcli.engine.sampling_trace import TracedCandidate
 
 NOTE = "model: its own probability; then after each filter in turn, which shares what it takes away among the others"
 
 
 def choice_table(
-    choices: Sequence[Choice], taken: int, params: SamplingParams, token_bytes: Callable[[int], bytes]
+    choices: Sequence[TracedCandidate], taken: int, params: SamplingParams, token_bytes: Callable[[int], bytes]
 ) -> Table:
     """A row for each of `choices`, `>` before the one that was `taken`; `out` where a filter removed it.
 
@@ -52,7 +52,7 @@ def choice_table(
     return table
 
 
-def _cell(choice: Choice, name: str) -> str:
+def _cell(choice: TracedCandidate, name: str) -> str:
     """The probability after the filter `name`; only the first that leaves none has removed it."""
     after = next(probability for stage, probability in choice.after if stage == name)
     if after > 0:

@@ -14,13 +14,13 @@ from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
     from llmcli.doctor.finding import Finding
-    from llmcli.doctor.machine import Machine
+    from llmcli.doctor.machine import MachineReport
 
 SCHEMA = "llmcli.doctor/1"
 _MARKS = {"good": ("ok", "green"), "note": ("note", "yellow"), "problem": ("WRONG", "bold red")}
 
 
-def machine_table(machine: Machine) -> Table:
+def machine_table(machine: MachineReport) -> Table:
     """What computes, with what, and where everything is kept."""
     table = _table()
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())

@@ -14,7 +14,7 @@ from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
     from llmcli.editing.edit_fact import EditReport
-    from llmcli.editing.evaluation import Neighbour, Reply
+    from llmcli.editing.evaluation import GreedyReply, NeighborFact
 
 SCHEMA = "llmcli.edit/1"
 NOTE = "new answer: the probability of all of it; neighbours: texts whose answers should stay; drift: KL divergence"
@@ -63,13 +63,13 @@ def _verdict(problems: Sequence[str]) -> Text:
     return Text("\n".join(visible(problem) for problem in problems), style="bold yellow")
 
 
-def _neighbour(near: Neighbour) -> list[Text | str]:
+def _neighbour(near: NeighborFact) -> list[Text | str]:
     answer = Text(token_label(near.answer.encode("utf-8", errors="replace")))
     there = f"{percent(near.target_before)} → {percent(near.target_after)}"
     return [_words(near.text), answer, percent(near.before), percent(near.after), there]
 
 
-def _replies(replies: Sequence[Reply]) -> Table:
+def _replies(replies: Sequence[GreedyReply]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0))
     for name, ratio in (("what is said", 2), ("before", 3), ("after", 3)):
         table.add_column(name, overflow="fold", ratio=ratio)

@@ -12,14 +12,14 @@ import torch
 
 from llmcli.bench.arms import worker as arm_process
 from llmcli.bench.arms.llmcli import Ours, start_command
-from llmcli.bench.arms.protocol import ArmError, Run
+from llmcli.bench.arms.protocol import ArmError, TimedRun
 from llmcli.bench.bytes_per_token import model_facts, weight_bytes_per_token
 from llmcli.bench.hardware.bandwidth import bandwidth
 from llmcli.bench.hardware.machine import this_machine, versions
-from llmcli.bench.plan import Plan, Sizes
+from llmcli.bench.plan import BenchPlan, Sizes
 from llmcli.bench.results import MEASURES
 from llmcli.checkpoint.checkpoint import open_checkpoint
-from llmcli.engine.prefix_cache import Reader
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.hub.starter import fetch_starter, starter_path
 from tests.support.models.tiny import random_ids, save, tiny_model
 
@@ -28,25 +28,25 @@ SIZES = Sizes((9, 30), (0, 20), 3)
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> BenchPlan:
     # All of a puppet's replies would end at once: the benchmark must not.
     folder = save(tiny_model("llama", eos_token_id=list(range(250))), tmp_path_factory.mktemp("m"))
-    return Plan("llmcli", str(folder), "cpu", "float32", torch.get_num_threads(), IDS, SIZES)
+    return BenchPlan("llmcli", str(folder), "cpu", "float32", torch.get_num_threads(), IDS, SIZES)
 
 
-def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: BenchPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
     def count(name: str) -> None:
-        method = getattr(Reader, name)
+        method = getattr(PrefixCache, name)
 
-        def counting(self: Reader, *arguments: Any) -> Any:
+        def counting(self: PrefixCache, *arguments: Any) -> Any:
             before = self.length
             result = method(self, *arguments)
             read.append(self.length - before)
             return result
 
-        monkeypatch.setattr(Reader, name, counting)
+        monkeypatch.setattr(PrefixCache, name, counting)
 
     count("read")
     count("read_burst")
@@ -64,7 +64,7 @@ def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: Plan, monkeypatch: 
     assert "float32" in runner.how
 
 
-def test_transformers_reads_afresh_and_goes_on_with_its_cache(plan: Plan) -> None:
+def test_transformers_reads_afresh_and_goes_on_with_its_cache(plan: BenchPlan) -> None:
     transformers = pytest.importorskip("transformers")
     from llmcli.bench.arms.hf_transformers import Transformers
 
@@ -100,7 +100,7 @@ def test_llama_cpp_reads_afresh_and_makes_sense(monkeypatch: pytest.MonkeyPatch)
         return said[-1]
 
     monkeypatch.setattr(llama_cpp, "llama_sampler_sample", listening)
-    runner = LlamaCpp(Plan("llama.cpp", str(path), "cpu", "auto", 1, IDS, Sizes((), (len(ids),), 6)))
+    runner = LlamaCpp(BenchPlan("llama.cpp", str(path), "cpu", "auto", 1, IDS, Sizes((), (len(ids),), 6)))
     for _ in range(2):
         run = runner.run(ids, 4)
         assert run.read == len(ids)
@@ -113,19 +113,19 @@ def test_llama_cpp_reads_afresh_and_makes_sense(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ArmError, match="llama_decode answered 1"):
         runner.run(ids * 200, 1)
     with pytest.raises(ArmError, match=r"could not load the model: .*nowhere"):
-        LlamaCpp(Plan("llama.cpp", "/nowhere.gguf", "cpu", "auto", 1, IDS, SIZES))
+        LlamaCpp(BenchPlan("llama.cpp", "/nowhere.gguf", "cpu", "auto", 1, IDS, SIZES))
 
 
-def test_an_arm_says_what_it_does_and_what_came_of_it(plan: Plan) -> None:
+def test_an_arm_says_what_it_does_and_what_came_of_it(plan: BenchPlan) -> None:
     class Clock:
         how = "by the clock"
 
         def __init__(self) -> None:
             self.asked: list[tuple[tuple[int, ...], int]] = []
 
-        def run(self, ids: Sequence[int], tokens: int) -> Run:
+        def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
             self.asked.append((tuple(ids), tokens))
-            return Run(0.5, 2.0, len(ids), 600 if tokens > 1 and len(ids) > 1 else 0)
+            return TimedRun(0.5, 2.0, len(ids), 600 if tokens > 1 and len(ids) > 1 else 0)
 
     said: list[dict[str, Any]] = []
     runner = Clock()
@@ -153,7 +153,7 @@ def test_errors_become_one_line() -> None:
     assert arm_process._message(ValueError("x" * 1000)) == "ValueError: " + "x" * 300
 
 
-def test_what_a_user_would_type(plan: Plan) -> None:
+def test_what_a_user_would_type(plan: BenchPlan) -> None:
     command = start_command(replace(plan, model="-odd name", device="cuda:1"))
     assert command[1:4] == ("-m", "llmcli", "generate")
     for flag, value in (("--model", "-odd name"), ("--device", "cuda:1"), ("--dtype", "float32"), ("-n", "1")):
@@ -177,7 +177,7 @@ def test_the_machine_is_known() -> None:
     assert set(found) == {"llmcli", "python", "torch"}
 
 
-def test_a_bad_device_is_no_gpu_of_llama_cpp(plan: Plan) -> None:
+def test_a_bad_device_is_no_gpu_of_llama_cpp(plan: BenchPlan) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     from llmcli.bench.arms.llama_cpp import LlamaCpp
 

@@ -14,9 +14,9 @@ from llmcli.bench.arms import subprocesses
 from llmcli.bench.arms.protocol import ArmError
 from llmcli.bench.arms.subprocesses import ARM, CAN_DROP, answers, drop_from_page_cache, environment, timed
 from llmcli.bench.hardware.memory import peak_resident_bytes
-from llmcli.bench.plan import Plan, Sizes
+from llmcli.bench.plan import BenchPlan, Sizes
 
-PLAN = Plan("llmcli", "/nowhere.gguf", "cpu", "auto", 1, (1, 2, 3), Sizes((2,), (0,), 2))
+PLAN = BenchPlan("llmcli", "/nowhere.gguf", "cpu", "auto", 1, (1, 2, 3), Sizes((2,), (0,), 2))
 
 
 def python(code: str) -> tuple[str, ...]:

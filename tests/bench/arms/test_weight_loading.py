@@ -11,7 +11,7 @@ import torch
 from llmcli.bench.arms import weight_loading
 from llmcli.bench.arms import worker as arm_process
 from llmcli.bench.arms.weight_loading import by_safe_open, loading_speeds, safetensors_files
-from llmcli.bench.plan import Plan, Sizes
+from llmcli.bench.plan import BenchPlan, Sizes
 from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.errors import OutOfMemoryError
@@ -67,7 +67,7 @@ def test_only_plain_safetensors_can_be_read_so(tmp_path: Path) -> None:
 def test_an_arm_tells_them_unless_the_model_does_not_fit(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan("machine", str(checkpoint.path), "cuda", "auto", 1, (), Sizes((), (), 1))
+    plan = BenchPlan("machine", str(checkpoint.path), "cuda", "auto", 1, (), Sizes((), (), 1))
     said: list[dict[str, Any]] = []
     monkeypatch.setattr(weight_loading, "loading_speeds", lambda *_: (2.0, 1.0))
     arm_process._measure_loading(plan, said.append)

@@ -21,7 +21,7 @@ from llmcli.checkpoint.families.bias_keys import without_unwanted_biases
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.harmless_keys import HARMLESS, HARMLESS_OF, RECORDED, why_harmless
 from llmcli.checkpoint.families.registry import FAMILIES
-from llmcli.checkpoint.huggingface.config import described, model_config, tensors_of_further_layers
+from llmcli.checkpoint.huggingface.config import family_config, model_config, tensors_of_further_layers
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -98,7 +98,7 @@ def keys_asked(model_type: str) -> set[str]:
             ruled |= {"use_sliding_window": True, "sliding_window": 4}
         for values, head in ((full, ["lm_head.weight"]), (ruled, [])):
             recorded = RecordedKeys(values)
-            description = described(ConfigKeys(recorded, Path("config.json")))
+            description = family_config(ConfigKeys(recorded, Path("config.json")))
             model_config(description, TensorNames(head, {}))
             without_unwanted_biases({}, description.keys, description.family.biases)
             tensors_of_further_layers(description)

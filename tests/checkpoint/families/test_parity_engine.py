@@ -42,7 +42,7 @@ def test_a_prompt_that_returns_to_an_earlier_point_gets_the_same_reply(
         cached, reply = run(engine, prompt, 10)
         assert reply == run(Engine(model.model, model.tokenizer), prompt, 10)[1]
         reused.append(cached)
-    forgets = any(layer.forgets for layer in model.config.layers)
+    forgets = any(layer.is_windowed for layer in model.config.layers)
     assert reused[2] == (0 if forgets else 20)
     assert reused[1] > 0 or forgets
 

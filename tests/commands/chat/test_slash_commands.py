@@ -14,11 +14,11 @@ import pytest
 import llmcli
 from llmcli.commands.chat.completion import CommandCompleter
 from llmcli.commands.chat.keyboard import Keyboard, is_open_fence, unfenced
-from llmcli.commands.chat.session import ChatSession, Speaker
+from llmcli.commands.chat.session import ChatModel, ChatSession
 from llmcli.commands.chat.slash_command import Command
 from llmcli.commands.chat.slash_commands import Commands
-from llmcli.commands.shared.token_report import Look
-from llmcli.conversations.live_conversation import Talk
+from llmcli.commands.shared.token_report import ReportOptions
+from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.engine import Conversation, SamplingParams
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
@@ -58,14 +58,16 @@ def start(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     monkeypatch.setattr(Path, "open", _without_keyboard(Path.open))
     with ExitStack() as stack:
 
-        def make(model: Path, *, quiet: bool = False, talk: Talk | None = None, **params: object) -> Chat:
-            def load(name: str | None) -> Speaker:
+        def make(model: Path, *, quiet: bool = False, talk: LiveConversation | None = None, **params: object) -> Chat:
+            def load(name: str | None) -> ChatModel:
                 loaded = llmcli.load(name or model)
                 assert loaded.template is not None
                 conversation = Conversation(loaded.engine(), loaded.tokenizer, loaded.template)
-                return Speaker(loaded, conversation, GREEDY, name or str(model), None)
+                return ChatModel(loaded, conversation, GREEDY, name or str(model), None)
 
-            session = ChatSession(load(None), talk or Talk(), Look(), Keyboard(stack), load, stats=False, quiet=quiet)
+            session = ChatSession(
+                load(None), talk or LiveConversation(), ReportOptions(), Keyboard(stack), load, stats=False, quiet=quiet
+            )
             stack.callback(session.close)
             return Chat(session, capsys)
 
@@ -119,7 +121,7 @@ def test_branching_at_a_token(start: Start, tmp_path: Path) -> None:
     # After A comes C, D or the end; each of them ends the reply.
     tokens = {ASSISTANT: {65: 1.0}, 65: {67: 0.5, 68: 0.3, END: 0.2}, 67: {END: 1.0}, 68: {67: 1.0}}
     chat = start(write_puppet(tmp_path / "m", tokens))
-    chat.session.look = Look(probs=True, top=2)
+    chat.session.report = ReportOptions(probs=True, top=2)
     chat("hi")
     first = chat.texts[-1]
     assert len(first) == 2
@@ -143,7 +145,7 @@ def test_branching_at_a_token(start: Start, tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=told):
             chat(wrong)
-    assert len(chat.session.talk.tree.leaves()) == 3
+    assert len(chat.session.live.tree.leaves()) == 3
 
 
 def test_why_tells_what_each_filter_did(start: Start, tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_saving_loading_and_going_on_exactly(start: Start, yes: Path, tmp_path: 
     with pytest.raises(UsageError, match="no conversation"):
         chat("/load nothing")
     chat.session.close()
-    talk, note = Talk.resume(first)
+    talk, note = LiveConversation.resume(first)
     assert note is None
     again = start(yes, talk=talk)
     again.session.conversation.system = "Be brief."
@@ -314,7 +316,7 @@ def test_a_full_context_is_told_and_nothing_dropped_without_a_word(start: Start,
         chat("e" * 100)
     assert chat.texts[-2:] == ["d" * 20, "ok"]
     # Still there for the reader.
-    assert len(chat.session.talk.tree.path()) == 8
+    assert len(chat.session.live.tree.path()) == 8
 
 
 def test_a_summary_takes_the_place_of_what_is_left_out(start: Start, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import llmcli
 from llmcli.api import LoadedModel
 from llmcli.engine import Finish, Interruption, SamplingParams, Step
 from llmcli.engine.batch.backends import MOST_ROWS
-from llmcli.engine.batch.batch import Batch, Reply, Request
+from llmcli.engine.batch.batch import Batch, BatchReply, Request
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
@@ -61,7 +61,7 @@ def alone(loaded: LoadedModel, request: Request, context: int | None = None) -> 
 def together(batch: Batch, asked: Sequence[Request]) -> list[tuple[str, str, int]]:
     replies: list[tuple[str, str, int]] = []
     for reply, request in zip(batch.run(asked), asked, strict=True):
-        assert isinstance(reply, Reply) and reply.prompt_tokens == len(request.ids)
+        assert isinstance(reply, BatchReply) and reply.prompt_tokens == len(request.ids)
         replies.append((reply.text, reply.reason, reply.generated_tokens))
     return replies
 
@@ -108,7 +108,7 @@ def test_a_full_context_and_prompts_too_long(request: pytest.FixtureRequest, whi
     assert isinstance(replies[1], PromptTooLongError) and "1 too long" in str(replies[1])
     for index in (0, 2, 3):
         reply = replies[index]
-        assert isinstance(reply, Reply)
+        assert isinstance(reply, BatchReply)
         assert (reply.text, reply.reason, reply.generated_tokens) == alone(loaded, asked[index], 20)
     with pytest.raises(UsageError, match="made for up to 128"):
         loaded.batch(context_length=129)
@@ -145,10 +145,10 @@ def test_requests_are_taken_as_they_are_needed_and_errors_pass_through(tmp_path:
 
     replies = loaded.batch(parallel=2).run(asked())
     first = next(replies)
-    assert isinstance(first, Reply) and first.text == "abc" * 20
+    assert isinstance(first, BatchReply) and first.text == "abc" * 20
     assert len(taken) <= 2 * 4 + 1
     assert str(next(replies)) == "no request"
-    assert [reply.text for reply in replies if isinstance(reply, Reply)] == ["a"] * 98
+    assert [reply.text for reply in replies if isinstance(reply, BatchReply)] == ["a"] * 98
     assert taken == list(range(100))
 
 
@@ -162,13 +162,13 @@ def test_an_interruption_drops_what_is_not_finished(tmp_path: Path) -> None:
         replies.append(reply)
         if len(replies) == 2:
             interruption.request()
-    assert [reply.text for reply in replies if isinstance(reply, Reply)] == ["a", "ab"]
+    assert [reply.text for reply in replies if isinstance(reply, BatchReply)] == ["a", "ab"]
     # While it computes, at once.
     batch = loaded.batch(parallel=2)
     broken = Interruption()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch._rows, "step", lambda rows, ids: broken.request())
-        assert [reply.text for reply in batch.run(asked, broken) if isinstance(reply, Reply)] == ["a"]
+        assert [reply.text for reply in batch.run(asked, broken) if isinstance(reply, BatchReply)] == ["a"]
 
 
 def test_one_text_whose_numbers_break_does_not_end_the_others(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_one_text_whose_numbers_break_does_not_end_the_others(tmp_path: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch._rows, "step", broken)
         replies = list(batch.run(asked))
-    assert [reply.text if isinstance(reply, Reply) else str(reply)[:31] for reply in replies] == [
+    assert [reply.text if isinstance(reply, BatchReply) else str(reply)[:31] for reply in replies] == [
         "abc",
         "The model's output is not a num",
         "abc",

@@ -16,12 +16,12 @@ from torch import Tensor
 import llmcli
 from llmcli.engine import Engine, Finish, SamplingParams, Step
 from llmcli.engine.decoders import multi_step
-from llmcli.engine.speculative.decoder import Speculation
+from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.errors import LlmcliError
 from llmcli.kernels.cpu import signals
 from llmcli.kernels.cpu.signals import alarm
 from llmcli.kernels.cpu.step import CpuStep
-from llmcli.kernels.sampling_filters import Choosing
+from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import KVCache
 from tests.support.models.parity_cases import CASES
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
@@ -60,7 +60,7 @@ class Watched(CpuStep):
         self.bursts: list[int] = []
         self.before: Callable[[], None] = lambda: None
 
-    def forward_burst(self, token: int, cache: KVCache, choosing: Choosing) -> list[int]:
+    def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:
         chosen = super().forward_burst(token, cache, choosing)
         self.bursts.append(len(chosen))
         self.before()
@@ -246,7 +246,7 @@ def test_between_proposals(params: SamplingParams, text: bytes, tmp_path: Path) 
     step, plain = Watched(loaded), Plain(loaded)
     ours, theirs = (
         Engine(loaded.model, loaded.tokenizer, context_length=80, step=each, speculation=speculation)
-        for each, speculation in ((step, Speculation(lookup=True, tokens=4)), (plain, None))
+        for each, speculation in ((step, SpeculationState(lookup=True, tokens=4)), (plain, None))
     )
     params = replace(params, max_tokens=None)
     for prompt in ([ASSISTANT], [65, ASSISTANT], [*b"abab", ASSISTANT]):

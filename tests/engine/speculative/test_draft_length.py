@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from llmcli.engine.speculative.draft_length import Chance, Costs
+from llmcli.engine.speculative.draft_length import AcceptanceRate, StepCosts
 
 
-def measured(ratios: dict[int, float]) -> Costs:
-    costs = Costs()
+def measured(ratios: dict[int, float]) -> StepCosts:
+    costs = StepCosts()
     for _ in range(40):
         for tokens, ratio in {1: 1.0, **ratios}.items():
             costs.saw(tokens, 0.01 * ratio)
@@ -59,7 +59,7 @@ def test_a_pass_that_was_held_up_is_soon_forgotten() -> None:
 
 
 def test_a_plain_pass_is_made_first_and_from_time_to_time() -> None:
-    costs = Costs()
+    costs = StepCosts()
     plain = []
     for _ in range(200):
         plain.append(not costs.plain_is_known)
@@ -70,7 +70,7 @@ def test_a_plain_pass_is_made_first_and_from_time_to_time() -> None:
 
 
 def test_chances_follow_what_is_seen_and_are_tried_again_after_a_while() -> None:
-    chance = Chance(0.7, 2)
+    chance = AcceptanceRate(0.7, 2)
     assert chance.value == pytest.approx(0.7)
     for _ in range(100):
         chance.saw(False)

@@ -17,7 +17,7 @@ from torch import Tensor
 import llmcli
 from llmcli.engine import SamplingParams, Step
 from llmcli.engine.sampler import Sampler
-from llmcli.engine.speculative.rejection_sampling import Proposal, settle
+from llmcli.engine.speculative.rejection_sampling import Proposal, accept_or_resample
 from tests.support.models.puppet import ASSISTANT, END, write_puppet
 
 _SIZE, _LENGTH, _SAMPLES = 6, 3, 20_000
@@ -61,7 +61,7 @@ def continuation(
             proposals.append(Proposal(sampler.draw(distribution), "draft", distribution))
             drafted += (proposals[-1].token,)
         for proposal in [*proposals, None]:
-            text += (settle(target(text), proposal, sampler),)
+            text += (accept_or_resample(target(text), proposal, sampler),)
             if proposal is None or text[-1] != proposal.token:
                 break
     return text[1 : 1 + _LENGTH]

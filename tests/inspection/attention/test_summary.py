@@ -15,7 +15,7 @@ from llmcli.inspection.attention.observer import AttentionWatch
 from llmcli.inspection.attention.pattern import attention_pattern
 from llmcli.inspection.attention.summary import read_at, summary
 from llmcli.inspection.core import activations
-from llmcli.inspection.core.text_spans import Span, Spans
+from llmcli.inspection.core.text_spans import Spans, TextSpan
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import random_ids, save, tiny_model
 
@@ -197,8 +197,8 @@ def test_stretches_cover_a_text_and_grow_with_it(tmp_path: Path) -> None:
     # <bos> and the role before the first, the end of a message and the next role before the second.
     first, second = 2 + len("Be brief."), 2 + len("Be brief.") + 2 + len("Be brief. Why?")
     assert messages.of(prompt) == [
-        Span("system: Be brief.", 0, first),
-        Span("user: Be brief. Why?", first, second),
-        Span("the reply", second, len(prompt)),
+        TextSpan("system: Be brief.", 0, first),
+        TextSpan("user: Be brief. Why?", first, second),
+        TextSpan("the reply", second, len(prompt)),
     ]
     assert messages.of([*prompt, 5])[-1].stop == len(prompt) + 1

@@ -30,7 +30,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> llmcli.LoadedModel
     return family(request.param, tmp_path)[1]
 
 
-def test_what_is_put_back_at_the_end_is_the_answer_itself(loaded: llmcli.LoadedModel) -> None:
+def test_what_is_restore_at_the_end_is_the_answer_itself(loaded: llmcli.LoadedModel) -> None:
     result = causal_trace(loaded, IDS, SUBJECT, samples=2)
     last = loaded.config.num_layers - 1
     assert result.hidden[-1][last] == pytest.approx(result.answer.prob, rel=1e-4)
@@ -43,7 +43,7 @@ def test_what_is_put_back_at_the_end_is_the_answer_itself(loaded: llmcli.LoadedM
 
 
 @pytest.mark.parametrize("part", ["feed_forward", "attention"])
-def test_a_part_is_put_back_as_in_a_whole_pass(loaded: llmcli.LoadedModel, part: str) -> None:
+def test_a_part_is_restore_as_in_a_whole_pass(loaded: llmcli.LoadedModel, part: str) -> None:
     result = causal_trace(loaded, IDS, SUBJECT, samples=1, seed=5)
     model, layer, at = loaded.model, 1, 4
     module = adder(blocks(model)[layer], part)  # type: ignore[arg-type]
@@ -63,12 +63,12 @@ def test_a_part_is_put_back_as_in_a_whole_pass(loaded: llmcli.LoadedModel, part:
         x[:, list(SUBJECT)] += _NOISE * embedded[0].std() * noise
         return (x, *inputs[1:])
 
-    def put_back(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+    def restore(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
         output[:, at] = clean[0][:, at]
         return output
 
-    with removed([model.layers[0].register_forward_pre_hook(drown), module.register_forward_hook(put_back)]):
+    with removed([model.layers[0].register_forward_pre_hook(drown), module.register_forward_hook(restore)]):
         expected = loaded.logits(IDS)[-1].softmax(-1)[result.answer.id]
     # With so few blocks only one is put back at a time.
     assert result.window == 1
@@ -88,7 +88,7 @@ def test_a_part_is_put_back_as_in_a_whole_pass(loaded: llmcli.LoadedModel, part:
         ("qwen2-moe", 1024),
     ],
 )
-def test_every_state_is_put_back_as_in_whole_passes(
+def test_every_state_is_restore_as_in_whole_passes(
     name: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_type, overrides = CASES[name]
@@ -127,7 +127,7 @@ def plainly(loaded: llmcli.LoadedModel, answer: int, *, window: int) -> dict[str
         loaded.logits(IDS)
     noises = torch.randn((2, 2, loaded.config.hidden_size), generator=torch.Generator().manual_seed(0))
 
-    def probability(kind: str, put_back: range, at: int) -> float:
+    def probability(kind: str, restore: range, at: int) -> float:
         def restored(layer: int) -> Callable[[object, object, torch.Tensor], torch.Tensor]:
             def restore(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
                 output = output.clone()
@@ -145,7 +145,7 @@ def plainly(loaded: llmcli.LoadedModel, answer: int, *, window: int) -> dict[str
                 return (x, *inputs[1:])
 
             hooks = [each[0].register_forward_pre_hook(drown)]
-            for layer in put_back:
+            for layer in restore:
                 module = each[layer] if kind == "hidden" else adder(each[layer], kind)  # type: ignore[arg-type]
                 hooks.append(module.register_forward_hook(restored(layer)))
             with removed(hooks):
@@ -158,8 +158,8 @@ def plainly(loaded: llmcli.LoadedModel, answer: int, *, window: int) -> dict[str
             row = []
             for layer in range(layers):
                 around = range(max(0, layer - window // 2), min(layers, layer - window // 2 + window))
-                put_back = range(layer, layer + 1) if kind == "hidden" else around
-                row.append(probability(kind, put_back if at >= min(SUBJECT) else range(0), at))
+                restore = range(layer, layer + 1) if kind == "hidden" else around
+                row.append(probability(kind, restore if at >= min(SUBJECT) else range(0), at))
             rows.append(row)
         return torch.tensor(rows)
 

@@ -77,7 +77,7 @@ def test_residuals_alone_are_the_same(model: Transformer) -> None:
 def test_the_last_residual_reads_out_as_the_logits(model: Transformer) -> None:
     found = trace(model, IDS, [29])
     with torch.inference_mode():
-        assert close(model.read_out(found.residuals[-1]), model(torch.tensor([IDS]))[0, -1:])
+        assert close(model.unembed(found.residuals[-1]), model(torch.tensor([IDS]))[0, -1:])
 
 
 @pytest.mark.parametrize("positions", [[], [-1], [30], [3, 400]], ids=str)

@@ -104,9 +104,9 @@ def test_logits_of_a_long_text_are_never_held_together(
     ids = random_ids(100)
     expected = score(loaded, ids)
     monkeypatch.setattr("llmcli.engine.prefix_cache._LOGITS_AT_ONCE", 7 * loaded.tokenizer.vocab_size + 5)
-    reader = loaded.reader()
-    assert reader.begin(ids, len(ids)) == 0
-    assert {len(rows) for rows in reader.read_along(ids)} == {7, 100 % 7}
+    prefix_cache = loaded.prefix_cache()
+    assert prefix_cache.begin(ids, len(ids)) == 0
+    assert {len(rows) for rows in prefix_cache.read_along(ids)} == {7, 100 % 7}
     pieces = score(loaded, ids)
     assert [token.logprob for token in pieces.tokens[1:]] == pytest.approx(
         [token.logprob for token in expected.tokens[1:]], abs=1e-4

@@ -124,7 +124,7 @@ def test_a_vector_speaks_for_what_the_model_would_say_if_it_stood_alone(loaded: 
     vector = torch.randn(32, generator=torch.Generator().manual_seed(3))
     place = blocks(loaded.model)[1]
     written = place.mlp_output_norm(vector) if isinstance(place, OutputNormBlock) else vector
-    logits = loaded.model.read_out(written)[:TOKENS]
+    logits = loaded.model.unembed(written)[:TOKENS]
     found = promotion(loaded, 1, vector, 4)
     assert [token.id for token in found.promotes] == logits.topk(4).indices.tolist()
     assert [token.id for token in found.suppresses] == (-logits).topk(4).indices.tolist()

@@ -24,7 +24,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("model")), dtype="float32", device="cpu")
 
 
-def read_out(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+def unembedded(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """The reference's own final norm and output head, with what its config says is done to the logits."""
     base, config = getattr(model, "model", model.base_model), model.config
     names = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
@@ -41,7 +41,7 @@ def test_every_layer_is_what_the_reference_would_say_there(name: str, tmp_path: 
     with torch.inference_mode():
         output = model(torch.tensor([IDS]), output_hidden_states=True)
         # The last of these has passed the final norm already.
-        logits = [read_out(model, hidden[0]) for hidden in output.hidden_states[:-1]] + [output.logits[0]]
+        logits = [unembedded(model, hidden[0]) for hidden in output.hidden_states[:-1]] + [output.logits[0]]
     logprobs = torch.stack(logits)[..., :TOKENS].log_softmax(-1)  # (L + 1, T, V)
     final = logprobs[-1]
     for found in lens(loaded, IDS, [0, 7, 19], top=3).lens:

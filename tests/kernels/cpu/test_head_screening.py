@@ -11,7 +11,7 @@ from torch import Tensor
 from llmcli.engine import SamplingParams
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
-from llmcli.kernels.sampling_filters import Choosing
+from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import Transformer
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
 from tests.support.kernels.cpu_step import assert_as_one_by_one
@@ -36,7 +36,7 @@ def set_head(model: Transformer, codes: Tensor, scale: Tensor) -> None:
 def unread(step: CpuStep, model: Transformer, tokens: int = 5, vocabulary: int = ROWS) -> int:
     """Bytes left unread by one burst."""
     before = step.unread_bytes
-    step.forward_burst(7, model.new_cache(), Choosing(GREEDY, [0.0] * tokens, vocabulary))
+    step.forward_burst(7, model.new_cache(), SamplingRequest(GREEDY, [0.0] * tokens, vocabulary))
     return step.unread_bytes - before
 
 
@@ -55,7 +55,7 @@ def test_the_same_tokens_are_chosen(variant: Variant, threads: int, tmp_path: Pa
 def test_a_draw_takes_all_logits(tmp_path: Path) -> None:
     model = packed_model(tmp_path)
     step = CpuStep(model, threads=2, library=load_library())
-    step.forward_burst(7, model.new_cache(), Choosing(SamplingParams(temperature=0.7), [0.5] * 5, ROWS))
+    step.forward_burst(7, model.new_cache(), SamplingRequest(SamplingParams(temperature=0.7), [0.5] * 5, ROWS))
     assert step.unread_bytes == 0
 
 
@@ -99,7 +99,7 @@ def test_lower_nibbles_that_are_not_random_are_noticed(tmp_path: Path) -> None:
     step = CpuStep(model, threads=2, library=load_library())
     expected = int(step.forward([7], model.new_cache())[0].argmax())
     assert expected != best
-    assert step.forward_burst(7, model.new_cache(), Choosing(GREEDY, [0.0], ROWS)) == [expected]
+    assert step.forward_burst(7, model.new_cache(), SamplingRequest(GREEDY, [0.0], ROWS)) == [expected]
     # From then on all is read.
     assert unread(step, model) == unread(step, model, 200) == 0
     assert_as_one_by_one(step, model, GREEDY, 5, 12)
@@ -125,7 +125,7 @@ def test_what_is_no_number_is_not_chosen(value: float, tmp_path: Path) -> None:
     with torch.no_grad():
         model.get_parameter("norm.weight")[:] = value
     step = CpuStep(model, threads=2, library=load_library())
-    assert step.forward_burst(3, model.new_cache(), Choosing(GREEDY, [0.0] * 4, ROWS)) == [-1]
+    assert step.forward_burst(3, model.new_cache(), SamplingRequest(GREEDY, [0.0] * 4, ROWS)) == [-1]
 
 
 @torch.no_grad()
@@ -142,6 +142,6 @@ def test_rows_that_nobody_can_choose(value: float, tmp_path: Path) -> None:
     cache = model.new_cache()
     for _ in range(6):
         ids.append(int(step.forward(ids[-1:], cache)[0, :1001].argmax()))
-    assert step.forward_burst(7, model.new_cache(), Choosing(GREEDY, [0.0] * 6, 1001)) == ids[1:]
+    assert step.forward_burst(7, model.new_cache(), SamplingRequest(GREEDY, [0.0] * 6, 1001)) == ids[1:]
     if value != 1000.0:
-        assert step.forward_burst(7, model.new_cache(), Choosing(GREEDY, [0.0], ROWS)) == [-1]
+        assert step.forward_burst(7, model.new_cache(), SamplingRequest(GREEDY, [0.0], ROWS)) == [-1]

@@ -19,7 +19,7 @@ import torch
 from llmcli.engine import SamplingParams
 from llmcli.kernels.cpu.build import load_library
 from llmcli.kernels.cpu.step import CpuStep
-from llmcli.kernels.sampling_filters import Choosing
+from llmcli.kernels.sampling_filters import SamplingRequest
 from tests.support.models.sanitized_models import models
 from llmcli.kernels.cpu.repack import BlockPacker
 from tests.support.kernels.packed_blocks import FORMATS, any_blocks, empty_matrix
@@ -42,7 +42,7 @@ for variant in sys.argv[1:]:
             assert step.forward_rows([turn, *range(15)], [cache, *others]).isfinite().all()
         for temperature, top_k in ((0.0, 1), (2.0, 40), (2.0, 1000)):
             params = SamplingParams(temperature=temperature, top_k=top_k)
-            assert len(step.forward_burst(1, cache, Choosing(params, [0.1, 0.9, 0.5], 190, [200]))) == 3
+            assert len(step.forward_burst(1, cache, SamplingRequest(params, [0.1, 0.9, 0.5], 190, [200]))) == 3
         del step
 print("clean")
 """

@@ -10,7 +10,7 @@ import torch
 from llmcli.engine import SamplingParams
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
-from llmcli.kernels.sampling_filters import Choosing
+from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import Transformer
 from llmcli.model.quantized.layout import narrow
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
@@ -67,7 +67,7 @@ def test_numbers_are_what_they_were(
         assert_close(model, 4, step.forward(ids, cache, only_last=False), ids)
     before = step.unread_bytes
     cache.truncate(0)
-    step.forward_burst(7, cache, Choosing(SamplingParams(temperature=1.0), [0.5, 0.1, 0.9], ROWS))
+    step.forward_burst(7, cache, SamplingRequest(SamplingParams(temperature=1.0), [0.5, 0.1, 0.9], ROWS))
     # The last of four row blocks is filled up with zeros, from which its numbers are too far. Behind the numbers of 9
     # groups a line is filled up.
     assert step.unread_bytes - before == 3 * ((3 if follow else 0) * GROUPS * 16 - 4 * 16)

@@ -11,8 +11,8 @@ import torch
 
 import llmcli
 from llmcli.engine import Engine, Finish, SamplingParams, Step
-from llmcli.engine.prefix_cache import Reader
-from llmcli.engine.speculative.decoder import Speculation
+from llmcli.engine.prefix_cache import PrefixCache
+from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels.base import NoKernelError
@@ -181,8 +181,8 @@ def test_two_caches_in_turn_and_a_text_that_is_taken_back(smollm: Transformer) -
 def test_proposals_are_verified_several_tokens_a_pass(tmp_path: Path) -> None:
     loaded = llmcli.load(save(tiny_model("llama", num_hidden_layers=2), tmp_path), dtype="float32", device=str(DEVICE))
     size = loaded.tokenizer.vocab_size
-    drafting = DraftModel(Reader(loaded.model, context_length=64, vocab_size=size))
-    speculation = Speculation(draft=drafting, tokens=3)
+    drafting = DraftModel(PrefixCache(loaded.model, context_length=64, vocab_size=size))
+    speculation = SpeculationState(draft=drafting, tokens=3)
     params = SamplingParams(temperature=0, max_tokens=5)
     said = []
     for step, helped in ((None, None), (CudaStep(loaded.model, slower_step), speculation)):
@@ -205,7 +205,7 @@ def test_no_first_token_waits_for_a_compiler(smollm: Transformer, monkeypatch: p
     def launch(_plan: object) -> None:
         raise AssertionError("kernels are compiled by their first launch")
 
-    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", launch)
+    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.LaunchPlan.launch", launch)
     for prompt in ([5], IDS):
         ours = CudaStep(smollm, slower_step).forward(prompt, fresh(smollm))
         assert error(ours, read(smollm, fresh(smollm), prompt)[-1:]) < 1e-6

@@ -105,7 +105,7 @@ def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: p
     def fail(_plan: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
 
-    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", fail)
+    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.LaunchPlan.launch", fail)
     cache, other = model.new_cache(), model.new_cache()
     for token in (5, 6, 7):
         theirs = model(torch.tensor([[token]]), other)[0]
@@ -121,21 +121,21 @@ def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: p
 
 @INTERPRETED
 def test_kernels_that_cannot_overlap_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.kernels.cuda.launch_plan import Plan
+    from llmcli.kernels.cuda.launch_plan import LaunchPlan
     from llmcli.kernels.cuda.step import CudaStep
 
     model, launched = made(PLAIN), []
     step, _ = cuda_step(model, None)
     assert isinstance(step, CudaStep)
-    launch = Plan.launch
+    launch = LaunchPlan.launch
 
-    def fail_once(plan: Plan) -> None:
+    def fail_once(plan: LaunchPlan) -> None:
         launched.append(plan)
         if len(launched) == 1:
             raise RuntimeError("CUDA error: operation not supported")
         launch(plan)
 
-    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", fail_once)
+    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.LaunchPlan.launch", fail_once)
     step._pdl = True
     cache, other = model.new_cache(), model.new_cache()
     theirs = torch.cat([model(torch.tensor([[token]]), other)[0] for token in (5, 6, 7)])
@@ -148,19 +148,19 @@ def test_kernels_that_cannot_overlap_run_one_after_another(monkeypatch: pytest.M
 
 @INTERPRETED
 def test_several_tokens_that_do_not_compile_leave_single_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.kernels.cuda.launch_plan import Plan
+    from llmcli.kernels.cuda.launch_plan import LaunchPlan
 
     model = made(PLAIN)
     step, _ = cuda_step(model, None)
     assert step is not None
-    launch = Plan.launch
+    launch = LaunchPlan.launch
 
-    def fail(plan: Plan) -> None:
+    def fail(plan: LaunchPlan) -> None:
         if plan.tokens > 1:
             raise RuntimeError("out of resource: shared memory")
         launch(plan)
 
-    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.Plan.launch", fail)
+    monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.LaunchPlan.launch", fail)
     cache, ids = model.new_cache(), [5, 6, 7, 8, 9]
     theirs = model(torch.tensor([ids]), model.new_cache())[0]
     ours = [step.forward(ids[:2], cache, only_last=False), step.forward(ids[2:4], cache, only_last=False)]

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from llmcli.kernels.cuda.dequantize import _launch
-from llmcli.kernels.cuda.launch_plan import Plan
+from llmcli.kernels.cuda.launch_plan import LaunchPlan
 from llmcli.kernels.cuda.launches import Launch
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, RopeConfig, Transformer
 from llmcli.model.quantized.layout import PackedFormat, wide
@@ -101,7 +101,7 @@ def _launches(arch: int, names: list[str]) -> Iterator[tuple[str, Launch]]:
         tables = {} if rope is None else {rope: (torch.zeros(1024, rope.rotary_dim // 2, device="meta"),) * 2}
         table = torch.zeros(1, 4, dtype=torch.int64, device="meta")
         for tokens in sizes:
-            plan = Plan(model, tokens, table, tables, programs=264, pdl=arch >= 90)
+            plan = LaunchPlan(model, tokens, table, tables, programs=264, pdl=arch >= 90)
             yield from ((f"{name}, {tokens}", launch) for launch in plan.launches)
         if kept is not None:
             yield name, _unpacking(kept)

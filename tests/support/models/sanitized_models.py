@@ -10,7 +10,7 @@ import torch
 
 from llmcli.inspection.core.hooks import blocks
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, QueryScaling, Transformer
-from llmcli.model.rank_one_update import lay_over
+from llmcli.model.rank_one_update import attach_edit
 from llmcli.model.rope_config import RopeConfig
 from tests.support.models.random_models import pack_model
 
@@ -76,7 +76,9 @@ def models() -> Iterator[Transformer]:
             parameter.normal_(0, 0.2)
         if config in _CONFIGS[:3]:
             for _ in range(2):
-                lay_over(blocks(model)[0].mlp, torch.randn(config.intermediate_size), torch.randn(config.hidden_size))
+                attach_edit(
+                    blocks(model)[0].mlp, torch.randn(config.intermediate_size), torch.randn(config.hidden_size)
+                )
         yield model
         yield copy.deepcopy(model).bfloat16()
         yield pack_model(copy.deepcopy(model), 4)

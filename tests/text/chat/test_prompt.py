@@ -10,7 +10,7 @@ from llmcli.errors import UsageError
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 from tests.support.text.tokenizers import CHATML, KINDS, byte_level_backend, metaspace_backend, tokenizer
 
 # Written as the well-known templates are, each doing something else with the messages.
@@ -181,7 +181,7 @@ def test_a_template_with_marks_of_its_own_gets_the_answer_alone() -> None:
         "<|channel|>final{% endif %}<|message|>{{ message.content }}<|end|>{% endfor %}<|start|>assistant"
     )
     reply = "<|channel|>analysis<|message|>fox<|end|><|start|>assistant<|channel|>final<|message|>dog"
-    ids = tuple(ours.encode_segments([Segment(reply, trusted=True)]))
+    ids = tuple(ours.encode_segments([TextSegment(reply, trusted=True)]))
     assert ours.decode(ids) == reply
     template = ChatTemplate(source, special_tokens={})
     found = encode_chat(ours, template, [Message("user", "a"), Message("assistant", reply, ids), Message("user", "b")])

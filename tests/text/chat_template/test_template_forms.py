@@ -8,7 +8,7 @@ from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.text.chat.messages import Message, ToolCall
 from llmcli.text.chat.prompt import ChatPrompt, build_chat
 from llmcli.text.chat_template.template import ChatTemplate
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 from tests.support.text.tokenizers import CHATML, tokenizer
 
 OURS = tokenizer("byte")
@@ -164,7 +164,7 @@ def test_a_replys_thought_reaches_the_field_that_the_template_reads(field: str, 
     found = text(FIELDS.replace("FIELD", field), talk)
     assert "assistant\n<think>hm</think>fox<|im_end|>" in found and found.count("</think>") == 1
     # What was generated is read again token for token.
-    marks = tuple(OURS.encode_segments([Segment("<think>hm</think>", trusted=True)]))
+    marks = tuple(OURS.encode_segments([TextSegment("<think>hm</think>", trusted=True)]))
     answer = [OURS.token_to_id(letter) or 0 for letter in "fox"]
     own = Message("assistant", "<think>hm</think>fox", (*marks, *answer))
     again = built(FIELDS.replace("FIELD", field), [USER, own, Message("user", "u4")]).ids

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from llmcli.errors import CheckpointError
-from llmcli.text.tokenizers_errors import told
+from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.trusted_encoding import without_surrogates
 from llmcli.text.vocab.bpe.pretokenizers import QWEN2_WORDS, byte_level_pre_tokenizer
 from llmcli.text.vocab.tokenizer_classes import TokenizerClass
@@ -47,7 +47,7 @@ def byte_level_backend(
         else:
             raise CheckpointError(f"{source} gives the token {token[:80]!r} the id {index!r}; download it again.")
     prefix = flag(tokenizer_config, "add_prefix_space", False, source)
-    with told(f"{source} and the merges.txt beside it are no valid tokenizer"):
+    with wrap_tokenizer_errors(f"{source} and the merges.txt beside it are no valid tokenizer"):
         backend = Backend(models.BPE(ids, _pairs(merges, source)))
         if rules == "Qwen2Tokenizer":
             backend.normalizer = normalizers.NFC()

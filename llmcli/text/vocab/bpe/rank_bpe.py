@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
 from llmcli.text.token_bytes import byte_alphabet
-from llmcli.text.tokenizers_errors import told
+from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.vocab.bpe.pretokenizers import byte_level_pre_tokenizer
 
 # Every place where a token can be cut is looked at. Known vocabularies have 2 MiB, in tokens of up to 256 bytes.
@@ -58,7 +58,7 @@ def rank_bpe_backend(
     spellings = {token: spelling for token in ranked if (spelling := _spelled(token)) not in ids}
     ids |= {spelling: first_id + ranks[token] for token, spelling in spellings.items()}
     merges = [(spellings[left], spellings[right]) for left, right in _merges(ranked, spellings.keys())]
-    with told(f"{source} has a damaged tokenizer"):
+    with wrap_tokenizer_errors(f"{source} has a damaged tokenizer"):
         backend = Backend(models.BPE(ids, merges, ignore_merges=True))
         backend.pre_tokenizer = byte_level_pre_tokenizer(words)
         backend.decoder = decoders.ByteLevel()

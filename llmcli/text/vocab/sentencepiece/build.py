@@ -7,7 +7,7 @@ from tokenizers import Tokenizer as Backend
 
 from llmcli.text.expansion_limit import charsmap_growth, refuse_rule
 from llmcli.text.token_bytes import SPACE
-from llmcli.text.tokenizers_errors import told
+from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.vocab.sentencepiece.bpe import SpacePrefix, sentencepiece_bpe, set_space_rules
 from llmcli.text.vocab.sentencepiece.model_file import BPE, SentencePieceModel
 from llmcli.text.vocab.token_types import NORMAL, UNKNOWN, USER_DEFINED, add_tokens
@@ -25,7 +25,7 @@ def sentencepiece_backend(model: SentencePieceModel, *, prefix: SpacePrefix) -> 
         CheckpointError: rules or pieces that make no tokenizer.
     """
     vocabulary = model.vocabulary
-    with told(f"{vocabulary.source} has a damaged tokenizer"):
+    with wrap_tokenizer_errors(f"{vocabulary.source} has a damaged tokenizer"):
         if model.kind == BPE:
             unknown = vocabulary.types.index(UNKNOWN) if UNKNOWN in vocabulary.types else None
             backend = Backend(sentencepiece_bpe(vocabulary, model.scores, unknown, byte_fallback=model.byte_fallback))

@@ -13,7 +13,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from llmcli.checkpoint.text_assets import folder_text_parts
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 from tests.support.models.tiny import save, tiny_model
 
 TEXTS = [
@@ -80,7 +80,7 @@ def test_the_ids_are_those_of_transformers(
     assert ours.bos_id == theirs.bos_token_id
     turn = "<|im_start|>user\nHi<tool><|im_end|>"
     ids = theirs.encode(turn, add_special_tokens=False)
-    assert ours.encode_segments([Segment(turn, trusted=True)]) == ids
+    assert ours.encode_segments([TextSegment(turn, trusted=True)]) == ids
     assert ours.is_special(ids[0]) and ours.is_special(ids[-1])
     assert not ours.is_special(ours.token_to_id("<tool>") or 0)
 

@@ -13,7 +13,7 @@ import pytest
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 from llmcli.text.vocab.bpe import tiktoken
 from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS
 from llmcli.text.vocab.load import tokenizer_from_model_file, tokenizer_from_tekken
@@ -63,7 +63,7 @@ def test_control_tokens_of_the_first_tekken_files_are_known() -> None:
         "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "<SPECIAL_20>", "<SPECIAL_29>"
     ]  # fmt: skip
     assert all(ours.is_special(token) for token in range(30))
-    assert ours.encode_segments([Segment("[INST]", True), Segment("[INST]", False)])[0] == 3
+    assert ours.encode_segments([TextSegment("[INST]", True), TextSegment("[INST]", False)])[0] == 3
     assert not [token for token in ours.encode("[INST]</s>", add_special_tokens=False) if ours.is_added(token)]
 
 
@@ -157,7 +157,7 @@ def test_llama3_ids_are_ranks_and_control_tokens_follow(small_llama3: tuple[byte
         "<|reserved_special_token_5|>", "<|reserved_special_token_250|>",
     ]  # fmt: skip
     assert (ours.bos_id, ours.eos_id) == (size, size + 1)
-    assert ours.encode_segments([Segment("<|eot_id|>", True), Segment("<|eot_id|>", False)])[0] == size + 9
+    assert ours.encode_segments([TextSegment("<|eot_id|>", True), TextSegment("<|eot_id|>", False)])[0] == size + 9
 
 
 def test_later_versions_of_llama3_rename_reserved_tokens(small_llama3: tuple[bytes, ...]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
-from llmcli.text.trusted_encoding import Segment
+from llmcli.text.trusted_encoding import TextSegment
 from llmcli.text.vocab.load import tokenizer_from_model_file
 from llmcli.text.vocab.sentencepiece.model_file import read_sentencepiece_model
 from tests.support.text.sentencepiece_files import trained
@@ -114,7 +114,7 @@ def test_flags_say_what_is_put_in_front_of_raw_text(config: dict[str, object], p
 )
 def test_flags_say_where_a_space_is_put_in_front(config: dict[str, object], pieces: list[str]) -> None:
     ours = made(trained("bpe"), **config)
-    ids = ours.encode_segments([Segment("a<|im_end|>a", True)])
+    ids = ours.encode_segments([TextSegment("a<|im_end|>a", True)])
     assert [ours.piece(token) for token in ids] == pieces
 
 
@@ -124,7 +124,7 @@ def test_without_legacy_plain_text_is_that_of_sentencepiece_all_the_same() -> No
     for text in TEXTS:
         assert ours.encode(text, add_special_tokens=False) == theirs.encode(text)
         ids = ours.encode("x", add_special_tokens=False)
-        ids += ours.encode_segments([Segment(text, False)], continuation=True)
+        ids += ours.encode_segments([TextSegment(text, False)], continuation=True)
         assert ours.decode(ids) == "x" + text.replace("▁", " ")
 
 
@@ -144,7 +144,7 @@ def test_tokens_listed_beside_the_model_are_added_and_name_roles() -> None:
         special_tokens_map={"eos_token": "</s>"},
         added_tokens={"<tool>": size + 1},
     )
-    assert ours.encode_segments([Segment("<|call|><tool>", True)]) == [size, size + 1]
+    assert ours.encode_segments([TextSegment("<|call|><tool>", True)]) == [size, size + 1]
     assert (ours.is_special(size), ours.is_special(size + 1)) == (True, False)
     assert ours.special_tokens["eos_token"] == "<|im_end|>"
     assert ours.special_tokens["bos_token"] == "<s>"
