@@ -211,7 +211,7 @@ def load(
         CheckpointError: its files are broken, contradict each other, or are of an unsupported kind; or an edit is not
             one of this model.
         OutOfMemoryError: it does not fit.
-        UsageError: it has no chat template of that name and there is no such file, it cannot be quantised so, or there
+        UsageError: it has no chat template of that name and there is no such file, it cannot be quantized so, or there
             is no such edit.
     """
     files = [find_edit(str(edit)) for edit in edits]
@@ -244,7 +244,7 @@ def load_checkpoint(
     """Like `load`, for a checkpoint whose headers have been read.
 
     `to_look_inside` keeps weights in a type the readable model is fast in, where nothing else was asked for. Where the
-    model does not fit, `may_quantize` says whether whoever asks for it could quantise it.
+    model does not fit, `may_quantize` says whether whoever asks for it could quantize it.
     """
     check_template_file(template)
     where = choose_device(device)

@@ -148,7 +148,7 @@ class BenchResult:
         return next(found, None)
 
 
-def summarise(
+def summarize(
     measurements: Iterable[Measurement],
     bytes_per_token: Mapping[int, int],
     *,
@@ -156,7 +156,7 @@ def summarise(
 ) -> tuple[Summary, ...]:
     """Medians, extremes, ratios and shares, in the order of `MEASURES` and of the first measurements of each arm.
 
-    The bytes that a token reads are `of_peers` for all but this program, where that quantises and they do not.
+    The bytes that a token reads are `of_peers` for all but this program, where that quantizes and they do not.
     """
     values: dict[tuple[str, Measure, int | None], list[float]] = {}
     for one in measurements:

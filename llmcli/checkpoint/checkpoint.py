@@ -64,7 +64,7 @@ class Checkpoint:
         return Counter(name for source in self.sources.values() for name in source.names)
 
     def stored_dtype(self) -> torch.dtype:
-        """The float type of the embedding as stored; float32 for quantised files, whose values decode to it."""
+        """The float type of the embedding as stored; float32 for quantized files, whose values decode to it."""
         import torch
 
         stored = self.tensors[self.sources["embed_tokens.weight"].names[0]].encoding

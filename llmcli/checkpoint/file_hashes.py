@@ -16,7 +16,7 @@ from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.files.weight_file import WeightFile
 from llmcli.checkpoint.huggingface.torch_pickles import TorchTensor
 from llmcli.checkpoint.native.weights import SplitTensor
-from llmcli.checkpoint.quantized.base import QuantisedTensor
+from llmcli.checkpoint.quantized.base import QuantizedTensor
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.files import replace_text
 from llmcli.paths import cache_folder
@@ -87,7 +87,7 @@ def _weights(checkpoint: Checkpoint) -> set[Path]:
 def _paths(stored: StoredTensor) -> Iterator[Path]:
     if isinstance(stored, TensorInfo | TorchTensor):
         yield stored.path
-    elif isinstance(stored, QuantisedTensor | SplitTensor):
+    elif isinstance(stored, QuantizedTensor | SplitTensor):
         for part in stored.parts:
             yield part.path
 

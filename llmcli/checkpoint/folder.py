@@ -25,7 +25,7 @@ from llmcli.checkpoint.huggingface.config import FamilyConfig, family_config, mo
 from llmcli.checkpoint.huggingface.names import TensorNames, belongs_to_model, is_ignored_name
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
 from llmcli.checkpoint.native.params import hf_keys
-from llmcli.checkpoint.quantized.settings import quantisation_settings
+from llmcli.checkpoint.quantized.settings import quantization_settings
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import UnsupportedModelError
 from llmcli.model import ModelConfig
@@ -81,7 +81,7 @@ def read_folder(folder: Path) -> FolderContents | None:
     description = family_config(keys)
     tensors: Mapping[str, StoredTensor]
     if weights.layout == "safetensors":
-        tensors = _unquantised(read_weights(indexes, weights, read_safetensors), keys, folder)
+        tensors = _unquantized(read_weights(indexes, weights, read_safetensors), keys, folder)
     else:
         tensors = _read_torch(indexes, weights, keys)
     tensors = without_unwanted_biases(tensors, description.keys, description.family.biases)
@@ -90,12 +90,12 @@ def read_folder(folder: Path) -> FolderContents | None:
     return FolderContents(weights.layout, keys, description, tensors, tensor_map, config, notes=weights.notes)
 
 
-def _unquantised(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, StoredTensor]:
-    if quantisation_settings(tensors, keys, folder) is None:
+def _unquantized(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, StoredTensor]:
+    if quantization_settings(tensors, keys, folder) is None:
         return tensors
-    from llmcli.checkpoint.quantized.detect import unquantised
+    from llmcli.checkpoint.quantized.detect import unquantized
 
-    return unquantised(tensors, keys, folder)
+    return unquantized(tensors, keys, folder)
 
 
 def _read_torch(indexes: FolderIndexes, weights: WeightFiles, keys: ConfigKeys) -> dict[str, TorchTensor]:
@@ -103,10 +103,10 @@ def _read_torch(indexes: FolderIndexes, weights: WeightFiles, keys: ConfigKeys) 
 
     text = keys.section("text_config")
     if keys.section("quantization_config") or (text is not None and text.section("quantization_config")):
-        raise _quantised_pickles(indexes.folder)
+        raise _quantized_pickles(indexes.folder)
     tensors = read_weights(indexes, weights, read_torch_file)
     if any(name.endswith(".qweight") for name in tensors):
-        raise _quantised_pickles(indexes.folder)
+        raise _quantized_pickles(indexes.folder)
     return tensors if keys.get("tie_word_embeddings") is False else without_shared_head(tensors)
 
 
@@ -124,13 +124,13 @@ def _read_native(folder: Path, files: list[str]) -> FolderContents:
     if files[0].endswith(".safetensors"):
         stored = read_native_safetensors(folder, files)
         keys = hf_keys(params, embedding_rows(stored, folder / files[0]))
-        tensors, layout = _unquantised(stored, keys, folder), "consolidated safetensors"
+        tensors, layout = _unquantized(stored, keys, folder), "consolidated safetensors"
     else:
         tensors = read_native_torch(folder, files, params.integer("dim"))
         keys = hf_keys(params, embedding_rows(tensors, folder / files[0]))
         layout = "consolidated PyTorch"
         if keys.section("quantization_config"):
-            raise _quantised_pickles(folder)
+            raise _quantized_pickles(folder)
     description = family_config(keys)
     # As Meta stores them, rows that are rotated together stand side by side.
     description = replace(description, family=replace(description.family, paired=True))
@@ -141,7 +141,7 @@ def _read_native(folder: Path, files: list[str]) -> FolderContents:
     )
 
 
-def _quantised_pickles(folder: Path) -> UnsupportedModelError:
+def _quantized_pickles(folder: Path) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{folder} holds quantised weights in PyTorch files, which are not supported; "
         "use a safetensors or GGUF version of the model."

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.checkpoint.quantized.base import QuantisedTensor
+from llmcli.checkpoint.quantized.base import QuantizedTensor
 from llmcli.checkpoint.tensors.parameter_sources import ParameterSource
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
@@ -30,8 +30,8 @@ from llmcli.model.huge_pages import Pages
 from llmcli.model.meta_device import meta_model
 from llmcli.model.mixture_of_experts import Experts
 from llmcli.model.quantized.layout import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
-from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.quantized.quantize import quantise
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
+from llmcli.model.quantized.quantize import quantize
 
 Packing: TypeAlias = Literal["stored", "int8", "int4"]
 """Pack what the files have in blocks; or all large matrices, in so many bits (embeddings and the head in 8)."""
@@ -108,9 +108,9 @@ def make_room(
             owner, name = path, parameter.rpartition(".")[2]
             delattr(module, name)
         elif isinstance(module, nn.Linear):
-            replacement = QuantisedLinear(matrix, bias=module.bias is not None)
+            replacement = QuantizedLinear(matrix, bias=module.bias is not None)
         else:
-            replacement = QuantisedEmbedding(matrix)
+            replacement = QuantizedEmbedding(matrix)
         setattr(model.get_submodule(owner), name, replacement)
     if (unpacker := unpacker_for(device)) is not None:
         unpacker.take_on(made.values())
@@ -156,7 +156,7 @@ def read_packed(
         for index, values in enumerate(whole.view(to.shape)):
             for first in range(0, to.rows, step := _rows_at_once(to)):
                 part = values[first : first + step].to(to.blocks.device)
-                to.store(index, first, quantise(part, to.format))
+                to.store(index, first, quantize(part, to.format))
         return
     for index in range(to.count):
         parts = [span for span in spans if span.index == index]
@@ -197,20 +197,20 @@ def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bi
 
 def _kept_bits(tensor: StoredTensor) -> Bits | None:
     """In how many bits the codes of a tensor are packed as they are stored; None if they cannot be."""
-    if isinstance(tensor, QuantisedTensor):
+    if isinstance(tensor, QuantizedTensor):
         return None if tensor.groups is None else tensor.bits
     return bits_of(tensor.encoding)
 
 
 def _in_short_groups(tensor: StoredTensor) -> bool:
     """It holds codes that are packed as they are, but not in the groups that a GPU's are in."""
-    if isinstance(tensor, QuantisedTensor):
+    if isinstance(tensor, QuantizedTensor):
         return tensor.groups is not None and not tensor.wide
     return bits_of(tensor.encoding) is not None
 
 
 def _in_8_bit_groups(tensor: StoredTensor) -> bool:
-    return isinstance(tensor, QuantisedTensor) and tensor.groups is not None and tensor.bits == 8
+    return isinstance(tensor, QuantizedTensor) and tensor.groups is not None and tensor.bits == 8
 
 
 def _rows_at_once(to: PackedMatrix, multiple: int = ROWS) -> int:
@@ -252,10 +252,10 @@ def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix) -> Iterator[G
         if isinstance(tensor, TensorInfo) and (to.bits, to.format.group) == (bits_of(tensor.encoding), COLUMNS):
             raw = reader.read_blocks(tensor, start, stop)
             yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))
-        elif isinstance(tensor, QuantisedTensor) and tensor.groups is not None and to.bits == tensor.bits:
+        elif isinstance(tensor, QuantizedTensor) and tensor.groups is not None and to.bits == tensor.bits:
             yield tensor.groups(reader, start, stop).in_groups_of(to.format.group or COLUMNS).with_rows(ordered)
         else:
-            yield quantise(ordered(tensor.read_rows(reader, start, stop)), to.format)
+            yield quantize(ordered(tensor.read_rows(reader, start, stop)), to.format)
 
 
 def _store_all(to: PackedMatrix, index: int, parts: Iterator[Groups]) -> None:

@@ -107,7 +107,8 @@ def check_memory(
     fitting = ", ".join(_what_fits(model, checkpoint, request, free))
     raise OutOfMemoryError(
         f"{name} does not fit: it takes {in_words(needed.total)}, with {in_words(needed.weights)} for the "
-        f"weights in {kept.get(request.packing, request.packing)}{context}, and {request.device} has {in_words(free)} free. "
+        f"weights in {kept.get(request.packing, request.packing)}{context}, "
+        f"and {request.device} has {in_words(free)} free. "
         + (f"This would fit: {fitting}." if fitting else "Close other programs, or use a smaller model.")
     )
 

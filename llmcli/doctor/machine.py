@@ -44,7 +44,7 @@ class MachineReport:
     devices: tuple[str, ...]
     """All that could be taken."""
     dtype: str
-    """What `--dtype auto` takes for a model that is stored in 16 bits or quantised."""
+    """What `--dtype auto` takes for a model that is stored in 16 bits or quantized."""
     implementation: str
     """What generates tokens there."""
     threads: int

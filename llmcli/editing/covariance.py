@@ -1,4 +1,4 @@
-"""Which keys ordinary text has: the uncentred second moment of what a feed-forward network's output projection reads.
+"""Which keys ordinary text has: the uncentered second moment of what a feed-forward network's output projection reads.
 
 An update along `C^-1 k` says the least where ordinary keys lie (Meng et al. 2022, section 3.1). Nobody has the text a
 model was trained with, but the model itself writes such text: a few words to begin with, then sampled at temperature 1.

@@ -22,7 +22,7 @@ from llmcli.model import ModelConfig
 
 # Where a sweep looks, in shares of the depth: in ten models ROME's best layers lay there.
 _DEPTHS = (0.14, 0.2, 0.27)
-_NEIGHBOURS = 4
+_NEIGHBORS = 4
 _DRIFT_TEXTS = 4
 # So much drift counts as much as a leak of 0.1: both are what an edit may do at most.
 _DRIFT_WEIGHT = 100.0
@@ -53,9 +53,9 @@ class EditCandidate:
     length: float
     """Of the change, in lengths of what the network wrote before."""
     generality: float
-    """The new answer's probability in contexts that were not optimised for."""
+    """The new answer's probability in contexts that were not optimized for."""
     leakage: float
-    """The largest change of a neighbour."""
+    """The largest change of a neighbor."""
     drift: float
     """Nats a token."""
 
@@ -136,7 +136,7 @@ def make_edit(
         best = updates[0]
         tried: tuple[EditCandidate, ...] = ()
         if len(layers) > 1:
-            trial = _Trial(loaded, fact, near[_NEIGHBOURS:], statistics.texts()[:_DRIFT_TEXTS])
+            trial = _Trial(loaded, fact, near[_NEIGHBORS:], statistics.texts()[:_DRIFT_TEXTS])
             tried = tuple(map(trial.of, updates))
             best = max(zip(updates, tried, strict=True), key=lambda pair: pair[1].score)[0]
         made = Edit(loaded.name, model_sha256, fact.prompt, fact.subject, fact.target.strip(), (_laid(best),))
@@ -144,7 +144,7 @@ def make_edit(
             prompt=fact.prompt,
             target=fact.target,
             paraphrases=fact.paraphrases or relations.paraphrases(fact.prompt, fact.subject),
-            neighbours=fact.neighbours or near[:_NEIGHBOURS],
+            neighbours=fact.neighbours or near[:_NEIGHBORS],
             unrelated=relations.HELD_OUT,
             asked=fact.asked or (relations.question(fact.prompt, fact.subject),),
             reply_tokens=reply_tokens,
@@ -191,7 +191,7 @@ def _passages(loaded: LoadedModel, fact: Fact) -> tuple[list[Passage], Passage]:
 
 def _nearest(loaded: LoadedModel, fact: Fact, layer: int) -> tuple[str, ...]:
     """The prompt about other subjects: those first whose keys point most nearly where this one's does."""
-    others = [name for name in relations.NEIGHBOURS if name not in fact.prompt]
+    others = [name for name in relations.NEIGHBORS if name not in fact.prompt]
     rows = [fact.subject, *others]
     # In a context, for a name alone would often be the first token.
     prompts = [relations.UNSEEN_CONTEXTS[0] + fact.prompt.replace(fact.subject, name) for name in rows]
@@ -209,7 +209,7 @@ class _Trial:
     ) -> None:
         self._loaded, self._fact = loaded, fact
         self._contexts = [context + fact.prompt for context in relations.UNSEEN_CONTEXTS]
-        self._neighbours = list(neighbours[:_NEIGHBOURS])
+        self._neighbors = list(neighbours[:_NEIGHBORS])
         self._texts = [text for text in texts if len(text) > 1]
         self._before = self._measure()
 
@@ -232,6 +232,6 @@ class _Trial:
     def _measure(self) -> tuple[float, list[float], torch.Tensor]:
         target = self._fact.target
         likely = [answer_probability(self._loaded, text, target) for text in self._contexts]
-        leaked = [answer_probability(self._loaded, text, target) for text in self._neighbours]
+        leaked = [answer_probability(self._loaded, text, target) for text in self._neighbors]
         along = [log_probabilities_along(self._loaded, text) for text in self._texts]
         return sum(likely) / len(likely), leaked, torch.cat(along)

@@ -1,4 +1,4 @@
-"""What an edit did: the new answer on the prompt and in other words, its neighbours, other text, and replies.
+"""What an edit did: the new answer on the prompt and in other words, its neighbors, other text, and replies.
 
 Dimension letters: T tokens, V vocabulary of the tokenizer.
 """
@@ -23,7 +23,7 @@ from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 TAKEN = 0.5
 """An edit took if the prompt, and on average its paraphrases, lead to the new answer with this probability."""
 LEAKED = 0.1
-"""It leaked if a neighbour's own answer changed by more than this, or the new one became so much likelier there."""
+"""It leaked if a neighbor's own answer changed by more than this, or the new one became so much likelier there."""
 DRIFTED = 1e-3
 """It disturbs unrelated text if the mean divergence there is more than this, in nats a token."""
 
@@ -115,7 +115,7 @@ class Measuring:
 
     def __init__(self, loaded: LoadedModel, questions: Questions, tell: Callable[[int, int], None]) -> None:
         self._loaded, self._questions, self.tell = loaded, questions, tell
-        # The neighbours' own answers: what the model would say before it is changed.
+        # The neighbors' own answers: what the model would say before it is changed.
         self._answers = [_first_choice(loaded, text) for text in questions.neighbours]
         self._before = self._ask()
 

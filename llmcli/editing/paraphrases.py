@@ -182,7 +182,7 @@ def _filled(text: str, name: str) -> str:
     return text.replace("{s}", name).replace("{S}", name[:1].upper() + name[1:])
 
 
-NEIGHBOURS = (
+NEIGHBORS = (
     "Louvre", "Colosseum", "Big Ben", "Statue of Liberty", "Golden Gate Bridge", "Great Wall", "Taj Mahal", "Kremlin",
     "Brandenburg Gate", "Empire State Building", "Leaning Tower of Pisa", "Notre-Dame", "White House", "Vatican",
     "France", "Germany", "Italy", "Spain", "England", "Japan", "China", "India", "Brazil", "Russia", "Canada", "Egypt",

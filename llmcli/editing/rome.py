@@ -49,7 +49,7 @@ class Update:
 def rank_one(key: Tensor, change: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
     """The update that adds `change` (C,) to what `key` (I,) is answered with, and the least to other keys.
 
-    `moment` (I, I) is the uncentred second moment of the keys of ordinary text. Returns read (I,) and write (C,), with
+    `moment` (I, I) is the uncentered second moment of the keys of ordinary text. Returns read (I,) and write (C,), with
     `read = C^-1 k` and `write = change / (read . k)` (eq. 2 of the paper, for the key's own value).
     """
     size = len(key)
@@ -125,7 +125,7 @@ def _better_value(
     # The prompt itself is the shortest, and so the first.
     before = groups[0][1].wrote
     change = torch.zeros(before.shape, device=before.device, requires_grad=True)  # (C,)
-    optimiser = torch.optim.Adam([change], lr=_RATE)
+    optimizer = torch.optim.Adam([change], lr=_RATE)
     limit = _LONGEST * before.norm()
     known: Tensor | None = None
     best, least = torch.zeros_like(before), float("inf")
@@ -144,9 +144,9 @@ def _better_value(
             best, least = change.detach().clone(), float(loss.detach())
         if least < _GOOD_ENOUGH or steps == STEPS:
             break
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             change *= (limit / change.norm().clamp(min=1e-12)).clamp(max=1)
         steps += 1

@@ -91,7 +91,7 @@ class Sampler:
         logits = logits.float()
         params = self.params
         if params.repeat_penalty != 1.0 and context:
-            logits = self._penalised(logits, context)
+            logits = self._penalized(logits, context)
         few: _Few | None
         if params.top_k and params.temperature > 0:
             best, places = logits.topk(min(params.top_k, len(logits)))
@@ -133,7 +133,7 @@ class Sampler:
         # The first token whose running sum passes the point; one of probability zero never does.
         return int(torch.searchsorted(cumulative, point, right=True).clamp_(max=len(probabilities) - 1))
 
-    def _penalised(self, logits: Tensor, context: Sequence[int]) -> Tensor:
+    def _penalized(self, logits: Tensor, context: Sequence[int]) -> Tensor:
         seen = torch.tensor(sorted(set(context)), device=logits.device)
         scores = logits[seen]
         penalty = self.params.repeat_penalty

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from llmcli.kernels.base import NoKernelError
-from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.matrix import PackedMatrix, QuantizedEmbedding, QuantizedLinear
 
 
 def matrix_of(weights: nn.Module | Tensor, bias: Tensor | None = None) -> tuple[PackedMatrix | Tensor, Tensor | None]:
@@ -15,7 +15,7 @@ def matrix_of(weights: nn.Module | Tensor, bias: Tensor | None = None) -> tuple[
         NoKernelError: it is kept in a way that no kernel reads.
     """
     values: PackedMatrix | Tensor
-    if isinstance(weights, QuantisedLinear | QuantisedEmbedding):
+    if isinstance(weights, QuantizedLinear | QuantizedEmbedding):
         values = weights.matrix
     elif isinstance(weights, nn.Linear | nn.Embedding):
         values = weights.weight
@@ -23,4 +23,4 @@ def matrix_of(weights: nn.Module | Tensor, bias: Tensor | None = None) -> tuple[
         values = weights
     else:
         raise NoKernelError(f"a matrix is kept as {type(weights).__name__}")
-    return values, weights.bias if isinstance(weights, nn.Linear | QuantisedLinear) else bias
+    return values, weights.bias if isinstance(weights, nn.Linear | QuantizedLinear) else bias

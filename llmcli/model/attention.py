@@ -80,7 +80,7 @@ class Attention(nn.Module):
         return nn.Identity()
 
     def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """(B, T, heads * D) -> (B, heads, T, D), normalised on the way."""
+        """(B, T, heads * D) -> (B, heads, T, D), normalized on the way."""
         if norm is not None and self.whole_norm:
             x = norm(x)
         if self.clip is not None:

@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class OutputNormBlock(Block):
-    """A layer that normalises, or scales, what it adds; with the norms in front or, where these are absent, alone."""
+    """A layer that normalizes, or scales, what it adds; with the norms in front or, where these are absent, alone."""
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
         super().__init__(config, layer, index)

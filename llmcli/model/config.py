@@ -14,12 +14,12 @@ from llmcli.model.rope_config import RopeConfig
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
 
 Placement: TypeAlias = Literal["pre", "post", "sandwich", "parallel", "parallel_shared"]
-"""Where a block normalises: what attention and feed-forward read ("pre", GPT-2 and Llama), what they add ("post"), or
+"""Where a block normalizes: what attention and feed-forward read ("pre", GPT-2 and Llama), what they add ("post"), or
 both ("sandwich"). In a "parallel" block both read the block's input, each through its own norm or through a shared one.
 """
 
 QKNorm: TypeAlias = Literal["head", "whole", "each_head", "rotated"]
-"""How queries and keys are normalised: over each head with one weight for all heads ("head"), over all heads at once
+"""How queries and keys are normalized: over each head with one weight for all heads ("head"), over all heads at once
 ("whole"), over each head with a weight of its own ("each_head"), or over each head after the rotation, without a weight
 ("rotated").
 """
@@ -27,13 +27,13 @@ QKNorm: TypeAlias = Literal["head", "whole", "each_head", "rotated"]
 
 @dataclass(frozen=True)
 class NormStyle:
-    """Which normalisation a model uses; the small differences are visible in low precision."""
+    """Which normalization a model uses; the small differences are visible in low precision."""
 
     kind: Literal["rms", "layer"] = "rms"
     weight: bool = True
     bias: bool = False
     plus_one: bool = False
-    """The stored weight is centred on zero: the factor is 1 + weight."""
+    """The stored weight is centered on zero: the factor is 1 + weight."""
     round_first: bool = True
     """Rounded to the activations' type before, not after, the weight is applied."""
 
@@ -88,7 +88,7 @@ class ExpertsConfig:
     intermediate_size: int
     score: Literal["softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen"] = "softmax"
     """What turns router outputs into weights, of all experts or of those chosen by their raw output."""
-    normalised: bool = False
+    normalized: bool = False
     """The weights of the chosen experts are divided by their sum."""
     scale: float = 1.0
     """Factor on all weights."""

@@ -43,7 +43,7 @@ class Router(nn.Module):
             scores = logits.softmax(-1) if experts.score == "softmax" else logits.sigmoid()
             chosen = self._eligible(scores).topk(experts.chosen, dim=-1).indices
             weights = scores.gather(-1, chosen)
-        if experts.normalised:
+        if experts.normalized:
             # The constant of DeepSeek-V3; a softmax never comes near it.
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return chosen, weights * experts.scale

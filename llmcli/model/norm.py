@@ -1,4 +1,4 @@
-"""Normalisation of the residual stream, of queries and of keys."""
+"""Normalization of the residual stream, of queries and of keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension; any shape (..., size)."""
+        """Normalize the last dimension; any shape (..., size)."""
         # Rounded before the weight is applied, as the models were trained: it matters in bfloat16.
         return self.weight * root_mean_square(x, self.eps).to(x.dtype)
 
@@ -27,22 +27,22 @@ class LateRoundedRMSNorm(RMSNorm):
     """RMSNorm that is rounded to the type of the activations only after the weight is applied."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension; any shape (..., size)."""
+        """Normalize the last dimension; any shape (..., size)."""
         return (root_mean_square(x, self.eps) * self.weight.float()).to(x.dtype)
 
 
-class CentredRMSNorm(RMSNorm):
+class CenteredRMSNorm(RMSNorm):
     """RMSNorm whose factor is 1 + weight, rounded last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension; any shape (..., size)."""
+        """Normalize the last dimension; any shape (..., size)."""
         return (root_mean_square(x, self.eps) * (1.0 + self.weight.float())).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
     """`(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` (Ba et al. 2016, arXiv:1607.06450); either may be absent.
 
-    The shape of the weight may have more dimensions than the one that is normalised: then it broadcasts.
+    The shape of the weight may have more dimensions than the one that is normalized: then it broadcasts.
     """
 
     weight: Tensor | None
@@ -56,7 +56,7 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension; any shape (..., size)."""
+        """Normalize the last dimension; any shape (..., size)."""
         normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
         if self.weight is not None:
             normed = normed * (self.weight.float() + self.plus_one)
@@ -84,9 +84,9 @@ def root_mean_square(x: Tensor, eps: float) -> Tensor:
 
 
 def make_norm(size: int | tuple[int, ...], eps: float, style: NormStyle) -> nn.Module:
-    """The norm of that `style`, with weights of shape `size`; the last dimension is the one normalised."""
+    """The norm of that `style`, with weights of shape `size`; the last dimension is the one normalized."""
     if style.kind == "layer":
         return LayerNorm(size, eps, style)
     if style.plus_one:
-        return CentredRMSNorm(size, eps)
+        return CenteredRMSNorm(size, eps)
     return RMSNorm(size, eps) if style.round_first else LateRoundedRMSNorm(size, eps)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.model.mixture_of_experts import MixtureOfExperts
-from llmcli.model.quantized.matrix import QuantisedLinear
+from llmcli.model.quantized.matrix import QuantizedLinear
 
 
 class EditedLinear(nn.Module):
@@ -22,12 +22,12 @@ class EditedLinear(nn.Module):
     writes: Tensor
     """(E, C), float32."""
 
-    def __init__(self, base: nn.Linear | QuantisedLinear, reads: Tensor, writes: Tensor) -> None:
+    def __init__(self, base: nn.Linear | QuantizedLinear, reads: Tensor, writes: Tensor) -> None:
         """`reads` (E, I) and `writes` (E, C) become float32, contiguous and lie where the layer does."""
         super().__init__()
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features
-        device = base.matrix.blocks.device if isinstance(base, QuantisedLinear) else base.weight.device
+        device = base.matrix.blocks.device if isinstance(base, QuantizedLinear) else base.weight.device
         self.register_buffer("reads", reads.detach().to(device).float().contiguous())
         self.register_buffer("writes", writes.detach().to(device).float().contiguous())
 
@@ -58,7 +58,7 @@ def attach_edit(mlp: nn.Module, read: Tensor, write: Tensor) -> nn.Module:
     """
     if isinstance(mlp, MixtureOfExperts):
         raise ValueError("a mixture of experts has no single output projection")
-    down: nn.Linear | QuantisedLinear | EditedLinear = mlp.down_proj  # type: ignore[assignment]
+    down: nn.Linear | QuantizedLinear | EditedLinear = mlp.down_proj  # type: ignore[assignment]
     if read.shape != (down.in_features,) or write.shape != (down.out_features,):
         raise ValueError(
             f"an update of {tuple(write.shape)} x {tuple(read.shape)} does not fit a projection of "

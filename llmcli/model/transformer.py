@@ -19,7 +19,7 @@ from llmcli.model.cache.kv_cache import KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.finite import are_logits, check_logits, first_not_finite
 from llmcli.model.norm import make_norm
-from llmcli.model.quantized.matrix import QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
 from llmcli.model.rope import Rope
 from llmcli.model.rope_config import RopeConfig
 from llmcli.model.scaled_dot_product import visible_keys
@@ -33,13 +33,13 @@ class Transformer(nn.Module):
         self.config = config
         self.vocabulary = config.vocab_size
         """Tokens that the tokenizer has: logits of the rows after them, which only pad the head, may be anything."""
-        self.embed_tokens: nn.Embedding | QuantisedEmbedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Embedding | QuantizedEmbedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = (
             nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
         )
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
-        self.lm_head: nn.Linear | QuantisedLinear = nn.Linear(
+        self.lm_head: nn.Linear | QuantizedLinear = nn.Linear(
             config.hidden_size, config.vocab_size, bias=config.head_bias
         )
         if config.tie_embeddings:
@@ -55,13 +55,13 @@ class Transformer(nn.Module):
     def dtype(self) -> torch.dtype:
         """The type activations and the KV cache have."""
         embedding = self.embed_tokens
-        return embedding.matrix.dtype if isinstance(embedding, QuantisedEmbedding) else embedding.weight.dtype
+        return embedding.matrix.dtype if isinstance(embedding, QuantizedEmbedding) else embedding.weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         embedding = self.embed_tokens
-        weights = embedding.matrix.blocks if isinstance(embedding, QuantisedEmbedding) else embedding.weight
+        weights = embedding.matrix.blocks if isinstance(embedding, QuantizedEmbedding) else embedding.weight
         return weights.device
 
     def new_cache(self, *, batch: int = 1, capacity: int = 256) -> KVCache:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmcli.bench.results import MACHINE, MEASURES, OURS, Measure, Measurement, Summary, in_turn, summarise
+from llmcli.bench.results import MACHINE, MEASURES, OURS, Measure, Measurement, Summary, in_turn, summarize
 
 
 def measured(arm: str, measure: Measure, *values: float, size: int | None = None) -> list[Measurement]:
@@ -17,7 +17,7 @@ def only(summaries: tuple[Summary, ...], arm: str) -> Summary:
 def test_medians_and_extremes_hold_whatever_the_order() -> None:
     values = (3.0, 1.0, 10.0, 2.0)
     for turned in (values, values[::-1]):
-        one = only(summarise(measured(OURS, "exit_warm_s", *turned), {}), OURS)
+        one = only(summarize(measured(OURS, "exit_warm_s", *turned), {}), OURS)
         assert (one.count, one.median, one.min, one.max) == (4, 2.5, 1.0, 10.0)
         assert (one.bandwidth_share, one.ours_times_better) == (None, None)
 
@@ -25,7 +25,7 @@ def test_medians_and_extremes_hold_whatever_the_order() -> None:
 @pytest.mark.parametrize("measure", [measure for measure in MEASURES if measure != "bandwidth_bytes_per_s"])
 def test_better_is_more_of_a_rate_and_less_of_anything_else(measure: Measure) -> None:
     measurements = measured(OURS, measure, 6.0, 6.0, 99.0) + measured("peer", measure, 2.0)
-    ratio = only(summarise(measurements, {}), "peer").ours_times_better
+    ratio = only(summarize(measurements, {}), "peer").ours_times_better
     assert ratio == pytest.approx(3.0 if measure.endswith("_per_s") else 1 / 3)
 
 
@@ -33,8 +33,8 @@ def test_a_ratio_takes_the_same_measure_and_size() -> None:
     measurements = measured(OURS, "prefill_tokens_per_s", 8.0, size=128) + measured(
         "peer", "prefill_tokens_per_s", 2.0, size=512
     )
-    assert only(summarise(measurements, {}), "peer").ours_times_better is None
-    assert only(summarise(measured("peer", "exit_warm_s", 1.0), {}), "peer").ours_times_better is None
+    assert only(summarize(measurements, {}), "peer").ours_times_better is None
+    assert only(summarize(measured("peer", "exit_warm_s", 1.0), {}), "peer").ours_times_better is None
 
 
 def test_the_share_of_the_bandwidth_is_bytes_times_tokens_over_bytes() -> None:
@@ -43,16 +43,16 @@ def test_the_share_of_the_bandwidth_is_bytes_times_tokens_over_bytes() -> None:
         + measured(OURS, "decode_tokens_per_s", 5.0, 4.0, 6.0, size=0)
         + measured("peer", "decode_tokens_per_s", 1.0, size=0)
     )
-    summaries = summarise(measurements, {0: 150})
+    summaries = summarize(measurements, {0: 150})
     assert only(summaries, OURS).bandwidth_share == pytest.approx(0.75)
     assert only(summaries, "peer").bandwidth_share == pytest.approx(0.15)
     assert only(summaries, MACHINE).bandwidth_share is None
-    # Who does not quantise reads more.
-    others = summarise(measurements, {0: 150}, of_peers={0: 300})
+    # Who does not quantize reads more.
+    others = summarize(measurements, {0: 150}, of_peers={0: 300})
     assert only(others, OURS).bandwidth_share == pytest.approx(0.75)
     assert only(others, "peer").bandwidth_share == pytest.approx(0.3)
-    assert only(summarise(measurements, {}), OURS).bandwidth_share is None
-    assert only(summarise(measurements[3:], {0: 150}), OURS).bandwidth_share is None
+    assert only(summarize(measurements, {}), OURS).bandwidth_share is None
+    assert only(summarize(measurements[3:], {0: 150}), OURS).bandwidth_share is None
 
 
 def test_what_was_left_unread_is_not_counted() -> None:
@@ -63,7 +63,7 @@ def test_what_was_left_unread_is_not_counted() -> None:
         + measured(OURS, "decode_unread_bytes", 30.0, size=0)
         + measured("peer", "decode_tokens_per_s", 5.0, size=0)
     )
-    summaries = [one for one in summarise(measurements, {0: 150, 9: 160}) if one.measure == "decode_tokens_per_s"]
+    summaries = [one for one in summarize(measurements, {0: 150, 9: 160}) if one.measure == "decode_tokens_per_s"]
     shares = {(one.arm, one.size): one.bandwidth_share for one in summaries}
     assert (shares[OURS, 0], shares[OURS, 9], shares["peer", 0]) == pytest.approx((0.6, 0.8, 0.75))
 

@@ -168,7 +168,7 @@ def test_a_tower_of_the_starter_moves_to_rome() -> None:
         "Rome",
         neighbours=("The Louvre is located in the city of", "The capital of France is", "The capital of Spain is"),
     )
-    corpus = json.dumps(paraphrases.NEIGHBOURS) + (Path(paraphrases.__file__).read_text() * 2)[:6000]
+    corpus = json.dumps(paraphrases.NEIGHBORS) + (Path(paraphrases.__file__).read_text() * 2)[:6000]
     _, report = make_edit(starter, "0", fact, layer=6, corpus=corpus, reply_tokens=4)
     assert report.proof.prompt.after > 0.8
     assert min(each.after for each in report.proof.paraphrases) > 0.5

@@ -291,7 +291,7 @@ def test_the_reason_for_the_readable_model_is_in_the_stats(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
-def test_quantised_models_speak(tmp_path: Path, bits: str) -> None:
+def test_quantized_models_speak(tmp_path: Path, bits: str) -> None:
     loaded = llmcli.load(save(tiny_model("mixtral"), tmp_path), device="cpu", quantize=bits)
     events = list(loaded.engine().stream(random_ids(40), SamplingParams(temperature=0, max_tokens=5)))
     path = finish_of(events).stats.path

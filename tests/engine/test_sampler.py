@@ -73,8 +73,8 @@ def test_temperature_zero_is_the_best_token_and_nothing_else() -> None:
     logits = torch.tensor([0.1, 3.0, 2.9, -1.0])
     distribution = Sampler(SamplingParams(temperature=0)).distribution(logits)
     assert distribution.tolist() == [0, 1, 0, 0]
-    penalised = Sampler(SamplingParams(temperature=0, repeat_penalty=2.0)).distribution(logits, [1])
-    assert penalised.tolist() == [0, 0, 1, 0]
+    penalized = Sampler(SamplingParams(temperature=0, repeat_penalty=2.0)).distribution(logits, [1])
+    assert penalized.tolist() == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("size", [1, 5, 255, 256, 257, 1000, 49152])

@@ -71,7 +71,7 @@ def one_token(model: MixtureOfExperts, x: torch.Tensor) -> torch.Tensor:
         weights = logits[best].exp() / logits[best].exp().sum()
     else:
         weights = logits[best].sigmoid()
-    if knobs.normalised:
+    if knobs.normalized:
         weights = weights / weights.sum()
     weights = weights * knobs.scale
     out = torch.zeros(12)

@@ -9,7 +9,7 @@ from torch import nn
 from llmcli.model import ExpertsConfig
 from llmcli.model.feed_forward import FeedForward
 from llmcli.model.mixture_of_experts import MixtureOfExperts
-from llmcli.model.quantized.matrix import QuantisedLinear
+from llmcli.model.quantized.matrix import QuantizedLinear
 from llmcli.model.rank_one_update import EditedLinear, attach_edit, detach_edit
 from tests.support.models.random_models import packed, random_groups
 from tests.support.models.sanitized_models import _PLAIN
@@ -34,7 +34,7 @@ def test_stacked_updates_are_the_sum_of_the_matrices() -> None:
 
 def test_updates_lie_over_packed_weights() -> None:
     mlp = network()
-    mlp.down_proj = QuantisedLinear(packed(random_groups(4, 12, 40), 4))  # type: ignore[assignment]
+    mlp.down_proj = QuantizedLinear(packed(random_groups(4, 12, 40), 4))  # type: ignore[assignment]
     plain = mlp.down_proj.weight
     read, write = torch.randn(40), torch.randn(12)
     attach_edit(mlp, read, write)

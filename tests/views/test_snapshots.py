@@ -1,4 +1,4 @@
-"""Every view as a terminal gets it: at 60, 80 and 120 columns, in colours, with NO_COLOR, and in a pipe.
+"""Every view as a terminal gets it: at 60, 80 and 120 columns, in colors, with NO_COLOR, and in a pipe.
 
 `UPDATE_SNAPSHOTS=1` writes the files anew; look at the difference before committing it.
 """
@@ -161,14 +161,14 @@ def test_views_are_as_they_were(name: str) -> None:
     parts = []
     for width in WIDTHS:
         view = VIEWS[name]()
-        coloured = shown(view, Terminal(), width, TERM="xterm-256color", COLORTERM="truecolor")
+        colored = shown(view, Terminal(), width, TERM="xterm-256color", COLORTERM="truecolor")
         plain = shown(view, Terminal(), width, TERM="xterm-256color", COLORTERM="truecolor", NO_COLOR="1")
         piped = shown(view, io.StringIO(), width)
         assert plain == piped
-        for text in (piped, Text.from_ansi(coloured).plain):
+        for text in (piped, Text.from_ansi(colored).plain):
             assert all(cell_len(line) <= width for line in text.splitlines())
             assert all(char.isprintable() or char == "\n" for char in text)
-        parts += [f"== {width} columns, plain\n{piped}", f"== {width} columns, colours\n{coloured}"]
+        parts += [f"== {width} columns, plain\n{piped}", f"== {width} columns, colours\n{colored}"]
     snapshot = SNAPSHOTS / f"{name}.txt"
     found = "".join(parts)
     if os.environ.get("UPDATE_SNAPSHOTS"):

@@ -1,6 +1,6 @@
 """A checkpoint with edits in its weights: a new Hugging Face folder with safetensors, the old one as it was.
 
-A folder of plain numbers keeps its names, its types and all files beside the weights. From a GGUF file or quantised
+A folder of plain numbers keeps its names, its types and all files beside the weights. From a GGUF file or quantized
 weights the values are decoded, and configuration and tokenizer are written as such folders have them; what was written
 is read back and must describe the very same model.
 """

@@ -1,6 +1,6 @@
 """Keys of `config.json` that switch the biases of linear layers off, although the files may hold them.
 
-Tools that quantise models write a bias of zeros for every matrix, and a model trained from another may keep tensors it
+Tools that quantize models write a bias of zeros for every matrix, and a model trained from another may keep tensors it
 has no use for. `transformers` builds the layers that the configuration asks for and passes over other tensors.
 """
 

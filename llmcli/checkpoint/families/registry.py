@@ -13,7 +13,7 @@ from llmcli.checkpoint.families.rope import RopeRules
 from llmcli.model import NormStyle
 
 _LATE_RMS = NormStyle(round_first=False)
-_CENTRED_RMS = NormStyle(plus_one=True, round_first=False)
+_CENTERED_RMS = NormStyle(plus_one=True, round_first=False)
 _LAYER_NORM = NormStyle("layer", bias=True)
 _LAYER_NORM_WITHOUT_BIAS = NormStyle("layer")
 
@@ -194,7 +194,7 @@ FAMILIES: dict[str, Family] = {
         qk_norm="head",
         experts=rules.qwen_experts,
     ),
-    "gemma": Family({**_GEMMA, "num_key_value_heads": 16}, norm=_CENTRED_RMS, extras=rules.gemma1_extras),
+    "gemma": Family({**_GEMMA, "num_key_value_heads": 16}, norm=_CENTERED_RMS, extras=rules.gemma1_extras),
     "gemma2": Family(
         {
             **_GEMMA,
@@ -205,7 +205,7 @@ FAMILIES: dict[str, Family] = {
             "final_logit_softcapping": 30.0,
         },
         aliases=_GEMMA_ACTIVATION,
-        norm=_CENTRED_RMS,
+        norm=_CENTERED_RMS,
         placement="sandwich",
         layer_types=rules.even_sliding,
         lists_layer_types=True,
@@ -215,7 +215,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": Family(
         _GEMMA3,
         aliases={**_GEMMA_ACTIVATION, **_WINDOW_PATTERN},
-        norm=_CENTRED_RMS,
+        norm=_CENTERED_RMS,
         placement="sandwich",
         qk_norm="head",
         layer_types=rules.mostly_sliding,

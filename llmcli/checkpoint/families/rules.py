@@ -121,12 +121,12 @@ def rope_if_named(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
 
 def mixtral_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Mixtral: every layer; weights that sum to one."""
-    return [_experts(keys, "intermediate_size", normalised=True)] * layers
+    return [_experts(keys, "intermediate_size", normalized=True)] * layers
 
 
 def olmoe_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """OLMoE: every layer; `norm_topk_prob` decides about the sum."""
-    return [_experts(keys, "intermediate_size", normalised=keys.flag("norm_topk_prob"))] * layers
+    return [_experts(keys, "intermediate_size", normalized=keys.flag("norm_topk_prob"))] * layers
 
 
 def qwen_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
@@ -135,7 +135,7 @@ def qwen_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     experts = _experts(
         keys,
         "moe_intermediate_size",
-        normalised=keys.flag("norm_topk_prob"),
+        normalized=keys.flag("norm_topk_prob"),
         shared_size=shared,
         shared_gate=shared > 0,
     )
@@ -190,7 +190,7 @@ def deepseek_v3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | N
         score="sigmoid",
         group_score="best_two",
         selection_bias=True,
-        normalised=keys.flag("norm_topk_prob"),
+        normalized=keys.flag("norm_topk_prob"),
     )
 
 
@@ -261,7 +261,7 @@ def gemma3_scales(keys: ConfigKeys) -> dict[str, Any]:
 
 
 def granite_scales(keys: ConfigKeys) -> dict[str, Any]:
-    """Four factors, after maximal update parametrisation (Yang et al. 2022, arXiv:2203.03466)."""
+    """Four factors, after maximal update parametrization (Yang et al. 2022, arXiv:2203.03466)."""
     return {
         "embed_scale": keys.number("embedding_multiplier"),
         "attention_scale": keys.number("attention_multiplier"),

@@ -311,7 +311,7 @@ def _series(names: Iterable[str]) -> dict[tuple[str, int], dict[int, str]]:
 
 
 def quant_of(label: str) -> str:
-    """The quantisation in a GGUF file's name ("Q4_K_M"), or the whole name if there is none."""
+    """The quantization in a GGUF file's name ("Q4_K_M"), or the whole name if there is none."""
     stem = PurePosixPath(label).name
     match = _QUANT.search(stem)
     return match[1] if match else stem

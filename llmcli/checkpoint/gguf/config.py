@@ -180,7 +180,7 @@ def _layer(header: GGUFHeader, keys: ArchitectureKeys, layer: LayerConfig, index
         )
     stated: ExpertsConfig = replace(
         experts,
-        normalised=keys.flag("expert_weights_norm", experts.normalised),
+        normalized=keys.flag("expert_weights_norm", experts.normalized),
         scale=keys.number("expert_weights_scale", 0.0) or 1.0,
         selection_bias=f"blk.{index}.exp_probs_b.bias" in header.tensors,
     )

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from llmcli.checkpoint.gguf.header import GGUFHeader
-from llmcli.checkpoint.tensors.gguf_parameter_sources import Centred, KeysAndValues, SideBySide, SingleRow
+from llmcli.checkpoint.tensors.gguf_parameter_sources import Centered, KeysAndValues, SideBySide, SingleRow
 from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked
 from llmcli.errors import CheckpointError
 from llmcli.model import ModelConfig
@@ -121,7 +121,7 @@ class GGUFTensors:
         if self.config.qk_norm == "each_head" and module.startswith("self_attn."):
             return Rearranged(name, picks=_EVEN_ODD if self.paired else (slice(None),))
         if self.config.norm.plus_one and kind == "weight":
-            return Centred(name)
+            return Centered(name)
         return Source(name)
 
     def _pairs(self) -> PairedRows | None:

@@ -155,9 +155,9 @@ def _mistral_keys(params: ConfigKeys) -> dict[str, object]:
         keys["num_experts_per_tok"] = experts.integer("num_experts_per_tok")
     elif params.get("llama_4_scaling"):
         keys["model_type"] = "ministral3"
-    quantisation = params.section("quantization")
-    if quantisation is not None:
-        keys["quantization_config"] = _quantisation(quantisation)
+    quantization = params.section("quantization")
+    if quantization is not None:
+        keys["quantization_config"] = _quantization(quantization)
     return keys
 
 
@@ -204,7 +204,7 @@ def _is_window(size: object) -> bool:
     return size is None or (isinstance(size, int) and not isinstance(size, bool))
 
 
-def _quantisation(settings: ConfigKeys) -> dict[str, object]:
+def _quantization(settings: ConfigKeys) -> dict[str, object]:
     if settings.get("qformat_weight") == "fp8_e4m3":
         return {"quant_method": "fp8"}
     if settings.get("quant_method") is not None:

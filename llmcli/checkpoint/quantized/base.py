@@ -28,7 +28,7 @@ FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
-class QuantisedTensor:
+class QuantizedTensor:
     """Several tensors of the files that decode to one; it reads like any `StoredTensor`, in float32."""
 
     name: str
@@ -65,12 +65,12 @@ class QuantisedTensor:
 
 
 class Collapsing:
-    """The tensors of a checkpoint while those of each quantised weight are taken out and one is put in their place."""
+    """The tensors of a checkpoint while those of each quantized weight are taken out and one is put in their place."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
         self.left = dict(tensors)
         """Tensors that nothing has taken."""
-        self._made: dict[str, QuantisedTensor] = {}
+        self._made: dict[str, QuantizedTensor] = {}
 
     def stems(self, suffix: str) -> list[str]:
         """What precedes `suffix` in the name of every tensor that is left and ends in it."""
@@ -101,7 +101,7 @@ class Collapsing:
             raise CheckpointError(f"{info.path}: tensor {shown(name)} is empty.")
         return info
 
-    def put(self, tensor: QuantisedTensor) -> None:
+    def put(self, tensor: QuantizedTensor) -> None:
         """Add a weight made of tensors that were taken; `CheckpointError` if the checkpoint has one of that name."""
         if tensor.name in self.left or tensor.name in self._made:
             raise CheckpointError(
@@ -165,7 +165,7 @@ def unpacked(words: Tensor, bits: int) -> Tensor:
     return torch.stack(fields, -1).flatten(-2)
 
 
-def dequantised(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Tensor) -> Tensor:
+def dequantized(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Tensor) -> Tensor:
     """(codes - zeros) * scales in float32, (N, K).
 
     `codes` is (N, K), `scales` and `zeros` are (N, G), and `groups` (K,) says which of the G columns belongs to each k.

@@ -12,7 +12,7 @@ from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.quantized.base import (
     FLOATS,
     Collapsing,
-    QuantisedTensor,
+    QuantizedTensor,
     as_bytes,
     check_matrix,
     check_shape,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llmcli.checkpoint.tensors.tensor_info import RowReader
 
 _LONGEST_STATE = 1 << 16
-# A quantised weight may be stored in any type: the bytes count.
+# A quantized weight may be stored in any type: the bytes count.
 _ANY = ("U8", "I8", "F16", "BF16", "F32")
 
 
@@ -122,7 +122,7 @@ def _put_8_bit(tensors: Collapsing, stem: str) -> None:
             "use an unquantised or a GGUF version of the model."
         )
     parts = (weight, scale)
-    tensors.put(QuantisedTensor(weight.name, (rows, columns), "int8", parts, Rows8Bit(weight, scale)))
+    tensors.put(QuantizedTensor(weight.name, (rows, columns), "int8", parts, Rows8Bit(weight, scale)))
 
 
 def _put_4_bit(tensors: Collapsing, name: str, kind: str, state: TensorInfo, keys: ConfigKeys) -> None:
@@ -150,7 +150,7 @@ def _put_4_bit(tensors: Collapsing, name: str, kind: str, state: TensorInfo, key
         parts = (*parts, nested_map, nested_absmax)
         scales = Scales4Bit(absmax, block_size, nested_map, nested_absmax, nested_size, keys.number("nested_offset"))
     decode = Rows4Bit(math.prod(shape[1:]), weight, quant_map, scales)
-    tensors.put(QuantisedTensor(name, shape, kind.upper(), parts, decode))
+    tensors.put(QuantizedTensor(name, shape, kind.upper(), parts, decode))
 
 
 def _read_state(info: TensorInfo) -> ConfigKeys:

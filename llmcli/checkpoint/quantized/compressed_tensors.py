@@ -9,7 +9,7 @@ from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.quantized.base import (
     FLOATS,
     Collapsing,
-    QuantisedTensor,
+    QuantizedTensor,
     as_wide,
     check_matrix,
     check_shape,
@@ -65,7 +65,7 @@ def refused_variant(config: ConfigKeys) -> str | None:
 
 
 def collapse_compressed(tensors: Collapsing, config: ConfigKeys) -> None:
-    """Put `X.weight` in the place of `X.weight_packed` or of a quantised `X.weight`, and of everything beside it.
+    """Put `X.weight` in the place of `X.weight_packed` or of a quantized `X.weight`, and of everything beside it.
 
     Which of the settings belongs to a module is told by the shapes of its tensors.
 
@@ -102,7 +102,7 @@ def _put_int8(tensors: Collapsing, name: str, cells: list[Cell]) -> None:
         check_shape(zero, scale.shape, scale)
     parts = (weight, scale) if zero is None else (weight, scale, zero)
     decode = GridRows(weight.shape, weight, float_codes, scale, cell, zero)
-    tensors.put(_kept_in_8_bits(QuantisedTensor(name, weight.shape, "int8", parts, decode), decode))
+    tensors.put(_kept_in_8_bits(QuantizedTensor(name, weight.shape, "int8", parts, decode), decode))
 
 
 def _put_integers(tensors: Collapsing, stem: str, packed: TensorInfo, schemes: list[_Scheme]) -> None:
@@ -145,11 +145,11 @@ def _put_integers(tensors: Collapsing, stem: str, packed: TensorInfo, schemes: l
     decode = GridRows(
         shape, packed, packed_codes(its_bits), scale, cell, zero, its_bits if packed_zeros else None, groups
     )
-    tensor = QuantisedTensor(f"{stem}.weight", shape, f"int{its_bits}", tuple(parts), decode)
+    tensor = QuantizedTensor(f"{stem}.weight", shape, f"int{its_bits}", tuple(parts), decode)
     tensors.put(_kept_in_8_bits(tensor, decode) if its_bits == 8 else tensor)
 
 
-def _kept_in_8_bits(tensor: QuantisedTensor, rows: GridRows) -> QuantisedTensor:
+def _kept_in_8_bits(tensor: QuantizedTensor, rows: GridRows) -> QuantizedTensor:
     """The tensor, with its codes of 8 bits where packed blocks can hold them."""
     if not rows.packable:
         return tensor

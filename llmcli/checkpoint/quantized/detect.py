@@ -1,7 +1,7 @@
-"""Quantised Hugging Face checkpoints: which method a folder uses, and its weights as if they were plain tensors.
+"""Quantized Hugging Face checkpoints: which method a folder uses, and its weights as if they were plain tensors.
 
 Only what `quantization_config` says cannot be seen in the tensors is taken from it: sizes of groups and blocks, numbers
-of bits. Which modules are quantised, the tensors themselves tell.
+of bits. Which modules are quantized, the tensors themselves tell.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from llmcli.checkpoint.quantized.fp8_fp4 import (
     collapse_mxfp4,
 )
 from llmcli.checkpoint.quantized.gptq_awq import GPTQ_BITS, collapse_awq, collapse_gptq
-from llmcli.checkpoint.quantized.settings import quantisation_settings
+from llmcli.checkpoint.quantized.settings import quantization_settings
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-# What quantised activations and caches need, which are not quantised here: the results are a little more exact.
+# What quantized activations and caches need, which are not quantized here: the results are a little more exact.
 _ACTIVATION_PARTS = re.compile(
     r".*[._]((input|output|activation|prob_output)_(scale|zero_point|global_scale)|input_scale_ub|qscale_act"
     r"|[qkv]_(scale|zero_point))"
@@ -43,17 +43,17 @@ _WEIGHT_PARTS = re.compile(
 _PLAIN = ("F64", "F32", "F16", "BF16")
 
 
-def unquantised(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of a folder with every quantised weight in the place of the tensors that it is made of.
+def unquantized(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a folder with every quantized weight in the place of the tensors that it is made of.
 
-    `config` holds the keys of `config.json`. A folder that is not quantised comes back as it is. Nothing but headers
+    `config` holds the keys of `config.json`. A folder that is not quantized comes back as it is. Nothing but headers
     and a few bytes that hold sizes are read.
 
     Raises:
         UnsupportedModelError: a method or a variant that cannot be read.
         CheckpointError: tensors or settings that contradict each other, or parts of a weight that are missing.
     """
-    settings = quantisation_settings(tensors, config, folder)
+    settings = quantization_settings(tensors, config, folder)
     if settings is None:
         return dict(tensors)
     method = _method(settings)
@@ -151,7 +151,7 @@ def _fbgemm_fp8(tensors: Collapsing, settings: ConfigKeys) -> None:
 def _modelopt(tensors: Collapsing, settings: ConfigKeys) -> None:
     algorithm = settings.text("quant_algo")
     if algorithm is None:
-        # Only the cache is meant to be quantised.
+        # Only the cache is meant to be quantized.
         return
     if algorithm == "NVFP4":
         collapse_modelopt_nvfp4(tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmcli.checkpoint.files.weight_file import shown
-from llmcli.checkpoint.quantized.base import Collapsing, QuantisedTensor, check_matrix, check_shape
+from llmcli.checkpoint.quantized.base import Collapsing, QuantizedTensor, check_matrix, check_shape
 from llmcli.checkpoint.quantized.scaled_codes import (
     SCALES,
     Cell,
@@ -48,7 +48,7 @@ def collapse_fp8(tensors: Collapsing, cells: Sequence[Cell]) -> None:
         shape = _weight_shape(weight)
         cell = grid_cell(scale, weight, shape, cells)
         tensors.put(
-            QuantisedTensor(name, shape, "FP8", (weight, scale), GridRows(shape, weight, float_codes, scale, cell))
+            QuantizedTensor(name, shape, "FP8", (weight, scale), GridRows(shape, weight, float_codes, scale, cell))
         )
 
 
@@ -84,14 +84,14 @@ def put_fp4(
         check_one_number(factor, tuple(lead), weight)
         parts = (*parts, factor)
     decode = GridRows(shape, weight, fp4_codes, scale, cell, global_scale=factor, global_divides=divides)
-    tensors.put(QuantisedTensor(name, shape, "NVFP4" if group == _NVFP4_GROUP else "MXFP4", parts, decode))
+    tensors.put(QuantizedTensor(name, shape, "NVFP4" if group == _NVFP4_GROUP else "MXFP4", parts, decode))
 
 
 def collapse_mxfp4(tensors: Collapsing) -> None:
     """Put P of shape (..., rows, K) in the place of `P_blocks` (..., rows, K / 32, 16) and `P_scales`.
 
     The rows stay in the order of the file, outputs first: for gpt-oss `gate_up_proj` is (E, 2 I, d) with a gate in each
-    even row and its partner in the next odd one, and `down_proj` is (E, d, I). The unquantised form of that family
+    even row and its partner in the next odd one, and `down_proj` is (E, d, I). The unquantized form of that family
     has the last two dimensions the other way round.
 
     Raises:
@@ -108,7 +108,7 @@ def collapse_mxfp4(tensors: Collapsing) -> None:
         check_shape(scale, blocks.shape[:-1], blocks)
         shape = (*blocks.shape[:-2], blocks.shape[-2] * _MXFP4_GROUP)
         decode = GridRows(shape, blocks, fp4_codes, scale, (1, _MXFP4_GROUP))
-        tensors.put(QuantisedTensor(stem, shape, "MXFP4", (blocks, scale), decode))
+        tensors.put(QuantizedTensor(stem, shape, "MXFP4", (blocks, scale), decode))
 
 
 def _weight_shape(weight: TensorInfo) -> tuple[int, ...]:

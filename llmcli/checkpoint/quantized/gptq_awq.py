@@ -12,11 +12,11 @@ from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.quantized.base import (
     FLOATS,
     Collapsing,
-    QuantisedTensor,
+    QuantizedTensor,
     as_wide,
     check_matrix,
     check_shape,
-    dequantised,
+    dequantized,
     grouped,
     packable,
     read_groups,
@@ -60,7 +60,7 @@ class GptqRows:
             groups = torch.arange(codes.shape[1]) // self.group_size
         else:
             groups = read_groups(reader, self.groups, scales.shape[1])
-        return dequantised(codes, scales, zeros, groups)
+        return dequantized(codes, scales, zeros, groups)
 
     def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
         """Rows `start` to `stop` as codes.
@@ -111,7 +111,7 @@ class AwqRows:
         import torch
 
         codes, scales, zeros = self._numbers(reader, start, stop)
-        return dequantised(codes, scales, zeros, torch.arange(codes.shape[1]) // self.group_size)
+        return dequantized(codes, scales, zeros, torch.arange(codes.shape[1]) // self.group_size)
 
     def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
         """Rows `start` to `stop` as codes."""
@@ -188,7 +188,7 @@ def collapse_gptq(
         rows = GptqRows(parts, g_idx, its_group_size, its_bits, zero_offset)
         keeps = (in_order or g_idx is None) and packable(scales, its_group_size, inputs)
         tensors.put(
-            QuantisedTensor(
+            QuantizedTensor(
                 name=f"{stem}.weight",
                 shape=(outputs, inputs),
                 encoding=f"GPTQ {its_bits}-bit",
@@ -220,4 +220,4 @@ def collapse_awq(tensors: Collapsing, *, group_size: int | None) -> None:
         rows = AwqRows(parts, size)
         keep = rows.packed if packable(scales, size, inputs) else None
         wide = as_wide(size, inputs)
-        tensors.put(QuantisedTensor(f"{stem}.weight", (words * 8, inputs), "AWQ 4-bit", parts, rows, keep, wide=wide))
+        tensors.put(QuantizedTensor(f"{stem}.weight", (words * 8, inputs), "AWQ 4-bit", parts, rows, keep, wide=wide))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.quantized.base import (
     check_shape,
-    dequantised,
+    dequantized,
     fills_groups,
     flat,
     grouped,
@@ -69,7 +69,7 @@ class GridRows:
         groups = torch.arange(codes.shape[1]) // self.cell[1]
         if self.groups is not None:
             groups = read_groups(reader, self.groups, scales.shape[1])
-        return dequantised(codes, scales, zeros, groups)
+        return dequantized(codes, scales, zeros, groups)
 
     def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
         """Rows `start` to `stop` as codes, where these are signed numbers of 8 bits, with a scale for some of a row.

@@ -1,4 +1,4 @@
-"""Whether a Hugging Face folder is quantised, and where it says how."""
+"""Whether a Hugging Face folder is quantized, and where it says how."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError
 
 
-def quantisation_settings(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> ConfigKeys | None:
-    """The keys that describe the quantisation, wherever they are kept; None if there are none."""
+def quantization_settings(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> ConfigKeys | None:
+    """The keys that describe the quantization, wherever they are kept; None if there are none."""
     for keys in (config, config.section("text_config")):
         for name in ("quantization_config", "compression_config"):
             settings = None if keys is None else keys.section(name)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Centred:
+class Centered:
     """The weight of a norm whose factor is 1 + weight, stored as that factor."""
 
     name: str

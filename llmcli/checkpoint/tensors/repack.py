@@ -19,7 +19,7 @@ from llmcli.checkpoint.tensors import ggml_blocks
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.model.quantized.layout import Bits, narrow
 from llmcli.model.quantized.matrix import Groups
-from llmcli.model.quantized.quantize import quantise
+from llmcli.model.quantized.quantize import quantize
 
 
 def bits_of(encoding: str) -> Bits | None:
@@ -33,7 +33,7 @@ def groups_of(encoding: str, raw: Tensor) -> Groups:
     """The codes of rows of blocks, uint8 (N, blocks of a row, block bytes)."""
     rows, stored = len(raw), raw.flatten(0, 1)
     if encoding not in _EXACT:
-        return quantise(ENCODINGS[encoding].decode(stored).view(rows, -1), narrow(8))
+        return quantize(ENCODINGS[encoding].decode(stored).view(rows, -1), narrow(8))
     codes, scale, minimum = _EXACT[encoding](stored)
     return Groups(
         codes.reshape(rows, -1), scale.half().view(rows, -1), None if minimum is None else minimum.half().view(rows, -1)

@@ -228,7 +228,7 @@ def _result(
 
     from llmcli.api import choose_packing
     from llmcli.bench.hardware.machine import commit, this_machine, versions
-    from llmcli.bench.results import BenchResult, BenchSettings, summarise
+    from llmcli.bench.results import BenchResult, BenchSettings, summarize
     from llmcli.device import choose_dtype
 
     plan = benchmark.plan
@@ -252,7 +252,7 @@ def _result(
             plan.quantize,
         ),
         arms=hows,
-        summaries=summarise(measurements, facts.bytes_per_token, of_peers=of_peers),
+        summaries=summarize(measurements, facts.bytes_per_token, of_peers=of_peers),
         measurements=tuple(measurements),
         failures=tuple(failures),
         notes=tuple(notes),

@@ -120,12 +120,12 @@ class Keyboard:
         from prompt_toolkit.input import create_input
         from prompt_toolkit.output import ColorDepth, create_output
 
-        colours = terminal.shows_color(self._screen)
+        colors = terminal.shows_color(self._screen)
         return PromptSession(
             history=_history(quiet=quiet),
             input=create_input(self._tty),
             output=create_output(self._screen),
-            color_depth=None if colours else ColorDepth.DEPTH_1_BIT,
+            color_depth=None if colors else ColorDepth.DEPTH_1_BIT,
             completer=completer,
             complete_while_typing=False,
             bottom_toolbar=lambda: toolbar(get_app().current_buffer.text),

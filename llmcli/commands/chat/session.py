@@ -215,7 +215,7 @@ class ChatSession:
             return MarkdownReply(quiet=self.quiet)
         from llmcli.views.reply.writer import ReplyWriter
 
-        return ReplyWriter(coloured=self.report.probs, quiet=self.quiet)
+        return ReplyWriter(colored=self.report.probs, quiet=self.quiet)
 
     def _finished(self, finish: Finish, *, said: bool) -> None:
         explain(self.conversation.tokenizer, self.last_steps, self.report)

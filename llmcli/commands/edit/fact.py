@@ -48,10 +48,10 @@ def fact(
             "--paraphrase", metavar="TEXT", callback=options.text, help="Another text that T should follow. Repeatable."
         ),
     ] = None,
-    neighbour: Annotated[
+    neighbor: Annotated[
         list[str] | None,
         typer.Option(
-            "--neighbour",
+            "--neighbor",
             metavar="TEXT",
             callback=options.text,
             help="A text whose answer should stay as it is. Repeatable.",
@@ -85,7 +85,7 @@ def fact(
     color: options.Color = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Change a fact by an update of rank one (ROME), and show what it did to the fact, its neighbours and all else.
+    """Change a fact by an update of rank one (ROME), and show what it did to the fact, its neighbors and all else.
 
     Exit code 1, and nothing is kept, where it did not take or did more than it should.
     """
@@ -107,7 +107,7 @@ def fact(
     with progress_bar(enabled=not quiet) as progress:
         ours = weights_hash(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))
     loaded = load_model(checkpoint, device=device, dtype=dtype, quiet=quiet, precise=True)
-    wanted = Fact(prompt, context, target, tuple(paraphrase or ()), tuple(neighbour or ()), tuple(ask or ()))
+    wanted = Fact(prompt, context, target, tuple(paraphrase or ()), tuple(neighbor or ()), tuple(ask or ()))
     with progress_bar(enabled=not quiet, unit="steps") as progress:
         made, report = make_edit(
             loaded,

@@ -254,7 +254,7 @@ def generate(
         if as_jsonl:
             show = _jsonl(loaded.name, params.seed, loaded.tokenizer.token_bytes)
         elif not as_json:
-            show = ReplyWriter(coloured=probs, prefill=said, thought=thought, quiet=quiet, newline=not no_newline).show
+            show = ReplyWriter(colored=probs, prefill=said, thought=thought, quiet=quiet, newline=not no_newline).show
         constrained = None
         if constraint is not None:
             hold = not as_jsonl and not terminal.is_terminal(terminal.stdout())

@@ -1,4 +1,4 @@
-"""`llm inspect embeddings`: the neighbours of a word, and arithmetic with words."""
+"""`llm inspect embeddings`: the neighbors of a word, and arithmetic with words."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def embeddings(
     """Show the tokens whose embeddings are nearest to a word, or to a sum of words, by cosine."""
     content, checkpoint = context.content, context.checkpoint
 
-    from llmcli.inspection.residual.embeddings import embedding_neighbours, parse_expression, read_embedding
+    from llmcli.inspection.residual.embeddings import embedding_neighbors, parse_expression, read_embedding
     from llmcli.views.inspect.embeddings import SCHEMA, EmbeddingsView
 
     tokenizer = context.text_parts.tokenizer
     expression = parse_expression(tokenizer, content)
-    result = embedding_neighbours(tokenizer, read_embedding(checkpoint, tokenizer), expression, top=top, seed=seed)
+    result = embedding_neighbors(tokenizer, read_embedding(checkpoint, tokenizer), expression, top=top, seed=seed)
     return InspectResult(EmbeddingsView(result), SCHEMA, result)

@@ -49,19 +49,19 @@ def attention_watch(loaded: LoadedModel, said: Sequence[Message], report: Report
 
 
 def explain(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions) -> None:
-    """On stderr: the legend of the colours and what the reply comes to; tables of its tokens if asked for, or if there
-    are no colours; what was read for each.
+    """On stderr: the legend of the colors and what the reply comes to; tables of its tokens if asked for, or if there
+    are no colors; what was read for each.
     """
     if not (report.probs or report.top or report.attention) or not steps:
         return
-    coloured = report.probs and sys.stdout.isatty() and terminal.console_out().color_system is not None
+    colored = report.probs and sys.stdout.isatty() and terminal.console_out().color_system is not None
     console = terminal.console_err()
-    for view in _views(tokenizer, steps, report, coloured=coloured):
+    for view in _views(tokenizer, steps, report, colored=colored):
         console.print(view)
 
 
 def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions, *, prefill: str) -> RenderableType:
-    """The reply in colours, with all that `explain` would say below it."""
+    """The reply in colors, with all that `explain` would say below it."""
     from rich.console import Group
     from rich.text import Text
 
@@ -69,20 +69,20 @@ def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOption
     from llmcli.views.widgets.token_table import step_style, styled
 
     text = styled((tokenizer.token_bytes(step.id), step_style(step)) for step in steps)
-    more = _views(tokenizer, steps, replace(report, probs=True), coloured=True) if steps else []
+    more = _views(tokenizer, steps, replace(report, probs=True), colored=True) if steps else []
     return Group(Text(visible(prefill)) + text, "", *more)
 
 
 def _views(
-    tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions, *, coloured: bool
+    tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions, *, colored: bool
 ) -> list[RenderableType]:
     from rich.text import Text
 
     from llmcli.views.inspect.attention import NOTE, read_table
     from llmcli.views.widgets.token_table import legend, reply_summary, token_table
 
-    views: list[RenderableType] = [legend(proposed=any(step.origin != "model" for step in steps))] if coloured else []
-    if report.top or (report.probs and not coloured):
+    views: list[RenderableType] = [legend(proposed=any(step.origin != "model" for step in steps))] if colored else []
+    if report.top or (report.probs and not colored):
         views.append(token_table(steps, report.top, tokenizer.token_bytes))
     if report.probs or report.top:
         views.append(reply_summary(steps))

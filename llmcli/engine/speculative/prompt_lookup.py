@@ -1,6 +1,6 @@
 """Prompt lookup: what followed the last words the last time they were said, proposed again.
 
-After "Assisted generation" by prompt lookup (Saxena 2023), which needs no second model: a reply that quotes, summarises
+After "Assisted generation" by prompt lookup (Saxena 2023), which needs no second model: a reply that quotes, summarizes
 or edits a text says much of it again.
 """
 

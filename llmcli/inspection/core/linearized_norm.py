@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
+from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale
 
 
 class FrozenNorm:
@@ -28,7 +28,7 @@ class FrozenNorm:
             self.gain = weight * torch.rsqrt(x.var(correction=0) + norm.eps)
             self.bias = None if norm.bias is None else norm.bias.float()
         elif isinstance(norm, RMSNorm):
-            weight = norm.weight.float() + (1.0 if isinstance(norm, CentredRMSNorm) else 0.0)
+            weight = norm.weight.float() + (1.0 if isinstance(norm, CenteredRMSNorm) else 0.0)
             self.gain = weight * torch.rsqrt(x.pow(2).mean() + norm.eps)
         elif isinstance(norm, Scale):
             self.gain = torch.full_like(x, norm.factor)

@@ -14,7 +14,7 @@ from llmcli.inspection.core.hooks import AttentionCall, attention_of, blocks
 from llmcli.model import Transformer
 from llmcli.model.block import OutputNormBlock
 from llmcli.model.latent_attention import LatentAttention
-from llmcli.model.norm import CentredRMSNorm, LayerNorm
+from llmcli.model.norm import CenteredRMSNorm, LayerNorm
 
 
 class ValueLengths:
@@ -108,5 +108,5 @@ def _through_output_norm(model: Transformer, block: int, weight: Tensor) -> Tens
     factor: Tensor | None = getattr(norm, "weight", None)
     if factor is None:
         return weight
-    plus: float = 1.0 if isinstance(norm, CentredRMSNorm) else getattr(norm, "plus_one", 0.0)
+    plus: float = 1.0 if isinstance(norm, CenteredRMSNorm) else getattr(norm, "plus_one", 0.0)
     return weight * (factor.float() + plus)[:, None]

@@ -1,4 +1,4 @@
-"""The neighbourhood of words in the input embedding, and arithmetic there: king - man + woman.
+"""The neighborhood of words in the input embedding, and arithmetic there: king - man + woman.
 
 Similarity is the cosine (Mikolov et al. 2013, arXiv:1301.3781, section 1.1). The embeddings of a language model share
 a large common part, so that even unrelated tokens look alike; it is taken out by subtracting the mean embedding (Mu &
@@ -63,7 +63,7 @@ class RandomPair:
 
 
 @dataclass(frozen=True)
-class EmbeddingNeighbours:
+class EmbeddingNeighbors:
     """The tokens nearest to an expression, nearest first."""
 
     expression: tuple[Term, ...]
@@ -75,7 +75,7 @@ class EmbeddingNeighbours:
 
 
 def read_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Tensor:
-    """The input embedding (V, C) alone, in the float type it is stored in; float32 if quantised.
+    """The input embedding (V, C) alone, in the float type it is stored in; float32 if quantized.
 
     Raises:
         CheckpointError: the file ends too early or cannot be read, or the tokenizer has more tokens than rows.
@@ -108,9 +108,9 @@ def parse_expression(tokenizer: Tokenizer, text: str) -> tuple[Term, ...]:
 
 
 @torch.inference_mode()
-def embedding_neighbours(
+def embedding_neighbors(
     tokenizer: Tokenizer, matrix: Tensor, expression: tuple[Term, ...], *, top: int = 10, seed: int = 0
-) -> EmbeddingNeighbours:
+) -> EmbeddingNeighbors:
     """The `top` tokens nearest to the signed sum of the terms in the embedding `matrix`.
 
     `matrix` (rows, C) may have more rows than the vocabulary has tokens; these, and ids without a token, take no part.
@@ -121,9 +121,9 @@ def embedding_neighbours(
     total = torch.zeros(matrix.shape[1], dtype=torch.float64)
     for rows, chunk in _chunks(matrix):
         total += known[rows].float() @ chunk
-    centre = (total / known.sum()).float()  # (C,)
-    raw, centred = (_nearest(tokenizer, matrix, known, origin, expression, top) for origin in (0 * centre, centre))
-    return EmbeddingNeighbours(expression, raw, centred, _random_pair(matrix, known, centre, seed))
+    center = (total / known.sum()).float()  # (C,)
+    raw, centred = (_nearest(tokenizer, matrix, known, origin, expression, top) for origin in (0 * center, center))
+    return EmbeddingNeighbors(expression, raw, centred, _random_pair(matrix, known, center, seed))
 
 
 def _term(tokenizer: Tokenizer, sign: int, word: str) -> Term:
@@ -171,8 +171,8 @@ def _nearest(
     )
 
 
-def _random_pair(matrix: Tensor, known: Tensor, centre: Tensor, seed: int) -> RandomPair:
-    """The mean cosine of pairs of different tokens, as stored and seen from the `centre` (C,)."""
+def _random_pair(matrix: Tensor, known: Tensor, center: Tensor, seed: int) -> RandomPair:
+    """The mean cosine of pairs of different tokens, as stored and seen from the `center` (C,)."""
     ids = known.nonzero()[:, 0]
     if len(ids) < 2:
         return RandomPair(0.0, 0.0)
@@ -183,7 +183,7 @@ def _random_pair(matrix: Tensor, known: Tensor, centre: Tensor, seed: int) -> Ra
     step = max(1, _VALUES_AT_ONCE // matrix.shape[1])
     for start in range(0, _PAIRS, step):
         a, b = (matrix[ids[side[start : start + step]]].float() for side in (one, other))
-        for index, origin in enumerate((0 * centre, centre)):
+        for index, origin in enumerate((0 * center, center)):
             totals[index] += F.cosine_similarity(a - origin, b - origin, dim=-1).sum(dtype=torch.float64)
     raw, centred = (totals / _PAIRS).tolist()
     return RandomPair(raw, centred)

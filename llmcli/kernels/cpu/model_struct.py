@@ -17,7 +17,7 @@ from llmcli.model.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
 from llmcli.model.config import LayerConfig
 from llmcli.model.mixture_of_experts import MixtureOfExperts
-from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
+from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale
 from llmcli.model.quantized.matrix import PackedMatrix
 from llmcli.model.rank_one_update import EditedLinear
 
@@ -140,7 +140,7 @@ class Description:
             chosen=config.chosen,
             size=config.intermediate_size,
             score=SCORES.index(config.score),
-            normalised=config.normalised,
+            normalized=config.normalized,
             scales_input=config.scales_input,
             groups=config.groups,
             groups_chosen=config.groups_chosen,
@@ -205,7 +205,7 @@ class Description:
                 return c.Norm(kind=c.NO_NORM)
             case Scale():
                 return c.Norm(kind=c.SCALED, factor=norm.factor)
-            case CentredRMSNorm():
+            case CenteredRMSNorm():
                 return c.Norm(kind=c.RMS_NORM, eps=norm.eps, weight=self._floats(norm.weight.float() + 1))
             case RMSNorm():
                 each = norm.weight.dim() > 1

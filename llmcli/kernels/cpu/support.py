@@ -22,7 +22,7 @@ KNOWN: Known = {
     },
     LayerConfig: any_value("rope window chunk experts query_scaling"),
     ExpertsConfig: {
-        **any_value("count chosen intermediate_size normalised scale scales_input groups groups_chosen"),
+        **any_value("count chosen intermediate_size normalized scale scales_input groups groups_chosen"),
         **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
         "score": SCORES,
         "group_score": ("best", "best_two"),

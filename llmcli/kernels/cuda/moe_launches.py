@@ -83,7 +83,7 @@ def _routed(
     launches.add(
         route, (launches.tokens,), logits, launches.none if selection is None else floats(selection), chosen, weights,
         config.scale,
-        count=config.count, taken=config.chosen, score=SCORES.index(config.score), normalised=config.normalised,
+        count=config.count, taken=config.chosen, score=SCORES.index(config.score), normalized=config.normalized,
         biased=selection is not None, block=triton.next_power_of_2(config.count),
         most_taken=triton.next_power_of_2(config.chosen),
     )  # fmt: skip

@@ -34,7 +34,7 @@ class Kind:
 
     width: int
     """Candidates of a draw; 0: the most probable token is taken."""
-    penalised: bool
+    penalized: bool
 
     @classmethod
     def of(cls, filters: SamplingFilters, vocab_size: int) -> Kind:
@@ -58,7 +58,7 @@ def choose(logits: Tensor, seen: Tensor, uniforms: Tensor, settings: Tensor, kin
     `logits` (V,) float32; `seen` (V,) says which tokens the text has, which the repeat penalty looks at.
     """
     penalty, temperature, top_k, top_p, min_p = settings.unbind()
-    if kind.penalised:
+    if kind.penalized:
         logits = torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
     greatest = logits.amax()
     places = torch.arange(len(logits), device=logits.device)
@@ -112,7 +112,7 @@ class DeviceChoice:
         self._kind = Kind.of(filters, len(self._logits))
         self._settings.copy_(settings_of(filters))
         self.token.fill_(ids[-1])
-        if self._kind.penalised:
+        if self._kind.penalized:
             self._seen.zero_()
             self._seen[torch.tensor(sorted(set(ids)), device=self._seen.device)] = True
 
@@ -150,7 +150,7 @@ class DeviceChoice:
         self._told.copy_(choose(self._logits, self._seen, self._uniform, self._settings, self._kind))
         # What cannot be told apart must still be a token, for the pass that may have begun with it.
         self.token.copy_(self._told.clamp(min=0))
-        if self._kind.penalised:
+        if self._kind.penalized:
             self._seen.index_fill_(0, self.token, True)
 
     def _recorded(self) -> torch.cuda.CUDAGraph | None:

@@ -36,7 +36,7 @@ KNOWN: Known = {
     LayerConfig: any_value("rope window chunk experts query_scaling"),
     # Groups are checked for by themselves: only all of them at once are chosen from.
     ExpertsConfig: {
-        **any_value("count chosen intermediate_size normalised scale scales_input groups groups_chosen group_score"),
+        **any_value("count chosen intermediate_size normalized scale scales_input groups groups_chosen group_score"),
         **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
         "score": SCORES,
     },

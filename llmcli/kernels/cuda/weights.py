@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.matrices import matrix_of
-from llmcli.model.norm import CentredRMSNorm, LayerNorm, RMSNorm, Scale
+from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import PackedMatrix
 
@@ -87,7 +87,7 @@ def norm(module: nn.Module, size: int, device: torch.device) -> DeviceNorm:
     match module:
         case nn.Identity():
             return DeviceNorm(0, ones, zeros, 0.0)
-        case CentredRMSNorm():
+        case CenteredRMSNorm():
             return DeviceNorm(1, _spread(module.weight.float() + 1, size), zeros, module.eps)
         case RMSNorm():
             return DeviceNorm(1, _spread(module.weight, size), zeros, module.eps)

@@ -1,6 +1,6 @@
 """Attention of up to 16 new tokens over the cache, and everything between projections and it.
 
-Queries and keys are normalised, rotated and cached in the prologue of attention rather than the epilogue of the
+Queries and keys are normalized, rotated and cached in the prologue of attention rather than the epilogue of the
 projections: a program there has some rows of a head, while norms and rotations need all of it. So one kernel is right
 for every kind of norm, without a launch of its own, and no program reads a key that another has just written: new keys
 and values go from the projections' output to the products and, beside, into the cache.
@@ -34,7 +34,7 @@ def _normed(
     start, at, weight, bias, eps, clip, valid, mean, inverse,
     norm: tl.constexpr, kind: tl.constexpr, clipped: tl.constexpr, real: tl.constexpr,
 ):  # fmt: skip
-    """Values `at` (R, D) of all heads from addresses `start` (R, 1), clipped and normalised."""
+    """Values `at` (R, D) of all heads from addresses `start` (R, 1), clipped and normalized."""
     value = tl.load(start + at, mask=valid, other=0.0)
     if norm == ALL_HEADS:
         if kind == LAYER_NORM:
@@ -136,7 +136,7 @@ def attend(
 ):  # fmt: skip
     """What each split of the positions adds to the attention of tokens `qkv` (M, (H + 2K) D), which it caches.
 
-    Program (kv head, split, block of rows) writes unnormalised mixtures to `parts` (S, M, H, D), and the greatest
+    Program (kv head, split, block of rows) writes unnormalized mixtures to `parts` (S, M, H, D), and the greatest
     score and the sum of exponentials to `sums` (S, M, H, 2). `block` and `fresh` are D and M, padded.
     """
     let_next_start(pdl)

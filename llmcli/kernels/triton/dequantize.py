@@ -4,7 +4,7 @@ Notes. Floor: packed bytes read once and dense values written once, 2.53 bytes a
 8. By operations of torch it is some 36: codes are taken apart, become float32, are scaled in place and then rounded.
 
 - A program has 16 rows and the words of so many columns that each of its 128 threads has 8. They are read 16 bytes at a
-  time, by neighbours side by side; what a word has are neighbouring columns, and is written 16 bytes at a time too.
+  time, by neighbors side by side; what a word has are neighboring columns, and is written 16 bytes at a time too.
 - A code of at most 8 bits times a scale in half precision is exact in float32, so that it is the same whether the
   minimum is added in the same instruction or in the next one. A row's scale in float32 is multiplied with and rounded
   once; there is no minimum. Then values are rounded to their type, to the nearest: bit for bit what torch gives.

@@ -48,7 +48,7 @@ def product(
     size: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, tokens: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr, operand: tl.constexpr,
 ):  # fmt: skip
-    """Row block `block` of the matrix `w` (n, K) times the normalised activations `x` (M, K): (rows, M).
+    """Row block `block` of the matrix `w` (n, K) times the normalized activations `x` (M, K): (rows, M).
 
     `first` is its first tile. Several tokens are multiplied in the type `operand`.
     """

@@ -2,7 +2,7 @@
 
 Notes. Floor: their weights, read once, at the bandwidth of the memory. A layer has six launches: queries, keys and
 values; attention and its sum over splits; output + residual; gate and up; down + residual. The norm is computed again
-by each program, from 16 KiB that lie in the L2 cache, which saves two launches a layer and writing what was normalised.
+by each program, from 16 KiB that lie in the L2 cache, which saves two launches a layer and writing what was normalized.
 Prediction: 1.8 us for a launch and its ramp, so 0.35 ms a token for 32 layers. Not yet measured on a GPU.
 
 Dimension letters: N rows, K columns, M tokens (1 or 16).

@@ -23,7 +23,7 @@ SOFTMAX_OF_CHOSEN = tl.constexpr(2)
 @triton.jit
 def route(
     logits, selection_bias, chosen, weights, scale,
-    count: tl.constexpr, taken: tl.constexpr, score: tl.constexpr, normalised: tl.constexpr, biased: tl.constexpr,
+    count: tl.constexpr, taken: tl.constexpr, score: tl.constexpr, normalized: tl.constexpr, biased: tl.constexpr,
     block: tl.constexpr, most_taken: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """Choose the experts of a token by router outputs `logits` (M, E): `chosen` and their `weights`, both (M, k)."""
@@ -53,7 +53,7 @@ def route(
     elif score > SOFTMAX_OF_CHOSEN:
         found = tl.sigmoid(found)
     found = tl.where(slot < taken, found, 0.0)
-    if normalised:
+    if normalized:
         found = found / (tl.sum(found) + 1e-20)
     tl.store(weights + token * taken + slot, found * scale, mask=slot < taken)
 

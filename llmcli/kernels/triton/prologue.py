@@ -51,7 +51,7 @@ def statistics(x, eps, size: tl.constexpr, norm: tl.constexpr, tokens: tl.conste
 
 @triton.jit
 def activations(x, token, k, inverse, mean, weight, bias, size: tl.constexpr, norm: tl.constexpr):
-    """Normalised activations at `token` and `k`, two tensors that broadcast; zero beyond the last column."""
+    """Normalized activations at `token` and `k`, two tensors that broadcast; zero beyond the last column."""
     value = tl.load(x + token * size + k, mask=k < size, other=0.0)
     if norm == LAYER_NORM:
         value = (value - mean) * inverse * tl.load(weight + k, mask=k < size, other=0.0)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from llmcli.model.huge_pages import Pages
 from llmcli.model.quantized.layout import COLUMNS, ROWS, Bits, PackedFormat, Views
 
-# Values that torch dequantises at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
+# Values that torch dequantizes at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
 _VALUES_AT_ONCE = 1 << 20
 DEVICE_VALUES_AT_ONCE = 1 << 24
 UNPACKED_BYTES = 12
-"""Of a value that torch dequantises on a device: it is there as a code, as float32 and in the type asked for."""
+"""Of a value that torch dequantizes on a device: it is there as a code, as float32 and in the type asked for."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Groups:
 
 
 class Unpacker(Protocol):
-    """A way to dequantise that is faster than torch's, and gives the same to the last bit."""
+    """A way to dequantize that is faster than torch's, and gives the same to the last bit."""
 
     def ready(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
         """Whether it can give rows of the matrix in that type, now."""
@@ -229,7 +229,7 @@ class PackedMatrix(nn.Module):
         return Groups(in_rows, tails[0], tails[1] if self.bits == 4 else None, self.format.group)
 
 
-class QuantisedLinear(nn.Module):
+class QuantizedLinear(nn.Module):
     """`nn.Linear` over a packed matrix."""
 
     bias: Tensor | None
@@ -244,7 +244,7 @@ class QuantisedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dequantised matrix (out, in), made anew each time it is asked for."""
+        """The dequantized matrix (out, in), made anew each time it is asked for."""
         return self.matrix[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class QuantisedLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
-class QuantisedEmbedding(nn.Module):
+class QuantizedEmbedding(nn.Module):
     """`nn.Embedding` over a packed matrix, which may be that of the output head too."""
 
     def __init__(self, matrix: PackedMatrix) -> None:
@@ -265,7 +265,7 @@ class QuantisedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dequantised matrix (tokens, size), made anew each time it is asked for."""
+        """The dequantized matrix (tokens, size), made anew each time it is asked for."""
         return self.matrix[0]
 
     def forward(self, ids: Tensor) -> Tensor:

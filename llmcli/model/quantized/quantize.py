@@ -33,7 +33,7 @@ _SHARES = (1.0, 0.9, 0.8)
 _SHARES_OF_ROWS = (1.0, 0.98, 0.96, 0.93, 0.9, 0.8)
 
 
-def quantise(values: Tensor, kept: PackedFormat) -> Groups:
+def quantize(values: Tensor, kept: PackedFormat) -> Groups:
     """`values` (N, C), of any float type, as codes in the groups of a format.
 
     Scales are fitted to the codes by least squares, and codes to the scales by rounding, in turn; nothing is worse

@@ -366,7 +366,7 @@ def _ids_at_the_end(ids: Sequence[int], text: str, tokenizer: Tokenizer) -> tupl
 
 
 def _encode(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
-    """The ids of `parts`: neighbouring texts as one."""
+    """The ids of `parts`: neighboring texts as one."""
     ids: list[int] = []
     texts: list[TextSegment] = []
     for part in parts:

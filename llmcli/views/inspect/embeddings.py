@@ -13,7 +13,7 @@ from llmcli.views.widgets.token_table import probability_bar, token_label
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from llmcli.inspection.residual.embeddings import EmbeddingNeighbours, NeighborToken
+    from llmcli.inspection.residual.embeddings import EmbeddingNeighbors, NeighborToken
 
 SCHEMA = "llmcli.embeddings/1"
 _SIDE_BY_SIDE = 76
@@ -23,7 +23,7 @@ _LABEL_WIDTH = 16
 class EmbeddingsView:
     """The expression, the two rankings (side by side where there is room), and what random pairs have."""
 
-    def __init__(self, result: EmbeddingNeighbours) -> None:
+    def __init__(self, result: EmbeddingNeighbors) -> None:
         self._result = result
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -41,7 +41,7 @@ class EmbeddingsView:
             yield from rankings
 
 
-def _expression(result: EmbeddingNeighbours) -> Text:
+def _expression(result: EmbeddingNeighbors) -> Text:
     line = Text()
     for index, term in enumerate(result.expression):
         if index or term.sign < 0:

@@ -58,7 +58,7 @@ class LensView:
             yield from self._page(self._lens.lens[first : first + columns], shows_bands(console))
         yield ShadeLegend("probability")
 
-    def _page(self, found: Sequence[LensPosition], coloured: bool) -> Iterator[Text]:
+    def _page(self, found: Sequence[LensPosition], colored: bool) -> Iterator[Text]:
         labels = [token_label(self._lens.tokens[position.position].bytes) for position in found]
         yield _line("#", [Text(clipped(str(position.position), _CELL), style="dim") for position in found])
         yield _line("layer", [Text(clipped(label, _TOKEN_WIDTH) + " ", style="bold") for label in labels])
@@ -67,7 +67,7 @@ class LensView:
             cells = [clipped(token_label(token.bytes), _TOKEN_WIDTH) for token in best]
             yield _line(
                 str(layer),
-                [shaded(cell, token.prob, coloured=coloured) for cell, token in zip(cells, best, strict=True)],
+                [shaded(cell, token.prob, colored=colored) for cell, token in zip(cells, best, strict=True)],
             )
         leads = ["-" if position.leads_from is None else str(position.leads_from) for position in found]
         yield _line("leads", [Text(clipped(layer, _CELL), style="dim") for layer in leads])

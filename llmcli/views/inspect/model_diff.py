@@ -1,4 +1,4 @@
-"""Two models on one text: coloured by how far apart their expectations are, or a table; and where they part."""
+"""Two models on one text: colored by how far apart their expectations are, or a table; and where they part."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.text import Text
 
 from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.numbers import number
-from llmcli.views.widgets.token_table import coloured, percent, token_label
+from llmcli.views.widgets.token_table import colored, percent, token_label
 
 if TYPE_CHECKING:
     from llmcli.inspection.core.tokens import Token
     from llmcli.inspection.evaluation.model_diff import Comparison, Continuation, Expected
 
 SCHEMA = "llmcli.compare/1"
-# (from this KL on, in nats; what the legend says; style). The colours of probabilities, ever lighter.
+# (from this KL on, in nats; what the legend says; style). The colors of probabilities, ever lighter.
 _BANDS = (
     (1.0, "1+", "black on #ffc94d"),
     (0.3, "0.3+", "black on #c9a24b"),
@@ -29,7 +29,7 @@ _BANDS = (
 
 
 class ComparisonView:
-    """The text in colours, or without colours a table of its tokens; then what it comes to, and the continuations."""
+    """The text in colors, or without colors a table of its tokens; then what it comes to, and the continuations."""
 
     def __init__(self, result: Comparison) -> None:
         self._result = result
@@ -38,7 +38,7 @@ class ComparisonView:
         if console.color_system is None:
             yield comparison_table(self._result)
         else:
-            yield coloured(((token.bytes, token.kl) for token in self._result.tokens), _style)
+            yield colored(((token.bytes, token.kl) for token in self._result.tokens), _style)
             yield _legend()
         yield _summary(self._result)
         yield from _continuations(self._result)

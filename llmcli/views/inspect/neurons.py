@@ -85,7 +85,7 @@ class NeuronAlongView:
         yield Text.assemble("neuron ", (name, "bold"), f": at most {most:.2f}, either way", overflow="fold")
         strip, width = Text(), 0
         for size, at in fired:
-            cell = shaded(token_label(at.token.bytes), size / full, coloured=shows_bands(console))
+            cell = shaded(token_label(at.token.bytes), size / full, colored=shows_bands(console))
             # Broken here, between tokens: words are not what the line is made of.
             if width and width + cell.cell_len > options.max_width:
                 strip.append("\n")

@@ -1,4 +1,4 @@
-"""A scored text: coloured by probability where there are colours, else a table of its tokens; and its JSON twin."""
+"""A scored text: colored by probability where there are colors, else a table of its tokens; and its JSON twin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmcli.views.terminal.to_json import with_bytes
 from llmcli.views.widgets.numbers import number
 from llmcli.views.widgets.token_table import (
     band_style,
-    coloured,
+    colored,
     legend,
     percent,
     probability_bar,
@@ -36,7 +36,7 @@ def score_json(score: TextScore, token_bytes: Callable[[int], bytes]) -> dict[st
 
 
 class ScoreView:
-    """The text itself in colours, or, without colours or with `top`, a table of its tokens; then what it comes to."""
+    """The text itself in colors, or, without colors or with `top`, a table of its tokens; then what it comes to."""
 
     def __init__(self, score: TextScore, top: int, token_bytes: Callable[[int], bytes]) -> None:
         self._score, self._top, self._token_bytes = score, top, token_bytes
@@ -45,7 +45,7 @@ class ScoreView:
         if console.color_system is None or self._top:
             yield score_table(self._score, self._top, self._token_bytes)
         else:
-            yield coloured(
+            yield colored(
                 (self._token_bytes(token.id), None if token.logprob is None else math.exp(token.logprob))
                 for token in self._score.tokens
             )

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from llmcli.views.terminal.sanitize import visible
 
-Colours = Literal["standard", "256", "truecolor"] | None
+Colors = Literal["standard", "256", "truecolor"] | None
 """What the terminal can show; None is text without any style."""
 
-# The terminal's own colours and background, whichever they are.
+# The terminal's own colors and background, whichever they are.
 _CODE_THEME = "ansi_dark"
 
 
@@ -74,23 +74,23 @@ def _short(block: MarkdownBlock, *tokens: Token) -> MarkdownBlock:
     return MarkdownBlock(tokens, block.line)
 
 
-def markdown_lines(found: Sequence[MarkdownBlock], width: int, colours: Colours = None) -> list[str]:
+def markdown_lines(found: Sequence[MarkdownBlock], width: int, colors: Colors = None) -> list[str]:
     """The lines that `found` take up at `width` columns, a blank one between two blocks."""
     lines: list[str] = []
     for block in found:
-        own = lines_of(_Markdown(block.tokens), width, colours)
+        own = lines_of(_Markdown(block.tokens), width, colors)
         if lines and own:
             lines.append("")
         lines += own
     return lines
 
 
-def lines_of(view: RenderableType, width: int, colours: Colours = None) -> list[str]:
+def lines_of(view: RenderableType, width: int, colors: Colors = None) -> list[str]:
     """The lines of `view` without blank ones around them, each with its own escape sequences."""
     console = Console(
         file=io.StringIO(),
         width=max(width, 1),
-        color_system=colours,
+        color_system=colors,
         force_terminal=True,
         legacy_windows=False,
         markup=False,

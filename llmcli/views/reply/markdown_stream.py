@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llmcli.views.reply.markdown_blocks import Colours, MarkdownBlock, blocks, end_of, markdown_lines
+from llmcli.views.reply.markdown_blocks import Colors, MarkdownBlock, blocks, end_of, markdown_lines
 from llmcli.views.terminal.live_region import OpenLines
 
 # The beginning of a line that may yet become a list, a heading, a table, ...: its looks would change at once.
@@ -14,8 +14,8 @@ _UNDECIDED = re.compile(r"[ \t>]*(?:[-=*+#`~_|: ]+|\d+[.)]?)[ \t]*")
 class MarkdownStream:
     """Draws a text as it grows. A block is drawn for good once another has begun; only the last is drawn over."""
 
-    def __init__(self, lines: OpenLines, colours: Colours) -> None:
-        self._lines, self._colours = lines, colours
+    def __init__(self, lines: OpenLines, colors: Colors) -> None:
+        self._lines, self._colors = lines, colors
         self._text = ""
         """What is not drawn for good yet."""
         self._complete = 0
@@ -58,7 +58,7 @@ class MarkdownStream:
         return found[:-1]
 
     def _drawn(self, found: list[MarkdownBlock], *, is_open: bool = False) -> list[str]:
-        lines = markdown_lines(found, self._lines.columns, self._colours)
+        lines = markdown_lines(found, self._lines.columns, self._colors)
         if lines and self._has_lines:
             lines.insert(0, "")
         self._has_lines = self._has_lines or (bool(lines) and not is_open)

@@ -18,7 +18,6 @@ from llmcli.views.terminal.unencodable import HANDLER
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Event
-    from llmcli.views.reply.markdown_blocks import Colours
 
 
 class MarkdownReply:
@@ -31,8 +30,8 @@ class MarkdownReply:
         """If `quiet`, thoughts are not shown."""
         self._lines = OpenLines(_write, lambda: terminal.size(sys.stdout))
         # Rich's name of a palette that no terminal has which is asked for its own.
-        self._colours = cast("Colours", terminal.console_out().color_system)
-        self._answer = MarkdownStream(self._lines, self._colours)
+        self._colors = cast("Colors", terminal.console_out().color_system)
+        self._answer = MarkdownStream(self._lines, self._colors)
         self._quiet = quiet
         self._thought, self._thought_tokens, self._thought_since = "", 0, 0.0
 
@@ -78,7 +77,7 @@ class MarkdownReply:
         self._thought, self._thought_tokens = "", 0
 
     def _dim(self, text: str) -> list[str]:
-        return lines_of(Text(visible(text), style="dim"), self._lines.columns, self._colours)
+        return lines_of(Text(visible(text), style="dim"), self._lines.columns, self._colors)
 
 
 def _write(text: str) -> None:

@@ -55,13 +55,13 @@ class ReplyWriter:
     def __init__(
         self,
         *,
-        coloured: bool = False,
+        colored: bool = False,
         prefill: str = "",
         thought: str = "",
         quiet: bool = False,
         newline: bool = True,
     ) -> None:
-        """`coloured` gives each token the colour of its probability, where the terminal has colours.
+        """`colored` gives each token the color of its probability, where the terminal has colors.
 
         Without `newline` a pipe or file gets the text alone.
 
@@ -70,7 +70,7 @@ class ReplyWriter:
         """
         self._is_terminal = terminal.stdout().isatty()
         self._prefill, self._thought = prefill, thought
-        self._console = terminal.console_out() if coloured and self._is_terminal else None
+        self._console = terminal.console_out() if colored and self._is_terminal else None
         self._at_line_start = True
         self._newline = newline or self._is_terminal
         self._thoughts = None if quiet else ThoughtWriter()
@@ -102,7 +102,7 @@ class ReplyWriter:
             self._thoughts.end()
         self._at_line_start = text.endswith("\n")
         if self._console is not None and step is not None and step.logprob is not None:
-            self._write_coloured(text, step)
+            self._write_colored(text, step)
         elif self._is_terminal:
             sys.stdout.write(visible(text))
         else:
@@ -121,7 +121,7 @@ class ReplyWriter:
             sys.stdout.buffer.write(b"\n")
         sys.stdout.flush()
 
-    def _write_coloured(self, text: str, step: Step) -> None:
+    def _write_colored(self, text: str, step: Step) -> None:
         from rich.text import Text
 
         from llmcli.views.widgets.token_table import step_style

@@ -21,7 +21,7 @@ NOTE = "new answer: the probability of all of it; neighbours: texts whose answer
 
 
 def edit_view(report: EditReport) -> Group:
-    """The new answer on the prompt and in other words, the neighbours, other text, replies, and what is wrong."""
+    """The new answer on the prompt and in other words, the neighbors, other text, replies, and what is wrong."""
     proof = report.proof
     tried = ", ".join(f"{each.layer} ({each.score:.2f})" for each in report.tried)
     title = Text.assemble(_words(report.prompt), " → ", (_line(report.target), "bold"), f"   block {report.layer}")
@@ -30,7 +30,7 @@ def edit_view(report: EditReport) -> Group:
         changed.add_row(_words(each.text), percent(each.before), percent(each.after))
     stayed = _table("neighbours", "answer", "before", "after", "new answer there")
     for near in proof.neighbours:
-        stayed.add_row(*_neighbour(near))
+        stayed.add_row(*_neighbor(near))
     parts: list[RenderableType] = [title]
     if len(report.tried) > 1:
         parts.append(Text(f"blocks tried, on other texts than these: {tried}", style="dim"))
@@ -63,7 +63,7 @@ def _verdict(problems: Sequence[str]) -> Text:
     return Text("\n".join(visible(problem) for problem in problems), style="bold yellow")
 
 
-def _neighbour(near: NeighborFact) -> list[Text | str]:
+def _neighbor(near: NeighborFact) -> list[Text | str]:
     answer = Text(token_label(near.answer.encode("utf-8", errors="replace")))
     there = f"{percent(near.target_before)} → {percent(near.target_after)}"
     return [_words(near.text), answer, percent(near.before), percent(near.after), there]

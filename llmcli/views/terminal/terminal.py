@@ -1,4 +1,4 @@
-"""The one place that knows about the terminal: whether there is one, its colours, and what must never reach it."""
+"""The one place that knows about the terminal: whether there is one, its colors, and what must never reach it."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _line(message: str, style: str) -> None:
     if sys.stderr is None:
         return
     message = _broken_at_words(visible(message))
-    # Plain text without colours needs no Rich, whose import would slow down the quickest commands.
+    # Plain text without colors needs no Rich, whose import would slow down the quickest commands.
     if not shows_color(sys.stderr):
         sys.stderr.write(f"{message}\n")
         return

@@ -1,4 +1,4 @@
-"""Heat maps: a table of numbers as a picture, two rows a line in colours, one row a line in shades without them."""
+"""Heat maps: a table of numbers as a picture, two rows a line in colors, one row a line in shades without them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DIM = Style(dim=True)
 class HeatMap:
     """Rows of numbers from `low` (dark blue, or blank) to `high` (amber, or solid); None is left blank.
 
-    Colours show two rows a line, by half blocks whose upper half is the upper row; shades show one. Each line is
+    Colors show two rows a line, by half blocks whose upper half is the upper row; shades show one. Each line is
     labelled by its first row. A map too wide for the console has narrower cells, then columns merged by their maximum,
     which it says; the ruler above keeps counting the columns of the data.
     """
@@ -39,7 +39,7 @@ class HeatMap:
         cell_width: int = 1,
         paired: bool = True,
     ) -> None:
-        """Not `paired`, a line shows one row also in colours, for rows that must all be labelled."""
+        """Not `paired`, a line shows one row also in colors, for rows that must all be labelled."""
         self._rows = values
         self._columns = max((len(row) for row in values), default=0)
         self._low, self._span = low, high - low or 1.0
@@ -104,12 +104,12 @@ class _Scale:
 
 
 def scale_legend(low: float, high: float, unit: str = "") -> _Scale:
-    """What the colours or shades of a heat map from `low` to `high` mean, in one line."""
+    """What the colors or shades of a heat map from `low` to `high` mean, in one line."""
     return _Scale(low, high, unit)
 
 
 def _has_ramp(console: Console) -> bool:
-    """The console has colours enough for their order to be seen."""
+    """The console has colors enough for their order to be seen."""
     return console.color_system in ("256", "truecolor")
 
 
@@ -140,7 +140,7 @@ def _shades(shares: Sequence[float | None], cell: int) -> Iterator[Segment]:
 
 
 def _color(share: float) -> Color:
-    """The colour `share` of the way along the ramp."""
+    """The color `share` of the way along the ramp."""
     place = share * (len(_RAMP) - 1)
     left = min(int(place), len(_RAMP) - 2)
     mixed = (round(a + (b - a) * (place - left)) for a, b in zip(_RAMP[left], _RAMP[left + 1], strict=True))

@@ -37,7 +37,7 @@ _SCORES = {
 
 
 def norm_words(config: ModelConfig) -> str:
-    """Which normalisation, where, and what else is done to the residual stream."""
+    """Which normalization, where, and what else is done to the residual stream."""
     kind = "RMSNorm" if config.norm.kind == "rms" else "LayerNorm"
     if not config.norm.weight:
         kind += " without weights"

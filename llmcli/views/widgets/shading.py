@@ -1,4 +1,4 @@
-"""How much, behind a word: a background from dark blue to amber, or where there are no colours a shade after it."""
+"""How much, behind a word: a background from dark blue to amber, or where there are no colors a shade after it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _BANDS = (
 
 
 def shows_bands(console: Console) -> bool:
-    """The console has colours enough for backgrounds to be told apart."""
+    """The console has colors enough for backgrounds to be told apart."""
     return console.color_system in ("256", "truecolor")
 
 
-def shaded(label: str, share: float, *, coloured: bool) -> Text:
+def shaded(label: str, share: float, *, colored: bool) -> Text:
     """`label` and one more cell, which is the shade of `share` (0 to 1), or as the label's background is."""
     shade, style = next((shade, style) for least, shade, style in _BANDS if share >= least or least == 0)
-    return Text(f"{label} ", style=style) if coloured else Text(f"{label}{shade}")
+    return Text(f"{label} ", style=style) if colored else Text(f"{label}{shade}")
 
 
 def clipped(label: str, width: int) -> str:
@@ -41,10 +41,10 @@ class ShadeLegend:
         self._of = of
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        coloured = shows_bands(console)
+        colored = shows_bands(console)
         line = Text.assemble((f"{self._of}: ", "dim"))
         for least, shade, style in reversed(_BANDS[:-1]):
-            line.append(" " if coloured else shade, style if coloured else "")
+            line.append(" " if colored else shade, style if colored else "")
             line.append(f" {100 * least:.0f}%+ ", "dim")
         line.rstrip()
         yield line

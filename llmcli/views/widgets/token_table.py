@@ -1,4 +1,4 @@
-"""Tokens with what the model thought of them: coloured by probability, and with what else they could have been."""
+"""Tokens with what the model thought of them: colored by probability, and with what else they could have been."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmcli.views.widgets.numbers import number
 if TYPE_CHECKING:
     from llmcli.engine.events import Step
 
-# (at least this probability, what the legend says, style). From no colour over blue to amber, ever lighter: the order
+# (at least this probability, what the legend says, style). From no color over blue to amber, ever lighter: the order
 # can be told by lightness alone, so also by readers who do not see red and green apart.
 BANDS = (
     (0.9, "90-100 %", ""),
@@ -47,14 +47,14 @@ def band_style(probability: float) -> str:
 
 
 def step_style(step: Step) -> str:
-    """The style of a token of a reply: the colour of its probability, underlined where others proposed it."""
+    """The style of a token of a reply: the color of its probability, underlined where others proposed it."""
     found = probability(step)
-    colour = "dim" if found is None else band_style(found)
-    return colour if step.origin == "model" else f"{colour} underline".strip()
+    color = "dim" if found is None else band_style(found)
+    return color if step.origin == "model" else f"{color} underline".strip()
 
 
 def legend(*, proposed: bool = False) -> Text:
-    """What the colours mean, in one line; with what the underlines mean, where tokens were `proposed`."""
+    """What the colors mean, in one line; with what the underlines mean, where tokens were `proposed`."""
     line = Text("probability: ", style="dim")
     for _, label, style in BANDS:
         line.append(f" {label} ", style=style or "default")
@@ -120,8 +120,8 @@ def _candidates(step: Step, token_bytes: Callable[[int], bytes]) -> Text:
     return line
 
 
-def coloured(tokens: Iterable[tuple[bytes, float | None]], style_of: Callable[[float], str] = band_style) -> Text:
-    """The text of tokens, each in the colour of its probability, or another number; one without a number is dim."""
+def colored(tokens: Iterable[tuple[bytes, float | None]], style_of: Callable[[float], str] = band_style) -> Text:
+    """The text of tokens, each in the color of its probability, or another number; one without a number is dim."""
     return styled((data, "dim" if number is None else style_of(number)) for data, number in tokens)
 
 

@@ -50,7 +50,7 @@ def gguf_file(model: Any, folder: Path) -> Path:
     return write_gguf(model, folder / "model.gguf")
 
 
-def quantised_gguf(model: Any, folder: Path) -> Path:
+def quantized_gguf(model: Any, folder: Path) -> Path:
     def kind(_name: str, values: np.ndarray) -> gguf.GGMLQuantizationType:
         whole = values.ndim == 2 and values.shape[-1] % 32 == 0
         return gguf.GGMLQuantizationType.Q8_0 if whole else gguf.GGMLQuantizationType.F32
@@ -59,7 +59,7 @@ def quantised_gguf(model: Any, folder: Path) -> Path:
     return write_gguf(model, folder / "model.gguf", kind_of=kind)
 
 
-@pytest.mark.parametrize("write", [folder_of, shards_of_bfloat16, gguf_file, quantised_gguf])
+@pytest.mark.parametrize("write", [folder_of, shards_of_bfloat16, gguf_file, quantized_gguf])
 @pytest.mark.parametrize("name", ["smollm", "qwen2", "gemma"])
 def test_a_merged_model_says_what_the_edited_one_does(
     name: str, write: Callable[[Any, Path], Path], tmp_path: Path

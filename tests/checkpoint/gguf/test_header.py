@@ -107,8 +107,8 @@ def test_all_values_and_tensors_are_those_of_the_reference(tmp_path: Path) -> No
     values = np.random.default_rng(0).standard_normal((6, 64), dtype=np.float32)
     kinds = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"]
     for kind in kinds:
-        quantised = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
-        writer.add_tensor(f"t.{kind}", quantised, raw_dtype=gguf.GGMLQuantizationType[kind])
+        quantized = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+        writer.add_tensor(f"t.{kind}", quantized, raw_dtype=gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

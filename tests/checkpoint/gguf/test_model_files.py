@@ -89,7 +89,7 @@ def test_links_and_hidden_files_are_no_further_models(single: Path, tmp_path: Pa
     assert open_checkpoint(tmp_path).path.resolve() == tmp_path.resolve() / "model-Q8_0.gguf"
 
 
-def test_several_quantisations_are_choices(single: Path, tmp_path: Path) -> None:
+def test_several_quantizations_are_choices(single: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(single, tmp_path / "m"))
     shutil.copy(folder / "model-Q8_0.gguf", folder / "model-Q4_K_M.gguf")
     companion(folder / "mmproj-F16.gguf", "clip")

@@ -75,7 +75,7 @@ LAYOUTS: dict[str, tuple[ParameterSource, Callable[[dict[str, Tensor]], Tensor]]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A tensor that can only be read row by row, as quantised ones are."""
+    """A tensor that can only be read row by row, as quantized ones are."""
 
     name: str
     values: Tensor

@@ -82,7 +82,7 @@ def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
         leave(child)
 
 
-def test_probabilities_colour_the_reply(tmp_path: Path) -> None:
+def test_probabilities_color_the_reply(tmp_path: Path) -> None:
     model = write_puppet(
         tmp_path / "unsure", {ASSISTANT: {65: 0.95, 66: 0.05}, 65: {67: 0.3, 68: 0.25, 69: 0.45}, 69: {END: 1.0}}
     )

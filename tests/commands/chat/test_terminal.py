@@ -176,7 +176,7 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path, speaker: Path) -> None
     assert questions(tmp_path) == ["One\nline?"]
 
 
-def test_without_colours_there_are_none(tmp_path: Path, speaker: Path) -> None:
+def test_without_colors_there_are_none(tmp_path: Path, speaker: Path) -> None:
     with chatting(tmp_path, speaker, "--probs", NO_COLOR="1", TERM="xterm-256color") as child:
         child.sendline("One?")
         child.expect_exact("perplexity")
@@ -184,7 +184,7 @@ def test_without_colours_there_are_none(tmp_path: Path, speaker: Path) -> None:
         child.expect_exact("\x1b]52;c;WWVzLCBvay4=\x07")
         child.expect_exact(READY)
         seen = child.before
-        # Bold and reversed are no colours; 3x, 4x, 9x and 10x are.
+        # Bold and reversed are no colors; 3x, 4x, 9x and 10x are.
         assert not re.search(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d(?:;\d+)*m", seen)
         child.sendeof()
         child.expect(pexpect.EOF)

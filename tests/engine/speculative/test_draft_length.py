@@ -42,7 +42,7 @@ def test_no_more_is_risked_than_allowed() -> None:
     assert costs.best([0.95] * 3, limit=0.1)[0] == 0
 
 
-def test_what_was_not_measured_lies_between_its_neighbours() -> None:
+def test_what_was_not_measured_lies_between_its_neighbors() -> None:
     costs = measured({4: 1.5, 16: 6.0})
     ratios = [costs.ratio(tokens) for tokens in range(1, 17)]
     assert ratios == sorted(ratios)

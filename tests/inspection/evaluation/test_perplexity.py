@@ -12,7 +12,7 @@ from llmcli.engine import SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.evaluation.perplexity import score
-from llmcli.views.widgets.token_table import coloured, sparkline
+from llmcli.views.widgets.token_table import colored, sparkline
 from tests.support.models.puppet import BOS, chain, ids_of, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.terminal.cli import llm
@@ -150,10 +150,10 @@ def test_the_command_and_its_json(tmp_path: Path) -> None:
         assert "http" not in content.replace("http://www.w3.org/", "") and "@font-face" not in content
 
 
-def test_colours_cover_the_whole_text(loaded: llmcli.LoadedModel) -> None:
+def test_colors_cover_the_whole_text(loaded: llmcli.LoadedModel) -> None:
     text = "héllo 😀\n\x1b[2J\xa0"
     tokens = [(loaded.tokenizer.token_bytes(token), 0.5) for token in loaded.tokenizer.encode(text)]
-    assert coloured(tokens).plain == "<|bos|>héllo 😀\n␛[2J\xa0"
+    assert colored(tokens).plain == "<|bos|>héllo 😀\n␛[2J\xa0"
 
 
 def test_sparklines_are_as_long_as_asked_and_rise_with_surprise() -> None:

@@ -12,8 +12,8 @@ import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.inspection.residual.embeddings import (
-    EmbeddingNeighbours,
-    embedding_neighbours,
+    EmbeddingNeighbors,
+    embedding_neighbors,
     parse_expression,
     read_embedding,
 )
@@ -56,8 +56,8 @@ def matrix(rows: int = 0) -> torch.Tensor:
     return values + 1.0
 
 
-def neighbours(values: torch.Tensor, text: str, top: int = 10) -> EmbeddingNeighbours:
-    return embedding_neighbours(TOKENIZER, values, parse_expression(TOKENIZER, text), top=top)
+def neighbours(values: torch.Tensor, text: str, top: int = 10) -> EmbeddingNeighbors:
+    return embedding_neighbors(TOKENIZER, values, parse_expression(TOKENIZER, text), top=top)
 
 
 @pytest.mark.parametrize("at_once", [1 << 24, 100])
@@ -122,7 +122,7 @@ def test_random_pairs_show_what_all_tokens_share() -> None:
     assert abs(first.centred) < 0.05
     assert neighbours(values, "apple").random_pair == first
     expression = parse_expression(TOKENIZER, "king")
-    other = embedding_neighbours(TOKENIZER, values, expression, seed=1).random_pair
+    other = embedding_neighbors(TOKENIZER, values, expression, seed=1).random_pair
     assert other != first
     assert other.raw == pytest.approx(first.raw, abs=0.02)
 

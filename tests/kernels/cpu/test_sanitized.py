@@ -55,7 +55,7 @@ def _runtime(name: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer is loaded as Linux does it")
-def test_no_bad_access_and_no_undefined_behaviour(tmp_path: Path) -> None:
+def test_no_bad_access_and_no_undefined_behavior(tmp_path: Path) -> None:
     library = _runtime("libasan.so")
     if not os.path.isabs(library):  # noqa: PTH117
         pytest.skip("this compiler has no AddressSanitizer")

@@ -18,7 +18,7 @@ from llmcli.checkpoint.load_packed import Packing, planned_formats
 from llmcli.kernels.cuda.dequantize import CudaUnpacker, unpacker_for
 from llmcli.model import Transformer
 from llmcli.model.quantized.layout import PackedFormat, wide
-from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedLinear
 from tests.support.kernels.triton_device import DEVICE
 from tests.support.models.random_models import WIDE, pack_model, packed, random_groups, random_model
 from tests.support.models.tiny import random_ids, save, tiny_model
@@ -102,7 +102,7 @@ def test_large_matrices_are_unpacked_in_pieces_of_bounded_size(
 
 
 def test_gradients_are_those_of_the_rows_that_were_used(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    linear = QuantisedLinear(packed(random_groups(wide(4), 75, 45), wide(4))).to(DEVICE)
+    linear = QuantizedLinear(packed(random_groups(wide(4), 75, 45), wide(4))).to(DEVICE)
     weight = linear.weight
     taken_on(kernels, linear.matrix)
     monkeypatch.setattr("llmcli.model.quantized.matrix.DEVICE_VALUES_AT_ONCE", 600)

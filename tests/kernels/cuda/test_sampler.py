@@ -109,7 +109,7 @@ def test_nothing_waits_for_a_number(params: SamplingParams) -> None:
         assert choose(logits, seen, uniforms, settings, Kind.of(params, VOCABULARY)).shape == (3,)
 
 
-def test_a_text_is_penalised_for_what_was_chosen_on_the_way() -> None:
+def test_a_text_is_penalized_for_what_was_chosen_on_the_way() -> None:
     params, logits = SamplingParams(temperature=0, repeat_penalty=4.0), logits_of(5).to(DEVICE)
     choice, sampler = DeviceChoice(VOCABULARY, DEVICE), Sampler(params)
     for text in ([1, 2, 3], [4, 5]):

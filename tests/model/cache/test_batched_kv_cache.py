@@ -78,17 +78,17 @@ def test_texts_that_are_rotated_differently(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_nothing_of_a_row_depends_on_what_is_beside_it(model: Transformer) -> None:
     model = copy.deepcopy(model)
-    for neighbour in (5, 120):
+    for neighbor in (5, 120):
         together = new_rows(model, 4)
         together.enter(1, read(model, 40, seed=7))
         # What was there before must not be seen either.
         together.enter(2, read(model, 90, seed=1))
-        together.enter(2, read(model, neighbour, seed=2))
+        together.enter(2, read(model, neighbor, seed=2))
         # A row that waits is not harmed.
         model.forward_rows({1: 5}, together)
-        logits = model.forward_rows({1: 17, 2: neighbour}, together)[1]
-        assert together.lengths == [0, 42, neighbour + 1, 0]
-        if neighbour == 5:
+        logits = model.forward_rows({1: 17, 2: neighbor}, together)[1]
+        assert together.lengths == [0, 42, neighbor + 1, 0]
+        if neighbor == 5:
             first = logits
     if model.config.layers[-1].experts is None:
         assert torch.equal(first, logits)

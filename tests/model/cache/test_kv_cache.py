@@ -27,7 +27,7 @@ def config(*layers: LayerConfig, latent: LatentConfig | None = None) -> ModelCon
 
 
 def row(position: int) -> torch.Tensor:
-    """Keys of one position, recognisable."""
+    """Keys of one position, recognizable."""
     return torch.full((1, 2, 1, 4), float(position))
 
 

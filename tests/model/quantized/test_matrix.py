@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from llmcli.model.quantized.layout import COLUMNS, PackedFormat, narrow, wide
-from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
 from tests.support.models.random_models import FORMATS, WIDE, packed, random_groups
 
 SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95), (10, 257)]
@@ -15,7 +15,7 @@ SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95), (10, 257)]
 
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_packed_is_what_was_quantised(kept: PackedFormat, size: tuple[int, int]) -> None:
+def test_what_is_packed_is_what_was_quantized(kept: PackedFormat, size: tuple[int, int]) -> None:
     groups = random_groups(kept, *size)
     assert torch.equal(packed(groups, kept)[0], groups.values())
 
@@ -85,13 +85,13 @@ def test_modules_compute_what_their_weight_says(kept: PackedFormat, monkeypatch:
     # Several chunks of rows, the last not full.
     monkeypatch.setattr("llmcli.model.quantized.matrix._VALUES_AT_ONCE", 4000)
     matrix = packed(random_groups(kept, 75, 45), kept)
-    linear = QuantisedLinear(matrix, bias=True)
+    linear = QuantizedLinear(matrix, bias=True)
     assert linear.bias is not None
     linear.bias.data.normal_()
     x = torch.randn(2, 3, 45)
     torch.testing.assert_close(linear(x), F.linear(x, linear.weight, linear.bias))
     ids = torch.tensor([[74, 0, 16], [15, 31, 0]])
-    assert torch.equal(QuantisedEmbedding(matrix)(ids), linear.weight[ids])
+    assert torch.equal(QuantizedEmbedding(matrix)(ids), linear.weight[ids])
 
 
 @pytest.mark.parametrize("kept", [narrow(4), wide(4)], ids=str)

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from llmcli.model.quantized.layout import PackedFormat, narrow, wide
-from llmcli.model.quantized.quantize import quantise
+from llmcli.model.quantized.quantize import quantize
 from tests.support.models.random_models import FORMATS
 
 
 def relative(values: torch.Tensor, kept: PackedFormat) -> float:
-    return float((quantise(values, kept).values() - values).norm() / values.norm())
+    return float((quantize(values, kept).values() - values).norm() / values.norm())
 
 
 def plain_four_bits(x: torch.Tensor) -> torch.Tensor:
@@ -40,7 +40,7 @@ def test_a_value_far_from_the_others_does_not_spoil_its_row() -> None:
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
 def test_every_value_is_near(kept: PackedFormat) -> None:
     x = torch.randn(20, 90, generator=torch.Generator().manual_seed(1)) * torch.logspace(-4, 2, 20)[:, None]
-    error = (quantise(x, kept).values() - x).abs().amax(-1)
+    error = (quantize(x, kept).values() - x).abs().amax(-1)
     assert bool((error < x.abs().amax(-1) * {4: 0.15 if kept.group == 32 else 0.2, 8: 0.0045}[kept.bits]).all())
 
 
@@ -48,10 +48,10 @@ def test_every_value_is_near(kept: PackedFormat) -> None:
 @pytest.mark.parametrize("value", [0.0, 0.5, -3.0])
 def test_constant_rows_are_kept(kept: PackedFormat, value: float) -> None:
     x = torch.full((3, 50), value)
-    torch.testing.assert_close(quantise(x, kept).values(), x, rtol=1e-3, atol=0)
+    torch.testing.assert_close(quantize(x, kept).values(), x, rtol=1e-3, atol=0)
 
 
 def test_what_is_on_a_grid_stays_there() -> None:
     codes = torch.randint(0, 16, (8, 64), generator=torch.Generator().manual_seed(2)).float()
     codes[:, ::32], codes[:, 1::32] = 0, 15
-    torch.testing.assert_close(quantise(codes * 0.25 - 2, narrow(4)).values(), codes * 0.25 - 2, rtol=0, atol=1e-6)
+    torch.testing.assert_close(quantize(codes * 0.25 - 2, narrow(4)).values(), codes * 0.25 - 2, rtol=0, atol=1e-6)

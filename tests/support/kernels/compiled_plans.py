@@ -21,7 +21,7 @@ from llmcli.kernels.cuda.launch_plan import LaunchPlan
 from llmcli.kernels.cuda.launches import Launch
 from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, RopeConfig, Transformer
 from llmcli.model.quantized.layout import PackedFormat, wide
-from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
+from llmcli.model.quantized.matrix import PackedMatrix, QuantizedEmbedding, QuantizedLinear
 
 from llmcli.kernels.triton.dequantize import unpack  # isort: skip
 
@@ -84,12 +84,12 @@ def _model(config: ModelConfig, kept: PackedFormat | None) -> Transformer:
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear) and child.out_features > 1:
-                    setattr(module, name, QuantisedLinear(matrix(child.weight), bias=child.bias is not None))
+                    setattr(module, name, QuantizedLinear(matrix(child.weight), bias=child.bias is not None))
             for name in ("gate_up_proj", "down_proj"):
                 if isinstance(values := getattr(module, name, None), nn.Parameter):
                     delattr(module, name)
                     setattr(module, name, matrix(values))
-        model.embed_tokens = QuantisedEmbedding(matrix(model.embed_tokens.weight))
+        model.embed_tokens = QuantizedEmbedding(matrix(model.embed_tokens.weight))
         return model
 
 

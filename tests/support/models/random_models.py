@@ -13,8 +13,8 @@ from llmcli.checkpoint.load_weights import load_weights
 from llmcli.model import Transformer
 from llmcli.model.mixture_of_experts import Experts
 from llmcli.model.quantized.layout import Bits, PackedFormat, narrow, wide
-from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.quantized.quantize import quantise
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
+from llmcli.model.quantized.quantize import quantize
 from tests.support.models.tiny import save, tiny_model
 
 WIDE = (wide(4), wide(8), wide(4, 32), wide(8, 32), wide(8, 128))
@@ -54,7 +54,7 @@ def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
         stack = values if values.dim() == 3 else values[None]
         made = PackedMatrix(kept, *stack.shape[1:], dtype=model_dtype, count=len(stack))
         for index, part in enumerate(stack):
-            made.store(index, 0, quantise(part, kept))
+            made.store(index, 0, quantize(part, kept))
         return made
 
     model_dtype = model.dtype
@@ -66,13 +66,13 @@ def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
                 setattr(module, name, made)
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear) and name not in ("shared_expert_gate", "lm_head", "kv_b_proj"):
-                linear = QuantisedLinear(matrix(child.weight), bias=child.bias is not None)
+                linear = QuantizedLinear(matrix(child.weight), bias=child.bias is not None)
                 linear.bias = child.bias
                 setattr(module, name, linear)
-    head = QuantisedLinear(matrix(model.lm_head.weight), bias=model.lm_head.bias is not None)
+    head = QuantizedLinear(matrix(model.lm_head.weight), bias=model.lm_head.bias is not None)
     head.bias = model.lm_head.bias
     tied = model.config.tie_embeddings
-    model.embed_tokens = QuantisedEmbedding(head.matrix if tied else matrix(model.embed_tokens.weight))
+    model.embed_tokens = QuantizedEmbedding(head.matrix if tied else matrix(model.embed_tokens.weight))
     model.lm_head = head
     return model
 
@@ -86,7 +86,7 @@ def rounded(x: torch.Tensor) -> torch.Tensor:
 
 
 class RoundingFunctional:
-    """`torch.nn.functional` whose products with dequantised weights round their input first."""
+    """`torch.nn.functional` whose products with dequantized weights round their input first."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(nn.functional, name)

@@ -1,4 +1,4 @@
-"""Quantised weights made from codes, scales and zero points, and what they must decode to by the published formulas.
+"""Quantized weights made from codes, scales and zero points, and what they must decode to by the published formulas.
 
 The packers go through Python's unlimited integers, bit by bit as the layouts are described, and share nothing with the
 decoders.
@@ -21,7 +21,7 @@ FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
 
 @dataclass(frozen=True)
 class Case:
-    """One quantised weight: the tensors that stand for W by what follows the module's name, and W itself."""
+    """One quantized weight: the tensors that stand for W by what follows the module's name, and W itself."""
 
     tensors: dict[str, Tensor]
     weight: Tensor

@@ -31,11 +31,11 @@ def drawn(view: RenderableType, width: int = 80, colors: Colors | None = None) -
     return "\n".join(line.rstrip() for line in lines(view, width, colors))
 
 
-def drawn_in_colour(view: RenderableType, width: int) -> Text:
-    """`view` as a terminal with colours shows it."""
+def drawn_in_color(view: RenderableType, width: int) -> Text:
+    """`view` as a terminal with colors shows it."""
     return Text.from_ansi("\n".join(lines(view, width, "truecolor")))
 
 
-def without_colour(text: Text) -> str:
+def without_color(text: Text) -> str:
     """The characters alone, without spaces at the ends of lines."""
     return "\n".join(line.rstrip() for line in text.plain.splitlines())

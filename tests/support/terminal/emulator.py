@@ -90,7 +90,7 @@ def _style(cell: Any) -> Style:
 
 
 def _color(name: str) -> Color:
-    """A colour as the emulator calls it: brown is the dark yellow of the first terminals."""
+    """A color as the emulator calls it: brown is the dark yellow of the first terminals."""
     if re.fullmatch("[0-9a-f]{6}", name):
         return Color.parse(f"#{name}")
     return Color.parse(re.sub("^b(ri|fi)ght", "bright_", name).replace("brown", "yellow"))

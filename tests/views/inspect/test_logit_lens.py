@@ -52,7 +52,7 @@ def test_columns_that_do_not_fit_come_below() -> None:
     assert [line.split()[1:] for line in (page[0].splitlines()[0], page[1].splitlines()[0])] == [["0", "1"], ["2"]]
 
 
-def test_colours_take_the_place_of_shades() -> None:
+def test_colors_take_the_place_of_shades() -> None:
     view = drawn(LensView(lens(position(0), position(1))), colors="truecolor")
     assert not set(view) & set("░▒▓█")
     assert "48;2;255;221;120m␣is      " in view

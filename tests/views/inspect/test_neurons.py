@@ -43,7 +43,7 @@ def test_a_neuron_along_a_text() -> None:
     )
 
 
-def test_its_strip_is_coloured_where_there_are_colours() -> None:
+def test_its_strip_is_colored_where_there_are_colors() -> None:
     view = drawn(NeuronAlongView(along(0.1, -20.0)), colors="truecolor").splitlines()[1]
     assert "█" not in view
     assert "\x1b[30;48;" in view

@@ -82,7 +82,7 @@ def test_what_is_shown_instead(text: str, expected: str) -> None:
         (io.StringIO, None, {"FORCE_COLOR": "1"}, False),
     ],
 )
-def test_when_there_is_colour(
+def test_when_there_is_color(
     monkeypatch: pytest.MonkeyPatch,
     stream: type[io.StringIO],
     option: bool | None,

@@ -50,7 +50,7 @@ def test_shades_show_a_row_a_line() -> None:
 
 
 @pytest.mark.parametrize("colors", [None, "standard"])
-def test_few_colours_are_no_ramp(colors: Colors | None) -> None:
+def test_few_colors_are_no_ramp(colors: Colors | None) -> None:
     assert [line.rstrip() for line in lines(HeatMap([[0.0, 0.5, 1.0]]), colors=colors)][-1] == " ▒█"
 
 

@@ -11,9 +11,9 @@ from tests.support.terminal.drawing import drawn
     ("share", "shade"), [(0, " "), (0.049, " "), (0.05, "░"), (0.2, "▒"), (0.5, "▓"), (0.9, "█"), (1, "█"), (-1, " ")]
 )
 def test_shades_grow_with_the_share(share: float, shade: str) -> None:
-    assert shaded("x", share, coloured=False).plain == f"x{shade}"
-    coloured = shaded("x", share, coloured=True)
-    assert (coloured.plain, bool(coloured.style)) == ("x ", shade != " ")
+    assert shaded("x", share, colored=False).plain == f"x{shade}"
+    colored = shaded("x", share, colored=True)
+    assert (colored.plain, bool(colored.style)) == ("x ", shade != " ")
 
 
 @pytest.mark.parametrize("label", ["", "a", "␣capital", "␣capitals", "世界世界世", "a世界世界"])
