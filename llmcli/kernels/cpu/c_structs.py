@@ -42,7 +42,7 @@ class Experts(ctypes.Structure):
         *_fields(Matrix, "router gate_up down"),
         ("selection_bias", c_void_p),
         *_fields(
-            c_int32, "count chosen size score normalised scales_input groups groups_chosen best_two clamped"
+            c_int32, "count chosen size score normalized scales_input groups groups_chosen best_two clamped"
         ),
         *_fields(c_float, "scale alpha limit"),
         ("shared", c_int32),

@@ -30,7 +30,7 @@ typedef struct {
 typedef struct {
     Matrix router, gate_up, down;
     const float *selection_bias; /* (count) or NULL */
-    int32_t count, chosen, size, score, normalised, scales_input, groups, groups_chosen, best_two, clamped;
+    int32_t count, chosen, size, score, normalized, scales_input, groups, groups_chosen, best_two, clamped;
     float scale, alpha, limit;
     int32_t shared; /* size of the expert that every token goes through, or 0: its matrices are the layer's */
     Matrix shared_gate;

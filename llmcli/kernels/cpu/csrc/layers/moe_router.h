@@ -59,9 +59,9 @@ static void choose(const Experts *experts, float *logits, int32_t *chosen, float
     }
     for (int i = 0; i < experts->chosen; i++) {
         if (experts->score == BY_SOFTMAX_OF_CHOSEN) weights[i] /= total;
-        else if (experts->normalised) weights[i] /= total + 1e-20f;
+        else if (experts->normalized) weights[i] /= total + 1e-20f;
     }
-    if (experts->score == BY_SOFTMAX_OF_CHOSEN && experts->normalised) {
+    if (experts->score == BY_SOFTMAX_OF_CHOSEN && experts->normalized) {
         total = 0;
         for (int i = 0; i < experts->chosen; i++) total += weights[i];
         for (int i = 0; i < experts->chosen; i++) weights[i] /= total + 1e-20f;
