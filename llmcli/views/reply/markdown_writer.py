@@ -18,6 +18,7 @@ from llmcli.views.terminal.unencodable import HANDLER
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Event
+    from llmcli.views.reply.markdown_blocks import Colors
 
 
 class MarkdownReply:
