@@ -15,8 +15,8 @@ from llmcli.checkpoint.load_weights import load_weights
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
 from llmcli.model import Transformer
-from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from tests.support.gguf.families import made, quantised
+from llmcli.model.quantized.matrix import PackedMatrix, QuantizedEmbedding, QuantizedLinear
+from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf
 from tests.support.kernels.packed_blocks import SCALES, sound_blocks
 from tests.support.models.tiny import random_ids, save, tiny_model
@@ -76,13 +76,13 @@ def test_packed_files_hold_what_dense_ones_do(
         monkeypatch.setattr("llmcli.checkpoint.load_weights.block_packer", lambda: None)
     sizes = {"moe_intermediate_size": 32} if name == "qwen3-moe" else {}
     model = made(name, intermediate_size=64, hidden_size=32 if name.startswith("phi") else 64, **sizes)
-    path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantised(kind), **form)  # type: ignore[arg-type]
+    path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantized(kind), **form)  # type: ignore[arg-type]
     packed, dense = loaded(path, "stored"), loaded(path, None)
     for parameter, values in dense.named_parameters():
         assert torch.equal(weights(packed, parameter), values), parameter
-    kinds = (QuantisedLinear, PackedMatrix)
+    kinds = (QuantizedLinear, PackedMatrix)
     assert sum(isinstance(module, kinds) for module in packed.modules()) > 10
-    assert isinstance(packed.embed_tokens, QuantisedEmbedding) and isinstance(packed.lm_head, QuantisedLinear)
+    assert isinstance(packed.embed_tokens, QuantizedEmbedding) and isinstance(packed.lm_head, QuantizedLinear)
     assert (packed.lm_head.matrix is packed.embed_tokens.matrix) == dense.config.tie_embeddings
     with torch.inference_mode():
         ids = torch.tensor([random_ids(20)])
@@ -91,9 +91,9 @@ def test_packed_files_hold_what_dense_ones_do(
 
 def test_plain_numbers_stay_dense(tmp_path: Path) -> None:
     model = made("llama 3.1", hidden_size=64)
-    path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantised(Kind.Q8_0, "ffn"))
+    path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantized(Kind.Q8_0, "ffn"))
     packed = loaded(path, "stored")
-    assert isinstance(packed.layers[0].get_submodule("mlp.up_proj"), QuantisedLinear)
+    assert isinstance(packed.layers[0].get_submodule("mlp.up_proj"), QuantizedLinear)
     assert isinstance(packed.layers[0].get_submodule("self_attn.q_proj"), torch.nn.Linear)
     assert isinstance(packed.embed_tokens, torch.nn.Embedding)
 
@@ -122,5 +122,5 @@ def test_any_model_can_be_packed(family: str, packing: Packing, limit: float, tm
         assert float((ours - values).norm() / values.norm()) < limit, parameter
         packed_matrices += not torch.equal(ours, values)
     assert packed_matrices >= 3 * 4
-    assert isinstance(packed.lm_head, QuantisedLinear)
+    assert isinstance(packed.lm_head, QuantizedLinear)
     assert packed.lm_head.matrix.bits == 8

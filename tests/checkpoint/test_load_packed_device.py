@@ -32,9 +32,9 @@ from llmcli.checkpoint.tensors.repack import groups_of
 from llmcli.model import Transformer
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.layout import PackedFormat, wide
-from llmcli.model.quantized.matrix import PackedMatrix, QuantisedEmbedding, QuantisedLinear
-from llmcli.model.quantized.quantize import quantise
-from tests.support.gguf.families import made, quantised
+from llmcli.model.quantized.matrix import PackedMatrix, QuantizedEmbedding, QuantizedLinear
+from llmcli.model.quantized.quantize import quantize
+from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import float32, write_gguf
 from tests.support.kernels.packed_blocks import SCALES, sound_blocks
 from tests.support.models.random_models import FORMATS
@@ -131,7 +131,7 @@ def test_never_more_than_the_packed_weights_and_a_layer(
 
 def test_stored_blocks_travel_as_they_are(counted: Peak, tmp_path: Path) -> None:
     path = write_gguf(
-        made("llama 3.1", hidden_size=64, intermediate_size=128), tmp_path / "m.gguf", kind_of=quantised(Kind.Q4_0)
+        made("llama 3.1", hidden_size=64, intermediate_size=128), tmp_path / "m.gguf", kind_of=quantized(Kind.Q4_0)
     )
     checkpoint = open_checkpoint(path)
     loaded(checkpoint, "stored", counted)
@@ -151,12 +151,12 @@ def uneven(name: str, values: Any) -> Kind:
 @pytest.mark.parametrize(
     ("family", "kind_of", "on_cuda"),
     [
-        ("llama 3.1", quantised(Kind.Q4_0), "stored"),
+        ("llama 3.1", quantized(Kind.Q4_0), "stored"),
         ("llama 3.1", mixed, "stored"),
         ("llama 3.1", uneven, None),
         ("llama 3.1", float32, None),
-        ("pythia, parallel", quantised(Kind.Q8_0), "stored"),
-        ("mixtral", quantised(Kind.Q8_0), "stored"),
+        ("pythia, parallel", quantized(Kind.Q8_0), "stored"),
+        ("mixtral", quantized(Kind.Q8_0), "stored"),
     ],
 )
 def test_weights_stay_as_stored_where_a_kernel_reads_them(
@@ -172,11 +172,11 @@ def test_weights_stay_as_stored_where_a_kernel_reads_them(
 @pytest.mark.parametrize(
     ("family", "kind_of", "bits"),
     [
-        ("llama 3.1", quantised(Kind.Q4_0), {4}),  # rows of queries and keys in pairs
-        ("llama 3.2, tied", quantised(Kind.Q4_1), {4}),
-        ("gemma 2", quantised(Kind.Q8_0), {8}),
+        ("llama 3.1", quantized(Kind.Q4_0), {4}),  # rows of queries and keys in pairs
+        ("llama 3.2, tied", quantized(Kind.Q4_1), {4}),
+        ("gemma 2", quantized(Kind.Q8_0), {8}),
         ("llama 3.1", mixed, {4, 8}),
-        ("mixtral", quantised(Kind.Q5_0), {8}),
+        ("mixtral", quantized(Kind.Q5_0), {8}),
     ],
 )
 def test_a_gpu_gets_the_blocks_of_files_value_for_value(
@@ -201,13 +201,13 @@ def test_a_gpu_gets_the_blocks_of_files_value_for_value(
 def test_packing_and_computing_stay_on_the_device(kept: PackedFormat, size: tuple[int, int]) -> None:
     with FakeTensorMode(), torch.inference_mode():
         matrix = PackedMatrix(kept, *size, dtype=torch.bfloat16, device=META)
-        matrix.store(0, 0, quantise(torch.empty(size, dtype=torch.bfloat16, device=META), kept))
+        matrix.store(0, 0, quantize(torch.empty(size, dtype=torch.bfloat16, device=META), kept))
         x = torch.empty(3, size[1], dtype=torch.bfloat16, device=META)
         ids = torch.zeros(5, dtype=torch.long, device=META)
         results = [
             matrix[0],
-            QuantisedLinear(matrix, bias=True)(x),
-            QuantisedEmbedding(matrix)(ids),
+            QuantizedLinear(matrix, bias=True)(x),
+            QuantizedEmbedding(matrix)(ids),
         ]
     assert [result.device for result in results] == [META] * 3
     assert [result.shape for result in results] == [size, (3, size[0]), (5, size[1])]
@@ -238,7 +238,7 @@ def test_a_gpu_packs_and_computes_what_a_cpu_does(
     ours, theirs = (
         load_weights(checkpoint, torch.device(device), torch.float32, packing=packing) for device in ("cuda", "cpu")
     )
-    assert isinstance(ours.embed_tokens, QuantisedEmbedding) and ours.embed_tokens.matrix.format.wide
+    assert isinstance(ours.embed_tokens, QuantizedEmbedding) and ours.embed_tokens.matrix.format.wide
     ids = torch.tensor([random_ids(20)])
     with torch.inference_mode():
         torch.testing.assert_close(ours(ids.cuda()).cpu(), theirs(ids), rtol=1e-3, atol=1e-3)

@@ -19,7 +19,7 @@ from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory, footpri
 from llmcli.errors import OutOfMemoryError
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.matrix import PackedMatrix
-from tests.support.gguf.families import made, quantised
+from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import save, tiny_model
 from tests.support.terminal.cli import llm
@@ -60,7 +60,7 @@ def test_weights_and_cache_are_what_they_come_to(
 
 
 def test_stored_blocks_are_counted_as_they_are_kept(tmp_path: Path) -> None:
-    path = write_gguf(made("llama 3.1", hidden_size=64), tmp_path / "m.gguf", kind_of=quantised(Kind.Q4_0))
+    path = write_gguf(made("llama 3.1", hidden_size=64), tmp_path / "m.gguf", kind_of=quantized(Kind.Q4_0))
     checkpoint = open_checkpoint(path)
     stored, int8, none = (takes(checkpoint, packing, torch.bfloat16, 16) for packing in ("stored", "int8", None))
     assert stored < int8 < none
@@ -133,7 +133,7 @@ def test_what_is_offered_fits_and_what_fits_is_offered(
         assert "use a smaller model" in str(refused.value)
 
 
-def test_what_cannot_be_quantised_is_not_offered_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_quantized_is_not_offered_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(folder)
     have(monkeypatch, takes(checkpoint, None, torch.float32, None) - 1)
     with pytest.raises(OutOfMemoryError) as refused:

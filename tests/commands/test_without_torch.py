@@ -18,7 +18,7 @@ from tests.support.gguf.writer import write_gguf
 from tests.support.models.native_files import mistral_params, native, write_safetensors
 from tests.support.models.tiny import edit_config, save, tiny_model
 from tests.support.quantized.cases import CASES
-from tests.support.quantized.models import save_quantised
+from tests.support.quantized.models import save_quantized
 
 # Runs commands one after another in one process, and says of each how it ended and what has been imported by then.
 RUNNER = """
@@ -102,11 +102,11 @@ def test_what_a_command_has_no_use_for_is_not_imported(
     assert result.stderr.splitlines()[-1] == "[]"
 
 
-def test_what_is_said_of_quantised_models(tmp_path: Path) -> None:
+def test_what_is_said_of_quantized_models(tmp_path: Path) -> None:
     made_of = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
     folders = {name: tmp_path / str(number) for number, name in enumerate(CASES)}
     for name, folder in folders.items():
-        save_quantised(made_of, folder, name)
+        save_quantized(made_of, folder, name)
     commands = [["show", str(folder), "--json"] for folder in folders.values()]
     commands += [
         ["config", "generate", "-m", str(folders["nf4 nested"])],
@@ -128,9 +128,9 @@ def test_what_is_said_of_the_files_that_mistral_publishes(shards: int, tmp_path:
             tensors[name.removesuffix("weight") + "qscale_weight"] = torch.tensor(1.0)
             tensor = tensor.to(torch.float8_e4m3fn)
         tensors[name] = tensor
-    quantised = write_safetensors(tmp_path / "quantised", params, tensors, shards=shards)
+    quantized = write_safetensors(tmp_path / "quantised", params, tensors, shards=shards)
     commands = [
-        [*words, str(folder)] for folder in (plain, quantised) for words in (["show"], ["config", "chat", "-m"])
+        [*words, str(folder)] for folder in (plain, quantized) for words in (["show"], ["config", "chat", "-m"])
     ]
     for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path, **KERNELS), strict=True):
         assert (code, heavy) == (0, []), (command, err)
@@ -160,11 +160,11 @@ def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     wide = save(tiny_model("llama"), tmp_path / "wide")
     edit_config(wide, {"intermediate_size": 49})
-    quantised = tmp_path / "quantised"
-    save_quantised(tiny_model("llama", hidden_size=64, intermediate_size=96), quantised, "int4 groups")
-    tensors = load_file(quantised / "model.safetensors")
+    quantized = tmp_path / "quantised"
+    save_quantized(tiny_model("llama", hidden_size=64, intermediate_size=96), quantized, "int4 groups")
+    tensors = load_file(quantized / "model.safetensors")
     del tensors["model.layers.0.mlp.up_proj.weight_scale"]
-    save_file(tensors, quantised / "model.safetensors")
+    save_file(tensors, quantized / "model.safetensors")
     model = str(models["llama"])
     found = run(
         ["generate", "hi", "-m", "/nowhere"],
@@ -175,7 +175,7 @@ def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path
         ["show", str(broken)],
         ["show", str(wide)],
         ["inspect", "tokens", "hi", "-m", str(broken)],
-        ["show", str(quantised)],
+        ["show", str(quantized)],
         home=tmp_path,
     )  # fmt: skip
     assert [(code, heavy) for code, heavy, _, _ in found] == [

@@ -25,7 +25,7 @@ MODEL = ModelConfig(
 )
 KINDS: dict[str, dict[str, Any]] = {
     "softmax": {},
-    "normalised": {"normalised": True, "scale": 1.7},
+    "normalized": {"normalized": True, "scale": 1.7},
     "softmax of chosen, biases": {"score": "softmax_of_chosen", "router_bias": True, "bias": True},
     "sigmoid": {"score": "sigmoid", "float32_router": True},
     "clamped": {"glu": ClampedGLU(1.702, 0.5), "bias": True},

@@ -15,10 +15,10 @@ _PLACEMENTS = {
     "parallel_shared": "before both parts, which stand side by side",
 }
 _QK_NORMS = {
-    "head": "each head of queries and keys normalised",
-    "whole": "queries and keys normalised over all heads",
-    "each_head": "each head of queries and keys normalised with weights of its own",
-    "rotated": "queries and keys normalised after the rotation",
+    "head": "each head of queries and keys normalized",
+    "whole": "queries and keys normalized over all heads",
+    "each_head": "each head of queries and keys normalized with weights of its own",
+    "rotated": "queries and keys normalized after the rotation",
 }
 _SCALINGS = {
     "LinearScaling": "linear",

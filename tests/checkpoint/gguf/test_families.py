@@ -23,7 +23,7 @@ from llmcli.checkpoint.gguf.unread_keys import CHANGING, HARMLESS, RECORDED, SAM
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model import FrequencyFactors, Llama3Scaling
 from tests.support.gguf.facts import architecture_name
-from tests.support.gguf.families import STORED, made, quantised, settings
+from tests.support.gguf.families import STORED, made, quantized, settings
 from tests.support.gguf.writer import write_gguf
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import SIZES, random_ids, save
@@ -100,11 +100,11 @@ def test_bfloat16_is_computed_as_for_the_other_format(name: str, tmp_path: Path)
         ("gpt-oss", Kind.MXFP4, "_exps"),
     ],
 )
-def test_quantised_weights_are_the_decoded_ones(name: str, kind: Kind, part: str, tmp_path: Path) -> None:
+def test_quantized_weights_are_the_decoded_ones(name: str, kind: Kind, part: str, tmp_path: Path) -> None:
     # Wide enough for the values of a latent to be whole blocks.
     sizes = {"kv_lora_rank": 32, "qk_nope_head_dim": 32} if name == "deepseek v3" else {}
     model = made(name, intermediate_size=64, **sizes)
-    kind_of = quantised(kind, part)
+    kind_of = quantized(kind, part)
     path = write_gguf(model, tmp_path / "model.gguf", kind_of=kind_of)
     decoded = load(write_gguf(model, tmp_path / "decoded.gguf", kind_of=kind_of, decoded=True))
     stored = {info.encoding for info in read_gguf(path).tensors.values()}

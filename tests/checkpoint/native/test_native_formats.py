@@ -106,24 +106,24 @@ def test_mistral_in_several_files_and_beside_parts_that_see(tmp_path: Path) -> N
 
 def test_mistral_in_8_bits(tmp_path: Path) -> None:
     model = tiny_model("mistral", sliding_window=None)
-    quantised: Tensors = {}
+    quantized: Tensors = {}
     decoded: Tensors = {}
     chance = torch.Generator().manual_seed(0)
     for name, tensor in native(model).items():
         if not re.search(r"\.w[qkvo123]\.", name):
-            quantised[name] = decoded[name] = tensor
+            quantized[name] = decoded[name] = tensor
             continue
         module, scale = name.removesuffix("weight"), torch.rand((), generator=chance) / 100 + 0.001
-        quantised[name] = (tensor / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
-        quantised[f"{module}qscale_weight"], quantised[f"{module}qscale_act"] = scale, torch.tensor(1.0)
-        decoded[name] = quantised[name].float() * scale
+        quantized[name] = (tensor / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+        quantized[f"{module}qscale_weight"], quantized[f"{module}qscale_act"] = scale, torch.tensor(1.0)
+        decoded[name] = quantized[name].float() * scale
     params = mistral_params(model)
     expected = logits(write_safetensors(tmp_path / "decoded", params, decoded))
     params["quantization"] = {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}
-    assert torch.equal(logits(write_safetensors(tmp_path / "fp8", params, quantised)), expected)
+    assert torch.equal(logits(write_safetensors(tmp_path / "fp8", params, quantized)), expected)
     params["quantization"] = {"qformat_weight": "fp5"}
     with pytest.raises(UnsupportedModelError, match="'fp5'"):
-        open_checkpoint(write_safetensors(tmp_path / "other", params, quantised))
+        open_checkpoint(write_safetensors(tmp_path / "other", params, quantized))
 
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -1,4 +1,4 @@
-"""Quantised checkpoints: each layout against the published formula, whole models, and refusals."""
+"""Quantized checkpoints: each layout against the published formula, whole models, and refusals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors_folder
-from llmcli.checkpoint.quantized.detect import unquantised
+from llmcli.checkpoint.quantized.detect import unquantized
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 from tests.support.quantized.cases import CASES, FP4, codes, fp4_bytes, fp8_codes, make, scales, spread
-from tests.support.quantized.models import MODULE, named, opened, save_quantised
+from tests.support.quantized.models import MODULE, named, opened, save_quantized
 
 
 def read(tensor: StoredTensor, *, step: int | None = None) -> Tensor:
@@ -153,7 +153,7 @@ def test_settings_of_a_model_within_a_model(tmp_path: Path) -> None:
     case = make("awq")
     save_file({name: tensor.contiguous() for name, tensor in named(case).items()}, tmp_path / "model.safetensors")
     keys = ConfigKeys({"text_config": {"quantization_config": case.config}}, tmp_path / "config.json")
-    found = unquantised(read_safetensors_folder(tmp_path), keys, tmp_path)
+    found = unquantized(read_safetensors_folder(tmp_path), keys, tmp_path)
     assert torch.equal(read(found[MODULE + ".weight"]), case.weight)
 
 
@@ -213,7 +213,7 @@ def test_pieces_of_one_weight_read_the_file_once(tmp_path: Path) -> None:
 def test_whole_models(tmp_path: Path, name: str) -> None:
     model = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
     folder = tmp_path / "quantised"
-    plain = save_quantised(model, folder, name)
+    plain = save_quantized(model, folder, name)
     reference = save(model, tmp_path / "plain")
     save_file(plain, reference / "model.safetensors")
     ids = random_ids(20)
@@ -337,13 +337,13 @@ def test_states_of_bitsandbytes_that_are_broken(tmp_path: Path, state: object) -
         opened(tmp_path, tensors, case.config)
 
 
-def test_a_weight_both_quantised_and_plain(tmp_path: Path) -> None:
+def test_a_weight_both_quantized_and_plain(tmp_path: Path) -> None:
     case = make("gptq 4 bits")
     with pytest.raises(CheckpointError, match="twice"):
         opened(tmp_path, {**named(case), MODULE + ".weight": case.weight}, case.config)
 
 
-def test_quantised_tensors_without_settings(tmp_path: Path) -> None:
+def test_quantized_tensors_without_settings(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no quantization_config"):
         opened(tmp_path, named(make("awq")), {})
 

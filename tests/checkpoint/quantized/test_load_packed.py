@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.load_packed import Packing, make_room, planned_formats, read_packed
-from llmcli.checkpoint.quantized.base import QuantisedTensor
+from llmcli.checkpoint.quantized.base import QuantizedTensor
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.layout import PackedFormat, wide
-from llmcli.model.quantized.matrix import QuantisedLinear
+from llmcli.model.quantized.matrix import QuantizedLinear
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 from tests.support.quantized.cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
 from tests.support.quantized.models import MODULE, named, opened
@@ -35,9 +35,9 @@ def in_order(case: Case) -> dict[str, object]:
     return {**case.config, "desc_act": False}
 
 
-def weight(folder: Path, case: Case, config: dict[str, object]) -> QuantisedTensor:
+def weight(folder: Path, case: Case, config: dict[str, object]) -> QuantizedTensor:
     found = opened(folder, named(case), config)[MODULE + ".weight"]
-    assert isinstance(found, QuantisedTensor)
+    assert isinstance(found, QuantizedTensor)
     return found
 
 
@@ -131,8 +131,8 @@ def test_zero_points_that_are_not_in_the_middle_after_all(tmp_path: Path) -> Non
         tensor.groups(reader, 0, 16)
 
 
-def quantised_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) -> dict[str, Case]:
-    """Save a llama whose projections are quantised, each as `made` of its shape and a number."""
+def quantized_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) -> dict[str, Case]:
+    """Save a llama whose projections are quantized, each as `made` of its shape and a number."""
     save(tiny_model("llama", hidden_size=64, intermediate_size=160, num_hidden_layers=2), folder)
     stored = load_file(folder / "model.safetensors")
     cases: dict[str, Case] = {}
@@ -153,7 +153,7 @@ def quantised_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) 
     ],
 )  # fmt: skip
 def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_path: Path) -> None:
-    quantised_model(tmp_path, lambda shape, index: make(name, *shape, seed=index))
+    quantized_model(tmp_path, lambda shape, index: make(name, *shape, seed=index))
     loaded = llmcli.load(tmp_path, device="cpu", quantize=quantize)
     if loaded.packing is None:
         pytest.skip("nothing computes with packed weights on this machine")
@@ -161,7 +161,7 @@ def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_pat
     for path, module in dense.model.named_modules():
         if isinstance(module, torch.nn.Linear) and path.endswith("_proj"):
             ours = loaded.model.get_submodule(path)
-            assert isinstance(ours, QuantisedLinear)
+            assert isinstance(ours, QuantizedLinear)
             torch.testing.assert_close(ours.weight.float(), module.weight, atol=0.002, rtol=0.01)
     ids = random_ids(12)
     # The head and the embedding are of 8 bits in one case, and all activations of 16.
@@ -192,7 +192,7 @@ def test_on_a_gpu_long_groups_stay_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("llmcli.checkpoint.load_packed._FEELS_LONG_GROUPS", 0)
-    cases = quantised_model(tmp_path, lambda shape, index: maker(*shape, torch.Generator().manual_seed(index)))
+    cases = quantized_model(tmp_path, lambda shape, index: maker(*shape, torch.Generator().manual_seed(index)))
     checkpoint = open_checkpoint(tmp_path)
     model = meta_model(checkpoint.config)
     packing: Packing = "stored" if stored else "int4" if kept.bits == 4 else "int8"

@@ -11,7 +11,7 @@ import torch
 from llmcli.inspection.core.hooks import blocks
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
-from llmcli.model.rank_one_update import lay_over
+from llmcli.model.rank_one_update import attach_edit
 from tests.support.kernels.cpu_step import assert_close, expected, fresh, in_pieces, library
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import pack_model, random_model
@@ -24,7 +24,7 @@ def edited(model: Transformer) -> Transformer:
     for layer in (0, 0, 2):
         sizes = model.config.intermediate_size, model.config.hidden_size
         read, write = (torch.randn(size, generator=random) for size in sizes)
-        lay_over(blocks(model)[layer].mlp, read, write)
+        attach_edit(blocks(model)[layer].mlp, read, write)
     return model
 
 

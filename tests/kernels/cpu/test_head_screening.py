@@ -13,7 +13,7 @@ from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import Transformer
-from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedLinear
 from tests.support.kernels.cpu_step import assert_as_one_by_one
 from tests.support.models.random_models import pack_model, random_model
 
@@ -29,7 +29,7 @@ def packed_model(folder: Path, model_type: str = "llama", **overrides: object) -
 
 def set_head(model: Transformer, codes: Tensor, scale: Tensor) -> None:
     head = model.lm_head
-    assert isinstance(head, QuantisedLinear)
+    assert isinstance(head, QuantizedLinear)
     head.matrix.store(0, 0, Groups(codes, scale, None))
 
 

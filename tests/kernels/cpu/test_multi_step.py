@@ -12,7 +12,7 @@ from llmcli.engine import SamplingParams
 from llmcli.errors import PromptTooLongError
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
-from llmcli.kernels.sampling_filters import Choosing
+from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import Transformer
 from tests.support.kernels.cpu_step import SOME, assert_as_one_by_one
 from tests.support.models.parity_cases import CASES
@@ -62,7 +62,7 @@ def test_the_first_of_equals(tmp_path: Path) -> None:
         rows[:] = -rows[5] * step.forward([1], model.new_cache())[0, 5].sign()
         rows[best] = 0
     params, uniforms = SamplingParams(temperature=1.0, top_k=4, top_p=1.0), [0.1, 0.3, 0.6, 0.9]
-    drawn = [step.forward_burst(1, model.new_cache(), Choosing(params, [uniform], 700)) for uniform in uniforms]
+    drawn = [step.forward_burst(1, model.new_cache(), SamplingRequest(params, [uniform], 700)) for uniform in uniforms]
     assert drawn == [[17], [211], [212], [500]]
 
 
@@ -72,12 +72,12 @@ def test_an_end_is_the_last(model: Transformer) -> None:
     vocabulary = model.config.vocab_size
     cache = model.new_cache()
     step.forward([3], cache)
-    ids = step.forward_burst(4, cache, Choosing(params, uniforms, vocabulary))
+    ids = step.forward_burst(4, cache, SamplingRequest(params, uniforms, vocabulary))
     assert len(ids) == 5 and cache.length == 6
     cache = model.new_cache()
     step.forward([3], cache)
     first = ids.index(ids[2])
-    choosing = Choosing(params, uniforms, vocabulary, ends=[vocabulary, ids[2]])
+    choosing = SamplingRequest(params, uniforms, vocabulary, ends=[vocabulary, ids[2]])
     assert step.forward_burst(4, cache, choosing) == ids[: first + 1]
     assert cache.length == 2 + first
 
@@ -91,7 +91,7 @@ def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams, t
     step.forward([1, 2], cache)
     with torch.no_grad():
         model.get_parameter("norm.weight")[:] = value
-    assert step.forward_burst(3, cache, Choosing(params, [0.5] * 4, 20)) == [-1]
+    assert step.forward_burst(3, cache, SamplingRequest(params, [0.5] * 4, 20)) == [-1]
 
 
 @pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
@@ -101,7 +101,7 @@ def test_what_nobody_can_choose_may_be_no_number(params: SamplingParams, tmp_pat
         model.lm_head.weight[100] = torch.nan
         model.lm_head.weight[101] = torch.inf
     step = CpuStep(model, threads=2, library=load_library())
-    chosen = [step.forward_burst(3, model.new_cache(), Choosing(params, [0.5] * 2, size)) for size in (100, 101)]
+    chosen = [step.forward_burst(3, model.new_cache(), SamplingRequest(params, [0.5] * 2, size)) for size in (100, 101)]
     assert len(chosen[0]) == 2 and max(chosen[0]) < 100 and min(chosen[0]) >= 0
     assert chosen[1] == [-1]
 
@@ -117,7 +117,7 @@ def test_what_it_cannot_choose_by(model: Transformer) -> None:
         assert not step.chooses(params)
         if params.repeat_penalty == 1:
             with pytest.raises(ValueError, match="6"):
-                step.forward_burst(1, model.new_cache(), Choosing(params, [0.5], 9))
+                step.forward_burst(1, model.new_cache(), SamplingRequest(params, [0.5], 9))
 
 
 def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
     cache = model.new_cache()
     step.forward(random_ids(125), cache)
     with pytest.raises(PromptTooLongError):
-        step.forward_burst(1, cache, Choosing(FILTERS[0], [0.0] * 4, 9))
+        step.forward_burst(1, cache, SamplingRequest(FILTERS[0], [0.0] * 4, 9))
     for token, count, vocabulary in ((1, 0, 9), (-1, 1, 9), (1, 1, 0), (1, 1, model.config.vocab_size + 1)):
         with pytest.raises(ValueError, match="refuses"):
-            step.forward_burst(token, cache, Choosing(FILTERS[0], [0.0] * count, vocabulary))
+            step.forward_burst(token, cache, SamplingRequest(FILTERS[0], [0.0] * count, vocabulary))
     assert cache.length == 125
-    assert len(step.forward_burst(1, cache, Choosing(FILTERS[0], [0.0] * 3, 9))) == 3
+    assert len(step.forward_burst(1, cache, SamplingRequest(FILTERS[0], [0.0] * 3, 9))) == 3

@@ -13,7 +13,7 @@ from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import Transformer
 from llmcli.model.quantized.layout import narrow
-from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantisedLinear
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedLinear
 from tests.support.kernels.cpu_step import assert_close
 from tests.support.models.random_models import pack_model, random_model
 
@@ -36,7 +36,7 @@ def model_with_head(folder: Path, scale: torch.Tensor, minimum: torch.Tensor) ->
     matrix = PackedMatrix(narrow(4), ROWS, COLUMNS, dtype=torch.float32)
     codes = torch.randint(0, 16, (ROWS, COLUMNS), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     matrix.store(0, 0, Groups(codes, scale, minimum))
-    model.lm_head = QuantisedLinear(matrix)
+    model.lm_head = QuantizedLinear(matrix)
     return model
 
 

@@ -48,7 +48,7 @@ def made(name: str, **overrides: Any) -> Any:
     return tiny_model(CASES[name][0], **{**settings(name), **overrides})
 
 
-def quantised(kind: Kind, part: str = "") -> Any:
+def quantized(kind: Kind, part: str = "") -> Any:
     """Matrices whose rows are whole blocks, but those of routers, in `kind`."""
 
     def kind_of(name: str, values: np.ndarray) -> Kind:

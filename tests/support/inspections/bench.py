@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from llmcli.bench.results import (
     BenchResult,
+    BenchSettings,
     Failure,
-    Machine,
+    MachineInfo,
     Measure,
     Measurement,
     ModelFacts,
-    Settings,
-    summarise,
+    summarize,
 )
 
 MIB = 1 << 20
@@ -46,11 +46,11 @@ MEASUREMENTS = tuple(
 RESULT = BenchResult(
     date="2026-01-02T03:04:05+00:00",
     model=ModelFacts("Smol\x1bLM", "/m.gguf", "GGUF", 134_515_008, 8192, 92 * MIB, 96_000_000, BYTES),
-    machine=Machine("A processor", 2, 4, 16 << 30, None, "Linux x86_64"),
+    machine=MachineInfo("A processor", 2, 4, 16 << 30, None, "Linux x86_64"),
     versions={"llmcli": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
-    settings=Settings("cpu", "auto", 2, 2, (128, 2048), (0, 1024), 64),
+    settings=BenchSettings("cpu", "auto", 2, 2, (128, 2048), (0, 1024), 64),
     arms={"llmcli": "kernel, 2 threads", "llama.cpp": "as stored", "transformers": "bfloat16"},
-    summaries=summarise(MEASUREMENTS, BYTES),
+    summaries=summarize(MEASUREMENTS, BYTES),
     measurements=MEASUREMENTS,
     failures=(Failure("transformers", 2, "the\x1breason"),),
     notes=("Left out: reading 512 tokens; the model's context holds 300.",),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from llmcli.inspection.core.tokens import Token
-from llmcli.inspection.residual.embeddings import EmbeddingNeighbours, Neighbour, RandomPair, Term
+from llmcli.inspection.residual.embeddings import EmbeddingNeighbors, NeighborToken, RandomPair, Term
 
 
-def near(data: bytes, cosine: float, *, given: bool = False) -> Neighbour:
-    return Neighbour(1, data.decode(errors="replace"), data, cosine, given)
+def near(data: bytes, cosine: float, *, given: bool = False) -> NeighborToken:
+    return NeighborToken(1, data.decode(errors="replace"), data, cosine, given)
 
 
-RESULT = EmbeddingNeighbours(
+RESULT = EmbeddingNeighbors(
     expression=(
         Term(1, "king", Token(1, " king", b" king"), spaced=True),
         Term(-1, "man", Token(2, "man", b"man"), spaced=False),

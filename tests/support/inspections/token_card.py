@@ -6,7 +6,7 @@ from llmcli.engine.events import AttentionRow, Read
 from llmcli.inspection.core.tokens import Token, TokenProb
 from llmcli.inspection.residual.logit_attribution import Attribution, BlockLogit, HeadLogit, LookedAt, NeuronLogit
 from llmcli.inspection.residual.logit_lens import LensLayer, LensPosition
-from llmcli.inspection.token_card import Ablation, CardToken, HeadName, NeuronName, TokenCard, Verification
+from llmcli.inspection.token_card import CardToken, ComponentAblation, HeadName, NeuronName, TokenCard, Verification
 
 PARIS = Token(6, " Paris", b" Paris")
 TOP = (TokenProb(6, " Paris", b" Paris", 0.75), TokenProb(7, " [/b]", b" [/b]", 0.0001))
@@ -41,11 +41,11 @@ CARD = TokenCard(
 VERIFY = Verification(
     before=0.75,
     ablations=(
-        Ablation((HeadName(1, 4),), (), control=False, after=0.395),
-        Ablation((HeadName(0, 2),), (), control=True, after=0.75),
-        Ablation((), (NeuronName(1, 1005),), control=False, after=0.0),
-        Ablation((HeadName(1, 4), HeadName(2, 0)), (NeuronName(1, 1005),), control=False, after=0.1),
-        Ablation((HeadName(0, 2), HeadName(0, 3)), (NeuronName(0, 7),), control=True, after=0.8),
+        ComponentAblation((HeadName(1, 4),), (), control=False, after=0.395),
+        ComponentAblation((HeadName(0, 2),), (), control=True, after=0.75),
+        ComponentAblation((), (NeuronName(1, 1005),), control=False, after=0.0),
+        ComponentAblation((HeadName(1, 4), HeadName(2, 0)), (NeuronName(1, 1005),), control=False, after=0.1),
+        ComponentAblation((HeadName(0, 2), HeadName(0, 3)), (NeuronName(0, 7),), control=True, after=0.8),
     ),
     seed=0,
 )

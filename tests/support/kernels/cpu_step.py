@@ -12,7 +12,7 @@ from llmcli.engine import SamplingParams
 from llmcli.engine.sampler import Sampler
 from llmcli.kernels.cpu.build import Library, Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
-from llmcli.kernels.sampling_filters import Choosing
+from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import KVCache, Transformer
 from tests.support.models.random_models import RoundingFunctional
 from tests.support.models.tiny import random_ids
@@ -92,7 +92,7 @@ def assert_as_one_by_one(step: CpuStep, model: Transformer, params: SamplingPara
         ids, sampler = [turn], Given(params, uniforms)
         for _ in uniforms:
             ids.append(sampler.choose(step.forward(ids[-1:], apart)[0, :vocabulary]))
-        assert step.forward_burst(turn, together, Choosing(params, uniforms, vocabulary)) == ids[1:]
+        assert step.forward_burst(turn, together, SamplingRequest(params, uniforms, vocabulary)) == ids[1:]
         assert together.length == apart.length
         for cache in (together, apart):
             cache.truncate(cache.length - count // 2)

@@ -42,7 +42,7 @@ def native(model: Any) -> Tensors:
             name = re.sub(pattern, meant, name)
         count = heads.get(name.split(".")[-2])
         if count is not None:
-            # Row j of the first half and of the second become neighbours.
+            # Row j of the first half and of the second become neighbors.
             tensor = tensor.view(count, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
         tensors[name] = tensor.contiguous()
     return split_experts(tensors)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors_folder
-from llmcli.checkpoint.quantized.detect import unquantised
+from llmcli.checkpoint.quantized.detect import unquantized
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from tests.support.models.tiny import edit_config, save
 from tests.support.quantized.cases import Case, make
 
 
-def save_quantised(model: Any, folder: Path, name: str) -> dict[str, Tensor]:
+def save_quantized(model: Any, folder: Path, name: str) -> dict[str, Tensor]:
     """Save `model` in `folder` with the projections of a case instead of its own; all tensors, decoded, by name."""
     save(model, folder)
     # Copies: what the library loads is the file itself, which is about to be written anew.
@@ -40,7 +40,7 @@ MODULE = "model.layers.0.mlp.up_proj"
 def opened(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, StoredTensor]:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     keys = ConfigKeys({"quantization_config": config}, folder / "config.json")
-    return unquantised(read_safetensors_folder(folder), keys, folder)
+    return unquantized(read_safetensors_folder(folder), keys, folder)
 
 
 def named(case: Case, module: str = MODULE) -> dict[str, Tensor]:

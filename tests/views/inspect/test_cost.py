@@ -6,7 +6,7 @@ from llmcli.inspection.evaluation.cost import model_cost
 from llmcli.model import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig
 from llmcli.views.inspect.cost import CostView, flops
 from tests.support.models.published_sizes import LLAMA3_8B, MIXTRAL_8X7B, config
-from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+from tests.support.terminal.drawing import drawn, drawn_in_color, without_color
 
 DENSE = """
 Llama␛  8.03 B parameters
@@ -66,8 +66,8 @@ def test_a_dense_model_and_its_full_context() -> None:
 def test_experts_count_when_active() -> None:
     text = drawn(CostView(model_cost("Mixtral", MIXTRAL_8X7B, context=40_000)), 40)
     assert text == MIXED
-    coloured = drawn_in_colour(CostView(model_cost("Mixtral", MIXTRAL_8X7B, context=40_000)), 40)
-    assert without_colour(coloured) == MIXED
+    colored = drawn_in_color(CostView(model_cost("Mixtral", MIXTRAL_8X7B, context=40_000)), 40)
+    assert without_color(colored) == MIXED
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from llmcli.inspection.residual.embeddings import EmbeddingNeighbours
+from llmcli.inspection.residual.embeddings import EmbeddingNeighbors
 from llmcli.views.inspect.embeddings import EmbeddingsView
 from tests.support.inspections.embeddings import RESULT
-from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+from tests.support.terminal.drawing import drawn, drawn_in_color, without_color
 
 WIDE = r"""
 ␣king - man (no token with a space before it)
@@ -32,12 +32,12 @@ before it)
 def test_rankings_side_by_side_or_one_below_the_other() -> None:
     assert drawn(EmbeddingsView(RESULT), 80) == WIDE
     assert drawn(EmbeddingsView(RESULT), 40) == NARROW
-    coloured = drawn_in_colour(EmbeddingsView(RESULT), 80)
-    assert without_colour(coloured) == WIDE
-    underlined = [coloured.plain[span.start : span.end] for span in coloured.spans if "underline" in str(span.style)]
+    colored = drawn_in_color(EmbeddingsView(RESULT), 80)
+    assert without_color(colored) == WIDE
+    underlined = [colored.plain[span.start : span.end] for span in colored.spans if "underline" in str(span.style)]
     assert [text.strip() for text in underlined] == ["␣king", "␣king"]
 
 
 def test_a_leading_minus_is_shown() -> None:
-    result = EmbeddingNeighbours(RESULT.expression[1:], RESULT.raw, RESULT.centred, RESULT.random_pair)
+    result = EmbeddingNeighbors(RESULT.expression[1:], RESULT.raw, RESULT.centred, RESULT.random_pair)
     assert drawn(EmbeddingsView(result)).splitlines()[0].startswith("- man")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmcli.inspection.attention.head_scores import Ablation, Head, HeadAtlas
+from llmcli.inspection.attention.head_scores import Head, HeadAblation, HeadAtlas
 from llmcli.views.inspect.head_scores import heads_view
 from tests.support.inspections.head_scores import ATLAS, HEADS, score
 from tests.support.terminal.drawing import Colors, drawn, lines
@@ -50,7 +50,7 @@ def test_the_atlas_in_shades() -> None:
 
 
 def test_the_proof_beside_its_control() -> None:
-    ablation = Ablation((Head(1, 0), Head(1, 1)), 2.5, 10.25, (2.0, 3.0, 3.25))
+    ablation = HeadAblation((Head(1, 0), Head(1, 1)), 2.5, 10.25, (2.0, 3.0, 3.25))
     assert drawn(heads_view(replace(ATLAS, ablation=ablation)), 60).endswith("""
 loss on the second repeat, nats a token
 all heads on                              2.50

@@ -5,7 +5,7 @@ import pytest
 from llmcli.inspection.feed_forward.moe_routing import ExpertRouting
 from llmcli.views.inspect.moe_routing import ExpertsView
 from tests.support.inspections.moe_routing import FIRST, SECOND, TOKENS, layer
-from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+from tests.support.terminal.drawing import drawn, drawn_in_color, without_color
 
 ALL = """
 blocks 0, 3: dense, every token goes through all of it
@@ -43,7 +43,7 @@ def test_loads_of_all_blocks_and_the_strongest_expert_of_each_token() -> None:
 
 def test_one_block_has_all_weights() -> None:
     view = ExpertsView(ExpertRouting(TOKENS, (SECOND,), (0, 3)))
-    assert drawn(view, 60) == without_colour(drawn_in_colour(view, 60)) == ONE
+    assert drawn(view, 60) == without_color(drawn_in_color(view, 60)) == ONE
     assert drawn(view, 40).splitlines()[-1] == "2  ␛⏎      ·▓▓·  1 1.25  2 1.25"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from llmcli.views.inspect.needle import NeedleView
 from tests.support.inspections.needle import RESULT
-from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+from tests.support.terminal.drawing import drawn, drawn_in_color, without_color
 
 WIDE = """
 20 facts in 181 tokens, one asked for: 30 texts a depth
@@ -38,7 +38,7 @@ of Bob? The secret word of Bob is
 def test_a_line_for_each_depth() -> None:
     assert drawn(NeedleView(RESULT), 60) == WIDE
     assert drawn(NeedleView(RESULT), 40) == NARROW
-    assert without_colour(drawn_in_colour(NeedleView(RESULT), 60)) == WIDE
+    assert without_color(drawn_in_color(NeedleView(RESULT), 60)) == WIDE
 
 
 @pytest.mark.parametrize("width", [10, 40, 80, 200])

@@ -3,7 +3,7 @@ from __future__ import annotations
 from llmcli.inspection.evaluation.tokenization import Tokenization
 from llmcli.views.inspect.tokenization import tokenization_view
 from tests.support.inspections.tokenization import RESULT
-from tests.support.terminal.drawing import drawn, drawn_in_colour, without_colour
+from tests.support.terminal.drawing import drawn, drawn_in_color, without_color
 
 WIDE = r"""
 <|bos|>│␣Zoë⏎│\xf0\x9f│␛[2J
@@ -31,7 +31,7 @@ characters a token
 def test_pieces_table_and_ratio() -> None:
     assert drawn(tokenization_view(RESULT), 60) == WIDE
     assert drawn(tokenization_view(RESULT), 40) == NARROW
-    assert without_colour(drawn_in_colour(tokenization_view(RESULT), 60)) == WIDE
+    assert without_color(drawn_in_color(tokenization_view(RESULT), 60)) == WIDE
 
 
 def test_control_tokens_alone_have_no_ratio() -> None:

@@ -8,7 +8,7 @@ import pytest
 from llmcli.bench.results import (
     BenchResult,
     Measurement,
-    summarise,
+    summarize,
 )
 from llmcli.views.reports.bench import SCHEMA, BenchView
 from llmcli.views.terminal.to_json import json_line
@@ -55,7 +55,7 @@ def test_without_numbers_of_any_arm_the_failures_still_show() -> None:
 
 @pytest.mark.parametrize("value", [0.9951, 0.05, 12.34, 99.95, 104.6, 12345.6])
 def test_rates_have_three_digits_or_more_where_it_matters(value: float) -> None:
-    result = replace(RESULT, summaries=summarise([Measurement("llmcli", 1, "prefill_tokens_per_s", 128, value)], {}))
+    result = replace(RESULT, summaries=summarize([Measurement("llmcli", 1, "prefill_tokens_per_s", 128, value)], {}))
     (shown,) = row(drawn(BenchView(result), 80), "128 tokens")
     assert float(shown) == pytest.approx(value, abs=0.5 if value >= 100 else 0.05)
 

@@ -16,7 +16,7 @@ static void enter(Worker *w, const Norm *norm, Input *in, int token, int quantis
     ask_onward(&w->onward);
 }
 
-/* Add what attention or feed-forward has left in the shared delta, normalised, to the residual stream. */
+/* Add what attention or feed-forward has left in the shared delta, normalized, to the residual stream. */
 static void add_delta(const Worker *w, const Norm *norm, int token) {
     const Context *c = w->context;
     const float *delta = c->shared.delta + token * c->ld_hidden;
