@@ -133,9 +133,9 @@ def declare(library: ctypes.CDLL) -> str:
     library.llm_new.restype = c_void_p
     library.llm_new.argtypes = [ctypes.POINTER(Model), c_int, c_void_p, c_int, c_int]
     library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Step)], c_int
-    library.llm_go_on.restype = c_int
-    library.llm_go_on.argtypes = [c_void_p, ctypes.POINTER(Step), ctypes.POINTER(Choice), c_int, c_void_p]
-    library.llm_spared.argtypes, library.llm_spared.restype = [c_void_p], c_int64
+    library.llm_generate.restype = c_int
+    library.llm_generate.argtypes = [c_void_p, ctypes.POINTER(Step), ctypes.POINTER(Choice), c_int, c_void_p]
+    library.llm_unread_bytes.argtypes, library.llm_unread_bytes.restype = [c_void_p], c_int64
     library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
     library.llm_pack.restype = None
     library.llm_pack.argtypes = [c_int, c_void_p, c_int64, c_void_p, c_int, c_int, c_int64, c_void_p, c_void_p]

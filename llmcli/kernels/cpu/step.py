@@ -96,7 +96,7 @@ class CpuStep:
     @property
     def unread_bytes(self) -> int:
         """See `BurstStep`."""
-        spared: int = self._library.handle.llm_spared(self._context)
+        spared: int = self._library.handle.llm_unread_bytes(self._context)
         return self._unread_bytes + self._tokens_of_bursts * spared
 
     @property
@@ -211,7 +211,7 @@ class CpuStep:
         self._last = None
         chosen = (ctypes.c_int32 * count)()
         with signals.alarm() as choice.alarm:
-            made: int = self._library.handle.llm_go_on(self._context, step, choice, count, chosen)
+            made: int = self._library.handle.llm_generate(self._context, step, choice, count, chosen)
         _check(-min(made, 0))
         self._unread_bytes += step.unread
         self._tokens_of_bursts += made

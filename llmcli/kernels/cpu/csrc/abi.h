@@ -1,4 +1,5 @@
-/* What the caller hands over; the structures of `c_structs.py`, field by field. Sizes are in values unless said. */
+/* The structures that Python passes to the kernel, in the order of `c_structs.py`; tests/kernels/cpu/test_abi.py
+   compares both. Sizes are in values unless said otherwise. */
 #ifndef LLM_CPU_ABI_H
 #define LLM_CPU_ABI_H
 
@@ -14,9 +15,9 @@ enum { BY_SOFTMAX, BY_SIGMOID, BY_SOFTMAX_OF_CHOSEN, BY_SIGMOID_OF_CHOSEN };
 
 /* Dense rows, or the packed blocks of model/quantized/matrix.py; one matrix or a stack of them. */
 typedef struct {
-    const void *data, *rest; /* the rest of packed blocks */
+    const void *data, *rest; /* the second part of packed blocks */
     const float *bias;       /* (count, rows) or NULL */
-    uint32_t *bases;         /* not the caller's: of all row blocks of 4 bits, see matmul/scale_compression.h */
+    uint32_t *bases;         /* set by the kernel, for each row block of 4 bits: see matmul/scale_compression.h */
     int64_t stride;          /* bytes from one matrix of a stack to the next */
     int32_t format, rows, columns, count;
 } Matrix;
@@ -32,7 +33,7 @@ typedef struct {
     const float *selection_bias; /* (count) or NULL */
     int32_t count, chosen, size, score, normalized, scales_input, groups, groups_chosen, best_two, clamped;
     float scale, alpha, limit;
-    int32_t shared; /* size of the expert that every token goes through, or 0: its matrices are the layer's */
+    int32_t shared; /* size of the shared expert, or 0; its matrices are the layer's */
     Matrix shared_gate;
 } Experts;
 
@@ -41,7 +42,7 @@ typedef struct {
     Matrix q, k, v, o, gate, up, down;
     const float *sinks; /* (heads) or NULL */
     Experts experts;    /* experts.count is 0 in a dense layer */
-    const float *edit_reads, *edit_writes; /* (edits, inner) and (edits, hidden): updates of rank one over `down` */
+    const float *edit_reads, *edit_writes; /* (edits, inner) and (edits, hidden): rank-one updates of `down` */
     int32_t edits;                         /* 0 in a layer with experts */
     int32_t rope;       /* which of the step's rotations, or -1 */
     int32_t window, chunk, scaling_interval, scaling_offset; /* 0: none */
@@ -49,7 +50,8 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary, capacity; /* capacity: tokens of a call */
+    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary;
+    int32_t capacity; /* tokens of a call */
     int32_t activation, gated, parallel, shared_norm, qk_norm, cache_format;
     float qk_eps, clip, scale, softcap, embed_scale, logit_scale, logit_softcap; /* clip, softcaps: 0 is none */
     Matrix embedding, positions, head;                                          /* positions.data may be NULL */
@@ -69,26 +71,26 @@ typedef struct {
 
 typedef struct {
     const int32_t *ids;
-    const Segment *segments;    /* of every layer; of several texts, one text's after the other's */
+    const Segment *segments;    /* of every layer, sequence by sequence */
     const Rotation *rotations;
     float *logits;              /* (tokens or 1, vocabulary) */
     int64_t start;              /* position of the first token */
-    const int64_t *positions;   /* of each token, if each is of a text of its own; otherwise NULL */
+    const int64_t *positions;   /* of each token, if every token belongs to a different sequence; otherwise NULL */
     int32_t tokens, only_last;
-    int32_t greatest; /* written where there is one row of logits: the place of the first of the greatest */
+    int32_t greatest; /* output, for one row of logits: the first position of the maximum */
     int32_t skipped;  /* tokens whose rotations come before those of the step */
-    int64_t unread;   /* written: bytes of weights that nothing depended on */
+    int64_t unread;   /* output: bytes of weights that the pass did not need to read */
 } Step;
 
-/* How tokens are chosen; what the numbers mean is said in `SamplingParams` of engine/sampling_params.py. */
+/* Sampling parameters; `SamplingParams` of engine/sampling_params.py explains them. */
 typedef struct {
     double temperature, top_p, min_p;
-    const double *uniforms; /* from 0 to 1, one for each token; not looked at where the temperature is 0 */
-    const int32_t *ends;    /* tokens after which nothing follows */
+    const double *uniforms; /* from 0 to 1, one for each token; unused at temperature 0 */
+    const int32_t *ends;    /* end-of-sequence tokens */
     int32_t top_k;          /* not 0, unless the temperature is */
-    int32_t vocabulary;     /* only so many of the first tokens can be chosen */
+    int32_t vocabulary;     /* only the first `vocabulary` tokens may be sampled */
     int32_t end_count;
-    int32_t alarm;          /* a file descriptor, or -1: once it can be read no further token is begun */
+    int32_t alarm;          /* a file descriptor, or -1: generation stops once it is readable */
 } Choice;
 
 static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

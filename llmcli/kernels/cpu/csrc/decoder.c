@@ -1,8 +1,8 @@
 /* One step of a decoder-only transformer on a CPU: token ids in, logits out, keys and values into the caller's cache.
 
-   The functions that llmcli/kernels/cpu calls, and the only file that is compiled: it includes the others. Computes what
-   `Transformer.forward` of model/transformer.py computes, in float32 but for weights of 4 and 8 bits, which are multiplied
-   with activations rounded to 16 bits by groups of 32. There is no state but the Context. */
+   The functions that llmcli/kernels/cpu calls, and the only file that is compiled: it includes the others. Computes
+   what `Transformer.forward` of model/transformer.py computes, in float32 except for weights of 4 and 8 bits, which are
+   multiplied with activations rounded to 16 bits by groups of 32. All state is in the Context. */
 #ifdef __linux__
 #define _GNU_SOURCE /* for sched_setaffinity */
 #endif
@@ -21,16 +21,15 @@
 EXPORT void llm_free(Context *c) {
     if (!c) return;
     stop_threads(c);
-    give_back(&c->memory);
+    arena_free(&c->arena);
     free(c->cpus);
     free(c->workers);
     free(c->layers);
     free(c);
 }
 
-/* NULL where there is no memory or no thread to be had. The model and the cores are copied, what the model points at is
-   not. */
-EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, int cores, int numbers) {
+/* NULL if memory or threads are not available. The model and the cores are copied, the data they point to is not. */
+EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, int cores, int processors) {
     Context *c = NULL;
     if (posix_memalign((void **)&c, 64, sizeof *c)) return NULL;
     memset(c, 0, sizeof *c);
@@ -38,18 +37,18 @@ EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, in
     c->threads = threads;
     c->layers = malloc(sizeof *c->layers * (size_t)model->layers);
     c->workers = calloc((size_t)threads, sizeof *c->workers);
-    c->cpus = malloc(sizeof *c->cpus * (size_t)(cores + numbers + 1));
+    c->cpus = malloc(sizeof *c->cpus * (size_t)(cores + processors + 1));
     if (!c->layers || !c->workers || !c->cpus) {
         llm_free(c);
         return NULL;
     }
     memcpy(c->layers, model->layer, sizeof *c->layers * (size_t)model->layers);
-    memcpy(c->cpus, cpus, sizeof *c->cpus * (size_t)(cores + numbers));
-    c->cores = (Cores){c->cpus, cores, numbers};
-    c->first_core = -1;
+    memcpy(c->cpus, cpus, sizeof *c->cpus * (size_t)(cores + processors));
+    c->cores = (Cores){c->cpus, cores, processors};
+    c->caller_core = -1;
     c->pause = 1;
-    allocate(c);
-    if (c->memory.failed || !start_threads(c)) {
+    allocate_buffers(c);
+    if (c->arena.failed || !start_threads(c)) {
         llm_free(c);
         return NULL;
     }
@@ -60,22 +59,22 @@ EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, in
 EXPORT int llm_step(Context *c, Step *step) {
     int problem = check_step(c, step);
     if (problem) return problem;
-    Placed placed;
-    take_cores(c, &placed);
-    pass(c, step, 0);
-    leave_cores(&placed);
+    Affinity placed;
+    pin_caller(c, &placed);
+    run_pass(c, step, 0);
+    unpin_caller(&placed);
     return 0;
 }
 
-static int can_be_read(int descriptor) {
+static int is_readable(int descriptor) {
     struct pollfd asked = {.fd = descriptor, .events = POLLIN};
     return descriptor >= 0 && poll(&asked, 1, 0) > 0;
 }
 
-/* From the step's only token on, `count` times at most: the pass of a token, and the choice of the next, into `chosen`,
-   until one ends the text or, being -1, cannot be chosen, or there is an alarm. How many were chosen, or below 0: which
-   number is out of bounds. */
-EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, int32_t *chosen) {
+/* Generate up to `count` tokens from a step of one token into `chosen`: forward pass and sampling in turn, until an
+   end-of-sequence token, an alarm, or -1 for logits that are not numbers. Returns how many tokens were generated, or
+   below 0: which number is out of bounds. */
+EXPORT int llm_generate(Context *c, Step *step, const Choice *choice, int count, int32_t *chosen) {
     const Model *m = &c->model;
     if (step->tokens != 1 || step->positions || count < 1) return -1;
     if (choice->vocabulary < 1 || choice->vocabulary > m->vocabulary) return -6;
@@ -83,49 +82,49 @@ EXPORT int llm_go_on(Context *c, Step *step, const Choice *choice, int count, in
     int problem = check_step(c, step), made = 0, ended = 0;
     if (!problem) problem = check_text(c, step->segments, step->start, count);
     if (problem) return -problem;
-    Placed placed;
+    Affinity placed;
     Step now = *step;
-    take_cores(c, &placed);
+    pin_caller(c, &placed);
     for (; made < count && !ended; made++) {
         if (choice->temperature == 0)
             greedy_pass(c, &now, choice->vocabulary);
         else
-            pass(c, &now, 0);
+            run_pass(c, &now, 0);
         double uniform = choice->temperature == 0 ? 0 : choice->uniforms[made];
-        chosen[made] = choose_token(choice, now.logits, now.greatest, uniform);
-        ended = is_end(choice, chosen[made]) || can_be_read(choice->alarm);
+        chosen[made] = sample_token(choice, now.logits, now.greatest, uniform);
+        ended = is_end(choice, chosen[made]) || is_readable(choice->alarm);
         now.ids = chosen + made;
         now.start++;
         now.skipped++;
     }
-    leave_cores(&placed);
+    unpin_caller(&placed);
     step->unread = now.unread;
     return made;
 }
 
-/* Bytes of the numbers of a matrix that a pass leaves unread since their bases are known, less what fills the last line
-   of a row block; of a stack of experts as much as is chosen of it. */
-static int64_t spared_by(const Matrix *m, const Experts *experts) {
+/* Bytes of scales of a matrix that a pass does not read because their bases are known, less the padding of the last
+   cache line of each row block; for a stack of experts, the part of the chosen ones. */
+static int64_t unread_scale_bytes(const Matrix *m, const Experts *experts) {
     int groups = groups_of(m);
     int64_t count = (int64_t)m->count * row_blocks(m), known = 0;
     if (!m->bases) return 0;
     for (int64_t i = 0; i < count; i++) known += m->bases[i] > NO_BASES;
-    int64_t filling = number_bytes(PACKED4, groups) - groups * NUMBER_BYTES;
+    int64_t filling = scale_bytes(PACKED4, groups) - groups * INT4_SCALE_BYTES;
     int64_t spared = known * rest_bytes(PACKED4, groups) - count * filling;
     return m->count > 1 ? spared * experts->chosen / experts->count : spared;
 }
 
-/* The same of all matrices, for a pass of one token. */
-EXPORT int64_t llm_spared(const Context *c) {
-    int64_t spared = spared_by(&c->model.head, NULL);
+/* The same for all matrices, for a pass of one token. */
+EXPORT int64_t llm_unread_bytes(const Context *c) {
+    int64_t spared = unread_scale_bytes(&c->model.head, NULL);
     for (int i = 0; i < c->model.layers; i++) {
         Matrices all = matrices_of(c->layers + i);
-        for (int k = 0; k < LAYER_MATRICES; k++) spared += spared_by(all.matrices[k], &c->layers[i].experts);
+        for (int k = 0; k < LAYER_MATRICES; k++) spared += unread_scale_bytes(all.matrices[k], &c->layers[i].experts);
     }
     return spared;
 }
 
-/* `rows` rows of a block format, in that order or the one given, into packed blocks from row `first` on. */
+/* Convert `rows` rows of a GGUF block format, in their order or the given one, to packed blocks from row `first`. */
 EXPORT void llm_pack(int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows, int groups,
                      int64_t first, uint8_t *near, uint8_t *rest) {
 #define FOR_FORMAT(kind) \
@@ -143,7 +142,7 @@ EXPORT void llm_pack(int format, const uint8_t *stored, int64_t row_bytes, const
 
 EXPORT const char *llm_isa(void) { return ISA; }
 
-/* The version of this interface, and the sizes of its structures as this compiler lays them out. */
+/* The version of this interface, and the sizes of its structures. */
 EXPORT int64_t llm_abi(int what) {
     const int64_t answers[] = {LLM_ABI, sizeof(Model), sizeof(Layer), sizeof(Step), sizeof(Segment), sizeof(Rotation),
                                sizeof(Choice)};

@@ -1,5 +1,5 @@
-/* Block formats of GGUF files put into the packed blocks of model/quantized/matrix.py as the weights are read: the same, bit for
-   bit, as checkpoint/tensors/repack.py and `pack` make in torch. The layouts are those of ggml's `ggml-common.h`. */
+/* GGUF block formats to the packed blocks of model/quantized/matrix.py, when weights are loaded: bit for bit what
+   checkpoint/tensors/repack.py makes with torch. The layouts are those of ggml's `ggml-common.h`. */
 #ifndef LLM_CPU_GGUF_REPACK_H
 #define LLM_CPU_GGUF_REPACK_H
 
@@ -14,8 +14,8 @@ typedef struct {
     uint16_t scale[BLOCK_ROWS], minimum[BLOCK_ROWS];
 } Codes;
 
-/* Of each of `count` rows what lies `at` bytes behind its beginning. All that follows does one thing to all rows at a time,
-   as vectors do. */
+/* The word at byte `at` of each of `count` rows. All functions below do one thing to all rows at a time, so that
+   compilers vectorize them. */
 INLINE void words_at(const uint8_t *const *rows, int64_t at, const int count, uint32_t *to) {
     for (int r = 0; r < count; r++) memcpy(to + r, rows[r] + at, sizeof *to);
 }
@@ -36,10 +36,10 @@ INLINE void nibbles(const uint8_t *const *rows, int64_t at, const int count, Cod
     }
 }
 
-/* Four bits, one for each byte of the result. */
-INLINE uint32_t spread(uint32_t bits) { return (bits & 15) * 0x00204081 & 0x01010101; }
+/* Spread four bits to the lowest bits of four bytes. */
+INLINE uint32_t spread_bits(uint32_t bits) { return (bits & 15) * 0x00204081 & 0x01010101; }
 
-/* Of the 8 groups of a block of Q4_K two share 32 bytes, the first their lower nibbles. */
+/* Of the 8 groups of a Q4_K block two share 32 bytes; the first has the lower nibbles. */
 INLINE void read_q4_k(const uint8_t *const *rows, int g, const int count, Codes *to) {
     const int part = g % 8;
     const int64_t at = (int64_t)(g / 8) * 144;
@@ -58,7 +58,7 @@ INLINE void read_q4_k(const uint8_t *const *rows, int g, const int count, Codes 
     }
 }
 
-/* Group `g` of rows. */
+/* Group `g` of some rows. */
 INLINE void read_codes(const int format, const uint8_t *const *rows, int g, const int count, Codes *to) {
     static const uint8_t levels[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
     if (format == Q4_K) {
@@ -77,10 +77,10 @@ INLINE void read_codes(const int format, const uint8_t *const *rows, int g, cons
         uint32_t fifth[BLOCK_ROWS];
         nibbles(rows, at + 6, count, to);
         words_at(rows, at + 2, count, fifth);
-        /* Codes are stored with 16 added, and are to have 128. */
+        /* Codes are stored with an offset of 16 and packed with one of 128. */
         for (int i = 0; i < 8; i++)
             for (int r = 0; r < count; r++)
-                to->fours[i][r] = (to->fours[i][r] | spread(fifth[r] >> 4 * i) << 4) + 0x70707070;
+                to->fours[i][r] = (to->fours[i][r] | spread_bits(fifth[r] >> 4 * i) << 4) + 0x70707070;
     } else if (format == Q8_0) {
         for (int i = 0; i < 8; i++) {
             words_at(rows, at + 2 + 4 * i, count, to->fours[i]);
@@ -97,7 +97,7 @@ INLINE void read_codes(const int format, const uint8_t *const *rows, int g, cons
     }
 }
 
-/* A half of the codes of `count` rows from `row` on: the bits from the `shift`-th on of each. */
+/* Four bits of each code, from bit `shift`, of `count` rows from `row`. */
 INLINE void write_nibbles(const Codes *codes, const int shift, uint8_t *to, int row, const int count) {
     for (int i = 0; i < 4; i++) {
         const uint32_t *even = codes->fours[2 * i], *odd = codes->fours[2 * i + 1];
@@ -108,10 +108,10 @@ INLINE void write_nibbles(const Codes *codes, const int shift, uint8_t *to, int 
     }
 }
 
-/* Group `g` of `count` rows from `row` on of the 16 that `near` and `rest` are of. */
+/* Group `g` of `count` rows from `row`, into the row block at `near` and `rest`. */
 INLINE void write_codes(const int kept, const Codes *codes, uint8_t *near, uint8_t *rest, int g, int groups, int row,
                         const int count) {
-    uint8_t *numbers = near, *to = near + number_bytes(kept, groups) + NIBBLES * (int64_t)g;
+    uint8_t *scales = near, *to = near + scale_bytes(kept, groups) + NIBBLE_BYTES * (int64_t)g;
     if (kept == PACKED4) {
         uint16_t words[BLOCK_ROWS];
         uint8_t lower[BLOCK_ROWS], upper[BLOCK_ROWS];
@@ -121,14 +121,14 @@ INLINE void write_codes(const int kept, const Codes *codes, uint8_t *near, uint8
             upper[r] = (uint8_t)(codes->scale[r] >> 12 | codes->minimum[r] >> 12 << 4);
         }
         write_nibbles(codes, 0, to, row, count);
-        numbers += NUMBER_BYTES * (int64_t)g;
-        memcpy(numbers + 2 * row, words, sizeof *words * (size_t)count);
-        memcpy(numbers + 2 * BLOCK_ROWS + row, lower, (size_t)count);
+        scales += INT4_SCALE_BYTES * (int64_t)g;
+        memcpy(scales + 2 * row, words, sizeof *words * (size_t)count);
+        memcpy(scales + 2 * BLOCK_ROWS + row, lower, (size_t)count);
         memcpy(rest + REST_BYTES * (int64_t)g + row, upper, (size_t)count);
     } else {
         write_nibbles(codes, 4, to, row, count);
-        write_nibbles(codes, 0, rest + NIBBLES * (int64_t)g, row, count);
-        memcpy(numbers + SCALES * (int64_t)g + 2 * row, codes->scale, sizeof *codes->scale * (size_t)count);
+        write_nibbles(codes, 0, rest + NIBBLE_BYTES * (int64_t)g, row, count);
+        memcpy(scales + INT8_SCALE_BYTES * (int64_t)g + 2 * row, codes->scale, sizeof *codes->scale * (size_t)count);
     }
 }
 

@@ -1,11 +1,12 @@
-/* Whether a step's numbers are within the bounds of the model, the cache and the buffers, checked before any is used. */
+/* Whether a step is within the bounds of the model, the cache and the buffers. Checked by decoder.c before each
+   call. */
 #ifndef LLM_CPU_STEP_BOUNDS_H
 #define LLM_CPU_STEP_BOUNDS_H
 
 #include "attention/visible_keys.h"
 #include "runtime/context.h"
 
-/* 0, or what is out of bounds for `tokens` tokens of a text from `start` on. */
+/* 0, or what is out of bounds for `tokens` tokens of a sequence from position `start`. */
 static int check_text(const Context *c, const Segment *segments, int64_t start, int tokens) {
     const Model *m = &c->model;
     if (start < 0) return 2;
@@ -22,7 +23,7 @@ static int check_step(const Context *c, const Step *step) {
     const Model *m = &c->model;
     int problem = 0;
     if (step->tokens < 1 || step->tokens > m->capacity) return 1;
-    /* There is memory for as many texts as tokens of a tile, each with its keys split. */
+    /* There are buffers for as many sequences as tokens of a tile, each with its keys split. */
     if (step->positions && step->tokens > TILE) return 1;
     for (int t = 0; t < step->tokens; t++)
         if (step->ids[t] < 0 || step->ids[t] >= m->vocabulary) return 3;

@@ -1,20 +1,20 @@
-/* The threads of a decoder, and the core that each of them runs on. */
+/* The worker threads of a decoder, and the core that each of them is pinned to. Called by decoder.c. */
 #ifndef LLM_CPU_WORKER_THREADS_H
 #define LLM_CPU_WORKER_THREADS_H
 
 #include "forward.h"
 #include "runtime/context.h"
 
-static void *work(void *argument) {
+static void *worker_loop(void *argument) {
     Worker *w = argument;
     for (;;) {
-        barrier_wait(&w->context->barrier, IDLE_PATIENCE, &w->onward);
+        barrier_wait(&w->context->barrier, IDLE_PATIENCE, &w->cursor);
         if (w->context->leaving) return NULL;
 #ifdef __linux__
         const Context *c = w->context;
-        if (c->first_core >= 0) stay_on(&c->cores, (c->first_core + w->number) % c->cores.cores, &w->core);
+        if (c->caller_core >= 0) pin_to_core(&c->cores, (c->caller_core + w->number) % c->cores.cores, &w->core);
 #endif
-        run(w);
+        run_worker(w);
     }
 }
 
@@ -27,7 +27,7 @@ static int start_threads(Context *c) {
         c->workers[i].context = c;
         c->workers[i].number = i;
         c->workers[i].core = -1;
-        if (i > 0 && pthread_create(&c->workers[i].thread, NULL, work, &c->workers[i])) return 0;
+        if (i > 0 && pthread_create(&c->workers[i].thread, NULL, worker_loop, &c->workers[i])) return 0;
         c->started = i + 1;
     }
     return 1;
@@ -42,20 +42,20 @@ static void stop_threads(Context *c) {
     pthread_cond_destroy(&c->barrier.changed);
 }
 
-/* Let the caller stay where it is until the end of the call, and the others go elsewhere. */
-static void take_cores(Context *c, Placed *placed) {
+/* Pin the caller to its current core until the end of the call, and the workers to other cores. */
+static void pin_caller(Context *c, Affinity *placed) {
     placed->core = -1;
 #ifdef __linux__
     int core = c->threads > 1 && c->threads <= c->cores.cores ? current_core(&c->cores) : -1;
     if (core >= 0 && sched_getaffinity(0, sizeof placed->before, &placed->before) != 0) core = -1;
-    c->first_core = core;
-    if (core >= 0) stay_on(&c->cores, core, &placed->core);
+    c->caller_core = core;
+    if (core >= 0) pin_to_core(&c->cores, core, &placed->core);
 #else
     (void)c;
 #endif
 }
 
-static void leave_cores(const Placed *placed) {
+static void unpin_caller(const Affinity *placed) {
 #ifdef __linux__
     if (placed->core >= 0) sched_setaffinity(0, sizeof placed->before, &placed->before);
 #else

@@ -6,38 +6,38 @@
 #include "blocked.h"
 #include "decode.h"
 
-/* Attention of `tokens` tokens from position `start` on, for the query heads of one kv head, over the keys from
-   `first` to `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, width), most
-   and sums in the scratch memory. The caller will go on `next` values after the first of these keys or, where that is 0,
-   `onward`. */
+/* Attention of `tokens` tokens from position `start`, for the query heads of one kv head, over the keys from `first` to
+   `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, width), most and sums
+   in the scratch memory. Prefetch continues `next` values after the first of these keys or, if that is 0, at
+   `cursor`. */
 static void attend(const Model *model, const Layer *layer, const Segment *segment, int kv_head, const float *queries,
-                   int64_t ld, int64_t start, int tokens, int64_t first, int64_t last, int64_t next, Onward *onward,
-                   Scratch *s) {
+                   int64_t ld, int64_t start, int tokens, int64_t first, int64_t last, int64_t next,
+                   PrefetchCursor *cursor, Scratch *s) {
     int group = model->heads / model->kv_heads, size = model->head_dim, bf16 = model->cache_format == BFLOAT16;
-    Meeting m = {.layer = layer, .softcap = model->softcap, .start = start, .first = first, .last = last};
+    QueryGroup m = {.layer = layer, .softcap = model->softcap, .start = start, .first = first, .last = last};
     m.group = group, m.rows = tokens * group, m.size = size, m.width = (int)round_up(size, LANES);
     for (int r = 0; r < m.rows; r++) {
         const float *q = queries + r / group * ld + r % group * size;
         for (int d = 0; d < size; d++) s->queries[r * m.width + d] = q[d] * model->scale;
-        s->most[r] = NEVER, s->sums[r] = 0;
+        s->most[r] = MASKED, s->sums[r] = 0;
     }
     memset(s->mixed, 0, (size_t)m.rows * m.width * sizeof(float));
-    int64_t at = place_in(segment, kv_head, first, size) * (bf16 ? 2 : 4);
+    int64_t at = cache_offset(segment, kv_head, first, size) * (bf16 ? 2 : 4);
     const char *keys = (const char *)segment->keys + at, *values = (const char *)segment->values + at;
 #ifdef USE_BF16
     if (bf16 && size % 32 == 0) {
-        attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, onward, s);
+        attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, cursor, s);
         return;
     }
 #endif
-#ifdef USE_FEW
-    if (can_attend_few(&m)) {
-        attend_few(&m, keys, values, bf16, next, onward, s);
+#ifdef USE_DECODE
+    if (can_attend_decode(&m)) {
+        attend_decode(&m, keys, values, bf16, next, cursor, s);
         return;
     }
 #else
     (void)next;
-    (void)onward;
+    (void)cursor;
 #endif
     attend_float(&m, keys, values, bf16, s);
 }

@@ -1,5 +1,5 @@
-/* Attention in bfloat16 dot products, where the processor has them and the cache is of that format: queries and what is
-   mixed are as precise as what is cached. */
+/* Attention with bfloat16 dot products, where the processor has them and the cache is bfloat16: queries and attention
+   weights are rounded to the precision of the cache. */
 #ifndef LLM_CPU_ATTENTION_BF16_H
 #define LLM_CPU_ATTENTION_BF16_H
 
@@ -11,7 +11,7 @@
 #if defined(USE_AVX512) && defined(__AVX512BF16__)
 #define USE_BF16 1
 
-/* Keys (count, size) into pairs of consecutive values: (size / 2, KEYS, 2). */
+/* Keys (count, size) to pairs of consecutive values: (size / 2, KEY_BLOCK, 2). */
 static void pair_keys(const uint16_t *from, int size, int count, uint32_t *to) {
     for (int k = 0; k < count; k += 16) {
         for (int d = 0; d < size; d += 32) {
@@ -23,12 +23,12 @@ static void pair_keys(const uint16_t *from, int size, int count, uint32_t *to) {
                 for (int i = 0; i < count - k; i++) memcpy(padded[i], from + (int64_t)(k + i) * size + d, 64);
                 transpose16((const char *)padded, 64, r);
             }
-            for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + (d / 2 + i) * KEYS + k, r[i]);
+            for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + (d / 2 + i) * KEY_BLOCK + k, r[i]);
         }
     }
 }
 
-/* Values (count, size) into pairs of consecutive keys: (count / 2, size, 2), the last pair filled up with zero. */
+/* Values (count, size) to pairs of consecutive keys: (count / 2, size, 2), the last pair padded with zeros. */
 static void pair_values(const uint16_t *from, int size, int count, uint32_t *to) {
     const __m512i odd = _mm512_set_epi16(31, 63, 30, 62, 29, 61, 28, 60, 27, 59, 26, 58, 25, 57, 24, 56, 23, 55, 22, 54,
                                          21, 53, 20, 52, 19, 51, 18, 50, 17, 49, 16, 48);
@@ -43,15 +43,15 @@ static void pair_values(const uint16_t *from, int size, int count, uint32_t *to)
     }
 }
 
-/* For the line that is read at `from`. */
-INLINE void ask_for_keys(const void *from, Outlook o) {
-    const char *ahead = (const char *)from + KEYS_AHEAD;
+/* Prefetch the line CACHE_DISTANCE after `from`. */
+INLINE void prefetch_keys(const void *from, ReadRange o) {
+    const char *ahead = (const char *)from + CACHE_DISTANCE;
     if (ahead >= o.end) ahead = o.next ? o.next + (ahead - o.end) : from;
     __builtin_prefetch(ahead, 0, 2);
 }
 
-/* A few queries as they meet keys that have only been exchanged within fours: (size / 8, n, 16 pairs of values). Of 32
-   values, the j-th of four vectors has the pairs j, 4 + j, 8 + j and 12 + j, each four times. */
+/* Queries in the order in which keys come out of 4 x 4 transposes: (size / 8, n, 16 pairs of values). For 32 values,
+   the j-th of four vectors contains the pairs j, 4 + j, 8 + j and 12 + j, each four times. */
 static void arrange_queries(const float *queries, int width, int n, int size, uint32_t *to) {
     for (int d = 0; d < size; d += 32)
         for (int j = 0; j < 4; j++)
@@ -61,10 +61,11 @@ static void arrange_queries(const float *queries, int width, int n, int size, ui
             }
 }
 
-/* Scores (n, KEYS) of n queries against 16 keys. Only fours of keys are exchanged with fours of pairs; what is left to
-   add up are four parts of each sum. */
-INLINE void score16(const uint32_t *queries, const uint16_t *keys, int size, const int n, float *scores, Outlook o) {
-    __m512 acc[4][FEW];
+/* Scores (n, KEY_BLOCK) of n queries against 16 keys. Keys are transposed only within blocks of 4 x 4; each sum then
+   has four parts left to add. */
+INLINE void score_16_keys(const uint32_t *queries, const uint16_t *keys, int size, const int n, float *scores,
+                          ReadRange o) {
+    __m512 acc[4][DECODE_QUERIES];
 #pragma GCC unroll 4
     for (int four = 0; four < 4; four++)
         for (int r = 0; r < n; r++) acc[four][r] = _mm512_setzero_ps();
@@ -77,7 +78,7 @@ INLINE void score16(const uint32_t *queries, const uint16_t *keys, int size, con
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 k[i] = _mm512_loadu_si512(from + (int64_t)i * size);
-                ask_for_keys(from + (int64_t)i * size, o);
+                prefetch_keys(from + (int64_t)i * size, o);
             }
             t[0] = _mm512_unpacklo_epi32(k[0], k[1]), t[1] = _mm512_unpackhi_epi32(k[0], k[1]);
             t[2] = _mm512_unpacklo_epi32(k[2], k[3]), t[3] = _mm512_unpackhi_epi32(k[2], k[3]);
@@ -99,27 +100,27 @@ INLINE void score16(const uint32_t *queries, const uint16_t *keys, int size, con
             __m512 a = acc[2 * i][r], b = acc[2 * i + 1][r];
             halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
         }
-        _mm512_storeu_ps(scores + r * KEYS, _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
-                                                          _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd)));
+        _mm512_storeu_ps(scores + r * KEY_BLOCK, _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
+                                                               _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd)));
     }
 }
 
-/* mixed (n, width) += weights (n, KEYS in bfloat16, a row every `ld` bytes) times values (count, size). */
-INLINE void mix(const char *weights, int64_t ld, const uint16_t *values, int size, int count, const int n, float *mixed,
-                int width, Outlook o) {
+/* mixed (n, width) += weights (n, KEY_BLOCK in bfloat16, a row every `ld` bytes) times values (count, size). */
+INLINE void mix_values_bf16(const char *weights, int64_t ld, const uint16_t *values, int size, int count, const int n,
+                            float *mixed, int width, ReadRange o) {
     const __m512i high = _mm512_set_epi16(63, 31, 62, 30, 61, 29, 60, 28, 59, 27, 58, 26, 57, 25, 56, 24, 55, 23, 54,
                                           22, 53, 21, 52, 20, 51, 19, 50, 18, 49, 17, 48, 16);
     const __m512i low = _mm512_sub_epi16(high, _mm512_set1_epi16(16));
     for (int d = 0; d < size; d += 32) {
-        __m512 acc[FEW][2];
+        __m512 acc[DECODE_QUERIES][2];
         for (int r = 0; r < n; r++)
             for (int i = 0; i < 2; i++) acc[r][i] = _mm512_loadu_ps(mixed + (int64_t)r * width + d + 16 * i);
         for (int k = 0; k < count; k += 2) {
             const uint16_t *from = values + (int64_t)k * size + d;
             __m512i first = _mm512_loadu_si512(from), second = _mm512_setzero_si512();
             if (k + 1 < count) second = _mm512_loadu_si512(from + size);
-            ask_for_keys(from, o);
-            ask_for_keys(from + size, o);
+            prefetch_keys(from, o);
+            prefetch_keys(from + size, o);
             __m512i both[2] = {_mm512_permutex2var_epi16(first, low, second),
                                _mm512_permutex2var_epi16(first, high, second)};
 #pragma GCC unroll 4
@@ -136,8 +137,8 @@ INLINE void mix(const char *weights, int64_t ld, const uint16_t *values, int siz
     }
 }
 
-/* Floats to bfloat16 in the same place. */
-static void shrink(float *x, int n) {
+/* Round floats to bfloat16 in place. */
+static void round_to_bf16(float *x, int n) {
     for (int i = 0; i < n; i += 16) {
         __m256i half = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i));
         _mm256_storeu_si256((__m256i *)((uint16_t *)x + i), half);
@@ -187,75 +188,79 @@ static void bf16_product(const float *a, int64_t lda, const float *b, int64_t ld
         j += wide ? 64 : 32;
     }
 }
-/* Up to 16 keys are scored: what is lacking is zero. */
+/* Scores of the last, fewer than 16 keys, padded with zeros. */
 INLINE void score_rest(const uint16_t *keys, int size, int count, const int n, float *scores, Scratch *s) {
     uint16_t *padded = (uint16_t *)s->values;
     memset(padded, 0, (size_t)16 * size * 2);
     memcpy(padded, keys, (size_t)count * size * 2);
-    score16((const uint32_t *)s->keys, padded, size, n, scores, (Outlook){(const char *)padded, NULL});
+    score_16_keys((const uint32_t *)s->keys, padded, size, n, scores, (ReadRange){(const char *)padded, NULL});
 }
 
-/* n queries, arranged in the scratch memory's keys. */
-INLINE void attend_few_bf16(const Meeting *m, const uint16_t *keys, const uint16_t *values, const int n, Scratch *s,
-                            Outlooks on) {
-    for (int64_t key = m->first; key < m->last; key += KEYS) {
-        int count = m->last - key < KEYS ? (int)(m->last - key) : KEYS, k = 0;
+/* Attention of n queries, which `arrange_queries` has put into the scratch memory's keys. */
+INLINE void attend_decode_bf16(const QueryGroup *m, const uint16_t *keys, const uint16_t *values, const int n,
+                               Scratch *s, CacheRanges on) {
+    for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
+        int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK, k = 0;
         for (; k + 16 <= count; k += 16)
-            score16((const uint32_t *)s->keys, keys + (int64_t)k * m->size, m->size, n, s->scores + k, on.keys);
+            score_16_keys((const uint32_t *)s->keys, keys + (int64_t)k * m->size, m->size, n, s->scores + k, on.keys);
         if (k < count) {
             score_rest(keys + (int64_t)k * m->size, m->size, count - k, n, s->scores + k, s);
             k += 16;
         }
         for (int r = 0; r < n; r++) {
-            take_in_block(m, s, r, k, key, count);
-            shrink(s->scores + r * KEYS, k);
+            online_softmax_block(m, s, r, k, key, count);
+            round_to_bf16(s->scores + r * KEY_BLOCK, k);
         }
-        mix((const char *)s->scores, KEYS * sizeof *s->scores, values, m->size, count, n, s->mixed, m->width, on.values);
+        mix_values_bf16((const char *)s->scores, KEY_BLOCK * sizeof *s->scores, values, m->size, count, n, s->mixed,
+                        m->width, on.values);
         keys += (int64_t)count * m->size, values += (int64_t)count * m->size;
     }
 }
 
-static void attend_many(const Meeting *m, const uint16_t *keys, const uint16_t *values, Scratch *s) {
-    for (int64_t key = m->first; key < m->last; key += KEYS) {
-        int count = m->last - key < KEYS ? (int)(m->last - key) : KEYS;
-        int64_t next = (int64_t)count * m->size, bytes = key + KEYS < m->last ? 2 * next : 0;
+static void attend_blocks_bf16(const QueryGroup *m, const uint16_t *keys, const uint16_t *values, Scratch *s) {
+    for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
+        int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK;
+        int64_t next = (int64_t)count * m->size, bytes = key + KEY_BLOCK < m->last ? 2 * next : 0;
         pair_keys(keys, m->size, count, (uint32_t *)s->keys);
         pair_values(values, m->size, count, (uint32_t *)s->values);
-        ask_for((const char *)(keys + next), bytes / 2);
-        bf16_product(s->queries, m->width, s->keys, KEYS, s->scores, KEYS, m->rows, m->size / 2, KEYS, 0);
-        ask_for((const char *)(keys + next) + bytes / 2, bytes / 2);
-        for (int r = 0; r < m->rows; r++) take_in_block(m, s, r, KEYS, key, count);
-        for (int r = 0; r < m->rows; r++) shrink(s->scores + r * KEYS, KEYS);
-        ask_for((const char *)(values + next), bytes / 2);
-        bf16_product(s->scores, KEYS, s->values, m->width, s->mixed, m->width, m->rows, (count + 1) / 2, m->width, 1);
-        ask_for((const char *)(values + next) + bytes / 2, bytes / 2);
+        prefetch_bytes((const char *)(keys + next), bytes / 2);
+        bf16_product(s->queries, m->width, s->keys, KEY_BLOCK, s->scores, KEY_BLOCK, m->rows, m->size / 2, KEY_BLOCK,
+                     0);
+        prefetch_bytes((const char *)(keys + next) + bytes / 2, bytes / 2);
+        for (int r = 0; r < m->rows; r++) online_softmax_block(m, s, r, KEY_BLOCK, key, count);
+        for (int r = 0; r < m->rows; r++) round_to_bf16(s->scores + r * KEY_BLOCK, KEY_BLOCK);
+        prefetch_bytes((const char *)(values + next), bytes / 2);
+        bf16_product(s->scores, KEY_BLOCK, s->values, m->width, s->mixed, m->width, m->rows, (count + 1) / 2, m->width,
+                     1);
+        prefetch_bytes((const char *)(values + next) + bytes / 2, bytes / 2);
         keys += next, values += next;
     }
 }
 
-/* Keys and values from the first position on; `next` is where the caller will read on, in values from there; where
-   that is 0, `onward` is. */
-static void attend_bf16(const Meeting *m, const uint16_t *keys, const uint16_t *values, int64_t next, Onward *onward,
-                        Scratch *s) {
-    for (int r = 0; r < m->rows; r++) shrink(s->queries + r * m->width, m->size);
-    if (m->rows > FEW) {
-        attend_many(m, keys, values, s);
+/* `keys` and `values` start at the first position. Prefetch continues `next` values after them or, if that is 0, at
+   `cursor`. */
+static void attend_bf16(const QueryGroup *m, const uint16_t *keys, const uint16_t *values, int64_t next,
+                        PrefetchCursor *cursor, Scratch *s) {
+    for (int r = 0; r < m->rows; r++) round_to_bf16(s->queries + r * m->width, m->size);
+    if (m->rows > DECODE_QUERIES) {
+        attend_blocks_bf16(m, keys, values, s);
         return;
     }
-    Outlooks on = outlooks((const char *)keys, (const char *)values, 2 * (m->last - m->first) * m->size, 2 * next, onward);
+    CacheRanges on =
+        cache_ranges((const char *)keys, (const char *)values, 2 * (m->last - m->first) * m->size, 2 * next, cursor);
     arrange_queries(s->queries, m->width, m->rows, m->size, (uint32_t *)s->keys);
     switch (m->rows) {
     case 1:
-        attend_few_bf16(m, keys, values, 1, s, on);
+        attend_decode_bf16(m, keys, values, 1, s, on);
         break;
     case 2:
-        attend_few_bf16(m, keys, values, 2, s, on);
+        attend_decode_bf16(m, keys, values, 2, s, on);
         break;
     case 3:
-        attend_few_bf16(m, keys, values, 3, s, on);
+        attend_decode_bf16(m, keys, values, 3, s, on);
         break;
     default:
-        attend_few_bf16(m, keys, values, 4, s, on);
+        attend_decode_bf16(m, keys, values, 4, s, on);
     }
 }
 #endif

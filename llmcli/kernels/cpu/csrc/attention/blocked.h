@@ -9,8 +9,8 @@
 #include "../simd/transpose.h"
 
 /* c (n, ldc) = or += a (n, lda) times b (k, ldb), for 4 vectors' width of columns. */
-INLINE void small_product(const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, const int n,
-                          int k, const int vectors, int add) {
+INLINE void small_float_product(const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
+                                const int n, int k, const int vectors, int add) {
     vf acc[4][4];
     for (int i = 0; i < n; i++)
         for (int j = 0; j < vectors; j++) acc[i][j] = add ? load(c + i * ldc + j * LANES) : (vf){0};
@@ -29,17 +29,17 @@ INLINE void small_product(const float *a, int64_t lda, const float *b, int64_t l
         for (int j = 0; j < vectors; j++) store(c + i * ldc + j * LANES, acc[i][j]);
 }
 
-static void product(const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int n, int k,
-                    int columns, int add) {
+static void float_product(const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int n, int k,
+                          int columns, int add) {
     for (int j = 0; j < columns;) {
-        /* Wide enough to use each factor often, narrow enough for the registers there are. */
+        /* Wide enough to use each factor often, narrow enough for the number of registers. */
         int vectors = LANES == 16 && columns - j >= 4 * LANES ? 4 : columns - j >= 2 * LANES ? 2 : 1;
         for (int i = 0; i < n;) {
             const float *from = a + i * lda;
             float *to = c + i * ldc + j;
 #define FOR_SIZE(rows, width)                                                          \
     if (n - i >= rows && vectors == width) {                                           \
-        small_product(from, lda, b + j, ldb, to, ldc, rows, k, width, add);            \
+        small_float_product(from, lda, b + j, ldb, to, ldc, rows, k, width, add);            \
         i += rows;                                                                     \
         continue;                                                                      \
     }
@@ -57,7 +57,7 @@ static void product(const float *a, int64_t lda, const float *b, int64_t ldb, fl
     }
 }
 
-/* Keys (count, size) of the cache into (size, KEYS) of float32. */
+/* Transpose keys (count, size) of the cache to (size, KEY_BLOCK) in float32. */
 static void transpose_keys(const char *from, int bf16, int size, int count, float *to) {
     int k = 0;
 #ifdef USE_AVX512
@@ -68,23 +68,23 @@ static void transpose_keys(const char *from, int bf16, int size, int count, floa
             transpose16(from + ((int64_t)k * size + d) * (bf16 ? 2 : 4), (int64_t)size * (bf16 ? 2 : 4), r);
             for (int i = 0; i < 16; i++) {
                 if (bf16) {
-                    _mm512_storeu_si512(to + (d + 2 * i) * KEYS + k, _mm512_slli_epi32(r[i], 16));
-                    _mm512_storeu_si512(to + (d + 2 * i + 1) * KEYS + k,
+                    _mm512_storeu_si512(to + (d + 2 * i) * KEY_BLOCK + k, _mm512_slli_epi32(r[i], 16));
+                    _mm512_storeu_si512(to + (d + 2 * i + 1) * KEY_BLOCK + k,
                                         _mm512_and_si512(r[i], _mm512_set1_epi32((int)0xffff0000u)));
                 } else {
-                    _mm512_storeu_si512(to + (d + i) * KEYS + k, r[i]);
+                    _mm512_storeu_si512(to + (d + i) * KEY_BLOCK + k, r[i]);
                 }
             }
         }
         for (; d < size; d++)
             for (int i = k; i < k + 16; i++)
-                to[d * KEYS + i] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)i * size + d])
+                to[d * KEY_BLOCK + i] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)i * size + d])
                                         : ((const float *)from)[(int64_t)i * size + d];
     }
 #endif
     for (; k < count; k++)
         for (int d = 0; d < size; d++)
-            to[d * KEYS + k] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)k * size + d])
+            to[d * KEY_BLOCK + k] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)k * size + d])
                                     : ((const float *)from)[(int64_t)k * size + d];
 }
 
@@ -101,19 +101,19 @@ static void copy_values(const char *from, int bf16, int size, int width, int cou
 }
 
 /* In float32, from a cache of either format. */
-static void attend_float(const Meeting *m, const char *keys, const char *values, int bf16, Scratch *s) {
-    for (int64_t key = m->first; key < m->last; key += KEYS) {
-        int count = m->last - key < KEYS ? (int)(m->last - key) : KEYS;
-        int64_t next = (int64_t)count * m->size * (bf16 ? 2 : 4), half = key + KEYS < m->last ? next / 2 : 0;
-        ask_for(keys + next, half);
+static void attend_float(const QueryGroup *m, const char *keys, const char *values, int bf16, Scratch *s) {
+    for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
+        int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK;
+        int64_t next = (int64_t)count * m->size * (bf16 ? 2 : 4), half = key + KEY_BLOCK < m->last ? next / 2 : 0;
+        prefetch_bytes(keys + next, half);
         transpose_keys(keys, bf16, m->size, count, s->keys);
-        ask_for(keys + next + half, half);
+        prefetch_bytes(keys + next + half, half);
         copy_values(values, bf16, m->size, m->width, count, s->values);
-        ask_for(values + next, half);
-        product(s->queries, m->width, s->keys, KEYS, s->scores, KEYS, m->rows, m->size, KEYS, 0);
-        ask_for(values + next + half, half);
-        for (int r = 0; r < m->rows; r++) take_in_block(m, s, r, KEYS, key, count);
-        product(s->scores, KEYS, s->values, m->width, s->mixed, m->width, m->rows, count, m->width, 1);
+        prefetch_bytes(values + next, half);
+        float_product(s->queries, m->width, s->keys, KEY_BLOCK, s->scores, KEY_BLOCK, m->rows, m->size, KEY_BLOCK, 0);
+        prefetch_bytes(values + next + half, half);
+        for (int r = 0; r < m->rows; r++) online_softmax_block(m, s, r, KEY_BLOCK, key, count);
+        float_product(s->scores, KEY_BLOCK, s->values, m->width, s->mixed, m->width, m->rows, count, m->width, 1);
         keys += next, values += next;
     }
 }

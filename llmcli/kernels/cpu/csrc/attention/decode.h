@@ -1,5 +1,5 @@
-/* Attention of a few queries, as many as a token has for one kv head: keys and values are read where they lie in the
-   cache, for to lay them out otherwise would take longer than to compute with them. */
+/* Attention of up to 4 queries of one kv head, as in decode steps: keys and values are read in the layout of the cache,
+   because transposing them would take longer than computing with them. */
 #ifndef LLM_CPU_ATTENTION_DECODE_H
 #define LLM_CPU_ATTENTION_DECODE_H
 
@@ -7,13 +7,13 @@
 #include "../runtime/prefetch.h"
 #include "../simd/half.h"
 
-/* How many queries are few; and how far ahead keys and values are asked for, in bytes, and only into the second cache: the
-   first can wait for a few lines at a time (measured: 14 against 23 GB/s). */
-enum { FEW = 4, KEYS_AHEAD = 8192 };
+/* The most queries, and how many bytes ahead keys and values are prefetched: into the second-level cache, because the
+   first level has too few pending line fills (measured: 14 against 23 GB/s). */
+enum { DECODE_QUERIES = 4, CACHE_DISTANCE = 8192 };
 
-/* As much as `bytes` of them, the first of which lies at `from`. */
-INLINE void ask_for_rows(const void *from, int64_t bytes, Outlook o) {
-    const char *ahead = (const char *)from + KEYS_AHEAD;
+/* Prefetch `bytes` bytes, CACHE_DISTANCE after `from`. */
+INLINE void prefetch_rows(const void *from, int64_t bytes, ReadRange o) {
+    const char *ahead = (const char *)from + CACHE_DISTANCE;
     if (ahead >= o.end) {
         if (!o.next) return;
         ahead = o.next + (ahead - o.end);
@@ -22,31 +22,32 @@ INLINE void ask_for_rows(const void *from, int64_t bytes, Outlook o) {
 }
 
 typedef struct {
-    Outlook keys, values;
-} Outlooks;
+    ReadRange keys, values;
+} CacheRanges;
 
-/* Of `bytes` of keys and as many of values. `next` is how far behind their beginnings the caller will read on; where that
-   is 0, `onward` is where. */
-static inline Outlooks outlooks(const char *keys, const char *values, int64_t bytes, int64_t next, Onward *onward) {
-    int64_t asked = next || !onward->at ? 0 : bytes < KEYS_AHEAD ? bytes : KEYS_AHEAD;
-    Outlooks o = {{keys + bytes, next ? keys + next : onward->at},
-                  {values + bytes, next ? values + next : onward->at ? onward->at + asked : NULL}};
-    if (asked) onward->at += 2 * asked;
+/* The ranges of `bytes` bytes of keys and of values. Prefetch continues `next` bytes after their beginnings or, if that
+   is 0, at `cursor`. */
+static inline CacheRanges cache_ranges(const char *keys, const char *values, int64_t bytes, int64_t next,
+                                       PrefetchCursor *cursor) {
+    int64_t asked = next || !cursor->at ? 0 : bytes < CACHE_DISTANCE ? bytes : CACHE_DISTANCE;
+    CacheRanges o = {{keys + bytes, next ? keys + next : cursor->at},
+                  {values + bytes, next ? values + next : cursor->at ? cursor->at + asked : NULL}};
+    if (asked) cursor->at += 2 * asked;
     return o;
 }
 
 #if defined(USE_AVX512) || defined(USE_AVX2)
-#define USE_FEW 1
+#define USE_DECODE 1
 
 #ifdef USE_AVX512
-#define WHOLE_VECTOR(operation) _mm512_##operation
-typedef __m512i Whole;
+#define VECTOR(operation) _mm512_##operation
+typedef __m512i Words;
 #else
-#define WHOLE_VECTOR(operation) _mm256_##operation
-typedef __m256i Whole;
+#define VECTOR(operation) _mm256_##operation
+typedef __m256i Words;
 #endif
 
-/* Fours of a vector added up. */
+/* The sum of a vector's blocks of four lanes. */
 INLINE __m128 sum_of_fours(vf v) {
 #ifdef USE_AVX512
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)v),
@@ -57,14 +58,14 @@ INLINE __m128 sum_of_fours(vf v) {
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/* The cache has 32-bit words: single values, or pairs of bfloat16 of which the first is the lower half. */
-INLINE vf value_of(Whole words, const int bf16, const int second) {
+/* The cache is read as 32-bit words: single values, or pairs of bfloat16 with the first in the lower half. */
+INLINE vf value_of(Words words, const int bf16, const int second) {
     if (!bf16) return (vf)words;
     return second ? (vf)((vi)words & (int32_t)0xffff0000u) : (vf)((vi)words << 16);
 }
 
-/* Queries as they meet keys of which only fours are exchanged: (vectors of words, 4, n, values of a word, LANES). The j-th
-   of four vectors has in each of its fours the j-th word of the vector's, four times. */
+/* Queries in the order in which keys come out of 4 x 4 transposes: (vectors of words, 4, n, values of a word, LANES).
+   In each block of four lanes, the j-th of four vectors contains the j-th word of that block, four times. */
 static void spread_queries(const float *queries, int width, int n, int size, int bf16, float *to) {
     int values = bf16 ? 2 : 1;
     for (int d = 0; d < size; d += values * LANES)
@@ -73,28 +74,28 @@ static void spread_queries(const float *queries, int width, int n, int size, int
                 const float *from = queries + (int64_t)r * width + d + value;
                 float words[LANES], *at = to + (d / values * 4 / LANES * n + r) * values * LANES + value * LANES;
                 for (int i = 0; i < LANES; i++) words[i] = from[values * i];
-                Whole w = (Whole)load(words);
+                Words w = (Words)load(words);
                 int64_t step = (int64_t)n * values * LANES;
-                store(at, (vf)WHOLE_VECTOR(shuffle_epi32)(w, 0x00));
-                store(at + step, (vf)WHOLE_VECTOR(shuffle_epi32)(w, 0x55));
-                store(at + 2 * step, (vf)WHOLE_VECTOR(shuffle_epi32)(w, 0xaa));
-                store(at + 3 * step, (vf)WHOLE_VECTOR(shuffle_epi32)(w, 0xff));
+                store(at, (vf)VECTOR(shuffle_epi32)(w, 0x00));
+                store(at + step, (vf)VECTOR(shuffle_epi32)(w, 0x55));
+                store(at + 2 * step, (vf)VECTOR(shuffle_epi32)(w, 0xaa));
+                store(at + 3 * step, (vf)VECTOR(shuffle_epi32)(w, 0xff));
             }
 }
 
-/* Scores (n, KEYS) of n queries against four keys. */
-INLINE void score_four(const float *queries, const char *keys, int size, const int bf16, const int n, float *scores) {
+/* Scores (n, KEY_BLOCK) of n queries against four keys. */
+INLINE void score_4_keys(const float *queries, const char *keys, int size, const int bf16, const int n, float *scores) {
     const int values = bf16 ? 2 : 1, row = size * (bf16 ? 2 : 4);
-    vf acc[FEW][2];
+    vf acc[DECODE_QUERIES][2];
     for (int r = 0; r < n; r++) acc[r][0] = acc[r][1] = (vf){0};
-    for (int at = 0; at < row; at += (int)sizeof(Whole)) {
-        Whole k[4], t[4];
+    for (int at = 0; at < row; at += (int)sizeof(Words)) {
+        Words k[4], t[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) memcpy(k + i, keys + i * row + at, sizeof *k);
-        t[0] = WHOLE_VECTOR(unpacklo_epi32)(k[0], k[1]), t[1] = WHOLE_VECTOR(unpackhi_epi32)(k[0], k[1]);
-        t[2] = WHOLE_VECTOR(unpacklo_epi32)(k[2], k[3]), t[3] = WHOLE_VECTOR(unpackhi_epi32)(k[2], k[3]);
-        k[0] = WHOLE_VECTOR(unpacklo_epi64)(t[0], t[2]), k[1] = WHOLE_VECTOR(unpackhi_epi64)(t[0], t[2]);
-        k[2] = WHOLE_VECTOR(unpacklo_epi64)(t[1], t[3]), k[3] = WHOLE_VECTOR(unpackhi_epi64)(t[1], t[3]);
+        t[0] = VECTOR(unpacklo_epi32)(k[0], k[1]), t[1] = VECTOR(unpackhi_epi32)(k[0], k[1]);
+        t[2] = VECTOR(unpacklo_epi32)(k[2], k[3]), t[3] = VECTOR(unpackhi_epi32)(k[2], k[3]);
+        k[0] = VECTOR(unpacklo_epi64)(t[0], t[2]), k[1] = VECTOR(unpackhi_epi64)(t[0], t[2]);
+        k[2] = VECTOR(unpacklo_epi64)(t[1], t[3]), k[3] = VECTOR(unpackhi_epi64)(t[1], t[3]);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
 #pragma GCC unroll 4
@@ -104,20 +105,20 @@ INLINE void score_four(const float *queries, const char *keys, int size, const i
                     acc[r][j % 2] += value_of(k[j], bf16, value) * load(queries);
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < n; r++) _mm_storeu_ps(scores + r * KEYS, sum_of_fours(acc[r][0] + acc[r][1]));
+    for (int r = 0; r < n; r++) _mm_storeu_ps(scores + r * KEY_BLOCK, sum_of_fours(acc[r][0] + acc[r][1]));
 }
 
-/* mixed (n, width) += weights (n, KEYS) times values (count, size), `vectors` of columns at a time. */
-INLINE void mix_few(const float *weights, const char *values, int size, const int bf16, int count, const int n,
-                    const int vectors, float *mixed, int width, Outlook o) {
+/* mixed (n, width) += weights (n, KEY_BLOCK) times values (count, size), `vectors` of columns at a time. */
+INLINE void mix_values(const float *weights, const char *values, int size, const int bf16, int count, const int n,
+                       const int vectors, float *mixed, int width, ReadRange o) {
     const int64_t row = (int64_t)size * (bf16 ? 2 : 4);
     for (int d = 0; d < size; d += vectors * LANES) {
-        vf acc[FEW][4];
+        vf acc[DECODE_QUERIES][4];
         for (int r = 0; r < n; r++)
             for (int j = 0; j < vectors; j++) acc[r][j] = load(mixed + (int64_t)r * width + d + j * LANES);
         for (int k = 0; k < count; k++) {
             const char *from = values + k * row + d * (bf16 ? 2 : 4);
-            if (d == 0) ask_for_rows(from, row, o);
+            if (d == 0) prefetch_rows(from, row, o);
             vf v[4];
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) {
@@ -127,52 +128,54 @@ INLINE void mix_few(const float *weights, const char *values, int size, const in
 #pragma GCC unroll 4
             for (int r = 0; r < n; r++)
 #pragma GCC unroll 4
-                for (int j = 0; j < vectors; j++) acc[r][j] += v[j] * weights[r * KEYS + k];
+                for (int j = 0; j < vectors; j++) acc[r][j] += v[j] * weights[r * KEY_BLOCK + k];
         }
         for (int r = 0; r < n; r++)
             for (int j = 0; j < vectors; j++) store(mixed + (int64_t)r * width + d + j * LANES, acc[r][j]);
     }
 }
 
-INLINE void attend_few_of(const Meeting *m, const char *keys, const char *values, const int bf16, const int n,
-                          Scratch *s, Outlooks on) {
+INLINE void attend_decode_rows(const QueryGroup *m, const char *keys, const char *values, const int bf16, const int n,
+                               Scratch *s, CacheRanges on) {
     const int64_t row = (int64_t)m->size * (bf16 ? 2 : 4);
     spread_queries(s->queries, m->width, n, m->size, bf16, s->keys);
-    for (int64_t key = m->first; key < m->last; key += KEYS) {
-        int count = m->last - key < KEYS ? (int)(m->last - key) : KEYS, k = 0;
+    for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
+        int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK, k = 0;
         for (; k + 4 <= count; k += 4) {
-            ask_for_rows(keys + k * row, 4 * row, on.keys);
-            score_four(s->keys, keys + k * row, m->size, bf16, n, s->scores + k);
+            prefetch_rows(keys + k * row, 4 * row, on.keys);
+            score_4_keys(s->keys, keys + k * row, m->size, bf16, n, s->scores + k);
         }
-        if (k < count) { /* what is lacking is zero */
+        if (k < count) { /* the last keys, padded with zeros */
             char *padded = (char *)s->values;
             memset(padded, 0, (size_t)(4 * row));
             memcpy(padded, keys + k * row, (size_t)((count - k) * row));
-            score_four(s->keys, padded, m->size, bf16, n, s->scores + k);
+            score_4_keys(s->keys, padded, m->size, bf16, n, s->scores + k);
             k += 4;
         }
-        for (int r = 0; r < n; r++) take_in_block(m, s, r, (int)round_up(k, LANES), key, count);
+        for (int r = 0; r < n; r++) online_softmax_block(m, s, r, (int)round_up(k, LANES), key, count);
         if (LANES == 16 && m->size % (4 * LANES) == 0)
-            mix_few(s->scores, values, m->size, bf16, count, n, 4, s->mixed, m->width, on.values);
+            mix_values(s->scores, values, m->size, bf16, count, n, 4, s->mixed, m->width, on.values);
         else
-            mix_few(s->scores, values, m->size, bf16, count, n, 2, s->mixed, m->width, on.values);
+            mix_values(s->scores, values, m->size, bf16, count, n, 2, s->mixed, m->width, on.values);
         keys += count * row, values += count * row;
     }
 }
 
-static inline int can_attend_few(const Meeting *m) { return m->rows <= FEW && m->size % (2 * LANES) == 0; }
+static inline int can_attend_decode(const QueryGroup *m) {
+    return m->rows <= DECODE_QUERIES && m->size % (2 * LANES) == 0;
+}
 
-/* In float32, from a cache of either format; arguments as those of attend_bf16. */
-static void attend_few(const Meeting *m, const char *keys, const char *values, int bf16, int64_t next, Onward *onward,
-                       Scratch *s) {
+/* In float32, from a cache of either format; arguments as for attend_bf16. */
+static void attend_decode(const QueryGroup *m, const char *keys, const char *values, int bf16, int64_t next,
+                          PrefetchCursor *cursor, Scratch *s) {
     int64_t value = bf16 ? 2 : 4;
-    Outlooks on = outlooks(keys, values, (m->last - m->first) * m->size * value, next * value, onward);
+    CacheRanges on = cache_ranges(keys, values, (m->last - m->first) * m->size * value, next * value, cursor);
 #define FOR_ROWS(n)                                              \
     case n:                                                      \
         if (bf16)                                                \
-            attend_few_of(m, keys, values, 1, n, s, on);         \
+            attend_decode_rows(m, keys, values, 1, n, s, on);         \
         else                                                     \
-            attend_few_of(m, keys, values, 0, n, s, on);         \
+            attend_decode_rows(m, keys, values, 0, n, s, on);         \
         break;
     switch (m->rows) {
         FOR_ROWS(1)

@@ -4,8 +4,8 @@
 
 #include "../abi.h"
 
-/* Where a head's key or value of a position lies in a cache of heads of that size, in values. */
-static inline int64_t place_in(const Segment *segment, int head, int64_t position, int size) {
+/* The offset of a head's key or value in the cache, in values; `size` is the head's. */
+static inline int64_t cache_offset(const Segment *segment, int head, int64_t position, int size) {
     return ((int64_t)head * segment->size + position - segment->first) * size;
 }
 

@@ -5,13 +5,13 @@
 #include "visible_keys.h"
 #include "../runtime/context.h"
 
-static int greatest_divisor(int a, int b) { return b ? greatest_divisor(b, a % b) : a; }
+static int common_divisor(int a, int b) { return b ? common_divisor(b, a % b) : a; }
 
 typedef struct {
-    int tile, tiles, splits; /* tokens of a tile, tiles, and parts into which keys are split */
+    int tile, tiles, splits; /* tokens per tile, number of tiles, and number of parts of the keys */
 } AttentionPlan;
 
-/* Heads and tiles of tokens are shared out; where these are few, keys are split too, so that all workers have as much. */
+/* Heads and tiles of tokens are shared among the workers; if there are too few of them, the keys are split as well. */
 static AttentionPlan attention_plan(const Context *c, const Layer *layer, int64_t start, int tokens) {
     const Model *m = &c->model;
     int group = m->heads / m->kv_heads, tile = MOST_QUERIES / group;
@@ -20,15 +20,15 @@ static AttentionPlan attention_plan(const Context *c, const Layer *layer, int64_
     int items = m->kv_heads * plan.tiles;
     int64_t keys = start + tokens - first_visible(layer, start);
     if (tokens <= TILE && items < 4 * c->threads) {
-        plan.splits = c->threads / greatest_divisor(items, c->threads);
-        if (plan.splits > keys / KEYS) plan.splits = (int)(keys / KEYS);
+        plan.splits = c->threads / common_divisor(items, c->threads);
+        if (plan.splits > keys / KEY_BLOCK) plan.splits = (int)(keys / KEY_BLOCK);
         if (plan.splits > c->most_splits) plan.splits = c->most_splits;
         if (plan.splits < 1) plan.splits = 1;
     }
     return plan;
 }
 
-/* A head, some tokens of a text, and some of the keys that they see. */
+/* One work item: a kv head, some tokens of a sequence, and some of the keys they see. */
 typedef struct {
     int split, head, token, count;
     int64_t start, from, to;
@@ -47,7 +47,8 @@ static AttentionItem attention_item(const Context *c, const Layer *layer, Attent
     return item;
 }
 
-/* The plan for the text that a token is of: the same as if that were alone, for sums depend on it in the last bit. */
+/* The plan for the sequence of a token: the same as if that sequence were alone, because the split decides the last
+   bits of sums. */
 static AttentionPlan plan_of(const Context *c, const Layer *layer, int token) {
     const Step *step = c->step;
     return step->positions ? attention_plan(c, layer, step->positions[token], 1)

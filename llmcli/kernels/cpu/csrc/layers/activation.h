@@ -12,9 +12,9 @@ INLINE vf activated(int kind, vf x) {
     case GELU_TANH:
         return 0.5f * x * (1.0f + vtanh(0.7978845608f * (x + 0.044715f * x * x * x)));
     case RELU:
-        return vmax(all(0), x);
+        return vmax(broadcast(0), x);
     case RELU2:
-        return vmax(all(0), x) * vmax(all(0), x);
+        return vmax(broadcast(0), x) * vmax(broadcast(0), x);
     case QUICK_GELU:
         return x * vsigmoid(1.702f * x);
     default: {
@@ -25,7 +25,7 @@ INLINE vf activated(int kind, vf x) {
     }
 }
 
-/* act(gate) * up, or act(gate) without up. The last few values take a vector of their own. */
+/* act(gate) * up, or act(gate) without up. The last values are padded to a vector. */
 static void activate(int kind, const float *gate, const float *up, float *to, int n) {
     for (int i = 0; i < n; i += LANES) {
         float g[LANES] = {0}, u[LANES] = {0};

@@ -1,4 +1,5 @@
-/* The embedding of a token, scaled, with its position's embedding where the model has one: where a pass begins. */
+/* The embedding of a token, scaled, plus its position's embedding in models with learned positions. Called by
+   forward.h. */
 #ifndef LLM_CPU_LAYERS_EMBEDDING_H
 #define LLM_CPU_LAYERS_EMBEDDING_H
 

@@ -8,19 +8,19 @@
 #include "moe_router.h"
 #include "../runtime/products.h"
 
-/* The part of an input that belongs to one expert: its tokens, in tiles of their own. */
+/* The part of an input that belongs to one expert; its tokens have separate tiles. */
 static Input slots_of(const Input *all, int64_t slot, int tokens, int columns) {
     Input in = *all;
-    begin_input(&in, tokens, columns);
+    set_shape(&in, tokens, columns);
     in.rows += slot * in.ld;
-    in.codes += slot * in.groups * CODES;
+    in.codes += slot * in.groups * INPUT_CODES;
     in.scale += slot * in.groups;
     in.total += slot * in.groups;
     in.shift += slot * in.groups;
     return in;
 }
 
-/* Sort the pairs by expert; each expert's begin at a slot of their own. */
+/* Sort the pairs of token and expert by expert; each expert's pairs begin at a new slot. */
 static void sort_pairs(Context *c, const Experts *experts) {
     int pairs = c->step->tokens * experts->chosen, n = experts->count;
     int64_t slot = 0;
@@ -41,9 +41,9 @@ static void sort_pairs(Context *c, const Experts *experts) {
     }
 }
 
-/* Each worker's share of one matrix of all experts that have tokens. */
-static void compute_experts(const Worker *w, const Experts *experts, const Matrix *m, const Input *in, float *out,
-                            int64_t ld) {
+/* Each worker's share of the products of one matrix of all experts with tokens. */
+static void multiply_experts(const Worker *w, const Experts *experts, const Matrix *m, const Input *in, float *out,
+                             int64_t ld) {
     const Context *c = w->context;
     int active = 0, blocks = row_blocks(m);
     for (int e = 0; e < experts->count; e++) active += c->first_pair[e + 1] > c->first_pair[e];
@@ -54,7 +54,7 @@ static void compute_experts(const Worker *w, const Experts *experts, const Matri
         int64_t from = first > at ? first - at : 0, to = last - at < blocks ? last - at : blocks;
         if (from < to) {
             Input own = slots_of(in, c->first_slot[e], count, m->columns);
-            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, (int)from, (int)to, NOWHERE);
+            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, (int)from, (int)to, NO_ADDRESS);
         }
         at += blocks;
     }
@@ -65,15 +65,15 @@ static void route_tokens(Worker *w, const Experts *experts, const Input *in) {
     Context *c = w->context;
     Product route[2] = {{&experts->router, in, c->routed, experts->count},
                         {&experts->shared_gate, in, c->shared_factor, 1}};
-    compute(w, route, experts->shared_gate.data ? 2 : 1, NOWHERE);
-    together(w);
+    multiply_products(w, route, experts->shared_gate.data ? 2 : 1, NO_ADDRESS);
+    sync_threads(w);
     int64_t first, last = share(w, c->step->tokens, &first);
     for (int64_t t = first; t < last; t++)
-        choose(experts, c->routed + t * experts->count, c->chosen + t * experts->chosen,
-               c->pair_weights + t * experts->chosen, w->scores);
-    together(w);
+        route_token(experts, c->routed + t * experts->count, c->chosen + t * experts->chosen,
+                    c->pair_weights + t * experts->chosen, w->scores);
+    sync_threads(w);
     if (w->number == 0) sort_pairs(c, experts);
-    together(w);
+    sync_threads(w);
 }
 
 /* The inputs of the experts: pairs `first` to `last` of those sorted by expert. */
@@ -85,7 +85,7 @@ static void gather_expert_inputs(Context *c, const Experts *experts, const Input
         int place = (int)pair - c->first_pair[e];
         float *to = own.rows + place * own.ld, factor = experts->scales_input ? c->pair_weights[p] : 1;
         for (int i = 0; i < hidden; i++) to[i] = in->rows[token * in->ld + i] * factor;
-        if (is_packed(&experts->gate_up)) quantise(&own, place, 0, own.groups);
+        if (is_packed(&experts->gate_up)) quantize(&own, place, 0, own.groups);
     }
 }
 
@@ -99,7 +99,7 @@ static void activate_experts(Context *c, const Experts *experts, int64_t first, 
             activate_clamped(experts->alpha, experts->limit, gate, up, own.rows + place * own.ld, experts->size);
         else
             activate(c->model.activation, gate, up, own.rows + place * own.ld, experts->size);
-        if (is_packed(&experts->down)) quantise(&own, place, 0, own.groups);
+        if (is_packed(&experts->down)) quantize(&own, place, 0, own.groups);
     }
 }
 
@@ -119,27 +119,27 @@ static void combine_experts(const Context *c, const Experts *experts, int64_t t,
     for (int j = 0; j < hidden; j++) to[j] += gate * c->shared_out[t * c->ld_hidden + j];
 }
 
-/* From `in` to `out`, for all tokens. Reading goes on at `next`. */
-static void mixture(Worker *w, const Layer *layer, const Input *in, float *out, Place next) {
+/* From `in` to `out`, for all tokens; `next`: the weights that are read afterwards. */
+static void mixture_of_experts(Worker *w, const Layer *layer, const Input *in, float *out, WeightAddress next) {
     Context *c = w->context;
     const Experts *experts = &layer->experts;
     int tokens = c->step->tokens, pairs = tokens * experts->chosen;
     route_tokens(w, experts, in);
     int64_t first, last = share(w, pairs, &first);
     gather_expert_inputs(c, experts, in, first, last);
-    together(w);
-    compute_experts(w, experts, &experts->gate_up, &c->pair_in, c->pair_hidden, c->ld_pair);
-    together(w);
+    sync_threads(w);
+    multiply_experts(w, experts, &experts->gate_up, &c->pair_in, c->pair_hidden, c->ld_pair);
+    sync_threads(w);
     activate_experts(c, experts, first, last);
-    together(w);
-    compute_experts(w, experts, &experts->down, &c->pair_inner, c->pair_out, c->ld_hidden);
+    sync_threads(w);
+    multiply_experts(w, experts, &experts->down, &c->pair_inner, c->pair_out, c->ld_hidden);
     if (experts->shared)
-        network(w, layer, experts->shared, in, c->shared_out, next);
+        feed_forward(w, layer, experts->shared, in, c->shared_out, next);
     else
-        together(w);
+        sync_threads(w);
     last = share(w, tokens, &first);
     for (int64_t t = first; t < last; t++) combine_experts(c, experts, t, out + t * c->ld_hidden);
-    together(w);
+    sync_threads(w);
 }
 
 #endif

@@ -1,13 +1,14 @@
-/* The router of a mixture of experts; what `Router` of model/mixture_of_experts.py computes, for one token. */
+/* The router of a mixture of experts, for one token: what `Router` of model/mixture_of_experts.py computes. Called by
+   mixture_of_experts.h. */
 #ifndef LLM_CPU_LAYERS_MOE_ROUTER_H
 #define LLM_CPU_LAYERS_MOE_ROUTER_H
 
 #include "../abi.h"
 #include "../simd/vector.h"
 
-/* The greatest of n scores that has not been taken, the first of equal ones; it is marked as taken. NaN is greater than
-   any number, as it is for torch. */
-static int take_greatest(float *scores, int n) {
+/* The index of the greatest of n scores, the first of equal ones, which is then masked. NaN is greater than any number,
+   as in torch. */
+static int pop_greatest(float *scores, int n) {
     int best = 0;
     for (int i = 1; i < n; i++)
         if (scores[i] > scores[best] || (scores[i] != scores[i] && scores[best] == scores[best])) best = i;
@@ -15,7 +16,7 @@ static int take_greatest(float *scores, int n) {
     return best;
 }
 
-/* Experts outside the best groups cannot be chosen. `scores` has room for three times the experts. */
+/* Mask the experts outside the best groups. `scores` has space for three times the experts. */
 static void drop_groups(const Experts *experts, float *scores) {
     int size = experts->count / experts->groups;
     float *work = scores + experts->count, *of_groups = work + experts->count;
@@ -23,16 +24,16 @@ static void drop_groups(const Experts *experts, float *scores) {
         memcpy(work, scores + g * size, (size_t)size * sizeof *work);
         of_groups[g] = 0;
         for (int i = 0; i < (experts->best_two ? 2 : 1); i++)
-            of_groups[g] += scores[g * size + take_greatest(work, size)];
+            of_groups[g] += scores[g * size + pop_greatest(work, size)];
     }
     for (int g = 0; g < experts->groups; g++) work[g] = -INFINITY;
-    for (int i = 0; i < experts->groups_chosen; i++) work[take_greatest(of_groups, experts->groups)] = 0;
+    for (int i = 0; i < experts->groups_chosen; i++) work[pop_greatest(of_groups, experts->groups)] = 0;
     for (int i = 0; i < experts->count; i++)
         if (work[i / size] < 0) scores[i] = -INFINITY;
 }
 
-/* From the router's outputs to the chosen experts and their weights. `scores` has room for three times the experts. */
-static void choose(const Experts *experts, float *logits, int32_t *chosen, float *weights, float *scores) {
+/* From the router's logits to the chosen experts and their weights. `scores` has space for three times the experts. */
+static void route_token(const Experts *experts, float *logits, int32_t *chosen, float *weights, float *scores) {
     int n = experts->count, of_chosen = experts->score >= BY_SOFTMAX_OF_CHOSEN;
     float total = 0, best = logits[0];
     for (int i = 1; i < n; i++) best = logits[i] > best ? logits[i] : best;
@@ -50,7 +51,7 @@ static void choose(const Experts *experts, float *logits, int32_t *chosen, float
     }
     total = 0;
     for (int i = 0; i < experts->chosen; i++) {
-        chosen[i] = take_greatest(scores, n);
+        chosen[i] = pop_greatest(scores, n);
         float w = logits[chosen[i]];
         if (experts->score == BY_SOFTMAX_OF_CHOSEN) w = expf(w - best);
         if (experts->score == BY_SIGMOID_OF_CHOSEN) w = 1 / (1 + expf(-w));

@@ -5,8 +5,8 @@
 #include "../abi.h"
 #include "../simd/vector.h"
 
-/* `head` chooses the row of the weights of a norm that has one for each head. */
-static void normalise(const Norm *norm, const float *x, float *to, int n, int head) {
+/* `head`: the row of the weights, in a norm with different weights for each head. */
+static void normalize(const Norm *norm, const float *x, float *to, int n, int head) {
     if (norm->kind == NO_NORM) {
         if (to != x) memcpy(to, x, (size_t)n * sizeof *to);
         return;
@@ -22,7 +22,7 @@ static void normalise(const Norm *norm, const float *x, float *to, int n, int he
     if (norm->kind == LAYER_NORM) {
         vf total = {0};
         for (; i + LANES <= n; i += LANES) total += load(x + i);
-        mean = sum(total);
+        mean = sum_lanes(total);
         for (; i < n; i++) mean += x[i];
         mean /= (float)n;
     }
@@ -31,7 +31,7 @@ static void normalise(const Norm *norm, const float *x, float *to, int n, int he
         vf v = load(x + i) - mean;
         total += v * v;
     }
-    squares = sum(total);
+    squares = sum_lanes(total);
     for (; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
     float factor = 1 / sqrtf(squares / (float)n + norm->eps);
     for (i = 0; i < n; i++) {

@@ -1,4 +1,4 @@
-/* Rank-one edits of a down projection, added beside it: what model/rank_one_update.py computes. Called by feed_forward.h. */
+/* Rank-one edits of a down projection: what model/rank_one_update.py computes. Called by feed_forward.h. */
 #ifndef LLM_CPU_LAYERS_RANK_ONE_EDITS_H
 #define LLM_CPU_LAYERS_RANK_ONE_EDITS_H
 
@@ -6,7 +6,8 @@
 #include "../runtime/context.h"
 #include "../simd/vector.h"
 
-/* How much each update over a layer's down projection answers to what each token brings: (tokens, edits). */
+/* The factor of each edit for each token, the dot product of its read vector with the token's input: (tokens,
+   edits). */
 static void read_edits(const Worker *w, const Layer *layer, const Input *in) {
     Context *c = w->context;
     int inner = in->columns;
@@ -17,13 +18,13 @@ static void read_edits(const Worker *w, const Layer *layer, const Input *in) {
         vf acc = {0};
         int j = 0;
         for (; j + LANES <= inner; j += LANES) acc += load(x + j) * load(read + j);
-        float total = sum(acc);
+        float total = sum_lanes(acc);
         for (; j < inner; j++) total += x[j] * read[j];
         c->edited[i] = total;
     }
 }
 
-/* What the updates write, added to the rows that this worker has computed of the down projection. */
+/* Add the edits' write vectors, times their factors, to this worker's rows of the down projection. */
 static void write_edits(const Worker *w, const Layer *layer, float *out) {
     const Context *c = w->context;
     int hidden = layer->down.rows;

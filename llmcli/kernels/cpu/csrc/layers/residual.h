@@ -6,23 +6,24 @@
 #include "../matmul/input.h"
 #include "../runtime/context.h"
 
-/* Put a token's normed residual stream into an input. */
-static void enter(Worker *w, const Norm *norm, Input *in, int token, int quantised) {
+/* The norm of a token's residual stream, as a matrix input. */
+static void norm_into(Worker *w, const Norm *norm, Input *in, int token, int quantized) {
     const Context *c = w->context;
-    ask_onward(&w->onward);
-    normalise(norm, w->rows->x + token * c->ld_hidden, in->rows + token * in->ld, c->model.hidden, 0);
-    ask_onward(&w->onward);
-    if (quantised) quantise(in, token, 0, in->groups);
-    ask_onward(&w->onward);
+    prefetch_some(&w->cursor);
+    normalize(norm, w->rows->x + token * c->ld_hidden, in->rows + token * in->ld, c->model.hidden, 0);
+    prefetch_some(&w->cursor);
+    if (quantized) quantize(in, token, 0, in->groups);
+    prefetch_some(&w->cursor);
 }
 
-/* Add what attention or feed-forward has left in the shared delta, normalized, to the residual stream. */
+/* Add the output of attention or feed-forward, in the shared `delta`, to the residual stream, after its output norm if
+   there is one. */
 static void add_delta(const Worker *w, const Norm *norm, int token) {
     const Context *c = w->context;
     const float *delta = c->shared.delta + token * c->ld_hidden;
     float *own = w->rows->delta + token * c->ld_hidden, *x = w->rows->x + token * c->ld_hidden;
     if (norm->kind != NO_NORM) {
-        normalise(norm, delta, own, c->model.hidden, 0);
+        normalize(norm, delta, own, c->model.hidden, 0);
         delta = own;
     }
     for (int i = 0; i < c->model.hidden; i++) x[i] += delta[i];

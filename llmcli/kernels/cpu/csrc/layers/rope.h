@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* Turn the pairs (j, j + half) of a head. */
+/* Rotate the pairs (j, j + half) of a head. */
 static void rotate(float *x, const float *cos, const float *sin, int64_t half) {
     for (int64_t j = 0; j < half; j++) {
         float first = x[j], second = x[j + half];

@@ -4,10 +4,10 @@
 
 #include "../simd/vector.h"
 
-/* The first of the greatest of n values, or of those that are not numbers. */
-static int64_t first_greatest(const float *x, int64_t n) {
+/* The index of the maximum of n values, the first of equal ones; if there are NaN, of the first NaN. */
+static int64_t argmax(const float *x, int64_t n) {
     int64_t i = 0;
-    vf best = all(-INFINITY);
+    vf best = broadcast(-INFINITY);
     vi odd = {0};
     float most = -INFINITY;
     for (; i + LANES <= n; i += LANES) {
@@ -15,12 +15,12 @@ static int64_t first_greatest(const float *x, int64_t n) {
         odd |= v != v;
         best = vmax(best, v);
     }
-    int wrong = whole_sum(odd) != 0;
+    int wrong = sum_int32(odd) != 0;
     for (; i < n; i++) {
         wrong |= x[i] != x[i];
         if (x[i] > most) most = x[i];
     }
-    if (greatest(best) > most) most = greatest(best);
+    if (max_lane(best) > most) most = max_lane(best);
     for (i = 0; i < n; i++)
         if (wrong ? x[i] != x[i] : x[i] == most) return i;
     return 0;

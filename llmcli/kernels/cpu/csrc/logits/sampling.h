@@ -1,4 +1,5 @@
-/* Choosing the next token by its logits: what `Sampler` of engine/sampler.py does where few can be chosen. */
+/* Sampling the next token from its logits: what `Sampler` of engine/sampler.py does for small top-k. Called by
+   decoder.c. */
 #ifndef LLM_CPU_LOGITS_SAMPLING_H
 #define LLM_CPU_LOGITS_SAMPLING_H
 
@@ -17,8 +18,8 @@ typedef struct {
 
 static int is_worse(Candidate a, Candidate b) { return a.score < b.score || (a.score == b.score && a.id > b.id); }
 
-/* Put what stands at the root of a heap, whose worst should stand there, where it belongs. */
-static void sink(Candidate *heap, int count, int root) {
+/* Restore the heap order below `root`; the worst candidate is at the top. */
+static void sift_down(Candidate *heap, int count, int root) {
     Candidate sinking = heap[root];
     for (int child; (child = 2 * root + 1) < count; root = child) {
         if (child + 1 < count && is_worse(heap[child + 1], heap[child])) child++;
@@ -28,35 +29,35 @@ static void sink(Candidate *heap, int count, int root) {
     heap[root] = sinking;
 }
 
-/* The `count` greatest of `n` logits, which are numbers, best first; of equal ones the first. */
-static void find_best(const float *logits, int n, Candidate *best, int count) {
+/* The `count` greatest of `n` logits without NaN, best first; of equal ones the first. */
+static void top_k(const float *logits, int n, Candidate *best, int count) {
     enum { PIECE = 4 * LANES };
     for (int i = 0; i < count; i++) best[i] = (Candidate){logits[i], i};
-    for (int root = count / 2 - 1; root >= 0; root--) sink(best, count, root);
+    for (int root = count / 2 - 1; root >= 0; root--) sift_down(best, count, root);
     for (int i = count; i < n;) {
         int end = n - i < PIECE ? n : i + PIECE;
-        /* Nearly all pieces have none that belongs there. */
+        /* Most pieces have no candidate. */
         if (end - i == PIECE) {
             const float *at = logits + i;
             vf most = vmax(vmax(load(at), load(at + LANES)), vmax(load(at + 2 * LANES), load(at + 3 * LANES)));
-            if (greatest(most) <= best[0].score) i = end;
+            if (max_lane(most) <= best[0].score) i = end;
         }
         for (; i < end; i++) {
             if (logits[i] <= best[0].score) continue;
             best[0] = (Candidate){logits[i], i};
-            sink(best, count, 0);
+            sift_down(best, count, 0);
         }
     }
     for (int left = count - 1; left > 0; left--) {
         Candidate worst = best[0];
         best[0] = best[left];
         best[left] = worst;
-        sink(best, left, 0);
+        sift_down(best, left, 0);
     }
 }
 
-/* The first `count` probabilities, divided by their sum. */
-static int keep_first(double *probabilities, int count) {
+/* Keep the first `count` probabilities, divided by their sum. */
+static int renormalize(double *probabilities, int count) {
     long double total = 0;
     for (int i = 0; i < count; i++) total += probabilities[i];
     for (int i = 0; i < count; i++) probabilities[i] /= (double)total;
@@ -66,20 +67,20 @@ static int keep_first(double *probabilities, int count) {
 typedef struct {
     int32_t id;
     float probability;
-} Chance;
+} TokenProbability;
 
 static int by_id(const void *a, const void *b) {
-    int32_t one = ((const Chance *)a)->id, other = ((const Chance *)b)->id;
+    int32_t one = ((const TokenProbability *)a)->id, other = ((const TokenProbability *)b)->id;
     return (one > other) - (one < other);
 }
 
-/* One of the candidates, by a number from 0 to 1. `greatest` is the place of the greatest of all logits. -1: that is no
-   finite number. */
-static int32_t choose_token(const Choice *choice, const float *logits, int64_t greatest, double uniform) {
+/* Sample a token with a uniform number from 0 to 1. `greatest` is the position of the greatest of all logits. -1: that
+   is not a finite number. */
+static int32_t sample_token(const Choice *choice, const float *logits, int64_t greatest, double uniform) {
     Candidate best[MOST_CANDIDATES];
     double probabilities[MOST_CANDIDATES], reached = 0, sum = 0;
-    Chance chances[MOST_CANDIDATES];
-    /* A padded vocabulary ends with tokens that nobody can choose; what comes before their first greatest is less. */
+    TokenProbability weighted[MOST_CANDIDATES];
+    /* A padded vocabulary ends with tokens that must not be sampled; all logits before the first maximum are less. */
     if (greatest < choice->vocabulary) {
         if (!isfinite(logits[greatest])) return -1;
         if (choice->temperature == 0) return (int32_t)greatest;
@@ -87,28 +88,29 @@ static int32_t choose_token(const Choice *choice, const float *logits, int64_t g
     int count = choice->temperature == 0 ? 1 : choice->top_k, kept = 0, place = 0;
     if (count > choice->vocabulary) count = choice->vocabulary;
     best[0] = (Candidate){0};
-    find_best(logits, choice->vocabulary, best, count);
+    top_k(logits, choice->vocabulary, best, count);
     if (!isfinite(best[0].score)) return -1;
     if (count == 1) return best[0].id;
     for (int i = 0; i < count; i++)
         probabilities[i] = exp(((double)best[i].score - (double)best[0].score) / choice->temperature);
-    keep_first(probabilities, count);
+    renormalize(probabilities, count);
     if (choice->top_p < 1) {
         for (; kept < count && reached < choice->top_p; kept++) reached += probabilities[kept];
-        count = keep_first(probabilities, kept);
+        count = renormalize(probabilities, kept);
     }
     if (choice->min_p > 0) {
         double least = choice->min_p * probabilities[0];
         for (kept = 0; kept < count && probabilities[kept] >= least;) kept++;
-        count = keep_first(probabilities, kept);
+        count = renormalize(probabilities, kept);
     }
-    /* As in the vocabulary, and in float32: so that a draw is the same among few as among all. */
-    for (int i = 0; i < count; i++) chances[i] = (Chance){best[i].id, (float)probabilities[i]};
-    qsort(chances, (size_t)count, sizeof *chances, by_id);
-    for (int i = 0; i < count; i++) sum += chances[i].probability;
-    for (reached = chances[0].probability; place + 1 < count && reached <= uniform * sum;)
-        reached += chances[++place].probability;
-    return chances[place].id;
+    /* In the order of the vocabulary and in float32, so that a draw is the same from top-k as from the whole
+       vocabulary. */
+    for (int i = 0; i < count; i++) weighted[i] = (TokenProbability){best[i].id, (float)probabilities[i]};
+    qsort(weighted, (size_t)count, sizeof *weighted, by_id);
+    for (int i = 0; i < count; i++) sum += weighted[i].probability;
+    for (reached = weighted[0].probability; place + 1 < count && reached <= uniform * sum;)
+        reached += weighted[++place].probability;
+    return weighted[place].id;
 }
 
 static int is_end(const Choice *choice, int32_t id) {

@@ -4,7 +4,7 @@
 
 #include "../simd/exp.h"
 
-static void soft_cap(float *x, int64_t n, float scale, float cap) {
+static void soft_cap_logits(float *x, int64_t n, float scale, float cap) {
     int64_t i = 0;
     if (scale == 1 && cap == 0) return;
     for (; i + LANES <= n; i += LANES) {

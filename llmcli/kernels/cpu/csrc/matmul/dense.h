@@ -27,7 +27,7 @@ INLINE void dense_block(const char *w, int64_t row_bytes, const int bf16, const 
     }
     for (int i = 0; i < r; i++)
         for (int t = 0; t < n; t++) {
-            float total = sum(acc[i][t]);
+            float total = sum_lanes(acc[i][t]);
             for (int j = c; j < columns; j++)
                 total += x[t * ld + j] * (bf16 ? from_bf16(((const uint16_t *)(w + i * row_bytes))[j])
                                                : ((const float *)(w + i * row_bytes))[j]);

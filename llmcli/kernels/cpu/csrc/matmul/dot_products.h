@@ -13,11 +13,11 @@ INLINE __m512i four_columns(const int8_t *codes) {
     return _mm512_set1_epi32(four);
 }
 
-/* Products of 32 columns with `count` tokens from the t-th of n on: upper bytes, times 256, and lower bytes. With fewer
-   than four tokens every second vector of `q` may be 2^odd times what it stands for. */
+/* Dot products of 32 columns with `count` of n tokens from the t-th: upper bytes, times 256, plus lower bytes. With
+   fewer than four tokens every second vector of `q` may be scaled by 2^odd. */
 INLINE void multiply_group(const __m512i q[8], const int8_t *codes, const int n, const int t, const int count,
                            const int odd, __m512i *dots) {
-    /* One instruction must wait four cycles for another's sum: so there are always four sums on their way. */
+    /* An instruction waits four cycles for the sum it adds to: four sums are computed in turn. */
     if (count >= 4) {
         for (int i = 0; i < count; i++) dots[i] = _mm512_setzero_si512();
 #pragma GCC unroll 16

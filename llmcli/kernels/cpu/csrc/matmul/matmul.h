@@ -8,18 +8,18 @@
 #include "int8.h"
 
 static void packed_tile(Weights w, int format, const Input *in, int tile, int width, float *sums,
-                        const Course *course) {
+                        const ReadPlan *plan) {
     int64_t at = (int64_t)tile * TILE * in->groups;
-    const int8_t *codes = in->codes + at * CODES;
+    const int8_t *codes = in->codes + at * INPUT_CODES;
     const float *scale = in->scale + at, *total = in->total + at;
     const int32_t *shift = in->shift + at;
-    /* The width is a constant in each of these, so that the sums stay in registers. */
+    /* The width is a compile-time constant in each case, so that sums stay in registers. */
 #define FOR_WIDTH(n)                                                                    \
     case n:                                                                             \
         if (format == PACKED4)                                                          \
-            packed4_tile(w, in->groups, codes, scale, total, n, sums, course);          \
+            packed4_tile(w, in->groups, codes, scale, total, n, sums, plan);          \
         else                                                                            \
-            packed8_tile(w, in->groups, codes, scale, total, shift, n, sums, NULL, course); \
+            packed8_tile(w, in->groups, codes, scale, total, shift, n, sums, NULL, plan); \
         break;
     switch (width) {
         FOR_WIDTH(1)
@@ -31,11 +31,11 @@ static void packed_tile(Weights w, int format, const Input *in, int tile, int wi
 #undef FOR_WIDTH
 }
 
-/* Block rows `first` to `last` of matrix `index` of a stack times all tokens of `in`, stored in `out` (tokens, ld).
-   Reading goes on at `next`, where that is known. */
+/* Row blocks `first` to `last` of matrix `index` of a stack times all tokens of `in`, into `out` (tokens, ld). `next`:
+   the weights that are read afterwards, if known. */
 static void multiply(const Matrix *m, int index, const Input *in, float *out, int64_t ld, int first, int last,
-                     Place next) {
-    const Course course = course_to(m, index, last, next, m->format == PACKED8);
+                     WeightAddress next) {
+    const ReadPlan plan = plan_reads(m, index, last, next, m->format == PACKED8);
     const float *bias = m->bias ? m->bias + (int64_t)index * m->rows : NULL;
     for (int block = first; block < last; block++) {
         int row = block * BLOCK_ROWS, rows = rows_in(m, block);
@@ -44,7 +44,7 @@ static void multiply(const Matrix *m, int index, const Input *in, float *out, in
             int tokens = in->tokens - tile * TILE < TILE ? in->tokens - tile * TILE : TILE;
             if (m->format >= PACKED4) {
                 packed_tile(weights_at(m, index, block), m->format, in, tile, tile_width(in->tokens, tile), sums,
-                            &course);
+                            &plan);
             } else {
                 dense_rows(block_at(m, index, block), block_bytes(m) / BLOCK_ROWS, m->format == BFLOAT16,
                            in->rows + tile * TILE * in->ld, in->ld, m->columns, rows, tokens, sums);

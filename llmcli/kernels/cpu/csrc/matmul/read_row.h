@@ -15,17 +15,17 @@ static void read_row(const Matrix *m, int row, float *to) {
     } else {
         int place = row % BLOCK_ROWS, groups = groups_of(m);
         const uint8_t *rest = rest_at(m, 0, row / BLOCK_ROWS);
-        const uint8_t *numbers = (const uint8_t *)block_at(m, 0, row / BLOCK_ROWS);
-        const uint8_t *codes = numbers + number_bytes(m->format, groups);
+        const uint8_t *scales = (const uint8_t *)block_at(m, 0, row / BLOCK_ROWS);
+        const uint8_t *codes = scales + scale_bytes(m->format, groups);
         for (int c = 0; c < m->columns; c++) {
             int g = c / GROUP, four = c % GROUP / 4, turn = 4 * (four % 2);
-            int at = NIBBLES * g + 64 * (four / 2) + place * 4 + c % 4, code = codes[at] >> turn & 15;
+            int at = NIBBLE_BYTES * g + 64 * (four / 2) + place * 4 + c % 4, code = codes[at] >> turn & 15;
             uint16_t scale, minimum;
             if (m->format == PACKED8) {
-                memcpy(&scale, numbers + SCALES * g + 2 * place, 2);
+                memcpy(&scale, scales + INT8_SCALE_BYTES * g + 2 * place, 2);
                 to[c] = from_half(scale) * (float)(16 * code + (rest[at] >> turn & 15) - 128);
             } else {
-                join_numbers(numbers + NUMBER_BYTES * g, rest + REST_BYTES * g, place, &scale, &minimum);
+                join_scale(scales + INT4_SCALE_BYTES * g, rest + REST_BYTES * g, place, &scale, &minimum);
                 to[c] = from_half(scale) * (float)code + from_half(minimum);
             }
         }

@@ -5,59 +5,59 @@
 #include "layout.h"
 #include "../runtime/prefetch.h"
 
-/* How far ahead weights are asked for, in bytes; of two places that are read side by side half as far each. On Intel's
-   processors into the first cache (measured on Cascade Lake: a twentieth faster), elsewhere into the second: the first can
-   wait for too few lines at a time (measured on Zen 4: a tenth slower). */
-enum { AHEAD = 7168, HALF_AHEAD = AHEAD / 2 };
+/* How many bytes ahead weights are prefetched; half as far where two streams are read at once. On Intel processors into
+   the first-level cache (measured on Cascade Lake: a twentieth faster), elsewhere into the second level: the first
+   level has too few pending line fills (measured on Zen 4: a tenth slower). */
+enum { DISTANCE = 7168, HALF_DISTANCE = DISTANCE / 2 };
 #ifdef LLM_INTEL
-enum { ASKED_INTO = 3 };
+enum { PREFETCH_LEVEL = 3 };
 #else
-enum { ASKED_INTO = 2 };
+enum { PREFETCH_LEVEL = 2 };
 #endif
 
-/* Where row blocks lie from one on, and their rest, which is NULL where it is not read. */
+/* The address of a row block, and of its rest, or NULL if the rest is not read. */
 typedef struct {
     const char *near, *rest;
-} Place;
+} WeightAddress;
 
-static const Place NOWHERE = {0};
+static const WeightAddress NO_ADDRESS = {0};
 
-/* How a matrix and its rest are read, and how far ahead it is asked for. */
+/* The ranges of a matrix and its rest that are read, and the prefetch distance. */
 typedef struct {
-    Outlook near, rest;
+    ReadRange near, rest;
     int64_t ahead;
-} Course;
+} ReadPlan;
 
-/* What is read of a matrix from a row block on; of 4 bits hardly any rest is. */
-static inline Place place_at(const Matrix *m, int index, int64_t block) {
+/* The address of a row block; the rest of 4-bit blocks is seldom read. */
+static inline WeightAddress weight_address(const Matrix *m, int index, int64_t block) {
     const char *rest = m->format == PACKED8 ? (const char *)rest_at(m, index, block) : NULL;
-    return (Place){block_at(m, index, block), rest};
+    return (WeightAddress){block_at(m, index, block), rest};
 }
 
-/* Codes lie behind the numbers of their row block: what is asked for has to be further on than these are long. */
-static inline Course course_to(const Matrix *m, int index, int64_t last, Place next, int reads_rest) {
-    int64_t ahead = reads_rest ? HALF_AHEAD : AHEAD;
-    int64_t least = (m->format >= PACKED4 ? number_bytes(m->format, groups_of(m)) : 0) + AHEAD / 4;
-    Place end = place_at(m, index, last);
-    return (Course){{end.near, next.near}, {end.rest, next.rest}, ahead > least ? ahead : least};
+/* Codes follow the scales of their row block: the prefetch distance must exceed the length of these. */
+static inline ReadPlan plan_reads(const Matrix *m, int index, int64_t last, WeightAddress next, int reads_rest) {
+    int64_t ahead = reads_rest ? HALF_DISTANCE : DISTANCE;
+    int64_t least = (m->format >= PACKED4 ? scale_bytes(m->format, groups_of(m)) : 0) + DISTANCE / 4;
+    WeightAddress end = weight_address(m, index, last);
+    return (ReadPlan){{end.near, next.near}, {end.rest, next.rest}, ahead > least ? ahead : least};
 }
 
-INLINE void ask_for_lines(const char *from, Outlook o, const int lines) {
+INLINE void prefetch_lines(const char *from, ReadRange o, const int lines) {
     if (from >= o.end && o.next) from = o.next + (from - o.end);
 #pragma GCC unroll 5
-    for (int line = 0; line < lines; line++) __builtin_prefetch(from + 64 * line, 0, ASKED_INTO);
+    for (int line = 0; line < lines; line++) __builtin_prefetch(from + 64 * line, 0, PREFETCH_LEVEL);
 }
 
-/* Ask for what lies behind group `g` of the row block that begins at `near`, whose numbers come first: as much further
-   on as has been read up to the group. In whole lines: to ask for one twice in a row was a tenth to a third slower. */
-INLINE void ask_for_near(const int format, const uint8_t *near, int g, const Course *c) {
+/* Prefetch beyond group `g` of the row block at `near`, which begins with its scales: as many bytes as are read for a
+   group, in whole lines. Prefetching one line twice in a row was a tenth to a third slower. */
+INLINE void prefetch_near(const int format, const uint8_t *near, int g, const ReadPlan *c) {
     const char *from = (const char *)near + c->ahead;
-    if (format == PACKED4) /* 304 bytes of a group */
-        ask_for_lines(from + 5 * 64 * g, c->near, 5);
-    else if (g % 2 == 0) /* 288 bytes */
-        ask_for_lines(from + 9 * 32 * g, c->near, 5);
+    if (format == PACKED4) /* 304 bytes per group */
+        prefetch_lines(from + 5 * 64 * g, c->near, 5);
+    else if (g % 2 == 0) /* 288 bytes per group */
+        prefetch_lines(from + 9 * 32 * g, c->near, 5);
     else
-        ask_for_lines(from + 9 * 32 * g + 32, c->near, 4);
+        prefetch_lines(from + 9 * 32 * g + 32, c->near, 4);
 }
 
 #endif

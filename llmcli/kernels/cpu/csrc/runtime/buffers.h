@@ -4,36 +4,36 @@
 
 #include "context.h"
 
-static void *room(Context *c, int64_t bytes) { return get_zeros(&c->memory, bytes); }
+static void *zeros(Context *c, int64_t bytes) { return arena_zeros(&c->arena, bytes); }
 
-static float *floats(Context *c, int64_t count) { return room(c, count * 4); }
+static float *floats(Context *c, int64_t count) { return zeros(c, count * 4); }
 
-/* Room for tokens of up to so many columns, in `slots` of which none is lost to tiles of a width that is no power of 2. */
-static Input input(Context *c, int slots, int columns) {
+/* A matrix input of up to `columns` columns and `slots` tokens, padded to whole tiles. */
+static Input new_input(Context *c, int slots, int columns) {
     int64_t groups = (columns + GROUP - 1) / GROUP, padded = slots / TILE * TILE;
     if (slots % TILE) padded += tile_width(slots % TILE, 0);
     Input in = {.ld = round_up(columns, 16)};
     in.rows = floats(c, padded * in.ld);
-    in.codes = room(c, padded * groups * CODES);
+    in.codes = zeros(c, padded * groups * INPUT_CODES);
     in.scale = floats(c, padded * groups);
     in.total = floats(c, padded * groups);
-    in.shift = room(c, padded * groups * 4);
+    in.shift = zeros(c, padded * groups * 4);
     return in;
 }
 
-static void begin_rows(const Model *m, Rows *rows, int tokens) {
-    begin_input(&rows->attention_in, tokens, m->hidden);
-    begin_input(&rows->second_in, tokens, m->hidden);
-    begin_input(&rows->output_in, tokens, m->heads * m->head_dim);
+static void set_shapes(const Model *m, Activations *rows, int tokens) {
+    set_shape(&rows->attention_in, tokens, m->hidden);
+    set_shape(&rows->second_in, tokens, m->hidden);
+    set_shape(&rows->output_in, tokens, m->heads * m->head_dim);
 }
 
-static Rows make_rows(Context *c, int tokens) {
+static Activations new_activations(Context *c, int tokens) {
     const Model *m = &c->model;
-    Rows rows = {.x = floats(c, tokens * c->ld_hidden), .delta = floats(c, tokens * c->ld_hidden)};
+    Activations rows = {.x = floats(c, tokens * c->ld_hidden), .delta = floats(c, tokens * c->ld_hidden)};
     rows.q = floats(c, tokens * c->ld_q), rows.k = floats(c, tokens * c->ld_kv);
-    rows.attention_in = input(c, tokens, m->hidden), rows.second_in = input(c, tokens, m->hidden);
-    rows.output_in = input(c, tokens, m->heads * m->head_dim);
-    begin_rows(m, &rows, tokens);
+    rows.attention_in = new_input(c, tokens, m->hidden), rows.second_in = new_input(c, tokens, m->hidden);
+    rows.output_in = new_input(c, tokens, m->heads * m->head_dim);
+    set_shapes(m, &rows, tokens);
     return rows;
 }
 
@@ -43,18 +43,18 @@ typedef struct {
     Matrix *matrices[LAYER_MATRICES];
 } Matrices;
 
-/* All that a layer multiplies with. */
+/* All matrices of a layer. */
 static Matrices matrices_of(Layer *layer) {
     Experts *e = &layer->experts;
     return (Matrices){{&layer->q, &layer->k, &layer->v, &layer->o, &layer->gate, &layer->up, &layer->down, &e->router,
                        &e->gate_up, &e->down, &e->shared_gate}};
 }
 
-static void make_bases(Context *c, Matrix *m) {
-    m->bases = m->data && m->format == PACKED4 ? room(c, (int64_t)m->count * row_blocks(m) * 4) : NULL;
+static void allocate_bases_of(Context *c, Matrix *m) {
+    m->bases = m->data && m->format == PACKED4 ? zeros(c, (int64_t)m->count * row_blocks(m) * 4) : NULL;
 }
 
-/* The sizes that the largest layer of a model asks for. */
+/* The greatest sizes over all layers. */
 typedef struct {
     int inner, edits;
     int experts, chosen, expert_size; /* 0 in a model without experts */
@@ -76,9 +76,9 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
 static void allocate_bases(Context *c) {
     for (int i = 0; i < c->model.layers; i++) {
         Matrices all = matrices_of(c->layers + i);
-        for (int k = 0; k < LAYER_MATRICES; k++) make_bases(c, all.matrices[k]);
+        for (int k = 0; k < LAYER_MATRICES; k++) allocate_bases_of(c, all.matrices[k]);
     }
-    make_bases(c, &c->model.head);
+    allocate_bases_of(c, &c->model.head);
 }
 
 static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
@@ -88,15 +88,15 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
     c->most_splits = c->threads;
     c->ld_hidden = round_up(m->hidden, 16), c->ld_q = round_up(heads, 16), c->ld_kv = round_up(kv, 16);
     c->ld_inner = round_up(sizes.inner, 16);
-    c->shared = make_rows(c, n);
+    c->shared = new_activations(c, n);
     c->v = floats(c, n * c->ld_kv);
     c->gate = floats(c, n * c->ld_inner), c->up = floats(c, n * c->ld_inner);
     if (sizes.edits) c->edited = floats(c, (int64_t)n * sizes.edits);
-    c->inner_in = input(c, n, sizes.inner);
-    /* Keys are only split for the few tokens of a tile. */
+    c->inner_in = new_input(c, n, sizes.inner);
+    /* Keys are only split for at most one tile of tokens. */
     int64_t split = (n < TILE ? n : TILE) * (int64_t)c->most_splits;
     c->parts = floats(c, (split > n ? split : n) * m->heads * (c->width + 2));
-    c->screen.most = floats(c, row_blocks(&m->head)), c->screen.doubt = floats(c, row_blocks(&m->head));
+    c->screen.most = floats(c, row_blocks(&m->head)), c->screen.error = floats(c, row_blocks(&m->head));
 }
 
 static void allocate_expert_buffers(Context *c, LayerSizes sizes) {
@@ -107,33 +107,33 @@ static void allocate_expert_buffers(Context *c, LayerSizes sizes) {
     c->ld_pair = round_up(2 * (int64_t)sizes.expert_size, 16);
     c->pair_hidden = floats(c, pairs * c->ld_pair), c->pair_out = floats(c, pairs * c->ld_hidden);
     c->shared_out = floats(c, n * c->ld_hidden), c->shared_factor = floats(c, n);
-    c->chosen = room(c, pairs * 4), c->pair_of = room(c, (pairs + sizes.experts) * 4);
-    c->first_pair = room(c, ((int64_t)sizes.experts + 1) * 4), c->pair_token = room(c, pairs * 4);
-    c->first_slot = room(c, (int64_t)sizes.experts * 8);
-    c->pair_in = input(c, (int)slots, c->model.hidden), c->pair_inner = input(c, (int)slots, sizes.expert_size);
+    c->chosen = zeros(c, pairs * 4), c->pair_of = zeros(c, (pairs + sizes.experts) * 4);
+    c->first_pair = zeros(c, ((int64_t)sizes.experts + 1) * 4), c->pair_token = zeros(c, pairs * 4);
+    c->first_slot = zeros(c, (int64_t)sizes.experts * 8);
+    c->pair_in = new_input(c, (int)slots, c->model.hidden), c->pair_inner = new_input(c, (int)slots, sizes.expert_size);
 }
 
 static void allocate_worker_buffers(Context *c, Worker *w, int experts) {
     const Model *m = &c->model;
     int64_t group = m->heads / m->kv_heads, queries = MOST_QUERIES > group ? MOST_QUERIES : group;
-    w->own = make_rows(c, 1);
-    w->doubts = floats(c, (m->hidden + GROUP - 1) / GROUP);
+    w->own = new_activations(c, 1);
+    w->error_weights = floats(c, (m->hidden + GROUP - 1) / GROUP);
     Scratch *s = &w->scratch;
-    float *p = floats(c, 2 * queries * c->width + 2 * (int64_t)c->width * KEYS + queries * KEYS + 2 * queries +
-                             3 * (int64_t)experts);
+    float *p = floats(c, 2 * queries * c->width + 2 * (int64_t)c->width * KEY_BLOCK + queries * KEY_BLOCK +
+                      2 * queries + 3 * (int64_t)experts);
     if (!p) return;
     s->queries = p, p += queries * c->width;
     s->mixed = p, p += queries * c->width;
-    s->keys = p, p += (int64_t)c->width * KEYS;
-    s->values = p, p += (int64_t)c->width * KEYS;
-    s->scores = p, p += queries * KEYS;
+    s->keys = p, p += (int64_t)c->width * KEY_BLOCK;
+    s->values = p, p += (int64_t)c->width * KEY_BLOCK;
+    s->scores = p, p += queries * KEY_BLOCK;
     s->most = p, p += queries;
     s->sums = p, p += queries;
     w->scores = p;
 }
 
-/* All that a decoder of this model needs; where memory ran out, the arena has `failed`. */
-static void allocate(Context *c) {
+/* Allocate all buffers; without memory, the arena has `failed`. */
+static void allocate_buffers(Context *c) {
     LayerSizes sizes = greatest_sizes(&c->model, c->layers);
     allocate_bases(c);
     allocate_layer_buffers(c, sizes);

@@ -1,5 +1,5 @@
-/* The state of the decoder and of each of its threads, and how work is shared among the threads. All threads run the same
-   functions; `together` waits until every thread has finished the part before. */
+/* The state of the decoder and of each of its threads, and how work is shared among the threads. All threads run the
+   same functions; `sync_threads` waits until every thread has finished the part before. */
 #ifndef LLM_CPU_RUNTIME_CONTEXT_H
 #define LLM_CPU_RUNTIME_CONTEXT_H
 
@@ -12,24 +12,25 @@
 
 typedef struct Context Context;
 
-/* What is known of the tokens of a call between the large products: (tokens, ld). */
+/* The activations of the tokens of a call between matrix products: (tokens, ld). `x` is the residual stream, `delta`
+   what is added to it. */
 typedef struct {
     float *x, *delta, *q, *k;
     Input attention_in, output_in, second_in;
-} Rows;
+} Activations;
 
 typedef struct {
     Context *context;
     int number;
     pthread_t thread;
-    int core; /* that it has been put on, or -1 */
+    int core; /* the core it is pinned to, or -1 */
     Scratch scratch;
-    float *scores; /* of experts, three times their number */
-    Rows own, *rows;
-    Onward onward;
-    int64_t greatest; /* the place of the greatest of the worker's logits; -1: it has none */
-    float *doubts;    /* about groups of columns of the head */
-    int looked_at;    /* row blocks of the head that had to be read whole */
+    float *scores; /* of the router: three times the number of experts */
+    Activations own, *rows;
+    PrefetchCursor cursor;
+    int64_t greatest;     /* the position of the maximum of the worker's logits; -1: it has none */
+    float *error_weights; /* of head screening, for each group of columns */
+    int blocks_read;      /* row blocks of the head that were read completely */
 } Worker;
 
 struct Context {
@@ -40,62 +41,62 @@ struct Context {
     int threads, started, leaving;
     Cores cores;
     int32_t *cpus;
-    int first_core; /* of the calling thread, or -1 where threads are left alone */
+    int caller_core; /* of the calling thread; -1: threads are not pinned */
     const Step *step;
-    int width;       /* of a head, rounded up to a vector */
-    int most_splits; /* into how many parts a head's keys may be split */
-    /* Of all tokens of a call. A single token's norms, rotations and roundings are made by each worker in rows of its
-       own: that takes no longer than to wait for the one who would make them. */
-    Rows shared;
+    int width;       /* of a head, padded to a vector */
+    int most_splits; /* the most parts that a head's keys are split into */
+    /* Of all tokens of a call. For a single token, every worker computes norms, rotations and quantization in its own
+       buffers: that takes no longer than waiting for another worker. */
+    Activations shared;
     float *v, *gate, *up, *edited;
     int64_t ld_hidden, ld_q, ld_kv, ld_inner;
     Input inner_in;
     float *parts; /* (splits, tokens, heads, width + 2): mixtures, then greatest score and sum of exponentials */
-    /* Of experts: pairs are a token with an expert it is sent to, sorted by expert. */
+    /* Of experts. A pair is a token and one of its experts; pairs are sorted by expert. */
     float *routed, *pair_weights, *pair_hidden, *pair_out, *shared_out, *shared_factor;
     int32_t *chosen, *pair_of, *first_pair, *pair_token;
     int64_t *first_slot;
     Input pair_in, pair_inner;
     int64_t ld_pair;
     int most_pairs;
-    /* Of a pass of which only the greatest logit is wanted, among so many of the first tokens; 0: all logits are. */
-    int choosable;
-    float limit; /* that other rows' logits are to reach */
+    /* Of a greedy pass: only the maximum of the first `argmax_tokens` logits is needed; 0: all logits are. */
+    int argmax_tokens;
+    float limit; /* the exact logit that other rows have to reach */
     Screen screen;
-    atomic_int surprised;
-    int unscreened, pause; /* passes to come for which nothing may be gained, and how many after the next such failure */
-    Memory memory;
+    atomic_int is_unreliable;
+    int unscreened, pause; /* passes without screening that remain, and how many follow the next failure */
+    Arena arena;
 };
 
-static void together(Worker *w) { barrier_wait(&w->context->barrier, PATIENCE, &w->onward); }
+static void sync_threads(Worker *w) { barrier_wait(&w->context->barrier, PATIENCE, &w->cursor); }
 
-static int is_single(const Context *c) { return c->step->tokens == 1; }
+static int is_single_token(const Context *c) { return c->step->tokens == 1; }
 
-/* The share of `total` things that falls to a worker: from *first to the result. */
+/* A worker's share of `total` items: from *first to the result. */
 static int64_t share(const Worker *w, int64_t total, int64_t *first) {
     *first = total * w->number / w->context->threads;
     return total * (w->number + 1) / w->context->threads;
 }
 
-/* The tokens whose rows a worker makes: its share of them, or the only one. */
+/* The tokens that a worker computes norms of: its share, or the only token. */
 static int64_t own_tokens(const Worker *w, int64_t tokens, int64_t *first) {
-    if (!is_single(w->context)) return share(w, tokens, first);
+    if (!is_single_token(w->context)) return share(w, tokens, first);
     *first = 0;
     return 1;
 }
 
-/* Between making rows that all read and reading them. */
-static void rows_together(Worker *w) {
-    if (!is_single(w->context)) together(w);
+/* Wait before activations are read that other workers compute. */
+static void sync_rows(Worker *w) {
+    if (!is_single_token(w->context)) sync_threads(w);
 }
 
-/* Where in its text a token stands. */
+/* The position of a token in its sequence. */
 static int64_t position_of(const Step *step, int token) {
     return step->positions ? step->positions[token] : step->start + token;
 }
 
-/* A layer's memory of the text that a token is of; `segment` is that of the first text. */
-static const Segment *memory_of(const Context *c, const Segment *segment, int token) {
+/* A layer's KV cache of the sequence of a token; `segment` is that of the first sequence. */
+static const Segment *cache_of(const Context *c, const Segment *segment, int token) {
     return c->step->positions ? segment + (int64_t)token * c->model.layers : segment;
 }
 

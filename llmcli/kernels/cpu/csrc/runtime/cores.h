@@ -8,30 +8,30 @@
 #include <sched.h>
 #endif
 
-/* Where threads run: each on a core of its own, counted from the one that the caller happens to be on. Left alone, they
-   may be woken on the caller's core and stay there, which is five times slower (measured), because the others are not
-   quite idle. */
+/* Each thread is pinned to a different core, counted from the core of the caller. Without pinning, threads may be woken
+   on the caller's core and stay there, which is five times slower (measured), because the other cores are not quite
+   idle. */
 typedef struct {
-    const int32_t *cpus; /* one of each core that may be used, then which core each of `numbers` processors belongs to */
-    int32_t cores, numbers;
+    const int32_t *cpus; /* one processor of each usable core, then the core of each of `processors` processors */
+    int32_t cores, processors;
 } Cores;
 
-/* Where a thread was before it was put on a core. */
+/* The processors a thread could run on before it was pinned. */
 typedef struct {
 #ifdef __linux__
     cpu_set_t before;
 #endif
-    int core; /* -1: it has been left where it was */
-} Placed;
+    int core; /* -1: it was not pinned */
+} Affinity;
 
 #ifdef __linux__
 static int current_core(const Cores *cores) {
     int cpu = sched_getcpu();
-    return cpu >= 0 && cpu < cores->numbers ? cores->cpus[cores->cores + cpu] : -1;
+    return cpu >= 0 && cpu < cores->processors ? cores->cpus[cores->cores + cpu] : -1;
 }
 
-/* Move the calling thread to a core; `*at` is where it was put before. */
-static void stay_on(const Cores *cores, int core, int *at) {
+/* Pin the calling thread to a core; `*at` is the core it is pinned to. */
+static void pin_to_core(const Cores *cores, int core, int *at) {
     cpu_set_t set;
     if (core == *at) return;
     CPU_ZERO(&set);

@@ -1,22 +1,22 @@
-/* Software prefetch of what a thread reads next, issued while it computes or waits, so that the memory bus is never idle. */
+/* Software prefetch of what a thread reads next, while it computes or waits: the memory bus is never idle. */
 #ifndef LLM_CPU_RUNTIME_PREFETCH_H
 #define LLM_CPU_RUNTIME_PREFETCH_H
 
 #include "../simd/vector.h"
 
-/* Where reading ends, and where it goes on, if that is known. */
+/* The end of a memory range that is being read, and the address of the next range, if known. */
 typedef struct {
     const char *end, *next;
-} Outlook;
+} ReadRange;
 
-/* What a thread will read next, asked for while it does something else: then memory is never idle. `rest` is what it reads
-   at the same time in another place, or NULL. */
+/* What a thread reads next, prefetched while it does other work. `rest`: a second stream that is read at the same time,
+   or NULL. */
 typedef struct {
     const char *at, *end, *rest;
-} Onward;
+} PrefetchCursor;
 
-/* Ask for a few lines, and only into the second cache. More at a time would make others wait. */
-INLINE void ask_onward(Onward *o) {
+/* Prefetch a few lines into the second-level cache. More at a time would delay other loads. */
+INLINE void prefetch_some(PrefetchCursor *o) {
     for (int line = 0; line < 8 && o->at < o->end; line++, o->at += 64) {
         __builtin_prefetch(o->at, 0, 2);
         if (!o->rest) continue;
@@ -25,8 +25,8 @@ INLINE void ask_onward(Onward *o) {
     }
 }
 
-/* What will be needed soon, a part at a time: a core can wait for two dozen lines at once, and computes meanwhile. */
-INLINE void ask_for(const char *from, int64_t bytes) {
+/* Prefetch `bytes` bytes: a core has about two dozen pending line fills, and computes meanwhile. */
+INLINE void prefetch_bytes(const char *from, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 

@@ -1,4 +1,5 @@
-/* Matrix products shared among the threads by row blocks, and where each thread reads first. */
+/* Matrix products shared among the threads by row blocks. Called by attention, feed-forward, experts and output
+   head. */
 #ifndef LLM_CPU_RUNTIME_PRODUCTS_H
 #define LLM_CPU_RUNTIME_PRODUCTS_H
 
@@ -23,19 +24,20 @@ typedef struct {
     int count;
 } Products;
 
-/* As much as a thread may ask for before it reads, in bytes. */
-enum { ONWARD = 1 << 17 };
+/* The most bytes a thread prefetches before it reads them. */
+enum { MAX_PREFETCHED = 1 << 17 };
 
-/* A worker will read on at `next`, if that is known, of which products have asked for the beginning. */
-static void go_on_at(Worker *w, Place next) {
-    w->onward = (Onward){0};
-    if (!next.near || !is_single(w->context)) return;
-    int64_t asked = next.rest ? HALF_AHEAD : AHEAD;
-    w->onward = (Onward){next.near + asked, next.near + ONWARD, next.rest ? next.rest + asked : NULL};
+/* Set the worker's cursor behind the part of `next` that products have already prefetched. */
+static void prefetch_next_weights(Worker *w, WeightAddress next) {
+    w->cursor = (PrefetchCursor){0};
+    if (!next.near || !is_single_token(w->context)) return;
+    int64_t asked = next.rest ? HALF_DISTANCE : DISTANCE;
+    w->cursor = (PrefetchCursor){next.near + asked, next.near + MAX_PREFETCHED, next.rest ? next.rest + asked : NULL};
 }
 
-/* Each worker computes its share of the rows of all products taken together, and then reads on at `next`. */
-static void compute(Worker *w, const Product *products, int count, Place next) {
+/* Each worker computes its share of the row blocks of all products together. `next`: the weights that are read
+   afterwards. */
+static void multiply_products(Worker *w, const Product *products, int count, WeightAddress next) {
     int64_t first, last = share_of_rows(w, products, count, &first), at = 0;
     for (int i = 0; i < count; i++) {
         const Product *p = products + i;
@@ -43,22 +45,22 @@ static void compute(Worker *w, const Product *products, int count, Place next) {
         if (from < 0) from = 0;
         if (to > blocks) to = blocks;
         at += blocks;
-        Place then = i + 1 < count && last > at ? place_at(products[i + 1].matrix, 0, 0) : next;
+        WeightAddress then = i + 1 < count && last > at ? weight_address(products[i + 1].matrix, 0, 0) : next;
         if (from < to) multiply(p->matrix, 0, p->in, p->out, p->ld, (int)from, (int)to, then);
     }
-    go_on_at(w, next);
+    prefetch_next_weights(w, next);
 }
 
-/* Where a worker will begin to read. */
-static Place beginning(const Worker *w, const Product *products, int count) {
+/* The address of the first weights a worker reads for some products. */
+static WeightAddress first_address(const Worker *w, const Product *products, int count) {
     int64_t first;
     share_of_rows(w, products, count, &first);
     for (int i = 0; i < count; i++) {
         int64_t blocks = row_blocks(products[i].matrix);
-        if (first < blocks) return place_at(products[i].matrix, 0, first);
+        if (first < blocks) return weight_address(products[i].matrix, 0, first);
         first -= blocks;
     }
-    return NOWHERE;
+    return NO_ADDRESS;
 }
 
 #endif

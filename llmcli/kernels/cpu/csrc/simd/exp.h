@@ -4,17 +4,17 @@
 
 #include "vector.h"
 
-/* e^x to a few units in the last place; the argument is cut off where the result would leave the normal numbers. NaN
-   stays NaN, which the bits that are added at the end could make a number of. */
+/* e^x to a few units in the last place; arguments are clamped to normal results. NaN stays NaN, which needs a selection
+   because adding the exponent bits could make it a number. */
 INLINE vf vexp(vf x) {
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number, found in the lower bits */
-    x = vmin(all(88.0f), vmax(all(-87.0f), x));
+    x = vmin(broadcast(88.0f), vmax(broadcast(-87.0f), x));
     vf t = x * 1.44269504f + shift;
-    vi n = (vi)t - (vi)all(shift);
+    vi n = (vi)t - (vi)broadcast(shift);
     t -= shift;
     vf r = x - t * 0.693359375f;
     r = r + t * 2.12194440e-4f;
-    vf p = all(1.0f / 5040);
+    vf p = broadcast(1.0f / 5040);
     p = p * r + 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;
@@ -22,7 +22,7 @@ INLINE vf vexp(vf x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    return pick(x == x, (vf)((vi)p + (n << 23)), x);
+    return select_lanes(x == x, (vf)((vi)p + (n << 23)), x);
 }
 
 INLINE vf vtanh(vf x) { return 1.0f - 2.0f / (vexp(2.0f * x) + 1.0f); }

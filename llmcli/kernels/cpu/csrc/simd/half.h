@@ -4,7 +4,7 @@
 
 #include "vector.h"
 
-/* By hand: a compiler's own conversion takes three times as many instructions. */
+/* Intrinsics, because compilers convert these vectors with three times as many instructions. */
 INLINE vf load_bf16(const uint16_t *p) {
 #ifdef USE_AVX512
     return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
@@ -42,20 +42,20 @@ static inline float from_bf16(uint16_t h) {
 static inline uint16_t to_bf16(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* stays not a number */
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* NaN stays NaN */
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* Rounded to the nearest, of two to the even one. */
+/* To float16, rounded to nearest even. */
 static uint16_t to_half(float value) {
     uint32_t bits, sign;
     memcpy(&bits, &value, sizeof bits);
     sign = bits >> 16 & 0x8000;
     bits &= 0x7fffffff;
     if (bits > 0x7f800000) return (uint16_t)(sign | 0x7e00);
-    if (bits >= 0x47800000) return (uint16_t)(sign | 0x7c00); /* 65536 and more; what rounds to it becomes so below */
+    if (bits >= 0x47800000) return (uint16_t)(sign | 0x7c00); /* 65536 and more */
     if (bits < 0x38800000) {
-        /* Subnormal: the last bit of a number between 0.5 and 1 is worth 2^-24, as that of such a half is. */
+        /* Subnormal: the last bit of a float between 0.5 and 1 is worth 2^-24, like that of a subnormal float16. */
         float shifted;
         memcpy(&shifted, &bits, sizeof shifted);
         shifted += 0.5f;

@@ -5,7 +5,7 @@
 #include "vector.h"
 
 #ifdef USE_AVX512
-/* Sixteen rows of sixteen 32-bit numbers, `stride` bytes apart, exchanged. */
+/* Transpose sixteen rows of sixteen 32-bit words, `stride` bytes apart. */
 INLINE void transpose16(const char *from, int64_t stride, __m512i r[16]) {
     __m512i t[16];
 #pragma GCC unroll 16

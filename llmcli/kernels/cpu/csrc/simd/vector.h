@@ -1,5 +1,5 @@
-/* Vectors of the widest kind this processor has, written with the compilers' vector types: one source for AVX-512,
-   AVX2 and everything else. Used by every computing file. */
+/* Vectors of the widest kind this processor has, written with the compilers' vector types: one source for AVX-512, AVX2
+   and everything else. Used by every computing file. */
 #ifndef LLM_CPU_SIMD_VECTOR_H
 #define LLM_CPU_SIMD_VECTOR_H
 
@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-/* LLM_PORTABLE and LLM_AVX2 hold a build back to less than the machine has, for tests. */
+/* LLM_PORTABLE and LLM_AVX2 restrict a build to fewer instructions than the machine has, for tests. */
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__) && !defined(LLM_PORTABLE) && \
     !defined(LLM_AVX2)
 #define USE_AVX512 1
@@ -42,15 +42,15 @@ INLINE vf load(const float *p) {
 
 INLINE void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 
-INLINE vf all(float x) { return x - (vf){0}; }
+INLINE vf broadcast(float x) { return x - (vf){0}; }
 
-INLINE vf pick(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+INLINE vf select_lanes(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 
-/* Where one of them is NaN: `b`. */
-INLINE vf vmax(vf a, vf b) { return pick(a > b, a, b); }
-INLINE vf vmin(vf a, vf b) { return pick(a < b, a, b); }
+/* If one of them is NaN: `b`. */
+INLINE vf vmax(vf a, vf b) { return select_lanes(a > b, a, b); }
+INLINE vf vmin(vf a, vf b) { return select_lanes(a < b, a, b); }
 
-INLINE float sum(vf v) {
+INLINE float sum_lanes(vf v) {
 #ifdef USE_AVX512
     return _mm512_reduce_add_ps((__m512)v);
 #else
@@ -60,7 +60,7 @@ INLINE float sum(vf v) {
 #endif
 }
 
-INLINE int32_t whole_sum(vi v) {
+INLINE int32_t sum_int32(vi v) {
 #ifdef USE_AVX512
     return _mm512_reduce_add_epi32((__m512i)v);
 #else
@@ -70,7 +70,7 @@ INLINE int32_t whole_sum(vi v) {
 #endif
 }
 
-INLINE float greatest(vf v) {
+INLINE float max_lane(vf v) {
 #ifdef USE_AVX512
     return _mm512_reduce_max_ps((__m512)v);
 #else
@@ -80,8 +80,8 @@ INLINE float greatest(vf v) {
 #endif
 }
 
-/* Of magnitudes, by their bits; NaN is greater than any number. */
-INLINE float greatest_magnitude(vi v) {
+/* The greatest of some magnitudes, by their bits; NaN is greater than any number. */
+INLINE float max_magnitude(vi v) {
     float magnitude;
 #ifdef USE_AVX512
     int32_t best = _mm512_reduce_max_epi32((__m512i)v);
