@@ -1,5 +1,6 @@
 /* GGUF block formats to the packed blocks of model/quantized/matrix.py, when weights are loaded: bit for bit what
-   checkpoint/tensors/repack.py makes with torch. The layouts are those of ggml's `ggml-common.h`. */
+   checkpoint/tensors/repack.py makes with torch. The layouts are those of ggml's `ggml-common.h`. Called by
+   decoder.c. */
 #ifndef LLM_CPU_GGUF_REPACK_H
 #define LLM_CPU_GGUF_REPACK_H
 

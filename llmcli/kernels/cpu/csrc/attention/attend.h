@@ -1,4 +1,5 @@
-/* Attention of some tokens, for the query heads of one kv head, by the fastest of the implementations. */
+/* Attention of some tokens, for the query heads of one kv head, by the fastest of the implementations. Called by
+   attention.h. */
 #ifndef LLM_CPU_ATTENTION_ATTEND_H
 #define LLM_CPU_ATTENTION_ATTEND_H
 

@@ -1,5 +1,5 @@
 /* Attention with bfloat16 dot products, where the processor has them and the cache is bfloat16: queries and attention
-   weights are rounded to the precision of the cache. */
+   weights are rounded to the precision of the cache. Called by attend.h. */
 #ifndef LLM_CPU_ATTENTION_BF16_H
 #define LLM_CPU_ATTENTION_BF16_H
 

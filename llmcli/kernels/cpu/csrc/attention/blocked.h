@@ -1,5 +1,5 @@
 /* Attention in float32 over blocks of transposed keys, from a cache of either format: prefill, and the shapes that
-   decode.h and bf16.h do not cover. */
+   decode.h and bf16.h do not cover. Called by attend.h. */
 #ifndef LLM_CPU_ATTENTION_BLOCKED_H
 #define LLM_CPU_ATTENTION_BLOCKED_H
 

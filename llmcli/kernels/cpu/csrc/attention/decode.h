@@ -1,5 +1,5 @@
 /* Attention of up to 4 queries of one kv head, as in decode steps: keys and values are read in the layout of the cache,
-   because transposing them would take longer than computing with them. */
+   because transposing them would take longer than computing with them. Called by attend.h. */
 #ifndef LLM_CPU_ATTENTION_DECODE_H
 #define LLM_CPU_ATTENTION_DECODE_H
 

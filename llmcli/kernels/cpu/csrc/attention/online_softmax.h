@@ -1,6 +1,6 @@
 /* Online softmax over blocks of keys: each query keeps its greatest score, the sum of exponentials and the mixture of
    values, and rescales the latter two whenever a greater score comes (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao
-   et al. 2022, arXiv:2205.14135). */
+   et al. 2022, arXiv:2205.14135). Called by decode.h, bf16.h and blocked.h. */
 #ifndef LLM_CPU_ATTENTION_ONLINE_SOFTMAX_H
 #define LLM_CPU_ATTENTION_ONLINE_SOFTMAX_H
 

@@ -1,4 +1,4 @@
-/* Which keys a token attends to, and where they are in the cache. */
+/* Which keys a token attends to, and where they are in the cache. Called by all files here and by step_bounds.h. */
 #ifndef LLM_CPU_ATTENTION_VISIBLE_KEYS_H
 #define LLM_CPU_ATTENTION_VISIBLE_KEYS_H
 

@@ -1,4 +1,5 @@
-/* How the attention of a layer is divided among threads: by kv head, by tiles of tokens, and by parts of the keys. */
+/* How the attention of a layer is divided among threads: by kv head, by tiles of tokens, and by parts of the keys.
+   Called by attention.h. */
 #ifndef LLM_CPU_ATTENTION_WORK_SPLIT_H
 #define LLM_CPU_ATTENTION_WORK_SPLIT_H
 

@@ -1,4 +1,4 @@
-/* Activation functions of feed-forward layers. */
+/* Activation functions of feed-forward layers. Called by feed_forward.h and mixture_of_experts.h. */
 #ifndef LLM_CPU_LAYERS_ACTIVATION_H
 #define LLM_CPU_LAYERS_ACTIVATION_H
 

@@ -1,4 +1,4 @@
-/* RMS norm, layer norm and scaling of one token's values. */
+/* RMS norm, layer norm and scaling of one token's values. Called by residual.h, attention/heads.h and forward.h. */
 #ifndef LLM_CPU_LAYERS_NORM_H
 #define LLM_CPU_LAYERS_NORM_H
 

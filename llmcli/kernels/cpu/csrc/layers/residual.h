@@ -1,4 +1,5 @@
-/* The residual stream: its norm as a matrix input, and adding what attention or feed-forward computed. */
+/* The residual stream: its norm as a matrix input, and adding what attention or feed-forward computed. Called by
+   decoder_layer.h. */
 #ifndef LLM_CPU_LAYERS_RESIDUAL_H
 #define LLM_CPU_LAYERS_RESIDUAL_H
 

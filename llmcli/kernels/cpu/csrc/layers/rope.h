@@ -1,4 +1,4 @@
-/* Rotary position embedding of one head. */
+/* Rotary position embedding of one head. Called by attention/heads.h. */
 #ifndef LLM_CPU_LAYERS_ROPE_H
 #define LLM_CPU_LAYERS_ROPE_H
 

@@ -1,4 +1,4 @@
-/* The position of the greatest logit. */
+/* The position of the greatest logit. Called by lm_head.h. */
 #ifndef LLM_CPU_LOGITS_ARGMAX_H
 #define LLM_CPU_LOGITS_ARGMAX_H
 

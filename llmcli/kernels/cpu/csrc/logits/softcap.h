@@ -1,4 +1,4 @@
-/* Scaling and soft cap of logits. */
+/* Scaling and soft cap of logits. Called by lm_head.h. */
 #ifndef LLM_CPU_LOGITS_SOFTCAP_H
 #define LLM_CPU_LOGITS_SOFTCAP_H
 

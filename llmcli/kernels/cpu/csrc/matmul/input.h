@@ -1,4 +1,4 @@
-/* The activations that matrices are multiplied with, and their quantization to 16 bits. */
+/* The activations that matrices are multiplied with, and their quantization to 16 bits. For all callers of matmul.h. */
 #ifndef LLM_CPU_MATMUL_INPUT_H
 #define LLM_CPU_MATMUL_INPUT_H
 

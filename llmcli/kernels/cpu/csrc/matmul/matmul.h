@@ -1,4 +1,5 @@
-/* Matrix products: every weight is read, and decoded, once for up to 16 tokens. */
+/* Matrix products: every weight is read, and decoded, once for up to 16 tokens. Called by runtime/products.h, the
+   feed-forward layers and head screening. */
 #ifndef LLM_CPU_MATMUL_MATMUL_H
 #define LLM_CPU_MATMUL_MATMUL_H
 

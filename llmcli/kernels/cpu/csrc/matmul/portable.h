@@ -1,4 +1,5 @@
-/* Row blocks of 4-bit and 8-bit weights times a tile of tokens in plain C, for processors without AVX2. */
+/* Row blocks of 4-bit and 8-bit weights times a tile of tokens in plain C, for processors without AVX2. Called by
+   int4.h and int8.h. */
 #ifndef LLM_CPU_MATMUL_PORTABLE_H
 #define LLM_CPU_MATMUL_PORTABLE_H
 

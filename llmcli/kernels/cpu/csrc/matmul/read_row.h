@@ -1,4 +1,4 @@
-/* One row of a matrix as float32: the embedding of a token. */
+/* One row of a matrix as float32: the embedding of a token. Called by layers/embedding.h. */
 #ifndef LLM_CPU_MATMUL_READ_ROW_H
 #define LLM_CPU_MATMUL_READ_ROW_H
 

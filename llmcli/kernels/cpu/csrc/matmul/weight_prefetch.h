@@ -1,4 +1,5 @@
-/* How far ahead of the multiplication weights are prefetched, and from which addresses. */
+/* How far ahead of the multiplication weights are prefetched, and from which addresses. Called by int4.h, int8.h and
+   matmul.h. */
 #ifndef LLM_CPU_MATMUL_WEIGHT_PREFETCH_H
 #define LLM_CPU_MATMUL_WEIGHT_PREFETCH_H
 

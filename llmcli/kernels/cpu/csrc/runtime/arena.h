@@ -1,5 +1,5 @@
 /* Zeroed memory for the decoder's buffers, freed together. It comes from mmap, so that pages that are never used take
-   no memory; calloc may reuse memory, which it then has to fill with zeros. */
+   no memory; calloc may reuse memory, which it then has to fill with zeros. Called by buffers.h and decoder.c. */
 #ifndef LLM_CPU_RUNTIME_ARENA_H
 #define LLM_CPU_RUNTIME_ARENA_H
 

@@ -1,4 +1,5 @@
-/* The barrier at which the threads of one call wait for each other, and sleep between calls. */
+/* The barrier at which the threads of one call wait for each other, and sleep between calls. Called by context.h and
+   worker_threads.h. */
 #ifndef LLM_CPU_RUNTIME_BARRIER_H
 #define LLM_CPU_RUNTIME_BARRIER_H
 

@@ -1,4 +1,4 @@
-/* Which processor core each thread runs on. */
+/* Which processor core each thread runs on. Called by worker_threads.h. */
 #ifndef LLM_CPU_RUNTIME_CORES_H
 #define LLM_CPU_RUNTIME_CORES_H
 

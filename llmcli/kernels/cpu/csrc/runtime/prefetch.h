@@ -1,4 +1,5 @@
-/* Software prefetch of what a thread reads next, while it computes or waits: the memory bus is never idle. */
+/* Software prefetch of what a thread reads next, while it computes or waits: the memory bus is never idle. Called by
+   everything that reads weights or the KV cache. */
 #ifndef LLM_CPU_RUNTIME_PREFETCH_H
 #define LLM_CPU_RUNTIME_PREFETCH_H
 
