@@ -33,7 +33,7 @@ from tests.support.faults.models import (
     text,
     weights,
 )
-from tests.support.faults.run import check, fingerprint, run
+from tests.support.faults.run import check, fingerprint, run, run_forked
 from tests.support.terminal.cli import llm
 
 BLOWN_UP = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
@@ -161,7 +161,7 @@ def test_gguf_files(name: str, tmp_path: Path) -> None:
     path = sound_gguf(tmp_path / "model" / "model.gguf")
     change(path)
     before = fingerprint(path.parent)
-    check(run(["generate", "-m", path, "-n", 2, "-t", 0, "Hi"], tmp_path), code, says)
+    check(run_forked(["generate", "-m", path, "-n", 2, "-t", 0, "Hi"], tmp_path), code, says)
     assert fingerprint(path.parent) == before
 
 
@@ -369,7 +369,7 @@ def test_folders(name: str, tmp_path: Path) -> None:
     change(model)
     before = fingerprint(model)
     prompt = "x" * 50 if "words have no end" in name else "Hi"
-    check(run(["generate", "-m", model, "-n", 2, "-t", 0, prompt], tmp_path), code, says)
+    check(run_forked(["generate", "-m", model, "-n", 2, "-t", 0, prompt], tmp_path), code, says)
     assert fingerprint(model) == before
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from llmcli.conversations.store import ConversationFile
 from tests.support.faults.models import ESCAPE, config, sound_folder, weights
-from tests.support.faults.run import check, fingerprint, run
+from tests.support.faults.run import check, fingerprint, run, run_forked
 from tests.support.hub.fake_hub import FakeHub, running_hub
 
 OPTIONS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
@@ -50,7 +50,7 @@ OPTIONS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name: str, tmp_path: Path) -> None:
     arguments, code, says = OPTIONS[name]
-    check(run(arguments, tmp_path), code, says)
+    check(run_forked(arguments, tmp_path), code, says)
 
 
 def placed(place: str, content: bytes) -> Callable[[Path], None]:
@@ -145,7 +145,7 @@ def test_settings_and_stores(name: str, tmp_path: Path) -> None:
     change, arguments, code, says = STORES[name]
     change(tmp_path)
     before = {} if "terabyte" in name else fingerprint(tmp_path)
-    outcome = run(arguments, tmp_path)
+    outcome = run_forked(arguments, tmp_path)
     check(outcome, code, says)
     # What is damaged is left for its owner to look at.
     assert (

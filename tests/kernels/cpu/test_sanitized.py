@@ -54,6 +54,7 @@ def _runtime(name: str) -> str:
     return found.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer is loaded as Linux does it")
 def test_no_bad_access_and_no_undefined_behavior(tmp_path: Path) -> None:
     library = _runtime("libasan.so")

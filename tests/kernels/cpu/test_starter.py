@@ -14,9 +14,9 @@ from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import Transformer
 
-pytestmark = pytest.mark.starter
+pytestmark = [pytest.mark.starter, pytest.mark.slow]
 
-TOKENS = 2000
+TOKENS = 1000
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,7 @@ def test_gradients_are_those_of_the_rows_that_were_used(kernels: Kernels, monkey
     torch.testing.assert_close(gradient, weight.sum(0).expand(3, 45))
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_computes_the_same(kernels: Kernels, tmp_path: Path) -> None:
     sizes = {"num_hidden_layers": 1, "num_local_experts": 3, "vocab_size": 70, "hidden_size": 32}
     model = pack_model(random_model("mixtral", tmp_path, **sizes), wide(4)).to(DEVICE)

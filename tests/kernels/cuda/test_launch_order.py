@@ -52,6 +52,7 @@ def run_in(order: Order, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(builder, "set_grid_idx", lambda *index: set_grid_idx(*places[index]))
 
 
+@pytest.mark.slow
 @INTERPRETED
 @pytest.mark.parametrize(
     ("name", "bits", "several"), [("gemma 2", None, 3), ("gpt-oss", None, 1), ("mixtral", 4, 1), ("olmo 2", 8, 1)]

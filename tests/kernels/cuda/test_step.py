@@ -79,26 +79,30 @@ def assert_right(model: Transformer, several: int = 3, most: float = 3e-6) -> No
     assert error(torch.cat(ours), theirs[READ:]) < most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEVERAL)
 def test_families(name: str, tmp_path: Path) -> None:
     assert_right(made(name, tmp_path), several=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SINGLE)
 def test_families_by_single_tokens(name: str, tmp_path: Path) -> None:
     assert_right(made(name, tmp_path), several=0)
 
 
-@pytest.mark.parametrize("several", [3, 8, 9])
+@pytest.mark.parametrize("several", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (8, 9))])
 def test_several_tokens(smollm: Transformer, several: int) -> None:
     assert_right(smollm, several)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", WIDE, ids=str)
 def test_packed_weights(smollm: Transformer, kept: PackedFormat) -> None:
     assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kept", "several"), [(wide(4), 8), (wide(8), 9), (wide(4, 32), 10), (wide(8, 32), 4)], ids=str
 )
@@ -106,11 +110,13 @@ def test_several_tokens_on_packed_weights(smollm: Transformer, kept: PackedForma
     assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE), several)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [wide(8), wide(4, 32), wide(8, 128)], ids=str)
 def test_packed_experts(kept: PackedFormat, tmp_path: Path) -> None:
     assert_right(pack_model(made("mixtral", tmp_path).cpu(), kept).to(DEVICE), several=0)
 
 
+@pytest.mark.slow
 def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
     model, fewer = (pack_model(copy.deepcopy(smollm).cpu(), wide(4 if bits == 4 else 8)).to(DEVICE) for bits in (4, 8))
     block: Any
@@ -126,6 +132,7 @@ def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
         CudaStep(pack_model(copy.deepcopy(smollm).cpu(), narrow(4)), slower_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "kept"),
     [(torch.bfloat16, None), (torch.float16, None), (torch.bfloat16, wide(4)), (torch.float16, wide(8))],
@@ -146,6 +153,7 @@ def test_sixteen_bits_are_as_close_to_the_truth_as_the_readable_model(
     assert error(ours, exact[:3]) < 1.2 * error(readable[:3], exact[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 300])
 def test_a_long_text_whose_cache_grows_and_moves(tmp_path: Path, window: int | None) -> None:
     sizes = {**VOCABULARY, "num_hidden_layers": 1, "sliding_window": window, "max_position_embeddings": 4096}

@@ -76,6 +76,7 @@ def test_the_readable_model_where_there_can_be_no_graph() -> None:
     assert reason == "experts chosen in groups, and no CUDA graph: packed experts, which are chosen on the processor"
 
 
+@pytest.mark.slow
 @INTERPRETED
 def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
     loaded = llmcli.load(save(tiny_model("llama"), tmp_path / "model"), device="cpu", dtype="float32")

@@ -51,7 +51,6 @@ _GPT_2 = replace(
 _MODELS: dict[str, tuple[ModelConfig, PackedFormat | None, tuple[int, ...]]] = {
     "llama": (_LLAMA_8B, None, (1, 16)),
     "llama, int4 g32": (_LLAMA_8B, wide(4, 32), (1, 16)),
-    "llama, int8 g32": (_LLAMA_8B, wide(8, 32), (1,)),
     "llama, int4 g128": (_LLAMA_8B, wide(4), (1, 16)),
     "llama, int8 by row": (_LLAMA_8B, wide(8), (1,)),
     "llama, int8 g128": (_LLAMA_8B, wide(8, 128), (1, 16)),
@@ -60,7 +59,6 @@ _MODELS: dict[str, tuple[ModelConfig, PackedFormat | None, tuple[int, ...]]] = {
     "gpt-oss, int4 g32": (_GPT_OSS, wide(4, 32), (4,)),
     "gpt-oss, int4 g128": (_GPT_OSS, wide(4), (1,)),
     "gpt-2, int8 g32": (_GPT_2, wide(8, 32), (8,)),
-    "gpt-2, int8 by row": (_GPT_2, wide(8), (1, 8)),
 }
 _TYPES = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64", torch.int32: "*i32",
