@@ -13,13 +13,14 @@ from llmcli.errors import CheckpointError, ModelNotFoundError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat
 from llmcli.text.chat_template.template import ChatTemplate
 from tests.support.models.puppet import write_thinker
-from tests.support.models.tiny import SPECIALS, TEMPLATE, edit_config, random_ids, save, tiny_model, write_text_files
+from tests.support.models.tiny import SPECIALS, TEMPLATE, edit_config, random_ids, write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return save(tiny_model("llama"), tmp_path / "model")
+    return tiny_checkpoint(tmp_path / "model", "llama")
 
 
 def test_a_loaded_model_has_what_the_readme_says(folder: Path) -> None:
@@ -121,7 +122,7 @@ def test_sizes_that_lie_are_an_error_before_anything_is_allocated(folder: Path, 
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=2), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama", vocab_size=200, bos_token_id=1, eos_token_id=2)
     with pytest.raises(CheckpointError, match=r"261 tokens.*200"):
         llmcli.load(folder)
 
@@ -136,7 +137,7 @@ def test_seeded_replies_repeat_across_loads(folder: Path) -> None:
 def test_of_a_large_model_the_tokenizer_is_checked_before_weights_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = save(tiny_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=2), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama", vocab_size=200, bos_token_id=1, eos_token_id=2)
     monkeypatch.setattr("llmcli.api._LARGE", 0)
     monkeypatch.setattr("llmcli.api.load_weights", None)
     with pytest.raises(CheckpointError, match=r"261 tokens.*200"):

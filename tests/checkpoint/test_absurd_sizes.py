@@ -11,12 +11,13 @@ import pytest
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError
 from tests.support.gguf.writer import write_gguf
-from tests.support.models.tiny import edit_config, save, tiny_model
+from tests.support.models.tiny import edit_config, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama"), tmp_path_factory.mktemp("absurd") / "m")
+    return tiny_checkpoint(tmp_path_factory.mktemp("absurd") / "m", "llama")
 
 
 MORE = "which is more than any model has"
@@ -57,7 +58,7 @@ def test_a_number_of_thousands_of_digits_is_called_that(model: Path, tmp_path: P
 
 def test_a_number_of_experts(tmp_path: Path) -> None:
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
-    folder = save(tiny_model("mixtral", **experts), tmp_path / "m")
+    folder = tiny_checkpoint(tmp_path / "m", "mixtral", **experts)
     edit_config(folder, {"num_local_experts": 10**9, "num_experts_per_tok": 10**9})
     with pytest.raises(CheckpointError, match=f"'num_local_experts' = 1000000000, {MORE}"):
         open_checkpoint(folder)

@@ -19,7 +19,8 @@ from llmcli.model.quantized.matrix import PackedMatrix, QuantizedEmbedding, Quan
 from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf
 from tests.support.kernels.packed_blocks import SCALES, sound_blocks
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 EXACT = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "IQ4_NL")
 
@@ -114,7 +115,7 @@ def test_parts_of_several_formats_become_eight_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize(("packing", "limit"), [("int8", 0.006), ("int4", 0.09)])
 def test_any_model_can_be_packed(family: str, packing: Packing, limit: float, tmp_path: Path) -> None:
-    path = save(tiny_model(family), tmp_path)
+    path = tiny_checkpoint(tmp_path, family)
     packed, dense = loaded(path, packing), loaded(path, None)
     packed_matrices = 0
     for parameter, values in dense.named_parameters():

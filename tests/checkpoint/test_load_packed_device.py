@@ -38,7 +38,8 @@ from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import float32, write_gguf
 from tests.support.kernels.packed_blocks import SCALES, sound_blocks
 from tests.support.models.random_models import FORMATS
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 META = torch.device("meta")
 
@@ -119,7 +120,7 @@ def test_never_more_than_the_packed_weights_and_a_layer(
     family: str, packing: Packing, counted: Peak, tmp_path: Path
 ) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_local_experts": 2}
-    checkpoint = open_checkpoint(save(tiny_model(family, **sizes), tmp_path))
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, family, **sizes))
     final = packed_bytes(checkpoint, packing)
     layer = sum(p.numel() * 2 for n, p in meta_model(checkpoint.config).named_parameters() if n.startswith("layers.0."))
     model = loaded(checkpoint, packing, counted)
@@ -234,7 +235,7 @@ def test_a_gpu_packs_and_computes_what_a_cpu_does(
         return planned_formats(model, packing, checkpoint, torch.device("cuda"))
 
     monkeypatch.setattr(weights_module, "planned_formats", planned)
-    checkpoint = open_checkpoint(save(tiny_model(family), tmp_path))
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, family))
     ours, theirs = (
         load_weights(checkpoint, torch.device(device), torch.float32, packing=packing) for device in ("cuda", "cpu")
     )
@@ -245,7 +246,7 @@ def test_a_gpu_packs_and_computes_what_a_cpu_does(
 
 
 def test_small_models_are_rounded_in_short_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = meta_model(open_checkpoint(save(tiny_model("llama"), tmp_path)).config)
+    model = meta_model(open_checkpoint(tiny_checkpoint(tmp_path, "llama")).config)
     cuda, size = torch.device("cuda"), sum(parameter.numel() for parameter in model.parameters())
     for limit, group in ((size + 1, 32), (size, 128)):
         monkeypatch.setattr(packing_module, "_FEELS_LONG_GROUPS", limit)

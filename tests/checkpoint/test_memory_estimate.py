@@ -21,7 +21,7 @@ from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.matrix import PackedMatrix
 from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Wide enough for packed blocks to be mostly weights, and with a cache that counts.
     sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 8192}
-    return save(tiny_model("llama", **sizes), tmp_path_factory.mktemp("m") / "model")
+    return tiny_checkpoint(tmp_path_factory.mktemp("m") / "model", "llama", **sizes)
 
 
 def have(monkeypatch: pytest.MonkeyPatch, nbytes: int | None) -> None:
@@ -49,7 +49,7 @@ def takes(checkpoint: Checkpoint, packing: Packing | None, dtype: torch.dtype, c
 def test_weights_and_cache_are_what_they_come_to(
     family: str, packing: Packing | None, tied: bool, tmp_path: Path
 ) -> None:
-    checkpoint = open_checkpoint(save(tiny_model(family, tie_word_embeddings=tied), tmp_path))
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, family, tie_word_embeddings=tied))
     shadow = meta_model(checkpoint.config)
     told = footprint(shadow, planned_formats(shadow, packing, checkpoint, CPU), torch.bfloat16, 128, CPU)
     model = load_weights(checkpoint, CPU, torch.bfloat16, packing=packing)
@@ -68,8 +68,8 @@ def test_stored_blocks_are_counted_as_they_are_kept(tmp_path: Path) -> None:
 
 def test_a_window_keeps_the_cache_small(tmp_path: Path) -> None:
     sizes = {"max_position_embeddings": 4096}
-    whole = open_checkpoint(save(tiny_model("mistral", **sizes, sliding_window=None), tmp_path / "whole"))
-    window = open_checkpoint(save(tiny_model("mistral", **sizes, sliding_window=64), tmp_path / "window"))
+    whole = open_checkpoint(tiny_checkpoint(tmp_path / "whole", "mistral", **sizes, sliding_window=None))
+    window = open_checkpoint(tiny_checkpoint(tmp_path / "window", "mistral", **sizes, sliding_window=64))
     assert takes(window, None, torch.bfloat16, 4096) < takes(whole, None, torch.bfloat16, 4096)
 
 

@@ -22,6 +22,7 @@ from llmcli.model.meta_device import meta_model
 from tests.support.gguf.families import made
 from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -94,7 +95,7 @@ def check(path: Path, dtype: torch.dtype, buffer_bytes: int, threads: int, *, le
 @pytest.mark.parametrize("family", ["llama", "mixtral", "phi3", "qwen3_moe"])
 @pytest.mark.parametrize(("buffer_bytes", "threads"), [(600, 1), (5000, 4), (1 << 20, 2)])
 def test_safetensors_arrive(family: str, buffer_bytes: int, threads: int, tmp_path: Path) -> None:
-    check(save(tiny_model(family), tmp_path), torch.float32, buffer_bytes, threads, least=12)
+    check(tiny_checkpoint(tmp_path, family), torch.float32, buffer_bytes, threads, least=12)
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
@@ -111,14 +112,14 @@ def test_rows_that_a_file_keeps_in_pairs(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_a_buffer_goes_another_way(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(save(tiny_model("llama"), tmp_path))
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, "llama"))
     source = checkpoint.sources["layers.0.mlp.up_proj.weight"]
     assert not streamed_spans(source, checkpoint.tensors, Ring(Late(), 1, buffer_bytes=100))
     assert not streamed_spans(checkpoint.sources["norm.weight"], checkpoint.tensors, Ring(Late(), 1))
 
 
 def test_a_file_that_is_cut_short_leaves_the_ring_whole(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama")
     checkpoint = open_checkpoint(folder)
     spans = streamed_spans(checkpoint.sources["lm_head.weight"], checkpoint.tensors, Ring(Late(), 1))
     file = folder / "model.safetensors"
@@ -137,7 +138,7 @@ def test_a_file_that_is_cut_short_leaves_the_ring_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 def test_a_model_is_loaded_through_it(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a GPU, but that the device is the CPU after all."""
-    folder = save(tiny_model(family), tmp_path)
+    folder = tiny_checkpoint(tmp_path, family)
     right = expected(folder, torch.float32)
     noting = mock.Mock(wraps=stream)
     monkeypatch.setattr(weights_module, "stream", noting)
@@ -153,7 +154,7 @@ def test_a_model_is_loaded_through_it(family: str, tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 def test_a_gpu_gets_what_a_cpu_does(family: str, tmp_path: Path) -> None:
-    folder = save(tiny_model(family, hidden_size=512, intermediate_size=2048), tmp_path)
+    folder = tiny_checkpoint(tmp_path, family, hidden_size=512, intermediate_size=2048)
     cuda = torch.device("cuda")
     assert not isinstance(fetching_to(cuda), FromAnywhere)
     model = load_weights(open_checkpoint(folder), cuda, torch.float32)

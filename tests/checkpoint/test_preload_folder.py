@@ -10,11 +10,11 @@ import pytest
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.folder import read_folder
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 def test_a_folder_opened_ahead_is_the_same_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = save(tiny_model("llama"), tmp_path / "model")
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
     plain, ahead = open_checkpoint(folder), read_folder(folder)
     monkeypatch.setattr("llmcli.checkpoint.checkpoint.read_folder", lambda _: pytest.fail("read again"))
     opened = open_checkpoint(folder, ahead)
@@ -22,7 +22,7 @@ def test_a_folder_opened_ahead_is_the_same_and_read_once(tmp_path: Path, monkeyp
 
 
 def test_what_is_wrong_with_a_folder_is_told_without_torch(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path / "model")
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
     code = (
         "import sys\nsys.modules['torch'] = None\nfrom pathlib import Path\n"
         "from llmcli.checkpoint.folder import read_folder\n"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models.tiny import TEMPLATE, save, tiny_model, write_text_files
+from tests.support.models.tiny import TEMPLATE, write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
@@ -17,7 +18,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_sound_model_and_a_faulty_one(tmp_path: Path, config: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path / "model")
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
     result = llm("doctor", folder)
     words = " ".join(result.stdout.decode().split())
     assert (result.returncode, result.stderr) == (0, b"")

@@ -15,7 +15,8 @@ from llmcli.engine import SamplingParams
 from llmcli.errors import NotFiniteError
 from llmcli.inspection.evaluation.perplexity import score
 from llmcli.views.terminal.to_json import has_nan
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 COMMANDS = {
@@ -57,7 +58,7 @@ def one_token_not_a_number(weights: dict[str, torch.Tensor]) -> None:
 
 
 def write(folder: Path, change: Callable[[dict[str, torch.Tensor]], None], model_type: str = "llama") -> Path:
-    save(tiny_model(model_type, max_position_embeddings=512), folder)
+    tiny_checkpoint(folder, model_type, max_position_embeddings=512)
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -157,7 +158,7 @@ def test_each_part_of_a_model_is_named(
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_packed_weights_and_their_kernel(tmp_path: Path, bits: str) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), quantize=bits, device="cpu")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), quantize=bits, device="cpu")
     matrix = loaded.model.layers[1].mlp.down_proj.matrix  # type: ignore[union-attr]
     # All ones: the scales among the bytes are NaN.
     for part in (matrix.blocks, matrix.rest):  # type: ignore[union-attr]
@@ -178,7 +179,7 @@ def test_packed_weights_and_their_kernel(tmp_path: Path, bits: str) -> None:
 @pytest.mark.parametrize("activation", ["silu", "relu"])
 def test_one_value_is_lost_nowhere_on_its_way(tmp_path: Path, part: str, quantize: str | None, activation: str) -> None:
     """Not in the greatest of some values, in rounding, in a softmax or in an activation that cuts off."""
-    save(tiny_model("llama", hidden_act=activation), tmp_path)
+    tiny_checkpoint(tmp_path, "llama", hidden_act=activation)
     weights = load_file(tmp_path / "model.safetensors")
     weights[f"model.layers.1.{part}.weight"][2] = torch.nan
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -194,7 +195,7 @@ def test_one_value_is_lost_nowhere_on_its_way(tmp_path: Path, part: str, quantiz
 
 
 def test_rows_that_pad_the_head_may_be_anything(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama", vocab_size=288), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama", vocab_size=288)
     sound = llmcli.load(folder, device="cpu").logits(random_ids(4))
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"][270] = torch.nan
@@ -208,7 +209,7 @@ def test_rows_that_pad_the_head_may_be_anything(tmp_path: Path) -> None:
 
 
 def test_learned_positions_are_named(tmp_path: Path) -> None:
-    save(tiny_model("gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=64), tmp_path)
+    tiny_checkpoint(tmp_path, "gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=64)
     weights = load_file(tmp_path / "model.safetensors")
     weights["transformer.wpe.weight"][3] = torch.nan
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -218,7 +219,7 @@ def test_learned_positions_are_named(tmp_path: Path) -> None:
 
 
 def test_a_draft_model_is_named(folders: dict[str, tuple[Path, str, str]], tmp_path: Path) -> None:
-    sound = save(tiny_model("llama"), tmp_path / "sound")
+    sound = tiny_checkpoint(tmp_path / "sound", "llama")
     result = llm("generate", "hi", "-m", sound, "--draft", folders["damaged"][0], "-n", 8, "--draft-tokens", 2)
     assert result.returncode == 1
     assert "draft model" in result.stderr.decode() and "layer 1" in result.stderr.decode()

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models.tiny import TEMPLATE, save, tiny_model, write_text_files
+from tests.support.models.tiny import TEMPLATE, write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return save(tiny_model("llama"), tmp_path / "model")
+    return tiny_checkpoint(tmp_path / "model", "llama")
 
 
 def test_the_template_is_on_stdout_and_its_hash_beside(model: Path) -> None:

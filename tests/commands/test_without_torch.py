@@ -17,6 +17,7 @@ from tests.support.gguf.families import made
 from tests.support.gguf.writer import write_gguf
 from tests.support.models.native_files import mistral_params, native, write_safetensors
 from tests.support.models.tiny import edit_config, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import CASES
 from tests.support.quantized.models import save_quantized
 
@@ -52,7 +53,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder, GGUF files with and without numbers that are part of the configuration, and a mixture of experts."""
     folder = tmp_path_factory.mktemp("models")
     return {
-        "llama": save(tiny_model("llama"), folder / "llama"),
+        "llama": tiny_checkpoint(folder / "llama", "llama"),
         "gguf": write_gguf(made("llama 2, grouped"), folder / "plain.gguf"),
         "gguf with frequencies": write_gguf(made("llama 3.1"), folder / "frequencies.gguf"),
         "experts": save(made("deepseek v3"), folder / "experts"),
@@ -154,11 +155,11 @@ def test_what_is_said_without_a_model(tmp_path: Path) -> None:
 
 def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    save(tiny_model("llama"), broken)
+    tiny_checkpoint(broken, "llama")
     tensors = load_file(broken / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    wide = save(tiny_model("llama"), tmp_path / "wide")
+    wide = tiny_checkpoint(tmp_path / "wide", "llama")
     edit_config(wide, {"intermediate_size": 49})
     quantized = tmp_path / "quantised"
     save_quantized(tiny_model("llama", hidden_size=64, intermediate_size=96), quantized, "int4 groups")

@@ -13,12 +13,13 @@ from llmcli.doctor.machine import implementation, machine
 from llmcli.doctor.model_checks import check_up
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.build import Library, load_library
-from tests.support.models.tiny import TEMPLATE, edit_config, save, tiny_model, write_text_files
+from tests.support.models.tiny import TEMPLATE, edit_config, write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama"), tmp_path_factory.mktemp("model"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama")
 
 
 def findings(folder: Path, template: str | None = TEMPLATE) -> list[Finding]:
@@ -112,16 +113,16 @@ def test_what_is_worth_knowing_is_no_problem(folder: Path, template: str | None,
 
 
 def test_sizes_that_do_not_fit(tmp_path: Path) -> None:
-    large = save(tiny_model("llama", vocab_size=300), tmp_path / "large")
+    large = tiny_checkpoint(tmp_path / "large", "llama", vocab_size=300)
     assert any("and 39 rows of the embedding are padding" in finding.message for finding in findings(large))
-    small = save(tiny_model("llama", vocab_size=200, bos_token_id=1, eos_token_id=2), tmp_path / "small")
+    small = tiny_checkpoint(tmp_path / "small", "llama", vocab_size=200, bos_token_id=1, eos_token_id=2)
     assert problems(findings(small)) == [
         "tokenizer: it has 261 tokens, but the model has embeddings for 200: it cannot be run"
     ]
 
 
 def test_a_reply_that_nothing_ends(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama")
     edit_config(folder, {}, drop=("eos_token_id",))
     (folder / "generation_config.json").unlink()
     write_text_files(folder)

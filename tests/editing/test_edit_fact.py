@@ -17,7 +17,7 @@ from llmcli.editing.evaluation import LEAKED, Changed, NeighborFact, Proof, answ
 from llmcli.errors import UnsupportedModelError, UsageError
 from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_a_corpus_too_short_is_refused(loaded: llmcli.LoadedModel) -> None:
 
 def test_mixtures_of_experts_are_told_why_not(tmp_path: Path) -> None:
     model_type, overrides = CASES["mixtral"]
-    mixture = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path), device="cpu")
+    mixture = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), device="cpu")
     with pytest.raises(UnsupportedModelError, match="several experts"):
         check_editable(mixture.config, mixture.name, None)
 

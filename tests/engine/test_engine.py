@@ -11,7 +11,8 @@ import llmcli
 from llmcli.engine import Engine, Event, Finish, Interruption, Prefill, SamplingParams, Step
 from llmcli.errors import PromptTooLongError, UsageError
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -106,7 +107,7 @@ def test_probabilities_are_the_models_own_and_sampled_ones_come_after_the_filter
 
 
 def test_the_same_seed_gives_the_same_text_whatever_is_watched(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path))
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))
     params = SamplingParams(temperature=1.5, top_k=0, seed=11, max_tokens=30)
     texts = {
         text_of(list(loaded.engine().stream([1, 2, 3], params, probabilities=looking, top=top)))
@@ -118,7 +119,7 @@ def test_the_same_seed_gives_the_same_text_whatever_is_watched(tmp_path: Path) -
 
 
 def test_only_new_tokens_are_read_and_the_answer_is_the_same(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("mistral", sliding_window=9), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "mistral", sliding_window=9), dtype="float32")
     engine = loaded.engine()
     params = SamplingParams(temperature=0, max_tokens=10)
     prompt = random_ids(30)
@@ -138,7 +139,7 @@ def test_only_new_tokens_are_read_and_the_answer_is_the_same(tmp_path: Path) -> 
 
 
 def test_long_prompts_are_read_in_chunks_with_progress(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama", max_position_embeddings=2000), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama", max_position_embeddings=2000), dtype="float32")
     seen: list[tuple[int, int]] = []
     prompt = random_ids(1100)
     events = loaded.engine().stream(prompt, GREEDY, progress=lambda done, total: seen.append((done, total)), top=1)
@@ -163,7 +164,7 @@ def test_an_interruption_between_tokens_keeps_what_was_said(tmp_path: Path) -> N
 
 
 def test_an_interruption_before_the_prompt_is_read_keeps_it_from_being_read(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path))
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))
     passes: list[object] = []
     loaded.model.embed_tokens.register_forward_hook(lambda *_: passes.append(1))
     interruption = Interruption()
@@ -173,7 +174,7 @@ def test_an_interruption_before_the_prompt_is_read_keeps_it_from_being_read(tmp_
 
 
 def test_ctrl_c_breaks_into_a_pass_and_the_cache_stays_sound(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     engine, interruption = loaded.engine(), Interruption()
     passes = 0
 
@@ -203,7 +204,7 @@ def test_ctrl_c_breaks_into_a_pass_and_the_cache_stays_sound(tmp_path: Path) -> 
 
 
 def test_without_an_interruption_ctrl_c_is_the_callers(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path))
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))
 
     def strike(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -215,7 +216,7 @@ def test_without_an_interruption_ctrl_c_is_the_callers(tmp_path: Path) -> None:
 
 
 def test_padding_rows_of_the_vocabulary_are_never_said(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama", vocab_size=300), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama", vocab_size=300)
     loaded = llmcli.load(folder)
     with torch.no_grad():
         loaded.model.lm_head.weight[270] *= 1000
@@ -258,7 +259,7 @@ def test_a_message_that_does_not_fit_leaves_the_conversation_as_it_was(tmp_path:
 
 
 def test_whoever_looks_inside_gets_the_readable_model_on_the_same_cache(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32", device="cpu")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32", device="cpu")
     engine, params = loaded.engine(threads=2), SamplingParams(temperature=0, max_tokens=6)
     if loaded.why_readable:
         pytest.skip(loaded.why_readable)
@@ -292,7 +293,7 @@ def test_the_reason_for_the_readable_model_is_in_the_stats(tmp_path: Path, monke
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_quantized_models_speak(tmp_path: Path, bits: str) -> None:
-    loaded = llmcli.load(save(tiny_model("mixtral"), tmp_path), device="cpu", quantize=bits)
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "mixtral"), device="cpu", quantize=bits)
     events = list(loaded.engine().stream(random_ids(40), SamplingParams(temperature=0, max_tokens=5)))
     path = finish_of(events).stats.path
     assert loaded.why_readable or path.endswith(bits if bits == "int8" else "int4/int8")

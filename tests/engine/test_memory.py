@@ -16,7 +16,8 @@ from llmcli.engine.batch.batch import BatchReply, Request
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
@@ -25,7 +26,7 @@ ERRORS = [MemoryError(), RuntimeError("std::bad_alloc"), torch.OutOfMemoryError(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama", eos_token_id=None), tmp_path_factory.mktemp("m") / "model")
+    return tiny_checkpoint(tmp_path_factory.mktemp("m") / "model", "llama", eos_token_id=None)
 
 
 def failing(error: Exception, original: Callable[..., Any], after: int) -> Callable[..., Any]:

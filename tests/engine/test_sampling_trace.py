@@ -14,14 +14,15 @@ from llmcli.engine.sampler import Sampler
 from llmcli.engine.sampling_trace import choices
 from llmcli.errors import PromptTooLongError
 from tests.support.models.puppet import chain, ids_of, write_puppet
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8)
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
-    return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("m")), dtype="float32")
+    return llmcli.load(tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama"), dtype="float32")
 
 
 def test_choices_tell_each_filter_and_the_first_that_removed_a_token(loaded: llmcli.LoadedModel) -> None:

@@ -13,14 +13,15 @@ from llmcli.errors import UsageError
 from llmcli.replay.run_record import Replay, RunRecord, as_json, from_json, recorded, replay
 from llmcli.views.terminal.to_json import plain
 from tests.support.models.puppet import ASSISTANT, END, ids_of, write_puppet
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 PARAMS = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=4, max_tokens=12)
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
-    return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("model")), dtype="float32")
+    return llmcli.load(tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama"), dtype="float32")
 
 
 def run(loaded: llmcli.LoadedModel, params: SamplingParams = PARAMS, prompt: list[int] | None = None) -> RunRecord:

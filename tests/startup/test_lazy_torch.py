@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 START = """
 import sys
@@ -159,7 +159,7 @@ except ImportError as error:
 
 
 def test_a_command_puts_it_off(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path / "model")
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
     command = [sys.executable, "-X", "importtime", "-m", "llmcli", "generate", "hi", "-n", "1", "-m", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert result.returncode == 0, result.stderr

@@ -21,7 +21,8 @@ from llmcli.bench.results import MEASURES
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.hub.starter import fetch_starter, starter_path
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = tuple(random_ids(60))
 SIZES = Sizes((9, 30), (0, 20), 3)
@@ -30,7 +31,7 @@ SIZES = Sizes((9, 30), (0, 20), 3)
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> BenchPlan:
     # All of a puppet's replies would end at once: the benchmark must not.
-    folder = save(tiny_model("llama", eos_token_id=list(range(250))), tmp_path_factory.mktemp("m"))
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama", eos_token_id=list(range(250)))
     return BenchPlan("llmcli", str(folder), "cpu", "float32", torch.get_num_threads(), IDS, SIZES)
 
 
@@ -189,8 +190,8 @@ def test_a_bad_device_is_no_gpu_of_llama_cpp(plan: BenchPlan) -> None:
 
 def test_weights_a_token_reads(tmp_path: Path) -> None:
 
-    tied = open_checkpoint(save(tiny_model("llama", tie_word_embeddings=True), tmp_path / "tied"))
-    untied = open_checkpoint(save(tiny_model("llama"), tmp_path / "untied"))
+    tied = open_checkpoint(tiny_checkpoint(tmp_path / "tied", "llama", tie_word_embeddings=True))
+    untied = open_checkpoint(tiny_checkpoint(tmp_path / "untied", "llama"))
     facts = model_facts(untied, SIZES)
     embedding = untied.stored_bytes("embed_tokens.weight")
     assert facts.stored_bytes == 4 * facts.parameters
@@ -207,7 +208,7 @@ def test_weights_a_token_reads(tmp_path: Path) -> None:
 
 def test_of_experts_the_chosen_ones_are_read(tmp_path: Path) -> None:
 
-    folder = save(tiny_model("mixtral", num_local_experts=4, num_experts_per_tok=1), tmp_path / "m")
+    folder = tiny_checkpoint(tmp_path / "m", "mixtral", num_local_experts=4, num_experts_per_tok=1)
     checkpoint = open_checkpoint(folder)
     experts = [name for name in checkpoint.sources if ".mlp.experts." in name]
     stored = sum(map(checkpoint.stored_bytes, checkpoint.sources)) - checkpoint.stored_bytes("embed_tokens.weight")

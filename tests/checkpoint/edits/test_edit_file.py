@@ -24,7 +24,8 @@ from llmcli.checkpoint.edits.edit_file import (
 from llmcli.checkpoint.file_hashes import weights_hash
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
 from llmcli.errors import CheckpointError, UnsupportedModelError, UsageError
-from tests.support.models.tiny import SIZES, save, tiny_model
+from tests.support.models.tiny import SIZES
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = [256, 70, 71, 72, 73]
 
@@ -36,7 +37,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama"), tmp_path_factory.mktemp("model"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama")
 
 
 def edit(layer: int = 1, *, seed: int = 0, model: str = "0" * 64, neurons: int = SIZES["intermediate_size"]) -> Edit:
@@ -96,7 +97,7 @@ def test_a_loaded_model_computes_with_edits_on_every_path(folder: Path, quantize
 
 
 def test_an_edit_is_for_the_weights_it_was_made_for(folder: Path, tmp_path: Path) -> None:
-    other = save(tiny_model("llama", seed=5), tmp_path / "other")
+    other = tiny_checkpoint(tmp_path / "other", "llama", seed=5)
     write_edit(tmp_path / "an.safetensors", edit(model=weights_hash(open_checkpoint(folder))))
     assert read_edits(open_checkpoint(folder), [tmp_path / "an.safetensors"])
     with pytest.raises(CheckpointError, match="was made for tiny"):

@@ -22,6 +22,7 @@ from tests.support.gguf.writer import write_gguf
 from tests.support.models.native_files import mistral_params, native, write_safetensors
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import edit_config, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = [256, 70, 71, 72, 73]
 
@@ -117,7 +118,7 @@ def test_what_has_no_folder_of_that_kind_is_told_so(tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
-    path = save(tiny_model("llama"), tmp_path / "model")
+    path = tiny_checkpoint(tmp_path / "model", "llama")
     config = json.loads((path / "config.json").read_text())
     with pytest.raises(LlmcliError, match="there already"):
         merge(open_checkpoint(path), updates(path), path)
@@ -129,7 +130,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
 
 
 def test_files_beside_the_weights_are_kept(tmp_path: Path) -> None:
-    path = save(tiny_model("llama"), tmp_path / "model")
+    path = tiny_checkpoint(tmp_path / "model", "llama")
     edit_config(path, {"my_note": "kept"})
     (path / "LICENSE").write_text("free")
     (path / "pytorch_model.bin").write_bytes(b"old")
@@ -140,7 +141,7 @@ def test_files_beside_the_weights_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "additional_chat_templates/a.jinja"])
 def test_what_a_link_leads_to_outside_the_model_is_not_handed_on(name: str, tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path / "model")
+    folder = tiny_checkpoint(tmp_path / "model", "llama")
     secret = tmp_path / "id_rsa"
     secret.write_text("secret")
     (folder / name).parent.mkdir(exist_ok=True)

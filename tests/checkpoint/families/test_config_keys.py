@@ -29,6 +29,7 @@ from tests.support.models.config_changes import BUILT, VALUES
 from tests.support.models.config_changes import SIZES as SIZE_KEYS
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import SIZES, edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(40)
 # One case for each family; of its variants that which uses most keys.
@@ -264,7 +265,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_values_that_are_not_computed_are_refused_by_name(tmp_path: Path, which: str) -> None:
     case, edits, message = REFUSED[which]
     model_type, overrides = CASES[case]
-    folder = save(tiny_model(model_type, **overrides), tmp_path)
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
     edit_config(folder, edits)
     with pytest.raises(UnsupportedModelError, match=message) as refusal:
         open_checkpoint(folder)
@@ -273,7 +274,7 @@ def test_values_that_are_not_computed_are_refused_by_name(tmp_path: Path, which:
 
 
 def test_keys_that_the_reference_does_not_know_are_passed_over(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama")
     expected = ours(folder)
     edit_config(folder, {"final_logit_softcapping": 2.0, "use_flash_attn": True, "someones_own_key": [1, 2]})
     assert torch.equal(ours(folder), expected)
@@ -281,7 +282,7 @@ def test_keys_that_the_reference_does_not_know_are_passed_over(tmp_path: Path) -
 
 def test_a_text_model_that_sees_has_no_cap_of_logits(tmp_path: Path) -> None:
     model_type, overrides = CASES["gemma 3, linear on full layers"]
-    folder = save(tiny_model(model_type, **overrides), tmp_path)
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
     text = json.loads((folder / "config.json").read_text()) | {"final_logit_softcapping": 5.0}
     (folder / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
     with pytest.raises(UnsupportedModelError, match=r"text_config\.final_logit_softcapping = 5\.0"):
@@ -291,7 +292,7 @@ def test_a_text_model_that_sees_has_no_cap_of_logits(tmp_path: Path) -> None:
 def test_biases_that_the_configuration_switches_off_are_not_used(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    folder = save(tiny_model("llama", attention_bias=True, mlp_bias=True), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama", attention_bias=True, mlp_bias=True)
     for off in ("attention_bias", "mlp_bias"):
         edit_config(folder, {"attention_bias": True, "mlp_bias": True, off: False})
         theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
@@ -307,7 +308,7 @@ def test_biases_that_the_configuration_switches_off_are_not_used(tmp_path: Path)
 
 def test_capped_logits_come_out_of_every_way_to_run(tmp_path: Path) -> None:
     model_type, overrides = CASES["gemma 3, linear on full layers"]
-    folder = save(tiny_model(model_type, **overrides, final_logit_softcapping=0.5), tmp_path)
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides, final_logit_softcapping=0.5)
     loaded = llmcli.load(folder, dtype="float32", device="cpu")
     assert loaded.config.logit_softcap == 0.5
     assert float(loaded.logits(IDS).abs().max()) <= 0.5

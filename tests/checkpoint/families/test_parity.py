@@ -17,6 +17,7 @@ from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 from tests.support.models.parity_cases import CASES, LLAMA3
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(50)
 
@@ -151,7 +152,7 @@ def test_older_config_generations_mean_the_same(tmp_path: Path, keys: dict[str, 
 
 
 def test_absent_and_null_windows_differ(tmp_path: Path) -> None:
-    folder = save(tiny_model("mistral", sliding_window=None), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "mistral", sliding_window=None)
     assert {layer.window for layer in llmcli.load(folder).config.layers} == {None}
     edit_config(folder, {}, drop=("sliding_window", "layer_types"))
     assert {layer.window for layer in llmcli.load(folder).config.layers} == {4096}

@@ -10,12 +10,13 @@ import llmcli
 from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Prefill, SamplingParams, Step
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 def loaded(case: str, folder: Path) -> LoadedModel:
     model_type, overrides = CASES[case]
-    return llmcli.load(save(tiny_model(model_type, **overrides), folder), dtype="float32", device="cpu")
+    return llmcli.load(tiny_checkpoint(folder, model_type, **overrides), dtype="float32", device="cpu")
 
 
 def run(engine: Engine, prompt: list[int], tokens: int | None) -> tuple[int, list[int]]:

@@ -16,7 +16,8 @@ import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import edit_config, random_ids, save, tiny_model, write_text_files
+from tests.support.models.tiny import edit_config, random_ids, tiny_model, write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(40)
 Tensors = dict[str, Tensor]
@@ -24,7 +25,7 @@ Tensors = dict[str, Tensor]
 
 def saved(case: str, folder: Path, **changes: Any) -> Path:
     model_type, overrides = CASES[case]
-    return save(tiny_model(model_type, **{**overrides, **changes}), folder)
+    return tiny_checkpoint(folder, model_type, **{**overrides, **changes})
 
 
 def logits(folder: Path) -> Tensor:

@@ -13,7 +13,8 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.registry import FAMILIES
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import SIZES, edit_config, save, tiny_model
+from tests.support.models.tiny import SIZES, edit_config
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"model_type": "mamba2"}, "recurrent state"),
@@ -53,7 +54,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_refusals_name_the_reason(tmp_path: Path, which: str) -> None:
     changes, reason = REFUSED[which]
     # The weights are those of a plain llama: had they been looked at, they would be the complaint.
-    folder = save(tiny_model("llama"), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama")
     drop = () if "model_type" in changes or which.startswith("unknown") else ("model_type",)
     edit_config(folder, changes, drop=drop)
     with pytest.raises(UnsupportedModelError, match=reason) as refusal:
@@ -108,7 +109,7 @@ NONSENSE: tuple[object, ...] = (
 )
 def test_nonsense_in_a_configuration_is_an_error_message(tmp_path: Path, case: str) -> None:
     model_type, overrides = CASES[case]
-    folder = save(tiny_model(model_type, **overrides), tmp_path)
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
     config = json.loads((folder / "config.json").read_text())
     rope = config.get("rope_parameters")
     changed: list[dict[str, Any]] = []

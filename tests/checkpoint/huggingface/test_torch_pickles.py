@@ -25,6 +25,7 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(20)
 MATRIX = torch.arange(12.0).view(4, 3)
@@ -101,7 +102,7 @@ def test_a_head_that_is_declared_separate_stays_so(tmp_path: Path) -> None:
 
 
 def test_safetensors_are_preferred(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama")
     (folder / "pytorch_model.bin").write_bytes(b"nothing")
     (folder / "original").mkdir()
     (folder / "original" / "consolidated.00.pth").write_bytes(b"nothing")
@@ -398,7 +399,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_only_an_adapter_is_named(tmp_path: Path) -> None:
-    save(tiny_model("llama"), tmp_path)
+    tiny_checkpoint(tmp_path, "llama")
     (tmp_path / "model.safetensors").rename(tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
     with pytest.raises(UnsupportedModelError, match=r"adapter \(LoRA\) for the model 'owner/base'.*merge"):

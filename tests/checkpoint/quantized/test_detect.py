@@ -21,6 +21,7 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import CASES, FP4, codes, fp4_bytes, fp8_codes, make, scales, spread
 from tests.support.quantized.models import MODULE, named, opened, save_quantized
 
@@ -401,7 +402,7 @@ REFUSED: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_refusals_name_the_method_and_a_way_out(tmp_path: Path, what: str) -> None:
-    folder = save(tiny_model("llama", num_hidden_layers=1), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama", num_hidden_layers=1)
     edit_config(folder, {"quantization_config": REFUSED[what]})
     with pytest.raises(UnsupportedModelError) as caught:
         open_checkpoint(folder)

@@ -19,7 +19,8 @@ from llmcli.errors import CheckpointError
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.layout import PackedFormat, wide
 from llmcli.model.quantized.matrix import QuantizedLinear
-from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny import edit_config, random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
 from tests.support.quantized.models import MODULE, named, opened
 
@@ -133,7 +134,7 @@ def test_zero_points_that_are_not_in_the_middle_after_all(tmp_path: Path) -> Non
 
 def quantized_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) -> dict[str, Case]:
     """Save a llama whose projections are quantized, each as `made` of its shape and a number."""
-    save(tiny_model("llama", hidden_size=64, intermediate_size=160, num_hidden_layers=2), folder)
+    tiny_checkpoint(folder, "llama", hidden_size=64, intermediate_size=160, num_hidden_layers=2)
     stored = load_file(folder / "model.safetensors")
     cases: dict[str, Case] = {}
     for index, weight in enumerate(sorted(name for name in stored if name.endswith("_proj.weight"))):

@@ -14,13 +14,14 @@ import pytest
 from llmcli.commands.batch.command import _MOST_PARALLEL
 from llmcli.engine.batch.backends import MOST_ROWS
 from tests.support.models.puppet import chain, loop, write_puppet
-from tests.support.models.tiny import save, tiny_model, write_text_files
+from tests.support.models.tiny import write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm, start
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama"), tmp_path_factory.mktemp("model"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama")
 
 
 def write(path: Path, lines: list[object]) -> Path:

@@ -19,7 +19,7 @@ from llmcli.bench.run import Begun, Benchmark, Event, How
 from llmcli.commands.bench.command import bench
 from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
 from llmcli.paths import settings_path
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 ALONE = {"LLMCLI_THREADS": "1"}
@@ -27,7 +27,7 @@ ALONE = {"LLMCLI_THREADS": "1"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama", max_position_embeddings=100), tmp_path_factory.mktemp("m") / "tiny")
+    return tiny_checkpoint(tmp_path_factory.mktemp("m") / "tiny", "llama", max_position_embeddings=100)
 
 
 def test_a_whole_run(model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pexpect
 import pytest
 
 from tests.support.models.puppet import ASSISTANT, END, chain, loop, write_puppet
-from tests.support.models.tiny import save, tiny_model, write_text_files
+from tests.support.models.tiny import write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.chat import READY, chatting, leave
 from tests.support.terminal.cli import start
 
@@ -137,7 +138,7 @@ def test_settings_that_make_no_sense_end_it_at_once(tmp_path: Path, setting: lis
 
 
 def test_looking_back_at_a_token(tmp_path: Path) -> None:
-    model = save(tiny_model("llama", max_position_embeddings=512), tmp_path / "m")
+    model = tiny_checkpoint(tmp_path / "m", "llama", max_position_embeddings=512)
     with chatting(tmp_path, model, "-n", "4", "--attention") as child:
         child.sendline("/why")
         child.expect_exact("There has been no reply yet.")

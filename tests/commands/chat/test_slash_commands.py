@@ -23,7 +23,7 @@ from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.engine import Conversation, SamplingParams
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from tests.support.models.puppet import ASSISTANT, END, chain, loop, write_puppet
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 GREEDY = SamplingParams(temperature=0, seed=1)
 
@@ -149,7 +149,7 @@ def test_branching_at_a_token(start: Start, tmp_path: Path) -> None:
 
 
 def test_why_tells_what_each_filter_did(start: Start, tmp_path: Path) -> None:
-    chat = start(save(tiny_model("llama", max_position_embeddings=512), tmp_path / "m"))
+    chat = start(tiny_checkpoint(tmp_path / "m", "llama", max_position_embeddings=512))
     chat("/set max-tokens 4")
     chat("/set temperature 0.9")
     chat("/set top-k 5")

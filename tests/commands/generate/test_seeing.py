@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.models.puppet import ASSISTANT, chain, ids_of, write_puppet
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
@@ -45,7 +45,7 @@ def test_which_filter_ruled_out_which_candidate(chooser: Path) -> None:
 
 @pytest.fixture(scope="module")
 def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama"), tmp_path_factory.mktemp("m"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama")
 
 
 def test_a_reply_comes_with_what_was_read(babbler: Path) -> None:

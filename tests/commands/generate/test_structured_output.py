@@ -14,7 +14,7 @@ from llmcli.commands.generate.structured_output import ConstrainedReply
 from llmcli.engine import Event, Finish, Prefill, Stats
 from llmcli.errors import LlmcliError
 from tests.support.models.puppet import chain, loop, write_puppet
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 pytest.importorskip("llguidance", reason="the extra 'constrain' is not installed")
@@ -32,7 +32,7 @@ SHORTEST = len('{"a":"","b":true}')
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return save(tiny_model("llama"), tmp_path / "model")
+    return tiny_checkpoint(tmp_path / "model", "llama")
 
 
 @pytest.mark.parametrize("limit", [SHORTEST, SHORTEST + 1, SHORTEST + 9, 60])

@@ -7,13 +7,14 @@ import pytest
 
 from llmcli.hub.starter import fetch_starter, starter_path
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import edit_config, save, tiny_model
+from tests.support.models.tiny import edit_config
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama"), tmp_path_factory.mktemp("m"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama")
 
 
 def test_json_counts_lengths_of_text_and_context(model: Path) -> None:
@@ -32,7 +33,7 @@ def test_json_counts_lengths_of_text_and_context(model: Path) -> None:
 
 
 def test_weights_are_not_read(model: Path, tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path / "m")
+    folder = tiny_checkpoint(tmp_path / "m", "llama")
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1000:] = b"\xff" * 1000
@@ -46,7 +47,7 @@ def test_weights_are_not_read(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", ["mixtral, window", "deepseek v3", "gpt-2", "llama 4"])
 def test_every_kind_of_model_has_a_view(case: str, tmp_path: Path) -> None:
     model_type, overrides = CASES[case]
-    folder = save(tiny_model(model_type, **overrides), tmp_path / "m")
+    folder = tiny_checkpoint(tmp_path / "m", model_type, **overrides)
     result = llm("inspect", "cost", "-m", folder, "--html", tmp_path / "a.html", "--svg", tmp_path / "a.svg")
     assert b"KV cache" in result.stdout
     assert b"FLOP" in result.stderr
@@ -57,7 +58,7 @@ def test_every_kind_of_model_has_a_view(case: str, tmp_path: Path) -> None:
 def test_usage_and_broken_files_end_in_a_sentence(model: Path, tmp_path: Path) -> None:
     for arguments in (["--chat"], ["--context", 0], ["", "--chat"], ["--context", 1 << 40]):
         assert llm("inspect", "cost", "-m", model, *arguments).returncode == 2
-    folder = save(tiny_model("llama"), tmp_path / "m")
+    folder = tiny_checkpoint(tmp_path / "m", "llama")
     edit_config(folder, {"hidden_size": 16})
     assert llm("inspect", "cost", "-m", folder).returncode == 4
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from llmcli.hub.starter import fetch_starter, starter_path
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama", vocab_size=280), tmp_path_factory.mktemp("m"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama", vocab_size=280)
 
 
 def test_json_has_both_rankings_and_the_yardstick(model: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.models.induction_model import write_induction_model
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 KINDS = ["previous", "duplicate", "induction", "sink"]
@@ -43,7 +43,7 @@ def test_a_pipe_is_read_only_when_asked_for(model: Path) -> None:
 
 
 def test_seeds_draw_other_texts(tmp_path: Path) -> None:
-    model = save(tiny_model("llama"), tmp_path)
+    model = tiny_checkpoint(tmp_path, "llama")
     first, second, again = (
         json.loads(llm("inspect", "heads", "-m", model, "--json", "--seed", seed).stdout) for seed in (0, 1, 0)
     )

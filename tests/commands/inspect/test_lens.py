@@ -9,13 +9,13 @@ import pytest
 import llmcli
 from llmcli.inspection.residual.logit_lens import lens
 from llmcli.views.terminal.to_json import plain
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama", tie_word_embeddings=True), tmp_path_factory.mktemp("model"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama", tie_word_embeddings=True)
 
 
 def test_the_json_is_the_value(model: Path) -> None:

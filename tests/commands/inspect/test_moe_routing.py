@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model_type, overrides = CASES["deepseek v3"]
-    return save(tiny_model(model_type, **overrides), tmp_path_factory.mktemp("m"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("m"), model_type, **overrides)
 
 
 def test_json_routes_every_token_in_every_block_with_experts(model: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_person_sees_loads_and_lanes(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_dense_model_and_a_dense_block_are_refused(model: Path, tmp_path: Path) -> None:
-    refused = llm("inspect", "experts", "abc", "-m", save(tiny_model("llama"), tmp_path / "m"))
+    refused = llm("inspect", "experts", "abc", "-m", tiny_checkpoint(tmp_path / "m", "llama"))
     assert (refused.returncode, b"dense model" in refused.stderr) == (2, True)
     refused = llm("inspect", "experts", "abc", "-m", model, "--layer", 0)
     assert (refused.returncode, b"Block 0 is dense" in refused.stderr) == (2, True)

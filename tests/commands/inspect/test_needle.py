@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama", max_position_embeddings=600), tmp_path_factory.mktemp("m"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama", max_position_embeddings=600)
 
 
 def test_json_has_every_depth_and_seed(model: Path) -> None:

@@ -9,13 +9,13 @@ import llmcli
 from llmcli.inspection.feed_forward.neurons import neuron_along, neurons
 from llmcli.views.terminal.to_json import plain
 from tests.support.models.inspected_families import family
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama"), tmp_path_factory.mktemp("model"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama")
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import pytest
 import llmcli
 from llmcli.inspection.token_card import inspect_token
 from llmcli.views.terminal.to_json import plain
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("gemma2", head_dim=8, final_logit_softcapping=2.0), tmp_path_factory.mktemp("model"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"), "gemma2", head_dim=8, final_logit_softcapping=2.0)
 
 
 @pytest.mark.parametrize(("argument", "index"), [("2", 2), ("-1", 5), ("-4", 2), ("next", 6), ("6", 6)])

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models.tiny import save, tiny_model, write_text_files
+from tests.support.models.tiny import write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tiny_model("llama"), tmp_path_factory.mktemp("m"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama")
 
 
 def test_json_has_the_bytes_of_every_token(model: Path) -> None:
@@ -33,7 +34,7 @@ def test_chat_shows_the_tokens_of_the_template(model: Path, tmp_path: Path) -> N
     assert [token["piece"] for token in result["tokens"]] == [
         "<|bos|>", "<|user|>", "h", "i", "<|end|>", "<|assistant|>",
     ]  # fmt: skip
-    folder = save(tiny_model("llama"), tmp_path / "m")
+    folder = tiny_checkpoint(tmp_path / "m", "llama")
     write_text_files(folder, template=None)
     refused = llm("inspect", "tokens", "hi", "-m", folder, "--chat")
     assert (refused.returncode, b"no chat template" in refused.stderr) == (2, True)

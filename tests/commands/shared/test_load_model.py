@@ -9,7 +9,7 @@ from llmcli.commands.shared.load_model import find_checkpoint
 from llmcli.startup.garbage_collection import no_garbage
 from tests.support.gguf.families import made
 from tests.support.gguf.writer import write_gguf
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 def test_garbage_is_collected_again_afterwards() -> None:
@@ -26,7 +26,7 @@ def test_garbage_is_collected_again_afterwards() -> None:
 
 def test_files_and_folders_are_found(tmp_path: Path) -> None:
     file = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
-    folder = save(tiny_model("llama"), tmp_path / "folder")
+    folder = tiny_checkpoint(tmp_path / "folder", "llama")
     for path, format_ in ((file, "GGUF"), (folder, "safetensors")):
         checkpoint = find_checkpoint(str(path), quiet=True)
         assert (checkpoint.path, checkpoint.format) == (path, format_)

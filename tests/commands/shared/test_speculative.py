@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.models.puppet import loop, write_puppet
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.chat import READY, chatting, leave
 from tests.support.terminal.cli import llm
 
@@ -32,7 +32,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """A model of another vocabulary."""
-    folder = save(tiny_model("llama"), tmp_path / "other")
+    folder = tiny_checkpoint(tmp_path / "other", "llama")
     file = folder / "tokenizer.json"
     file.write_text(file.read_text().replace("<|user|>", "<|human|>"))
     return folder

@@ -17,11 +17,12 @@ from llmcli.engine.batch.batch import Batch, BatchReply, Request
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("m")), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama"), dtype="float32")
     if loaded.why_readable:
         pytest.skip(loaded.why_readable)
     return loaded
@@ -86,13 +87,13 @@ def test_replies_are_those_of_an_engine(request: pytest.FixtureRequest, which: s
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_in_bfloat16_replies_of_the_readable_model_are_those_of_an_engine(tmp_path: Path, family: str) -> None:
-    loaded = replace(llmcli.load(save(tiny_model(family), tmp_path), dtype="bfloat16"), why_readable="for a test")
+    loaded = replace(llmcli.load(tiny_checkpoint(tmp_path, family), dtype="bfloat16"), why_readable="for a test")
     asked = requests()
     assert together(loaded.batch(), asked) == [alone(loaded, one) for one in asked]
 
 
 def test_in_bfloat16_a_reply_does_not_depend_on_what_is_beside_it(tmp_path: Path) -> None:
-    loaded = replace(llmcli.load(save(tiny_model("llama"), tmp_path), dtype="bfloat16"), why_readable="for a test")
+    loaded = replace(llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="bfloat16"), why_readable="for a test")
     asked = requests()
     first = together(loaded.batch(parallel=16), asked)
     assert together(loaded.batch(parallel=2), asked) == first

@@ -19,6 +19,7 @@ from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
 
 
@@ -43,7 +44,7 @@ class Watched(ReadableStep):
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
-    folder = save(tiny_model("llama", eos_token_id=None), tmp_path_factory.mktemp("m"))
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama", eos_token_id=None)
     return llmcli.load(folder, device="cpu", dtype="float32")
 
 
@@ -156,7 +157,7 @@ def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_pat
     from tests.support.models.parity_cases import CASES
 
     model_type, overrides = CASES["phi-3, longrope, long"]
-    loaded = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path), device="cpu", dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), device="cpu", dtype="float32")
     ours, step, theirs = pair(loaded)
     params = SamplingParams(temperature=0)
     assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
@@ -202,7 +203,7 @@ def test_a_recorded_pass_draws_too(loaded: llmcli.LoadedModel, seed: int) -> Non
     [replace(GREEDY, repeat_penalty=1.5), *(SamplingParams(temperature=1.5, top_k=k, seed=3) for k in (0, 40))],
 )
 def test_a_gpu_says_the_same_whether_anyone_looks(params: SamplingParams, tmp_path: Path) -> None:
-    folder = save(tiny_model("llama", eos_token_id=None), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama", eos_token_id=None)
     engine = llmcli.load(folder, device="cuda", dtype="float32").engine()
     texts = []
     for probabilities in (True, False, False):

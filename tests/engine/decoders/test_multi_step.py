@@ -26,6 +26,7 @@ from llmcli.model import KVCache
 from tests.support.models.parity_cases import CASES
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
 
 
@@ -75,7 +76,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
-    folder = save(tiny_model("llama", eos_token_id=None), tmp_path_factory.mktemp("m"))
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama", eos_token_id=None)
     return llmcli.load(folder, device="cpu", dtype="float32")
 
 
@@ -202,7 +203,7 @@ def test_a_reply_that_is_closed_when_another_has_begun(tmp_path: Path) -> None:
 
 def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_path: Path) -> None:
     model_type, overrides = CASES["phi-3, longrope, long"]
-    loaded = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path), device="cpu", dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), device="cpu", dtype="float32")
     ours, step, theirs = pair(loaded)
     params = SamplingParams(temperature=0)
     assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))

@@ -20,7 +20,8 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.tokenizer import Tokenizer
 from tests.support.models.puppet import ASSISTANT, chain, write_puppet
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.text.tokenizers import KINDS, tokenizer
 
 pytest.importorskip("llguidance", reason="the extra 'constrain' is not installed")
@@ -313,7 +314,7 @@ def test_the_engine_follows_and_shows_what_the_model_itself_thought(tmp_path: Pa
 
 
 def test_the_engine_ends_in_time(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     rule = Rule("json-schema", '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}')
     for limit in (8, 11, 15):
         params = SamplingParams(temperature=1.5, top_k=0, top_p=1, seed=limit, max_tokens=limit)

@@ -18,7 +18,8 @@ from llmcli.engine.guided.grammar import Rule
 from llmcli.errors import UsageError
 from tests.support.models.parity_cases import CASES
 from tests.support.models.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 SAMPLED = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=5, max_tokens=24)
@@ -46,10 +47,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
     folder = tmp_path_factory.mktemp("models")
     options = {"sliding_window": 9, "max_position_embeddings": 128}
     return {
-        "itself": llmcli.load(save(tiny_model("mistral", **options), folder / "itself"), dtype="float32"),
-        "another": llmcli.load(save(tiny_model("llama", seed=3, num_hidden_layers=1), folder / "b"), dtype="float32"),
+        "itself": llmcli.load(tiny_checkpoint(folder / "itself", "mistral", **options), dtype="float32"),
+        "another": llmcli.load(tiny_checkpoint(folder / "b", "llama", seed=3, num_hidden_layers=1), dtype="float32"),
         "short-sighted": llmcli.load(
-            save(tiny_model("llama", seed=3, max_position_embeddings=30), folder / "c"), dtype="float32"
+            tiny_checkpoint(folder / "c", "llama", seed=3, max_position_embeddings=30), dtype="float32"
         ),
     }
 
@@ -79,7 +80,7 @@ def test_greedy_replies_are_the_same(models: dict[str, LoadedModel], draft: str 
 @pytest.mark.parametrize("name", ["mistral", "gemma 2", "gpt-oss", "llama 4", "deepseek v2 lite", "mixtral"])
 def test_greedy_replies_of_many_families_are_the_same(tmp_path: Path, name: str) -> None:
     model_type, overrides = CASES.get(name, (name, {}))
-    loaded = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), dtype="float32")
     plain, ahead = loaded.engine(), loaded.engine(draft=loaded, lookup=True, draft_tokens=3)
     for seed in range(3):
         ids = repeating_prompt(seed)
@@ -187,8 +188,8 @@ def test_who_looks_on_sees_every_token_by_itself(models: dict[str, LoadedModel])
 
 
 def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path / "a"))
-    save(tiny_model("llama"), tmp_path / "b")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path / "a", "llama"))
+    tiny_checkpoint(tmp_path / "b", "llama")
     file = tmp_path / "b" / "tokenizer.json"
     file.write_text(file.read_text().replace("<|user|>", "<|human|>"))
     with pytest.raises(UsageError, match=r"b .* cannot draft for a .*vocabularies differ"):

@@ -24,6 +24,7 @@ from tests.support.models.induction_model import write_induction_model
 from tests.support.models.parity_cases import CASES
 from tests.support.models.puppet import BOS
 from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_scores_are_those_of_the_reference_s_patterns(
 
 
 def test_windows_hide_what_lies_further_back(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("mistral", sliding_window=7), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "mistral", sliding_window=7), dtype="float32")
     for score in head_atlas(loaded, random_repeats(loaded, length=9)).heads:
         assert (score.duplicate, score.induction, score.induction_without_sink) == (None, None, None)
         assert score.previous is not None and score.sink is not None
@@ -166,7 +167,7 @@ def test_windows_hide_what_lies_further_back(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
-    return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("model")), dtype="float32")
+    return llmcli.load(tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama"), dtype="float32")
 
 
 def test_random_texts_say_different_ordinary_tokens_twice(loaded: llmcli.LoadedModel) -> None:
@@ -183,12 +184,12 @@ def test_random_texts_say_different_ordinary_tokens_twice(loaded: llmcli.LoadedM
 
 @pytest.mark.parametrize(("context", "length"), [(128, 50), (64, 31), (7, 3)])
 def test_random_texts_fit_the_context(tmp_path: Path, context: int, length: int) -> None:
-    loaded = llmcli.load(save(tiny_model("llama", max_position_embeddings=context), tmp_path))
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama", max_position_embeddings=context))
     assert random_repeats(loaded).length == length
 
 
 def test_a_context_without_room_is_refused(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama", max_position_embeddings=6), tmp_path))
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama", max_position_embeddings=6))
     with pytest.raises(UsageError, match="too short a context"):
         random_repeats(loaded)
 
@@ -207,7 +208,7 @@ def test_texts_are_said_twice_after_one_bos(loaded: llmcli.LoadedModel) -> None:
 
 
 def test_without_a_bos_position_0_counts_as_sink_alone(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama")
     config = folder / "tokenizer_config.json"
     config.write_text(config.read_text().replace('"bos_token"', '"pad_token"'))
     loaded = llmcli.load(folder, dtype="float32")

@@ -18,6 +18,7 @@ from llmcli.inspection.core import activations
 from llmcli.inspection.core.text_spans import Spans, TextSpan
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(24)
 # One of each way to attend: grouped, windows, output norms with soft caps, whole-projection norms, parallel blocks,
@@ -143,7 +144,7 @@ def alike(ours: AttentionRow | None, other: AttentionRow) -> None:
 
 
 def test_a_single_head_and_some_blocks(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     last = len(IDS) - 1
     row = attention_pattern(loaded, IDS, 1, 3, [last]).pattern[0]
     found = summary(loaded, IDS, [last], only=[1])
@@ -155,13 +156,13 @@ def test_a_single_head_and_some_blocks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"positions": [24]}, {"positions": []}, {"only": [3]}, {"only": []}, {"head": 4}])
 def test_what_is_not_there_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     with pytest.raises(UsageError, match="There is no"):
         read_at(loaded, IDS, **{"positions": [1], **wrong})
 
 
 def test_weights_of_stretches_are_those_of_their_tokens(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     ids = loaded.tokenizer.encode("one two\nthree four five")
     last = len(ids) - 1
     (by_token,) = read_at(loaded, ids, [last], top=100)
@@ -178,7 +179,7 @@ def test_weights_of_stretches_are_those_of_their_tokens(tmp_path: Path) -> None:
 def test_stretches_cover_a_text_and_grow_with_it(tmp_path: Path) -> None:
     from llmcli.text.chat.prompt import Message, encode_chat
 
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path))
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))
     tokenizer = loaded.tokenizer
     ids = tokenizer.encode("one  two\nthree")
     assert [span.text for span in Spans("word", tokenizer).of(ids)] == ["<|bos|>", "one", " ", " two", "\n", "three"]

@@ -18,6 +18,7 @@ from llmcli.views.inspect.causal_trace import causal_trace_view
 from tests.support.models.inspected_families import family
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 from tests.support.terminal.drawing import drawn
 
@@ -177,7 +178,7 @@ def test_a_map_has_a_line_for_every_token_from_the_subject_on(tmp_path: Path) ->
 
 
 def test_the_command_and_its_json_twin(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama")
     result = llm("trace", "The tower of Ulm is", "--subject", "tower", "-m", folder, "--samples", 1, "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)

@@ -22,6 +22,7 @@ from llmcli.inspection.evaluation.perplexity import score
 from llmcli.text.chat.prompt import Message, encode_chat
 from tests.support.models.puppet import BOS, END, chain, ids_of, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 PROMPT, ANSWER = random_ids(30), random_ids(4, seed=2)
 
@@ -76,7 +77,7 @@ def test_hiding_is_a_mask_and_removing_a_shorter_text(
 
 
 def test_what_no_window_reaches_can_be_hidden_but_not_removed_without_effect(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("mistral", sliding_window=4, num_hidden_layers=2), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "mistral", sliding_window=4, num_hidden_layers=2), dtype="float32")
     found = without_span(loaded, PROMPT, ANSWER, [20])
     for token in found.answer:
         assert token.hidden == pytest.approx(token.before, rel=1e-3)

@@ -17,6 +17,7 @@ from llmcli.inspection.core.hooks import Part
 from llmcli.model import Transformer
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(40)
 ROUNDING = 2e-5
@@ -138,7 +139,7 @@ def test_nothing_hidden_changes_nothing(pair: tuple[Any, Transformer]) -> None:
 
 def test_what_no_window_reaches_can_be_hidden_without_effect(tmp_path: Path) -> None:
     window, blocks = 7, 3
-    model = llmcli.load(save(tiny_model("mistral", sliding_window=window), tmp_path), dtype="float32").model
+    model = llmcli.load(tiny_checkpoint(tmp_path, "mistral", sliding_window=window), dtype="float32").model
     hidden, before = [2, 3], logits(model)
     with without_keys(model, hidden):
         found = logits(model)
@@ -148,7 +149,7 @@ def test_what_no_window_reaches_can_be_hidden_without_effect(tmp_path: Path) -> 
 
 
 def test_keys_cannot_be_hidden_from_a_cached_pass(tmp_path: Path) -> None:
-    model = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32").model
+    model = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32").model
     with torch.inference_mode(), without_keys(model, [1]):
         cache = model.new_cache()
         model(torch.tensor([IDS]), cache)

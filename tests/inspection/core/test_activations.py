@@ -12,7 +12,8 @@ from llmcli.inspection.core.activations import trace
 from llmcli.inspection.core.hooks import on_added, on_feed_forward, on_heads, on_residual
 from llmcli.model import Transformer
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 FAMILIES = [
     "llama 2, grouped", "llama, dynamic", "mistral, window shorter than the text", "gemma 2", "olmo 2", "phi-2",
@@ -23,7 +24,7 @@ IDS = random_ids(30)
 
 def load(name: str, folder: Path) -> Transformer:
     model_type, overrides = CASES[name]
-    return llmcli.load(save(tiny_model(model_type, **overrides), folder), dtype="float32", device="cpu").model
+    return llmcli.load(tiny_checkpoint(folder, model_type, **overrides), dtype="float32", device="cpu").model
 
 
 @pytest.fixture(params=FAMILIES, scope="module")

@@ -15,7 +15,8 @@ from llmcli.inspection.evaluation.cost import keys_read, keys_seen, model_cost
 from llmcli.model import ExpertsConfig, KVCache, LatentConfig, LayerConfig, ModelConfig
 from tests.support.models.parity_cases import CASES
 from tests.support.models.published_sizes import LLAMA3_8B, MIXTRAL_8X7B, SMOLLM2, config
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
 def test_a_tied_head_is_counted_once_but_computed() -> None:
@@ -67,7 +68,7 @@ def test_latent_attention_caches_what_deepseek_v3_says_it_does() -> None:
 )  # fmt: skip
 def test_flops_are_what_torch_counts(case: str, tmp_path: Path) -> None:
     model_type, overrides = CASES[case]
-    loaded = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path / "m"), dtype="float32", device="cpu")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path / "m", model_type, **overrides), dtype="float32", device="cpu")
     tokens = 21
     cost = model_cost("x", loaded.config, context=tokens)
     length = next(length for length in cost.lengths if length.tokens == tokens)

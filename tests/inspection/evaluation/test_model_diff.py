@@ -12,7 +12,8 @@ from llmcli.errors import UsageError
 from llmcli.inspection.evaluation.model_diff import Comparison, compare
 from llmcli.model import Transformer
 from tests.support.models.puppet import BOS, END, ids_of, write_puppet
-from tests.support.models.tiny import byte_tokenizer, random_ids, save, tiny_model
+from tests.support.models.tiny import byte_tokenizer, random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 A, B, C = ids_of(b"abc")
 
@@ -66,7 +67,7 @@ def test_where_what_they_write_parts(tmp_path: Path) -> None:
 
 
 def test_a_model_agrees_with_itself_also_in_windows(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     told: list[tuple[str, int, int]] = []
     result = compare(
         lambda: loaded,
@@ -84,14 +85,14 @@ def test_a_model_agrees_with_itself_also_in_windows(tmp_path: Path) -> None:
 
 
 def test_a_reply_is_compared_without_its_prompt(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     result = compare(lambda: loaded, lambda: loaded, lambda _: random_ids(9), reply=True, max_tokens=6)
     assert [token.kl is None for token in result.tokens] == [True] * 9 + [False] * 6
     assert [token.id for token in result.tokens[9:]] == [token.id for token in result.continuations[0].tokens]
 
 
 def test_the_first_is_let_go_before_the_second_is_loaded(tmp_path: Path) -> None:
-    folder = save(tiny_model("llama"), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama")
     models: list[weakref.ref[Transformer]] = []
 
     def load() -> llmcli.LoadedModel:
@@ -105,12 +106,12 @@ def test_the_first_is_let_go_before_the_second_is_loaded(tmp_path: Path) -> None
 
 
 def test_models_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
-    first = save(tiny_model("llama"), tmp_path / "1")
-    second = save(tiny_model("llama", vocab_size=270), tmp_path / "2")
+    first = tiny_checkpoint(tmp_path / "1", "llama")
+    second = tiny_checkpoint(tmp_path / "2", "llama", vocab_size=270)
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["more"])
     tokenizer.save(str(second / "tokenizer.json"))
-    third = save(tiny_model("llama"), tmp_path / "3")
+    third = tiny_checkpoint(tmp_path / "3", "llama")
     (third / "tokenizer.json").write_text((third / "tokenizer.json").read_text().replace("<|user|>", "<|human|>"))
     for other, why in ((second, "one has 261 tokens and the other 262"), (third, r"token 258 is '<\|user\|>' in one")):
         with pytest.raises(UsageError, match=why):

@@ -15,6 +15,7 @@ from llmcli.inspection.evaluation import needle as needles
 from llmcli.inspection.evaluation.needle import NAMES, WORDS, bootstrap_interval, needle
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import save, tiny_model, write_text_files
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 FACT = re.compile(r"The secret word of (\w+) is (\w+)\.")
 
@@ -161,7 +162,7 @@ def test_chat_puts_the_question_into_the_template(tmp_path: Path, loaded: llmcli
     assert raw.depths[0].probs != chat.depths[0].probs
     # Three markers and the message's end for the start of the text; no "Question:" and "Answer:".
     assert abs(raw.tokens - chat.tokens) < 30
-    folder = save(tiny_model("llama"), tmp_path / "m")
+    folder = tiny_checkpoint(tmp_path / "m", "llama")
     write_text_files(folder, template=None)
     with pytest.raises(UsageError, match="no chat template"):
         needle(llmcli.load(folder), chat=True)

@@ -12,6 +12,7 @@ from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.feed_forward.moe_routing import expert_routing
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import VOCABULARY, random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(40)
 _HIDDEN = 264
@@ -122,11 +123,11 @@ def test_routing_equals_the_reference(
 
 
 def test_what_has_no_routing_is_refused(tmp_path: Path) -> None:
-    dense = llmcli.load(save(tiny_model("llama"), tmp_path / "dense"), dtype="float32")
+    dense = llmcli.load(tiny_checkpoint(tmp_path / "dense", "llama"), dtype="float32")
     with pytest.raises(UsageError, match="dense model"):
         expert_routing(dense, IDS)
     model_type, overrides = CASES["deepseek v3"]
-    mixed = llmcli.load(save(tiny_model(model_type, **overrides), tmp_path / "mixed"), dtype="float32")
+    mixed = llmcli.load(tiny_checkpoint(tmp_path / "mixed", model_type, **overrides), dtype="float32")
     with pytest.raises(UsageError, match=r"Block 0 is dense.* first block that has them is 1"):
         expert_routing(mixed, IDS, only=0)
     for block in (-1, 3):

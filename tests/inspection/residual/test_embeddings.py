@@ -20,6 +20,7 @@ from llmcli.inspection.residual.embeddings import (
 from llmcli.text.tokenizer import Tokenizer
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.text.tokenizers import metaspace_backend
 
 WORDS = ("king", "man", "woman", "queen", "apple")
@@ -175,6 +176,6 @@ def test_the_matrix_is_the_models_own(case: str, dtype: torch.dtype, tmp_path: P
 
 
 def test_a_tokenizer_with_more_tokens_than_rows_is_refused(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(save(tiny_model("llama", vocab_size=100), tmp_path / "m"))
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path / "m", "llama", vocab_size=100))
     with pytest.raises(CheckpointError, match="embeddings for 100"):
         read_embedding(checkpoint, checkpoint.read_text_parts().tokenizer)

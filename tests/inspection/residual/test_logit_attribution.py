@@ -18,7 +18,8 @@ from llmcli.model.block import OutputNormBlock
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from tests.support.models.inspected_families import FAMILIES, family
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(20)
 TARGET = 65
@@ -149,7 +150,7 @@ def test_experts_fire_as_they_are_routed(loaded: llmcli.LoadedModel) -> None:
 
 
 def test_in_bfloat16_what_is_rounded_away_is_told_apart(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path), dtype="bfloat16", device="cpu")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="bfloat16", device="cpu")
     found = attribution(loaded, trace(loaded.model, IDS, [19], parts=True), 0, TARGET)
     parts = found.mean_logit + found.embedding + sum(block.attention + block.feed_forward for block in found.blocks)
     assert parts + found.rounding == pytest.approx(found.logit, abs=1e-5)
@@ -159,7 +160,7 @@ def test_in_bfloat16_what_is_rounded_away_is_told_apart(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
-    return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("small")))
+    return llmcli.load(tiny_checkpoint(tmp_path_factory.mktemp("small"), "llama"))
 
 
 @pytest.mark.parametrize(("text", "token"), [("a", b"a"), (" ", b" "), ("\n", b"\n"), ("<|end|>", b"<|end|>")])

@@ -14,6 +14,7 @@ from llmcli.inspection.residual import logit_lens as lens_module
 from llmcli.inspection.residual.logit_lens import Lens, lens, lens_of
 from tests.support.models.inspected_families import FAMILIES, family
 from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(20)
 TOKENS = 261  # the byte tokenizer's
@@ -21,7 +22,7 @@ TOKENS = 261  # the byte tokenizer's
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
-    return llmcli.load(save(tiny_model("llama"), tmp_path_factory.mktemp("model")), dtype="float32", device="cpu")
+    return llmcli.load(tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama"), dtype="float32", device="cpu")
 
 
 def unembedded(model: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,7 @@ def test_every_layer_is_what_the_reference_would_say_there(name: str, tmp_path: 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_last_layer_is_the_model(tmp_path: Path, dtype: str) -> None:
     loaded = llmcli.load(
-        save(tiny_model("gemma2", head_dim=8, final_logit_softcapping=2.0), tmp_path), dtype=dtype, device="cpu"
+        tiny_checkpoint(tmp_path, "gemma2", head_dim=8, final_logit_softcapping=2.0), dtype=dtype, device="cpu"
     )
     last = lens(loaded, IDS, [19], top=TOKENS).lens[0].layers[-1]
     probs = loaded.logits(IDS)[-1, :TOKENS].float().softmax(-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,9 +22,9 @@ LENGTHS = [3, 70, 1, 95, 9, 100, 64, 30, 2, 88, 17, 40, 5, 66, 21, 50]
 
 
 @pytest.fixture(params=SOME, scope="module")
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+def model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
-    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+    return random_model(model_type, **overrides)
 
 
 def read(step: CpuStep, model: Transformer, lengths: Sequence[int]) -> list[KVCache]:
@@ -60,35 +59,35 @@ def test_a_row_is_what_it_is_alone(model: Transformer, kind: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3, 5])
-def test_on_any_number_of_threads(tmp_path: Path, threads: int) -> None:
+def test_on_any_number_of_threads(threads: int) -> None:
     # Few heads and long texts: their keys are split among threads, differently for each length.
-    model = random_model("llama", tmp_path, num_key_value_heads=1, max_position_embeddings=1000)
+    model = random_model("llama", num_key_value_heads=1, max_position_embeddings=1000)
     step = CpuStep(model, threads=threads, library=load_library())
     assert_rows_are_as_alone(step, model, [500, 3, 129, 64, 700, 66, 1])
 
 
 @pytest.mark.parametrize("variant", ["avx2", "portable"])
 @pytest.mark.parametrize("bits", [None, 4, 8])
-def test_with_other_instructions(tmp_path: Path, variant: Variant, bits: int | None) -> None:
+def test_with_other_instructions(variant: Variant, bits: int | None) -> None:
     try:
         library = load_library(variant)
     except NoKernelError as error:
         pytest.skip(str(error))
-    model = random_model("gemma2", tmp_path, sliding_window=20)
+    model = random_model("gemma2", sliding_window=20)
     if bits is not None:
         pack_model(model, 4 if bits == 4 else 8)
     assert_rows_are_as_alone(CpuStep(model, threads=2, library=library), model, LENGTHS)
 
 
-def test_texts_that_are_rotated_differently(tmp_path: Path) -> None:
+def test_texts_that_are_rotated_differently() -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
-    model = random_model("llama", tmp_path, rope_parameters=scaling, max_position_embeddings=32)
+    model = random_model("llama", rope_parameters=scaling, max_position_embeddings=32)
     step = CpuStep(model, threads=2, library=load_library())
     assert_rows_are_as_alone(step, model, [5, 40, 29, 60])
 
 
-def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
-    model = random_model("gpt2", tmp_path)
+def test_what_is_out_of_bounds_is_refused() -> None:
+    model = random_model("gpt2")
     step = CpuStep(model, threads=1, library=load_library())
     caches = read(step, model, [3] * 17)
     with pytest.raises((ValueError, IndexError)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -37,9 +36,9 @@ def assert_as_one_by_one(step: CpuStep, model: Transformer, length: int, count: 
 
 
 @pytest.fixture(params=SOME, scope="module")
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+def model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
-    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+    return random_model(model_type, **overrides)
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4"])
@@ -54,22 +53,22 @@ def test_tokens_are_what_they_are_one_by_one(model: Transformer, kind: str) -> N
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_on_any_number_of_threads(tmp_path: Path, threads: int) -> None:
+def test_on_any_number_of_threads(threads: int) -> None:
     # Few heads and a long text: its keys are split among threads, and not alike for all of the tokens.
-    model = random_model("llama", tmp_path, num_key_value_heads=1, max_position_embeddings=1000)
+    model = random_model("llama", num_key_value_heads=1, max_position_embeddings=1000)
     step = CpuStep(model, threads=threads, library=load_library())
     for length in (62, 126, 700):
         assert_as_one_by_one(step, model, length, 7)
 
 
-def test_rotations_that_change_as_the_text_grows(tmp_path: Path) -> None:
+def test_rotations_that_change_as_the_text_grows() -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
-    model = random_model("llama", tmp_path, rope_parameters=scaling, max_position_embeddings=32)
+    model = random_model("llama", rope_parameters=scaling, max_position_embeddings=32)
     assert_as_one_by_one(CpuStep(model, threads=2, library=load_library()), model, 27, 10)
 
 
-def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
-    model = random_model("gpt2", tmp_path)
+def test_what_is_out_of_bounds_is_refused() -> None:
+    model = random_model("gpt2")
     step = CpuStep(model, threads=1, library=load_library())
     cache = read(step, model, 125)
     with pytest.raises(PromptTooLongError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,9 +30,9 @@ def edited(model: Transformer) -> Transformer:
 # Between them: an output norm, biases, no gate, blocks that compute side by side.
 @pytest.mark.parametrize("name", ["smollm", "gemma 2", "gpt-2", "pythia, parallel"])
 @pytest.mark.parametrize("bits", [None, 4, 8])
-def test_updates_are_added(name: str, bits: int | None, tmp_path: Path) -> None:
+def test_updates_are_added(name: str, bits: int | None) -> None:
     model_type, overrides = CASES[name]
-    plain = random_model(model_type, tmp_path, **overrides)
+    plain = random_model(model_type, **overrides)
     model = edited(copy.deepcopy(plain))
     if bits is not None:
         model = pack_model(model, 4 if bits == 4 else 8)
@@ -44,8 +43,8 @@ def test_updates_are_added(name: str, bits: int | None, tmp_path: Path) -> None:
     assert float((ours - expected(plain)).norm() / ours.norm()) > 0.1
 
 
-def test_several_texts_at_once_are_to_the_last_bit_what_each_is_alone(tmp_path: Path) -> None:
-    model = pack_model(edited(random_model("llama", tmp_path)), 8)
+def test_several_texts_at_once_are_to_the_last_bit_what_each_is_alone() -> None:
+    model = pack_model(edited(random_model("llama")), 8)
     step = CpuStep(model, threads=2, library=library())
     texts = [random_ids(length, seed=length) for length in (3, 9, 4)]
 

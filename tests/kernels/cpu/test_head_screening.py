@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -21,10 +19,10 @@ GREEDY = SamplingParams(temperature=0, top_k=0)
 ROWS = 1500
 
 
-def packed_model(folder: Path, model_type: str = "llama", **overrides: object) -> Transformer:
+def packed_model(model_type: str = "llama", **overrides: object) -> Transformer:
     """With a head of 94 row blocks, the last of them not full, and 9 groups of columns, the last not full."""
     sizes = {"vocab_size": ROWS, "hidden_size": 264, "max_position_embeddings": 300, **overrides}
-    return pack_model(random_model(model_type, folder, **sizes), 8)
+    return pack_model(random_model(model_type, **sizes), 8)
 
 
 def set_head(model: Transformer, codes: Tensor, scale: Tensor) -> None:
@@ -42,8 +40,8 @@ def unread(step: CpuStep, model: Transformer, tokens: int = 5, vocabulary: int =
 
 @pytest.mark.parametrize("variant", ["native", "avx2", "portable"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_same_tokens_are_chosen(variant: Variant, threads: int, tmp_path: Path) -> None:
-    model = packed_model(tmp_path)
+def test_the_same_tokens_are_chosen(variant: Variant, threads: int) -> None:
+    model = packed_model()
     step = CpuStep(model, threads=threads, library=load_library(variant))
     head = model.lm_head.matrix
     assert isinstance(head, PackedMatrix)
@@ -52,8 +50,8 @@ def test_the_same_tokens_are_chosen(variant: Variant, threads: int, tmp_path: Pa
     assert_as_one_by_one(step, model, GREEDY, 20, 24)
 
 
-def test_a_draw_takes_all_logits(tmp_path: Path) -> None:
-    model = packed_model(tmp_path)
+def test_a_draw_takes_all_logits() -> None:
+    model = packed_model()
     step = CpuStep(model, threads=2, library=load_library())
     step.forward_burst(7, model.new_cache(), SamplingRequest(SamplingParams(temperature=0.7), [0.5] * 5, ROWS))
     assert step.unread_bytes == 0
@@ -68,8 +66,8 @@ def test_a_draw_takes_all_logits(tmp_path: Path) -> None:
         ("llama", {"vocab_size": 500}, True),
     ],
 )
-def test_other_heads(model_type: str, overrides: dict[str, object], screens: bool, tmp_path: Path) -> None:
-    model = packed_model(tmp_path, model_type, **overrides)
+def test_other_heads(model_type: str, overrides: dict[str, object], screens: bool) -> None:
+    model = packed_model(model_type, **overrides)
     step = CpuStep(model, threads=2, library=load_library())
     assert (unread(step, model, 1, vocabulary=model.config.vocab_size) != 0) == screens
     assert_as_one_by_one(step, model, GREEDY, 5, 12)
@@ -85,8 +83,8 @@ def normed(model: Transformer, token: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_lower_nibbles_that_are_not_random_are_noticed(tmp_path: Path) -> None:
-    model = packed_model(tmp_path, tie_word_embeddings=False)
+def test_lower_nibbles_that_are_not_random_are_noticed() -> None:
+    model = packed_model(tie_word_embeddings=False)
     x = normed(model, 7)
     random = torch.Generator().manual_seed(1)
     upper = torch.randint(0, 16, (ROWS, 264), generator=random, dtype=torch.uint8)
@@ -106,8 +104,8 @@ def test_lower_nibbles_that_are_not_random_are_noticed(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_upper_nibbles_that_say_nothing_are_left_alone(tmp_path: Path) -> None:
-    model = packed_model(tmp_path, tie_word_embeddings=False)
+def test_upper_nibbles_that_say_nothing_are_left_alone() -> None:
+    model = packed_model(tie_word_embeddings=False)
     codes = torch.randint(112, 144, (ROWS, 264), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     set_head(model, codes, torch.full((ROWS, 9), 0.1, dtype=torch.float16))
     step = CpuStep(model, threads=2, library=load_library())
@@ -120,8 +118,8 @@ def test_upper_nibbles_that_say_nothing_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_no_number_is_not_chosen(value: float, tmp_path: Path) -> None:
-    model = packed_model(tmp_path)
+def test_what_is_no_number_is_not_chosen(value: float) -> None:
+    model = packed_model()
     with torch.no_grad():
         model.get_parameter("norm.weight")[:] = value
     step = CpuStep(model, threads=2, library=load_library())
@@ -130,8 +128,8 @@ def test_what_is_no_number_is_not_chosen(value: float, tmp_path: Path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1000.0])
-def test_rows_that_nobody_can_choose(value: float, tmp_path: Path) -> None:
-    model = packed_model(tmp_path, tie_word_embeddings=False)
+def test_rows_that_nobody_can_choose(value: float) -> None:
+    model = packed_model(tie_word_embeddings=False)
     codes = torch.randint(0, 256, (ROWS, 264), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     scale = torch.full((ROWS, 9), 0.01, dtype=torch.float16)
     scale[1001:] = value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -32,9 +31,9 @@ FILTERS = (
 
 
 @pytest.fixture(params=SOME, scope="module")
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+def model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
-    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+    return random_model(model_type, **overrides)
 
 
 def test_tokens_are_those_that_are_chosen_one_by_one(model: Transformer) -> None:
@@ -45,16 +44,16 @@ def test_tokens_are_those_that_are_chosen_one_by_one(model: Transformer) -> None
 
 
 @pytest.mark.parametrize("variant", ["native", "avx2", "portable"])
-def test_by_all_filters(variant: Variant, tmp_path: Path) -> None:
-    model = random_model("llama", tmp_path, vocab_size=1500, max_position_embeddings=300)
+def test_by_all_filters(variant: Variant) -> None:
+    model = random_model("llama", vocab_size=1500, max_position_embeddings=300)
     step = CpuStep(model, threads=1, library=load_library(variant))
     for params in FILTERS:
         assert step.chooses(params)
         assert_as_one_by_one(step, model, params, 20, 12)
 
 
-def test_the_first_of_equals(tmp_path: Path) -> None:
-    model = random_model("llama", tmp_path, tie_word_embeddings=False, vocab_size=700)
+def test_the_first_of_equals() -> None:
+    model = random_model("llama", tie_word_embeddings=False, vocab_size=700)
     step, best = CpuStep(model, threads=2, library=load_library()), [17, 211, 212, 500, 699]
     with torch.no_grad():
         rows = model.lm_head.weight
@@ -84,8 +83,8 @@ def test_an_end_is_the_last(model: Transformer) -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
-def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams, tmp_path: Path) -> None:
-    model = random_model("llama", tmp_path)
+def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams) -> None:
+    model = random_model("llama")
     step = CpuStep(model, threads=2, library=load_library())
     cache = model.new_cache()
     step.forward([1, 2], cache)
@@ -95,8 +94,8 @@ def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams, t
 
 
 @pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
-def test_what_nobody_can_choose_may_be_no_number(params: SamplingParams, tmp_path: Path) -> None:
-    model = random_model("llama", tmp_path, tie_word_embeddings=False)
+def test_what_nobody_can_choose_may_be_no_number(params: SamplingParams) -> None:
+    model = random_model("llama", tie_word_embeddings=False)
     with torch.no_grad():
         model.lm_head.weight[100] = torch.nan
         model.lm_head.weight[101] = torch.inf
@@ -120,8 +119,8 @@ def test_what_it_cannot_choose_by(model: Transformer) -> None:
                 step.forward_burst(1, model.new_cache(), SamplingRequest(params, [0.5], 9))
 
 
-def test_what_is_out_of_bounds_is_refused(tmp_path: Path) -> None:
-    model = random_model("gpt2", tmp_path)
+def test_what_is_out_of_bounds_is_refused() -> None:
+    model = random_model("gpt2")
     step = CpuStep(model, threads=1, library=load_library())
     cache = model.new_cache()
     step.forward(random_ids(125), cache)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -36,15 +35,15 @@ LATENT = {"deepseek v2, groups, yarn", "deepseek v2 lite", "deepseek v3"}
 
 
 @pytest.fixture(params=[name for name in CASES if name not in LATENT], scope="module")
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+def model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
-    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+    return random_model(model_type, **overrides)
 
 
 @pytest.fixture(params=SOME, scope="module")
-def some_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+def some_model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
-    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+    return random_model(model_type, **overrides)
 
 
 def test_dense_weights(model: Transformer) -> None:
@@ -76,8 +75,8 @@ def test_bfloat16_is_as_close_to_the_truth_as_the_readable_model(some_model: Tra
 
 @pytest.mark.parametrize("sizes", [(16,) * 6, (13, 16, 1, 15, 16, 16), (7, 12, 16, 16, 3, 16)])
 @pytest.mark.parametrize("window", [None, 21])
-def test_many_tokens_are_attended_to_in_bfloat16(tmp_path: Path, sizes: tuple[int, ...], window: int | None) -> None:
-    model = random_model("mistral", tmp_path, hidden_size=64, head_dim=32, sliding_window=window).bfloat16()
+def test_many_tokens_are_attended_to_in_bfloat16(sizes: tuple[int, ...], window: int | None) -> None:
+    model = random_model("mistral", hidden_size=64, head_dim=32, sliding_window=window).bfloat16()
     ids = random_ids(sum(sizes), seed=4)
     exact = copy.deepcopy(model).float()
     step, cache = CpuStep(model, threads=2, library=library()), model.new_cache()
@@ -94,11 +93,9 @@ FEW += [(variant, group, window) for variant in ("avx2", "portable") for group, 
 
 
 @pytest.mark.parametrize(("variant", "group", "window"), FEW)
-def test_few_queries_are_attended_to_in_bfloat16(
-    tmp_path: Path, variant: Variant, group: int, window: int | None
-) -> None:
+def test_few_queries_are_attended_to_in_bfloat16(variant: Variant, group: int, window: int | None) -> None:
     shape = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 2 * group, "num_key_value_heads": 2}
-    model = random_model("mistral", tmp_path, sliding_window=window, **shape).bfloat16()
+    model = random_model("mistral", sliding_window=window, **shape).bfloat16()
     ids = random_ids(100, seed=5)
     exact = copy.deepcopy(model).float()
     with torch.inference_mode():
@@ -114,11 +111,9 @@ def test_few_queries_are_attended_to_in_bfloat16(
 @pytest.mark.parametrize("variant", get_args(Variant))
 @pytest.mark.parametrize(("group", "size"), [(1, 64), (2, 32), (3, 96), (4, 16), (3, 64), (5, 64)])
 @pytest.mark.parametrize("window", [None, 21])
-def test_few_queries_are_attended_to_in_float32(
-    tmp_path: Path, variant: Variant, group: int, size: int, window: int | None
-) -> None:
+def test_few_queries_are_attended_to_in_float32(variant: Variant, group: int, size: int, window: int | None) -> None:
     shape = {"hidden_size": 64, "head_dim": size, "num_attention_heads": 2 * group, "num_key_value_heads": 2}
-    model = random_model("mistral", tmp_path, sliding_window=window, **shape)
+    model = random_model("mistral", sliding_window=window, **shape)
     ids = random_ids(100, seed=5)
     with torch.inference_mode():
         theirs = model(torch.tensor([ids]))[0]
@@ -147,11 +142,10 @@ def test_any_number_of_tokens_at_once(odd: dict[int | None, Transformer], tokens
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[int | None, Transformer]:
+def odd() -> dict[int | None, Transformer]:
     """Sizes that are multiples of nothing the kernel likes, dense and packed."""
     model = random_model(
         "llama",
-        tmp_path_factory.mktemp("odd"),
         hidden_size=35,
         head_dim=10,
         intermediate_size=77,
@@ -234,8 +228,8 @@ def test_two_engines_do_not_meet(odd: dict[int | None, Transformer]) -> None:
     assert torch.equal(results[0], results[1])
 
 
-def test_an_interruption_leaves_no_rotations_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = random_model("llama", tmp_path, max_position_embeddings=300)
+def test_an_interruption_leaves_no_rotations_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama", max_position_embeddings=300)
     step, cache = CpuStep(model, threads=1, library=load_library()), model.new_cache()
     first = step.forward([1, 2, 3], cache)
     step.forward([2] * 252, cache)
@@ -255,9 +249,9 @@ def test_an_interruption_leaves_no_rotations_that_are_gone(tmp_path: Path, monke
     del others
 
 
-def test_what_is_not_covered_is_said(tmp_path: Path) -> None:
+def test_what_is_not_covered_is_said() -> None:
     model_type, overrides = CASES["deepseek v3"]
-    model = random_model(model_type, tmp_path, **overrides)
+    model = random_model(model_type, **overrides)
     assert unsupported(model.config) == "latent attention"
     with pytest.raises(NoKernelError, match="latent attention"):
         CpuStep(model, library=library())
@@ -269,7 +263,7 @@ def test_half_precision_is_not_covered(odd: dict[int | None, Transformer]) -> No
         CpuStep(copy.deepcopy(half).half(), library=library())
 
 
-def test_ids_and_caches_out_of_bounds_are_refused(odd: dict[int | None, Transformer], tmp_path: Path) -> None:
+def test_ids_and_caches_out_of_bounds_are_refused(odd: dict[int | None, Transformer]) -> None:
     model = odd[None]
     step = CpuStep(model, threads=1, library=library())
     for ids in ([263], [-1]):
@@ -281,7 +275,7 @@ def test_ids_and_caches_out_of_bounds_are_refused(odd: dict[int | None, Transfor
         step.forward([1], KVCache(model.config, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="cache"):
         step.forward([1], KVCache(model.config, batch=2))
-    learned = random_model("gpt2", tmp_path, **CASES["gpt-2"][1])
+    learned = random_model("gpt2", **CASES["gpt-2"][1])
     with pytest.raises(PromptTooLongError, match="129 tokens"):
         CpuStep(learned, threads=1, library=library()).forward([1] * 129, fresh(learned))
 
@@ -297,8 +291,8 @@ def test_the_greatest_logit_is_found_on_the_way(some_model: Transformer, threads
     assert step.greatest is None
 
 
-def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest(tmp_path: Path) -> None:
-    model = random_model("llama", tmp_path, vocab_size=70)
+def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest() -> None:
+    model = random_model("llama", vocab_size=70)
     head = model.lm_head
     assert isinstance(head, torch.nn.Linear)
     head.weight.data.zero_()
@@ -323,10 +317,10 @@ def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest(tm
         ("llama 4", "mlp.gate"),
     ],
 )
-def test_what_is_not_a_number_stays_so(tmp_path: Path, variant: Variant, case: str, part: str) -> None:
+def test_what_is_not_a_number_stays_so(variant: Variant, case: str, part: str) -> None:
     """One row of weights, whose product a maximum, a rounding, a softmax, a sink or a router could lose."""
     model_type, overrides = CASES[case]
-    model = random_model(model_type, tmp_path, **overrides)
+    model = random_model(model_type, **overrides)
     for bits in (None, 4, 8):
         broken = copy.deepcopy(model)
         with torch.no_grad():

@@ -21,7 +21,8 @@ from llmcli.model.quantized.layout import PackedFormat, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedLinear
 from tests.support.kernels.triton_device import DEVICE
 from tests.support.models.random_models import WIDE, pack_model, packed, random_groups, random_model
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import random_ids
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 Kernels = dict[Any, "Future[Any]"]
 # The interpreter cuts numbers off where they become bfloat16; compilation is seen to round.
@@ -112,9 +113,9 @@ def test_gradients_are_those_of_the_rows_that_were_used(kernels: Kernels, monkey
 
 
 @pytest.mark.slow
-def test_a_mixture_of_experts_computes_the_same(kernels: Kernels, tmp_path: Path) -> None:
+def test_a_mixture_of_experts_computes_the_same(kernels: Kernels) -> None:
     sizes = {"num_hidden_layers": 1, "num_local_experts": 3, "vocab_size": 70, "hidden_size": 32}
-    model = pack_model(random_model("mixtral", tmp_path, **sizes), wide(4)).to(DEVICE)
+    model = pack_model(random_model("mixtral", **sizes), wide(4)).to(DEVICE)
     ids = torch.tensor([[1, 5, 60, 3, 33, 7, 21]], device=DEVICE)
     with torch.inference_mode():
         theirs = model(ids)
@@ -137,7 +138,7 @@ def test_a_loaded_model_computes_by_kernels_when_they_are_compiled(
         return planned_formats(model, packing, checkpoint, torch.device("cuda"))
 
     monkeypatch.setattr("llmcli.checkpoint.load_weights.planned_formats", planned)
-    folder = save(tiny_model("llama", num_hidden_layers=1), tmp_path)
+    folder = tiny_checkpoint(tmp_path, "llama", num_hidden_layers=1)
     theirs = llmcli.load(folder, dtype="float32", quantize="int4", device=str(DEVICE)).logits(ids)
     kernels.clear()
     monkeypatch.setattr("llmcli.checkpoint.load_packed.unpacker_for", unpacker)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,8 +27,8 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
-    return random_model("llama", tmp_path_factory.mktemp("model"), **SIZES).to(torch.bfloat16).to(DEVICE)
+def model() -> Transformer:
+    return random_model("llama", **SIZES).to(torch.bfloat16).to(DEVICE)
 
 
 def begun(model: Transformer, length: int = 600) -> KVCache:
@@ -89,10 +88,10 @@ def test_launches_that_overlap_give_what_those_do_that_wait(model: Transformer) 
                 assert torch.equal(one.keys[:, :, : 30 + several], other.keys[:, :, : 30 + several])
 
 
-def test_a_model_on_another_device_than_the_current_one(model: Transformer, tmp_path: Path) -> None:
+def test_a_model_on_another_device_than_the_current_one(model: Transformer) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("there is one CUDA device")
-    here, there = model, random_model("llama", tmp_path, **SIZES).to(torch.bfloat16).to("cuda:1")
+    here, there = model, random_model("llama", **SIZES).to(torch.bfloat16).to("cuda:1")
     for one in (here, there):
         step, cache = CudaStep(one, slower_step), one.new_cache()
         step.forward([1, 2, 3], cache)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -57,10 +56,10 @@ def run_in(order: Order, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "bits", "several"), [("gemma 2", None, 3), ("gpt-oss", None, 1), ("mixtral", 4, 1), ("olmo 2", 8, 1)]
 )
-def test_no_program_waits_for_another(name: str, bits: int | None, several: int, tmp_path: Path) -> None:
+def test_no_program_waits_for_another(name: str, bits: int | None, several: int) -> None:
     model_type, overrides = CASES[name]
     sizes = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "num_hidden_layers": 2, "intermediate_size": 32}
-    model = random_model(model_type, tmp_path, **{**overrides, **sizes})
+    model = random_model(model_type, **{**overrides, **sizes})
     if bits is not None:
         pack_model(model, wide(4 if bits == 4 else 8, 32))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,9 +26,9 @@ NAMES = (
 )  # fmt: skip
 
 
-def made(name: str, folder: Path) -> Transformer:
+def made(name: str) -> Transformer:
     model_type, overrides = CASES[name]
-    return random_model(model_type, folder, **overrides).to(DEVICE)
+    return random_model(model_type, **overrides).to(DEVICE)
 
 
 def fresh(model: Transformer) -> KVCache:
@@ -55,8 +54,8 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_position(name: str, tmp_path: Path) -> None:
-    model = made(name, tmp_path)
+def test_every_position(name: str) -> None:
+    model = made(name)
     step, cache = GraphStep(model, "a reason"), fresh(model)
     # Memory that was never written may hold anything.
     for segment in cache.layers:
@@ -69,9 +68,9 @@ def test_every_position(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "packed"])
-def test_no_number_is_asked_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_number_is_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Tensors of `meta` have no values: what needs one, and would wait for a GPU or end a recording, fails.
-    model = made("gpt-2" if name == "packed" else name, tmp_path).cpu()
+    model = made("gpt-2" if name == "packed" else name).cpu()
     model = (pack_model(model, 4) if name == "packed" else model).to("meta")
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     step, cache = GraphStep(model, ""), model.new_cache()
@@ -82,8 +81,8 @@ def test_no_number_is_asked_for(name: str, tmp_path: Path, monkeypatch: pytest.M
     assert step.forward_unseen(token, cache).shape == (1, model.config.vocab_size)
 
 
-def test_two_caches_and_a_text_that_is_taken_back(tmp_path: Path) -> None:
-    model = made("mistral, window shorter than the text", tmp_path)
+def test_two_caches_and_a_text_that_is_taken_back() -> None:
+    model = made("mistral, window shorter than the text")
     step, caches = GraphStep(model, ""), [fresh(model), fresh(model)]
     texts = IDS, IDS[::-1]
     for turn in range(6):
@@ -112,8 +111,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return recordings
 
 
-def test_what_is_recorded_serves_the_next_text_in_the_same_memory(tmp_path: Path, recorded: list[object]) -> None:
-    model = made("gpt-2", tmp_path)
+def test_what_is_recorded_serves_the_next_text_in_the_same_memory(recorded: list[object]) -> None:
+    model = made("gpt-2")
     step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
     step._captures = True
     for text, graphs in ((IDS[:6], 1), (IDS[6:12], 1), (IDS[:12], 2)):
@@ -123,7 +122,7 @@ def test_what_is_recorded_serves_the_next_text_in_the_same_memory(tmp_path: Path
         assert len(recorded) == graphs
 
 
-def test_nothing_is_recorded_while_a_faster_way_to_unpack_is_being_made(tmp_path: Path, recorded: list[object]) -> None:
+def test_nothing_is_recorded_while_a_faster_way_to_unpack_is_being_made(recorded: list[object]) -> None:
     class Awaited:
         def ready(self, _matrix: PackedMatrix, _dtype: torch.dtype) -> bool:
             return False
@@ -134,7 +133,7 @@ def test_nothing_is_recorded_while_a_faster_way_to_unpack_is_being_made(tmp_path
         def unpack(self, _matrix: PackedMatrix, _index: int, _first: int, _into: torch.Tensor) -> None:
             raise AssertionError("it is not ready")
 
-    model = pack_model(made("gpt-2", tmp_path).cpu(), 4).to(DEVICE)
+    model = pack_model(made("gpt-2").cpu(), 4).to(DEVICE)
     matrices = [module for module in model.modules() if isinstance(module, PackedMatrix)]
     pending = {matrices[-1]}
     for matrix in matrices:
@@ -149,11 +148,11 @@ def test_nothing_is_recorded_while_a_faster_way_to_unpack_is_being_made(tmp_path
     assert error(torch.cat(ours), expected(model, IDS[:5])) < 5e-6
 
 
-def test_packed_weights(tmp_path: Path) -> None:
-    model = pack_model(made("gemma 2", tmp_path / "dense").cpu(), 4).to(DEVICE)
+def test_packed_weights() -> None:
+    model = pack_model(made("gemma 2").cpu(), 4).to(DEVICE)
     step, cache = GraphStep(model, ""), fresh(model)
     ours = torch.cat([step.forward([token], cache) for token in IDS[:10]])
     assert error(ours, expected(model, IDS[:10])) < 5e-6
-    experts = pack_model(made("mixtral", tmp_path / "experts").cpu(), 4)
+    experts = pack_model(made("mixtral").cpu(), 4)
     with pytest.raises(NoKernelError, match="packed experts"):
         GraphStep(experts, "")

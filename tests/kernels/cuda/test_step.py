@@ -22,7 +22,7 @@ from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from tests.support.kernels.triton_device import DEVICE
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import WIDE, pack_model, random_model
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 from llmcli.kernels.cuda.step import CudaStep  # isort: skip
 
@@ -37,16 +37,16 @@ SEVERAL = (
 SINGLE = ("qwen2", "qwen3", "olmo", "gpt-2", "granite", "qwen2-moe", "gpt-oss", "llama 4")
 
 
-def made(name: str, folder: Path) -> Transformer:
+def made(name: str) -> Transformer:
     model_type, overrides = CASES[name]
     # As few layers as there can be: the interpreter is slow.
     few = {} if any(key.endswith(("layer_types", "layers")) for key in overrides) else {"num_hidden_layers": 2}
-    return random_model(model_type, folder, **{**VOCABULARY, **few, **overrides}).to(DEVICE)
+    return random_model(model_type, **{**VOCABULARY, **few, **overrides}).to(DEVICE)
 
 
 @pytest.fixture(scope="module")
-def smollm(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
-    return made("smollm", tmp_path_factory.mktemp("model"))
+def smollm() -> Transformer:
+    return made("smollm")
 
 
 def fresh(model: Transformer, length: int = len(IDS)) -> KVCache:
@@ -81,14 +81,14 @@ def assert_right(model: Transformer, several: int = 3, most: float = 3e-6) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEVERAL)
-def test_families(name: str, tmp_path: Path) -> None:
-    assert_right(made(name, tmp_path), several=2)
+def test_families(name: str) -> None:
+    assert_right(made(name), several=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SINGLE)
-def test_families_by_single_tokens(name: str, tmp_path: Path) -> None:
-    assert_right(made(name, tmp_path), several=0)
+def test_families_by_single_tokens(name: str) -> None:
+    assert_right(made(name), several=0)
 
 
 @pytest.mark.parametrize("several", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (8, 9))])
@@ -112,8 +112,8 @@ def test_several_tokens_on_packed_weights(smollm: Transformer, kept: PackedForma
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [wide(8), wide(4, 32), wide(8, 128)], ids=str)
-def test_packed_experts(kept: PackedFormat, tmp_path: Path) -> None:
-    assert_right(pack_model(made("mixtral", tmp_path).cpu(), kept).to(DEVICE), several=0)
+def test_packed_experts(kept: PackedFormat) -> None:
+    assert_right(pack_model(made("mixtral").cpu(), kept).to(DEVICE), several=0)
 
 
 @pytest.mark.slow
@@ -155,9 +155,9 @@ def test_sixteen_bits_are_as_close_to_the_truth_as_the_readable_model(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 300])
-def test_a_long_text_whose_cache_grows_and_moves(tmp_path: Path, window: int | None) -> None:
+def test_a_long_text_whose_cache_grows_and_moves(window: int | None) -> None:
     sizes = {**VOCABULARY, "num_hidden_layers": 1, "sliding_window": window, "max_position_embeddings": 4096}
-    model = random_model("mistral", tmp_path, **sizes).to(DEVICE)
+    model = random_model("mistral", **sizes).to(DEVICE)
     ids = torch.randint(0, 70, (1100,), generator=torch.Generator().manual_seed(2)).tolist()
     theirs = read(model, fresh(model), ids)
     step, cache = CudaStep(model, slower_step), fresh(model, len(ids))
@@ -187,7 +187,7 @@ def test_two_caches_in_turn_and_a_text_that_is_taken_back(smollm: Transformer) -
 
 
 def test_proposals_are_verified_several_tokens_a_pass(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama", num_hidden_layers=2), tmp_path), dtype="float32", device=str(DEVICE))
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama", num_hidden_layers=2), dtype="float32", device=str(DEVICE))
     size = loaded.tokenizer.vocab_size
     drafting = DraftModel(PrefixCache(loaded.model, context_length=64, vocab_size=size))
     speculation = SpeculationState(draft=drafting, tokens=3)
@@ -219,9 +219,9 @@ def test_no_first_token_waits_for_a_compiler(smollm: Transformer, monkeypatch: p
         assert error(ours, read(smollm, fresh(smollm), prompt)[-1:]) < 1e-6
 
 
-def test_what_is_not_covered_is_said(tmp_path: Path, smollm: Transformer) -> None:
+def test_what_is_not_covered_is_said(smollm: Transformer) -> None:
     with pytest.raises(NoKernelError, match="latent attention"):
-        CudaStep(made("deepseek v3", tmp_path), slower_step)
+        CudaStep(made("deepseek v3"), slower_step)
     with pytest.raises(NoKernelError, match="float64"):
         CudaStep(copy.deepcopy(smollm).double(), slower_step)
     step = CudaStep(smollm, slower_step)
@@ -233,8 +233,8 @@ def test_what_is_not_covered_is_said(tmp_path: Path, smollm: Transformer) -> Non
             step.forward([1], cache)
 
 
-def test_learned_positions_end(tmp_path: Path) -> None:
-    model = made("gpt-2", tmp_path)
+def test_learned_positions_end() -> None:
+    model = made("gpt-2")
     cache = model.new_cache()
     read(model, cache, [1] * 128)
     with pytest.raises(PromptTooLongError, match="129 tokens"):

@@ -20,7 +20,7 @@ from llmcli.kernels.select import cuda_step, why_no_kernel
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, Transformer
 from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from tests.support.models.random_models import pack_model
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 INTERPRETED = pytest.mark.skipif(
@@ -79,7 +79,7 @@ def test_the_readable_model_where_there_can_be_no_graph() -> None:
 @pytest.mark.slow
 @INTERPRETED
 def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
-    loaded = llmcli.load(save(tiny_model("llama"), tmp_path / "model"), device="cpu", dtype="float32")
+    loaded = llmcli.load(tiny_checkpoint(tmp_path / "model", "llama"), device="cpu", dtype="float32")
     step, _ = cuda_step(loaded.model, None)
     assert step is not None and step.name == "triton kernels (interpreted), float32"
     recorded, _ = cuda_step(loaded.model, "a reason")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +21,9 @@ LENGTHS = [3, 70, 1, 95, 9, 100, 30]
 
 
 @pytest.fixture(params=SOME, scope="module")
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+def model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
-    return random_model(model_type, tmp_path_factory.mktemp("model"), **overrides)
+    return random_model(model_type, **overrides)
 
 
 def read(model: Transformer, length: int, seed: int, expected: int = 0) -> KVCache:
@@ -64,14 +63,14 @@ def test_a_row_is_what_it_is_alone(model: Transformer) -> None:
     assert max(differences(model, LENGTHS, free=[0, 3])) < 5e-6
 
 
-def test_texts_longer_than_the_room_there_was(tmp_path: Path) -> None:
-    model = random_model("mistral", tmp_path, max_position_embeddings=2000, sliding_window=None)
+def test_texts_longer_than_the_room_there_was() -> None:
+    model = random_model("mistral", max_position_embeddings=2000, sliding_window=None)
     assert max(differences(model, [255, 3, 700, 254], turns=5)) < 5e-6
 
 
-def test_texts_that_are_rotated_differently(tmp_path: Path) -> None:
+def test_texts_that_are_rotated_differently() -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
-    model = random_model("llama", tmp_path, rope_parameters=scaling, max_position_embeddings=32)
+    model = random_model("llama", rope_parameters=scaling, max_position_embeddings=32)
     assert max(differences(model, [5, 40, 29, 60])) < 5e-6
 
 
@@ -97,8 +96,8 @@ def test_nothing_of_a_row_depends_on_what_is_beside_it(model: Transformer) -> No
         torch.testing.assert_close(first, logits, rtol=1e-5, atol=1e-5)
 
 
-def test_learned_positions_end(tmp_path: Path) -> None:
-    model = random_model("gpt2", tmp_path)
+def test_learned_positions_end() -> None:
+    model = random_model("gpt2")
     with torch.inference_mode():
         together = new_rows(model, 2)
         together.enter(1, read(model, 128, seed=0))

@@ -111,8 +111,7 @@ def _main_in_child(arguments: list[str], variables: dict[str, str], out: str, er
             os.dup2(file, number)
             os.close(file)
         sys.stdin, sys.stdout, sys.stderr = (
-            open(number, mode, encoding="utf-8")  # noqa: SIM115
-            for number, mode in enumerate(("r", "w", "w"))
+            os.fdopen(number, mode, encoding="utf-8") for number, mode in enumerate(("r", "w", "w"))
         )
         os.environ.clear()
         os.environ.update(variables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from llmcli.model.mixture_of_experts import Experts
 from llmcli.model.quantized.layout import Bits, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
 from llmcli.model.quantized.quantize import quantize
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import shared_checkpoint
 
 WIDE = (wide(4), wide(8), wide(4, 32), wide(8, 32), wide(8, 128))
 FORMATS = (narrow(4), narrow(8), *WIDE)
@@ -95,7 +94,7 @@ class RoundingFunctional:
         return nn.functional.linear(x if isinstance(weight, nn.Parameter) else rounded(x), weight, bias)
 
 
-def random_model(model_type: str, folder: Path, **overrides: Any) -> Transformer:
+def random_model(model_type: str, **overrides: Any) -> Transformer:
     """Our model of a tiny random checkpoint of a family, in float32."""
-    checkpoint = open_checkpoint(save(tiny_model(model_type, **overrides), folder))
+    checkpoint = open_checkpoint(shared_checkpoint(model_type, **overrides))
     return load_weights(checkpoint, torch.device("cpu"), torch.float32)

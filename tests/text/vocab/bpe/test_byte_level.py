@@ -14,7 +14,7 @@ from llmcli.checkpoint.text_assets import folder_text_parts
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
-from tests.support.models.tiny import save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 TEXTS = [
     "Hello world, it's 2024 and we'll see 12345 things.",
@@ -129,7 +129,7 @@ def test_the_kind_of_model_says_the_class_where_no_file_names_one(
 ) -> None:
     import transformers
 
-    folder = save(tiny_model("llama", vocab_size=len(trained[0]) + len(ADDED)), tmp_path / "m")
+    folder = tiny_checkpoint(tmp_path / "m", "llama", vocab_size=len(trained[0]) + len(ADDED))
     (folder / "tokenizer.json").unlink()
     write(folder, trained, {})
     name = {"qwen2": "Qwen2Tokenizer", "gpt2": "GPT2Tokenizer"}[model_type]
