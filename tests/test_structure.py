@@ -78,4 +78,26 @@ def test_functions_within_functions_are_measured() -> None:
     names = {function.name: function.lines for function in functions("tests/support/text")}
     assert names["cut"] == 4
     inner = {function.name for function in functions("tests/support/gguf")}
-    assert {"quantised", "quantised.kind_of"} <= inner
+    assert {"quantized", "quantized.kind_of"} <= inner
+
+
+def class_names(sources: dict[str, str]) -> dict[str, list[str]]:
+    """The modules that define each class, whatever it is defined in."""
+    found: dict[str, list[str]] = {}
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(path)
+    return found
+
+
+def test_no_class_name_is_used_twice() -> None:
+    sources = {
+        path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "llmcli").rglob("*.py"))
+    }
+    assert not {name: paths for name, paths in class_names(sources).items() if len(paths) > 1}
+
+
+def test_a_class_name_used_twice_is_seen() -> None:
+    sources = {"a.py": "class Reply: ...", "b.py": "def late():\n    class Reply: ..."}
+    assert class_names(sources)["Reply"] == ["a.py", "b.py"]

@@ -28,7 +28,7 @@ from llmcli.kernels.cuda.support import reads_packed
 from llmcli.model import Transformer
 from llmcli.model.huge_pages import Pages
 from llmcli.model.meta_device import meta_model
-from llmcli.model.mixture_of_experts import Experts
+from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.layout import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
 from llmcli.model.quantized.quantize import quantize
@@ -104,7 +104,7 @@ def make_room(
         matrix = made[parameter]
         owner, _, name = path.rpartition(".")
         replacement: nn.Module = matrix
-        if isinstance(module, Experts):
+        if isinstance(module, ExpertWeights):
             owner, name = path, parameter.rpartition(".")[2]
             delattr(module, name)
         elif isinstance(module, nn.Linear):
@@ -121,7 +121,7 @@ def _packable(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
     """Where matrices can be packed: the path of each module, the module, and the parameter it computes with."""
     for path, module in model.named_modules():
         name = path.rpartition(".")[2]
-        if isinstance(module, Experts):
+        if isinstance(module, ExpertWeights):
             yield from ((path, module, f"{path}.{part}") for part in ("gate_up_proj", "down_proj"))
         elif isinstance(module, nn.Linear | nn.Embedding) and name not in (*_DENSE, "embed_positions"):
             tied = model.config.tie_embeddings and name == "lm_head"

@@ -10,10 +10,18 @@ import torch
 
 from llmcli.api import LoadedModel
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, edited
-from llmcli.editing import paraphrases as relations
 from llmcli.editing.covariance import TEXTS, Progress, Statistics
 from llmcli.editing.evaluation import Measuring, Proof, Questions, answer_probability, log_probabilities_along
 from llmcli.editing.mlp_keys import check_layer, editable_layers, subject_keys
+from llmcli.editing.paraphrases import (
+    CHAT_CONTEXT,
+    CONTEXTS,
+    HELD_OUT,
+    NEIGHBORS,
+    UNSEEN_CONTEXTS,
+    paraphrases,
+    question,
+)
 from llmcli.editing.prompt import Passage, passage
 from llmcli.editing.rome import Update, make_update
 from llmcli.errors import UsageError
@@ -143,10 +151,10 @@ def make_edit(
         questions = Questions(
             prompt=fact.prompt,
             target=fact.target,
-            paraphrases=fact.paraphrases or relations.paraphrases(fact.prompt, fact.subject),
+            paraphrases=fact.paraphrases or paraphrases(fact.prompt, fact.subject),
             neighbours=fact.neighbours or near[:_NEIGHBORS],
-            unrelated=relations.HELD_OUT,
-            asked=fact.asked or (relations.question(fact.prompt, fact.subject),),
+            unrelated=HELD_OUT,
+            asked=fact.asked or (question(fact.prompt, fact.subject),),
             reply_tokens=reply_tokens,
         )
         measuring = Measuring(loaded, questions, lambda done, total: tell("Asking before the edit", done, total))
@@ -177,24 +185,24 @@ def _sweep(dense: Sequence[int]) -> list[int]:
 def _passages(loaded: LoadedModel, fact: Fact) -> tuple[list[Passage], Passage]:
     """The prompt in several contexts, itself first, and what the subject is."""
     prompt, subject, target = fact.prompt, fact.subject, fact.target
-    found = [passage(loaded, context + prompt, subject, target) for context in relations.CONTEXTS]
+    found = [passage(loaded, context + prompt, subject, target) for context in CONTEXTS]
     if found[0].subject == 0:
         raise UsageError(
             f'"{subject}" ends on the first token of the text, where models keep no knowledge of what it says. '
             f'Let something stand before it, as in "The well-known {prompt}".'
         )
     if loaded.template is not None:
-        question = relations.CHAT_CONTEXT.replace("{subject}", subject)
+        question = CHAT_CONTEXT.replace("{subject}", subject)
         found.append(passage(loaded, prompt, subject, target, question=question))
     return found, passage(loaded, f"{subject} is a", subject, target)
 
 
 def _nearest(loaded: LoadedModel, fact: Fact, layer: int) -> tuple[str, ...]:
     """The prompt about other subjects: those first whose keys point most nearly where this one's does."""
-    others = [name for name in relations.NEIGHBORS if name not in fact.prompt]
+    others = [name for name in NEIGHBORS if name not in fact.prompt]
     rows = [fact.subject, *others]
     # In a context, for a name alone would often be the first token.
-    prompts = [relations.UNSEEN_CONTEXTS[0] + fact.prompt.replace(fact.subject, name) for name in rows]
+    prompts = [UNSEEN_CONTEXTS[0] + fact.prompt.replace(fact.subject, name) for name in rows]
     passages = [passage(loaded, text, name, fact.target) for text, name in zip(prompts, rows, strict=True)]
     keys = torch.nn.functional.normalize(subject_keys(loaded.model, [layer], passages)[layer], dim=1)
     order = (keys[1:] @ keys[0]).argsort(descending=True).tolist()
@@ -208,7 +216,7 @@ class _Trial:
         self, loaded: LoadedModel, fact: Fact, neighbours: Sequence[str], texts: Sequence[Sequence[int]]
     ) -> None:
         self._loaded, self._fact = loaded, fact
-        self._contexts = [context + fact.prompt for context in relations.UNSEEN_CONTEXTS]
+        self._contexts = [context + fact.prompt for context in UNSEEN_CONTEXTS]
         self._neighbors = list(neighbours[:_NEIGHBORS])
         self._texts = [text for text in texts if len(text) > 1]
         self._before = self._measure()

@@ -1,9 +1,10 @@
 """The model itself: what a reader of "how language models work" opens first.
 
 Token -> embedding -> blocks of attention and feed-forward around a residual stream -> norm -> logits: `transformer.py`
-holds the whole path and `block.py` one layer of it; `attention.py` (with `attend.py`, the softmax), `rope.py`,
-`feed_forward.py`, `norm.py` and `cache.py` are one box each, `latent_attention.py` and `experts.py` the boxes that
-some models have in their place, `config.py` the numbers. Nothing here knows about files or the names of families.
+holds the whole path and `block.py` one layer of it. `attention.py` (with `scaled_dot_product.py`, the softmax),
+`rope.py`, `feed_forward.py`, `norm.py` and `cache/kv_cache.py` are one box each; `latent_attention.py` and
+`mixture_of_experts.py` are the boxes that some models have in their place, `config.py` the numbers. Nothing here knows
+about files or the names of families.
 """
 
 from typing import TYPE_CHECKING

@@ -63,7 +63,7 @@ class Router(nn.Module):
         return grouped.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
 
 
-class Experts(nn.Module):
+class ExpertWeights(nn.Module):
     """The parameters of all experts of a layer, each kind in one tensor: gate rows first, then up rows."""
 
     gate_up_proj: nn.Parameter | PackedMatrix
@@ -139,7 +139,7 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.config = experts
         self.gate = Router(config.hidden_size, experts)
-        self.experts = Experts(config, experts)
+        self.experts = ExpertWeights(config, experts)
         self.shared_expert = self.shared_expert_gate = None
         if experts.shared_size:
             self.shared_expert = FeedForward(

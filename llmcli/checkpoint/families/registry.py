@@ -296,7 +296,7 @@ FAMILIES: dict[str, Family] = {
         experts=rules.granite_experts,
         extras=rules.granite_scales,
     ),
-    # Only those without recurrent layers; see `refusals`.
+    # Only those without recurrent layers; see `unsupported`.
     "granitemoehybrid": Family(
         {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 1024},
         aliases={**_EXPERT_COUNT, "layer_types": ("layer_types", "layers_block_type")},

@@ -1,6 +1,6 @@
 """Values of `config.json` that `transformers` computes with and this program does not: each is refused by its key.
 
-What is neither read, nor refused here or in `refusals`, nor in the lists of `harmless_keys` is a key that no
+What is neither read, nor refused here or in `unsupported`, nor in the lists of `harmless_keys` is a key that no
 configuration class of `transformers` has: the reference passes over it, and so does this program.
 """
 

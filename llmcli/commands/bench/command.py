@@ -11,8 +11,8 @@ import typer
 
 from llmcli.commands.bench.speculative import Loading, bench_speculative
 from llmcli.commands.shared import options, output
-from llmcli.commands.shared import speculative as speculating
 from llmcli.commands.shared.load_model import find_checkpoint
+from llmcli.commands.shared.speculative import Draft
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
@@ -56,7 +56,7 @@ def bench(
             help="Measure only what proposing tokens gains: by lookup, and by a --draft model if one is given.",
         ),
     ] = False,
-    draft: speculating.Draft = None,
+    draft: Draft = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", envvar="LLMCLI_THREADS", metavar="N", min=1, help="Default: one for each core."),

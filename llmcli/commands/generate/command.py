@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands.generate import choices as choosing
-from llmcli.commands.generate import fill_in as filling_in
-from llmcli.commands.generate import record as recording
 from llmcli.commands.generate import structured_output
+from llmcli.commands.generate.choices import GivenChoices, MinProb, Readable, choose, parse_choices
+from llmcli.commands.generate.fill_in import Gap, check_alone, made_to_fill_in
+from llmcli.commands.generate.record import Record, Recorder
 from llmcli.commands.shared import options, output, prompt_template_files, speculative
 from llmcli.commands.shared.consume import follow
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
@@ -51,7 +51,7 @@ def generate(
             help="With --raw: what spells a control token is one. Only for prompts you wrote yourself.",
         ),
     ] = False,
-    fill_in: filling_in.Gap = None,
+    fill_in: Gap = None,
     prefill: Annotated[
         str,
         typer.Option(
@@ -72,9 +72,9 @@ def generate(
     repeat_penalty: options.RepeatPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
-    choices: choosing.GivenChoices = None,
-    min_prob: choosing.MinProb = None,
-    readable: choosing.Readable = False,
+    choices: GivenChoices = None,
+    min_prob: MinProb = None,
+    readable: Readable = False,
     json_schema: structured_output.JsonSchema = None,
     regex: structured_output.Regex = None,
     grammar: structured_output.Grammar = None,
@@ -99,7 +99,7 @@ def generate(
     ] = False,
     html: output.Html = None,
     svg: output.Svg = None,
-    record: recording.Record = None,
+    record: Record = None,
     show_prompt: Annotated[
         bool,
         typer.Option(
@@ -116,7 +116,7 @@ def generate(
     if prompt_template is None and param:
         raise UsageError("--param is for a --prompt-template, and none is given.")
     if fill_in is not None:
-        filling_in.check_alone(invocation)
+        check_alone(invocation)
     if control_tokens and not raw and options.is_flag_given(invocation, "control_tokens"):
         raise UsageError(
             "--control-tokens is for --raw: in a conversation the chat template writes the control tokens."
@@ -143,7 +143,7 @@ def generate(
     )
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
-    answers = choosing.parse_choices(choices, min_prob)
+    answers = parse_choices(choices, min_prob)
     if not answers and options.is_flag_given(invocation, "readable"):
         raise UsageError("--readable is for --choices, and none are given.")
     readable = readable and bool(answers)
@@ -158,7 +158,7 @@ def generate(
         raise UsageError("--json-schema, --regex and --grammar do not go with --choices or --record.")
     if edit and record:
         raise UsageError("--record does not go with --edit: the run could not be had again without the edits.")
-    recorder = recording.Recorder(record)
+    recorder = Recorder(record)
     helped = speculative.Speculating(draft, lookup, draft_tokens)
     if draft is not None and record is not None:
         raise UsageError("--draft does not go with --record: without it, what was drawn would not be had again.")
@@ -179,7 +179,7 @@ def generate(
     )
     gap = None
     if fill_in is not None:
-        loaded, gap = filling_in.made_to_fill_in(loaded)
+        loaded, gap = made_to_fill_in(loaded)
     asked = ReplyPrompt.make(loaded, text, system, variables, raw=raw, quiet=quiet, strict_system=strict_system)
     if fill_in is not None and gap is not None:
         asked = replace(asked, gap=(gap, fill_in[1]))
@@ -204,7 +204,7 @@ def generate(
     if show_prompt:
         _show_prompt(loaded.tokenizer, ids)
     if answers:
-        choosing.choose(
+        choose(
             asked,
             answers,
             prefill=prefill,

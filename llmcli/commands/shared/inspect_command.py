@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from llmcli.commands.shared import options
-from llmcli.commands.shared import output as base
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.views.terminal.progress import progress_bar
 
@@ -56,7 +55,7 @@ class InspectContext:
     @cached_property
     def content(self) -> str:
         """The text."""
-        return base.read_text(self.text, quiet=self.quiet)
+        return output.read_text(self.text, quiet=self.quiet)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -85,7 +84,7 @@ class InspectContext:
     def ids(self) -> list[int]:
         """The tokens of the text, raw or as a message."""
         content, loaded = self.content, self.loaded
-        return base.text_ids(loaded.tokenizer, loaded.template, content, chat=self.chat, model=loaded.name)
+        return output.text_ids(loaded.tokenizer, loaded.template, content, chat=self.chat, model=loaded.name)
 
     @cached_property
     def text_parts(self) -> TextParts:
@@ -96,7 +95,7 @@ class InspectContext:
     def ids_without_weights(self) -> list[int]:
         """The tokens of the text, where the model is not needed otherwise."""
         content, name, parts = self.content, self.checkpoint.name, self.text_parts
-        return base.text_ids(parts.tokenizer, parts.template(self.template), content, chat=self.chat, model=name)
+        return output.text_ids(parts.tokenizer, parts.template(self.template), content, chat=self.chat, model=name)
 
     @contextmanager
     def progress(
@@ -127,7 +126,7 @@ def inspect_command(
     before: list[_Described] = [
         *arguments,
         ("model", options.Model, None),
-        *([("chat", base.Chat, False), ("template", base.ChatTemplateName, None)] if chat else []),
+        *([("chat", output.Chat, False), ("template", output.ChatTemplateName, None)] if chat else []),
     ]
     of_weights: list[_Described] = [
         ("edit", options.Edit, None),
@@ -137,9 +136,9 @@ def inspect_command(
     after = of_weights if weights else []
     after += [("encoding", options.Encoding, None)] if text is not None else []
     after += [
-        ("as_json", base.AsJson, False),
-        ("html", base.Html, None),
-        ("svg", base.Svg, None),
+        ("as_json", output.AsJson, False),
+        ("html", output.Html, None),
+        ("svg", output.Svg, None),
         ("color", options.Color, None),
         ("quiet", options.Quiet, False),
     ]
@@ -149,10 +148,12 @@ def inspect_command(
             mine = {parameter.name: given[parameter.name] for parameter in own}
             shared = {name: value for name, value in given.items() if name in InspectContext.__dataclass_fields__}
             if chat:
-                base.check_template(given["invocation"], chat=given["chat"])
+                output.check_template(given["invocation"], chat=given["chat"])
             shown = report(InspectContext(**shared, computes=computes), **mine)
-            output = {name: given[name] for name in ("as_json", "html", "svg")}
-            base.present(shown.view, schema=shown.schema, value=shown.value, after=shown.after, title=title, **output)
+            written = {name: given[name] for name in ("as_json", "html", "svg")}
+            output.present(
+                shown.view, schema=shown.schema, value=shown.value, after=shown.after, title=title, **written
+            )
 
         own = list(inspect.signature(report, eval_str=True).parameters.values())[1:]
         required = [parameter for parameter in own if parameter.default is parameter.empty]

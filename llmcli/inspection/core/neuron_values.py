@@ -22,7 +22,7 @@ from llmcli.inspection.core.linearized_norm import FrozenNorm
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.model.block import OutputNormBlock
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
-from llmcli.model.mixture_of_experts import Experts, MixtureOfExperts
+from llmcli.model.mixture_of_experts import ExpertWeights, MixtureOfExperts
 
 Expert: TypeAlias = int | Literal["shared"] | None
 """Whose neurons: an expert's, the shared expert's, or in a dense block just the block's."""
@@ -134,7 +134,7 @@ def _fired(network: FeedForward | PlainFeedForward, rows: Tensor) -> Tensor:
     return network.neurons(rows.to(network.down_proj.weight.dtype)).float()
 
 
-def _expert_fired(experts: Experts, expert: int, rows: Tensor) -> Tensor:
+def _expert_fired(experts: ExpertWeights, expert: int, rows: Tensor) -> Tensor:
     """(N, C) -> (N, I), float32."""
     bias = None if experts.gate_up_proj_bias is None else experts.gate_up_proj_bias[expert]
     return experts._combine(F.linear(rows, experts.gate_up_proj[expert], bias)).float()

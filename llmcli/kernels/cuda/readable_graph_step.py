@@ -19,7 +19,7 @@ from llmcli.kernels.cuda.graph_capture import recorded
 from llmcli.kernels.cuda.rope_tables import Rotations
 from llmcli.kernels.cuda.support import first_line
 from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
-from llmcli.model.mixture_of_experts import Experts
+from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.matrix import PackedMatrix
 
 
@@ -35,7 +35,8 @@ class GraphStep:
             NoKernelError: a step cannot be recorded.
         """
         packed = (
-            isinstance(module, Experts) and isinstance(module.down_proj, PackedMatrix) for module in model.modules()
+            isinstance(module, ExpertWeights) and isinstance(module.down_proj, PackedMatrix)
+            for module in model.modules()
         )
         if any(packed):
             raise NoKernelError("packed experts, which are chosen on the processor")

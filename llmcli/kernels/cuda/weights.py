@@ -52,7 +52,7 @@ class DeviceMatrix:
 
 @dataclass(frozen=True)
 class DeviceNorm:
-    """A norm, whose kind is as in `triton_product`: 0 for none."""
+    """A norm, whose kind is as in `kernels/triton/gemv.py`: 0 for none."""
 
     kind: int
     weight: Tensor

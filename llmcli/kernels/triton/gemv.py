@@ -30,7 +30,7 @@ def tile(
     w, block, n, at, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
     columns: tl.constexpr,
 ):  # fmt: skip
-    """Weights of row block `block` from column `at` on: (rows, columns), or packed ones as in `triton_wide`, of which
+    """Weights of row block `block` from column `at` on: (rows, columns), or packed ones as in `packed_gemv`, of which
     `group` columns share a scale.
     """
     block = block.to(tl.int64)

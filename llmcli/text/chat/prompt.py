@@ -1,7 +1,7 @@
 """From a conversation to the ids of a prompt.
 
 The template writes one string, in which its own markers must become control tokens and nothing else may; that is the
-work of `template_writer`. Templates also differ in what they read: content as a text or as typed parts, a system
+work of `render`. Templates also differ in what they read: content as a text or as typed parts, a system
 prompt or none, tool calls, reasoning. Here the form is found in which the template leaves nothing out; where there is
 none, the conversation is refused.
 """

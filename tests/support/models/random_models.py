@@ -10,7 +10,7 @@ from torch import nn
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.model import Transformer
-from llmcli.model.mixture_of_experts import Experts
+from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.layout import Bits, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
 from llmcli.model.quantized.quantize import quantize
@@ -58,7 +58,7 @@ def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
 
     model_dtype = model.dtype
     for module in list(model.modules()):
-        if isinstance(module, Experts):
+        if isinstance(module, ExpertWeights):
             for name in ("gate_up_proj", "down_proj"):
                 made = matrix(getattr(module, name))
                 delattr(module, name)
