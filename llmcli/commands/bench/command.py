@@ -86,20 +86,18 @@ def bench(
         checkpoint = find_checkpoint(model, quiet=quiet)
         bench_speculative(checkpoint, draft, rounds, how, as_json=as_json, out=out, html=html, svg=svg)
         return
-    context = _subject(model, shape, quiet=quiet)
+    target = _target(model, shape, quiet=quiet)
 
     from llmcli.bench.arms.subprocesses import CAN_DROP
     from llmcli.bench.results import Failure, Measurement
     from llmcli.bench.run import How, chosen_peers, refusal
     from llmcli.commands.bench.progress import bench_progress
-    from llmcli.views.reports.bench import NOTE, SCHEMA, BenchView
-    from llmcli.views.terminal.to_json import json_line
 
     asked = chosen_peers(against)
-    refused = [Failure(peer, 0, why) for peer in asked if (why := refusal(peer, context.format)) is not None]
-    cold = CAN_DROP and not quick and bool(context.weight_files)
+    refused = [Failure(peer, 0, why) for peer in asked if (why := refusal(peer, target.format)) is not None]
+    cold = CAN_DROP and not quick and bool(target.weight_files)
     benchmark, notes = _benchmark(
-        context,
+        target,
         peers=[peer for peer in asked if peer not in [failure.arm for failure in refused]],
         rounds=rounds,
         quick=quick,
@@ -136,7 +134,21 @@ def bench(
             raise
         interrupted = True
         notes = (*notes, "Interrupted: this is what had been measured.")
-    result = _result(context, benchmark, measurements, failures, hows, notes)
+    result = _result(target, benchmark, measurements, failures, hows, notes)
+    _present(result, as_json=as_json, out=out, html=html, svg=svg, quiet=quiet)
+    if interrupted:
+        raise typer.Exit(130)
+    if any(failure.arm == "llmcli" for failure in failures):
+        raise typer.Exit(1)
+
+
+def _present(
+    result: BenchResult, *, as_json: bool, out: Path | None, html: Path | None, svg: Path | None, quiet: bool
+) -> None:
+    """Print the result, as a table or as JSON, and write the files that were asked for."""
+    from llmcli.views.reports.bench import NOTE, SCHEMA, BenchView
+    from llmcli.views.terminal.to_json import json_line
+
     view = BenchView(result)
     output.write_files(view, title="llm bench", html=html, svg=svg)
     if as_json:
@@ -149,13 +161,9 @@ def bench(
         from llmcli.files import replace_text
 
         replace_text(out, f"{json_line(SCHEMA, result)}\n")
-    if interrupted:
-        raise typer.Exit(130)
-    if any(failure.arm == "llmcli" for failure in failures):
-        raise typer.Exit(1)
 
 
-def _subject(model: str | None, shape: str | None, *, quiet: bool) -> BenchTarget:
+def _target(model: str | None, shape: str | None, *, quiet: bool) -> BenchTarget:
     """What is to be measured."""
     if shape is None:
         checkpoint = find_checkpoint(model, quiet=quiet)
@@ -169,7 +177,7 @@ def _subject(model: str | None, shape: str | None, *, quiet: bool) -> BenchTarge
 
 
 def _benchmark(
-    context: BenchTarget,
+    target: BenchTarget,
     *,
     peers: list[str],
     rounds: int,
@@ -191,31 +199,31 @@ def _benchmark(
 
     where = choose_device(device)
     # A wrong name is an error now, not of an arm.
-    choose_dtype(dtype, where, context.stored_dtype())
+    choose_dtype(dtype, where, target.stored_dtype())
     choose_packing(quantize, where)
     full = FULL if where.type == "cpu" else DEVICE_FULL
-    sizes, notes = (QUICK if quick else full).within(context.config.context_length)
+    sizes, notes = (QUICK if quick else full).within(target.config.context_length)
     benchmark = Benchmark(
         plan=BenchPlan(
             arm=OURS,
-            model=context.path,
+            model=target.path,
             device=str(where),
             dtype=dtype,
             threads=threads or torch.get_num_threads(),
-            ids=context.ids(sizes),
+            ids=target.ids(sizes),
             sizes=sizes,
             quantize=quantize,
-            shape=context.shape,
+            shape=target.shape,
         ),
         peers=tuple(peers),
         rounds=rounds,
-        weight_files=context.weight_files if cold else (),
+        weight_files=target.weight_files if cold else (),
     )
     return benchmark, notes
 
 
 def _result(
-    context: BenchTarget,
+    target: BenchTarget,
     benchmark: Benchmark,
     measurements: Iterable[Measurement],
     failures: Iterable[Failure],
@@ -233,9 +241,9 @@ def _result(
 
     plan = benchmark.plan
     where = torch.device(plan.device)
-    kept_in = choose_dtype(plan.dtype, where, context.stored_dtype())
-    facts = context.facts(plan.sizes, kept_in, choose_packing(plan.quantize, where), where)
-    of_peers = context.facts(plan.sizes, torch.bfloat16, None, where).bytes_per_token if plan.quantize else None
+    kept_in = choose_dtype(plan.dtype, where, target.stored_dtype())
+    facts = target.facts(plan.sizes, kept_in, choose_packing(plan.quantize, where), where)
+    of_peers = target.facts(plan.sizes, torch.bfloat16, None, where).bytes_per_token if plan.quantize else None
     return BenchResult(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -17,10 +17,31 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.commands.chat.session import ChatModel
+    from llmcli.api import LoadedModel
+    from llmcli.commands.chat.keyboard import Keyboard
+    from llmcli.commands.chat.session import ChatModel, ChatSession
+    from llmcli.conversations.live_conversation import LiveConversation
     from llmcli.conversations.records import SettingsRecord
+    from llmcli.text.chat_template.template import ChatTemplate
 
 _SAVED = "Conversations"
+
+ContinueLatest: TypeAlias = Annotated[
+    bool,
+    typer.Option("--continue", "-c", rich_help_panel=_SAVED, help="Go on with the last conversation, or that of -m."),
+]
+Resume: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--resume", metavar="ID", rich_help_panel=_SAVED, help="Go on with this one; llm chats list shows them."
+    ),
+]
+Save: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--save/--no-save", envvar="LLMCLI_SAVE", rich_help_panel=_SAVED, help="Keep the conversation on disk."
+    ),
+]
 
 
 def chat(
@@ -30,24 +51,9 @@ def chat(
     ] = None,
     model: options.Model = None,
     edit: options.Edit = None,
-    continue_latest: Annotated[
-        bool,
-        typer.Option(
-            "--continue", "-c", rich_help_panel=_SAVED, help="Go on with the last conversation, or that of -m."
-        ),
-    ] = False,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            "--resume", metavar="ID", rich_help_panel=_SAVED, help="Go on with this one; llm chats list shows them."
-        ),
-    ] = None,
-    save: Annotated[
-        bool,
-        typer.Option(
-            "--save/--no-save", envvar="LLMCLI_SAVE", rich_help_panel=_SAVED, help="Keep the conversation on disk."
-        ),
-    ] = True,
+    continue_latest: ContinueLatest = False,
+    resume: Resume = None,
+    save: Save = True,
     system: options.System = None,
     strict_system: options.StrictSystem = False,
     template: options.TemplateName = None,
@@ -90,38 +96,29 @@ def chat(
     helped = speculative.Speculating(draft, lookup, draft_tokens)
 
     # Before what imports torch: that there is no such conversation must not take a second to say.
-    from llmcli.conversations.live_conversation import LiveConversation
-
     path = _conversation(resume, continue_latest, model if _is_given(command, "model") else None)
-    live = LiveConversation(save=save, on_fault=terminal.error)
-    if path is not None:
-        live, damage = LiveConversation.resume(path, save=save, on_fault=terminal.error)
-        if damage:
-            terminal.error(damage)
-        before = live.tree.settings
-        # What the command line says now holds from now on; otherwise it goes on as it was.
-        if before is not None:
-            model = model if _is_given(command, "model") else before.source
-            system = system if _is_given(command, "system") else before.system
-            template = template if _is_given(command, "template") else before.template
-            variables = variables if _is_given(command, "template_arg") else dict(before.template_args)
+    live = _live_conversation(path, save=save)
+    before = None if path is None else live.tree.settings
+    # What the command line says now holds from now on; otherwise it goes on as it was.
+    if before is not None:
+        model = model if _is_given(command, "model") else before.source
+        system = system if _is_given(command, "system") else before.system
+        template = template if _is_given(command, "template") else before.template
+        variables = variables if _is_given(command, "template_arg") else dict(before.template_args)
 
-    from llmcli.commands.chat.completion import CommandCompleter
     from llmcli.commands.chat.compose import send_along, text_of_file
     from llmcli.commands.chat.keyboard import Keyboard
     from llmcli.commands.chat.session import ChatModel, ChatSession
     from llmcli.commands.chat.sessions import introduce
     from llmcli.commands.chat.sighup import leaving_at_hangup
-    from llmcli.commands.chat.slash_commands import Commands
 
     texts = [(name, text_of_file(name)) for name in files or ()]
     if not attention:
         helped.find(quiet=quiet)
 
     def load(name: str | None, template: str | None = None) -> ChatModel:
-        checkpoint = find_checkpoint(name, quiet=quiet)
         loaded = load_model(
-            checkpoint,
+            find_checkpoint(name, quiet=quiet),
             device=device,
             dtype=dtype,
             quantize=quantize,
@@ -132,17 +129,13 @@ def chat(
             edit=edit,
             to_look_inside=attention,
         )
-        if loaded.template is None:
-            raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
-
-        # Nothing can be said with a damaged one.
-        loaded.template.check()
+        chat_template = _chat_template(loaded)
 
         from llmcli.engine import Conversation
 
         engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)
         conversation = Conversation(
-            engine, loaded.tokenizer, loaded.template, system, template_args=variables, strict_system=strict_system
+            engine, loaded.tokenizer, chat_template, system, template_args=variables, strict_system=strict_system
         )
         params = sampling.params(loaded.generation_defaults)
         return ChatModel(loaded, conversation, params, _source(name), _template(template), variables)
@@ -157,17 +150,45 @@ def chat(
             load(model, template), live, report, keyboard, load, stats=stats, quiet=quiet, plain=plain
         )
         stack.callback(session.close)
-        commands = Commands(session)
         if path is not None:
             introduce(session)
         for name, text in texts:
             send_along(session, name, text)
         if first:
             session.reply_to(first)
-        limit = session.conversation.engine.context_length
-        session.note(f"{session.loaded.name}, {limit} tokens of context. /help lists the commands.")
-        messages = keyboard.messages(CommandCompleter(commands.table), session.toolbar, quiet=quiet)
-        session.run(messages, commands.obey)
+        _converse(session, keyboard, quiet=quiet)
+
+
+def _live_conversation(path: Path | None, *, save: bool) -> LiveConversation:
+    """A new conversation, or the one in the file at `path`, with a word on what is damaged there."""
+    from llmcli.conversations.live_conversation import LiveConversation
+
+    if path is None:
+        return LiveConversation(save=save, on_fault=terminal.error)
+    live, damage = LiveConversation.resume(path, save=save, on_fault=terminal.error)
+    if damage:
+        terminal.error(damage)
+    return live
+
+
+def _chat_template(loaded: LoadedModel) -> ChatTemplate:
+    """The model's chat template, without which or with a damaged one nothing can be said."""
+    if loaded.template is None:
+        raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
+    loaded.template.check()
+    return loaded.template
+
+
+def _converse(session: ChatSession, keyboard: Keyboard, *, quiet: bool) -> None:
+    """Answer what is typed until the user leaves."""
+    from llmcli.commands.chat.completion import CommandCompleter
+    from llmcli.commands.chat.slash_commands import Commands
+
+    commands = Commands(session)
+    limit = session.conversation.engine.context_length
+    session.note(f"{session.loaded.name}, {limit} tokens of context. /help lists the commands.")
+    messages = keyboard.messages(CommandCompleter(commands.table), session.toolbar, quiet=quiet)
+    session.run(messages, commands.obey)
 
 
 def _is_given(command: typer.Context, name: str) -> bool:

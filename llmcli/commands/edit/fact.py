@@ -19,7 +19,7 @@ def fact(
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", callback=options.text, help="A text that the fact's answer completes.")
     ],
-    context: Annotated[
+    subject: Annotated[
         str,
         typer.Option(
             "--subject",
@@ -91,8 +91,7 @@ def fact(
     """
     number = _layer(layer)
     text = None if corpus is None else read_file_text(corpus, quiet=quiet)
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise UsageError(f"The edit cannot be written to {out}: give a file in a folder that exists.")
+    _check_writable(out)
     checkpoint = find_checkpoint(model, quiet=quiet)
 
     from llmcli.checkpoint.edits.edit_file import write_edit
@@ -107,17 +106,10 @@ def fact(
     with progress_bar(enabled=not quiet) as progress:
         ours = weights_hash(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))
     loaded = load_model(checkpoint, device=device, dtype=dtype, quiet=quiet, precise=True)
-    wanted = Fact(prompt, context, target, tuple(paraphrase or ()), tuple(neighbor or ()), tuple(ask or ()))
+    wanted = Fact(prompt, subject, target, tuple(paraphrase or ()), tuple(neighbor or ()), tuple(ask or ()))
     with progress_bar(enabled=not quiet, unit="steps") as progress:
         made, report = make_edit(
-            loaded,
-            ours,
-            wanted,
-            layer=number,
-            corpus=text,
-            over=over,
-            reply_tokens=max_tokens,
-            progress=progress,
+            loaded, ours, wanted, layer=number, corpus=text, over=over, reply_tokens=max_tokens, progress=progress
         )
     output.present(
         edit_view(report),
@@ -132,10 +124,15 @@ def fact(
     if report.problems and not force:
         terminal.error("Nothing was kept; --force keeps the edit all the same.")
         raise typer.Exit(1)
-    path = new_edit_file(context, target) if out is None else out
+    path = new_edit_file(subject, target) if out is None else out
     write_edit(path, made)
     if not quiet:
         terminal.note(f"Written to {path}. Use it with -e {path.stem if out is None else path}.")
+
+
+def _check_writable(out: Path | None) -> None:
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"The edit cannot be written to {out}: give a file in a folder that exists.")
 
 
 def _layer(given: str) -> int | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from llmcli.commands.shared import options
+from llmcli.commands.shared import options, output
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.views.terminal.progress import progress_bar
 
