@@ -84,7 +84,7 @@ class BenchPlan:
 
 
 @dataclass(frozen=True)
-class Pass:
+class MeasuredPass:
     """One prompt and its reply, and what becomes of the time they take."""
 
     prompt: int
@@ -96,22 +96,22 @@ class Pass:
     size: int | None = None
 
 
-def passes(sizes: Sizes) -> Iterator[Pass]:
+def passes(sizes: Sizes) -> Iterator[MeasuredPass]:
     """In which order things are done: warm-ups first, short replies before whatever takes more memory."""
-    yield Pass(1, min(8, sizes.tokens) + 1, "warm-up")
+    yield MeasuredPass(1, min(8, sizes.tokens) + 1, "warm-up")
     for size in sizes.contexts:
         if size == 0:
-            yield Pass(1, sizes.tokens + 1, "decode", 0)
-    yield Pass(0, 0, "memory")
+            yield MeasuredPass(1, sizes.tokens + 1, "decode", 0)
+    yield MeasuredPass(0, 0, "memory")
     for size in sizes.prefill:
         if size <= _WHOLE_CHUNK:
-            yield Pass(size, 1, "warm-up")
+            yield MeasuredPass(size, 1, "warm-up")
     for size in sizes.prefill:
-        yield Pass(size, 1, "prefill", size)
+        yield MeasuredPass(size, 1, "prefill", size)
     for size in sizes.contexts:
         if size:
-            yield Pass(size, sizes.tokens + 1, "decode", size)
-    yield Pass(0, 0, "memory")
+            yield MeasuredPass(size, sizes.tokens + 1, "decode", size)
+    yield MeasuredPass(0, 0, "memory")
 
 
 # Longer prompts are read in chunks of about this size; who has read one has met all there is to meet.

@@ -89,7 +89,7 @@ class Rotation(ctypes.Structure):
     _fields_ = (*_fields(c_void_p, "cos sin"), ("half", c_int64))
 
 
-class Step(ctypes.Structure):
+class Pass(ctypes.Structure):
     """What one call is to do."""
 
     _fields_ = (
@@ -127,14 +127,14 @@ def declare(library: ctypes.CDLL) -> str:
         AttributeError: it lacks a function.
     """
     library.llm_abi.argtypes, library.llm_abi.restype = [c_int], c_int64
-    expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Step, Segment, Rotation, Choice))]
+    expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Pass, Segment, Rotation, Choice))]
     if [library.llm_abi(index) for index in range(len(expected))] != expected:
         raise ValueError("its structures are not ours")
     library.llm_new.restype = c_void_p
     library.llm_new.argtypes = [ctypes.POINTER(Model), c_int, c_void_p, c_int, c_int]
-    library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Step)], c_int
+    library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Pass)], c_int
     library.llm_generate.restype = c_int
-    library.llm_generate.argtypes = [c_void_p, ctypes.POINTER(Step), ctypes.POINTER(Choice), c_int, c_void_p]
+    library.llm_generate.argtypes = [c_void_p, ctypes.POINTER(Pass), ctypes.POINTER(Choice), c_int, c_void_p]
     library.llm_unread_bytes.argtypes, library.llm_unread_bytes.restype = [c_void_p], c_int64
     library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
     library.llm_pack.restype = None

@@ -269,10 +269,10 @@ class CpuStep:
 
     def _step(
         self, ids: Sequence[int], start: int, logits: Tensor, *, only_last: bool, positions: Sequence[int] | None = None
-    ) -> c.Step:
+    ) -> c.Pass:
         """What a call is to do; it writes `logits`."""
         places = None if positions is None else (ctypes.c_int64 * len(positions))(*positions)
-        return c.Step(
+        return c.Pass(
             ids=ctypes.cast((ctypes.c_int32 * len(ids))(*ids), ctypes.c_void_p),
             segments=self._segments,
             rotations=self._rotation_table,

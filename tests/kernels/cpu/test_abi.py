@@ -15,7 +15,7 @@ from llmcli.kernels.cpu import build, c_structs, repack, support
 
 STRUCTURES: list[type[ctypes.Structure]] = [
     c_structs.Matrix, c_structs.Norm, c_structs.Experts, c_structs.Layer, c_structs.Model, c_structs.Segment,
-    c_structs.Rotation, c_structs.Step, c_structs.Choice,
+    c_structs.Rotation, c_structs.Pass, c_structs.Choice,
 ]  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_python_lays_out_every_structure_as_c_does(tmp_path: Path) -> None:
         pytest.param("float scaling_beta;", "int32_t scaling_beta;", ["Layer"], id="float to integer"),
         pytest.param("int64_t first, size;", "int64_t first; int32_t size;", ["Segment"], id="narrower"),
         pytest.param("int64_t half;", "const float *half;", ["Rotation"], id="integer to pointer"),
-        pytest.param("const Rotation *rotations;", "const Segment *rotations;", ["Step"], id="pointer to another"),
+        pytest.param("const Rotation *rotations;", "const Segment *rotations;", ["Pass"], id="pointer to another"),
         pytest.param("Norm norm;", "Norm norm; Norm last;", ["Model"], id="added"),
         pytest.param("int32_t kind, each_head;", "int32_t kind;", ["Norm"], id="removed"),
         pytest.param("#endif", "typedef struct { int32_t x; } Another;\n#endif", ["Another"], id="structure added"),

@@ -80,7 +80,7 @@ typedef struct {
     int32_t greatest; /* output, for one row of logits: the first position of the maximum */
     int32_t skipped;  /* tokens whose rotations come before those of the step */
     int64_t unread;   /* output: bytes of weights that the pass did not need to read */
-} Step;
+} Pass;
 
 /* Sampling parameters; `SamplingParams` of engine/sampling_params.py explains them. */
 typedef struct {

@@ -56,7 +56,7 @@ EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, in
 }
 
 /* 0, or which of the step's numbers is out of bounds. */
-EXPORT int llm_step(Context *c, Step *step) {
+EXPORT int llm_step(Context *c, Pass *step) {
     int problem = check_step(c, step);
     if (problem) return problem;
     Affinity placed;
@@ -74,7 +74,7 @@ static int is_readable(int descriptor) {
 /* Generate up to `count` tokens from a step of one token into `chosen`: forward pass and sampling in turn, until an
    end-of-sequence token, an alarm, or -1 for logits that are not numbers. Returns how many tokens were generated, or
    below 0: which number is out of bounds. */
-EXPORT int llm_generate(Context *c, Step *step, const Choice *choice, int count, int32_t *chosen) {
+EXPORT int llm_generate(Context *c, Pass *step, const Choice *choice, int count, int32_t *chosen) {
     const Model *m = &c->model;
     if (step->tokens != 1 || step->positions || count < 1) return -1;
     if (choice->vocabulary < 1 || choice->vocabulary > m->vocabulary) return -6;
@@ -83,7 +83,7 @@ EXPORT int llm_generate(Context *c, Step *step, const Choice *choice, int count,
     if (!problem) problem = check_text(c, step->segments, step->start, count);
     if (problem) return -problem;
     Affinity placed;
-    Step now = *step;
+    Pass now = *step;
     pin_caller(c, &placed);
     for (; made < count && !ended; made++) {
         if (choice->temperature == 0)
@@ -144,7 +144,7 @@ EXPORT const char *llm_isa(void) { return ISA; }
 
 /* The version of this interface, and the sizes of its structures. */
 EXPORT int64_t llm_abi(int what) {
-    const int64_t answers[] = {LLM_ABI, sizeof(Model), sizeof(Layer), sizeof(Step), sizeof(Segment), sizeof(Rotation),
+    const int64_t answers[] = {LLM_ABI, sizeof(Model), sizeof(Layer), sizeof(Pass), sizeof(Segment), sizeof(Rotation),
                                sizeof(Choice)};
     return what >= 0 && what < (int)(sizeof answers / sizeof *answers) ? answers[what] : 0;
 }

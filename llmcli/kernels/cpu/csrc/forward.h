@@ -24,7 +24,7 @@ static void normalize_last(Worker *w, Input *in, int skipped) {
 static void run_worker(Worker *w) {
     Context *c = w->context;
     const Model *m = &c->model;
-    const Step *step = c->step;
+    const Pass *step = c->step;
     w->rows = is_single_token(c) ? &w->own : &c->shared;
     int64_t first, last = own_tokens(w, step->tokens, &first);
     for (int64_t t = first; t < last; t++) embed(w, (int)t);
@@ -54,7 +54,7 @@ static void run_worker(Worker *w) {
 
 /* The pass of a step, called in the caller's thread. `argmax_tokens`: only the greatest logit among that many first
    tokens is needed; 0: all logits are. */
-static void run_pass(Context *c, Step *step, int argmax_tokens) {
+static void run_pass(Context *c, Pass *step, int argmax_tokens) {
     c->step = step;
     c->argmax_tokens = argmax_tokens;
     set_shapes(&c->model, &c->shared, step->tokens);
@@ -68,7 +68,7 @@ enum { MAX_PAUSE = 64 };
 
 /* A pass that needs only the greatest logit of the first `argmax_tokens` tokens: with head screening, if that pays
    off. */
-static void greedy_pass(Context *c, Step *step, int argmax_tokens) {
+static void greedy_pass(Context *c, Pass *step, int argmax_tokens) {
     const Matrix *head = &c->model.head;
     int blocks_read = 0;
     if (c->unscreened || !can_screen(&c->model)) {

@@ -19,7 +19,7 @@ static int check_text(const Context *c, const Segment *segments, int64_t start, 
 }
 
 /* 0, or which of the step's numbers is out of bounds. */
-static int check_step(const Context *c, const Step *step) {
+static int check_step(const Context *c, const Pass *step) {
     const Model *m = &c->model;
     int problem = 0;
     if (step->tokens < 1 || step->tokens > m->capacity) return 1;

@@ -72,7 +72,7 @@ static void prefetch_cache(const Worker *w, const Layer *layer, const Segment *s
 
 static void attend_all(Worker *w, const Layer *layer, const Segment *segment) {
     const Context *c = w->context;
-    const Step *step = c->step;
+    const Pass *step = c->step;
     int own = step->positions ? 1 : step->tokens;
     int64_t taken = 0;
     for (int token = 0; token < step->tokens; token += own)

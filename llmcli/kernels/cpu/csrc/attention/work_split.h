@@ -51,7 +51,7 @@ static AttentionItem attention_item(const Context *c, const Layer *layer, Attent
 /* The plan for the sequence of a token: the same as if that sequence were alone, because the split decides the last
    bits of sums. */
 static AttentionPlan plan_of(const Context *c, const Layer *layer, int token) {
-    const Step *step = c->step;
+    const Pass *step = c->step;
     return step->positions ? attention_plan(c, layer, step->positions[token], 1)
                            : attention_plan(c, layer, step->start, step->tokens);
 }

@@ -42,7 +42,7 @@ struct Context {
     Cores cores;
     int32_t *cpus;
     int caller_core; /* of the calling thread; -1: threads are not pinned */
-    const Step *step;
+    const Pass *step;
     int width;       /* of a head, padded to a vector */
     int most_splits; /* the most parts that a head's keys are split into */
     /* Of all tokens of a call. For a single token, every worker computes norms, rotations and quantization in its own
@@ -91,7 +91,7 @@ static void sync_rows(Worker *w) {
 }
 
 /* The position of a token in its sequence. */
-static int64_t position_of(const Step *step, int token) {
+static int64_t position_of(const Pass *step, int token) {
     return step->positions ? step->positions[token] : step->start + token;
 }
 
