@@ -8,6 +8,12 @@ import os
 # processes that wait for each other on the same cores make tiny models ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import platformdirs
+
+# The C kernel is compiled once: a test that gives a command another home would else have it compiled there, which takes
+# 12 seconds and more.
+os.environ.setdefault("XDG_CACHE_HOME", str(platformdirs.user_cache_path()))
+
 import torch
 from hypothesis import settings
 

@@ -7,12 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llmcli.kernels.cpu.build import load_library
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # Found or compiled in the shared cache before hashes of files are remembered in another.
+    load_library()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tiny_checkpoint(tmp_path / "model", "llama")
 

@@ -172,6 +172,7 @@ def slow(tmp_path: Path) -> tuple[Path, Path]:
     return folder, write(tmp_path / "in.jsonl", list(tasks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blow", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_is_done_is_kept_and_the_rest_is_done_later(
     slow: tuple[Path, Path], tmp_path: Path, blow: signal.Signals, code: int

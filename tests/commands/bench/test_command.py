@@ -30,6 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("m") / "tiny", "llama", max_position_embeddings=100)
 
 
+@pytest.mark.slow
 def test_a_whole_run(model: Path, tmp_path: Path) -> None:
     page = tmp_path / "a.html"
     arguments = ("--quick", "--rounds", 1, "--against", "llama.cpp", "--json", "--html", page)

@@ -16,6 +16,7 @@ from tests.support.terminal.chat import READY, chatting, leave
 from tests.support.terminal.cli import start
 
 
+@pytest.mark.slow
 def test_a_conversation_with_commands_and_history(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "speaker", chain(b"Yes, ok."))
     with chatting(tmp_path, model, "--stats") as child:
@@ -74,6 +75,7 @@ def test_ctrl_c_ends_a_reply_and_keeps_it(tmp_path: Path) -> None:
         leave(child)
 
 
+@pytest.mark.slow
 def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "hostile", chain(b"\x1b]0;owned\x07[/b\r\x9b"))
     with chatting(tmp_path, model, "--no-color") as child:
@@ -83,6 +85,7 @@ def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
         leave(child)
 
 
+@pytest.mark.slow
 def test_probabilities_color_the_reply(tmp_path: Path) -> None:
     model = write_puppet(
         tmp_path / "unsure", {ASSISTANT: {65: 0.95, 66: 0.05}, 65: {67: 0.3, 68: 0.25, 69: 0.45}, 69: {END: 1.0}}
@@ -120,6 +123,7 @@ def test_a_file_that_cannot_be_read_is_told_before_anything_is_loaded(tmp_path: 
     assert b"no-file cannot be read: No such file" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_model_without_a_template_cannot_chat(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "base", chain(b"Yes."))
     write_text_files(model, template=None)
@@ -137,6 +141,7 @@ def test_settings_that_make_no_sense_end_it_at_once(tmp_path: Path, setting: lis
     assert llm("chat", "-m", model, *setting).returncode == 2
 
 
+@pytest.mark.slow
 def test_looking_back_at_a_token(tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path / "m", "llama", max_position_embeddings=512)
     with chatting(tmp_path, model, "-n", "4", "--attention") as child:
@@ -158,6 +163,7 @@ def test_looking_back_at_a_token(tmp_path: Path) -> None:
         leave(child)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of another process is limited on Linux only")
 def test_a_conversation_goes_on_when_memory_has_run_out(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "speaker", chain(b"Yes, ok."))

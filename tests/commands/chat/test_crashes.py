@@ -13,6 +13,8 @@ from llmcli.conversations.store import conversation_files, read_conversation
 from tests.support.faults.run import PATIENCE_S, environment
 from tests.support.models.puppet import chain, loop, write_puppet
 
+pytestmark = pytest.mark.slow
+
 CHATS = 4
 
 

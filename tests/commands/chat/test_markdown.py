@@ -12,6 +12,8 @@ from tests.support.models.puppet import ASSISTANT, chain, ids_of, loop, write_pu
 from tests.support.terminal.chat import READY, chatting, leave
 from tests.support.terminal.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 
 def screen_after(child: pexpect.spawn, message: str, emulator: Emulator, *, speaks: bool = True) -> list[str]:
     """What stands on the screen after `message` was answered, without what comes before it."""

@@ -14,6 +14,8 @@ import pytest
 from tests.support.models.puppet import chain, loop, write_puppet
 from tests.support.terminal.chat import READY, chatting, leave
 
+pytestmark = pytest.mark.slow
+
 
 def records(tmp_path: Path) -> list[dict[str, object]]:
     """All that was written of the only conversation."""

@@ -18,8 +18,8 @@ from tests.support.terminal.cli import llm, start
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, so that no setting of the machine reaches the test."""
-    for name in [name for name in os.environ if name.startswith(("LLMCLI_", "XDG_"))]:
+    """A home of its own, so that no setting of the machine reaches the test; compiled kernels are shared."""
+    for name in [name for name in os.environ if name.startswith(("LLMCLI_", "XDG_")) and name != "XDG_CACHE_HOME"]:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()

@@ -68,7 +68,11 @@ def continuation(
 
 
 @pytest.mark.parametrize(
-    ("draft", "filters"), [("bad", "none"), ("good", "all"), ("bad", "all"), ("adversarial", "all")]
+    ("draft", "filters"),
+    [
+        ("adversarial", "all"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("bad", "none"), ("good", "all"), ("bad", "all"))),
+    ],
 )
 def test_the_distribution_is_the_models_own(draft: str, filters: str) -> None:
     sampler = Sampler(_FILTERS[filters])
