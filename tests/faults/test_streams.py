@@ -18,6 +18,8 @@ from tests.support.faults.models import sound_gguf
 from tests.support.faults.run import PATIENCE_S, check, command, environment, run
 from tests.support.models.puppet import chain, loop, write_puppet
 
+pytestmark = pytest.mark.slow
+
 DRIVING = "\x1b]0;owned\x07\x9b2J\u202e\r"
 HOSTILE = b"a\x1b]52;c;eA==\x07b\x1b[2Jc\x08\r\x9b31m[/b]"
 

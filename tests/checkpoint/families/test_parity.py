@@ -15,18 +15,33 @@ from llmcli.api import LoadedModel
 from llmcli.engine import Engine, SamplingParams, Step
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
-from tests.support.models.parity_cases import CASES, LLAMA3
+from tests.support.models.parity_cases import CASES, LLAMA3, SPANNING
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(50)
 
 
+# Rotations that grow with the text, and latent attention, besides.
+SOME = (*SPANNING, "llama, dynamic", "deepseek v3")
+
+
 @pytest.fixture(params=CASES, scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, LoadedModel]:
-    model_type, overrides = CASES[request.param]
+    return reference_and_ours(request.param, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(params=SOME, scope="module")
+def some_pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Path, LoadedModel]:
+    return reference_and_ours(request.param, tmp_path_factory.mktemp("model"))
+
+
+def reference_and_ours(case: str, folder: Path) -> tuple[Any, Path, LoadedModel]:
+    model_type, overrides = CASES[case]
     model = tiny_model(model_type, **overrides)
-    folder = save(model, tmp_path_factory.mktemp("model"))
+    save(model, folder)
     return model, folder, llmcli.load(folder, dtype="float32", device="cpu")
 
 
@@ -79,8 +94,8 @@ def test_cached_logits_equal_the_reference(
     read(cache.length, 40)
 
 
-def test_greedy_tokens_equal_the_reference(pair: tuple[Any, Path, LoadedModel]) -> None:
-    model, _, loaded = pair
+def test_greedy_tokens_equal_the_reference(some_pair: tuple[Any, Path, LoadedModel]) -> None:
+    model, _, loaded = some_pair
     prompt = random_ids(35, seed=2)
     with torch.inference_mode():
         model = copy.deepcopy(model)
@@ -97,8 +112,8 @@ def test_greedy_tokens_equal_the_reference(pair: tuple[Any, Path, LoadedModel]) 
     assert best[len(prompt) - 1 : -1].tolist() == theirs
 
 
-def test_bfloat16_is_as_close_as_the_reference(pair: tuple[Any, Path, LoadedModel]) -> None:
-    model, folder, _ = pair
+def test_bfloat16_is_as_close_as_the_reference(some_pair: tuple[Any, Path, LoadedModel]) -> None:
+    model, folder, _ = some_pair
     rounded, ours = copy.deepcopy(model).bfloat16(), llmcli.load(folder, dtype="bfloat16", device="cpu")
     # Over several texts: where rounding sends a token to another expert, one text's error says little about rounding,
     # and it happens to either side.

@@ -45,10 +45,16 @@ def test_every_architecture_is_tried() -> None:
     assert tried == set(ARCHITECTURES)
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_logits_equal_the_reference(name: str, tmp_path: Path) -> None:
-    model = made(name)
-    loaded = load(write_gguf(model, tmp_path / "model.gguf"))
+@pytest.fixture(params=STORED, scope="module")
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A model of `transformers`, and the file it is in."""
+    model = made(request.param)
+    return model, write_gguf(model, tmp_path_factory.mktemp("model") / "model.gguf")
+
+
+def test_logits_equal_the_reference(stored: tuple[Any, Path]) -> None:
+    model, path = stored
+    loaded = load(path)
     with torch.inference_mode():
         reference = model(torch.tensor([IDS])).logits[0]
     assert relative_error(loaded.logits(IDS), reference) < 2e-5
@@ -73,10 +79,9 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_the_configuration_is_that_of_the_other_format(name: str, tmp_path: Path) -> None:
-    model = made(name)
-    ours = open_checkpoint(write_gguf(model, tmp_path / "model.gguf")).config
+def test_the_configuration_is_that_of_the_other_format(stored: tuple[Any, Path], tmp_path: Path) -> None:
+    model, path = stored
+    ours = open_checkpoint(path).config
     assert rounded(ours) == rounded(open_checkpoint(save(model, tmp_path / "folder")).config)
 
 

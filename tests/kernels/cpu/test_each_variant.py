@@ -11,8 +11,7 @@ from llmcli.errors import PromptTooLongError
 from llmcli.kernels.cpu.build import load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
-from tests.support.kernels.cpu_step import SOME
-from tests.support.models.parity_cases import CASES
+from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
 
@@ -35,7 +34,7 @@ def assert_as_one_by_one(step: CpuStep, model: Transformer, length: int, count: 
     assert together.length == apart.length
 
 
-@pytest.fixture(params=SOME, scope="module")
+@pytest.fixture(params=SPANNING, scope="module")
 def model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
     return random_model(model_type, **overrides)

@@ -13,8 +13,8 @@ from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import Transformer
-from tests.support.kernels.cpu_step import SOME, assert_as_one_by_one
-from tests.support.models.parity_cases import CASES
+from tests.support.kernels.cpu_step import assert_as_one_by_one
+from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
 
@@ -30,7 +30,7 @@ FILTERS = (
 )
 
 
-@pytest.fixture(params=SOME, scope="module")
+@pytest.fixture(params=SPANNING, scope="module")
 def model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
     return random_model(model_type, **overrides)

@@ -19,7 +19,6 @@ from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.layout import wide
 from tests.support.kernels.cpu_step import (
     IDS,
-    SOME,
     assert_close,
     error,
     expected,
@@ -27,7 +26,7 @@ from tests.support.kernels.cpu_step import (
     in_pieces,
     library,
 )
-from tests.support.models.parity_cases import CASES
+from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
 
@@ -40,7 +39,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
     return random_model(model_type, **overrides)
 
 
-@pytest.fixture(params=SOME, scope="module")
+@pytest.fixture(params=SPANNING, scope="module")
 def some_model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
     return random_model(model_type, **overrides)

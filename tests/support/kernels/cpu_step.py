@@ -18,8 +18,6 @@ from tests.support.models.random_models import RoundingFunctional
 from tests.support.models.tiny import random_ids
 
 IDS = random_ids(70)
-# Between them: windows, chunks, sinks, softcaps, every norm and activation, experts of all kinds, odd sizes.
-SOME = ("smollm", "mistral, no window, wide heads", "gemma 2", "gpt-2", "cohere, normed heads", "gpt-oss", "llama 4")
 
 
 def library(variant: Variant = "native") -> Library:

@@ -363,3 +363,8 @@ EXPERT_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 CASES = {**DENSE, **EXPERT_MODELS}
+
+SPANNING = (
+    "smollm", "mistral, no window, wide heads", "gemma 2", "gpt-2", "cohere, normed heads", "gpt-oss", "llama 4",
+)  # fmt: skip
+"""Between them: windows, chunks, sinks, softcaps, every norm and activation, experts of all kinds, odd sizes."""
