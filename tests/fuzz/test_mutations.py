@@ -9,6 +9,8 @@ import pytest
 
 from tests.fuzz.targets import TARGETS, survives
 
+pytestmark = pytest.mark.slow
+
 _TOKENS = [
     b"{",
     b"}",
