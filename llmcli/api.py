@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,9 +28,8 @@ from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.engine.speculative.draft_model import DraftModel, same_vocabulary
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.hub.resolve import resolve
-from llmcli.kernels.base import EachStep, FastStep, NoKernelError
-from llmcli.kernels.cpu.step import CpuStep
-from llmcli.kernels.select import cuda_step, why_no_kernel
+from llmcli.kernels.base import EachStep, FastStep
+from llmcli.kernels.select import fast_step, why_no_kernel
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end
 from llmcli.text.chat_template.template import ChatTemplate
@@ -42,6 +42,10 @@ _PACKED_ON = ("cpu", "cuda")
 _HEAVY = 1 << 30
 # Bytes of weights that take seconds to read.
 _LARGE = 4 << 30
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, RuntimeWarning, stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class LoadedModel:
     """Why no kernel can run it; empty if one can."""
     edits: tuple[Edit, ...] = ()
     """What has been laid over the weights."""
+    tell: Callable[[str], None] = field(default=_warn, repr=False, compare=False)
+    """Hears a line where a kernel turns out not to be used, so that replies are slower: by default a Python warning."""
 
     @cached_property
     def turn_end(self) -> TurnEnd:
@@ -176,14 +182,7 @@ class LoadedModel:
 
     def _step(self, threads: int | None) -> tuple[FastStep | None, str]:
         """The fast path, or why there is none."""
-        if self.model.device.type == "cuda":
-            return cuda_step(self.model, self.why_readable)
-        if self.why_readable:
-            return None, self.why_readable
-        try:
-            return CpuStep(self.model, threads=threads), ""
-        except NoKernelError as error:
-            return None, str(error)
+        return fast_step(self.model, self.why_readable, threads=threads, tell=self.tell)
 
 
 def load(
@@ -240,11 +239,13 @@ def load_checkpoint(
     progress: Callable[[int, int], None] | None = None,
     to_look_inside: bool = False,
     may_quantize: bool = True,
+    tell: Callable[[str], None] = _warn,
 ) -> LoadedModel:
     """Like `load`, for a checkpoint whose headers have been read.
 
     `to_look_inside` keeps weights in a type the readable model is fast in, where nothing else was asked for. Where the
     model does not fit, `may_quantize` says whether whoever asks for it could quantize it.
+    `tell` hears a line where a kernel turns out not to be used.
     """
     check_template_file(template)
     where = choose_device(device)
@@ -293,6 +294,7 @@ def load_checkpoint(
         packing=packing,
         why_readable=reason,
         edits=tuple(edits),
+        tell=tell,
     )
 
 

@@ -27,11 +27,13 @@ def doctor(
 ) -> None:
     """Show what computes and where things are kept, and check a model's files; exit code 1 if something is wrong."""
     from llmcli.doctor.finding import Finding
+    from llmcli.doctor.kernels import kernel_findings
     from llmcli.doctor.machine import machine
     from llmcli.views.reports.doctor import SCHEMA, findings_view, machine_table
     from llmcli.views.terminal.to_json import json_line
 
     around = machine(device, dtype)
+    of_kernels = kernel_findings(device)
     path = settings_path()
     findings = []
     try:
@@ -47,12 +49,20 @@ def doctor(
 
         name, of_model = checkpoint.name, check_up(checkpoint, device=device, dtype=dtype)
     if as_json:
-        value = {"machine": around, "settings": findings, "model": name or None, "findings": of_model}
+        value = {
+            "machine": around,
+            "kernels": of_kernels,
+            "settings": findings,
+            "model": name or None,
+            "findings": of_model,
+        }
         terminal.write_line(json_line(SCHEMA, value))
     else:
         terminal.console_out().print(machine_table(around))
+        if of_kernels:
+            terminal.console_out().print(findings_view("kernels", of_kernels))
         terminal.console_out().print(findings_view("settings", findings))
         if name:
             terminal.console_out().print(findings_view(name, of_model))
-    if any(finding.level == "problem" for finding in (*findings, *of_model)):
+    if any(finding.level == "problem" for finding in (*of_kernels, *findings, *of_model)):
         raise typer.Exit(1)

@@ -197,7 +197,7 @@ def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path
 def test_doctor_says_without_torch_what_torch_says(tmp_path: Path) -> None:
     code = (
         "from llmcli.device import find_device\n"
-        "from llmcli.inspection import machine\n"
+        "from llmcli.doctor import machine\n"
         "device = find_device('cpu')\n"
         "told = machine._torch_unimported(device)\n"
         "asked = machine._torch_imported(device)\n"

@@ -78,11 +78,16 @@ def load_model(
             to_look_inside=to_look_inside,
             # Commands that look inside have no such flag.
             may_quantize=may_quantize and not (precise or to_look_inside),
+            tell=_nothing if quiet else terminal.note,
         )
     if not quiet:
         for note in loaded.notes:
             terminal.note(note)
     return loaded
+
+
+def _nothing(_line: str) -> None:
+    """Tell the user nothing."""
 
 
 def read_edit_files(checkpoint: Checkpoint, names: Sequence[str], *, quiet: bool) -> tuple[Edit, ...]:

@@ -64,9 +64,13 @@ class _FastRows:
 
     def __init__(self, model: Transformer, step: RowStep, size: int) -> None:
         self.size = size
-        self.path = _together(step.name, size)
         self._model, self._step = model, step
         self._caches = [model.new_cache() for _ in range(size)]
+
+    @property
+    def path(self) -> str:
+        # Asked for when it is shown: the fast path may have given way to the readable model.
+        return _together(self._step.name, self.size)
 
     def read(self, row: int, ids: Sequence[int], expected: int) -> Tensor:
         cache = self._caches[row]

@@ -41,6 +41,8 @@ class Library:
     handle: ctypes.CDLL
     isa: str
     """Which instructions it uses, for people."""
+    key: str
+    """Another one for each source, compiler, its flags, and processor."""
 
 
 @functools.cache
@@ -55,7 +57,7 @@ def load_library(variant: Variant = "native", extra: tuple[str, ...] = ()) -> Li
     path = _cached(compiler, flags)
     try:
         handle = ctypes.CDLL(str(path))
-        return Library(handle, c_structs.declare(handle))
+        return Library(handle, c_structs.declare(handle), path.stem)
     except (OSError, AttributeError, ValueError) as error:
         raise NoKernelError(f"the compiled kernel could not be loaded: {error}") from None
 

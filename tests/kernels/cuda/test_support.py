@@ -49,6 +49,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -
     """As if there were one."""
     monkeypatch.setattr("torch.version.cuda", "12.8")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda _device: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _device: "a GPU")
 
 
 def test_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,115 @@
+"""Tiny random models that span what the kernels compute."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, NormStyle, RopeConfig, Transformer
+from llmcli.model.mixture_of_experts import ExpertWeights
+from llmcli.model.quantized.layout import PackedFormat
+from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
+
+_SEED = 7
+_EXPERTS = ExpertsConfig(4, 2, 32, normalized=True, router_bias=True, bias=True, shared_size=32)
+# Attention looks at some keys far more than at others, so that it shows which; routers choose clearly, so that no
+# rounding sends a token to another expert.
+_SCALES = {"mlp.gate.weight": 1.0, "q_proj": 0.25, "k_proj": 0.25}
+_ROPE, _PARTIAL = RopeConfig(1e4, 16), RopeConfig(1e3, 8)
+LLAMA = ModelConfig(
+    vocab_size=112, hidden_size=64, intermediate_size=96, num_heads=4, num_kv_heads=2, head_dim=16, context_length=128,
+    norm_eps=1e-5, qk_norm="head", qkv_bias=True,
+    layers=(
+        LayerConfig(_ROPE),
+        LayerConfig(_ROPE, window=6),
+        LayerConfig(None, experts=_EXPERTS),
+    ),
+)  # fmt: skip
+"""Grouped heads, rotations, a window, query and key norms, biases of attention, experts."""
+GPT = ModelConfig(
+    vocab_size=112, hidden_size=64, intermediate_size=96, num_heads=4, num_kv_heads=4, head_dim=16, context_length=128,
+    norm_eps=1e-5, activation="gelu_tanh", gated=False, norm=NormStyle("layer", bias=True), placement="parallel",
+    sinks=True, qkv_bias=True, o_bias=True, mlp_bias=True, learned_positions=True, tie_embeddings=True,
+    attention_softcap=4.0, logit_softcap=5.0, layers=(LayerConfig(_PARTIAL), LayerConfig(_PARTIAL, chunk=8)),
+)  # fmt: skip
+"""Layer norms, biases everywhere, chunks, partial rotations, sinks, parallel blocks, a tied head."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to compare on."""
+
+    name: str
+    """For people."""
+    config: ModelConfig
+    dtype: torch.dtype
+    packed: tuple[PackedFormat | None, ...] = (None,)
+    """What the large matrices of the layers are packed in, in turn, and of the head as in the last; None: dense."""
+
+    @torch.no_grad()
+    def models(self, device: torch.device) -> tuple[Transformer, Transformer]:
+        """The model, and one with the same weights that computes in float32; the same weights each time."""
+        random = torch.Generator().manual_seed(_SEED)
+        model = Transformer(self.config).requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            scale = next((scale for part, scale in _SCALES.items() if part in name), 0.15)
+            around = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * scale + around)
+        _pack(model, self.packed, random)
+        exact = copy.deepcopy(model.to(self.dtype)).float()
+        for part, dtype in ((model, self.dtype), (exact, torch.float32)):
+            for matrix in part.modules():
+                if isinstance(matrix, PackedMatrix):
+                    matrix.dtype = dtype
+            part.to(device)
+        return model, exact
+
+
+def _pack(model: Transformer, formats: Sequence[PackedFormat | None], random: torch.Generator) -> None:
+    """Give a model packed matrices of random codes in the place of its large ones."""
+    for layer, kept in zip(model.layers, cycle(formats), strict=False):
+        for module in list(layer.modules()) if kept is not None else ():
+            assert kept is not None
+            if isinstance(module, ExpertWeights):
+                for name in ("gate_up_proj", "down_proj"):
+                    packed = _matrix(getattr(module, name), kept, random)
+                    delattr(module, name)
+                    setattr(module, name, packed)
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear) and name != "shared_expert_gate":
+                    setattr(module, name, _linear(child, _matrix(child.weight, kept, random)))
+    if (kept := formats[-1]) is not None:
+        head = _matrix(model.lm_head.weight, kept, random)
+        own = head if model.config.tie_embeddings else _matrix(model.embed_tokens.weight, kept, random)
+        model.embed_tokens, model.lm_head = QuantizedEmbedding(own), _linear(model.lm_head, head)
+
+
+def _linear(layer: nn.Linear | QuantizedLinear, packed: PackedMatrix) -> QuantizedLinear:
+    made = QuantizedLinear(packed, bias=layer.bias is not None)
+    made.bias = layer.bias
+    return made
+
+
+def _matrix(weights: Tensor, kept: PackedFormat, random: torch.Generator) -> PackedMatrix:
+    """A matrix, or a stack of them, of the same sizes."""
+    rows, columns = weights.shape[-2:]
+    count = weights.shape[0] if weights.dim() == 3 else 1
+    made = PackedMatrix(kept, rows, columns, dtype=torch.float32, count=count)
+    for index in range(count):
+        made.store(index, 0, _codes(kept, rows, columns, random))
+    return made
+
+
+def _codes(kept: PackedFormat, rows: int, columns: int, random: torch.Generator) -> Groups:
+    """Codes over their whole range, with scales and minima that differ from group to group; about as large as 0.15."""
+    groups = kept.groups(columns)
+    codes = torch.randint(0, 1 << kept.bits, (rows, columns), generator=random, dtype=torch.uint8)
+    scale = (torch.rand(rows, groups, generator=random) + 0.5) * 0.5 / (1 << kept.bits)
+    minimum = -8 * scale * (torch.rand(rows, groups, generator=random) * 0.4 + 0.8)
+    scale = scale.half() if kept.group else scale
+    return Groups(codes, scale, minimum.half() if kept.bits == 4 else None, kept.group)
