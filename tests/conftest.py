@@ -14,6 +14,7 @@ import platformdirs
 # 12 seconds and more.
 os.environ.setdefault("XDG_CACHE_HOME", str(platformdirs.user_cache_path()))
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -24,3 +25,11 @@ if not torch.cuda.is_available():
 # The same examples in every run: a change is judged by its own merits, not by a new draw.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of what has to be fetched are slow: a real model takes seconds for each, a real vocabulary too."""
+    for item in items:
+        if item.get_closest_marker("starter") or item.get_closest_marker("npm"):
+            item.add_marker(pytest.mark.slow)

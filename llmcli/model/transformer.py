@@ -15,7 +15,7 @@ from llmcli.errors import NotFiniteError, PromptTooLongError
 from llmcli.model.attention import Positions
 from llmcli.model.block import make_block
 from llmcli.model.cache.batched_kv_cache import RowCache
-from llmcli.model.cache.kv_cache import KVCache, LayerCache
+from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.finite import are_logits, check_logits, first_not_finite
 from llmcli.model.norm import make_norm
@@ -64,9 +64,17 @@ class Transformer(nn.Module):
         weights = embedding.matrix.blocks if isinstance(embedding, QuantizedEmbedding) else embedding.weight
         return weights.device
 
-    def new_cache(self, *, batch: int = 1, capacity: int = 256) -> KVCache:
+    def new_cache(self, *, batch: int = 1, capacity: int = 256, rewind: int = REWIND, room: int = ROOM) -> KVCache:
         """An empty KV cache that fits this model, its device and its dtype."""
-        return KVCache(self.config, batch=batch, capacity=capacity, dtype=self.dtype, device=self.device)
+        return KVCache(
+            self.config,
+            batch=batch,
+            capacity=capacity,
+            dtype=self.dtype,
+            device=self.device,
+            rewind=rewind,
+            room=room,
+        )
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, *, only_last: bool = False) -> Tensor:
         """Logits of the token that follows each of `ids`.

@@ -50,6 +50,7 @@ print(len(unrun()))
     assert run(START + code) == f"{plain.strip()} 16\n16\n"
 
 
+@pytest.mark.slow
 def test_all_of_torch_is_there() -> None:
     code = """
 def names(module):
@@ -69,6 +70,7 @@ for module in (torch, torch.nn, torch.utils, *put_off):
     assert run(START + code) == run("import torch\n" + code)
 
 
+@pytest.mark.slow
 def test_a_compiler_finds_what_it_needs() -> None:
     # Its shapes are told by Python alone.
     meta = "torch.empty(4, device='meta').kthvalue(1)[0].shape"
@@ -86,6 +88,7 @@ print([name for name in unrun() if name.startswith("torch._")])
     assert run(START + code) == "4.0\ntorch.Size([])\n[]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imported", "runs"),
     [
@@ -108,6 +111,7 @@ print(sorted(before - set(unrun())))
     assert run(START + code) == f"{sorted(runs)}\n"
 
 
+@pytest.mark.slow
 def test_threads_wait_for_each_other() -> None:
     code = """
 import threading
@@ -126,6 +130,7 @@ print(len(found), len(set(found)))
     assert run(START + code) == "8 1\n"
 
 
+@pytest.mark.slow
 def test_all_names_of_a_module_are_imported() -> None:
     code = "from torch.masked import *\nprint(MaskedTensor.__name__)"
     assert run(START + code) == "MaskedTensor\n"

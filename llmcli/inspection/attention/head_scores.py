@@ -156,12 +156,21 @@ def text_repeats(loaded: LoadedModel, ids: Sequence[int]) -> Repeats:
 
 
 @torch.inference_mode()
-def head_atlas(loaded: LoadedModel, repeats: Repeats, progress: Callable[[int, int], None] | None = None) -> HeadAtlas:
-    """Score every head in one pass over the repeats; `progress` hears the blocks passed and how many there are."""
+def head_atlas(
+    loaded: LoadedModel,
+    repeats: Repeats,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    weights_at_once: int = _WEIGHTS_AT_ONCE,
+) -> HeadAtlas:
+    """Score every head in one pass over the repeats; `progress` hears the blocks passed and how many there are.
+
+    At most `weights_at_once` attention weights are held at a time.
+    """
     found: list[HeadScores] = []
 
     def see(call: AttentionCall) -> None:
-        found.extend(_block_scores(call, repeats))
+        found.extend(_block_scores(call, repeats, weights_at_once))
         if progress is not None:
             progress(call.block + 1, loaded.config.num_layers)
 
@@ -219,7 +228,7 @@ def _is_ordinary(tokenizer: Tokenizer, token: int) -> bool:
         return False
 
 
-def _block_scores(call: AttentionCall, repeats: Repeats) -> Iterator[HeadScores]:
+def _block_scores(call: AttentionCall, repeats: Repeats, weights_at_once: int) -> Iterator[HeadScores]:
     """The scores of one block's heads, from a few rows of its attention patterns at a time."""
     batch, heads = call.q.shape[:2]
     n, second = repeats.length, repeats.second
@@ -227,7 +236,7 @@ def _block_scores(call: AttentionCall, repeats: Repeats) -> Iterator[HeadScores]
     kinds = {"previous": (1, 1), "duplicate": (n, second), "induction": (n - 1, second)}
     stripes = {kind: _Stripe(heads, call.q.device) for kind in (*kinds, "sink")}
     unspent = torch.zeros(heads, device=call.q.device)
-    step = max(1, _WEIGHTS_AT_ONCE // (batch * heads * call.seen))
+    step = max(1, weights_at_once // (batch * heads * call.seen))
     for start in range(0, call.new, step):
         queries = torch.arange(start, min(start + step, call.new), device=call.q.device)
         weights = call.weights(start, start + len(queries))  # (B, H, R, S)

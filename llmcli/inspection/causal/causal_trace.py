@@ -62,12 +62,15 @@ def causal_trace(
     answer: int | None = None,
     samples: int = 5,
     seed: int = 0,
+    window_share: float = _WINDOW_SHARE,
+    tokens_at_once: int = _TOKENS_AT_ONCE,
     progress: Callable[[int, int], None] | None = None,
 ) -> CausalTrace:
     """Trace the token `answer`, by default the most probable one, from the tokens at `subject`.
 
     Each number is a mean over `samples` noises. `progress` hears the states put back and how many there are, as shares
-    of the work that they are.
+    of the work that they are. `window_share` of the blocks are put back together, where the output of one kind is;
+    a pass has at most `tokens_at_once` tokens.
 
     Raises:
         NotFiniteError: the model's output is not a number.
@@ -84,7 +87,7 @@ def causal_trace(
     probabilities = run.clean_logits[: loaded.tokenizer.vocab_size].float().softmax(-1)
     chosen = int(probabilities.argmax()) if answer is None else answer
     layers = loaded.config.num_layers
-    window = max(1, round(_WINDOW_SHARE * layers))
+    window = max(1, round(window_share * layers))
     first = min(subject)
     # Before the subject nothing is drowned, so there is nothing to put back.
     corrupted = float(run.answer_probabilities(run.corrupted[layers][:, -1], chosen).mean())
@@ -93,7 +96,7 @@ def causal_trace(
     # The work that a variant is: the blocks after it, for the tokens after it.
     work = _Work(sum((layers - each.start) * (len(ids) - at) for each in wanted for at in range(first, len(ids))))
     for at in range(first, len(ids)):
-        for some in _together(wanted, max(1, _TOKENS_AT_ONCE // (samples * (len(ids) - at)))):
+        for some in _together(wanted, max(1, tokens_at_once // (samples * (len(ids) - at)))):
             found = run.with_variants(some, at, chosen)
             for variant, probability in zip(some, found, strict=True):
                 grids[variant.kind][at][variant.layer] = probability

@@ -78,11 +78,19 @@ def lens(
 
 @torch.inference_mode()
 def lens_of(
-    loaded: LoadedModel, traced: Trace, *, top: int = 5, follow: Sequence[int] | None = None
+    loaded: LoadedModel,
+    traced: Trace,
+    *,
+    top: int = 5,
+    follow: Sequence[int] | None = None,
+    logits_at_once: int = _LOGITS_AT_ONCE,
 ) -> tuple[LensPosition, ...]:
-    """The lens at the positions of a trace; `follow` names the token to follow at each of them."""
+    """The lens at the positions of a trace; `follow` names the token to follow at each of them.
+
+    At most `logits_at_once` logits of a layer are held at a time.
+    """
     found: list[LensPosition] = []
-    step = max(1, _LOGITS_AT_ONCE // loaded.tokenizer.vocab_size)
+    step = max(1, logits_at_once // loaded.tokenizer.vocab_size)
     for first in range(0, len(traced.positions), step):
         some = slice(first, first + step)
         found.extend(_some(loaded, traced, some, top, None if follow is None else follow[some]))

@@ -14,10 +14,10 @@ from llmcli.model.huge_pages import Pages
 _SMALLEST_CAPACITY = 256
 # Positions from which on a layer's memory comes in huge pages.
 _LARGE = 1024
-# How far `truncate` can always go back in a layer that forgets: room for a rejected draft or a retyped word.
-_REWIND = 64
+# How far `truncate` can always go back in a layer that forgets: for a rejected draft or a retyped word.
+REWIND = 64
 # New tokens between two moves of the kept window: moving costs a copy of it.
-_ROOM = 256
+ROOM = 256
 
 
 class LayerCache(Protocol):
@@ -49,6 +49,9 @@ class KVCache:
 
     `expected_length` is how long the text is known to become, in tokens; rotations that depend on the length of the
     text go by it, so that all its tokens are rotated alike. Setting it does not change what is cached already.
+
+    A layer with a window or chunks keeps the last `rewind` tokens it would forget, and has memory for `room` new tokens
+    between two moves.
     """
 
     def __init__(
@@ -59,8 +62,11 @@ class KVCache:
         capacity: int = _SMALLEST_CAPACITY,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        rewind: int = REWIND,
+        room: int = ROOM,
     ) -> None:
         self.expected_length = 0
+        self._rewind, self._room = rewind, room
         self._kinds = config.layers
         self._limit = config.context_length
         self._dtype, self._device = dtype, torch.device(device)
@@ -174,7 +180,7 @@ class KVCache:
             return segment
         first = 0
         if layer.is_windowed:
-            first = max(segment.first, layer.first_visible(max(0, self._length - _REWIND)))
+            first = max(segment.first, layer.first_visible(max(0, self._length - self._rewind)))
         # Doubling, but not past the most the layer can ever hold.
         size = max(end - first, min(2 * segment.keys.shape[2], self._steady_size(layer)))
         return CacheSegment(
@@ -198,4 +204,4 @@ class KVCache:
     def _steady_size(self, layer: LayerConfig) -> int:
         """Positions for which a layer needs memory in the long run."""
         visible = layer.window or layer.chunk
-        return self._limit if visible is None else min(self._limit, visible + _REWIND + _ROOM)
+        return self._limit if visible is None else min(self._limit, visible + self._rewind + self._room)

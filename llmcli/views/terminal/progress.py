@@ -19,16 +19,18 @@ _ESTIMATE_AFTER_S, _WORTH_A_NOTE_S = 1.0, 3.0
 
 
 @contextmanager
-def progress_bar(*, enabled: bool = True, unit: str = "bytes", estimate: bool = False) -> Iterator[Report]:
+def progress_bar(
+    *, enabled: bool = True, unit: str = "bytes", estimate: bool = False, patience_s: float = _PATIENCE_S
+) -> Iterator[Report]:
     """A function to tell (what, done, in all or None), in bytes or another `unit`.
 
-    The bar appears if the work is not over after half a second, and vanishes when it is, or at the end of the block.
+    The bar appears if the work is not over after `patience_s`, and vanishes when it is, or at the end of the block.
     Where stderr is no terminal nothing is shown or, with `estimate`, after a second one note of how long it will take.
     """
     if not enabled or not can_redraw(sys.stderr):
         yield _Estimate(unit).report if enabled and estimate else lambda what, done, total: None
         return
-    bar = _Bar(unit)
+    bar = _Bar(unit, patience_s)
     try:
         yield bar.report
     finally:
@@ -66,7 +68,7 @@ def _duration(seconds: float) -> str:
 
 
 class _Bar:
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, patience_s: float) -> None:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -91,6 +93,7 @@ class _Bar:
         self._task = self._progress.add_task("", start=False, visible=False)
         self._what: str | None = None
         self._since = 0.0
+        self._patience_s = patience_s
 
     def report(self, what: str, done: int, total: int | None) -> None:
         if what != self._what:
@@ -99,7 +102,7 @@ class _Bar:
         self._progress.update(self._task, completed=done, total=total)
         if done == total:
             self.stop()
-        elif time.monotonic() - self._since >= _PATIENCE_S:
+        elif time.monotonic() - self._since >= self._patience_s:
             self._progress.start()
 
     def stop(self) -> None:

@@ -66,14 +66,10 @@ def test_logits_equal_the_reference(pair: tuple[Any, Path, LoadedModel], referen
     assert relative_error(pair[2].logits(IDS), reference) < 2e-5
 
 
-def test_cached_logits_equal_the_reference(
-    pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # So small that layers with a window forget, and move what they keep, many times in this text.
-    monkeypatch.setattr("llmcli.model.cache.kv_cache._REWIND", 5)
-    monkeypatch.setattr("llmcli.model.cache.kv_cache._ROOM", 3)
+def test_cached_logits_equal_the_reference(pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor) -> None:
     model = pair[2].model
-    cache = model.new_cache(capacity=4)
+    # So small that layers with a window forget, and move what they keep, many times in this text.
+    cache = model.new_cache(capacity=4, rewind=5, room=3)
     cache.expected_length = len(IDS)
 
     def read(start: int, stop: int) -> None:

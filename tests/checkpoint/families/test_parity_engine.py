@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,9 @@ def run(engine: Engine, prompt: list[int], tokens: int | None) -> tuple[int, lis
 def test_a_prompt_that_returns_to_an_earlier_point_gets_the_same_reply(
     tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmcli.model.cache.kv_cache._REWIND", 5)
-    monkeypatch.setattr("llmcli.model.cache.kv_cache._ROOM", 3)
     model = loaded(case, tmp_path)
+    small = partial(model.model.new_cache, rewind=5, room=3)
+    monkeypatch.setattr(model.model, "new_cache", small)
     engine = Engine(model.model, model.tokenizer)
     first = random_ids(60)
     run(engine, first, 10)

@@ -137,13 +137,12 @@ def expected(patterns: torch.Tensor, repeats: Repeats, model: Transformer, block
 
 @pytest.mark.parametrize("weights_at_once", [5000, 1 << 24])
 def test_scores_are_those_of_the_reference_s_patterns(
-    pair: tuple[Any, llmcli.LoadedModel], weights_at_once: int, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Any, llmcli.LoadedModel], weights_at_once: int
 ) -> None:
-    monkeypatch.setattr("llmcli.inspection.attention.head_scores._WEIGHTS_AT_ONCE", weights_at_once)
     model, loaded = pair
     repeats = random_repeats(loaded, length=9, batch=2)
     told: list[tuple[int, int]] = []
-    atlas = head_atlas(loaded, repeats, lambda done, total: told.append((done, total)))
+    atlas = head_atlas(loaded, repeats, lambda done, total: told.append((done, total)), weights_at_once=weights_at_once)
     with torch.inference_mode():
         patterns = model(torch.tensor(repeats.rows), output_attentions=True).attentions
     assert len(atlas.heads) == loaded.config.num_layers * loaded.config.num_heads

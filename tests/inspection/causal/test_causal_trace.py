@@ -11,7 +11,6 @@ import torch
 
 import llmcli
 from llmcli.errors import UsageError
-from llmcli.inspection.causal import causal_trace as causal_traces
 from llmcli.inspection.causal.causal_trace import _NOISE, causal_trace
 from llmcli.inspection.core.hooks import adder, blocks, removed
 from llmcli.views.inspect.causal_trace import causal_trace_view
@@ -89,18 +88,22 @@ def test_a_part_is_restore_as_in_a_whole_pass(loaded: llmcli.LoadedModel, part: 
         ("qwen2-moe", 1024),
     ],
 )
-def test_every_state_is_restore_as_in_whole_passes(
-    name: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_state_is_restore_as_in_whole_passes(name: str, at_once: int, tmp_path: Path) -> None:
     model_type, overrides = CASES[name]
     model = tiny_model(
         model_type, **{**overrides, "num_hidden_layers": 6, **({"sliding_window": 3} if "window" in name else {})}
     )
     loaded = llmcli.load(save(model, tmp_path), dtype="float32", device="cpu")
-    monkeypatch.setattr(causal_traces, "_TOKENS_AT_ONCE", at_once)
-    monkeypatch.setattr(causal_traces, "_WINDOW_SHARE", 0.5)
     told: list[tuple[int, int]] = []
-    result = causal_trace(loaded, IDS, SUBJECT, samples=2, progress=lambda done, total: told.append((done, total)))
+    result = causal_trace(
+        loaded,
+        IDS,
+        SUBJECT,
+        samples=2,
+        window_share=0.5,
+        tokens_at_once=at_once,
+        progress=lambda done, total: told.append((done, total)),
+    )
     expected = plainly(loaded, result.answer.id, window=3)
     for kind in ("hidden", "feed_forward", "attention"):
         found = torch.tensor(getattr(result, kind))

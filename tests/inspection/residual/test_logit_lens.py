@@ -10,7 +10,6 @@ import llmcli
 from llmcli.errors import UsageError
 from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.core.activations import trace
-from llmcli.inspection.residual import logit_lens as lens_module
 from llmcli.inspection.residual.logit_lens import Lens, lens, lens_of
 from tests.support.models.inspected_families import FAMILIES, family
 from tests.support.models.tiny import random_ids, save, tiny_model
@@ -72,14 +71,11 @@ def test_the_last_layer_is_the_model(tmp_path: Path, dtype: str) -> None:
     assert (last.kl, last.rank) == (0.0, 1)
 
 
-def test_positions_do_not_depend_on_those_beside_them(
-    loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_positions_do_not_depend_on_those_beside_them(loaded: llmcli.LoadedModel) -> None:
     together = lens(loaded, IDS, range(20), top=2)
-    monkeypatch.setattr(lens_module, "_LOGITS_AT_ONCE", 3 * TOKENS)
-    in_chunks = lens(loaded, IDS, range(20), top=2)
+    in_chunks = lens_of(loaded, trace(loaded.model, IDS, range(20)), top=2, logits_at_once=3 * TOKENS)
     assert [token.id for token in together.tokens] == IDS
-    for one, other in zip(together.lens, in_chunks.lens, strict=True):
+    for one, other in zip(together.lens, in_chunks, strict=True):
         alone = lens(loaded, IDS, [one.position], top=2).lens[0]
         for layer, same, again in zip(one.layers, other.layers, alone.layers, strict=True):
             assert (layer.layer, layer.rank) == (same.layer, same.rank) == (again.layer, again.rank)

@@ -14,7 +14,7 @@ from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import Transformer
 
-pytestmark = [pytest.mark.starter, pytest.mark.slow]
+pytestmark = pytest.mark.starter
 
 TOKENS = 1000
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -155,17 +154,10 @@ def odd() -> dict[int | None, Transformer]:
     return {None: model, 4: pack_model(copy.deepcopy(model), 4), 8: pack_model(copy.deepcopy(model), 8)}
 
 
-@pytest.fixture
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Layers with a window forget, and move what they keep, many times in a short text."""
-    monkeypatch.setattr("llmcli.model.cache.kv_cache._REWIND", 5)
-    monkeypatch.setattr("llmcli.model.cache.kv_cache._ROOM", 3)
-    yield
-
-
-@pytest.mark.usefixtures("small_windows")
 def test_caches_that_forget_shrink_and_grow(some_model: Transformer) -> None:
-    step, cache, logits = CpuStep(some_model, threads=2, library=library()), fresh(some_model), expected(some_model)
+    step, logits = CpuStep(some_model, threads=2, library=library()), expected(some_model)
+    # So small that layers with a window forget, and move what they keep, many times in this text.
+    cache = fresh(some_model, rewind=5, room=3)
     for length, sizes in ((0, (9, 1, 1, 16)), (24, (1,) * 20), (41, (9, 16))):
         cache.truncate(length)
         ours = in_pieces(step, cache, sizes)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from llmcli.model import KVCache, LatentConfig, LayerConfig, ModelConfig
-from llmcli.model.cache import kv_cache as cache_module
 
 FULL, WINDOW, CHUNK = LayerConfig(None), LayerConfig(None, window=7), LayerConfig(None, chunk=10)
 
@@ -45,15 +44,14 @@ def read(cache: KVCache, tokens: int) -> list[list[int]]:
     return seen
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "_REWIND", 5)
-    monkeypatch.setattr(cache_module, "_ROOM", 4)
+def small_cache(config: ModelConfig, *, capacity: int = 256, dtype: torch.dtype = torch.float32) -> KVCache:
+    """It keeps little of what it could forget, and moves often."""
+    return KVCache(config, capacity=capacity, dtype=dtype, rewind=5, room=4)
 
 
 @pytest.mark.parametrize("steps", [[1] * 60, [30, 1, 1, 9, 25, 1, 1, 1], [3, 50, 2, 2, 2, 40, 1]])
 def test_each_layer_returns_what_its_queries_see(steps: list[int]) -> None:
-    cache = KVCache(config(FULL, WINDOW, CHUNK), capacity=2)
+    cache = small_cache(config(FULL, WINDOW, CHUNK), capacity=2)
     for tokens in steps:
         start, end = cache.length, cache.length + tokens
         full, window, chunk = read(cache, tokens)
@@ -63,7 +61,7 @@ def test_each_layer_returns_what_its_queries_see(steps: list[int]) -> None:
 
 
 def test_memory_stays_that_of_the_window() -> None:
-    cache = KVCache(config(WINDOW))
+    cache = small_cache(config(WINDOW))
     for _ in range(300):
         read(cache, 1)
     # 7 visible, 5 to go back, 4 to grow into; keys and values of 2 heads of 4 numbers of 4 bytes.
@@ -77,7 +75,7 @@ def test_memory_stays_that_of_the_window() -> None:
 
 def test_one_can_always_go_back_a_little_and_never_to_what_is_forgotten() -> None:
     for length in range(1, 80):
-        cache = KVCache(config(FULL, WINDOW, CHUNK), capacity=1)
+        cache = small_cache(config(FULL, WINDOW, CHUNK), capacity=1)
         for _ in range(length):
             read(cache, 1)
         for back in range(length + 1):
@@ -96,7 +94,7 @@ def test_one_can_always_go_back_a_little_and_never_to_what_is_forgotten() -> Non
 
 
 def test_everything_can_be_forgotten() -> None:
-    cache = KVCache(config(WINDOW))
+    cache = small_cache(config(WINDOW))
     read(cache, 90)
     read(cache, 1)
     cache.truncate(0)
@@ -104,7 +102,7 @@ def test_everything_can_be_forgotten() -> None:
 
 
 def test_a_pass_that_was_broken_off_leaves_no_trace() -> None:
-    cache = KVCache(config(FULL, WINDOW), capacity=1)
+    cache = small_cache(config(FULL, WINDOW), capacity=1)
     read(cache, 40)
     cache.begin(30)
     cache.append(1, torch.zeros(1, 2, 30, 4), torch.zeros(1, 2, 30, 4))
@@ -114,7 +112,7 @@ def test_a_pass_that_was_broken_off_leaves_no_trace() -> None:
 
 def test_latent_attention_caches_the_latent_and_one_key() -> None:
     latent = LatentConfig(query_rank=None, rank=16, nope_dim=8, rope_dim=4, value_dim=8)
-    cache = KVCache(config(FULL, FULL, latent=latent), capacity=10, dtype=torch.bfloat16)
+    cache = small_cache(config(FULL, FULL, latent=latent), capacity=10, dtype=torch.bfloat16)
     assert cache.nbytes == 2 * 10 * (16 + 4) * 2 == 10 * config(FULL, FULL, latent=latent).kv_bytes_per_token(2)
 
 

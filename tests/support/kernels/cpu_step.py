@@ -14,6 +14,7 @@ from llmcli.kernels.cpu.build import Library, Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import KVCache, Transformer
+from llmcli.model.cache.kv_cache import REWIND, ROOM
 from tests.support.models.random_models import RoundingFunctional
 from tests.support.models.tiny import random_ids
 
@@ -29,8 +30,8 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def fresh(model: Transformer) -> KVCache:
-    cache = model.new_cache(capacity=4)
+def fresh(model: Transformer, *, rewind: int = REWIND, room: int = ROOM) -> KVCache:
+    cache = model.new_cache(capacity=4, rewind=rewind, room=room)
     cache.expected_length = len(IDS)
     return cache
 

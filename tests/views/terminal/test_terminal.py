@@ -122,8 +122,7 @@ def test_progress_is_drawn_only_where_it_can_be(
 ) -> None:
     monkeypatch.setenv("TERM", term)
     monkeypatch.setattr(sys, "stderr", screen := stream())
-    monkeypatch.setattr("llmcli.views.terminal.progress._PATIENCE_S", 0.0)
-    with progress_bar() as report:
+    with progress_bar(patience_s=0.0) as report:
         assert screen.getvalue() == ""
         report("fetching [b]\x1b]0;x\x07", 1, 10)
         report("fetching [b]\x1b]0;x\x07", 10, 10)
@@ -141,8 +140,7 @@ def test_work_that_is_soon_over_or_not_to_be_shown_draws_nothing(
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", screen := Screen())
-    monkeypatch.setattr("llmcli.views.terminal.progress._PATIENCE_S", patience)
-    with progress_bar(enabled=enabled, unit="tokens") as report:
+    with progress_bar(enabled=enabled, unit="tokens", patience_s=patience) as report:
         report("reading", 1, 10)
         report("reading", 10, 10)
     assert screen.getvalue() == ""
