@@ -15,7 +15,7 @@ from tests.support.models.puppet import chain, loop, write_puppet
 
 pytestmark = pytest.mark.slow
 
-CHATS = 4
+CHATS = 3
 
 
 def test_chats_at_once_that_are_killed_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""With a real model: whatever proposes, fifty greedy replies are token for token those without it."""
+"""With a real model: whatever proposes, twenty greedy replies are token for token those without it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmcli.model import Transformer
 pytestmark = pytest.mark.starter
 
 TOKENS = 4
-TOPICS = ("The sea", "Bread", "Mars", "Chess", "Winter", "The violin", "Bees", "A lighthouse", "Maria", "1984")
+TOPICS = ("The sea", "Mars", "Maria", "1984")
 BEGINNINGS = ("{0} is", "{0} was never", "{0}, 1, 2, 3, {0}, 1, 2, 3, {0}", "print('{0}')\nprint('{0}')", "{0}?\n\nI")
 PROMPTS = [beginning.format(topic) for topic in TOPICS for beginning in BEGINNINGS]
 
@@ -70,8 +70,8 @@ def said(loaded: LoadedModel, prompts: list[str], tokens: int, **options: Any) -
     return replies, proposed
 
 
-def test_fifty_greedy_replies_are_the_same_whoever_proposes(loaded: LoadedModel) -> None:
-    assert len(set(PROMPTS)) == 50
+def test_twenty_greedy_replies_are_the_same_whoever_proposes(loaded: LoadedModel) -> None:
+    assert len(set(PROMPTS)) == 20
     if why_not_on_cpu(loaded.config, torch.device("cpu")) is not None:
         pytest.skip("without the kernel a pass of several tokens adds up in another order")
     plain, _ = said(loaded, PROMPTS, TOKENS)
