@@ -1,6 +1,19 @@
 """Run open-weight language models in a terminal, and see what they are doing while they do it.
 
-From Python: `llmcli.load("path/or/name")` gives a `LoadedModel`.
+From Python:
+
+    import llmcli
+
+    model = llmcli.load("owner/name")  # a folder, a .gguf file or a name; nothing for the starter
+    print(model.generate("What is RoPE?", temperature=0))
+    for event in model.stream("Hi"):
+        if isinstance(event, llmcli.Step):
+            print(event.text, end="")
+    chat = model.chat(system="Be brief.")
+    print(chat.send("Hi"))
+
+What `generate` is told by name are the settings of `SamplingParams`, with the defaults of `llm generate`. Errors are
+children of `LlmcliError`, each with a sentence.
 """
 
 from typing import TYPE_CHECKING
@@ -9,14 +22,64 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel, load
+    from llmcli.engine.chat import Chat
+    from llmcli.engine.events import Finish, Prefill, Step
+    from llmcli.engine.reply import Reply
+    from llmcli.engine.sampling_params import SamplingParams
+    from llmcli.errors import (
+        CheckpointError,
+        LlmcliError,
+        ModelNotFoundError,
+        NotFiniteError,
+        OutOfMemoryError,
+        PromptTooLongError,
+        UnsupportedModelError,
+        UsageError,
+    )
+    from llmcli.text.chat.messages import Message
 
-__all__ = ["LoadedModel", "__version__", "load"]
+__all__ = [
+    "Chat",
+    "CheckpointError",
+    "Finish",
+    "LlmcliError",
+    "LoadedModel",
+    "Message",
+    "ModelNotFoundError",
+    "NotFiniteError",
+    "OutOfMemoryError",
+    "Prefill",
+    "PromptTooLongError",
+    "Reply",
+    "SamplingParams",
+    "Step",
+    "UnsupportedModelError",
+    "UsageError",
+    "__version__",
+    "load",
+]
+
+_MODULES = {
+    "load": "api",
+    "LoadedModel": "api",
+    "Chat": "engine.chat",
+    "Finish": "engine.events",
+    "Prefill": "engine.events",
+    "Step": "engine.events",
+    "Reply": "engine.reply",
+    "SamplingParams": "engine.sampling_params",
+    "Message": "text.chat.messages",
+}
 
 
 def __getattr__(name: str) -> object:
     # On first use only: `llm --help` must not pay for importing torch.
-    if name in ("load", "LoadedModel"):
-        from llmcli import api
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,21 +21,33 @@ from llmcli.checkpoint.load_packed import Packing, packed_unasked
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype
-from llmcli.engine import Engine
+from llmcli.engine import Engine, Event, SamplingParams
 from llmcli.engine.batch.backends import make_rows
-from llmcli.engine.batch.batch import Batch
+from llmcli.engine.batch.batch import Batch, BatchReply, Request
+from llmcli.engine.chat import Chat
+from llmcli.engine.conversation import Conversation
 from llmcli.engine.prefix_cache import PrefixCache
+from llmcli.engine.reasoning import ThinkingApart
+from llmcli.engine.recommendations import recommended_params
+from llmcli.engine.reply import Reply, collect
 from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.engine.speculative.draft_model import DraftModel, same_vocabulary
-from llmcli.errors import CheckpointError, UsageError
+from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.hub.resolve import resolve
 from llmcli.kernels.base import EachStep, FastStep
 from llmcli.kernels.select import fast_step, why_no_kernel
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end
+from llmcli.text.chat.messages import Message, as_messages
+from llmcli.text.chat.prompt import build_chat, encode_raw
 from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.stop_tokens import NO_STOP_TOKEN
 from llmcli.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from llmcli.engine.recommendations import SamplingSettings
 
 # Where packed weights can lie.
 _PACKED_ON = ("cpu", "cuda")
@@ -131,6 +144,173 @@ class LoadedModel:
             speculation=speculation,
         )
 
+    def stream(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, object]],
+        *,
+        system: str | None = None,
+        template_args: Mapping[str, object] | None = None,
+        raw: bool = False,
+        prefill: str = "",
+        probabilities: bool = False,
+        top: int = 0,
+        params: SamplingParams | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Iterator[Event]:
+        """The events of a reply as they happen: `Prefill`, a `Step` for each token, `Finish`.
+
+        `prompt` is a text, or the messages of a conversation, as `Message`s or as objects such as
+        `{"role": "user", "content": "Hi"}`; if the last of them is the assistant's, it is continued. A text is put into
+        the model's chat template, with the `system` prompt and `template_args`, further variables of the template;
+        `raw`, or a model without a template, continues it as it is. The reply goes on after `prefill`, which is not
+        part of the events.
+
+        `settings` are fields of `SamplingParams` by name, such as `temperature=0`; what is not given is what the
+        model's makers recommend, as on the command line, and with the same `seed` the text is that of `llm generate`.
+        `params` sets all of them at once. `probabilities` asks for those of each token, `top` for as many candidates.
+
+        Raises:
+            UsageError: a setting makes no sense, a message cannot be said, or there is no template for it.
+            PromptTooLongError: the prompt does not fit into the context.
+        """
+        chosen = self._params(params, settings)
+        return self._stream(
+            prompt, chosen, system, template_args, raw=raw, prefill=prefill, probabilities=probabilities, top=top
+        )
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, object]],
+        *,
+        system: str | None = None,
+        template_args: Mapping[str, object] | None = None,
+        raw: bool = False,
+        prefill: str = "",
+        probabilities: bool = False,
+        top: int = 0,
+        params: SamplingParams | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Reply:
+        """The whole reply; all arguments and errors are those of `stream`."""
+        chosen = self._params(params, settings)
+        events = self._stream(
+            prompt, chosen, system, template_args, raw=raw, prefill=prefill, probabilities=probabilities, top=top
+        )
+        return collect(events, seed=chosen.seed)
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        template_args: Mapping[str, object] | None = None,
+        messages: Sequence[Message | Mapping[str, object]] = (),
+        params: SamplingParams | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Chat:
+        """A conversation, which may go on from `messages`; settings are as for `stream`.
+
+        Raises:
+            UsageError: the model has no chat template, a setting makes no sense, or the messages are not questions
+                and replies in turn.
+        """
+        if self.template is None:
+            raise UsageError(f"{self.name} has no chat template; `generate` continues text with it.")
+        before = as_messages(messages)
+        if [message.role for message in before] != ["user", "assistant"] * (len(before) // 2):
+            raise UsageError("A chat goes on from messages of the user and replies of the assistant, in turn.")
+        conversation = Conversation(
+            self.engine(lookup=None), self.tokenizer, self.template, system, template_args or {}, messages=[*before]
+        )
+        return Chat(conversation, self._params(params, settings))
+
+    def batch(
+        self,
+        prompts: Iterable[str | Sequence[Message | Mapping[str, object]]],
+        *,
+        system: str | None = None,
+        template_args: Mapping[str, object] | None = None,
+        raw: bool = False,
+        parallel: int | None = None,
+        params: SamplingParams | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Iterator[BatchReply | LlmcliError]:
+        """For each prompt its reply, or why there is none, in their order; `parallel` are answered at a time.
+
+        Prompts and settings are as for `stream`. `parallel` is as for `batch_engine`. Prompts are taken as they are
+        needed, so that they may come from a generator.
+
+        Raises:
+            UsageError: a setting makes no sense.
+        """
+        chosen = self._params(params, settings)
+        is_chat = self.template is not None and not raw
+
+        def request(prompt: str | Sequence[Message | Mapping[str, object]]) -> Request | LlmcliError:
+            try:
+                ids = self._prompt_ids(prompt, system, template_args, raw=raw, prefill="")
+            except LlmcliError as error:
+                return error
+            return Request(tuple(ids), chosen, is_chat)
+
+        return self.batch_engine(parallel=parallel, chat=is_chat).run(map(request, prompts))
+
+    def _params(self, params: SamplingParams | None, settings: SamplingSettings) -> SamplingParams:
+        if params is None:
+            return recommended_params(self.generation_defaults, settings)
+        if settings:
+            raise UsageError(f"`params` has all settings; {', '.join(settings)} cannot be given beside it.")
+        return params
+
+    def _stream(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, object]],
+        params: SamplingParams,
+        system: str | None,
+        template_args: Mapping[str, object] | None,
+        *,
+        raw: bool,
+        prefill: str,
+        probabilities: bool,
+        top: int,
+    ) -> Iterator[Event]:
+        is_chat = self.template is not None and not raw
+        ids = self._prompt_ids(prompt, system, template_args, raw=raw, prefill=prefill)
+        events = self.engine(lookup=None, chat=is_chat).stream(
+            ids, params, probabilities=probabilities or top > 0, top=top
+        )
+        if not is_chat:
+            return events
+        begun = ids if not prefill else self._prompt_ids(prompt, system, template_args, raw=raw, prefill="")
+        return map(ThinkingApart(self.tokenizer, begun, prefill=prefill), events)
+
+    def _prompt_ids(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, object]],
+        system: str | None,
+        template_args: Mapping[str, object] | None,
+        *,
+        raw: bool,
+        prefill: str,
+    ) -> list[int]:
+        """The tokens up to where the model goes on, which is after `prefill`."""
+        messages = (Message("user", prompt),) if isinstance(prompt, str) else as_messages(prompt)
+        if raw or self.template is None:
+            if not isinstance(prompt, str):
+                raise UsageError("Without a chat template there can be no messages; give a text.")
+            if system or template_args:
+                raise UsageError("Without a chat template there is no place for a system prompt or variables of it.")
+            return encode_raw(self.tokenizer, prompt + prefill)
+        if system:
+            messages = (Message("system", system), *messages)
+        return build_chat(
+            self.tokenizer,
+            self.template,
+            messages,
+            prefill=prefill,
+            template_args=template_args or {},
+            continue_last=messages[-1].role == "assistant",
+        ).ids
+
     def prefix_cache(self, *, threads: int | None = None, readable: bool = False) -> PrefixCache:
         """What reads texts and gives the logits after their tokens: the fast path, or the readable model without one.
 
@@ -154,7 +334,7 @@ class LoadedModel:
             )
         return DraftModel(self.prefix_cache(threads=threads))
 
-    def batch(
+    def batch_engine(
         self,
         *,
         parallel: int | None = None,

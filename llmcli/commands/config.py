@@ -124,9 +124,10 @@ def _recommended(model: str | None, given: Collection[str]) -> tuple[str, dict[s
     try:
         path = resolve(model, fetch=False)
         from llmcli.checkpoint.checkpoint import open_checkpoint
+        from llmcli.engine.recommendations import usable_recommendations
 
         checkpoint = open_checkpoint(path)
-        return checkpoint.name, options.usable_recommendations(checkpoint.read_sampling_defaults(), given)
+        return checkpoint.name, usable_recommendations(checkpoint.read_sampling_defaults(), given)
     except LlmcliError as error:
         terminal.note(f"What the model recommends is not known: {error}")
         return "", {}

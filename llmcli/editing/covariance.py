@@ -164,7 +164,7 @@ def _own_texts(loaded: LoadedModel, count: int, tell: Progress) -> list[list[int
         for seed, ids in enumerate(begun)
     )
     texts = []
-    for ids, reply in zip(begun, loaded.batch().run(requests), strict=True):
+    for ids, reply in zip(begun, loaded.batch_engine().run(requests), strict=True):
         if isinstance(reply, LlmcliError):
             raise reply
         # The end of a text is left out, and so is what became of characters that were never finished.

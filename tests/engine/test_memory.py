@@ -81,7 +81,7 @@ def test_a_batch_says_so(fast: bool, after: int, folder: Path, monkeypatch: pyte
     loaded = llmcli.load(folder, device="cpu", dtype="float32")
     if not fast:
         loaded = replace(loaded, why_readable="to see")
-    batch = loaded.batch(parallel=2)
+    batch = loaded.batch_engine(parallel=2)
     name = ("forward" if after == 0 else "forward_rows", CpuStep if fast else Transformer)
     monkeypatch.setattr(name[1], name[0], failing(MemoryError(), getattr(name[1], name[0]), after))
     requests = [Request(tuple(random_ids(9, seed=seed)), GREEDY) for seed in range(2)]

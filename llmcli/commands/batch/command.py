@@ -227,7 +227,7 @@ def _answer(
     from llmcli.engine import Interruption
     from llmcli.views.terminal.progress import progress_bar
 
-    engine = loaded.batch(parallel=parallel, context_length=context, threads=threads, chat=prompts.are_chats)
+    engine = loaded.batch_engine(parallel=parallel, context_length=context, threads=threads, chat=prompts.are_chats)
     failed, total = 0, len(prompts.lines)
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="prompts") as progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -366,7 +366,7 @@ class SamplingOptions:
         Raises:
             UsageError: a value makes no sense.
         """
-        from llmcli.engine import SamplingParams
+        from llmcli.engine.recommendations import recommended_params
 
         values = {
             "temperature": self.temperature,
@@ -374,38 +374,7 @@ class SamplingOptions:
             "top_p": self.top_p,
             "min_p": self.min_p,
             "repeat_penalty": self.repeat_penalty,
+            "seed": self.seed,
         }
         given = {name: value for name, value in values.items() if value is not None}
-        chosen = usable_recommendations(model_defaults, given) | given
-        # Drawn here, so that it can be shown and the reply had again.
-        seed = self.seed
-        if seed is None:
-            import secrets
-
-            seed = secrets.randbits(32)
-        return SamplingParams(**chosen, seed=seed, max_tokens=self.max_tokens, stop=self.stop)  # type: ignore[arg-type]
-
-
-def usable_recommendations(model_defaults: Mapping[str, float], given: Collection[str] = ()) -> dict[str, float]:
-    """What a model's makers recommend, without values that make no sense.
-
-    `given` names the settings the user chose: --top-k, --top-p or --min-p asks for sampling, so that a recommended
-    temperature of 0, at which they would have no effect, is not followed.
-    """
-    sampled = any(name in given for name in ("top_k", "top_p", "min_p"))
-    return {
-        name: value
-        for name, value in model_defaults.items()
-        if _makes_sense(name, value) and not (sampled and name == "temperature" and value == 0)
-    }
-
-
-def _makes_sense(name: str, value: float) -> bool:
-    """Whether a model's recommendation can be followed; some files carry -1 or 0 for "off"."""
-    from llmcli.engine import SamplingParams
-
-    try:
-        SamplingParams(**{name: value})  # type: ignore[arg-type]
-    except UsageError:
-        return False
-    return True
+        return recommended_params(model_defaults, {**given, "max_tokens": self.max_tokens, "stop": self.stop})

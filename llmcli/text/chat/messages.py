@@ -79,6 +79,18 @@ def parse_messages(value: object) -> tuple[Message, ...]:
     return tuple(messages)
 
 
+def as_messages(messages: Sequence[Message | Mapping[str, object]]) -> tuple[Message, ...]:
+    """`messages`, of which those that are objects are read as by `parse_messages`.
+
+    Raises:
+        UsageError: something in an object is of another form, or is not supported: it is named.
+    """
+    if all(isinstance(message, Message) for message in messages):
+        return tuple(message for message in messages if isinstance(message, Message))
+    read = iter(parse_messages([dict(message) for message in messages if not isinstance(message, Message)]))
+    return tuple(message if isinstance(message, Message) else next(read) for message in messages)
+
+
 def _message(entry: object, tools: Mapping[str, str]) -> Message:
     """`tools` are the names of the tools called so far, by the id of the call."""
     if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):

@@ -71,7 +71,7 @@ def together(batch: Batch, asked: Sequence[Request]) -> list[tuple[str, str, int
 @pytest.mark.parametrize("parallel", [1, 3, None])
 def test_replies_are_those_of_an_engine(request: pytest.FixtureRequest, which: str, parallel: int | None) -> None:
     loaded: LoadedModel = request.getfixturevalue(which)
-    batch = loaded.batch(parallel=parallel)
+    batch = loaded.batch_engine(parallel=parallel)
     asked = requests()
     expected = [alone(loaded, one) for one in asked]
     assert {reason for _, reason, _ in expected} >= {"length", "stop_string"}
@@ -89,15 +89,15 @@ def test_replies_are_those_of_an_engine(request: pytest.FixtureRequest, which: s
 def test_in_bfloat16_replies_of_the_readable_model_are_those_of_an_engine(tmp_path: Path, family: str) -> None:
     loaded = replace(llmcli.load(tiny_checkpoint(tmp_path, family), dtype="bfloat16"), why_readable="for a test")
     asked = requests()
-    assert together(loaded.batch(), asked) == [alone(loaded, one) for one in asked]
+    assert together(loaded.batch_engine(), asked) == [alone(loaded, one) for one in asked]
 
 
 def test_in_bfloat16_a_reply_does_not_depend_on_what_is_beside_it(tmp_path: Path) -> None:
     loaded = replace(llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="bfloat16"), why_readable="for a test")
     asked = requests()
-    first = together(loaded.batch(parallel=16), asked)
-    assert together(loaded.batch(parallel=2), asked) == first
-    assert together(loaded.batch(parallel=5), asked[::-1]) == first[::-1]
+    first = together(loaded.batch_engine(parallel=16), asked)
+    assert together(loaded.batch_engine(parallel=2), asked) == first
+    assert together(loaded.batch_engine(parallel=5), asked[::-1]) == first[::-1]
 
 
 @pytest.mark.parametrize("which", ["kernel", "readable"])
@@ -105,17 +105,17 @@ def test_a_full_context_and_prompts_too_long(request: pytest.FixtureRequest, whi
     loaded: LoadedModel = request.getfixturevalue(which)
     params = SamplingParams(temperature=0)
     asked = [Request(tuple(random_ids(n, seed=n)), params) for n in (3, 20, 12, 19)]
-    replies = list(loaded.batch(parallel=2, context_length=20).run(asked))
+    replies = list(loaded.batch_engine(parallel=2, context_length=20).run(asked))
     assert isinstance(replies[1], PromptTooLongError) and "1 too long" in str(replies[1])
     for index in (0, 2, 3):
         reply = replies[index]
         assert isinstance(reply, BatchReply)
         assert (reply.text, reply.reason, reply.generated_tokens) == alone(loaded, asked[index], 20)
     with pytest.raises(UsageError, match="made for up to 128"):
-        loaded.batch(context_length=129)
+        loaded.batch_engine(context_length=129)
     for size in (0, MOST_ROWS + 1):
         with pytest.raises(UsageError, match="From 1 to"):
-            loaded.batch(parallel=size)
+            loaded.batch_engine(parallel=size)
 
 
 @pytest.mark.parametrize("readable_too", [False, True])
@@ -126,7 +126,7 @@ def test_texts_that_outgrow_what_was_expected_are_rotated_anew(tmp_path: Path, r
     if readable_too:
         loaded = replace(loaded, why_readable="for a test")
     asked = [Request(tuple(random_ids(n, seed=n)), SamplingParams(temperature=0)) for n in (40, 61, 3)]
-    assert together(loaded.batch(), asked) == [alone(loaded, one) for one in asked]
+    assert together(loaded.batch_engine(), asked) == [alone(loaded, one) for one in asked]
 
 
 def test_requests_are_taken_as_they_are_needed_and_errors_pass_through(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_requests_are_taken_as_they_are_needed_and_errors_pass_through(tmp_path:
                 else Request((ASSISTANT,), SamplingParams(temperature=0, max_tokens=limit))
             )
 
-    replies = loaded.batch(parallel=2).run(asked())
+    replies = loaded.batch_engine(parallel=2).run(asked())
     first = next(replies)
     assert isinstance(first, BatchReply) and first.text == "abc" * 20
     assert len(taken) <= 2 * 4 + 1
@@ -159,13 +159,13 @@ def test_an_interruption_drops_what_is_not_finished(tmp_path: Path) -> None:
     limits = (1, 2, 50, 1, 1)
     asked = [Request((ASSISTANT,), SamplingParams(temperature=0, max_tokens=limit)) for limit in limits]
     replies = []
-    for reply in loaded.batch(parallel=2).run(asked, interruption):
+    for reply in loaded.batch_engine(parallel=2).run(asked, interruption):
         replies.append(reply)
         if len(replies) == 2:
             interruption.request()
     assert [reply.text for reply in replies if isinstance(reply, BatchReply)] == ["a", "ab"]
     # While it computes, at once.
-    batch = loaded.batch(parallel=2)
+    batch = loaded.batch_engine(parallel=2)
     broken = Interruption()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch._rows, "step", lambda rows, ids: broken.request())
@@ -174,7 +174,7 @@ def test_an_interruption_drops_what_is_not_finished(tmp_path: Path) -> None:
 
 def test_one_text_whose_numbers_break_does_not_end_the_others(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, chain(b"abc")), dtype="float32")
-    batch = loaded.batch(parallel=3)
+    batch = loaded.batch_engine(parallel=3)
     step = batch._rows.step
 
     def broken(rows: Sequence[int], ids: Sequence[int]) -> torch.Tensor:

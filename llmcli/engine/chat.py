@@ -1,0 +1,63 @@
+"""A conversation from Python: each message is answered with all that was said before in view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmcli.engine.conversation import Conversation
+from llmcli.engine.events import Event
+from llmcli.engine.reasoning import ThinkingApart
+from llmcli.engine.reply import Reply, collect
+from llmcli.engine.sampling_params import SamplingParams
+from llmcli.text.chat.messages import Message
+
+
+class Chat:
+    """Messages and replies in turn; made by `LoadedModel.chat`.
+
+    What was read stays in the KV cache, so a reply costs the new message only. Thoughts leave the history as the
+    model's template wants it. One reply at a time.
+    """
+
+    def __init__(self, conversation: Conversation, params: SamplingParams) -> None:
+        """Go on with `conversation`, with the sampling settings `params` for every reply."""
+        self._conversation, self._params = conversation, params
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What has been said so far, without the system prompt."""
+        return tuple(self._conversation.messages)
+
+    def send(self, text: str, *, probabilities: bool = False, top: int = 0) -> Reply:
+        """Say `text`, and return the whole reply; `probabilities` and `top` are as for `LoadedModel.stream`.
+
+        Raises:
+            PromptTooLongError: the conversation does not fit into the context; it stays as it was.
+        """
+        seed = self._conversation.own_params(self._params).seed
+        return collect(self.stream(text, probabilities=probabilities, top=top), seed=seed)
+
+    def stream(self, text: str, *, probabilities: bool = False, top: int = 0) -> Iterator[Event]:
+        """Say `text`, and return the events of the reply as they happen.
+
+        Message and reply join the conversation as the reply ends, or as its reading is given up.
+
+        Raises:
+            PromptTooLongError: the conversation does not fit into the context; it stays as it was.
+        """
+        conversation = self._conversation
+        events = conversation.ask(text, self._params, probabilities=probabilities, top=top)
+        return _thinking_apart(events, ThinkingApart(conversation.tokenizer, conversation.asked))
+
+    def take_back(self) -> str:
+        """Forget the last message and its reply; return the message.
+
+        Raises:
+            UsageError: nothing has been said yet.
+        """
+        return self._conversation.take_back()
+
+
+def _thinking_apart(events: Iterator[Event], apart: ThinkingApart) -> Iterator[Event]:
+    for event in events:
+        yield apart(event)

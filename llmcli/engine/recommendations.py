@@ -1,0 +1,61 @@
+"""Sampling settings that a model's makers recommend, where the user says nothing else."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmcli.engine.sampling_params import SamplingParams
+from llmcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict
+
+    class SamplingSettings(TypedDict, total=False):
+        """Fields of `SamplingParams` by name."""
+
+        repeat_penalty: float
+        temperature: float
+        top_k: int
+        top_p: float
+        min_p: float
+        seed: int | None
+        max_tokens: int | None
+        stop: tuple[str, ...]
+
+
+def recommended_params(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingParams:
+    """What is `given` by field name, else what the makers recommend, else our defaults; the seed is always drawn.
+
+    Raises:
+        UsageError: a given value makes no sense.
+    """
+    chosen = {**usable_recommendations(recommended, given), **given}
+    # Drawn here, so that it can be shown and the reply made again.
+    if chosen.get("seed") is None:
+        chosen["seed"] = secrets.randbits(32)
+    return SamplingParams(**chosen)
+
+
+def usable_recommendations(recommended: Mapping[str, float], given: Collection[str] = ()) -> dict[str, float]:
+    """What a model's makers recommend, without values that make no sense.
+
+    `given` names the settings the user chose: top-k, top-p or min-p asks for sampling, so that a recommended
+    temperature of 0, at which they would have no effect, is not followed.
+    """
+    sampled = any(name in given for name in ("top_k", "top_p", "min_p"))
+    return {
+        name: value
+        for name, value in recommended.items()
+        if _makes_sense(name, value) and not (sampled and name == "temperature" and value == 0)
+    }
+
+
+def _makes_sense(name: str, value: float) -> bool:
+    """Whether a model's recommendation can be followed; some files carry -1 or 0 for "off"."""
+    try:
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+    except UsageError:
+        return False
+    return True
