@@ -10,7 +10,7 @@ from tests.structure import ROOT, files_by_folder, functions
 
 _LONGEST = 119
 # The command whose signature lists every option, and the decode loop.
-_LONGER = {"generate", "Engine._generate"}
+_LONGER = {("llmcli/commands/generate/command.py", "generate"), ("llmcli/engine/engine.py", "Engine._generate")}
 _MOST_FILES = 16
 
 
@@ -62,11 +62,12 @@ def test_an_import_of_support_is_none_of_a_test_module() -> None:
 
 
 def test_no_function_is_too_long() -> None:
-    found = [function for function in functions() if function.lines > _LONGEST]
     assert not [
         function
-        for function in found
-        if function.name not in _LONGER and not function.path.startswith("llmcli/kernels/")
+        for function in functions()
+        if function.lines > _LONGEST
+        and (function.path, function.name) not in _LONGER
+        and not function.path.startswith("llmcli/kernels/")
     ]
 
 
