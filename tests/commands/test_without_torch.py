@@ -39,7 +39,7 @@ KERNELS = {"XDG_CACHE_HOME": str(platformdirs.user_cache_path())}
 
 def run(*commands: list[str], home: Path, **variables: str) -> list[tuple[int, list[str], str, str]]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_", "XDG_"))}
-    environment = {**kept, "HOME": str(home), "LLMCLI_MODEL": "", **variables}
+    environment = {**kept, **KERNELS, "HOME": str(home), "LLMCLI_MODEL": "", **variables}
     result = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(commands)],
         env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False,
@@ -72,7 +72,7 @@ def test_what_is_said_of_a_model(kind: str, models: dict[str, Path], tmp_path: P
         ["inspect", "tokens", "Hello", "-m", model, "--json"],
         ["inspect", "cost", "Hello", "-m", model],
     ]
-    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path, **KERNELS), strict=True):
+    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path), strict=True):
         assert (code, heavy) == (0, []), (command, err)
         assert out
 
@@ -113,7 +113,7 @@ def test_what_is_said_of_quantized_models(tmp_path: Path) -> None:
         ["config", "generate", "-m", str(folders["nf4 nested"])],
         ["inspect", "tokens", "a", "-m", commands[0][1]],
     ]
-    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path, **KERNELS), strict=True):
+    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path), strict=True):
         assert (code, heavy) == (0, []), (command, err)
         assert out
 
@@ -133,7 +133,7 @@ def test_what_is_said_of_the_files_that_mistral_publishes(shards: int, tmp_path:
     commands = [
         [*words, str(folder)] for folder in (plain, quantized) for words in (["show"], ["config", "chat", "-m"])
     ]
-    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path, **KERNELS), strict=True):
+    for command, (code, heavy, out, err) in zip(commands, run(*commands, home=tmp_path), strict=True):
         assert (code, heavy) == (0, []), (command, err)
         assert out
 
