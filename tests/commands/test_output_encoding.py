@@ -117,6 +117,7 @@ def test_a_chat_with_such_a_model_goes_on(latin: Path) -> None:
         assert llm("chats", "export", rows[0]["id"], "-f", form).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_reply_goes_on_past_a_character_that_a_terminal_does_not_have(folder: Path, tmp_path: Path) -> None:
     flags = ["generate", "hi", "-m", str(folder), "-t", "0", "-q"]
     for more, shown in ((["--prefill", "é…a"], b"\xe9...a? "), (["--probs"], b"a"), (["--json"], b'"text": "a? "')):

@@ -81,6 +81,7 @@ def test_who_made_the_processor_is_told(monkeypatch: pytest.MonkeyPatch, vendor:
     assert set(build._machine_flags()) == {"-march=native", *flags}
 
 
+@pytest.mark.slow
 def test_every_header_is_included_and_names_its_own_includes() -> None:
     command = [compiler(), *build._FLAGS, *build._machine_flags(), "-Wno-unused-function", "-Werror"]
     whole = subprocess.run(
