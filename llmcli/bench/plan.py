@@ -37,7 +37,7 @@ class Sizes:
     @property
     def passes(self) -> int:
         """No more passes than that are made by one process."""
-        return 3 + 2 * len(self.prefill) + len(self.contexts)
+        return 3 + 2 * len(self.prefill) + 2 * len(self.contexts)
 
 
 FULL = Sizes((128, 512, 2048), (0, 1024, 4096), 64)
@@ -92,7 +92,10 @@ class MeasuredPass:
     tokens: int
     """Tokens to write, the first included."""
     measure: str
-    """"prefill", "decode", or "warm-up"; "memory" is no pass but a look at the memory used so far."""
+    """"prefill", "decode", "default decode", or "warm-up"; "memory" is no pass but a look at the memory used so far.
+
+    Tokens are the most probable ones, but for "default decode": those are chosen by the program's default settings.
+    """
     size: int | None = None
 
 
@@ -112,6 +115,9 @@ def passes(sizes: Sizes) -> Iterator[MeasuredPass]:
         if size:
             yield MeasuredPass(size, sizes.tokens + 1, "decode", size)
     yield MeasuredPass(0, 0, "memory")
+    # Last: other settings may need memory of their own.
+    for size in sizes.contexts:
+        yield MeasuredPass(max(size, 1), sizes.tokens + 1, "default decode", size)
 
 
 # Longer prompts are read in chunks of about this size; who has read one has met all there is to meet.

@@ -16,6 +16,7 @@ Measure: TypeAlias = Literal[
     "prefill_tokens_per_s",
     "decode_tokens_per_s",
     "decode_unread_bytes",
+    "default_decode_tokens_per_s",
     "peak_memory_short_bytes",
     "peak_memory_bytes",
     "device_memory_bytes",
@@ -26,6 +27,7 @@ Measure: TypeAlias = Literal[
 ]
 """What is measured; the name ends in the unit. Of those per second more is better, of all others less.
 
+Tokens of `decode` are the most probable ones, those of `default_decode` are chosen by a program's default settings.
 Bytes are unread of weights, for each token written, where nothing depended on them: no choice of a token did, or they
 follow from others.
 """

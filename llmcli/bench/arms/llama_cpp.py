@@ -39,18 +39,26 @@ class LlamaCpp:
             raise ArmError(f"llama.cpp could not make a context for the model: {_reason()}.")
         # No more than this at once; never more than the context, whatever was asked for.
         self._batch: int = llama_cpp.llama_n_batch(self._context)
-        self._sampler = llama_cpp.llama_sampler_init_greedy()
+        self._greedy = llama_cpp.llama_sampler_init_greedy()
+        self._default = _default_sampler()
         self.how = f"as stored, {plan.device}, {plan.threads} threads, its defaults otherwise"
 
     def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """See `Runner`."""
+        return self._timed(self._greedy, ids, tokens)
+
+    def run_default(self, ids: Sequence[int], tokens: int) -> TimedRun:
+        """See `DefaultRunner`."""
+        return self._timed(self._default, ids, tokens)
+
+    def _timed(self, sampler: object, ids: Sequence[int], tokens: int) -> TimedRun:
         started = time.perf_counter()
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
         for start in range(0, len(ids), self._batch):
             self._read(ids[start : start + self._batch])
         at: list[float] = []
         while True:
-            token: int = llama_cpp.llama_sampler_sample(self._sampler, self._context, -1)
+            token: int = llama_cpp.llama_sampler_sample(sampler, self._context, -1)
             at.append(time.perf_counter())
             if len(at) == tokens:
                 return TimedRun(at[0] - started, at[-1] - at[0], len(ids))
@@ -61,6 +69,21 @@ class LlamaCpp:
         code = llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(array, len(ids)))
         if code:
             raise ArmError(f"llama.cpp could not compute: llama_decode answered {code}.")
+
+
+def _default_sampler() -> object:
+    """The filters that llama.cpp's programs use where a user sets none, and their values: `common_params_sampling`."""
+    sampler = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+    for part in (
+        llama_cpp.llama_sampler_init_top_k(40),
+        llama_cpp.llama_sampler_init_top_p(0.95, 1),
+        llama_cpp.llama_sampler_init_min_p(0.05, 1),
+        llama_cpp.llama_sampler_init_temp(0.8),
+        llama_cpp.llama_sampler_init_dist(1),
+    ):
+        llama_cpp.llama_sampler_chain_add(sampler, part)
+    made: object = sampler
+    return made
 
 
 def _reason() -> str:

@@ -16,7 +16,8 @@ from llmcli.bench.random_model import random_model
 from llmcli.bench.shapes import shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.device import choose_dtype
-from llmcli.engine import Finish, Prefill, SamplingParams, Step
+from llmcli.engine import Engine, Finish, Prefill, SamplingParams, Step
+from llmcli.engine.recommendations import recommended_params
 from llmcli.startup.garbage_collection import no_garbage
 
 
@@ -36,23 +37,36 @@ class Ours:
         torch.set_num_threads(plan.threads)
         loaded = _made(plan) if checkpoint is None else _loaded(plan, checkpoint)
         # Without stop tokens, so that every reply is as long as asked.
-        self._engine = replace(loaded, declared_stop_ids={}).engine(chat=False)
+        endless = replace(loaded, declared_stop_ids={})
+        self._engine = endless.engine(chat=False)
+        self._loaded = endless
+        self._default_engine: Engine | None = None
         self.how = ""
 
     def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """See `Runner`."""
+        return self._timed(self._engine, ids, SamplingParams(temperature=0, max_tokens=tokens))
+
+    def run_default(self, ids: Sequence[int], tokens: int) -> TimedRun:
+        """See `DefaultRunner`: sampling as recommended, with lookup where that is the default."""
+        # Where it is first needed: it has a KV cache of its own.
+        if self._default_engine is None:
+            self._default_engine = self._loaded.engine(chat=False, lookup=None)
+        params = recommended_params(self._loaded.generation_defaults, {"seed": 1, "max_tokens": tokens})
+        return self._timed(self._default_engine, ids, params)
+
+    def _timed(self, engine: Engine, ids: Sequence[int], params: SamplingParams) -> TimedRun:
         at: list[float] = []
-        cached, unread = 0, self._engine.unread_bytes
+        cached, unread = 0, engine.unread_bytes
         started = time.perf_counter()
-        params = SamplingParams(temperature=0, max_tokens=tokens)
-        for event in self._engine.stream(ids, params, probabilities=False):
+        for event in engine.stream(ids, params, probabilities=False):
             if isinstance(event, Step):
                 at.append(time.perf_counter())
             elif isinstance(event, Prefill):
                 cached = event.cached
             elif isinstance(event, Finish):
                 self.how = event.stats.path
-        return TimedRun(at[0] - started, at[-1] - at[0], len(ids) - cached, self._engine.unread_bytes - unread)
+        return TimedRun(at[0] - started, at[-1] - at[0], len(ids) - cached, engine.unread_bytes - unread)
 
 
 def _loaded(plan: BenchPlan, checkpoint: Checkpoint) -> LoadedModel:

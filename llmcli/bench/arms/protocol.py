@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class ArmError(Exception):
@@ -37,3 +37,11 @@ class Runner(Protocol):
 
         Nothing ends the reply early.
         """
+
+
+@runtime_checkable
+class DefaultRunner(Runner, Protocol):
+    """A program that can also write as it does where a user sets nothing."""
+
+    def run_default(self, ids: Sequence[int], tokens: int) -> TimedRun:
+        """As `run`, but with the program's default sampling settings and everything that it uses by default."""

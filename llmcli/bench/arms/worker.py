@@ -95,6 +95,7 @@ def _runner(plan: BenchPlan) -> Runner:
 
 
 def _measure(runner: Runner, plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
+    from llmcli.bench.arms.protocol import DefaultRunner
     from llmcli.bench.hardware.memory import peak_resident_bytes
 
     memory = iter(("peak_memory_short_bytes", "peak_memory_bytes"))
@@ -103,7 +104,14 @@ def _measure(runner: Runner, plan: BenchPlan, tell: Callable[[dict[str, object]]
             tell({"measure": next(memory), "size": None, "value": peak_resident_bytes()})
             continue
         tell({"doing": step.measure, "size": step.size})
-        run = runner.run(plan.ids[start : start + step.prompt], step.tokens)
+        ids = plan.ids[start : start + step.prompt]
+        if step.measure == "default decode":
+            if isinstance(runner, DefaultRunner):
+                run = runner.run_default(ids, step.tokens)
+                speed = (step.tokens - 1) / run.rest_s
+                tell({"measure": "default_decode_tokens_per_s", "size": step.size, "value": speed})
+            continue
+        run = runner.run(ids, step.tokens)
         if step.measure == "prefill":
             tell({"measure": "prefill_tokens_per_s", "size": step.size, "value": run.read / run.first_s})
         elif step.measure == "decode":

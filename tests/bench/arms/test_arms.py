@@ -149,6 +149,25 @@ def test_an_arm_says_what_it_does_and_what_came_of_it(plan: BenchPlan) -> None:
     assert starts[0] == 0
 
 
+def test_an_arm_with_default_settings_is_measured_at_them_too(plan: BenchPlan) -> None:
+    class Sampling:
+        how = "by the clock"
+
+        def run(self, ids: Sequence[int], _tokens: int) -> TimedRun:
+            return TimedRun(0.5, 2.0, len(ids))
+
+        def run_default(self, ids: Sequence[int], _tokens: int) -> TimedRun:
+            return TimedRun(0.5, 4.0, len(ids))
+
+    said: list[dict[str, Any]] = []
+    arm_process._measure(Sampling(), plan, said.append)
+    values = {(one["measure"], one["size"]): one["value"] for one in said if "measure" in one}
+    assert values["default_decode_tokens_per_s", 20] * 2 == values["decode_tokens_per_s", 20]
+    # After what is said of memory, which is that of the other settings.
+    names = [one["measure"] for one in said if "measure" in one]
+    assert names.index("peak_memory_bytes") < names.index("default_decode_tokens_per_s")
+
+
 def test_errors_become_one_line() -> None:
     assert arm_process._message(ArmError("a\n b")) == "a b"
     assert arm_process._message(ValueError("x" * 1000)) == "ValueError: " + "x" * 300

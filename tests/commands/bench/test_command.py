@@ -45,7 +45,8 @@ def test_a_whole_run(model: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["model"]["name"] == "tiny"
     assert {one["measure"] for one in found["measurements"] if one["arm"] == "llmcli"} == {
-        "first_token_warm_s", "exit_warm_s", "decode_tokens_per_s", "peak_memory_short_bytes", "peak_memory_bytes",
+        "first_token_warm_s", "exit_warm_s", "decode_tokens_per_s", "default_decode_tokens_per_s",
+        "peak_memory_short_bytes", "peak_memory_bytes",
     }  # fmt: skip
     assert {one["measure"] for one in found["measurements"] if one["arm"] == "machine"} == {
         "import_torch_s", "import_torch_bytes", "bandwidth_bytes_per_s",
