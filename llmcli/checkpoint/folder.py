@@ -23,7 +23,7 @@ from llmcli.checkpoint.files.model_folder import FolderIndexes, file_names, read
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.huggingface.config import FamilyConfig, family_config, model_config, tensor_names
 from llmcli.checkpoint.huggingface.names import TensorNames, belongs_to_model, is_ignored_name
-from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors
 from llmcli.checkpoint.native.params import hf_keys
 from llmcli.checkpoint.quantized.settings import quantization_settings
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo

@@ -35,8 +35,8 @@ def replay(
     data = _read(file)
 
     from llmcli.engine import Interruption
+    from llmcli.replay.replay import replay as replay_run
     from llmcli.replay.run_record import from_json
-    from llmcli.replay.run_record import replay as replay_run
     from llmcli.views.reply.replay import SCHEMA, replay_view
     from llmcli.views.terminal.progress import progress_bar
     from llmcli.views.terminal.to_json import json_line

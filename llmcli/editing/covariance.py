@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from llmcli.api import LoadedModel
-from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.editing.mlp_keys import TOKENS_AT_ONCE, network_of, padded, read_keys

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from llmcli.errors import NotFiniteError, PromptTooLongError
 from llmcli.model.attention import Positions
 from llmcli.model.block import make_block
-from llmcli.model.cache.batched_kv_cache import RowCache
+from llmcli.model.cache.batched_kv_cache import BatchedKVCache
 from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.finite import are_logits, check_logits, first_not_finite
@@ -103,7 +103,7 @@ class Transformer(nn.Module):
             cache.advance(new)
         return logits
 
-    def forward_rows(self, ids: Mapping[int, int], cache: RowCache) -> Tensor:
+    def forward_rows(self, ids: Mapping[int, int], cache: BatchedKVCache) -> Tensor:
         """Logits (R, V) of what follows `ids`, the next tokens of texts that `cache` holds, by row; others are void.
 
         Raises:

@@ -15,7 +15,7 @@ from unittest import mock
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, read_edit, write_edit
 from llmcli.checkpoint.gguf.header import read_gguf
-from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors, read_safetensors_folder
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors, read_safetensors_folder
 from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file
 from llmcli.checkpoint.text_assets import gguf_text_parts
 from llmcli.conversations.store import read_conversation

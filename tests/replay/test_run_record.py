@@ -10,7 +10,8 @@ import pytest
 import llmcli
 from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.errors import UsageError
-from llmcli.replay.run_record import Replay, RunRecord, as_json, from_json, recorded, replay
+from llmcli.replay.replay import Replay, replay
+from llmcli.replay.run_record import RunRecord, as_json, from_json, recorded
 from llmcli.views.terminal.to_json import plain
 from tests.support.models.puppet import ASSISTANT, END, ids_of, write_puppet
 from tests.support.models.tiny import random_ids

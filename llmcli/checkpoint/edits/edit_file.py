@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.file_hashes import weights_hash
-from llmcli.checkpoint.huggingface.safetensors_reader import read_metadata, read_safetensors
+from llmcli.checkpoint.huggingface.safetensors_header import read_metadata, read_safetensors
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError

@@ -9,7 +9,7 @@ from typing import Any
 from llmcli.checkpoint.families import rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.families.rope import RopeRules
+from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.model import ExpertsConfig, NormStyle, QueryScaling
 from llmcli.model.config import Placement, QKNorm
 

@@ -1,6 +1,6 @@
 """Keys of `config.json` that the configuration classes of `transformers` have and that change no logits, with reasons.
 
-Together with what the families read and what `unread_keys` and `unsupported` refuse, these are all keys of those
+Together with what the families read and what `refused_keys` and `refused_models` refuse, these are all keys of those
 classes; a test compares them with the classes of `transformers` itself. A key that is in none of the lists and in no
 class is one that the reference does not know: it stays unused there, and here.
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from llmcli.checkpoint.families import rules
 from llmcli.checkpoint.families.bias_keys import ALWAYS, BiasKeys
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.families.rope import RopeRules
+from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.model import NormStyle
 
 _LATE_RMS = NormStyle(round_first=False)
@@ -296,7 +296,7 @@ FAMILIES: dict[str, Family] = {
         experts=rules.granite_experts,
         extras=rules.granite_scales,
     ),
-    # Only those without recurrent layers; see `unsupported`.
+    # Only those without recurrent layers; see `refused_models`.
     "granitemoehybrid": Family(
         {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 1024},
         aliases={**_EXPERT_COUNT, "layer_types": ("layer_types", "layers_block_type")},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.families.rope import original_context, rope_section, yarn_mscale
+from llmcli.checkpoint.families.rope_keys import original_context, rope_section, yarn_mscale
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import ClampedGLU, ExpertsConfig, LatentConfig, QueryScaling
 

@@ -13,8 +13,8 @@ from llmcli.checkpoint.families.rules import FULL, SLIDING
 from llmcli.checkpoint.gguf.families import Architecture, architecture_of, has_experts
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
-from llmcli.checkpoint.gguf.rope import ReadValues, frequency_divisors, rope_parameters
-from llmcli.checkpoint.gguf.unread_keys import refuse_unread_values
+from llmcli.checkpoint.gguf.refused_keys import refuse_unknown_values
+from llmcli.checkpoint.gguf.rope_keys import ReadValues, frequency_divisors, rope_parameters
 from llmcli.checkpoint.huggingface.config import FamilyConfig, model_config
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -45,7 +45,7 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
     description = FamilyConfig(model_type, family, ConfigKeys(values, header.path, family.defaults))
     config = model_config(description, _names(header))
     layers = tuple(_layer(header, keys, layer, index) for index, layer in enumerate(config.layers))
-    refuse_unread_values(keys)
+    refuse_unknown_values(keys)
     rope = next((layer.rope for layer in layers if layer.rope is not None), None)
     divisors = None if rope is None else frequency_divisors(header, read, rope.rotary_dim // 2)
     if divisors is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.checkpoint.gguf.model_files import refuse_companion
-from llmcli.checkpoint.gguf.unsupported import refuse_unsupported_gguf
+from llmcli.checkpoint.gguf.refused_models import refuse_unsupported_gguf
 from llmcli.errors import UnsupportedModelError
 
 Derived = Callable[[ArchitectureKeys], dict[str, Any]]

@@ -8,11 +8,11 @@ from typing import get_args
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.refused_keys import OLD_LAYER_TYPES, refuse_unknown_values
+from llmcli.checkpoint.families.refused_models import refuse_unsupported
 from llmcli.checkpoint.families.registry import FAMILIES
-from llmcli.checkpoint.families.rope import rope_config, stretched_context
+from llmcli.checkpoint.families.rope_keys import rope_config, stretched_context
 from llmcli.checkpoint.families.rules import CHUNKED, FULL, SLIDING
-from llmcli.checkpoint.families.unread_keys import OLD_LAYER_TYPES, refuse_other_values
-from llmcli.checkpoint.families.unsupported import refuse_unsupported
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import LayerConfig, ModelConfig
@@ -69,7 +69,7 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
             f"supported are {', '.join(sorted(FAMILIES))}."
         )
     keys = ConfigKeys(keys.values, keys.path, family.defaults, family.aliases)
-    refuse_other_values(keys, model_type, family)
+    refuse_unknown_values(keys, model_type, family)
     if inner is not None and keys.get("final_logit_softcapping") is not None:
         # `transformers` applies it to the bare text model only; other programs to both.
         raise UnsupportedModelError(

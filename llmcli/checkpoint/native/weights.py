@@ -16,7 +16,7 @@ from llmcli.checkpoint.files.model_folder import read_together
 from llmcli.checkpoint.files.safe_paths import inside
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.huggingface.names import TensorNames
-from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError
 

@@ -108,8 +108,8 @@ def chat(
 
     from llmcli.commands.chat.compose import send_along, text_of_file
     from llmcli.commands.chat.keyboard import Keyboard
+    from llmcli.commands.chat.save_load import introduce
     from llmcli.commands.chat.session import ChatModel, ChatSession
-    from llmcli.commands.chat.sessions import introduce
     from llmcli.commands.chat.sighup import leaving_at_hangup
 
     texts = [(name, text_of_file(name)) for name in files or ()]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _CANDIDATES = 8
 
 
-class LookingBack:
+class ReplyInspector:
     """Reads the conversation once more, beside the chat's own memory of it, and tells about one token."""
 
     def __init__(self, session: ChatSession) -> None:

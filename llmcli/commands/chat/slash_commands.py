@@ -5,9 +5,9 @@ from __future__ import annotations
 from llmcli.commands.chat.branches import Branches
 from llmcli.commands.chat.compose import Composing
 from llmcli.commands.chat.context import Context
-from llmcli.commands.chat.inspect_reply import LookingBack
+from llmcli.commands.chat.inspect_reply import ReplyInspector
+from llmcli.commands.chat.save_load import Sessions
 from llmcli.commands.chat.session import ChatSession
-from llmcli.commands.chat.sessions import Sessions
 from llmcli.commands.chat.settings import ModelSettings
 from llmcli.commands.chat.slash_command import Command, obey
 
@@ -24,7 +24,7 @@ class Commands:
             Composing(session).commands(),
             ModelSettings(session).commands(),
             Context(session).commands(),
-            LookingBack(session).commands(),
+            ReplyInspector(session).commands(),
             Sessions(session).commands(),
         ]
         self.table = {command.name: command for group in (own, *groups, end) for command in group}

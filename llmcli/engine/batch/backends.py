@@ -16,7 +16,7 @@ from llmcli.engine.context_limit import memory_for_text
 from llmcli.errors import UsageError
 from llmcli.kernels.base import READABLE_CHUNK, FastStep, RowStep, readable_path
 from llmcli.model import KVCache, Transformer
-from llmcli.model.cache.batched_kv_cache import RowCache
+from llmcli.model.cache.batched_kv_cache import BatchedKVCache
 
 MOST_ROWS = 16
 """The most texts that go on together. With more, a pass costs in proportion to its rows on a CPU."""
@@ -120,7 +120,7 @@ class _ModelRows:
         self.size = size
         self.path = _together(readable_path(model, why_readable), size)
         self._model = model
-        self._cache = RowCache(model.config, MOST_ROWS, dtype=model.dtype, device=model.device)
+        self._cache = BatchedKVCache(model.config, MOST_ROWS, dtype=model.dtype, device=model.device)
 
     def read(self, row: int, ids: Sequence[int], expected: int) -> Tensor:
         own = self._model.new_cache(capacity=len(ids))

@@ -1,7 +1,7 @@
 """Speculative decoding: tokens are proposed, and the model verifies several of them in one pass.
 
-What is said is drawn from the model's own distribution, by the rule in `acceptance`; what is proposed decides only how
-many passes that takes. V is the vocabulary.
+What is said is drawn from the model's own distribution, by the rule in `rejection_sampling`; what is proposed decides
+only how many passes that takes. V is the vocabulary.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from llmcli.model.scaled_dot_product import Spans
 _SMALLEST_ROOM = 256
 
 
-class RowCache:
+class BatchedKVCache:
     """Keys and values of every layer for R texts; each is a row of the same tensors.
 
     A text that has been read into a cache of its own enters, and all take the next token in the same pass. A row that

@@ -24,8 +24,8 @@ from llmcli.text.vocab.bpe.byte_level import add_beginning, byte_level_backend, 
 from llmcli.text.vocab.bpe.tekken import TEKKEN_ROLES, tekken_backend
 from llmcli.text.vocab.gguf import gguf_backend, gguf_templates
 from llmcli.text.vocab.mistral_regex_fix import mend_mistral_words
-from llmcli.text.vocab.model_file import model_file_backend
 from llmcli.text.vocab.tokenizer_classes import TokenizerClass
+from llmcli.text.vocab.tokenizer_model import model_file_backend
 
 
 def tokenizer_from_json(

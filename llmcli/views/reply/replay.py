@@ -13,7 +13,8 @@ from llmcli.views.widgets.numbers import number
 from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
-    from llmcli.replay.run_record import Difference, Ending, Replay
+    from llmcli.replay.replay import Difference, Replay
+    from llmcli.replay.run_record import Ending
 
 SCHEMA = "llmcli.replay/1"
 _HASH_LENGTH = 12

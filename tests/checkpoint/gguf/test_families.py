@@ -19,7 +19,7 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.gguf import config as gguf_config
 from llmcli.checkpoint.gguf.families import ARCHITECTURES
 from llmcli.checkpoint.gguf.header import read_gguf
-from llmcli.checkpoint.gguf.unread_keys import CHANGING, HARMLESS, RECORDED, SAME_AS
+from llmcli.checkpoint.gguf.refused_keys import CHANGING, HARMLESS, RECORDED, SAME_AS
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model import FrequencyFactors, Llama3Scaling
 from tests.support.gguf.facts import architecture_name

@@ -15,7 +15,7 @@ from torch import Tensor
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors_folder
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors_folder
 from llmcli.checkpoint.quantized.detect import unquantized
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo

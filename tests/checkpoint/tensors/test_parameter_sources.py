@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors_folder
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors_folder
 from llmcli.checkpoint.tensors import parameter_sources as sources_module
 from llmcli.checkpoint.tensors.parameter_sources import (
     Joined,

@@ -10,7 +10,7 @@ import torch
 
 from llmcli.errors import PromptTooLongError
 from llmcli.model import KVCache, Transformer
-from llmcli.model.cache.batched_kv_cache import RowCache
+from llmcli.model.cache.batched_kv_cache import BatchedKVCache
 from tests.support.models.parity_cases import CASES
 from tests.support.models.random_models import random_model
 from tests.support.models.tiny import random_ids
@@ -33,8 +33,8 @@ def read(model: Transformer, length: int, seed: int, expected: int = 0) -> KVCac
     return cache
 
 
-def new_rows(model: Transformer, count: int) -> RowCache:
-    return RowCache(model.config, count, dtype=model.dtype, device=model.device)
+def new_rows(model: Transformer, count: int) -> BatchedKVCache:
+    return BatchedKVCache(model.config, count, dtype=model.dtype, device=model.device)
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors_folder
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors_folder
 from llmcli.checkpoint.quantized.detect import unquantized
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from tests.support.models.tiny import edit_config, save

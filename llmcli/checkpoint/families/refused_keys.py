@@ -1,6 +1,6 @@
 """Values of `config.json` that `transformers` computes with and this program does not: each is refused by its key.
 
-What is neither read, nor refused here or in `unsupported`, nor in the lists of `harmless_keys` is a key that no
+What is neither read, nor refused here or in `refused_models`, nor in the lists of `harmless_keys` is a key that no
 configuration class of `transformers` has: the reference passes over it, and so does this program.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.families.rope import LAYER_TYPES
+from llmcli.checkpoint.families.rope_keys import LAYER_TYPES
 from llmcli.errors import UnsupportedModelError
 
 # What older files call a layer that attends to everything.
@@ -28,7 +28,7 @@ _ROTATION_KEYS: dict[str, tuple[object, ...]] = {
 }
 
 
-def refuse_other_values(keys: ConfigKeys, model_type: str, family: Family) -> None:
+def refuse_unknown_values(keys: ConfigKeys, model_type: str, family: Family) -> None:
     """Do nothing if the model's family computes what every key asks for; `keys` have the family's defaults.
 
     Raises:

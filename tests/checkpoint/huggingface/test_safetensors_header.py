@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmcli.checkpoint.huggingface import safetensors_reader
-from llmcli.checkpoint.huggingface.safetensors_reader import read_safetensors, read_safetensors_folder
+from llmcli.checkpoint.huggingface import safetensors_header
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors, read_safetensors_folder
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
@@ -184,10 +184,10 @@ STRICTER = {
 def test_a_header_of_more_values_than_a_million_tensors_have_is_not_parsed(
     read: Callable[[bytes], dict[str, TensorInfo]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safetensors_reader, "_MOST_CONTAINERS", 1000)
-    monkeypatch.setattr(safetensors_reader, "_MOST_COMMAS", 1000)
+    monkeypatch.setattr(safetensors_header, "_MOST_CONTAINERS", 1000)
+    monkeypatch.setattr(safetensors_header, "_MOST_COMMAS", 1000)
     monkeypatch.setattr(
-        "llmcli.checkpoint.huggingface.safetensors_reader.json.loads", lambda *_, **__: pytest.fail("parsed")
+        "llmcli.checkpoint.huggingface.safetensors_header.json.loads", lambda *_, **__: pytest.fail("parsed")
     )
     for value in ("[" * 600 + "]" * 600 + "," + "[" * 600 + "]" * 600, "0," * 1200 + "0"):
         with pytest.raises(CheckpointError, match="more than a million tensors"):

@@ -126,7 +126,7 @@ HARMLESS: Mapping[str, str] = {
 """Keys of llama.cpp that change nothing where the family does not read them, and why."""
 
 
-def refuse_unread_values(keys: ArchitectureKeys) -> None:
+def refuse_unknown_values(keys: ArchitectureKeys) -> None:
     """Do nothing if all that changes what the model computes has been read; called when its configuration is complete.
 
     Raises:

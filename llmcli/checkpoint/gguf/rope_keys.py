@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from llmcli.checkpoint.families.rope import yarn_mscale
+from llmcli.checkpoint.families.rope_keys import yarn_mscale
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.errors import CheckpointError, UnsupportedModelError
