@@ -18,8 +18,6 @@ pytestmark = pytest.mark.starter
 
 PROMPTS = [
     "What is the capital of France?",
-    "Write a short poem about the sea.",
-    "List the first five prime numbers.",
     "def fibonacci(n):",
     "Wer hat den Faust geschrieben? 🤔",
 ]

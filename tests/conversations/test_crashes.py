@@ -15,6 +15,8 @@ from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.conversations.tree import Tree
 
+pytestmark = pytest.mark.slow
+
 KILLS = 50
 TOGETHER = 20
 
