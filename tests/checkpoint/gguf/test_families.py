@@ -25,7 +25,7 @@ from llmcli.model import FrequencyFactors, Llama3Scaling
 from tests.support.gguf.facts import architecture_name
 from tests.support.gguf.families import STORED, made, quantized, settings
 from tests.support.gguf.writer import write_gguf
-from tests.support.models.parity_cases import CASES
+from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.tiny import SIZES, random_ids, save
 
 IDS = random_ids(50)
@@ -45,7 +45,11 @@ def test_every_architecture_is_tried() -> None:
     assert tried == set(ARCHITECTURES)
 
 
-@pytest.fixture(params=STORED, scope="module")
+# The files of all families are read in the whole run; quickly, those that span what a file can say.
+QUICK_FIRST = [name if name in SPANNING else pytest.param(name, marks=pytest.mark.slow) for name in STORED]
+
+
+@pytest.fixture(params=QUICK_FIRST, scope="module")
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A model of `transformers`, and the file it is in."""
     model = made(request.param)

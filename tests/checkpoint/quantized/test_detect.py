@@ -276,6 +276,7 @@ def test_missing_parts_and_wrong_types(tmp_path: Path, name: str, part: str) -> 
         opened(tmp_path, without, case.config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(120))
 def test_damaged_values_and_settings(tmp_path: Path, seed: int) -> None:
     """Whatever is in the tensors and settings: values, or an error that says what is wrong."""

@@ -56,7 +56,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
 
 
 @pytest.mark.parametrize("tokens", [None, 1, 4, 15])
-@pytest.mark.parametrize("draft", [None, "itself", "another", "short-sighted"])
+@pytest.mark.parametrize(
+    "draft", [None, "another", *(pytest.param(name, marks=pytest.mark.slow) for name in ("itself", "short-sighted"))]
+)
 def test_greedy_replies_are_the_same(models: dict[str, LoadedModel], draft: str | None, tokens: int | None) -> None:
     model = models["itself"]
     plain = model.engine()

@@ -116,6 +116,7 @@ def test_the_measure_finds_what_is_wrong() -> None:
     assert chi_square_p(Counter((sampler.draw(target((_START,))),) for _ in range(2000)), exact) > 0.001
 
 
+@pytest.mark.slow
 def test_a_whole_engine_keeps_the_distribution(tmp_path: Path) -> None:
     """Two tokens by the decode loop itself, with a draft that is mostly wrong."""
     a, b, c = 65, 66, 67

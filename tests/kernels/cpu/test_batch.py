@@ -65,6 +65,7 @@ def test_on_any_number_of_threads(threads: int) -> None:
     assert_rows_are_as_alone(step, model, [500, 3, 129, 64, 700, 66, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["avx2", "portable"])
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_with_other_instructions(variant: Variant, bits: int | None) -> None:

@@ -16,7 +16,7 @@ from llmcli.model import Transformer
 
 pytestmark = pytest.mark.starter
 
-TOKENS = 1000
+TOKENS = 600
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -30,6 +30,11 @@ from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
 
 LATENT = {"deepseek v2, groups, yarn", "deepseek v2 lite", "deepseek v3"}
+
+# The other kernels are compiled first, which takes longer than their tests.
+NATIVE_FIRST = [
+    variant if variant == "native" else pytest.param(variant, marks=pytest.mark.slow) for variant in get_args(Variant)
+]
 
 
 @pytest.fixture(params=[name for name in CASES if name not in LATENT], scope="module")
@@ -86,8 +91,12 @@ def test_many_tokens_are_attended_to_in_bfloat16(sizes: tuple[int, ...], window:
 
 
 # Every number of queries for a key with and without a window; what the other instructions change is their width.
-FEW = [("native", group, window) for group in (1, 2, 3, 4, 5) for window in (None, 21)]
-FEW += [(variant, group, window) for variant in ("avx2", "portable") for group, window in ((1, 21), (4, None), (5, 21))]
+FEW: list[Any] = [("native", group, window) for group in (1, 2, 3, 4, 5) for window in (None, 21)]
+FEW += [
+    pytest.param(variant, group, window, marks=pytest.mark.slow)
+    for variant in ("avx2", "portable")
+    for group, window in ((1, 21), (4, None), (5, 21))
+]
 
 
 @pytest.mark.parametrize(("variant", "group", "window"), FEW)
@@ -106,7 +115,7 @@ def test_few_queries_are_attended_to_in_bfloat16(variant: Variant, group: int, w
         assert error(torch.cat(parts)[60:], theirs[60:]) < error(readable[60:], theirs[60:])
 
 
-@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize("variant", NATIVE_FIRST)
 @pytest.mark.parametrize(("group", "size"), [(1, 64), (2, 32), (3, 96), (4, 16), (3, 64), (5, 64)])
 @pytest.mark.parametrize("window", [None, 21])
 def test_few_queries_are_attended_to_in_float32(variant: Variant, group: int, size: int, window: int | None) -> None:
@@ -121,6 +130,7 @@ def test_few_queries_are_attended_to_in_float32(variant: Variant, group: int, si
     assert error(torch.cat(parts), theirs) < 5e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [variant for variant in get_args(Variant) if variant != "native"])
 def test_other_processors(some_model: Transformer, variant: Variant) -> None:
     for bits in (None, 4, 8):
@@ -271,7 +281,7 @@ def test_ids_and_caches_out_of_bounds_are_refused(odd: dict[int | None, Transfor
         CpuStep(learned, threads=1, library=library()).forward([1] * 129, fresh(learned))
 
 
-@pytest.mark.parametrize("variant", ["native", "portable"])
+@pytest.mark.parametrize("variant", [NATIVE_FIRST[0], NATIVE_FIRST[-1]])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_greatest_logit_is_found_on_the_way(some_model: Transformer, threads: int, variant: Variant) -> None:
     step, cache = CpuStep(some_model, threads=threads, library=library(variant)), fresh(some_model)
@@ -297,7 +307,7 @@ def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest() 
         assert step.greatest[0] == place and math.isnan(step.greatest[1])
 
 
-@pytest.mark.parametrize("variant", get_args(Variant))
+@pytest.mark.parametrize("variant", NATIVE_FIRST)
 @pytest.mark.parametrize(
     ("case", "part"),
     [

@@ -21,6 +21,8 @@ from tests.support.models.random_models import WIDE, packed, random_groups
 from llmcli.kernels.triton.linear import add_normed, embed, feed_forward, linear  # isort: skip
 from triton.language import float32  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 Weights = Tensor | PackedMatrix
 PACKED = {str(kept): kept for kept in WIDE}
 FORMATS = ("float32", "bfloat16", "float16", *PACKED)

@@ -50,10 +50,10 @@ _GPT_2 = replace(
 )  # fmt: skip
 _MODELS: dict[str, tuple[ModelConfig, PackedFormat | None, tuple[int, ...]]] = {
     "llama": (_LLAMA_8B, None, (1, 16)),
-    "llama, int4 g32": (_LLAMA_8B, wide(4, 32), (1, 16)),
+    "llama, int4 g32": (_LLAMA_8B, wide(4, 32), (1,)),
     "llama, int4 g128": (_LLAMA_8B, wide(4), (1, 16)),
     "llama, int8 by row": (_LLAMA_8B, wide(8), (1,)),
-    "llama, int8 g128": (_LLAMA_8B, wide(8, 128), (1, 16)),
+    "llama, int8 g128": (_LLAMA_8B, wide(8, 128), (1,)),
     # As many rows in the products of attention as there can be, of as large heads.
     "gemma 2": (_GEMMA_2, None, (16,)),
     "gpt-oss, int4 g32": (_GPT_OSS, wide(4, 32), (4,)),
