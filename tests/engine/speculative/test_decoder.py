@@ -64,7 +64,7 @@ def test_greedy_replies_are_the_same(models: dict[str, LoadedModel], draft: str 
     plain = model.engine()
     ahead = model.engine(draft=models[draft] if draft else None, lookup=True, draft_tokens=tokens)
     proposed = 0
-    for seed in range(4):
+    for seed in range(8):
         # Turn upon turn: what was read too far must not be taken for read.
         ids = repeating_prompt(seed)
         for _ in range(2):
