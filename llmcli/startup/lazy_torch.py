@@ -5,8 +5,9 @@ Most of it goes into what torch tells its compilers of its operations: which sha
 packages that `import torch` runs for the sake of `torch.name` alone. Each is there, and is run as soon as somebody asks
 for something of it. Who uses this program as a library gets torch as it is.
 
-In torch 2.9 to 2.13 running them changes nothing else that is noticed without a compiler, with one exception, below.
-Tensors on `meta` notice: what is told of them by Python alone is not known before a compiler has been used.
+On the releases of torch that this is done for (see `plain_import`) running them changes nothing else that is noticed
+without a compiler, with one exception, below. Tensors on `meta` notice: what is told of them by Python alone is not
+known before a compiler has been used. `LLMCLI_PLAIN_IMPORT=1` turns all of it off.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from llmcli.startup.plain_import import imports_plainly
 
 # They need one another, and are only sure to find what they need if the first of them is run first.
 _FOR_COMPILERS = ("torch._meta_registrations", "torch._decomp", "torch._prims", "torch._refs")
@@ -41,8 +44,11 @@ _RUNNING = threading.RLock()
 
 
 def import_torch() -> None:
-    """Import torch, and put off what can be; does nothing if torch has been imported before, or looks otherwise."""
-    if "torch" in sys.modules:
+    """Import torch, and put off what can be.
+
+    Does nothing if torch has been imported before, is to be imported plainly (`imports_plainly`), or looks otherwise.
+    """
+    if "torch" in sys.modules or imports_plainly():
         return
     put_off, finder = _put_off(), _ParentFirst()
     if not put_off:

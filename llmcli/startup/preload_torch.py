@@ -12,6 +12,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmcli.startup.plain_import import imports_plainly
+
 # Those that load a model whatever else they are told.
 _COMMANDS = {"batch", "chat", "compare", "generate", "inspect", "score", "trace"}
 # And those that do not.
@@ -37,9 +39,10 @@ def load_torch_ahead() -> None:
     """Have the system begin loading torch's libraries, which takes a third of a second; never fails.
 
     `import torch` would do it too, but holding up all other Python code meanwhile. No other library can be loaded
-    before it is done: those that will be needed are loaded first.
+    before it is done: those that will be needed are loaded first. Where torch is to be imported plainly
+    (`imports_plainly`), nothing is loaded.
     """
-    if sys.platform != "linux" or "torch" in sys.modules:
+    if sys.platform != "linux" or "torch" in sys.modules or imports_plainly():
         return
     with contextlib.suppress(ImportError, ValueError, AttributeError, OSError):
         torch = importlib.util.find_spec("torch")

@@ -5,14 +5,17 @@ Each test needs a process in which torch has not been imported.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from llmcli.startup.plain_import import OFF_SWITCH, TESTED_VERSIONS, imports_plainly
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
+deferring = pytest.mark.skipif(imports_plainly(), reason="this release of torch is imported plainly, or all are")
 START = """
 import sys
 from llmcli.startup.lazy_torch import import_torch
@@ -25,15 +28,16 @@ assert len(unrun()) == 16
 """
 
 
-def run(code: str, *arguments: object) -> str:
+def run(code: str, *arguments: object, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, OFF_SWITCH: "0", **environment},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
+@deferring
 def test_what_commands_do_needs_none_of_it() -> None:
     code = """
 weight = torch.nn.Parameter(torch.eye(3))
@@ -50,6 +54,7 @@ print(len(unrun()))
     assert run(START + code) == f"{plain.strip()} 16\n16\n"
 
 
+@deferring
 @pytest.mark.slow
 def test_all_of_torch_is_there() -> None:
     code = """
@@ -70,6 +75,7 @@ for module in (torch, torch.nn, torch.utils, *put_off):
     assert run(START + code) == run("import torch\n" + code)
 
 
+@deferring
 @pytest.mark.slow
 def test_a_compiler_finds_what_it_needs() -> None:
     # Its shapes are told by Python alone.
@@ -88,6 +94,7 @@ print([name for name in unrun() if name.startswith("torch._")])
     assert run(START + code) == "4.0\ntorch.Size([])\n[]\n"
 
 
+@deferring
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("imported", "runs"),
@@ -111,6 +118,7 @@ print(sorted(before - set(unrun())))
     assert run(START + code) == f"{sorted(runs)}\n"
 
 
+@deferring
 @pytest.mark.slow
 def test_threads_wait_for_each_other() -> None:
     code = """
@@ -130,6 +138,7 @@ print(len(found), len(set(found)))
     assert run(START + code) == "8 1\n"
 
 
+@deferring
 @pytest.mark.slow
 def test_all_names_of_a_module_are_imported() -> None:
     code = "from torch.masked import *\nprint(MaskedTensor.__name__)"
@@ -138,18 +147,14 @@ def test_all_names_of_a_module_are_imported() -> None:
 
 def test_a_torch_that_is_made_otherwise_is_imported_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0'")
     (tmp_path / "torch" / "__init__.py").write_text("import sys\nfound = [n for n in sys.modules if n[:6] == 'torch.']")
     code = "import sys; sys.path.insert(0, sys.argv[1])\n" + START.replace("16", "0") + "print(torch.found)"
     assert run(code, tmp_path) == "[]\n"
 
 
 def test_an_import_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    packages = "ao distributions export masked nn/intrinsic nn/qat nn/quantizable nn/quantized optim profiler"
-    for package in f"{packages} quantization utils/data _decomp _prims _refs".split():
-        (tmp_path / "torch" / package).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "torch" / package / "__init__.py").touch()
-    (tmp_path / "torch" / "_meta_registrations.py").touch()
-    (tmp_path / "torch" / "__init__.py").write_text("import torch.ao\nraise ImportError('libc10.so: cannot be opened')")
+    write_torch(tmp_path, "2.13.0", "import torch.ao\nraise ImportError('libc10.so: cannot be opened')")
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -163,6 +168,45 @@ except ImportError as error:
     assert run(code, tmp_path) == "libc10.so: cannot be opened [] True\n"
 
 
+def write_torch(folder: Path, version: str, source: str) -> None:
+    """A package called torch, of which all that could be deferred is where it would be."""
+    packages = "ao distributions export masked nn/intrinsic nn/qat nn/quantizable nn/quantized optim profiler"
+    for package in f"{packages} quantization utils/data _decomp _prims _refs".split():
+        (folder / "torch" / package).mkdir(parents=True, exist_ok=True)
+        (folder / "torch" / package / "__init__.py").touch()
+    (folder / "torch" / "_meta_registrations.py").touch()
+    (folder / "torch" / "version.py").write_text(f"__version__ = {version!r}")
+    (folder / "torch" / "__init__.py").write_text(source)
+
+
+@pytest.mark.parametrize(
+    ("version", "switch", "deferred"),
+    [
+        *((f"{version}.1+cu128", "", 16) for version in TESTED_VERSIONS),
+        ("2.13.0a0+git1", "0", 16),
+        ("2.13.0", "1", 0),
+        ("2.10.0", "", 0),
+        ("2.1", "", 0),
+        ("2.14.0", "", 0),
+        ("3.9.0", "", 0),
+        ("", "", 0),
+    ],
+)
+def test_only_tested_releases_are_deferred_and_a_switch_turns_it_off(
+    version: str, switch: str, deferred: int, tmp_path: Path
+) -> None:
+    write_torch(tmp_path, version, "class _C: pass")
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from llmcli.startup.lazy_torch import import_torch
+import_torch()
+print(len([name for name, module in sys.modules.items() if "_unrun" in getattr(module, "__dict__", ())]))
+"""
+    assert run(code, tmp_path, **{OFF_SWITCH: switch}) == f"{deferred}\n"
+
+
+@deferring
 def test_a_command_puts_it_off(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     command = [sys.executable, "-X", "importtime", "-m", "llmcli", "generate", "hi", "-n", "1", "-m", str(folder)]

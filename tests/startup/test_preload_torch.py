@@ -13,10 +13,13 @@ from typer.main import get_group
 
 from llmcli import cli
 from llmcli.startup import preload_torch
+from llmcli.startup.plain_import import OFF_SWITCH, imports_plainly
 from llmcli.startup.preload_torch import load_torch_ahead
 
+loading = pytest.mark.skipif(sys.platform != "linux" or imports_plainly(), reason="not there, or not with this torch")
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only there")
+
+@loading
 def test_torch_finds_its_libraries_loaded_and_works() -> None:
     code = (
         "import sys, threading\nfrom pathlib import Path\n"
@@ -39,6 +42,17 @@ def test_without_torch_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
         before = threading.active_count()
         load_torch_ahead.__wrapped__()
         assert threading.active_count() == before
+
+
+@loading
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_the_switch_turns_it_off(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setenv(OFF_SWITCH, switch)
+    begun: list[str] = []
+    monkeypatch.setattr("threading.Thread.start", lambda thread: begun.append(thread.name))
+    load_torch_ahead.__wrapped__()
+    assert begun == ["torch's libraries"] * (switch == "0")
 
 
 @pytest.mark.parametrize(
