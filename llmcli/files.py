@@ -1,10 +1,13 @@
-"""Small files that are written whole or not at all."""
+"""Files: small ones that are written whole or not at all, and the SHA-256 of any."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+
+_HASHED_AT_ONCE = 1 << 20
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -30,6 +33,24 @@ def replace_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a file, in hexadecimal; `progress` is called with the bytes hashed so far.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    import hashlib  # most commands hash nothing, and it loads a library
+
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_HASHED_AT_ONCE):
+            digest.update(piece)
+            done += len(piece)
+            if progress is not None:
+                progress(done)
+    return digest.hexdigest()
 
 
 def set_aside(path: Path) -> Path:

@@ -1,11 +1,12 @@
-"""Small files, whole or not at all."""
+"""Small files, whole or not at all, and the hashes of large ones."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
-from llmcli.files import replace_text, set_aside
+from llmcli.files import replace_text, set_aside, sha256_of
 
 
 def test_a_file_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -50,3 +51,18 @@ def test_what_is_set_aside_is_kept_beside_what_was_before(tmp_path: Path) -> Non
         assert not path.exists()
     assert [aside.read_text() for aside in kept] == ["first", "second"]
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3_000_000])
+def test_the_hash_of_a_file_is_that_of_its_bytes_and_progress_ends_with_their_number(size: int, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    told: list[int] = []
+    assert sha256_of(tmp_path / "file", told.append) == hashlib.sha256(data).hexdigest()
+    assert told == sorted(told) and told[-1:] == [size] * (size > 0)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_that_cannot_be_read_has_no_hash(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        sha256_of(tmp_path / "nowhere")

@@ -13,15 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.checkpoint.files.weight_file import WeightFile
 from llmcli.checkpoint.huggingface.torch_pickles import TorchTensor
 from llmcli.checkpoint.native.weights import SplitTensor
 from llmcli.checkpoint.quantized.base import QuantizedTensor
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
-from llmcli.files import replace_text
+from llmcli.errors import CheckpointError
+from llmcli.files import replace_text, sha256_of
 from llmcli.paths import cache_folder
 
-_PIECE = 4 << 20
 _TEXT_SUFFIXES = (".json", ".jinja", ".model")
 _MOST_REMEMBERED = 1000
 
@@ -35,19 +34,21 @@ def file_hashes(checkpoint: Checkpoint, progress: Callable[[int, int], None] | N
     Raises:
         CheckpointError: a file cannot be read.
     """
-    paths = sorted(_files(checkpoint))
-    known = _remembered()
-    marks = {path: _mark(path) for path in paths}
-    new = [path for path in paths if known.get(str(path.resolve()), [None])[:-1] != marks[path]]
-    done, total = 0, sum(path.stat().st_size for path in new)
-    for path in new:
-        digest = hashlib.sha256()
-        for piece in _pieces(path):
-            digest.update(piece)
-            done += len(piece)
-            if progress is not None:
-                progress(done, total)
-        known[str(path.resolve())] = [*marks[path], digest.hexdigest()]
+    try:
+        paths = sorted(_files(checkpoint))
+        known = _remembered()
+        marks = {path: _mark(path) for path in paths}
+        new = [path for path in paths if known.get(str(path.resolve()), [None])[:-1] != marks[path]]
+        sizes = [path.stat().st_size for path in new]
+        for index, path in enumerate(new):
+
+            def tell(done: int, before: int = sum(sizes[:index])) -> None:
+                if progress is not None:
+                    progress(before + done, sum(sizes))
+
+            known[str(path.resolve())] = [*marks[path], sha256_of(path, tell)]
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or checkpoint.path} could not be read: {error.strerror}.") from None
     if new:
         _remember(known)
     return {path.name: str(known[str(path.resolve())][-1]) for path in paths}
@@ -90,12 +91,6 @@ def _paths(stored: StoredTensor) -> Iterator[Path]:
     elif isinstance(stored, QuantizedTensor | SplitTensor):
         for part in stored.parts:
             yield part.path
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with WeightFile(path) as file:
-        for offset in range(0, file.size, _PIECE):
-            yield file.read(offset, _PIECE)
 
 
 def _mark(path: Path) -> list[object]:

@@ -6,7 +6,6 @@ there does the branch in the cache point to it. An interrupted pull keeps its fi
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 import warnings
@@ -18,7 +17,7 @@ from typing import Any
 from llmcli.checkpoint.files.model_files import WeightFiles, gguf_sets, small_files, tokenizer_file, weight_files
 from llmcli.checkpoint.files.model_folder import FolderIndexes
 from llmcli.errors import CheckpointError, LlmcliError, ModelNotFoundError, UnsupportedModelError
-from llmcli.files import replace_text
+from llmcli.files import replace_text, sha256_of
 from llmcli.hub.cache import CachedModel, cached_model, cached_models, model_in, repo_folder
 from llmcli.hub.errors import OFFLINE, plain_errors
 from llmcli.hub.incomplete_downloads import remove_unfinished
@@ -30,7 +29,6 @@ from llmcli.hub.store import Progress, no_progress
 __all__ = ["CachedModel", "HubName", "cached_model", "cached_models", "fetch_model", "parse_hub_name"]
 
 _POLL_SECONDS = 0.1
-_CHUNK = 1 << 20
 
 
 def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
@@ -151,17 +149,9 @@ class _Download:
     def _is_whole(self, path: Path, file: RemoteFile) -> bool:
         if file.bytes and path.stat().st_size != file.bytes:
             return False
-        return file.sha256 is None or self._sha256(path, file.bytes) == file.sha256
-
-    def _sha256(self, path: Path, total: int) -> str:
-        digest = hashlib.sha256()
-        done = 0
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                done += len(chunk)
-                self.progress(f"checking {path.name}", done, total)
-        return digest.hexdigest()
+        if file.sha256 is None:
+            return True
+        return sha256_of(path, lambda done: self.progress(f"checking {path.name}", done, file.bytes)) == file.sha256
 
     def _check_space(self, needed: int) -> None:
         folder = self.snapshot

