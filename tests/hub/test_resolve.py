@@ -27,9 +27,9 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def put_into_store(name: str, content: bytes = b"GGUF") -> Path:
-    with store.working_folder() as folder:
+    with store.working_folder(lambda: None) as folder:
         (folder / "x").write_bytes(content)
-        return store.atomic_install(folder / "x", name)
+        return store.install(folder / "x", name)
 
 
 def put_into_cache(repo: str) -> Path:

@@ -32,7 +32,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def no_half_file(models: Path) -> bool:
-    return store.entries() == [] and [path.name for path in (models / ".partial").iterdir()] == ["starter.task"]
+    return store.entries() == [] and [path.name for path in (models / ".partial").iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize(
