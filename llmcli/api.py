@@ -417,13 +417,14 @@ def load_checkpoint(
     context_length: int | None = None,
     edits: Sequence[Edit] = (),
     progress: Callable[[int, int], None] | None = None,
-    to_look_inside: bool = False,
+    readable: bool = False,
     may_quantize: bool = True,
     tell: Callable[[str], None] = _warn,
 ) -> LoadedModel:
     """Like `load`, for a checkpoint whose headers have been read.
 
-    `to_look_inside` keeps weights in a type the readable model is fast in, where nothing else was asked for. Where the
+    `readable` keeps weights in a type the readable model is fast in, where nothing else was asked for: only for what
+    computes with that model alone. Where the
     model does not fit, `may_quantize` says whether whoever asks for it could quantize it.
     `tell` hears a line where a kernel turns out not to be used.
     """
@@ -432,7 +433,7 @@ def load_checkpoint(
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
     reason = why_readable(checkpoint.config, where)
     packing = choose_packing(quantize, where)
-    if packing is None and dtype == "auto" and not reason and not to_look_inside:
+    if packing is None and dtype == "auto" and not reason and not readable:
         packing = packed_unasked(checkpoint, where)
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:

@@ -64,7 +64,7 @@ def compare(
 
     def loader(index: int, dtype: str) -> Callable[[], LoadedModel]:
         return lambda: load_model(
-            checkpoints[index], device=device, dtype=dtype, quiet=quiet, to_look_inside=readable, may_quantize=False
+            checkpoints[index], device=device, dtype=dtype, quiet=quiet, readable=readable, may_quantize=False
         )
 
     def ids(loaded: LoadedModel) -> list[int]:

@@ -43,7 +43,7 @@ def score(
         quiet=quiet,
         template=template,
         edit=edit,
-        to_look_inside=readable,
+        readable=readable,
         may_quantize=False,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from llmcli.engine.engine import Engine, Observer, PrefillProgress
+from llmcli.engine.engine import Engine, PrefillProgress
 from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.sampling_params import SamplingParams
@@ -48,7 +48,6 @@ class Conversation:
         begun: Sequence[int] = (),
         probabilities: bool = False,
         top: int = 0,
-        observer: Observer | None = None,
         interruption: Interruption | None = None,
         progress: PrefillProgress | None = None,
     ) -> Iterator[Event]:
@@ -66,7 +65,6 @@ class Conversation:
             begun=begun,
             probabilities=probabilities,
             top=top,
-            observer=observer,
             interruption=interruption,
             progress=progress,
         )

@@ -28,7 +28,7 @@ from llmcli.engine.events import (
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.logprobs import token_logprobs
-from llmcli.engine.prefix_cache import Observer, PrefillProgress, PrefixCache
+from llmcli.engine.prefix_cache import PrefillProgress, PrefixCache
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.engine.speculative.decoder import SpeculationState, SpeculativeDecoder
@@ -41,7 +41,7 @@ from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.stop_strings import StopStrings
 from llmcli.text.tokenizer import Tokenizer
 
-__all__ = ["Engine", "Observer", "PrefillProgress"]
+__all__ = ["Engine", "PrefillProgress"]
 
 
 class Engine:
@@ -97,7 +97,6 @@ class Engine:
         begun: Sequence[int] = (),
         probabilities: bool = True,
         top: int = 0,
-        observer: Observer | None = None,
         constraint: Constraint | None = None,
         interruption: Interruption | None = None,
         progress: PrefillProgress | None = None,
@@ -108,8 +107,8 @@ class Engine:
         steps, without probabilities.
 
         With `probabilities` every step carries its log-probability and entropy, and `top` alternatives; without, the
-        plain path pays nothing for them. What an `observer` saw of attention comes with every step. A `constraint` says
-        what may follow. `progress` hears how much of a long prompt has been read.
+        plain path pays nothing for them. A `constraint` says what may follow. `progress` hears how much of a long
+        prompt has been read.
 
         Raises:
             PromptTooLongError: the prompt leaves no room for a reply.
@@ -127,7 +126,6 @@ class Engine:
             params or SamplingParams(),
             probabilities,
             top,
-            observer,
             constraint,
             interruption or Interruption(),
             progress,
@@ -166,7 +164,6 @@ class Engine:
         params: SamplingParams,
         probabilities: bool,
         top: int,
-        observer: Observer | None,
         constraint: Constraint | None,
         interruption: Interruption,
         progress: PrefillProgress | None,
@@ -178,9 +175,9 @@ class Engine:
         cached = self._prefix_cache.begin(ids, len(ids) + (params.max_tokens or 0))
         text_begun = self._prefix_cache.begun
         # Nobody wants to see the logits.
-        unseen = not probabilities and observer is None and constraint is None
+        unseen = not probabilities and constraint is None
         burst = self._burst(sampler, prompt_tokens) if unseen else None
-        ahead = self._ahead(prompt_tokens, sampler, observer, burst, constrained=constraint is not None)
+        ahead = self._ahead(prompt_tokens, sampler, burst, constrained=constraint is not None)
         drawn: PipelinedDecoder | MultiStepDecoder | None = None
         if unseen and ahead is None:
             drawn = self._drawn(sampler, prompt_tokens) or burst
@@ -190,7 +187,7 @@ class Engine:
         reason: FinishReason | None = None
         try:
             with interruption.computing():
-                logits = self._prefix_cache.read(ids, observer, progress)
+                logits = self._prefix_cache.read(ids, progress)
             prefill_seconds = time.perf_counter() - started
             yield Prefill(prompt_tokens, cached, prefill_seconds)
             for said in begun:
@@ -211,8 +208,8 @@ class Engine:
                         elif drawn is not None:
                             token = drawn.next(ids)
                         else:
-                            logits = self._prefix_cache.read(ids, observer)
-                with self._prefix_cache.undisturbed(observer):
+                            logits = self._prefix_cache.read(ids)
+                with self._prefix_cache.undisturbed():
                     allowed = logits
                     if constraint is not None:
                         # Before tokens are ruled out: the numbers of all of them are shown.
@@ -233,12 +230,11 @@ class Engine:
                 if token is None or token in self._stop_ids:
                     reason = "stop"
                     break
-                attention = None if observer is None else observer.taken(ids)
                 ids.append(token)
                 text, stopped = stops.push(detokenizer.push(token))
-                step = Step(count, token, text, attention=attention, origin=origin)
+                step = Step(count, token, text, origin=origin)
                 if probabilities:
-                    with self._prefix_cache.undisturbed(observer):
+                    with self._prefix_cache.undisturbed():
                         stages = sampler.stages(allowed, ids[:-1]) if top else {}
                         if constraint is not None:
                             stages = {"constraint": allowed > -torch.inf, **stages}
@@ -277,7 +273,7 @@ class Engine:
             prefill_tokens_per_s=(prompt_tokens - cached) / prefill_seconds if prefill_seconds else None,
             decode_tokens_per_s=decoded / (last_at - first_at) if decoded > 0 and last_at > first_at else None,
             peak_memory_bytes=peak_memory_bytes(self._model.device),
-            path=self._prefix_cache.path(observer),
+            path=self._prefix_cache.path(),
             **({} if ahead is None else ahead.stats()),
         )
         yield Finish(reason, stats, held_back)
@@ -286,13 +282,12 @@ class Engine:
         self,
         prompt_tokens: int,
         sampler: Sampler,
-        observer: Observer | None,
         burst: MultiStepDecoder | None,
         *,
         constrained: bool,
     ) -> SpeculativeDecoder | None:
         """Who looks ahead in a reply to so many tokens; nobody where each pass is looked at."""
-        if self._speculation is None or observer is not None or self._prefix_cache.is_looked_into:
+        if self._speculation is None or self._prefix_cache.is_looked_into:
             return None
         return SpeculativeDecoder(
             self._prefix_cache,

@@ -88,7 +88,7 @@ class Step:
     sampled_prob: float | None = None
     top: tuple[SampledCandidate, ...] = ()
     attention: AttentionRow | None = None
-    """What was read to say it, if someone looked."""
+    """What was read to say it. An engine leaves it out: attention is read when the reply is over, if at all."""
     origin: Origin = "model"
     thinking: str = ""
     """New text of a thought, where thoughts are told from the answer; otherwise they are in `text`, marks and all."""

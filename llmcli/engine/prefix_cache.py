@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import takewhile
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
 from llmcli.engine.context_limit import memory_for_text
-from llmcli.engine.events import AttentionRow
 from llmcli.errors import NotFiniteError
 from llmcli.kernels.base import (
     READABLE_CHUNK,
@@ -41,16 +40,6 @@ _LOGITS_AT_ONCE = 1 << 24
 
 PrefillProgress: TypeAlias = Callable[[int, int], None]
 """Called with the tokens of the prompt read so far, and how many there are."""
-
-
-class Observer(Protocol):
-    """Someone who looks on while tokens are read."""
-
-    def watching(self, start: int) -> AbstractContextManager[None]:
-        """Look at the passes inside the block, the first of which reads the tokens from position `start` on."""
-
-    def taken(self, ids: Sequence[int]) -> AttentionRow:
-        """What the last of the tokens read, which are `ids`, paid attention to."""
 
 
 class PrefixCache:
@@ -122,12 +111,10 @@ class PrefixCache:
         return self._cache.length
 
     @torch.inference_mode()
-    def read(
-        self, ids: Sequence[int], observer: Observer | None = None, progress: PrefillProgress | None = None
-    ) -> Tensor:
+    def read(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
         """Run what the cache does not hold yet of `ids` through the model; logits (V,) after the last token."""
         with memory_for_text(self._model, len(ids)):
-            return self._read(ids, observer, progress)
+            return self._read(ids, progress)
 
     def greatest(self, logits: Tensor) -> tuple[int, float] | None:
         """The first of the greatest of `logits`, and what it is, if `read` gave them last and has searched them.
@@ -192,7 +179,7 @@ class PrefixCache:
             NotFiniteError: logits are NaN or infinite.
         """
         with self._locating(ids):
-            return check_logits(self.read(ids, None, progress))
+            return check_logits(self.read(ids, progress))
 
     def bursts(self, filters: SamplingFilters) -> bool:
         """Whether the fast path can choose tokens by such filters and go on by itself."""
@@ -262,17 +249,17 @@ class PrefixCache:
         self._cached_ids += ids[len(self._cached_ids) : length]
         self.go_back(length)
 
-    def fast_step(self, observer: Observer | None = None) -> FastStep | None:
+    def fast_step(self) -> FastStep | None:
         """The fast path, unless someone looks into the model. Both can go on with what the other has cached."""
-        return None if observer is not None or self.is_looked_into else self._step
+        return None if self.is_looked_into else self._step
 
-    def undisturbed(self, observer: Observer | None = None) -> AbstractContextManager[None]:
+    def undisturbed(self) -> AbstractContextManager[None]:
         """One thread for torch beside a fast path."""
-        return nullcontext() if self.fast_step(observer) is None else one_thread()
+        return nullcontext() if self.fast_step() is None else one_thread()
 
-    def path(self, observer: Observer | None = None) -> str:
+    def path(self) -> str:
         """What computes, for people."""
-        step = None if self._hooks else self.fast_step(observer)
+        step = None if self._hooks else self.fast_step()
         if step is not None:
             return step.name
         return readable_path(self._model, self._why_readable if self._step is None else "to look inside")
@@ -288,16 +275,15 @@ class PrefixCache:
         except NotFiniteError as error:
             raise self.located(error, ids) from None
 
-    def _read(self, ids: Sequence[int], observer: Observer | None, progress: PrefillProgress | None) -> Tensor:
+    def _read(self, ids: Sequence[int], progress: PrefillProgress | None) -> Tensor:
         logits: Tensor
         self._make_room(len(ids))
-        with nullcontext() if observer is None else observer.watching(self._cache.length):
-            step = self.fast_step(observer)
-            size = READABLE_CHUNK if step is None else step.prefill_chunk
-            for start in range(self._cache.length, len(ids), size):
-                logits = self._pass(list(ids[start : start + size]), step)
-                if progress is not None:
-                    progress(len(self._cached_ids), len(ids))
+        step = self.fast_step()
+        size = READABLE_CHUNK if step is None else step.prefill_chunk
+        for start in range(self._cache.length, len(ids), size):
+            logits = self._pass(list(ids[start : start + size]), step)
+            if progress is not None:
+                progress(len(self._cached_ids), len(ids))
         last = logits[-1, : self._vocab_size]
         found = None if self._greatest_step is None or step is None else self._greatest_step.greatest
         # A padded vocabulary ends with tokens that nobody can choose.

@@ -12,7 +12,7 @@ from torch import Tensor
 from llmcli.api import LoadedModel
 from llmcli.engine.events import AttentionRow
 from llmcli.errors import UsageError
-from llmcli.inspection.attention.observer import AttentionWatch
+from llmcli.inspection.attention.rows import AttentionRows
 from llmcli.inspection.core.ablation import without_heads, without_neurons
 from llmcli.inspection.core.activations import Trace, trace
 from llmcli.inspection.core.distributions import entropy
@@ -168,8 +168,8 @@ class _Reading:
         self._loaded, self._context = loaded, context
         self._best: dict[int, tuple[Tensor, Tensor]] = {}
         """For each block and its heads, the strongest weight of the last row and where it lies."""
-        watch = AttentionWatch(loaded.model, loaded.tokenizer, top=top)
-        with watch.watching(0), on_attention(loaded.model, self._see):
+        rows = AttentionRows(loaded.model, [len(context) - 1])
+        with on_attention(loaded.model, rows.see), on_attention(loaded.model, self._see):
             self.traced: Trace = trace(
                 loaded.model,
                 context,
@@ -177,7 +177,7 @@ class _Reading:
                 parts=True,
                 progress=None if progress is None else lambda done, total: progress("Reading", done, total),
             )
-        self.row = watch.taken(context)
+        self.row = rows.taken(loaded.tokenizer, context, len(context) - 1, top=top)[None]
 
     def looked_at(self, head: HeadLogit) -> LookedAt | None:
         """Where a head looked most but at the first token; None if there was nothing else to look at."""

@@ -113,8 +113,7 @@ def chat(
     from llmcli.commands.chat.sighup import leaving_at_hangup
 
     texts = [(name, text_of_file(name)) for name in files or ()]
-    if not attention:
-        helped.find(quiet=quiet)
+    helped.find(quiet=quiet)
 
     def load(name: str | None, template: str | None = None) -> ChatModel:
         loaded = load_model(
@@ -127,7 +126,6 @@ def chat(
             template=template,
             context=context,
             edit=edit,
-            to_look_inside=attention,
         )
         chat_template = _chat_template(loaded)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmcli.commands.chat.keyboard import Keyboard
 from llmcli.commands.shared.consume import follow
 from llmcli.commands.shared.prompt_input import argument_text
-from llmcli.commands.shared.token_report import ReportOptions, attention_watch, explain
+from llmcli.commands.shared.token_report import ReportOptions, explain, read_attention
 from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.records import SettingsRecord
 from llmcli.conversations.tree import Node
@@ -154,6 +154,7 @@ class ChatSession:
         conversation, report = self.conversation, self.report
         conversation.messages = self.messages(question.after)
         conversation.replies = self.live.tree.replies
+        said = conversation.with_question(question.text)
         recorder = self.live.answer(question, self.loaded.name, conversation.own_params(self.params))
         writer = self._writer()
         known = dict(enumerate(before))
@@ -182,7 +183,6 @@ class ChatSession:
                 begun=begun,
                 probabilities=report.probs or report.top > 0,
                 top=report.top,
-                observer=attention_watch(self.loaded, conversation.with_question(question.text), report),
                 interruption=interruption,
                 progress=lambda done, total: progress("Reading the prompt", done, total),
             )
@@ -197,10 +197,15 @@ class ChatSession:
         if recorder.has_begun:
             self._prompts[self.live.tree.head] = conversation.last_prompt
         self.last_stats = finish.stats
-        self.last_steps = [
-            replace(known[step.index], text=step.text) if step.index in known else step for step in steps
-        ]
+        told = [replace(known[step.index], text=step.text) if step.index in known else step for step in steps]
+        with self.keyboard.unheard():
+            looked = read_attention(self.loaded, said, conversation.asked, told, report, quiet=self.quiet)
+        self.last_steps = looked.steps
         self._finished(finish, said=recorder.has_begun)
+        if looked.interrupted:
+            self.note("Interrupted; the attention was not read to the end.")
+        if looked.error is not None:
+            raise looked.error
 
     def _note_once(self, notes: Sequence[str]) -> None:
         for note in notes:

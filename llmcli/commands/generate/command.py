@@ -11,13 +11,14 @@ import typer
 from llmcli.commands.generate import structured_output
 from llmcli.commands.generate.choices import GivenChoices, MinProb, Readable, choose, parse_choices
 from llmcli.commands.generate.fill_in import Gap, check_alone, made_to_fill_in
+from llmcli.commands.generate.json_lines import JsonLines
 from llmcli.commands.generate.record import Record, Recorder
 from llmcli.commands.shared import options, output, prompt_template_files, speculative
 from llmcli.commands.shared.consume import follow
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.prompt import ReplyPrompt
 from llmcli.commands.shared.prompt_input import read_prompt
-from llmcli.commands.shared.token_report import ReportOptions, attention_watch, explain, reply_page
+from llmcli.commands.shared.token_report import ReportOptions, check_report, explain, read_attention, reply_page
 from llmcli.errors import UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
@@ -163,7 +164,7 @@ def generate(
     if draft is not None and record is not None:
         raise UsageError("--draft does not go with --record: without it, what was drawn would not be had again.")
     checkpoint = find_checkpoint(model, quiet=quiet)
-    if not (answers or attention):
+    if not answers:
         helped.find(quiet=quiet)
     loaded = load_model(
         checkpoint,
@@ -175,7 +176,7 @@ def generate(
         template=template,
         context=context,
         edit=edit,
-        to_look_inside=attention or readable,
+        readable=readable,
     )
     gap = None
     if fill_in is not None:
@@ -221,7 +222,7 @@ def generate(
     params = sampling.params(loaded.generation_defaults)
 
     report = ReportOptions(probs=probs, top=top, attention=attention, by=attention_by)
-    observer = attention_watch(loaded, asked.messages, report)
+    check_report(report, is_chat=bool(asked.messages))
 
     from llmcli.engine import Interruption
     from llmcli.engine.guided.constraint import Constraint
@@ -237,7 +238,6 @@ def generate(
             params,
             probabilities=probs or top > 0 or as_json or as_jsonl or any((html, svg, record)),
             top=recorder.candidates(top),
-            observer=observer,
             constraint=constraint,
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
@@ -251,8 +251,9 @@ def generate(
         apart = None if plain else ThinkingApart(loaded.tokenizer, prompt_ids, prefill=prefill)
         said, thought = (prefill, "") if apart is None else (apart.prefill, apart.prefill_thinking)
         show: Callable[[Event], None] | None = None
-        if as_jsonl:
-            show = _jsonl(loaded.name, params.seed, loaded.tokenizer.token_bytes)
+        lines = JsonLines(loaded.name, params.seed, loaded.tokenizer.token_bytes) if as_jsonl else None
+        if lines is not None:
+            show = lines.show
         elif not as_json:
             show = ReplyWriter(colored=probs, prefill=said, thought=thought, quiet=quiet, newline=not no_newline).show
         constrained = None
@@ -261,9 +262,15 @@ def generate(
             constrained = structured_output.ConstrainedReply(constraint, show, hold=hold)
             show = constrained.hear
         heard = recorder.listening(events, top)
-        steps, finish = follow(heard if apart is None else map(apart, heard), show)
-    if constrained is not None:
+        generated, finish = follow(heard if apart is None else map(apart, heard), show)
+    if constrained is not None and lines is None:
         constrained.end(finish)
+    looked = read_attention(loaded, asked.messages, ids, generated, report, quiet=quiet)
+    steps = looked.steps
+    if lines is not None:
+        lines.end(steps)
+        if constrained is not None:
+            constrained.end(finish)
     if as_json:
         from llmcli.views.reply.reply_json import reply_json
 
@@ -295,18 +302,10 @@ def generate(
         terminal.console_err().print(stats_line(finish.stats), soft_wrap=True)
     if finish.reason == "context" and not quiet:
         terminal.note(f"The context of {engine.context_length} tokens is full; the reply ends there.")
-    if finish.reason == "interrupted":
+    if looked.error is not None:
+        raise looked.error
+    if finish.reason == "interrupted" or looked.interrupted:
         raise typer.Exit(130)
-
-
-def _jsonl(model: str, seed: int | None, token_bytes: Callable[[int], bytes]) -> Callable[[Event], None]:
-    from llmcli.views.reply.reply_json import event_json
-
-    def show(event: Event) -> None:
-        line = event_json(event, model=model, seed=seed, token_bytes=token_bytes)
-        terminal.write_line(json_text(line))
-
-    return show
 
 
 def _note_control_tokens(tokenizer: Tokenizer, text: str) -> None:

@@ -46,14 +46,14 @@ def load_model(
     context: int | None = None,
     edit: Sequence[str] | None = None,
     precise: bool = False,
-    to_look_inside: bool = False,
+    readable: bool = False,
     may_quantize: bool = True,
 ) -> LoadedModel:
     """Read the weights of the model found, and lay edits over them; progress and notes go to stderr.
 
-    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows. `to_look_inside`
-    keeps weights as the readable model is fast with them. `may_quantize` says whether the command has a --quantize to
-    recommend where the model does not fit.
+    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows. `readable` keeps
+    weights as the readable model is fast with them, for commands that compute with it alone. `may_quantize` says
+    whether the command has a --quantize to recommend where the model does not fit.
     """
     with no_garbage():
         from llmcli.api import load_checkpoint
@@ -75,9 +75,9 @@ def load_model(
             context_length=context,
             edits=edits,
             progress=lambda done, total: progress("Loading the model", done, total),
-            to_look_inside=to_look_inside,
+            readable=readable,
             # Commands that look inside have no such flag.
-            may_quantize=may_quantize and not (precise or to_look_inside),
+            may_quantize=may_quantize and not (precise or readable),
             tell=_nothing if quiet else terminal.note,
         )
     if not quiet:

@@ -1,13 +1,17 @@
-"""What `--probs`, `--top` and `--attention` add below a reply, and the page that `--html` and `--svg` make of it."""
+"""What `--probs`, `--top` and `--attention` add below a reply, and the page that `--html` and `--svg` make of it.
+
+Attention is read when the reply is over, so that a reply is the same whether or not its attention is shown.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llmcli.errors import UsageError
+from llmcli.errors import OutOfMemoryError, UsageError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
@@ -15,10 +19,12 @@ if TYPE_CHECKING:
 
     from llmcli.api import LoadedModel
     from llmcli.engine import Step
-    from llmcli.inspection.attention.observer import AttentionWatch
     from llmcli.inspection.core.text_spans import Unit
     from llmcli.text.chat.prompt import Message
     from llmcli.text.tokenizer import Tokenizer
+
+# Reading attention takes longer than other work before there is something to show for it.
+_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,20 +38,71 @@ class ReportOptions:
     """What attention is summed over."""
 
 
-def attention_watch(loaded: LoadedModel, said: Sequence[Message], report: ReportOptions) -> AttentionWatch | None:
-    """Who looks on, if asked to, in a text that consists of the messages `said`.
+@dataclass(frozen=True)
+class ReadAttention:
+    """The tokens of a reply with the attention that was read for them, and what ended the reading early."""
 
-    Raises:
-        UsageError: attention is to be summed by message, but there are none.
-    """
-    if not report.attention:
-        return None
-    from llmcli.inspection.attention.observer import AttentionWatch
-    from llmcli.inspection.core.text_spans import Spans
+    steps: Sequence[Step]
+    """Without attention where it was not asked for, or not reached."""
+    interrupted: bool = False
+    """Ctrl-C ended the reading."""
+    error: OutOfMemoryError | None = None
+    """There was not enough memory to read it."""
 
-    if report.by == "message" and not said:
+
+def check_report(report: ReportOptions, *, is_chat: bool) -> None:
+    """Raise `UsageError` if attention is to be summed by message in a text that is not a chat's."""
+    if report.attention and report.by == "message" and not is_chat:
         raise UsageError("--attention-by message needs a conversation; raw text has no messages.")
-    return AttentionWatch(loaded.model, loaded.tokenizer, spans=Spans(report.by, loaded.tokenizer, said))
+
+
+def read_attention(
+    loaded: LoadedModel,
+    said: Sequence[Message],
+    prompt: Sequence[int],
+    steps: Sequence[Step],
+    report: ReportOptions,
+    *,
+    quiet: bool,
+) -> ReadAttention:
+    """`steps`, the reply to the tokens `prompt`, with the attention of each, if `report` asks for it.
+
+    One pass over prompt and reply on the readable model, with progress on stderr. Ctrl-C ends the pass, and what was
+    read until then is kept. `said` is the messages that the prompt consists of. Where steps have probabilities and the
+    readable model gives others, a note says so.
+    """
+    if not report.attention or not steps:
+        return ReadAttention(steps)
+    from llmcli.inspection.attention.reply import ReplyAttention
+    from llmcli.inspection.core.text_spans import Spans
+    from llmcli.views.inspect.readable_difference import TokenProbabilities, difference_note
+    from llmcli.views.terminal.progress import progress_bar
+    from llmcli.views.widgets.token_table import probability
+
+    reading = ReplyAttention(
+        loaded,
+        prompt,
+        [step.id for step in steps],
+        spans=Spans(report.by, loaded.tokenizer, said),
+        logprobs=any(step.logprob is not None for step in steps),
+    )
+    interrupted, failed = False, None
+    try:
+        with progress_bar(enabled=not quiet, unit="tokens", estimate=True, patience_s=_PATIENCE_S) as progress:
+            reading.read(lambda done, total: progress("Reading the attention", done, total))
+    except KeyboardInterrupt:
+        interrupted = True
+    except OutOfMemoryError as error:
+        failed = error
+    compared = [
+        TokenProbabilities(step.index, loaded.tokenizer.token_bytes(step.id), own, math.exp(logprob))
+        for step, logprob in zip(steps, reading.logprobs, strict=False)
+        if (own := probability(step)) is not None
+    ]
+    if (note := difference_note(compared)) is not None and not quiet:
+        terminal.note(note)
+    with_rows = [replace(step, attention=row) for step, row in zip(steps, reading.rows, strict=False)]
+    return ReadAttention([*with_rows, *steps[len(with_rows) :]], interrupted, failed)
 
 
 def explain(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions) -> None:

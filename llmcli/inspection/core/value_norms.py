@@ -5,8 +5,6 @@ Dimension letters: L blocks, S keys, H query heads, K kv heads, V size of a valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -42,27 +40,9 @@ class ValueLengths:
         self._lengths[call.block, :, start:end] = _lengths(values, self._all_grams()[call.block]).flatten(0, 1)
         self._known[call.block] = range(min(first, start), end)
 
-    def note_one(self, calls: Sequence[AttentionCall], end: int) -> None:
-        """`note` for a pass of one token through all blocks, with as few operations as can be."""
-        if any(known.stop != end - 1 or not len(known) for known in self._known):
-            for call in calls:
-                self.note(call, end)
-            return
-        self._reserve(end)
-        if isinstance(calls[0].attention, LatentAttention):
-            values = torch.stack([self._values(call, call.seen - 1) for call in calls])  # (L, K, 1, V)
-        else:
-            values = torch.cat([call.v[:, :, -1:] for call in calls]).float()
-        self._lengths[:, :, end - 1] = _lengths(values, self._all_grams()).flatten(1)
-        self._known = [range(known.start, end) for known in self._known]
-
     def of(self, block: int, first: int, stop: int) -> Tensor:
         """(H, S): of the keys from position `first` to `stop`, which have been noted."""
         return self._lengths[block, :, first:stop]
-
-    def all(self, stop: int) -> Tensor:
-        """(L, H, S): of all positions up to `stop`; what no block sees any more may be missing."""
-        return self._lengths[:, :, :stop]
 
     def _values(self, call: AttentionCall, start: int) -> Tensor:
         """(K, n, V): of the keys from number `start` on."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llmcli.views.terminal.to_json import plain, with_bytes
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Event, Finish, Stats, Step
+    from llmcli.engine.events import AttentionRow, Event, Finish, Stats, Step
 
 
 TokenBytes: TypeAlias = Callable[[int], bytes]
@@ -84,3 +84,8 @@ def event_json(event: Event, *, model: str, seed: int | None, token_bytes: Token
         "thinking": event.thinking,
         "stats": stats_json(event.stats),
     }
+
+
+def attention_json(index: int, row: AttentionRow) -> dict[str, object]:
+    """The event of `--jsonl` that brings the attention of the token of that index."""
+    return {"event": "attention", "index": index, **_plain(asdict(row))}

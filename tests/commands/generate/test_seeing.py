@@ -63,6 +63,25 @@ def test_a_reply_comes_with_what_was_read(babbler: Path) -> None:
     assert plain["tokens"][0]["attention"] is None
 
 
+def test_attention_comes_in_events_after_the_tokens(babbler: Path) -> None:
+    flags = ["generate", "hi", "-m", babbler, "-t", 0, "-n", 3, "--attention"]
+    events = [json.loads(line) for line in llm(*flags, "--jsonl").stdout.splitlines()]
+    assert [event["event"] for event in events] == ["prefill", *["step"] * 3, *["attention"] * 3, "finish"]
+    whole = json.loads(llm(*flags, "--json").stdout)["tokens"]
+    assert [event["attention"] for event in events[1:4]] == [None] * 3
+    for event, token in zip(events[4:7], whole, strict=True):
+        assert event == {"event": "attention", "index": token["index"], **token["attention"]}
+    assert [token["attention"]["position"] for token in whole] == [events[0]["tokens"] - 1 + at for at in range(3)]
+
+
+def test_a_form_that_is_not_met_is_an_error_after_the_last_event(babbler: Path) -> None:
+    form = ["--regex", "[ab]{3}", "--stop", "a", "--stop", "b"]
+    result = llm("generate", "hi", "-m", babbler, *form, "--jsonl", "--attention")
+    events = [json.loads(line)["event"] for line in result.stdout.splitlines()]
+    assert events == ["prefill", "step", "attention", "finish"]
+    assert result.returncode == 1 and b"The reply ended before it had the form" in result.stderr
+
+
 def test_a_reply_as_a_page_and_as_a_picture(babbler: Path, tmp_path: Path) -> None:
     page, picture = tmp_path / "reply.html", tmp_path / "reply.svg"
     flags = ["-t", 0, "-n", 3, "--prefill", "<b>", "--top", 2, "--attention", "--html", page, "--svg", picture]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.engine import AttentionRow, SamplingParams, Step
+from llmcli.engine import AttentionRow
 from llmcli.errors import UsageError
-from llmcli.inspection.attention.observer import AttentionWatch
 from llmcli.inspection.attention.pattern import attention_pattern
+from llmcli.inspection.attention.reply import ReplyAttention
 from llmcli.inspection.attention.summary import read_at, summary
 from llmcli.inspection.core import activations
 from llmcli.inspection.core.text_spans import Spans, TextSpan
@@ -109,30 +109,57 @@ def test_what_was_read_is_weighed_by_the_vectors_it_moved(tmp_path: Path) -> Non
     torch.testing.assert_close(ours, weights, atol=1e-6, rtol=1e-4)
 
 
-def steps_of(engine: llmcli.engine.Engine, ids: list[int], watch: AttentionWatch | None = None) -> list[Step]:
-    params = SamplingParams(temperature=0, max_tokens=12)
-    return [event for event in engine.stream(ids, params, observer=watch) if isinstance(event, Step)]
+def read_reply(loaded: llmcli.LoadedModel, prompt: list[int], reply: list[int]) -> ReplyAttention:
+    spans = Spans("token", loaded.tokenizer)
+    found = ReplyAttention(loaded, prompt, reply, spans=spans, top=3, logprobs=True)
+    heard: list[tuple[int, int]] = []
+    found.read(lambda done, total: heard.append((done, total)))
+    last = len(prompt) + len(reply) - 1
+    assert heard[0] == (0, last) and heard[-1] == (last, last)
+    assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+    return found
 
 
-def test_looking_on_changes_nothing_and_sees_what_an_autopsy_sees(
+def test_the_attention_of_a_reply_is_that_of_its_text(
     pair: tuple[Any, llmcli.LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, loaded = pair
-    monkeypatch.setattr("llmcli.engine.prefix_cache.READABLE_CHUNK", 7)
-    plain = steps_of(loaded.engine(), IDS)
-    engine = loaded.engine()
-    watched = steps_of(engine, IDS, AttentionWatch(loaded.model, loaded.tokenizer, top=3))
-    assert [step.id for step in watched] == [step.id for step in plain]
-    # The plain reply comes from the fast path where there is one.
-    assert [step.logprob for step in watched] == pytest.approx([step.logprob for step in plain], abs=1e-5)
-    ids = IDS + [step.id for step in plain]
-    whole = read_at(loaded, ids, range(len(IDS) - 1, len(ids) - 1), top=3)
-    # Once more, with what the engine remembers of the text.
-    again = steps_of(engine, IDS, AttentionWatch(loaded.model, loaded.tokenizer, top=3))
-    for steps in (watched, again):
-        for step, found in zip(steps, whole, strict=False):
-            alike(step.attention, found.row)
+    prompt, reply = IDS[:12], IDS[12:]
+    expected = loaded.logits(IDS).log_softmax(-1)
+    for chunk in (512, 5):
+        monkeypatch.setattr(activations, "CHUNK", chunk)
+        found = read_reply(loaded, prompt, reply)
+        for row, whole in zip(found.rows, read_at(loaded, IDS, range(11, 23), top=3), strict=True):
+            alike(row, whole.row)
+        said = [float(expected[at - 1, IDS[at]]) for at in range(12, 24)]
+        assert found.logprobs == pytest.approx(said, abs=1e-4)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in loaded.model.modules())
+
+
+def test_rows_read_before_an_interruption_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
+    monkeypatch.setattr(activations, "CHUNK", 5)
+    found = ReplyAttention(loaded, IDS[:12], IDS[12:], spans=Spans("token", loaded.tokenizer))
+
+    def interrupting(done: int, _total: int) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        found.read(interrupting)
+    # Positions 11 to 14; those of the chunk that was interrupted are not complete.
+    assert [row.position for row in found.rows] == [11, 12, 13, 14]
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in loaded.model.modules())
+
+
+def test_stretches_of_a_reply_end_where_the_text_did(tmp_path: Path) -> None:
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
+    ids = loaded.tokenizer.encode("one two three")
+    found = ReplyAttention(loaded, ids[:3], ids[3:], spans=Spans("word", loaded.tokenizer), top=100)
+    found.read(lambda done, total: None)
+    for row in found.rows:
+        so_far = loaded.tokenizer.decode(ids[: row.position + 1], skip_special=False)
+        assert all(read.text in so_far for read in row.read)
 
 
 def alike(ours: AttentionRow | None, other: AttentionRow) -> None:
