@@ -67,15 +67,15 @@ def _has_cuda_driver() -> bool:
     return True
 
 
-def cpu_level() -> str | None:
+def cpu_level(cpu_info: Path = _CPU_INFO) -> str | None:
     """What `torch.backends.cpu.get_cpu_capability` says: the vector instructions that torch's kernels use."""
     if not _is_linux_on_x86() or "ATEN_CPU_CAPABILITY" in os.environ:
         return None
-    features = cpu_features() or frozenset()
+    features = _cpu_features(cpu_info) or frozenset()
     return next((level for level, needed in _LEVELS if needed <= features), None)
 
 
-def default_threads() -> int | None:
+def default_threads(cpu_folder: Path = _CPU_FOLDER) -> int | None:
     """What `torch.get_num_threads` says in a new process.
 
     It is the number of processor cores that the process may use, or less if OMP_NUM_THREADS says so. Where cores run
@@ -86,7 +86,7 @@ def default_threads() -> int | None:
         return None
     allowed = os.sched_getaffinity(0)
     try:
-        siblings = [(_CPU_FOLDER / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip() for cpu in allowed]
+        siblings = [(cpu_folder / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip() for cpu in allowed]
     except OSError:
         return None
     wanted = os.environ.get("OMP_NUM_THREADS", str(len(allowed)))
@@ -95,17 +95,17 @@ def default_threads() -> int | None:
     return int(wanted) if 1 <= int(wanted) <= len(allowed) else None
 
 
-def multiplies_bfloat16() -> bool | None:
+def multiplies_bfloat16(cpu_info: Path = _CPU_INFO) -> bool | None:
     """Whether the CPU multiplies bfloat16 in hardware."""
-    features = cpu_features()
+    features = _cpu_features(cpu_info)
     return None if features is None else bool(features & _BFLOAT16)
 
 
 @functools.cache
-def cpu_features() -> frozenset[str] | None:
+def _cpu_features(cpu_info: Path) -> frozenset[str] | None:
     """The names that Linux gives to the features of the first processor; None where it does not list them."""
     with suppress(OSError):
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in cpu_info.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() in ("flags", "Features"):
                 return frozenset(value.split())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from llmcli.torch_build import torch_build as installed
 ALL = "avx2 fma avx512f avx512vl avx512bw avx512dq"
 
 
-@pytest.fixture(autouse=True)
-def unread() -> Iterator[None]:
-    torch_build.cpu_features.cache_clear()
-    yield
-    torch_build.cpu_features.cache_clear()
-
-
 @pytest.fixture
 def linux_on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_build, "_is_linux_on_x86", lambda: True)
@@ -31,9 +23,11 @@ def linux_on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def processor(folder: Path, monkeypatch: pytest.MonkeyPatch, features: str, name: str = "flags") -> None:
-    (folder / "cpuinfo").write_text(f"processor\t: 0\n{name}\t\t: {features}\nbugs\t\t: none\n\nprocessor\t: 1\n")
-    monkeypatch.setattr(torch_build, "_CPU_INFO", folder / "cpuinfo")
+def processor(folder: Path, features: str, name: str = "flags") -> Path:
+    """A file in which Linux lists these features of a processor."""
+    path = folder / "cpuinfo"
+    path.write_text(f"processor\t: 0\n{name}\t\t: {features}\nbugs\t\t: none\n\nprocessor\t: 1\n")
+    return path
 
 
 def test_the_installed_build() -> None:
@@ -57,10 +51,10 @@ def test_the_level_of_vector_instructions_here() -> None:
 def test_levels_by_features(
     features: str, level: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linux_on_x86: None
 ) -> None:
-    processor(tmp_path, monkeypatch, features)
-    assert cpu_level() == level
+    listed = processor(tmp_path, features)
+    assert cpu_level(listed) == level
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-    assert cpu_level() is None
+    assert cpu_level(listed) is None
 
 
 @pytest.mark.parametrize(
@@ -74,18 +68,14 @@ def test_levels_by_features(
         (ALL, "something else", None),
     ],
 )
-def test_who_multiplies_bfloat16(
-    features: str, name: str, expected: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    processor(tmp_path, monkeypatch, features, name)
-    assert multiplies_bfloat16() is expected
+def test_who_multiplies_bfloat16(features: str, name: str, expected: bool | None, tmp_path: Path) -> None:
+    assert multiplies_bfloat16(processor(tmp_path, features, name)) is expected
 
 
 def cores(folder: Path, monkeypatch: pytest.MonkeyPatch, siblings: dict[int, str], allowed: set[int]) -> None:
     for cpu, listed in siblings.items():
         (folder / f"cpu{cpu}/topology").mkdir(parents=True)
         (folder / f"cpu{cpu}/topology/thread_siblings_list").write_text(f"{listed}\n")
-    monkeypatch.setattr(torch_build, "_CPU_FOLDER", folder)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
 
 
@@ -108,7 +98,7 @@ def test_threads_by_cores(
     linux_on_x86: None,
 ) -> None:
     cores(tmp_path, monkeypatch, siblings, allowed)
-    assert default_threads() == expected
+    assert default_threads(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,7 +123,7 @@ def test_threads_by_settings(
 ) -> None:
     cores(tmp_path, monkeypatch, {0: "0", 1: "1"}, {0, 1})
     monkeypatch.setenv(name, value)
-    assert default_threads() == expected
+    assert default_threads(tmp_path) == expected
 
 
 @pytest.mark.parametrize(

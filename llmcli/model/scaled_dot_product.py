@@ -28,12 +28,20 @@ class SoftmaxAttention(nn.Module):
     A box without parameters, so that whoever wants to see queries, keys and values can look at what goes in.
     """
 
-    def __init__(self, scale: float, *, softcap: float | None = None, fused: bool = True) -> None:
+    def __init__(
+        self,
+        scale: float,
+        *,
+        softcap: float | None = None,
+        fused: bool = True,
+        scores_at_once: int = _SCORES_AT_ONCE,
+    ) -> None:
         """`scale` is the factor on the scores; with a `softcap` c, scores s become c tanh(s / c) (Gemma 2,
         arXiv:2408.00118, section 2). `fused` kernels need values of the size of keys, and no softcap.
+        At most `scores_at_once` scores are held at a time, but those of one query and one head.
         """
         super().__init__()
-        self.scale, self.softcap = scale, softcap
+        self.scale, self.softcap, self.scores_at_once = scale, softcap, scores_at_once
         self.fused = fused and softcap is None
 
     def forward(
@@ -61,7 +69,7 @@ class SoftmaxAttention(nn.Module):
                     q, k, v, is_causal=True, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
                 )
             heads = q.view(len(q), k.shape[1], -1, *q.shape[2:])  # (B, K, H/K, T, D)
-            step = heads.shape[2] if mask is None else max(1, _SCORES_AT_ONCE // mask.numel())
+            step = heads.shape[2] if mask is None else max(1, self.scores_at_once // mask.numel())
             parts = [
                 self._grouped(heads[:, :, first : first + step], k, v, mask) for first in range(0, heads.shape[2], step)
             ]
@@ -105,7 +113,7 @@ class SoftmaxAttention(nn.Module):
         if mask is None and new > 1:
             mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril()
         parts = []
-        step = max(1, _SCORES_AT_ONCE // (batch * heads * seen))
+        step = max(1, self.scores_at_once // (batch * heads * seen))
         for first in range(0, new, step):
             rows = slice(first, first + step)
             weights = self.weights(q[:, :, rows], k, None if mask is None else mask[rows], sinks).to(v.dtype)

@@ -17,16 +17,13 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("heads_at_once", [1, 2, HEADS])
-def test_heads_that_share_keys_under_a_mask(
-    window: int | None, heads_at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heads_that_share_keys_under_a_mask(window: int | None, heads_at_once: int) -> None:
     mask = visible_keys(LayerConfig(None, window=window), START, NEW, torch.device("cpu"))
     assert mask is not None
-    monkeypatch.setattr("llmcli.model.scaled_dot_product._SCORES_AT_ONCE", heads_at_once * mask.numel())
     # Queries as projections give them: heads beside each other.
     q = random(2, NEW, HEADS, SIZE, seed=1).transpose(1, 2)
     k, v = (random(2, KV_HEADS, mask.shape[1], SIZE, seed=seed) for seed in (2, 3))
-    attend = SoftmaxAttention(SIZE**-0.5)
+    attend = SoftmaxAttention(SIZE**-0.5, scores_at_once=heads_at_once * mask.numel())
     seen = attend.weights(q, k, mask) @ v.repeat_interleave(HEADS // KV_HEADS, dim=1)
     assert torch.allclose(attend(q, k, v, mask), seen, atol=1e-6)
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 
 import torch
 
 from llmcli.api import LoadedModel
 from llmcli.engine import SamplingParams, Step
 from llmcli.errors import PromptTooLongError, UsageError
-from llmcli.inspection.core.ablation import logprobs_from, without_keys
+from llmcli.inspection.core.ablation import ROWS_AT_ONCE, logprobs_from, without_keys
 from llmcli.inspection.core.distributions import change
 from llmcli.inspection.core.text_spans import words
 from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
@@ -172,18 +173,28 @@ def own_answer(loaded: LoadedModel, ids: Sequence[int], max_tokens: int) -> list
     return found
 
 
-def without_span(loaded: LoadedModel, ids: Sequence[int], answer: Sequence[int], positions: Sequence[int]) -> Without:
+def without_span(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    answer: Sequence[int],
+    positions: Sequence[int],
+    *,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> Without:
     """How probable `answer` is after `ids`, and without the tokens at `positions` (ascending) of them.
+
+    At most `rows_at_once` rows of logits are computed at a time.
 
     Raises:
         PromptTooLongError: prompt and answer are longer than the model's context.
     """
     _check(loaded, ids, answer)
-    before, first_before = _read(loaded, ids, answer)
-    hidden, first_hidden = _read(loaded, ids, answer, hidden=positions)
+    read = partial(_read, loaded, rows_at_once=rows_at_once)
+    before, first_before = read(ids, answer)
+    hidden, first_hidden = read(ids, answer, hidden=positions)
     gone = set(positions)
     kept = [token for position, token in enumerate(ids) if position not in gone]
-    removed, first_removed = _read(loaded, kept, answer) if kept else (None, None)
+    removed, first_removed = read(kept, answer) if kept else (None, None)
     tokenizer = loaded.tokenizer
     return Without(
         span=Removal(
@@ -242,7 +253,12 @@ def scan_words(
 
 @torch.inference_mode()
 def _read(
-    loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int], *, hidden: Collection[int] = ()
+    loaded: LoadedModel,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    *,
+    hidden: Collection[int] = (),
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> tuple[list[float], TokenProb]:
     """The log-probability of each token of the answer, and the most probable token in the first's place."""
     model = loaded.model
@@ -250,7 +266,7 @@ def _read(
     logprobs: list[float] = []
     first = None
     with without_keys(model, hidden) if hidden else nullcontext():
-        for rows in logprobs_from(model, ids, len(prompt), loaded.tokenizer.vocab_size):
+        for rows in logprobs_from(model, ids, len(prompt), loaded.tokenizer.vocab_size, rows_at_once=rows_at_once):
             if first is None:
                 best, token = rows[0, 0].max(-1)
                 first = token_prob(loaded.tokenizer, int(token), float(best.exp()))

@@ -20,15 +20,17 @@ from llmcli.model import Transformer
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 # Rows of logits computed at a time: 128 MiB in float32 for a vocabulary of 128k.
-_ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 256
 
 
 @torch.inference_mode()
-def logprobs_from(model: Transformer, ids: Tensor, first: int, vocab_size: int) -> Iterator[Tensor]:
+def logprobs_from(
+    model: Transformer, ids: Tensor, first: int, vocab_size: int, *, rows_at_once: int = ROWS_AT_ONCE
+) -> Iterator[Tensor]:
     """What the model expects in each place of `ids` (B, T) from position `first` (at least 1) on, given all before.
 
-    Log-probabilities (B, places, `vocab_size`), float32, a few places at a time. One pass without a cache, so that
-    whatever is switched off is off for the whole text.
+    Log-probabilities (B, places, `vocab_size`), float32, a few places at a time, which are `rows_at_once`
+    rows at most, or one place. One pass without a cache, so that whatever is switched off is off for the whole text.
     """
     residual: list[Tensor] = []
 
@@ -38,7 +40,7 @@ def logprobs_from(model: Transformer, ids: Tensor, first: int, vocab_size: int) 
 
     with on_residual(model, keep):
         model(ids, only_last=True)
-    for places in torch.split(residual[0], max(1, _ROWS_AT_ONCE // len(ids)), dim=1):
+    for places in torch.split(residual[0], max(1, rows_at_once // len(ids)), dim=1):
         yield model.unembed(places)[..., :vocab_size].float().log_softmax(-1)
 
 

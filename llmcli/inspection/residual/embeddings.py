@@ -109,21 +109,30 @@ def parse_expression(tokenizer: Tokenizer, text: str) -> tuple[Term, ...]:
 
 @torch.inference_mode()
 def embedding_neighbors(
-    tokenizer: Tokenizer, matrix: Tensor, expression: tuple[Term, ...], *, top: int = 10, seed: int = 0
+    tokenizer: Tokenizer,
+    matrix: Tensor,
+    expression: tuple[Term, ...],
+    *,
+    top: int = 10,
+    seed: int = 0,
+    values_at_once: int = _VALUES_AT_ONCE,
 ) -> EmbeddingNeighbors:
     """The `top` tokens nearest to the signed sum of the terms in the embedding `matrix`.
 
     `matrix` (rows, C) may have more rows than the vocabulary has tokens; these, and ids without a token, take no part.
-    `seed` draws the random pairs.
+    `seed` draws the random pairs. At most `values_at_once` of its values are held in float32 at a time.
     """
     matrix = matrix[: tokenizer.vocab_size]
+    rows_at_once = max(1, values_at_once // matrix.shape[1])
     known = torch.tensor([bool(tokenizer.piece(row)) for row in range(len(matrix))])
     total = torch.zeros(matrix.shape[1], dtype=torch.float64)
-    for rows, chunk in _chunks(matrix):
+    for rows, chunk in _chunks(matrix, rows_at_once):
         total += known[rows].float() @ chunk
     center = (total / known.sum()).float()  # (C,)
-    raw, centred = (_nearest(tokenizer, matrix, known, origin, expression, top) for origin in (0 * center, center))
-    return EmbeddingNeighbors(expression, raw, centred, _random_pair(matrix, known, center, seed))
+    raw, centred = (
+        _nearest(tokenizer, matrix, known, origin, expression, top, rows_at_once) for origin in (0 * center, center)
+    )
+    return EmbeddingNeighbors(expression, raw, centred, _random_pair(matrix, known, center, seed, rows_at_once))
 
 
 def _term(tokenizer: Tokenizer, sign: int, word: str) -> Term:
@@ -147,22 +156,27 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode_segments([TextSegment(text, trusted=False)], continuation=True)
 
 
-def _chunks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(matrix: Tensor, rows_at_once: int) -> Iterator[tuple[slice, Tensor]]:
     """Some rows at a time: which they are, and their values in float32."""
-    step = max(1, _VALUES_AT_ONCE // matrix.shape[1])
-    for start in range(0, len(matrix), step):
-        rows = slice(start, start + step)
+    for start in range(0, len(matrix), rows_at_once):
+        rows = slice(start, start + rows_at_once)
         yield rows, matrix[rows].float()
 
 
 def _nearest(
-    tokenizer: Tokenizer, matrix: Tensor, known: Tensor, origin: Tensor, expression: tuple[Term, ...], top: int
+    tokenizer: Tokenizer,
+    matrix: Tensor,
+    known: Tensor,
+    origin: Tensor,
+    expression: tuple[Term, ...],
+    top: int,
+    rows_at_once: int,
 ) -> tuple[NeighborToken, ...]:
     """The nearest of the `known` (V,) tokens by cosines seen from `origin` (C,)."""
     inputs = [term.token.id for term in expression]
     signs = torch.tensor([float(term.sign) for term in expression])
     target = F.normalize(signs @ (matrix[inputs].float() - origin), dim=-1)  # (C,)
-    cosines = torch.cat([F.normalize(chunk - origin, dim=-1) @ target for _, chunk in _chunks(matrix)])
+    cosines = torch.cat([F.normalize(chunk - origin, dim=-1) @ target for _, chunk in _chunks(matrix, rows_at_once)])
     best = cosines.masked_fill(~known, -torch.inf).topk(min(top, int(known.sum())))
     found = [token(tokenizer, index) for index in best.indices.tolist()]
     return tuple(
@@ -171,7 +185,7 @@ def _nearest(
     )
 
 
-def _random_pair(matrix: Tensor, known: Tensor, center: Tensor, seed: int) -> RandomPair:
+def _random_pair(matrix: Tensor, known: Tensor, center: Tensor, seed: int, rows_at_once: int) -> RandomPair:
     """The mean cosine of pairs of different tokens, as stored and seen from the `center` (C,)."""
     ids = known.nonzero()[:, 0]
     if len(ids) < 2:
@@ -180,9 +194,8 @@ def _random_pair(matrix: Tensor, known: Tensor, center: Tensor, seed: int) -> Ra
     one = torch.randint(len(ids), (_PAIRS,), generator=generator)
     other = (one + torch.randint(1, len(ids), (_PAIRS,), generator=generator)) % len(ids)
     totals = torch.zeros(2, dtype=torch.float64)
-    step = max(1, _VALUES_AT_ONCE // matrix.shape[1])
-    for start in range(0, _PAIRS, step):
-        a, b = (matrix[ids[side[start : start + step]]].float() for side in (one, other))
+    for start in range(0, _PAIRS, rows_at_once):
+        a, b = (matrix[ids[side[start : start + rows_at_once]]].float() for side in (one, other))
         for index, origin in enumerate((0 * center, center)):
             totals[index] += F.cosine_similarity(a - origin, b - origin, dim=-1).sum(dtype=torch.float64)
     raw, centred = (totals / _PAIRS).tolist()

@@ -21,8 +21,19 @@ class OpenLines:
     so nothing scrolls away before it is finished.
     """
 
-    def __init__(self, write: Callable[[str], None], size: Callable[[], terminal_size]) -> None:
-        """The cursor must be at the beginning of an empty line. `size` is asked at each update."""
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        size: Callable[[], terminal_size],
+        *,
+        least_pause_s: float = _LEAST_PAUSE_S,
+        pauses: float = _PAUSES,
+    ) -> None:
+        """The cursor must be at the beginning of an empty line. `size` is asked at each update.
+
+        Between two updates pass at least `least_pause_s` seconds, and `pauses` times what the first of them took.
+        """
+        self._least_pause_s, self._pauses = least_pause_s, pauses
         self._write, self._size = write, size
         self._shown: list[str] = []
         self._columns = 0
@@ -52,7 +63,7 @@ class OpenLines:
         began = time.perf_counter()
         yield
         now = time.perf_counter()
-        self._rest_until = now + max(_LEAST_PAUSE_S, _PAUSES * (now - began))
+        self._rest_until = now + max(self._least_pause_s, self._pauses * (now - began))
 
     def update(self, finished: Sequence[str], still_open: Sequence[str]) -> None:
         """Put `finished` lines and then `still_open` ones in the place of those that were open.

@@ -40,12 +40,9 @@ def loaded(pair: tuple[Any, llmcli.LoadedModel]) -> llmcli.LoadedModel:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("hidden", [[0], [29], [5, 6, 20], list(range(30))], ids=str)
-def test_hiding_is_a_mask_and_removing_a_shorter_text(
-    pair: tuple[Any, llmcli.LoadedModel], hidden: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmcli.inspection.core.ablation._ROWS_AT_ONCE", 3)
+def test_hiding_is_a_mask_and_removing_a_shorter_text(pair: tuple[Any, llmcli.LoadedModel], hidden: list[int]) -> None:
     model, loaded = pair
-    found = without_span(loaded, PROMPT, ANSWER, hidden)
+    found = without_span(loaded, PROMPT, ANSWER, hidden, rows_at_once=3)
     ids = [*PROMPT, *ANSWER]
     visible = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
     before = model(torch.tensor([ids])).logits[0].log_softmax(-1)

@@ -158,12 +158,9 @@ def test_keys_cannot_be_hidden_from_a_cached_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "rows"), [(1, 5), (39, 1)])
-def test_expectations_are_the_logits_of_one_pass(
-    pair: tuple[Any, Transformer], first: int, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmcli.inspection.core.ablation._ROWS_AT_ONCE", rows)
+def test_expectations_are_the_logits_of_one_pass(pair: tuple[Any, Transformer], first: int, rows: int) -> None:
     batch = torch.tensor([IDS, random_ids(40, seed=9)])
-    found = list(logprobs_from(pair[1], batch, first, 256))
+    found = list(logprobs_from(pair[1], batch, first, 256, rows_at_once=rows))
     assert all(len(part) * part.shape[1] <= max(rows, 2) for part in found)
     with torch.inference_mode():
         expected = pair[1](batch)[:, first - 1 : -1, :256].log_softmax(-1)

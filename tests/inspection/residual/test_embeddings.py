@@ -57,8 +57,9 @@ def matrix(rows: int = 0) -> torch.Tensor:
     return values + 1.0
 
 
-def neighbours(values: torch.Tensor, text: str, top: int = 10) -> EmbeddingNeighbors:
-    return embedding_neighbors(TOKENIZER, values, parse_expression(TOKENIZER, text), top=top)
+def neighbours(values: torch.Tensor, text: str, top: int = 10, values_at_once: int = 1 << 24) -> EmbeddingNeighbors:
+    expression = parse_expression(TOKENIZER, text)
+    return embedding_neighbors(TOKENIZER, values, expression, top=top, values_at_once=values_at_once)
 
 
 @pytest.mark.parametrize("at_once", [1 << 24, 100])
@@ -71,12 +72,9 @@ def neighbours(values: torch.Tensor, text: str, top: int = 10) -> EmbeddingNeigh
         ("- man + apple", {"man": -1, "apple": 1}),
     ],
 )
-def test_rankings_are_cosines_of_the_sum(
-    text: str, terms: dict[str, int], dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmcli.inspection.residual.embeddings._VALUES_AT_ONCE", at_once)
+def test_rankings_are_cosines_of_the_sum(text: str, terms: dict[str, int], dtype: torch.dtype, at_once: int) -> None:
     values = matrix().to(dtype)
-    result = neighbours(values, text, top=10_000)
+    result = neighbours(values, text, top=10_000, values_at_once=at_once)
     known = [index for index in range(len(values)) if TOKENIZER.piece(index)]
     exact = values.double()
     for ranking, origin in ((result.raw, 0), (result.centred, exact[known].mean(0))):

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from llmcli.views.reply.markdown_blocks import blocks, markdown_lines
 from llmcli.views.reply.markdown_stream import MarkdownStream
-from llmcli.views.terminal import live_region
 from llmcli.views.terminal.live_region import OpenLines
 from tests.support.terminal.emulator import Emulator
 from tests.support.terminal.markdown_corpus import CORPUS
@@ -25,14 +24,8 @@ BITS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_region, "_LEAST_PAUSE_S", 0.0)
-    monkeypatch.setattr(live_region, "_PAUSES", 0)
-
-
-def stream_on(emulator: Emulator) -> MarkdownStream:
-    return MarkdownStream(OpenLines(emulator.write, emulator.size), None)
+def stream_on(emulator: Emulator, least_pause_s: float = 0.0) -> MarkdownStream:
+    return MarkdownStream(OpenLines(emulator.write, emulator.size, least_pause_s=least_pause_s, pauses=0), None)
 
 
 def pieces(text: str, places: Iterable[int]) -> list[str]:
@@ -94,11 +87,10 @@ def test_only_lines_that_change_are_written_and_at_once() -> None:
 
 
 def test_it_is_not_drawn_more_often_than_anyone_can_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_region, "_LEAST_PAUSE_S", 0.05)
     now = 0.0
     monkeypatch.setattr("llmcli.views.terminal.live_region.time.perf_counter", lambda: now)
     emulator = Emulator(40, 12)
-    stream = stream_on(emulator)
+    stream = stream_on(emulator, least_pause_s=0.05)
     for _ in range(300):
         now += 0.01
         stream.push("word ")
