@@ -39,8 +39,9 @@ from llmcli.kernels.select import fast_step, why_no_kernel
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end
 from llmcli.text.chat.messages import Message, as_messages
-from llmcli.text.chat.prompt import build_chat, encode_raw
+from llmcli.text.chat.prompt import ChatPrompt, build_chat, encode_raw
 from llmcli.text.chat_template.template import ChatTemplate
+from llmcli.text.reasoning import ReplyStart
 from llmcli.text.stop_tokens import NO_STOP_TOKEN
 from llmcli.text.tokenizer import Tokenizer
 
@@ -120,8 +121,8 @@ class LoadedModel:
         pay, and several are verified in one pass. The distribution of what is said stays the model's own. On the
         readable model a pass of several tokens adds up in another order than one of a single token, so that one of two
         tokens that are all but equal may be chosen otherwise; `lookup=None` looks up only where there is no such
-        difference. A reply in a `chat` also ends with what the chat template ends one with; that of a text to continue
-        does so only with what the model's files name.
+        difference. A reply in a `chat` also ends with what the chat template ends one with, and may think before it
+        answers; that of a text to continue ends only with what the model's files name, and all of it is the answer.
 
         Raises:
             UsageError: there can be no context of that length, or `draft` has another vocabulary.
@@ -138,6 +139,7 @@ class LoadedModel:
             self.tokenizer,
             stop_ids=self.stop_ids if chat else self.declared_stop_ids,
             stop_texts=self.turn_end.texts if chat else (),
+            thinks=chat and self.template is not None,
             context_length=context_length,
             step=step,
             why_readable=reason,
@@ -152,6 +154,7 @@ class LoadedModel:
         template_args: Mapping[str, object] | None = None,
         raw: bool = False,
         prefill: str = "",
+        no_thinking: bool = False,
         probabilities: bool = False,
         top: int = 0,
         params: SamplingParams | None = None,
@@ -163,7 +166,8 @@ class LoadedModel:
         `{"role": "user", "content": "Hi"}`; if the last of them is the assistant's, it is continued. A text is put into
         the model's chat template, with the `system` prompt and `template_args`, further variables of the template;
         `raw`, or a model without a template, continues it as it is. The reply goes on after `prefill`, which is not
-        part of the events.
+        part of the events. A model that thinks does so before its answer, which `prefill` is the beginning of and in
+        which the stop strings count; with `no_thinking` it answers at once, where its template can bring that about.
 
         `settings` are fields of `SamplingParams` by name, such as `temperature=0`; what is not given is what the
         model's makers recommend, as on the command line, and with the same `seed` the text is that of `llm generate`.
@@ -175,8 +179,9 @@ class LoadedModel:
         """
         chosen = self._params(params, settings)
         return self._stream(
-            prompt, chosen, system, template_args, raw=raw, prefill=prefill, probabilities=probabilities, top=top
-        )
+            prompt, chosen, system, template_args,
+            raw=raw, prefill=prefill, no_thinking=no_thinking, probabilities=probabilities, top=top,
+        )  # fmt: skip
 
     def generate(
         self,
@@ -186,6 +191,7 @@ class LoadedModel:
         template_args: Mapping[str, object] | None = None,
         raw: bool = False,
         prefill: str = "",
+        no_thinking: bool = False,
         probabilities: bool = False,
         top: int = 0,
         params: SamplingParams | None = None,
@@ -194,8 +200,9 @@ class LoadedModel:
         """The whole reply; all arguments and errors are those of `stream`."""
         chosen = self._params(params, settings)
         events = self._stream(
-            prompt, chosen, system, template_args, raw=raw, prefill=prefill, probabilities=probabilities, top=top
-        )
+            prompt, chosen, system, template_args,
+            raw=raw, prefill=prefill, no_thinking=no_thinking, probabilities=probabilities, top=top,
+        )  # fmt: skip
         return collect(events, seed=chosen.seed)
 
     def chat(
@@ -204,6 +211,7 @@ class LoadedModel:
         system: str | None = None,
         template_args: Mapping[str, object] | None = None,
         messages: Sequence[Message | Mapping[str, object]] = (),
+        no_thinking: bool = False,
         params: SamplingParams | None = None,
         **settings: Unpack[SamplingSettings],
     ) -> Chat:
@@ -219,8 +227,9 @@ class LoadedModel:
         if [message.role for message in before] != ["user", "assistant"] * (len(before) // 2):
             raise UsageError("A chat goes on from messages of the user and replies of the assistant, in turn.")
         conversation = Conversation(
-            self.engine(lookup=None), self.tokenizer, self.template, system, template_args or {}, messages=[*before]
-        )
+            self.engine(lookup=None), self.tokenizer, self.template, system, template_args or {},
+            no_thinking=no_thinking, messages=[*before],
+        )  # fmt: skip
         return Chat(conversation, self._params(params, settings))
 
     def batch(
@@ -230,6 +239,7 @@ class LoadedModel:
         system: str | None = None,
         template_args: Mapping[str, object] | None = None,
         raw: bool = False,
+        no_thinking: bool = False,
         parallel: int | None = None,
         params: SamplingParams | None = None,
         **settings: Unpack[SamplingSettings],
@@ -247,10 +257,10 @@ class LoadedModel:
 
         def request(prompt: str | Sequence[Message | Mapping[str, object]]) -> Request | LlmcliError:
             try:
-                ids = self._prompt_ids(prompt, system, template_args, raw=raw, prefill="")
+                built = self._prompt(prompt, system, template_args, raw=raw, prefill="", no_thinking=no_thinking)
             except LlmcliError as error:
                 return error
-            return Request(tuple(ids), chosen, is_chat)
+            return Request(tuple(built.ids), chosen, is_chat, built.start)
 
         return self.batch_engine(parallel=parallel, chat=is_chat).run(map(request, prompts))
 
@@ -270,20 +280,18 @@ class LoadedModel:
         *,
         raw: bool,
         prefill: str,
+        no_thinking: bool,
         probabilities: bool,
         top: int,
     ) -> Iterator[Event]:
         is_chat = self.template is not None and not raw
-        ids = self._prompt_ids(prompt, system, template_args, raw=raw, prefill=prefill)
+        built = self._prompt(prompt, system, template_args, raw=raw, prefill=prefill, no_thinking=no_thinking)
         events = self.engine(lookup=None, chat=is_chat).stream(
-            ids, params, probabilities=probabilities or top > 0, top=top
+            built.ids, params, probabilities=probabilities or top > 0, top=top, start=built.start
         )
-        if not is_chat:
-            return events
-        begun = ids if not prefill else self._prompt_ids(prompt, system, template_args, raw=raw, prefill="")
-        return map(ThinkingApart(self.tokenizer, begun, prefill=prefill), events)
+        return map(ThinkingApart(self.tokenizer, built.start), events) if is_chat else events
 
-    def _prompt_ids(
+    def _prompt(
         self,
         prompt: str | Sequence[Message | Mapping[str, object]],
         system: str | None,
@@ -291,7 +299,8 @@ class LoadedModel:
         *,
         raw: bool,
         prefill: str,
-    ) -> list[int]:
+        no_thinking: bool,
+    ) -> ChatPrompt:
         """The tokens up to where the model goes on, which is after `prefill`."""
         messages = (Message("user", prompt),) if isinstance(prompt, str) else as_messages(prompt)
         if raw or self.template is None:
@@ -299,7 +308,7 @@ class LoadedModel:
                 raise UsageError("Without a chat template there can be no messages; give a text.")
             if system or template_args:
                 raise UsageError("Without a chat template there is no place for a system prompt or variables of it.")
-            return encode_raw(self.tokenizer, prompt + prefill)
+            return ChatPrompt(encode_raw(self.tokenizer, prompt + prefill), start=ReplyStart(prefill=prefill))
         if system:
             messages = (Message("system", system), *messages)
         return build_chat(
@@ -309,7 +318,8 @@ class LoadedModel:
             prefill=prefill,
             template_args=template_args or {},
             continue_last=messages[-1].role == "assistant",
-        ).ids
+            no_thinking=no_thinking,
+        )
 
     def prefix_cache(self, *, threads: int | None = None, readable: bool = False) -> PrefixCache:
         """What reads texts and gives the logits after their tokens: the fast path, or the readable model without one.

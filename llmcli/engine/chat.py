@@ -47,7 +47,7 @@ class Chat:
         """
         conversation = self._conversation
         events = conversation.ask(text, self._params, probabilities=probabilities, top=top)
-        return _thinking_apart(events, ThinkingApart(conversation.tokenizer, conversation.asked))
+        return _thinking_apart(events, ThinkingApart(conversation.tokenizer, conversation.start))
 
     def take_back(self) -> str:
         """Forget the last message and its reply; return the message.

@@ -10,8 +10,9 @@ from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import UsageError
-from llmcli.text.chat.prompt import Message, build_chat
+from llmcli.text.chat.prompt import ChatPrompt, Message, build_chat
 from llmcli.text.chat_template.template import ChatTemplate
+from llmcli.text.reasoning import ReplyStart
 from llmcli.text.tokenizer import Tokenizer
 
 
@@ -27,10 +28,14 @@ class Conversation:
     """Further variables of the template."""
     strict_system: bool = False
     """Whether a system prompt that the template does not write is an error."""
+    no_thinking: bool = False
+    """Whether the model is to answer without a thought, as far as `build_chat` can bring that about."""
     messages: list[Message] = field(default_factory=list)
     """The user's messages and the model's replies, in turn."""
     asked: tuple[int, ...] = ()
     """The ids of the prompt that was asked last, whether or not there was a reply."""
+    start: ReplyStart = field(default_factory=ReplyStart)
+    """Where the reply to that prompt begins: in a thought, before one or in the answer."""
     last_prompt: tuple[int, ...] = ()
     """The ids that the last reply answered."""
     last_reply: tuple[int, ...] = ()
@@ -57,7 +62,8 @@ class Conversation:
 
         A prompt that does not fit raises `PromptTooLongError` at once and leaves the conversation as it was.
         """
-        ids = self.prompt(text)
+        built = self._built(text)
+        ids, self.start = built.ids, built.start
         self.asked = tuple(ids)
         events = self.engine.stream(
             ids,
@@ -65,6 +71,7 @@ class Conversation:
             begun=begun,
             probabilities=probabilities,
             top=top,
+            start=self.start,
             interruption=interruption,
             progress=progress,
         )
@@ -77,15 +84,19 @@ class Conversation:
 
     def prompt(self, text: str) -> list[int]:
         """The ids that the model reads when `text` is asked."""
+        return self._built(text).ids
+
+    def _built(self, text: str) -> ChatPrompt:
         built = build_chat(
             self.tokenizer,
             self.template,
             self.with_question(text),
             template_args=self.template_args,
             strict_system=self.strict_system,
+            no_thinking=self.no_thinking,
         )
         self.notes = built.notes
-        return built.ids
+        return built
 
     def own_params(self, params: SamplingParams) -> SamplingParams:
         """`params` with the seed of the next reply."""

@@ -25,10 +25,12 @@ from llmcli.engine.events import (
     Stats,
     Step,
 )
+from llmcli.engine.guided.answer_form import AnswerForm
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.logprobs import token_logprobs
 from llmcli.engine.prefix_cache import PrefillProgress, PrefixCache
+from llmcli.engine.reply_text import ReplyText
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.engine.speculative.decoder import SpeculationState, SpeculativeDecoder
@@ -37,8 +39,8 @@ from llmcli.errors import NotFiniteError
 from llmcli.kernels.base import FastStep
 from llmcli.model import Transformer
 from llmcli.model.finite import check_logits
-from llmcli.text.detokenizer import Detokenizer
-from llmcli.text.stop_strings import StopStrings
+from llmcli.text.reasoning import ReplyStart
+from llmcli.text.reply_start import reply_start
 from llmcli.text.tokenizer import Tokenizer
 
 __all__ = ["Engine", "PrefillProgress"]
@@ -58,6 +60,7 @@ class Engine:
         *,
         stop_ids: Collection[int] = (),
         stop_texts: Sequence[str] = (),
+        thinks: bool = False,
         context_length: int | None = None,
         step: FastStep | None = None,
         why_readable: str = "",
@@ -66,6 +69,8 @@ class Engine:
         """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
 
         The model ends a reply with one of the `stop_ids` or, where its end is no single token, of the `stop_texts`.
+        Whether it `thinks` before it answers is read from the end of each prompt: so it is for prompts in a chat
+        template, not for texts to continue.
         A fast `step` takes the place of the model unless someone looks into it; without one, `why_readable` says why.
         With `speculation`, several tokens are verified in a pass, unless someone looks at what each of them does.
 
@@ -79,7 +84,7 @@ class Engine:
         vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
         # No others can come, and kernels know no others.
         self._stop_ids = frozenset(stop for stop in stop_ids if 0 <= stop < vocab_size)
-        self._stop_texts = tuple(stop_texts)
+        self._stop_texts, self._thinks = tuple(stop_texts), thinks
         self._speculation = speculation
         self._prefix_cache = PrefixCache(
             model,
@@ -98,6 +103,7 @@ class Engine:
         probabilities: bool = True,
         top: int = 0,
         constraint: Constraint | None = None,
+        start: ReplyStart | None = None,
         interruption: Interruption | None = None,
         progress: PrefillProgress | None = None,
     ) -> Iterator[Event]:
@@ -107,8 +113,12 @@ class Engine:
         steps, without probabilities.
 
         With `probabilities` every step carries its log-probability and entropy, and `top` alternatives; without, the
-        plain path pays nothing for them. A `constraint` says what may follow. `progress` hears how much of a long
-        prompt has been read.
+        plain path pays nothing for them. `progress` hears how much of a long prompt has been read.
+
+        `start` says whether the reply begins in a thought, and with what `prefill` at the end of `prompt_ids`, as
+        `build_chat` knows; by default the end of the prompt is looked at, where the engine is for one that thinks. A
+        `constraint` says what may follow, and the stop strings end the reply, once the answer begins (see
+        `AnswerForm`); the texts of the events hold thoughts and marks too, for `ThinkingApart` to separate.
 
         Raises:
             PromptTooLongError: the prompt leaves no room for a reply.
@@ -119,14 +129,22 @@ class Engine:
         check_prompt(ids, self.context_length)
         if constraint is not None:
             constraint.begin(self._room(len(ids), params.max_tokens if params else None))
+        if start is None and self._thinks:
+            start = reply_start(self._tokenizer, prompt_ids)
+        params = params or SamplingParams()
+        reply = ReplyText(
+            self._tokenizer, params, stop_texts=self._stop_texts, start=start, exact=constraint is not None
+        )
+        form = None if constraint is None else AnswerForm(constraint, self._tokenizer, reply)
         # Checked at the call, generated on demand.
         return self._generate(
             ids,
             begun,
-            params or SamplingParams(),
+            params,
+            reply,
+            form,
             probabilities,
             top,
-            constraint,
             interruption or Interruption(),
             progress,
         )
@@ -162,22 +180,22 @@ class Engine:
         ids: list[int],
         begun: Sequence[int],
         params: SamplingParams,
+        reply: ReplyText,
+        form: AnswerForm | None,
         probabilities: bool,
         top: int,
-        constraint: Constraint | None,
         interruption: Interruption,
         progress: PrefillProgress | None,
     ) -> Iterator[Event]:
         prompt_tokens = len(ids)
         started = time.perf_counter()
-        sampler, detokenizer = Sampler(params), Detokenizer(self._tokenizer)
-        stops = StopStrings((*params.stop, *self._stop_texts))
+        sampler = Sampler(params)
         cached = self._prefix_cache.begin(ids, len(ids) + (params.max_tokens or 0))
         text_begun = self._prefix_cache.begun
         # Nobody wants to see the logits.
-        unseen = not probabilities and constraint is None
+        unseen = not probabilities and form is None
         burst = self._burst(sampler, prompt_tokens) if unseen else None
-        ahead = self._ahead(prompt_tokens, sampler, burst, constrained=constraint is not None)
+        ahead = self._ahead(prompt_tokens, sampler, burst, constrained=form is not None)
         drawn: PipelinedDecoder | MultiStepDecoder | None = None
         if unseen and ahead is None:
             drawn = self._drawn(sampler, prompt_tokens) or burst
@@ -191,7 +209,7 @@ class Engine:
             prefill_seconds = time.perf_counter() - started
             yield Prefill(prompt_tokens, cached, prefill_seconds)
             for said in begun:
-                yield Step(count, said, stops.push(detokenizer.push(said))[0])
+                yield Step(count, said, reply.push(said))
                 count += 1
             while reason is None:
                 if interruption.requested:
@@ -211,12 +229,12 @@ class Engine:
                             logits = self._prefix_cache.read(ids)
                 with self._prefix_cache.undisturbed():
                     allowed = logits
-                    if constraint is not None:
+                    if form is not None:
                         # Before tokens are ruled out: the numbers of all of them are shown.
                         check_logits(logits)
                         left = None if params.max_tokens is None else params.max_tokens - (len(ids) - prompt_tokens)
                         room = self._room(len(ids), left)
-                        allowed, distribution, token = constraint.choose(logits, sampler, ids, room)
+                        allowed, distribution, token = form.choose(logits, sampler, ids, room)
                     elif probabilities or (proposal is not None and proposal.distribution is not None):
                         distribution = sampler.distribution(logits, ids)
                         token = accept_or_resample(distribution, proposal, sampler)
@@ -231,19 +249,18 @@ class Engine:
                     reason = "stop"
                     break
                 ids.append(token)
-                text, stopped = stops.push(detokenizer.push(token))
-                step = Step(count, token, text, origin=origin)
+                step = Step(count, token, reply.push(token), origin=origin)
                 if probabilities:
                     with self._prefix_cache.undisturbed():
                         stages = sampler.stages(allowed, ids[:-1]) if top else {}
-                        if constraint is not None:
+                        if form is not None:
                             stages = {"constraint": allowed > -torch.inf, **stages}
                         step = self._explained(step, logits, distribution, stages, top)
                 yield step
                 count += 1
-                if stopped:
-                    reason = "stop_string" if stops.met in params.stop else "stop"
-                elif constraint is not None and constraint.ended:
+                if reply.stopped is not None:
+                    reason = reply.stopped
+                elif form is not None and form.ended:
                     reason = "stop"
                 elif len(ids) - prompt_tokens == params.max_tokens:
                     reason = "length"
@@ -260,10 +277,10 @@ class Engine:
             # A reply that nobody heard to its end may be closed when another has begun, even in the midst of a pass.
             if drawn is not None and self._prefix_cache.begun == text_begun:
                 drawn.end(ids)
-        held_back = "" if stops.met is not None else self._rest(stops, detokenizer)
+        met_stop = reason == "stop" and reply.stopped is None and (form is None or not form.ended)
+        held_back = reply.finish()
         # The step that only met a stop token was computed too, so every interval since the first token counts.
         generated = len(ids) - prompt_tokens
-        met_stop = reason == "stop" and stops.met is None and (constraint is None or not constraint.ended)
         decoded = generated if met_stop else generated - 1
         stats = Stats(
             prompt_tokens=prompt_tokens,
@@ -314,11 +331,6 @@ class Engine:
     def _longest(self, params: SamplingParams, prompt_tokens: int) -> int:
         """How long a text can become that begins with so many tokens."""
         return prompt_tokens + self._room(prompt_tokens, params.max_tokens)
-
-    @staticmethod
-    def _rest(stops: StopStrings, detokenizer: Detokenizer) -> str:
-        text, stopped = stops.push(detokenizer.finish())
-        return text if stopped else text + stops.finish()
 
     def _explained(
         self, step: Step, logits: Tensor, distribution: Tensor, stages: Mapping[Filter, Tensor], top: int

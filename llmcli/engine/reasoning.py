@@ -6,21 +6,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llmcli.engine.events import Event, Finish, Prefill
-from llmcli.text.reasoning import ThinkingSplitter, split_thinking
+from llmcli.text.reasoning import ReplyStart, ThinkingSplitter, split_thinking
+from llmcli.text.reply_start import reply_start
 from llmcli.text.tokenizer import Tokenizer
-
-# Longer than any mark that opens a thought, with the line ends after it.
-_TAIL = 16
 
 
 class ThinkingApart:
     """Given the events of a reply one after the other, returns them with thoughts in `thinking` instead of `text`."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], *, prefill: str = "") -> None:
-        """`prompt` is what the reply answers, without the reply's own beginning, `prefill`."""
-        self._splitter = ThinkingSplitter(tokenizer.thinking, _state(tokenizer, prompt))
-        self.prefill_thinking, self.prefill = self._splitter.push(prefill)
-        """What the `prefill` is of thoughts, and what of the answer."""
+    def __init__(self, tokenizer: Tokenizer, start: ReplyStart, *, exact: bool = False) -> None:
+        """`start` is where the reply begins; `exact` is as for a `ThinkingSplitter`."""
+        self._splitter = ThinkingSplitter(tokenizer.thinking, start.state, exact=exact)
+        self.prefill_thinking, self.prefill = self._splitter.push(start.prefill)
+        """What the prefill is of thoughts, and what of the answer."""
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether the answer has not begun, and cannot until a thought has ended."""
+        return self._splitter.awaits_answer
 
     def __call__(self, event: Event) -> Event:
         """`event`, split."""
@@ -35,8 +38,4 @@ class ThinkingApart:
 
 def thought_and_answer(tokenizer: Tokenizer, prompt: Sequence[int], reply: str) -> tuple[str, str]:
     """What was thought and what was answered in a whole `reply` to `prompt`."""
-    return split_thinking(reply, tokenizer.thinking, _state(tokenizer, prompt))
-
-
-def _state(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
-    return tokenizer.thinking.opened(tokenizer.decode(prompt[-_TAIL:], skip_special=False))
+    return split_thinking(reply, tokenizer.thinking, reply_start(tokenizer, prompt).state)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         seed: int | None
         max_tokens: int | None
         stop: tuple[str, ...]
+        stop_in_thinking: bool
 
 
 def recommended_params(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingParams:

@@ -31,7 +31,9 @@ class SamplingParams:
     max_tokens: int | None = None
     """The most tokens to generate; None is as many as the context holds."""
     stop: tuple[str, ...] = ()
-    """Texts that end the reply; they are not part of it."""
+    """Texts that end the reply; they are not part of it. They are looked for in the answer."""
+    stop_in_thinking: bool = False
+    """Whether `stop` ends a thought, too."""
 
     def __post_init__(self) -> None:
         for name, valid, needed in (

@@ -66,7 +66,8 @@ def replay(
     reason = ""
     # Where the recording broke off for another reason than the model's, there is no next token to compare.
     most = len(run.tokens) + ended
-    for event in engine.stream(run.prompt_ids, run.settings, probabilities=True, interruption=interruption):
+    events = engine.stream(run.prompt_ids, run.settings, probabilities=True, start=run.start, interruption=interruption)
+    for event in events:
         if isinstance(event, Finish):
             reason = event.reason
         elif isinstance(event, Step):

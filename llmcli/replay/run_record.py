@@ -15,6 +15,7 @@ from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Finish, SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.inspection.core.tokens import Token
+from llmcli.text.reasoning import ReplyStart
 
 SCHEMA = "llmcli.run/1"
 CANDIDATES = 5
@@ -58,6 +59,8 @@ class RunRecord:
     tokens: tuple[RecordedToken, ...]
     text: str
     finish_reason: str
+    start: ReplyStart | None = None
+    """Where the reply began, in a thought or in the answer; None in a run recorded before that was written down."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def recorded(
     *,
     prompt: str,
     prompt_ids: Sequence[int],
-    prefill: str,
+    start: ReplyStart,
     steps: Sequence[Step],
     finish: Finish,
 ) -> RunRecord:
@@ -108,8 +111,9 @@ def recorded(
             )
             for step in steps
         ),
-        text=prefill + "".join(step.text for step in steps) + finish.text,
+        text=start.prefill + "".join(step.text for step in steps) + finish.text,
         finish_reason=finish.reason,
+        start=start,
     )
 
 
@@ -163,6 +167,7 @@ def from_json(value: object) -> RunRecord:
             context_length=_whole(value["context_length"]),
             prompt_ids=tuple(map(_whole, value["prompt_ids"])),
             tokens=tuple(tokens),
+            start=_start(value.get("start")),
         )
     except KeyError as error:
         raise UsageError(f"The recorded run is damaged: it has no {error}.") from None
@@ -183,7 +188,23 @@ def _settings(value: Mapping[str, object]) -> SamplingParams:
         seed=None if value["seed"] is None else _whole(value["seed"]),
         max_tokens=None if value["max_tokens"] is None else _whole(value["max_tokens"]),
         stop=tuple(map(_text, stop)),
+        # Before there was such a setting, they ended thoughts too.
+        stop_in_thinking=_switch(value.get("stop_in_thinking", True)),
     )
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _start(value: object) -> ReplyStart | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError
+    return ReplyStart(_text(value["state"]), _text(value["prefill"]))
 
 
 def _whole(value: object) -> int:

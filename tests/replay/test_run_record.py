@@ -12,6 +12,7 @@ from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.replay.replay import Replay, replay
 from llmcli.replay.run_record import RunRecord, as_json, from_json, recorded
+from llmcli.text.reasoning import ReplyStart
 from llmcli.views.terminal.to_json import plain
 from tests.support.models.puppet import ASSISTANT, END, ids_of, write_puppet
 from tests.support.models.tiny import random_ids
@@ -31,7 +32,7 @@ def run(loaded: llmcli.LoadedModel, params: SamplingParams = PARAMS, prompt: lis
     steps, finish = [event for event in events if isinstance(event, Step)], events[-1]
     assert isinstance(finish, Finish)
     return recorded(
-        loaded, engine, params, {"f": "00"}, prompt="?", prompt_ids=ids, prefill="", steps=steps, finish=finish
+        loaded, engine, params, {"f": "00"}, prompt="?", prompt_ids=ids, start=ReplyStart(), steps=steps, finish=finish
     )
 
 
@@ -145,10 +146,11 @@ def test_damage_is_a_sentence(loaded: llmcli.LoadedModel) -> None:
         except UsageError:
             continue
         survivors.append(case)
-    # Fewer versions or hashes to compare is no damage; nor is an empty list of what can be empty; nor 1 for 1.0.
+    # Fewer versions or hashes to compare is no damage; nor is an empty list of what can be empty; nor 1 for 1.0; nor
+    # that an older run has no start.
     for case in survivors:
         changed = [name for name in value if case.get(name) != value[name]]
-        assert changed and changed[0] in ("versions", "files", "settings", "tokens", "prompt_ids"), changed
+        assert changed and changed[0] in ("versions", "files", "settings", "tokens", "prompt_ids", "start"), changed
     nothings: tuple[Any, ...] = (None, [], {}, {"schema": "x"})
     for nothing in nothings:
         with pytest.raises(UsageError, match="not a recorded run"):

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.text.reasoning import ThinkingFormat, ThinkingSplitter, marking_tokens, split_thinking, thinking_format
+from llmcli.text.reasoning import (
+    PLAIN,
+    ThinkingFormat,
+    ThinkingSplitter,
+    marking_tokens,
+    split_thinking,
+    thinking_format,
+)
 
 HARMONY = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
 COHERE = ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>")
@@ -60,6 +67,9 @@ def test_thoughts_are_told_from_the_answer_however_the_reply_is_cut(name: str, d
     pieces.append(splitter.finish())
     assert ("".join(each for each, _ in pieces), "".join(each for _, each in pieces)) == (thought, answer)
     assert split_thinking(reply, form, state) == (thought, answer)
+    splitter = ThinkingSplitter(form, state)
+    cut = [splitter.pieces(reply[a:b]) for a, b in itertools.pairwise([0, *places, len(reply)])]
+    assert "".join(piece for pieces in cut for _, piece in pieces) + "".join(splitter.finish()) == reply
 
 
 def test_ordinary_answers_are_not_held_back() -> None:
@@ -75,3 +85,51 @@ def test_marks_are_those_that_the_vocabulary_has() -> None:
     assert marking_tokens(("<|end|>", "<|user|>", "<think>")) == ("<think>",)
     assert set(marking_tokens(HARMONY)) == set(HARMONY) - {"<|return|>"}
     assert marking_tokens(COHERE) == COHERE[:2]
+
+
+@pytest.mark.parametrize(
+    ("added", "prompt", "opening", "awaits"),
+    [
+        ((), "assistant\n", "", False),
+        ((), "assistant\n<think>\n", "\n</think>\n\n", True),
+        ((), "assistant<think>", "</think>", True),
+        ((), "assistant<think>\n\n</think>\n\n", "", False),
+        ((), "assistant</reasoning>", "", False),
+        (("[THINK]", "[/THINK]"), "[THINK]", "[/THINK]", True),
+        (COHERE, "<|START_THINKING|>", "<|END_THINKING|>", True),
+        (COHERE, "<|CHATBOT_TOKEN|>", "", False),
+        (HARMONY, "<|start|>assistant", "<|channel|>final<|message|>", True),
+        (HARMONY, "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", True),
+        (HARMONY, "<|channel|>final<|message|>", "", False),
+    ],
+)
+def test_the_answer_can_be_made_to_begin(added: tuple[str, ...], prompt: str, opening: str, awaits: bool) -> None:
+    form = thinking_format(added)
+    assert form.answer_opening(prompt) == opening
+    assert form.awaits_answer(form.opened(prompt)) is awaits
+    if opening:
+        assert form.opened(prompt + opening) == "answer"
+        splitter = ThinkingSplitter(form, form.opened(prompt))
+        assert (splitter.push(opening + "Yes"), splitter.awaits_answer) == (("", "Yes"), False)
+
+
+def test_a_text_to_continue_has_no_marks() -> None:
+    for added in ((), HARMONY, COHERE):
+        for reply in ("<think>a</think>b", "<|channel|>analysis<|message|>a", "<|START_THINKING|>a"):
+            assert split_thinking(reply, thinking_format(added), PLAIN) == ("", reply)
+
+
+def test_of_an_answer_with_a_form_every_character_counts() -> None:
+    splitter = ThinkingSplitter(thinking_format(()), "think <think>", exact=True)
+    assert [splitter.push(text) for text in ("a</think>\n", "\n b", "</think> <think>")] == [
+        ("a", ""),
+        ("", "\n b"),
+        ("", "</think> <think>"),
+    ]
+    splitter = ThinkingSplitter(thinking_format(HARMONY), exact=True)
+    # Without a channel it is no answer yet.
+    assert [splitter.push(text) for text in ("so ", "<|channel|>final<|message|>", " <|end|>")] == [
+        ("so ", ""),
+        ("", ""),
+        ("", " <|end|>"),
+    ]

@@ -73,6 +73,8 @@ def batch(
     repeat_penalty: options.RepeatPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    stop_in_thinking: options.StopInThinking = False,
+    no_thinking: options.NoThinking = False,
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -92,16 +94,19 @@ def batch(
     rows = _parallel(parallel)
     variables = options.template_variables(template_arg)
     sampling = options.SamplingOptions(
-        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
+        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ()), stop_in_thinking
     )
     sampling.check()
     if out is not None and file != "-" and out.exists() and Path(file).exists() and out.samefile(file):
         raise UsageError(f"{out} is the input; give another --out.")
     lines = input.split_lines(_read(file, quiet=quiet))
     checkpoint = find_checkpoint(model, quiet=quiet)
-    # Everything that decides what is said to a line, but for the line itself.
+    # Everything that decides what is said to a line, but for the line itself. What is off leaves the marks of results
+    # alone that were written before there was such a setting.
+    shared = {name: value for name, value in vars(sampling).items() if value is not False}
+    shared |= {"no_thinking": True} if no_thinking else {}
     settings = json.dumps(
-        [checkpoint.name, system, raw, _template(template), variables, vars(sampling), context, dtype, quantize],
+        [checkpoint.name, system, raw, _template(template), variables, shared, context, dtype, quantize],
         sort_keys=True,
     )
     marks = [line.mark(settings) for line in lines]
@@ -115,8 +120,9 @@ def batch(
                 template=template, context=context,
             )  # fmt: skip
             prompts = _Prompts(
-                loaded, lines, sampling, system, variables, raw=raw, quiet=quiet, strict_system=strict_system
-            )
+                loaded, lines, sampling, system, variables,
+                raw=raw, quiet=quiet, strict_system=strict_system, no_thinking=no_thinking,
+            )  # fmt: skip
             failed += _answer(
                 loaded, prompts, marks, results, done,
                 parallel=rows, context=context, threads=threads, stats=stats, quiet=quiet,
@@ -140,11 +146,12 @@ class _Prompts:
         raw: bool,
         quiet: bool,
         strict_system: bool,
+        no_thinking: bool,
     ) -> None:
         self._loaded, self._sampling, self._system, self._variables = loaded, sampling, system, variables
         self._raw, self._quiet, self._strict_system = raw, quiet, strict_system
-        self._quiet_asked = quiet
-        self._noted: set[str] = set()
+        self._quiet_asked, self._no_thinking = quiet, no_thinking
+        self._known_notes: set[str] = set()
         self.lines = lines
         self.ids: dict[int, input.Id] = {}
         self.seeds: dict[int, int | None] = {}
@@ -172,10 +179,10 @@ class _Prompts:
         task = input.task(value, self._sampling)
         params = task.sampling.params(self._loaded.generation_defaults)
         self.seeds[line.index] = params.seed
-        thinks = self.are_chats
-        return Request(tuple(self._tokens(task)), params, thinks)
+        built = self._prompt(task)
+        return Request(tuple(built.ids), params, self.are_chats, built.start)
 
-    def _tokens(self, task: input.BatchTask) -> list[int]:
+    def _prompt(self, task: input.BatchTask) -> ChatPrompt:
         from llmcli.commands.shared.prompt import ReplyPrompt
         from llmcli.text.chat.messages import Message
 
@@ -189,25 +196,27 @@ class _Prompts:
                 raw=self._raw,
                 quiet=quiet,
                 strict_system=self._strict_system,
+                no_thinking=self._no_thinking,
             )
-            return self._noted_ids(prompt.built(""))
+            return self._noted(prompt.built(""))
         if self._raw or self._loaded.template is None:
             raise UsageError('Without a chat template there can be no "messages"; give a "prompt".')
         messages = task.messages
         if self._system and messages[0].role not in ("system", "developer"):
             messages = (Message("system", self._system), *messages)
         prompt = ReplyPrompt(
-            self._loaded, self._loaded.template, "", messages, self._variables, strict_system=self._strict_system
-        )
-        return self._noted_ids(prompt.built("", continue_last=task.continues))
+            self._loaded, self._loaded.template, "", messages, self._variables,
+            strict_system=self._strict_system, no_thinking=self._no_thinking,
+        )  # fmt: skip
+        return self._noted(prompt.built("", continue_last=task.continues))
 
-    def _noted_ids(self, built: ChatPrompt) -> list[int]:
-        """The tokens of a prompt; what is to be said about it is said once."""
+    def _noted(self, built: ChatPrompt) -> ChatPrompt:
+        """A prompt; what is to be said about it is said once."""
         for note in built.notes:
-            if note not in self._noted and not self._quiet_asked:
+            if note not in self._known_notes and not self._quiet_asked:
                 terminal.note(note)
-            self._noted.add(note)
-        return built.ids
+            self._known_notes.add(note)
+        return built
 
 
 def _answer(

@@ -141,6 +141,10 @@ def _setting(name: str, value: object) -> object:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise UsageError('"stop" must be a text or a list of texts.')
         return tuple(texts)
+    if name == "stop_in_thinking":
+        if not isinstance(value, bool):
+            raise UsageError('"stop_in_thinking" must be true or false.')
+        return value
     if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else int | float):
         raise UsageError(f'"{name}" must be a {"whole " if name in _WHOLE else ""}number.')
     return value

@@ -66,6 +66,8 @@ def chat(
     repeat_penalty: options.RepeatPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    stop_in_thinking: options.StopInThinking = False,
+    no_thinking: options.NoThinking = False,
     context: options.Context = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -90,7 +92,7 @@ def chat(
     """Talk with a model, about FILEs if you like. Piped text is the first message; then the keyboard has the word."""
     variables = options.template_variables(template_arg)
     sampling = options.SamplingOptions(
-        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
+        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ()), stop_in_thinking
     )
     sampling.check()
     helped = speculative.Speculating(draft, lookup, draft_tokens)
@@ -133,8 +135,9 @@ def chat(
 
         engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)
         conversation = Conversation(
-            engine, loaded.tokenizer, chat_template, system, template_args=variables, strict_system=strict_system
-        )
+            engine, loaded.tokenizer, chat_template, system,
+            template_args=variables, strict_system=strict_system, no_thinking=no_thinking,
+        )  # fmt: skip
         params = sampling.params(loaded.generation_defaults)
         return ChatModel(loaded, conversation, params, _source(name), _template(template), variables)
 

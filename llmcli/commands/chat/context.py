@@ -115,7 +115,7 @@ class Context:
         with interruption.catching_ctrl_c(), session.keyboard.unheard():
             params = replace(session.params, temperature=0.0, max_tokens=tokens, stop=())
             events = session.conversation.ask(SUMMARY_REQUEST, params, interruption=interruption)
-            apart = ThinkingApart(session.conversation.tokenizer, session.conversation.asked)
+            apart = ThinkingApart(session.conversation.tokenizer, session.conversation.start)
             for event in map(apart, events):
                 if isinstance(event, Step | Finish):
                     text += event.text

@@ -187,7 +187,7 @@ class ChatSession:
                 progress=lambda done, total: progress("Reading the prompt", done, total),
             )
             self._note_once(conversation.notes)
-            apart = ThinkingApart(conversation.tokenizer, conversation.asked)
+            apart = ThinkingApart(conversation.tokenizer, conversation.start)
             try:
                 steps, finish = follow(events, show)
             finally:

@@ -22,6 +22,8 @@ _NUMBERS: dict[str, Callable[[str], object]] = {
     "seed": int,
     "max_tokens": int,
 }
+_SWITCHES = {"on": True, "off": False}
+_NAMES = ("stop", "stop_in_thinking")
 _TEMPLATE_ARG = "template_arg"
 _ALIASES = {"temp": "temperature", "max_new_tokens": "max_tokens"}
 
@@ -83,7 +85,7 @@ class ModelSettings:
             return
         if name in self._session.conversation.template.variables:
             raise UsageError(f"{given} is a variable of the chat template: /set template-arg {given}={text or 'VALUE'}")
-        if name not in _NUMBERS and name != "stop":
+        if name not in (*_NUMBERS, *_NAMES):
             raise UsageError(f"There is no setting {given!r}. There are {', '.join(_setting_names())}.")
         if not text:
             raise UsageError(f"/set {given} needs a value; default gives back what it was at the beginning.")
@@ -92,6 +94,10 @@ class ModelSettings:
             value = getattr(session.chat_model.params, name)
         elif name == "stop":
             value = () if text == "none" else (text,)
+        elif name == "stop_in_thinking":
+            if text not in _SWITCHES:
+                raise UsageError(f"/set {given} is on or off.")
+            value = _SWITCHES[text]
         elif text == "none" and name in ("seed", "max_tokens"):
             value = None
         else:
@@ -163,6 +169,8 @@ def _flag(name: str) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, tuple):
         return " ".join(map(repr, value)) or "(none)"
     return "(none)" if value is None else str(value)
@@ -173,7 +181,7 @@ def _values(params: SamplingParams) -> dict[str, object]:
 
 
 def _setting_names() -> Iterable[str]:
-    return [_flag(name) for name in (*_NUMBERS, "stop", _TEMPLATE_ARG)]
+    return [_flag(name) for name in (*_NUMBERS, *_NAMES, _TEMPLATE_ARG)]
 
 
 def _model_names() -> Iterable[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -14,6 +15,8 @@ from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.commands.shared.prompt import ReplyPrompt
+    from llmcli.engine import Engine, SamplingParams
+    from llmcli.text.chat.prompt import ChatPrompt
 
 _PANEL = "Choosing"
 SCHEMA = "llmcli.choices/1"
@@ -87,8 +90,10 @@ def _array(argument: str) -> list[str]:
 def choose(
     prompt: ReplyPrompt,
     answers: Sequence[str],
+    engine: Engine,
+    params: SamplingParams,
+    built: ChatPrompt,
     *,
-    prefill: str,
     context: int | None,
     threads: int | None,
     readable: bool,
@@ -102,19 +107,40 @@ def choose(
 
     Exit code 1 if its share among them is less than `min_prob`. The fast path computes with `threads`, as in a reply,
     or with `readable` the readable model.
+
+    A model that thinks before it answers does so first, with `engine` and `params`: the answers are compared after its
+    thought, which goes to stderr. `built` is what `prompt` is to the model.
+
+    Raises:
+        LlmcliError: the thought had no end.
     """
+    from llmcli.commands.generate.thought import Thought, think
     from llmcli.inspection.evaluation.multiple_choice import choose as choose_ids
+    from llmcli.text.reply_start import opening_tokens
+    from llmcli.text.trusted_encoding import TextSegment
     from llmcli.views.reply.multiple_choice import answers_view
     from llmcli.views.terminal.progress import progress_bar
     from llmcli.views.terminal.to_json import json_line
     from llmcli.views.widgets.token_table import percent
 
-    loaded = prompt.loaded
+    loaded, start = prompt.loaded, built.start
+    thinks = loaded.tokenizer.thinking.awaits_answer(start.state)
+    thought = Thought()
+    if thinks or (start.state == "begin" and not prompt.no_thinking and opening_tokens(loaded.tokenizer)):
+        thought = think(engine, loaded.tokenizer, built, replace(params, stop=()), quiet=quiet)
+    before = [*built.ids, *thought.ids]
+
+    def with_answer(answer: str) -> list[int]:
+        if not thought.ids:
+            return prompt.ids(start.prefill + answer)
+        segment = TextSegment(answer, trusted=False)
+        return before + loaded.tokenizer.encode_segments([segment], continuation=True)
+
     with progress_bar(enabled=not quiet, unit="tokens") as progress:
         result = choose_ids(
             loaded,
-            prompt.ids(prefill),
-            {answer: prompt.ids(prefill + answer) for answer in answers},
+            before,
+            {answer: with_answer(answer) for answer in answers},
             whole=prompt.template is not None and bool(loaded.stop_ids),
             context_length=context,
             threads=threads,
@@ -125,7 +151,8 @@ def choose(
     if as_json:
         value = {"model": loaded.name, "prompt": prompt.text, "choice": best.text, "prob": best.prob}
         rest = {name: getattr(result, name) for name in ("covered", "prompt_tokens", "read_tokens", "path", "choices")}
-        terminal.write_line(json_line(SCHEMA, value | rest))
+        told = {"thinking": thought.text or None, "seed": params.seed if thought.ids else None}
+        terminal.write_line(json_line(SCHEMA, value | rest | told))
     else:
         terminal.write_line(best.text)
     if table:

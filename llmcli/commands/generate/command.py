@@ -73,6 +73,8 @@ def generate(
     repeat_penalty: options.RepeatPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    stop_in_thinking: options.StopInThinking = False,
+    no_thinking: options.NoThinking = False,
     choices: GivenChoices = None,
     min_prob: MinProb = None,
     readable: Readable = False,
@@ -140,7 +142,7 @@ def generate(
         raise UsageError("--raw leaves out the chat template, so --chat-template and --template-arg say nothing.")
     variables = options.template_variables(template_arg)
     sampling = options.SamplingOptions(
-        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ())
+        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ()), stop_in_thinking
     )
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
@@ -181,7 +183,10 @@ def generate(
     gap = None
     if fill_in is not None:
         loaded, gap = made_to_fill_in(loaded)
-    asked = ReplyPrompt.make(loaded, text, system, variables, raw=raw, quiet=quiet, strict_system=strict_system)
+    asked = ReplyPrompt.make(
+        loaded, text, system, variables,
+        raw=raw, quiet=quiet, strict_system=strict_system, no_thinking=no_thinking,
+    )  # fmt: skip
     if fill_in is not None and gap is not None:
         asked = replace(asked, gap=(gap, fill_in[1]))
     elif raw and control_tokens:
@@ -208,7 +213,9 @@ def generate(
         choose(
             asked,
             answers,
-            prefill=prefill,
+            engine,
+            sampling.params(loaded.generation_defaults),
+            built,
             context=context,
             threads=threads,
             readable=readable,
@@ -230,7 +237,13 @@ def generate(
     from llmcli.views.reply.writer import ReplyWriter
     from llmcli.views.terminal.progress import progress_bar
 
-    constraint = None if rule is None else Constraint(rule, loaded.tokenizer, asked.stop_ids, prefill=prefill)
+    apart = ThinkingApart(loaded.tokenizer, built.start, exact=rule is not None)
+    constraint, start = None, built.start
+    if rule is not None:
+        constraint = Constraint(rule, loaded.tokenizer, asked.stop_ids, prefill=apart.prefill)
+        start = structured_output.start_of_form(constraint, loaded.tokenizer, start, no_thinking=no_thinking)
+        apart = ThinkingApart(loaded.tokenizer, start, exact=True)
+    said, thought = apart.prefill, apart.prefill_thinking
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:
         events = engine.stream(
@@ -239,17 +252,12 @@ def generate(
             probabilities=probs or top > 0 or as_json or as_jsonl or any((html, svg, record)),
             top=recorder.candidates(top),
             constraint=constraint,
+            start=start,
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
         if constraint is not None and not quiet:
             structured_output.warn_of_no_ending(constraint)
-        # A text to continue is what it is; only a reply thinks.
-        prompt_ids = ids if not prefill else asked.ids("")
-        # What has a form of its own has no thoughts before it.
-        plain = asked.template is None or constraint is not None
-        apart = None if plain else ThinkingApart(loaded.tokenizer, prompt_ids, prefill=prefill)
-        said, thought = (prefill, "") if apart is None else (apart.prefill, apart.prefill_thinking)
         show: Callable[[Event], None] | None = None
         lines = JsonLines(loaded.name, params.seed, loaded.tokenizer.token_bytes) if as_jsonl else None
         if lines is not None:
@@ -261,16 +269,15 @@ def generate(
             hold = not as_jsonl and not terminal.is_terminal(terminal.stdout())
             constrained = structured_output.ConstrainedReply(constraint, show, hold=hold)
             show = constrained.hear
-        heard = recorder.listening(events, top)
-        generated, finish = follow(heard if apart is None else map(apart, heard), show)
+        generated, finish = follow(map(apart, recorder.listening(events, top)), show)
     if constrained is not None and lines is None:
-        constrained.end(finish)
+        constrained.end(finish, awaits_answer=apart.awaits_answer)
     looked = read_attention(loaded, asked.messages, ids, generated, report, quiet=quiet)
     steps = looked.steps
     if lines is not None:
         lines.end(steps)
         if constrained is not None:
-            constrained.end(finish)
+            constrained.end(finish, awaits_answer=apart.awaits_answer)
     if as_json:
         from llmcli.views.reply.reply_json import reply_json
 
@@ -295,7 +302,7 @@ def generate(
             html=html,
             svg=svg,
         )
-    recorder.write(asked, engine, params, finish, checkpoint, prefill=prefill, quiet=quiet)
+    recorder.write(asked, engine, params, finish, checkpoint, built=built, quiet=quiet)
     if stats:
         from llmcli.views.reply.stats import stats_line
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.commands.shared.prompt import ReplyPrompt
     from llmcli.engine import Engine, Event, Finish, SamplingParams, Step
+    from llmcli.text.chat.prompt import ChatPrompt
 
 Record: TypeAlias = Annotated[
     Path | None,
@@ -65,7 +66,7 @@ class Recorder:
         finish: Finish,
         checkpoint: Checkpoint,
         *,
-        prefill: str,
+        built: ChatPrompt,
         quiet: bool,
     ) -> None:
         """Write the run that has been listened to."""
@@ -79,8 +80,8 @@ class Recorder:
             params,
             hashes(checkpoint, quiet=quiet),
             prompt=asked.text,
-            prompt_ids=asked.ids(prefill),
-            prefill=prefill,
+            prompt_ids=built.ids,
+            start=built.start,
             steps=self._steps,
             finish=finish,
         )

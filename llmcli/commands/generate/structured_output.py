@@ -11,12 +11,14 @@ import typer
 from llmcli.commands.shared import options
 from llmcli.commands.shared.prompt_input import argument_text, decoded_text
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.reasoning import PLAIN, TAGS, ReplyStart
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.engine import Event, Finish
     from llmcli.engine.guided.constraint import Constraint
     from llmcli.engine.guided.grammar import Rule
+    from llmcli.text.tokenizer import Tokenizer
 
 _PANEL = "Form of the reply"
 _LARGEST_BYTES = 16 << 20
@@ -85,7 +87,9 @@ def given_rule(
     ]
     if len(rules) > 1:
         raise UsageError("A reply has one form: give one of --json-schema, --regex and --grammar.")
-    for warning in rules[0].check(prefill):
+    # A thought is no part of the form; where it ends, the model's vocabulary tells.
+    marks = any(mark in prefill for mark in (*TAGS, *TAGS.values(), "<|"))
+    for warning in rules[0].check("" if marks else prefill):
         if not quiet:
             terminal.note(f"--{rules[0].kind}: {warning}")
     return rules[0]
@@ -118,6 +122,28 @@ def warn_of_no_ending(constraint: Constraint) -> None:
         )
 
 
+def start_of_form(constraint: Constraint, tokenizer: Tokenizer, start: ReplyStart, *, no_thinking: bool) -> ReplyStart:
+    """Where a reply of that form begins, of which the prompt says that it is at `start`.
+
+    Where the prompt opens no thought, the model may open one before the form; not with `no_thinking`, and not if the
+    form itself can begin with such a mark: then what looks like a thought is part of it.
+    """
+    marks = [mark for mark, state in tokenizer.thinking.states["begin"].items() if state.startswith("think")]
+    if start.state == "begin" and (no_thinking or any(map(constraint.begins_with, marks))):
+        return ReplyStart(PLAIN, start.prefill)
+    return start
+
+
+def never_began(finish: Finish) -> str:
+    """Why a reply has a thought and no answer."""
+    ended = {
+        "length": f"the {finish.stats.generated_tokens} tokens of -n were used up by the thought",
+        "context": "the thought filled the context",
+        "stop_string": "a --stop ended the thought",
+    }.get(finish.reason, "the model ended the reply inside its thought")
+    return f"The answer never began: {ended}. Allow more tokens with -n, or leave the thought out with --no-thinking."
+
+
 class ConstrainedReply:
     """Shows a reply that must have a form: to a person as it comes, to a program only once it is complete."""
 
@@ -133,14 +159,16 @@ class ConstrainedReply:
         elif self._show is not None:
             self._show(event)
 
-    def end(self, finish: Finish) -> None:
-        """Show what was kept, if it is complete.
+    def end(self, finish: Finish, *, awaits_answer: bool) -> None:
+        """Show what was kept, if it is complete; `awaits_answer` says that the reply ended in a thought.
 
         Raises:
             LlmcliError: the reply is not of the form, so nothing that was kept is shown.
         """
         if finish.reason == "interrupted":
             raise typer.Exit(130)
+        if awaits_answer:
+            raise LlmcliError(never_began(finish))
         if finish.reason == "stop_string" or not self._constraint.complete:
             raise LlmcliError(
                 f"The reply ended before it had the form that is asked for{', and is not shown' * self._hold}. "

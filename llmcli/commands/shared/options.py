@@ -217,6 +217,23 @@ Stop: TypeAlias = Annotated[
         help="End the reply before this text. May be given several times.",
     ),
 ]
+StopInThinking: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--stop-in-thinking",
+        envvar="LLMCLI_STOP_IN_THINKING",
+        rich_help_panel=_SAMPLING,
+        help="A --stop also ends the reply inside the model's thoughts, not only in its answer.",
+    ),
+]
+NoThinking: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--no-thinking",
+        envvar="LLMCLI_NO_THINKING",
+        help="Answer without thinking first, where the chat template can turn it off or opens the thought itself.",
+    ),
+]
 Probs: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -355,6 +372,7 @@ class SamplingOptions:
     seed: int | None
     max_tokens: int | None
     stop: tuple[str, ...]
+    stop_in_thinking: bool = False
 
     def check(self) -> None:
         """Raise `UsageError` for a value that makes no sense, before a model has been loaded."""
@@ -377,4 +395,5 @@ class SamplingOptions:
             "seed": self.seed,
         }
         given = {name: value for name, value in values.items() if value is not None}
-        return recommended_params(model_defaults, {**given, "max_tokens": self.max_tokens, "stop": self.stop})
+        ends = {"max_tokens": self.max_tokens, "stop": self.stop, "stop_in_thinking": self.stop_in_thinking}
+        return recommended_params(model_defaults, {**given, **ends})

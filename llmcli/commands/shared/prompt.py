@@ -32,6 +32,8 @@ class ReplyPrompt:
     """How to fill a gap behind `text`, and what comes behind the gap."""
     strict_system: bool = False
     """Whether a system prompt that the template does not write is an error."""
+    no_thinking: bool = False
+    """Whether the model is to answer without a thought."""
 
     @classmethod
     def make(
@@ -44,6 +46,7 @@ class ReplyPrompt:
         raw: bool,
         quiet: bool,
         strict_system: bool = False,
+        no_thinking: bool = False,
     ) -> ReplyPrompt:
         """The prompt for `text`; a model without a chat template continues it, and the user is told.
 
@@ -64,7 +67,9 @@ class ReplyPrompt:
         if raw or loaded.template is None:
             return cls(loaded, None, text, ())
         messages = (*([Message("system", system)] if system else []), Message("user", text))
-        return cls(loaded, loaded.template, text, messages, variables, strict_system=strict_system)
+        return cls(
+            loaded, loaded.template, text, messages, variables, strict_system=strict_system, no_thinking=no_thinking
+        )
 
     def built(self, prefill: str, *, continue_last: bool = False) -> ChatPrompt:
         """The tokens up to where the model goes on, which is after `prefill`, and notes for the user.
@@ -72,13 +77,14 @@ class ReplyPrompt:
         With `continue_last` it goes on with the last of the messages.
         """
         from llmcli.text.chat.prompt import ChatPrompt, build_chat, encode_raw
+        from llmcli.text.reasoning import ReplyStart
 
         if self.gap is not None:
             fill_in, suffix = self.gap
             return ChatPrompt(fill_in.ids(self.loaded.tokenizer, self.text, suffix))
         if self.template is None:
             raw = encode_raw(self.loaded.tokenizer, self.text + prefill, control_tokens=self.control_tokens)
-            return ChatPrompt(raw)
+            return ChatPrompt(raw, start=ReplyStart(prefill=prefill))
         return build_chat(
             self.loaded.tokenizer,
             self.template,
@@ -87,6 +93,7 @@ class ReplyPrompt:
             template_args=self.variables,
             continue_last=continue_last,
             strict_system=self.strict_system,
+            no_thinking=self.no_thinking,
         )
 
     def ids(self, prefill: str) -> list[int]:

@@ -15,14 +15,14 @@ from llmcli.engine.batch.backends import BatchBackend
 from llmcli.engine.context_limit import allowed_context, check_prompt
 from llmcli.engine.events import FinishReason
 from llmcli.engine.interrupt import Interruption
-from llmcli.engine.reasoning import thought_and_answer
+from llmcli.engine.reply_text import ReplyText
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import LlmcliError, NotFiniteError
 from llmcli.model import Transformer
 from llmcli.model.finite import located
-from llmcli.text.detokenizer import Detokenizer
-from llmcli.text.stop_strings import StopStrings
+from llmcli.text.reasoning import ReplyStart, ThinkingSplitter
+from llmcli.text.reply_start import reply_start
 from llmcli.text.tokenizer import Tokenizer
 
 # How far ahead of a reply that is not finished others may be begun, in texts of a pass: what is finished waits for it.
@@ -37,6 +37,8 @@ class Request:
     params: SamplingParams
     thinks: bool = False
     """Whether thoughts are to be told from the answer."""
+    start: ReplyStart | None = None
+    """Where a reply that thinks begins; by default as the end of the prompt says."""
 
 
 @dataclass(frozen=True)
@@ -231,10 +233,11 @@ class _GrowingReply:
         self._stop_ids, self._context_length = stop_ids, context_length
         self._params = request.params
         self._sampler = Sampler(request.params)
-        self._stops = StopStrings((*request.params.stop, *stop_texts))
-        self._detokenizer = Detokenizer(tokenizer)
+        start = (request.start or reply_start(tokenizer, request.ids)) if request.thinks else ReplyStart()
+        self._text = ReplyText(tokenizer, request.params, stop_texts=stop_texts, start=start)
+        self._splitter = ThinkingSplitter(tokenizer.thinking, start.state)
+        self._splitter.push(start.prefill)
         self._said: list[str] = []
-        self._request, self._tokenizer = request, tokenizer
 
     @property
     def over(self) -> bool:
@@ -255,10 +258,9 @@ class _GrowingReply:
             self.reason = "stop"
             return
         self.ids.append(token)
-        text, stopped = self._stops.push(self._detokenizer.push(token))
-        self._said.append(text)
-        if stopped:
-            self.reason = "stop_string" if self._stops.met in self._params.stop else "stop"
+        self._said.append(self._text.push(token))
+        if self._text.stopped is not None:
+            self.reason = self._text.stopped
         elif len(self.ids) - self._prompt_tokens == self._params.max_tokens:
             self.reason = "length"
         elif len(self.ids) == self._context_length:
@@ -267,11 +269,7 @@ class _GrowingReply:
     def reply(self) -> BatchReply:
         """What was said."""
         assert self.reason is not None
-        if self._stops.met is None:
-            text, stopped = self._stops.push(self._detokenizer.finish())
-            self._said += [text] if stopped else [text, self._stops.finish()]
-        thinking, answer = "", "".join(self._said)
-        if self._request.thinks:
-            thinking, answer = thought_and_answer(self._tokenizer, self._request.ids, answer)
+        thinking, answer = self._splitter.push("".join((*self._said, self._text.finish())))
+        more_thinking, more = self._splitter.finish()
         generated = len(self.ids) - self._prompt_tokens
-        return BatchReply(answer, thinking, self._prompt_tokens, generated, self.reason)
+        return BatchReply(answer + more, thinking + more_thinking, self._prompt_tokens, generated, self.reason)

@@ -78,8 +78,12 @@ class Constraint:
         """An ending of the text is known, so the reply will be complete within its room."""
         return self._ending is not None
 
-    def begin(self, room: int) -> None:
-        """Prepare for a reply of at most `room` tokens.
+    def begins_with(self, text: str) -> bool:
+        """Whether a text of this form can go on with `text`."""
+        return bool(self._matcher.deep_copy().consume_tokens(self._theirs.tokenize_str(text)))
+
+    def begin(self, room: int, *, after_thought: bool = False) -> None:
+        """Prepare for a reply of at most `room` tokens, or for the rest of one `after_thought`.
 
         Raises:
             LlmcliError: no text of this form as short as that was found, but a longer one; or there is none at all.
@@ -95,18 +99,24 @@ class Constraint:
         if needed > room:
             raise LlmcliError(
                 "No reply of the form that is asked for was found that fits into "
-                f"{room} token{'s' if room != 1 else ''}; allow more with -n (the shortest that was found needs "
-                f"{needed})."
+                f"{room} token{'s' if room != 1 else ''}{' left after the thought' if after_thought else ''}; allow "
+                f"more with -n (the shortest that was found needs {needed})."
             )
 
     def choose(
-        self, logits: Tensor, sampler: Sampler, context: Sequence[int], room: int
+        self,
+        logits: Tensor,
+        sampler: Sampler,
+        context: Sequence[int],
+        room: int,
+        *,
+        besides: Collection[int] = (),
     ) -> tuple[Tensor, Tensor, int | None]:
         """Draw the next of at most `room` tokens with `sampler`, which is given `context`, from the model's `logits`.
 
         Returns `logits` (V,) with -inf for every token that could not come, the distribution (V,) it was drawn from,
         and the token, None if the reply is over. Where only a short way to an end is left, its next token is the only
-        one that could come.
+        one that could come. A token of `besides` may come too; the form does not go on with it.
 
         Raises:
             LlmcliError: no token could.
@@ -114,8 +124,13 @@ class Constraint:
         if self.ended:
             return logits, torch.zeros_like(logits, dtype=torch.float32), None
         allowed = self.masked(logits)
+        if besides:
+            others = torch.tensor(list(besides), device=logits.device)
+            allowed = allowed.index_copy(0, others, logits[others])
         distribution = sampler.distribution(allowed, context)
         drawn = sampler.draw(distribution)
+        if drawn in besides:
+            return allowed, distribution, drawn
         token = self.take(drawn, room)
         if token is not None and token != drawn:
             only = torch.zeros_like(logits, dtype=torch.bool).index_fill_(0, torch.tensor(token).to(logits.device), 1)

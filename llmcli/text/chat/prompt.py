@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
@@ -23,8 +23,9 @@ from llmcli.text.chat.messages import (
 )
 from llmcli.text.chat.render import Form, Part, TemplateWriter, Written
 from llmcli.text.chat_template.template import ChatTemplate
-from llmcli.text.chat_template.variables import unread_note, with_all_of_them
-from llmcli.text.reasoning import TAGS, split_thinking
+from llmcli.text.chat_template.variables import is_read, unread_note, with_all_of_them
+from llmcli.text.reasoning import TAGS, ReplyStart, ThinkingSplitter, split_thinking
+from llmcli.text.reply_start import opening_tokens, prompt_end
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment, without_surrogates
 
@@ -34,6 +35,8 @@ _SYSTEM_ROLES = ("system", "developer")
 # Where a template looks for the reasoning of a reply, if not in its content.
 _READS_THOUGHTS = re.compile(r"\breasoning_content\b")
 _MAY_READ_THOUGHTS = re.compile(r"[.'\"](?:reasoning|thinking)\b")
+# Variables that templates of models with thoughts have, to leave them out: Qwen, GLM, SmolLM; DeepSeek, Granite, Kimi.
+_THINKING_VARIABLES = ("enable_thinking", "thinking")
 # What trying may cost: a template that takes long for one rendering is not asked for many.
 _MOST_OPERATIONS = 4_000_000
 
@@ -45,6 +48,8 @@ class ChatPrompt:
     ids: list[int]
     notes: tuple[str, ...] = ()
     """What the user should know about how the template wrote the conversation."""
+    start: ReplyStart = field(default_factory=ReplyStart)
+    """Where the reply begins: in a thought, before one or in the answer."""
 
 
 def encode_raw(tokenizer: Tokenizer, text: str, *, control_tokens: bool = False) -> list[int]:
@@ -86,12 +91,17 @@ def build_chat(
     template_args: Mapping[str, object] | None = None,
     continue_last: bool = False,
     strict_system: bool = False,
+    no_thinking: bool = False,
 ) -> ChatPrompt:
     """The ids of a conversation as `template` writes it, up to where the reply begins, and of the reply's `prefill`.
 
     Only the template's own text yields control tokens. No BOS is added: the template writes it or does without. With
     `continue_last` the last message is a reply that is to go on: the ids end with its text. A system prompt that the
     template does not write is put before the user's next message, unless `strict_system` forbids it.
+
+    The beginning of a reply is that of its answer: a thought that the template opens is closed before it, unless the
+    beginning itself opens or closes one. With `no_thinking` there is no thought either way: the variable is set that
+    leaves it out, where the template reads one, and a thought that is still opened is closed at once.
 
     Raises:
         UsageError: a role that is none, a conversation that the template refuses, or with `strict_system` a system
@@ -102,17 +112,49 @@ def build_chat(
         if message.role not in ROLES:
             raise UsageError(f"A message has the role {message.role!r}; known roles are {', '.join(ROLES)}.")
     arguments = template_args or {}
-    given = with_all_of_them(template, arguments)
+    unthinking = [name for name in _THINKING_VARIABLES if no_thinking and is_read(template, name)]
+    given = with_all_of_them(template, {**dict.fromkeys(unthinking, False), **arguments})
     builder = _Builder(tokenizer, template, given, strict_system=strict_system)
     if continue_last:
         if not messages or messages[-1].role != "assistant":
             raise UsageError("Only a reply of the assistant can be continued, and the last message is none.")
         if not messages[-1].content.strip() or messages[-1].tool_calls:
             raise UsageError("The last message is the assistant's and has no text that the reply could go on from.")
-    parts, notes = builder.parts([_cleaned(message, template) for message in messages], continue_last=continue_last)
+    cleaned = [_cleaned(message, template) for message in messages]
+    parts, notes, begun = builder.parts(cleaned, continue_last=continue_last)
     unread = unread_note(template, arguments)
     notes = [*notes, unread] if unread else notes
-    return ChatPrompt(_encode(tokenizer, [*parts, TextSegment(prefill, trusted=False)]), tuple(notes))
+    if continue_last and not begun:
+        # The template has written the reply, with an end of any thought before it.
+        segments = [TextSegment(prefill, trusted=False)]
+        start = ReplyStart("begin", cleaned[-1].content + prefill)
+    else:
+        segments, start, note = _begun_reply(
+            tokenizer, prompt_end(tokenizer, _encode(tokenizer, parts)), begun + prefill, no_thinking=no_thinking
+        )
+        notes = [*notes, note] if note else notes
+        if no_thinking and not unthinking and start.state == "begin" and opening_tokens(tokenizer):
+            notes.append(
+                f"The chat template {template.name!r} has no variable that turns thinking off, and opens no thought "
+                "that could be closed; the model may still think."
+            )
+    return ChatPrompt(_encode(tokenizer, [*parts, *segments]), tuple(notes), start)
+
+
+def _begun_reply(
+    tokenizer: Tokenizer, end: str, text: str, *, no_thinking: bool
+) -> tuple[list[TextSegment], ReplyStart, str]:
+    """What to write after a prompt with that `end` so that the reply begins with `text`; its start, and a note."""
+    form = tokenizer.thinking
+    state, segment = form.opened(end), TextSegment(text, trusted=False)
+    marks_thought = any(part == "mark" and piece.strip() for part, piece in ThinkingSplitter(form, state).pieces(text))
+    opening = form.answer_opening(end) if (text or no_thinking) and not marks_thought else ""
+    if opening:
+        return [TextSegment(opening, trusted=True), segment], ReplyStart("answer", text), ""
+    note = ""
+    if marks_thought and state.startswith("think"):
+        note = "How the reply is to begin marks a thought, so the thought that the chat template opens is not closed."
+    return [segment], ReplyStart(state, text), note
 
 
 def _cleaned(message: Message, template: ChatTemplate) -> Message:
@@ -164,8 +206,8 @@ class _Builder:
         self._error: LlmcliError | None = None
         self._incomplete: tuple[Sequence[Message], Written] | None = None
 
-    def parts(self, messages: Sequence[Message], *, continue_last: bool) -> tuple[list[Part], list[str]]:
-        """The prompt in the first form that loses nothing, and notes about it."""
+    def parts(self, messages: Sequence[Message], *, continue_last: bool) -> tuple[list[Part], list[str], str]:
+        """The prompt in the first form that loses nothing, notes about it, and a text that the reply begins with."""
         messages = self._with_thoughts(messages)
         started = self._template.operations
         for version in self._versions(messages):
@@ -177,21 +219,21 @@ class _Builder:
                         f"The chat template {self._template.name!r} does not write a system prompt{where}. Without "
                         "--strict-system it is put before the user's message."
                     )
-                return found.parts, version.notes(self._template.name) + self._notes(version.messages, found)
+                return found.parts, version.notes(self._template.name) + self._notes(version.messages, found), ""
             if self._template.operations - started > _MOST_OPERATIONS or self._template.is_exhausted:
                 break
         if continue_last:
             return self._begun(messages)
         raise self._fault()
 
-    def _begun(self, messages: Sequence[Message]) -> tuple[list[Part], list[str]]:
+    def _begun(self, messages: Sequence[Message]) -> tuple[list[Part], list[str], str]:
         """The last message as the beginning of a new reply, for templates that write none at the end."""
         error = self._fault()
         try:
-            parts, notes = self.parts(messages[:-1], continue_last=False)
+            parts, notes, _ = self.parts(messages[:-1], continue_last=False)
         except LlmcliError:
             raise error from None
-        return [*parts, TextSegment(messages[-1].content, trusted=False)], notes
+        return parts, notes, messages[-1].content
 
     def _versions(self, messages: Sequence[Message]) -> Iterator[_Version]:
         """The conversation as it is, then without what templates may not know."""

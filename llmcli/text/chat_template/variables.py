@@ -71,7 +71,7 @@ def unread_note(template: ChatTemplate, arguments: Mapping[str, object]) -> str 
     Raises:
         CheckpointError: the template is not valid Jinja.
     """
-    unread = [name for name in arguments if not _is_read(template, name)] if arguments else []
+    unread = [name for name in arguments if not is_read(template, name)] if arguments else []
     if not unread:
         return None
     names = template.variables - {*_GIVEN, *_ALL_OF_THEM} - template.special_tokens.keys()
@@ -84,7 +84,8 @@ def unread_note(template: ChatTemplate, arguments: Mapping[str, object]) -> str 
     return f"{sentence} {_known(template, names)}"
 
 
-def _is_read(template: ChatTemplate, name: str) -> bool:
+def is_read(template: ChatTemplate, name: str) -> bool:
+    """Whether the template reads a variable of this name."""
     if name in template.variables:
         return True
     if template.variables.isdisjoint(_ALL_OF_THEM):

@@ -171,14 +171,22 @@ def test_settings(start: Start, yes: Path, tmp_path: Path) -> None:
     chat("/set stop ok")
     chat("/set max_tokens 3")
     shown = chat("/show")
-    assert "max-tokens      3" in shown and "'ok'" in shown and "(not saved)" in shown
+    assert (
+        "max-tokens        3" in shown
+        and "stop-in-thinking  off" in shown
+        and "'ok'" in shown
+        and "(not saved)" in shown
+    )
+    assert "stop-in-thinking: on" in chat("/set stop-in-thinking on")
+    assert "stop-in-thinking  on" in chat("/show")
+    assert "stop-in-thinking: off" in chat("/set stop_in_thinking default")
     chat("/set max-tokens none")
     chat("/set temperature default")
     chat("hi")
     assert chat.texts[-1] == "Yes, "
-    for wrong in ("/set heat 1", "/set temperature", "/set temperature hot", "/set temperature -1", "/set top-k 1.5"):
+    for wrong in ("heat 1", "temperature", "temperature hot", "temperature -1", "top-k 1.5", "stop-in-thinking 1"):
         with pytest.raises(UsageError):
-            chat(wrong)
+            chat(f"/set {wrong}")
     assert "probs: on" in chat("/probs on")
     assert "top: 2" in chat("/top 2")
     assert "could have been" in chat("hi")

@@ -143,11 +143,11 @@ def test_a_person_sees_it_as_it_comes_and_a_program_once_it_is_whole() -> None:
         reply.hear(prefill)
         assert shown == ([] if hold else [prefill])
         if constraint is whole:
-            reply.end(Finish("stop", stats))
+            reply.end(Finish("stop", stats), awaits_answer=False)
             assert shown == [prefill]
         else:
             with pytest.raises(LlmcliError):
-                reply.end(Finish("length", stats))
+                reply.end(Finish("length", stats), awaits_answer=False)
             with pytest.raises(typer.Exit) as left:
-                reply.end(Finish("interrupted", stats))
+                reply.end(Finish("interrupted", stats), awaits_answer=False)
             assert left.value.exit_code == 130 and shown == ([] if hold else [prefill])

@@ -75,13 +75,17 @@ def write_puppet(
     return save(model, folder)
 
 
-def write_thinker(folder: Path, thought: bytes, answer: bytes) -> Path:
-    """A checkpoint that thinks before it answers, between control tokens as Mistral's models have them."""
+def write_thinker(folder: Path, thought: bytes, answer: bytes, *, opened: str = "") -> Path:
+    """A checkpoint that thinks before it answers, between control tokens as Mistral's models have them.
+
+    Its template ends a prompt with `opened`, such as "[THINK]" for a thought that it opens itself.
+    """
     # Tokens there are already: the beginning of a text, and the name of a role.
     start, end = SYSTEM, BOS
     ids = [ASSISTANT, start, *ids_of(thought), end, *ids_of(answer), END]
     write_puppet(folder, {before: {after: 1.0} for before, after in itertools.pairwise(ids)})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         text = (folder / name).read_text()
-        (folder / name).write_text(text.replace("<|system|>", "[THINK]").replace("<|bos|>", "[/THINK]"))
+        text = text.replace("<|system|>", "[THINK]").replace("<|bos|>", "[/THINK]")
+        (folder / name).write_text(text.replace("<|assistant|>{% endif %}", f"<|assistant|>{opened}{{% endif %}}"))
     return folder

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from llmcli.errors import UsageError
-from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
+from llmcli.text.chat.prompt import Message, build_chat, encode_chat, encode_raw
 from llmcli.text.chat_template.template import ChatTemplate
+from llmcli.text.reasoning import ReplyStart
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
 from tests.support.text.tokenizers import CHATML, KINDS, byte_level_backend, metaspace_backend, tokenizer
@@ -285,3 +286,61 @@ def test_undecodable_input_becomes_the_replacement_character() -> None:
     assert chat("byte", "chatml", [Message("user", "a\udcff<|im_end|>")]) == chat(
         "byte", "chatml", [Message("user", "a\ufffd<|im_end|>")]
     )
+
+
+OPENED = "{% for m in messages %}{{ m.content }}|{% endfor %}{% if add_generation_prompt %}[THINK]\n{% endif %}"
+SWITCHED = OPENED.replace(
+    "[THINK]\n", "[THINK]{% if enable_thinking is defined and not enable_thinking %}[/THINK]{% endif %}"
+)
+HI = [Message("user", "Hi")]
+
+
+def reply_after(source: str, **options: object) -> tuple[str, ReplyStart, tuple[str, ...]]:
+    """The prompt behind the message, where the reply begins, and notes."""
+    ours = thinking_tokenizer("[THINK]", "[/THINK]")
+    built = build_chat(ours, ChatTemplate(source, special_tokens={}), HI, **options)  # type: ignore[arg-type]
+    before, mark, text = ours.decode(built.ids, skip_special=False).partition("Hi|")
+    assert (before, mark) == ("", "Hi|")
+    marks = [ours.token_to_id(mark) or 0 for mark in ("[THINK]", "[/THINK]")]
+    assert sum(map(built.ids.count, marks)) == text.count("THINK]"), "marks are control tokens"
+    return text, built.start, built.notes
+
+
+def test_the_beginning_of_a_reply_is_that_of_its_answer() -> None:
+    assert reply_after(OPENED) == ("[THINK]\n", ReplyStart("think [THINK]"), ())
+    assert reply_after(OPENED, prefill="So") == ("[THINK]\n\n[/THINK]\n\nSo", ReplyStart("answer", "So"), ())
+    assert reply_after("{{ messages[0].content }}|", prefill="So") == ("So", ReplyStart("begin", "So"), ())
+
+
+def test_a_beginning_that_marks_a_thought_is_left_in_it() -> None:
+    ours = thinking_tokenizer("[THINK]", "[/THINK]")
+    template = ChatTemplate(OPENED, special_tokens={})
+    for prefill in ("So[/THINK]No", "[THINK]So"):
+        built = build_chat(ours, template, HI, prefill=prefill)
+        assert ours.decode(built.ids, skip_special=False) == f"Hi|[THINK]\n{prefill}"
+        assert built.start == ReplyStart("think [THINK]", prefill)
+        assert [note for note in built.notes if "is not closed" in note]
+
+
+def test_thinking_is_turned_off_by_a_variable_or_closed() -> None:
+    assert reply_after(SWITCHED) == ("[THINK]", ReplyStart("think [THINK]"), ())
+    assert reply_after(SWITCHED, no_thinking=True) == ("[THINK][/THINK]", ReplyStart("answer"), ())
+    # What is given counts, and then the thought is closed.
+    on = {"enable_thinking": True}
+    assert reply_after(SWITCHED, no_thinking=True, template_args=on) == ("[THINK][/THINK]", ReplyStart("answer"), ())
+    assert reply_after(OPENED, no_thinking=True) == ("[THINK]\n\n[/THINK]\n\n", ReplyStart("answer"), ())
+    text, start, notes = reply_after("{{ messages[0].content }}|", no_thinking=True)
+    assert (text, start) == ("", ReplyStart("begin"))
+    assert len(notes) == 1 and "the model may still think" in notes[0]
+
+
+def test_a_reply_that_goes_on_is_an_answer() -> None:
+    ours = thinking_tokenizer("[THINK]", "[/THINK]")
+    going_on = [*HI, Message("assistant", "So")]
+    built = build_chat(ours, ChatTemplate(OPENED, special_tokens={}), going_on, continue_last=True)
+    assert (ours.decode(built.ids), built.start) == ("Hi|So", ReplyStart("begin", "So"))
+    # This template writes no reply at the end.
+    source = OPENED.replace("{{ m.content }}", "{% if not loop.last or m.role == 'user' %}{{ m.content }}{% endif %}")
+    built = build_chat(ours, ChatTemplate(source, special_tokens={}), going_on, continue_last=True)
+    assert ours.decode(built.ids, skip_special=False) == "Hi|[THINK]\n\n[/THINK]\n\nSo"
+    assert built.start == ReplyStart("answer", "So")

@@ -1,0 +1,100 @@
+"""The text of a reply as its tokens come: decoded, in thought or answer, and ended by stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+
+from llmcli.engine.events import FinishReason
+from llmcli.engine.sampling_params import SamplingParams
+from llmcli.text.detokenizer import Detokenizer
+from llmcli.text.reasoning import PLAIN, Part, ReplyStart, ThinkingSplitter
+from llmcli.text.stop_strings import StopStrings
+from llmcli.text.tokenizer import Tokenizer
+
+
+class ReplyText:
+    """One reply's text. Its pieces, joined, are the text with the marks of thoughts in it, up to a stop string.
+
+    The stop strings of the `SamplingParams` are looked for in the answer only, unless they are to end a thought too;
+    the texts that the model ends a reply with are looked for everywhere.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        *,
+        stop_texts: Sequence[str] = (),
+        start: ReplyStart | None = None,
+        exact: bool = False,
+    ) -> None:
+        """`start` is where the reply begins, by default in a text without thoughts; `exact`: the answer has a form."""
+        start = start or ReplyStart()
+        self._tokenizer, self._params = tokenizer, params
+        self._detokenizer = Detokenizer(tokenizer)
+        self._splitter = ThinkingSplitter(tokenizer.thinking, start.state, exact=exact)
+        self._splitter.push(start.prefill)
+        self._in_answer = StopStrings((*params.stop, *stop_texts))
+        same = params.stop_in_thinking or start.state == PLAIN
+        self._in_thought = self._in_answer if same else StopStrings(stop_texts)
+        self._current = self._in_answer
+        self._has_stops = bool(params.stop or stop_texts)
+        self._met: str | None = None
+
+    @property
+    def stopped(self) -> FinishReason | None:
+        """Why the text is over, if it has met a stop string."""
+        if self._met is None:
+            return None
+        return "stop_string" if self._met in self._params.stop else "stop"
+
+    @property
+    def state(self) -> str:
+        """The state of the tokenizer's `ThinkingFormat`: in a thought, before one, or in the answer."""
+        return self._splitter.state
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether a thought, or a mark before the answer, has yet to end."""
+        return self._splitter.awaits_answer
+
+    def begins_answer(self, token: int) -> bool:
+        """Whether `token` would end a thought and hold text of the answer besides, as "> Yes" after "</think"."""
+        splitter = copy(self._splitter)
+        text = self._tokenizer.token_text(token)
+        return any(part == "answer" for part, _ in splitter.pieces(text)) and not splitter.awaits_answer
+
+    def push(self, token: int) -> str:
+        """What `token` adds. Text that may still begin a stop string is held back."""
+        return self._take(self._detokenizer.push(token))
+
+    def finish(self) -> str:
+        """The reply is over: what was held back and is no part of a stop string."""
+        if self._met is not None:
+            return ""
+        text = self._take(self._detokenizer.finish())
+        if self._met is not None or not self._has_stops:
+            return text
+        thought, answer = self._splitter.finish()
+        text += self._passed("thought" if thought else "answer", thought or answer)
+        return text if self._met is not None else text + self._current.finish()
+
+    def _take(self, text: str) -> str:
+        pieces = self._splitter.pieces(text)
+        if not self._has_stops:
+            return text
+        shown = ""
+        for part, piece in pieces:
+            if self._met is None:
+                shown += self._passed(part, piece)
+        return shown
+
+    def _passed(self, part: Part, piece: str) -> str:
+        """A piece up to a stop string, after what was held back of another part."""
+        stops = self._in_answer if part == "answer" else self._in_thought
+        before = "" if stops is self._current else self._current.finish()
+        self._current = stops
+        text, _ = stops.push(piece)
+        self._met = stops.met
+        return before + text
