@@ -164,16 +164,20 @@ class Engine:
         """Bytes of weights that a fast path has left unread so far, because nothing depended on them."""
         return self._prefix_cache.unread_bytes
 
-    def next_logits(self, ids: Sequence[int], *, progress: PrefillProgress | None = None) -> Tensor:
-        """Logits (V,) of the token that follows `ids`; as in `stream`, only what the cache does not hold is read.
+    def next_logits(
+        self, ids: Sequence[int], *, prompt: int | None = None, progress: PrefillProgress | None = None
+    ) -> Tensor:
+        """Logits (V,) of the token that follows `ids`: of a reply to the first `prompt` tokens, by default to all.
+
+        As far as the engine still has the text in its cache, they are those that the reply was chosen by. What it
+        remembers does not change: a reply that comes next is the same as without.
 
         Raises:
             PromptTooLongError: the context has no room for that token.
             NotFiniteError: the logits are NaN or infinite.
         """
         check_prompt(ids, self.context_length)
-        self._prefix_cache.begin(ids, len(ids))
-        return self._prefix_cache.read_checked(ids, progress)
+        return self._prefix_cache.read_again(ids, len(ids) if prompt is None else prompt, progress)
 
     def _generate(
         self,

@@ -75,10 +75,13 @@ class PrefixCache:
         """How many texts were begun."""
         self._choice: DeviceChoice | None = None
         self._greatest: tuple[Tensor, tuple[int, float]] | None = None
+        self._after_prompt: tuple[int, Tensor] | None = None
+        """The first logits of the text that was begun, and after how many tokens they came."""
 
     def begin(self, ids: Sequence[int], expected: int) -> int:
         """Keep of the cache what `ids` begin with, in a text of `expected` tokens; return how many tokens that is."""
         self.begun += 1
+        self._after_prompt = None
         # Not asked at every token: to look at a thousand empty lists of hooks takes as long as a layer.
         self.is_looked_into = bool(self._hooks)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
@@ -180,6 +183,64 @@ class PrefixCache:
         """
         with self._locating(ids):
             return check_logits(self.read(ids, progress))
+
+    @torch.inference_mode()
+    def read_again(self, ids: Sequence[int], prompt: int, progress: PrefillProgress | None = None) -> Tensor:
+        """Logits (V,) after `ids`, of which the first `prompt` are a prompt and the rest a reply to it.
+
+        The next text goes on as if they had not been asked for: what is cached stays as it is. Where it holds the text,
+        they are what the reply was chosen by; only the last token is read again. Elsewhere all of it is read into
+        another cache, the reply as a fast path reads it one by one, if there is one that can do so quickly.
+
+        Raises:
+            NotFiniteError: logits are NaN or infinite.
+        """
+        last = len(ids) - 1
+        holds = self._cached_ids[:last] == list(ids[:last]) and self._cache.reusable(last) == last > 0
+        with self._locating(ids):
+            first = self._after_prompt
+            if first is not None and first[0] == len(ids) and self._cached_ids[: len(ids)] == list(ids):
+                return check_logits(first[1])
+            fits = last < self._cache.length or self._model.rotated_alike(self._cache.expected_length, len(ids))
+            if holds and fits and len(ids) > prompt:
+                return check_logits(self._read_last(ids))
+            with self._another_cache():
+                return check_logits(self._read_reply(ids, min(prompt, len(ids)), progress))
+
+    def _read_last(self, ids: Sequence[int]) -> Tensor:
+        cached = self._cached_ids
+        with memory_for_text(self._model, len(ids)):
+            self._make_room(len(ids))
+            with self._cache.rereading(len(ids) - 1):
+                try:
+                    self._cached_ids = cached[: len(ids) - 1]
+                    return self._pass([ids[-1]], self.fast_step())[-1, : self._vocab_size]
+                finally:
+                    self._cached_ids = cached
+
+    def _read_reply(self, ids: Sequence[int], prompt: int, progress: PrefillProgress | None) -> Tensor:
+        def tell(done: int, _total: int) -> None:
+            if progress is not None:
+                progress(done, len(ids))
+
+        self.begin(ids[:prompt], len(ids))
+        logits = self.read(ids[:prompt], tell)
+        if self._each_step is None or self.is_looked_into:
+            return self.read(ids, tell) if prompt < len(ids) else logits
+        while (length := self.length) < len(ids):
+            logits = self.read_each(ids[: length + self.most_each(length + 1)])[-1]
+            tell(self.length, len(ids))
+        return logits
+
+    @contextmanager
+    def _another_cache(self) -> Iterator[None]:
+        """Inside the block nothing is cached; afterwards what was before."""
+        kept = self._cache, self._cached_ids, self._after_prompt, self.is_looked_into, self.begun
+        self._cache, self._cached_ids = self._model.new_cache(), []
+        try:
+            yield
+        finally:
+            self._cache, self._cached_ids, self._after_prompt, self.is_looked_into, self.begun = kept
 
     def bursts(self, filters: SamplingFilters) -> bool:
         """Whether the fast path can choose tokens by such filters and go on by itself."""
@@ -288,6 +349,8 @@ class PrefixCache:
         found = None if self._greatest_step is None or step is None else self._greatest_step.greatest
         # A padded vocabulary ends with tokens that nobody can choose.
         self._greatest = None if found is None or found[0] >= self._vocab_size else (last, found)
+        if self._after_prompt is None:
+            self._after_prompt = len(ids), last.clone()
         return last
 
     def _keep(self, length: int, expected: int) -> None:

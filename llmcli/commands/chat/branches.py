@@ -58,7 +58,7 @@ class Branches:
             raise UsageError(f"Alternatives are numbered from 1, the most probable, to {vocabulary}.")
         params = session.params_of(reply.node)
         before = [*reply.prompt, *reply.ids[:at]]
-        logits = session.conversation.engine.next_logits(before)
+        logits = session.conversation.engine.next_logits(before, prompt=len(reply.prompt))
         chosen = choices(logits, params, before, session.loaded.tokenizer, top=rank)[rank - 1]
         if chosen.id == reply.ids[at]:
             raise UsageError(f"Alternative {rank} is what the reply says there. /why {at} lists the others.")

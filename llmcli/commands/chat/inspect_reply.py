@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcli.commands.chat.session import ChatSession, SaidReply
 from llmcli.commands.chat.slash_command import Command, whole_number
 from llmcli.errors import UsageError
+from llmcli.views.inspect.readable_difference import TokenProbabilities, difference_note
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from torch import Tensor
 
 _CANDIDATES = 8
 
@@ -34,6 +37,7 @@ class ReplyInspector:
     def _why(self, argument: str) -> None:
         """What else the token could have been and what the filters made of that, what was read, and what wrote it."""
         from llmcli.engine.sampling_trace import choices
+        from llmcli.inspection.reply_distribution import card_of_reply
         from llmcli.inspection.token_card import inspect_token
         from llmcli.views.inspect.token_card import NOTE, CardView
         from llmcli.views.reply import sampling_trace as choices_view
@@ -43,10 +47,7 @@ class ReplyInspector:
         ids, at = [*reply.prompt, *reply.ids], len(reply.prompt) + number
         params = session.params_of(reply.node)
         tokenizer = session.loaded.tokenizer
-        with progress_bar(enabled=not session.quiet, unit="tokens") as progress:
-            logits = session.conversation.engine.next_logits(
-                ids[:at], progress=lambda done, total: progress("Reading again", done, total)
-            )
+        logits = self._logits(reply, number)
         found = choices(logits, params, ids[:at], tokenizer, top=_CANDIDATES, taken=ids[at])
         self._show(
             choices_view.choice_table(found, ids[at], params, tokenizer.token_bytes),
@@ -54,21 +55,30 @@ class ReplyInspector:
         )
         with progress_bar(enabled=not session.quiet, unit="steps") as progress:
             card = inspect_token(session.loaded, ids, at, progress=progress)
-        self._show(CardView(card), NOTE)
+        own = card_of_reply(card, logits, tokenizer)
+        self._show(CardView(own), NOTE)
+        self._tell_difference(number, card.token.bytes, own.token.prob, card.token.prob)
 
     def _lens(self, argument: str) -> None:
+        from llmcli.inspection.reply_distribution import lens_of_reply
         from llmcli.inspection.residual.logit_lens import lens
         from llmcli.views.inspect.logit_lens import NOTE, LensView
 
         reply, number = self._find(argument)
+        logits = self._logits(reply, number)
         with progress_bar(enabled=not self._session.quiet, unit="tokens") as progress:
             found = lens(
                 self._session.loaded,
                 [*reply.prompt, *reply.ids],
                 [len(reply.prompt) + number - 1],
+                follow=[int(logits.argmax())],
                 progress=lambda done, total: progress("Reading again", done, total),
             )
-        self._show(LensView(found), NOTE)
+        (readable,) = found.lens
+        own = lens_of_reply(readable, logits, self._session.loaded.tokenizer)
+        self._show(LensView(replace(found, lens=(own,))), NOTE)
+        best = readable.layers[-1].top[0]
+        self._tell_difference(number, best.bytes, float(logits.float().softmax(-1)[best.id]), best.prob)
 
     def _attention(self, argument: str) -> None:
         from llmcli.inspection.attention.summary import summary
@@ -89,6 +99,23 @@ class ReplyInspector:
         if not thought.strip():
             raise UsageError("Nothing was thought before the last answer.")
         self._session.say(thought.strip())
+
+    def _logits(self, reply: SaidReply, number: int) -> Tensor:
+        """The logits (V,) that token `number` of the reply was chosen by."""
+        session = self._session
+        ids = [*reply.prompt, *reply.ids[:number]]
+        with progress_bar(enabled=not session.quiet, unit="tokens") as progress:
+            return session.conversation.engine.next_logits(
+                ids,
+                prompt=len(reply.prompt),
+                progress=lambda done, total: progress("Reading again", done, total),
+            )
+
+    def _tell_difference(self, number: int, data: bytes, reply: float, readable: float) -> None:
+        """Of a token of these bytes in place `number` of the reply: its probability there and in the readable model."""
+        note = difference_note([TokenProbabilities(number, data, reply, readable)])
+        if note is not None:
+            self._session.note(note)
 
     def _find(self, argument: str) -> tuple[SaidReply, int]:
         """The last reply, and which of its tokens is meant.

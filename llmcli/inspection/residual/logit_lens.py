@@ -63,17 +63,19 @@ def lens(
     positions: Sequence[int],
     *,
     top: int = 5,
+    follow: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Lens:
     """The lens after the tokens at `positions` (ascending), with the `top` most probable tokens of every layer.
+
+    `follow` names the token to follow at each of them, by default the most probable one.
 
     Raises:
         PromptTooLongError: the text is longer than the model's context.
         UsageError: there is no text, or no such position.
     """
-    return Lens(
-        tokens(loaded.tokenizer, ids), lens_of(loaded, trace(loaded.model, ids, positions, progress=progress), top=top)
-    )
+    traced = trace(loaded.model, ids, positions, progress=progress)
+    return Lens(tokens(loaded.tokenizer, ids), lens_of(loaded, traced, top=top, follow=follow))
 
 
 @torch.inference_mode()
@@ -117,7 +119,7 @@ def _some(
             seen = tuple(token_prob(loaded.tokenizer, candidate, prob) for candidate, prob in candidates)
             layers[row].append(LensLayer(layer, seen, rank, kl))
     return [
-        LensPosition(position, token(loaded.tokenizer, int(target)), tuple(found), _leads_from(found))
+        LensPosition(position, token(loaded.tokenizer, int(target)), tuple(found), leads_from(found))
         for position, target, found in zip(positions, followed, layers, strict=True)
     ]
 
@@ -131,7 +133,8 @@ def log_probabilities(loaded: LoadedModel, residual: Tensor) -> Tensor:
     return logits.float().log_softmax(-1)
 
 
-def _leads_from(layers: Sequence[LensLayer]) -> int | None:
+def leads_from(layers: Sequence[LensLayer]) -> int | None:
+    """The first layer from which on the followed token is the most probable one; None if it is not at the end."""
     since = None
     for layer in layers:
         since = None if layer.rank > 1 else layer.layer if since is None else since

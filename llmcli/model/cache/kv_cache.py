@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -173,6 +175,32 @@ class KVCache:
             self.layers = [segment._replace(first=0) for segment in self.layers]
             self._fits = self.capacity
         self._length = length
+
+    @contextmanager
+    def rereading(self, position: int) -> Iterator[None]:
+        """Inside the block the text ends before `position`, and one token can be read there; then all is as it was.
+
+        The first position is not one of those: to go back to nothing is to begin anew.
+
+        Raises:
+            ValueError: the text does not reach there, or a layer has forgotten what that token sees (see `reusable`).
+        """
+        if position == 0:
+            raise ValueError("the first token cannot be read again")
+        length = self._length
+        held = [
+            (keys[:, :, at], values[:, :, at], keys[:, :, at].clone(), values[:, :, at].clone())
+            for keys, values, first in self.layers
+            if (at := position - first) >= 0 and position < length
+        ]
+        self.truncate(position)
+        try:
+            yield
+        finally:
+            self._length = length
+            for keys, values, old_keys, old_values in held:
+                keys.copy_(old_keys)
+                values.copy_(old_values)
 
     def _with_room(self, layer: LayerConfig, segment: CacheSegment, end: int) -> CacheSegment:
         """`segment`, or a copy of what must be kept of it in memory that reaches to position `end`."""
