@@ -10,24 +10,21 @@ Dimension letters: B texts, T tokens, I neurons of a network.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize
 from torch import Tensor
 
 from llmcli.api import LoadedModel
-from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors
-from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
-from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.editing.mlp_keys import TOKENS_AT_ONCE, network_of, padded, read_keys
 from llmcli.engine.batch.batch import Request
 from llmcli.engine.sampling_params import SamplingParams
-from llmcli.errors import CheckpointError, LlmcliError, UsageError
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import replace_bytes, replace_text
 from llmcli.paths import cache_folder
 
@@ -91,13 +88,13 @@ class Statistics:
     def _kept(self, layer: int) -> Tensor | None:
         path = self._file(layer)
         size = network_of(self._loaded.model, layer).down_proj.in_features
+        file: Any
         try:
-            info = read_safetensors(path)["moment"]
-            if info.shape != (size, size) or info.encoding != "F32":
-                return None
-            with TensorReader() as reader:
-                moment = reader.read_rows(info, 0, size)
-        except (CheckpointError, KeyError, OSError):
+            with safe_open(path, "pt", backend="pread") as file:
+                moment: Tensor = file.get_tensor("moment")
+        except (SafetensorError, OSError):
+            return None
+        if moment.shape != (size, size) or moment.dtype != torch.float32:
             return None
         return moment.to(self._loaded.model.device)
 
@@ -199,7 +196,7 @@ def _read_texts(path: Path, vocabulary: int) -> list[list[int]] | None:
 
 
 def _as_file(moment: Tensor) -> bytes:
-    data = io.BytesIO()
-    for _ in write_safetensors(data, [Planned("moment", torch.float32, tuple(moment.shape))], [moment], {}):
-        pass
-    return data.getvalue()
+    """A (I, I) float32 tensor on the CPU as a safetensors file."""
+    whole = moment.contiguous()
+    spec = TensorSpec(dtype="float32", shape=whole.shape, data_ptr=whole.data_ptr(), data_len=whole.nbytes)
+    return serialize({"moment": spec})

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.file_hashes import weights_hash
-from llmcli.checkpoint.huggingface.safetensors_header import read_metadata, read_safetensors
+from llmcli.checkpoint.files.weight_file import WeightFile
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
-from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.files import replace_bytes
 from llmcli.model import Transformer
@@ -99,26 +99,42 @@ def read_edit(path: Path) -> Edit:
         CheckpointError: it cannot be read, or is no edit.
         UnsupportedModelError: it is of a later version of the format.
     """
-    tensors = read_safetensors(path)
-    about = read_metadata(path)
+    WeightFile(path).close()  # an error for what is no regular file: the library would wait for a pipe
+    from safetensors import SafetensorError, safe_open  # few runs read an edit
+
+    file: Any
+    try:
+        with safe_open(path, "pt", backend="pread") as file:
+            return _read_edit(path, file)
+    except (SafetensorError, OSError):
+        raise _not_an_edit(path) from None
+
+
+def _not_an_edit(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is not an edit, or not all of one; give a file that llm edit has written.")
+
+
+def _read_edit(path: Path, file: Any) -> Edit:
+    """The edit in an open file of the safetensors library."""
+    about: dict[str, str] = file.metadata() or {}
     kind = about.get("format", "")
     if kind != FORMAT:
         if kind.startswith("llmcli.edit/"):
             raise UnsupportedModelError(f"{path} is an edit of a later version ({kind}) than this program reads.")
-        raise CheckpointError(f"{path} is not an edit; give a file that llm edit has written.")
+        raise _not_an_edit(path)
     keys = ("model", "model_sha256", "prompt", "subject", "target")
     if missing := [key for key in keys if key not in about]:
         raise CheckpointError(f"{path} is a damaged edit: it does not say its {missing[0]}.")
     found: dict[int, dict[str, Tensor]] = {}
-    with TensorReader() as reader:
-        for name, info in tensors.items():
-            match = _TENSOR.fullmatch(name)
-            if match is None or len(info.shape) != 1 or info.encoding != "F32" or not 0 < info.values <= _LONGEST:
-                raise CheckpointError(f"{path} is a damaged edit: it holds tensors that are no updates.")
-            vector = reader.read_rows(info, 0, info.rows)
-            if not bool(vector.isfinite().all()):
-                raise CheckpointError(f"{path} is a damaged edit: an update is not finite.")
-            found.setdefault(int(match[1]), {})[match[2]] = vector
+    for name in file.keys():  # noqa: SIM118 (it is no mapping)
+        match, stored = _TENSOR.fullmatch(name), file.get_slice(name)
+        shape = stored.get_shape()
+        if match is None or len(shape) != 1 or stored.get_dtype() != "F32" or not 0 < shape[0] <= _LONGEST:
+            raise CheckpointError(f"{path} is a damaged edit: it holds tensors that are no updates.")
+        vector = stored[:]
+        if not bool(vector.isfinite().all()):
+            raise CheckpointError(f"{path} is a damaged edit: an update is not finite.")
+        found.setdefault(int(match[1]), {})[match[2]] = vector
     if not found or any(len(parts) != 2 for parts in found.values()):
         raise CheckpointError(f"{path} is a damaged edit: an update is not whole.")
     updates = tuple(LayerUpdate(layer, parts["read"], parts["write"]) for layer, parts in sorted(found.items()))

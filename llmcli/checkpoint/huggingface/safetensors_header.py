@@ -55,14 +55,6 @@ def read_safetensors(path: Path) -> dict[str, TensorInfo]:
     return {info.name: info for info in tensors}
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """What the header of a file that `read_safetensors` has found sound says beside its tensors."""
-    with WeightFile(path) as file:
-        header = json.loads(file.read(8, int.from_bytes(file.read(0, 8), "little")))
-    found: dict[str, str] = header.get("__metadata__") or {}
-    return found
-
-
 def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
     """The tensors of a model folder by name: of the files that `model_files` says belong together.
 

@@ -1,4 +1,9 @@
-"""Writing safetensors files, tensor by tensor: a header that says where each will lie, then their bytes."""
+"""Writing safetensors files, tensor by tensor: a header that says where each will be, then their bytes.
+
+The `safetensors` library (0.8) writes a file from tensors that are all in memory at once, and a merged checkpoint may
+need more than there is; here one is in memory at a time. The library also writes the metadata in another order each
+time, so that the same edit would not give the same file, and its functions for torch need NumPy, which `llm` does not.
+"""
 
 from __future__ import annotations
 

@@ -66,6 +66,32 @@ def test_an_edit_of_a_model_whose_name_is_not_utf_8_can_be_read(tmp_path: Path) 
     assert read_edit(tmp_path / "an.safetensors").model == "mod\\udce8le"
 
 
+def test_the_same_edit_is_the_same_file(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_edit(tmp_path / name, edit())
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x02" + bytes(7) + b"{}", b"\xff" * 9])
+def test_a_file_of_another_kind_is_not_an_edit(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "an.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is not an edit, .*; give a file that llm edit has written"):
+        read_edit(tmp_path / "an.safetensors")
+
+
+def test_an_edit_that_is_cut_short_or_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "an.safetensors"
+    write_edit(path, edit())
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match=r"an\.safetensors is not an edit, or not all of one"):
+        read_edit(path)
+    with pytest.raises(CheckpointError, match="nowhere could not be opened: No such file"):
+        read_edit(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe is not a regular file"):
+        read_edit(tmp_path / "pipe")
+
+
 def test_edits_stack_and_leave_nothing_behind(folder: Path) -> None:
     loaded = llmcli.load(folder, dtype="float32", device="cpu")
     plain = loaded.logits(IDS)

@@ -25,7 +25,7 @@ def edit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type
     def run(*arguments: object) -> Result:
         return llm(
             *("edit", FACT.prompt, "--subject", FACT.subject, "--to", FACT.target, "-m", folder, "-n", 2),
-            *("--neighbour", "Water is", "--corpus", tmp_path / "corpus.txt", "--layer", 1, *arguments),
+            *("--neighbor", "Water is", "--corpus", tmp_path / "corpus.txt", "--layer", 1, *arguments),
         )
 
     return run
