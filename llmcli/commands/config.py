@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from llmcli.commands.shared import options, output
+from llmcli.commands.shared.sampling_options import FILTERS
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.paths import settings_path
 from llmcli.views.terminal import terminal
 
 SCHEMA = "llmcli.config/1"
 _SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "variable", "DEFAULT_MAP": "file"}
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,12 @@ def _with_the_models_own(settings: list[Setting]) -> list[Setting]:
     from llmcli.engine import SamplingParams
 
     model = next((setting.value for setting in settings if setting.name == "model"), None)
-    given = [setting.name for setting in settings if setting.value is not None and setting.name in _SAMPLING]
+    given = [setting.name for setting in settings if setting.value is not None and setting.name in FILTERS]
     name, recommended = _recommended(model if isinstance(model, str) else None, given)
     defaults = SamplingParams()
     result = []
     for setting in settings:
-        if setting.source == "default" and setting.value is None and setting.name in _SAMPLING:
+        if setting.source == "default" and setting.value is None and setting.name in FILTERS:
             if setting.name in recommended:
                 setting = replace(setting, value=recommended[setting.name], source="model", where=name)
             else:

@@ -31,7 +31,7 @@ from llmcli.engine.interrupt import Interruption
 from llmcli.engine.logprobs import token_logprobs
 from llmcli.engine.prefix_cache import PrefillProgress, PrefixCache
 from llmcli.engine.reply_text import ReplyText
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampler import Sampler, sampler_for
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.engine.speculative.decoder import SpeculationState, SpeculativeDecoder
 from llmcli.engine.speculative.rejection_sampling import Proposal, accept_or_resample
@@ -193,7 +193,7 @@ class Engine:
     ) -> Iterator[Event]:
         prompt_tokens = len(ids)
         started = time.perf_counter()
-        sampler = Sampler(params)
+        sampler = sampler_for(params, self._tokenizer)
         cached = self._prefix_cache.begin(ids, len(ids) + (params.max_tokens or 0))
         text_begun = self._prefix_cache.begun
         # Nobody wants to see the logits.
@@ -324,7 +324,8 @@ class Engine:
     def _drawn(self, sampler: Sampler, prompt_tokens: int) -> PipelinedDecoder | None:
         """Who chooses the tokens of a reply on the device, if anybody can."""
         longest = self._longest(sampler.params, prompt_tokens)
-        return PipelinedDecoder(self._prefix_cache, sampler, longest=longest) if self._prefix_cache.draws else None
+        can = self._prefix_cache.draws(sampler.params)
+        return PipelinedDecoder(self._prefix_cache, sampler, longest=longest) if can else None
 
     def _burst(self, sampler: Sampler, prompt_tokens: int) -> MultiStepDecoder | None:
         """Who has the fast path choose them, if that can."""

@@ -30,9 +30,21 @@ class Candidate:
 
 Origin: TypeAlias = Literal["model", "draft", "lookup"]
 """Who came up with a token: the model, or a draft model or the text itself before the model agreed."""
-Filter: TypeAlias = Literal["constraint", "temperature", "top_k", "top_p", "min_p"]
-"""What can rule a token out: the form that the reply must have, and the filters of sampling. A temperature of 0 rules
-out all but the most probable one."""
+Filter: TypeAlias = Literal[
+    "constraint",
+    "logit_bias",
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "temperature",
+    "top_k",
+    "typical_p",
+    "top_p",
+    "min_p",
+    "xtc",
+]
+"""What can rule a token out: the form that the reply must have, and the filters of sampling, in order. A temperature of
+0 rules out all but the most probable one; penalties, a bias or DRY rule one out where no probability is left."""
 
 
 @dataclass(frozen=True)

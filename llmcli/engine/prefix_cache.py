@@ -272,10 +272,9 @@ class PrefixCache:
         self._cached_ids += (ids[-1], *chosen[:-1])
         return chosen
 
-    @property
-    def draws(self) -> bool:
-        """Whether the fast path can go on with tokens that were chosen on the device, and that nobody has seen."""
-        return self._device_step is not None
+    def draws(self, filters: SamplingFilters) -> bool:
+        """Whether the fast path can go on with tokens that were chosen by such filters on the device, and not seen."""
+        return self._device_step is not None and DeviceChoice.chooses(filters)
 
     def can_draw(self, length: int) -> bool:
         """Whether that can be after a text of `length` tokens, where it can be at all."""

@@ -15,15 +15,33 @@ if TYPE_CHECKING:
     class SamplingSettings(TypedDict, total=False):
         """Fields of `SamplingParams` by name."""
 
+        logit_bias: tuple[tuple[int, float], ...]
         repeat_penalty: float
+        frequency_penalty: float
+        presence_penalty: float
+        repeat_last_n: int
+        dry_multiplier: float
+        dry_base: float
+        dry_allowed_length: int
+        dry_penalty_last_n: int
+        dry_sequence_breakers: tuple[str, ...]
+        top_n_sigma: float
         temperature: float
+        dynatemp_range: float
+        dynatemp_exponent: float
         top_k: int
+        typical_p: float
         top_p: float
         min_p: float
+        xtc_probability: float
+        xtc_threshold: float
         seed: int | None
         max_tokens: int | None
         stop: tuple[str, ...]
         stop_in_thinking: bool
+
+
+_ASK_FOR_SAMPLING = ("top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "dynatemp_range")
 
 
 def recommended_params(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingParams:
@@ -42,10 +60,10 @@ def recommended_params(recommended: Mapping[str, float], given: Mapping[str, Any
 def usable_recommendations(recommended: Mapping[str, float], given: Collection[str] = ()) -> dict[str, float]:
     """What a model's makers recommend, without values that make no sense.
 
-    `given` names the settings the user chose: top-k, top-p or min-p asks for sampling, so that a recommended
-    temperature of 0, at which they would have no effect, is not followed.
+    `given` names the settings the user chose: top-k, top-p, min-p and others of the kind ask for sampling, so that a
+    recommended temperature of 0, at which they would have no effect, is not followed.
     """
-    sampled = any(name in given for name in ("top_k", "top_p", "min_p"))
+    sampled = any(name in given for name in _ASK_FOR_SAMPLING)
     return {
         name: value
         for name, value in recommended.items()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llmcli.engine.events import Filter, SampledCandidate
 from llmcli.engine.logprobs import token_logprobs
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampler import sampler_for
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.text.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ def choices(
     taken: int | None = None,
 ) -> tuple[TracedCandidate, ...]:
     """The `top` most probable tokens after `context`, whose `logits` (V,) are given, and the one that was `taken`."""
-    stages = Sampler(params).stages(logits, context)
+    stages = sampler_for(params, tokenizer).stages(logits, context)
     own = int(logits.argmax()) if taken is None else taken
     seen = token_logprobs(logits, own, tokenizer, top=top)
     found = [(rank, candidate.id, candidate.logprob) for rank, candidate in enumerate(seen.top, 1)]

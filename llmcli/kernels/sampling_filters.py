@@ -11,6 +11,10 @@ class SamplingFilters(Protocol):
     """How a token is chosen; what the numbers mean is said in `SamplingParams` of the engine."""
 
     @property
+    def active(self) -> frozenset[str]:
+        """The names of all filters that are on, those that are not listed below too."""
+
+    @property
     def repeat_penalty(self) -> float:
         """1 is off."""
 

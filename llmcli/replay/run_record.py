@@ -13,6 +13,7 @@ import torch
 import llmcli
 from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Finish, SamplingParams, Step
+from llmcli.engine.sampling_params import params_from_json
 from llmcli.errors import UsageError
 from llmcli.inspection.core.tokens import Token
 from llmcli.text.reasoning import ReplyStart
@@ -163,7 +164,8 @@ def from_json(value: object) -> RunRecord:
             **{name: _text(value[name]) for name in texts},
             versions=_texts(value["versions"]),
             files=_texts(value["files"]),
-            settings=_settings(value["settings"]),
+            # Before there was such a setting, stop strings ended thoughts too.
+            settings=params_from_json({"stop_in_thinking": True, **value["settings"]}),
             context_length=_whole(value["context_length"]),
             prompt_ids=tuple(map(_whole, value["prompt_ids"])),
             tokens=tuple(tokens),
@@ -173,30 +175,6 @@ def from_json(value: object) -> RunRecord:
         raise UsageError(f"The recorded run is damaged: it has no {error}.") from None
     except (TypeError, ValueError, AttributeError):
         raise UsageError("The recorded run is damaged: a value in it is of another kind than it should be.") from None
-
-
-def _settings(value: Mapping[str, object]) -> SamplingParams:
-    stop = value["stop"]
-    if not isinstance(stop, list):
-        raise TypeError
-    return SamplingParams(
-        repeat_penalty=_number(value["repeat_penalty"]),
-        temperature=_number(value["temperature"]),
-        top_k=_whole(value["top_k"]),
-        top_p=_number(value["top_p"]),
-        min_p=_number(value["min_p"]),
-        seed=None if value["seed"] is None else _whole(value["seed"]),
-        max_tokens=None if value["max_tokens"] is None else _whole(value["max_tokens"]),
-        stop=tuple(map(_text, stop)),
-        # Before there was such a setting, they ended thoughts too.
-        stop_in_thinking=_switch(value.get("stop_in_thinking", True)),
-    )
-
-
-def _switch(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
 
 
 def _start(value: object) -> ReplyStart | None:

@@ -25,10 +25,10 @@ def bytewise() -> Tokenizer:
 
 
 def read(
-    of: Tokenizer, said: str, start: ReplyStart | None, *stop: str, turn_end: str = "", **more: bool
+    of: Tokenizer, said: str, start: ReplyStart | None, *stop: str, turn_end: str = "", stop_in_thinking: bool = False
 ) -> tuple[str, str | None]:
     """The text of a reply, up to where it is over, and why it is."""
-    params = SamplingParams(stop=stop, **more)
+    params = SamplingParams(stop=stop, stop_in_thinking=stop_in_thinking)
     text = ReplyText(of, params, stop_texts=[turn_end] if turn_end else [], start=start)
     shown = ""
     for token in ids_of(said.encode()):

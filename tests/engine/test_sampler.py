@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.engine import Sampler, SamplingParams
+from llmcli.engine.events import Filter
 from llmcli.errors import LlmcliError, UsageError
+from tests.support.sampling_filters import FILTERS
 
 
 def reference(logits: torch.Tensor, params: SamplingParams, context: list[int]) -> torch.Tensor:
@@ -69,6 +73,33 @@ def test_every_filter_is_named_for_what_it_rules_out() -> None:
     assert greedy["temperature"].tolist() == [1, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("top_k", [0, 30])
+def test_stages_are_those_of_the_filters_that_are_on(top_k: int) -> None:
+    on = {name: value for settings in FILTERS.values() for name, value in settings.items()}
+    on |= {"top_n_sigma": 2.5, "top_k": top_k, "typical_p": 0.9, "top_p": 0.8, "min_p": 0.8, "xtc_probability": 1.0}
+    params = SamplingParams(**on)  # type: ignore[arg-type]
+    logits, context = torch.randn(300, generator=torch.Generator().manual_seed(1)), [1, 2, 3, 1, 2]
+    sampler = Sampler(params)
+    stages = sampler.stages(logits, context)
+    assert tuple(stages) == get_args(Filter)[1:]
+    assert torch.equal(stages["xtc"], sampler.distribution(logits, context))
+    assert all(float(stage.sum()) == pytest.approx(1, abs=1e-5) for stage in stages.values())
+    before: torch.Tensor | None = None
+    for name, stage in stages.items():
+        # Each but top-k, where that is off, has done something.
+        assert before is None or not torch.equal(stage, before) or (name == "top_k" and not top_k)
+        before = stage
+    assert stages["logit_bias"][5] == 0 < stages["penalties"][1] < stages["logit_bias"][1]
+
+
+def test_without_a_seed_stages_have_the_coin_of_the_sampler() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.2]).log()
+    sampler = Sampler(SamplingParams(xtc_probability=0.5, xtc_threshold=0.1))
+    for length in range(20):
+        context = [0] * length
+        assert torch.equal(sampler.stages(logits, context)["xtc"], sampler.distribution(logits, context))
+
+
 def test_temperature_zero_is_the_best_token_and_nothing_else() -> None:
     logits = torch.tensor([0.1, 3.0, 2.9, -1.0])
     distribution = Sampler(SamplingParams(temperature=0)).distribution(logits)
@@ -91,6 +122,9 @@ def test_choosing_is_drawing_from_the_distribution(size: int) -> None:
         SamplingParams(seed=3, top_k=40, top_p=0.9, temperature=0.7),
         SamplingParams(seed=3, top_p=0.5, min_p=0.01, repeat_penalty=1.2),
         SamplingParams(seed=3, top_p=0.999, temperature=2.0),
+        SamplingParams(seed=3, typical_p=0.7, xtc_probability=0.5, xtc_threshold=0.01),
+        SamplingParams(seed=3, top_k=0, top_p=0.9, typical_p=0.7, xtc_probability=0.5, xtc_threshold=0.01),
+        SamplingParams(seed=3, top_k=0, top_p=1.0, dynatemp_range=0.5, top_n_sigma=2.0, presence_penalty=1.0),
     ):
         chosen, drawn = Sampler(params), Sampler(params)
         logits = torch.randn(size, generator=generator)

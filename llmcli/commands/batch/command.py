@@ -15,6 +15,7 @@ from llmcli.commands.batch.output import ResultsFile
 from llmcli.commands.shared import options
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.prompt_input import decoded_text, read_file_bytes, read_stdin_bytes
+from llmcli.commands.shared.sampling_options import NOT_GIVEN, SamplingOptions, with_sampling_flags
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.text.decode_bytes import UnknownEncodingError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from llmcli.text.chat.prompt import ChatPrompt
 
 
+@with_sampling_flags
 def batch(
     file: Annotated[
         str,
@@ -65,15 +67,7 @@ def batch(
     ] = False,
     template: options.TemplateName = None,
     template_arg: options.TemplateArg = None,
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repeat_penalty: options.RepeatPenalty = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    stop_in_thinking: options.StopInThinking = False,
+    sampling: SamplingOptions = NOT_GIVEN,
     no_thinking: options.NoThinking = False,
     context: options.Context = None,
     device: options.Device = "auto",
@@ -93,9 +87,6 @@ def batch(
         raise UsageError("--raw leaves out the chat template, so there is no place for --system or its settings.")
     rows = _parallel(parallel)
     variables = options.template_variables(template_arg)
-    sampling = options.SamplingOptions(
-        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ()), stop_in_thinking
-    )
     sampling.check()
     if out is not None and file != "-" and out.exists() and Path(file).exists() and out.samefile(file):
         raise UsageError(f"{out} is the input; give another --out.")
@@ -139,7 +130,7 @@ class _Prompts:
         self,
         loaded: LoadedModel,
         lines: Sequence[input.Line],
-        sampling: options.SamplingOptions,
+        sampling: SamplingOptions,
         system: str | None,
         variables: Mapping[str, object],
         *,
@@ -177,7 +168,7 @@ class _Prompts:
         value = input.parsed(line)
         self.ids[line.index] = input.id_of(value)
         task = input.task(value, self._sampling)
-        params = task.sampling.params(self._loaded.generation_defaults)
+        params = task.sampling.params(self._loaded.generation_defaults, self._loaded.tokenizer)
         self.seeds[line.index] = params.seed
         built = self._prompt(task)
         return Request(tuple(built.ids), params, self.are_chats, built.start)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from llmcli.commands.shared.options import SamplingOptions
+from llmcli.commands.shared.sampling_options import SamplingOptions
 from llmcli.errors import UsageError
 from llmcli.text.decode_bytes import text_from_bytes
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 Id: TypeAlias = str | int | float | None
 
 _SETTINGS = tuple(field.name for field in fields(SamplingOptions))
-_WHOLE = ("top_k", "seed", "max_tokens")
+_WHOLE = ("top_k", "seed", "max_tokens", "repeat_last_n", "dry_allowed_length", "dry_penalty_last_n")
+_TEXTS = ("stop", "dry_sequence_breaker", "logit_bias")
 _CONTINUE = "continue_final_message"
 _KNOWN = ("id", "prompt", "messages", _CONTINUE, *_SETTINGS)
 _UNSUPPORTED = {
@@ -136,15 +137,23 @@ def _continues(value: Mapping[str, object], messages: Sequence[Message]) -> bool
 
 
 def _setting(name: str, value: object) -> object:
-    if name == "stop":
+    if name == "logit_bias" and isinstance(value, dict):
+        # As OpenAI has it: an object from the IDs of tokens to numbers.
+        return [f"{token}{_number(name, bias):+}" for token, bias in value.items()]
+    if name in _TEXTS:
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise UsageError('"stop" must be a text or a list of texts.')
-        return tuple(texts)
+            other = ", or an object of IDs and numbers" if name == "logit_bias" else ""
+            raise UsageError(f'"{name}" must be a text or a list of texts{other}.')
+        return texts
     if name == "stop_in_thinking":
         if not isinstance(value, bool):
             raise UsageError('"stop_in_thinking" must be true or false.')
         return value
+    return _number(name, value)
+
+
+def _number(name: str, value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else int | float):
         raise UsageError(f'"{name}" must be a {"whole " if name in _WHOLE else ""}number.')
     return value

@@ -12,6 +12,7 @@ import typer
 from llmcli.commands.shared import options, speculative
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.prompt_input import read_stdin, stdin_is_piped
+from llmcli.commands.shared.sampling_options import NOT_GIVEN, SamplingOptions, with_sampling_flags
 from llmcli.commands.shared.token_report import ReportOptions
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
@@ -44,6 +45,7 @@ Save: TypeAlias = Annotated[
 ]
 
 
+@with_sampling_flags
 def chat(
     command: typer.Context,
     files: Annotated[
@@ -58,15 +60,7 @@ def chat(
     strict_system: options.StrictSystem = False,
     template: options.TemplateName = None,
     template_arg: options.TemplateArg = None,
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repeat_penalty: options.RepeatPenalty = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    stop_in_thinking: options.StopInThinking = False,
+    sampling: SamplingOptions = NOT_GIVEN,
     no_thinking: options.NoThinking = False,
     context: options.Context = None,
     device: options.Device = "auto",
@@ -91,9 +85,6 @@ def chat(
 ) -> None:
     """Talk with a model, about FILEs if you like. Piped text is the first message; then the keyboard has the word."""
     variables = options.template_variables(template_arg)
-    sampling = options.SamplingOptions(
-        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ()), stop_in_thinking
-    )
     sampling.check()
     helped = speculative.Speculating(draft, lookup, draft_tokens)
 
@@ -138,7 +129,7 @@ def chat(
             engine, loaded.tokenizer, chat_template, system,
             template_args=variables, strict_system=strict_system, no_thinking=no_thinking,
         )  # fmt: skip
-        params = sampling.params(loaded.generation_defaults)
+        params = sampling.params(loaded.generation_defaults, loaded.tokenizer)
         return ChatModel(loaded, conversation, params, _source(name), _template(template), variables)
 
     with ExitStack() as stack:

@@ -17,6 +17,7 @@ from llmcli.conversations.records import SettingsRecord
 from llmcli.conversations.tree import Node
 from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingParams, Step
 from llmcli.engine.reasoning import ThinkingApart, thought_and_answer
+from llmcli.engine.sampling_params import params_from_json
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat
 from llmcli.views.terminal import terminal
@@ -279,11 +280,8 @@ class ChatSession:
 
     def params_of(self, node: Node) -> SamplingParams:
         """The settings a reply was had with."""
-        sampling = dict(node.sampling or {})
-        if isinstance(sampling.get("stop"), list):
-            sampling["stop"] = tuple(sampling["stop"])  # type: ignore[arg-type]
-        with suppress(LlmcliError, TypeError):
-            return SamplingParams(**sampling)  # type: ignore[arg-type]
+        with suppress(LlmcliError, TypeError, ValueError):
+            return params_from_json(node.sampling or {})
         return self.params
 
     def used(self) -> int:

@@ -7,25 +7,34 @@ from dataclasses import fields, replace
 
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command, named, whole_number
+from llmcli.commands.shared.logit_bias import token_biases
 from llmcli.commands.shared.options import template_variables
 from llmcli.engine import SamplingParams
+from llmcli.engine.sampler import sampler_for
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.sanitize import visible
 
+_TEXTS = ("logit_bias", "dry_sequence_breakers", "stop")
+_SWITCH = "stop_in_thinking"
 _NUMBERS: dict[str, Callable[[str], object]] = {
-    "repeat_penalty": float,
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "min_p": float,
-    "seed": int,
-    "max_tokens": int,
+    each.name: int if str(each.type).startswith("int") else float
+    for each in fields(SamplingParams)
+    if each.name not in (*_TEXTS, _SWITCH)
 }
 _SWITCHES = {"on": True, "off": False}
-_NAMES = ("stop", "stop_in_thinking")
+_ALWAYS_SHOWN = (
+    "repeat_penalty", "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "stop", "stop_in_thinking"
+)  # fmt: skip
 _TEMPLATE_ARG = "template_arg"
-_ALIASES = {"temp": "temperature", "max_new_tokens": "max_tokens"}
+_ALIASES = {
+    "temp": "temperature",
+    "max_new_tokens": "max_tokens",
+    "typical": "typical_p",
+    "top_nsigma": "top_n_sigma",
+    "dynatemp_exp": "dynatemp_exponent",
+    "dry_sequence_breaker": "dry_sequence_breakers",
+}
 
 
 class ModelSettings:
@@ -60,7 +69,12 @@ class ModelSettings:
             # The other model stays until this one is there.
             chat_model = session.load(argument)
             before = _values(session.chat_model.params)
-            changed = {name: value for name, value in _values(session.params).items() if value != before[name]}
+            # The IDs of a bias are those of this model's tokens.
+            changed = {
+                name: value
+                for name, value in _values(session.params).items()
+                if value != before[name] and name != "logit_bias"
+            }
             session.params = replace(chat_model.params, **changed)  # type: ignore[arg-type]
             session.change_speaker(chat_model)
         session.say(f"Model: {session.loaded.name}, {session.conversation.engine.context_length} tokens of context")
@@ -85,16 +99,16 @@ class ModelSettings:
             return
         if name in self._session.conversation.template.variables:
             raise UsageError(f"{given} is a variable of the chat template: /set template-arg {given}={text or 'VALUE'}")
-        if name not in (*_NUMBERS, *_NAMES):
+        if name not in (*_NUMBERS, *_TEXTS, _SWITCH):
             raise UsageError(f"There is no setting {given!r}. There are {', '.join(_setting_names())}.")
         if not text:
             raise UsageError(f"/set {given} needs a value; default gives back what it was at the beginning.")
         value: object
         if text == "default":
             value = getattr(session.chat_model.params, name)
-        elif name == "stop":
-            value = () if text == "none" else (text,)
-        elif name == "stop_in_thinking":
+        elif name in _TEXTS:
+            value = () if text == "none" else self._texts(name, text)
+        elif name == _SWITCH:
             if text not in _SWITCHES:
                 raise UsageError(f"/set {given} is on or off.")
             value = _SWITCHES[text]
@@ -105,8 +119,18 @@ class ModelSettings:
                 value = _NUMBERS[name](text)
             except ValueError:
                 raise UsageError(f"{text!r} is not a value for {given}, which is a number.") from None
-        session.params = replace(session.params, **{name: value})  # type: ignore[arg-type]
+        params = replace(session.params, **{name: value})  # type: ignore[arg-type]
+        # It raises what there is to be said of sequence breakers.
+        sampler_for(params, session.loaded.tokenizer)
+        session.params = params
         session.say(f"{_flag(name)}: {_shown(value)}")
+
+    def _texts(self, name: str, text: str) -> object:
+        """The value of a setting that holds several; to those of the bias one is added, or takes another's place."""
+        if name != "logit_bias":
+            return (text,)
+        ((token, bias),) = token_biases([text], self._session.loaded.tokenizer)
+        return tuple(sorted({**dict(self._session.params.logit_bias), token: bias}.items()))
 
     def _set_template_arg(self, text: str) -> None:
         """Set a variable of the chat template, as KEY=VALUE; `default` gives back those of the beginning."""
@@ -128,13 +152,13 @@ class ModelSettings:
 
     def _show(self, _argument: str) -> None:
         session = self._session
-        variables = session.conversation.template_args
+        variables, values = session.conversation.template_args, _values(session.params)
         rows = [
             ("model", session.loaded.name),
             ("context", f"{session.used()} of {session.conversation.engine.context_length} tokens"),
             ("system", session.conversation.system or "(none)"),
             ("template-arg", " ".join(f"{name}={value}" for name, value in variables.items()) or "(none)"),
-            *((_flag(each.name), _shown(getattr(session.params, each.name))) for each in fields(SamplingParams)),
+            *((_flag(name), _shown(value)) for name, value in values.items() if _is_shown(name, value)),
             ("probs", "on" if session.report.probs else "off"),
             ("top", str(session.report.top)),
             ("saved as", str(session.saved_as() or "(not saved)")),
@@ -164,15 +188,21 @@ class ModelSettings:
         self._session.say(f"top: {number}")
 
 
+def _is_shown(name: str, value: object) -> bool:
+    """Whether `/show` lists a setting: of the filters that few use, those that are not as they are by default."""
+    return name in _ALWAYS_SHOWN or value != getattr(SamplingParams(), name)
+
+
 def _flag(name: str) -> str:
-    return name.replace("_", "-")
+    return name.removesuffix("s" if name == "dry_sequence_breakers" else "").replace("_", "-")
 
 
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
-        return " ".join(map(repr, value)) or "(none)"
+        texts = (f"{each[0]}{each[1]:+g}" if isinstance(each, tuple) else repr(each) for each in value)
+        return " ".join(texts) or "(none)"
     return "(none)" if value is None else str(value)
 
 
@@ -181,7 +211,7 @@ def _values(params: SamplingParams) -> dict[str, object]:
 
 
 def _setting_names() -> Iterable[str]:
-    return [_flag(name) for name in (*_NUMBERS, *_NAMES, _TEMPLATE_ARG)]
+    return [_flag(name) for name in (*_NUMBERS, *_TEXTS, _SWITCH, _TEMPLATE_ARG)]
 
 
 def _model_names() -> Iterable[str]:

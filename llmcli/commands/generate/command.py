@@ -18,6 +18,7 @@ from llmcli.commands.shared.consume import follow
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.prompt import ReplyPrompt
 from llmcli.commands.shared.prompt_input import read_prompt
+from llmcli.commands.shared.sampling_options import NOT_GIVEN, SamplingOptions, with_sampling_flags
 from llmcli.commands.shared.token_report import ReportOptions, check_report, explain, read_attention, reply_page
 from llmcli.errors import UsageError
 from llmcli.text.chat_template.json_text import json_text
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from llmcli.text.tokenizer import Tokenizer
 
 
+@with_sampling_flags
 def generate(
     invocation: typer.Context,
     prompt: Annotated[
@@ -65,15 +67,7 @@ def generate(
     ] = "",
     template: options.TemplateName = None,
     template_arg: options.TemplateArg = None,
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repeat_penalty: options.RepeatPenalty = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    stop_in_thinking: options.StopInThinking = False,
+    sampling: SamplingOptions = NOT_GIVEN,
     no_thinking: options.NoThinking = False,
     choices: GivenChoices = None,
     min_prob: MinProb = None,
@@ -141,9 +135,6 @@ def generate(
     if raw and (template or template_arg):
         raise UsageError("--raw leaves out the chat template, so --chat-template and --template-arg say nothing.")
     variables = options.template_variables(template_arg)
-    sampling = options.SamplingOptions(
-        temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens, tuple(stop or ()), stop_in_thinking
-    )
     # Before the model is loaded: a wrong value should not cost the wait.
     sampling.check()
     answers = parse_choices(choices, min_prob)
@@ -214,7 +205,7 @@ def generate(
             asked,
             answers,
             engine,
-            sampling.params(loaded.generation_defaults),
+            sampling.params(loaded.generation_defaults, loaded.tokenizer),
             built,
             context=context,
             threads=threads,
@@ -226,7 +217,7 @@ def generate(
             quiet=quiet,
         )
         return
-    params = sampling.params(loaded.generation_defaults)
+    params = sampling.params(loaded.generation_defaults, loaded.tokenizer)
 
     report = ReportOptions(probs=probs, top=top, attention=attention, by=attention_by)
     check_report(report, is_chat=bool(asked.messages))

@@ -1,10 +1,9 @@
-"""Options that several commands share, and how they become settings of a reply."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -12,10 +11,7 @@ from llmcli.commands.shared.prompt_input import argument_text, configure_encodin
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
-if TYPE_CHECKING:
-    from llmcli.engine import SamplingParams
-
-_MODEL, _SAMPLING, _LOOK = "Model", "Sampling", "Seeing inside"
+_MODEL, _LOOK = "Model", "Seeing inside"
 
 
 def text(parameter: typer.CallbackParam, value: Any) -> Any:
@@ -136,94 +132,6 @@ TemplateArg: TypeAlias = Annotated[
         metavar="KEY=VALUE",
         rich_help_panel=_MODEL,
         help="Set a variable of the chat template, as in enable_thinking=false. May be given several times.",
-    ),
-]
-MaxTokens: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--max-tokens",
-        "-n",
-        "--max-new-tokens",
-        envvar="LLMCLI_MAX_TOKENS",
-        metavar="N",
-        rich_help_panel=_SAMPLING,
-        help="End the reply after N tokens. Default: as many as the context holds.",
-    ),
-]
-Temperature: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature",
-        "-t",
-        "--temp",
-        envvar="LLMCLI_TEMPERATURE",
-        rich_help_panel=_SAMPLING,
-        help="0 always takes the most probable token. Default: the model's own, else 0.8.",
-    ),
-]
-TopK: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--top-k",
-        envvar="LLMCLI_TOP_K",
-        rich_help_panel=_SAMPLING,
-        help="Choose among the K most probable tokens; 0 is off. Default: the model's own, else 40.",
-    ),
-]
-TopP: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--top-p",
-        envvar="LLMCLI_TOP_P",
-        rich_help_panel=_SAMPLING,
-        help="Choose among the fewest tokens that together reach P; 1 is off. Default: the model's own, else 0.95.",
-    ),
-]
-MinP: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--min-p",
-        envvar="LLMCLI_MIN_P",
-        rich_help_panel=_SAMPLING,
-        help="Drop tokens below this fraction of the best one's probability; 0 is off.",
-    ),
-]
-RepeatPenalty: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--repeat-penalty",
-        envvar="LLMCLI_REPEAT_PENALTY",
-        rich_help_panel=_SAMPLING,
-        help="Above 1, tokens already in the context become less probable.",
-    ),
-]
-Seed: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--seed",
-        envvar="LLMCLI_SEED",
-        rich_help_panel=_SAMPLING,
-        help="The same seed gives the same text on the same machine.",
-    ),
-]
-Stop: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--stop",
-        envvar="LLMCLI_STOP",
-        metavar="TEXT",
-        callback=text,
-        rich_help_panel=_SAMPLING,
-        help="End the reply before this text. May be given several times.",
-    ),
-]
-StopInThinking: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--stop-in-thinking",
-        envvar="LLMCLI_STOP_IN_THINKING",
-        rich_help_panel=_SAMPLING,
-        help="A --stop also ends the reply inside the model's thoughts, not only in its answer.",
     ),
 ]
 NoThinking: TypeAlias = Annotated[
@@ -358,42 +266,3 @@ def template_variables(arguments: Sequence[str] | None) -> dict[str, object]:
             raise UsageError(f"--template-arg cannot set {key}: it is not a variable of the template.")
         variables[key] = template_value(text)
     return variables
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """The sampling flags as given; None where the user said nothing."""
-
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repeat_penalty: float | None
-    seed: int | None
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    stop_in_thinking: bool = False
-
-    def check(self) -> None:
-        """Raise `UsageError` for a value that makes no sense, before a model has been loaded."""
-        self.params({})
-
-    def params(self, model_defaults: Mapping[str, float]) -> SamplingParams:
-        """What the user said, else what the model's makers recommend, else our defaults; the seed is always drawn.
-
-        Raises:
-            UsageError: a value makes no sense.
-        """
-        from llmcli.engine.recommendations import recommended_params
-
-        values = {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repeat_penalty": self.repeat_penalty,
-            "seed": self.seed,
-        }
-        given = {name: value for name, value in values.items() if value is not None}
-        ends = {"max_tokens": self.max_tokens, "stop": self.stop, "stop_in_thinking": self.stop_in_thinking}
-        return recommended_params(model_defaults, {**given, **ends})

@@ -16,7 +16,7 @@ from llmcli.engine.context_limit import allowed_context, check_prompt
 from llmcli.engine.events import FinishReason
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.reply_text import ReplyText
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampler import sampler_for
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import LlmcliError, NotFiniteError
 from llmcli.model import Transformer
@@ -232,7 +232,7 @@ class _GrowingReply:
         self._prompt_tokens = len(self.ids)
         self._stop_ids, self._context_length = stop_ids, context_length
         self._params = request.params
-        self._sampler = Sampler(request.params)
+        self._sampler = sampler_for(request.params, tokenizer)
         start = (request.start or reply_start(tokenizer, request.ids)) if request.thinks else ReplyStart()
         self._text = ReplyText(tokenizer, request.params, stop_texts=stop_texts, start=start)
         self._splitter = ThinkingSplitter(tokenizer.thinking, start.state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -97,7 +97,7 @@ class SpeculativeDecoder:
         self._drawn = sampler.params.temperature > 0 and not constrained
         self._drafting = sampler
         if constrained:
-            self._drafting = Sampler(replace(sampler.params, temperature=0.0))
+            self._drafting = sampler.greedy()
         self._longest, self._expected, self._stop_ids = longest, expected, stop_ids
         self._burst, self._bursting = burst, False
         self._rows: Tensor | None = None

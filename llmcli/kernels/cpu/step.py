@@ -31,6 +31,8 @@ _CALL_WORK = 1 << 35
 _DENSE_PREFILL = 512
 # Among more the kernel does not choose.
 _MOST_CANDIDATES = 1024
+# The filters that the kernel knows.
+_FILTERS = frozenset({"temperature", "top_k", "top_p", "min_p"})
 # Positions for which rotations are computed ahead.
 _ROTATIONS_AHEAD = 256
 
@@ -180,9 +182,9 @@ class CpuStep:
         return logits
 
     def chooses(self, filters: SamplingFilters) -> bool:
-        """Whether it can choose by such filters: not where most of the vocabulary may have to be looked at."""
+        """Whether it can choose by such filters: it knows them, and few tokens are left by them."""
         few = filters.temperature == 0 or 0 < filters.top_k <= _MOST_CANDIDATES
-        return few and filters.repeat_penalty == 1
+        return few and filters.active <= _FILTERS
 
     @torch.inference_mode()
     def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:

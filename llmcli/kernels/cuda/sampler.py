@@ -24,6 +24,7 @@ from torch import Tensor
 from llmcli.kernels.cuda.graph_capture import recorded
 from llmcli.kernels.sampling_filters import SamplingFilters
 
+_FILTERS = frozenset({"repeat_penalty", "temperature", "top_k", "top_p", "min_p"})
 # Of how many candidates a draw is made: each has a graph of its own. More are as many as there are.
 _WIDTHS = 64, 1024
 
@@ -105,6 +106,11 @@ class DeviceChoice:
         # None: it could not be recorded.
         self._graphs: dict[Kind, torch.cuda.CUDAGraph | None] = {}
         self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    @staticmethod
+    def chooses(filters: SamplingFilters) -> bool:
+        """Whether it knows all of the filters that are on."""
+        return filters.active <= _FILTERS
 
     def begin(self, filters: SamplingFilters, ids: Sequence[int]) -> None:
         """Tokens are to be chosen so from here on, in a text that has `ids`, the last of which is not read yet."""

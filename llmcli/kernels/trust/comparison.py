@@ -127,3 +127,4 @@ class _Greedy:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    active: frozenset[str] = frozenset({"temperature"})

@@ -25,16 +25,11 @@ def choice_table(
 
     Filters that are off have no column.
     """
-    penalty = "penalty, " if params.repeat_penalty != 1 else ""
-    columns = {
-        "temperature": f"{penalty}temp {params.temperature:g}",
-        **({"top_k": f"top-k {params.top_k}"} if params.top_k else {}),
-        **({"top_p": f"top-p {params.top_p:g}"} if params.top_p < 1 else {}),
-        **({"min_p": f"min-p {params.min_p:g}"} if params.min_p else {}),
-    }
+    columns = _columns(params)
     if params.temperature == 0:
-        # All the others find nothing left to filter.
-        columns = {"temperature": columns["temperature"]}
+        # What comes later finds nothing left to filter.
+        before = list(columns).index("temperature") + 1
+        columns = dict(list(columns.items())[:before])
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("", justify="right", style="dim", no_wrap=True)
     table.add_column("token", overflow="fold")
@@ -50,6 +45,34 @@ def choice_table(
             *(_cell(choice, name) for name in columns),
         )
     return table
+
+
+def _columns(params: SamplingParams) -> dict[str, str]:
+    """The heading of each filter that is on, in order."""
+    on = params.active
+    penalties = [
+        f"{name} {value:g}"
+        for name, value, setting in (
+            ("repeat", params.repeat_penalty, "repeat_penalty"),
+            ("frequency", params.frequency_penalty, "frequency_penalty"),
+            ("presence", params.presence_penalty, "presence_penalty"),
+        )
+        if setting in on
+    ]
+    spread = f"±{params.dynatemp_range:g}" if "dynatemp_range" in on else ""
+    headings = (
+        ("logit_bias", "bias", "logit_bias" in on),
+        ("penalties", ", ".join(penalties), bool(penalties)),
+        ("dry", f"dry {params.dry_multiplier:g}", "dry_multiplier" in on),
+        ("top_n_sigma", f"top-n-sigma {params.top_n_sigma:g}", "top_n_sigma" in on),
+        ("temperature", f"temp {params.temperature:g}{spread}", True),
+        ("top_k", f"top-k {params.top_k}", "top_k" in on),
+        ("typical_p", f"typical-p {params.typical_p:g}", "typical_p" in on),
+        ("top_p", f"top-p {params.top_p:g}", "top_p" in on),
+        ("min_p", f"min-p {params.min_p:g}", "min_p" in on),
+        ("xtc", f"xtc {params.xtc_threshold:g}", "xtc_probability" in on),
+    )
+    return {name: heading for name, heading, is_on in headings if is_on}
 
 
 def _cell(choice: TracedCandidate, name: str) -> str:

@@ -28,9 +28,15 @@ BANDS = (
 # A temperature of 0 rules out all but one, which goes without saying.
 _RULED_OUT = {
     "constraint": " (not of the form)",
+    "logit_bias": " (by the logit bias)",
+    "penalties": " (by a penalty)",
+    "dry": " (a repetition)",
+    "top_n_sigma": " (beyond top-n-sigma)",
     "top_k": " (not in top-k)",
+    "typical_p": " (not typical)",
     "top_p": " (not in top-p)",
     "min_p": " (below min-p)",
+    "xtc": " (a top choice)",
 }
 _BAR = " ▏▎▍▌▋▊▉█"
 _BAR_WIDTH = 8

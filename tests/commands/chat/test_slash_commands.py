@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,39 @@ def test_why_tells_what_each_filter_did(start: Start, tmp_path: Path) -> None:
     assert "out" in said
     assert "/branch 2 K" in said
     assert "neurons" in said
+
+
+def test_filters_of_several_values(start: Start, yes: Path) -> None:
+    chat = start(yes)
+    assert "logit-bias: 64-2" in chat("/set logit-bias a-2")
+    assert "logit-bias: 64-2 66+1" in chat("/set logit-bias 66+1")
+    assert "logit-bias: 64-inf 66+1" in chat("/set logit-bias a-inf")
+    assert chat.session.params.logit_bias == ((64, -math.inf), (66, 1.0))
+    assert "dry-sequence-breaker: 'x'" in chat("/set dry-sequence-breaker x")
+    chat("/set dry-multiplier 0.8")
+    shown = chat("/show")
+    assert "64-inf 66+1" in shown and "dry-multiplier" in shown and "typical-p" not in shown
+    for wrong in ("/set logit-bias abc-1", "/set logit-bias a", "/set dry-sequence-breaker abc", "/set typical 0"):
+        with pytest.raises(UsageError):
+            chat(wrong)
+    assert chat.session.params.dry_sequence_breakers == ("x",)
+    # Another model may have other tokens.
+    before = chat.session.params
+    chat(f"/model {yes}")
+    assert chat.session.params == replace(before, logit_bias=())
+
+
+def test_settings_of_a_recorded_reply_are_those_it_had(start: Start, tmp_path: Path) -> None:
+    chat = start(tiny_checkpoint(tmp_path / "m", "llama", max_position_embeddings=512))
+    chat("/set max-tokens 4")
+    chat("/set temperature 1")
+    chat("/set logit-bias 7-inf")
+    chat("/set xtc-probability 0.5")
+    chat("hi")
+    params = chat.session.params
+    chat("/set logit-bias none")
+    assert chat.session.params_of(chat.session.last_reply().node) == params
+    assert "bias" in (said := chat("/why 2")) and "xtc 0.1" in said
 
 
 def test_settings(start: Start, yes: Path, tmp_path: Path) -> None:
@@ -369,7 +404,7 @@ def test_tab_completes_commands_choices_and_files(start: Start, yes: Path, tmp_p
         return [each.text for each in completer.get_completions(Document(text), CompleteEvent())]
 
     assert completed("/br") == ["branch ", "branches "]
-    assert completed("/set top") == ["top-k", "top-p"]
+    assert completed("/set top") == ["top-n-sigma", "top-k", "top-p"]
     assert completed("/context s") == ["summarise", "stop"]
     assert completed(f"/read {tmp_path}/no") == ["tes.txt"]
     assert completed(f"/read {os.devnull[:-1]}") == ["l"]

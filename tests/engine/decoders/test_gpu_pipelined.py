@@ -21,6 +21,7 @@ from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
+from tests.support.sampling_filters import FILTERS
 
 
 class Watched(ReadableStep):
@@ -80,6 +81,17 @@ def test_turns_of_a_talk_are_the_same(loaded: llmcli.LoadedModel, params: Sampli
         # One pass for each token but the first, which the prompt gives: none was made in vain.
         assert step.unseen == sum(isinstance(event, Step) for event in mine) - 1
         step.unseen = 0
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_that_the_device_does_not_know_holds_all_the_same(loaded: llmcli.LoadedModel, name: str) -> None:
+    ours, step, theirs = pair(loaded)
+    off = SamplingParams(temperature=1.5, seed=3, max_tokens=24)
+    params = replace(off, **FILTERS[name])  # type: ignore[arg-type]
+    ids = [*PROMPT, *PROMPT]
+    assert told(reply(ours, ids, params)) == told(mine := reply(theirs, ids, params))
+    assert [e.id for e in mine if isinstance(e, Step)] != [e.id for e in reply(theirs, ids, off) if isinstance(e, Step)]
+    assert step.unseen == 0
 
 
 @pytest.mark.parametrize(

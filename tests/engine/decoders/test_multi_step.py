@@ -28,6 +28,7 @@ from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
+from tests.support.sampling_filters import FILTERS
 
 
 @contextmanager
@@ -113,6 +114,30 @@ def test_turns_of_a_talk_are_the_same(loaded: llmcli.LoadedModel, params: Sampli
         assert told(mine) == told(yours)
         assert step.bursts == bursts
         ids = [*ids, *(event.id for event in mine if isinstance(event, Step)), *random_ids(3, seed=turn)]
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("speculative", [False, True])
+def test_a_filter_that_the_kernel_does_not_know_holds_all_the_same(
+    loaded: llmcli.LoadedModel, name: str, speculative: bool
+) -> None:
+    step = Watched(loaded)
+    speculation = SpeculationState(lookup=True, tokens=3) if speculative else None
+    engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=speculation)
+    plain = Engine(loaded.model, loaded.tokenizer)
+    off = SamplingParams(temperature=1.5, seed=3, max_tokens=24)
+    params = replace(off, **FILTERS[name])  # type: ignore[arg-type]
+    ids = [*PROMPT, *PROMPT]
+
+    def said(engine: Engine, params: SamplingParams, *, probabilities: bool) -> list[int]:
+        events = engine.stream(ids, params, probabilities=probabilities)
+        return [event.id for event in events if isinstance(event, Step)]
+
+    expected = said(plain, params, probabilities=True)
+    assert expected != said(plain, off, probabilities=True)
+    for probabilities in (False, True):
+        assert said(engine, params, probabilities=probabilities) == expected
+    assert step.bursts == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no signal that means nothing")
