@@ -5,26 +5,56 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-# Our name of each setting, and what transformers and llama.cpp call it.
+# Our name of each setting, and what transformers and llama.cpp call it; None where they recommend no such thing.
 _KEYS = {
     "temperature": ("temperature", "temp"),
     "top_k": ("top_k", "top_k"),
+    "typical_p": ("typical_p", None),
     "top_p": ("top_p", "top_p"),
     "min_p": ("min_p", "min_p"),
     "repeat_penalty": ("repetition_penalty", "penalty_repeat"),
+    "repeat_last_n": (None, "penalty_last_n"),
+    "xtc_probability": (None, "xtc_probability"),
+    "xtc_threshold": (None, "xtc_threshold"),
 }
+_WHOLE = ("top_k", "repeat_last_n")
+_PREFIX = "general.sampling."
+# llama.cpp's default order of filters, a letter for each. Ours differs in the temperature alone.
+_SEQUENCE = "edskypmxt"
 
 
 def folder_sampling_defaults(generation: Mapping[str, object]) -> dict[str, float]:
     """What `generation_config.json` recommends; without sampling (`do_sample` false) that is temperature 0."""
-    values = {ours: generation.get(theirs) for ours, (theirs, _) in _KEYS.items()}
+    values = {ours: generation.get(theirs) for ours, (theirs, _) in _KEYS.items() if theirs}
     # In transformers an absent `do_sample` means the same, but most files leave it out without meaning anything.
     return _usable(values | ({"temperature": 0.0} if generation.get("do_sample") is False else {}))
 
 
+def generation_config(defaults: Mapping[str, float]) -> dict[str, object]:
+    """The part of `generation_config.json` that recommends `defaults`, as far as transformers has such settings."""
+    theirs = {name: _KEYS[name][0] for name in defaults}
+    found: dict[str, object] = {key: defaults[name] for name, key in theirs.items() if key}
+    if defaults.get("temperature") == 0:
+        # transformers refuses a temperature of 0.
+        del found["temperature"]
+        found["do_sample"] = False
+    return found
+
+
 def gguf_sampling_defaults(metadata: Mapping[str, object]) -> dict[str, float]:
     """What the metadata of a GGUF file recommend."""
-    return _usable({ours: metadata.get(f"general.sampling.{theirs}") for ours, (_, theirs) in _KEYS.items()})
+    return _usable({ours: metadata.get(f"{_PREFIX}{theirs}") for ours, (_, theirs) in _KEYS.items() if theirs})
+
+
+def gguf_sampling_notes(metadata: Mapping[str, object]) -> tuple[str, ...]:
+    """What the metadata of a GGUF file recommend and is not followed, for people."""
+    notes = []
+    if metadata.get(f"{_PREFIX}mirostat") in (1, 2):
+        notes.append("Not followed: the file recommends Mirostat sampling, which llm does not have.")
+    sequence = metadata.get(f"{_PREFIX}sequence")
+    if isinstance(sequence, str) and sequence not in ("", _SEQUENCE):
+        notes.append(f"Not followed: the file recommends filters of sampling in another order, {sequence!r}.")
+    return tuple(notes)
 
 
 def _usable(values: Mapping[str, object]) -> dict[str, float]:
@@ -35,4 +65,4 @@ def _usable(values: Mapping[str, object]) -> dict[str, float]:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
     # GGUF metadata and some JSON files write whole numbers as floats.
-    return {name: int(value) if name == "top_k" else float(value) for name, value in numbers.items()}
+    return {name: int(value) if name in _WHOLE else float(value) for name, value in numbers.items()}

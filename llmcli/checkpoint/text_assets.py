@@ -15,7 +15,7 @@ from llmcli.checkpoint.files.model_files import VOCABULARY_FILES, tokenizer_file
 from llmcli.checkpoint.files.model_folder import file_names
 from llmcli.checkpoint.files.safe_paths import inside
 from llmcli.checkpoint.gguf.metadata import GGUFMetadata
-from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
+from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults, gguf_sampling_notes
 from llmcli.errors import CheckpointError
 from llmcli.text.chat_template.template import ChatTemplate, choose_template
 from llmcli.text.stop_tokens import is_no_id, stop_ids
@@ -122,7 +122,7 @@ def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
         template_origin="tokenizer.chat_template" if templates else None,
         stop_ids=stops,
         generation_defaults=gguf_sampling_defaults(header.metadata),
-        notes=(*tokenizer.notes, *stop_notes),
+        notes=(*tokenizer.notes, *stop_notes, *gguf_sampling_notes(header.metadata)),
     )
 
 

@@ -23,6 +23,7 @@ from llmcli.checkpoint.files.safe_paths import inside
 from llmcli.checkpoint.gguf.config import config_values
 from llmcli.checkpoint.gguf.header import read_gguf
 from llmcli.checkpoint.huggingface.safetensors_writer import Planned, write_safetensors
+from llmcli.checkpoint.sampling_defaults import generation_config
 from llmcli.checkpoint.tensors.parameter_sources import Source
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
@@ -241,14 +242,7 @@ def _describe_gguf(checkpoint: Checkpoint, to: Path) -> None:
         only = len(text.templates) == 1
         about["chat_template"] = text.templates.get("default") if only and "default" in text.templates else named
     _write_json(to / "tokenizer_config.json", about)
-    defaults = dict(text.generation_defaults)
-    if "repeat_penalty" in defaults:
-        defaults["repetition_penalty"] = defaults.pop("repeat_penalty")
-    greedy = {"do_sample": False} if defaults.get("temperature") == 0 else {}
-    if greedy:
-        # transformers refuses a temperature of 0.
-        del defaults["temperature"]
-    _write_json(to / "generation_config.json", {"eos_token_id": stops, **greedy, **defaults})
+    _write_json(to / "generation_config.json", {"eos_token_id": stops, **generation_config(text.generation_defaults)})
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
