@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -36,19 +37,30 @@ from llmcli.model.quantized.quantize import quantize
 Packing: TypeAlias = Literal["stored", "int8", "int4"]
 """Pack what the files have in blocks; or all large matrices, in so many bits (embeddings and the head in 8)."""
 
-# Values packed at a time: few enough for a core's own cache.
-_CHUNK_VALUES = 1 << 18
-# And on a GPU: enough to keep it busy, while what several threads have there at a time stays below a layer of 8 B.
-_DEVICE_CHUNK_VALUES = 1 << 20
 # Memory for weights is taken in large pieces: at the end of each a part of a page lies idle.
 _WEIGHTS_AT_ONCE = 1 << 28
 # Parameters from which on a model gets it.
 _LARGE = 1 << 24
-# Parameters below which rounding with one scale for many columns tells: the starter keeps its most probable token in
-# 57 % of places with 4 bits in groups of 128, in 70 % in groups of 32; with 8 bits by row in 93 %, else in 96 %.
-_FEELS_LONG_GROUPS = 1_000_000_000
 # Read as dense parameters: single rows, and what latent attention takes apart.
 _DENSE = ("shared_expert_gate", "kv_b_proj")
+
+
+@dataclass(frozen=True)
+class PackingSizes:
+    """The sizes by which packing goes."""
+
+    values: int = 1 << 18
+    """Values packed at a time: few enough for a core's own cache."""
+    device_values: int = 1 << 20
+    """And on a GPU: enough to keep it busy, while what several threads have there at a time stays below a layer of 8 B.
+    """
+    feels_long_groups: int = 1_000_000_000
+    """Parameters below which rounding with one scale for many columns tells: the starter keeps its most probable token
+    in 57 % of places with 4 bits in groups of 128, in 70 % in groups of 32; with 8 bits by row in 93 %, else in 96 %.
+    """
+
+
+PACKING_SIZES = PackingSizes()
 
 
 def packed_unasked(checkpoint: Checkpoint, device: torch.device) -> Packing | None:
@@ -60,7 +72,11 @@ def packed_unasked(checkpoint: Checkpoint, device: torch.device) -> Packing | No
 
 
 def planned_formats(
-    model: Transformer, packing: Packing | None, checkpoint: Checkpoint | None, device: torch.device
+    model: Transformer,
+    packing: Packing | None,
+    checkpoint: Checkpoint | None,
+    device: torch.device,
+    sizes: PackingSizes = PACKING_SIZES,
 ) -> dict[str, PackedFormat]:
     """The parameters of `model` that are packed, and how; a `checkpoint` is where they come from, if from any.
 
@@ -74,7 +90,7 @@ def planned_formats(
     found = {parameter: _bits(parameter, packing, checkpoint) for parameter in parameters}
     short = checkpoint is not None and any(_in_short_groups(tensor) for tensor in checkpoint.tensors.values())
     size = sum(parameter.numel() for parameter in model.parameters())
-    small = packing != "stored" and size < _FEELS_LONG_GROUPS
+    small = packing != "stored" and size < sizes.feels_long_groups
     kept = {
         bits: narrow(bits) if device.type == "cpu" else wide(bits, COLUMNS if short or small else None) for bits in BITS
     }
@@ -142,28 +158,31 @@ def read_packed(
     reader: TensorReader,
     to: PackedMatrix,
     packer: BlockPacker | None = None,
+    sizes: PackingSizes = PACKING_SIZES,
 ) -> None:
     """Fill `to` with the parameter that `source` makes; `packer` makes what it can of the same bytes faster.
 
     Raises:
         CheckpointError: the file ends too early, cannot be read, or does not hold what its shape promised.
     """
+    values_at_once = sizes.values if to.blocks.device.type == "cpu" else sizes.device_values
     spans = list(spans_of(source, stored))
     if not spans:
         # Columns that are rows in the file, and the like: the whole matrix is put in order first.
         whole = torch.empty(source.shape(stored), dtype=torch.float32)
         source.read_into(stored, reader, whole)
         for index, values in enumerate(whole.view(to.shape)):
-            for first in range(0, to.rows, step := _rows_at_once(to)):
+            for first in range(0, to.rows, step := _rows_at_once(to, values_at_once)):
                 part = values[first : first + step].to(to.blocks.device)
                 to.store(index, first, quantize(part, to.format))
         return
     for index in range(to.count):
         parts = [span for span in spans if span.index == index]
         if packer is not None and all(packer.knows(span.tensor.encoding, to.format) for span in parts):
-            _pack_all(packer, parts, reader, to, index)
+            _pack_all(packer, parts, reader, to, index, values_at_once)
         else:
-            _store_all(to, index, (groups for span in parts for groups in _groups(span, reader, to)))
+            rows = (groups for span in parts for groups in _groups(span, reader, to, values_at_once))
+            _store_all(to, index, rows)
 
 
 def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
@@ -213,34 +232,40 @@ def _in_8_bit_groups(tensor: StoredTensor) -> bool:
     return isinstance(tensor, QuantizedTensor) and tensor.groups is not None and tensor.bits == 8
 
 
-def _rows_at_once(to: PackedMatrix, multiple: int = ROWS) -> int:
+def _rows_at_once(to: PackedMatrix, values_at_once: int, multiple: int = ROWS) -> int:
     """How many rows are packed at a time, a multiple of `multiple`."""
-    values = _CHUNK_VALUES if to.blocks.device.type == "cpu" else _DEVICE_CHUNK_VALUES
-    return max(1, values // (to.columns * multiple)) * multiple
+    return max(1, values_at_once // (to.columns * multiple)) * multiple
 
 
-def _chunks(span: RowSpan, to: PackedMatrix) -> Iterator[tuple[int, int]]:
+def _chunks(span: RowSpan, to: PackedMatrix, values_at_once: int) -> Iterator[tuple[int, int]]:
     """From where to where rows are read at a time."""
-    step = _rows_at_once(to, ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim))
+    step = _rows_at_once(to, values_at_once, ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim))
     for start in range(span.start, span.stop, step):
         yield start, min(start + step, span.stop)
 
 
-def _pack_all(packer: BlockPacker, spans: list[RowSpan], reader: TensorReader, to: PackedMatrix, index: int) -> None:
+def _pack_all(
+    packer: BlockPacker,
+    spans: list[RowSpan],
+    reader: TensorReader,
+    to: PackedMatrix,
+    index: int,
+    values_at_once: int,
+) -> None:
     """Pack the bytes of the file as they are."""
     first = 0
     for span in spans:
         tensor = span.tensor
         # Only such tensors have the names of block formats.
         assert isinstance(tensor, TensorInfo)
-        for start, stop in _chunks(span, to):
+        for start, stop in _chunks(span, to, values_at_once):
             raw = reader.read_blocks(tensor, start, stop)
             order = None if span.pairs is None else span.pairs.order(stop - start)
             packer.pack(tensor.encoding, raw, to, index, first, order)
             first += stop - start
 
 
-def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix) -> Iterator[Groups]:
+def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix, values_at_once: int) -> Iterator[Groups]:
     tensor, device = span.tensor, to.blocks.device
 
     def ordered(rows: Tensor) -> Tensor:
@@ -248,7 +273,7 @@ def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix) -> Iterator[G
         rows = rows.to(device)
         return rows if span.pairs is None else span.pairs.reordered(rows)
 
-    for start, stop in _chunks(span, to):
+    for start, stop in _chunks(span, to, values_at_once):
         if isinstance(tensor, TensorInfo) and (to.bits, to.format.group) == (bits_of(tensor.encoding), COLUMNS):
             raw = reader.read_blocks(tensor, start, stop)
             yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))

@@ -15,7 +15,9 @@ from torch import nn
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import (
+    PACKING_SIZES,
     Packing,
+    PackingSizes,
     block_packer,
     make_room,
     memory_for_weights,
@@ -45,6 +47,7 @@ def load_weights(
     packing: Packing | None = None,
     context: int | None = None,
     may_pack: bool = True,
+    sizes: PackingSizes = PACKING_SIZES,
 ) -> Transformer:
     """Build the model on `device` with its parameters in `dtype`; `progress` hears bytes read and bytes in all.
 
@@ -64,7 +67,7 @@ def load_weights(
     dtypes = {name: torch.float32 if one.float32 else dtype for name, one in parameters_of(checkpoint.config).items()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
-    packed = make_room(model, planned_formats(model, packing, checkpoint, device), dtype, device)
+    packed = make_room(model, planned_formats(model, packing, checkpoint, device, sizes), dtype, device)
     here = _is_main_memory(device)
     packer = block_packer() if packed and here else None
     threads = torch.get_num_threads() if here else _DEVICE_READERS
@@ -76,7 +79,7 @@ def load_weights(
         if stopped.is_set():
             return name
         if isinstance(values, PackedMatrix):
-            read_packed(checkpoint.sources[name], checkpoint.tensors, reader, values, packer)
+            read_packed(checkpoint.sources[name], checkpoint.tensors, reader, values, packer, sizes)
         elif name in streamed:
             stream(streamed[name], reader, values, ring)
             _assign(model, name, values)

@@ -21,10 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from llmcli.checkpoint import load_packed as packing_module
 from llmcli.checkpoint import load_weights as weights_module
 from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from llmcli.checkpoint.load_packed import Packing, make_room, packed_unasked, planned_formats, read_packed
+from llmcli.checkpoint.load_packed import Packing, PackingSizes, make_room, packed_unasked, planned_formats, read_packed
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.checkpoint.memory_estimate import kept_bytes
 from llmcli.checkpoint.tensors.reader import TensorReader
@@ -42,6 +41,7 @@ from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 META = torch.device("meta")
+AS_IF_LARGE = PackingSizes(device_values=1 << 12, feels_long_groups=0)
 
 
 class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -91,25 +91,19 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Peak:
         yield Here()
 
     monkeypatch.setattr(weights_module, "_one_thread_a_tensor", here)
-    monkeypatch.setattr(packing_module, "_DEVICE_CHUNK_VALUES", 1 << 12)
     return Peak()
-
-
-@pytest.fixture(autouse=True)
-def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing_module, "_FEELS_LONG_GROUPS", 0)
 
 
 def loaded(checkpoint: Checkpoint, packing: Packing, counted: Peak) -> Transformer:
     """The model on `meta`; its parameters as they were before, which are no more real, are not counted."""
     before = meta_model(checkpoint.config)
     with mock.patch.object(weights_module, "meta_model", lambda config: before), counted:
-        return load_weights(checkpoint, META, torch.bfloat16, packing=packing)
+        return load_weights(checkpoint, META, torch.bfloat16, packing=packing, sizes=AS_IF_LARGE)
 
 
 def packed_bytes(checkpoint: Checkpoint, packing: Packing) -> int:
     model = meta_model(checkpoint.config)
-    matrices = make_room(model, planned_formats(model, packing, checkpoint, META), torch.bfloat16, META)
+    matrices = make_room(model, planned_formats(model, packing, checkpoint, META, AS_IF_LARGE), torch.bfloat16, META)
     dense = sum(parameter.nbytes for name, parameter in model.named_parameters())
     return sum(matrix.nbytes for matrix in matrices.values()) + dense
 
@@ -231,13 +225,16 @@ def test_blocks_of_files_are_taken_apart_on_the_device(name: str) -> None:
 def test_a_gpu_packs_and_computes_what_a_cpu_does(
     family: str, packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def planned(model: Transformer, packing: Packing, checkpoint: Checkpoint, _device: torch.device) -> Any:
-        return planned_formats(model, packing, checkpoint, torch.device("cuda"))
+    def planned(
+        model: Transformer, packing: Packing, checkpoint: Checkpoint, _device: torch.device, sizes: PackingSizes
+    ) -> Any:
+        return planned_formats(model, packing, checkpoint, torch.device("cuda"), sizes)
 
     monkeypatch.setattr(weights_module, "planned_formats", planned)
     checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, family))
     ours, theirs = (
-        load_weights(checkpoint, torch.device(device), torch.float32, packing=packing) for device in ("cuda", "cpu")
+        load_weights(checkpoint, torch.device(device), torch.float32, packing=packing, sizes=AS_IF_LARGE)
+        for device in ("cuda", "cpu")
     )
     assert isinstance(ours.embed_tokens, QuantizedEmbedding) and ours.embed_tokens.matrix.format.wide
     ids = torch.tensor([random_ids(20)])
@@ -245,9 +242,9 @@ def test_a_gpu_packs_and_computes_what_a_cpu_does(
         torch.testing.assert_close(ours(ids.cuda()).cpu(), theirs(ids), rtol=1e-3, atol=1e-3)
 
 
-def test_small_models_are_rounded_in_short_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_models_are_rounded_in_short_groups(tmp_path: Path) -> None:
     model = meta_model(open_checkpoint(tiny_checkpoint(tmp_path, "llama")).config)
     cuda, size = torch.device("cuda"), sum(parameter.numel() for parameter in model.parameters())
     for limit, group in ((size + 1, 32), (size, 128)):
-        monkeypatch.setattr(packing_module, "_FEELS_LONG_GROUPS", limit)
-        assert planned_formats(model, "int4", None, cuda)["layers.0.mlp.up_proj.weight"] == wide(4, group)
+        sizes = PackingSizes(feels_long_groups=limit)
+        assert planned_formats(model, "int4", None, cuda, sizes)["layers.0.mlp.up_proj.weight"] == wide(4, group)

@@ -63,15 +63,15 @@ class ParsedHeader:
 
 
 @no_collection()
-def parse_header(path: Path) -> ParsedHeader:
-    """Read the header at the start of a file.
+def parse_header(path: Path, *, first_read: int = _FIRST_READ) -> ParsedHeader:
+    """Read the header at the start of a file, `first_read` bytes of it at first.
 
     Raises:
         CheckpointError: the file cannot be read or is no GGUF file, or its header is broken.
         UnsupportedModelError: a version or byte order that we do not read.
     """
     with WeightFile(path) as file:
-        return _Parser(file).header()
+        return _Parser(file, first_read).header()
 
 
 def parse_general(path: Path) -> dict[str, GGUFValue]:
@@ -88,10 +88,10 @@ def parse_general(path: Path) -> dict[str, GGUFValue]:
 class _Parser:
     """A position in a header, and as much of the file as has been needed so far."""
 
-    def __init__(self, file: WeightFile) -> None:
+    def __init__(self, file: WeightFile, first_read: int = _FIRST_READ) -> None:
         self._file = file
         self._position = 0
-        self._data = file.read(0, _FIRST_READ)
+        self._data = file.read(0, first_read)
         self._elements = 0
 
     def header(self) -> ParsedHeader:

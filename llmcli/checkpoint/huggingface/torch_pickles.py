@@ -65,8 +65,8 @@ class TorchTensor:
         return values[start:stop].reshape(stop - start, math.prod(self.shape[1:]))
 
 
-def read_torch_file(path: Path) -> dict[str, TorchTensor]:
-    """The tensors of one file by name.
+def read_torch_file(path: Path, *, largest_pickle: int = _LARGEST_PICKLE) -> dict[str, TorchTensor]:
+    """The tensors of one file by name, which are described in `largest_pickle` bytes at most.
 
     Raises:
         CheckpointError: the file cannot be read, holds other things than weights, or is damaged.
@@ -77,7 +77,7 @@ def read_torch_file(path: Path) -> dict[str, TorchTensor]:
         start = file.read(0, 64)
         mapped = start.startswith(_ZIP)
         if mapped:
-            _check_archive(file)
+            _check_archive(file, largest_pickle)
         elif not start.startswith(_PICKLE):
             refuse_foreign(path, start)
             raise CheckpointError(f"{path} is not a file that PyTorch wrote. Download it again.")
@@ -140,7 +140,7 @@ def _check_torch(path: Path) -> None:
         )
 
 
-def _check_archive(file: WeightFile) -> None:
+def _check_archive(file: WeightFile, largest_pickle: int) -> None:
     """Refuse archives that would take more memory than they have bytes, or whose arrays cannot be mapped."""
     if _directory_size(file) > _LARGEST_DIRECTORY:
         raise _damaged(file.path, "its table of contents cannot be found or is too large")
@@ -157,7 +157,7 @@ def _check_archive(file: WeightFile) -> None:
                 f"{file.path} is a TorchScript archive, which holds code and is not read; use a safetensors or GGUF "
                 "version of the model."
             )
-        if entry.filename.endswith(".pkl") and entry.file_size > _LARGEST_PICKLE:
+        if entry.filename.endswith(".pkl") and entry.file_size > largest_pickle:
             raise _damaged(file.path, f"{shown(entry.filename)} in it has {entry.file_size} bytes")
 
 

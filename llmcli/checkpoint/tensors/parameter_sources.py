@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from llmcli.checkpoint.tensors.reader import TensorReader
 
-# Decoded values held at a time while rows are put in order: 16 MiB in float32.
-_CHUNK_VALUES = 4 << 20
-
 
 class ParameterSource(Protocol):
     """How the values of one parameter come out of the checkpoint."""
@@ -227,7 +224,7 @@ def _chunks(
 ) -> Iterator[tuple[int, Tensor]]:
     """Rows `start` to `stop` in pieces of a multiple of `multiple` rows: the first row of each, and its values."""
     row_length = max(1, math.prod(tensor.shape[1:]))
-    step = max(1, _CHUNK_VALUES // (row_length * multiple)) * multiple
+    step = max(1, reader.arranged_at_once // (row_length * multiple)) * multiple
     for first in range(start, stop, step):
         values = tensor.read_rows(reader, first, min(stop, first + step))
         if not values.is_floating_point():

@@ -17,14 +17,20 @@ from llmcli.checkpoint.tensors.encodings import ENCODINGS, Encoding
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-# Decoded values per chunk: the passes of a block decoder over 1 MiB stay in a core's own cache.
-_CHUNK_VALUES = 1 << 18
+# The passes of a block decoder over 1 MiB stay in a core's own cache.
+_DECODED_AT_ONCE = 1 << 18
+# 16 MiB in float32.
+_ARRANGED_AT_ONCE = 4 << 20
 
 
 class TensorReader:
     """Reads tensors of any number of files, each opened once, from any thread. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, decoded_at_once: int = _DECODED_AT_ONCE, arranged_at_once: int = _ARRANGED_AT_ONCE) -> None:
+        """`decoded_at_once` values are decoded at a time."""
+        self._decoded_at_once = decoded_at_once
+        self.arranged_at_once = arranged_at_once
+        """Decoded values that are held at a time while rows are put in order."""
         self._files: dict[Path, WeightFile] = {}
         self._lock = threading.Lock()
         self._kept = threading.local()
@@ -118,7 +124,7 @@ class TensorReader:
             return
         flat = target.view(-1)
         unit = encoding.block_size if rows is None else info.row_length * chunk_rows_multiple
-        for start, stop in _ranges(info.values, unit):
+        for start, stop in _ranges(info.values, unit, self._decoded_at_once):
             values = self._decoded(info, start, stop)
             if rows is not None:
                 values = rows(values.view(-1, info.row_length)).reshape(-1)
@@ -158,8 +164,8 @@ def _encoding(info: TensorInfo) -> Encoding:
     return ENCODINGS[info.encoding]
 
 
-def _ranges(values: int, unit: int) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of about a chunk that cover `values`, each a multiple of `unit` but perhaps the last."""
-    step = max(1, _CHUNK_VALUES // unit) * unit
+def _ranges(values: int, unit: int, at_once: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of about `at_once` that cover `values`, each a multiple of `unit` but perhaps the last."""
+    step = max(1, at_once // unit) * unit
     for start in range(0, values, step):
         yield start, min(values, start + step)

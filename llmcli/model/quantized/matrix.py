@@ -117,15 +117,17 @@ class PackedMatrix(nn.Module):
         count: int = 1,
         pages: Pages | None = None,
         device: torch.device | str = "cpu",
+        values_at_once: int | None = None,
     ) -> None:
         """Memory for `count` matrices, not yet filled, from `pages` if given, and `kept` so; `dtype` is what they are
-        handed out in.
+        handed out in. Torch dequantizes `values_at_once` at a time, or as many as suit the device.
 
         Raises:
             MemoryError: there is none; torch itself says so by a RuntimeError.
         """
         super().__init__()
         self.format, self.rows, self.columns, self.count, self.dtype = kept, rows, columns, count, dtype
+        self.values_at_once = values_at_once
         self.row_blocks = -(-rows // kept.rows)
         for name, size in zip(("blocks", "rest"), kept.sizes(columns), strict=True):
             shape = count * self.row_blocks, size
@@ -191,7 +193,7 @@ class PackedMatrix(nn.Module):
             yield from (values.to(dtype) for _, values in self._values(0))
             return
         # In as much memory as torch takes, which is enough for all but the largest matrices.
-        at_once = UNPACKED_BYTES * DEVICE_VALUES_AT_ONCE // dtype.itemsize
+        at_once = UNPACKED_BYTES * (self.values_at_once or DEVICE_VALUES_AT_ONCE) // dtype.itemsize
         step = max(1, at_once // (ROWS * self.columns)) * ROWS
         yield from (self._rows(unpacker, first, step, dtype) for first in range(0, self.rows, step))
 
@@ -207,7 +209,8 @@ class PackedMatrix(nn.Module):
 
     def _values(self, index: int) -> Iterator[tuple[int, Tensor]]:
         """The rows of matrix `index` in float32, a bounded number at a time, each with the first one's number."""
-        at_once = _VALUES_AT_ONCE if self.blocks.device.type == "cpu" else DEVICE_VALUES_AT_ONCE
+        suits = _VALUES_AT_ONCE if self.blocks.device.type == "cpu" else DEVICE_VALUES_AT_ONCE
+        at_once = self.values_at_once or suits
         step = max(1, at_once // (self.format.rows * self.format.padded(self.columns)))
         for block in range(0, self.row_blocks, step):
             start, stop = index * self.row_blocks + block, index * self.row_blocks + min(block + step, self.row_blocks)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
-from llmcli.checkpoint.load_packed import Packing, make_room, planned_formats, read_packed
+from llmcli.checkpoint.load_packed import Packing, PackingSizes, make_room, planned_formats, read_packed
 from llmcli.checkpoint.quantized.base import QuantizedTensor
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError
@@ -190,14 +190,12 @@ def test_on_a_gpu_long_groups_stay_as_they_are(
     kept: PackedFormat,
     stored: bool,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llmcli.checkpoint.load_packed._FEELS_LONG_GROUPS", 0)
     cases = quantized_model(tmp_path, lambda shape, index: maker(*shape, torch.Generator().manual_seed(index)))
     checkpoint = open_checkpoint(tmp_path)
     model = meta_model(checkpoint.config)
     packing: Packing = "stored" if stored else "int4" if kept.bits == 4 else "int8"
-    planned = planned_formats(model, packing, checkpoint, torch.device("cuda"))
+    planned = planned_formats(model, packing, checkpoint, torch.device("cuda"), PackingSizes(feels_long_groups=0))
     head = wide(8) if kept == wide(4) else wide(8, kept.group)
     assert planned.get("lm_head.weight") == (None if stored else head)
     matrices = make_room(model, planned, torch.float32, torch.device("cpu"))

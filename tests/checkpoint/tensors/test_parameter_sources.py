@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors_folder
-from llmcli.checkpoint.tensors import parameter_sources as sources_module
 from llmcli.checkpoint.tensors.parameter_sources import (
     Joined,
     PairedRows,
@@ -102,9 +101,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StoredTensor]:
 @pytest.mark.parametrize("decoded", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_means_what_its_indices_say(
-    files: dict[str, StoredTensor], layout: str, decoded: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, StoredTensor], layout: str, decoded: bool, chunk: int
 ) -> None:
-    monkeypatch.setattr(sources_module, "_CHUNK_VALUES", chunk)
     source, expected = LAYOUTS[layout]
     stored: dict[str, StoredTensor] = (
         {name: Decoded(name, values) for name, values in TENSORS.items()} if decoded else files
@@ -113,7 +111,7 @@ def test_a_layout_means_what_its_indices_say(
     assert source.shape(stored) == tuple(wanted.shape)
     for dtype in (torch.float32, torch.bfloat16):
         target = torch.full(wanted.shape, torch.nan, dtype=dtype)
-        with TensorReader() as reader:
+        with TensorReader(arranged_at_once=chunk) as reader:
             source.read_into(stored, reader, target)
         assert torch.equal(target, wanted.to(dtype))
 

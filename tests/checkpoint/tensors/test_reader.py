@@ -42,9 +42,8 @@ def write(folder: Path, encoding_name: str, shape: tuple[int, ...] = SHAPE) -> t
     return info, encoding.decode(stored).reshape(shape)
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "_CHUNK_VALUES", 1200)
+def in_small_chunks() -> TensorReader:
+    return TensorReader(decoded_at_once=1200)
 
 
 @pytest.mark.parametrize("encoding", ["F64", "F32", "BF16", "F8_E4M3", "I32", "Q4_1", "Q6_K"])
@@ -53,7 +52,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_are_those_of_the_tensor(tmp_path: Path, encoding: str, first: int, second: int) -> None:
     info, values = write(tmp_path, encoding)
     start, stop = sorted((first, second))
-    with TensorReader() as reader:
+    with in_small_chunks() as reader:
         rows = reader.read_rows(info, start, stop)
     assert rows.dtype == values.dtype
     assert rows.tolist() == values[start:stop].tolist()
@@ -62,7 +61,7 @@ def test_rows_are_those_of_the_tensor(tmp_path: Path, encoding: str, first: int,
 @pytest.mark.parametrize("shape", [(), (7,), (6, 5), (3, 4, 5), (2, 0)])
 def test_rows_of_any_number_of_dimensions(tmp_path: Path, shape: tuple[int, ...]) -> None:
     info, values = write(tmp_path, "F32", shape)
-    with TensorReader() as reader:
+    with in_small_chunks() as reader:
         rows = reader.read_rows(info, 0, info.rows)
         whole = torch.empty(shape)
         reader.read_into(info, whole)
@@ -73,7 +72,7 @@ def test_rows_of_any_number_of_dimensions(tmp_path: Path, shape: tuple[int, ...]
 
 def test_elements_inside_a_block(tmp_path: Path) -> None:
     info, values = write(tmp_path, "Q4_0", (96,))
-    with TensorReader() as reader:
+    with in_small_chunks() as reader:
         assert torch.equal(reader.read_rows(info, 5, 90), values[5:90])
 
 
@@ -82,7 +81,7 @@ def test_elements_inside_a_block(tmp_path: Path) -> None:
 def test_whole_tensors_in_any_type(tmp_path: Path, encoding: str, dtype: torch.dtype) -> None:
     info, values = write(tmp_path, encoding)
     target = torch.full(SHAPE, float("nan"), dtype=dtype)
-    with TensorReader() as reader:
+    with in_small_chunks() as reader:
         reader.read_into(info, target)
     assert torch.equal(target, values.to(dtype))
 
@@ -97,7 +96,7 @@ def test_row_hook_sees_whole_groups(tmp_path: Path, encoding: str) -> None:
         return rows.view(-1, 4, 512).flip(1).view(rows.shape)
 
     target = torch.empty(SHAPE)
-    with TensorReader() as reader:
+    with in_small_chunks() as reader:
         reader.read_into(info, target, rows=reverse_groups, chunk_rows_multiple=4)
     assert shapes == [(4, 512)] * 6
     assert torch.equal(target, values.float().view(6, 4, 512).flip(1).view(SHAPE))
@@ -110,7 +109,7 @@ def test_same_type_is_read_without_a_copy(tmp_path: Path, monkeypatch: pytest.Mo
     def no_memory(*_: object, **__: object) -> Tensor:
         raise AssertionError("another tensor was allocated")
 
-    with TensorReader() as reader, monkeypatch.context() as patch:
+    with in_small_chunks() as reader, monkeypatch.context() as patch:
         patch.setattr(torch, "empty", no_memory)
         reader.read_into(info, target)
     assert torch.equal(target, values)
@@ -126,7 +125,7 @@ def test_many_threads_share_one_open_file(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(tensors, "WeightFile", recording)
     barrier = threading.Barrier(4)
-    with TensorReader() as reader, ThreadPoolExecutor(4) as pool:
+    with in_small_chunks() as reader, ThreadPoolExecutor(4) as pool:
 
         def read(worker: int) -> bool:
             barrier.wait()
@@ -143,7 +142,7 @@ def test_many_threads_share_one_open_file(tmp_path: Path, monkeypatch: pytest.Mo
 def test_short_files_name_file_and_tensor(tmp_path: Path, dtype: torch.dtype) -> None:
     info, _ = write(tmp_path, "F32")
     os.truncate(info.path, OFFSET + info.nbytes - 1)
-    with TensorReader() as reader, pytest.raises(CheckpointError) as caught:
+    with in_small_chunks() as reader, pytest.raises(CheckpointError) as caught:
         reader.read_into(info, torch.empty(SHAPE, dtype=dtype))
     assert str(info.path) in str(caught.value)
     assert "blk.0.weight" in str(caught.value)
@@ -163,21 +162,21 @@ def replace_by_folder(path: Path) -> None:
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     info, _ = write(tmp_path, "F32")
     spoil(info.path)
-    with TensorReader() as reader, pytest.raises(CheckpointError, match=str(info.path)):
+    with in_small_chunks() as reader, pytest.raises(CheckpointError, match=str(info.path)):
         reader.read_rows(info, 0, 1)
 
 
 @pytest.mark.parametrize("encoding", ["I32", "BOOL", "U8"])
 def test_weights_are_never_whole_numbers(tmp_path: Path, encoding: str) -> None:
     info, _ = write(tmp_path, encoding)
-    with TensorReader() as reader, pytest.raises(CheckpointError, match=f"{encoding} numbers"):
+    with in_small_chunks() as reader, pytest.raises(CheckpointError, match=f"{encoding} numbers"):
         reader.read_into(info, torch.empty(SHAPE))
 
 
 def test_unknown_encodings_and_odd_heads_are_named(tmp_path: Path) -> None:
     info, _ = write(tmp_path, "F32")
     unknown = TensorInfo(info.name, SHAPE, "IQ1_S", info.path, OFFSET, info.nbytes)
-    with TensorReader() as reader:
+    with in_small_chunks() as reader:
         with pytest.raises(UnsupportedModelError, match="stored as IQ1_S"):
             reader.read_rows(unknown, 0, 1)
         with pytest.raises(CheckpointError, match="24 rows, not a multiple of 7"):
@@ -187,12 +186,12 @@ def test_unknown_encodings_and_odd_heads_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", [torch.empty(24, 511), torch.empty(512, 24).T, torch.empty(SHAPE, device="meta")])
 def test_targets_must_fit(tmp_path: Path, target: Tensor) -> None:
     info, _ = write(tmp_path, "F32")
-    with TensorReader() as reader, pytest.raises(ValueError, match="cannot be read into"):
+    with in_small_chunks() as reader, pytest.raises(ValueError, match="cannot be read into"):
         reader.read_into(info, target)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 25)])
 def test_rows_must_exist(tmp_path: Path, start: int, stop: int) -> None:
     info, _ = write(tmp_path, "F32")
-    with TensorReader() as reader, pytest.raises(ValueError, match="24 rows"):
+    with in_small_chunks() as reader, pytest.raises(ValueError, match="24 rows"):
         reader.read_rows(info, start, stop)

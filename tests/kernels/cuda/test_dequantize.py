@@ -14,7 +14,7 @@ import torch
 
 import llmcli
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.checkpoint.load_packed import Packing, planned_formats
+from llmcli.checkpoint.load_packed import Packing, PackingSizes, planned_formats
 from llmcli.kernels.cuda.dequantize import CudaUnpacker, unpacker_for
 from llmcli.model import Transformer
 from llmcli.model.quantized.layout import PackedFormat, wide
@@ -90,23 +90,19 @@ def test_matrices_of_a_stack(kept: PackedFormat, kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("kept", [wide(8), wide(4)], ids=str)
-def test_large_matrices_are_unpacked_in_pieces_of_bounded_size(
-    kept: PackedFormat, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    matrix = packed(random_groups(kept, 75, 45), kept).to(DEVICE)
+def test_large_matrices_are_unpacked_in_pieces_of_bounded_size(kept: PackedFormat, kernels: Kernels) -> None:
+    matrix = packed(random_groups(kept, 75, 45), kept, values_at_once=600).to(DEVICE)
     whole = matrix[0]
     taken_on(kernels, matrix)
-    monkeypatch.setattr("llmcli.model.quantized.matrix.DEVICE_VALUES_AT_ONCE", 600)
     pieces = list(matrix.dense(torch.float32))
     assert len(pieces) == 3 and all(piece.nbytes <= 12 * 600 for piece in pieces)
     assert same(torch.cat(pieces), whole)
 
 
-def test_gradients_are_those_of_the_rows_that_were_used(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    linear = QuantizedLinear(packed(random_groups(wide(4), 75, 45), wide(4))).to(DEVICE)
+def test_gradients_are_those_of_the_rows_that_were_used(kernels: Kernels) -> None:
+    linear = QuantizedLinear(packed(random_groups(wide(4), 75, 45), wide(4), values_at_once=600)).to(DEVICE)
     weight = linear.weight
     taken_on(kernels, linear.matrix)
-    monkeypatch.setattr("llmcli.model.quantized.matrix.DEVICE_VALUES_AT_ONCE", 600)
     x = torch.randn(3, 45, device=DEVICE, requires_grad=True)
     (gradient,) = torch.autograd.grad(linear(x).sum(), x)
     torch.testing.assert_close(gradient, weight.sum(0).expand(3, 45))
@@ -134,8 +130,10 @@ def test_a_loaded_model_computes_by_kernels_when_they_are_compiled(
         asked.append(device.type)
         return CudaUnpacker()
 
-    def planned(model: Transformer, packing: Packing, checkpoint: Checkpoint, _device: torch.device) -> Any:
-        return planned_formats(model, packing, checkpoint, torch.device("cuda"))
+    def planned(
+        model: Transformer, packing: Packing, checkpoint: Checkpoint, _device: torch.device, sizes: PackingSizes
+    ) -> Any:
+        return planned_formats(model, packing, checkpoint, torch.device("cuda"), sizes)
 
     monkeypatch.setattr("llmcli.checkpoint.load_weights.planned_formats", planned)
     folder = tiny_checkpoint(tmp_path, "llama", num_hidden_layers=1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.load_packed import make_room, planned_formats
+from llmcli.checkpoint.load_packed import PackingSizes, make_room, planned_formats
 from llmcli.engine import Engine, SamplingParams
 from llmcli.engine.events import Finish, Step
 from llmcli.kernels.cuda.support import first_line, reads_packed, unsupported
@@ -206,12 +206,11 @@ def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_packed_weights_are_planned_where_the_kernels_read_them(
-    config: ModelConfig, others: tuple[str, ...], covered: bool, small: bool, monkeypatch: pytest.MonkeyPatch
+    config: ModelConfig, others: tuple[str, ...], covered: bool, small: bool
 ) -> None:
     """`others` are packed in 8 bits, all else in 4."""
-    monkeypatch.setattr("llmcli.checkpoint.load_packed._FEELS_LONG_GROUPS", 1 << 30 if small else 0)
     model = made(config)
-    all_of_them = planned_formats(model, "int4", None, CUDA)
+    all_of_them = planned_formats(model, "int4", None, CUDA, PackingSizes(feels_long_groups=1 << 30 if small else 0))
     assert all_of_them["lm_head.weight"] == wide(8, 32 if small else None)
     planned: dict[str, PackedFormat] = {
         name: all_of_them["lm_head.weight"] if name.removesuffix(".weight").endswith(others or "none") else kept

@@ -81,10 +81,9 @@ def test_a_matrix_holds_its_own_format_only() -> None:
 
 
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
-def test_modules_compute_what_their_weight_says(kept: PackedFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_compute_what_their_weight_says(kept: PackedFormat) -> None:
     # Several chunks of rows, the last not full.
-    monkeypatch.setattr("llmcli.model.quantized.matrix._VALUES_AT_ONCE", 4000)
-    matrix = packed(random_groups(kept, 75, 45), kept)
+    matrix = packed(random_groups(kept, 75, 45), kept, values_at_once=4000)
     linear = QuantizedLinear(matrix, bias=True)
     assert linear.bias is not None
     linear.bias.data.normal_()

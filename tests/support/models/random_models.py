@@ -37,9 +37,15 @@ def random_groups(kept: PackedFormat | Bits, rows: int, columns: int, *, seed: i
     return Groups(codes, scales, minima.half() if kept.bits == 4 else None, kept.group)
 
 
-def packed(groups: Groups, kept: PackedFormat | Bits, *, dtype: torch.dtype = torch.float32) -> PackedMatrix:
+def packed(
+    groups: Groups,
+    kept: PackedFormat | Bits,
+    *,
+    dtype: torch.dtype = torch.float32,
+    values_at_once: int | None = None,
+) -> PackedMatrix:
     """One matrix of those groups."""
-    matrix = PackedMatrix(of_bits(kept), *groups.codes.shape, dtype=dtype)
+    matrix = PackedMatrix(of_bits(kept), *groups.codes.shape, dtype=dtype, values_at_once=values_at_once)
     matrix.store(0, 0, groups)
     return matrix
 
