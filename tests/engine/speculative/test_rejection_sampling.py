@@ -31,6 +31,18 @@ _DRAFTS = {
 _START = _SIZE
 _FILTERS = {
     "none": SamplingParams(temperature=1, top_k=0, top_p=1.0, seed=1),
+    "new": SamplingParams(
+        temperature=0.9,
+        top_k=0,
+        top_p=1.0,
+        presence_penalty=0.7,
+        typical_p=0.95,
+        xtc_probability=0.5,
+        xtc_threshold=0.15,
+        dynatemp_range=0.4,
+        logit_bias=((2, 1.0),),
+        seed=3,
+    ),
     "all": SamplingParams(temperature=0.9, top_k=4, top_p=0.92, min_p=0.08, repeat_penalty=1.4, seed=2),
 }
 
@@ -71,6 +83,7 @@ def continuation(
     ("draft", "filters"),
     [
         ("adversarial", "all"),
+        ("bad", "new"),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (("bad", "none"), ("good", "all"), ("bad", "all"))),
     ],
 )
