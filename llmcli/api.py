@@ -429,14 +429,17 @@ def load_checkpoint(
     progress: Callable[[int, int], None] | None = None,
     readable: bool = False,
     may_quantize: bool = True,
+    heavy: int = _HEAVY,
+    large: int = _LARGE,
     tell: Callable[[str], None] = _warn,
 ) -> LoadedModel:
     """Like `load`, for a checkpoint whose headers have been read.
 
     `readable` keeps weights in a type the readable model is fast in, where nothing else was asked for: only for what
-    computes with that model alone. Where the
-    model does not fit, `may_quantize` says whether whoever asks for it could quantize it.
-    `tell` hears a line where a kernel turns out not to be used.
+    computes with that model alone. Where the model does not fit, `may_quantize` says whether the caller could quantize
+    it. From `heavy` bytes of dense weights on, a note says what would make replies faster; of more than `large` bytes
+    of weights, none are read before the tokenizer is known to fit. `tell` hears a line where a kernel turns out not to
+    be used.
     """
     check_template_file(template)
     where = choose_device(device)
@@ -448,7 +451,7 @@ def load_checkpoint(
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
-        if sum(map(checkpoint.stored_bytes, checkpoint.sources)) > _LARGE:
+        if sum(map(checkpoint.stored_bytes, checkpoint.sources)) > large:
             # Before so much is read that waiting for the tokenizer is nothing beside it.
             _check_vocabulary(checkpoint, text.result())
         # Threads read into the parameters, which where the caller is in inference mode they could not change.
@@ -480,7 +483,7 @@ def load_checkpoint(
         generation_defaults=parts.generation_defaults,
         notes=checkpoint.notes
         + text_notes
-        + (_hint(model) if packing == "stored" else ())
+        + (_hint(model, heavy) if packing == "stored" else ())
         + tuple(f"Edited: {edit.prompt.rstrip()} -> {edit.target.strip()}." for edit in edits),
         packing=packing,
         why_readable=reason,
@@ -502,9 +505,9 @@ def _check_vocabulary(checkpoint: Checkpoint, parts: TextParts) -> None:
         )
 
 
-def _hint(model: Transformer) -> tuple[str, ...]:
+def _hint(model: Transformer, heavy: int) -> tuple[str, ...]:
     dense = sum(parameter.nbytes for parameter in model.parameters())
-    if dense < _HEAVY:
+    if dense < heavy:
         return ()
     return (
         f"The weights take {dense / 2**30:.1f} GiB, and the fewer bytes, the faster the reply: --quantize int8 halves "

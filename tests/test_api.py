@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import llmcli
+from llmcli.api import load_checkpoint
+from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError, ModelNotFoundError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat
 from llmcli.text.chat_template.template import ChatTemplate
@@ -91,12 +94,12 @@ def test_a_model_is_loaded_inside_inference_mode_too(folder: Path) -> None:
     assert torch.equal(inside.logits([1, 2, 3]), expected)
 
 
-def test_heavy_weights_come_with_a_hint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heavy_weights_come_with_a_hint(folder: Path) -> None:
     assert llmcli.load(folder, device="cpu").notes == ()
-    monkeypatch.setattr("llmcli.api._HEAVY", 1000)
-    assert "--quantize int8" in llmcli.load(folder, device="cpu").notes[0]
-    assert llmcli.load(folder, device="cpu", quantize="int8").notes == ()
-    assert llmcli.load(folder, device="cpu", dtype="float32").notes == ()
+    load = partial(load_checkpoint, open_checkpoint(folder), device="cpu", heavy=1000)
+    assert "--quantize int8" in load().notes[0]
+    assert load(quantize="int8").notes == ()
+    assert load(dtype="float32").notes == ()
 
 
 @pytest.mark.parametrize(
@@ -138,10 +141,9 @@ def test_of_a_large_model_the_tokenizer_is_checked_before_weights_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_checkpoint(tmp_path, "llama", vocab_size=200, bos_token_id=1, eos_token_id=2)
-    monkeypatch.setattr("llmcli.api._LARGE", 0)
     monkeypatch.setattr("llmcli.api.load_weights", None)
     with pytest.raises(CheckpointError, match=r"261 tokens.*200"):
-        llmcli.load(folder)
+        load_checkpoint(open_checkpoint(folder), large=0)
 
 
 def test_what_the_template_ends_a_turn_with_is_among_the_stop_ids(folder: Path, tmp_path: Path) -> None:

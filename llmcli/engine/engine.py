@@ -12,7 +12,7 @@ from torch import Tensor
 from llmcli.device import peak_memory_bytes
 from llmcli.engine.context_limit import allowed_context, check_prompt
 from llmcli.engine.decoders.gpu_pipelined import PipelinedDecoder
-from llmcli.engine.decoders.multi_step import MultiStepDecoder
+from llmcli.engine.decoders.multi_step import UNSEEN_S, MultiStepDecoder
 from llmcli.engine.events import (
     Candidate,
     Event,
@@ -65,6 +65,7 @@ class Engine:
         step: FastStep | None = None,
         why_readable: str = "",
         speculation: SpeculationState | None = None,
+        unseen_s: float = UNSEEN_S,
     ) -> None:
         """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
 
@@ -73,6 +74,7 @@ class Engine:
         template, not for texts to continue.
         A fast `step` takes the place of the model unless someone looks into it; without one, `why_readable` says why.
         With `speculation`, several tokens are verified in a pass, unless someone looks at what each of them does.
+        A fast path may choose the tokens of `unseen_s` seconds before they are seen.
 
         Raises:
             UsageError: `context_length` is more than the model was made for.
@@ -85,7 +87,7 @@ class Engine:
         # No others can come, and kernels know no others.
         self._stop_ids = frozenset(stop for stop in stop_ids if 0 <= stop < vocab_size)
         self._stop_texts, self._thinks = tuple(stop_texts), thinks
-        self._speculation = speculation
+        self._speculation, self._unseen_s = speculation, unseen_s
         self._prefix_cache = PrefixCache(
             model,
             context_length=self.context_length,
@@ -330,8 +332,11 @@ class Engine:
     def _burst(self, sampler: Sampler, prompt_tokens: int) -> MultiStepDecoder | None:
         """Who has the fast path choose them, if that can."""
         longest = self._longest(sampler.params, prompt_tokens)
-        can = self._prefix_cache.bursts(sampler.params)
-        return MultiStepDecoder(self._prefix_cache, sampler, longest=longest, ends=self._stop_ids) if can else None
+        if not self._prefix_cache.bursts(sampler.params):
+            return None
+        return MultiStepDecoder(
+            self._prefix_cache, sampler, longest=longest, ends=self._stop_ids, unseen_s=self._unseen_s
+        )
 
     def _longest(self, params: SamplingParams, prompt_tokens: int) -> int:
         """How long a text can become that begins with so many tokens."""

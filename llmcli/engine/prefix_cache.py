@@ -153,15 +153,17 @@ class PrefixCache:
                 logits = self._pass(chunk, step, only_last=False)
             return logits[:, : self._vocab_size]
 
-    def read_along(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Iterator[Tensor]:
-        """Logits (t, V) after each of the tokens of `ids` that the cache does not hold yet, a few at a time.
+    def read_along(
+        self, ids: Sequence[int], progress: PrefillProgress | None = None, *, logits_at_once: int = _LOGITS_AT_ONCE
+    ) -> Iterator[Tensor]:
+        """Logits (t, V) after each of the tokens of `ids` that the cache does not hold yet, `logits_at_once` at a time.
 
         They are computed as a prompt is read, which adds up in another order than one token at a time.
 
         Raises:
             NotFiniteError: logits are NaN or infinite.
         """
-        size = max(1, _LOGITS_AT_ONCE // self._vocab_size)
+        size = max(1, logits_at_once // self._vocab_size)
         with torch.inference_mode(), memory_for_text(self._model, len(ids)):
             self._make_room(len(ids))
         step = self.fast_step()

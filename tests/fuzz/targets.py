@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from unittest import mock
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, read_edit, write_edit
@@ -112,8 +111,7 @@ def _sentencepiece(data: bytes) -> None:
 
 def _tiktoken(data: bytes) -> None:
     # Of a vocabulary small enough to be read thousands of times.
-    with mock.patch.object(tiktoken, "_LLAMA3_TOKENS", _TIKTOKEN_TOKENS):
-        _used(tokenizer_from_model_file(data, source="tokenizer.model"))
+    _used(tokenizer_from_model_file(data, source="tokenizer.model", llama3_tokens=_TIKTOKEN_TOKENS))
 
 
 def _tekken(data: bytes) -> None:

@@ -16,18 +16,29 @@ from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.sampler import Sampler, check_chosen
 
 # For so long, in seconds, nobody looks: text appears thirty times a second.
-_UNSEEN_S = 1 / 30
+UNSEEN_S = 1 / 30
 _MOST = 8
 
 
 class MultiStepDecoder:
     """The tokens of a reply after the first."""
 
-    def __init__(self, prefix_cache: PrefixCache, sampler: Sampler, *, longest: int, ends: Collection[int]) -> None:
-        """The text becomes `longest` tokens long at most, and one of `ends` ends it."""
+    def __init__(
+        self,
+        prefix_cache: PrefixCache,
+        sampler: Sampler,
+        *,
+        longest: int,
+        ends: Collection[int],
+        unseen_s: float = UNSEEN_S,
+    ) -> None:
+        """The text becomes `longest` tokens long at most, and one of `ends` ends it.
+
+        Tokens come together as far as they take no longer than `unseen_s` seconds.
+        """
         self._prefix_cache, self._sampler, self._longest, self._ends = prefix_cache, sampler, longest, tuple(ends)
         self._unseen: deque[int] = deque()
-        self._count = 1
+        self._count, self._unseen_s = 1, unseen_s
         self.seconds_each = 0.0
         """What each of the last tokens took."""
 
@@ -60,5 +71,5 @@ class MultiStepDecoder:
             chosen = self._prefix_cache.read_burst(ids, self._sampler.params, uniforms, self._ends)
             self._sampler.give_back(uniforms[len(chosen) :])
         self.seconds_each = (time.perf_counter() - started) / len(chosen)
-        self._count = max(1, min(_MOST, int(_UNSEEN_S / self.seconds_each)))
+        self._count = max(1, min(_MOST, int(self._unseen_s / self.seconds_each)))
         return chosen

@@ -22,6 +22,7 @@ from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.vocab.bpe.byte_level import add_beginning, byte_level_backend, implied_roles
 from llmcli.text.vocab.bpe.tekken import TEKKEN_ROLES, tekken_backend
+from llmcli.text.vocab.bpe.tiktoken import LLAMA3_TOKENS
 from llmcli.text.vocab.gguf import gguf_backend, gguf_templates
 from llmcli.text.vocab.mistral_regex_fix import mend_mistral_words
 from llmcli.text.vocab.tokenizer_classes import TokenizerClass
@@ -79,17 +80,18 @@ def tokenizer_from_model_file(
     added_tokens: Mapping[str, object] | None = None,
     templates: Collection[str] = (),
     rows: int | None = None,
+    llama3_tokens: int = LLAMA3_TOKENS,
 ) -> Tokenizer:
     """The tokenizer of a `tokenizer.model`, which lies at `source` and contains `data`.
 
-    It is a SentencePiece model, or Llama 3's vocabulary in tiktoken's format. The flags of `tokenizer_config`
-    decide what is put around raw text.
+    It is a SentencePiece model, or Llama 3's vocabulary of `llama3_tokens` in tiktoken's format. The flags of
+    `tokenizer_config` decide what is put around raw text.
 
     Raises:
         CheckpointError: the contents are damaged or contradict each other.
         UnsupportedModelError: a kind of tokenizer that is not supported.
     """
-    backend, roles = model_file_backend(data, tokenizer_config or {}, source=source)
+    backend, roles = model_file_backend(data, tokenizer_config or {}, source=source, llama3_tokens=llama3_tokens)
     return _with_files_beside(
         backend, roles, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
     )

@@ -9,7 +9,7 @@ from tokenizers import processors
 
 from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.trusted_encoding import without_surrogates
-from llmcli.text.vocab.bpe.tiktoken import LLAMA3_ROLES, is_tiktoken_model, llama3_backend
+from llmcli.text.vocab.bpe.tiktoken import LLAMA3_ROLES, LLAMA3_TOKENS, is_tiktoken_model, llama3_backend
 from llmcli.text.vocab.sentencepiece.bpe import SpacePrefix
 from llmcli.text.vocab.sentencepiece.build import sentencepiece_backend
 from llmcli.text.vocab.sentencepiece.model_file import read_sentencepiece_model
@@ -17,20 +17,21 @@ from llmcli.text.vocab.tokenizer_config import flag
 
 
 def model_file_backend(
-    data: bytes, tokenizer_config: Mapping[str, object], *, source: str
+    data: bytes, tokenizer_config: Mapping[str, object], *, source: str, llama3_tokens: int = LLAMA3_TOKENS
 ) -> tuple[Backend, dict[str, str]]:
     """The tokenizer of a `tokenizer.model` with the contents `data`, and its special tokens by role.
 
     `tokenizer_config` are the parsed settings beside it: `add_bos_token`, `add_prefix_space`, and `legacy`, without
     which only the beginning of a text gets a space in front, and no text behind a control token. `add_eos_token` says
-    how training texts end, not those to continue.
+    how training texts end, not those to continue. `llama3_tokens` is how many tokens Llama 3's vocabulary has.
 
     Raises:
         CheckpointError: the file is damaged.
         UnsupportedModelError: a kind of model that is not supported.
     """
     if is_tiktoken_model(data):
-        return llama3_backend(data, names=_listed_names(tokenizer_config), source=source), dict(LLAMA3_ROLES)
+        names = _listed_names(tokenizer_config)
+        return llama3_backend(data, names=names, source=source, count=llama3_tokens), dict(LLAMA3_ROLES)
     model = read_sentencepiece_model(data, source=source)
     prefix: SpacePrefix = "none"
     if flag(tokenizer_config, "add_prefix_space", model.add_dummy_prefix, source):

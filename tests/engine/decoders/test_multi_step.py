@@ -15,7 +15,6 @@ from torch import Tensor
 
 import llmcli
 from llmcli.engine import Engine, Finish, SamplingParams, Step
-from llmcli.engine.decoders import multi_step
 from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.errors import LlmcliError
 from llmcli.kernels.cpu import signals
@@ -29,6 +28,9 @@ from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
 from tests.support.sampling_filters import FILTERS
+
+# So long that bursts are as long as they can be, however busy the machine is.
+PATIENT_S = 1000.0
 
 
 @contextmanager
@@ -69,12 +71,6 @@ class Watched(CpuStep):
         return chosen
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bursts are as long as they can be, however busy the machine is."""
-    monkeypatch.setattr(multi_step, "_UNSEEN_S", 1000.0)
-
-
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     folder = tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama", eos_token_id=None)
@@ -82,12 +78,15 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
 
 
 def pair(
-    loaded: llmcli.LoadedModel, context: int | None = None, stops: Sequence[int] = ()
+    loaded: llmcli.LoadedModel,
+    context: int | None = None,
+    stops: Sequence[int] = (),
+    unseen_s: float = PATIENT_S,
 ) -> tuple[Engine, Watched, Engine]:
     """An engine whose tokens come a few at a time, its step, and one whose tokens come one by one."""
     step, stop_ids = Watched(loaded), {*loaded.stop_ids, *stops}
     engines = [
-        Engine(loaded.model, loaded.tokenizer, stop_ids=stop_ids, context_length=context, step=each)
+        Engine(loaded.model, loaded.tokenizer, stop_ids=stop_ids, context_length=context, step=each, unseen_s=unseen_s)
         for each in (step, Plain(loaded))
     ]
     return engines[0], step, engines[1]
@@ -123,7 +122,7 @@ def test_a_filter_that_the_kernel_does_not_know_holds_all_the_same(
 ) -> None:
     step = Watched(loaded)
     speculation = SpeculationState(lookup=True, tokens=3) if speculative else None
-    engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=speculation)
+    engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=speculation, unseen_s=PATIENT_S)
     plain = Engine(loaded.model, loaded.tokenizer)
     off = SamplingParams(temperature=1.5, seed=3, max_tokens=24)
     params = replace(off, **FILTERS[name])  # type: ignore[arg-type]
@@ -185,9 +184,8 @@ def test_the_context_ends_a_reply(tmp_path: Path) -> None:
     assert step.bursts == [1, 8, 8, 1]
 
 
-def test_a_pass_that_takes_long_is_looked_at_alone(loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multi_step, "_UNSEEN_S", 0.0)
-    ours, step, _ = pair(loaded)
+def test_a_pass_that_takes_long_is_looked_at_alone(loaded: llmcli.LoadedModel) -> None:
+    ours, step, _ = pair(loaded, unseen_s=0.0)
     reply(ours, PROMPT, GREEDY)
     assert step.bursts == [1] * 11
 
@@ -271,7 +269,9 @@ def test_between_proposals(params: SamplingParams, text: bytes, tmp_path: Path) 
     loaded = llmcli.load(write_puppet(tmp_path, loop(text), context=80), device="cpu", dtype="float32")
     step, plain = Watched(loaded), Plain(loaded)
     ours, theirs = (
-        Engine(loaded.model, loaded.tokenizer, context_length=80, step=each, speculation=speculation)
+        Engine(
+            loaded.model, loaded.tokenizer, context_length=80, step=each, speculation=speculation, unseen_s=PATIENT_S
+        )
         for each, speculation in ((step, SpeculationState(lookup=True, tokens=4)), (plain, None))
     )
     params = replace(params, max_tokens=None)

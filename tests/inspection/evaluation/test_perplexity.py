@@ -98,19 +98,16 @@ def test_the_readable_model_scores_where_it_is_asked_for(loaded: llmcli.LoadedMo
     )
 
 
-def test_logits_of_a_long_text_are_never_held_together(
-    loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_of_a_long_text_are_never_held_together(loaded: llmcli.LoadedModel) -> None:
     ids = random_ids(100)
-    expected = score(loaded, ids)
-    monkeypatch.setattr("llmcli.engine.prefix_cache._LOGITS_AT_ONCE", 7 * loaded.tokenizer.vocab_size + 5)
     prefix_cache = loaded.prefix_cache()
     assert prefix_cache.begin(ids, len(ids)) == 0
-    assert {len(rows) for rows in prefix_cache.read_along(ids)} == {7, 100 % 7}
-    pieces = score(loaded, ids)
-    assert [token.logprob for token in pieces.tokens[1:]] == pytest.approx(
-        [token.logprob for token in expected.tokens[1:]], abs=1e-4
-    )
+    at_once = 7 * loaded.tokenizer.vocab_size + 5
+    pieces = [rows.clone() for rows in prefix_cache.read_along(ids, logits_at_once=at_once)]
+    assert [len(rows) for rows in pieces] == [7] * 14 + [100 % 7]
+    logprobs = torch.cat(pieces).log_softmax(-1)[:-1]
+    own = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    assert own.tolist() == pytest.approx([token.logprob for token in score(loaded, ids).tokens[1:]], abs=1e-4)
 
 
 def test_a_text_that_nothing_precedes_is_refused(loaded: llmcli.LoadedModel) -> None:

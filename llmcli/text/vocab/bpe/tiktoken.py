@@ -17,7 +17,8 @@ from llmcli.text.vocab.bpe.rank_bpe import rank_bpe_backend, token_of_base64
 
 LLAMA3_ROLES = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 """Control tokens of Llama 3 by role."""
-_LLAMA3_TOKENS = 128_000
+LLAMA3_TOKENS = 128_000
+"""Tokens of Llama 3 beside the control tokens."""
 _LLAMA3_SPECIAL_TOKENS = 256
 _LLAMA3_NAMED = {
     0: "<|begin_of_text|>",
@@ -34,28 +35,27 @@ def is_tiktoken_model(data: bytes) -> bool:
     return _LINE.match(data) is not None
 
 
-def llama3_backend(data: bytes, *, names: Mapping[int, str], source: str) -> Backend:
+def llama3_backend(data: bytes, *, names: Mapping[int, str], source: str, count: int = LLAMA3_TOKENS) -> Backend:
     """Llama 3's tokenizer from the contents `data` of the file at `source`.
 
-    `names` are spellings of control tokens by id, which later versions of Llama 3 changed.
+    `names` are spellings of control tokens by id, which later versions of Llama 3 changed; `count` is how many tokens
+    the file must have.
 
     Raises:
         CheckpointError: the file is damaged.
         UnsupportedModelError: another vocabulary, whose expression for words is not known.
     """
     ranked = _ranked_tokens(data, source)
-    if len(ranked) != _LLAMA3_TOKENS:
+    if len(ranked) != count:
         raise UnsupportedModelError(
             f"{source} has {len(ranked)} tokens in tiktoken's format, of which only Llama 3's vocabulary of "
-            f"{_LLAMA3_TOKENS} is known; a tokenizer.json beside it would be used instead."
+            f"{count} is known; a tokenizer.json beside it would be used instead."
         )
     special = {
         index: AddedToken(names.get(index, content), special=True, normalized=False)
-        for index, content in enumerate(llama3_special_tokens(), start=_LLAMA3_TOKENS)
+        for index, content in enumerate(llama3_special_tokens(), start=count)
     }
-    return rank_bpe_backend(
-        ranked, special, first_id=0, words=LLAMA3_WORDS, bos=special[_LLAMA3_TOKENS].content, source=source
-    )
+    return rank_bpe_backend(ranked, special, first_id=0, words=LLAMA3_WORDS, bos=special[count].content, source=source)
 
 
 def llama3_special_tokens() -> list[str]:

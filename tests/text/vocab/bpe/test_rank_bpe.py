@@ -14,13 +14,15 @@ import pytest
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
-from llmcli.text.vocab.bpe import tiktoken
 from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS
+from llmcli.text.vocab.bpe.tiktoken import LLAMA3_TOKENS
 from llmcli.text.vocab.load import tokenizer_from_model_file, tokenizer_from_tekken
 from tests.support.text.rank_vocabularies import cut, lines, ranked, tekken_data
 from tests.support.text.strings import many_texts
 
 TEXTS = many_texts(300)
+# Tokens of the small vocabulary.
+SMALL = 507
 
 
 def rank_bpe(words: str, tokens: Iterable[bytes], text: str) -> list[int]:
@@ -133,15 +135,13 @@ def test_what_is_no_tekken_file_is_named(text: str) -> None:
 
 
 @pytest.fixture
-def small_llama3(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, ...]:
+def small_llama3() -> tuple[bytes, ...]:
     """A small vocabulary in the place of Llama 3's."""
-    tokens = ranked(LLAMA3_WORDS)
-    monkeypatch.setattr(tiktoken, "_LLAMA3_TOKENS", len(tokens))
-    return tokens
+    return ranked(LLAMA3_WORDS)
 
 
-def llama3(data: bytes, config: Mapping[str, object] | None = None) -> Tokenizer:
-    return tokenizer_from_model_file(data, source="here/tokenizer.model", tokenizer_config=config)
+def llama3(data: bytes, config: Mapping[str, object] | None = None, *, count: int = SMALL) -> Tokenizer:
+    return tokenizer_from_model_file(data, source="here/tokenizer.model", tokenizer_config=config, llama3_tokens=count)
 
 
 def test_llama3_ids_are_ranks_and_control_tokens_follow(small_llama3: tuple[bytes, ...]) -> None:
@@ -170,8 +170,8 @@ def test_later_versions_of_llama3_rename_reserved_tokens(small_llama3: tuple[byt
 
 
 def test_another_vocabulary_in_this_format_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="507 tokens"):
-        llama3(lines(ranked(LLAMA3_WORDS)))
+    with pytest.raises(UnsupportedModelError, match=f"{SMALL} tokens"):
+        llama3(lines(ranked(LLAMA3_WORDS)), count=LLAMA3_TOKENS)
 
 
 @pytest.mark.parametrize(
