@@ -14,7 +14,7 @@ from pathlib import Path
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, read_edit, write_edit
 from llmcli.checkpoint.gguf.header import read_gguf
-from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors, read_safetensors_folder
+from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors
 from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file
 from llmcli.checkpoint.text_assets import gguf_text_parts
 from llmcli.conversations.store import read_conversation
@@ -23,6 +23,7 @@ from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.vocab.bpe import tiktoken
 from llmcli.text.vocab.load import tokenizer_from_json, tokenizer_from_model_file, tokenizer_from_tekken
+from tests.support.models.safetensors_folder import read_safetensors_folder
 
 # Every kind of statement, filter and operator that the templates of real models have.
 _TEMPLATE = """{% set ns = namespace(n=0) %}{% macro m(x, y='z') %}{{ x ~ y }}{% endmacro %}

@@ -1,7 +1,8 @@
 """Values of `config.json` that `transformers` computes with and this program does not: each is refused by its key.
 
-What is neither read, nor refused here or in `refused_models`, nor in the lists of `harmless_keys` is a key that no
-configuration class of `transformers` has: the reference passes over it, and so does this program.
+What is neither read, nor refused here or in `refused_models`, nor in the lists of harmless keys that the tests hold
+(tests/support/models/harmless_keys.py) is a key that no configuration class of `transformers` has: the reference passes
+over it, and so does this program.
 """
 
 from __future__ import annotations

@@ -110,25 +110,6 @@ def weight_files(
     return None
 
 
-def safetensors_files(names: Iterable[str], shards: ReadIndex, *, where: str) -> WeightFiles:
-    """The safetensors files among `names` that belong together, whatever configuration is beside them.
-
-    Raises:
-        CheckpointError: there are none, some are missing, or the index is damaged.
-        UnsupportedModelError: several that nothing connects, or only pickles.
-    """
-    names = sorted(name for name in names if "/" not in name)
-    candidate = _safetensors(names, shards, where, "; download the rest")
-    if candidate.found is not None:
-        return candidate.found
-    if candidate.fault is not None:
-        raise candidate.fault
-    consolidated = [name for name in names if name.endswith(".safetensors") and name.startswith("consolidated")]
-    if len(consolidated) == 1:
-        return WeightFiles("safetensors", tuple(consolidated))
-    raise no_weights(names, where)
-
-
 def no_weights(names: Iterable[str], where: str) -> LlmcliError:
     """The error for a folder that has a configuration, but no weights that are read."""
     pickles = sorted(name for name in names if name.endswith((".bin", ".pth", ".pt")))

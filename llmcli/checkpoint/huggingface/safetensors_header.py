@@ -11,8 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
-from llmcli.checkpoint.files.model_files import safetensors_files
-from llmcli.checkpoint.files.model_folder import FolderIndexes, file_names, read_weights
 from llmcli.checkpoint.files.weight_file import WeightFile, refuse_foreign, shown
 from llmcli.checkpoint.tensors.dtypes import NUMBERS, UNSUPPORTED_SAFETENSORS_TYPES
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
@@ -53,21 +51,6 @@ def read_safetensors(path: Path) -> dict[str, TensorInfo]:
         tensors = [_tensor_info(path, name, entry, 8 + length) for name, entry in header.items()]
         _check_layout(path, tensors, 8 + length, file.size)
     return {info.name: info for info in tensors}
-
-
-def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
-    """The tensors of a model folder by name: of the files that `model_files` says belong together.
-
-    Files outside the folder are never read, through whatever name or link; the links of a Hugging Face cache into its
-    own `blobs` are followed.
-
-    Raises:
-        CheckpointError: a file or tensor is missing, is there twice, or lies outside; or a file is not sound.
-        UnsupportedModelError: there are only pickled weights, or numbers of a type that we do not read.
-    """
-    indexes = FolderIndexes(folder)
-    names = file_names(folder) if folder.is_dir() else []
-    return read_weights(indexes, safetensors_files(names, indexes.shards, where=str(folder)), read_safetensors)
 
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, object]:

@@ -7,7 +7,6 @@ time, so that the same edit would not give the same file, and its functions for 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,8 @@ from typing import IO
 
 import torch
 from torch import Tensor
+
+from llmcli.checkpoint.tensors.reader import memory_of
 
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 # The data begin at a multiple of so many bytes; spaces fill the header up, as the format allows.
@@ -65,11 +66,3 @@ def write_safetensors(
         file.write(memory_of(whole))
         done += plan.nbytes
         yield done
-
-
-def memory_of(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, good while it lives; torch offers them only through numpy."""
-    size = tensor.nbytes
-    if size == 0:
-        return memoryview(b"")
-    return memoryview((ctypes.c_uint8 * size).from_address(tensor.data_ptr())).cast("B")

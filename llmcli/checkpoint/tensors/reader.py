@@ -144,9 +144,7 @@ class TensorReader:
         size = target.numel() * target.element_size()
         if size == 0:
             return
-        # torch offers its memory as a buffer only through numpy, which we do not depend on.
-        buffer = memoryview((ctypes.c_uint8 * size).from_address(target.data_ptr())).cast("B")
-        if self._file(info.path).read_into(buffer, offset) < size:
+        if self._file(info.path).read_into(memory_of(target), offset) < size:
             raise cut_short(info.path, info.name)
 
     def _file(self, path: Path) -> WeightFile:
@@ -154,6 +152,14 @@ class TensorReader:
             if path not in self._files:
                 self._files[path] = WeightFile(path)
             return self._files[path]
+
+
+def memory_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, good while it lives; torch offers them only through NumPy."""
+    size = tensor.nbytes
+    if size == 0:
+        return memoryview(b"")
+    return memoryview((ctypes.c_uint8 * size).from_address(tensor.data_ptr())).cast("B")
 
 
 def _encoding(info: TensorInfo) -> Encoding:

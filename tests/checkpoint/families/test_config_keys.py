@@ -21,7 +21,6 @@ import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.bias_keys import without_unwanted_biases
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.families.harmless_keys import HARMLESS, HARMLESS_OF, RECORDED, why_harmless
 from llmcli.checkpoint.families.registry import FAMILIES
 from llmcli.checkpoint.huggingface.config import family_config, model_config, tensors_of_further_layers
 from llmcli.checkpoint.huggingface.names import TensorNames
@@ -29,6 +28,7 @@ from llmcli.checkpoint.load_weights import load_weights
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.config_changes import BUILT, VALUES
 from tests.support.models.config_changes import SIZES as SIZE_KEYS
+from tests.support.models.harmless_keys import HARMLESS, HARMLESS_OF, RECORDED, why_harmless
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import SIZES, edit_config, random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint

@@ -19,11 +19,12 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.gguf import config as gguf_config
 from llmcli.checkpoint.gguf.families import ARCHITECTURES
 from llmcli.checkpoint.gguf.header import read_gguf
-from llmcli.checkpoint.gguf.refused_keys import CHANGING, HARMLESS, RECORDED, SAME_AS
+from llmcli.checkpoint.gguf.refused_keys import CHANGING, SAME_AS
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 from llmcli.model import FrequencyFactors, Llama3Scaling
 from tests.support.gguf.facts import architecture_name
 from tests.support.gguf.families import STORED, made, quantized, settings
+from tests.support.gguf.harmless_keys import HARMLESS, RECORDED
 from tests.support.gguf.writer import write_gguf
 from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.tiny import SIZES, random_ids, save
@@ -257,7 +258,7 @@ def test_a_cap_of_logits_is_read_where_the_family_has_one(cap: float, tmp_path: 
 def test_every_key_of_the_reference_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read, refused where it is not read, or in the list of those that change nothing."""
     asked: set[str] = set()
-    monkeypatch.setattr(gguf_config, "refuse_unread_values", lambda keys: asked.update(keys.asked))
+    monkeypatch.setattr(gguf_config, "refuse_unknown_values", lambda keys: asked.update(keys.asked))
     for number, name in enumerate({CASES[name][0]: name for name in STORED}.values()):
         open_checkpoint(write_gguf(made(name), tmp_path / f"{number}.gguf"))
     groups = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Attention.Indexer, gguf.Keys.Rope)

@@ -15,11 +15,11 @@ from torch import Tensor
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors_folder
 from llmcli.checkpoint.quantized.detect import unquantized
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from tests.support.models.safetensors_folder import read_safetensors_folder
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import CASES, FP4, codes, fp4_bytes, fp8_codes, make, scales, spread

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors_folder
 from llmcli.checkpoint.tensors.parameter_sources import (
     Joined,
     PairedRows,
@@ -24,6 +23,7 @@ from llmcli.checkpoint.tensors.parameter_sources import (
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import RowReader, StoredTensor
 from llmcli.errors import CheckpointError
+from tests.support.models.safetensors_folder import read_safetensors_folder
 
 torch.manual_seed(0)
 TENSORS = {

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors_folder
 from llmcli.checkpoint.quantized.detect import unquantized
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
+from tests.support.models.safetensors_folder import read_safetensors_folder
 from tests.support.models.tiny import edit_config, save
 from tests.support.quantized.cases import Case, make
 
