@@ -62,9 +62,9 @@ def load_library(variant: Variant = "native", extra: tuple[str, ...] = ()) -> Li
         raise NoKernelError(f"the compiled kernel could not be loaded: {error}") from None
 
 
-def sources() -> list[Path]:
+def sources(folder: Path = _SOURCES) -> list[Path]:
     """The C files, sub-folders included. Only `decoder.c` is compiled; it includes the others."""
-    return sorted(_SOURCES.rglob("*.[ch]"))
+    return sorted(folder.rglob("*.[ch]"))
 
 
 def cache_folder() -> Path:
@@ -105,14 +105,14 @@ def _cached(compiler: str, flags: Sequence[str]) -> Path:
     return path
 
 
-def _key(compiler: str, flags: Sequence[str]) -> str:
+def _key(compiler: str, flags: Sequence[str], folder: Path = _SOURCES) -> str:
     """Everything that decides what comes out of the compiler."""
     real = Path(compiler).resolve()
     status = real.stat()
     parts = [str(real), str(status.st_size), str(status.st_mtime_ns), *flags, platform.machine(), _processor()]
     digest = hashlib.sha256("\0".join(parts).encode())
-    for source in sources():
-        digest.update(source.relative_to(_SOURCES).as_posix().encode() + b"\0" + source.read_bytes() + b"\0")
+    for source in sources(folder):
+        digest.update(source.relative_to(folder).as_posix().encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:32]
 
 

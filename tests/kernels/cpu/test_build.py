@@ -64,13 +64,12 @@ def test_what_decides_the_result_decides_the_name(cache: Path, monkeypatch: pyte
     names.add(build._key(compiler(), FLAGS))
     copy = cache.parent / "csrc"
     shutil.copytree(build._SOURCES, copy)
-    monkeypatch.setattr(build, "_SOURCES", copy)
-    assert build._key(compiler(), FLAGS) in names
+    assert build._key(compiler(), FLAGS, copy) in names
     header = copy / "matmul" / "int4.h"
     header.write_text(header.read_text() + "\n")
-    names.add(build._key(compiler(), FLAGS))
+    names.add(build._key(compiler(), FLAGS, copy))
     header.rename(copy / "int4.h")
-    names.add(build._key(compiler(), FLAGS))
+    names.add(build._key(compiler(), FLAGS, copy))
     assert len(names) == 6
 
 
