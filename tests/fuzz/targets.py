@@ -19,6 +19,7 @@ from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file
 from llmcli.checkpoint.text_assets import gguf_text_parts
 from llmcli.conversations.store import read_conversation
 from llmcli.errors import LlmcliError
+from llmcli.text.chat_template.budget import Limits
 from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.vocab.bpe import tiktoken
@@ -121,7 +122,9 @@ def _tekken(data: bytes) -> None:
 
 def _template(data: bytes) -> None:
     messages = [{"role": "user", "content": " Hi a "}, {"role": "assistant", "content": "x"}]
-    ChatTemplate(data.decode("utf-8", errors="replace"), special_tokens={"bos_token": "<s>"}).render(messages)
+    source = data.decode("utf-8", errors="replace")
+    # What a template may take is tested elsewhere; here each try should be short.
+    ChatTemplate(source, special_tokens={"bos_token": "<s>"}, limits=Limits(operations=5000)).render(messages)
 
 
 def _model_file(name: str) -> Callable[[], list[bytes]]:

@@ -10,14 +10,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-MOST_OPERATIONS = 1_000_000
-"""The templates of real models need a few dozen for each message."""
-MOST_SECONDS = 5.0
-"""Of this thread's processor time: a busy machine refuses no template."""
-LARGEST = 4 << 20
-"""Characters that a value may have, and all that is written, besides several times those of the conversation."""
+# Characters that a value may have, and all that is written, besides several times those of the conversation.
+_LARGEST = 4 << 20
 _PER_CHARACTER_GIVEN = 8
 _CHARACTERS_PER_OPERATION = 64
 _MOST_BITS = 4096
@@ -27,6 +24,19 @@ _DIGITS = re.compile(r"\d+")
 _COMPUTED_WIDTH = re.compile(r":[^{}]*\{|%[^a-zA-Z%]*\*")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much a rendering may take."""
+
+    operations: int = 1_000_000
+    """The templates of real models need a few dozen for each message."""
+    seconds: float = 5.0
+    """Of this thread's processor time: a busy machine refuses no template."""
+
+
+LIMITS = Limits()
+
+
 class OverBudgetError(Exception):
     """The template asks for more than any template needs."""
 
@@ -34,23 +44,24 @@ class OverBudgetError(Exception):
 class Budget:
     """What is left for one rendering."""
 
-    def __init__(self, variables: Mapping[str, object]) -> None:
+    def __init__(self, variables: Mapping[str, object], limits: Limits = LIMITS) -> None:
         """`variables` are what the template is given; the longer a conversation, the more may be written."""
         # By identity, with the values themselves, so that none is forgotten and its identity given to another.
         self._weighed: dict[int, tuple[object, int, int]] = {}
+        self._limits = limits
         self.operations = 0
         self._written = 0
-        self._deadline = time.thread_time() + MOST_SECONDS
+        self._deadline = time.thread_time() + limits.seconds
         self._largest = 1 << 62
-        self._largest = LARGEST + _PER_CHARACTER_GIVEN * self.weight(dict(variables))
+        self._largest = _LARGEST + _PER_CHARACTER_GIVEN * self.weight(dict(variables))
 
     def spend(self, operations: int = 1) -> None:
         """Count so many; `OverBudgetError` if there were too many, or the time is up."""
         self.operations += operations
-        if self.operations > MOST_OPERATIONS:
-            raise OverBudgetError(f"it takes more than {MOST_OPERATIONS} operations")
+        if self.operations > self._limits.operations:
+            raise OverBudgetError(f"it takes more than {self._limits.operations} operations")
         if time.thread_time() > self._deadline:
-            raise OverBudgetError(f"it takes more than {MOST_SECONDS:.0f} seconds")
+            raise OverBudgetError(f"it takes more than {self._limits.seconds:.0f} seconds")
 
     def write(self, characters: int) -> None:
         """Count so many characters of output."""

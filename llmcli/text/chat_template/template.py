@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
+from llmcli.text.chat_template.budget import LIMITS, Budget, Limits, OverBudgetError
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -31,8 +32,12 @@ class ChatTemplate:
         name: str = "default",
         special_tokens: Mapping[str, str],
         fault: LlmcliError | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
-        """Special tokens are visible to it by their roles (`bos_token`, ...); a `fault` is raised by every use."""
+        """Special tokens are visible to it by their roles (`bos_token`, ...); a `fault` is raised by every use.
+
+        Each rendering may take as much as `limits` allow.
+        """
         self.source = source
         self.name = name
         self.operations = 0
@@ -40,7 +45,7 @@ class ChatTemplate:
         self.is_exhausted = False
         """Whether a rendering has been stopped because it took too much."""
         self.special_tokens = dict(special_tokens)
-        self._fault = fault
+        self._fault, self._limits = fault, limits
 
     def check(self) -> None:
         """Compile it.
@@ -97,7 +102,6 @@ class ChatTemplate:
             CheckpointError: the template fails, or does more than a template needs to.
         """
         template = self._template
-        from llmcli.text.chat_template.budget import Budget, OverBudgetError
         from llmcli.text.chat_template.sandbox import RefusedError, rendered
 
         variables = {
@@ -108,7 +112,7 @@ class ChatTemplate:
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
-        budget = Budget(variables)
+        budget = Budget(variables, self._limits)
         try:
             return rendered(template, variables, budget)
         except RefusedError as error:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from llmcli.errors import CheckpointError
+from llmcli.text.chat_template.budget import LIMITS, Limits
 from llmcli.text.chat_template.template import ChatTemplate
 
 MESSAGES: list[dict[str, object]] = [{"role": "user", "content": "Hi"}]
 TEXT = "{% set a = 'xxxxxxxx' %}"
 
 
-def render(source: str, messages: list[dict[str, object]] = MESSAGES) -> str:
-    return ChatTemplate(source, special_tokens={}).render(messages)
+def render(source: str, messages: list[dict[str, object]] = MESSAGES, limits: Limits = LIMITS) -> str:
+    return ChatTemplate(source, special_tokens={}, limits=limits).render(messages)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +66,14 @@ def render(source: str, messages: list[dict[str, object]] = MESSAGES) -> str:
         "{% set x %}{% for i in range(99999) %}" + "A" * 100000 + "{% endfor %}{% endset %}",
     ],
 )
-def test_what_no_template_needs_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.text.chat_template.budget.MOST_OPERATIONS", 100_000)
+def test_what_no_template_needs_is_refused(source: str) -> None:
     with pytest.raises(CheckpointError, match=r"'default' fails: it (takes|makes|has|nests|computes) "):
-        render(source)
+        render(source, limits=Limits(operations=100_000))
 
 
-def test_time_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.text.chat_template.budget.MOST_SECONDS", 0.1)
+def test_time_is_limited_too() -> None:
     with pytest.raises(CheckpointError, match="more than 0 seconds"):
-        render("{% for i in range(99999) %}{% set s = range(99999) | sort %}{% endfor %}")
+        render("{% for i in range(99999) %}{% set s = range(99999) | sort %}{% endfor %}", limits=Limits(seconds=0.1))
 
 
 def test_a_namespace_in_itself_is_written_in_short() -> None:

@@ -7,6 +7,7 @@ import pytest
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.text.chat.messages import Message, ToolCall
 from llmcli.text.chat.prompt import ChatPrompt, build_chat
+from llmcli.text.chat_template.budget import Limits
 from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.trusted_encoding import TextSegment
 from tests.support.text.tokenizers import CHATML, tokenizer
@@ -279,10 +280,9 @@ def test_it_is_continued_as_the_template_writes_replies_or_else_new_ones() -> No
         built(CHATML, [USER, Message("assistant", " ")], continue_last=True)
 
 
-def test_a_template_that_takes_long_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.text.chat_template.budget.MOST_OPERATIONS", 5_000)
+def test_a_template_that_takes_long_is_not_asked_again_and_again() -> None:
     source = "{% for i in range(9999) %}{% endfor %}"
-    template = ChatTemplate(source, special_tokens={})
+    template = ChatTemplate(source, special_tokens={}, limits=Limits(operations=5_000))
     with pytest.raises(CheckpointError, match="more than"):
         build_chat(OURS, template, TALK)
     assert template.operations < 2 * 5_010
