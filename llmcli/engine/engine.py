@@ -72,8 +72,8 @@ class Engine:
         The model ends a reply with one of the `stop_ids` or, where its end is no single token, of the `stop_texts`.
         Whether it `thinks` before it answers is read from the end of each prompt: so it is for prompts in a chat
         template, not for texts to continue.
-        A fast `step` takes the place of the model unless someone looks into it; without one, `why_readable` says why.
-        With `speculation`, several tokens are verified in a pass, unless someone looks at what each of them does.
+        A fast `step` takes the place of the model unless that has forward hooks; without one, `why_readable` says why.
+        With `speculation`, several tokens are verified in a pass, unless the model has forward hooks.
         A fast path may choose the tokens of `unseen_s` seconds before they are seen.
 
         Raises:
@@ -309,7 +309,7 @@ class Engine:
         *,
         constrained: bool,
     ) -> SpeculativeDecoder | None:
-        """Who looks ahead in a reply to so many tokens; nobody where each pass is looked at."""
+        """The speculative decoder for a reply to so many tokens; none where the model has forward hooks."""
         if self._speculation is None or self._prefix_cache.is_looked_into:
             return None
         return SpeculativeDecoder(

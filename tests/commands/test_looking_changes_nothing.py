@@ -25,7 +25,18 @@ from tests.support.terminal.cli import llm
 LENGTH = 40
 # The prompt repeats itself, so that lookup has something to propose.
 PROMPT = "say it again, say it again, say it"
-SAMPLINGS: list[dict[str, Any]] = [{"temperature": 0, "seed": 7}, {"temperature": 0.9, "seed": 7}]
+SAMPLINGS: list[dict[str, Any]] = [
+    {"temperature": 0, "seed": 7},
+    {"temperature": 0.9, "seed": 7},
+    {
+        "temperature": 0.9,
+        "seed": 7,
+        "xtc_probability": 0.5,
+        "dry_multiplier": 0.8,
+        "typical_p": 0.9,
+        "repeat_penalty": 1.1,
+    },
+]
 LOOKING = [
     ["--attention"],
     ["--attention", "--attention-by", "word", "--jsonl"],
@@ -73,11 +84,11 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], str]]:
 
 
 def flags(sampling: dict[str, Any]) -> list[str]:
-    return [text for name, value in sampling.items() for text in (f"--{name}", str(value))]
+    return [text for name, value in sampling.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @pytest.mark.parametrize("helped", [[], ["--no-lookup"], ["--draft-tokens", "3", "--draft"]], ids=" ".join)
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "drawn", "filtered"])
 def test_generate(
     model: Path,
     said: list[tuple[list[int], str]],
@@ -106,7 +117,7 @@ def test_generate(
     assert llm(*command, "--json").returncode == 0 and said[0] == expected
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "drawn", "filtered"])
 def test_batch(model: Path, said: list[tuple[list[int], str]], sampling: dict[str, Any]) -> None:
     lines = json.dumps({"prompt": PROMPT}).encode() + b"\n"
     command = ["batch", "-", "-m", model, "-n", LENGTH, *flags(sampling)]
@@ -116,7 +127,7 @@ def test_batch(model: Path, said: list[tuple[list[int], str]], sampling: dict[st
     assert plain["text"] == one["text"]
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "drawn", "filtered"])
 def test_python(model: Path, said: list[tuple[list[int], str]], sampling: dict[str, Any]) -> None:
     loaded = llmcli.load(model)
     for looking in ({}, {"top": 3, "probabilities": True}, {"probabilities": True}):
@@ -124,7 +135,7 @@ def test_python(model: Path, said: list[tuple[list[int], str]], sampling: dict[s
     assert said[0] == said[1] == said[2]
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "drawn", "filtered"])
 def test_chat(
     model: Path, said: list[tuple[list[int], str]], sampling: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
