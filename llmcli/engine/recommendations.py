@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +52,8 @@ def recommended_params(recommended: Mapping[str, float], given: Mapping[str, Any
     chosen = {**usable_recommendations(recommended, given), **given}
     # Drawn here, so that it can be shown and the reply made again.
     if chosen.get("seed") is None:
+        import secrets
+
         chosen["seed"] = secrets.randbits(32)
     return SamplingParams(**chosen)
 
