@@ -23,7 +23,6 @@ import triton.language as tl
 from llmcli.kernels.triton.gemv import tanh
 from llmcli.kernels.triton.prologue import LAYER_NORM, let_next_start, wait_for_previous
 
-NOT_NORMED = tl.constexpr(0)
 EACH_HEAD = tl.constexpr(1)
 ALL_HEADS = tl.constexpr(2)
 ROTATED = tl.constexpr(3)
