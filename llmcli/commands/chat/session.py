@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -199,7 +199,7 @@ class ChatSession:
             self._prompts[self.live.tree.head] = conversation.last_prompt
         self.last_stats = finish.stats
         told = [replace(known[step.index], text=step.text) if step.index in known else step for step in steps]
-        with self.keyboard.unheard():
+        with self.keyboard.unheard() if report.attention else nullcontext():
             looked = read_attention(self.loaded, said, conversation.asked, told, report, quiet=self.quiet)
         self.last_steps = looked.steps
         self._finished(finish, said=recorder.has_begun)
