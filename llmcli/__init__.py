@@ -12,8 +12,8 @@ From Python:
     chat = model.chat(system="Be brief.")
     print(chat.send("Hi"))
 
-What `generate` is told by name are the settings of `SamplingParams`, with the defaults of `llm generate`. Errors are
-children of `LlmcliError`, each with a sentence.
+Keyword arguments such as `temperature=0` are the settings of `SamplingParams`, with the defaults of `llm generate`.
+Errors are children of `LlmcliError`, each with a sentence.
 """
 
 from typing import TYPE_CHECKING

@@ -178,10 +178,12 @@ class LoadedModel:
             PromptTooLongError: the prompt does not fit into the context.
         """
         chosen = self._params(params, settings)
-        return self._stream(
-            prompt, chosen, system, template_args,
-            raw=raw, prefill=prefill, no_thinking=no_thinking, probabilities=probabilities, top=top,
-        )  # fmt: skip
+        is_chat = self.template is not None and not raw
+        built = self._prompt(prompt, system, template_args, raw=raw, prefill=prefill, no_thinking=no_thinking)
+        events = self.engine(lookup=None, chat=is_chat).stream(
+            built.ids, chosen, probabilities=probabilities or top > 0, top=top, start=built.start
+        )
+        return map(ThinkingApart(self.tokenizer, built.start), events) if is_chat else events
 
     def generate(
         self,
@@ -199,9 +201,9 @@ class LoadedModel:
     ) -> Reply:
         """The whole reply; all arguments and errors are those of `stream`."""
         chosen = self._params(params, settings)
-        events = self._stream(
-            prompt, chosen, system, template_args,
-            raw=raw, prefill=prefill, no_thinking=no_thinking, probabilities=probabilities, top=top,
+        events = self.stream(
+            prompt, system=system, template_args=template_args, raw=raw, prefill=prefill, no_thinking=no_thinking,
+            probabilities=probabilities, top=top, params=chosen,
         )  # fmt: skip
         return collect(events, seed=chosen.seed)
 
@@ -270,26 +272,6 @@ class LoadedModel:
         if settings:
             raise UsageError(f"`params` has all settings; {', '.join(settings)} cannot be given beside it.")
         return params
-
-    def _stream(
-        self,
-        prompt: str | Sequence[Message | Mapping[str, object]],
-        params: SamplingParams,
-        system: str | None,
-        template_args: Mapping[str, object] | None,
-        *,
-        raw: bool,
-        prefill: str,
-        no_thinking: bool,
-        probabilities: bool,
-        top: int,
-    ) -> Iterator[Event]:
-        is_chat = self.template is not None and not raw
-        built = self._prompt(prompt, system, template_args, raw=raw, prefill=prefill, no_thinking=no_thinking)
-        events = self.engine(lookup=None, chat=is_chat).stream(
-            built.ids, params, probabilities=probabilities or top > 0, top=top, start=built.start
-        )
-        return map(ThinkingApart(self.tokenizer, built.start), events) if is_chat else events
 
     def _prompt(
         self,

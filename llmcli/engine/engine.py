@@ -309,7 +309,7 @@ class Engine:
         *,
         constrained: bool,
     ) -> SpeculativeDecoder | None:
-        """The speculative decoder for a reply to so many tokens; none where the model has forward hooks."""
+        """The speculative decoder of a reply; None if nothing proposes tokens, or the model has forward hooks."""
         if self._speculation is None or self._prefix_cache.is_looked_into:
             return None
         return SpeculativeDecoder(

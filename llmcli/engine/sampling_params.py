@@ -58,7 +58,7 @@ class SamplingParams:
     dry_sequence_breakers: tuple[str, ...] = SEQUENCE_BREAKERS
     """A repetition begins anew after a token with one of these texts in it."""
     top_n_sigma: float = 0.0
-    """Keep tokens whose logit is at most so many standard deviations below the best (Tang et al. 2024,
+    """Keep tokens whose logit is at most this many standard deviations below the best (Tang et al. 2024,
     arXiv:2411.07641). 0 is off."""
     temperature: float = 0.8
     """Divides the logits. 0 always takes the most probable token."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,34 +173,34 @@ class ChatSession:
             writer.show(apart(event))
 
         interruption = Interruption()
-        with (
-            interruption.catching_ctrl_c(),
-            self.keyboard.unheard(),
-            progress_bar(enabled=not self.quiet, unit="tokens") as progress,
-        ):
-            events = conversation.ask(
-                question.text,
-                self.params,
-                begun=begun,
-                probabilities=report.probs or report.top > 0,
-                top=report.top,
-                interruption=interruption,
-                progress=lambda done, total: progress("Reading the prompt", done, total),
-            )
-            self._note_once(conversation.notes)
-            apart = ThinkingApart(conversation.tokenizer, conversation.start)
-            try:
-                steps, finish = follow(events, show)
-            finally:
-                # The innermost: a terminal that is gone must not keep this from being written.
-                recorder.end("interrupted" if finish is None else finish.reason)
-                writer.close()
+        # One change of the terminal for both: what is typed between two would be lost.
+        with self.keyboard.unheard():
+            with (
+                interruption.catching_ctrl_c(),
+                progress_bar(enabled=not self.quiet, unit="tokens") as progress,
+            ):
+                events = conversation.ask(
+                    question.text,
+                    self.params,
+                    begun=begun,
+                    probabilities=report.probs or report.top > 0,
+                    top=report.top,
+                    interruption=interruption,
+                    progress=lambda done, total: progress("Reading the prompt", done, total),
+                )
+                self._note_once(conversation.notes)
+                apart = ThinkingApart(conversation.tokenizer, conversation.start)
+                try:
+                    steps, finish = follow(events, show)
+                finally:
+                    # The innermost: a terminal that is gone must not keep this from being written.
+                    recorder.end("interrupted" if finish is None else finish.reason)
+                    writer.close()
+            told = [known_step(step) for step in steps]
+            looked = read_attention(self.loaded, said, conversation.asked, told, report, quiet=self.quiet)
         if recorder.has_begun:
             self._prompts[self.live.tree.head] = conversation.last_prompt
         self.last_stats = finish.stats
-        told = [replace(known[step.index], text=step.text) if step.index in known else step for step in steps]
-        with self.keyboard.unheard() if report.attention else nullcontext():
-            looked = read_attention(self.loaded, said, conversation.asked, told, report, quiet=self.quiet)
         self.last_steps = looked.steps
         self._finished(finish, said=recorder.has_begun)
         if looked.interrupted:
