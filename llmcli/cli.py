@@ -90,6 +90,7 @@ def _common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
+    terminal.set_quiet(False)
     context.obj = _WITH_SETTINGS
     # What is wrong with the file is the doctor's to say.
     if context.invoked_subcommand != "doctor":

@@ -52,26 +52,24 @@ def compare(
     """
     if prompt is not None and text is not None:
         raise UsageError("Give a text, or a --prompt that A answers, not both.")
-    content = prompt if prompt is not None else output.read_text(text, quiet=quiet)
+    content = prompt if prompt is not None else output.read_text(text)
     if not content:
         raise UsageError("The prompt is empty.")
     # Both are found before either is loaded: a wrong name should not cost the wait.
-    checkpoints = [find_checkpoint(name, quiet=quiet) for name in (first, second)]
+    checkpoints = [find_checkpoint(name) for name in (first, second)]
 
     from llmcli.inspection.evaluation.model_diff import compare as compare_models
     from llmcli.views.inspect.model_diff import SCHEMA, ComparisonView
     from llmcli.views.terminal.progress import progress_bar
 
     def loader(index: int, dtype: str) -> Callable[[], LoadedModel]:
-        return lambda: load_model(
-            checkpoints[index], device=device, dtype=dtype, quiet=quiet, readable=readable, may_quantize=False
-        )
+        return lambda: load_model(checkpoints[index], device=device, dtype=dtype, readable=readable, may_quantize=False)
 
     def ids(loaded: LoadedModel) -> list[int]:
         as_message = chat or (prompt is not None and loaded.template is not None)
         return output.text_ids(loaded.tokenizer, loaded.template, content, chat=as_message, model=loaded.name)
 
-    with progress_bar(enabled=not quiet, unit="tokens") as progress:
+    with progress_bar(unit="tokens") as progress:
         result = compare_models(
             loader(0, dtype_a),
             loader(1, dtype_b),

@@ -57,7 +57,7 @@ def config(
 
     rows = [(setting.flag, _shown(setting.value), setting.source, setting.where) for setting in settings]
     terminal.console_out().print(settings_table(rows))
-    terminal.note(f"{path}{'' if path.is_file() else ' (not there)'}; a flag wins over a variable, that over the file.")
+    terminal.say(f"{path}{'' if path.is_file() else ' (not there)'}; a flag wins over a variable, that over the file.")
 
 
 def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
@@ -129,7 +129,7 @@ def _recommended(model: str | None, given: Collection[str]) -> tuple[str, dict[s
         checkpoint = open_checkpoint(path)
         return checkpoint.name, usable_recommendations(checkpoint.read_sampling_defaults(), given)
     except LlmcliError as error:
-        terminal.note(f"What the model recommends is not known: {error}")
+        terminal.say(f"What the model recommends is not known: {error}")
         return "", {}
 
 

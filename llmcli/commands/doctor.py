@@ -44,7 +44,7 @@ def doctor(
         findings.append(Finding("problem", str(path), str(error)))
     name, of_model = "", []
     if model is not None:
-        checkpoint = find_checkpoint(model, quiet=quiet)
+        checkpoint = find_checkpoint(model)
         from llmcli.doctor.model_checks import check_up
 
         name, of_model = checkpoint.name, check_up(checkpoint, device=device, dtype=dtype)

@@ -46,18 +46,17 @@ def replay(
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
     name = model if model is not None else run.path if Path(run.path).exists() else run.model
-    checkpoint = find_checkpoint(name, quiet=quiet)
+    checkpoint = find_checkpoint(name)
     loaded = load_model(
         checkpoint,
         device=device or _device(run),
         # Weights kept in few bits are what "auto" means for such a file.
         dtype=dtype or ("auto" if run.weights == "stored" else run.dtype),
         quantize=run.weights if dtype is None and run.weights in ("int8", "int4") else None,
-        quiet=quiet,
     )
-    files = hashes(checkpoint, quiet=quiet)
+    files = hashes(checkpoint)
     interruption = Interruption()
-    with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:
+    with interruption.catching_ctrl_c(), progress_bar(unit="tokens") as progress:
         result = replay_run(
             loaded,
             run,

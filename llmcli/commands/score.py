@@ -35,12 +35,11 @@ def score(
 ) -> None:
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
     output.check_template(invocation, chat=chat)
-    content = _content(text, quiet=quiet)
+    content = _content(text)
     loaded = load_model(
-        find_checkpoint(model, quiet=quiet),
+        find_checkpoint(model),
         device=device,
         dtype=dtype,
-        quiet=quiet,
         template=template,
         edit=edit,
         readable=readable,
@@ -52,7 +51,7 @@ def score(
     from llmcli.views.terminal.progress import progress_bar
 
     ids = output.text_ids(loaded.tokenizer, loaded.template, content, chat=chat, model=loaded.name)
-    with progress_bar(enabled=not quiet, unit="tokens") as progress:
+    with progress_bar(unit="tokens") as progress:
         result = score_ids(
             loaded,
             ids,
@@ -72,9 +71,9 @@ def score(
     )
 
 
-def _content(argument: str | None, *, quiet: bool) -> str:
+def _content(argument: str | None) -> str:
     if argument is None or argument == "-":
-        return read_prompt(argument, quiet=quiet)
+        return read_prompt(argument)
     path = Path(argument)
     try:
         is_file = path.is_file()
@@ -82,4 +81,4 @@ def _content(argument: str | None, *, quiet: bool) -> str:
         is_file = False
     if not is_file:
         return argument_text(argument, "The text")
-    return read_file_text(path, quiet=quiet)
+    return read_file_text(path)

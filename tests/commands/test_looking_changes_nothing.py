@@ -171,9 +171,7 @@ def chat_replies(
         return ChatModel(loaded, conversation, params, str(model), None)
 
     with ExitStack() as stack:
-        session = ChatSession(
-            load(None), LiveConversation(save=False), report, Keyboard(stack), load, stats=False, quiet=False
-        )
+        session = ChatSession(load(None), LiveConversation(save=False), report, Keyboard(stack), load, stats=False)
         stack.callback(session.close)
         for message in (PROMPT, "and again", "once more"):
             session.reply_to(message)

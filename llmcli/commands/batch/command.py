@@ -90,8 +90,8 @@ def batch(
     sampling.check()
     if out is not None and file != "-" and out.exists() and Path(file).exists() and out.samefile(file):
         raise UsageError(f"{out} is the input; give another --out.")
-    lines = input.split_lines(_read(file, quiet=quiet))
-    checkpoint = find_checkpoint(model, quiet=quiet)
+    lines = input.split_lines(_read(file))
+    checkpoint = find_checkpoint(model)
     # Everything that decides what is said to a line, but for the line itself. What is off leaves the marks of results
     # alone that were written before there was such a setting.
     shared = {name: value for name, value in vars(sampling).items() if value is not False}
@@ -102,21 +102,21 @@ def batch(
     )
     marks = [line.mark(settings) for line in lines]
     with nullcontext() if out is None else ResultsFile(out) as results:
-        done, failed = (0, 0) if results is None else results.resume(marks, quiet=quiet)
-        if done and not quiet:
+        done, failed = (0, 0) if results is None else results.resume(marks)
+        if done:
             terminal.note(f"{done} of {len(lines)} results are there already.")
         if done < len(lines):
             loaded = load_model(
-                checkpoint, device=device, dtype=dtype, quantize=quantize, threads=threads, quiet=quiet,
+                checkpoint, device=device, dtype=dtype, quantize=quantize, threads=threads,
                 template=template, context=context,
             )  # fmt: skip
             prompts = _Prompts(
                 loaded, lines, sampling, system, variables,
-                raw=raw, quiet=quiet, strict_system=strict_system, no_thinking=no_thinking,
+                raw=raw, strict_system=strict_system, no_thinking=no_thinking,
             )  # fmt: skip
             failed += _answer(
                 loaded, prompts, marks, results, done,
-                parallel=rows, context=context, threads=threads, stats=stats, quiet=quiet,
+                parallel=rows, context=context, threads=threads, stats=stats,
             )  # fmt: skip
     if failed:
         terminal.error(f'{failed} of {len(lines)} lines could not be answered; their results have an "error".')
@@ -135,13 +135,11 @@ class _Prompts:
         variables: Mapping[str, object],
         *,
         raw: bool,
-        quiet: bool,
         strict_system: bool,
         no_thinking: bool,
     ) -> None:
         self._loaded, self._sampling, self._system, self._variables = loaded, sampling, system, variables
-        self._raw, self._quiet, self._strict_system = raw, quiet, strict_system
-        self._quiet_asked, self._no_thinking = quiet, no_thinking
+        self._raw, self._strict_system, self._no_thinking = raw, strict_system, no_thinking
         self._known_notes: set[str] = set()
         self.lines = lines
         self.ids: dict[int, input.Id] = {}
@@ -178,14 +176,12 @@ class _Prompts:
         from llmcli.text.chat.messages import Message
 
         if task.prompt is not None:
-            quiet, self._quiet = self._quiet, True  # what there is to be said is said once
             prompt = ReplyPrompt.make(
                 self._loaded,
                 task.prompt,
                 self._system,
                 self._variables,
                 raw=self._raw,
-                quiet=quiet,
                 strict_system=self._strict_system,
                 no_thinking=self._no_thinking,
             )
@@ -202,9 +198,9 @@ class _Prompts:
         return self._noted(prompt.built("", continue_last=task.continues))
 
     def _noted(self, built: ChatPrompt) -> ChatPrompt:
-        """A prompt; what is to be said about it is said once."""
+        """`built`, after showing those of its notes that no line before has had."""
         for note in built.notes:
-            if note not in self._known_notes and not self._quiet_asked:
+            if note not in self._known_notes:
                 terminal.note(note)
             self._known_notes.add(note)
         return built
@@ -221,7 +217,6 @@ def _answer(
     context: int | None,
     threads: int | None,
     stats: bool,
-    quiet: bool,
 ) -> int:
     """Write the results from line `first` on; return how many are errors."""
     from llmcli.engine import Interruption
@@ -230,7 +225,7 @@ def _answer(
     engine = loaded.batch_engine(parallel=parallel, context_length=context, threads=threads, chat=prompts.are_chats)
     failed, total = 0, len(prompts.lines)
     interruption = Interruption()
-    with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="prompts") as progress:
+    with interruption.catching_ctrl_c(), progress_bar(unit="prompts") as progress:
         progress("Answering", first, total)
         for index, outcome in enumerate(engine.run(prompts.requests(first), interruption), first):
             failed += isinstance(outcome, LlmcliError)
@@ -254,7 +249,7 @@ def _answer(
 
         terminal.console_err().print(batch_stats_line(engine.stats), soft_wrap=True)
     if interruption.requested:
-        if results is not None and not quiet:
+        if results is not None:
             terminal.note(f"Interrupted. What is done is in {results.path}; the same command goes on from there.")
         raise typer.Exit(130)
     return failed
@@ -292,10 +287,10 @@ def _template(name: str | None) -> str | None:
     return read_template_file(name) if name is not None and is_template_file(name) else name
 
 
-def _read(file: str, *, quiet: bool) -> bytes:
+def _read(file: str) -> bytes:
     """The input as UTF-8; where it is that but for single lines, those are as they are, and errors later on."""
-    data = read_stdin_bytes(quiet=quiet) if file == "-" else read_file_bytes(Path(file))
+    data = read_stdin_bytes() if file == "-" else read_file_bytes(Path(file))
     try:
-        return decoded_text(data, "Standard input" if file == "-" else file, quiet=quiet).encode()
+        return decoded_text(data, "Standard input" if file == "-" else file).encode()
     except UnknownEncodingError:
         return data

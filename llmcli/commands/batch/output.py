@@ -35,7 +35,7 @@ class ResultsFile:
             self._file.close()
             raise
 
-    def resume(self, marks: Sequence[str], *, quiet: bool) -> tuple[int, int]:
+    def resume(self, marks: Sequence[str]) -> tuple[int, int]:
         """How many results are there already, and how many of these are errors; `marks` are those of the input.
 
         A last line that was not written to its end is cut off, which is said.
@@ -59,8 +59,7 @@ class ResultsFile:
         if torn:
             # Only now that the file is known to be one of ours.
             os.ftruncate(self._file.fileno(), len(whole))
-            if not quiet:
-                terminal.note(f"The last line of {self.path} was not written to its end and was cut off.")
+            terminal.note(f"The last line of {self.path} was not written to its end and was cut off.")
         return len(lines), errors
 
     def append(self, line: str) -> None:

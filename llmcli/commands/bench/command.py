@@ -82,11 +82,11 @@ def bench(
             raise UsageError("--speculative compares this program with itself; leave out --against.")
         if shape is not None:
             raise UsageError("--speculative needs a model that says something; leave out --shape.")
-        how = Loading(device=device, dtype=dtype, quantize=quantize, threads=threads, quiet=quiet)
-        checkpoint = find_checkpoint(model, quiet=quiet)
+        how = Loading(device=device, dtype=dtype, quantize=quantize, threads=threads)
+        checkpoint = find_checkpoint(model)
         bench_speculative(checkpoint, draft, rounds, how, as_json=as_json, out=out, html=html, svg=svg)
         return
-    target = _target(model, shape, quiet=quiet)
+    target = _target(model, shape)
 
     from llmcli.bench.arms.subprocesses import CAN_DROP
     from llmcli.bench.results import Failure, Measurement
@@ -111,14 +111,14 @@ def bench(
         notes = (*notes, "Random weights of the real shape. Left out: starts; there are no files to start from.")
     elif not (CAN_DROP or quick):
         notes = (*notes, "Left out: cold starts; this system cannot be asked to forget a file.")
-    for line in () if quiet else (*(f"{failure.arm}: {failure.message}" for failure in refused), *notes):
+    for line in (*(f"{failure.arm}: {failure.message}" for failure in refused), *notes):
         terminal.note(line)
     measurements: list[Measurement] = []
     failures, hows = list(refused), dict.fromkeys(("llmcli", *asked), "")
     interrupted = False
     try:
         with (
-            bench_progress(benchmark.rounds, benchmark.process_count, enabled=not quiet) as show,
+            bench_progress(benchmark.rounds, benchmark.process_count) as show,
             closing(benchmark.run()) as events,
         ):
             for event in events:
@@ -135,16 +135,14 @@ def bench(
         interrupted = True
         notes = (*notes, "Interrupted: this is what had been measured.")
     result = _result(target, benchmark, measurements, failures, hows, notes)
-    _present(result, as_json=as_json, out=out, html=html, svg=svg, quiet=quiet)
+    _present(result, as_json=as_json, out=out, html=html, svg=svg)
     if interrupted:
         raise typer.Exit(130)
     if any(failure.arm == "llmcli" for failure in failures):
         raise typer.Exit(1)
 
 
-def _present(
-    result: BenchResult, *, as_json: bool, out: Path | None, html: Path | None, svg: Path | None, quiet: bool
-) -> None:
+def _present(result: BenchResult, *, as_json: bool, out: Path | None, html: Path | None, svg: Path | None) -> None:
     """Print the result, as a table or as JSON, and write the files that were asked for."""
     from llmcli.views.reports.bench import NOTE, SCHEMA, BenchView
     from llmcli.views.terminal.to_json import json_line
@@ -155,18 +153,17 @@ def _present(
         terminal.write_line(json_line(SCHEMA, result))
     else:
         terminal.console_out().print(view)
-        if not quiet:
-            terminal.note(NOTE)
+        terminal.note(NOTE)
     if out is not None:
         from llmcli.files import replace_text
 
         replace_text(out, f"{json_line(SCHEMA, result)}\n")
 
 
-def _target(model: str | None, shape: str | None, *, quiet: bool) -> BenchTarget:
+def _target(model: str | None, shape: str | None) -> BenchTarget:
     """What is to be measured."""
     if shape is None:
-        checkpoint = find_checkpoint(model, quiet=quiet)
+        checkpoint = find_checkpoint(model)
 
         from llmcli.bench.target import InFiles
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llmcli.bench.run import Begun, Done, Event
-from llmcli.views.terminal.terminal import can_redraw, console_err, note
+from llmcli.views.terminal.terminal import can_redraw, console_err, is_quiet, note
 
 
 @contextmanager
-def bench_progress(rounds: int, processes: int, *, enabled: bool) -> Iterator[Callable[[Event], None]]:
+def bench_progress(rounds: int, processes: int) -> Iterator[Callable[[Event], None]]:
     """A function to tell every event of a benchmark with so many rounds and processes."""
-    if not enabled:
+    if is_quiet():
         yield lambda event: None
     elif can_redraw(sys.stderr):
         with _bar(rounds, processes) as show:

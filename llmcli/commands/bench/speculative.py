@@ -24,7 +24,6 @@ class Loading:
     dtype: str
     quantize: str | None
     threads: int | None
-    quiet: bool
 
     def load(self, checkpoint: Checkpoint) -> LoadedModel:
         """The model, with progress where a person waits."""
@@ -34,7 +33,6 @@ class Loading:
             dtype=self.dtype,
             quantize=self.quantize,
             threads=self.threads,
-            quiet=self.quiet,
         )
 
 
@@ -50,7 +48,7 @@ def bench_speculative(
     svg: Path | None,
 ) -> None:
     """Measure and show what lookup gains, and what a `draft` model does, with the model found."""
-    drafting = None if draft is None else find_checkpoint(draft, quiet=how.quiet)
+    drafting = None if draft is None else find_checkpoint(draft)
     loaded = how.load(checkpoint)
     drafter = None if drafting is None else how.load(drafting)
 
@@ -61,7 +59,7 @@ def bench_speculative(
 
     replies = []
     total = reply_count(rounds, draft=drafter is not None)
-    with progress_bar(enabled=not how.quiet, unit="replies") as progress:
+    with progress_bar(unit="replies") as progress:
         for reply in measure(loaded, rounds, draft=drafter, threads=how.threads):
             replies.append(reply)
             progress("Measuring", len(replies), total)
@@ -77,5 +75,4 @@ def bench_speculative(
         terminal.write_line(json_line(SCHEMA, value))
     else:
         terminal.console_out().print(view)
-        if not how.quiet:
-            terminal.note(NOTE)
+        terminal.note(NOTE)

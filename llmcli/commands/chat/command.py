@@ -106,16 +106,15 @@ def chat(
     from llmcli.commands.chat.sighup import leaving_at_hangup
 
     texts = [(name, text_of_file(name)) for name in files or ()]
-    helped.find(quiet=quiet)
+    helped.find()
 
     def load(name: str | None, template: str | None = None) -> ChatModel:
         loaded = load_model(
-            find_checkpoint(name, quiet=quiet),
+            find_checkpoint(name),
             device=device,
             dtype=dtype,
             quantize=quantize,
             threads=threads,
-            quiet=quiet,
             template=template,
             context=context,
             edit=edit,
@@ -124,7 +123,7 @@ def chat(
 
         from llmcli.engine import Conversation
 
-        engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype, quiet=quiet)
+        engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype)
         conversation = Conversation(
             engine, loaded.tokenizer, chat_template, system,
             template_args=variables, strict_system=strict_system, no_thinking=no_thinking,
@@ -135,12 +134,10 @@ def chat(
     with ExitStack() as stack:
         stack.callback(live.close)
         stack.enter_context(leaving_at_hangup())
-        first = read_stdin(quiet=quiet) if stdin_is_piped() else ""
+        first = read_stdin() if stdin_is_piped() else ""
         keyboard = Keyboard(stack)
         report = ReportOptions(probs=probs, top=top, attention=attention, by=attention_by)
-        session = ChatSession(
-            load(model, template), live, report, keyboard, load, stats=stats, quiet=quiet, plain=plain
-        )
+        session = ChatSession(load(model, template), live, report, keyboard, load, stats=stats, plain=plain)
         stack.callback(session.close)
         if path is not None:
             introduce(session)
@@ -148,7 +145,7 @@ def chat(
             send_along(session, name, text)
         if first:
             session.reply_to(first)
-        _converse(session, keyboard, quiet=quiet)
+        _converse(session, keyboard)
 
 
 def _live_conversation(path: Path | None, *, save: bool) -> LiveConversation:
@@ -171,7 +168,7 @@ def _chat_template(loaded: LoadedModel) -> ChatTemplate:
     return loaded.template
 
 
-def _converse(session: ChatSession, keyboard: Keyboard, *, quiet: bool) -> None:
+def _converse(session: ChatSession, keyboard: Keyboard) -> None:
     """Answer what is typed until the user leaves."""
     from llmcli.commands.chat.completion import CommandCompleter
     from llmcli.commands.chat.slash_commands import Commands
@@ -179,7 +176,7 @@ def _converse(session: ChatSession, keyboard: Keyboard, *, quiet: bool) -> None:
     commands = Commands(session)
     limit = session.conversation.engine.context_length
     session.note(f"{session.loaded.name}, {limit} tokens of context. /help lists the commands.")
-    messages = keyboard.messages(CommandCompleter(commands.table), session.toolbar, quiet=quiet)
+    messages = keyboard.messages(CommandCompleter(commands.table), session.toolbar)
     session.run(messages, commands.obey)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command, named
-from llmcli.commands.shared.prompt_input import decoded_text
+from llmcli.commands.shared.prompt_input import decode_input, decoded_text
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
@@ -87,7 +87,7 @@ def text_of_file(name: str) -> str:
         raise UsageError(f"{name} cannot be read: {error.strerror}.") from error
     if len(data) > _LARGEST_BYTES:
         raise UsageError(f"{name} is larger than {_LARGEST_BYTES >> 20} MiB, more than a model could read.")
-    text = decoded_text(data, name, quiet=True)
+    text = decode_input(data, name)
     if "\0" in text:
         raise UsageError(f"{name} is not a text that a model could read: it has NUL characters.")
     return text

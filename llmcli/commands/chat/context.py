@@ -93,8 +93,8 @@ class Context:
         told = self._summary(path[place - 1], summary) if summary else None
         session.live.leave_out(path[place - 1].n, told)
         instead = f" This is read in their place: {told.strip()}" if told else ""
-        # Not a mere note, which --quiet would hide: nothing is left out in silence.
-        terminal.note(
+        # Not a note, which --quiet would hide: the user must know what is left out.
+        terminal.say(
             f"The model no longer reads the oldest {place} messages, from “{preview(path[0].text)}” on; "
             f"they stay in the conversation.{instead}"
         )

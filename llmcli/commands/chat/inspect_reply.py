@@ -53,7 +53,7 @@ class ReplyInspector:
             choices_view.choice_table(found, ids[at], params, tokenizer.token_bytes),
             f"{choices_view.NOTE}; /branch {number} K says alternative K instead",
         )
-        with progress_bar(enabled=not session.quiet, unit="steps") as progress:
+        with progress_bar(unit="steps") as progress:
             card = inspect_token(session.loaded, ids, at, progress=progress)
         own = card_of_reply(card, logits, tokenizer)
         self._show(CardView(own), NOTE)
@@ -66,7 +66,7 @@ class ReplyInspector:
 
         reply, number = self._find(argument)
         logits = self._logits(reply, number)
-        with progress_bar(enabled=not self._session.quiet, unit="tokens") as progress:
+        with progress_bar(unit="tokens") as progress:
             found = lens(
                 self._session.loaded,
                 [*reply.prompt, *reply.ids],
@@ -85,7 +85,7 @@ class ReplyInspector:
         from llmcli.views.inspect.attention import NOTE, attention_view
 
         reply, number = self._find(argument)
-        with progress_bar(enabled=not self._session.quiet, unit="tokens") as progress:
+        with progress_bar(unit="tokens") as progress:
             found = summary(
                 self._session.loaded,
                 [*reply.prompt, *reply.ids],
@@ -104,7 +104,7 @@ class ReplyInspector:
         """The logits (V,) that token `number` of the reply was chosen by."""
         session = self._session
         ids = [*reply.prompt, *reply.ids[:number]]
-        with progress_bar(enabled=not session.quiet, unit="tokens") as progress:
+        with progress_bar(unit="tokens") as progress:
             return session.conversation.engine.next_logits(
                 ids,
                 prompt=len(reply.prompt),

@@ -39,7 +39,7 @@ class Keyboard:
         # Where the line is drawn: standard output may be a file.
         self._screen = next((each for each in (sys.stdout, sys.stderr) if terminal.can_redraw(each)), None)
 
-    def messages(self, completer: Completer, toolbar: Callable[[str], str], *, quiet: bool) -> Iterator[str]:
+    def messages(self, completer: Completer, toolbar: Callable[[str], str]) -> Iterator[str]:
         """Each message typed, as it is; ends at Ctrl-D. Without a keyboard there are none.
 
         `toolbar` is given what has been typed so far.
@@ -49,7 +49,7 @@ class Keyboard:
         if self._screen is None:
             read = self._plain_message
         else:
-            session = self._session(completer, toolbar, quiet=quiet)
+            session = self._session(completer, toolbar)
 
             def read() -> str:
                 return session.prompt(PROMPT)
@@ -58,8 +58,7 @@ class Keyboard:
             try:
                 text = read()
             except KeyboardInterrupt:
-                if not quiet:
-                    terminal.note("Ctrl-D or /exit leaves.")
+                terminal.note("Ctrl-D or /exit leaves.")
                 continue
             except EOFError:
                 return
@@ -114,7 +113,7 @@ class Keyboard:
             raise EOFError
         return line.removesuffix("\n")
 
-    def _session(self, completer: Completer, toolbar: Callable[[str], str], *, quiet: bool) -> PromptSession[str]:
+    def _session(self, completer: Completer, toolbar: Callable[[str], str]) -> PromptSession[str]:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.application import get_app
         from prompt_toolkit.input import create_input
@@ -122,7 +121,7 @@ class Keyboard:
 
         colors = terminal.shows_color(self._screen)
         return PromptSession(
-            history=_history(quiet=quiet),
+            history=_history(),
             input=create_input(self._tty),
             output=create_output(self._screen),
             color_depth=None if colors else ColorDepth.DEPTH_1_BIT,
@@ -179,7 +178,7 @@ def _keys() -> KeyBindings:
     return keys
 
 
-def _history(*, quiet: bool) -> History:
+def _history() -> History:
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     path = data_folder() / "history"
@@ -190,6 +189,5 @@ def _history(*, quiet: bool) -> History:
         path.chmod(0o600)
         return FileHistory(str(path))
     except OSError as error:
-        if not quiet:
-            terminal.note(f"Your messages will not be remembered: {path} cannot be written ({error.strerror}).")
+        terminal.note(f"Your messages will not be remembered: {path} cannot be written ({error.strerror}).")
         return InMemoryHistory()

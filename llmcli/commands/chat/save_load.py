@@ -7,7 +7,7 @@ from pathlib import Path
 from llmcli.commands.chat.branches import preview
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command
-from llmcli.commands.shared.prompt_input import decoded_text
+from llmcli.commands.shared.prompt_input import decode_input
 from llmcli.conversations.export import as_json, as_markdown, import_json
 from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, find_conversation, read_conversation
@@ -110,7 +110,7 @@ def _imported(path: Path, session: ChatSession) -> LiveConversation:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is not a conversation: it is larger than {_LARGEST_BYTES >> 20} MiB.")
-        text = decoded_text(path.read_bytes(), str(path), quiet=True)
+        text = decode_input(path.read_bytes(), str(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     if path.suffix == ".jsonl":

@@ -70,7 +70,6 @@ class ChatSession:
         load: Callable[[str | None], ChatModel],
         *,
         stats: bool,
-        quiet: bool,
         plain: bool = False,
     ) -> None:
         """`load` makes the speaker of another model; it is given the model's name.
@@ -78,7 +77,7 @@ class ChatSession:
         Replies are drawn as Markdown where the terminal can, unless they are to be `plain`.
         """
         self.chat_model, self.live, self.report, self.keyboard, self.load = chat_model, live, report, keyboard, load
-        self.show_stats, self.quiet, self.plain = stats, quiet, plain
+        self.show_stats, self.plain = stats, plain
         self.params = chat_model.params
         self.last_stats: Stats | None = None
         self.last_steps: Sequence[Step] = ()
@@ -105,13 +104,12 @@ class ChatSession:
         return self.chat_model.conversation
 
     def note(self, message: str) -> None:
-        """Mention something, unless the user wants no notes."""
-        if not self.quiet:
-            terminal.note(message)
+        """Write a note, unless --quiet is on."""
+        terminal.note(message)
 
     def say(self, text: str) -> None:
-        """Answer a command."""
-        terminal.note(text)
+        """Answer a command, with or without --quiet."""
+        terminal.say(text)
 
     def record_settings(self) -> None:
         """Write down what holds from here on."""
@@ -177,7 +175,7 @@ class ChatSession:
         with self.keyboard.unheard():
             with (
                 interruption.catching_ctrl_c(),
-                progress_bar(enabled=not self.quiet, unit="tokens") as progress,
+                progress_bar(unit="tokens") as progress,
             ):
                 events = conversation.ask(
                     question.text,
@@ -197,7 +195,7 @@ class ChatSession:
                     recorder.end("interrupted" if finish is None else finish.reason)
                     writer.close()
             told = [known_step(step) for step in steps]
-            looked = read_attention(self.loaded, said, conversation.asked, told, report, quiet=self.quiet)
+            looked = read_attention(self.loaded, said, conversation.asked, told, report)
         if recorder.has_begun:
             self._prompts[self.live.tree.head] = conversation.last_prompt
         self.last_stats = finish.stats
@@ -218,10 +216,10 @@ class ChatSession:
         if not self.plain and not self.report.probs and terminal.can_draw():
             from llmcli.views.reply.markdown_writer import MarkdownReply
 
-            return MarkdownReply(quiet=self.quiet)
+            return MarkdownReply()
         from llmcli.views.reply.writer import ReplyWriter
 
-        return ReplyWriter(colored=self.report.probs, quiet=self.quiet)
+        return ReplyWriter(colored=self.report.probs)
 
     def _finished(self, finish: Finish, *, said: bool) -> None:
         explain(self.conversation.tokenizer, self.last_steps, self.report)

@@ -90,9 +90,9 @@ def fact(
     Exit code 1, and nothing is kept, where it did not take or did more than it should.
     """
     number = _layer(layer)
-    text = None if corpus is None else read_file_text(corpus, quiet=quiet)
+    text = None if corpus is None else read_file_text(corpus)
     _check_writable(out)
-    checkpoint = find_checkpoint(model, quiet=quiet)
+    checkpoint = find_checkpoint(model)
 
     from llmcli.checkpoint.edits.edit_file import write_edit
     from llmcli.checkpoint.edits.store import new_edit_file
@@ -102,12 +102,12 @@ def fact(
     from llmcli.views.terminal.progress import progress_bar
 
     check_editable(checkpoint.config, checkpoint.name, number)
-    over = read_edit_files(checkpoint, edit, quiet=quiet) if edit else ()
-    with progress_bar(enabled=not quiet) as progress:
+    over = read_edit_files(checkpoint, edit) if edit else ()
+    with progress_bar() as progress:
         ours = weights_hash(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))
-    loaded = load_model(checkpoint, device=device, dtype=dtype, quiet=quiet, precise=True)
+    loaded = load_model(checkpoint, device=device, dtype=dtype, precise=True)
     wanted = Fact(prompt, subject, target, tuple(paraphrase or ()), tuple(neighbor or ()), tuple(ask or ()))
-    with progress_bar(enabled=not quiet, unit="steps") as progress:
+    with progress_bar(unit="steps") as progress:
         made, report = make_edit(
             loaded, ours, wanted, layer=number, corpus=text, over=over, reply_tokens=max_tokens, progress=progress
         )
@@ -118,7 +118,7 @@ def fact(
         as_json=as_json,
         html=html,
         svg=svg,
-        after=() if quiet else (NOTE,),
+        after=() if terminal.is_quiet() else (NOTE,),
         title="llm edit",
     )
     if report.problems and not force:
@@ -126,8 +126,7 @@ def fact(
         raise typer.Exit(1)
     path = new_edit_file(subject, target) if out is None else out
     write_edit(path, made)
-    if not quiet:
-        terminal.note(f"Written to {path}. Use it with -e {path.stem if out is None else path}.")
+    terminal.note(f"Written to {path}. Use it with -e {path.stem if out is None else path}.")
 
 
 def _check_writable(out: Path | None) -> None:

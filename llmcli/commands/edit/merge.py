@@ -29,17 +29,16 @@ def merge(
     """Write a new checkpoint, in safetensors, with edits in its weights; the original is not touched."""
     if out.exists():
         raise LlmcliError(f"{out} is there already; give a folder that is not.")
-    checkpoint = find_checkpoint(model, quiet=quiet)
-    found = read_edit_files(checkpoint, edits, quiet=quiet)
+    checkpoint = find_checkpoint(model)
+    found = read_edit_files(checkpoint, edits)
 
     import torch
 
     from llmcli.checkpoint.edits.merge import merge as merge_edits
 
     kind = None if dtype == "auto" else getattr(torch, dtype)
-    with progress_bar(enabled=not quiet) as progress:
+    with progress_bar() as progress:
         merge_edits(
             checkpoint, found, out, dtype=kind, progress=lambda done, total: progress("Writing the model", done, total)
         )
-    if not quiet:
-        terminal.note(f"Written to {out}. Use it with -m {out}.")
+    terminal.note(f"Written to {out}. Use it with -m {out}.")

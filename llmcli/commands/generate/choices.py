@@ -101,7 +101,6 @@ def choose(
     table: bool,
     top: int,
     as_json: bool,
-    quiet: bool,
 ) -> None:
     """Print the most probable answer, or as JSON all of them; with `table`, all (or the `top` best) on stderr.
 
@@ -127,7 +126,7 @@ def choose(
     thinks = loaded.tokenizer.thinking.awaits_answer(start.state)
     thought = Thought()
     if thinks or (start.state == "begin" and not prompt.no_thinking and opening_tokens(loaded.tokenizer)):
-        thought = think(engine, loaded.tokenizer, built, replace(params, stop=()), quiet=quiet)
+        thought = think(engine, loaded.tokenizer, built, replace(params, stop=()))
     before = [*built.ids, *thought.ids]
 
     def with_answer(answer: str) -> list[int]:
@@ -136,7 +135,7 @@ def choose(
         segment = TextSegment(answer, trusted=False)
         return before + loaded.tokenizer.encode_segments([segment], continuation=True)
 
-    with progress_bar(enabled=not quiet, unit="tokens") as progress:
+    with progress_bar(unit="tokens") as progress:
         result = choose_ids(
             loaded,
             before,

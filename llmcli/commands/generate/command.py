@@ -124,9 +124,9 @@ def generate(
         system = template = template_arg = choices = json_schema = regex = grammar = record = None
         prefill = ""
     elif prompt_template is None:
-        text = read_prompt(prompt, quiet=quiet)
+        text = read_prompt(prompt)
     else:
-        text, its_system = prompt_template_files.read_filled(prompt_template, prompt, param, quiet=quiet)
+        text, its_system = prompt_template_files.read_filled(prompt_template, prompt, param)
         # More to the point than what holds in general, but not than what is said here and now.
         if its_system is not None and not options.is_flag_given(invocation, "system"):
             system = its_system
@@ -145,9 +145,7 @@ def generate(
         raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
     if json_schema is None and grammar is None and options.is_flag_given(invocation, "free_whitespace"):
         raise UsageError("--free-whitespace is for the JSON of a --json-schema or a --grammar, and none is given.")
-    rule = structured_output.given_rule(
-        json_schema, regex, grammar, free_whitespace=free_whitespace, prefill=prefill, quiet=quiet
-    )
+    rule = structured_output.given_rule(json_schema, regex, grammar, free_whitespace=free_whitespace, prefill=prefill)
     if rule is not None and (answers or record):
         raise UsageError("--json-schema, --regex and --grammar do not go with --choices or --record.")
     if edit and record:
@@ -156,16 +154,15 @@ def generate(
     helped = speculative.Speculating(draft, lookup, draft_tokens)
     if draft is not None and record is not None:
         raise UsageError("--draft does not go with --record: without it, what was drawn would not be had again.")
-    checkpoint = find_checkpoint(model, quiet=quiet)
+    checkpoint = find_checkpoint(model)
     if not answers:
-        helped.find(quiet=quiet)
+        helped.find()
     loaded = load_model(
         checkpoint,
         device=device,
         dtype=dtype,
         quantize=quantize,
         threads=threads,
-        quiet=quiet,
         template=template,
         context=context,
         edit=edit,
@@ -176,7 +173,7 @@ def generate(
         loaded, gap = made_to_fill_in(loaded)
     asked = ReplyPrompt.make(
         loaded, text, system, variables,
-        raw=raw, quiet=quiet, strict_system=strict_system, no_thinking=no_thinking,
+        raw=raw, strict_system=strict_system, no_thinking=no_thinking,
     )  # fmt: skip
     if fill_in is not None and gap is not None:
         asked = replace(asked, gap=(gap, fill_in[1]))
@@ -184,19 +181,17 @@ def generate(
         asked = replace(asked, control_tokens=True)
     built = asked.built(prefill)
     ids = built.ids
-    if not quiet:
-        for note in built.notes:
-            terminal.note(note)
+    for note in built.notes:
+        terminal.note(note)
     engine = helped.engine(
         loaded,
         context=context,
         threads=threads,
         device=device,
         dtype=dtype,
-        quiet=quiet,
         chat=asked.is_chat,
     )
-    if asked.control_tokens and not quiet:
+    if asked.control_tokens:
         _note_control_tokens(loaded.tokenizer, text + prefill)
     if show_prompt:
         _show_prompt(loaded.tokenizer, ids)
@@ -214,7 +209,6 @@ def generate(
             table=probs or top > 0,
             top=top,
             as_json=as_json,
-            quiet=quiet,
         )
         return
     params = sampling.params(loaded.generation_defaults, loaded.tokenizer)
@@ -236,7 +230,7 @@ def generate(
         apart = ThinkingApart(loaded.tokenizer, start, exact=True)
     said, thought = apart.prefill, apart.prefill_thinking
     interruption = Interruption()
-    with interruption.catching_ctrl_c(), progress_bar(enabled=not quiet, unit="tokens") as progress:
+    with interruption.catching_ctrl_c(), progress_bar(unit="tokens") as progress:
         events = engine.stream(
             ids,
             params,
@@ -247,14 +241,14 @@ def generate(
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
-        if constraint is not None and not quiet:
+        if constraint is not None:
             structured_output.warn_of_no_ending(constraint)
         show: Callable[[Event], None] | None = None
         lines = JsonLines(loaded.name, params.seed, loaded.tokenizer.token_bytes) if as_jsonl else None
         if lines is not None:
             show = lines.show
         elif not as_json:
-            show = ReplyWriter(colored=probs, prefill=said, thought=thought, quiet=quiet, newline=not no_newline).show
+            show = ReplyWriter(colored=probs, prefill=said, thought=thought, newline=not no_newline).show
         constrained = None
         if constraint is not None:
             hold = not as_jsonl and not terminal.is_terminal(terminal.stdout())
@@ -263,7 +257,7 @@ def generate(
         generated, finish = follow(map(apart, recorder.listening(events, top)), show)
     if constrained is not None and lines is None:
         constrained.end(finish, awaits_answer=apart.awaits_answer)
-    looked = read_attention(loaded, asked.messages, ids, generated, report, quiet=quiet)
+    looked = read_attention(loaded, asked.messages, ids, generated, report)
     steps = looked.steps
     if lines is not None:
         lines.end(steps)
@@ -293,12 +287,12 @@ def generate(
             html=html,
             svg=svg,
         )
-    recorder.write(asked, engine, params, finish, checkpoint, built=built, quiet=quiet)
+    recorder.write(asked, engine, params, finish, checkpoint, built=built)
     if stats:
         from llmcli.views.reply.stats import stats_line
 
         terminal.console_err().print(stats_line(finish.stats), soft_wrap=True)
-    if finish.reason == "context" and not quiet:
+    if finish.reason == "context":
         terminal.note(f"The context of {engine.context_length} tokens is full; the reply ends there.")
     if looked.error is not None:
         raise looked.error

@@ -67,7 +67,6 @@ class Recorder:
         checkpoint: Checkpoint,
         *,
         built: ChatPrompt,
-        quiet: bool,
     ) -> None:
         """Write the run that has been listened to."""
         if self._path is None:
@@ -78,7 +77,7 @@ class Recorder:
             asked.loaded,
             engine,
             params,
-            hashes(checkpoint, quiet=quiet),
+            hashes(checkpoint),
             prompt=asked.text,
             prompt_ids=built.ids,
             start=built.start,
@@ -88,9 +87,9 @@ class Recorder:
         replace_text(self._path, json_text(plain(as_json(run))) + "\n")
 
 
-def hashes(checkpoint: Checkpoint, *, quiet: bool) -> dict[str, str]:
+def hashes(checkpoint: Checkpoint) -> dict[str, str]:
     """The hashes of a model's files; progress goes to stderr."""
     from llmcli.checkpoint.file_hashes import file_hashes
 
-    with progress_bar(enabled=not quiet) as progress:
+    with progress_bar() as progress:
         return file_hashes(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))

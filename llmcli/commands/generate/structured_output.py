@@ -66,7 +66,7 @@ FreeWhitespace: TypeAlias = Annotated[
 
 
 def given_rule(
-    json_schema: str | None, regex: str | None, grammar: str | None, *, free_whitespace: bool, prefill: str, quiet: bool
+    json_schema: str | None, regex: str | None, grammar: str | None, *, free_whitespace: bool, prefill: str
 ) -> Rule | None:
     """The form that is asked for, checked before a model is loaded.
 
@@ -78,8 +78,8 @@ def given_rule(
         return None
     from llmcli.engine.guided.grammar import Rule
 
-    schema = None if json_schema is None else _contents(json_schema, "--json-schema", inline="{", quiet=quiet)
-    lark = None if grammar is None else _contents(grammar, "--grammar", inline=":", quiet=quiet)
+    schema = None if json_schema is None else _contents(json_schema, "--json-schema", inline="{")
+    lark = None if grammar is None else _contents(grammar, "--grammar", inline=":")
     rules = [
         *([] if schema is None else [Rule("json-schema", schema, free_whitespace=free_whitespace)]),
         *([] if regex is None else [Rule("regex", regex)]),
@@ -90,12 +90,11 @@ def given_rule(
     # A thought is no part of the form; where it ends, the model's vocabulary tells.
     marks = any(mark in prefill for mark in (*TAGS, *TAGS.values(), "<|"))
     for warning in rules[0].check("" if marks else prefill):
-        if not quiet:
-            terminal.note(f"--{rules[0].kind}: {warning}")
+        terminal.note(f"--{rules[0].kind}: {warning}")
     return rules[0]
 
 
-def _contents(argument: str, option: str, *, inline: str, quiet: bool) -> str:
+def _contents(argument: str, option: str, *, inline: str) -> str:
     """The text of a file, or the argument itself where it holds `inline` and there is no such file."""
     path = Path(argument)
     if not _is_file(path):
@@ -104,7 +103,7 @@ def _contents(argument: str, option: str, *, inline: str, quiet: bool) -> str:
         return argument_text(argument, option)
     if path.stat().st_size > _LARGEST_BYTES:
         raise UsageError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB.")
-    return decoded_text(path.read_bytes(), str(path), quiet=quiet)
+    return decoded_text(path.read_bytes(), str(path))
 
 
 def _is_file(path: Path) -> bool:

@@ -22,7 +22,7 @@ class Thought:
     text: str = ""
 
 
-def think(engine: Engine, tokenizer: Tokenizer, built: ChatPrompt, params: SamplingParams, *, quiet: bool) -> Thought:
+def think(engine: Engine, tokenizer: Tokenizer, built: ChatPrompt, params: SamplingParams) -> Thought:
     """Generate a reply to `built` up to where its answer begins, and show the thought on stderr; empty without one.
 
     Raises:
@@ -31,13 +31,12 @@ def think(engine: Engine, tokenizer: Tokenizer, built: ChatPrompt, params: Sampl
     apart = ThinkingApart(tokenizer, built.start)
     ids: list[int] = []
     thought = ""
-    writer = None if quiet else ThoughtWriter()
+    writer = ThoughtWriter()
     for event in map(apart, engine.stream(built.ids, params, probabilities=False, start=built.start)):
         if not isinstance(event, Step | Finish):
             continue
         thought += event.thinking
-        if writer is not None:
-            writer.write(event.thinking)
+        writer.write(event.thinking)
         if event.text and not apart.awaits_answer:
             break
         if isinstance(event, Step):
@@ -46,7 +45,6 @@ def think(engine: Engine, tokenizer: Tokenizer, built: ChatPrompt, params: Sampl
             if event.reason == "interrupted":
                 raise KeyboardInterrupt
             raise LlmcliError(never_began(event))
-    if writer is not None:
-        writer.end()
+    writer.end()
     marked = bool(thought) or bool(tokenizer.decode(ids, skip_special=False).strip())
     return Thought(tuple(ids), thought) if marked else Thought()

@@ -48,19 +48,18 @@ class InspectContext:
     device: str = "auto"
     dtype: str = "auto"
     edit: Sequence[str] | None = None
-    quiet: bool = False
     computes: bool = True
     """Torch computes something, of the model or of its weights."""
 
     @cached_property
     def content(self) -> str:
         """The text."""
-        return output.read_text(self.text, quiet=self.quiet)
+        return output.read_text(self.text)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model's headers; no weight is read."""
-        return find_checkpoint(self.model, quiet=self.quiet, weights=self.computes)
+        return find_checkpoint(self.model, weights=self.computes)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -73,7 +72,6 @@ class InspectContext:
             self.checkpoint,
             device=self.device,
             dtype=self.dtype,
-            quiet=self.quiet,
             template=self.template,
             edit=self.edit,
             precise=precise,
@@ -102,7 +100,7 @@ class InspectContext:
         self, what: str, unit: str = "tokens", *, estimate: bool = False
     ) -> Iterator[Callable[[int, int], None]]:
         """A function to tell (done, in all) while `what` is going on; `estimate` is for what takes a minute."""
-        with progress_bar(enabled=not self.quiet, unit=unit, estimate=estimate) as report:
+        with progress_bar(unit=unit, estimate=estimate) as report:
             yield lambda done, total: report(what, done, total)
 
 

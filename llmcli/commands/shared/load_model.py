@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _PRECISE_UP_TO = 1_500_000_000
 
 
-def find_checkpoint(name: str | None, *, quiet: bool, weights: bool = True) -> Checkpoint:
+def find_checkpoint(name: str | None, *, weights: bool = True) -> Checkpoint:
     """Find the model, fetching it if need be, and read its headers; progress goes to stderr.
 
     `weights` says that the caller goes on to read weights: their files and torch are then loaded in the meantime.
     """
-    with progress_bar(enabled=not quiet) as progress:
+    with progress_bar() as progress:
         # Found first: a wrong name must not cost the seconds that importing torch takes.
         from llmcli.hub.resolve import resolve
 
@@ -39,7 +39,6 @@ def load_model(
     *,
     device: str,
     dtype: str,
-    quiet: bool,
     quantize: str | None = None,
     threads: int | None = None,
     template: str | None = None,
@@ -64,8 +63,8 @@ def load_model(
         torch.set_num_threads(threads)
     if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
         dtype = "float32"
-    edits = read_edit_files(checkpoint, edit, quiet=quiet) if edit else ()
-    with progress_bar(enabled=not quiet) as progress, no_garbage():
+    edits = read_edit_files(checkpoint, edit) if edit else ()
+    with progress_bar() as progress, no_garbage():
         loaded = load_checkpoint(
             checkpoint,
             device=device,
@@ -78,23 +77,18 @@ def load_model(
             readable=readable,
             # Commands that look inside have no such flag.
             may_quantize=may_quantize and not (precise or readable),
-            tell=_nothing if quiet else terminal.note,
+            tell=terminal.note,
         )
-    if not quiet:
-        for note in loaded.notes:
-            terminal.note(note)
+    for note in loaded.notes:
+        terminal.note(note)
     return loaded
 
 
-def _nothing(_line: str) -> None:
-    """Tell the user nothing."""
-
-
-def read_edit_files(checkpoint: Checkpoint, names: Sequence[str], *, quiet: bool) -> tuple[Edit, ...]:
+def read_edit_files(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[Edit, ...]:
     """The edits of those names or in those files, if they are for that model; progress goes to stderr."""
     from llmcli.checkpoint.edits.edit_file import read_edits
     from llmcli.checkpoint.edits.store import find_edit
 
     files = [find_edit(name) for name in names]
-    with progress_bar(enabled=not quiet) as progress:
+    with progress_bar() as progress:
         return read_edits(checkpoint, files, lambda done, total: progress("Hashing the model's files", done, total))

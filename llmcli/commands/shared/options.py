@@ -234,10 +234,26 @@ Encoding: TypeAlias = Annotated[
     ),
 ]
 """Acts by being given, on all text that is read from files, standard input and the command line."""
+
+
+def _set_quiet(quiet: bool) -> bool:
+    terminal.set_quiet(quiet)
+    return quiet
+
+
 Quiet: TypeAlias = Annotated[
     bool,
-    typer.Option("--quiet", "-q", envvar="LLMCLI_QUIET", help="No notes and no progress on stderr; errors still are."),
+    typer.Option(
+        "--quiet",
+        "-q",
+        envvar="LLMCLI_QUIET",
+        callback=_set_quiet,
+        # Before anything writes a note.
+        is_eager=True,
+        help="No notes and no progress on stderr; errors still are.",
+    ),
 ]
+"""Takes effect by its callback: whatever writes notes or progress asks `views.terminal`."""
 
 
 def is_flag_given(context: typer.Context, name: str) -> bool:

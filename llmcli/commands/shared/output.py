@@ -72,14 +72,14 @@ def check_template(invocation: typer.Context, *, chat: bool) -> None:
         raise UsageError("--chat-template is for --chat, and the text is raw.")
 
 
-def read_text(argument: str | None, *, quiet: bool) -> str:
+def read_text(argument: str | None) -> str:
     """The text argument alone, or what was piped in where there is none or it is "-".
 
     Raises:
         UsageError: there is no text.
     """
     if argument is None or argument == "-":
-        return read_prompt(argument, quiet=quiet)
+        return read_prompt(argument)
     if not argument:
         raise UsageError("The text is empty. Give a text, or pipe one in.")
     return argument_text(argument, "The text")
@@ -144,7 +144,7 @@ def present(
     terminal.console_out().print(view)
     for line in after:
         if isinstance(line, str):
-            terminal.note(line)
+            terminal.say(line)
         else:
             terminal.console_err().print(line)
 

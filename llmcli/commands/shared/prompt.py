@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmcli.errors import UsageError
-from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
@@ -34,6 +33,8 @@ class ReplyPrompt:
     """Whether a system prompt that the template does not write is an error."""
     no_thinking: bool = False
     """Whether the model is to answer without a thought."""
+    notes: tuple[str, ...] = ()
+    """What the user is to be told of how the prompt is built, beside the notes of the template."""
 
     @classmethod
     def make(
@@ -44,11 +45,10 @@ class ReplyPrompt:
         variables: Mapping[str, object],
         *,
         raw: bool,
-        quiet: bool,
         strict_system: bool = False,
         no_thinking: bool = False,
     ) -> ReplyPrompt:
-        """The prompt for `text`; a model without a chat template continues it, and the user is told.
+        """The prompt for `text`; a model without a chat template continues it, with a note.
 
         Raises:
             UsageError: there is no chat template for what was said besides.
@@ -62,8 +62,9 @@ class ReplyPrompt:
                 raise UsageError(
                     f"{loaded.name} has no chat template, so there is no variable for --template-arg to set."
                 )
-            if not quiet:
-                terminal.note(f"{loaded.name} has no chat template; it continues the text as with --raw.")
+        if loaded.template is None and not raw:
+            note = f"{loaded.name} has no chat template; it continues the text as with --raw."
+            return cls(loaded, None, text, (), notes=(note,))
         if raw or loaded.template is None:
             return cls(loaded, None, text, ())
         messages = (*([Message("system", system)] if system else []), Message("user", text))
@@ -84,7 +85,7 @@ class ReplyPrompt:
             return ChatPrompt(fill_in.ids(self.loaded.tokenizer, self.text, suffix))
         if self.template is None:
             raw = encode_raw(self.loaded.tokenizer, self.text + prefill, control_tokens=self.control_tokens)
-            return ChatPrompt(raw, start=ReplyStart(prefill=prefill))
+            return ChatPrompt(raw, self.notes, start=ReplyStart(prefill=prefill))
         return build_chat(
             self.loaded.tokenizer,
             self.template,

@@ -28,7 +28,7 @@ def configure_encoding(name: str | None) -> None:
     _encoding = None if name is None else checked_encoding(name)
 
 
-def read_prompt(argument: str | None, *, quiet: bool = False) -> str:
+def read_prompt(argument: str | None) -> str:
     """The prompt argument, a blank line, and what was piped in; "-" stands for the pipe alone.
 
     Raises:
@@ -36,9 +36,9 @@ def read_prompt(argument: str | None, *, quiet: bool = False) -> str:
     """
     piped = ""
     if stdin_is_piped():
-        piped = read_stdin(quiet=quiet)
+        piped = read_stdin()
     elif argument == "-":
-        piped = "" if sys.stdin is None else decoded_text(sys.stdin.buffer.read(), _STDIN, quiet=quiet)
+        piped = "" if sys.stdin is None else decoded_text(sys.stdin.buffer.read(), _STDIN)
     if argument is not None:
         argument = argument_text(argument, "The prompt")
     parts = [part for part in (None if argument == "-" else argument, piped) if part]
@@ -54,16 +54,16 @@ def stdin_is_piped() -> bool:
     return sys.stdin is not None and not sys.stdin.closed and not sys.stdin.isatty()
 
 
-def read_stdin(*, quiet: bool = False) -> str:
+def read_stdin() -> str:
     """All of standard input as text, without byte order mark and last line end.
 
     Raises:
         UsageError: there is none, or too much, or it is not text in a known encoding.
     """
-    return decoded_text(read_stdin_bytes(quiet=quiet), _STDIN, quiet=quiet)
+    return decoded_text(read_stdin_bytes(), _STDIN)
 
 
-def read_stdin_bytes(*, quiet: bool = False) -> bytes:
+def read_stdin_bytes() -> bytes:
     """All of standard input.
 
     Raises:
@@ -75,8 +75,7 @@ def read_stdin_bytes(*, quiet: bool = False) -> bytes:
         _PATIENCE_S, terminal.note, ["Waiting for the end of standard input (use < /dev/null if nothing will come)."]
     )
     waiting.daemon = True
-    if not quiet:
-        waiting.start()
+    waiting.start()
     try:
         data = sys.stdin.buffer.read(LARGEST_BYTES + 1)
     finally:
@@ -102,27 +101,32 @@ def read_file_bytes(path: Path) -> bytes:
     return data
 
 
-def read_file_text(path: Path, *, quiet: bool = False) -> str:
+def read_file_text(path: Path) -> str:
     """All of a text file, as `decoded_text` makes it of its bytes.
 
     Raises:
         UsageError: it cannot be read, holds too much, or is not text in a known encoding.
     """
-    return decoded_text(read_file_bytes(path), str(path), quiet=quiet)
+    return decoded_text(read_file_bytes(path), str(path))
 
 
-def decoded_text(data: bytes, source: str, *, quiet: bool = False) -> str:
+def decoded_text(data: bytes, source: str) -> str:
     """Bytes from outside as text, without byte order mark and last line end.
 
-    `source` is what messages call them. A NUL in them is passed on with a note, unless `quiet`.
+    `source` is what messages call them. A NUL in them is passed on with a note.
 
     Raises:
         UsageError: they are not text in the encoding that `--encoding`, a byte order mark, UTF-8 or the locale give.
     """
-    text = text_from_bytes(data, source, _encoding)
-    if "\0" in text and not quiet:
+    text = decode_input(data, source)
+    if "\0" in text:
         terminal.note(f"{source} has NUL characters, which text has not; the model reads them as they are.")
-    return text.replace("\r\n", "\n").removesuffix("\n")
+    return text
+
+
+def decode_input(data: bytes, source: str) -> str:
+    """`decoded_text` without the note, for callers that refuse a NUL or accept it."""
+    return text_from_bytes(data, source, _encoding).replace("\r\n", "\n").removesuffix("\n")
 
 
 def argument_text(argument: str, source: str) -> str:

@@ -162,9 +162,7 @@ def remove(name: str) -> None:
     find_path.unlink()
 
 
-def read_filled(
-    name: str, argument: str | None, params: Sequence[str] | None, *, quiet: bool
-) -> tuple[str, str | None]:
+def read_filled(name: str, argument: str | None, params: Sequence[str] | None) -> tuple[str, str | None]:
     """Prompt and system prompt of a template, filled with the prompt argument, piped text and `KEY=VALUE` params.
 
     Raises:
@@ -179,10 +177,8 @@ def read_filled(
         values[key] = argument_text(value, "--param")
     needs_input = _INPUT in template.places and _INPUT not in values
     if needs_input or argument is not None:
-        text = read_prompt(argument, quiet=quiet)
-    else:
-        text = read_stdin(quiet=quiet) if stdin_is_piped() else ""
-    return template.filled(text, values)
+        return template.filled(read_prompt(argument), values)
+    return template.filled(read_stdin() if stdin_is_piped() else "", values)
 
 
 def _path(name: str) -> Path:

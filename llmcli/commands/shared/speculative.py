@@ -62,10 +62,10 @@ class Speculating:
         self._loaded: LoadedModel | None = None
         self._has_helped = False
 
-    def find(self, *, quiet: bool) -> None:
+    def find(self) -> None:
         """Find the draft model, if there is to be one; without that it takes no part."""
         if self._draft is not None:
-            self._found = find_checkpoint(self._draft, quiet=quiet)
+            self._found = find_checkpoint(self._draft)
 
     def engine(
         self,
@@ -75,7 +75,6 @@ class Speculating:
         threads: int | None,
         device: str,
         dtype: str,
-        quiet: bool,
         chat: bool = True,
     ) -> Engine:
         """An engine for `loaded` with the help that was asked for; `chat` as for `LoadedModel.engine`.
@@ -84,7 +83,7 @@ class Speculating:
             UsageError: the draft model has another vocabulary, unless it has helped another model before.
         """
         if self._found is not None and self._loaded is None:
-            self._loaded = load_model(self._found, device=device, dtype=dtype, threads=threads, quiet=quiet)
+            self._loaded = load_model(self._found, device=device, dtype=dtype, threads=threads)
 
         def made(draft: LoadedModel | None) -> Engine:
             return loaded.engine(
@@ -102,7 +101,6 @@ class Speculating:
             if not self._has_helped:
                 raise
             engine = made(None)
-            if not quiet:
-                terminal.note(f"{error} It goes on without a draft.")
+            terminal.note(f"{error} It goes on without a draft.")
         self._has_helped = True
         return engine

@@ -62,8 +62,6 @@ def read_attention(
     prompt: Sequence[int],
     steps: Sequence[Step],
     report: ReportOptions,
-    *,
-    quiet: bool,
 ) -> ReadAttention:
     """`steps`, the reply to the tokens `prompt`, with the attention of each, if `report` asks for it.
 
@@ -88,7 +86,7 @@ def read_attention(
     )
     interrupted, failed = False, None
     try:
-        with progress_bar(enabled=not quiet, unit="tokens", estimate=True, patience_s=_PATIENCE_S) as progress:
+        with progress_bar(unit="tokens", estimate=True, patience_s=_PATIENCE_S) as progress:
             reading.read(lambda done, total: progress("Reading the attention", done, total))
     except KeyboardInterrupt:
         interrupted = True
@@ -99,7 +97,7 @@ def read_attention(
         for step, logprob in zip(steps, reading.logprobs, strict=False)
         if (own := probability(step)) is not None
     ]
-    if (note := difference_note(compared)) is not None and not quiet:
+    if (note := difference_note(compared)) is not None:
         terminal.note(note)
     with_rows = [replace(step, attention=row) for step, row in zip(steps, reading.rows, strict=False)]
     return ReadAttention([*with_rows, *steps[len(with_rows) :]], interrupted, failed)

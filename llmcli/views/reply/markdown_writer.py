@@ -24,16 +24,15 @@ if TYPE_CHECKING:
 class MarkdownReply:
     """Draws a reply on standard output, which must be a terminal that `terminal.can_draw`.
 
-    A thought is shown dim, from its end if it is long, and makes place for a line that tells of it when it is over.
+    A thought is shown dim, from its end if it is long, and replaced by one line about it when it is over; with --quiet
+    neither is shown.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        """If `quiet`, thoughts are not shown."""
+    def __init__(self) -> None:
         self._lines = OpenLines(_write, lambda: terminal.size(sys.stdout))
         # Rich's name of a palette that no terminal has which is asked for its own.
         self._colors = cast("Colors", terminal.console_out().color_system)
         self._answer = MarkdownStream(self._lines, self._colors)
-        self._quiet = quiet
         self._thought, self._thought_tokens, self._thought_since = "", 0, 0.0
 
     def show(self, event: Event) -> None:
@@ -64,14 +63,14 @@ class MarkdownReply:
             self._answer.finish()
             self._thought_since = time.perf_counter()
         self._thought += text
-        if not self._quiet and self._lines.is_due():
+        if not terminal.is_quiet() and self._lines.is_due():
             with self._lines.drawing():
                 # A line of the text is at least one of the screen.
                 end = "\n".join(self._thought.rstrip().split("\n")[-self._lines.rows - 1 :])
                 self._lines.update([], self._dim(end))
 
     def _end_thought(self) -> None:
-        if self._thought.strip() and not self._quiet:
+        if self._thought.strip() and not terminal.is_quiet():
             seconds = time.perf_counter() - self._thought_since
             told = f"Thought for {self._thought_tokens} tokens, {seconds:.1f} s; /thought shows it."
             self._lines.update([*self._dim(told), ""], [])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ThoughtWriter:
-    """Writes what a model thinks to standard error, as it comes and harmless to any terminal."""
+    """Writes what a model thinks to standard error as it comes, control characters made visible; not with --quiet."""
 
     def __init__(self) -> None:
         self._is_open = False
@@ -26,7 +26,7 @@ class ThoughtWriter:
         text = self._held + text
         said = text.rstrip()
         self._held = text[len(said) :]
-        if not said or sys.stderr is None:
+        if not said or sys.stderr is None or terminal.is_quiet():
             return
         self._is_open = True
         if terminal.shows_color(sys.stderr):
@@ -58,22 +58,20 @@ class ReplyWriter:
         colored: bool = False,
         prefill: str = "",
         thought: str = "",
-        quiet: bool = False,
         newline: bool = True,
     ) -> None:
         """`colored` gives each token the color of its probability, where the terminal has colors.
 
         Without `newline` a pipe or file gets the text alone.
 
-        `thought` and `prefill` are how the reply begins, before anything is generated. If `quiet`, thoughts are not
-        shown.
+        `thought` and `prefill` are how the reply begins, before anything is generated.
         """
         self._is_terminal = terminal.stdout().isatty()
         self._prefill, self._thought = prefill, thought
         self._console = terminal.console_out() if colored and self._is_terminal else None
         self._at_line_start = True
         self._newline = newline or self._is_terminal
-        self._thoughts = None if quiet else ThoughtWriter()
+        self._thoughts = ThoughtWriter()
 
     def show(self, event: Event) -> None:
         """Write what `event` adds to the reply; the last one ends the line, so that what follows has its own."""
@@ -92,14 +90,12 @@ class ReplyWriter:
         """Nothing is left to write, whatever ended the reply."""
 
     def _think(self, text: str) -> None:
-        if self._thoughts is not None:
-            self._thoughts.write(text)
+        self._thoughts.write(text)
 
     def _write(self, text: str, step: Step | None = None) -> None:
         if not text:
             return
-        if self._thoughts is not None:
-            self._thoughts.end()
+        self._thoughts.end()
         self._at_line_start = text.endswith("\n")
         if self._console is not None and step is not None and step.logprob is not None:
             self._write_colored(text, step)
@@ -111,8 +107,7 @@ class ReplyWriter:
         sys.stdout.flush()
 
     def _end_line(self) -> None:
-        if self._thoughts is not None:
-            self._thoughts.end()
+        self._thoughts.end()
         if not self._newline or self._at_line_start:
             return
         if self._is_terminal:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from llmcli.views.terminal.sanitize import visible
-from llmcli.views.terminal.terminal import can_redraw, console_err, note
+from llmcli.views.terminal.terminal import can_redraw, console_err, is_quiet, note
 
 Report: TypeAlias = Callable[[str, int, int | None], None]
 # What is over before anyone wonders should not flicker.
@@ -19,16 +19,15 @@ _ESTIMATE_AFTER_S, _WORTH_A_NOTE_S = 1.0, 3.0
 
 
 @contextmanager
-def progress_bar(
-    *, enabled: bool = True, unit: str = "bytes", estimate: bool = False, patience_s: float = _PATIENCE_S
-) -> Iterator[Report]:
+def progress_bar(*, unit: str = "bytes", estimate: bool = False, patience_s: float = _PATIENCE_S) -> Iterator[Report]:
     """A function to tell (what, done, in all or None), in bytes or another `unit`.
 
     The bar appears if the work is not over after `patience_s`, and vanishes when it is, or at the end of the block.
     Where stderr is no terminal nothing is shown or, with `estimate`, after a second one note of how long it will take.
+    With --quiet nothing is shown.
     """
-    if not enabled or not can_redraw(sys.stderr):
-        yield _Estimate(unit).report if enabled and estimate else lambda what, done, total: None
+    if is_quiet() or not can_redraw(sys.stderr):
+        yield _Estimate(unit).report if estimate else lambda what, done, total: None
         return
     bar = _Bar(unit, patience_s)
     try:

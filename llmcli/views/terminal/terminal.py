@@ -17,12 +17,24 @@ if TYPE_CHECKING:
 LEAST_COLUMNS, MOST_COLUMNS = 20, 10_000
 """What views are drawn for: in a narrower terminal its lines are broken, which is better than columns without text."""
 _color: bool | None = None
+_quiet = False
 
 
 def configure(color: bool | None) -> None:
     """Set what `--color/--no-color` says; None leaves it to the terminal, NO_COLOR and TERM."""
     global _color
     _color = color
+
+
+def set_quiet(quiet: bool) -> None:
+    """Set what `--quiet` says: whether notes and progress are left out of stderr."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether notes and progress are left out of stderr."""
+    return _quiet
 
 
 def console_out() -> Console:
@@ -104,7 +116,13 @@ def write_line(line: str) -> None:
 
 
 def note(message: str) -> None:
-    """Tell the user something in passing, on stderr."""
+    """Write a note to stderr, unless `--quiet` is on."""
+    if not _quiet:
+        _line(message, "dim")
+
+
+def say(message: str) -> None:
+    """Write to stderr what the user asked to be told, with or without `--quiet`."""
     _line(message, "dim")
 
 

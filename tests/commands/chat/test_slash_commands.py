@@ -24,6 +24,7 @@ from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.engine import Conversation, SamplingParams
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
+from llmcli.views.terminal import terminal
 from tests.support.models.puppet import ASSISTANT, END, chain, loop, write_puppet
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
@@ -61,6 +62,8 @@ def start(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     with ExitStack() as stack:
 
         def make(model: Path, *, quiet: bool = False, talk: LiveConversation | None = None, **params: object) -> Chat:
+            terminal.set_quiet(quiet)
+
             def load(name: str | None) -> ChatModel:
                 loaded = llmcli.load(name or model)
                 assert loaded.template is not None
@@ -68,12 +71,13 @@ def start(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
                 return ChatModel(loaded, conversation, GREEDY, name or str(model), None)
 
             session = ChatSession(
-                load(None), talk or LiveConversation(), ReportOptions(), Keyboard(stack), load, stats=False, quiet=quiet
+                load(None), talk or LiveConversation(), ReportOptions(), Keyboard(stack), load, stats=False
             )
             stack.callback(session.close)
             return Chat(session, capsys)
 
         yield make
+    terminal.set_quiet(False)
 
 
 def _without_keyboard(open_file: Callable[..., object]) -> Callable[..., object]:

@@ -28,6 +28,6 @@ def test_files_and_folders_are_found(tmp_path: Path) -> None:
     file = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
     folder = tiny_checkpoint(tmp_path / "folder", "llama")
     for path, format_ in ((file, "GGUF"), (folder, "safetensors")):
-        checkpoint = find_checkpoint(str(path), quiet=True)
+        checkpoint = find_checkpoint(str(path))
         assert (checkpoint.path, checkpoint.format) == (path, format_)
         assert gc.isenabled()

@@ -28,8 +28,8 @@ def steps(logprob: float | None = None) -> list[Step]:
 
 def test_nothing_is_read_unless_asked_for(loaded: llmcli.LoadedModel) -> None:
     said = steps()
-    assert read_attention(loaded, [], IDS[:4], said, ReportOptions(probs=True), quiet=True).steps is said
-    looked = read_attention(loaded, [], IDS[:4], said, ReportOptions(attention=True), quiet=True)
+    assert read_attention(loaded, [], IDS[:4], said, ReportOptions(probs=True)).steps is said
+    looked = read_attention(loaded, [], IDS[:4], said, ReportOptions(attention=True))
     assert [step.attention.position if step.attention else None for step in looked.steps] == [3, 4, 5, 6]
     assert [step.id for step in looked.steps] == IDS[4:]
 
@@ -38,7 +38,7 @@ def test_other_probabilities_than_the_reply_had_are_told(
     loaded: llmcli.LoadedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for logprob, told in ((None, False), (-0.01, True)):
-        looked = read_attention(loaded, [], IDS[:4], steps(logprob), ReportOptions(attention=True), quiet=False)
+        looked = read_attention(loaded, [], IDS[:4], steps(logprob), ReportOptions(attention=True))
         assert ("4 of 4 tokens" in capsys.readouterr().err) is told
         assert [step.logprob for step in looked.steps] == [logprob] * 4
 
@@ -55,7 +55,7 @@ def test_a_reading_that_ends_early_keeps_what_it_found(
         raise error
 
     monkeypatch.setattr(ReplyAttention, "read", ending)
-    looked = read_attention(loaded, [], IDS[:4], steps(), ReportOptions(attention=True), quiet=True)
+    looked = read_attention(loaded, [], IDS[:4], steps(), ReportOptions(attention=True))
     assert [step.attention is not None for step in looked.steps] == [True, True, False, False]
     assert (looked.interrupted, looked.error) == (
         (True, None) if isinstance(error, KeyboardInterrupt) else (False, error)

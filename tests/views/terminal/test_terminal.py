@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from rich.columns import Columns
@@ -134,13 +134,20 @@ def test_progress_is_drawn_only_where_it_can_be(
     assert not drawn or text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
 
-@pytest.mark.parametrize(("enabled", "patience"), [(True, 60.0), (False, 0.0)])
+@pytest.fixture
+def set_quiet() -> Iterator[Callable[[bool], None]]:
+    yield terminal.set_quiet
+    terminal.set_quiet(False)
+
+
+@pytest.mark.parametrize(("quiet", "patience"), [(False, 60.0), (True, 0.0)])
 def test_work_that_is_soon_over_or_not_to_be_shown_draws_nothing(
-    monkeypatch: pytest.MonkeyPatch, enabled: bool, patience: float
+    monkeypatch: pytest.MonkeyPatch, set_quiet: Callable[[bool], None], quiet: bool, patience: float
 ) -> None:
+    set_quiet(quiet)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", screen := Screen())
-    with progress_bar(enabled=enabled, unit="tokens", patience_s=patience) as report:
+    with progress_bar(unit="tokens", patience_s=patience) as report:
         report("reading", 1, 10)
         report("reading", 10, 10)
     assert screen.getvalue() == ""
@@ -157,18 +164,35 @@ def test_work_that_is_soon_over_or_not_to_be_shown_draws_nothing(
     ],
 )
 def test_where_no_bar_can_be_drawn_it_is_said_how_long_it_takes(
-    monkeypatch: pytest.MonkeyPatch, reports: list[tuple[float, int]], told: str
+    monkeypatch: pytest.MonkeyPatch,
+    set_quiet: Callable[[bool], None],
+    reports: list[tuple[float, int]],
+    told: str,
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("llmcli.views.terminal.progress.time.monotonic", lambda: clock[0])
-    for enabled, estimate, expected in ((True, True, told), (False, True, ""), (True, False, "")):
+    for quiet, estimate, expected in ((False, True, told), (True, True, ""), (False, False, "")):
+        set_quiet(quiet)
         clock[0] = 100.0
         monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
-        with progress_bar(enabled=enabled, unit="texts", estimate=estimate) as report:
+        with progress_bar(unit="texts", estimate=estimate) as report:
             for after, done in reports:
                 clock[0] = 100 + after
                 report("asking", done, 100)
         assert screen.getvalue() == expected
+
+
+def test_quiet_hides_notes_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], set_quiet: Callable[[bool], None]
+) -> None:
+    set_quiet(True)
+    terminal.note("a note")
+    terminal.say("an answer")
+    terminal.error("an error")
+    assert capsys.readouterr().err == "an answer\nllm: an error\n"
+    set_quiet(False)
+    terminal.note("a note")
+    assert capsys.readouterr().err == "a note\n"
 
 
 def test_the_views_are_quick_to_import() -> None:
