@@ -39,7 +39,7 @@ ROTATIONS: Known = {
     LongRopeScaling: any_value("short long original_context attention_factor"),
     FrequencyFactors: any_value("divisors"),
 }
-"""All of them: kernels read cosines and sines that `llmcli.model.rope` computes."""
+"""All of them: kernels read cosines and sines that `llmcli.model.attention.rope` computes."""
 
 SMALL_PARTS: Known = {
     NormStyle: {"kind": ("rms", "layer"), **any_value("weight bias plus_one round_first")},

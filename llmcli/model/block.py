@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from llmcli.model.attention import Attention, Positions
+from llmcli.model.attention.attention import Attention, Positions
+from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, Placement
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
-from llmcli.model.latent_attention import LatentAttention
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.norm import Scale, make_norm
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import NotFiniteError, PromptTooLongError
-from llmcli.model.attention import Positions
+from llmcli.model.attention.attention import Positions
+from llmcli.model.attention.rope import Rope
+from llmcli.model.attention.scaled_dot_product import visible_keys
 from llmcli.model.block import make_block
 from llmcli.model.cache.batched_kv_cache import BatchedKVCache
 from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
@@ -20,9 +22,7 @@ from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.finite import are_logits, check_logits, first_not_finite
 from llmcli.model.norm import make_norm
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
-from llmcli.model.rope import Rope
 from llmcli.model.rope_config import RopeConfig
-from llmcli.model.scaled_dot_product import visible_keys
 
 
 class Transformer(nn.Module):

@@ -15,8 +15,8 @@ from llmcli.model import (
     RopeConfig,
     YarnScaling,
 )
-from llmcli.model.rope import inverse_frequencies, rotate
-from llmcli.model.scaled_dot_product import SoftmaxAttention, visible_keys
+from llmcli.model.attention.rope import inverse_frequencies, rotate
+from llmcli.model.attention.scaled_dot_product import SoftmaxAttention, visible_keys
 
 CONFIG = ModelConfig(
     vocab_size=50,

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from llmcli.model import Transformer
-from llmcli.model.attention import Attention
+from llmcli.model.attention.attention import Attention
+from llmcli.model.attention.latent_attention import LatentAttention
+from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
 from llmcli.model.block import Block, OutputNormBlock
-from llmcli.model.latent_attention import LatentAttention
 from llmcli.model.mixture_of_experts import MixtureOfExperts
-from llmcli.model.scaled_dot_product import SoftmaxAttention
 
 Part: TypeAlias = Literal["attention", "feed_forward"]
 

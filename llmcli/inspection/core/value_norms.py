@@ -10,8 +10,8 @@ from torch import Tensor
 
 from llmcli.inspection.core.hooks import AttentionCall, attention_of, blocks
 from llmcli.model import Transformer
+from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.block import OutputNormBlock
-from llmcli.model.latent_attention import LatentAttention
 from llmcli.model.norm import CenteredRMSNorm, LayerNorm
 
 

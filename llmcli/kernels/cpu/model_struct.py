@@ -13,7 +13,7 @@ from llmcli.kernels.cpu import c_structs as c
 from llmcli.kernels.cpu.support import ACTIVATIONS, QK_NORMS, SCORES, unsupported
 from llmcli.kernels.matrices import matrix_of
 from llmcli.model import ExpertsConfig, ModelConfig, Transformer
-from llmcli.model.attention import Attention
+from llmcli.model.attention.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
 from llmcli.model.config import LayerConfig
 from llmcli.model.mixture_of_experts import MixtureOfExperts

@@ -20,7 +20,7 @@ from llmcli.kernels.cpu.model_struct import Description
 from llmcli.kernels.cpu.threads import default_threads, physical_cores
 from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
 from llmcli.model import KVCache, Transformer
-from llmcli.model.rope import Rope
+from llmcli.model.attention.rope import Rope
 
 # Tokens for which a packed matrix is decoded once.
 _TILE = 16

@@ -19,7 +19,7 @@ from llmcli.kernels.cuda.weights import DeviceNorm, floats, matrix, norm
 from llmcli.kernels.triton.attention import attend, combine
 from llmcli.kernels.triton.linear import embed
 from llmcli.model import Transformer
-from llmcli.model.attention import Attention
+from llmcli.model.attention.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
 from llmcli.model.config import LayerConfig
 from llmcli.model.mixture_of_experts import MixtureOfExperts

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from llmcli.model import KVCache, RopeConfig, Transformer
-from llmcli.model.rope import Rope
+from llmcli.model.attention.rope import Rope
 
 _AHEAD = 1024
 

@@ -6,15 +6,18 @@ Dimension letters: R texts, K kv heads, S room for positions, D head size.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from llmcli.model.cache.kv_cache import KVCache
 from llmcli.model.config import LayerConfig, ModelConfig
-from llmcli.model.scaled_dot_product import Spans
 
 _SMALLEST_ROOM = 256
+
+KeySpans: TypeAlias = tuple[slice, ...]
+"""For each of R texts, the positions in its cache that its next token attends to."""
 
 
 class BatchedKVCache:
@@ -73,7 +76,7 @@ class BatchedKVCache:
         for row in rows:
             self.lengths[row] += 1
 
-    def spans(self, layer: LayerConfig) -> Spans:
+    def spans(self, layer: LayerConfig) -> KeySpans:
         """Which positions the next token of each text sees in such a layer."""
         return tuple(slice(layer.first_visible(length), length + 1) for length in self.lengths)
 

@@ -23,7 +23,7 @@ from llmcli.inspection.core.hooks import (
     on_router,
 )
 from llmcli.model import Transformer
-from llmcli.model.latent_attention import LatentAttention
+from llmcli.model.attention.latent_attention import LatentAttention
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import random_ids, save, tiny_model
 

@@ -1,5 +1,5 @@
 /* The attention of one layer, from the normed residual stream to its output projection: what `Attention` of
-   model/attention.py computes. Called by layers/decoder_layer.h. */
+   model/attention/attention.py computes. Called by layers/decoder_layer.h. */
 #ifndef LLM_CPU_ATTENTION_ATTENTION_H
 #define LLM_CPU_ATTENTION_ATTENTION_H
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attention import Positions
+from llmcli.model.attention.attention import Positions
+from llmcli.model.attention.rope import rotate
+from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LatentConfig, ModelConfig
 from llmcli.model.norm import RMSNorm
-from llmcli.model.rope import rotate
-from llmcli.model.scaled_dot_product import SoftmaxAttention
 
 # Fixed in the models that use it, whatever the norms of the residual stream have.
 _EPS = 1e-6

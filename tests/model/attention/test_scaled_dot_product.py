@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llmcli.model.attention.scaled_dot_product import SoftmaxAttention, visible_keys
 from llmcli.model.config import LayerConfig
-from llmcli.model.scaled_dot_product import SoftmaxAttention, visible_keys
 
 HEADS, KV_HEADS, SIZE, NEW, START = 6, 2, 8, 5, 7
 

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcli.model.cache.batched_kv_cache import KeySpans
 from llmcli.model.config import LayerConfig
 
 # Scores held at a time, in float32: 64 MiB.
 _SCORES_AT_ONCE = 1 << 24
-
-Spans: TypeAlias = tuple[slice, ...]
-"""For each of T tokens that are of as many texts, which positions of its own text it sees."""
 
 
 class SoftmaxAttention(nn.Module):
@@ -45,7 +42,7 @@ class SoftmaxAttention(nn.Module):
         self.fused = fused and softcap is None
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Spans | None, sinks: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | KeySpans | None, sinks: Tensor | None = None
     ) -> Tensor:
         """`q` (B, H, T, D), `k` (B, K, S, D) and `v` (B, K, S, D'), the last T of them the queries' own: (B, H, T, D').
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from llmcli.model.attention.rope import rotate
+from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
+from llmcli.model.cache.batched_kv_cache import KeySpans
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
 from llmcli.model.norm import make_norm, root_mean_square
-from llmcli.model.rope import rotate
-from llmcli.model.scaled_dot_product import SoftmaxAttention, Spans
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Positions:
     """(T,)"""
     rotation: tuple[Tensor, Tensor] | None
     """Cosines and sines of the positions; None leaves positions out."""
-    mask: Tensor | Spans | None
+    mask: Tensor | KeySpans | None
     """Which keys each token sees, (T, S); spans, where each is of a text of its own; None: all up to its own."""
 
 

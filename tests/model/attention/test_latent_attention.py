@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from llmcli.model import LatentConfig, LayerConfig, ModelConfig
-from llmcli.model.attention import Positions
-from llmcli.model.latent_attention import LatentAttention
-from llmcli.model.rope import rotate
+from llmcli.model.attention.attention import Positions
+from llmcli.model.attention.latent_attention import LatentAttention
+from llmcli.model.attention.rope import rotate
 
 
 @pytest.mark.parametrize("query_rank", [None, 6])
