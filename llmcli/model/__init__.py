@@ -1,10 +1,10 @@
-"""The model itself: what a reader of "how language models work" opens first.
+"""The readable model in PyTorch: start here to learn how a language model works.
 
 Token -> embedding -> blocks of attention and feed-forward around a residual stream -> norm -> logits: `transformer.py`
-holds the whole path and `block.py` one layer of it. `attention.py` (with `scaled_dot_product.py`, the softmax),
-`rope.py`, `feed_forward.py`, `norm.py` and `cache/kv_cache.py` are one box each; `latent_attention.py` and
-`mixture_of_experts.py` are the boxes that some models have in their place, `config.py` the numbers. Nothing here knows
-about files or the names of families.
+holds the whole path and `block.py` one layer of it. `attention/attention.py` (with `scaled_dot_product.py`, the
+softmax, and `rope.py`), `feed_forward.py`, `norm.py` and `cache/kv_cache.py` are one box of the diagram each. Some
+models have `attention/latent_attention.py` and `mixture_of_experts.py` in their place. `config.py` holds the sizes and
+options. Nothing here depends on files or on the names of model families.
 """
 
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # On first use only: reading what a file says of a model must not pay for importing torch.
+    # Imported on first use: reading a model's configuration must not import torch.
     if name == "KVCache":
         from llmcli.model.cache.kv_cache import KVCache
 

@@ -19,7 +19,7 @@ from llmcli.model.norm import Scale, make_norm
 class Block(nn.Module):
     """One layer: attention and feed-forward, each adding to the residual stream.
 
-    The second norm is called after what comes before it, as in Llama.
+    The second norm is named after its place, behind attention, as in Llama's checkpoints.
     """
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class OutputNormBlock(Block):
-    """A layer that normalizes, or scales, what it adds; with the norms in front or, where these are absent, alone."""
+    """A layer that normalizes or scales the outputs of attention and feed-forward, with or without input norms."""
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
         super().__init__(config, layer, index)
@@ -53,7 +53,7 @@ class OutputNormBlock(Block):
 
 
 class ParallelBlock(Block):
-    """A layer whose attention and feed-forward read the same (Wang & Komatsuzaki 2021, GPT-J)."""
+    """A layer whose attention and feed-forward both read the layer's input (Wang & Komatsuzaki 2021, GPT-J)."""
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -63,7 +63,7 @@ class ParallelBlock(Block):
 
 
 class SharedNormBlock(Block):
-    """A parallel layer with one norm for both parts."""
+    """A parallel layer with one norm for attention and feed-forward."""
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -83,7 +83,7 @@ _KINDS: dict[Placement, type[Block]] = {
 
 
 def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
-    """The block of that layer."""
+    """Make the block of a layer, of the kind that the configuration calls for."""
     kind = _KINDS[config.placement] if config.residual_scale == 1 else OutputNormBlock
     return kind(config, layer, index)
 

@@ -1,7 +1,7 @@
-"""The numbers that define a model.
+"""The sizes and options that define a model.
 
-A family of models is data here: whatever differs from layer to layer sits in `LayerConfig`, so that the modules
-never ask which family they belong to.
+A model family is data here: options that differ from layer to layer are in `LayerConfig`, so the modules never check
+which family they belong to.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from llmcli.model.rope_config import RopeConfig
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
 
 Placement: TypeAlias = Literal["pre", "post", "sandwich", "parallel", "parallel_shared"]
-"""Where a block normalizes: what attention and feed-forward read ("pre", GPT-2 and Llama), what they add ("post"), or
-both ("sandwich"). In a "parallel" block both read the block's input, each through its own norm or through a shared one.
+"""Where a block normalizes: the inputs of attention and feed-forward ("pre", GPT-2 and Llama), their outputs ("post"),
+or both ("sandwich"). In a "parallel" block both read the block's input, each through its own norm or, with
+"parallel_shared", through one norm.
 """
 
 QKNorm: TypeAlias = Literal["head", "whole", "each_head", "rotated"]
 """How queries and keys are normalized: over each head with one weight for all heads ("head"), over all heads at once
-("whole"), over each head with a weight of its own ("each_head"), or over each head after the rotation, without a weight
-("rotated").
+("whole"), over each head with a separate weight per head ("each_head"), or over each head after the rotation, without
+a weight ("rotated").
 """
 
 
 @dataclass(frozen=True)
 class NormStyle:
-    """Which normalization a model uses; the small differences are visible in low precision."""
+    """Which normalization a model uses. The variants differ visibly in low precision."""
 
     kind: Literal["rms", "layer"] = "rms"
     weight: bool = True
@@ -35,7 +36,7 @@ class NormStyle:
     plus_one: bool = False
     """The stored weight is centered on zero: the factor is 1 + weight."""
     round_first: bool = True
-    """Rounded to the activations' type before, not after, the weight is applied."""
+    """Round to the activations' type before the weight is applied instead of after."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,22 @@ class LatentConfig:
     query_rank: int | None
     """Size of the compressed query; None: queries come straight from the hidden state."""
     rank: int
-    """Size of the latent that keys and values are made from, the only thing a layer caches but one rotated key."""
+    """Size of the latent that keys and values are made from; a layer caches this and one rotated key per position."""
     nope_dim: int
-    """Values of each query and key head without positions."""
+    """Dimensions of each query and key head without positions."""
     rope_dim: int
-    """Values of each query and key head with positions; all heads share the key's."""
+    """Dimensions of each query and key head with positions; all heads share one rotated key."""
     value_dim: int
 
     @property
     def query_dim(self) -> int:
-        """Values of a query head."""
+        """Dimensions of a query head."""
         return self.nope_dim + self.rope_dim
 
 
 @dataclass(frozen=True)
 class ClampedGLU:
-    """The expert's gate as gpt-oss has it: `(clip(up) + 1) * min(gate, limit) * sigmoid(alpha * min(gate, limit))`."""
+    """The expert activation of gpt-oss: `(clip(up) + 1) * min(gate, limit) * sigmoid(alpha * min(gate, limit))`."""
 
     alpha: float
     limit: float
@@ -87,41 +88,41 @@ class ExpertsConfig:
     """Experts that each token is sent to."""
     intermediate_size: int
     score: Literal["softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen"] = "softmax"
-    """What turns router outputs into weights, of all experts or of those chosen by their raw output."""
+    """Function that turns router outputs into weights: over all experts, or over those chosen by their raw output."""
     normalized: bool = False
-    """The weights of the chosen experts are divided by their sum."""
+    """Divide the weights of the chosen experts by their sum."""
     scale: float = 1.0
     """Factor on all weights."""
     scales_input: bool = False
-    """The weight multiplies what the expert reads instead of what it writes."""
+    """Multiply the expert's input by its weight instead of its output."""
     groups: int = 1
     groups_chosen: int = 1
     """Experts are chosen within the best groups (DeepSeek-V3, arXiv:2412.19437, section 2.1.2)."""
     group_score: Literal["best", "best_two"] = "best"
-    """A group counts as its best expert, or as the sum of its best two."""
+    """A group's score: that of its best expert, or the sum of its best two."""
     float32_router: bool = False
-    """The router's weights are kept in float32, and its outputs computed so."""
+    """Keep the router's weights, and compute its outputs, in float32."""
     router_bias: bool = False
     selection_bias: bool = False
-    """A bias that decides which experts are chosen, but not with what weight; kept in float32."""
+    """A bias that affects which experts are chosen, but not their weights; kept in float32."""
     bias: bool = False
     """The experts have biases."""
     glu: ClampedGLU | None = None
     """None: `act(gate) * up`."""
     shared_size: int = 0
-    """Size of an expert that every token goes through; 0: there is none."""
+    """Size of the shared expert, which every token goes through; 0: none."""
     shared_gate: bool = False
     """The shared expert's output is multiplied by a learned sigmoid gate."""
 
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """What may differ from one block to the next."""
+    """The options that may differ from one block to the next."""
 
     rope: RopeConfig | None
-    """None: this layer's attention knows no positions."""
+    """None: this layer's attention uses no rotary positions."""
     window: int | None = None
-    """How many keys a query sees, itself included; None: all that came before."""
+    """Sliding window: the number of keys a query sees, its own included; None: all earlier ones."""
     chunk: int | None = None
     """A query sees back to the last position that is a multiple of `chunk`; None: no such limit."""
     experts: ExpertsConfig | None = None
@@ -130,7 +131,7 @@ class LayerConfig:
 
     @property
     def is_windowed(self) -> bool:
-        """There are keys that no later query sees."""
+        """Whether the cache may drop old keys, because no later query sees them."""
         return self.window is not None or self.chunk is not None
 
     def first_visible(self, position: int) -> int:
@@ -142,7 +143,7 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes first, without defaults; then the knobs in which model families differ."""
+    """A model's sizes, without defaults, then the options in which model families differ."""
 
     vocab_size: int
     hidden_size: int
@@ -152,38 +153,38 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     context_length: int
-    """The most positions the model was made for, prompt and reply together."""
+    """The most positions the model was trained for, prompt and reply together."""
     norm_eps: float
     layers: tuple[LayerConfig, ...]
 
     activation: Activation = "silu"
     gated: bool = True
-    """The feed-forward network multiplies its activations by a second projection."""
+    """Whether the feed-forward network multiplies its activations by a second projection."""
     norm: NormStyle = field(default_factory=NormStyle)
     placement: Placement = "pre"
     qk_norm: QKNorm | None = None
     qkv_clip: float | None = None
-    """Queries, keys and values are clamped to this magnitude."""
+    """Clamp queries, keys and values to this magnitude."""
     attention_scale: float | None = None
-    """Factor on the scores; None: one over the square root of the size of a query head."""
+    """Factor on the scores; None: `1 / sqrt(size of a query head)`."""
     attention_softcap: float | None = None
     """Scores `s` become `cap * tanh(s / cap)`."""
     sinks: bool = False
-    """Each head has a learned score that takes part in the softmax and stands for attending to nothing."""
+    """Each head has a learned score in the softmax that stands for attending to nothing."""
     latent: LatentConfig | None = None
-    """Keys and values are made from a cached latent; None: they are cached themselves."""
+    """Latent attention: keys and values are made from a cached latent. None: keys and values are cached."""
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
     learned_positions: bool = False
-    """Each position has a learned vector that is added to the embedding."""
+    """Add a learned vector for each position to the embedding."""
     embed_scale: float = 1.0
     """Factor on the embeddings."""
     embed_scale_rounded: bool = False
-    """The factor is rounded to the weights' type first, as the model was trained."""
+    """Round the factor to the weights' type first, as in training."""
     residual_scale: float = 1.0
-    """Factor on what attention and feed-forward add to the residual stream, where the placement is "pre"."""
+    """Factor on the outputs of attention and feed-forward, where the placement is "pre"."""
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     """Logits `z` become `cap * tanh(z / cap)`."""
@@ -197,20 +198,20 @@ class ModelConfig:
 
     @property
     def cached_widths(self) -> tuple[int, int, int]:
-        """What the cache holds per layer and position: heads, values of a key, values of a value.
+        """The cache's shape per layer and position: heads, size of a key, size of a value.
 
-        Latent attention keeps one row for all heads, the latent with the rotated key; it needs no values beside.
+        Latent attention caches one row for all heads, the latent and the rotated key, and no separate values.
         """
         if self.latent is not None:
             return 1, self.latent.rank + self.latent.rope_dim, 0
         return self.num_kv_heads, self.head_dim, self.head_dim
 
     def kv_bytes_per_token(self, bytes_per_value: int) -> int:
-        """Bytes the key-value cache takes for each position that all layers hold."""
+        """Bytes of the KV cache for one position in all layers."""
         heads, key, value = self.cached_widths
         return self.num_layers * heads * (key + value) * bytes_per_value
 
     def kv_bytes(self, tokens: int, bytes_per_value: int) -> int:
-        """Bytes needed to attend after `tokens`: a layer with a window or chunks holds no more than that."""
+        """Bytes of the KV cache after `tokens` tokens; a layer with a window or chunks caches no more than that."""
         limits = (min(tokens, layer.window or layer.chunk or tokens) for layer in self.layers)
         return sum(limits) * self.kv_bytes_per_token(bytes_per_value) // self.num_layers

@@ -1,4 +1,4 @@
-"""The feed-forward network: where most of the parameters, and most of the facts, are kept."""
+"""The feed-forward network, which holds most of a model's parameters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FeedForward(nn.Module):
         return output
 
     def neurons(self, x: Tensor) -> Tensor:
-        """How strongly each neuron fires, with its sign; (B, T, C) -> (B, T, I)."""
+        """The signed activation of each neuron; (B, T, C) -> (B, T, I)."""
         fired: Tensor = self.activation(self.gate_proj(x)) * self.up_proj(x)
         return fired
 
@@ -69,5 +69,5 @@ class PlainFeedForward(nn.Module):
         return output
 
     def neurons(self, x: Tensor) -> Tensor:
-        """How strongly each neuron fires; (B, T, C) -> (B, T, I)."""
+        """The activation of each neuron; (B, T, C) -> (B, T, I)."""
         return self.activation(self.up_proj(x))

@@ -1,4 +1,4 @@
-"""The check that logits are numbers, and the search for the part of the model where values stop being numbers.
+"""The check that logits are finite, and the search for the first part of the model whose output is not.
 
 The check costs one pass over the logits. The search runs the model's blocks once more, and only after a failure.
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llmcli.errors import NotFiniteError
 from llmcli.model.quantized.matrix import PackedMatrix
 
-# Tokens of a text that the readable model reads to find out where values stop being numbers.
+# Tokens of a text that the readable model runs to find the first output that is not finite.
 _READ_TO_LOCATE = 128
 _NOT_A_NUMBER = "The model's output is not a number (NaN or infinite)"
 
@@ -24,14 +24,14 @@ _NOT_A_NUMBER = "The model's output is not a number (NaN or infinite)"
 def are_logits(logits: Tensor) -> bool:
     """Whether every row of `logits` (..., V) has a finite greatest value: no NaN, no +inf.
 
-    -inf is the logit of a token that is ruled out; a row of nothing else is no distribution.
+    -inf is the logit of an excluded token; a row with nothing else is not a distribution.
     """
     # The greatest value of a row with NaN is NaN.
     return bool(logits.detach().amax(-1).isfinite().all())
 
 
 def check_logits(logits: Tensor) -> Tensor:
-    """`logits` (..., V), as they are.
+    """Check `logits` (..., V) and return them unchanged.
 
     Raises:
         NotFiniteError: a row has NaN or +inf, or nothing but -inf.
@@ -42,17 +42,17 @@ def check_logits(logits: Tensor) -> Tensor:
 
 
 def check_greatest(greatest: float) -> None:
-    """The check of `check_logits` where the greatest logit is known; NaN counts as greater than any number.
+    """`check_logits` for a row whose greatest logit is known; NaN must count as greater than any number.
 
     Raises:
-        NotFiniteError: it is NaN or infinite.
+        NotFiniteError: the greatest logit is NaN or infinite.
     """
     if not math.isfinite(greatest):
         raise not_finite()
 
 
 def not_finite() -> NotFiniteError:
-    """The error where nothing is known of the part of the model that it comes from."""
+    """The error for logits that are not finite, where the part of the model at fault is unknown."""
     return NotFiniteError(
         f"{_NOT_A_NUMBER}. Its weights may be damaged, or too large for this precision: try --dtype float32."
     )
@@ -60,9 +60,10 @@ def not_finite() -> NotFiniteError:
 
 @torch.inference_mode()
 def located(error: NotFiniteError, read: Callable[[list[int]], object], ids: Sequence[int]) -> NotFiniteError:
-    """`error`, or one that names the layer, found by reading the beginning and the end of the text `ids` again.
+    """Return an error that names the layer, found by running the beginning and the end of the text `ids` again.
 
-    `read` lets the readable model read ids, which raises the error that names the layer.
+    `read` runs ids through the readable model, which raises the error that names the layer. If it does not raise,
+    `error` is returned unchanged.
     """
     if error.located:
         return error
@@ -83,8 +84,8 @@ def first_not_finite(
 ) -> NotFiniteError:
     """The error that names the first part of the model whose output is not finite.
 
-    `embedded` (B, T, C) enters the first of the `blocks`, and `run(index, x)` gives what block `index` makes of `x`.
-    What follows the last block, the `head`, is to blame where all blocks give numbers.
+    `embedded` (B, T, C) is the input of the first of the `blocks`, and `run(index, x)` the output of block `index` for
+    input `x`. If the outputs of all blocks are finite, the error names the `head`.
     """
     if not _finite(embedded):
         return _error("the embedding", embedded.dtype, embedding)
@@ -118,7 +119,7 @@ def _error(where: str, dtype: torch.dtype, modules: Mapping[str, nn.Module]) -> 
 
 
 def _weights(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
-    """Names and values of the weights of the modules and of all inside them; packed ones are dequantized one by one."""
+    """Names and values of all weights in the modules; packed matrices are dequantized one at a time."""
     for outer, whole in modules.items():
         for name, module in whole.named_modules(prefix=outer):
             for own, parameter in module.named_parameters(recurse=False):

@@ -1,8 +1,8 @@
-"""Memory for what every token reads: weights and cache, in huge pages where the system has them.
+"""Memory in huge pages, where the system has them, for the data that every token reads: weights and KV cache.
 
-A processor looks up the page of every address it reads, and remembers some thousands of pages. A model that is read
-from end to end for each token goes through tens of thousands of 4 KiB pages, and waits for the look-ups; 2 MiB pages
-make reading a third faster (measured: 24 to 33 GB/s).
+A processor looks up the page of every address it reads, and its TLB caches some thousands of pages. Each decode step
+reads the whole model, tens of thousands of 4 KiB pages, and waits for the look-ups; with 2 MiB pages reading is a third
+faster (measured: 24 to 33 GB/s).
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import torch
 from torch import Tensor
 
 _HUGE = 2 << 20
-# Taken from the system at a time, unless said. What is never touched takes no memory, only addresses.
+# Bytes mapped at a time, by default. Pages that are never written take addresses but no memory.
 _PIECE = 32 << 20
-# A line of the processor's cache.
+# Bytes of a cache line.
 _ALIGNMENT = 64
 
 
 class Pages:
-    """Hands out tensors from large pieces of memory; a piece goes back when the last tensor in it does."""
+    """Allocator of tensors in large mapped pieces of memory; a piece is freed with the last tensor in it."""
 
     def __init__(self, piece: int = _PIECE) -> None:
-        """`piece` bytes are taken from the system at a time."""
+        """`piece` bytes are mapped at a time."""
         self._size = piece
         self._free = torch.empty(0, dtype=torch.uint8)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """A tensor on the CPU, not filled with anything.
+        """Allocate an uninitialized tensor on the CPU.
 
         Raises:
-            MemoryError: there is no memory to be had.
+            MemoryError: the system has no memory left.
         """
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes == 0:
@@ -48,12 +48,12 @@ class Pages:
 def _piece(nbytes: int) -> Tensor:
     size = -(-nbytes // _HUGE) * _HUGE
     try:
-        # Private, because shared memory is not given huge pages.
+        # Private, because shared memory does not get huge pages.
         memory = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(str(error)) from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        # Refused where the system is built without them.
+        # Fails on kernels built without huge pages.
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(memory, dtype=torch.uint8)

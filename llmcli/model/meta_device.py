@@ -13,7 +13,7 @@ from llmcli.model.transformer import Transformer
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Leaves parameters as they are: random values on `meta` mean nothing, and computing them imports a compiler."""
+    """Skip parameter initialization: on `meta` it has no effect, and computing it imports a compiler."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -24,6 +24,6 @@ class _NoInitialization(TorchFunctionMode):
 
 
 def meta_model(config: ModelConfig) -> Transformer:
-    """The model without memory for its weights."""
+    """Make a model on the `meta` device, without memory for its weights."""
     with torch.device("meta"), _NoInitialization():
         return Transformer(config)

@@ -1,4 +1,4 @@
-"""Mixture of experts: a router sends each token to a few of many feed-forward networks.
+"""Mixture of experts: a router sends each token to a few of the layer's feed-forward networks.
 
 Dimension letters: N tokens (of all sequences), E experts, k experts chosen for each token, C hidden size, I size of an
 expert.
@@ -16,7 +16,7 @@ from llmcli.model.quantized.matrix import PackedMatrix
 
 
 class Router(nn.Module):
-    """Chooses the experts of each token and their weights."""
+    """The router: chooses the experts of each token and their weights."""
 
     e_score_correction_bias: Tensor | None
     bias: Tensor | None
@@ -49,7 +49,7 @@ class Router(nn.Module):
         return chosen, weights * experts.scale
 
     def _eligible(self, scores: Tensor) -> Tensor:
-        """The scores (N, E) to choose by: biased, and minus infinity outside the best groups."""
+        """The scores (N, E) for choosing experts: with selection bias, and minus infinity outside the best groups."""
         experts = self.experts
         if self.e_score_correction_bias is not None:
             scores = scores + self.e_score_correction_bias.float()
@@ -64,7 +64,7 @@ class Router(nn.Module):
 
 
 class ExpertWeights(nn.Module):
-    """The parameters of all experts of a layer, each kind in one tensor: gate rows first, then up rows."""
+    """The parameters of all experts of a layer in stacked tensors; `gate_up_proj` has gate rows first, then up rows."""
 
     gate_up_proj: nn.Parameter | PackedMatrix
     down_proj: nn.Parameter | PackedMatrix
@@ -84,16 +84,16 @@ class ExpertWeights(nn.Module):
 
     @property
     def packed(self) -> bool:
-        """The weights of some kind are kept in packed blocks."""
+        """Whether any of the two weight tensors is quantized."""
         return isinstance(self.gate_up_proj, PackedMatrix) or isinstance(self.down_proj, PackedMatrix)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that activations have."""
+        """The data type of activations."""
         return self.down_proj.dtype
 
     def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """Send `rows` (M, C), sorted by expert, `counts` of them for each, through their experts; (M, C)."""
+        """Send `rows` (M, C) through their experts; rows are sorted by expert, `counts[e]` for expert e; (M, C)."""
         parts = []
         first = 0
         for expert, count in enumerate(counts):
@@ -103,10 +103,10 @@ class ExpertWeights(nn.Module):
         return torch.cat(parts)
 
     def each(self, rows: Tensor, chosen: Tensor) -> Tensor:
-        """Send each of the `rows` (M, C) through its own expert, `chosen` (M,); (M, C).
+        """Send row i of `rows` (M, C) through expert `chosen[i]`; `chosen` (M,), result (M, C).
 
-        The weights are gathered, which copies them, but the chosen experts need not be known to the processor. That is
-        for GPUs, and for weights that are not packed.
+        Gathering copies the experts' weights, but the host need not wait for the GPU to know which experts were chosen.
+        For GPUs and unpacked weights only.
         """
         assert isinstance(self.gate_up_proj, Tensor) and isinstance(self.down_proj, Tensor)
         hidden = torch.bmm(self.gate_up_proj[chosen], rows[:, :, None]).squeeze(-1)  # (M, 2I)
@@ -123,7 +123,7 @@ class ExpertWeights(nn.Module):
         )
 
     def _combine(self, hidden: Tensor) -> Tensor:
-        """(M, 2I) -> (M, I)."""
+        """Combine gate and up projections: (M, 2I) -> (M, I)."""
         gate, up = hidden.chunk(2, dim=-1)
         if self.glu is None:
             return self.activation(gate) * up
@@ -150,7 +150,7 @@ class MixtureOfExperts(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that activations have; the router's weights may have another."""
+        """The data type of activations; the router's weights may have another."""
         return self.experts.dtype
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class MixtureOfExperts(nn.Module):
         if self.config.scales_input:
             rows = rows * factors
         if on_device:
-            # Few rows: gathering weights costs less than waiting for the device to tell which experts they are.
+            # Few rows: gathering weights costs less than waiting for the device to know the chosen experts.
             outputs = self.experts.each(rows, pairs)
         else:
             outputs = self.experts(rows, torch.bincount(pairs, minlength=self.config.count).tolist())

@@ -19,7 +19,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last dimension; any shape (..., size)."""
-        # Rounded before the weight is applied, as the models were trained: it matters in bfloat16.
+        # Rounded before the weight is applied, as in training: this changes results in bfloat16.
         return self.weight * root_mean_square(x, self.eps).to(x.dtype)
 
 
@@ -32,7 +32,7 @@ class LateRoundedRMSNorm(RMSNorm):
 
 
 class CenteredRMSNorm(RMSNorm):
-    """RMSNorm whose factor is 1 + weight, rounded last."""
+    """RMSNorm with the factor 1 + weight, rounded to the type of the activations after the weight is applied."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last dimension; any shape (..., size)."""
@@ -66,14 +66,14 @@ class LayerNorm(nn.Module):
 
 
 class Scale(nn.Module):
-    """A constant factor, where other models have a norm."""
+    """Multiplication by a constant, in place of an output norm."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Scale `x` of any shape."""
         return x * self.factor
 
 
@@ -84,7 +84,7 @@ def root_mean_square(x: Tensor, eps: float) -> Tensor:
 
 
 def make_norm(size: int | tuple[int, ...], eps: float, style: NormStyle) -> nn.Module:
-    """The norm of that `style`, with weights of shape `size`; the last dimension is the one normalized."""
+    """Make the norm of a `style`, with weights of shape `size`; it normalizes the last dimension."""
     if style.kind == "layer":
         return LayerNorm(size, eps, style)
     if style.plus_one:

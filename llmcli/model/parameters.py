@@ -1,7 +1,7 @@
 """Names, shapes and storage rules of a model's parameters, from its configuration alone.
 
-The modules of `transformer.py` create the parameters; here the same list is computed without torch, so that the headers
-of a checkpoint can be checked before torch is imported. A test holds both against each other, for all families.
+The modules of `transformer.py` create the parameters; this module computes the same list without torch, so that the
+headers of a checkpoint can be checked before torch is imported. A test compares the two lists for all families.
 
 Dimension letters: V vocabulary, C hidden size, I intermediate size, E experts, D size of a head.
 """
@@ -20,11 +20,11 @@ _Named = Iterator[tuple[str, "ParameterInfo"]]
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """What is known of a parameter without its values."""
+    """Shape and storage type of a parameter."""
 
     shape: Shape
     float32: bool = False
-    """Kept in float32, whatever type the model computes in: which experts are chosen depends on small differences."""
+    """Kept in float32 in a model of any type: the choice of experts depends on small differences."""
 
     @property
     def values(self) -> int:

@@ -1,6 +1,6 @@
-"""Rank-one updates laid over a matrix, which itself stays as it is: `y = W x + sum_i write_i (read_i . x)`.
+"""Rank-one updates added to the output of an unchanged matrix: `y = W x + sum_i write_i (read_i . x)`.
 
-So an update works over weights of any format, takes the memory of two vectors, and is gone when it is taken away.
+An update works over weights of any format, takes the memory of two vectors, and can be removed without a trace.
 
 Dimension letters: E updates, I columns, C rows.
 """
@@ -15,7 +15,7 @@ from llmcli.model.quantized.matrix import QuantizedLinear
 
 
 class EditedLinear(nn.Module):
-    """A linear layer with updates over it."""
+    """A linear layer with rank-one updates added to its output."""
 
     reads: Tensor
     """(E, I), float32."""
@@ -23,7 +23,7 @@ class EditedLinear(nn.Module):
     """(E, C), float32."""
 
     def __init__(self, base: nn.Linear | QuantizedLinear, reads: Tensor, writes: Tensor) -> None:
-        """`reads` (E, I) and `writes` (E, C) become float32, contiguous and lie where the layer does."""
+        """Copy `reads` (E, I) and `writes` (E, C) to the layer's device, as contiguous float32."""
         super().__init__()
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features
@@ -33,28 +33,30 @@ class EditedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix (out, in) with the updates in it, made anew each time it is asked for."""
+        """The matrix (out, in) with the updates added, computed at each access."""
         weight = self.base.weight
         return (weight.float() + self.writes.float().T @ self.reads.float()).to(weight.dtype)
 
     @property
     def bias(self) -> Tensor | None:
-        """The layer's own."""
+        """The bias of the layer, which updates do not change."""
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., C)."""
-        # In float32 whatever the layer computes in: an update says much along a single direction.
+        # In float32 for every type of layer: an update adds a large value along a single direction.
         added = (x.float() @ self.reads.float().T) @ self.writes.float()  # (..., C)
         out: Tensor = self.base(x)
         return out + added.to(out.dtype)
 
 
 def attach_edit(mlp: nn.Module, read: Tensor, write: Tensor) -> nn.Module:
-    """Add the update `write read^T` to what the output projection of a dense feed-forward network computes.
+    """Add the update `write read^T` to the output projection of a dense feed-forward network.
 
-    `read` (I,) and `write` (C,). Returns the projection as it was before, to put back with `detach_edit`: then the very
-    module computes that did before. ValueError if the sizes are not the network's, or it is a mixture of experts.
+    `read` (I,) and `write` (C,). Returns the module that was the output projection before, for `detach_edit`.
+
+    Raises:
+        ValueError: the sizes are not the network's, or it is a mixture of experts.
     """
     if isinstance(mlp, MixtureOfExperts):
         raise ValueError("a mixture of experts has no single output projection")
@@ -75,5 +77,5 @@ def attach_edit(mlp: nn.Module, read: Tensor, write: Tensor) -> nn.Module:
 
 
 def detach_edit(mlp: nn.Module, down: nn.Module) -> None:
-    """Give a network the output projection that `attach_edit` returned."""
+    """Restore the output projection that `attach_edit` returned."""
     mlp.down_proj = down

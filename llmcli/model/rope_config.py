@@ -1,4 +1,4 @@
-"""Rotary position embedding as data: the base, the size, and the ways in which contexts were stretched."""
+"""Rotary position embedding as data: the base, the size, and the scaling rules for longer contexts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class DynamicScaling:
-    """A base that grows once the text is longer than `original_context` (dynamic NTK, arXiv:2309.00071, app. B.3)."""
+    """Dynamic NTK: a base that grows once the text exceeds `original_context` (arXiv:2309.00071, app. B.3)."""
 
     factor: float
     original_context: int
@@ -45,9 +45,9 @@ class YarnScaling:
 
 @dataclass(frozen=True)
 class LongRopeScaling:
-    """LongRoPE (Ding et al. 2024, arXiv:2402.13753): one divisor per frequency, other ones for long texts.
+    """LongRoPE (Ding et al. 2024, arXiv:2402.13753): one divisor per frequency, in two sets.
 
-    `long` is for texts longer than `original_context`, and then for all their positions; `short` for others.
+    `long` applies to all positions of a text longer than `original_context`; `short` to all other texts.
     """
 
     short: tuple[float, ...]
@@ -72,17 +72,17 @@ RopeScaling: TypeAlias = (
 class RopeConfig:
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864).
 
-    The first `rotary_dim` values of each head are turned in the pairs (j, j + rotary_dim / 2); the rest pass through.
+    The first `rotary_dim` values of each head are rotated in the pairs (j, j + rotary_dim / 2); the rest pass through.
     """
 
     theta: float
     rotary_dim: int
     scaling: RopeScaling | None = None
     float32: bool = False
-    """Turned in float32; otherwise cos and sin are rounded to the activations' type, as most models were trained."""
+    """Rotate in float32; otherwise cos and sin are rounded to the activations' type, as most models were trained."""
 
     def decisive_length(self, length: int) -> int:
-        """The shortest text that is rotated like one of `length` tokens: 0 for all kinds that do not ask for it."""
+        """The shortest text with the same rotations as one of `length` tokens; 0 where the length does not matter."""
         match self.scaling:
             case LongRopeScaling():
                 return self.scaling.original_context + 1 if length > self.scaling.original_context else 0

@@ -1,7 +1,7 @@
 """The whole model, from token ids to logits.
 
-Dimension letters: B batch, T new tokens, R texts that go on together, C hidden size, V vocabulary.
-Attribute names are those of Hugging Face checkpoints, so that tensors of the common families need no renaming.
+Dimension letters: B batch, T new tokens, R texts of a batch with separate lengths, C hidden size, V vocabulary.
+Attribute names are those of Hugging Face checkpoints, so tensors of the common families need no renaming.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary = config.vocab_size
-        """Tokens that the tokenizer has: logits of the rows after them, which only pad the head, may be anything."""
+        """Number of tokens of the tokenizer. Later rows of the head are padding, and their logits are undefined."""
         self.embed_tokens: nn.Embedding | QuantizedEmbedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = (
             nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
@@ -44,7 +44,7 @@ class Transformer(nn.Module):
         )
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        # Layers that agree on their rotation share its tables; those that also see alike, their mask.
+        # Layers with the same RoPE share its tables; layers that also have the same window or chunks share the mask.
         self._distinct_ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
         self.ropes = nn.ModuleList(Rope(rope) for rope in self._distinct_ropes)
         kinds = {(layer.rope, layer.window, layer.chunk): layer for layer in config.layers}
@@ -53,13 +53,13 @@ class Transformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type activations and the KV cache have."""
+        """The data type of activations and of the KV cache."""
         embedding = self.embed_tokens
         return embedding.matrix.dtype if isinstance(embedding, QuantizedEmbedding) else embedding.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         embedding = self.embed_tokens
         weights = embedding.matrix.blocks if isinstance(embedding, QuantizedEmbedding) else embedding.weight
         return weights.device
@@ -79,12 +79,12 @@ class Transformer(nn.Module):
     def forward(self, ids: Tensor, cache: KVCache | None = None, *, only_last: bool = False) -> Tensor:
         """Logits of the token that follows each of `ids`.
 
-        `ids` (B, T) continue what `cache` holds, or start from nothing without one. Returns (B, T, V), or (B, 1, V) for
-        the last token alone, which is all that generation needs of a long prompt.
+        `ids` (B, T) continue the text in `cache`; without a cache they are the whole text. Returns (B, T, V), or with
+        `only_last` (B, 1, V) for the last token, all that prefill needs.
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
-            NotFiniteError: logits are NaN or infinite; the error names the layer where that begins.
+            PromptTooLongError: the text is longer than the model's learned positions.
+            NotFiniteError: logits are NaN or infinite; the error names the first layer with such an output.
         """
         start, new = (cache.length if cache is not None else 0), ids.shape[1]
         self.check_positions(start + new)
@@ -104,16 +104,18 @@ class Transformer(nn.Module):
         return logits
 
     def forward_rows(self, ids: Mapping[int, int], cache: BatchedKVCache) -> Tensor:
-        """Logits (R, V) of what follows `ids`, the next tokens of texts that `cache` holds, by row; others are void.
+        """Logits (R, V) after one decode step of several texts: `ids` maps rows of `cache` to their next token.
+
+        The logits of rows that are not in `ids` are undefined.
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
+            PromptTooLongError: a text is longer than the model's learned positions.
         """
         self.check_positions(max(cache.lengths) + 1)
         cache.begin()
         tokens = torch.tensor([[ids.get(row, 0) for row in range(len(cache.lengths))]], device=self.device)
         positions = cache.positions
-        # The texts take the place of tokens: all that is not attention treats each token by itself anyway.
+        # The texts take the place of tokens: everything but attention treats each token separately anyway.
         x = self._embed(tokens, positions)  # (1, R, C)
         rotations = {
             rope.config: rope.of_texts(positions, self.dtype, cache.rotated_lengths())
@@ -132,11 +134,10 @@ class Transformer(nn.Module):
     def run_from_layer(
         self, x: Tensor, first: int, stop: int | None = None, *, start: int = 0, cache: LayerCache | None = None
     ) -> Tensor:
-        """The residual stream (B, T, C) before block `stop`, by default after all.
+        """Run blocks `first` to `stop`: the residual stream (B, T, C) before block `stop`, by default after the last.
 
-        `x` (B, T, C), the residual stream before block `first`, are whole texts or, from position `start` on, their
-        ends: `cache` then holds what they follow, and is not advanced. What comes before the block is not computed,
-        however often this is asked.
+        `x` (B, T, C) is the residual stream before block `first`: of whole texts, or from position `start` on of texts
+        whose beginning is in `cache`, which is not advanced. Earlier blocks are not run, so repeated calls are cheap.
         """
         places = self._places(start, x.shape[1], 0)
         run = slice(first, stop)
@@ -152,10 +153,11 @@ class Transformer(nn.Module):
         mask: Callable[[LayerConfig], Tensor],
         cache: LayerCache,
     ) -> Tensor:
-        """Logits (1, 1, V) of what follows the token `ids` (1, 1) at `position` (1,), of which nothing is known here.
+        """Logits (1, 1, V) after one decode step of the token `ids` (1, 1) at `position` (1,), a tensor on the device.
 
-        So that the pass can be recorded once and run for every position: `rotations` are cosines and sines of the
-        position, and `mask` says which positions of all that `cache` hands out are seen in a kind of layer, (1, S).
+        No value of the position is read on the host, so a CUDA graph can record the step once and replay it for every
+        position. `rotations` are the position's cosines and sines; `mask` gives for a kind of layer which of the
+        positions that `cache` returns are visible, (1, S).
         """
         x = self._embed(ids, position)
         places = [
@@ -167,22 +169,22 @@ class Transformer(nn.Module):
         return self._head(x)
 
     def unembed(self, x: Tensor) -> Tensor:
-        """The logits that a residual stream `x` (..., C) stands for: final norm, output head; (..., V).
+        """Apply the final norm and the output head to a residual stream `x` (..., C): logits (..., V).
 
         Raises:
-            NotFiniteError: those of the vocabulary are NaN or infinite.
+            NotFiniteError: logits of the vocabulary are NaN or infinite.
         """
         logits = self._head(x)
         check_logits(logits[..., : self.vocabulary])
         return logits
 
     def rotated_alike(self, length: int, other: int) -> bool:
-        """Texts of so many tokens are rotated alike, so that the cache of one can serve the other."""
+        """Whether texts of these two lengths have the same rotations, so that one can reuse the other's cache."""
         ropes = self._distinct_ropes
         return all(rope.decisive_length(length) == rope.decisive_length(other) for rope in ropes)
 
     def check_positions(self, length: int) -> None:
-        """Raise `PromptTooLongError` if positions are learned, and there are none for so many tokens."""
+        """Raise `PromptTooLongError` if a text of `length` tokens is longer than the model's learned positions."""
         if self.config.learned_positions and length > self.config.context_length:
             raise PromptTooLongError(
                 f"The text has {length} tokens, but the model has positions for {self.config.context_length} only."
@@ -198,7 +200,10 @@ class Transformer(nn.Module):
         return x
 
     def _places(self, start: int, new: int, expected: int) -> list[Positions]:
-        """For each kind of layer, where the `new` tokens from `start` on stand in a text of `expected` tokens."""
+        """Positions, rotations and mask of the tokens `start` to `start + new`, for each kind of layer.
+
+        `expected` is the text's expected length in tokens, on which some rotations depend.
+        """
         positions = torch.arange(start, start + new, device=self.device)
         length = max(start + new, expected)
         rotations = {
@@ -215,11 +220,11 @@ class Transformer(nn.Module):
         ]
 
     def _head(self, x: Tensor) -> Tensor:
-        """`unembed` without the check: nothing of a pass that a CUDA graph records may wait for the device."""
+        """`unembed` without the check: a pass that a CUDA graph records must not wait for the device."""
         return self._capped(self.lm_head(self.norm(x)))
 
     def _not_finite(self, embedded: Tensor, places: Sequence[Positions], cache: KVCache | None) -> NotFiniteError:
-        """Where values stop being numbers in the pass that has just been made, found by making it again."""
+        """Repeat the last pass to find the first part of the model whose output is not finite."""
 
         def run(index: int, x: Tensor) -> Tensor:
             y: Tensor = self.layers[index](x, places[self._kind_of_layer[index]], cache)

@@ -1,4 +1,4 @@
-"""Attention: each token looks back at the ones before it and takes what it needs.
+"""Attention: each token computes a weighted mixture of the values of the tokens up to its position.
 
 Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D head size, C hidden size.
 """
@@ -20,14 +20,14 @@ from llmcli.model.norm import make_norm, root_mean_square
 
 @dataclass(frozen=True)
 class Positions:
-    """Where the new tokens stand, as far as one kind of layer must know."""
+    """Positions, rotations and attention mask of the new tokens, for one kind of layer."""
 
     positions: Tensor
     """(T,)"""
     rotation: tuple[Tensor, Tensor] | None
-    """Cosines and sines of the positions; None leaves positions out."""
+    """Cosines and sines of the positions; None: no rotary positions."""
     mask: Tensor | KeySpans | None
-    """Which keys each token sees, (T, S); spans, where each is of a text of its own; None: all up to its own."""
+    """The keys each token sees: a mask (T, S); spans, where each token belongs to another text; None: causal."""
 
 
 class Attention(nn.Module):
@@ -53,7 +53,7 @@ class Attention(nn.Module):
         self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
-        """Attend from the new tokens `x` (B, T, C) to themselves and to what `cache` holds; returns (B, T, C)."""
+        """Attend from the new tokens `x` (B, T, C) to themselves and to the tokens in `cache`; returns (B, T, C)."""
         q = self._heads(self.q_proj(x), self.q_norm)  # (B, H, T, D)
         k = self._heads(self.k_proj(x), self.k_norm)  # (B, K, T, D)
         v = self._heads(self.v_proj(x))  # (B, K, T, D)
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         return output
 
     def _norm(self, config: ModelConfig, heads: int) -> nn.Module:
-        """The norm of queries or keys, of which there are so many heads."""
+        """The norm of queries or keys with `heads` heads."""
         if config.qk_norm == "head":
             return make_norm(self.head_dim, config.norm_eps, config.norm)
         if config.qk_norm == "whole":
@@ -81,7 +81,7 @@ class Attention(nn.Module):
         return nn.Identity()
 
     def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """(B, T, heads * D) -> (B, heads, T, D), normalized on the way."""
+        """Normalize and split into heads: (B, T, heads * D) -> (B, heads, T, D)."""
         if norm is not None and self.whole_norm:
             x = norm(x)
         if self.clip is not None:
@@ -93,6 +93,6 @@ class Attention(nn.Module):
 
 
 def query_factors(scaling: QueryScaling, positions: Tensor) -> Tensor:
-    """The factor of the query at each of the `positions` (T,): float32, (T, 1)."""
+    """The `QueryScaling` factor at each of the `positions` (T,): float32, (T, 1)."""
     steps = ((positions + scaling.offset) // scaling.interval).float()
     return (1 + scaling.beta * torch.log1p(steps))[:, None]

@@ -1,4 +1,4 @@
-"""Latent attention: keys and values of all heads are made from one small vector per token, and only that is cached.
+"""Latent attention: one small vector per token is cached, from which the keys and values of all heads are computed.
 
 Dimension letters: B batch, T new tokens, S keys, H heads, C hidden size, L size of the latent, R rotary size, N size of
 the part of a head without positions, V size of a value head.
@@ -16,7 +16,7 @@ from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LatentConfig, ModelConfig
 from llmcli.model.norm import RMSNorm
 
-# Fixed in the models that use it, whatever the norms of the residual stream have.
+# Fixed in the models that use latent attention, independent of `norm_eps`.
 _EPS = 1e-6
 
 
@@ -41,7 +41,7 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(config.num_heads * latent.value_dim, hidden, bias=config.o_bias)
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
-        """Attend from the new tokens `x` (B, T, C) to themselves and to what `cache` holds; returns (B, T, C)."""
+        """Attend from the new tokens `x` (B, T, C) to themselves and to the tokens in `cache`; returns (B, T, C)."""
         sizes = self.latent
         q = self._queries(x).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, T, N + R)
         q_nope, q_rope = q[..., : sizes.nope_dim], q[..., sizes.nope_dim :]
@@ -53,8 +53,8 @@ class LatentAttention(nn.Module):
         rows = torch.cat((latent, k_rope), dim=-1)  # (B, 1, T, L + R)
         if cache is not None:
             rows, _ = cache.append(self.index, rows, rows[..., :0])  # (B, 1, S, L + R)
-        # Instead of making every key W c from its latent c, the query goes to where the latents are:
-        # q . (W c) = (W' q) . c. Likewise the latents are mixed before they are made into values.
+        # Instead of computing every key W c from its latent c, project the query into the space of latents:
+        # q . (W c) = (W' q) . c. Likewise mix the latents first, then project the mixture to a value.
         q = torch.cat((q_nope @ self.key_weight, q_rope), dim=-1)  # (B, H, T, L + R)
         mixed = self.attend(q, rows, rows[..., : sizes.rank], place.mask)  # (B, H, T, L)
         values = mixed @ self.value_weight.transpose(1, 2)  # (B, H, T, V)
@@ -63,12 +63,12 @@ class LatentAttention(nn.Module):
 
     @property
     def key_weight(self) -> Tensor:
-        """What makes each head's keys, but their rotated part, from a latent: (H, N, L)."""
+        """The projection from a latent to each head's keys, without their rotated part: (H, N, L)."""
         return self._from_latent[:, : self.latent.nope_dim]
 
     @property
     def value_weight(self) -> Tensor:
-        """What makes each head's values from a latent: (H, V, L)."""
+        """The projection from a latent to each head's values: (H, V, L)."""
         return self._from_latent[:, self.latent.nope_dim :]
 
     @property

@@ -1,4 +1,4 @@
-"""Rotary position embedding: a position becomes an angle by which pairs of values are turned.
+"""Rotary position embedding: pairs of values are rotated by an angle proportional to the position.
 
 Dimension letters: T new tokens, D head size, R rotary size (R <= D).
 """
@@ -31,7 +31,7 @@ def inverse_frequencies(config: RopeConfig, length: int = 0) -> Tensor:
     if isinstance(config.scaling, DynamicScaling) and length > config.scaling.original_context:
         stretch = config.scaling.factor * length / config.scaling.original_context - (config.scaling.factor - 1)
         theta *= stretch ** (size / (size - 2))
-    # In Python where rounding is the same: each kind of torch's functions that is ever called takes 0.7 MiB.
+    # In Python where rounding is the same: each kind of torch function that is called loads 0.7 MiB.
     powers = theta ** torch.tensor([pair / size for pair in range(0, size, 2)], device="cpu")
     inverse = torch.tensor([1.0 / power for power in powers.tolist()], device="cpu")
     match config.scaling:
@@ -60,7 +60,7 @@ def _llama3(inverse: Tensor, scaling: Llama3Scaling) -> Tensor:
 
 
 def _yarn(inverse: Tensor, config: RopeConfig, scaling: YarnScaling) -> Tensor:
-    """Pairs that turn often keep their frequency, slow ones are interpolated (arXiv:2309.00071, section 3.2)."""
+    """Keep high frequencies, interpolate low ones, with a ramp between (arXiv:2309.00071, section 3.2)."""
 
     def pair_with_turns(turns: float) -> float:
         return (
@@ -87,7 +87,7 @@ class Rope(nn.Module):
     def __init__(self, config: RopeConfig) -> None:
         super().__init__()
         self.config = config
-        # Known from the configuration alone, so it is neither in the checkpoint nor ever on the `meta` device.
+        # Computed from the configuration, so it is neither in the checkpoint nor ever on the `meta` device.
         self.register_buffer("inverse_frequencies", inverse_frequencies(config), persistent=False)
         scaled = isinstance(config.scaling, YarnScaling | LongRopeScaling)
         self.attention_factor = config.scaling.attention_factor if scaled else 1.0  # type: ignore[union-attr]
@@ -106,7 +106,7 @@ class Rope(nn.Module):
         return (angles.cos() * self.attention_factor).to(dtype), (angles.sin() * self.attention_factor).to(dtype)
 
     def of_texts(self, positions: Tensor, dtype: torch.dtype, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each (R, R' / 2), of one position in each of R texts of so many tokens."""
+        """Cosines and sines, each (N, R / 2), of one position in each of N texts; `lengths` are theirs, in tokens."""
         if len({self.config.decisive_length(length) for length in lengths}) == 1:
             return self.forward(positions, dtype, lengths[0])
         parts = [self.forward(positions[row : row + 1], dtype, length) for row, length in enumerate(lengths)]
@@ -114,8 +114,8 @@ class Rope(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (j, j + R/2) of the first R values of every head; `x` (B, H, T, D), `cos` and `sin` (T, R/2)."""
+    """Rotate the pairs (j, j + R/2) of the first R values of every head; `x` (B, H, T, D), `cos` and `sin` (T, R/2)."""
     half = cos.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    # Back from float32 where that is what cos and sin are in.
+    # Back from float32 where cos and sin are in float32.
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)

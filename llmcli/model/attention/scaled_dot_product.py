@@ -1,4 +1,4 @@
-"""Softmax attention itself: from queries, keys and values to their mixture.
+"""Scaled dot-product attention: softmax over queries times keys, then the weighted sum of the values.
 
 Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D head size.
 """
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from llmcli.model.cache.batched_kv_cache import KeySpans
 from llmcli.model.config import LayerConfig
 
-# Scores held at a time, in float32: 64 MiB.
+# Attention scores in memory at a time, in float32: 64 MiB.
 _SCORES_AT_ONCE = 1 << 24
 
 
 class SoftmaxAttention(nn.Module):
     """Softmax attention of the last T positions over all S (Vaswani et al. 2017, eq. 1), causal.
 
-    A box without parameters, so that whoever wants to see queries, keys and values can look at what goes in.
+    A module without parameters, so a forward hook can observe its queries, keys and values.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class SoftmaxAttention(nn.Module):
     ) -> None:
         """`scale` is the factor on the scores; with a `softcap` c, scores s become c tanh(s / c) (Gemma 2,
         arXiv:2408.00118, section 2). `fused` kernels need values of the size of keys, and no softcap.
-        At most `scores_at_once` scores are held at a time, but those of one query and one head.
+        At most `scores_at_once` scores are in memory at a time, and never fewer than those of one query and one head.
         """
         super().__init__()
         self.scale, self.softcap, self.scores_at_once = scale, softcap, scores_at_once
@@ -44,15 +44,15 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | KeySpans | None, sinks: Tensor | None = None
     ) -> Tensor:
-        """`q` (B, H, T, D), `k` (B, K, S, D) and `v` (B, K, S, D'), the last T of them the queries' own: (B, H, T, D').
+        """Attend from `q` (B, H, T, D) to `k` (B, K, S, D) and `v` (B, K, S, D'); returns (B, H, T, D').
 
-        `mask` (T, S) says which keys each query sees; without one, T is 1 and sees all, or T equals S and each sees all
-        up to its own. With spans instead, B is 1 and each query sees its own text, of which `k` and `v` have T instead
-        of one. With `sinks` (H,), each head has one more score, whose value is zero (gpt-oss, arXiv:2508.10925,
-        section 2.2).
+        The queries are at the last T of the S positions. `mask` (T, S) is True where a query sees a key. Without a mask
+        either T is 1 and the query sees all keys, or T equals S and attention is causal. With `KeySpans` as the mask,
+        B is 1, each query belongs to another text, and `k` and `v` have one batch row per query: (T, K, S, D). With
+        `sinks` (H,), each head has one more score, whose value is zero (gpt-oss, arXiv:2508.10925, section 2.2).
         """
         if isinstance(mask, tuple):
-            # Each by itself: sums over other keys beside, were these masked, could differ in the last bit.
+            # One text at a time: summing over masked keys of longer texts too could change the last bit.
             rows = [
                 self.forward(q[:, :, [row]], k[row : row + 1, :, span], v[row : row + 1, :, span], None, sinks)
                 for row, span in enumerate(mask)
@@ -73,10 +73,10 @@ class SoftmaxAttention(nn.Module):
             return (torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]).flatten(1, 2)
 
     def _grouped(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Of queries `q` (B, K, N, T, D), N for each kv head: (B, K, N, T, D').
+        """Attention of queries `q` (B, K, N, T, D), N heads for each kv head: (B, K, N, T, D').
 
-        They stand in the place of further queries: no copy of `k` and `v`, nor scores of all at a time, which PyTorch
-        makes on a GPU where heads that share keys have a mask.
+        Query heads that share keys are passed as further queries of one head. On a GPU, PyTorch would otherwise copy
+        `k` and `v` for each head and hold all scores at once where there is a mask.
         """
         if mask is not None and q.shape[2] > 1:
             mask = mask.repeat(q.shape[2], 1)  # (N T, S)
@@ -84,13 +84,14 @@ class SoftmaxAttention(nn.Module):
         return mixed.view(*q.shape[:4], v.shape[3])
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None) -> Tensor:
-        """How much each of the queries `q` (B, H, T, D) takes of each key `k` (B, K, S, D): float32, (B, H, T, S).
+        """Attention weights of queries `q` (B, H, T, D) on keys `k` (B, K, S, D): float32, (B, H, T, S).
 
-        `mask` (T, S) says which keys each query sees; None: all. A row sums to 1, or with `sinks` to what they leave.
+        `mask` (T, S) is True where a query sees a key; None: all keys. A row sums to 1, with `sinks` to 1 minus the
+        sink's weight.
         """
         batch, heads, new, _ = q.shape
         kv_heads, seen = k.shape[1:3]
-        # The heads of a group share their keys: they are further rows of one product.
+        # The query heads of a group share their keys: they become further rows of one matrix product.
         grouped = q.reshape(batch, kv_heads, -1, q.shape[3])  # (B, K, H/K * T, D)
         # For few rows, keys times queries is twice as fast on a CPU as queries times keys.
         scores = grouped @ k.transpose(2, 3) if new > 1 else (k @ grouped.transpose(2, 3)).transpose(2, 3)
@@ -120,15 +121,15 @@ class SoftmaxAttention(nn.Module):
 
 
 def _are_numbers(q: Tensor, k: Tensor) -> bool:
-    """Whether queries and their own keys are finite; PyTorch's fused CPU kernel makes numbers of others."""
+    """Whether queries and the new keys are finite; PyTorch's fused CPU kernel hides NaN and infinity."""
     return bool(q.isfinite().all() and k[:, :, -q.shape[2] :].isfinite().all())
 
 
 @contextmanager
 def _without_plans() -> Iterator[None]:
-    """Fused attention by any kernels of a GPU but cuDNN's, which PyTorch 2.11 and later prefer.
+    """Disable cuDNN's fused attention, which PyTorch 2.11 and later prefer, inside the block.
 
-    They are planned for each number of queries and of keys anew, so for nearly every prompt, which takes 0.4 s
+    cuDNN plans its kernels again for each number of queries and keys, so for nearly every prompt, which takes 0.4 s
     (https://github.com/modelscope/FunASR/issues/3704).
     """
     enabled = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
@@ -140,10 +141,10 @@ def _without_plans() -> Iterator[None]:
 
 
 def visible_keys(layer: LayerConfig, start: int, new: int, device: torch.device) -> Tensor | None:
-    """Which keys the `new` tokens from position `start` on see in a layer: boolean (T, S).
+    """The attention mask of the `new` tokens from position `start` on in a layer: boolean (T, S), True where visible.
 
-    The keys are those from the first that any of the tokens sees to the last token's own. None: each token sees all
-    keys up to its own, and no mask is needed.
+    The S keys begin at the first that any of the tokens sees and end at the last token. None where plain causal
+    attention is right, or for a single token.
     """
     first, end = layer.first_visible(start), start + new
     if new == 1 or (first == start and layer.first_visible(end - 1) <= first):

@@ -1,1 +1,1 @@
-"""Key-value caches: of one text, of several, and of branches with a common beginning."""
+"""Key-value caches: for one text, for a batch of texts, and for branches with a common beginning."""

@@ -1,6 +1,6 @@
-"""The key-value caches of several texts that go on together, a token at a time, each with a length of its own.
+"""Key-value cache of a batch of texts of different lengths that are decoded together, a token each per step.
 
-Dimension letters: R texts, K kv heads, S room for positions, D head size.
+Dimension letters: R texts, K kv heads, S positions allocated, D head size.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ KeySpans: TypeAlias = tuple[slice, ...]
 
 
 class BatchedKVCache:
-    """Keys and values of every layer for R texts; each is a row of the same tensors.
+    """Keys and values of every layer for R texts; each text is a row of the same tensors.
 
-    A text that has been read into a cache of its own enters, and all take the next token in the same pass. A row that
-    has none takes part, but nobody looks at it: so there are always as many rows, and products of matrices have one
-    shape, whichever texts are there. Layers with a window keep everything, and see what is inside it.
+    A text is prefilled into a `KVCache` and then copied into a row by `enter`; from then on each decode step adds a
+    token to every row. Rows without a text are computed too and their results ignored, so that matrix products always
+    have the same shape. Layers with a sliding window keep all positions and attend to those in the window.
     """
 
     def __init__(
         self, config: ModelConfig, rows: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> None:
         self.lengths = [0] * rows
-        """Tokens that have been read of each text."""
+        """Tokens of each text in the cache."""
         self._expected = [0] * rows
         self._rows = torch.arange(rows, device=device)
         self.positions = torch.zeros_like(self._rows)
-        """Where the next token of each text stands, (R,); as of `begin`."""
+        """Position of the next token of each text, (R,); set by `begin`."""
         heads, *widths = config.cached_widths
         self._layers = [
             [torch.empty((rows, heads, _SMALLEST_ROOM, width), dtype=dtype, device=device) for width in widths]
@@ -44,7 +44,7 @@ class BatchedKVCache:
         ]
 
     def enter(self, row: int, cache: KVCache) -> None:
-        """Let `row` be the text that `cache` (of one) holds."""
+        """Copy the text in `cache` (of batch size 1) into `row`."""
         self.leave(row)
         self._grow(cache.length)
         for layer, (keys, values, first) in zip(self._layers, cache.layers, strict=True):
@@ -53,18 +53,18 @@ class BatchedKVCache:
         self.lengths[row], self._expected[row] = cache.length, cache.expected_length
 
     def leave(self, row: int) -> None:
-        """Forget the text of `row`."""
+        """Drop the text of `row`."""
         self.lengths[row] = self._expected[row] = 0
 
     def begin(self) -> None:
-        """Make room for a token of each text."""
+        """Make room for the next token of each text, and set `positions`."""
         self._grow(max(self.lengths) + 1)
         self.positions = torch.tensor(self.lengths, device=self._rows.device)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' `keys` and `values` (1, K, R, D); return those of all positions, (R, K, S, D).
 
-        What a token sees of them is what `spans` says.
+        `spans` gives the positions that each token attends to.
         """
         for kept, new in zip(self._layers[layer], (keys, values), strict=True):
             kept[self._rows, :, self.positions] = new[0].transpose(0, 1)  # (R, K, D)
@@ -72,16 +72,16 @@ class BatchedKVCache:
         return all_keys, all_values
 
     def advance(self, rows: Iterable[int]) -> None:
-        """Count the token of each of `rows` as read, after every layer has stored it; what others stored is void."""
+        """Count the new token of each of `rows`, after every layer has stored it; other rows' tokens are dropped."""
         for row in rows:
             self.lengths[row] += 1
 
     def spans(self, layer: LayerConfig) -> KeySpans:
-        """Which positions the next token of each text sees in such a layer."""
+        """The positions that the next token of each text attends to in a layer of this kind."""
         return tuple(slice(layer.first_visible(length), length + 1) for length in self.lengths)
 
     def rotated_lengths(self) -> list[int]:
-        """How long each text counts as, with its next token, for rotations that depend on that."""
+        """Each text's length in tokens, with its next token, for rotations that depend on the length."""
         return [max(length + 1, expected) for length, expected in zip(self.lengths, self._expected, strict=True)]
 
     def _grow(self, length: int) -> None:
@@ -91,7 +91,7 @@ class BatchedKVCache:
         while room < length:
             room *= 2
         for layer in self._layers:
-            # One layer at a time, so that there is never a second copy of more than one.
+            # One layer at a time, so that only one layer is ever in memory twice.
             layer[:] = [_with_room(kept, room) for kept in layer]
 
 

@@ -1,4 +1,4 @@
-"""A key-value cache for texts that begin like those of another cache, and of which only what follows is computed.
+"""Key-value cache for texts that share a cached beginning, so that only their continuations are computed.
 
 Dimension letters: B texts of the trunk, N branches of each, K kv heads, T new tokens, S keys, D head size.
 """
@@ -13,18 +13,18 @@ from llmcli.model.config import LayerConfig
 
 
 class BranchCache:
-    """N x B texts, each of which shares its first `length` tokens with one of the B texts that `trunk` holds.
+    """N x B texts, each sharing its first `length` tokens with one of the B texts in `trunk`.
 
-    The texts are in B's order, N times. What is appended is handed out and not kept: a pass reads all that follows the
-    trunk at once.
+    The texts are in B's order, N times. Appended keys and values are returned but not kept: one forward pass reads
+    everything after the trunk.
     """
 
     def __init__(self, trunk: KVCache, kinds: tuple[LayerConfig, ...], length: int) -> None:
-        """`trunk` has read the whole of its texts in one pass, so that no layer has forgotten anything."""
+        """`trunk` must have read its texts in one forward pass, so that no layer has dropped positions."""
         self._trunk, self._kinds, self._length = trunk, kinds, length
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All that the new tokens see, (N x B, K, S, D): the trunk's, then `keys` and `values` (N x B, K, T, D)."""
+        """The visible keys and values, (N x B, K, S, D): the trunk's, then `keys` and `values` (N x B, K, T, D)."""
         trunk_keys, trunk_values, first = self._trunk.layers[layer]
         seen = slice(self._kinds[layer].first_visible(self._length) - first, self._length - first)
         return _joined(trunk_keys[:, :, seen], keys), _joined(trunk_values[:, :, seen], values)

@@ -1,4 +1,4 @@
-"""The key-value cache: what attention has computed for earlier tokens, kept so that each token is read once."""
+"""The key-value cache: keys and values of earlier tokens, kept so that each token is computed once."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.huge_pages import Pages
 
 _SMALLEST_CAPACITY = 256
-# Positions from which on a layer's memory comes in huge pages.
+# Number of positions from which on a layer's memory comes in huge pages.
 _LARGE = 1024
-# How far `truncate` can always go back in a layer that forgets: for a rejected draft or a retyped word.
+# Tokens that `truncate` can always go back in a windowed layer: for a rejected draft or a retyped word.
 REWIND = 64
-# New tokens between two moves of the kept window: moving costs a copy of it.
+# New tokens between two moves of a kept window; each move copies it.
 ROOM = 256
 
 
 class LayerCache(Protocol):
-    """What attention asks of a cache."""
+    """The interface of a cache that attention uses."""
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new tokens' `keys` and `values` (B, K, T, D); return those that they see."""
+        """Store the new tokens' `keys` and `values` (B, K, T, D); return all keys and values visible to them."""
 
 
 class CacheSegment(NamedTuple):
@@ -38,22 +38,20 @@ class CacheSegment(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first position that does not fit."""
+        """The first position after the allocated ones."""
         return self.first + self.keys.shape[2]
 
 
 class KVCache:
     """Keys and values of every layer for the tokens read so far.
 
-    `layers` holds a `CacheSegment` for each. A layer that sees everything keeps everything: its memory is reserved
-    ahead and doubled when full, so appending one token costs no allocation. A layer with a window or chunks keeps what
-    the next token may see, and a little more; when its memory is full the kept part moves to the front of a new one.
+    `layers` holds a `CacheSegment` for each layer. A layer with full attention keeps all positions: its memory is
+    reserved ahead and doubled when full, so appending one token costs no allocation. A layer with a window or chunks
+    keeps the positions that the next token may see and the `rewind` before them; when its memory is full, the kept part
+    is copied to the front of a new segment with memory for `room` more tokens.
 
-    `expected_length` is how long the text is known to become, in tokens; rotations that depend on the length of the
-    text go by it, so that all its tokens are rotated alike. Setting it does not change what is cached already.
-
-    A layer with a window or chunks keeps the last `rewind` tokens it would forget, and has memory for `room` new tokens
-    between two moves.
+    `expected_length` is the length the text is expected to reach, in tokens. Rotations that depend on the length use
+    it, so that all tokens are rotated alike. Setting it does not change keys that are cached already.
     """
 
     def __init__(
@@ -81,24 +79,24 @@ class KVCache:
 
         self.layers = [CacheSegment(empty(layer, key_size), empty(layer, value_size), 0) for layer in config.layers]
         self._length = 0
-        # The capacity, at least: asked for at every token, while memory changes rarely.
+        # At most the capacity: read at every token, while memory changes rarely.
         self._fits = self.capacity
-        # Counted before anything moves: whoever is interrupted in between has counted too much, never too little.
+        # Counted before anything moves, so that an interruption can make the count too high but never too low.
         self._moves = 0
 
     @property
     def length(self) -> int:
-        """Tokens that have been read."""
+        """Tokens in the cache."""
         return self._length
 
     @property
     def capacity(self) -> int:
-        """Tokens in all that fit before memory must be had in some layer."""
+        """Total number of tokens that fit before some layer must allocate memory."""
         return min(segment.end for segment in self.layers)
 
     @property
     def moves(self) -> int:
-        """How often any layer's segment has become another one: addresses hold as long as this number does."""
+        """How often any layer's segment was replaced: memory addresses are valid while this number is unchanged."""
         return self._moves
 
     @property
@@ -107,12 +105,12 @@ class KVCache:
         return sum(segment.keys.nbytes + segment.values.nbytes for segment in self.layers)
 
     def reserve(self, length: int) -> None:
-        """Make room ahead for `length` tokens in all, in the layers that keep all of them."""
+        """Allocate ahead for a total of `length` tokens, in the layers that keep all of them."""
         if length <= self._fits:
             return
         self._moves += 1
         with one_thread():
-            # Assigned at the end: growing that is interrupted, or runs out of memory, leaves the cache as it was.
+            # Assigned at the end, so that an interruption or a lack of memory leaves the cache unchanged.
             self.layers = [
                 segment if layer.is_windowed else self._with_room(layer, segment, length)
                 for layer, segment in zip(self._kinds, self.layers, strict=True)
@@ -120,22 +118,22 @@ class KVCache:
         self._fits = self.capacity
 
     def begin(self, new: int) -> None:
-        """Make room in every layer for a pass of `new` tokens, keeping what they may see."""
+        """Allocate memory in every layer for a forward pass of `new` tokens, keeping the positions they may see."""
         if self._length + new <= self._fits:
             return
         self._moves += 1
         with one_thread():
             for index, layer in enumerate(self._kinds):
-                # One layer at a time, so that there is never a second copy of more than one.
+                # One layer at a time, so that only one layer is ever in memory twice.
                 self.layers[index] = self._with_room(layer, self.layers[index], self._length + new)
         self._fits = self.capacity
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new tokens' `keys` and `values` (B, K, T, D); return those that they see, (B, K, S, D).
+        """Store the new tokens' `keys` and `values` (B, K, T, D); return all that are visible, (B, K, S, D).
 
-        These are the positions from the first that the first new token sees to the last new one. The length moves only
-        with `advance`, once every layer has stored its part: a pass that is interrupted half-way leaves the cache as it
-        was.
+        The S positions begin at the first that the first new token sees and end at the last new token. The cache's
+        length changes only with `advance`, once every layer has stored its part: a forward pass that is interrupted
+        half-way leaves the cache unchanged.
         """
         all_keys, all_values, first = self.layers[layer]
         start = self._length - first
@@ -146,14 +144,14 @@ class KVCache:
         return all_keys[:, :, seen:end], all_values[:, :, seen:end]
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` new tokens as read, after every layer has stored them."""
+        """Add `tokens` new tokens to the length, after every layer has stored them."""
         self._length += tokens
 
     def reusable(self, length: int) -> int:
-        """The most tokens, but no more than `length`, that `truncate` can go back to.
+        """The greatest length, at most `length`, that `truncate` can go back to.
 
-        That is `length` where every layer still holds what the token after it would see: always if no layer forgets,
-        and always within 64 tokens of the most that were ever held. Otherwise it is 0.
+        That is `length` where every layer still holds the positions that the next token would see: always if no layer
+        is windowed, and always within `rewind` tokens of the greatest length so far. Otherwise it is 0.
         """
         length = min(length, self._length)
         held = all(
@@ -163,10 +161,10 @@ class KVCache:
         return length if held else 0
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens.
+        """Drop all but the first `length` tokens.
 
         Raises:
-            ValueError: more than there are, or a layer has forgotten what the next token would see (see `reusable`).
+            ValueError: the cache is shorter, or a layer has dropped keys that the next token sees (see `reusable`).
         """
         if not 0 <= length <= self._length or length != self.reusable(length):
             raise ValueError(f"cannot truncate a cache of {self._length} tokens to {length}")
@@ -178,12 +176,12 @@ class KVCache:
 
     @contextmanager
     def rereading(self, position: int) -> Iterator[None]:
-        """Inside the block the text ends before `position`, and one token can be read there; then all is as it was.
+        """Inside the block the text ends before `position`, and one token can be computed there; restore it after.
 
-        The first position is not one of those: to go back to nothing is to begin anew.
+        Position 0 is not allowed: truncating to nothing starts a new text.
 
         Raises:
-            ValueError: the text does not reach there, or a layer has forgotten what that token sees (see `reusable`).
+            ValueError: the text is shorter, or a layer has dropped keys that the token sees (see `reusable`).
         """
         if position == 0:
             raise ValueError("the first token cannot be read again")
@@ -203,13 +201,13 @@ class KVCache:
                 values.copy_(old_values)
 
     def _with_room(self, layer: LayerConfig, segment: CacheSegment, end: int) -> CacheSegment:
-        """`segment`, or a copy of what must be kept of it in memory that reaches to position `end`."""
+        """`segment`, or if it ends before position `end` a larger one with a copy of the positions to keep."""
         if end <= segment.end:
             return segment
         first = 0
         if layer.is_windowed:
             first = max(segment.first, layer.first_visible(max(0, self._length - self._rewind)))
-        # Doubling, but not past the most the layer can ever hold.
+        # Double the size, up to the most that the layer ever needs.
         size = max(end - first, min(2 * segment.keys.shape[2], self._steady_size(layer)))
         return CacheSegment(
             self._moved(segment.keys, segment.first, first, size),
@@ -218,7 +216,7 @@ class KVCache:
         )
 
     def _empty(self, shape: tuple[int, ...]) -> Tensor:
-        # A short text is read from the processor's own memory, and huge pages would be filled by few of its tokens.
+        # A short text's cache stays in the processor's caches, and would leave most of a huge page empty.
         if self._device.type == "cpu" and shape[2] >= _LARGE:
             return self._pages.empty(shape, self._dtype)
         return torch.empty(shape, dtype=self._dtype, device=self._device)
@@ -230,6 +228,6 @@ class KVCache:
         return moved
 
     def _steady_size(self, layer: LayerConfig) -> int:
-        """Positions for which a layer needs memory in the long run."""
+        """The most positions that a layer ever allocates."""
         visible = layer.window or layer.chunk
         return self._limit if visible is None else min(self._limit, visible + self._rewind + self._room)

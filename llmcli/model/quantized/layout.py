@@ -1,9 +1,10 @@
-"""How a packed matrix lies in memory: bits of a code, how many columns of a row share a scale, and what is beside what.
+"""Memory layout of packed matrices: bits of a code, columns that share a scale, and the order of codes and scales.
 
-Narrow blocks are as a CPU reads them fastest: 16 rows x 32 columns, which share a scale. Eight vectors of 64 bytes hold
-4 consecutive columns of the 16 rows each, so that one instruction multiplies 4 columns of all rows and nothing is ever
-summed across a register. With 4 bits two such vectors share their bytes: the lower nibbles are columns 8j to 8j + 3,
-the upper ones 8j + 4 to 8j + 7. Before the codes of all columns of 16 rows stand scales and minima, in half precision.
+Narrow blocks are in the order in which a CPU reads them fastest: 16 rows x 32 columns; the 32 columns of a row share a
+scale. Each of eight vectors of 64 bytes holds 4 consecutive columns of the 16 rows, so one instruction multiplies 4
+columns of all rows, and no sum runs across a register. With 4 bits two such vectors share their bytes: the lower
+nibbles are columns 8j to 8j + 3, the upper ones 8j + 4 to 8j + 7. Scales and minima, in half precision, come before the
+codes of all columns of 16 rows.
 
 What is seldom needed of narrow blocks, their rest, is kept apart: a processor fetches much of what it reads past. With
 8 bits the upper nibbles are kept as if they were codes of 4 bits; the rest are the lower nibbles, in the same way. An
@@ -14,10 +15,11 @@ blocks hold 16 words of 16 bits,
 a scale's lower 12 and above them a minimum's bits 8 to 11, then 16 bytes, the minima's lower 8 bits; the rest
 holds 16 bytes, a scale's upper 4 bits and above them a minimum's.
 
-Wide blocks are as a GPU reads them fastest: 4 rows x all columns. A word of 32 bits has 8 consecutive columns of 4
-bits, or 4 of 8, lowest bits first; words of the same columns of 4 rows follow each other, so that the 16 bytes which a
-thread takes at a time need the same activations, and one group's scales. Behind the codes stand, for each group, 4
-scales in half precision, with 4 bits each before its minimum; or with 8 bits 4 scales for the rows in float32.
+Wide blocks are in the order in which a GPU reads them fastest: 4 rows x all columns. A word of 32 bits has 8
+consecutive columns of 4 bits, or 4 of 8, lowest bits first. Words of the same columns of the 4 rows are adjacent, so
+the 16 bytes that a thread loads at a time need the same activations, and the scales of one group. After the codes come,
+for each group, 4 scales in half precision, each followed by its minimum with 4 bits; or, where a group is a whole row
+of 8 bits, 4 scales in float32.
 
     4 bits:  value = scale * code + minimum
     8 bits:  value = scale * (code - 128)
@@ -30,10 +32,11 @@ scales in half precision, with 4 bits each before its minimum; or with 8 bits 4 
 | 8 | 128 | 8.125 | GPUs, where files keep them in longer groups |
 | 8 | all of a row | 8, and 32 for a row | GPUs |
 
-Rows are padded to those of a block, columns to a multiple of a group, or of 32; wide blocks to whole 16 bytes, the
-numbers of narrow ones to whole lines of 64.
+Rows are padded to a multiple of a block's rows, columns to a multiple of a group, or of 32; wide blocks to a multiple
+of 16 bytes, the scales and minima of narrow blocks to a multiple of 64.
 
-Dimension letters: N rows, C columns, R blocks of rows, B bytes of one, V vectors of a block's rows, G groups of a row.
+Dimension letters: N rows, C columns, R blocks of rows, B bytes of a block, V vectors of a block's rows, G groups of a
+row.
 """
 
 from __future__ import annotations
@@ -50,48 +53,49 @@ BITS: tuple[Bits, ...] = get_args(Bits)
 COLUMNS = 32
 """Columns of the shortest groups, and of a narrow block."""
 ROWS = 16
-"""A multiple of the rows of any block."""
+"""Rows of a narrow block, and a multiple of the rows of a wide one."""
 _WIDE_ROWS, _LONG = 4, 128
-# A thread takes so many at a time, wherever a block begins.
+# Bytes that a GPU thread loads at a time; blocks are aligned to them.
 _WIDE_BYTES = 16
-# Of the processor's cache.
+# Bytes of a cache line.
 _LINE = 64
 
 
 class Views(NamedTuple):
-    """What blocks hold, as it lies in them."""
+    """Views of the codes, scales and minima in blocks, in the order of their memory."""
 
     codes: tuple[Tensor, ...]
     """(R, G, V, rows, 4) uint8: words, or the upper halves of codes and the lower."""
     numbers: tuple[Tensor, ...]
-    """(R, G, ..., rows): scales and minima, or what they have been split into."""
+    """(R, G, ..., rows): scales and minima, or the parts they are split into."""
 
     def of_rows(self, block: Tensor, row: Tensor) -> Views:
-        """Some rows of some blocks, (N) each, as if every one were a block."""
+        """Select row `row[i]` of block `block[i]`, both (N,): N blocks of one row."""
         codes = (words[block, ..., row, :].unsqueeze(-2) for words in self.codes)
         return Views(tuple(codes), tuple(part[block, ..., row].unsqueeze(-1) for part in self.numbers))
 
 
 @dataclass(frozen=True)
 class PackedFormat:
-    """Bits of a code, columns that share a scale, and in which kind of blocks they lie."""
+    """A packed format: bits of a code, columns that share a scale, and narrow or wide blocks."""
 
     bits: Bits
     group: int | None
-    """32; in wide blocks also 128, or with 8 bits None: all columns of a row."""
+    """Columns that share a scale: 32; in wide blocks also 128, or with 8 bits None, a whole row."""
     wide: bool
+    """Blocks for GPUs (wide) instead of CPUs (narrow)."""
 
     @property
     def rows(self) -> int:
-        """Of a block."""
+        """Rows of a block."""
         return _WIDE_ROWS if self.wide else ROWS
 
     def groups(self, columns: int) -> int:
-        """How many groups there are in a row of so many columns."""
+        """Number of groups in a row of `columns` columns."""
         return 1 if self.group is None else -(-columns // self.group)
 
     def padded(self, columns: int) -> int:
-        """So many columns, with those that fill the last block."""
+        """`columns`, rounded up to a multiple of a group or of 32."""
         step = self.group or COLUMNS
         return -(-columns // step) * step
 
@@ -103,7 +107,7 @@ class PackedFormat:
         return codes + numbers, codes if self.bits == 8 else self.groups(columns) * self.rows
 
     def nbytes(self, rows: int, columns: int, count: int = 1) -> int:
-        """Of `count` matrices."""
+        """Bytes of `count` packed matrices."""
         return count * -(-rows // self.rows) * sum(self.sizes(columns))
 
     def views(self, blocks: Tensor, rest: Tensor, columns: int) -> Views:
@@ -111,7 +115,7 @@ class PackedFormat:
         import torch
 
         count, groups, code_bytes = len(blocks), self.groups(columns), self._code_bytes(columns)
-        # Of wide blocks the numbers stand behind the codes.
+        # In wide blocks scales and minima come after the codes, in narrow ones before.
         start, first = (0, code_bytes) if self.wide else (self._number_bytes(columns), 0)
         codes = blocks[:, start : start + code_bytes].view(count, groups, -1, self.rows, 4)
         numbers = blocks[:, first : first + self._each_number() * groups * self.rows]
@@ -125,7 +129,7 @@ class PackedFormat:
         return Views((codes, rest.view(codes.shape)), (numbers.view(count, groups, 1, self.rows),))
 
     def write(self, to: Views, codes: Tensor, numbers: Tensor) -> None:
-        """Codes (R, rows, G, columns of a group) uint8, and scales and minima (R, G, 1 or 2, rows)."""
+        """Write codes (R, rows, G, columns of a group) uint8, and scales and minima (R, G, 1 or 2, rows)."""
         blocks, rows, groups, _ = codes.shape
         if self.wide and self.bits == 4:
             codes = _pairs(codes, -1)
@@ -142,7 +146,7 @@ class PackedFormat:
             place.copy_(part)
 
     def read(self, views: Views) -> tuple[Tensor, Tensor]:
-        """The reverse."""
+        """Read codes (R, rows, G, columns of a group) uint8, and scales and minima (R, G, 1 or 2, rows)."""
         numbers = _joined_numbers(*views.numbers) if len(views.numbers) > 1 else views.numbers[0]
         parts = [words if self.wide else _out_of_pairs(words, -3) for words in views.codes]
         words = parts[0] if len(parts) == 1 else parts[0] << 4 | parts[1]
@@ -155,7 +159,7 @@ class PackedFormat:
         return self.rows * self.padded(columns) // (1 if self.wide and self.bits == 8 else 2)
 
     def _number_bytes(self, columns: int) -> int:
-        """Of a block of rows, with what fills the last line of narrow ones."""
+        """Bytes of the scales and minima of a block of rows; in narrow blocks with padding to whole cache lines."""
         numbers = self._each_number() * self.groups(columns) * self.rows
         return numbers if self.wide else -(-numbers // _LINE) * _LINE
 
@@ -166,7 +170,7 @@ class PackedFormat:
         return 4 if self.group is None else 2
 
     def __str__(self) -> str:
-        """As people call it."""
+        """The format's usual name, like "int4 g128"."""
         group = "" if not self.wide else f" g{self.group}" if self.group else " by row"
         return f"int{self.bits}{group}"
 
@@ -190,7 +194,7 @@ def _joined_numbers(words: Tensor, lower: Tensor, rest: Tensor) -> Tensor:
 
 
 def _pairs(codes: Tensor, dim: int) -> Tensor:
-    """Two codes of 4 bits along a dimension share a byte, the first its lower nibble."""
+    """Pack pairs of 4-bit codes along a dimension into bytes, the first in the lower nibble."""
     codes = codes.movedim(dim, 0)
     return (codes[0::2] | codes[1::2] << 4).movedim(0, dim)
 
@@ -203,10 +207,10 @@ def _out_of_pairs(pairs: Tensor, dim: int) -> Tensor:
 
 
 def narrow(bits: Bits) -> PackedFormat:
-    """The one for CPUs."""
+    """The format for CPUs."""
     return PackedFormat(bits, COLUMNS, wide=False)
 
 
 def wide(bits: Bits, group: int | None = None) -> PackedFormat:
-    """The one for GPUs, whose `group` of 32 or 128 columns share a scale; else 128 with 4 bits, and a row with 8."""
+    """The format for GPUs. `group` columns, 32 or 128, share a scale; by default 128 with 4 bits, a row with 8."""
     return PackedFormat(bits, group or (_LONG if bits == 4 else None), wide=True)

@@ -1,6 +1,6 @@
-"""Weights of 4 or 8 bits: some columns of a row share a scale, and they lie as a processor reads them fastest.
+"""Matrices of 4 or 8 bits a weight, packed in blocks in the order in which a processor reads them fastest.
 
-How they lie is told in `llmcli.model.quantized.layout`.
+A group of columns of a row shares a scale. `llmcli.model.quantized.layout` describes the blocks.
 
 Dimension letters: N rows, C columns, G groups of a row, R blocks of rows.
 """
@@ -19,25 +19,25 @@ from torch import Tensor, nn
 from llmcli.model.huge_pages import Pages
 from llmcli.model.quantized.layout import COLUMNS, ROWS, Bits, PackedFormat, Views
 
-# Values that torch dequantizes at a time, in float32: 4 MiB. On a GPU, where each piece costs a dozen launches: 64 MiB.
+# Values that torch dequantizes at a time, in float32: 4 MiB. 64 MiB on a GPU, where each piece costs a dozen launches.
 _VALUES_AT_ONCE = 1 << 20
 DEVICE_VALUES_AT_ONCE = 1 << 24
 UNPACKED_BYTES = 12
-"""Of a value that torch dequantizes on a device: it is there as a code, as float32 and in the type asked for."""
+"""Bytes per value that torch needs to dequantize on a device: the code, float32 and the requested type."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows of codes, with the scale (and, with 4 bits, the minimum) of each group of them."""
+    """Rows of quantized weights: codes, with the scale (and for 4 bits the minimum) of each group of columns."""
 
     codes: Tensor
-    """(N, C) uint8: 0 to 15, or the number plus 128."""
+    """(N, C) uint8: 0 to 15 for 4 bits, or the signed number plus 128 for 8."""
     scale: Tensor
-    """(N, G) float16; float32 of whole rows."""
+    """(N, G) float16; float32 where a group is a whole row."""
     minimum: Tensor | None
-    """(N, G) float16 with 4 bits, None with 8."""
+    """(N, G) float16 for 4 bits, None for 8."""
     group: int | None = COLUMNS
-    """Columns of each; None: all."""
+    """Columns of a group; None: the whole row."""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -46,17 +46,17 @@ class Groups:
         return self.with_rows(lambda numbers: numbers[rows])
 
     def followed_by(self, other: Groups) -> Groups:
-        """These rows and then those, of as many bits."""
+        """Concatenate the rows of two `Groups` of the same kind."""
         both = None if self.minimum is None or other.minimum is None else torch.cat((self.minimum, other.minimum))
         return Groups(torch.cat((self.codes, other.codes)), torch.cat((self.scale, other.scale)), both, self.group)
 
     def with_rows(self, change: Callable[[Tensor], Tensor]) -> Groups:
-        """With the same `change` made to the rows of all numbers: another order, another device."""
+        """Apply `change` to codes, scales and minima: to reorder rows or move them to another device."""
         minimum = None if self.minimum is None else change(self.minimum)
         return Groups(change(self.codes), change(self.scale), minimum, self.group)
 
     def in_groups_of(self, columns: int) -> Groups:
-        """The same, where so many columns already have the same scale and minimum."""
+        """The same weights in longer groups, where every `columns` columns already share a scale and minimum."""
         assert self.group is not None and columns % self.group == 0
         step = columns // self.group
         minimum = None if self.minimum is None else self.minimum[:, ::step]
@@ -69,11 +69,11 @@ class Groups:
 
     @property
     def tails(self) -> tuple[Tensor, ...]:
-        """What stands behind the codes of a block."""
+        """The scale, and the minimum if there is one."""
         return (self.scale,) if self.minimum is None else (self.scale, self.minimum)
 
     def values(self) -> Tensor:
-        """What they stand for: float32 (N, C)."""
+        """The dequantized weights: float32 (N, C)."""
         columns = self.codes.shape[1]
         width = self.group or columns
         codes = _padded(self.codes, self.scale.shape[1] * width).view(*self.scale.shape, width).float()
@@ -85,27 +85,30 @@ class Groups:
 
 
 class Unpacker(Protocol):
-    """A way to dequantize that is faster than torch's, and gives the same to the last bit."""
+    """A faster way to dequantize than torch's, with the same result to the last bit."""
 
     def ready(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
-        """Whether it can give rows of the matrix in that type, now."""
+        """Whether `unpack` can dequantize this matrix to this type now."""
 
     def awaited(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
-        """Whether it cannot yet, but may soon."""
+        """Whether it is not ready yet, but may be soon: its kernels are compiling."""
 
     def unpack(self, matrix: PackedMatrix, index: int, first: int, into: Tensor) -> None:
-        """Fill `into` (n, columns) with rows of matrix `index` from `first` on, a multiple of 16; it must be ready."""
+        """Dequantize rows of matrix `index` into `into` (n, columns), from row `first`, a multiple of 16, on.
+
+        The matrix must be `ready` for the type of `into`.
+        """
 
 
 class PackedMatrix(nn.Module):
-    """A matrix, or a stack of them, in packed blocks."""
+    """A quantized matrix, or a stack of `count` matrices of one shape, in packed blocks."""
 
     blocks: Tensor
     """(count * R, B) uint8."""
     rest: Tensor
     """What is seldom needed of them, (count * R, B) uint8."""
     unpacker: Unpacker | None = None
-    """Given by whoever has one for the device that the blocks are on."""
+    """Set by the kernels of the blocks' device, if they have one; None: torch dequantizes."""
 
     def __init__(
         self,
@@ -119,11 +122,14 @@ class PackedMatrix(nn.Module):
         device: torch.device | str = "cpu",
         values_at_once: int | None = None,
     ) -> None:
-        """Memory for `count` matrices, not yet filled, from `pages` if given, and `kept` so; `dtype` is what they are
-        handed out in. Torch dequantizes `values_at_once` at a time, or as many as suit the device.
+        """Allocate memory for `count` matrices in the format `kept`, from `pages` if given, without filling it.
+
+        They are dequantized to `dtype`. Torch dequantizes `values_at_once` values at a time, by default a number that
+        suits the device.
 
         Raises:
-            MemoryError: there is none; torch itself says so by a RuntimeError.
+            MemoryError: `pages` has no memory left.
+            RuntimeError: torch has no memory left.
         """
         super().__init__()
         self.format, self.rows, self.columns, self.count, self.dtype = kept, rows, columns, count, dtype
@@ -139,7 +145,7 @@ class PackedMatrix(nn.Module):
 
     @property
     def bits(self) -> Bits:
-        """Of each code."""
+        """Bits of a code."""
         return self.format.bits
 
     @property
@@ -149,13 +155,16 @@ class PackedMatrix(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the blocks and their rest."""
+        """Bytes of the packed weights."""
         return self.blocks.nbytes + self.rest.nbytes
 
     def store(self, index: int, first: int, groups: Groups) -> None:
-        """Pack rows into matrix `index` from row `first`, a multiple of 16, on.
+        """Pack rows into matrix `index`, from row `first`, a multiple of 16, on.
 
-        The last rows of a matrix may be fewer than a block's; otherwise their number is a multiple of 16 too.
+        Their number must be a multiple of 16 too, unless they are the last rows of the matrix.
+
+        Raises:
+            ValueError: the groups have another format, or the rows do not fill whole blocks.
         """
         count = len(groups.codes)
         if groups.kind != (self.bits, self.format.group):
@@ -169,7 +178,7 @@ class PackedMatrix(nn.Module):
         return self.format.views(self.blocks[start:stop], self.rest[start:stop], self.columns)
 
     def _pack(self, groups: Groups, to: Views) -> None:
-        """Put rows into blocks of as many; those that are lacking become zeros."""
+        """Write rows into blocks, with zeros for rows that are missing in the last block."""
         kept, blocks, number = self.format, len(to.codes[0]), groups.scale.shape[1]
         rows = blocks * kept.rows
         codes = _padded(groups.codes, kept.padded(self.columns), rows).view(blocks, kept.rows, number, -1)
@@ -177,7 +186,7 @@ class PackedMatrix(nn.Module):
         kept.write(to, codes, torch.stack(tails, dim=-1).permute(0, 2, 3, 1))
 
     def __getitem__(self, index: int) -> Tensor:
-        """Matrix `index`, (rows, columns) in `dtype`."""
+        """Dequantize matrix `index`: (rows, columns) in `dtype`."""
         matrix = torch.empty((self.rows, self.columns), dtype=self.dtype, device=self.blocks.device)
         if (unpacker := self._ready(self.dtype)) is not None:
             unpacker.unpack(self, index, 0, matrix)
@@ -187,12 +196,12 @@ class PackedMatrix(nn.Module):
         return matrix
 
     def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The rows of the first matrix in `dtype`, a bounded number at a time."""
+        """Dequantize the rows of the first matrix to `dtype`, a bounded number at a time."""
         unpacker = self._ready(dtype)
         if unpacker is None:
             yield from (values.to(dtype) for _, values in self._values(0))
             return
-        # In as much memory as torch takes, which is enough for all but the largest matrices.
+        # In the same memory as torch would need, which is enough for all but the largest matrices.
         at_once = UNPACKED_BYTES * (self.values_at_once or DEVICE_VALUES_AT_ONCE) // dtype.itemsize
         step = max(1, at_once // (ROWS * self.columns)) * ROWS
         yield from (self._rows(unpacker, first, step, dtype) for first in range(0, self.rows, step))
@@ -201,14 +210,14 @@ class PackedMatrix(nn.Module):
         return self.unpacker if self.unpacker is not None and self.unpacker.ready(self, dtype) else None
 
     def _rows(self, unpacker: Unpacker, first: int, most: int, dtype: torch.dtype) -> Tensor:
-        # Memory of its own: gradients may need the rows when the next have been made.
+        # New memory each time: gradients may need these rows after the next ones are computed.
         shape = min(most, self.rows - first), self.columns
         rows = torch.empty(shape, dtype=dtype, device=self.blocks.device)
         unpacker.unpack(self, 0, first, rows)
         return rows
 
     def _values(self, index: int) -> Iterator[tuple[int, Tensor]]:
-        """The rows of matrix `index` in float32, a bounded number at a time, each with the first one's number."""
+        """Dequantize matrix `index` with torch: first row and rows in float32, a bounded number at a time."""
         suits = _VALUES_AT_ONCE if self.blocks.device.type == "cpu" else DEVICE_VALUES_AT_ONCE
         at_once = self.values_at_once or suits
         step = max(1, at_once // (self.format.rows * self.format.padded(self.columns)))
@@ -218,13 +227,13 @@ class PackedMatrix(nn.Module):
             yield block * self.format.rows, values[: self.rows - block * self.format.rows]
 
     def take(self, rows: Tensor) -> Tensor:
-        """Some rows of the first matrix, (len(rows), columns) in `dtype`."""
+        """Dequantize the given rows of the first matrix: (len(rows), columns) in `dtype`."""
         views = self.format.views(self.blocks, self.rest, self.columns)
         some = views.of_rows(rows // self.format.rows, rows % self.format.rows)
         return self._unpack(some).values().to(self.dtype)
 
     def _unpack(self, views: Views) -> Groups:
-        """The rows of blocks, padding and all."""
+        """The rows in blocks, padding rows included."""
         codes, numbers = self.format.read(views)
         rows, number = codes.shape[0] * codes.shape[1], codes.shape[2]
         tails = numbers.permute(2, 0, 3, 1).reshape(-1, rows, number)  # (1 or 2, N, G)
@@ -238,7 +247,7 @@ class QuantizedLinear(nn.Module):
     bias: Tensor | None
 
     def __init__(self, matrix: PackedMatrix, *, bias: bool = False) -> None:
-        """With a `bias`, its values are to be assigned."""
+        """With `bias`, the caller must fill the bias parameter."""
         super().__init__()
         self.matrix = matrix
         self.in_features, self.out_features = matrix.columns, matrix.rows
@@ -247,19 +256,19 @@ class QuantizedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dequantized matrix (out, in), made anew each time it is asked for."""
+        """The dequantized matrix (out, in), computed at each access."""
         return self.matrix[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        # Not by a comprehension, which would keep rows until the next ones are there.
+        # Not in a comprehension, whose variable would keep dequantized rows until the next are computed.
         parts = list(map(partial(F.linear, x), self.matrix.dense(x.dtype)))
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return out if self.bias is None else out + self.bias
 
 
 class QuantizedEmbedding(nn.Module):
-    """`nn.Embedding` over a packed matrix, which may be that of the output head too."""
+    """`nn.Embedding` over a packed matrix, which the output head may share."""
 
     def __init__(self, matrix: PackedMatrix) -> None:
         super().__init__()
@@ -268,7 +277,7 @@ class QuantizedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dequantized matrix (tokens, size), made anew each time it is asked for."""
+        """The dequantized matrix (tokens, size), computed at each access."""
         return self.matrix[0]
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Rounding weights to 4 or 8 bits, with the scale (and minimum) of each group of columns that errs least.
+"""Quantize weights to 4 or 8 bits, with the scale (and minimum) of least squared error for each group of columns.
 
-Measured on SmolLM2-135M, whose weights were first spread evenly within the steps of the 4 bits they are published in,
-as if they had never been rounded; 256 tokens of English, all matrices of the layers in the format, embedding and head
-in the one of 8 bits that goes with it:
+Measured on SmolLM2-135M, published in 4 bits: its weights were first spread evenly within those 4-bit steps, as if they
+had never been rounded. Text: 256 tokens of English. All matrices of the layers are in the format of the row, embedding
+and head in the 8-bit format that goes with it:
 
 | format | error of a matrix | KL divergence, mean (nats) | same most probable token | mean log loss (3.457 unrounded) |
 |---|---|---|---|---|
@@ -11,7 +11,7 @@ in the one of 8 bits that goes with it:
 | 4 bits, groups of 32 | 7.4 % | 0.33 | 70 % | 3.674 |
 | 4 bits, groups of 128 | 9.8 % | 0.79 | 57 % | 3.946 |
 
-So small a model bears little. Larger ones are reported to lose far less; that was not measured here.
+Small models lose most by rounding. Larger ones are reported to lose far less; that was not measured here.
 
 Dimension letters: N rows, C columns, G groups of a row, W columns of a group.
 """
@@ -25,19 +25,19 @@ from torch import Tensor
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import Groups
 
-# How often codes are chosen for a scale, and then the scale for the codes.
+# Iterations of fitting codes to the scale and then the scale to the codes.
 _ROUNDS = 3
-# Shares of a group's range to begin from: without its extremes the other values are rounded more finely.
+# Shares of a group's range that are tried: clipping the extremes rounds the other values more finely.
 _SHARES = (1.0, 0.9, 0.8)
-# Of a row in 8 bits, which are fine enough for most of its extremes.
+# The same for a row in 8 bits, which needs less clipping.
 _SHARES_OF_ROWS = (1.0, 0.98, 0.96, 0.93, 0.9, 0.8)
 
 
 def quantize(values: Tensor, kept: PackedFormat) -> Groups:
-    """`values` (N, C), of any float type, as codes in the groups of a format.
+    """Quantize `values` (N, C), of any float type, to the codes and groups of the format `kept`.
 
-    Scales are fitted to the codes by least squares, and codes to the scales by rounding, in turn; nothing is worse
-    than by plain rounding between a group's extremes.
+    For 4 bits, scales and minima are fitted to the codes by least squares and codes to the scales by rounding, in turn;
+    the result is never worse than plain rounding between a group's extremes.
     """
     columns = values.shape[1]
     width = kept.group or columns
@@ -53,7 +53,7 @@ def quantize(values: Tensor, kept: PackedFormat) -> Groups:
 
 
 def _eight_bits_by_row(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes (N, 1, C) and scales (N, 1) in float32."""
+    """Quantize whole rows `x` (N, 1, C): codes (N, 1, C) and scales (N, 1) in float32."""
     greatest = x.abs().amax(-1)
     best = greatest / 127
     least = torch.full_like(greatest, torch.inf)
@@ -66,14 +66,14 @@ def _eight_bits_by_row(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _eight_bits(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes (N, G, W) and scales (N, G)."""
+    """Quantize groups `x` (N, G, W) to 8 bits: codes (N, G, W) and scales (N, G)."""
     scale = _half(x.abs().amax(-1) / 127)
     codes = _divided(x, scale).round_().clamp_(-128, 127)
     return codes + 128, scale
 
 
 def _four_bits(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (N, G, W), scales and minima (N, G)."""
+    """Quantize groups `x` (N, G, W) to 4 bits: codes (N, G, W), scales and minima (N, G)."""
     low, high = x.amin(-1), x.amax(-1)
     best: tuple[Tensor, Tensor, Tensor] | None = None
     least = torch.empty(0)
@@ -102,18 +102,18 @@ def _four_bits(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _line(codes: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """The scale and minimum (N, G) of the least squared error for given codes (N, G, W)."""
     mean_code, mean_x = codes.mean(-1, keepdim=True), x.mean(-1, keepdim=True)
-    centred = codes - mean_code
-    scale = (centred * (x - mean_x)).sum(-1) / centred.square().sum(-1).clamp_(min=1e-6)
+    centered = codes - mean_code
+    scale = (centered * (x - mean_x)).sum(-1) / centered.square().sum(-1).clamp_(min=1e-6)
     scale = _half(scale)
     return scale, _half(mean_x[..., 0] - scale.float() * mean_code[..., 0])
 
 
 def _divided(x: Tensor, scale: Tensor) -> Tensor:
-    """`x` (N, G, W) over `scale` (N, G); zero where the scale is."""
+    """`x` (N, G, W) divided by `scale` (N, G); zero where the scale is zero."""
     inverse = torch.where(scale == 0, 0.0, 1.0 / scale.float())
     return x * inverse[..., None]
 
 
 def _half(values: Tensor) -> Tensor:
-    """In half precision, whose greatest number is 65504."""
+    """Convert to half precision, clamped to its greatest number, 65504."""
     return values.clamp(-65504, 65504).half()
