@@ -1,4 +1,4 @@
-"""Memory in large pieces."""
+"""The allocator of tensors in huge pages."""
 
 import gc
 import os
@@ -19,12 +19,12 @@ def test_tensors_of_one_piece_do_not_overlap() -> None:
         assert bool((tensor == number).all())
 
 
-def test_every_tensor_begins_on_a_line_of_the_cache() -> None:
+def test_every_tensor_begins_on_a_cache_line() -> None:
     pages = Pages()
     assert all(pages.empty((size,), torch.uint8).data_ptr() % 64 == 0 for size in (1, 63, 64, 65, 1000))
 
 
-def test_more_than_a_piece_is_had_at_once() -> None:
+def test_a_tensor_can_be_larger_than_a_piece() -> None:
     large = Pages().empty((40 << 20,), torch.uint8)
     large[-1] = 7
     assert len(large) == 40 << 20
@@ -32,7 +32,7 @@ def test_more_than_a_piece_is_had_at_once() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
-def test_memory_goes_back_with_the_last_tensor() -> None:
+def test_memory_is_freed_with_the_last_tensor() -> None:
     def mapped() -> int:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -47,6 +47,6 @@ def test_memory_goes_back_with_the_last_tensor() -> None:
     assert mapped() - before < 1 << 29
 
 
-def test_no_memory_is_an_error_of_its_own() -> None:
+def test_a_lack_of_memory_raises_memory_error() -> None:
     with pytest.raises(MemoryError):
         Pages().empty((1 << 60,), torch.uint8)

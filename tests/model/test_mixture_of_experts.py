@@ -1,4 +1,4 @@
-"""A mixture of experts against the formula, written one token and one expert at a time."""
+"""Compare a mixture of experts with the formula, computed one token and one expert at a time."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def test_the_mixture_is_the_weighted_sum(knobs: dict[str, Any], batch: int, toke
 
 
 @pytest.mark.parametrize("knobs", [{}, {"bias": True, "glu": ClampedGLU(1.702, 0.5)}])
-def test_gathered_weights_give_what_grouped_tokens_give(knobs: dict[str, Any]) -> None:
+def test_gathering_weights_gives_the_result_of_grouping_tokens(knobs: dict[str, Any]) -> None:
     experts = mixture(**knobs).experts
     rows, chosen = torch.randn(4, 12), torch.tensor([0, 3, 3, 5])
     torch.testing.assert_close(experts.each(rows, chosen), experts(rows, [1, 0, 0, 2, 0, 1]))
 
 
-def test_one_token_reads_its_own_experts_only() -> None:
+def test_one_token_reads_only_the_chosen_experts() -> None:
     model = mixture()
     x = torch.randn(1, 1, 12)
     chosen = set(model.gate(x[0])[0][0].tolist())
@@ -128,4 +128,4 @@ def test_experts_are_chosen_within_the_best_groups() -> None:
     biased = replace(knobs, group_score="best_two", selection_bias=True)
     indices, weights = chosen(biased, torch.tensor([0, 0, 0, 0, 0.5, 0]))
     assert indices == {4, 5}
-    assert weights == pytest.approx([0.5, 0.8]), "the bias decides who is chosen, not with what weight"
+    assert weights == pytest.approx([0.5, 0.8]), "the bias changes which experts are chosen, not their weights"

@@ -34,7 +34,7 @@ CONFIG = ModelConfig(
 def naive_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
 ) -> torch.Tensor:
-    """Attention as the textbook writes it, one query at a time."""
+    """Attention by the textbook formula, one query at a time."""
     heads, new, seen = q.shape[1], q.shape[2], k.shape[2]
     group = heads // k.shape[1]
     out = torch.zeros_like(q)
@@ -56,20 +56,20 @@ def test_attention_is_the_textbook_formula(window: int | None, new: int, seen: i
     k, v = torch.randn(2, kv_heads, seen, 8), torch.randn(2, kv_heads, seen, 8)
     layer = LayerConfig(None, window=window)
     expected = naive_attention(q, k, v, 0.3, window)
-    # Only what the new tokens may see is handed over, as the cache does.
+    # Only keys that the new tokens may see are passed, as from the cache.
     k, v = (x[:, :, layer.first_visible(seen - new) :] for x in (k, v))
     mask = visible_keys(layer, seen - new, new, q.device)
     for fused in (True, False):
         torch.testing.assert_close(SoftmaxAttention(0.3, fused=fused)(q, k, v, mask), expected)
 
 
-def test_a_window_shows_exactly_so_many_keys() -> None:
+def test_a_sliding_window_shows_exactly_its_number_of_keys() -> None:
     mask = visible_keys(LayerConfig(None, window=2), 3, 3, torch.device("cpu"))
     assert mask is not None
     assert mask.int().tolist() == [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
 
 
-def test_the_cache_keeps_what_it_holds_while_it_grows() -> None:
+def test_the_cache_keeps_its_contents_when_it_grows() -> None:
     cache = KVCache(CONFIG, capacity=2)
     torch.manual_seed(0)
     keys, values = torch.randn(3, 1, 2, 9, 4), torch.randn(3, 1, 2, 9, 4)
@@ -85,13 +85,13 @@ def test_the_cache_keeps_what_it_holds_while_it_grows() -> None:
     assert cache.nbytes == 2 * 3 * 2 * 16 * 4 * 4 == 16 * CONFIG.kv_bytes_per_token(4)
 
 
-def test_the_cache_grows_to_the_context_and_no_further() -> None:
+def test_the_cache_grows_at_most_to_the_context_length() -> None:
     cache = KVCache(CONFIG, capacity=600)
     cache.reserve(601)
     assert cache.capacity == CONFIG.context_length
 
 
-def test_a_pass_that_was_not_finished_leaves_no_trace() -> None:
+def test_an_unfinished_pass_leaves_the_cache_unchanged() -> None:
     cache = KVCache(CONFIG)
     cache.append(0, torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
     assert cache.length == 0
@@ -99,7 +99,7 @@ def test_a_pass_that_was_not_finished_leaves_no_trace() -> None:
         cache.truncate(1)
 
 
-def test_rotation_depends_on_distance_alone() -> None:
+def test_rotated_scores_depend_only_on_the_distance() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
     frequencies = inverse_frequencies(RopeConfig(1e4, 6))
@@ -115,13 +115,13 @@ def test_rotation_depends_on_distance_alone() -> None:
     assert score(7, 3) != pytest.approx(score(7, 4), abs=1e-3)
 
 
-def test_partial_rotation_leaves_the_rest_alone() -> None:
+def test_partial_rotation_leaves_the_other_values_unchanged() -> None:
     x = torch.randn(1, 2, 3, 8)
     angles = torch.randn(3, 2)
     assert torch.equal(rotate(x, angles.cos(), angles.sin())[..., 4:], x[..., 4:])
 
 
-def test_scalings_leave_fast_pairs_and_slow_down_slow_ones() -> None:
+def test_scaling_keeps_high_frequencies_and_divides_low_ones() -> None:
     plain = inverse_frequencies(RopeConfig(1e4, 64))
     assert torch.equal(inverse_frequencies(RopeConfig(1e4, 64, LinearScaling(4.0))), plain / 4)
     for scaling in (Llama3Scaling(8.0, 1.0, 4.0, 512), YarnScaling(8.0, 512, 32.0, 1.0, 1.0, True)):
@@ -131,7 +131,7 @@ def test_scalings_leave_fast_pairs_and_slow_down_slow_ones() -> None:
         assert (ratio.diff() >= -1e-5).all()
 
 
-def test_stored_divisors_are_the_same_rule_written_down() -> None:
+def test_stored_divisors_equal_the_rule_of_llama_3() -> None:
     rule = RopeConfig(5e5, 64, Llama3Scaling(8.0, 1.0, 4.0, 8192))
     divisors = inverse_frequencies(RopeConfig(5e5, 64)) / inverse_frequencies(rule)
     stored = RopeConfig(5e5, 64, FrequencyFactors(tuple(divisors.tolist())))

@@ -1,4 +1,4 @@
-"""The list of parameters that is computed from a configuration is the one that the modules create."""
+"""The parameters computed from a configuration are those that the modules create."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def computed(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
 
 @pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "parallel", "parallel_shared"])
 @pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_blocks_of_every_placement_and_norm(placement: str, norm: NormStyle) -> None:
+def test_parameters_of_blocks_of_every_placement_and_norm(placement: str, norm: NormStyle) -> None:
     for scale, qk_norm in itertools.product((1.0, 0.5), (None, "head", "whole", "each_head", "rotated")):
         config = changed(placement=placement, norm=norm, residual_scale=scale, qk_norm=qk_norm)
         assert computed(config) == created(config)
@@ -65,7 +65,7 @@ def test_blocks_of_every_placement_and_norm(placement: str, norm: NormStyle) -> 
         replace(mixture(shared_size=10), gated=False),
     ],
 )
-def test_every_optional_part(config: ModelConfig) -> None:
+def test_parameters_of_every_optional_part(config: ModelConfig) -> None:
     assert computed(config) == created(config)
     assert sum(parameter.values for parameter in parameters_of(config).values()) == sum(
         parameter.numel() for parameter in meta_model(config).parameters()

@@ -1,4 +1,4 @@
-"""Updates laid over a matrix are what the merged matrix computes, and leave the matrix alone."""
+"""Rank-one updates give the result of the merged matrix, and leave the matrix unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_stacked_updates_are_the_sum_of_the_matrices() -> None:
     torch.testing.assert_close(mlp.down_proj.weight, merged)
 
 
-def test_updates_lie_over_packed_weights() -> None:
+def test_updates_work_over_packed_weights() -> None:
     mlp = network()
     mlp.down_proj = QuantizedLinear(packed(random_groups(4, 12, 40), 4))  # type: ignore[assignment]
     plain = mlp.down_proj.weight
@@ -42,7 +42,7 @@ def test_updates_lie_over_packed_weights() -> None:
     torch.testing.assert_close(mlp.down_proj(fired), fired @ (plain + torch.outer(write, read)).T)
 
 
-def test_what_is_put_back_computes_the_same_bits() -> None:
+def test_a_detached_edit_restores_the_same_bits() -> None:
     mlp, x = network(), torch.randn(1, 3, 12)
     before = mlp(x)
     first = attach_edit(mlp, torch.randn(40), torch.randn(12))
@@ -55,7 +55,7 @@ def test_what_is_put_back_computes_the_same_bits() -> None:
     assert torch.equal(mlp(x), before) and not isinstance(mlp.down_proj, EditedLinear)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_updates_of_the_wrong_size_are_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         attach_edit(network(), torch.randn(12), torch.randn(40))
     with pytest.raises(ValueError, match="mixture"):

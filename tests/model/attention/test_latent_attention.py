@@ -10,7 +10,7 @@ from llmcli.model.attention.rope import rotate
 
 
 @pytest.mark.parametrize("query_rank", [None, 6])
-def test_queries_brought_to_the_latents_score_as_keys_made_from_them(query_rank: int | None) -> None:
+def test_latent_attention_equals_attention_with_every_key_written_out(query_rank: int | None) -> None:
     heads, nope, rope, value, rank = 3, 4, 2, 5, 7
     config = ModelConfig(
         vocab_size=10,

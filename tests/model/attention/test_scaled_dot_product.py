@@ -1,4 +1,4 @@
-"""Fused attention gives what softmax attention is, whatever is done at a time."""
+"""Fused attention gives the result of softmax attention, for any number of heads at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 def test_heads_that_share_keys_under_a_mask(window: int | None, heads_at_once: int) -> None:
     mask = visible_keys(LayerConfig(None, window=window), START, NEW, torch.device("cpu"))
     assert mask is not None
-    # Queries as projections give them: heads beside each other.
+    # Strides as after the query projection: the heads of a token are adjacent.
     q = random(2, NEW, HEADS, SIZE, seed=1).transpose(1, 2)
     k, v = (random(2, KV_HEADS, mask.shape[1], SIZE, seed=seed) for seed in (2, 3))
     attend = SoftmaxAttention(SIZE**-0.5, scores_at_once=heads_at_once * mask.numel())
@@ -30,7 +30,7 @@ def test_heads_that_share_keys_under_a_mask(window: int | None, heads_at_once: i
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_a_gpu_neither_plans_nor_holds_all_scores() -> None:
+def test_a_gpu_uses_no_cudnn_plan_and_never_holds_all_scores() -> None:
     heads, kv_heads, new, start = 32, 8, 1024, 3072
     mask = visible_keys(LayerConfig(None), start, new, torch.device("cuda"))
     assert mask is not None

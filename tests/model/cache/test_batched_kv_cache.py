@@ -1,4 +1,4 @@
-"""Several texts that go on together in the readable model: each gets what it would get alone."""
+"""Batched decoding in the readable model: each text gets the logits it would get alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def new_rows(model: Transformer, count: int) -> BatchedKVCache:
 
 @torch.inference_mode()
 def differences(model: Transformer, lengths: Sequence[int], *, free: Sequence[int] = (), turns: int = 3) -> list[float]:
-    """The greatest relative difference of each row's logits from those of the text alone; `free` rows hold none."""
+    """The greatest relative difference of each row's logits from those of its text alone; `free` rows are empty."""
     together = new_rows(model, len(lengths))
     apart = [read(model, length, row, length + 20 * (row % 2)) for row, length in enumerate(lengths)]
     for row, cache in enumerate(apart):
@@ -58,32 +58,32 @@ def differences(model: Transformer, lengths: Sequence[int], *, free: Sequence[in
     return found
 
 
-def test_a_row_is_what_it_is_alone(model: Transformer) -> None:
+def test_a_row_gets_the_logits_of_its_text_alone(model: Transformer) -> None:
     assert max(differences(model, LENGTHS)) < 5e-6
     assert max(differences(model, LENGTHS, free=[0, 3])) < 5e-6
 
 
-def test_texts_longer_than_the_room_there_was() -> None:
+def test_texts_longer_than_the_first_allocation() -> None:
     model = random_model("mistral", max_position_embeddings=2000, sliding_window=None)
     assert max(differences(model, [255, 3, 700, 254], turns=5)) < 5e-6
 
 
-def test_texts_that_are_rotated_differently() -> None:
+def test_texts_with_different_rotations() -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     model = random_model("llama", rope_parameters=scaling, max_position_embeddings=32)
     assert max(differences(model, [5, 40, 29, 60])) < 5e-6
 
 
 @torch.inference_mode()
-def test_nothing_of_a_row_depends_on_what_is_beside_it(model: Transformer) -> None:
+def test_the_logits_of_a_row_do_not_depend_on_other_rows(model: Transformer) -> None:
     model = copy.deepcopy(model)
     for neighbor in (5, 120):
         together = new_rows(model, 4)
         together.enter(1, read(model, 40, seed=7))
-        # What was there before must not be seen either.
+        # The row's former text must not be visible either.
         together.enter(2, read(model, 90, seed=1))
         together.enter(2, read(model, neighbor, seed=2))
-        # A row that waits is not harmed.
+        # A step without a row leaves its text unchanged.
         model.forward_rows({1: 5}, together)
         logits = model.forward_rows({1: 17, 2: neighbor}, together)[1]
         assert together.lengths == [0, 42, neighbor + 1, 0]
@@ -92,11 +92,11 @@ def test_nothing_of_a_row_depends_on_what_is_beside_it(model: Transformer) -> No
     if model.config.layers[-1].experts is None:
         assert torch.equal(first, logits)
     else:
-        # Tokens for the same expert are multiplied together, however many they are.
+        # Tokens of one expert are multiplied together, so the product's shape depends on other rows.
         torch.testing.assert_close(first, logits, rtol=1e-5, atol=1e-5)
 
 
-def test_learned_positions_end() -> None:
+def test_a_row_past_the_learned_positions_is_refused() -> None:
     model = random_model("gpt2")
     with torch.inference_mode():
         together = new_rows(model, 2)

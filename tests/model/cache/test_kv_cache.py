@@ -1,4 +1,4 @@
-"""Layers that forget: what they hold, how far one can go back, and what that costs."""
+"""The cache of windowed layers: the positions it keeps, how far it can be truncated, and its memory."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def config(*layers: LayerConfig, latent: LatentConfig | None = None) -> ModelCon
 
 
 def row(position: int) -> torch.Tensor:
-    """Keys of one position, recognizable."""
+    """Keys of one position, filled with its number."""
     return torch.full((1, 2, 1, 4), float(position))
 
 
 def read(cache: KVCache, tokens: int) -> list[list[int]]:
-    """Append so many tokens; for each layer, the positions it returns."""
+    """Append `tokens` tokens and return, for each layer, the visible positions."""
     start = cache.length
     cache.begin(tokens)
     keys = torch.cat([row(position) for position in range(start, start + tokens)], dim=2)
@@ -45,12 +45,12 @@ def read(cache: KVCache, tokens: int) -> list[list[int]]:
 
 
 def small_cache(config: ModelConfig, *, capacity: int = 256, dtype: torch.dtype = torch.float32) -> KVCache:
-    """It keeps little of what it could forget, and moves often."""
+    """A cache that keeps few extra positions and moves its windows often."""
     return KVCache(config, capacity=capacity, dtype=dtype, rewind=5, room=4)
 
 
 @pytest.mark.parametrize("steps", [[1] * 60, [30, 1, 1, 9, 25, 1, 1, 1], [3, 50, 2, 2, 2, 40, 1]])
-def test_each_layer_returns_what_its_queries_see(steps: list[int]) -> None:
+def test_each_layer_returns_the_visible_positions(steps: list[int]) -> None:
     cache = small_cache(config(FULL, WINDOW, CHUNK), capacity=2)
     for tokens in steps:
         start, end = cache.length, cache.length + tokens
@@ -60,7 +60,7 @@ def test_each_layer_returns_what_its_queries_see(steps: list[int]) -> None:
         assert chunk == list(range(start // 10 * 10, end))
 
 
-def test_memory_stays_that_of_the_window() -> None:
+def test_memory_is_limited_by_the_window() -> None:
     cache = small_cache(config(WINDOW))
     for _ in range(300):
         read(cache, 1)
@@ -73,7 +73,7 @@ def test_memory_stays_that_of_the_window() -> None:
     assert cache.nbytes <= (7 + 5 + 4) * 2 * 2 * 4 * 4
 
 
-def test_one_can_always_go_back_a_little_and_never_to_what_is_forgotten() -> None:
+def test_truncation_reaches_back_rewind_tokens_and_never_to_dropped_positions() -> None:
     for length in range(1, 80):
         cache = small_cache(config(FULL, WINDOW, CHUNK), capacity=1)
         for _ in range(length):
@@ -93,7 +93,7 @@ def test_one_can_always_go_back_a_little_and_never_to_what_is_forgotten() -> Non
         assert chunk == list(range(start // 10 * 10, start + 3))
 
 
-def test_everything_can_be_forgotten() -> None:
+def test_a_windowed_cache_can_be_truncated_to_nothing() -> None:
     cache = small_cache(config(WINDOW))
     read(cache, 90)
     read(cache, 1)
@@ -101,7 +101,7 @@ def test_everything_can_be_forgotten() -> None:
     assert read(cache, 3) == [[0, 1, 2]]
 
 
-def test_a_pass_that_was_broken_off_leaves_no_trace() -> None:
+def test_an_interrupted_pass_leaves_a_windowed_cache_unchanged() -> None:
     cache = small_cache(config(FULL, WINDOW), capacity=1)
     read(cache, 40)
     cache.begin(30)
@@ -116,7 +116,7 @@ def test_latent_attention_caches_the_latent_and_one_key() -> None:
     assert cache.nbytes == 2 * 10 * (16 + 4) * 2 == 10 * config(FULL, FULL, latent=latent).kv_bytes_per_token(2)
 
 
-def test_bytes_at_the_full_context_count_windows() -> None:
+def test_predicted_bytes_count_windows() -> None:
     model = config(FULL, WINDOW, CHUNK)
     per_layer = 2 * 2 * 4 * 2
     assert model.kv_bytes(1000, 2) == (1000 + 7 + 10) * per_layer

@@ -1,4 +1,4 @@
-"""Packed weights: what goes in comes out, whatever the size."""
+"""Packing and unpacking gives the same weights, for every format and size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = [(16, 32), (1, 1), (17, 33), (48, 576), (50, 40), (300, 95), (10, 257)]
 
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_packed_is_what_was_quantized(kept: PackedFormat, size: tuple[int, int]) -> None:
+def test_unpacked_values_are_those_that_were_packed(kept: PackedFormat, size: tuple[int, int]) -> None:
     groups = random_groups(kept, *size)
     assert torch.equal(packed(groups, kept)[0], groups.values())
 
@@ -37,7 +37,7 @@ def test_bits_of_a_weight(kept: PackedFormat, nbytes: float) -> None:
 
 
 @pytest.mark.parametrize("kept", WIDE, ids=str)
-def test_words_of_wide_rows_are_as_kernels_expect_them(kept: PackedFormat) -> None:
+def test_wide_blocks_have_the_layout_that_kernels_expect(kept: PackedFormat) -> None:
     bits, columns = kept.bits, 200
     codes = torch.zeros(6, columns, dtype=torch.uint8)
     codes[5, 128 + 37] = 9
@@ -66,7 +66,7 @@ def test_values_are_scale_times_code_and_minimum() -> None:
         assert Groups(codes + 126, half, None, group).values()[0, :3].tolist() == [-1.0, -0.5, 0.0]
 
 
-def test_groups_that_agree_can_be_longer() -> None:
+def test_groups_with_equal_scales_can_be_merged() -> None:
     groups = random_groups(wide(4), 5, 300)
     scale, minimum = (numbers.repeat_interleave(4, 1)[:, :10] for numbers in groups.tails)
     short = Groups(groups.codes, scale, minimum)
@@ -75,13 +75,13 @@ def test_groups_that_agree_can_be_longer() -> None:
     assert torch.equal(short.values(), groups.values())
 
 
-def test_a_matrix_holds_its_own_format_only() -> None:
+def test_a_matrix_refuses_groups_of_another_format() -> None:
     with pytest.raises(ValueError, match=r"int4 g128 cannot hold groups of \(4, 32\)"):
         PackedMatrix(wide(4), 16, 32, dtype=torch.float32).store(0, 0, random_groups(4, 16, 32))
 
 
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
-def test_modules_compute_what_their_weight_says(kept: PackedFormat) -> None:
+def test_modules_compute_with_their_dequantized_weight(kept: PackedFormat) -> None:
     # Several chunks of rows, the last not full.
     matrix = packed(random_groups(kept, 75, 45), kept, values_at_once=4000)
     linear = QuantizedLinear(matrix, bias=True)
@@ -94,7 +94,7 @@ def test_modules_compute_what_their_weight_says(kept: PackedFormat) -> None:
 
 
 @pytest.mark.parametrize("kept", [narrow(4), wide(4)], ids=str)
-def test_matrices_of_a_stack_keep_apart(kept: PackedFormat) -> None:
+def test_matrices_of_a_stack_do_not_overlap(kept: PackedFormat) -> None:
     parts = [random_groups(kept, 20, 40, seed=seed) for seed in range(3)]
     stack = PackedMatrix(kept, 20, 40, dtype=torch.float32, count=3)
     for index in (2, 0, 1):

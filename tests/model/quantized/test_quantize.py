@@ -1,4 +1,4 @@
-"""Rounding weights to few bits: how far from what they were."""
+"""The error of quantizing weights to 4 and 8 bits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def plain_four_bits(x: torch.Tensor) -> torch.Tensor:
     return (((groups - low) / scale).round() * scale + low).view_as(x)
 
 
-def test_errors_are_those_of_the_bits() -> None:
+def test_errors_are_as_small_as_the_bits_and_groups_allow() -> None:
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     assert 0.002 < relative(x, narrow(8)) < 0.006
     plain = float((plain_four_bits(x) - x).norm() / x.norm())
     assert relative(x, narrow(4)) < 0.95 * plain
-    # As much longer the groups, as much farther their extremes.
+    # Longer groups have more distant extremes.
     assert relative(x, narrow(4)) < relative(x, wide(4)) < 1.5 * relative(x, narrow(4))
     assert relative(x, narrow(8)) < relative(x, wide(8, 128)) < relative(x, wide(8)) < 1.7 * relative(x, narrow(8))
 
 
-def test_a_value_far_from_the_others_does_not_spoil_its_row() -> None:
+def test_an_outlier_does_not_spoil_its_row() -> None:
     x = torch.randn(8, 4096, generator=torch.Generator().manual_seed(3))
     x[:, 7] = 6
     plain = x.abs().amax(1, keepdim=True) / 127
@@ -38,7 +38,7 @@ def test_a_value_far_from_the_others_does_not_spoil_its_row() -> None:
 
 
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
-def test_every_value_is_near(kept: PackedFormat) -> None:
+def test_the_greatest_error_is_small(kept: PackedFormat) -> None:
     x = torch.randn(20, 90, generator=torch.Generator().manual_seed(1)) * torch.logspace(-4, 2, 20)[:, None]
     error = (quantize(x, kept).values() - x).abs().amax(-1)
     assert bool((error < x.abs().amax(-1) * {4: 0.15 if kept.group == 32 else 0.2, 8: 0.0045}[kept.bits]).all())
@@ -51,7 +51,7 @@ def test_constant_rows_are_kept(kept: PackedFormat, value: float) -> None:
     torch.testing.assert_close(quantize(x, kept).values(), x, rtol=1e-3, atol=0)
 
 
-def test_what_is_on_a_grid_stays_there() -> None:
+def test_values_on_a_grid_of_codes_are_kept_exactly() -> None:
     codes = torch.randint(0, 16, (8, 64), generator=torch.Generator().manual_seed(2)).float()
     codes[:, ::32], codes[:, 1::32] = 0, 15
     torch.testing.assert_close(quantize(codes * 0.25 - 2, narrow(4)).values(), codes * 0.25 - 2, rtol=0, atol=1e-6)
