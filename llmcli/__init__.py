@@ -1,10 +1,10 @@
-"""Run open-weight language models in a terminal, and see what they are doing while they do it.
+"""Run open-weight language models in a terminal, and look inside them while they run.
 
 From Python:
 
     import llmcli
 
-    model = llmcli.load("owner/name")  # a folder, a .gguf file or a name; nothing for the starter
+    model = llmcli.load("owner/name")  # a folder, a .gguf file or a name; no argument: the starter model
     print(model.generate("What is RoPE?", temperature=0))
     for event in model.stream("Hi"):
         if isinstance(event, llmcli.Step):
@@ -73,7 +73,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    # On first use only: `llm --help` must not pay for importing torch.
+    # Imported on first use, so that `llm --help` does not import torch.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m llmcli`, and the `llm` command: the same program, whatever else is called `llm` on this machine."""
+"""Entry point of `python -m llmcli` and of the command `llm`."""
 
 import gc
 import signal
@@ -9,18 +9,18 @@ from llmcli.library_output import silence_libraries
 
 
 def run() -> NoReturn:
-    """Run the program. Until it can say something about Ctrl-C itself, Ctrl-C ends it without a word."""
+    """Run the program. While it starts, Ctrl-C ends it silently; later `cli` handles Ctrl-C."""
     handler = signal.getsignal(signal.SIGINT)
-    # A shell that starts it in the background has it ignore Ctrl-C, and so it stays.
+    # A shell makes programs that it starts in the background ignore Ctrl-C; keep that.
     guarded = handler is signal.default_int_handler
     if guarded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Before the first library is imported: with `PYTHONWARNINGS=error` its import could fail.
+    # Before other imports: with `PYTHONWARNINGS=error` a warning in a library would fail its import.
     silence_libraries()
     from llmcli.startup import preload_torch
 
     preload_torch.begin(sys.argv[1:])
-    # Modules stay until the end: searching them for garbage while they are imported takes time and finds none.
+    # No garbage collection during imports: modules stay until the end, so searching them costs time and frees nothing.
     gc.disable()
     from llmcli import cli
 

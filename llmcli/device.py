@@ -1,4 +1,4 @@
-"""Which device and number format a model runs in, how much memory there is, and what is said where it is not enough."""
+"""Choice of device and dtype, memory that a device has free, and errors when memory runs out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-# How torch, its libraries and the C++ library say it where they have no type of error for it.
+# Parts of out-of-memory messages of torch, its libraries and the C++ library that come without an error type.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
 
 
 class Device(Protocol):
-    """What is asked of a device where nothing is computed on it: a `torch.device`, or the CPU without torch."""
+    """The one field that is read of a device where nothing is computed: a `torch.device`, or the CPU without torch."""
 
     @property
     def type(self) -> str:
@@ -33,7 +33,7 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class MainProcessor:
-    """The CPU, where torch need not be imported to name it."""
+    """The CPU, as a value that needs no import of torch."""
 
     type: str = "cpu"
 
@@ -42,12 +42,12 @@ class MainProcessor:
 
 
 def find_device(name: str) -> Device:
-    """Like `choose_device`, without importing torch where that can only answer "cpu"."""
+    """Like `choose_device`, but skips the import of torch if the answer can only be "cpu"."""
     return MainProcessor() if name in ("auto", "cpu") and only_cpu() else choose_device(name)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device `name` stands for: "auto", "cpu", "cuda", "cuda:1", "mps"; `UsageError` if it is not there."""
+    """The device called `name`: "auto", "cpu", "cuda", "cuda:1", "mps"; `UsageError` if it is not available."""
     import torch
 
     if name == "auto":
@@ -71,9 +71,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
-    """The type weights and activations get: `name`, or for "auto" what the device is fast and safe in.
+    """The dtype of weights and activations: `name`, or for "auto" one in which the device is fast and safe.
 
-    `stored` is the checkpoint's own float type; float32 weights are only kept so where nothing smaller is fast.
+    `stored` is the checkpoint's float type; "auto" gives float32 only where no smaller type is fast.
     """
     import torch
 
@@ -82,7 +82,7 @@ def choose_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.
 
 
 def dtype_name(name: str, device: Device, stored: str) -> str:
-    """What `choose_dtype` chooses, by names of dtypes; for the CPU without importing torch."""
+    """The name of the dtype that `choose_dtype` returns; for the CPU without importing torch."""
     if name != "auto":
         if name not in DTYPES:
             raise UsageError(f"There is no dtype called {name!r}; use auto, {', '.join(DTYPES)}.")
@@ -90,7 +90,7 @@ def dtype_name(name: str, device: Device, stored: str) -> str:
     if device.type == "cuda":
         import torch
 
-        # Of several devices it is this one that counts, not the current one.
+        # Ask about this device: with several GPUs the current one may be another.
         with torch.cuda.device(device):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16" if fast and stored != "float16" else "float16"
@@ -112,7 +112,7 @@ def _cpu_is_fast_in_bfloat16() -> bool:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory used so far: by torch on a GPU, by the whole process (resident set) on a CPU."""
+    """Peak memory so far, in bytes: allocated by torch on a GPU, resident set of the process on a CPU; 0 if unknown."""
     if device.type == "cuda":
         import torch
 
@@ -126,17 +126,16 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def memory(device: Device) -> tuple[int | None, int | None]:
-    """Bytes of memory of a device in all, and those that this process can have now; None where that cannot be told.
+    """Total memory of a device, and the part that this process can allocate now, in bytes; None where unknown.
 
-    In main memory, what a control group or `ulimit -v` leaves counts. Caches of files can be had, and what other
-    programs can be made to leave by swapping.
+    Main memory is limited by control groups and `ulimit -v`. Cached files and free swap count as available.
     """
     if device.type == "cuda":
         import torch
 
         name = str(device)
         free, total = torch.cuda.mem_get_info(name)
-        # What torch keeps for tensors to come it can have too.
+        # Memory that torch keeps for later tensors is free too.
         kept = torch.cuda.memory_reserved(name) - torch.cuda.memory_allocated(name)
         return total, free + kept
     found: dict[str, int] = {}
@@ -155,14 +154,14 @@ def memory(device: Device) -> tuple[int | None, int | None]:
 
 
 def _rooms() -> list[int]:
-    """What is left of each limit on this process's memory, in bytes."""
+    """Bytes left under each limit on this process's memory."""
     return [room for room in (_group_room(Path("/")), _address_room()) if room is not None]
 
 
 def _group_room(root: Path) -> int | None:
-    """What the memory control groups that this process is in leave it; None if none of them limits it.
+    """Bytes left under the memory limits of this process's control groups; None if none of them has a limit.
 
-    Both versions of Linux's control groups are known; a group's own limit holds for all groups in it.
+    Reads both versions of Linux's control groups. The limit of a group holds for all groups inside it too.
     """
     rooms: list[int] = []
     with suppress(OSError, ValueError):
@@ -177,7 +176,7 @@ def _group_room(root: Path) -> int | None:
                 continue
             names = Path(path.lstrip("/"))
             for group in (names, *names.parents):
-                # A group without a limit says "max", or has no such file.
+                # A group without a limit has the word "max" in its file, or no such file.
                 with suppress(OSError, ValueError):
                     most, taken = (int((top / group / name).read_text(encoding="ascii")) for name in (limit, used))
                     rooms.append(max(0, most - taken + _file_cache(top / group, cached)))
@@ -185,14 +184,14 @@ def _group_room(root: Path) -> int | None:
 
 
 def _file_cache(group: Path, prefix: str) -> int:
-    """Bytes of files that a group holds in memory, and gives back when they are needed."""
+    """Bytes of cached files that count for a group and that the kernel frees when memory is needed."""
     lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     numbers = dict(line.split() for line in lines)
     return sum(int(numbers.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
 
 
 def _address_room() -> int | None:
-    """What a limit on the process's addresses (`ulimit -v`) leaves; None if there is none."""
+    """Bytes left under the process's limit on address space (`ulimit -v`); None without a limit."""
     if sys.platform != "linux":
         return None
     import resource
@@ -207,8 +206,8 @@ def _address_room() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory could not be had, on whatever device."""
-    # What torch has not been imported to do, it cannot have failed at.
+    """Whether `error` reports that memory ran out, in main memory or on a GPU."""
+    # An error of torch is possible only if torch has been imported.
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
@@ -219,7 +218,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_for(what: Callable[[], str], advice: str) -> Iterator[None]:
-    """Where memory is asked for: `OutOfMemoryError` if it is not to be had, for `what` and with some `advice`."""
+    """Turn a failed allocation in the block into an `OutOfMemoryError` that names `what()` and gives `advice`."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
@@ -229,16 +228,16 @@ def memory_for(what: Callable[[], str], advice: str) -> Iterator[None]:
 
 
 def in_words(nbytes: int) -> str:
-    """A number of bytes of memory as messages have it."""
+    """Format bytes for messages: "1.5 GiB" or "20.0 MiB"."""
     return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.1f} MiB"
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes with one thread inside the block.
+    """Limit torch to one thread inside the block.
 
-    It is best where others compute beside it, and where little is to be done: torch's threads wait busily for each
-    other, and now and then for a tenth of a second.
+    Use it where several threads compute side by side, and for small computations: torch's threads wait for each other
+    in busy loops, sometimes for a tenth of a second.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Every error a user can meet, and the exit code each one ends the program with.
+"""All errors that a user can meet, and the exit code of each.
 
 A message is one or two sentences: what happened, in which file, and what to do about it.
 `cli.main` is the only place that turns these into text and an exit code.
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 
 class LlmcliError(Exception):
-    """Something went wrong that the user can understand. Exit code 1 unless a subclass says otherwise."""
+    """Base class of all errors that a user can understand. Exit code 1 unless a subclass sets another."""
 
     exit_code = 1
 
 
 class UsageError(LlmcliError):
-    """The command line, a configuration file or a setting asks for something impossible."""
+    """The command line, a configuration file or a setting is invalid."""
 
     exit_code = 2
 
 
 class ModelNotFoundError(LlmcliError):
-    """No model by that name here, or it could not be fetched."""
+    """No model of that name is on this machine, or it could not be fetched."""
 
     exit_code = 3
 
@@ -36,7 +36,7 @@ class UnsupportedModelError(CheckpointError):
 
 
 class OutOfMemoryError(LlmcliError):
-    """The model or its cache does not fit into memory."""
+    """The model or its KV cache does not fit into memory."""
 
     exit_code = 5
 
@@ -51,6 +51,6 @@ class NotFiniteError(LlmcliError):
 
 
 class PromptTooLongError(LlmcliError):
-    """The prompt does not fit the context; nothing was generated and nothing was cut."""
+    """The prompt does not fit the context. Nothing was generated, and the prompt was not cut."""
 
     exit_code = 6

@@ -1,4 +1,4 @@
-"""Files: small ones that are written whole or not at all, and the SHA-256 of any."""
+"""Atomic writing of small files, SHA-256 of files, and moving damaged files aside."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ _HASHED_AT_ONCE = 1 << 20
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Put a file of UTF-8 in the place of `path`: whoever reads it meanwhile finds the old one or the new one.
+    """Replace the file `path` atomically by a UTF-8 text: other processes read the old file or the new one.
 
-    A link stays one, and its target is replaced; what is no file, such as a device, is written to. Folders that are
-    lacking are made. `OSError` where it cannot be written; then the old one stays.
+    A symbolic link is kept and its target replaced; a device is written to. Missing folders are created.
+
+    Raises:
+        OSError: the file cannot be written; the old one is unchanged.
     """
     replace_bytes(path, text.encode("utf-8"))
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """`replace_text` for any file."""
+    """`replace_text` for bytes."""
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
-        # A device with another name in its place would be lost to the whole machine.
+        # Renaming a file over a device such as /dev/null would remove the device for every program.
         path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    import hashlib  # most commands hash nothing, and it loads a library
+    import hashlib  # most commands hash nothing, and the import loads a library
 
     digest, done = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
@@ -54,7 +56,7 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a file that is not to be lost a name beside its own that no other has, and return that.
+    """Rename a damaged file to an unused name beside it, `STEM.damaged-N`, and return that path.
 
     Raises:
         OSError: the folder cannot be written.
@@ -66,9 +68,9 @@ def set_aside(path: Path) -> Path:
 
 
 def new_beside(path: Path) -> tuple[Path, int]:
-    """An empty file for what is damaged in `path`, under a name that no other has, and its descriptor.
+    """Create an empty file `STEM.damaged-N` beside `path`, and return its path and its open descriptor.
 
-    Of two processes neither loses what the other has set aside: each has a file of its own from the first.
+    Created exclusively, so that two processes never set files aside under one name.
 
     Raises:
         OSError: the folder cannot be written.

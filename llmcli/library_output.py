@@ -7,19 +7,19 @@ import warnings
 
 
 def silence_libraries() -> None:
-    """Drop Python warnings and torch's C++ log lines below errors, for a process that is one of our commands.
+    """Drop Python warnings and torch's C++ log lines below errors, in a process that runs one of our commands.
 
-    They describe calls between libraries, which a user can do nothing about; what matters to a user, commands say
-    themselves. Also with `PYTHONWARNINGS=error`, under which a library's deprecation would end the command. With
-    `LLMCLI_DEBUG=1` warnings are shown.
+    These warnings are about calls between libraries, so a user can do nothing about them; commands report what matters
+    to a user themselves. Holds with `PYTHONWARNINGS=error` too, under which a library's deprecation warning would end
+    the command. With `LLMCLI_DEBUG=1` warnings are shown.
     """
     if os.environ.get("LLMCLI_DEBUG") == "1":
-        # Torch runs without NumPy, and so does this program: nothing is missing.
+        # Torch works without NumPy and this program does not need it.
         warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.simplefilter("ignore")
-    # Libraries add filters of their own as they are imported, and those come first.
+    # Libraries add their own filters on import, and those precede ours.
     warnings.showwarning = _drop
 
 

@@ -1,4 +1,4 @@
-"""Folders and files of the program on this machine, where each platform keeps such things."""
+"""Folders of this program on this machine, as each platform places them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ _NAME = "llmcli"
 
 
 def config_folder() -> Path:
-    """Settings and other files that users write: `config.toml`, aliases, prompt templates."""
+    """Folder of files that users write: `config.toml`, aliases, prompt templates."""
     import platformdirs
 
     return Path(platformdirs.user_config_dir(_NAME))
 
 
 def settings_path() -> Path:
-    """The file of settings."""
+    """The settings file, `config.toml`."""
     return config_folder() / "config.toml"
 
 
 def data_folder() -> Path:
-    """What must not be lost: models, conversations, edits."""
+    """Folder of files that must not be lost: models, conversations, edits."""
     import platformdirs
 
     return Path(platformdirs.user_data_dir(_NAME, appauthor=False))
 
 
 def cache_folder() -> Path:
-    """What can be made again: compiled kernels, hashes, statistics."""
+    """Folder of files that can be made again: compiled kernels, hashes, statistics."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir(_NAME, appauthor=False))

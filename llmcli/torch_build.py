@@ -1,7 +1,7 @@
-"""The installed torch, and what it would compute with here, told without importing it.
+"""Version, devices, vector instructions and threads of the installed torch, read without importing it.
 
-`import torch` takes most of a second and 150 MB, which a command that loads no model need not spend. Every function
-here gives what torch itself would say, or None where only torch can tell; callers then import it and ask.
+`import torch` takes most of a second and 150 MB, which commands without a model should not spend. Each function returns
+what torch itself would return, or None where only torch knows; callers then import torch and ask it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CPU_INFO, _CPU_FOLDER = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
-# What the names of processor features in /proc/cpuinfo must include for a level of torch's kernels, greatest first
+# CPU features, as /proc/cpuinfo names them, that each level of torch's kernels needs; the highest level first
 # (aten/src/ATen/native/DispatchStub.cpp).
 _LEVELS = (("AVX512", {"avx512vl", "avx512bw", "avx512dq", "fma"}), ("AVX2", {"avx2", "fma"}))
-# Features with which a processor multiplies bfloat16 in hardware, as x86 and Arm processors have them.
+# Features with which an x86 or Arm CPU multiplies bfloat16 in hardware.
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "svebf16", "bf16"}
 
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """What the files of torch say of it."""
+    """Facts about the installed torch that its files state."""
 
     version: str
     cuda: str | None
-    """The version of CUDA it was built for; None: it was not."""
+    """The version of CUDA it was built for; None if it was built without CUDA."""
     others: bool
-    """It was built for accelerators of other makers."""
+    """Whether it was built for accelerators of other makers (ROCm, XPU)."""
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def torch_build() -> TorchBuild | None:
         spec = importlib.util.find_spec("torch")
         if spec is None or spec.origin is None:
             return None
-        # The file assigns a few strings and imports nothing but `typing`.
+        # `version.py` assigns a few strings and imports only `typing`.
         values = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
         others = any(values.get(name) for name in ("hip", "rocm", "xpu"))
         return TorchBuild(str(values["__version__"]), values.get("cuda"), others)
@@ -51,7 +51,7 @@ def torch_build() -> TorchBuild | None:
 
 
 def only_cpu() -> bool:
-    """Torch has no other device than the CPU here, for certain; False: it may have one."""
+    """Whether torch can only use the CPU here; False also if that is not certain."""
     build = torch_build()
     if build is None or build.others or sys.platform != "linux":
         return False
@@ -59,7 +59,7 @@ def only_cpu() -> bool:
 
 
 def _has_cuda_driver() -> bool:
-    """The library through which CUDA reaches a device can be loaded; without it torch finds no device."""
+    """Whether `libcuda.so.1` can be loaded; without it torch finds no CUDA device."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -68,7 +68,7 @@ def _has_cuda_driver() -> bool:
 
 
 def cpu_level(cpu_info: Path = _CPU_INFO) -> str | None:
-    """What `torch.backends.cpu.get_cpu_capability` says: the vector instructions that torch's kernels use."""
+    """The result of `torch.backends.cpu.get_cpu_capability`: the vector instructions that torch's kernels use."""
     if not _is_linux_on_x86() or "ATEN_CPU_CAPABILITY" in os.environ:
         return None
     features = _cpu_features(cpu_info) or frozenset()
@@ -76,10 +76,10 @@ def cpu_level(cpu_info: Path = _CPU_INFO) -> str | None:
 
 
 def default_threads(cpu_folder: Path = _CPU_FOLDER) -> int | None:
-    """What `torch.get_num_threads` says in a new process.
+    """The result of `torch.get_num_threads` in a new process; None if it cannot be predicted.
 
-    It is the number of processor cores that the process may use, or less if OMP_NUM_THREADS says so. Where cores run
-    several threads or are of several kinds it depends on the libraries torch was built with, so nothing is said.
+    That is the number of CPU cores that the process may use, or OMP_NUM_THREADS if lower. Returns None for cores with
+    several threads or of several kinds: there the number depends on the libraries that torch was built with.
     """
     settings = {name for name in os.environ if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
     if settings - {"OMP_NUM_THREADS"} or not _is_linux_on_x86() or Path("/sys/devices/cpu_atom").exists():

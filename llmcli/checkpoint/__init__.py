@@ -1,1 +1,1 @@
-"""From a name or a path to a model ready to run: finding, reading, checking and loading its files."""
+"""From a name or path to a model ready to run: find, read, check and load its files."""

@@ -1,4 +1,4 @@
-"""Chat templates that a user gives in files, in place of a model's own."""
+"""Read chat templates from files that a user names in place of the model's own template."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _LARGEST_BYTES = 1 << 20
 
 
 def is_template_file(name: str) -> bool:
-    """Whether `name` is a file rather than the name of a template: there is one, or it is spelled as a path."""
+    """Whether `name` means a file, not a template's name: such a file exists, or the name is spelled as a path."""
     return _spelled_as_path(name) or Path(name).is_file()
 
 
 def check_template_file(name: str | None) -> None:
-    """Raise `UsageError` if `name` is spelled as a path and no template can be read there."""
+    """Raise `UsageError` if `name` is spelled as a path and holds no readable template."""
     if name is not None and _spelled_as_path(name):
         read_template_file(name)
 
 
 def read_template_file(name: str) -> str:
-    """The source of the template in a file, which may be a pipe.
+    """The source of the template in the file `name`, which may be a pipe.
 
     Raises:
         UsageError: it cannot be read, is too large, is not text in a known encoding, or is empty.
@@ -49,7 +49,7 @@ def _read(name: str, path: Path) -> str:
     return text_from_bytes(data, f"The chat template {name}", instead="Save it as UTF-8.")
 
 
-# A pipe is empty when it is read again.
+# A pipe can be read only once.
 _read_once = lru_cache(maxsize=8)(_read)
 
 

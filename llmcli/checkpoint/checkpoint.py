@@ -1,7 +1,7 @@
-"""A checkpoint whose headers have been read and checked, and whose weights have not been touched.
+"""`Checkpoint`: a model whose headers are read and checked, and whose weights are not read yet.
 
-Torch is needed only for files of `torch.save`, so that commands which load no model start without it, and the library
-of tokenizers only where the tokenizer is asked for.
+Torch is imported only for files of `torch.save`, so that commands which load no model start without it. The tokenizer
+library is imported only when the tokenizer is asked for.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything about a model but its weights."""
+    """Everything about a model except its weights."""
 
     path: Path
     name: str
@@ -46,17 +46,17 @@ class Checkpoint:
     family: str
     config: ModelConfig
     tensors: Mapping[str, StoredTensor]
-    """Tensors of the files, under the files' own names."""
+    """The tensors in the files, under their names there."""
     sources: Mapping[str, ParameterSource]
-    """For each parameter of the model, the tensor it is read from."""
+    """For each parameter of the model, the stored tensors it is made of."""
     notes: tuple[str, ...]
-    """What the user should know although it stops nothing."""
+    """Warnings for the user that stop nothing."""
     read_text_parts: Callable[[], TextParts]
     read_sampling_defaults: Callable[[], Mapping[str, float]]
-    """The `generation_defaults` of the text parts, without making the tokenizer."""
+    """Reads `TextParts.generation_defaults` without building the tokenizer."""
 
     def stored_bytes(self, parameter: str) -> int:
-        """Bytes in the files from which one parameter is read; parameters that share a tensor share its bytes."""
+        """Bytes in the files that one parameter takes; parameters that share a tensor split its bytes equally."""
         return sum(self.tensors[name].nbytes // self._uses[name] for name in self.sources[parameter].names)
 
     @cached_property
@@ -64,7 +64,7 @@ class Checkpoint:
         return Counter(name for source in self.sources.values() for name in source.names)
 
     def stored_dtype(self) -> torch.dtype:
-        """The float type of the embedding as stored; float32 for quantized files, whose values decode to it."""
+        """The stored float type of the embedding; float32 for quantized files, whose values dequantize to it."""
         import torch
 
         stored = self.tensors[self.sources["embed_tokens.weight"].names[0]].encoding
@@ -72,13 +72,13 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, ahead: GGUFAhead | FolderContents | None = None) -> Checkpoint:
-    """Read and check the headers of the model in `path`, a Hugging Face folder or a GGUF file.
+    """Read and check the headers of the model in `path`, a folder or a GGUF file.
 
-    `ahead` is what has been read of it already.
+    `ahead` is the part of it that has been read already.
 
     Raises:
-        CheckpointError: files that are broken or contradict each other.
-        UnsupportedModelError: a kind of model or format this program cannot run.
+        CheckpointError: files are broken or contradict each other.
+        UnsupportedModelError: this program cannot run that kind of model or format.
     """
     if path.is_dir():
         return _open_folder(path, ahead if isinstance(ahead, FolderContents) else read_folder(path))

@@ -1,7 +1,7 @@
-"""The SHA-256 of a model's files: what says, later or elsewhere, that these are the same weights.
+"""SHA-256 hashes of a model's files, which identify its weights later or elsewhere.
 
-Reading gigabytes takes seconds, so hashes are kept in the platform's cache directory; a file whose size and time of
-change are as they were is taken to be the same.
+Reading gigabytes takes seconds, so hashes are cached in the platform's cache folder; a file whose size and modification
+time are unchanged is assumed to be unchanged.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _MOST_REMEMBERED = 1000
 
 
 def file_hashes(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
-    """The SHA-256, in hexadecimal, of each file that decides what the model says, by its name.
+    """The SHA-256, in hexadecimal, of each file that influences the model's replies, by file name.
 
-    These are the files of its weights and, in a folder, those of its configuration and tokenizer. `progress` hears
-    the bytes that have been hashed and how many there are; nothing where all is known.
+    These are the weight files and, in a folder, the files of its configuration and tokenizer. `progress` is called with
+    the bytes hashed so far and the total; never if all hashes are cached.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -55,7 +55,7 @@ def file_hashes(checkpoint: Checkpoint, progress: Callable[[int, int], None] | N
 
 
 def weights_hash(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> str:
-    """One SHA-256, in hexadecimal, for all files of a model's weights, whatever they are called.
+    """One SHA-256, in hexadecimal, for all weight files of a model, independent of their names.
 
     `progress` is that of `file_hashes`.
 
@@ -69,7 +69,7 @@ def weights_hash(checkpoint: Checkpoint, progress: Callable[[int, int], None] | 
 
 
 def remembered_hashes_path() -> Path:
-    """Where hashes are kept."""
+    """The file in which hashes are cached."""
     return cache_folder() / "hashes.json"
 
 
@@ -108,6 +108,6 @@ def _remembered() -> dict[str, list[object]]:
 
 
 def _remember(known: dict[str, list[object]]) -> None:
-    """Write the hashes down, the newest last; where that is not possible they are computed again."""
+    """Cache the hashes, the newest last; if the file cannot be written, they are computed again next time."""
     with suppress(OSError):
         replace_text(remembered_hashes_path(), json.dumps(dict(list(known.items())[-_MOST_REMEMBERED:]), indent=1))

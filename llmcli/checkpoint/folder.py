@@ -1,11 +1,11 @@
-"""Which of the layouts a model's folder has, and its tensors and configuration in the terms of one of them.
+"""Read a model folder of any layout: detect the layout, then read its configuration and tensor headers.
 
-There are three: Hugging Face's with safetensors, the same with files of `torch.save`, and that of Mistral's and Meta's
-own releases. Some repositories hold the same weights in several: `model_files` says which are read.
+There are three layouts: Hugging Face's with safetensors, Hugging Face's with files of `torch.save`, and the releases of
+Mistral and Meta. Some repositories hold the same weights in several; `files/model_files.py` decides which are read.
 
-Safetensors are read without torch, so that their faults are reported before torch is imported. Files of
-`torch.save` need it: only `torch.load(weights_only=True)` reads a pickle without running what is in it. The readers of
-what is rarer are imported when they are needed.
+Safetensors are read without torch, so that their faults are reported before torch is imported. Files of `torch.save`
+need torch: only `torch.load(weights_only=True)` reads a pickle without running code from it. Readers of rare formats
+are imported on use.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ _ADAPTER = "adapter_config.json"
 
 @dataclass(frozen=True)
 class FolderContents:
-    """What a model's folder says and holds; no weights have been read."""
+    """Configuration and tensor headers of a model folder; no weights have been read."""
 
     format: str
     keys: ConfigKeys
-    """Of `config.json`, or of `params.json` in its terms."""
+    """The keys of `config.json`, or of `params.json` translated to them."""
     description: FamilyConfig
     tensors: Mapping[str, StoredTensor]
     names: TensorNames
     config: ModelConfig
     ignored: Callable[[str], bool] = is_ignored_name
-    """A tensor of that name is not needed to generate text."""
+    """Whether a tensor of that name is not needed to generate text."""
     belongs: Callable[[str], bool] = belongs_to_model
-    """A tensor of that name looks like a part of a language model."""
+    """Whether a tensor of that name looks like a part of a language model."""
     notes: tuple[str, ...] = ()
-    """Which files beside the weights are passed over."""
+    """Warnings about weight files that are not read."""
 
 
 def read_folder(folder: Path) -> FolderContents | None:
-    """Read a folder's configuration and the headers of its weights; None if it is not a folder of these layouts.
+    """Read a folder's configuration and the headers of its weights; None if it has none of these layouts.
 
     Raises:
-        CheckpointError: files that are broken or contradict each other.
-        UnsupportedModelError: a kind of model or format this program cannot run.
+        CheckpointError: files are broken or contradict each other.
+        UnsupportedModelError: this program cannot run that kind of model or format.
     """
     names = file_names(folder)
     indexes = FolderIndexes(folder)
@@ -71,7 +71,7 @@ def read_folder(folder: Path) -> FolderContents | None:
         if _ADAPTER in names and not ggufs:
             raise _only_an_adapter(folder)
         if "config.json" in names and not ggufs:
-            # What the configuration says may be the graver fault.
+            # An unsupported model is the better error than missing weights.
             family_config(ConfigKeys(read_json_object(folder / "config.json"), folder / "config.json"))
             raise no_weights(names, str(folder))
         return None
@@ -132,7 +132,7 @@ def _read_native(folder: Path, files: list[str]) -> FolderContents:
         if keys.section("quantization_config"):
             raise _quantized_pickles(folder)
     description = family_config(keys)
-    # As Meta stores them, rows that are rotated together stand side by side.
+    # Meta stores the two rows of a rotated pair next to each other.
     description = replace(description, family=replace(description.family, paired=True))
     names = NativeNames(tensors)
     config = model_config(description, names)
@@ -143,7 +143,7 @@ def _read_native(folder: Path, files: list[str]) -> FolderContents:
 
 def _quantized_pickles(folder: Path) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{folder} holds quantised weights in PyTorch files, which are not supported; "
+        f"{folder} holds quantized weights in PyTorch files, which are not supported; "
         "use a safetensors or GGUF version of the model."
     )
 

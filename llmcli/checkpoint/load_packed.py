@@ -1,6 +1,6 @@
-"""Reading matrices straight into packed blocks: which ones, and row by row from wherever their rows come.
+"""Read matrices straight into packed blocks: which matrices, in which format, chunk by chunk of rows.
 
-No more than a few rows are held beside what is packed, as long as the rows of the model are rows of the file.
+Beside the packed weights only a few rows are in memory, as long as the model's rows are rows of the file.
 """
 
 from __future__ import annotations
@@ -35,28 +35,30 @@ from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbeddi
 from llmcli.model.quantized.quantize import quantize
 
 Packing: TypeAlias = Literal["stored", "int8", "int4"]
-"""Pack what the files have in blocks; or all large matrices, in so many bits (embeddings and the head in 8)."""
+"""Pack tensors that are stored quantized; or all large matrices, in 8 or 4 bits (embedding and head always in 8)."""
 
-# Memory for weights is taken in large pieces: at the end of each a part of a page lies idle.
+# Size of the allocations for weights, in bytes: large, because each may leave a part of its last huge page unused.
 _WEIGHTS_AT_ONCE = 1 << 28
-# Parameters from which on a model gets it.
+# Number of parameters from which on a model's weights get such allocations.
 _LARGE = 1 << 24
-# Read as dense parameters: single rows, and what latent attention takes apart.
+# Never packed: a gate of a single row, and the matrix that latent attention splits.
 _DENSE = ("shared_expert_gate", "kv_b_proj")
 
 
 @dataclass(frozen=True)
 class PackingSizes:
-    """The sizes by which packing goes."""
+    """Chunk sizes of packing, and the model size that decides about the length of groups."""
 
     values: int = 1 << 18
-    """Values packed at a time: few enough for a core's own cache."""
+    """Values packed at once on a CPU: they fit the cache of one core."""
     device_values: int = 1 << 20
-    """And on a GPU: enough to keep it busy, while what several threads have there at a time stays below a layer of 8 B.
+    """Values packed at once on a GPU: enough to keep it busy; the chunks of all threads together stay smaller than one
+    layer of an 8 B model.
     """
     feels_long_groups: int = 1_000_000_000
-    """Parameters below which rounding with one scale for many columns tells: the starter keeps its most probable token
-    in 57 % of places with 4 bits in groups of 128, in 70 % in groups of 32; with 8 bits by row in 93 %, else in 96 %.
+    """Parameters below which long groups (many columns with one scale) cost quality. The starter keeps its most
+    probable token at 57 % of positions with 4 bits in groups of 128, at 70 % in groups of 32; with 8 bits at 93 % with
+    one scale a row, at 96 % in groups.
     """
 
 
@@ -64,7 +66,7 @@ PACKING_SIZES = PackingSizes()
 
 
 def packed_unasked(checkpoint: Checkpoint, device: torch.device) -> Packing | None:
-    """How weights are kept for the kernel of a device where nothing is said of it: as stored, if it reads them so."""
+    """The default packing for a device: "stored" if its kernel reads stored blocks, else None (dense weights)."""
     if device.type == "cpu":
         return "stored"
     planned = planned_formats(meta_model(checkpoint.config), "stored", checkpoint, device)
@@ -78,11 +80,11 @@ def planned_formats(
     device: torch.device,
     sizes: PackingSizes = PACKING_SIZES,
 ) -> dict[str, PackedFormat]:
-    """The parameters of `model` that are packed, and how; a `checkpoint` is where they come from, if from any.
+    """Choose the packed format of each parameter of `model` that is packed, by parameter name.
 
-    A GPU's groups are long. Small models feel that, and get short ones there too. Where files keep codes of their own
-    in shorter groups, all parameters get these, as far as they have as many bits: kernels read matrices that lie alike
-    in one launch.
+    `checkpoint` holds the stored tensors; None for a model without files. GPUs use long groups, except for small
+    models, which lose quality by them. If the files store quantized values in short groups, all parameters with the
+    same number of bits get short groups: kernels read matrices of one layout in one launch.
     """
     if packing is None:
         return {}
@@ -102,13 +104,13 @@ def planned_formats(
 def make_room(
     model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, device: torch.device
 ) -> dict[str, PackedMatrix]:
-    """Put packed matrices, not yet filled, in the place of `model`'s parameters; by the parameters' names.
+    """Replace parameters of `model` by packed matrices, not yet filled; returns these by parameter name.
 
     Raises:
-        OutOfMemoryError: there is no room for them.
+        OutOfMemoryError: they do not fit into memory.
     """
     made: dict[str, PackedMatrix] = {}
-    # A small model is held by the processor's own memory, and would leave most of a huge page idle.
+    # A small model fits the CPU's cache, and would leave most of a huge page unused.
     large = sum(parameter.numel() for parameter in model.parameters()) >= _LARGE
     pages = Pages(_WEIGHTS_AT_ONCE) if large and device.type == "cpu" else None
     for path, module, parameter in list(_packable(model)):
@@ -134,7 +136,7 @@ def make_room(
 
 
 def _packable(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
-    """Where matrices can be packed: the path of each module, the module, and the parameter it computes with."""
+    """Yield each module whose matrix can be packed: its path, the module, and the name of its parameter."""
     for path, module in model.named_modules():
         name = path.rpartition(".")[2]
         if isinstance(module, ExpertWeights):
@@ -145,7 +147,7 @@ def _packable(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def block_packer() -> BlockPacker | None:
-    """What packs blocks fast; None where there is no compiler: then torch does, in three times the time."""
+    """The C packer of blocks; None without a compiler: then torch packs, in three times the time."""
     try:
         return BlockPacker()
     except NoKernelError:
@@ -160,15 +162,15 @@ def read_packed(
     packer: BlockPacker | None = None,
     sizes: PackingSizes = PACKING_SIZES,
 ) -> None:
-    """Fill `to` with the parameter that `source` makes; `packer` makes what it can of the same bytes faster.
+    """Fill `to` with the parameter that `source` describes; `packer` is used for the formats that it knows.
 
     Raises:
-        CheckpointError: the file ends too early, cannot be read, or does not hold what its shape promised.
+        CheckpointError: the file ends too early, cannot be read, or does not match its declared shape.
     """
     values_at_once = sizes.values if to.blocks.device.type == "cpu" else sizes.device_values
     spans = list(spans_of(source, stored))
     if not spans:
-        # Columns that are rows in the file, and the like: the whole matrix is put in order first.
+        # Rows of the matrix are not rows in the file (a transposed matrix, for example): read the whole matrix first.
         whole = torch.empty(source.shape(stored), dtype=torch.float32)
         source.read_into(stored, reader, whole)
         for index, values in enumerate(whole.view(to.shape)):
@@ -186,7 +188,7 @@ def read_packed(
 
 
 def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
-    """Where that much memory is asked for: `OutOfMemoryError` if it is not to be had."""
+    """Turn a failed allocation of `nbytes` for weights into an `OutOfMemoryError`."""
     return memory_for(
         lambda: f"the model's weights, {in_words(nbytes)}",
         "Close other programs, use --quantize int4, or use a smaller model.",
@@ -196,7 +198,7 @@ def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
 def _matrix(
     kept: PackedFormat, shape: torch.Size, dtype: torch.dtype, device: torch.device, pages: Pages | None
 ) -> PackedMatrix:
-    """Room for a matrix, or for a stack of them."""
+    """Allocate a packed matrix of `shape` (rows, columns), or a stack of them: (count, rows, columns)."""
     rows, columns = shape[-2:]
     count = 1 if len(shape) == 2 else shape[0]
     with memory_for_weights(kept.nbytes(rows, columns, count)):
@@ -215,14 +217,14 @@ def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bi
 
 
 def _kept_bits(tensor: StoredTensor) -> Bits | None:
-    """In how many bits the codes of a tensor are packed as they are stored; None if they cannot be."""
+    """Bits per value if a tensor is packed without requantization; None if it cannot be."""
     if isinstance(tensor, QuantizedTensor):
         return None if tensor.groups is None else tensor.bits
     return bits_of(tensor.encoding)
 
 
 def _in_short_groups(tensor: StoredTensor) -> bool:
-    """It holds codes that are packed as they are, but not in the groups that a GPU's are in."""
+    """Whether a tensor is packed without requantization, in groups shorter than those of a GPU."""
     if isinstance(tensor, QuantizedTensor):
         return tensor.groups is not None and not tensor.wide
     return bits_of(tensor.encoding) is not None
@@ -233,12 +235,12 @@ def _in_8_bit_groups(tensor: StoredTensor) -> bool:
 
 
 def _rows_at_once(to: PackedMatrix, values_at_once: int, multiple: int = ROWS) -> int:
-    """How many rows are packed at a time, a multiple of `multiple`."""
+    """The number of rows packed at once, a multiple of `multiple`."""
     return max(1, values_at_once // (to.columns * multiple)) * multiple
 
 
 def _chunks(span: RowSpan, to: PackedMatrix, values_at_once: int) -> Iterator[tuple[int, int]]:
-    """From where to where rows are read at a time."""
+    """Yield the row ranges (start, stop) that are read at once."""
     step = _rows_at_once(to, values_at_once, ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim))
     for start in range(span.start, span.stop, step):
         yield start, min(start + step, span.stop)
@@ -252,11 +254,11 @@ def _pack_all(
     index: int,
     values_at_once: int,
 ) -> None:
-    """Pack the bytes of the file as they are."""
+    """Pack the stored bytes of `spans` into matrix `index` of `to`, without requantization."""
     first = 0
     for span in spans:
         tensor = span.tensor
-        # Only such tensors have the names of block formats.
+        # A packer knows only block formats, which are stored as `TensorInfo`.
         assert isinstance(tensor, TensorInfo)
         for start, stop in _chunks(span, to, values_at_once):
             raw = reader.read_blocks(tensor, start, stop)
@@ -269,7 +271,7 @@ def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix, values_at_onc
     tensor, device = span.tensor, to.blocks.device
 
     def ordered(rows: Tensor) -> Tensor:
-        # Only bytes and numbers as they are stored travel to a device; what is made of them is made there.
+        # Move the bytes and numbers as they are stored, and reorder them on the device.
         rows = rows.to(device)
         return rows if span.pairs is None else span.pairs.reordered(rows)
 
@@ -284,7 +286,7 @@ def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix, values_at_onc
 
 
 def _store_all(to: PackedMatrix, index: int, parts: Iterator[Groups]) -> None:
-    """Store parts of any number of rows, one after another."""
+    """Store parts of any number of rows one after another: whole row groups at once, then the rest."""
     row, rest = 0, None
     for part in parts:
         rows = part if rest is None else rest.followed_by(part)

@@ -1,6 +1,6 @@
-"""From the files into the model: tensor by tensor, each straight into the memory it will stay in.
+"""Load a checkpoint into a `Transformer`: tensor by tensor, each straight into its final memory.
 
-What is for another device than the CPU goes there through a ring of buffers, and is put in order there.
+For devices other than the CPU, dense tensors pass through a ring of pinned buffers and are reordered on the device.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.matrix import PackedMatrix
 
-# Threads that read for a device: each copies 5 GB/s or more out of the file cache, and a bus takes no more than 50.
+# Threads that read for a device: each copies 5 GB/s or more out of the file cache, and a bus transfers at most 50 GB/s.
 _DEVICE_READERS = 8
 
 
@@ -49,17 +49,16 @@ def load_weights(
     may_pack: bool = True,
     sizes: PackingSizes = PACKING_SIZES,
 ) -> Transformer:
-    """Build the model on `device` with its parameters in `dtype`; `progress` hears bytes read and bytes in all.
+    """Build the model on `device` with its parameters in `dtype`; parameters that must be float32 stay float32.
 
-    Those that `parameters_of` says are kept in float32 stay so.
-
-    With `packing`, large matrices are packed instead and compute in `dtype`. Peak memory is the weights as they are
-    kept and one chunk for each core, whatever the file's own format. Whether they fit, with a cache for a `context` of
-    so many tokens, is seen beforehand; `may_pack` says whether packing them is worth offering where they do not.
+    `progress` is called with the bytes read and the total. With `packing`, large matrices are packed and compute in
+    `dtype`. Peak memory is the final weights plus one chunk for each core, whatever the file's format. Before anything
+    is allocated, checks that the weights and a cache of `context` tokens fit; if not, `may_pack` says whether the error
+    may suggest packing.
 
     Raises:
         CheckpointError: a file ends too early or cannot be read.
-        OutOfMemoryError: there is no room for the model.
+        OutOfMemoryError: the model does not fit into memory.
     """
     model = meta_model(checkpoint.config)
     check_memory(model, checkpoint, LoadRequest(device, dtype, packing, context, may_pack))
@@ -95,14 +94,14 @@ def load_weights(
 
     with memory_for_weights(total), TensorReader() as reader, _one_thread_a_tensor(threads) as pool:
         try:
-            # Memory that stays is had before the workers' own comes and goes, which would leave gaps between.
+            # Allocate parameters first: interleaving them with temporaries would fragment the heap.
             jobs = [pool.submit(read, name, room(name), reader) for name in shapes]
             for future in as_completed(jobs):
                 done += checkpoint.stored_bytes(future.result())
                 if progress is not None:
                     progress(done, total)
         finally:
-            # After an error or Ctrl-C the tensors not yet begun are not begun.
+            # After an error or Ctrl-C, tensors that wait in the queue are skipped.
             stopped.set()
     if checkpoint.config.tie_embeddings and "embed_tokens.weight" not in packed:
         setattr(model.lm_head, "weight", model.embed_tokens.weight)  # noqa: B010
@@ -111,10 +110,10 @@ def load_weights(
 
 @contextmanager
 def _one_thread_a_tensor(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """So many workers, each of them computing alone.
+    """A pool of `threads` workers, each of them computing with one thread.
 
-    Workers that never wait for each other keep their pace when another program wants a core too; threads that share
-    every operation stand still together (six times slower, measured on a busy machine).
+    Workers that never wait for each other keep their speed when another program uses a core; threads that share every
+    operation all wait for the slowest (six times slower, measured on a busy machine).
     """
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     with one_thread(), pool:
@@ -122,12 +121,12 @@ def _one_thread_a_tensor(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _is_main_memory(device: torch.device) -> bool:
-    """Files are read straight into what the device computes with."""
+    """Whether weights are read straight into the memory that the device computes with."""
     return device.type == "cpu"
 
 
 def _streamed(checkpoint: Checkpoint, names: list[str], ring: Ring) -> dict[str, list[RowSpan]]:
-    """The parameters that go through the ring as they are stored, and the rows they are made of."""
+    """The parameters that go through the ring, with the stored rows each is made of."""
     found = {name: streamed_spans(checkpoint.sources[name], checkpoint.tensors, ring) for name in names}
     return {name: spans for name, spans in found.items() if spans}
 

@@ -1,8 +1,8 @@
-"""Whether a model will fit, told from headers alone: before anything large is asked for, and with what would fit.
+"""Check from the headers alone whether a model fits into memory, and find settings with which it would.
 
-What is counted is what must be there at the same time: the weights as they will be kept, keys and values of the context
-that was asked for, and the activations of one piece of a prompt. Where that is more than the device has free, loading
-could only fail later, or be killed by the system.
+The estimate counts what is in memory at the same time: the final weights, the KV cache of the requested context, and
+the activations of one prefill chunk. If that is more than the device has free, loading would fail later, or the system
+would kill the process.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
 
-# Where no context was asked for, room for a short talk: the cache grows as the text does.
+# Context assumed when none was requested, in tokens: a short chat. The cache grows with the text.
 _UNASKED_CONTEXT = 1024
-# Contexts that are worth offering are multiples of this.
+# Suggested contexts are multiples of this.
 _CONTEXT_STEP = 256
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a model takes while it generates."""
+    """Memory that a model takes while it generates, in bytes."""
 
     weights: int
     cache: int
@@ -39,21 +39,21 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Weights, cache and activations together."""
         return self.weights + self.cache + self.working
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """How a model is to be run."""
+    """How a model is to be loaded."""
 
     device: torch.device
     dtype: torch.dtype
     packing: Packing | None = None
     context: int | None = None
-    """The most tokens of prompt and reply together; None: nothing was said of it."""
+    """The most tokens of prompt and reply together; None: not requested."""
     may_pack: bool = True
-    """Weights that are not packed could be."""
+    """Whether the weights could be packed if they are not."""
 
 
 def footprint(
@@ -63,7 +63,7 @@ def footprint(
     context: int | None,
     device: torch.device,
 ) -> Footprint:
-    """What `model`, which may be on `meta`, will take on `device`, those in `planned` packed and others in `dtype`."""
+    """Memory of `model` (may be on `meta`) on `device`: parameters in `planned` packed, others in `dtype`."""
     weights = sum(kept_bytes(model, planned, dtype).values())
     tokens = min(context or _UNASKED_CONTEXT, model.config.context_length)
     working = _working(model.config, tokens, dtype, device)
@@ -74,7 +74,7 @@ def footprint(
 
 
 def kept_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype) -> dict[str, int]:
-    """The bytes of each parameter: packed if in `planned`, else in `dtype`, or in float32 where it is kept so."""
+    """Bytes of each parameter: packed if in `planned`, float32 if it must be, else in `dtype`."""
     found = {}
     for name, parameter in parameters_of(model.config).items():
         if name in planned:
@@ -88,10 +88,12 @@ def kept_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: t
 def check_memory(
     model: Transformer, checkpoint: Checkpoint | None, request: LoadRequest, *, name: str | None = None
 ) -> None:
-    """See that there is memory for a model that is still on `meta`; it has a `name`, or the path of its checkpoint.
+    """Check that a model, still on `meta`, fits into the free memory of its device.
+
+    The error names the checkpoint's path, or `name` without one.
 
     Raises:
-        OutOfMemoryError: there is not; with what is needed, what is free, and what would fit.
+        OutOfMemoryError: it does not; the message says what is needed, what is free, and what would fit.
     """
     free = memory(request.device)[1]
     if free is None:
@@ -119,7 +121,7 @@ def _needed(model: Transformer, checkpoint: Checkpoint | None, request: LoadRequ
 
 
 def _what_fits(model: Transformer, checkpoint: Checkpoint | None, request: LoadRequest, free: int) -> Iterator[str]:
-    """The settings, closest to the wish first, with which the model fits into `free` bytes; nothing is guessed."""
+    """Yield the flags with which the model fits into `free` bytes, those closest to the request first."""
     packings: list[tuple[str, Packing | None]] = [("", request.packing)]
     if request.may_pack and request.packing in (None, "stored", "int8"):
         packings += [("--quantize int8", "int8")] if request.packing != "int8" else []
@@ -128,7 +130,7 @@ def _what_fits(model: Transformer, checkpoint: Checkpoint | None, request: LoadR
     for dtype in (request.dtype, torch.bfloat16) if request.dtype == torch.float32 else (request.dtype,):
         for flag, packing in packings:
             if flag in fitting:
-                continue  # as it is, which asks for less of a change
+                continue  # it fits without a change of dtype
             planned = planned_formats(model, packing, checkpoint, request.device)
             flags = [flag] * bool(flag) + ["--dtype bfloat16"] * (dtype != request.dtype)
             needed = footprint(model, planned, dtype, request.context, request.device)
@@ -149,7 +151,7 @@ def _longest_context(
     device: torch.device,
     free: int,
 ) -> int:
-    """The longest context below the one asked for that fits; 0 if none does."""
+    """The longest context below the requested one that fits, in tokens; 0 if none does."""
     fits, too_long = 0, -(-min(context, model.config.context_length) // _CONTEXT_STEP)
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
@@ -161,7 +163,7 @@ def _longest_context(
 
 
 def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Bytes of activations while a piece of a prompt is read: the widest part of a block, and a row of logits."""
+    """Bytes of activations during one prefill chunk: the widest part of a block, and one row of logits."""
     experts = (layer.experts for layer in config.layers if layer.experts is not None)
     widest = max(
         config.intermediate_size,
@@ -169,7 +171,7 @@ def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch
         (config.num_heads + 2 * config.num_kv_heads) * config.head_dim,
     )
     piece = min(tokens, DEVICE_CHUNK if device.type == "cuda" else READABLE_CHUNK)
-    # The residual stream, what is added to it and its norm; gate, up and their product.
+    # The residual stream, the update to it and its norm; gate, up and their product.
     activations = piece * (3 * config.hidden_size + 3 * widest) * dtype.itemsize
     # As it is, and as numbers that are added to the scores.
     mask = piece * tokens * (1 + dtype.itemsize)

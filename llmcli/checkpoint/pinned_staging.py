@@ -1,9 +1,8 @@
-"""Weights from files to a device: several threads read into a ring of buffers that the device fetches from by itself.
+"""Copy weights from files to a device: threads read into a ring of buffers that the device copies from.
 
-Memory that the system cannot move ("pinned") is read by a GPU directly and beside everything else; from other memory
-each piece is first copied by the processor, which waits for it. A few buffers go round: while the device fetches from
-some, others are being filled, so that neither the files nor the bus ever wait for each other, and main memory holds no
-more than the ring.
+A GPU reads pinned memory (which the system cannot move) by itself and asynchronously; from other memory the CPU first
+copies each piece and waits. With a few buffers in a ring, some are filled while others are copied, so neither the files
+nor the bus wait, and main memory holds no more than the ring.
 """
 
 from __future__ import annotations
@@ -23,23 +22,26 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.row_spans import RowSpan, spans_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 
-# Large enough for a transfer to reach the full speed of the bus, small enough to be read while another is fetched.
+# Large enough to reach the full speed of the bus, small enough that one is read while another is transferred.
 BUFFER_BYTES = 8 << 20
 _STREAMED = ("F32", "F16", "BF16")
 
 
 class Fetching(Protocol):
-    """How a device gets at what lies in main memory."""
+    """How a device copies bytes from main memory."""
 
     def buffer(self, nbytes: int) -> Tensor:
-        """Main memory to fetch from, uint8."""
+        """A buffer in main memory to fetch from, uint8."""
 
     def fetch(self, source: Tensor, put: Callable[[Tensor], object]) -> Callable[[], object]:
-        """Fetch bytes and `put` them where they belong, both perhaps later; returns what waits for the former."""
+        """Copy `source` to the device and call `put` on the copy; returns a function that waits for the copy.
+
+        Both may happen later.
+        """
 
 
 class FromPinned:
-    """A CUDA device fetches by itself, in the order of its stream; what is put is put in that order too."""
+    """A CUDA device copies pinned memory asynchronously, in stream order; `put` runs in stream order too."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -51,7 +53,7 @@ class FromPinned:
     def fetch(self, source: Tensor, put: Callable[[Tensor], object]) -> Callable[[], object]:
         """See `Fetching`."""
         there = source.to(self._device, non_blocking=True)
-        # Whoever waits for it sleeps: readers that wait busily would take the processor from those that read.
+        # A blocking event lets the waiting thread sleep: busy waits would take CPU time from threads that read.
         fetched = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         fetched.record(torch.cuda.current_stream(self._device))
         put(there)
@@ -60,7 +62,7 @@ class FromPinned:
 
 
 class FromAnywhere:
-    """Any other device is given a copy, and that is waited for."""
+    """Other devices copy synchronously."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -76,12 +78,12 @@ class FromAnywhere:
 
 
 def fetching_to(device: torch.device) -> Fetching:
-    """The fastest way to a device."""
+    """The fastest way to copy to `device`."""
     return FromPinned(device) if device.type == "cuda" else FromAnywhere(device)
 
 
 class Ring:
-    """At most so many buffers, made as they are needed; to be used from any number of threads."""
+    """A pool of at most `count` buffers, allocated on demand; thread-safe."""
 
     def __init__(self, fetching: Fetching, count: int, *, buffer_bytes: int = BUFFER_BYTES) -> None:
         self.buffer_bytes = buffer_bytes
@@ -90,7 +92,7 @@ class Ring:
         self._idle: queue.SimpleQueue[tuple[Tensor, Callable[[], object]]] = queue.SimpleQueue()
 
     def send(self, nbytes: int, fill: Callable[[Tensor], object], put: Callable[[Tensor], object]) -> None:
-        """Have `fill` write `nbytes` into a buffer, and what `put` does with them done on the device."""
+        """Let `fill` write `nbytes` into a buffer, then call `put` with its copy on the device."""
         buffer, wait = self._next()
         try:
             wait()
@@ -109,13 +111,13 @@ class Ring:
 
 
 def streamed_spans(source: ParameterSource, stored: Mapping[str, StoredTensor], ring: Ring) -> list[RowSpan]:
-    """The rows a parameter is made of, where they can go through `ring` as they are; otherwise none."""
+    """The stored rows a parameter is made of if all can go through `ring` as they are; otherwise an empty list."""
     spans = list(spans_of(source, stored))
     return spans if all(_streams(span, ring.buffer_bytes) for span in spans) else []
 
 
 def stream(spans: list[RowSpan], reader: TensorReader, target: Tensor, ring: Ring) -> None:
-    """Fill `target`, a matrix or a stack of them on the device and of any floating-point type, with those rows.
+    """Fill `target`, a matrix or a stack of matrices on the device, from `spans`; converts to the dtype of `target`.
 
     Raises:
         CheckpointError: the file ends too early or cannot be read.
@@ -154,7 +156,7 @@ def _putting(span: RowSpan, rows: Tensor) -> Callable[[Tensor], object]:
 
 
 def _streams(span: RowSpan, buffer_bytes: int) -> bool:
-    """A matrix of plain numbers, of which a buffer holds enough rows to put them in order."""
+    """Whether it is a matrix of plain floats, and a buffer holds enough of its rows to reorder them."""
     info = span.tensor
     if not isinstance(info, TensorInfo) or info.encoding not in _STREAMED or len(info.shape) != 2:
         return False
@@ -166,4 +168,4 @@ def _multiple(span: RowSpan) -> int:
 
 
 def _no_wait() -> None:
-    """Nothing is being fetched."""
+    """The wait function of a buffer that is not being copied."""

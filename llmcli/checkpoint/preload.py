@@ -1,6 +1,6 @@
-"""What of a GGUF file can be had before torch is there: its header, and the tokenizer in it.
+"""Read the parts of a GGUF file that need no torch, its header and tokenizer, while torch is being loaded.
 
-Both are made while the system loads torch's libraries, for which it needs no Python.
+The system loads torch's libraries without holding the interpreter lock, so both run at the same time.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GGUFAhead:
-    """The parts of a checkpoint that need no torch."""
+    """The parts of a GGUF checkpoint that need no torch."""
 
     header: GGUFHeader
-    """The header, less what the tokenizer was made of."""
+    """The header without the metadata that the tokenizer was built from."""
     text: Future[TextParts]
-    """Done; its result may be that the tokenizer is damaged or of no supported kind."""
+    """Already done; it may hold an error: the tokenizer is damaged or of an unsupported kind."""
 
 
 def read_gguf_ahead(path: Path) -> GGUFAhead | None:
-    """Read the header of a GGUF file, and what its model needs besides weights; None if it is one part of several.
+    """Read the header and the text parts of a GGUF file; None if it is one shard of several.
 
-    A tokenizer that cannot be used is no error before it is asked for: the file may have a graver one.
+    An error of the tokenizer is raised only when its result is read, so that a graver error of the file comes first.
 
     Raises:
         CheckpointError: the file cannot be read or is no GGUF file, or its header is broken.
@@ -45,7 +45,7 @@ def read_gguf_ahead(path: Path) -> GGUFAhead | None:
     if metadata.get("split.count", 1) not in (0, 1):
         return None
     header = read_gguf(path, parsed)
-    # No tokenizer need be made for a model that cannot be run.
+    # Raises for unsupported models before a tokenizer is built.
     architecture_of(header)
     text: Future[TextParts] = Future()
     try:
@@ -53,7 +53,7 @@ def read_gguf_ahead(path: Path) -> GGUFAhead | None:
         text.set_result(gguf_text_parts(header, None if embedding is None else embedding.shape[0]))
     except LlmcliError as error:
         text.set_exception(error)
-    # Vocabularies are the greater part of a header, and have been put to their only use.
+    # Vocabularies are most of a header, and only the tokenizer needs them.
     for key in [key for key in metadata if key.startswith("tokenizer.")]:
         del metadata[key]
     return GGUFAhead(header, text)

@@ -1,6 +1,4 @@
-"""What a model needs besides weights: tokenizer, chat template, stop tokens, sampling defaults, from wherever each
-kind of checkpoint keeps them.
-"""
+"""Tokenizer, chat templates, stop tokens and sampling defaults of a model, read from the files of each format."""
 
 from __future__ import annotations
 
@@ -35,35 +33,35 @@ _ADDITIONAL_TEMPLATES = "additional_chat_templates"
 
 @dataclass(frozen=True)
 class TextParts:
-    """Everything that turns text into tokens and back, and says when a reply is over."""
+    """Everything that turns text into tokens and back and ends a reply."""
 
     tokenizer: Tokenizer
     templates: Mapping[str, str]
-    """Sources of the chat templates by name."""
+    """Sources of the chat templates, by name."""
     template_origin: str | None
-    """Which file (and key) the templates came from."""
+    """The file or key that the templates came from."""
     stop_ids: Mapping[int, tuple[str, ...]]
-    """Ids that end a reply, each with the places that say so."""
+    """Token ids that end a reply, each with the files or keys that declare it."""
     generation_defaults: Mapping[str, float]
-    """Sampling settings the model's makers recommend, under the names of `SamplingParams`."""
+    """Sampling settings that the model's files recommend, under the names of `SamplingParams`."""
     notes: tuple[str, ...] = ()
-    """What the user should know about these files, although it stops nothing."""
+    """Warnings for the user that stop nothing."""
     template_fault: CheckpointError | None = None
-    """Why the file of the chat template cannot be read: an error only to those who want one."""
+    """Why the template file cannot be read; raised only when a template is used."""
 
     def template(self, name: str | None = None) -> ChatTemplate | None:
-        """The chat template called `name`, or that in the file `name`; None if no name is given and there is none.
+        """The chat template called `name`, or read from the file `name`; None if the model has none.
 
-        Without a name it is the one for ordinary conversations. What is wrong with a template of the model is raised
+        Without a name, the template for ordinary conversations. A fault of the model's template is raised on use.
         when it is used.
 
         Raises:
-            UsageError: there is none of that name, or no such file.
+            UsageError: there is no template and no file of that name.
         """
         tokens = self.tokenizer.special_tokens
         if name is not None and name not in self.templates and is_template_file(name):
             source = read_template_file(name)
-            # Its markers steer the model like those of the model's own templates.
+            # Its control tokens must be guarded against injection like those of the model's templates.
             self.tokenizer.guard_template(source)
             return ChatTemplate(source, name=name, special_tokens=tokens)
         if name is None and not self.templates:
@@ -77,9 +75,9 @@ class TextParts:
 
 
 def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | None = None) -> TextParts:
-    """Read them from a Hugging Face folder whose `config.json` holds `config`.
+    """Read the text parts of a Hugging Face folder; `config` is its `config.json`.
 
-    The model has embeddings for `rows` tokens.
+    The model has embeddings for `rows` tokens; None: unknown.
 
     Raises:
         CheckpointError: a file is missing or damaged.
@@ -105,14 +103,14 @@ def folder_text_parts(folder: Path, config: Mapping[str, object], rows: int | No
 
 
 def gguf_text_parts(header: GGUFMetadata, rows: int | None = None) -> TextParts:
-    """Read them from the metadata of a GGUF file, whose model has embeddings for `rows` tokens."""
+    """Read the text parts from the metadata of a GGUF file; the model has embeddings for `rows` tokens."""
     tokenizer = tokenizer_from_gguf(header.metadata, source=str(header.path), rows=rows)
     templates = {name: source for name, source in gguf_templates(header.metadata).items() if source.strip()}
     keys = [f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom")]
     named = {
         key: header.metadata.get(key)
         for key in keys
-        # What the tokenizer's notes say once need not be said again.
+        # Leave out keys that a note of the tokenizer already reports.
         if not is_no_id(header.metadata.get(key)) and not any(key in note for note in tokenizer.notes)
     }
     stops, stop_notes = stop_ids(tokenizer, named)
@@ -133,7 +131,7 @@ def _folder_tokenizer(
     templates: Collection[str],
     rows: int | None,
 ) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer from the first of the files that hold one, the converted one tells most; and notes."""
+    """The tokenizer from the first file that holds one, in the order of `tokenizer_file`; and notes."""
     name = tokenizer_file(file_names(folder))
     if name is None:
         raise CheckpointError(
@@ -141,7 +139,7 @@ def _folder_tokenizer(
             "so text cannot be turned into tokens."
         )
     path = folder / name
-    # All that these could say is in a tokenizer.json.
+    # A tokenizer.json already contains what these two files say.
     read = _usable_json_object if name == "tokenizer.json" else _json_object_beside
     special_tokens_map, first_notes = read(folder / "special_tokens_map.json")
     added_tokens, more_notes = read(folder / "added_tokens.json")
@@ -165,12 +163,12 @@ def _folder_tokenizer(
 
 
 def _json_object_beside(path: Path) -> tuple[dict[str, object], list[str]]:
-    """The object in a file that need not be there, and no notes."""
+    """The object in an optional JSON file, and no notes."""
     return optional_json_object(path), []
 
 
 def _usable_json_object(path: Path) -> tuple[dict[str, object], list[str]]:
-    """Like `_json_object_beside`, but of a damaged file nothing is used, and a note says so."""
+    """Like `_json_object_beside`, but a damaged file is ignored with a note."""
     try:
         return optional_json_object(path), []
     except CheckpointError as error:
@@ -180,9 +178,9 @@ def _usable_json_object(path: Path) -> tuple[dict[str, object], list[str]]:
 def _folder_templates(
     folder: Path, tokenizer_config: Mapping[str, object]
 ) -> tuple[dict[str, str], str | None, CheckpointError | None]:
-    """The templates by name, where they come from, and why a file of theirs cannot be read.
+    """The templates by name, the place they come from, and the error of a file that cannot be read.
 
-    They come from a folder of named ones, and the first place of the others. An empty template is none.
+    All named templates, and those of the first other place that has any; empty templates are ignored.
     """
     found: dict[str, str] = {}
     origins: list[str] = []
@@ -194,7 +192,7 @@ def _folder_templates(
         (_ADDITIONAL_TEMPLATES, lambda: _additional_templates(folder)),
     )
     for origin, read in places:
-        # The last place is one of templates beside the main ones.
+        # The last place holds further templates beside the main ones.
         if found and origin != _ADDITIONAL_TEMPLATES:
             continue
         try:
@@ -209,7 +207,7 @@ def _folder_templates(
 
 
 def _fault_notes(fault: CheckpointError | None, origin: str | None) -> list[str]:
-    """That a file of templates is damaged, where others of the place `origin` are used instead of its own."""
+    """A note that a template file is damaged and the templates of `origin` are used instead."""
     return [] if fault is None or origin is None else [f"The chat template comes from {origin}: {fault}"]
 
 
@@ -226,7 +224,7 @@ def _additional_templates(folder: Path) -> dict[str, str]:
 
 
 def _listed_templates(values: Mapping[str, object]) -> dict[str, str]:
-    """The templates in a JSON file: one text, or a list of objects with names."""
+    """The templates in a JSON file: a string, or a list of objects with `name` and `template`."""
     templates = values.get("chat_template")
     if isinstance(templates, str):
         return {"default": templates}

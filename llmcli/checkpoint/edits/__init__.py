@@ -1,1 +1,1 @@
-"""Edits of a model on disk: their files, where they are kept, and merging them into a checkpoint."""
+"""Edits of a model on disk: their files, the folder of stored edits, and merging edits into a checkpoint."""

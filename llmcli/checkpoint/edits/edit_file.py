@@ -1,7 +1,7 @@
-"""Edits of a model: small files of rank-one updates, for the weights they were made for and no others.
+"""Edit files: rank-one updates of feed-forward weights, tied to the weights they were made for.
 
-A file is a safetensors file with the tensors `layers.N.read` (I,) and `layers.N.write` (C,) of each block that is
-changed, float32, and with what was asked for in its metadata. Dimension letters: I neurons, C hidden size.
+A safetensors file with the tensors `layers.N.read` (I,) and `layers.N.write` (C,), float32, for each changed block; its
+metadata hold the request. Dimension letters: I neurons, C hidden size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LONGEST = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class LayerUpdate:
-    """`write read^T`, added to the output projection of a block's feed-forward network."""
+    """The rank-one update `write read^T` of the output projection of a block's feed-forward network."""
 
     layer: int
     read: Tensor
@@ -44,12 +44,12 @@ class LayerUpdate:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A fact that was changed, and the updates that change it."""
+    """A changed fact, and the updates that change it."""
 
     model: str
-    """What the model was called."""
+    """The model's name."""
     model_sha256: str
-    """`weights_hash` of the model it was made for."""
+    """`weights_hash` of the model that the edit was made for."""
     prompt: str
     subject: str
     target: str
@@ -59,12 +59,12 @@ class Edit:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The blocks that are changed."""
+        """Indices of the changed blocks."""
         return tuple(update.layer for update in self.updates)
 
 
 def write_edit(path: Path, edit: Edit) -> None:
-    """Write an edit, whole or not at all; folders that are lacking are made.
+    """Write an edit atomically; missing folders are created.
 
     Raises:
         LlmcliError: it cannot be written.
@@ -93,13 +93,13 @@ def write_edit(path: Path, edit: Edit) -> None:
 
 
 def read_edit(path: Path) -> Edit:
-    """Read an edit and check that it is whole.
+    """Read an edit file and check it.
 
     Raises:
-        CheckpointError: it cannot be read, or is no edit.
-        UnsupportedModelError: it is of a later version of the format.
+        CheckpointError: the file cannot be read, is damaged, or is no edit.
+        UnsupportedModelError: a later version of the format.
     """
-    WeightFile(path).close()  # an error for what is no regular file: the library would wait for a pipe
+    WeightFile(path).close()  # raises for a pipe or device, which the library would wait for
     from safetensors import SafetensorError, safe_open  # few runs read an edit
 
     file: Any
@@ -115,7 +115,7 @@ def _not_an_edit(path: Path) -> CheckpointError:
 
 
 def _read_edit(path: Path, file: Any) -> Edit:
-    """The edit in an open file of the safetensors library."""
+    """Read the edit in a file that the safetensors library has opened."""
     about: dict[str, str] = file.metadata() or {}
     kind = about.get("format", "")
     if kind != FORMAT:
@@ -144,12 +144,12 @@ def _read_edit(path: Path, file: Any) -> Edit:
 def read_edits(
     checkpoint: Checkpoint, paths: Sequence[Path], progress: Callable[[int, int], None] | None = None
 ) -> tuple[Edit, ...]:
-    """The edits in those files, which must have been made for the checkpoint's weights.
+    """Read edit files and check that they were made for the checkpoint's weights.
 
-    `progress` hears the bytes of the model's files that have been hashed and how many there are.
+    `progress` is called with the bytes of the model's files hashed so far, and their total.
 
     Raises:
-        CheckpointError: a file is no edit, or one for other weights.
+        CheckpointError: a file is no edit, or was made for other weights.
     """
     edits = tuple(map(read_edit, paths))
     if edits:
@@ -165,7 +165,7 @@ def read_edits(
 
 @contextmanager
 def edited(model: Transformer, edits: Sequence[Edit]) -> Iterator[None]:
-    """The model with edits inside the block; outside of it, to the last bit the one it was.
+    """Apply edits to the model inside the block; afterwards its weights are bit for bit the old ones.
 
     Raises:
         CheckpointError: an edit does not fit the model.
@@ -179,7 +179,7 @@ def edited(model: Transformer, edits: Sequence[Edit]) -> Iterator[None]:
 
 
 def lay_edits_over(model: Transformer, edits: Sequence[Edit]) -> Mapping[int, torch.nn.Module]:
-    """Let the model compute with edits; returns what the changed blocks had for an output projection before.
+    """Apply edits to the model; returns the previous output projections of the changed blocks, by layer.
 
     Raises:
         CheckpointError: an edit does not fit the model.

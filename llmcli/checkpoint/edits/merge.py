@@ -1,8 +1,8 @@
-"""A checkpoint with edits in its weights: a new Hugging Face folder with safetensors, the old one as it was.
+"""Write a checkpoint with edits merged into its weights, as a new Hugging Face folder with safetensors.
 
-A folder of plain numbers keeps its names, its types and all files beside the weights. From a GGUF file or quantized
-weights the values are decoded, and configuration and tokenizer are written as such folders have them; what was written
-is read back and must describe the very same model.
+A Hugging Face folder of float weights keeps its tensor names, dtypes and other files. GGUF files and quantized weights
+are dequantized, and configuration and tokenizer are converted; the result is read back and must give the same
+`ModelConfig`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _BESIDE = (".json", ".jinja", ".model", ".txt", ".md")
 _NOT_COPIED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FOLDER_FORMATS = ("safetensors", "PyTorch")
-# For other programs, which choose their class by it.
+# `architectures` in `config.json`, by which other programs choose their class.
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -50,7 +50,7 @@ _ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of the new file, and how its values are had."""
+    """A tensor to write, and a function that reads its values."""
 
     planned: Planned
     read: Callable[[TensorReader], Tensor]
@@ -64,18 +64,18 @@ def merge(
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write `checkpoint` with `edits` in its weights to `folder`, whole or not at all.
+    """Write `checkpoint` with `edits` merged in to the new folder `folder`, completely or not at all.
 
-    `dtype` is what all weights are stored in; by default what they have, float32 where that is no plain type.
-    `progress` hears the bytes written and how many there will be.
+    `dtype` is that of all weights; by default each keeps its own, float32 if it is stored quantized. `progress` is
+    called with the bytes written and the total.
 
     Raises:
-        LlmcliError: the folder is there already, or cannot be written.
-        CheckpointError: an edit does not fit the model, or a file of it cannot be read.
+        LlmcliError: the folder exists already, or cannot be written.
+        CheckpointError: an edit does not fit the model, or a file of the model cannot be read.
         UnsupportedModelError: the model cannot be described as a Hugging Face folder.
     """
     if folder.exists():
-        raise LlmcliError(f"{folder} is there already; give a folder that is not.")
+        raise LlmcliError(f"{folder} exists already; give a new folder.")
     changes = _changes(checkpoint, edits)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -102,12 +102,12 @@ def merge(
 def _no_folder(checkpoint: Checkpoint) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{checkpoint.path} cannot be written as a Hugging Face folder: what {checkpoint.format} says of this "
-        f"{checkpoint.family} model has no place in its config.json. Use the edits with -e."
+        f"{checkpoint.family} model cannot be expressed in a config.json. Use the edits with -e."
     )
 
 
 def _changes(checkpoint: Checkpoint, edits: Sequence[Edit]) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """For each parameter that is changed, its updates (read, write)."""
+    """For each changed parameter, its updates (read, write)."""
     shapes = {name: parameter.shape for name, parameter in parameters_of(checkpoint.config).items()}
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for edit in edits:
@@ -121,7 +121,7 @@ def _changes(checkpoint: Checkpoint, edits: Sequence[Edit]) -> dict[str, list[tu
 
 
 def _changed(values: Tensor, updates: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """The matrix with its updates, added up in float32 and rounded once."""
+    """The matrix plus its updates, added in float32 and rounded once."""
     added = values.float()
     for read, write in updates:
         added = added.addr(write, read)
@@ -129,7 +129,7 @@ def _changed(values: Tensor, updates: Sequence[tuple[Tensor, Tensor]]) -> Tensor
 
 
 def _keeps_names(checkpoint: Checkpoint, changes: dict[str, list[tuple[Tensor, Tensor]]]) -> bool:
-    """All tensors are plain numbers, and those that are changed lie in their files as in the model."""
+    """Whether all tensors are plain floats, and the changed ones are stored like the model's parameters."""
     if checkpoint.format not in _FOLDER_FORMATS:
         return False
     if not all(isinstance(tensor, TensorInfo) and tensor.encoding in _DTYPES for tensor in checkpoint.tensors.values()):
@@ -159,7 +159,7 @@ def _same_tensors(checkpoint: Checkpoint, changes: dict[str, list[tuple[Tensor, 
 def _all_parameters(
     checkpoint: Checkpoint, changes: dict[str, list[tuple[Tensor, Tensor]]], dtype: torch.dtype | None
 ) -> Iterator[_Tensor]:
-    """The parameters of our model, under the names that Hugging Face's have."""
+    """The parameters of our model, under Hugging Face names."""
     asked = dtype or checkpoint.stored_dtype()
     for name, parameter in parameters_of(checkpoint.config).items():
         shape, kind = parameter.shape, torch.float32 if parameter.float32 else asked
@@ -186,7 +186,7 @@ def _write(path: Path, tensors: Sequence[_Tensor], progress: Callable[[int, int]
 
 
 def _copy_beside(folder: Path, to: Path) -> None:
-    """Everything but the weights. A link that leads outside the model is refused: who made it may want a secret."""
+    """Copy the files beside the weights. Links out of the model are refused: they could leak a secret file."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and (path.suffix in _BESIDE or path.stem.upper() == "LICENSE"):
             if path.name not in _NOT_COPIED:
@@ -201,8 +201,8 @@ def _describe_folder(checkpoint: Checkpoint, to: Path) -> None:
     path = checkpoint.path / "config.json"
     if checkpoint.format not in _FOLDER_FORMATS or not path.exists():
         raise UnsupportedModelError(
-            f"{checkpoint.path} is in the format of its makers ({checkpoint.format}), whose description is none that a "
-            "Hugging Face folder could have. Merge the Hugging Face version of the model, or use the edits with -e."
+            f"{checkpoint.path} is in the layout {checkpoint.format}, whose params.json cannot be converted to a "
+            "config.json. Merge the Hugging Face version of the model, or use the edits with -e."
         )
     _copy_beside(checkpoint.path, to)
     config = {key: value for key, value in read_json_object(path).items() if key != "quantization_config"}
@@ -210,9 +210,9 @@ def _describe_folder(checkpoint: Checkpoint, to: Path) -> None:
 
 
 def _describe_gguf(checkpoint: Checkpoint, to: Path) -> None:
-    """Configuration, tokenizer and defaults as a folder has them."""
+    """Write configuration, tokenizer and sampling defaults of a GGUF file as those of a Hugging Face folder."""
     header = read_gguf(checkpoint.path)
-    # Divisors of the rotation's frequencies, as Llama 3.1 has them: the rule they were made by is not in the file.
+    # Files with divisors of RoPE frequencies (Llama 3.1) do not state the rule behind them.
     if any(name.startswith("rope_") for name in header.tensors):
         raise _no_folder(checkpoint)
 

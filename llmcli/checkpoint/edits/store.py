@@ -1,4 +1,4 @@
-"""Where edits lie that were not given a file of their own: in the platform's data directory, beside the model store."""
+"""The folder of stored edits, in the platform's data folder: naming, listing, finding and removing them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LONGEST_NAME = 60
 
 
 def edits_folder() -> Path:
-    """Where the files are (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
+    """The folder of stored edits (it may not exist yet); `XDG_DATA_HOME` and its relatives apply."""
     return data_folder() / "edits"
 
 
 def edit_files() -> list[Path]:
-    """All of them, the last one made first."""
+    """All stored edits, the newest first."""
     found: list[tuple[int, Path]] = []
     with suppress(OSError):
         for path in edits_folder().iterdir():
@@ -31,7 +31,7 @@ def edit_files() -> list[Path]:
 
 
 def new_edit_file(subject: str, target: str) -> Path:
-    """A name that says what the edit does and that no other has, as in eiffel-tower-rome."""
+    """An unused path named after the edit, such as eiffel-tower-rome."""
     words = re.sub(r"[\W_]+", "-", f"{subject} {target}".lower()).strip("-") or "edit"
     name = words.encode()[:_LONGEST_NAME].decode(errors="ignore").strip("-")
     taken = {path.stem for path in edit_files()}
@@ -42,10 +42,10 @@ def new_edit_file(subject: str, target: str) -> Path:
 
 
 def find_edit(name: str) -> Path:
-    """The file of that path, else the one that `llm edit list` shows under that name.
+    """The file `name`, else the stored edit that `llm edit list` shows under that name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is neither.
     """
     path = Path(name).expanduser()
     with suppress(OSError, ValueError):
@@ -60,7 +60,7 @@ def find_edit(name: str) -> Path:
 
 
 def remove_edit(path: Path) -> None:
-    """Delete one of the files.
+    """Delete an edit file.
 
     Raises:
         LlmcliError: the file system refuses.

@@ -1,7 +1,7 @@
-"""Keys of `config.json` that switch the biases of linear layers off, although the files may hold them.
+"""Keys of `config.json` that say that linear layers have no bias, even if the files hold one.
 
-Tools that quantize models write a bias of zeros for every matrix, and a model trained from another may keep tensors it
-has no use for. `transformers` builds the layers that the configuration asks for and passes over other tensors.
+Quantization tools write a bias of zeros for every matrix, and a model trained from another may keep unused tensors.
+`transformers` builds the layers that the configuration describes and ignores other tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MLP = re.compile(r".*\.(mlp|feed_forward)\.(gate_proj|up_proj|down_proj|gate_up
 
 @dataclass(frozen=True)
 class BiasKeys:
-    """For each kind of layer the key that is false where the model has no such bias; None: no key says so."""
+    """For each kind of layer, the key that is false if it has no bias; None: no such key."""
 
     qkv: str | None = "attention_bias"
     output: str | None = "attention_bias"
@@ -33,16 +33,16 @@ class BiasKeys:
 
 
 ALWAYS = BiasKeys(None, None, None)
-"""Of families whose biases are not optional."""
+"""For families whose biases are not optional."""
 
 
 def without_unwanted_biases(tensors: Mapping[str, Tensor], keys: ConfigKeys, biases: BiasKeys) -> Mapping[str, Tensor]:
-    """The tensors of a checkpoint but for the biases that its `config.json` says the model has not.
+    """The tensors of a checkpoint, without biases that its `config.json` switches off.
 
-    A key that is absent switches nothing off: the files tell.
+    An absent key switches nothing off: then the files decide.
 
     Raises:
-        CheckpointError: a key that is neither true nor false.
+        CheckpointError: such a key is neither true nor false.
     """
     patterns = ((biases.qkv, _QKV), (biases.output, _OUTPUT), (biases.mlp, _MLP))
     off = [pattern for key, pattern in patterns if key is not None and key in keys.values and not keys.flag(key)]

@@ -1,4 +1,4 @@
-"""Typed reading of a model's `config.json`: every key named in the error when it is missing or of the wrong kind."""
+"""Typed access to a model's `config.json`; errors name the key that is missing or invalid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmcli.errors import CheckpointError
 
-# Larger numbers are nonsense in a configuration, and would only turn up later as a failed allocation.
+# Larger numbers are invalid in a configuration, and would only show later as a failed allocation.
 LARGEST = (1 << 31) - 1
 _SMALLEST_FACTOR, _LARGEST_FACTOR = 1e-9, 1e12
 
@@ -18,10 +18,10 @@ _LONGEST_VALUE = 100
 
 
 def in_short(value: object) -> str:
-    """A value as Python writes it, of bounded length."""
+    """The `repr` of a value, shortened to a bounded length."""
     try:
         text = repr(value)
-    except ValueError:  # whole numbers of thousands of digits
+    except ValueError:  # an int with thousands of digits
         text = "a number of very many digits"
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
 
@@ -29,25 +29,25 @@ def in_short(value: object) -> str:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # an int too large for a float
         return False
 
 
 @dataclass(frozen=True)
 class ConfigKeys:
-    """The keys of one JSON object, with the defaults a family has for absent ones.
+    """The keys of one JSON object, with a family's defaults for absent ones.
 
-    Absent and null differ: `"sliding_window": null` switches the window off, an absent key takes the family's default.
+    Absent and null differ: `"sliding_window": null` switches the window off, an absent key gets the family's default.
     """
 
     values: Mapping[str, object]
     path: Path
     defaults: Mapping[str, object] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Keys that a family uses in the place of the usual one; the first that is there counts."""
+    """Keys that a family uses instead of the usual one, in order of precedence."""
 
     def get(self, name: str) -> object:
-        """The value as it stands in the file, else the family's default, else None."""
+        """The value in the file, else the family's default, else None."""
         for candidate in self.aliases.get(name, (name,)):
             if candidate in self.values:
                 return self.values[candidate]
@@ -80,7 +80,7 @@ class ConfigKeys:
         return value
 
     def number(self, name: str) -> float:
-        """A finite number; `CheckpointError` when missing or of another kind."""
+        """A finite number; `CheckpointError` if missing or of another type."""
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             raise CheckpointError(
@@ -89,14 +89,14 @@ class ConfigKeys:
         return float(value)
 
     def not_negative(self, name: str) -> float:
-        """A finite number from zero; `CheckpointError` when missing or anything else."""
+        """A finite number of at least 0; `CheckpointError` if missing or invalid."""
         value = self.number(name)
         if value < 0:
             raise CheckpointError(f"{self.path} has {self.spelled(name)!r} = {value}; a number from 0 is needed.")
         return value
 
     def positive(self, name: str) -> float:
-        """A number above zero, of a size that can be computed with; `CheckpointError` when missing or anything else."""
+        """A number above 0, neither tiny nor huge (1e-9 to 1e12); `CheckpointError` if missing or invalid."""
         value = self.number(name)
         if not _SMALLEST_FACTOR <= value <= _LARGEST_FACTOR:
             raise CheckpointError(
@@ -109,7 +109,7 @@ class ConfigKeys:
         return None if self.get(name) is None else self.positive(name)
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """A list of finite numbers above zero; `CheckpointError` when missing or anything else."""
+        """A list of finite numbers above 0; `CheckpointError` if missing or invalid."""
         value = self.get(name)
         if not isinstance(value, list):
             raise CheckpointError(
@@ -118,7 +118,7 @@ class ConfigKeys:
         return tuple(ConfigKeys({name: item}, self.path).positive(name) for item in value)
 
     def integers(self, name: str) -> list[int] | None:
-        """A list of whole numbers, None when absent, null or empty; `CheckpointError` when anything else."""
+        """A list of whole numbers, None if absent, null or empty; `CheckpointError` for anything else."""
         value = self.get(name)
         if not value:
             return None
@@ -129,7 +129,7 @@ class ConfigKeys:
         return value
 
     def flag(self, name: str) -> bool:
-        """True or false; absent without a default means false."""
+        """A boolean; false if absent without a default."""
         value = self.get(name)
         if value is not None and not isinstance(value, bool):
             raise CheckpointError(
@@ -138,14 +138,14 @@ class ConfigKeys:
         return bool(value)
 
     def text(self, name: str) -> str | None:
-        """A string, or None when absent or null."""
+        """A string, or None if absent or null."""
         value = self.get(name)
         if value is not None and not isinstance(value, str):
             raise CheckpointError(f"{self.path} has {self.spelled(name)!r} = {in_short(value)}; a string is needed.")
         return value
 
     def section(self, name: str) -> ConfigKeys | None:
-        """A nested object, or None when absent, null or empty."""
+        """A nested object, or None if absent, null or empty."""
         value = self.get(name)
         if not value:
             return None

@@ -1,4 +1,4 @@
-"""What one model family of Hugging Face checkpoints has of its own, as data; `families` holds them all."""
+"""`Family`: how one model family of Hugging Face checkpoints differs from Llama, as data; see `registry`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from llmcli.model.config import Placement, QKNorm
 
 @dataclass(frozen=True)
 class Family:
-    """What a family adds to, or changes of, the Llama pattern."""
+    """The ways in which a family differs from Llama."""
 
     defaults: Mapping[str, object] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Keys that stand for the usual ones."""
+    """Keys that replace the usual ones."""
     norm: NormStyle = field(default_factory=NormStyle)
     placement: Placement = "pre"
     qk_norm: QKNorm | None = None
@@ -35,23 +35,23 @@ class Family:
     """Further fields of `ModelConfig`."""
 
     lists_layer_types: bool = False
-    """`layer_types` may list the kind of each layer; the others have the layers of their rule."""
+    """Whether `layer_types` may list the type of each layer; otherwise the family's rule decides."""
     biases: BiasKeys = field(default_factory=BiasKeys)
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    """Keys that `transformers` reads and of which this program computes no other values than these; absence is one."""
+    """Keys that `transformers` reads, with the only values that this program supports; an absent key is fine too."""
 
-    # How tensors are stored, where that cannot be seen in them.
+    # How tensors are stored, if the tensors themselves do not show it.
     norm_names: Mapping[str, str] = field(default_factory=dict)
-    """Names of norms that mean other norms elsewhere."""
+    """Our names of norms -> the family's, where a name means another norm in other families."""
     paired: bool = False
-    """Rows of queries and keys that are rotated together stand side by side."""
+    """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
     paired_key: str | None = None
-    """The key that is false where they do not."""
+    """A key of `config.json` that is false if they are not."""
     matrices_transposed: bool = False
-    """Matrices of attention and feed-forward are (in, out)."""
+    """Whether matrices of attention and feed-forward are (in, out)."""
     qkv_by_head: bool = False
-    """One tensor for queries, keys and values, with the three of each head together."""
+    """Whether the fused query-key-value tensor keeps the three of each head together."""
     experts_transposed: bool = False
-    """The matrices of packed experts are (in, out)."""
+    """Whether the matrices of packed experts are (in, out)."""
     gate_up_alternating: bool = False
-    """Of packed experts, rows of gate and up projection alternate."""
+    """Whether rows of the gate and up projections of packed experts alternate."""

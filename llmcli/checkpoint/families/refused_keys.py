@@ -1,8 +1,7 @@
-"""Values of `config.json` that `transformers` computes with and this program does not: each is refused by its key.
+"""Keys of `config.json` with values that `transformers` supports and this program does not; each is refused.
 
-What is neither read, nor refused here or in `refused_models`, nor in the lists of harmless keys that the tests hold
-(tests/support/models/harmless_keys.py) is a key that no configuration class of `transformers` has: the reference passes
-over it, and so does this program.
+A key that is neither read, nor refused here or in `refused_models`, nor in the tests' list of harmless keys
+(tests/support/models/harmless_keys.py) belongs to no configuration class of `transformers`; both ignore it.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import LAYER_TYPES
 from llmcli.errors import UnsupportedModelError
 
-# What older files call a layer that attends to everything.
+# Names of full-attention layers in older files.
 OLD_LAYER_TYPES = {"attention": "full_attention"}
 
 _LONGEST_VALUE = 120
 
-# Keys within a rotation that some model's own code multiplies frequencies or scores by, and `transformers` does not.
-# Null and these values leave a rotation as it is.
+# RoPE keys with which the published code of some models scales frequencies or scores, and `transformers` does not.
+# Null and the listed values change nothing.
 _ROTATION_KEYS: dict[str, tuple[object, ...]] = {
     "attn_factor": (1,),
     "extrapolation_factor": (1,),
@@ -30,7 +29,7 @@ _ROTATION_KEYS: dict[str, tuple[object, ...]] = {
 
 
 def refuse_unknown_values(keys: ConfigKeys, model_type: str, family: Family) -> None:
-    """Do nothing if the model's family computes what every key asks for; `keys` have the family's defaults.
+    """Refuse values that the model's family does not support; `keys` include the family's defaults.
 
     Raises:
         UnsupportedModelError: with the key and its value.
@@ -49,7 +48,7 @@ def _refuse_layer_types(keys: ConfigKeys, model_type: str, family: Family) -> No
     if family.lists_layer_types or not isinstance(listed, list):
         return
     kinds = [OLD_LAYER_TYPES.get(str(kind), str(kind)) for kind in listed]
-    # Of a list of the wrong length the error is raised where layers are built.
+    # A list of the wrong length is refused where layers are built.
     if len(kinds) == keys.optional_integer("num_hidden_layers") and kinds != family.layer_types(keys, len(kinds)):
         raise _unsupported(
             keys, model_type, "layer_types", listed, "its layers are all of one kind, which its window decides"

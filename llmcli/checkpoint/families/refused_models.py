@@ -1,4 +1,4 @@
-"""Models that this program cannot run, each with the reason: said before any weight is read."""
+"""Models that this program cannot run, each with the reason; checked before any weights are read."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ _STATE_KEYS = ("ssm_", "linear_conv")
 
 
 def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
-    """Do nothing if nothing in `config.json` is known to be out of reach.
+    """Refuse a model whose `config.json` shows a feature that this program lacks.
 
     Raises:
-        UnsupportedModelError: with what the model has that this program does not.
+        UnsupportedModelError: names the feature.
     """
     if model_type in _REASONS:
         raise _unsupported(keys, model_type, _REASONS[model_type])
-    # Mamba keys also stand in the files of Granite hybrids that have no such layer: their layer types tell.
+    # Granite hybrids have Mamba keys even without Mamba layers; their layer types decide.
     kinds = keys.get("layer_types") or keys.get("layers_block_type")
     if isinstance(kinds, list):
         states = [index for index, kind in enumerate(kinds) if any(name in str(kind) for name in _STATE_TYPES)]

@@ -1,6 +1,6 @@
 """Model families of Hugging Face checkpoints, as data: one entry for each `model_type`.
 
-An entry holds the values that the family's `config.json` leaves out, and the ways in which it departs from Llama.
+An entry holds the values that the family's `config.json` leaves out, and how the family differs from Llama.
 Defaults are those of transformers 5.24's configuration classes.
 """
 
@@ -105,7 +105,7 @@ _DEEPSEEK_V3 = Family(
 )
 
 FAMILIES: dict[str, Family] = {
-    # Llama 1, 2, 3, 3.1, 3.2, and everything that arrives as one: SmolLM and SmolLM2, Yi, TinyLlama, DeepSeek-LLM.
+    # Llama 1, 2, 3, 3.1, 3.2, and models published in its format: SmolLM and SmolLM2, Yi, TinyLlama, DeepSeek-LLM.
     "llama": Family(_BASE),
     "llama4_text": Family(
         {
@@ -232,7 +232,7 @@ FAMILIES: dict[str, Family] = {
         gated=False,
         rope=RopeRules(partial=True),
         biases=ALWAYS,
-        # Norms of queries and keys, which no published model has.
+        # Norms of queries and keys; no published model has them.
         only={"qk_layernorm": (False,)},
     ),
     # Phi-3, 3.5, 4, 4-mini.
@@ -280,7 +280,7 @@ FAMILIES: dict[str, Family] = {
         qk_norm="whole",
         experts=rules.olmoe_experts,
         extras=rules.olmo_extras,
-        # A window is for one of the implementations of attention only.
+        # Only one of transformers' attention implementations applies the window.
         only={"sliding_window": ()},
     ),
     "granite": Family(_GRANITE, extras=rules.granite_scales),
@@ -296,7 +296,7 @@ FAMILIES: dict[str, Family] = {
         experts=rules.granite_experts,
         extras=rules.granite_scales,
     ),
-    # Only those without recurrent layers; see `refused_models`.
+    # Only models without recurrent layers; see `refused_models`.
     "granitemoehybrid": Family(
         {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 1024},
         aliases={**_EXPERT_COUNT, "layer_types": ("layer_types", "layers_block_type")},

@@ -1,7 +1,7 @@
-"""Rotary position keys of `config.json`, in the three generations that exist.
+"""Read RoPE settings from `config.json`, in its three generations.
 
 Up to transformers 4: `rope_theta` and `rope_scaling` at top level. From 5: one `rope_parameters` object, flat or nested
-by layer type. A few families have names of their own. Which wins when several are there follows transformers 5.23.
+by layer type. Third, a few families use other names. Precedence is that of transformers 5.23.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 @dataclass(frozen=True)
 class RopeRules:
-    """What a family's rotation has beside what its `config.json` says."""
+    """RoPE facts of a family that its `config.json` does not state."""
 
     scaled_layers_only: str | None = None
-    """The only layer type that a scaling at top level is meant for; None: all."""
+    """The only layer type that top-level scaling applies to; None: all."""
     local_theta: str | float | None = None
-    """Theta of the other layer types: the key that holds it, or the number itself."""
+    """Theta of the other layer types: a number, or the key that holds it."""
     by_layer_type: bool = False
-    """`rope_parameters` holds one object for each layer type; the others know a single rotation."""
+    """Whether `rope_parameters` has one object for each layer type."""
     partial: bool = False
-    """Part of a head may be rotated; the others rotate whole heads."""
+    """Whether a part of each head may be rotated; otherwise whole heads are."""
     float32: bool = False
     old_names: tuple[tuple[str, str], ...] = ()
-    """Names of scalings that older files of the family use: theirs, and today's."""
+    """Names of scalings in older files of the family, with today's names."""
 
 
 def rope_config(
     keys: ConfigKeys, rules: RopeRules, *, head_dim: int, context_length: int, layer_type: str
 ) -> RopeConfig:
-    """The rotation of layers of kind `layer_type` ("full_attention", "sliding_attention", "chunked_attention")."""
+    """The RoPE settings of a layer type ("full_attention", "sliding_attention", "chunked_attention")."""
     own = rope_section(keys, layer_type)
     elsewhere = rules.scaled_layers_only not in (None, layer_type)
     unscaled = elsewhere and not _is_nested(keys)
@@ -64,13 +64,13 @@ def rope_config(
 
 
 def rope_section(keys: ConfigKeys, layer_type: str) -> ConfigKeys:
-    """The keys of the rotation of one layer type, without those at top level."""
+    """The nested RoPE keys of one layer type, without top-level keys."""
     found = _found(keys)
     return (found.section(layer_type) or ConfigKeys({}, keys.path)) if _is_nested(keys) else found
 
 
 def stretched_context(keys: ConfigKeys, context_length: int) -> int:
-    """The context that the scaling makes possible, where `max_position_embeddings` may not tell."""
+    """The context after RoPE scaling, which may exceed `max_position_embeddings`; in tokens."""
     own = rope_section(keys, "full_attention")
     kind, factor = own.text("rope_type") or own.text("type"), own.optional_positive("factor")
     if factor is None or kind not in ("yarn", "dynamic"):
@@ -80,7 +80,7 @@ def stretched_context(keys: ConfigKeys, context_length: int) -> int:
 
 
 def _found(keys: ConfigKeys) -> ConfigKeys:
-    # A non-empty `rope_scaling` replaces `rope_parameters` whole. Null means the family's default, as absence does.
+    # A non-empty `rope_scaling` replaces `rope_parameters` as a whole. Null or absent means the family's default.
     found = keys.section("rope_scaling") or keys.section("rope_parameters")
     if found is None and keys.get("rope_parameters") is None:
         found = ConfigKeys(keys.defaults, keys.path).section("rope_parameters")
@@ -92,12 +92,12 @@ def _is_nested(keys: ConfigKeys) -> bool:
 
 
 def original_context(keys: ConfigKeys, layer_type: str, context_length: int) -> int:
-    """The number of positions that the model was trained on before its context was stretched."""
+    """The training context before RoPE scaling, in tokens."""
     return _original_context(keys, rope_section(keys, layer_type), context_length)
 
 
 def _original_context(keys: ConfigKeys, own: ConfigKeys, context_length: int) -> int:
-    # Written at top level by some families (Phi-3), where it overrides the one inside, unless that is of a layer type.
+    # Some families (Phi-3) have it at top level, which overrides the nested one unless that is of a layer type.
     outer = None if _is_nested(keys) else keys.optional_integer("original_max_position_embeddings")
     return outer or own.optional_integer("original_max_position_embeddings") or context_length
 
@@ -161,5 +161,5 @@ def _yarn_attention_factor(own: ConfigKeys, factor: float) -> float:
 
 
 def yarn_mscale(factor: float, scale: float) -> float:
-    """The temperature YaRN gives attention: `0.1 scale ln(factor) + 1` (arXiv:2309.00071, eq. 22)."""
+    """YaRN's attention temperature, `0.1 scale ln(factor) + 1` (arXiv:2309.00071, eq. 22)."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

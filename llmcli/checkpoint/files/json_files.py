@@ -1,4 +1,4 @@
-"""Reading the small files beside the weights, with limits: they come from strangers."""
+"""Read the small files beside the weights; size and nesting are limited, because they are untrusted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _LARGEST_BYTES = 256 << 20
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of a file of at most 256 MiB that is in its folder, not behind a link; `CheckpointError` otherwise.
+    """The bytes of a regular file in its folder, at most 256 MiB; `CheckpointError` otherwise.
 
-    See `inside` for the links that are followed.
+    See `inside` for the symbolic links that are followed.
     """
     path = inside(path.parent, path.name)
     try:
-        # A FIFO or a device could block for ever or never end.
+        # Reading a FIFO or a device could block or never end.
         if not path.is_file():
             raise CheckpointError(f"{path} is not a regular file.")
         if path.stat().st_size > _LARGEST_BYTES:
@@ -29,7 +29,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file of at most 256 MiB, lines ending as in the file; `CheckpointError` otherwise."""
+    """The UTF-8 text of a file of at most 256 MiB, line endings unchanged; `CheckpointError` otherwise."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -37,7 +37,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json_object(path: Path) -> dict[str, object]:
-    """The JSON object in `path`; `CheckpointError` if it is anything else."""
+    """The JSON object in `path`; `CheckpointError` for anything else."""
     text = read_text(path)
     try:
         value = json.loads(text)
@@ -53,5 +53,5 @@ def read_json_object(path: Path) -> dict[str, object]:
 
 
 def optional_json_object(path: Path) -> dict[str, object]:
-    """Like `read_json_object`, but empty if there is no such file."""
+    """Like `read_json_object`, but an empty object if the file does not exist."""
     return read_json_object(path) if path.exists() else {}

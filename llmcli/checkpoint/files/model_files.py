@@ -1,7 +1,6 @@
-"""Which files of a folder, a snapshot or a repository make up a model: one rule for all that look for models.
+"""Decide which files of a folder, snapshot or repository make up a model: one rule for `list`, `pull` and loading.
 
-From names to names: the only contents that count are those of an index, which the caller reads. What is found here is
-what `list` shows, `pull` fetches and a model is loaded from.
+Works on file names alone; the only file contents needed are those of an index, which the caller reads.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 
 Layout: TypeAlias = Literal["safetensors", "PyTorch", "consolidated safetensors", "consolidated PyTorch"]
 ReadIndex: TypeAlias = Callable[[str], Sequence[str]]
-"""From the name of an index such as `model.safetensors.index.json` to the names of its shards; `LlmcliError` if it is
-damaged."""
+"""Returns the shard names in an index such as `model.safetensors.index.json`; `LlmcliError` if it is damaged."""
 
 SAFETENSORS_INDEX, SAFETENSORS_SINGLE = "model.safetensors.index.json", "model.safetensors"
-# As older versions of transformers write them.
+# Names that older versions of transformers use.
 TORCH_INDEX, TORCH_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 
 VOCABULARY_FILES = ("vocab.json", "merges.txt")
-"""A byte-level BPE tokenizer from before `tokenizer.json`: both are needed."""
+"""A byte-level BPE tokenizer in the format before `tokenizer.json`: both files are needed."""
 
 _TOKENIZERS = ("tokenizer.json", "tekken.json", "tokenizer.model")
 _SMALL_FILES = (
@@ -43,7 +41,7 @@ _SMALL_FILES = (
 _NAMED_TEMPLATE = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
 _PART = re.compile(r"-(\d{5})-of-(\d{5})(?=\.\w+$)")
 _META_PART = re.compile(r"consolidated\.(\d{2})\.pth")
-# Files that llama.cpp's tools write beside a model, by the names they give them.
+# Companion files of a model, as llama.cpp's tools name them.
 _COMPANION = re.compile(r"mmproj|imatrix")
 _QUANT = re.compile(r"(?:^|[-._])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|F16|F32|FP16|FP32))$", re.IGNORECASE)
 
@@ -54,42 +52,42 @@ class WeightFiles:
 
     layout: Layout
     files: tuple[str, ...]
-    """In order."""
+    """The file names, in order."""
     index: str | None = None
-    """The file that names `files`, if one does."""
+    """The index that lists `files`, if one does."""
     notes: tuple[str, ...] = ()
-    """What is passed over beside them, for the user."""
+    """Notes for the user about files that are ignored."""
 
     @property
     def config(self) -> str:
-        """The name of the configuration that goes with the layout."""
+        """The name of the configuration file of this layout."""
         return "params.json" if self.layout.startswith("consolidated") else "config.json"
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """What there is of one layout: its files, or why they cannot be used, or neither."""
+    """The weights found in one layout: their files, or why they cannot be used, or neither."""
 
     found: WeightFiles | None = None
     fault: LlmcliError | None = None
     begun: bool = False
-    """Some of the files are there, so that another layout must not silently take their place."""
+    """Whether some of the files exist: then no other layout may silently replace this one."""
 
 
 def weight_files(
     names: Iterable[str], shards: ReadIndex, *, where: str, advice: str = "; download the rest"
 ) -> WeightFiles | None:
-    """The weights among the files `names` of a folder, which errors call `where`; None: there are none of any layout.
+    """The weight files among `names`, the files of a folder that errors call `where`; None if there are none.
 
-    Safetensors come before pickles, and files for Transformers, which need a `config.json`, before Mistral's and Meta's
-    own, which need a `params.json`. As in transformers, `model.safetensors` or `pytorch_model.bin` comes before an
-    index, stale or damaged or not, unless that counts it among its shards. An index counts if all its shards are there;
-    it is stale beside a whole series of others, or if none of its shards are there. Folders within are never looked
-    into.
+    Order of precedence: safetensors before pickles; files for Transformers, which need a `config.json`, before the
+    releases of Mistral and Meta, which need a `params.json`. As in transformers, `model.safetensors` or
+    `pytorch_model.bin` precedes an index, even a stale or damaged one, unless the index lists it among several shards.
+    An index is used if all its shards exist; it is stale beside a complete series of other files, or if none of its
+    shards exist. Subfolders are ignored.
 
     Raises:
         CheckpointError: some of the files are missing, or the only index is damaged.
-        UnsupportedModelError: several weight files, and nothing that says which of them belong together.
+        UnsupportedModelError: there are several weight files and no index that says which belong together.
     """
     names = sorted(name for name in names if "/" not in name)
     configured = "config.json" in names
@@ -111,12 +109,12 @@ def weight_files(
 
 
 def no_weights(names: Iterable[str], where: str) -> LlmcliError:
-    """The error for a folder that has a configuration, but no weights that are read."""
+    """The error for a folder with a configuration but without weights that can be read."""
     pickles = sorted(name for name in names if name.endswith((".bin", ".pth", ".pt")))
     if pickles:
         return UnsupportedModelError(
-            f"{where} holds only pickled weights ({shown(pickles[0])}), of which no others are loaded than "
-            f"{TORCH_SINGLE} or its numbered parts; use a safetensors or GGUF version of the model."
+            f"{where} holds only pickled weights ({shown(pickles[0])}), and only "
+            f"{TORCH_SINGLE} or its numbered parts are loaded; use a safetensors or GGUF version of the model."
         )
     return CheckpointError(f"{where} holds no weights: there is no {SAFETENSORS_SINGLE} and no other safetensors file.")
 
@@ -128,7 +126,7 @@ def _safetensors(names: Sequence[str], shards: ReadIndex, where: str, advice: st
     damaged = indexed.fault is not None and not listed
     if indexed.found is not None or damaged:
         return indexed
-    # Mistral publishes the same weights a second time, under its own names; adapters are no models.
+    # Mistral also publishes the same weights under its own names; adapters are not models.
     others = [
         name
         for name in names
@@ -136,7 +134,7 @@ def _safetensors(names: Sequence[str], shards: ReadIndex, where: str, advice: st
     ]
     sets = complete_sets(others)
     if indexed.fault is not None:
-        # Another file of any name is not what the index was of; a whole series is.
+        # Despite a stale index, a complete series of files is used; a single file of another name is not.
         sets = {label: files for label, files in sets.items() if len(files) > 1}
     if len(sets) == 1:
         return _Candidate(WeightFiles("safetensors", tuple(next(iter(sets.values())))))
@@ -169,7 +167,7 @@ def _pickles(names: Sequence[str], shards: ReadIndex, where: str, advice: str) -
 
 
 def _whole(layout: Layout, single: str, index: str, indexed: _Candidate, listed: Sequence[str]) -> _Candidate:
-    """The file that holds all, unless the index beside it counts it among several that are all there."""
+    """The single file, unless the index beside it lists it among several shards that all exist."""
     if indexed.found is not None and single in listed and len(listed) > 1:
         return indexed
     passed_over = (indexed.found or indexed.fault) is not None and list(listed) != [single]
@@ -180,7 +178,7 @@ def _whole(layout: Layout, single: str, index: str, indexed: _Candidate, listed:
 def _indexed(
     layout: Layout, index: str, names: Sequence[str], shards: ReadIndex, where: str, advice: str
 ) -> tuple[_Candidate, list[str]]:
-    """The shards that an index names, if it is there; and the names in it."""
+    """The shards that an index lists, if the index exists; and their names."""
     if index not in names:
         return _Candidate(), []
     try:
@@ -196,7 +194,7 @@ def _indexed(
 
 
 def _native(names: Sequence[str], where: str, suffix: str, advice: str) -> _Candidate:
-    """A release of Mistral's own (safetensors) or of Meta's (`.pth`)."""
+    """A release in the layout of Mistral (safetensors) or of Meta (`.pth`)."""
     if suffix == ".safetensors":
         layout: Layout = "consolidated safetensors"
         files = ["consolidated.safetensors"] if "consolidated.safetensors" in names else []
@@ -225,9 +223,9 @@ def _lacks(where: str, missing: Sequence[str], count: int, advice: str) -> Check
 
 
 def tokenizer_file(names: Iterable[str]) -> str | None:
-    """The file that a model's tokenizer is read from: the converted one tells most. None: there is none.
+    """The file that a model's tokenizer is read from, the most complete format first; None if there is none.
 
-    `vocab.json` stands for itself and `merges.txt`.
+    `vocab.json` stands for itself with `merges.txt`.
     """
     present = set(names)
     if found := next((name for name in _TOKENIZERS if name in present), None):
@@ -241,32 +239,32 @@ def small_files(names: Iterable[str]) -> list[str]:
 
 
 def gguf_sets(names: Iterable[str]) -> dict[str, list[str]]:
-    """The complete language models among the GGUF files: a label -> its file, or its parts in order."""
+    """The complete language models among GGUF files: label -> its file, or its shards in order."""
     return complete_sets(gguf_names(names))
 
 
 def gguf_names(names: Iterable[str]) -> list[str]:
-    """The GGUF files that are not, by their names, companions of a model: projectors of images, statistics."""
+    """GGUF files whose names are not those of companions (image projectors, importance matrices)."""
     ggufs = (name for name in names if name.lower().endswith(".gguf"))
     return sorted(name for name in ggufs if not _COMPANION.search(PurePosixPath(name).name.lower()))
 
 
 def complete_sets(names: Iterable[str]) -> dict[str, list[str]]:
-    """Files by themselves and series "-00001-of-00003" of which every part is there, by name without the numbers."""
+    """Single files, and series "-00001-of-00003" without gaps, by name without the numbers."""
     series = {key: parts for key, parts in _series(names).items() if set(parts) == set(range(1, key[1] + 1))}
     stems = [stem for stem, _ in series]
     return {
-        # The same model cut into 2 and into 3 parts is two sets.
+        # One model split into 2 and into 3 shards gives two sets.
         (stem if stems.count(stem) == 1 else f"{stem}-of-{count:05d}"): [parts[n] for n in sorted(parts)]
         for (stem, count), parts in sorted(series.items())
     }
 
 
 def missing_parts(names: Iterable[str]) -> list[str]:
-    """The names of the files that the series among `names` lack."""
+    """The names of files that are missing from the series among `names`."""
     found = []
     for (_, count), parts in sorted(_series(names).items()):
-        # A name that claims a million parts is no reason to list them all.
+        # A name may claim a million shards: stop at 9,999.
         number = next((n for n in range(1, count + 1) if n not in parts), None)
         if number is not None:
             other = next(iter(parts.values()))
@@ -276,12 +274,12 @@ def missing_parts(names: Iterable[str]) -> list[str]:
 
 
 def first_part(name: str) -> str:
-    """The name of the first part of the series that a file is one of; `name` itself if it is none."""
+    """The name of the first shard of the series that `name` belongs to; `name` itself if it is a single file."""
     return _PART.sub(lambda match: f"-00001-of-{match[2]}", name)
 
 
 def _series(names: Iterable[str]) -> dict[tuple[str, int], dict[int, str]]:
-    """Files by (name without numbers and suffix, number of parts), and number; a single file is a series of one."""
+    """File names by (name without numbers and suffix, number of shards), then by shard; a single file is a series."""
     found: dict[tuple[str, int], dict[int, str]] = {}
     for name in sorted(names):
         part = _PART.search(name)
@@ -292,7 +290,7 @@ def _series(names: Iterable[str]) -> dict[tuple[str, int], dict[int, str]]:
 
 
 def quant_of(label: str) -> str:
-    """The quantization in a GGUF file's name ("Q4_K_M"), or the whole name if there is none."""
+    """The quantization in a GGUF file's name ("Q4_K_M"), or the whole stem if there is none."""
     stem = PurePosixPath(label).name
     match = _QUANT.search(stem)
     return match[1] if match else stem

@@ -1,6 +1,6 @@
-"""Reading the weight files of a model's folder together: none outside it, and each tensor from the file an index names.
+"""Read all weight files of a folder together, checked against its index; links out of the folder are refused.
 
-Which files they are is said in `model_files`.
+`model_files` decides which files they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmcli.errors import CheckpointError
 
 
 class InFile(Protocol):
-    """A tensor that knows which file it is in."""
+    """A tensor with the path of its file."""
 
     @property
     def path(self) -> Path:
@@ -29,13 +29,13 @@ T = TypeVar("T", bound=InFile)
 
 
 def file_names(folder: Path) -> list[str]:
-    """Everything directly in a folder but hidden files and links that lead nowhere, in order.
+    """Names of everything directly in a folder except hidden files and broken links, sorted.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the folder cannot be read.
     """
     try:
-        # macOS puts a "._name" beside each file on a disk that is not its own.
+        # macOS writes a "._NAME" beside each file on foreign file systems.
         return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and _is_there(path))
     except OSError as error:
         raise CheckpointError(f"{folder} could not be read: {error.strerror}.") from None
@@ -44,7 +44,7 @@ def file_names(folder: Path) -> list[str]:
 def _is_there(path: Path) -> bool:
     with suppress(OSError):
         return path.exists()
-    return True  # what is wrong with it is said when it is opened
+    return True  # opening the file reports the fault
 
 
 class FolderIndexes:
@@ -55,7 +55,7 @@ class FolderIndexes:
         self._maps: dict[str, dict[str, str]] = {}
 
     def weight_map(self, index: str) -> dict[str, str]:
-        """From the name of each tensor to that of its shard, as an index says; `CheckpointError` if it is damaged."""
+        """Tensor name -> shard name, from an index file; `CheckpointError` if it is damaged."""
         if index not in self._maps:
             self._maps[index] = _weight_map(self.folder / index)
         return self._maps[index]
@@ -77,10 +77,10 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def read_weights(indexes: FolderIndexes, weights: WeightFiles, read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
-    """The tensors of the files of `weights`, which are in the folder of `indexes`; `read` reads one file.
+    """Read the files of `weights` in the folder of `indexes`; `read` reads one file.
 
     Raises:
-        CheckpointError: a tensor is missing or is there twice, or a file is a link to one outside the folder.
+        CheckpointError: a tensor is missing or occurs twice, or a file is a link out of the folder.
     """
     folder = indexes.folder
     tensors = read_together(folder, weights.files, read)
@@ -93,7 +93,7 @@ def read_weights(indexes: FolderIndexes, weights: WeightFiles, read: Callable[[P
 
 
 def read_together(folder: Path, names: Sequence[str], read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
-    """The tensors of several files of which each holds some; `CheckpointError` if one is in two of them."""
+    """The tensors of several files together; `CheckpointError` if two files have the same tensor."""
     tensors: dict[str, T] = {}
     for shard in names:
         for name, tensor in read(inside(folder, shard)).items():

@@ -1,4 +1,4 @@
-"""Having weights on their way from the disk while the program is still starting."""
+"""Start reading weights from disk while the program is still starting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WEIGHTS = (".gguf", ".safetensors", ".bin", ".pth")
 
 
 def read_ahead(model: Path) -> None:
-    """Ask the system to begin reading a model's weights into its file cache; returns at once, and never fails.
+    """Ask the system to read a model's weights into its file cache; returns at once and never fails.
 
     Importing torch takes a second or more, in which the disk would be idle.
     """
@@ -19,7 +19,7 @@ def read_ahead(model: Path) -> None:
     with contextlib.suppress(OSError):
         files = [file for file in model.iterdir() if file.suffix in _WEIGHTS] if model.is_dir() else [model]
         for file in sorted(files):
-            # Not to be stopped by what is no file: opening a pipe would wait for someone to write to it.
+            # O_NONBLOCK: opening a pipe would wait for a writer.
             descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)

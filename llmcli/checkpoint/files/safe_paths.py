@@ -1,4 +1,4 @@
-"""What lies in a model's folder, and what only seems to."""
+"""Refuse symbolic links that lead out of a model's folder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from llmcli.errors import CheckpointError
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a file in `folder`, unless it is a link that leads outside the model.
+    """The path of a file in `folder`, unless it is a link that leads out of the model.
 
-    The links of a Hugging Face cache into its own `blobs` are followed.
+    Links of a Hugging Face cache into its `blobs` folder are followed.
 
     Raises:
-        CheckpointError: it is such a link, or one that leads nowhere.
+        CheckpointError: the file is such a link, or a broken one.
     """
     path = folder / name
     try:

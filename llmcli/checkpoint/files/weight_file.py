@@ -1,6 +1,6 @@
-"""Opening and reading the large files of a model, and naming those that are something else altogether.
+"""Open and read the large files of a model, and recognize files of other kinds by their first bytes.
 
-Files are read at explicit offsets, never mapped: a file that is cut short while it is mapped kills the process.
+Files are read at explicit offsets, never mapped: truncating a mapped file kills the process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import TracebackType
 
 from llmcli.errors import CheckpointError
 
-# Bytes per system call: a signal is answered only between calls, and one call may not exceed 2 GiB anyway.
+# Bytes per system call: signals are handled between calls, and one call reads less than 2 GiB anyway.
 _LARGEST_READ = 32 << 20
 _LONGEST_NAME = 120
 
@@ -39,10 +39,10 @@ _FOREIGN_STARTS: tuple[tuple[bytes, str, str], ...] = (
 
 
 class WeightFile:
-    """A regular file, open for reading at any offset from any thread."""
+    """A regular file, open for reading at any offset; thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`; `CheckpointError` if that cannot be done or it is not a regular file."""
+        """Open `path`; `CheckpointError` if it cannot be opened or is not a regular file."""
         self.path = path
         try:
             # Without O_NONBLOCK, opening a FIFO would wait for a writer.
@@ -58,7 +58,7 @@ class WeightFile:
             raise CheckpointError(f"{path} is not a regular file.")
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill `buffer` (bytes) from `offset`; the count is less than its length only where the file ends."""
+        """Fill `buffer` (bytes) from `offset`; returns the count, less than its length only at the end of the file."""
         done = 0
         while done < len(buffer):
             piece = buffer[done : done + _LARGEST_READ]
@@ -72,13 +72,13 @@ class WeightFile:
         return done
 
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset`, fewer only where the file ends. `count` must be known to be reasonable."""
+        """Read `count` bytes from `offset`, fewer only at the end of the file; the caller bounds `count`."""
         data = bytearray(min(count, max(0, self.size - offset)))
         done = self.read_into(memoryview(data), offset)
         return bytes(data[:done])
 
     def close(self) -> None:
-        """Close the file; it cannot be read any more."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -93,7 +93,7 @@ class WeightFile:
 
 
 def refuse_foreign(path: Path, start: bytes) -> None:
-    """Raise a `CheckpointError` that says what the file is, if its first bytes are those of another kind of file."""
+    """Raise a `CheckpointError` that names the kind of file, if its first bytes are those of another kind."""
     if not start:
         raise CheckpointError(f"{path} is empty; {_FETCH_AGAIN}.")
     text = start.lstrip().lower()
@@ -110,5 +110,5 @@ def cut_short(path: Path, tensor: str) -> CheckpointError:
 
 
 def shown(name: str) -> str:
-    """A name found in a file, safe to print: quoted, control characters escaped, of bounded length."""
+    """A name from a file, safe to print: quoted, control characters escaped, of bounded length."""
     return repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "...")

@@ -1,4 +1,4 @@
-"""From the metadata of a GGUF file to a `ModelConfig`."""
+"""Build a `ModelConfig` from the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import ExpertsConfig, FrequencyFactors, LayerConfig, ModelConfig
 
-# Numbers that stand for what turns router outputs into weights.
+# `expert_gating_func` numbers, and the router scores that each may stand for.
 _GATING = {1: ("softmax", "softmax_of_chosen"), 2: ("sigmoid", "sigmoid_of_chosen"), 3: ("softmax_of_chosen",)}
 _LARGEST_HEAD = 1 << 16
 _MOST_EXPERTS = 10_000
-# The biases that a model has or has not, by the names of the other format.
+# Biases in Hugging Face's names, and the GGUF tensors of layer 0 that show that a model has them.
 _BIASES = {
     "self_attn.q_proj": ("attn_q", "attn_qkv", "attn_q_a", "attn_kv_a_mqa"),
     "self_attn.o_proj": ("attn_output",),
@@ -33,10 +33,10 @@ _BIASES = {
 
 
 def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
-    """The model that a GGUF file describes; `read` gives the values of the small tensors that belong to the rotation.
+    """The `ModelConfig` of a GGUF file; `read` returns the values of the small tensors for RoPE frequencies.
 
     Raises:
-        UnsupportedModelError: an unknown architecture or rotation, layers of different sizes, recurrent layers.
+        UnsupportedModelError: an unknown architecture or RoPE scaling, layers of different sizes, recurrent layers.
         CheckpointError: missing or contradictory sizes.
     """
     architecture, keys = architecture_of(header)
@@ -54,10 +54,10 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
 
 
 def config_values(header: GGUFHeader, read: ReadValues) -> tuple[str, dict[str, Any]]:
-    """The `model_type` of a GGUF file, and what a `config.json` of that family would say of the model.
+    """The `model_type` of a GGUF file, and the values that a `config.json` of that family would have.
 
     Raises:
-        UnsupportedModelError: an unknown architecture or rotation.
+        UnsupportedModelError: an unknown architecture or RoPE scaling.
         CheckpointError: missing or contradictory sizes.
     """
     return _config_values(*architecture_of(header), read)
@@ -71,18 +71,18 @@ def _config_values(architecture: Architecture, keys: ArchitectureKeys, read: Rea
     _add_rotated_share(keys, values)
     rope = values["rope_parameters"]
     if FAMILIES[model_type].rope.by_layer_type:
-        # A scaling is for the layers that attend to everything.
+        # RoPE scaling applies to full-attention layers only.
         own = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         local = own | {"rope_type": "default", "rope_theta": values.get("rope_local_base_freq", rope["rope_theta"])}
         values["rope_parameters"] = {FULL: rope, SLIDING: local}
     elif "original_max_position_embeddings" in rope:
-        # Some families have a default at top level, which would override the one within.
+        # Some families have a top-level default, which would override the nested value.
         values["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     return model_type, values
 
 
 def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str, family: Family) -> dict[str, Any]:
-    """What the file says itself, as a `config.json` of that family would. Nothing is left to defaults but constants."""
+    """The metadata in the terms of the family's `config.json`; only constants are left to the family's defaults."""
     header = keys.header
     hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
     head_dim = keys.integer("attention.key_length", None if hidden % heads else hidden // heads)
@@ -97,7 +97,7 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
     inner = dense if architecture.dense_size or not keys.optional_integer("expert_count") else single
     inner = inner or single
     if inner is None:
-        # Missing, or zero.
+        # Both are missing or 0: raise the error for a missing size.
         inner = keys.integer("feed_forward_length")
     eps = "layer_norm_rms_epsilon" if family.norm.kind == "rms" else "layer_norm_epsilon"
     embedding = header.tensors.get("token_embd.weight")
@@ -124,7 +124,7 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
 
 
 def _windows(keys: ArchitectureKeys, architecture: Architecture, model_type: str) -> dict[str, Any]:
-    """The window, and which layers have it, where the file tells."""
+    """`sliding_window`, and `layer_types` if the file says which layers have it."""
     if not architecture.window:
         return {"sliding_window": None}
     if model_type == "gemma2" and not keys.has("attention.sliding_window"):
@@ -150,16 +150,16 @@ def _first_expert_layer(keys: ArchitectureKeys) -> int:
 
 
 def _add_rotated_share(keys: ArchitectureKeys, values: dict[str, Any]) -> None:
-    """How much of a head is rotated, as a share; of latent attention, all of its own part."""
+    """Add `partial_rotary_factor` if only a part of each head is rotated; latent attention has its own sizes."""
     head_dim = values["head_dim"]
     size = keys.integer("rope.dimension_count", head_dim)
     if "qk_rope_head_dim" not in values and size != head_dim:
-        # The next larger number, so that the share of the head is never rounded below what it was made from.
+        # Round up, so that this factor times the head size never truncates to one pair less.
         values["rope_parameters"]["partial_rotary_factor"] = math.nextafter(size / head_dim, math.inf)
 
 
 def _names(header: GGUFHeader) -> TensorNames:
-    """Which optional parts the file holds, by the names that `model_config` asks for."""
+    """Names of the optional parts that the file holds, as `model_config` looks them up."""
     names = [f"lm_head.{kind}" for kind in ("weight", "bias") if f"output.{kind}" in header.tensors]
     for theirs, ours in _BIASES.items():
         if any(f"blk.0.{name}.bias" in header.tensors for name in ours):
@@ -168,14 +168,14 @@ def _names(header: GGUFHeader) -> TensorNames:
 
 
 def _layer(header: GGUFHeader, keys: ArchitectureKeys, layer: LayerConfig, index: int) -> LayerConfig:
-    """The layer with what the file says about its experts beyond what the family would."""
+    """The layer, with the file's own settings of its experts in place of the family's."""
     if layer.experts is None:
         return layer
     experts = layer.experts
     known = _GATING.get(keys.integer("expert_gating_func", 0, minimum=0), (experts.score,))
     if experts.score not in known:
         raise UnsupportedModelError(
-            f"{header.path} weighs experts by function {keys.integer('expert_gating_func')}, "
+            f"{header.path} weights experts with gating function {keys.integer('expert_gating_func')}, "
             f"which is not supported for {keys.architecture}."
         )
     stated: ExpertsConfig = replace(

@@ -1,8 +1,8 @@
 """Model families of GGUF files, as data: one entry for each `general.architecture`.
 
-An architecture has the form of a family of Hugging Face models. What its file leaves out (which layers have a window,
-the scale of scores, the order of rows) is what llama.cpp's converter and loader know about it; it is written here in
-the terms of that family's `config.json`, so that one set of rules makes a model of either.
+An architecture corresponds to a family of Hugging Face models. Facts that the file omits (which layers have a sliding
+window, the attention scale, the order of rows) are those that llama.cpp's converter and loader hard-code. They are
+written here as keys of the family's `config.json`, so that one set of rules builds models of both formats.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def _nothing(keys: ArchitectureKeys) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a value of `general.architecture` implies beyond the metadata."""
+    """Facts about a `general.architecture` that its metadata omit."""
 
     family: str | Callable[[ArchitectureKeys], str]
-    """The `model_type` of models of this form, perhaps depending on what the file says."""
+    """The corresponding `model_type`, or a function that chooses it from the metadata."""
     paired: bool = False
-    """Rows of queries and keys that are rotated together stand side by side."""
+    """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
     window: bool = False
-    """The window in the file is in force."""
+    """Whether the `sliding_window` in the file applies."""
     dense_size: bool = False
-    """Beside the size of its experts, the file has one of networks that are not."""
+    """Whether the file states the size of dense feed-forward layers beside that of its experts."""
     derived: Derived = _nothing
-    """Further keys of the family's `config.json`."""
+    """A function that returns further keys of the family's `config.json`."""
 
 
 def _llama(keys: ArchitectureKeys) -> str:
@@ -54,7 +54,7 @@ def _deepseek2(keys: ArchitectureKeys) -> str:
 
 def _llama4(keys: ArchitectureKeys) -> dict[str, Any]:
     layers, window = keys.layers(), keys.integer("attention.sliding_window", 8192, minimum=0)
-    # Only the largest model, which is told by its number of experts, has no norms of heads.
+    # Only the largest model, recognized by its number of experts, has no norms of queries and keys.
     derived: dict[str, Any] = {
         "intermediate_size_mlp": keys.integer("feed_forward_length"),
         "use_qk_norm": keys.optional_integer("expert_count") != 128,
@@ -77,7 +77,7 @@ def _qwen_experts(keys: ArchitectureKeys) -> dict[str, Any]:
 
 def _gemma(keys: ArchitectureKeys) -> dict[str, Any]:
     heads, hidden = keys.integer("attention.head_count"), keys.integer("embedding_length")
-    # The models of 27 billion parameters, told by their number of layers, do not scale scores by the size of a head.
+    # The 27 B models, recognized by their number of layers, do not scale scores by the head size.
     largest = keys.layers() == {"gemma2": 46, "gemma3": 62}[keys.architecture]
     derived: dict[str, Any] = {
         "query_pre_attn_scalar": hidden / heads if largest else keys.integer("attention.key_length", hidden // heads),
@@ -97,7 +97,7 @@ def _granite(keys: ArchitectureKeys) -> dict[str, Any]:
         "attention_multiplier": keys.number("attention.scale", 0.0) or head_dim**-0.5,
         "residual_multiplier": keys.number("residual_scale", 1.0) or 1.0,
         "logits_scaling": keys.number("logit_scale", 1.0) or 1.0,
-        # Whether contexts were stretched by training is how the file says that there is a rotation at all.
+        # The file marks a model with RoPE only by the key that its context was extended by training.
         "position_embedding_type": "rope" if keys.flag("rope.scaling.finetuned", True) else "nope",
     }
     if not keys.optional_integer("expert_count"):
@@ -106,7 +106,7 @@ def _granite(keys: ArchitectureKeys) -> dict[str, Any]:
 
 
 def _stablelm(keys: ArchitectureKeys) -> dict[str, Any]:
-    # The flag in the file is true also for models that have the second norm.
+    # The flag in the file is true even for models that have the second norm.
     return {
         "use_parallel_residual": "blk.0.ffn_norm.weight" not in keys.header.tensors,
         "qk_layernorm": "blk.0.attn_q_norm.weight" in keys.header.tensors,
@@ -129,7 +129,7 @@ def _olmo(keys: ArchitectureKeys) -> dict[str, Any]:
 
 
 def _deepseek(keys: ArchitectureKeys) -> dict[str, Any]:
-    # Files that store the matrix of keys and values in two parts have a cached latent's sizes under the plain keys.
+    # Files that split the key-value matrix in two give the sizes of the cached latent under the plain keys.
     head = keys.integer("attention.key_length_mla", keys.integer("attention.key_length"))
     value = keys.integer("attention.value_length_mla", keys.integer("attention.value_length"))
     rotated, groups = keys.integer("rope.dimension_count"), keys.optional_integer("expert_group_count") or 1
@@ -150,7 +150,7 @@ def _deepseek(keys: ArchitectureKeys) -> dict[str, Any]:
     }
 
 
-# Paired rows are as the model was trained with in some families; in the others the converter put them in that order.
+# `paired`: some families are trained with this row order; for others llama.cpp's converter reorders the rows.
 ARCHITECTURES: dict[str, Architecture] = {
     "arcee": Architecture("arcee", paired=True),
     "cohere2": Architecture("cohere2", paired=True, window=True, derived=_cohere),
@@ -164,7 +164,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt-oss": Architecture("gpt_oss", window=True),
     "gpt2": Architecture("gpt2"),
     "gptneox": Architecture("gpt_neox", derived=_gptneox),
-    # Of this form are all Granite models, even those under the names of others, if they have no recurrent layers.
+    # All Granite models without recurrent layers have this form, whatever their architecture's name.
     "granite": Architecture("granitemoehybrid", paired=True, derived=_granite),
     "granitemoe": Architecture("granitemoehybrid", paired=True, derived=_granite),
     "llama": Architecture(_llama, paired=True),
@@ -187,10 +187,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture_of(header: GGUFHeader) -> tuple[Architecture, ArchitectureKeys]:
-    """The entry of `ARCHITECTURES` for this file, and its keys.
+    """The entry of `ARCHITECTURES` for a file, and its keys.
 
     Raises:
-        UnsupportedModelError: an architecture we do not know, or something that this program cannot run.
+        UnsupportedModelError: the architecture is unknown, or uses something that this program cannot run.
     """
     refuse_companion(header.path, header.metadata)
     keys = ArchitectureKeys(header, header.get_str("general.architecture"))
@@ -204,5 +204,5 @@ def architecture_of(header: GGUFHeader) -> tuple[Architecture, ArchitectureKeys]
 
 
 def has_experts(header: GGUFHeader, layer: int) -> bool:
-    """The layer has a router."""
+    """Whether the layer has a router."""
     return f"blk.{layer}.ffn_gate_inp.weight" in header.tensors

@@ -1,4 +1,4 @@
-"""Reading GGUF files: metadata by key, tensors by name, parts of a split file together."""
+"""Read GGUF headers: metadata by key and tensors by name, over all shards of a split file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PART_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.DOTALL | re.IGNOR
 
 @dataclass
 class GGUFHeader(GGUFMetadata):
-    """What a GGUF file says about its model, and where its tensors lie; for a split file those of all parts."""
+    """Metadata of a GGUF file and the positions of its tensors; for a split file the tensors of all shards."""
 
     version: int
     tensors: dict[str, TensorInfo]
@@ -31,13 +31,13 @@ class GGUFHeader(GGUFMetadata):
 
 
 def read_gguf(path: Path, parsed: ParsedHeader | None = None) -> GGUFHeader:
-    """Read the header of a GGUF file; given any part of a split file, those of all parts, which lie side by side.
+    """Read the header of a GGUF file; for any shard of a split file, the headers of all shards beside it.
 
-    `parsed` is the header of `path` itself, if it has been parsed before.
+    `parsed` is the parsed header of `path`, if there is one already.
 
     Raises:
-        CheckpointError: a file is missing, cannot be read, or is not a sound GGUF file.
-        UnsupportedModelError: a version, byte order or tensor type that we do not read.
+        CheckpointError: a file is missing, cannot be read, or is not a valid GGUF file.
+        UnsupportedModelError: an unsupported version, byte order or tensor type.
     """
     header = _read_file(path, parsed)
     count = header.get_int("split.count", 1)
@@ -83,7 +83,7 @@ def _read_file(path: Path, parsed: ParsedHeader | None = None) -> GGUFHeader:
 
 
 def _place_tensors(header: GGUFHeader, parsed: ParsedHeader) -> None:
-    """Find out where each tensor lies, and that it lies within the file and shares no byte with another."""
+    """Compute the file position of each tensor, and check that it is inside the file and overlaps no other tensor."""
     data_start = -(-parsed.end // header.alignment) * header.alignment
     for entry in parsed.tensors:
         if entry.name in header.tensors:
@@ -114,7 +114,7 @@ def _tensor_info(path: Path, entry: TensorEntry, data_start: int) -> TensorInfo:
     layout = LAYOUTS.get(encoding_name)
     if layout is None:
         raise UnsupportedModelError(
-            f"{path}: {where} is stored as {encoding_name}, which is not supported; use another quantisation of the "
+            f"{path}: {where} is stored as {encoding_name}, which is not supported; use another quantization of the "
             "model, such as Q4_K_M or Q8_0."
         )
     shape = tuple(reversed(entry.dimensions))

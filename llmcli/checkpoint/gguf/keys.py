@@ -1,4 +1,4 @@
-"""Typed reading of the metadata that a GGUF file has about its architecture."""
+"""Typed access to the metadata keys of a GGUF file's architecture."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _MOST_LAYERS = 10_000
 
 @dataclass(frozen=True)
 class ArchitectureKeys:
-    """The metadata keys that begin with the architecture's name; methods take what follows it.
+    """The metadata keys that begin with the architecture's name; methods take the rest of a key.
 
-    A list with one value for each layer counts as that value if all are equal.
+    A list of one value per layer counts as a single value if all are equal.
     """
 
     header: GGUFHeader
     architecture: str
     asked: set[str] = field(default_factory=set, compare=False, repr=False)
-    """What any method was called for: the rest of the metadata has not been read."""
+    """The keys that any method was called with; the rest of the metadata has not been read."""
 
     def has(self, key: str) -> bool:
-        """The file says something about it."""
+        """Whether the file has this key."""
         self.asked.add(key)
         return f"{self.architecture}.{key}" in self.header.metadata
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = LARGEST) -> int:
-        """A whole number of at least `minimum` and at most `maximum`.
+        """A whole number from `minimum` to `maximum`.
 
         Raises:
-            CheckpointError: it is missing without a default, or something else.
+            CheckpointError: the key is missing without a default, or its value is invalid.
             UnsupportedModelError: it differs from layer to layer.
         """
         self.asked.add(key)
@@ -57,26 +57,26 @@ class ArchitectureKeys:
         return value
 
     def optional_integer(self, key: str, *, maximum: int = LARGEST) -> int | None:
-        """Like `integer`, but None where the key is missing or 0."""
+        """Like `integer`, but None if the key is missing or 0."""
         return self.integer(key, 0, minimum=0, maximum=maximum) or None
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number; `CheckpointError` when missing without a default, or anything else."""
+        """A finite number; `CheckpointError` if missing without a default or invalid."""
         self.asked.add(key)
         return self.header.get_float(f"{self.architecture}.{key}", default)
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false; `CheckpointError` for anything else."""
+        """A boolean; `CheckpointError` for any other type."""
         self.asked.add(key)
         return self.header.get_bool(f"{self.architecture}.{key}", default)
 
     def text(self, key: str, default: str) -> str:
-        """A string; `CheckpointError` for anything else."""
+        """A string; `CheckpointError` for any other type."""
         self.asked.add(key)
         return self.header.get_str(f"{self.architecture}.{key}", default)
 
     def layers(self) -> int:
-        """The number of layers, without those behind them that predict further tokens.
+        """The number of layers, without trailing layers for multi-token prediction.
 
         Raises:
             CheckpointError: there are none, or more than the file can hold.
@@ -96,5 +96,5 @@ class ArchitectureKeys:
         return total - further
 
     def further_layers(self) -> int:
-        """The number of layers behind the model's own, which predict further tokens and are not needed."""
+        """The number of trailing layers for multi-token prediction (nextn), which are not needed."""
         return self.integer("nextn_predict_layers", 0, minimum=0)

@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file by key, as values of the type that is expected."""
+"""Typed access to the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from llmcli.errors import CheckpointError
 
 @dataclass
 class GGUFMetadata:
-    """What a GGUF file says about its model; for a split file what its first part says.
+    """Metadata of a GGUF file; for a split file those of its first shard.
 
-    Strings in arrays below `tokenizer.ggml.` may hold surrogate escapes in place of bytes that are not UTF-8
-    (`text.encode("utf-8", "surrogateescape")` gives them back). Any other such byte has become U+FFFD.
+    Strings in arrays under `tokenizer.ggml.` keep bytes that are not UTF-8 as surrogate escapes
+    (`text.encode("utf-8", "surrogateescape")` restores them). In other strings such bytes become U+FFFD.
 
     The `get_` methods raise `CheckpointError` for a value of another type, and for a missing key without a default.
     """
 
     path: Path
-    """Of the first part."""
+    """The path of the first shard."""
     metadata: dict[str, GGUFValue]
 
     def get_int(self, key: str, default: int | None = None) -> int:
@@ -62,4 +62,4 @@ class GGUFMetadata:
 
     def _wrong(self, key: str, wanted: str) -> CheckpointError:
         value = shown(str(self.metadata.get(key)))
-        return CheckpointError(f"{self.path}: metadata key {shown(key)} must be {wanted}, it is {value}.")
+        return CheckpointError(f"{self.path}: metadata key {shown(key)} must be {wanted}, but is {value}.")

@@ -1,4 +1,4 @@
-"""Which GGUF files on disk are language models, by their names and by what they say of themselves first."""
+"""Find the language models among the GGUF files of a folder, by file names and the first metadata keys."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.gguf.parser import GGUFValue, parse_general
 from llmcli.errors import CheckpointError, LlmcliError, UnsupportedModelError
 
-# `general.type` and `general.architecture` of files that go with a model, as llama.cpp's tools write them.
+# `general.type` and `general.architecture` of companion files, as llama.cpp's tools write them.
 _COMPANION_TYPES = {
-    "mmproj": "the part of a model that sees or hears (mmproj)",
+    "mmproj": "the vision or audio part of a model (mmproj)",
     "adapter": "an adapter (LoRA)",
-    "imatrix": "statistics for quantisation (imatrix)",
+    "imatrix": "statistics for quantization (imatrix)",
 }
 _COMPANION_ARCHITECTURES = {
     "clip": _COMPANION_TYPES["mmproj"],
@@ -26,13 +26,13 @@ _MOST_SHOWN = 12
 
 
 def companion(metadata: Mapping[str, GGUFValue]) -> str | None:
-    """In words, what a file is that goes with a language model and is none; None: it may be a model."""
+    """Describe a companion file, which goes with a language model but is none; None if the file may be a model."""
     kind = _COMPANION_TYPES.get(str(metadata.get("general.type")))
     return kind or _COMPANION_ARCHITECTURES.get(str(metadata.get("general.architecture")))
 
 
 def is_companion(path: Path) -> bool:
-    """Whether a GGUF file only goes with a model. One that cannot be read is none: opening it says what is wrong."""
+    """Whether a GGUF file is a companion of a model. False for an unreadable file: opening it reports the fault."""
     try:
         return companion(parse_general(path)) is not None
     except LlmcliError:
@@ -40,21 +40,21 @@ def is_companion(path: Path) -> bool:
 
 
 def gguf_models(folder: Path, names: list[str]) -> dict[str, list[str]]:
-    """The complete language models among a folder's GGUF files `names`: a label -> its file, or its parts in order."""
+    """The complete language models among the GGUF files `names`: label -> its files, shards in order."""
     sets = complete_sets(gguf_names(names))
     return {label: parts for label, parts in sets.items() if not is_companion(folder / parts[0])}
 
 
 def gguf_of_folder(folder: Path) -> Path:
-    """The (first) GGUF file of the only language model among those in a folder.
+    """The (first) GGUF file of the only language model in a folder.
 
     Raises:
-        CheckpointError: there is none, or a part of it is missing.
-        UnsupportedModelError: there are several, or only files that go with a model.
+        CheckpointError: there is none, or a shard of it is missing.
+        UnsupportedModelError: there are several, or only companion files.
     """
     names = file_names(folder)
     models = gguf_models(folder, names)
-    # A link beside the file that it leads to is no second model.
+    # A link beside its target is not a second model.
     if len({(folder / parts[0]).resolve() for parts in models.values()}) == 1:
         return folder / next(iter(models.values()))[0]
     if models:
@@ -82,13 +82,13 @@ def gguf_of_folder(folder: Path) -> Path:
 
 
 def first_part_of(path: Path) -> Path:
-    """The first part of the series that a GGUF file is one of, if it is beside it; else the file itself."""
+    """The first shard of the split file that `path` belongs to, if it exists; else `path`."""
     first = path.with_name(first_part(path.name))
     return first if first.exists() else path
 
 
 def refuse_companion(path: Path, metadata: Mapping[str, GGUFValue]) -> None:
-    """Raise an `UnsupportedModelError` if the file, which was named itself, only goes with a model."""
+    """Raise an `UnsupportedModelError` if the file is only a companion of a model."""
     what = companion(metadata)
     if what is not None:
         raise UnsupportedModelError(

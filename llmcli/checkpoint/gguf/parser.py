@@ -1,7 +1,7 @@
-"""The syntax of GGUF headers: numbers, strings, arrays and tensor descriptions, read within limits.
+"""Parse GGUF headers: numbers, strings, arrays and tensor descriptions, within limits.
 
-A header comes from a stranger. Every length in it is checked against what is left of the file before anything is
-allocated, and the whole of it is bounded, so that any file at all is answered within seconds.
+Files are untrusted. Every length is checked against the rest of the file before anything is allocated, and the size of
+the whole header is bounded, so that any file is parsed or refused within seconds.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _MOST_TENSORS = 1 << 18
 _MOST_DIMENSIONS = 4
 _LONGEST_NAME = 65535
 _DEEPEST_ARRAY = 4
-# What an array inside an array costs in memory, in elements.
+# Memory that an array inside an array takes, counted in elements.
 _NESTED_COST = 16
 _FIRST_READ = 1 << 20
 
 _STRING, _ARRAY = 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-# Arrays that are read as one type of numbers whatever they say, in llama.cpp too.
+# Arrays whose element type is fixed (llama.cpp reads them as that type too).
 _ARRAY_TYPES = {"tokenizer.ggml.token_type": (4, 5)}
 _SMALLEST = {_STRING: 8, _ARRAY: 12, **{kind: struct.calcsize("<" + code) for kind, code in _NUMBERS.items()}}
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor's description as it stands in the header."""
+    """A tensor's description in the header."""
 
     name: str
     dimensions: tuple[int, ...]
@@ -51,42 +51,42 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class ParsedHeader:
-    """A header as it stands in the file."""
+    """The parsed content of a header."""
 
     version: int
     metadata: dict[str, GGUFValue]
     tensors: list[TensorEntry]
     end: int
-    """Bytes of the file up to here, before alignment."""
+    """Bytes of the header, without the padding after it."""
     file_size: int
     """Bytes of the whole file."""
 
 
 @no_collection()
 def parse_header(path: Path, *, first_read: int = _FIRST_READ) -> ParsedHeader:
-    """Read the header at the start of a file, `first_read` bytes of it at first.
+    """Parse the header at the start of a file; reads `first_read` bytes, then more if needed.
 
     Raises:
         CheckpointError: the file cannot be read or is no GGUF file, or its header is broken.
-        UnsupportedModelError: a version or byte order that we do not read.
+        UnsupportedModelError: an unsupported version or byte order.
     """
     with WeightFile(path) as file:
         return _Parser(file, first_read).header()
 
 
 def parse_general(path: Path) -> dict[str, GGUFValue]:
-    """What a file says of itself before its tokenizer: as a rule what it is, always within little time.
+    """Read the metadata before the tokenizer's, which usually identify the file; fast for any file.
 
     Raises:
         CheckpointError: the file cannot be read or is no GGUF file, or that part of its header is broken.
-        UnsupportedModelError: a version or byte order that we do not read.
+        UnsupportedModelError: an unsupported version or byte order.
     """
     with WeightFile(path) as file:
         return _Parser(file).general()
 
 
 class _Parser:
-    """A position in a header, and as much of the file as has been needed so far."""
+    """A position in a header, and the part of the file read so far."""
 
     def __init__(self, file: WeightFile, first_read: int = _FIRST_READ) -> None:
         self._file = file
@@ -99,7 +99,7 @@ class _Parser:
         metadata: dict[str, GGUFValue] = {}
         for _ in range(keys):
             key = self._key(metadata)
-            # Tokens may be pieces of characters; whoever encodes them again gets the file's own bytes.
+            # Tokens may be pieces of characters; surrogate escapes keep their bytes.
             errors = "surrogateescape" if key.startswith("tokenizer.ggml.") else "replace"
             metadata[key] = self._value(self._number("I"), key, errors, depth=0)
         entries = [self._tensor() for _ in range(tensors)]
@@ -120,7 +120,7 @@ class _Parser:
         if not key:
             self._refuse("a metadata key is empty")
         if key in metadata:
-            self._refuse(f"metadata key {shown(key)} is there twice")
+            self._refuse(f"metadata key {shown(key)} occurs twice")
         return key
 
     def _preamble(self) -> tuple[int, int, int]:
@@ -177,7 +177,7 @@ class _Parser:
         return list(struct.unpack_from(code, self._data, start))
 
     def _strings(self, count: int, errors: str) -> list[str]:
-        """`count` strings, each a length and bytes. Vocabularies have hundreds of thousands: the loop is kept tight."""
+        """Read `count` strings, each a length and bytes. A tight loop: vocabularies have hundreds of thousands."""
         found: list[str] = []
         data, position, available = self._data, self._position, len(self._data)
         length_at = struct.Struct("<Q").unpack_from
@@ -208,20 +208,20 @@ class _Parser:
             self._refuse(f"{what} is not UTF-8 text")
 
     def _number(self, code: str) -> int:
-        """One number; also used for the types whose value is a float or a bool."""
+        """Read one number; its value may be a float or a bool, depending on `code`."""
         start = self._take(struct.calcsize("<" + code))
         number: int = struct.unpack_from("<" + code, self._data, start)[0]
         return number
 
     def _take(self, count: int) -> int:
-        """Move past `count` bytes, which are then in `self._data`; where they start."""
+        """Advance by `count` bytes, loaded into `self._data`; returns where they start."""
         self._want(count)
         start = self._position
         self._position += count
         return start
 
     def _want(self, count: int) -> None:
-        """Have `count` bytes from the position on in `self._data`."""
+        """Load `count` bytes from the current position on into `self._data`."""
         end = self._position + count
         if end <= len(self._data):
             return
@@ -246,4 +246,4 @@ class _Parser:
         )
 
     def _refuse(self, what: str) -> NoReturn:
-        raise CheckpointError(f"{self._file.path} is not a sound GGUF file: {what}. Download it again.")
+        raise CheckpointError(f"{self._file.path} is not a valid GGUF file: {what}. Download it again.")

@@ -1,7 +1,7 @@
-"""Metadata of GGUF files that changes what a model computes, and that its family does not read: refused by its key.
+"""Metadata keys of GGUF files that change what a model computes; refused where the family does not read them.
 
-The keys are those of the `gguf` package. One that is neither here, nor read, nor in the list of harmless keys that the
-tests hold (tests/support/gguf/harmless_keys.py), is unknown to llama.cpp too, which passes over it.
+The keys are those of the `gguf` package. A key that is neither here, nor read, nor in the list of harmless keys
+(tests/support/gguf/harmless_keys.py) is unknown to llama.cpp too, which ignores it.
 """
 
 from __future__ import annotations
@@ -65,21 +65,21 @@ CHANGING: Mapping[str, tuple[object, ...]] = {
     "rope.scaling.type": ("none", "linear", "longrope"),
     "rope.scaling.yarn_ext_factor": (-1, 0, 1),
 }
-"""The end of a key, and the values with which it changes nothing. A list counts as all of its values."""
+"""Each key, and the values with which it changes nothing; of a list, all items must be among them."""
 
 SAME_AS: Mapping[str, str] = {
     "attention.key_length_swa": "attention.key_length",
     "attention.value_length_swa": "attention.key_length",
     "rope.dimension_count_swa": "rope.dimension_count",
 }
-"""Sizes of layers with a window, and those of the other layers, which they must equal."""
+"""Sizes of sliding-window layers, and the sizes of the other layers, which they must equal."""
 
-# These architectures compute attention and feed-forward side by side, or their tensors say whether they do.
+# These architectures compute attention and feed-forward in parallel, or their tensors show whether they do.
 _PARALLEL = ("cohere2", "command-r", "phi2", "stablelm")
 
 
 def refuse_unknown_values(keys: ArchitectureKeys) -> None:
-    """Do nothing if all that changes what the model computes has been read; called when its configuration is complete.
+    """Refuse keys that change the computation and have not been read; call it when the configuration is complete.
 
     Raises:
         UnsupportedModelError: with the key and its value.
@@ -93,7 +93,7 @@ def refuse_unknown_values(keys: ArchitectureKeys) -> None:
         if key in SAME_AS:
             allowed = (keys.header.metadata.get(begin + SAME_AS[key], value),)
         if key == "attention.sliding_window":
-            # One that no text reaches the end of.
+            # A window that no text can exceed is harmless.
             context = keys.integer("context_length")
             allowed = (0, value) if isinstance(value, int) and value >= context else (0,)
         if key == "use_parallel_residual" and keys.architecture in _PARALLEL:

@@ -1,4 +1,4 @@
-"""GGUF files that this program cannot run, each with the reason: said before any weight is read."""
+"""GGUF models that this program cannot run, each with the reason; checked before any weights are read."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ _REASONS: dict[str, str] = {
 }
 _STATE_KEY = re.compile(r"[^.]+\.((ssm|shortconv|wkv|kda)\..+)")
 _STATE_TENSOR = re.compile(r"blk\.\d+\.(ssm|shortconv|time_mix|kda)[._].+")
-# Their converter writes the keys of recurrent layers also for models that have none.
+# llama.cpp's converter writes the keys of recurrent layers even for their models without any.
 _KEYS_WITHOUT_LAYERS = ("granite", "granitemoe")
 
 
 def refuse_unsupported_gguf(keys: ArchitectureKeys) -> None:
-    """Do nothing if nothing in the metadata and the names of tensors is known to be out of reach.
+    """Refuse a model whose metadata or tensor names show a feature that this program lacks.
 
     Raises:
-        UnsupportedModelError: with what the model has that this program does not.
+        UnsupportedModelError: names the feature.
     """
     if keys.architecture in _REASONS:
         raise _unsupported(keys, _REASONS[keys.architecture])

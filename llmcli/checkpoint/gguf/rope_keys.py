@@ -1,4 +1,4 @@
-"""Rotary positions of GGUF files, in the terms of `config.json`."""
+"""Read RoPE settings of GGUF files, and express them as `rope_parameters` of `config.json`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 ReadValues = Callable[[str], tuple[float, ...]]
-"""From the name of a tensor in the file to its values."""
+"""Returns the values of a tensor of the file, by its name."""
 
-# One divisor per frequency: Llama 3.1's rule, and LongRoPE's two sets.
+# One divisor per frequency: the rule of Llama 3.1, and the two sets of LongRoPE.
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 
 
 def rope_parameters(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str, Any]:
-    """The `rope_parameters` of the file: theta, and how contexts were stretched, but by `FREQUENCIES`.
+    """The `rope_parameters` of the file: theta and the scaling, without the divisors in `FREQUENCIES`.
 
     Raises:
-        UnsupportedModelError: a kind of scaling that is unknown.
-        CheckpointError: values that cannot be.
+        UnsupportedModelError: an unknown kind of scaling.
+        CheckpointError: invalid values.
     """
     theta = keys.number("rope.freq_base", 1e4)
     if family != "gemma3_text" and keys.number("rope.freq_base_swa", theta) != theta:
         raise UnsupportedModelError(
-            f"{keys.header.path} rotates layers with a window by a base of their own, which is not supported for "
+            f"{keys.header.path} has a separate RoPE base for sliding-window layers, which is not supported for "
             f"{keys.architecture}."
         )
     found = {"rope_theta": theta, **_scaling(keys, family, read)}
@@ -39,7 +39,7 @@ def rope_parameters(keys: ArchitectureKeys, family: str, read: ReadValues) -> di
 
 
 def frequency_divisors(header: GGUFHeader, read: ReadValues, pairs: int) -> tuple[float, ...] | None:
-    """One divisor for each of so many `pairs` of rotated values, or None if the file has no such tensor."""
+    """One divisor for each of the `pairs` rotated pairs, or None if the file has no such tensor."""
     if FREQUENCIES not in header.tensors:
         return None
     divisors = _values(header, FREQUENCIES, read)
@@ -54,7 +54,7 @@ def _scaling(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str,
         return {"rope_type": "default"}
     if LONG in tensors and SHORT in tensors:
         return _longrope(keys, read)
-    # Where the kind is not said, a factor is meant for the oldest one.
+    # A factor without a kind means linear scaling, the oldest kind.
     kind = keys.text("rope.scaling.type", "linear")
     factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 0.0))
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
@@ -94,7 +94,7 @@ def _yarn(keys: ArchitectureKeys, family: str, factor: float) -> dict[str, Any]:
         "original_max_position_embeddings": _original_context(keys),
         "beta_fast": keys.number("rope.scaling.yarn_beta_fast", 32.0),
         "beta_slow": keys.number("rope.scaling.yarn_beta_slow", 1.0),
-        # Only gpt-oss lets the ramp begin and end between two pairs.
+        # Only gpt-oss uses fractional bounds of the ramp.
         "truncate": family != "gpt_oss",
     }
     multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0)
@@ -105,10 +105,10 @@ def _yarn(keys: ArchitectureKeys, family: str, factor: float) -> dict[str, Any]:
             "which no model has."
         )
     if family in ("deepseek_v2", "deepseek_v3") and multiplier:
-        # Stored as a tenth; scores are scaled by it, and so cos and sin are not.
+        # The file stores a tenth of it. It scales the scores, so cos and sin are not scaled.
         found |= {"mscale_all_dim": 10 * multiplier, "attention_factor": given}
     elif family == "olmo3" and keys.has("rope.scaling.attn_factor"):
-        # The whole factor, not one beside YaRN's own.
+        # This is the complete factor; in other families it multiplies YaRN's.
         found["attention_factor"] = given
     elif multiplier:
         found["attention_factor"] = given * yarn_mscale(factor, 1.0) / yarn_mscale(factor, multiplier)

@@ -1,4 +1,4 @@
-"""Names and layouts of the tensors of GGUF files."""
+"""Map parameters of our model to the tensors of GGUF files."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ _NAMES = {
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }
-# Parameters without a kind at the end of their names.
+# Parameters whose names do not end in weight or bias.
 _WHOLE_NAMES = {
     "self_attn.sinks": "attn_sinks.weight",
     "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
 }
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
-# Tables of the rotation: read as part of the configuration, repeated for layers, or of no use.
+# RoPE tables: read with the configuration, repeated for each layer, or unused.
 _TABLES = re.compile(r"(blk\.\d+\.)?(rope_freqs|rope_factors_long|rope_factors_short|attn_rot_embd)\.weight")
 _LAYER = re.compile(r"blk\.(\d+)\..+")
 
 
 def is_ignored_gguf_tensor(name: str, first: int, count: int) -> bool:
-    """The tensor belongs to the rotation, or to one of `count` layers from `first` on that predict further tokens."""
+    """Whether a tensor is a RoPE table, or part of the `count` multi-token-prediction layers from `first` on."""
     layer = _LAYER.fullmatch(name)
     return _TABLES.fullmatch(name) is not None or (
         layer is not None and len(layer[1]) < 10 and first <= int(layer[1]) < first + count
@@ -64,15 +64,15 @@ def is_ignored_gguf_tensor(name: str, first: int, count: int) -> bool:
 
 @dataclass(frozen=True)
 class GGUFTensors:
-    """The tensors of one file, seen from the parameters of our model."""
+    """The tensors of one file, looked up by parameters of our model."""
 
     header: GGUFHeader
     config: ModelConfig
     paired: bool
-    """Rows of queries and keys that are rotated together stand side by side."""
+    """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
 
     def source(self, parameter: str) -> ParameterSource:
-        """Where the parameter of that name comes from; of a tensor that is missing, the name it should have."""
+        """How to read a parameter; if its tensor is missing, a source with the name it should have."""
         layer, local = _PARAMETER.fullmatch(parameter).groups()  # type: ignore[union-attr]
         at = "" if layer is None else f"blk.{layer}."
         if local in _WHOLE_NAMES:
@@ -100,14 +100,14 @@ class GGUFTensors:
 
     def _name(self, at: str, module: str) -> str:
         name = _NAMES[module]
-        # gpt-oss files call this norm by its place behind attention, as other models do the one of attention's output.
+        # gpt-oss files name this norm by its place after attention, a name that other models use for another norm.
         if module == "post_attention_layernorm" and not self._has(f"{at}{name}.weight"):
             other = _NAMES["attention_output_norm"]
             return other if self.config.placement == "pre" and self._has(f"{at}{other}.weight") else name
         return name
 
     def _projection(self, at: str, module: str, kind: str) -> ParameterSource:
-        """Queries, keys or values, of their own tensor or of one that holds all three."""
+        """The source of queries, keys or values: their own tensor, or their rows of a fused one."""
         pairs = self._pairs() if module != "self_attn.v_proj" else None
         fused = f"{at}attn_qkv.{kind}"
         if not self._has(fused):
@@ -125,9 +125,9 @@ class GGUFTensors:
         return Source(name)
 
     def _pairs(self) -> PairedRows | None:
-        """How the rows of queries and keys are stored, if in pairs."""
+        """The stored order of query and key rows if rotated pairs are adjacent; else None."""
         rope = next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
-        # Without any rotation the order is of no matter, as it is the same for queries and keys.
+        # Without RoPE the order does not matter: it is the same for queries and keys.
         return PairedRows(self.config.head_dim, 0, rope.rotary_dim) if self.paired and rope is not None else None
 
     def _latent_pairs(self, module: str) -> PairedRows | None:
@@ -141,12 +141,12 @@ class GGUFTensors:
         return None
 
     def _experts(self, at: str, what: str, layer: int) -> ParameterSource:
-        """One of the four stacks: `gate_up_proj`, `down_proj` and their biases."""
+        """The source of one of the four expert stacks: `gate_up_proj`, `down_proj` and their biases."""
         kind = "bias" if what.endswith("_bias") else "weight"
         parts = ("ffn_gate", "ffn_up") if what.startswith("gate_up_proj") else ("ffn_down",)
         experts = self.config.layers[layer].experts
         if experts is not None and self._has(f"{at}{parts[0]}.0.{kind}"):
-            # Older files have a matrix for each expert.
+            # Older files have one matrix for each expert.
             if experts.count > len(self.header.tensors):
                 raise CheckpointError(
                     f"{self.header.path} has an expert_count of {experts.count}, but holds only "

@@ -1,1 +1,1 @@
-"""Checkpoints in the format of transformers: safetensors and torch files with `config.json`."""
+"""Checkpoints in the format of transformers: safetensors or torch files with a `config.json`."""

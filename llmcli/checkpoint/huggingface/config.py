@@ -1,4 +1,4 @@
-"""From the `config.json` of a Hugging Face checkpoint to a `ModelConfig`."""
+"""Build a `ModelConfig` from the `config.json` of a Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-# Models that see or hear as well, and the text model inside, where that is not said.
+# Multimodal models, and the type of their text model if the file does not state it.
 _WRAPPERS = {
     "gemma3": "gemma3_text",
     "mistral3": "mistral",
@@ -37,29 +37,29 @@ _WRAPPERS = {
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """What a `config.json` says, once its family is known."""
+    """The content of a `config.json` whose family is known."""
 
     model_type: str
     family: Family
     keys: ConfigKeys
-    """With the family's defaults and names for keys."""
+    """The keys, with the family's defaults and aliases."""
 
 
 def family_config(keys: ConfigKeys) -> FamilyConfig:
-    """Find the family, also of a text model within one that sees.
+    """Find the family of a model, or of the text model inside a multimodal one.
 
     Raises:
-        UnsupportedModelError: an unknown family, or something that this program cannot run.
+        UnsupportedModelError: an unknown family, or a feature that this program lacks.
     """
     model_type = keys.text("model_type")
     inner = keys.section("text_config") if model_type in _WRAPPERS else None
     if inner is not None:
         model_type = inner.text("model_type") or _WRAPPERS[str(model_type)]
-        # Whether the head is tied is said outside.
+        # `tie_word_embeddings` is stated outside of `text_config`.
         tied = {"tie_word_embeddings": keys.get("tie_word_embeddings")}
         keys = ConfigKeys({**inner.values, **tied}, keys.path)
     elif model_type in _WRAPPERS:
-        # A bare text model under the name of the whole, as some conversions write it.
+        # Some conversions store a text model alone under the type of the multimodal model.
         model_type = _WRAPPERS[model_type]
     refuse_unsupported(keys, model_type)
     family = FAMILIES.get(model_type or "")
@@ -82,13 +82,13 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
 
 
 def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
-    """The model that a `config.json` describes.
+    """The `ModelConfig` that a `config.json` describes.
 
-    `names` are the checkpoint's tensors: which biases exist, and whether the output head is its own matrix, is what the
-    file holds, not what the configuration claims.
+    `names` are the checkpoint's tensors: they decide which biases exist and whether the output head is a separate
+    matrix, whatever the configuration claims.
 
     Raises:
-        UnsupportedModelError: an unknown activation, kind of layer or rotation.
+        UnsupportedModelError: an unknown activation, type of layer or RoPE scaling.
         CheckpointError: missing or contradictory sizes.
     """
     keys, family = description.keys, description.family
@@ -103,7 +103,7 @@ def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
         )
     tied = not names.offers("", "lm_head", kind="weight")
     if tied and keys.values.get("tie_word_embeddings") is False:
-        raise CheckpointError(f"{keys.path} says the output head is a matrix of its own, but no file holds one.")
+        raise CheckpointError(f"{keys.path} says the output head is a separate matrix, but no file holds it.")
     first = names.layer(0)
     qkv = ("self_attn.q_proj", "self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa")
     context_length = keys.integer("max_position_embeddings")
@@ -148,7 +148,7 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
     if count > 10_000:
         name = keys.spelled("num_hidden_layers")
         raise CheckpointError(f"{keys.path} has {name!r} = {count}, which is more than any model has.")
-    # Listed in the file by later versions; before that, a rule of the family.
+    # Later versions list the types in the file; earlier ones leave them to a rule of the family.
     listed = keys.get("layer_types") or family.layer_types(keys, count)
     if not isinstance(listed, list) or len(listed) != count:
         raise CheckpointError(f"{keys.path}: layer_types must list {count} layers, as num_hidden_layers says.")
@@ -179,12 +179,12 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
 
 
 def tensors_of_further_layers(description: FamilyConfig) -> tuple[int, int]:
-    """First index and number of layers behind the model's own, which predict further tokens and are not needed."""
+    """First index and number of trailing layers for multi-token prediction, which are not needed."""
     keys = description.keys
     further = keys.optional_integer("num_nextn_predict_layers", minimum=0) or 0
     return keys.integer("num_hidden_layers"), further or keys.optional_integer("num_mtp_layers", minimum=0) or 0
 
 
 def tensor_names(description: FamilyConfig, names: Mapping[str, object]) -> TensorNames:
-    """The names of a checkpoint's tensors as the family has them."""
+    """A checkpoint's tensor names, with the family's names of norms."""
     return TensorNames(names, description.family.norm_names)

@@ -1,7 +1,7 @@
-"""Reading the headers of safetensors files, one at a time or all those of a Hugging Face model folder.
+"""Read the headers of safetensors files.
 
-The format: a little-endian 64-bit header length, a JSON object, and the tensors' bytes without gaps. What the
-`safetensors` library refuses is refused here too, with a message that says which file, which tensor and what to do.
+Format: a little-endian 64-bit header length, a JSON object, and the tensors' bytes without gaps. Files that the
+`safetensors` library refuses are refused here too, with a message that says which file, which tensor and what to do.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from llmcli.checkpoint.tensors.dtypes import NUMBERS, UNSUPPORTED_SAFETENSORS_TY
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-# What the library takes; the largest real headers have a few MB.
+# The library's limit; the largest real headers have a few MB.
 _LARGEST_HEADER = 100_000_000
-# JSON can turn that into gigabytes of objects, but not if it has fewer of these than a million tensors have.
+# Limits on JSON that would expand to gigabytes of objects; a million tensors stay below them.
 _MOST_CONTAINERS, _MOST_COMMAS = 3_000_000, 8_000_000
 _DEEPEST = 100
 _LARGEST_SIZE = (1 << 63) - 1
 
 
 class _DuplicateKeyError(ValueError):
-    """A JSON object holds the same key twice."""
+    """A JSON object has the same key twice."""
 
 
 def read_safetensors(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of one file by name.
+    """The tensors of one file, by name.
 
     Raises:
-        CheckpointError: the file cannot be read or is not a sound safetensors file.
-        UnsupportedModelError: it is sound, but a tensor has a number type that we do not read.
+        CheckpointError: the file cannot be read or is not a valid safetensors file.
+        UnsupportedModelError: the file is valid, but a tensor has an unsupported number type.
     """
     with WeightFile(path) as file:
         start = file.read(0, 64)
@@ -54,7 +54,7 @@ def read_safetensors(path: Path) -> dict[str, TensorInfo]:
 
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, object]:
-    """The header's JSON object without `__metadata__`; it names the tensors."""
+    """The JSON object of the header without `__metadata__`: entries by tensor name."""
     if raw.count(b"{") + raw.count(b"[") > _MOST_CONTAINERS or raw.count(b",") > _MOST_COMMAS:
         _refuse(path, "its header describes more than a million tensors")
     try:
@@ -88,12 +88,12 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8; JSON's escapes allow halves of surrogate pairs, which cannot."""
+    """Whether it can be encoded as UTF-8: JSON escapes allow lone surrogates, which cannot."""
     return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _whole_number(digits: str) -> int:
-    # "-0" is no unsigned number either, and int() would make it one.
+    # "-0" is not an unsigned number either, but int() would accept it.
     return int(digits) if len(digits) <= 20 and not digits.startswith("-") else -1
 
 
@@ -102,9 +102,9 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _tensor_info(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
-    """One entry of the header, checked by itself."""
+    """Check one entry of the header."""
     where = f"tensor {shown(name)}"
-    # Like the library, pass over what else an entry says.
+    # Ignore other keys, like the library.
     if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
         _refuse(path, f"{where} is not described by dtype, shape and data_offsets")
     if any(_is_deep(value) for value in entry.values()):
@@ -122,7 +122,7 @@ def _tensor_info(path: Path, name: str, entry: object, data_start: int) -> Tenso
     if number is None:
         _refuse(path, f"{where} has the unknown dtype {shown(dtype)}")
     begin, end = offsets
-    # Dimension by dimension: the product of a million large ones would be a number of megabytes.
+    # Stop at the limit: the product of a million large dimensions would have megabytes of digits.
     size = number.block_bytes
     for dimension in shape:
         size = min(size * dimension, _LARGEST_SIZE)
@@ -132,7 +132,7 @@ def _tensor_info(path: Path, name: str, entry: object, data_start: int) -> Tenso
 
 
 def _is_deep(value: object) -> bool:
-    """Lists and objects more than `_DEEPEST` in one another, which the library does not read."""
+    """Whether lists and objects are nested more than `_DEEPEST` deep, which the library refuses."""
     level = [value]
     for _ in range(_DEEPEST):
         level = [
@@ -152,7 +152,7 @@ def _is_size(value: object) -> bool:
 
 
 def _check_layout(path: Path, tensors: list[TensorInfo], data_start: int, file_size: int) -> None:
-    """The tensors must fill the rest of the file, without gaps and without overlap."""
+    """Check that the tensors fill the rest of the file without gaps or overlap."""
     position = data_start
     for info in sorted(tensors, key=lambda info: (info.offset, info.nbytes)):
         if info.offset != position:
@@ -164,8 +164,8 @@ def _check_layout(path: Path, tensors: list[TensorInfo], data_start: int, file_s
             f"{path} has {file_size} bytes, its header describes {position}: the file was cut short. Download it again."
         )
     if position < file_size:
-        _refuse(path, f"it goes on for {file_size - position} bytes after its last tensor")
+        _refuse(path, f"it has {file_size - position} bytes after its last tensor")
 
 
 def _refuse(path: Path, what: str) -> NoReturn:
-    raise CheckpointError(f"{path} is not a sound safetensors file: {what}. Download it again.")
+    raise CheckpointError(f"{path} is not a valid safetensors file: {what}. Download it again.")

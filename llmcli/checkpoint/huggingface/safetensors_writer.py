@@ -1,8 +1,8 @@
-"""Writing safetensors files, tensor by tensor: a header that says where each will be, then their bytes.
+"""Write safetensors files tensor by tensor: a header with all positions, then the bytes of each tensor.
 
-The `safetensors` library (0.8) writes a file from tensors that are all in memory at once, and a merged checkpoint may
-need more than there is; here one is in memory at a time. The library also writes the metadata in another order each
-time, so that the same edit would not give the same file, and its functions for torch need NumPy, which `llm` does not.
+The `safetensors` library (0.8) needs all tensors in memory at once, and a merged checkpoint may not fit; here one
+tensor is in memory at a time. The library also writes metadata in a random order, so that equal edits would give
+different files, and its functions for torch need NumPy, which `llm` does not install.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from llmcli.checkpoint.tensors.reader import memory_of
 
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-# The data begin at a multiple of so many bytes; spaces fill the header up, as the format allows.
+# The data begin at a multiple of this; the header is padded with spaces, as the format allows.
 _ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor that is going to be written."""
+    """Name, dtype and shape of a tensor to be written."""
 
     name: str
     dtype: torch.dtype
@@ -33,18 +33,18 @@ class Planned:
 
     @property
     def nbytes(self) -> int:
-        """Bytes it will take."""
+        """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_safetensors(
     file: IO[bytes], planned: Sequence[Planned], values: Iterable[Tensor], metadata: Mapping[str, str]
 ) -> Iterator[int]:
-    """Write the tensors' `values`, one after another, each whole and of the shape and type that is planned.
+    """Write the header for `planned`, then the tensors of `values` one by one.
 
-    Yields the bytes written after each, so that the caller can tell how far it is. ValueError for other values.
+    Yields the bytes of tensors written so far after each tensor. ValueError for a tensor of another shape or dtype.
     """
-    # The header is UTF-8, which bytes of names that are not (lone surrogates) cannot be part of.
+    # Lone surrogates (from names that are not UTF-8) cannot be encoded; they are written as escapes.
     texts = {name: text.encode("utf-8", errors="backslashreplace").decode() for name, text in metadata.items()}
     header: dict[str, object] = {"__metadata__": texts}
     at = 0

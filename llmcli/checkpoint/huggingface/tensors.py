@@ -1,7 +1,7 @@
-"""Names and layouts of the tensors of Hugging Face checkpoints.
+"""Map parameters of our model to the tensors of Hugging Face checkpoints.
 
-The same part of a model has a handful of names, and a handful of ways to be packed, over all families. Which one a
-checkpoint uses can be seen in its tensors; only where one name means different things must the family be asked.
+Over all families, each part of a model has a handful of names and of packed layouts. The tensors themselves show which
+of them a checkpoint uses; the family decides only where one name has several meanings.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from llmcli.checkpoint.tensors.parameter_sources import (
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.model.config import ExpertsConfig, ModelConfig
 
-# Even values, then odd ones.
+# Even values, then odd values.
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
 _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _TRANSPOSED_MATRICES = ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 _FUSED_QKV = ("self_attn.qkv_proj", "attn.c_attn", "attention.query_key_value", "self_attn.query_key_value")
 _FUSED_GATE_UP = ("mlp.gate_up_proj", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
 _EXPERT_STACKS = ("mlp.experts", "feed_forward.experts", "block_sparse_moe.experts")
-# Of one expert: what stands before its number and, for gate, up and down, behind.
+# Names of single experts: the prefix before the number, and the names of gate, up and down after it.
 _SINGLE_EXPERTS = (
     ("mlp.experts", "gate_proj", "up_proj", "down_proj"),
     ("block_sparse_moe.experts", "w1", "w3", "w2"),
@@ -39,7 +39,7 @@ _SINGLE_EXPERTS = (
 
 @dataclass(frozen=True)
 class HFTensors:
-    """The tensors of one checkpoint, seen from the parameters of our model."""
+    """The tensors of one checkpoint, looked up by parameters of our model."""
 
     names: TensorNames
     stored: Mapping[str, StoredTensor]
@@ -47,7 +47,7 @@ class HFTensors:
     config: ModelConfig
 
     def source(self, parameter: str) -> ParameterSource:
-        """Where the parameter of that name comes from; of a tensor that is missing, the name it should have."""
+        """How to read a parameter; if its tensor is missing, a source with the name it should have."""
         layer, local = _PARAMETER.fullmatch(parameter).groups()  # type: ignore[union-attr]
         if layer is None:
             return Source(self.names.find("", local))
@@ -71,7 +71,7 @@ class HFTensors:
         return Source(name)
 
     def _projection(self, at: str, module: str, kind: str) -> ParameterSource:
-        """Queries, keys or values, of their own tensor or of one that holds all three."""
+        """The source of queries, keys or values: their own tensor, or their rows of a fused one."""
         config = self.config
         if config.latent is not None:
             return Source(self.names.find(at, f"{module}.{kind}"), self._latent_pairs(module))
@@ -84,7 +84,7 @@ class HFTensors:
         heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         rows = sum(heads) * size
         if self.family.qkv_by_head:
-            # Query, key and value of one head after another.
+            # Query, key and value rows alternate head by head.
             starts = [(3 * head + which) * size for head in range(config.num_heads)]
             return Source(fused, pairs, tuple((start, start + size) for start in starts), rows)
         start, count = sum(heads[:which]) * size, heads[which] * size
@@ -102,7 +102,7 @@ class HFTensors:
         )
 
     def _pairs(self) -> PairedRows | None:
-        """How the rows of queries and keys are stored, if in pairs."""
+        """The stored order of query and key rows if rotated pairs are adjacent; else None."""
         rope = next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
         if rope is None or not self.family.paired:
             return None
@@ -119,13 +119,13 @@ class HFTensors:
         return None
 
     def _gate_or_up(self, fused: str, module: str, experts: ExpertsConfig | None) -> ParameterSource:
-        """Gate or up projection of a feed-forward network, out of a tensor with the gate's rows before the up's."""
+        """Gate or up projection in a fused tensor, which has the rows of gate before those of up."""
         size = self.config.intermediate_size if experts is None else experts.shared_size
         start = 0 if module.endswith("gate_proj") else size
         return Source(fused, None, ((start, start + size),), 2 * size)
 
     def _experts(self, at: str, what: str, experts: ExpertsConfig) -> ParameterSource:
-        """One of the four stacks: `gate_up_proj`, `down_proj` and their biases."""
+        """The source of one of the four expert stacks: `gate_up_proj`, `down_proj` and their biases."""
         gate_up, kind = what.startswith("gate_up_proj"), "bias" if what.endswith("_bias") else "weight"
         linear = "block_sparse_moe.input_linear" if gate_up else "block_sparse_moe.output_linear"
         if self.names.has(f"{at}{linear}.{kind}"):
@@ -145,12 +145,12 @@ class HFTensors:
         return Source(self.names.full(f"{at}mlp.experts.{what}"))
 
     def _packed(self, stack: str, what: str, experts: ExpertsConfig) -> ParameterSource:
-        """A stack in one tensor: as the model has it, with input and output exchanged, with gate and up mixed."""
+        """A stack in one tensor, perhaps transposed, or with alternating rows of gate and up."""
         name = self.names.full(stack + what)
         picks = _EVEN_ODD if self.family.gate_up_alternating and what.startswith("gate_up") else (slice(None),)
         if what.endswith("_bias"):
             return Rearranged(name, picks=picks)
-        # One model may be stored both ways (gpt-oss: plain, and in 4 bits), told apart by the shape of gate and up.
+        # gpt-oss is stored both ways (plain and in 4 bits); the shape of gate and up shows which.
         gate_up = self.stored.get(self.names.full(stack + "gate_up_proj"))
         straight = (experts.count, 2 * experts.intermediate_size, self.config.hidden_size)
         exchanged = (straight[0], straight[2], straight[1])

@@ -1,13 +1,12 @@
-"""Weights that `torch.save` wrote: `pytorch_model*.bin` and `consolidated.NN.pth`.
+"""Read weights that `torch.save` wrote: `pytorch_model*.bin` and `consolidated.NN.pth`.
 
-Such a file is a pickle, which can run code when it is read in the ordinary way. It is only ever read by
-`torch.load(weights_only=True)`, which builds tensors and plain containers and refuses everything else; what it refuses
-is refused here too.
+Such a file is a pickle, and unpickling can run arbitrary code. It is only read by `torch.load(weights_only=True)`,
+which builds tensors and plain containers and refuses everything else.
 
-Since PyTorch 1.6 the file is a ZIP archive of plain arrays. It is mapped into memory, so that opening it costs next to
-nothing and the system drops pages as it needs; it must not be cut short by another program meanwhile. Older files can
-only be read whole, one at a time: beside the model, up to twice the size of the largest is needed, as the allocator
-does not give back all that was freed.
+Since PyTorch 1.6 the file is a ZIP archive of plain arrays. It is mapped into memory: opening it costs next to nothing
+and the system drops pages as needed; no other program may truncate it meanwhile. Older files are read whole, one at a
+time: beside the model this takes up to twice the size of the largest file, as the allocator does not return all freed
+memory.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.checkpoint.tensors.tensor_info import RowReader
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-# Before it, a file could damage memory in spite of `weights_only` (CVE-2026-24747).
+# In earlier versions a file could corrupt memory in spite of `weights_only` (CVE-2026-24747).
 _SAFE_TORCH = "2.10"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02"
 # The largest real ones have a few MB: hundreds of bytes for each tensor.
 _LARGEST_DIRECTORY = 32 << 20
 _LARGEST_PICKLE = 64 << 20
-# What training programs put the weights into, beside the state of the optimizer.
+# Keys under which training programs store the weights, beside the optimizer's state.
 _WRAPPERS = ("model", "state_dict", "module")
-# How PyTorch names what a pickle asks for and may not have.
+# How PyTorch names a forbidden function in its error message.
 _FOREIGN = re.compile(r"\bGLOBAL (\S+)")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _NAMES = {encoding.dtype: name for name, encoding in ENCODINGS.items() if encoding.dtype is not None}
@@ -54,23 +53,23 @@ class TorchTensor:
     encoding: str
     nbytes: int
     memory: tuple[object, ...]
-    """Two tensors of one file with the same `memory` are the same values stored once."""
+    """Tensors of one file with equal `memory` are the same values, stored once."""
     values: Callable[[RowReader], Tensor]
-    """The tensor itself; what must be kept for the next call is kept as long as the reader."""
+    """Returns the tensor; data that later calls need is cached as long as the reader lives."""
 
     def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the first dimension, (rows, values of a row), in the type they are stored in."""
+        """Rows `start` to `stop` of the first dimension, (rows, values of a row), in the stored dtype."""
         values = self.values(reader)
         values = values.reshape(1) if values.dim() == 0 else values
         return values[start:stop].reshape(stop - start, math.prod(self.shape[1:]))
 
 
 def read_torch_file(path: Path, *, largest_pickle: int = _LARGEST_PICKLE) -> dict[str, TorchTensor]:
-    """The tensors of one file by name, which are described in `largest_pickle` bytes at most.
+    """The tensors of one file, by name; its pickle may have at most `largest_pickle` bytes.
 
     Raises:
-        CheckpointError: the file cannot be read, holds other things than weights, or is damaged.
-        UnsupportedModelError: the installed PyTorch does not read such files safely.
+        CheckpointError: the file cannot be read, is damaged, or holds other things than weights.
+        UnsupportedModelError: the installed PyTorch cannot read such files safely.
     """
     _check_torch(path)
     with WeightFile(path) as file:
@@ -98,7 +97,7 @@ def read_torch_file(path: Path, *, largest_pickle: int = _LARGEST_PICKLE) -> dic
 
 
 def without_shared_head(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:
-    """The tensors without an output head that is the embedding under a second name: it need not be kept twice."""
+    """The tensors without an output head that is the embedding under a second name, so that it is kept once."""
     uses = Counter(tensor.memory for tensor in tensors.values())
     return {name: tensor for name, tensor in tensors.items() if not (name.endswith(_HEADS) and uses[tensor.memory] > 1)}
 
@@ -111,7 +110,7 @@ class _Mapped:
         return self.tensor
 
 
-# The file of each reader that was read whole last.
+# For each reader, the old-format file that it loaded last.
 _LAST: WeakKeyDictionary[RowReader, tuple[Path, Mapping[str, Tensor]]] = WeakKeyDictionary()
 
 
@@ -141,7 +140,7 @@ def _check_torch(path: Path) -> None:
 
 
 def _check_archive(file: WeightFile, largest_pickle: int) -> None:
-    """Refuse archives that would take more memory than they have bytes, or whose arrays cannot be mapped."""
+    """Refuse archives that would take more memory than their size, or whose arrays cannot be mapped."""
     if _directory_size(file) > _LARGEST_DIRECTORY:
         raise _damaged(file.path, "its table of contents cannot be found or is too large")
     try:
@@ -162,7 +161,7 @@ def _check_archive(file: WeightFile, largest_pickle: int) -> None:
 
 
 def _directory_size(file: WeightFile) -> int:
-    """Bytes of a ZIP archive's table of contents, which its last record tells; PyTorch writes nothing behind that."""
+    """Bytes of a ZIP archive's directory, from its last record; PyTorch writes nothing after that record."""
     end = file.read(file.size - 22, 22) if file.size > 22 else b""
     if not end.startswith(b"PK\5\6"):
         return 1 << 64
@@ -173,10 +172,10 @@ def _directory_size(file: WeightFile) -> int:
 
 
 def _load(path: Path, *, mapped: bool) -> dict[str, Tensor]:
-    """The tensors of a file, which are its whole content or that of one entry of it."""
+    """The tensors of a file: its whole content, or that of one of its entries."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    # The unpickler answers nonsense with whatever error the nonsense leads to.
+    # A damaged pickle can raise any type of error.
     except Exception as error:
         foreign = _FOREIGN.search(str(error)) if isinstance(error, UnpicklingError) else None
         if foreign is None:
@@ -209,7 +208,7 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
-    """Refuse what is not a plain array of values, each of them stored."""
+    """Refuse tensors that are not plain arrays in main memory with all values stored."""
     where = f"{path}: tensor {shown(name)}"
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _NAMES:
         raise UnsupportedModelError(
@@ -220,11 +219,11 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path} is not a sound PyTorch file: {what}. Download it again.")
+    return CheckpointError(f"{path} is not a valid PyTorch file: {what}. Download it again.")
 
 
 def _reason(error: Exception) -> str:
-    """What PyTorch says, without its advice to switch the protection off."""
+    """PyTorch's error message without its advice to switch the protection off."""
     text = str(error)
     _, found, detail = text.partition("WeightsUnpickler error: ")
     line = next((line.strip() for line in (detail if found else text).splitlines() if line.strip()), "")

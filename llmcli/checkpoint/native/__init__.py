@@ -1,1 +1,1 @@
-"""Checkpoints in the makers' own formats: `params.json` with their weights."""
+"""Checkpoints in the layouts of Mistral and Meta: `params.json` and `consolidated.*` weights."""

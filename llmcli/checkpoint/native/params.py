@@ -1,6 +1,6 @@
-"""From the `params.json` of Mistral's and Meta's own releases to the keys of a Hugging Face `config.json`.
+"""Translate the `params.json` of Mistral's and Meta's releases to keys of a Hugging Face `config.json`.
 
-Where that file leaves something out, the value is the one with which the model was published.
+Values that the file omits are those that the model was published with.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 _REFUSED = {
     "kv_lora_rank": "latent attention",
     "moe_args": "the experts of Llama 4",
-    "quantization_args": "weights quantised by Meta's own tools",
+    "quantization_args": "weights quantized by Meta's own tools",
     "vision_chunk_size": "layers that attend to images",
 }
-# Keys that change what a model computes, in these files or in those that are written from a `config.json`, and that are
-# not read here; with the values that change nothing, besides null.
+# Unsupported keys that change what a model computes, in these files or in ones converted from a `config.json`, with the
+# values besides null that change nothing.
 _CHANGING: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("final_logit_softcapping", "attn_logit_softcapping", "logits_soft_cap", "clip_qkv"), (0,)),
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logit_scale", "logits_scaling"), (1,)),
@@ -31,22 +31,22 @@ _CHANGING_OF_EXPERTS: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("num_shared_experts", "first_k_dense_replace"), (0,)),
     **dict.fromkeys(("route_every_n", "num_expert_groups", "num_expert_groups_per_tok", "routed_scale"), (0, 1)),
 }
-# Of Mistral 7B and Mixtral 8x7B, whose files do not say.
+# Contexts of Mistral 7B and Mixtral 8x7B, and of Llama 3, whose files omit them.
 _MISTRAL_CONTEXT = 32768
 _LLAMA3_CONTEXT = 8192
 
 
 def is_meta(params: ConfigKeys) -> bool:
-    """The file is Meta's: the size of the feed-forward network follows from a formula, and is not given."""
+    """Whether the file is Meta's, which omits the feed-forward size because a formula gives it."""
     return "hidden_dim" not in params.values and "multiple_of" in params.values
 
 
 def hf_keys(params: ConfigKeys, vocabulary: int) -> ConfigKeys:
-    """The same model as a `config.json` would describe it; `vocabulary` is the number of rows of the embedding.
+    """The keys of an equivalent `config.json`; `vocabulary` is the number of rows of the embedding.
 
     Raises:
-        UnsupportedModelError: the model has something that this program cannot run.
-        CheckpointError: missing or contradictory values, under the names they have in `params.json`.
+        UnsupportedModelError: the model has a feature that this program lacks.
+        CheckpointError: missing or contradictory values, with their names in `params.json`.
     """
     _refuse_unsupported(params)
     heads = params.integer("n_heads")
@@ -59,7 +59,7 @@ def hf_keys(params: ConfigKeys, vocabulary: int) -> ConfigKeys:
         "head_dim": params.optional_integer("head_dim"),
         "rms_norm_eps": params.number("norm_eps"),
         "hidden_act": params.text("activation") or "silu",
-        # Llama 1 and 2 leave the size to the tokenizer.
+        # Llama 1 and 2 omit it: the tokenizer decides.
         "vocab_size": vocabulary if size in (None, -1) else params.integer("vocab_size"),
     }
     if "tied_embeddings" in params.values:
@@ -98,7 +98,7 @@ def _meta_keys(params: ConfigKeys) -> dict[str, object]:
         "max_position_embeddings": params.optional_integer("max_seq_len") or _meta_context(params, theta),
     }
     if params.flag("use_scaled_rope"):
-        # Llama 3.2, whose sizes are 1B and 3B, is stretched further than 3.1 and 3.3.
+        # Llama 3.2 1B and 3B use a larger factor than 3.1 and 3.3.
         small = params.integer("dim") in (2048, 3072)
         keys["rope_parameters"] = {
             "rope_type": "llama3",
@@ -121,13 +121,13 @@ def _feed_forward_size(params: ConfigKeys) -> int:
 
 
 def _meta_context(params: ConfigKeys, theta: float) -> int:
-    """The context, which the file does not hold, by what distinguishes the generations."""
+    """The context length, which the file omits, from values that differ between the generations."""
     if params.flag("use_scaled_rope"):
         return 131072
     if theta > 1e4:
-        # Code Llama turns more slowly than Llama 3.
+        # Code Llama has a larger theta than Llama 3.
         return 16384 if theta == 1e6 else _LLAMA3_CONTEXT
-    # Of Llama 1, the largest model has the epsilon of Llama 2, but no shared key-value heads, as 70B of Llama 2 does.
+    # The largest Llama 1 has the epsilon of Llama 2, but unlike Llama 2 70B it has no shared key-value heads.
     first = params.number("norm_eps") < 5e-6 or (params.get("dim") == 8192 and params.get("n_kv_heads") is None)
     return 2048 if first else 4096
 
@@ -182,7 +182,7 @@ def _rotation(params: ConfigKeys) -> dict[str, object]:
 
 
 def _windows(params: ConfigKeys) -> dict[str, object]:
-    """A window for every layer, or a list that repeats: a number or null for each layer."""
+    """`sliding_window` and `layer_types`, from one window for all layers or a repeated list of sizes and nulls."""
     layers, given = params.integer("n_layers"), params.get("sliding_window")
     if isinstance(given, str) and given.isdecimal() and len(given) < 12:
         given = int(given)
@@ -193,7 +193,7 @@ def _windows(params: ConfigKeys) -> dict[str, object]:
             f"{params.path} has 'sliding_window' = {shown(str(given))}; one size for some or all layers is needed."
         )
     kinds = ["full_attention" if size is None else "sliding_attention" for size in pattern]
-    # A wrong number of layers is refused where they are built.
+    # A wrong number of layers is refused where layers are built.
     return {
         "sliding_window": next(iter(sizes), None),
         "layer_types": kinds * min(layers // len(pattern), 10_000),
@@ -210,6 +210,6 @@ def _quantization(settings: ConfigKeys) -> dict[str, object]:
     if settings.get("quant_method") is not None:
         return dict(settings.values)
     raise UnsupportedModelError(
-        f"{settings.path} says that the weights are quantised as {shown(str(settings.get('qformat_weight')))}, "
-        "which is not supported; use an unquantised version of the model."
+        f"{settings.path} says that the weights are quantized as {shown(str(settings.get('qformat_weight')))}, "
+        "which is not supported; use an unquantized version of the model."
     )

@@ -1,7 +1,7 @@
-"""Weights of Mistral's and Meta's own releases: `consolidated.safetensors`, and `consolidated.00.pth` and following.
+"""Weights in the layouts of Mistral and Meta: `consolidated.safetensors`, or `consolidated.00.pth` and following.
 
-The names of the tensors are Meta's. Rows of queries and keys that are rotated together stand side by side. Meta splits
-every matrix over the files; Mistral's files hold whole tensors.
+Tensors have Meta's names. The two rows of a rotated pair, of queries and keys, are stored next to each other. Meta
+splits every matrix over its files; Mistral's files hold whole tensors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llmcli.checkpoint.huggingface.torch_pickles import TorchTensor
     from llmcli.checkpoint.tensors.tensor_info import RowReader
 
-# Meta's name of a part of a layer, and Hugging Face's.
+# Meta's and Hugging Face's names of the parts of a layer.
 _LAYER_PARTS = {
     "attention.wq": "self_attn.q_proj",
     "attention.wk": "self_attn.k_proj",
@@ -43,11 +43,11 @@ _OTHER_PARTS = {"tok_embeddings": "embed_tokens", "norm": "norm", "output": "lm_
 _PARTS = {theirs: ours for ours, theirs in (*_LAYER_PARTS.items(), *_OTHER_PARTS.items())}
 _TENSOR = re.compile(r"(layers\.\d+\.)?(.+)\.(\w+)")
 _EXPERT = re.compile(r"feed_forward(\.experts\.\d+\.w[123])")
-# Parts that see or hear, and a table that is computed from the configuration.
+# Vision and audio parts, and a table that is computed from the configuration.
 _IGNORED = re.compile(
     r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm|mm_whisper_embeddings)\..*|rope\.freqs"
 )
-# Along which dimension Meta cuts a matrix; the norms are in every file.
+# The dimension along which Meta splits each matrix; norms are complete in every file.
 _CUT = {
     **dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0),
     **dict.fromkeys(("wo", "w2"), 1),
@@ -55,32 +55,32 @@ _CUT = {
 
 
 class NativeNames(TensorNames):
-    """The names of the tensors, found by those that Hugging Face gives them."""
+    """Tensor names in Meta's layout, looked up by their Hugging Face names."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._native = {_hf_name(name): name for name in names}
         super().__init__(self._native, {})
 
     def full(self, name: str) -> str:
-        """The file's name of a tensor; the one it should have if there is none."""
+        """The tensor's name in the file; the expected name if it is missing."""
         return self._native.get(name) or _native_name(name)
 
 
 def is_ignored_native(name: str) -> bool:
-    """A tensor that generating text does not need."""
+    """Whether a tensor is not needed to generate text."""
     return _IGNORED.fullmatch(name) is not None
 
 
 def read_native_safetensors(folder: Path, names: list[str]) -> dict[str, TensorInfo]:
-    """The tensors of Mistral's safetensors files by their names; `CheckpointError` if a file is not sound."""
+    """The tensors of Mistral's safetensors files, by name; `CheckpointError` if a file is damaged."""
     return read_together(folder, names, read_safetensors)
 
 
 def read_native_torch(folder: Path, names: list[str], hidden_size: int) -> dict[str, StoredTensor]:
-    """The tensors of `consolidated.NN.pth`, put together from all files, by their names.
+    """The tensors of all files `consolidated.NN.pth`, with split ones joined, by name.
 
     Raises:
-        CheckpointError: a file is not sound, or lacks a tensor that another has.
+        CheckpointError: a file is damaged, or lacks a tensor that another one has.
     """
     from llmcli.checkpoint.huggingface.torch_pickles import read_torch_file
 
@@ -100,7 +100,7 @@ def read_native_torch(folder: Path, names: list[str], hidden_size: int) -> dict[
 
 @dataclass(frozen=True)
 class SplitTensor:
-    """A matrix of which each file holds some rows, or some columns."""
+    """A matrix whose rows or columns are split over several files."""
 
     name: str
     parts: tuple[TorchTensor, ...]
@@ -117,22 +117,22 @@ class SplitTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole matrix."""
+        """The shape of the whole matrix."""
         size, kept = sum(part.shape[self.dimension] for part in self.parts), self.parts[0].shape[1 - self.dimension]
         return (size, kept) if self.dimension == 0 else (kept, size)
 
     @property
     def nbytes(self) -> int:
-        """Of all parts."""
+        """Bytes of all parts."""
         return sum(part.nbytes for part in self.parts)
 
     @property
     def encoding(self) -> str:
-        """Of the first part."""
+        """The encoding of the first part."""
         return self.parts[0].encoding
 
     def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` as (rows, columns), from all parts or from those that hold them."""
+        """Rows `start` to `stop` of the whole matrix, (rows, columns)."""
         import torch
 
         if self.dimension == 1:
@@ -147,9 +147,9 @@ class SplitTensor:
 
 
 def _cut_dimension(name: str, part: StoredTensor, hidden_size: int) -> int | None:
-    """Along which dimension a tensor is cut; None: every file has all of it."""
+    """The dimension along which a tensor is split; None: every file has all of it."""
     if name == "tok_embeddings.weight":
-        # Llama 1 and 2 cut the columns, Llama 3 the rows.
+        # Llama 1 and 2 split the columns, Llama 3 the rows.
         return 0 if part.shape[1:] == (hidden_size,) else 1
     return _CUT.get(name.removesuffix(".weight").rpartition(".")[2])
 
@@ -170,8 +170,8 @@ def _native_name(name: str) -> str:
 
 
 def embedding_rows(tensors: Mapping[str, StoredTensor], path: Path) -> int:
-    """The size of the vocabulary, by the embedding; `CheckpointError` if there is none."""
+    """The vocabulary size, from the embedding; `CheckpointError` if it is missing."""
     embedding = tensors.get("tok_embeddings.weight")
     if embedding is None or len(embedding.shape) != 2:
-        raise CheckpointError(f"{path} holds no matrix tok_embeddings.weight, without which nothing can be computed.")
+        raise CheckpointError(f"{path} holds no matrix tok_embeddings.weight, the embedding.")
     return embedding.shape[0]

@@ -1,7 +1,7 @@
-"""Weights that a checkpoint keeps as small codes and separate scales, read as if they were one tensor of numbers.
+"""Quantized weights: codes and scales in separate tensors, read like one tensor of floats.
 
-In this module and the ones for each method, torch is imported only by functions that compute values: reading and
-checking the headers of a checkpoint must not wait for it.
+Here and in the modules of the methods, only functions that compute values import torch: headers are read and checked
+without it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ FLOATS = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """Several tensors of the files that decode to one; it reads like any `StoredTensor`, in float32."""
+    """Several stored tensors that decode to one, float32; a `StoredTensor`."""
 
     name: str
     shape: tuple[int, ...]
     encoding: str
     parts: tuple[TensorInfo, ...]
     decode: Callable[[RowReader, int, int], Tensor]
-    """The rows from one index to another, with the values of a row in any shape."""
+    """Decodes rows (reader, start, stop); the values of a row may have any shape."""
     groups: Callable[[RowReader, int, int], Groups] | None = None
-    """The same rows as the codes they are stored in; None if packed blocks cannot hold those."""
+    """Returns the same rows as codes and scales; None if packed blocks cannot hold these."""
     bits: Bits = 4
-    """Of those codes."""
+    """Bits per code when packed."""
     wide: bool = False
-    """The groups are as long as the longer ones of packed blocks, or some times as long."""
+    """Whether its groups are as long as the long groups of packed blocks, or a multiple."""
 
     @property
     def nbytes(self) -> int:
@@ -65,31 +65,31 @@ class QuantizedTensor:
 
 
 class Collapsing:
-    """The tensors of a checkpoint while those of each quantized weight are taken out and one is put in their place."""
+    """The tensors of a checkpoint while the parts of each quantized weight are replaced by one `QuantizedTensor`."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
         self.left = dict(tensors)
-        """Tensors that nothing has taken."""
+        """Tensors that have not been taken."""
         self._made: dict[str, QuantizedTensor] = {}
 
     def stems(self, suffix: str) -> list[str]:
-        """What precedes `suffix` in the name of every tensor that is left and ends in it."""
+        """The names of remaining tensors that end in `suffix`, without the suffix."""
         return [name.removesuffix(suffix) for name in self.left if name.endswith(suffix)]
 
     def take(self, name: str, encodings: Collection[str], *, beside: TensorInfo | None = None) -> TensorInfo:
-        """The tensor `name`, stored in one of `encodings`; it is no longer left.
+        """Remove and return the tensor `name`, which must be stored in one of `encodings`.
 
         Raises:
-            CheckpointError: there is none though there is `beside`, which needs it; it is empty, or of another type.
+            CheckpointError: it is missing (but needed by `beside`), empty, or stored otherwise.
         """
         info = self.take_optional(name, encodings)
         if info is None:
-            place = "" if beside is None else f"{beside.path}: tensor {shown(beside.name)} is quantised, but "
+            place = "" if beside is None else f"{beside.path}: tensor {shown(beside.name)} is quantized, but "
             raise CheckpointError(f"{place}the tensor {shown(name)} is missing. Download the model again.")
         return info
 
     def take_optional(self, name: str, encodings: Collection[str]) -> TensorInfo | None:
-        """Like `take`, but None if there is no such tensor."""
+        """Like `take`, but None if the tensor is missing."""
         info = self.left.pop(name, None)
         if info is None:
             return None
@@ -102,20 +102,20 @@ class Collapsing:
         return info
 
     def put(self, tensor: QuantizedTensor) -> None:
-        """Add a weight made of tensors that were taken; `CheckpointError` if the checkpoint has one of that name."""
+        """Add a weight made of taken tensors; `CheckpointError` if the checkpoint has another one of that name."""
         if tensor.name in self.left or tensor.name in self._made:
             raise CheckpointError(
-                f"{tensor.parts[0].path} holds the weight {shown(tensor.name)} twice: quantised and as it is."
+                f"{tensor.parts[0].path} holds the weight {shown(tensor.name)} twice: quantized and as it is."
             )
         self._made[tensor.name] = tensor
 
     def result(self) -> dict[str, StoredTensor]:
-        """Everything that is left and everything that was put."""
+        """The remaining tensors and the added ones."""
         return {**self.left, **self._made}
 
 
 def check_shape(info: TensorInfo, shape: tuple[int, ...], partner: TensorInfo) -> None:
-    """Raise `CheckpointError` unless `info` has the shape that follows from its partner's."""
+    """Raise `CheckpointError` unless `info` has the `shape` that follows from `partner`."""
     if info.shape != shape:
         raise CheckpointError(
             f"{info.path}: tensor {shown(info.name)} has shape {list(info.shape)}, but {list(shape)} goes with "
@@ -124,27 +124,27 @@ def check_shape(info: TensorInfo, shape: tuple[int, ...], partner: TensorInfo) -
 
 
 def check_matrix(info: TensorInfo) -> tuple[int, int]:
-    """The two sizes of a matrix; `CheckpointError` if it is none."""
+    """The shape of a matrix; `CheckpointError` if it is not a matrix."""
     if len(info.shape) != 2:
         raise CheckpointError(f"{info.path}: tensor {shown(info.name)} has shape {list(info.shape)}, not two sizes.")
     return info.shape[0], info.shape[1]
 
 
 def as_bytes(info: TensorInfo) -> TensorInfo:
-    """The same tensor as a flat row of bytes."""
+    """The same tensor as a vector of bytes."""
     return replace(info, encoding="U8", shape=(info.nbytes,))
 
 
 def flat(info: TensorInfo) -> TensorInfo:
-    """The same tensor in one dimension."""
+    """The same tensor, flattened."""
     return replace(info, shape=(info.values,))
 
 
 def unpacked(words: Tensor, bits: int) -> Tensor:
-    """The unsigned numbers of `bits` bits, 1 to 8, in int32 words (..., W), lowest bits first: int32 (..., C).
+    """Unpack unsigned numbers of `bits` bits, 1 to 8, from int32 words (..., W), lowest bits first: int32 (..., C).
 
-    They lie densely: where `bits` does not divide 32, 32 of them fill `bits` words and some lie across two. Missing
-    words at the end count as zeros, so C may be more than was packed.
+    They are packed densely: if `bits` does not divide 32, then 32 numbers fill `bits` words, and some span two words.
+    Missing words at the end count as zeros, so C may exceed the number of packed values.
     """
     import torch
     from torch.nn.functional import pad
@@ -159,16 +159,16 @@ def unpacked(words: Tensor, bits: int) -> Tensor:
         field = groups[..., word] >> offset
         if offset + bits > 32:
             low = 32 - offset
-            # The shift copies the sign bit downwards: only the bits that were there are kept.
+            # The shift copies the sign bit: mask it off.
             field = (field & ((1 << low) - 1)) | (groups[..., word + 1] << low)
         fields.append(field & mask)
     return torch.stack(fields, -1).flatten(-2)
 
 
 def dequantized(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Tensor) -> Tensor:
-    """(codes - zeros) * scales in float32, (N, K).
+    """Dequantize: (codes - zeros) * scales in float32, (N, K).
 
-    `codes` is (N, K), `scales` and `zeros` are (N, G), and `groups` (K,) says which of the G columns belongs to each k.
+    `codes` is (N, K), `scales` and `zeros` are (N, G), and `groups` (K,) holds the index in G of each column.
     """
     values = codes.float()
     if zeros is not None:
@@ -177,18 +177,18 @@ def dequantized(codes: Tensor, scales: Tensor, zeros: Tensor | None, groups: Ten
 
 
 def packable(scales: TensorInfo, group_size: int, inputs: int) -> bool:
-    """Whether packed blocks hold codes with such scales, for so many inputs each."""
-    # In half precision, and the same for all columns of a block.
+    """Whether packed blocks can hold codes with such scales, each for `group_size` of `inputs` columns."""
+    # Scales must be half precision and the same for all columns of a block.
     return scales.encoding == "F16" and fills_groups(group_size, inputs)
 
 
 def fills_groups(group_size: int, inputs: int) -> bool:
-    """Whether so many inputs with the same scale are some of the shortest groups of packed blocks."""
+    """Whether groups of this size are multiples of the short groups of packed blocks."""
     return _is_multiple(group_size, COLUMNS, inputs)
 
 
 def as_wide(group_size: int, inputs: int) -> bool:
-    """Whether so many inputs with the same scale are some of the longer groups of packed blocks."""
+    """Whether groups of this size are multiples of the long groups of packed blocks."""
     return _is_multiple(group_size, wide(4).group or inputs, inputs)
 
 
@@ -197,10 +197,10 @@ def _is_multiple(group_size: int, columns: int, inputs: int) -> bool:
 
 
 def grouped(codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int) -> Groups:
-    """Codes (N, K) of up to 4 bits, with `scales` and `zeros` (N, G) for each `group_size` columns, to be packed.
+    """Codes (N, K) of up to 4 bits, with `scales` and `zeros` (N, G) for each `group_size` columns, ready for packing.
 
-    A minimum is the product of a scale and a zero point, rounded to half precision: off by 2^-11 of itself at most.
-    Without `zeros`, codes are of 8 bits, and their zero point is 128.
+    A minimum is a scale times a zero point, rounded to half precision: a relative error of at most 2^-11. Without
+    `zeros`, codes have 8 bits and a zero point of 128.
     """
     import torch
 
@@ -218,10 +218,10 @@ def _spread(columns: Tensor, groups: Tensor) -> Tensor:
 
 
 def read_groups(reader: RowReader, info: TensorInfo, groups: int) -> Tensor:
-    """A table (K,) that says to which of `groups` groups each column belongs, as int64.
+    """The table (K,) with the group of each column, int64.
 
     Raises:
-        CheckpointError: a group that there is not.
+        CheckpointError: a group outside of 0 to `groups` - 1.
     """
     table = reader.read_rows(flat(info), 0, info.values).long()
     low, high = int(table.min()), int(table.max())
@@ -234,7 +234,7 @@ def read_groups(reader: RowReader, info: TensorInfo, groups: int) -> Tensor:
 
 
 class _LastRead(threading.local):
-    """What each thread has read last: threads that read different weights would otherwise read everything again."""
+    """The tensors that each thread read last; one cache for all threads would be evicted all the time."""
 
     def __init__(self) -> None:
         self.last: WeakKeyDictionary[RowReader, tuple[tuple[TensorInfo, ...], tuple[Tensor, ...]]]
@@ -245,10 +245,10 @@ _KEPT = _LastRead()
 
 
 def read_whole(reader: RowReader, infos: tuple[TensorInfo, ...]) -> tuple[Tensor, ...]:
-    """All values of a few tensors that belong together, kept until others are asked for.
+    """All values of tensors that belong together, cached until the thread asks for others.
 
-    For layouts in which a row of the weight is a column of the file: its rows are wanted in pieces, and each piece
-    would otherwise read everything again.
+    For layouts in which rows of the weight are columns in the file: the rows are needed in chunks, and each chunk
+    would otherwise read the whole tensors again.
     """
     last = _KEPT.last.get(reader)
     if last is None or last[0] != infos:

@@ -1,4 +1,4 @@
-"""Weights of `bitsandbytes`: NF4 and FP4 with nested scales, and int8 with a scale for each row."""
+"""Weights of `bitsandbytes`: NF4 and FP4 with nested scales, and int8 with one scale per row."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from llmcli.checkpoint.tensors.tensor_info import RowReader
 
 _LONGEST_STATE = 1 << 16
-# A quantized weight may be stored in any type: the bytes count.
+# A quantized weight may be stored with any dtype; only its bytes matter.
 _ANY = ("U8", "I8", "F16", "BF16", "F32")
 
 
 @dataclass(frozen=True)
 class Scales4Bit:
-    """One scale for each `block_size` values, in the order of the file."""
+    """One scale for each `block_size` values, in storage order."""
 
     absmax: TensorInfo
-    """Float, or bytes that stand for numbers of `nested_map`."""
+    """Floats, or bytes that are indices into `nested_map`."""
     block_size: int
     nested_map: TensorInfo | None = None
     nested_absmax: TensorInfo | None = None
@@ -57,7 +57,7 @@ class Scales4Bit:
 
 @dataclass(frozen=True)
 class Rows4Bit:
-    """Rows of `W = quant_map[q] * scale`, with two codes in each byte, the first one in the upper nibble."""
+    """Decodes rows of `W = quant_map[q] * scale`, two codes in each byte, the first in the upper nibble."""
 
     row_length: int
     weight: TensorInfo
@@ -77,7 +77,7 @@ class Rows4Bit:
 
 @dataclass(frozen=True)
 class Rows8Bit:
-    """Rows of `W = q * SCB / 127`."""
+    """Decodes rows of `W = q * SCB / 127`."""
 
     weight: TensorInfo
     scale: TensorInfo
@@ -89,18 +89,18 @@ class Rows8Bit:
 
 
 def _repeated(reader: RowReader, info: TensorInfo, size: int, start: int, stop: int) -> Tensor:
-    """The numbers `start` to `stop` of a tensor in which each number counts for `size`."""
+    """The numbers `start` to `stop` of a tensor whose values are each repeated `size` times."""
     first, last = start // size, -(-stop // size)
     values = reader.read_rows(flat(info), first, last).float()
     return values.repeat_interleave(size)[start - first * size :][: stop - start]
 
 
 def collapse_bitsandbytes(tensors: Collapsing) -> None:
-    """Put W in the place of W, `W.absmax`, `W.quant_map`, ..., and `X.weight` in that of `X.weight` and `X.SCB`.
+    """Replace W, `W.absmax`, `W.quant_map`, ... by W, and `X.weight`, `X.SCB` by `X.weight`.
 
     Raises:
-        CheckpointError: parts that are missing, broken or contradict each other.
-        UnsupportedModelError: int8 weights in the order of a particular GPU.
+        CheckpointError: parts are missing, damaged or contradict each other.
+        UnsupportedModelError: int8 weights in the layout of a particular GPU.
     """
     for kind in ("nf4", "fp4"):
         for name in tensors.stems(f".quant_state.bitsandbytes__{kind}"):
@@ -119,7 +119,7 @@ def _put_8_bit(tensors: Collapsing, stem: str) -> None:
     if order is not None and read_integers(order, 1) != (0,):
         raise UnsupportedModelError(
             f"{order.path}: {shown(weight.name)} is stored in the order of a particular GPU; "
-            "use an unquantised or a GGUF version of the model."
+            "use an unquantized or a GGUF version of the model."
         )
     parts = (weight, scale)
     tensors.put(QuantizedTensor(weight.name, (rows, columns), "int8", parts, Rows8Bit(weight, scale)))
@@ -167,13 +167,13 @@ def _read_state(info: TensorInfo) -> ConfigKeys:
 
 def _shape(keys: ConfigKeys) -> tuple[int, ...]:
     sizes = keys.get("shape")
-    # The bound keeps the product of hostile sizes a small number.
+    # Bounded, so that the product of hostile sizes stays small.
     if (
         not isinstance(sizes, list)
         or not 1 <= len(sizes) <= 4
         or not all(isinstance(size, int) and not isinstance(size, bool) and 0 < size < 1 << 31 for size in sizes)
     ):
-        raise CheckpointError(f"{keys.path}: the state of a quantised weight has the shape {str(sizes)[:80]}.")
+        raise CheckpointError(f"{keys.path}: the state of a quantized weight has the shape {str(sizes)[:80]}.")
     return tuple(sizes)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of `compressed-tensors`: integers packed into words, int8, FP8, MXFP8, NVFP4 and MXFP4."""
+"""Weights of `compressed-tensors`: integers packed into words, int8, FP8, MXFP8, NVFP4 and MXFP4."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class _Scheme:
-    """What one entry of `config_groups` says about the weights of its modules."""
+    """The weight settings of one entry of `config_groups`."""
 
     bits: int
     cell: Cell
 
 
 def refused_variant(config: ConfigKeys) -> str | None:
-    """The part of a configuration that cannot be read, in words; None if there is no such part."""
+    """A description of an unsupported part of the configuration; None if there is none."""
     formats = [config.text("format")] + [group.text("format") for group in _groups(config)]
     for name in formats:
         if name is not None and name not in FORMATS:
@@ -65,13 +65,13 @@ def refused_variant(config: ConfigKeys) -> str | None:
 
 
 def collapse_compressed(tensors: Collapsing, config: ConfigKeys) -> None:
-    """Put `X.weight` in the place of `X.weight_packed` or of a quantized `X.weight`, and of everything beside it.
+    """Replace `X.weight_packed` or a quantized `X.weight`, and the tensors that belong to it, by `X.weight`.
 
-    Which of the settings belongs to a module is told by the shapes of its tensors.
+    The shapes of a module's tensors show which of the settings applies to it.
 
     Raises:
-        CheckpointError: settings that make no sense, or shapes that contradict them or each other.
-        UnsupportedModelError: a kind of grid that is not known, or two settings that fit the same shapes.
+        CheckpointError: invalid settings, or shapes that contradict them or each other.
+        UnsupportedModelError: an unknown kind of grid, or two settings that fit the same shapes.
     """
     schemes = _schemes(config)
     cells = [scheme.cell for scheme in schemes]
@@ -86,7 +86,7 @@ def collapse_compressed(tensors: Collapsing, config: ConfigKeys) -> None:
     for name in [name for name, info in tensors.left.items() if info.encoding == "I8" and name.endswith(".weight")]:
         _put_int8(tensors, name, cells)
     for name in [name for name, info in tensors.left.items() if info.encoding in FP8]:
-        # FP8 is symmetric; some tools write the zeros nevertheless.
+        # FP8 is symmetric, but some tools write zero points all the same.
         tensors.left.pop(f"{name}_zero_point", None)
     collapse_fp8(tensors, cells)
 
@@ -117,7 +117,7 @@ def _put_integers(tensors: Collapsing, stem: str, packed: TensorInfo, schemes: l
     if stated != lead or columns < 1 or not fitting:
         raise CheckpointError(
             f"{size.path}: tensor {shown(size.name)} says {[*stated, columns]}, which does not go with "
-            f"{shown(packed.name)} of shape {list(packed.shape)} in any of the model's quantisation settings."
+            f"{shown(packed.name)} of shape {list(packed.shape)} in any of the model's quantization settings."
         )
     bits = {scheme.bits for scheme in fitting}
     if len(bits) > 1:
@@ -137,7 +137,7 @@ def _put_integers(tensors: Collapsing, stem: str, packed: TensorInfo, schemes: l
         parts.append(zero)
     if groups is not None:
         check_shape(groups, (columns,), packed)
-        # One that is not in use holds -1 throughout: only bytes of all ones.
+        # -1 throughout (all bytes 0xff) means that the table is not used.
         if not read_stored(groups).strip(b"\xff"):
             groups = None
         else:
@@ -150,7 +150,7 @@ def _put_integers(tensors: Collapsing, stem: str, packed: TensorInfo, schemes: l
 
 
 def _kept_in_8_bits(tensor: QuantizedTensor, rows: GridRows) -> QuantizedTensor:
-    """The tensor, with its codes of 8 bits where packed blocks can hold them."""
+    """The tensor, with its 8-bit codes packable if packed blocks can hold them."""
     if not rows.packable:
         return tensor
     return replace(tensor, groups=rows.packed, bits=8, wide=as_wide(rows.cell[1], tensor.shape[1]))
@@ -171,7 +171,7 @@ def _schemes(config: ConfigKeys) -> list[_Scheme]:
             continue
         bits = weights.integer("num_bits")
         if bits > 8:
-            raise CheckpointError(f"{config.path} quantises to {bits} bits; at most 8 make sense.")
+            raise CheckpointError(f"{config.path} quantizes to {bits} bits; at most 8 make sense.")
         schemes.append(_Scheme(bits, _cell(weights)))
     return list(dict.fromkeys(schemes))
 
@@ -189,8 +189,8 @@ def _cell(weights: ConfigKeys) -> Cell:
     if strategy == "block":
         return block_size(weights, "block_structure")
     raise UnsupportedModelError(
-        f"{weights.path} quantises weights with the strategy {shown(strategy)}, which is not supported; "
-        "use an unquantised or a GGUF version of the model."
+        f"{weights.path} quantizes weights with the strategy {shown(strategy)}, which is not supported; "
+        "use an unquantized or a GGUF version of the model."
     )
 
 

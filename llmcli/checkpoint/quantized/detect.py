@@ -1,7 +1,7 @@
-"""Quantized Hugging Face checkpoints: which method a folder uses, and its weights as if they were plain tensors.
+"""Detect the quantization method of a Hugging Face folder, and present its weights as plain tensors.
 
-Only what `quantization_config` says cannot be seen in the tensors is taken from it: sizes of groups and blocks, numbers
-of bits. Which modules are quantized, the tensors themselves tell.
+From `quantization_config` only facts are used that the tensors do not show: group sizes, block sizes, numbers of bits.
+The tensors themselves show which modules are quantized.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from llmcli.checkpoint.quantized.settings import quantization_settings
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-# What quantized activations and caches need, which are not quantized here: the results are a little more exact.
+# Scales of quantized activations and caches, which are not quantized here: results are slightly more exact.
 _ACTIVATION_PARTS = re.compile(
     r".*[._]((input|output|activation|prob_output)_(scale|zero_point|global_scale)|input_scale_ub|qscale_act"
     r"|[qkv]_(scale|zero_point))"
 )
-# They are single numbers or one per channel; a larger tensor of such a name is something else.
+# These are scalars or one per channel; a larger tensor of such a name is something else.
 _LARGEST_ACTIVATION_PART = 1 << 20
-# What is left of a weight only if the rest of it is missing.
+# Parts of a quantized weight; one that remains means that other parts are missing.
 _WEIGHT_PARTS = re.compile(
     r".*(\.(qweight|qscale_weight|qzeros|scales|g_idx|SCB|weight_(packed|shape|zero_point|g_idx|global_scale|scale|scale_2)"
     r"|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*))|_scale_inv|_blocks|_scales)"
@@ -44,14 +44,14 @@ _PLAIN = ("F64", "F32", "F16", "BF16")
 
 
 def unquantized(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of a folder with every quantized weight in the place of the tensors that it is made of.
+    """The tensors of a folder, with the parts of each quantized weight replaced by one tensor.
 
-    `config` holds the keys of `config.json`. A folder that is not quantized comes back as it is. Nothing but headers
-    and a few bytes that hold sizes are read.
+    `config` holds the keys of `config.json`. The tensors of an unquantized folder are returned unchanged. Reads only
+    headers and a few bytes that hold sizes.
 
     Raises:
-        UnsupportedModelError: a method or a variant that cannot be read.
-        CheckpointError: tensors or settings that contradict each other, or parts of a weight that are missing.
+        UnsupportedModelError: an unsupported method or variant.
+        CheckpointError: tensors or settings contradict each other, or parts of a weight are missing.
     """
     settings = quantization_settings(tensors, config, folder)
     if settings is None:
@@ -66,8 +66,8 @@ def unquantized(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: P
             del collapsing.left[name]
         elif _WEIGHT_PARTS.fullmatch(name) or (name.endswith(".weight") and info.encoding not in _PLAIN):
             raise CheckpointError(
-                f"{info.path}: tensor {shown(name)} of type {info.encoding} is part of a weight quantised by {method}, "
-                "but the other parts are missing or are not quantised. Download the model again."
+                f"{info.path}: tensor {shown(name)} of type {info.encoding} is part of a weight quantized by {method}, "
+                "but the other parts are missing or are not quantized. Download the model again."
             )
     return collapsing.result()
 
@@ -86,8 +86,8 @@ def _method(settings: ConfigKeys) -> str | None:
 
 def _unsupported(settings: ConfigKeys, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{settings.path} says that the weights are quantised by {what}, which is not supported; "
-        "use an unquantised or a GGUF version of the model."
+        f"{settings.path} says that the weights are quantized by {what}, which is not supported; "
+        "use an unquantized or a GGUF version of the model."
     )
 
 
@@ -151,7 +151,7 @@ def _fbgemm_fp8(tensors: Collapsing, settings: ConfigKeys) -> None:
 def _modelopt(tensors: Collapsing, settings: ConfigKeys) -> None:
     algorithm = settings.text("quant_algo")
     if algorithm is None:
-        # Only the cache is meant to be quantized.
+        # Only the KV cache is meant to be quantized.
         return
     if algorithm == "NVFP4":
         collapse_modelopt_nvfp4(tensors)
@@ -182,7 +182,7 @@ _METHODS: dict[str, Callable[[Collapsing, ConfigKeys], None]] = {
 
 
 def _throughout(settings: ConfigKeys, key: str, *, value: bool) -> bool:
-    """A setting has that value, in what is said of single modules too."""
+    """Whether a setting has that value, in general and for every module with its own settings."""
     modules = [section for name in ("dynamic", "extra_config") if (section := settings.get(name))]
     said = [one for section in modules if isinstance(section, dict) for one in section.values()]
     return settings.get(key) is value and all(one.get(key, value) is value for one in said if isinstance(one, dict))
@@ -196,5 +196,5 @@ def _bits(settings: ConfigKeys, method: str, known: tuple[int, ...], key: str) -
 
 
 def _group_size(settings: ConfigKeys, key: str) -> int | None:
-    """Inputs that share a scale; None, written -1, for all of them."""
+    """The number of inputs that share a scale; None (-1 in the file) means all of them."""
     return None if settings.get(key) == -1 else settings.integer(key)

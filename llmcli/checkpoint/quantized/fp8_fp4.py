@@ -1,4 +1,4 @@
-"""Weights in 8-bit and 4-bit floating point: `fp8`, `fbgemm_fp8`, `modelopt`, and the packed experts of `mxfp4`."""
+"""Weights in 8-bit and 4-bit floating point: `fp8`, `fbgemm_fp8`, `modelopt`, and packed `mxfp4` experts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _MXFP4_GROUP = 32
 
 
 def collapse_fp8(tensors: Collapsing, cells: Sequence[Cell]) -> None:
-    """Multiply every FP8 tensor that is left by its scales, of whatever name: `cells` are the grids they may have.
+    """Combine every remaining FP8 tensor with its scales; `cells` are the grids that the scales may have.
 
     The names are `W_scale_inv` (DeepSeek; a factor in spite of its name) or `W_scale` for the weight W, and `X.scale`
     or `X.qscale_weight` for `X.weight`.
 
     Raises:
-        CheckpointError: a weight has no scales, or as many as no cell explains.
+        CheckpointError: a weight has no scales, or a number of scales that no cell explains.
     """
     for name in [name for name, info in tensors.left.items() if info.encoding in FP8]:
         weight = tensors.take(name, FP8)
@@ -53,7 +53,7 @@ def collapse_fp8(tensors: Collapsing, cells: Sequence[Cell]) -> None:
 
 
 def collapse_modelopt_nvfp4(tensors: Collapsing) -> None:
-    """Weights of two FP4 numbers in a byte, with an FP8 scale for 16 of them and one scale `weight_scale_2` for all.
+    """Combine weights of two FP4 numbers per byte with FP8 scales for 16 values each and one scale for all.
 
     Raises:
         CheckpointError: scales are missing or do not fit.
@@ -75,7 +75,7 @@ def put_fp4(
     *,
     divides: bool,
 ) -> None:
-    """Put the weight made of FP4 numbers, two in a byte, `group` of which in a row share a scale."""
+    """Add the weight made of FP4 numbers, two per byte, with one scale for each `group` numbers of a row."""
     *lead, rows, stored = _weight_shape(weight)
     shape = (*lead, rows, 2 * stored)
     cell = grid_cell(scale, weight, shape, [(1, group)])
@@ -88,11 +88,11 @@ def put_fp4(
 
 
 def collapse_mxfp4(tensors: Collapsing) -> None:
-    """Put P of shape (..., rows, K) in the place of `P_blocks` (..., rows, K / 32, 16) and `P_scales`.
+    """Replace `P_blocks` (..., rows, K / 32, 16) and `P_scales` by P of shape (..., rows, K).
 
-    The rows stay in the order of the file, outputs first: for gpt-oss `gate_up_proj` is (E, 2 I, d) with a gate in each
-    even row and its partner in the next odd one, and `down_proj` is (E, d, I). The unquantized form of that family
-    has the last two dimensions the other way round.
+    Rows keep the order of the file, outputs first: gpt-oss has `gate_up_proj` (E, 2 I, d), with gate in even rows and
+    up in odd rows, and `down_proj` (E, d, I). The unquantized form of that family has the last two dimensions
+    transposed.
 
     Raises:
         CheckpointError: scales are missing or do not fit.

@@ -1,6 +1,6 @@
-"""GPTQ and AWQ: integer codes packed into 32-bit words so that a row of the weight is a column of the file.
+"""Weights of GPTQ and AWQ: integer codes packed into 32-bit words, transposed (weight rows are columns in the file).
 
-N is the number of outputs (rows of the weight), K of inputs, G of groups of inputs that share a scale and a zero point.
+N: outputs (rows of the weight), K: inputs, G: groups of inputs that share a scale and a zero point.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 GPTQ_BITS = (2, 3, 4, 8)
 
-# From which bit on the columns 8c, 8c + 1, ... of the weight lie in word c.
+# Bit offsets of the weight's columns 8c, 8c + 1, ... in word c.
 _AWQ_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)
 
 
 @dataclass(frozen=True)
 class GptqRows:
-    """Rows of `W[n, k] = scales[g[k], n] * (q[k, n] - z[g[k], n])`, with q packed along K and z along N."""
+    """Decodes rows of `W[n, k] = scales[g[k], n] * (q[k, n] - z[g[k], n])`, q packed along K and z along N."""
 
     parts: tuple[TensorInfo, TensorInfo, TensorInfo]
     """qweight int32 (K * bits / 32, N), qzeros int32 (G, N * bits / 32), scales (G, N)."""
     groups: TensorInfo | None
-    """The group of each input, integers (K,); None if each `group_size` inputs in a row are a group."""
+    """The group of each input, integers (K,); None if groups are `group_size` consecutive inputs."""
     group_size: int
     bits: int
     zero_offset: int
-    """What must be added to a stored zero point, modulo 2^bits: 1 in the first version of the format."""
+    """Added to stored zero points, modulo 2^bits: 1 in the first version of the format."""
 
     def __call__(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, float32 (rows, K)."""
@@ -63,11 +63,11 @@ class GptqRows:
         return dequantized(codes, scales, zeros, groups)
 
     def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
-        """Rows `start` to `stop` as codes.
+        """Rows `start` to `stop` as codes and scales.
 
         Raises:
-            CheckpointError: the groups of inputs are not in order, or of 8-bit numbers the zero points not the middle,
-                as the configuration says they are.
+            CheckpointError: groups are out of order, or zero points of 8-bit codes are not 128, contrary to the
+                configuration.
         """
         import torch
 
@@ -76,14 +76,14 @@ class GptqRows:
             table = read_groups(reader, self.groups, scales.shape[1])
             if not torch.equal(table, torch.arange(len(table)) // self.group_size):
                 raise CheckpointError(
-                    f"{self.groups.path}: tensor {shown(self.groups.name)} has inputs in another order, which the "
-                    "configuration says nothing of. With --dtype bfloat16 the model can be read all the same."
+                    f"{self.groups.path}: tensor {shown(self.groups.name)} assigns inputs in another order, which "
+                    "the configuration does not mention. Use --dtype bfloat16 to load the model."
                 )
         if self.bits == 8 and bool((zeros != 128).any()):
             info = self.parts[1]
             raise CheckpointError(
                 f"{info.path}: tensor {shown(info.name)} has zero points other than 128, though the configuration says "
-                "that its numbers are symmetric. With --dtype bfloat16 the model can be read all the same."
+                "that its numbers are symmetric. Use --dtype bfloat16 to load the model."
             )
         return grouped(codes, scales, None if self.bits == 8 else zeros, self.group_size)
 
@@ -91,7 +91,7 @@ class GptqRows:
         """Codes (n, K), scales and zero points (n, G)."""
         qweight, qzeros, scales = read_whole(reader, self.parts)
         codes = unpacked(qweight[:, start:stop].T.contiguous(), self.bits)  # (n, K)
-        # 32 values fill `bits` words, whatever the number of bits.
+        # 32 values fill `bits` words.
         first, last = start // 32, -(-stop // 32)
         zeros = unpacked(qzeros[:, first * self.bits : last * self.bits], self.bits)
         zeros = zeros[:, start - first * 32 :][:, : stop - start].T  # (n, G)
@@ -100,7 +100,7 @@ class GptqRows:
 
 @dataclass(frozen=True)
 class AwqRows:
-    """Rows of `W[n, k] = scales[k // group_size, n] * (q[k, n] - z[k // group_size, n])`, q and z packed along N."""
+    """Decodes rows of `W[n, k] = scales[k // group_size, n] * (q[k, n] - z[k // group_size, n])`, packed along N."""
 
     parts: tuple[TensorInfo, TensorInfo, TensorInfo]
     """qweight int32 (K, N / 8), qzeros int32 (G, N / 8), scales (G, N)."""
@@ -114,7 +114,7 @@ class AwqRows:
         return dequantized(codes, scales, zeros, torch.arange(codes.shape[1]) // self.group_size)
 
     def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
-        """Rows `start` to `stop` as codes."""
+        """Rows `start` to `stop` as codes and scales."""
         return grouped(*self._numbers(reader, start, stop), self.group_size)
 
     def _numbers(self, reader: RowReader, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,12 +125,12 @@ class AwqRows:
 
 
 def _awq_columns(words: Tensor, start: int, stop: int) -> Tensor:
-    """The columns `start` to `stop` of the numbers in (R, N / 8) words, as rows: (stop - start, R)."""
+    """Columns `start` to `stop` of the numbers in words (R, N / 8), as rows: (stop - start, R)."""
     import torch
 
     first = start // 8
     shifts = torch.tensor(_AWQ_SHIFTS, dtype=torch.int32).unsqueeze(1)
-    # Turned round while they are words, of which there are fewer.
+    # Transpose the words rather than the numbers, which are 8 times as many.
     rows = words[:, first : -(-stop // 8)].T.contiguous().unsqueeze(1)  # (words, 1, R)
     return (rows >> shifts & 15).flatten(0, 1)[start - first * 8 :][: stop - start]
 
@@ -145,13 +145,11 @@ def collapse_gptq(
     in_order: bool = False,
     symmetric: bool = False,
 ) -> None:
-    """Put `X.weight` in the place of `X.qweight`, `X.qzeros`, `X.scales` and `X.g_idx`.
+    """Replace `X.qweight`, `X.qzeros`, `X.scales` and `X.g_idx` by `X.weight`.
 
-    `in_order` means that the table of groups, if there is one, has nothing to tell; `symmetric` that zero points have
-    nothing to tell, being in the middle.
-
-    `group_size` is None if all inputs are one group. Unless the checkpoint is `uniform`, the sizes may differ from
-    module to module, and each module's tensors say what they are.
+    `group_size` is None if all inputs are one group. Unless the checkpoint is `uniform`, sizes may differ between
+    modules and are derived from each module's tensors. `in_order`: the table of groups, if present, is the identity;
+    `symmetric`: all zero points are in the middle. Both allow packing without reading these tensors.
 
     Raises:
         CheckpointError: shapes that contradict each other or the configuration.
@@ -202,7 +200,7 @@ def collapse_gptq(
 
 
 def collapse_awq(tensors: Collapsing, *, group_size: int | None) -> None:
-    """Put `X.weight` in the place of `X.qweight`, `X.qzeros` and `X.scales` of AWQ's 4-bit "gemm" layout.
+    """Replace `X.qweight`, `X.qzeros` and `X.scales`, AWQ's 4-bit "gemm" layout, by `X.weight`.
 
     Raises:
         CheckpointError: shapes that contradict each other or the configuration.

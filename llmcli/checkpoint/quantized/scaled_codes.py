@@ -1,7 +1,7 @@
-"""Weights stored row by row as codes, with a grid of scales over them: one for the tensor, a row, a group or a block.
+"""Weights stored as rows of codes with a grid of scales: one scale per tensor, row, group or block.
 
 FP8 in all its forms, packed integers of compressed-tensors, NVFP4 and MXFP4 differ only in how a code becomes a number
-and in the size of the grid's cells. A leading dimension of experts is allowed everywhere: (E, N, K).
+and in the cells of the grid. All may have a leading dimension of experts: (E, N, K).
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ if TYPE_CHECKING:
     from llmcli.model.quantized.matrix import Groups
 
 SCALES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E8M0", "U8")
-"""How scales are stored; bytes are powers of two as in F8_E8M0."""
+"""Encodings of scales; bytes are powers of two as in F8_E8M0."""
 
 # FP4 (E2M1) of the OCP Microscaling specification.
 _FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 Cell = tuple[int | None, int | None]
-"""Rows and columns that share a scale; None means all of them."""
+"""Rows and columns that share a scale; None means all."""
 
 
 @dataclass(frozen=True)
 class GridRows:
-    """Rows of `W[n, k] = (q[n, k] - z[n // rows, k // columns]) * scale[n // rows, k // columns]`."""
+    """Decodes rows of `W[n, k] = (q[n, k] - z[n // rows, k // columns]) * scale[n // rows, k // columns]`."""
 
     shape: tuple[int, ...]
     """(N, K) or (E, N, K)."""
     weight: TensorInfo
-    """The codes of one row after the other."""
+    """The stored codes, row by row."""
     codes: Callable[[Tensor], Tensor]
-    """From stored rows (R, anything) to numbers (R, at least K)."""
+    """Converts stored rows (R, anything) to numbers (R, at least K)."""
     scale: TensorInfo
     cell: tuple[int, int]
     zero: TensorInfo | None = None
     zero_bits: int | None = None
-    """Bits of zero points that are packed along N; None if they are stored one by one."""
+    """Bits of zero points that are packed along N; None if they are not packed."""
     groups: TensorInfo | None = None
-    """The group of each column if they are not simply one after the other, integers (K,)."""
+    """The group of each column, integers (K,); None if groups are consecutive columns."""
     global_scale: TensorInfo | None = None
-    """One number, or one for each expert."""
+    """A further scale of the whole tensor, or one for each expert."""
     global_divides: bool = False
-    """Whether the scales are divided by the global scale rather than multiplied."""
+    """Whether scales are divided by the global scale instead of multiplied."""
 
     def __call__(self, reader: RowReader, start: int, stop: int) -> Tensor:
-        """Rows or experts `start` to `stop`, float32 (all their rows, K)."""
+        """Rows or experts `start` to `stop`, float32 (all rows of these, K)."""
         import torch
 
         codes, scales, zeros = self._numbers(reader, start, stop)
@@ -72,17 +72,17 @@ class GridRows:
         return dequantized(codes, scales, zeros, groups)
 
     def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
-        """Rows `start` to `stop` as codes, where these are signed numbers of 8 bits, with a scale for some of a row.
+        """Rows `start` to `stop` as codes and scales, for signed 8-bit codes with groups within a row.
 
-        A scale of 2^-17 or more in bfloat16 is the same in half precision; a lesser one is off by 2^-25 at most, which
-        is 2^-18 for the greatest of its weights.
+        A bfloat16 scale of at least 2^-17 is exact in half precision; a smaller one is off by at most 2^-25, which is
+        2^-18 for the largest of its weights.
         """
         codes, scales, _ = self._numbers(reader, start, stop)
         return grouped(codes + 128, scales, None, self.cell[1])
 
     @property
     def packable(self) -> bool:
-        """Whether `packed` can have them, if they are numbers of 8 bits."""
+        """Whether `packed` supports these codes, if they have 8 bits."""
         alone = len(self.shape) == 2 and self.zero is None and self.groups is None and self.global_scale is None
         fits = self.cell[0] == 1 and fills_groups(self.cell[1], self.shape[-1])
         return alone and fits and self.scale.encoding in ("F16", "BF16")
@@ -93,7 +93,7 @@ class GridRows:
 
         experts = stop - start if len(self.shape) == 3 else 1
         rows, columns = self.shape[-2:]
-        # The rows of each matrix that are read: all those of some experts, or some of the only matrix.
+        # Row range of each matrix: all rows of some experts, or some rows of a single matrix.
         low, high = (0, rows) if len(self.shape) == 3 else (start, stop)
 
         def read(info: TensorInfo, first: int, last: int) -> Tensor:
@@ -124,11 +124,11 @@ class GridRows:
 def grid_cell(scale: TensorInfo, weight: TensorInfo, shape: tuple[int, ...], cells: Iterable[Cell]) -> tuple[int, int]:
     """The one of `cells` that divides a weight of `shape` into as many pieces as there are scales.
 
-    Scales of whole rows may leave out the last dimension, and those of a whole matrix both.
+    Scales of whole rows may omit the last dimension, and the scale of a whole matrix both.
 
     Raises:
         CheckpointError: none of them does.
-        UnsupportedModelError: several do, and the configuration names modules rather than sizes.
+        UnsupportedModelError: several do, and the settings do not say which.
     """
     *lead, rows, columns = shape
     found: set[tuple[int, int]] = set()
@@ -153,26 +153,26 @@ def grid_cell(scale: TensorInfo, weight: TensorInfo, shape: tuple[int, ...], cel
 
 
 def ambiguous(info: TensorInfo) -> UnsupportedModelError:
-    """The error for a tensor that could belong to settings which mean different things."""
+    """The error for a tensor whose shape fits several different settings."""
     return UnsupportedModelError(
-        f"{info.path}: the shape of {shown(info.name)} fits several of the model's quantisation settings, "
-        "which cannot be told apart; use an unquantised or a GGUF version of the model."
+        f"{info.path}: the shape of {shown(info.name)} fits several of the model's quantization settings, "
+        "which cannot be told apart; use an unquantized or a GGUF version of the model."
     )
 
 
 def check_one_number(info: TensorInfo, lead: tuple[int, ...], partner: TensorInfo) -> None:
-    """Raise `CheckpointError` unless a tensor holds one number for each of the leading dimensions."""
+    """Raise `CheckpointError` unless a tensor holds one number for each of the leading dimensions `lead`."""
     if [size for size in info.shape if size != 1] != [size for size in lead if size != 1]:
         check_shape(info, lead or (1,), partner)
 
 
 def float_codes(stored: Tensor) -> Tensor:
-    """Codes that are numbers already: FP8 or int8."""
+    """Codes that are numbers already: FP8 or int8, (R, K)."""
     return stored.float()
 
 
 def fp4_codes(stored: Tensor) -> Tensor:
-    """Two FP4 numbers in each byte, the first one in the lower nibble: (R, B) to (R, 2 B)."""
+    """Decode two FP4 numbers per byte, the first in the lower nibble: (R, B) to (R, 2 B)."""
     import torch
 
     table = torch.tensor([[_FP4[byte & 15], _FP4[byte >> 4]] for byte in range(256)])
@@ -180,7 +180,7 @@ def fp4_codes(stored: Tensor) -> Tensor:
 
 
 def packed_codes(bits: int) -> Callable[[Tensor], Tensor]:
-    """Signed integers of `bits` bits, packed along the last dimension with an offset of 2^(bits - 1)."""
+    """A decoder of signed integers of `bits` bits, packed along the last dimension with an offset of 2^(bits - 1)."""
     return lambda stored: unpacked(stored, bits) - (1 << (bits - 1))
 
 

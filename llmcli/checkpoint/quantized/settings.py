@@ -1,4 +1,4 @@
-"""Whether a Hugging Face folder is quantized, and where it says how."""
+"""Find the quantization settings of a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmcli.errors import CheckpointError
 
 
 def quantization_settings(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> ConfigKeys | None:
-    """The keys that describe the quantization, wherever they are kept; None if there are none."""
+    """The keys that describe the quantization, from any of their places; None if there are none."""
     for keys in (config, config.section("text_config")):
         for name in ("quantization_config", "compression_config"):
             settings = None if keys is None else keys.section(name)
@@ -26,11 +26,11 @@ def quantization_settings(tensors: Mapping[str, TensorInfo], config: ConfigKeys,
     packed = next((info for name, info in tensors.items() if name.endswith(".qweight")), None)
     if packed is None:
         return None
-    # Older tools wrote a file of their own, and not the method into it.
+    # Older tools wrote a separate file, without the name of the method.
     for path, method in ((folder / "quantize_config.json", "gptq"), (folder / "quant_config.json", "awq")):
         if path.exists():
             return ConfigKeys({"quant_method": method, **optional_json_object(path)}, path)
     raise CheckpointError(
-        f"{packed.path} holds quantised weights such as {shown(packed.name)}, but {config.path} has no "
+        f"{packed.path} holds quantized weights such as {shown(packed.name)}, but {config.path} has no "
         "quantization_config that says how. Download the model again."
     )

@@ -1,1 +1,1 @@
-"""Reading tensors from files: their dtypes, ggml blocks, parts of rows, and repacking."""
+"""Tensors in files: dtypes, ggml blocks, reading parts of rows, and repacking."""

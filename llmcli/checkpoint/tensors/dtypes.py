@@ -1,6 +1,6 @@
-"""How many bytes the values of a tensor take in a file: what a header can be checked with before torch is there.
+"""Sizes of stored values, so that headers can be checked without importing torch.
 
-The names are those of safetensors (`F32`, `BF16`, ...) and of ggml (`Q4_K`, ...), which agree where they overlap.
+Names are those of safetensors (`F32`, `BF16`, ...) and ggml (`Q4_K`, ...), which agree where they overlap.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to store values, `block_size` of them in `block_bytes` bytes; a plain number is a block of its own."""
+    """An encoding with `block_size` values in `block_bytes` bytes; plain numbers have blocks of one value."""
 
     name: str
     block_size: int
     block_bytes: int
 
     def nbytes(self, values: int) -> int:
-        """The bytes that `values` values take, a multiple of `block_size` of them."""
+        """Bytes that `values` values take, a multiple of `block_size`."""
         return values // self.block_size * self.block_bytes
 
 
@@ -62,10 +62,10 @@ NUMBERS: dict[str, Layout] = {name: Layout(name, 1, size) for name, size in _NUM
 """Plain number types, little-endian."""
 
 LAYOUTS: dict[str, Layout] = {**NUMBERS, **{layout.name: layout for layout in _BLOCKS}}
-"""Every way to store values that we can read, by name."""
+"""All encodings that can be read, by name."""
 
 UNSUPPORTED_SAFETENSORS_TYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
-"""Types of less than a byte that the safetensors format knows and we do not read."""
+"""Types of less than a byte in the safetensors format; not supported."""
 
 GGML_TYPES: dict[int, str] = {
     0: "F32",
@@ -111,4 +111,4 @@ GGML_TYPES: dict[int, str] = {
     40: "NVFP4",
     41: "Q1_0",
 }
-"""The names of ggml's tensor types by their number in GGUF files (`enum ggml_type`), read by us or not."""
+"""Names of ggml's tensor types by number (`enum ggml_type`), including unsupported ones."""

@@ -1,4 +1,4 @@
-"""How the values of a tensor are stored in a file: a registry of plain number types and of block formats."""
+"""Encodings of stored tensors with their decoders: plain number types and ggml block formats."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from llmcli.checkpoint.tensors.dtypes import LAYOUTS, Layout
 
 @dataclass(frozen=True)
 class Encoding(Layout):
-    """One way to store values, and to get at them."""
+    """A `Layout` with the function that decodes it."""
 
     decode: Callable[[Tensor], Tensor]
-    """From uint8 (N, block_bytes) to (N, block_size): float32 for block formats, a view in `dtype` for plain ones."""
+    """Decodes uint8 (N, block_bytes) to (N, block_size): float32 for blocks, a view in `dtype` for plain numbers."""
     dtype: torch.dtype | None = None
-    """The number type if values are stored one by one, little-endian; None for block formats."""
+    """The dtype of plain numbers, little-endian; None for block formats."""
 
     @property
     def is_floating_point(self) -> bool:
-        """Whether the values are real numbers, as weights are."""
+        """Whether the values are floats, as those of weights are."""
         return self.dtype is None or self.dtype.is_floating_point
 
 
@@ -73,4 +73,4 @@ def _encoding(layout: Layout) -> Encoding:
 
 
 ENCODINGS: dict[str, Encoding] = {name: _encoding(layout) for name, layout in LAYOUTS.items()}
-"""Every encoding whose values we can read, by name."""
+"""All encodings that can be read, by name."""

@@ -1,8 +1,8 @@
-"""Block formats of GGUF files: a few small integers per value, with scales shared by a block of values.
+"""Decode ggml's block formats: a few bits per value, with scales shared by a block of values.
 
-Every decoder takes the bytes of N blocks, uint8 (N, block bytes), and returns float32 (N, block size). The layouts are
-those of ggml's `ggml-common.h`, and the order of operations is that of its `dequantize_row_*`, so that the results are
-the same bit for bit. Half-precision scales are written d (scale) and m (minimum).
+Every decoder takes N blocks as uint8 (N, block bytes) and returns float32 (N, block size). Layouts are those of
+`ggml-common.h`, and the order of operations is that of `dequantize_row_*`, so that results are equal bit for bit.
+Half-precision scales are written d (scale) and m (minimum).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 # The non-linear 4-bit levels of IQ4_NL and IQ4_XS (`kvalues_iq4nl`).
 IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-# FP4 (E2M1) of the OCP Microscaling specification, doubled as in ggml so that all are whole numbers.
+# FP4 (E2M1) of the OCP Microscaling specification, doubled as in ggml to make all values whole.
 _FP4_LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 
@@ -54,7 +54,7 @@ def decode_q2_k(blocks: Tensor) -> Tensor:
 
 def decode_q3_k(blocks: Tensor) -> Tensor:
     """32 bytes of third bits, 64 bytes of the lower two, 16 6-bit scales in 12 bytes, d; 16 sub-blocks of 16."""
-    # A third bit that is set means "do not subtract 4".
+    # If the third bit is set, 4 is not subtracted.
     q = fields(blocks[:, 32:96], 2, 2) | fields(blocks[:, :32], 1, 1) << 2  # (N, 256)
     scales = fields(blocks[:, 96:104], 1, 4) | fields(blocks[:, 104:108], 1, 2) << 4  # (N, 16)
     return _sub_blocks(q, half(blocks, 108) * _values(scales, offset=32), offset=4)
@@ -68,7 +68,7 @@ def decode_q4_k(blocks: Tensor) -> Tensor:
 
 
 def decode_q5_k(blocks: Tensor) -> Tensor:
-    """As Q4_K, with 32 bytes of fifth bits before the nibbles."""
+    """Like Q4_K, with 32 bytes of fifth bits before the nibbles."""
     scales, minima = scales_and_minima(blocks[:, 4:16])
     q = fields(blocks[:, 48:176], 4, 4) | fields(blocks[:, 16:48], 1, 1) << 4  # (N, 256)
     return _sub_blocks(q, half(blocks, 0) * scales, half(blocks, 2) * minima)
@@ -97,7 +97,7 @@ def decode_iq4_xs(blocks: Tensor) -> Tensor:
 def decode_mxfp4(blocks: Tensor) -> Tensor:
     """A power of two (E8M0), 16 bytes of FP4 nibbles: 2^(e - 127) * fp4[q]."""
     exponent = blocks[:, :1].int()
-    # The float32 bits of 2^(e - 128), half the scale because the levels are doubled; below e = 2 it is subnormal.
+    # The float32 bits of 2^(e - 128): half the scale, because the levels are doubled; subnormal for e < 2.
     bits = torch.where(exponent < 2, 0x200000 << exponent, (exponent - 1) << 23)
     return _levels(fields(blocks[:, 1:17], 1, 4), _FP4_LEVELS).mul_(bits.view(torch.float32))
 
@@ -105,7 +105,7 @@ def decode_mxfp4(blocks: Tensor) -> Tensor:
 def fields(packed: Tensor, groups: int, bits: int) -> Tensor:
     """Unpack bytes into fields of `bits` bits: (N, G * W) -> (N, G * (8 / bits) * W).
 
-    The bytes of a group give first their lowest fields, in order, then their next higher ones.
+    For each of the G groups: the lowest fields of its W bytes, then the next higher ones, and so on.
     """
     per_byte = 8 // bits
     packed = packed.reshape(packed.shape[0], groups, packed.shape[1] // groups)  # (N, G, W)
@@ -116,7 +116,7 @@ def fields(packed: Tensor, groups: int, bits: int) -> Tensor:
 
 
 def half(blocks: Tensor, at: int) -> Tensor:
-    """The half-precision number at byte `at` of each block, (N, 1)."""
+    """The half-precision number at byte `at` of each block, float32 (N, 1)."""
     return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
 
 
@@ -125,7 +125,7 @@ def _signed(values: Tensor) -> Tensor:
 
 
 def _values(q: Tensor, offset: int = 0) -> Tensor:
-    """Small unsigned integers less an offset, as float32."""
+    """Small unsigned integers minus `offset`, as float32."""
     return q.float() if offset == 0 else q.sub_(offset).view(torch.int8).float()
 
 

@@ -1,4 +1,4 @@
-"""Ways in which only GGUF files keep a parameter: what the converter did to it is undone while it is read."""
+"""Parameter sources that only GGUF files need: each undoes a change of llama.cpp's converter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Centered:
-    """The weight of a norm whose factor is 1 + weight, stored as that factor."""
+    """A norm weight of which the file stores 1 + weight."""
 
     name: str
 
@@ -27,13 +27,13 @@ class Centered:
         return (self.name,)
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """The tensor's own."""
+        """The shape of the tensor."""
         return stored[self.name].shape
 
     def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         factors = _rows(stored[self.name], reader, 0, target.shape[0])
-        # In float32, which holds what a weight of fewer bits was before 1 was added to it.
+        # Exact in float32: the stored factor has the bits of the original weight.
         target.copy_((factors.float() - 1).view(target.shape))
 
 
@@ -49,7 +49,7 @@ class SingleRow:
         return (self.name,)
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """One row, whether the file has that dimension or not."""
+        """(1, columns), whether the file has the first dimension or not."""
         shape = stored[self.name].shape
         return shape if len(shape) > 1 else (1, *shape)
 
@@ -61,7 +61,7 @@ class SingleRow:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Stacks, one matrix or vector for each expert, joined expert by expert."""
+    """Stacks of one matrix or vector per expert, concatenated expert by expert along the rows."""
 
     stacks: tuple[str, ...]
 
@@ -71,7 +71,7 @@ class SideBySide:
         return self.stacks
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """Number of experts, the stacks' rows together, and the length of a row of matrices."""
+        """(experts, rows of all stacks, columns); without columns for vectors."""
         shapes = [stored[name].shape for name in self.stacks]
         for name, shape in zip(self.stacks, shapes, strict=True):
             if len(shape) < 2 or (shape[0], shape[2:]) != (shapes[0][0], shapes[0][2:]):
@@ -95,10 +95,10 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class KeysAndValues:
-    """The matrix that makes keys and values from a latent, stored as two stacks with one matrix for each head.
+    """The matrix that expands a latent to keys and values, stored as two stacks with one matrix per head.
 
-    The file has those of keys transposed, (heads, rank, key), and those of values straight, (heads, value, rank); the
-    model has the rows of each head's keys and values one after another, (heads * (key + value), rank).
+    The file stores keys transposed, (heads, rank, key), and values as (heads, value, rank). The model has the key rows
+    and then the value rows of each head, (heads * (key + value), rank).
     """
 
     keys: str
@@ -110,7 +110,7 @@ class KeysAndValues:
         return (self.keys, self.values)
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """As the model has it."""
+        """(heads * (key + value), rank)."""
         keys, values = stored[self.keys].shape, stored[self.values].shape
         if len(keys) != 3 or len(values) != 3 or (keys[0], keys[1]) != (values[0], values[2]):
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""From the parameters of our `Transformer` to the tensors of a file: names, and what must be done to the rows."""
+"""How each parameter of the `Transformer` is read from stored tensors: their names, and changes to their rows."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 class ParameterSource(Protocol):
-    """How the values of one parameter come out of the checkpoint."""
+    """How the values of one parameter are read from a checkpoint."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every tensor that is read, by its name in the files."""
+        """Names of all tensors that are read."""
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """The shape of the parameter this makes; `CheckpointError` if the tensors do not fit together."""
+        """The shape of the parameter; `CheckpointError` if the tensors do not fit together."""
 
     def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
-        """Fill `target`, contiguous and on the CPU, holding no more than a chunk beside it.
+        """Fill `target`, contiguous and on the CPU; needs at most one chunk of further memory.
 
         Raises:
-            CheckpointError: the file ends too early, cannot be read, or does not hold what its shape promised.
+            CheckpointError: the file ends too early, cannot be read, or does not match its declared shape.
         """
 
 
 @dataclass(frozen=True)
 class PairedRows:
-    """Rows of queries or keys that are stored in the pairs (2j, 2j+1) and must be put into (j, j + half).
+    """The order of query or key rows that are stored as pairs (2j, 2j+1) and needed as pairs (j, j + half).
 
-    Each head has `head_dim` rows; the paired ones are `size` of them from `start` on, or all.
+    Each head has `head_dim` rows; `size` rows from `start` on are paired, or all.
     """
 
     head_dim: int
@@ -46,27 +46,27 @@ class PairedRows:
     size: int | None = None
 
     def order(self, rows: int) -> list[int]:
-        """Which of so many stored rows comes where."""
+        """Indices of stored rows in the needed order, for `rows` rows."""
         paired = range(self.start, self.head_dim if self.size is None else self.start + self.size)
         head = [*range(self.start), *paired[0::2], *paired[1::2], *range(paired.stop, self.head_dim)]
         return [first + row for first in range(0, rows, self.head_dim) for row in head]
 
     def reordered(self, rows: Tensor) -> Tensor:
-        """`rows` (heads * head_dim, C) or (heads * head_dim,) with the pairs put in order."""
+        """`rows` (heads * head_dim, C) or (heads * head_dim,) in the needed order."""
         return rows[self.order(len(rows))]
 
 
 @dataclass(frozen=True)
 class Source:
-    """All rows of one tensor, or some of them, in order."""
+    """All rows of one tensor, or ranges of them, in order."""
 
     name: str
     """The tensor's name in the file."""
     pairs: PairedRows | None = None
     ranges: tuple[tuple[int, int], ...] | None = None
-    """Which rows, from and to; None: all."""
+    """Ranges (start, stop) of rows to read; None: all rows."""
     rows: int | None = None
-    """How many rows the tensor must have, where only some are read."""
+    """The number of rows that the tensor must have if only some are read."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class Source:
         return (self.name,)
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """Rows read, and the rest of the tensor's shape."""
+        """(rows read, *rest of the tensor's shape)."""
         shape = stored[self.name].shape
         if self.ranges is None:
             return shape
@@ -103,12 +103,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Rearranged:
-    """A tensor whose last two dimensions are exchanged, or whose second one (after that) is put in another order."""
+    """A tensor with its last two dimensions transposed, or its second dimension then reordered."""
 
     name: str
     transposed: bool = False
     picks: tuple[slice, ...] = (slice(None),)
-    """Parts of the second dimension of the result (of a transposed matrix: the first), one after another."""
+    """Slices of the second dimension of the result (of a transposed matrix: the first), concatenated."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class Rearranged:
         return (self.name,)
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """As the model has it."""
+        """The shape after transposing and reordering."""
         shape = stored[self.name].shape
         if not 2 <= len(shape) <= 3:
             raise CheckpointError(f"Tensor {self.name} has shape {list(shape)}; a matrix or a stack of them is needed.")
@@ -145,7 +145,7 @@ class Rearranged:
 
 @dataclass(frozen=True)
 class Joined:
-    """Parts one after another along the first dimension."""
+    """Parts concatenated along the first dimension."""
 
     parts: tuple[ParameterSource, ...]
 
@@ -155,7 +155,7 @@ class Joined:
         return tuple(name for part in self.parts for name in part.names)
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """The parts' rows together."""
+        """(rows of all parts, *rest of a part's shape)."""
         shapes = _alike(self.parts, stored, from_dimension=1)
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
@@ -180,7 +180,7 @@ class Stacked:
         return tuple(name for part in self.parts for name in part.names)
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
-        """Number of parts, and the shape of one."""
+        """(number of parts, *shape of a part)."""
         return (len(self.parts), *_alike(self.parts, stored, from_dimension=0)[0])
 
     def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
@@ -190,12 +190,12 @@ class Stacked:
 
 
 def _has_whole_rows(tensor: TensorInfo) -> bool:
-    """Each row begins at a byte of its own: so it is for all matrices, and for vectors of plain numbers."""
+    """Whether each row starts at a byte: true for matrices, and for vectors of plain numbers."""
     return len(tensor.shape) > 1 or tensor.nbytes % max(1, tensor.rows) == 0
 
 
 def _rows_of(tensor: TensorInfo, start: int, stop: int) -> TensorInfo:
-    """Some rows of a tensor as one that can be read straight into its place."""
+    """Rows `start` to `stop` of a tensor as a tensor."""
     size = tensor.nbytes // tensor.rows
     return replace(
         tensor,
@@ -208,7 +208,7 @@ def _rows_of(tensor: TensorInfo, start: int, stop: int) -> TensorInfo:
 def _alike(
     parts: tuple[ParameterSource, ...], stored: Mapping[str, StoredTensor], *, from_dimension: int
 ) -> list[tuple[int, ...]]:
-    """The parts' shapes, which must agree from one dimension on."""
+    """The shapes of the parts, which must agree from dimension `from_dimension` on."""
     shapes = [part.shape(stored) for part in parts]
     for part, shape in zip(parts, shapes, strict=True):
         if not shape or shape[from_dimension:] != shapes[0][from_dimension:]:
@@ -222,7 +222,7 @@ def _alike(
 def _chunks(
     tensor: StoredTensor, reader: TensorReader, start: int, stop: int, multiple: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Rows `start` to `stop` in pieces of a multiple of `multiple` rows: the first row of each, and its values."""
+    """Read rows `start` to `stop` in chunks of a multiple of `multiple` rows; yields first row and values."""
     row_length = max(1, math.prod(tensor.shape[1:]))
     step = max(1, reader.arranged_at_once // (row_length * multiple)) * multiple
     for first in range(start, stop, step):
@@ -233,10 +233,10 @@ def _chunks(
 
 
 def _copy_picked(target: Tensor, values: Tensor, picks: tuple[slice, ...], dimension: int) -> None:
-    """Copy the picked parts of a dimension of `values` into `target`, one after another."""
+    """Copy slices of a dimension of `values` into `target`, one after another."""
     start = 0
     for pick in picks:
-        # A slice along a given dimension, which may be the second.
+        # A slice along `dimension`, 0 or 1.
         part = values[pick] if dimension == 0 else values[:, pick]
         size = part.shape[dimension]
         target.narrow(dimension, start, size).copy_(part)
@@ -252,14 +252,14 @@ def match_tensors(
     belongs: Callable[[str], bool],
     where: str,
 ) -> tuple[dict[str, ParameterSource], list[str]]:
-    """Find every parameter's tensor and account for every tensor of the file.
+    """Find the source of every parameter, and account for every tensor of the checkpoint.
 
-    `parameters` maps the names of the model's parameters to their shapes. A tensor that nothing uses, is not `ignored`
-    and `belongs` to the language model means that the model computes something we do not: that is an error, never a
-    guess. Others (a stray tensor of a training tool) are returned as notes for the user.
+    `parameters` maps parameter names to shapes. An unused tensor that is not `ignored` and `belongs` to the language
+    model is an error: the model computes something that this program does not. Other unused tensors (such as those of
+    training tools) give a note for the user; the notes are returned.
 
     Raises:
-        CheckpointError: a missing tensor, one of another shape, or one that belongs but is not used.
+        CheckpointError: a tensor is missing, has another shape, or belongs to the model but is not used.
     """
     sources = {name: source_of(name) for name in parameters}
     used = {name for source in sources.values() for name in source.names}

@@ -1,4 +1,4 @@
-"""Reading tensors out of weight files, piece by piece, without ever holding more than the result and one chunk."""
+"""`TensorReader`: read tensors from weight files in chunks; memory is the result plus one chunk."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from llmcli.checkpoint.tensors.encodings import ENCODINGS, Encoding
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
-# The passes of a block decoder over 1 MiB stay in a core's own cache.
+# 1 MiB in float32: the passes of a block decoder stay in a core's own cache.
 _DECODED_AT_ONCE = 1 << 18
 # 16 MiB in float32.
 _ARRANGED_AT_ONCE = 4 << 20
 
 
 class TensorReader:
-    """Reads tensors of any number of files, each opened once, from any thread. A context manager."""
+    """Reads tensors from any number of files, each opened once; thread-safe. A context manager."""
 
     def __init__(self, *, decoded_at_once: int = _DECODED_AT_ONCE, arranged_at_once: int = _ARRANGED_AT_ONCE) -> None:
-        """`decoded_at_once` values are decoded at a time."""
+        """`decoded_at_once` is the number of values in a chunk."""
         self._decoded_at_once = decoded_at_once
         self.arranged_at_once = arranged_at_once
-        """Decoded values that are held at a time while rows are put in order."""
+        """The number of values in a chunk whose rows are reordered."""
         self._files: dict[Path, WeightFile] = {}
         self._lock = threading.Lock()
         self._kept = threading.local()
@@ -49,7 +49,7 @@ class TensorReader:
     def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, (rows, row length), or (elements,) of a one-dimensional tensor.
 
-        The values keep a plain number type; those of block formats are float32.
+        Plain numbers keep their dtype; block formats are decoded to float32.
 
         Raises:
             CheckpointError: the file ends too early or cannot be read.
@@ -61,9 +61,9 @@ class TensorReader:
         return self._decoded(info, start * length, stop * length).view(shape)
 
     def read_blocks(self, info: TensorInfo, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of a matrix in a block format as they are stored: uint8 (rows, blocks, block bytes).
+        """Rows `start` to `stop` of a matrix in a block format, undecoded: uint8 (rows, blocks, block bytes).
 
-        They are good until this thread calls again: memory that came and went would leave gaps.
+        The memory is reused by this thread's next call, to avoid fragmenting the heap.
 
         Raises:
             CheckpointError: the file ends too early or cannot be read.
@@ -80,7 +80,7 @@ class TensorReader:
         return stored
 
     def read_bytes(self, info: TensorInfo, start: int, stop: int, target: Tensor) -> None:
-        """Rows `start` to `stop` of a matrix as they are stored, into contiguous memory of as many bytes on the CPU.
+        """Read the stored bytes of rows `start` to `stop` of a matrix into `target`, contiguous and on the CPU.
 
         Raises:
             CheckpointError: the file ends too early or cannot be read.
@@ -98,13 +98,13 @@ class TensorReader:
         rows: Callable[[Tensor], Tensor] | None = None,
         chunk_rows_multiple: int = 1,
     ) -> None:
-        """Read a tensor into `target`: contiguous, on the CPU, of the same shape and any floating-point type.
+        """Read a tensor into `target`: contiguous, on the CPU, of the same shape, with any float dtype.
 
-        `rows` is applied to each chunk of decoded rows, (a multiple of `chunk_rows_multiple`, row length), and
-        returns as many. Beyond `target`, memory for one chunk is used, or none if the file holds what is wanted.
+        `rows` is applied to each chunk of decoded rows, (a multiple of `chunk_rows_multiple`, row length), and keeps
+        its shape. Beyond `target`, memory for one chunk is used; none if no conversion is needed.
 
         Raises:
-            CheckpointError: the file ends too early, cannot be read, or does not hold real numbers.
+            CheckpointError: the file ends too early, cannot be read, or does not hold floats.
         """
         if target.shape != info.shape or not target.is_contiguous() or target.device.type != "cpu":
             raise ValueError(f"{info.name} {info.shape} cannot be read into {tuple(target.shape)} on {target.device}")
@@ -131,7 +131,7 @@ class TensorReader:
             flat[start:stop].copy_(values)
 
     def _decoded(self, info: TensorInfo, start: int, stop: int) -> Tensor:
-        """The values `start` to `stop` of the flattened tensor, by way of the whole blocks that hold them."""
+        """Values `start` to `stop` of the flattened tensor, decoded from the blocks that contain them."""
         encoding = _encoding(info)
         first, last = start // encoding.block_size, -(-stop // encoding.block_size)
         stored = torch.empty((last - first, encoding.block_bytes), dtype=torch.uint8)
@@ -140,7 +140,7 @@ class TensorReader:
         return encoding.decode(stored).view(-1)[skipped : skipped + stop - start]
 
     def _fill(self, info: TensorInfo, offset: int, target: Tensor) -> None:
-        """Read bytes from `offset` straight into the memory of a contiguous tensor."""
+        """Read bytes from `offset` into the memory of a contiguous tensor."""
         size = target.numel() * target.element_size()
         if size == 0:
             return
@@ -155,7 +155,7 @@ class TensorReader:
 
 
 def memory_of(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, good while it lives; torch offers them only through NumPy."""
+    """The bytes of a contiguous tensor on the CPU, valid while it lives; torch itself needs NumPy for this."""
     size = tensor.nbytes
     if size == 0:
         return memoryview(b"")
@@ -171,7 +171,7 @@ def _encoding(info: TensorInfo) -> Encoding:
 
 
 def _ranges(values: int, unit: int, at_once: int) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of about `at_once` that cover `values`, each a multiple of `unit` but perhaps the last."""
+    """Consecutive ranges of about `at_once` values that cover `values`; all but the last are multiples of `unit`."""
     step = max(1, at_once // unit) * unit
     for start in range(0, values, step):
         yield start, min(values, start + step)

@@ -1,11 +1,11 @@
-"""Block formats of GGUF files as codes with a scale for every 32 columns, which is how packed matrices keep them.
+"""Convert GGUF block formats to packed codes with one scale for every 32 columns.
 
 | format | becomes | error |
 |---|---|---|
 | Q4_0, Q4_1 | 4 bits | none |
 | Q4_K | 4 bits | scales and minima, products of 6 bits and half precision, are rounded to half: 2^-11 of each at most |
 | Q8_0, Q5_0, IQ4_NL | 8 bits | none |
-| all others | 8 bits | values are rounded to 1/127 of the greatest in their group: 0.5 % by r.m.s. |
+| all others | 8 bits | values are rounded to 1/127 of the largest in their group: 0.5 % by r.m.s. |
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from llmcli.model.quantized.quantize import quantize
 
 
 def bits_of(encoding: str) -> Bits | None:
-    """How many bits the codes of a block format get; None for plain numbers."""
+    """Bits per code when a block format is packed; None for plain numbers."""
     if encoding in ("Q4_0", "Q4_1", "Q4_K"):
         return 4
     return 8 if encoding in ENCODINGS and ENCODINGS[encoding].dtype is None else None
 
 
 def groups_of(encoding: str, raw: Tensor) -> Groups:
-    """The codes of rows of blocks, uint8 (N, blocks of a row, block bytes)."""
+    """Convert rows of blocks, uint8 (N, blocks of a row, block bytes), to codes and scales."""
     rows, stored = len(raw), raw.flatten(0, 1)
     if encoding not in _EXACT:
         return quantize(ENCODINGS[encoding].decode(stored).view(rows, -1), narrow(8))

@@ -1,4 +1,4 @@
-"""Which rows of which tensors a parameter is made of, where it is made by putting rows one after another."""
+"""The row ranges of stored tensors that make up a parameter, if it is a concatenation of rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 
 @dataclass(frozen=True)
 class RowSpan:
-    """Rows of a tensor that become the next rows of matrix `index`."""
+    """A row range of a tensor that becomes the next rows of matrix `index`."""
 
     tensor: StoredTensor
     start: int
@@ -22,7 +22,7 @@ class RowSpan:
 
 
 def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index: int = 0) -> Iterator[RowSpan]:
-    """The rows of a source in order; none for kinds that do more than put rows one after another."""
+    """The row ranges of a source, in order; none if it is not a mere concatenation of rows."""
     match source:
         case Source():
             tensor = _flat(stored[source.name])
@@ -47,7 +47,7 @@ def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index:
 
 
 def _flat(tensor: StoredTensor) -> StoredTensor:
-    """A stack of matrices as one, where rows can be read one by one."""
+    """A stack of matrices as one matrix, if its rows can be read one by one."""
     if isinstance(tensor, TensorInfo) and len(tensor.shape) == 3:
         return replace(tensor, shape=(tensor.shape[0] * tensor.shape[1], tensor.shape[2]))
     return tensor

@@ -1,4 +1,4 @@
-"""The numbers of a small tensor that is part of a model's configuration, read without torch where that is possible."""
+"""Read small tensors that belong to the configuration, without importing torch if possible."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 from llmcli.checkpoint.files.weight_file import WeightFile, cut_short
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 
-# One little-endian number: the type character of Python's `struct`.
+# Type characters of Python's `struct` for one little-endian number.
 _STRUCT_TYPES = {"F32": "f", "F16": "e"}
 _INTEGERS = {"U8": "B", "I8": "b", "I32": "i", "I64": "q"}
 
@@ -15,11 +15,11 @@ _INTEGERS = {"U8": "B", "I8": "b", "I32": "i", "I64": "q"}
 def read_numbers(info: TensorInfo) -> tuple[float, ...]:
     """All values of a tensor, flattened, in float32 precision.
 
-    The caller knows that there are few. Other encodings than float32 and float16 are decoded by torch.
+    For small tensors only. Encodings other than F32 and F16 are decoded by torch.
 
     Raises:
         CheckpointError: the file ends too early or cannot be read.
-        UnsupportedModelError: the encoding is not one that can be read.
+        UnsupportedModelError: an unsupported encoding.
     """
     kind = _STRUCT_TYPES.get(info.encoding)
     if kind is None:
@@ -34,7 +34,7 @@ def read_numbers(info: TensorInfo) -> tuple[float, ...]:
 def read_integers(info: TensorInfo, count: int | None = None) -> tuple[int, ...]:
     """The first `count` values of a tensor of whole numbers (U8, I8, I32 or I64), flattened; None: all of them.
 
-    The caller knows that there are few.
+    For small tensors only.
 
     Raises:
         CheckpointError: the file ends too early or cannot be read.
@@ -44,7 +44,7 @@ def read_integers(info: TensorInfo, count: int | None = None) -> tuple[int, ...]
 
 
 def read_stored(info: TensorInfo, count: int | None = None) -> bytes:
-    """The first `count` bytes of a tensor as they are stored; None: all of them.
+    """The first `count` stored bytes of a tensor; None: all of them.
 
     Raises:
         CheckpointError: the file ends too early or cannot be read.

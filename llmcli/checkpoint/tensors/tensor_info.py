@@ -1,4 +1,4 @@
-"""Where a tensor lies in a file, and how it is stored there."""
+"""Descriptions of tensors in files: shape, encoding and position."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 class RowReader(Protocol):
-    """Reads plain tensors and tensors in blocks from their files."""
+    """Reads rows of plain and block-encoded tensors from their files."""
 
     def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop`, (rows, row length), or (elements,) of a one-dimensional tensor."""
 
 
 class StoredTensor(Protocol):
-    """A tensor of the checkpoint, whatever it takes to read it: plain, in blocks, or codes and scales kept apart."""
+    """A tensor of a checkpoint, however it is stored: plain, in blocks, or as codes with separate scales."""
 
     @property
     def name(self) -> str:
-        """What the checkpoint calls it."""
+        """The name in the checkpoint."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the values it decodes to."""
+        """The shape of the decoded values."""
 
     @property
     def nbytes(self) -> int:
@@ -35,15 +35,15 @@ class StoredTensor(Protocol):
 
     @property
     def encoding(self) -> str:
-        """How its values are stored, for people."""
+        """A name of the encoding, for display."""
 
     def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the first dimension as (rows, values of a row), floating point."""
+        """Rows `start` to `stop` of the first dimension, floating point (rows, values of a row)."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies, as the header of its file has it; header readers have checked it against the file's size."""
+    """A tensor's description in the header of its file; the position has been checked against the file's size."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,14 +62,14 @@ class TensorInfo:
 
     @property
     def rows(self) -> int:
-        """The first dimension: for one-dimensional tensors the elements."""
+        """The size of the first dimension; 1 for a scalar."""
         return self.shape[0] if self.shape else 1
 
     @property
     def row_length(self) -> int:
-        """The values of one row."""
+        """The number of values in one row."""
         return math.prod(self.shape[1:])
 
     def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
-        """What `RowReader.read_rows` gives, so that a tensor can be read without asking what kind it is."""
+        """Like `RowReader.read_rows`; makes this class a `StoredTensor`."""
         return reader.read_rows(self, start, stop)

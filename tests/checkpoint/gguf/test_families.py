@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "values of another size": ({"llama.attention.value_length": 16}, "values of another size"),
     "a scaling": ({"llama.rope.scaling.type": "spiral"}, "'spiral' rotary position scaling"),
     "no attention to what came before alone": ({"llama.attention.causal": False}, "later tokens"),
-    "a base for windows": ({"llama.rope.freq_base_swa": 5.0}, "base of their own"),
+    "a base for windows": ({"llama.rope.freq_base_swa": 5.0}, "separate RoPE base"),
     "a cap of logits": ({"llama.final_logit_softcapping": 30.0}, "llama.final_logit_softcapping = 30.0"),
     "a scale of scores": ({"llama.attention.scale": 0.5}, "llama.attention.scale = 0.5"),
     "a factor of embeddings": ({"llama.embedding_scale": 12.0}, "llama.embedding_scale = 12.0"),
@@ -273,7 +273,7 @@ def test_every_key_of_the_reference_is_accounted_for(tmp_path: Path, monkeypatch
 
 def test_experts_weighed_otherwise_are_refused(tmp_path: Path) -> None:
     path = write_gguf(made("mixtral"), tmp_path / "model.gguf", changes={"llama.expert_gating_func": 2})
-    with pytest.raises(UnsupportedModelError, match="weighs experts by function 2"):
+    with pytest.raises(UnsupportedModelError, match="weights experts with gating function 2"):
         open_checkpoint(path)
 
 

@@ -211,7 +211,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "many empty arrays": (file([pair("x", ARRAY, array(ARRAY, 1 << 20, array(U8, 0) * (1 << 20)))]), "array elements"),
     "unknown value type": (file([pair("x", 13, b"\0" * 8)]), "unknown type 13"),
     "unknown array type": (file([pair("x", ARRAY, array(77, 1, b"\0" * 8))]), "array of unknown type 77"),
-    "key twice": (file([number("x", 1), number("x", 1)]), "'x' is there twice"),
+    "key twice": (file([number("x", 1), number("x", 1)]), "'x' occurs twice"),
     "key that is no text": (file([pair(b"\xff\xfe", U8, b"\0")]), "not UTF-8"),
     "alignment 0": (file([number("general.alignment", 0)]), "power of two"),
     "alignment 48": (file([number("general.alignment", 48)]), "power of two"),

@@ -165,7 +165,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "overlap": (file(f'{{"a":{ENTRY},"b":{entry(offsets=[4, 12])}}}', 12), "'b' overlaps"),
     "hole at the start": (file(f'{{"a":{entry(offsets=[4, 12])}}}', 12), "'a' leaves a gap"),
     "hole": (file(f'{{"a":{ENTRY},"b":{entry(offsets=[12, 20])}}}', 20), "'b' leaves a gap"),
-    "trailing bytes": (file(f'{{"a":{ENTRY}}}', 9), "goes on for 1 bytes"),
+    "trailing bytes": (file(f'{{"a":{ENTRY}}}', 9), "has 1 bytes after"),
     "cut in the data": (file(f'{{"a":{ENTRY}}}', 7), "cut short"),
     "escape codes in a name": (file('{{"\\u001b[2J":{}}}'.format(entry("F33"))), r"'\x1b[2J'"),
 }  # fmt: skip

@@ -259,10 +259,10 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
     "no file within": (lambda: b"PK\5\6" + bytes(18), "not a file that PyTorch wrote"),
     "a ZIP of something else": (
         lambda: archive(lambda name, data: b"" if name.endswith("data.pkl") else data),
-        "not a sound",
+        "not a valid",
     ),
-    "half an old file": (lambda: content({"a": MATRIX}, legacy=True)[:150], "not a sound"),
-    "an old file without its last values": (lambda: content({"a": MATRIX}, legacy=True)[:-9], "not a sound"),
+    "half an old file": (lambda: content({"a": MATRIX}, legacy=True)[:150], "not a valid"),
+    "an old file without its last values": (lambda: content({"a": MATRIX}, legacy=True)[:-9], "not a valid"),
     "compressed": (lambda: archive(compression=zipfile.ZIP_DEFLATED), "compressed"),
     "a remark behind": (lambda: archive(comment=b"x"), "table of contents"),
     "a table of contents of 4 GB": (
@@ -271,15 +271,15 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "more values than there are": (
         lambda: archive(lambda name, data: larger(data, 1 << 42)),
-        "not a sound",
+        "not a valid",
     ),
     "more values than there are, old": (
         lambda: larger(content({"a": torch.zeros(1111)}, legacy=True), 1 << 42),
-        "not a sound",
+        "not a valid",
     ),
     "fewer than nothing": (
         lambda: archive(lambda name, data: larger(data, (1 << 48) - 1)),
-        "not a sound",
+        "not a valid",
     ),
     "TorchScript": (scripted, "TorchScript archive"),
 }
@@ -365,13 +365,13 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "is in both",
     ),
     "no map": (lambda f: (f / "pytorch_model.bin.index.json").write_text("{}"), "weight_map"),
-    "quantised weights": (
+    "quantized weights": (
         lambda f: edit_config(f, {"quantization_config": {"quant_method": "gptq"}}),
-        "quantised weights in PyTorch files",
+        "quantized weights in PyTorch files",
     ),
-    "quantised weights that are not declared": (
+    "quantized weights that are not declared": (
         lambda f: shards(f, {"model.layers.0.mlp.up_proj.qweight": MATRIX, "b": MATRIX}),
-        "quantised weights in PyTorch files",
+        "quantized weights in PyTorch files",
     ),
 }
 

@@ -186,7 +186,7 @@ def test_mistral_in_a_file_of_torch(tmp_path: Path) -> None:
     folder = write_pth(tmp_path / "native", params, native(model))
     assert torch.equal(logits(folder), expected)
     (folder / "params.json").write_text(json.dumps(params | {"quantization": {"qformat_weight": "fp8_e4m3"}}))
-    with pytest.raises(UnsupportedModelError, match="quantised weights in PyTorch files"):
+    with pytest.raises(UnsupportedModelError, match="quantized weights in PyTorch files"):
         open_checkpoint(folder)
 
 
@@ -320,7 +320,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "attention to later tokens": ({"causal": False}, "later tokens"),
     "experts of Llama 4": ({"moe_args": {"num_experts": 16}}, "Llama 4"),
     "layers that attend to images": ({"vision_chunk_size": 448}, "images"),
-    "weights in 4 bits": ({"quantization_args": {"group_size": 256}}, "quantised"),
+    "weights in 4 bits": ({"quantization_args": {"group_size": 256}}, "quantized"),
 }
 
 

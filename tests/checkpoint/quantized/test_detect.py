@@ -213,7 +213,7 @@ def test_pieces_of_one_weight_read_the_file_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_whole_models(tmp_path: Path, name: str) -> None:
     model = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
-    folder = tmp_path / "quantised"
+    folder = tmp_path / "quantized"
     plain = save_quantized(model, folder, name)
     reference = save(model, tmp_path / "plain")
     save_file(plain, reference / "model.safetensors")
@@ -352,7 +352,7 @@ def test_quantized_tensors_without_settings(tmp_path: Path) -> None:
 
 def test_scales_beside_weights_that_are_not_compressed(tmp_path: Path) -> None:
     case = make("int8 channels")
-    with pytest.raises(CheckpointError, match="are not quantised"):
+    with pytest.raises(CheckpointError, match="are not quantized"):
         opened(tmp_path, {**named(case), MODULE + ".weight": case.weight}, case.config)
 
 
