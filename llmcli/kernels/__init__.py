@@ -1,1 +1,1 @@
-"""Fast paths of the model's step: each computes what the readable model computes, on the same weights and cache."""
+"""Fast paths for the model's forward pass: each computes the readable model's logits, on the same weights and cache."""

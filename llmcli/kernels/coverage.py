@@ -1,7 +1,7 @@
-"""Which fields of a model's configuration a kernel computes: an allow-list, so that a new field is refused at first.
+"""The fields of a model's configuration that a kernel supports: an allow-list, so that new fields are refused at first.
 
-A field that a kernel was not written for must have its default value, which means that the model does without it.
-Otherwise a knob added to `llmcli.model.config` would be ignored by the kernels, and replies would be wrong in silence.
+A field that a kernel does not support must have its default value, which means that the model does not use it.
+Otherwise the kernels would silently ignore a field added to `llmcli.model.config`, and replies would be wrong.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from llmcli.model.rope_config import (
 )
 
 Known: TypeAlias = Mapping[type, Mapping[str, Collection[object] | None]]
-"""For each dataclass of a configuration the fields that a kernel computes, each with its values; None: any value."""
+"""For each dataclass of a configuration, the fields that a kernel supports and their values; None: any value."""
 
 
 def any_value(names: str) -> dict[str, None]:
-    """Fields that are computed whatever their value is."""
+    """Fields, separated by spaces, that are supported with any value."""
     return dict.fromkeys(names.split())
 
 
@@ -39,42 +39,42 @@ ROTATIONS: Known = {
     LongRopeScaling: any_value("short long original_context attention_factor"),
     FrequencyFactors: any_value("divisors"),
 }
-"""All of them: kernels read cosines and sines that `llmcli.model.attention.rope` computes."""
+"""All rotations: kernels read cosines and sines that `llmcli.model.attention.rope` computes."""
 
 SMALL_PARTS: Known = {
     NormStyle: {"kind": ("rms", "layer"), **any_value("weight bias plus_one round_first")},
     QueryScaling: any_value("beta interval offset"),
     ClampedGLU: any_value("alpha limit"),
 }
-"""Parts that every kernel computes. Where a norm rounds does not matter, as kernels normalize in float32."""
+"""Parts that every kernel supports. `round_first` does not matter, as kernels normalize in float32."""
 
 
 def why_unknown(config: object, known: Known) -> str | None:
-    """The first field, here or in a nested part, that a kernel does not compute, as a reason; None: it computes all."""
+    """Name the first unsupported field, here or in a nested part, as a reason; None: all are supported."""
     return next(_unknown(config, known, ""), None)
 
 
 def _unknown(part: Any, known: Known, path: str) -> Iterator[str]:
     computed = next((known[kind] for kind in type(part).__mro__ if kind in known), None)
     if computed is None:
-        yield f"the kernel does not know `{path}` as {type(part).__name__}"
+        yield f"the kernel does not support `{path}` as {type(part).__name__}"
         return
     for field in fields(part):
         value, name = getattr(part, field.name), f"{path}.{field.name}" if path else field.name
         if field.name not in computed:
             if not _is_default(field, value):
-                yield f"the kernel does not know `{name}`"
+                yield f"the kernel does not support `{name}`"
             continue
         allowed = computed[field.name]
         if allowed is not None and value not in allowed:
-            yield f"the kernel does not know `{name}` {value!r}"
+            yield f"the kernel does not support `{name}` {value!r}"
         for nested in value if isinstance(value, tuple) else (value,):
             if is_dataclass(nested):
                 yield from _unknown(nested, known, name)
 
 
 def _is_default(field: Field[Any], value: object) -> bool:
-    """Whether the field has the value that it has where a model does not use it."""
+    """Whether the field has its default value, with which a model does not use it."""
     if field.default is not MISSING:
         return bool(value == field.default)
     return field.default_factory is not MISSING and bool(value == field.default_factory())

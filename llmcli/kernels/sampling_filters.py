@@ -1,4 +1,4 @@
-"""What whoever chooses tokens on a fast path has to know."""
+"""The parameters for sampling tokens inside a fast path."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 
 
 class SamplingFilters(Protocol):
-    """How a token is chosen; what the numbers mean is said in `SamplingParams` of the engine."""
+    """The sampling filters of a reply; `SamplingParams` of the engine describes each number."""
 
     @property
     def active(self) -> frozenset[str]:
-        """The names of all filters that are on, those that are not listed below too."""
+        """The names of all filters that are on, including those that are not listed below."""
 
     @property
     def repeat_penalty(self) -> float:
@@ -37,12 +37,12 @@ class SamplingFilters(Protocol):
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """How the tokens of a burst are chosen."""
+    """How the tokens of a multi-token call are sampled."""
 
     filters: SamplingFilters
     uniforms: Sequence[float]
     """Numbers from 0 to 1, one for each token."""
     vocabulary: int
-    """Only so many of the first tokens can be chosen."""
+    """Only token ids below this can be chosen; later logits are padding."""
     ends: Sequence[int] = ()
-    """Tokens after which no more are wanted."""
+    """Stop tokens: generation ends after one of them."""

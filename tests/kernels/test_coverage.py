@@ -55,7 +55,7 @@ def in_place_of(part: str, value: int) -> ModelConfig:
 @pytest.mark.parametrize("part", ["", "norm", "layers", "layers.rope", "layers.rope.scaling", "layers.experts"])
 def test_a_new_field_is_refused_unless_it_has_its_default(kernel: Any, part: str) -> None:
     name = f"{part}.slope".removeprefix(".")
-    assert kernel.unsupported(in_place_of(part, 1)) == f"the kernel does not know `{name}`"
+    assert kernel.unsupported(in_place_of(part, 1)) == f"the kernel does not support `{name}`"
     assert kernel.unsupported(in_place_of(part, 0)) is None
 
 
@@ -79,14 +79,14 @@ def test_a_new_value_is_refused(kernel: Any, path: str, value: Any) -> None:
         case [*_, name]:
             config = with_layer(experts=replace(EXPERTS, **{name: value}))
     assert kernel.unsupported(PLAIN) is None
-    assert kernel.unsupported(config) == f"the kernel does not know `{path}` {value!r}"
+    assert kernel.unsupported(config) == f"the kernel does not support `{path}` {value!r}"
 
 
 @KERNELS
 def test_a_new_kind_of_part_is_refused(kernel: Any) -> None:
     spiral = make_dataclass("SpiralScaling", ["factor"], frozen=True)(2.0)
     config = with_layer(rope=replace(ROPE, scaling=spiral))
-    assert kernel.unsupported(config) == "the kernel does not know `layers.rope.scaling` as SpiralScaling"
+    assert kernel.unsupported(config) == "the kernel does not support `layers.rope.scaling` as SpiralScaling"
 
 
 @KERNELS
@@ -108,5 +108,5 @@ def test_a_model_of_an_unknown_kind_gets_no_kernel() -> None:
 
     model = Transformer(PLAIN)
     model.config = changed(PLAIN, slope=1)
-    with pytest.raises(NoKernelError, match="the kernel does not know `slope`"):
+    with pytest.raises(NoKernelError, match="the kernel does not support `slope`"):
         CpuStep(model)

@@ -1,4 +1,4 @@
-"""Compiling `csrc/decoder.c` with the system's compiler once per source, compiler and processor, and loading it."""
+"""Compile `csrc/decoder.c` with the system's compiler, once per source, compiler and processor, and load it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import c_structs
 
 Variant: TypeAlias = Literal["native", "avx2", "portable"]
-"""What the machine has, or less, so that all the code can be tested on one machine."""
+"""The machine's instruction set, or a smaller one, so that all code can be tested on one machine."""
 
 _FLAGS = (
     "-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra",
-    # A product and a sum may be rounded as one; errno and traps are of no interest.
+    # Allow fused multiply-add; errno and floating-point traps are not used.
     "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
 )  # fmt: skip
 _VARIANTS: dict[Variant, tuple[str, ...]] = {"native": (), "avx2": ("-DLLM_AVX2",), "portable": ("-DLLM_PORTABLE",)}
@@ -36,21 +36,21 @@ _SECONDS = 120
 
 @dataclass(frozen=True)
 class Library:
-    """The compiled kernel."""
+    """The compiled C kernel."""
 
     handle: ctypes.CDLL
     isa: str
-    """Which instructions it uses, for people."""
+    """The instruction set it uses, shown to users."""
     key: str
-    """Another one for each source, compiler, its flags, and processor."""
+    """Hash of source, compiler, flags and processor."""
 
 
 @functools.cache
 def load_library(variant: Variant = "native", extra: tuple[str, ...] = ()) -> Library:
-    """The kernel, compiled now if it was not before; `extra` compiler flags are for tests.
+    """Load the kernel, compiling it if there is no cached library; `extra` compiler flags are for tests.
 
     Raises:
-        NoKernelError: no compiler, or it fails.
+        NoKernelError: there is no compiler, or compiling or loading fails.
     """
     compiler = _compiler()
     flags = (*_FLAGS, *_machine_flags(), *_VARIANTS[variant], *extra)
@@ -68,7 +68,7 @@ def sources(folder: Path = _SOURCES) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
+    """The folder of compiled kernels."""
     return paths.cache_folder() / "kernels"
 
 
@@ -88,7 +88,7 @@ def _machine_flags() -> tuple[str, ...]:
 
 
 def _cached(compiler: str, flags: Sequence[str]) -> Path:
-    """The compiled library: the one there is, if it is whole, or a new one."""
+    """The path of the compiled library; compiles it if it is missing or incomplete."""
     path = cache_folder() / f"cpu-{_key(compiler, flags)}.so"
     if _is_whole(path):
         return path
@@ -101,12 +101,12 @@ def _cached(compiler: str, flags: Sequence[str]) -> Path:
             if not _is_whole(path):
                 _compile(compiler, flags, path)
     except (OSError, TimeoutError) as error:
-        raise NoKernelError(f"no place for the compiled kernel: {error}") from None
+        raise NoKernelError(f"the compiled kernel could not be stored: {error}") from None
     return path
 
 
 def _key(compiler: str, flags: Sequence[str], folder: Path = _SOURCES) -> str:
-    """Everything that decides what comes out of the compiler."""
+    """Hash of everything that determines the compiler's output."""
     real = Path(compiler).resolve()
     status = real.stat()
     parts = [str(real), str(status.st_size), str(status.st_mtime_ns), *flags, platform.machine(), _processor()]
@@ -117,18 +117,18 @@ def _key(compiler: str, flags: Sequence[str], folder: Path = _SOURCES) -> str:
 
 
 def _processor() -> str:
-    """What `-march=native` depends on: home directories are shared between machines."""
+    """The processor, on which `-march=native` depends: machines may share a home directory and its cache."""
     return _cpu_info("flags", "Features", "model name", "CPU part") or platform.processor()
 
 
 def _cpu_info(*fields: str) -> str:
-    """What the system says of the processor; nothing where it says nothing."""
+    """The distinct lines of /proc/cpuinfo that begin with `fields`; empty if the system has no such file."""
     return "\n".join(dict.fromkeys(line for line in _cpu_lines() if line.startswith(fields)))
 
 
 @functools.cache
 def _cpu_lines() -> list[str]:
-    """Made anew by the system for each who reads it, which takes it longer the more cores there are."""
+    """Read /proc/cpuinfo once: the system generates it at each read, slowly where there are many cores."""
     with contextlib.suppress(OSError):
         return Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     return []
@@ -149,7 +149,7 @@ def _compile(compiler: str, flags: Sequence[str], path: Path) -> None:
             said = next((line for line in run.stderr.splitlines() if "error" in line), f"exit code {run.returncode}")
             raise NoKernelError(f"{Path(compiler).name} failed: {said.strip()[:200]}")
         content = made.read_bytes()
-        # Loaders do not mind what follows; a file that was cut short would kill the process.
+        # Loaders ignore the appended hash. It detects truncated files, which would crash the process.
         made.write_bytes(content + hashlib.sha256(content).digest())
         made.replace(path)
 

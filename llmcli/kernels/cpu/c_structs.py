@@ -26,7 +26,7 @@ class Matrix(ctypes.Structure):
 
 
 class Norm(ctypes.Structure):
-    """A norm, a constant factor, or nothing."""
+    """A norm, a constant factor, or neither."""
 
     _fields_ = (
         *_fields(c_void_p, "weight bias"),
@@ -51,7 +51,7 @@ class Experts(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """One block."""
+    """One layer."""
 
     _fields_ = (
         *_fields(Norm, "input_norm second_norm attention_output feed_forward_output q_norm k_norm"),
@@ -65,7 +65,7 @@ class Layer(ctypes.Structure):
 
 
 class Model(ctypes.Structure):
-    """Sizes, knobs and the matrices outside of the blocks."""
+    """Sizes, options and the matrices outside of the layers."""
 
     _fields_ = (
         *_fields(c_int32, "layers hidden intermediate heads kv_heads head_dim vocabulary capacity"),
@@ -90,7 +90,7 @@ class Rotation(ctypes.Structure):
 
 
 class Pass(ctypes.Structure):
-    """What one call is to do."""
+    """The arguments of one forward pass."""
 
     _fields_ = (
         ("ids", c_void_p),
@@ -105,7 +105,7 @@ class Pass(ctypes.Structure):
 
 
 class Choice(ctypes.Structure):
-    """How tokens are chosen."""
+    """How tokens are sampled."""
 
     _fields_ = (
         *_fields(c_double, "temperature top_p min_p"),
@@ -115,21 +115,21 @@ class Choice(ctypes.Structure):
 
 
 def float_at(address: int, place: int) -> float:
-    """One of the floats from an address on."""
+    """Element `place` of the float32 array at `address`."""
     return c_float.from_address(address + place * ctypes.sizeof(c_float)).value
 
 
 def declare(library: ctypes.CDLL) -> str:
-    """Tell ctypes the functions' types; the instructions the library uses.
+    """Declare the functions' types to ctypes; returns the instruction set that the library uses.
 
     Raises:
-        ValueError: the library was made from other structures.
-        AttributeError: it lacks a function.
+        ValueError: the library was compiled with other structures.
+        AttributeError: a function is missing.
     """
     library.llm_abi.argtypes, library.llm_abi.restype = [c_int], c_int64
     expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Pass, Segment, Rotation, Choice))]
     if [library.llm_abi(index) for index in range(len(expected))] != expected:
-        raise ValueError("its structures are not ours")
+        raise ValueError("its structures differ from those in c_structs.py")
     library.llm_new.restype = c_void_p
     library.llm_new.argtypes = [ctypes.POINTER(Model), c_int, c_void_p, c_int, c_int]
     library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Pass)], c_int

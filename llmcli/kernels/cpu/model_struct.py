@@ -1,4 +1,4 @@
-"""A `Transformer` as the C kernel wants it described: pointers to its own weights, and its knobs as numbers."""
+"""Describe a `Transformer` to the C kernel: pointers to its weights, and its options as numbers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _DENSE = {torch.float32: c.FORMATS["float32"], torch.bfloat16: c.FORMATS["bfloat
 
 
 class Description:
-    """The structures, and all the memory they point to."""
+    """The C structures of a model, and references to all the memory they point to."""
 
     def __init__(self, model: Transformer, *, capacity: int) -> None:
-        """`capacity` is the most tokens of a call.
+        """`capacity` is the greatest number of tokens in a call.
 
         Raises:
-            NoKernelError: the model is of a kind, on a device or in a type that the kernel does not cover.
+            NoKernelError: the kernel does not support the model's configuration, device or data type.
         """
         config = model.config
         if reason := unsupported(config):
@@ -41,9 +41,9 @@ class Description:
             raise NoKernelError(f"the model is on {model.device.type}")
         self.kept: list[object] = []
         self.dense_layers = False
-        """Some large matrix of the blocks is not packed."""
+        """Whether any large matrix of the layers is dense."""
         self.multiplications = 0
-        """Of one token, in matrices."""
+        """Multiplications per token in the matrices of the layers."""
         self._formats: dict[str, None] = {}
         self._ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
         layers = (c.Layer * config.num_layers)(
@@ -158,7 +158,7 @@ class Description:
 
     @property
     def formats(self) -> str:
-        """What large matrices are kept in, for people."""
+        """The formats of the large matrices, shown to users."""
         return "/".join(self._formats)
 
     def _head(self, head: nn.Module) -> c.Matrix:
@@ -174,11 +174,11 @@ class Description:
         return matrix
 
     def _matrix(self, weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> c.Matrix:
-        """A linear layer or embedding, or parameters: a matrix, or a stack of them."""
+        """Describe a linear layer, an embedding or parameters: a matrix, or a stack of them."""
         values, bias = matrix_of(weights, bias)
         if isinstance(values, PackedMatrix):
             if values.format.wide:
-                raise NoKernelError(f"a matrix lies in memory as a GPU reads it ({values.format})")
+                raise NoKernelError(f"a matrix is packed for GPUs ({values.format})")
             data, rest, number = values.blocks, values.rest, c.FORMATS[values.bits]
             count, rows, columns = values.shape
         else:
@@ -219,7 +219,7 @@ class Description:
                 raise NoKernelError(f"a norm is of the kind {type(norm).__name__}")
 
     def _floats(self, values: Tensor) -> int:
-        """The address of the values in float32: few enough to be copied."""
+        """The address of a float32 copy of the values, for small vectors."""
         copy = values.detach().float().contiguous()
         self.kept.append(copy)
         return copy.data_ptr()

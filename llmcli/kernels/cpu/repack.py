@@ -1,4 +1,4 @@
-"""Weights out of the blocks of GGUF files into packed blocks by one call of C, as fast as memory takes them."""
+"""Repack weights from the blocks of GGUF files into packed blocks, in C, at the speed of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmcli.kernels.cpu.build import Library, load_library
 from llmcli.model.quantized.layout import COLUMNS, ROWS, Bits, PackedFormat, narrow
 from llmcli.model.quantized.matrix import PackedMatrix
 
-# In the order of `csrc/gguf_repack.h`: the bits that codes are packed in, and the bytes in which 32 columns are stored.
+# In the order of `csrc/gguf_repack.h`: bits of a packed code, and bytes of 32 columns in the file.
 _FORMATS: dict[str, tuple[Bits, int]] = {
     "Q4_0": (4, 18), "Q4_1": (4, 20), "Q4_K": (4, 18), "Q5_0": (8, 22), "Q8_0": (8, 34), "IQ4_NL": (8, 18),
 }  # fmt: skip
@@ -19,19 +19,19 @@ _NUMBERS = {name: number for number, name in enumerate(_FORMATS)}
 
 
 class BlockPacker:
-    """Packs rows in the block formats it knows; the result is what torch makes of them, bit for bit."""
+    """Repacks rows of the supported block formats; the result equals torch's, bit for bit."""
 
     def __init__(self, library: Library | None = None) -> None:
-        """Load the kernel, or compile it.
+        """Load the C kernel, or compile it.
 
         Raises:
-            NoKernelError: it cannot run here.
+            NoKernelError: it cannot run on this machine.
         """
         self._handle = (library or load_library()).handle
 
     @staticmethod
     def knows(encoding: str, kept: PackedFormat) -> bool:
-        """Whether blocks of that format of files are packed so here."""
+        """Whether blocks of the file format `encoding` can be repacked to the format `kept`."""
         return encoding in _FORMATS and narrow(_FORMATS[encoding][0]) == kept
 
     def pack(
@@ -43,10 +43,13 @@ class BlockPacker:
         first: int,
         order: Sequence[int] | None = None,
     ) -> None:
-        """Put `stored`, uint8 (N, blocks of a row, block bytes), into rows `first` to `first + N` of matrix `index`.
+        """Repack `stored`, uint8 (N, blocks of a row, block bytes), into rows `first` to `first + N` of matrix `index`.
 
-        `order` says which of them comes where. A matrix is begun with its row 0: what its last block lacks then
-        becomes zeros.
+        With `order`, row i comes from row `order[i]` of `stored`. The rows that start at 0 must come first: the padding
+        of the last block is set to zero with them.
+
+        Raises:
+            ValueError: the bytes do not fit the matrix, or `order` is not a permutation.
         """
         bits, size = _FORMATS[encoding]
         rows, groups = len(stored), to.columns // COLUMNS
@@ -58,9 +61,9 @@ class BlockPacker:
             and 0 <= first <= to.rows - rows
         )
         if not fits or not all(part.is_contiguous() for part in (stored, to.blocks, to.rest)):
-            raise ValueError(f"{tuple(stored.shape)} bytes of {encoding} are no rows from {first} on of {to.shape}")
+            raise ValueError(f"{tuple(stored.shape)} bytes of {encoding} do not fit from row {first} on of {to.shape}")
         if order is not None and sorted(order) != list(range(rows)):
-            raise ValueError(f"that is no order of {rows} rows")
+            raise ValueError(f"the order is not a permutation of {rows} rows")
         places = None if order is None else (c_int32 * rows)(*order)
         own = slice(index * to.row_blocks, (index + 1) * to.row_blocks)
         blocks, rest = to.blocks[own], to.rest[own]

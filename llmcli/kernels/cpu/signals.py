@@ -1,4 +1,4 @@
-"""Signals that come while C code runs: Python answers them only when that code returns."""
+"""Let C code notice signals: Python runs signal handlers only after the C call has returned."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def alarm() -> Iterator[int]:
-    """A file descriptor that can be read once a signal has come which Python is to handle.
+    """A file descriptor that becomes readable when a signal arrives that Python must handle.
 
-    It is -1 where none would have to be answered: in a thread that is not the main one.
+    It is -1 outside the main thread, where Python handles no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield -1
@@ -24,19 +24,19 @@ def alarm() -> Iterator[int]:
     try:
         yield read
     finally:
-        # What broke in between two lines above may have left ours there.
+        # If an interruption came between the lines above, ours may still be set.
         others = -1 if before == write else before
         signal.set_wakeup_fd(others, warn_on_full_buffer=False)
         with suppress(OSError):
             came = os.read(read, 4096)
             if others >= 0:
-                # Of an event loop in this thread, which must hear of them, too.
+                # Pass them on to an event loop in this thread.
                 os.write(others, came)
 
 
 @functools.cache
 def _pipe() -> tuple[int, int]:
-    """One for the process, as signals are. It stays open: a signal would be written to whatever has its number next."""
+    """One pipe for the process. It stays open: else a signal might be written to another file with its number."""
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)

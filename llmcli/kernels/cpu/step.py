@@ -1,4 +1,4 @@
-"""The model's step on a CPU by one call of C: what `Transformer.forward` computes, on the same weights and cache."""
+"""Forward passes in C on a CPU: computes what `Transformer.forward` does, on the same weights and cache."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
 from llmcli.model import KVCache, Transformer
 from llmcli.model.attention.rope import Rope
 
-# Tokens for which a packed matrix is decoded once.
+# Number of tokens that a packed matrix is multiplied with at a time.
 _TILE = 16
 _MOST_TOKENS = 256
-# Multiplications in one call, about 0.2 s on two cores: signals are answered between calls.
+# Multiplications in one call, about 0.2 s on two cores: signals are handled between calls.
 _CALL_WORK = 1 << 35
-# Dense weights are multiplied faster by torch where there are many tokens.
+# Chunk of a prompt for dense weights, which torch multiplies faster where there are many tokens.
 _DENSE_PREFILL = 512
-# Among more the kernel does not choose.
+# The kernel samples from at most this many candidates.
 _MOST_CANDIDATES = 1024
-# The filters that the kernel knows.
+# The sampling filters that the kernel supports.
 _FILTERS = frozenset({"temperature", "top_k", "top_p", "min_p"})
-# Positions for which rotations are computed ahead.
+# Positions whose rotations are computed at a time.
 _ROTATIONS_AHEAD = 256
 
 
 class CpuStep:
-    """Runs a model's tokens through the C kernel; a context of its own, with its own threads."""
+    """Runs a model's forward passes in the C kernel; each instance has a separate context with its own threads."""
 
     most_rows = _TILE
-    """How many texts one call of `forward_rows` can take."""
+    """The greatest number of texts in one call of `forward_rows`."""
     most_each = _TILE
-    """How many tokens one call of `forward_each` can take."""
+    """The greatest number of tokens in one call of `forward_each`."""
 
     def __init__(self, model: Transformer, *, threads: int | None = None, library: Library | None = None) -> None:
         """`threads`: by default one for each physical core this process may use.
 
         Raises:
-            NoKernelError: the kernel does not cover the model, or cannot run here.
+            NoKernelError: the kernel does not support the model, or cannot run on this machine.
         """
         self._model = model
         self._library = library or load_library()
@@ -86,12 +86,12 @@ class CpuStep:
 
     @property
     def prefill_chunk(self) -> int:
-        """Into how many tokens at a time a long text is best divided."""
+        """The best number of tokens per call for a long prompt."""
         return _DENSE_PREFILL if self.dense else self._capacity
 
     @property
     def name(self) -> str:
-        """What runs, for people."""
+        """The path's name, shown to users."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"cpu kernel ({self._library.isa}, {threads}), {self._description.formats}"
 
@@ -110,17 +110,17 @@ class CpuStep:
         return place, c.float_at(logits.data_ptr(), place)
 
     def covers(self, tokens: int) -> bool:
-        """Whether so many tokens are computed here rather than by the readable model."""
+        """Whether the kernel computes a pass of `tokens` tokens; the readable model computes the others."""
         return not self.dense or tokens <= _TILE
 
     @torch.inference_mode()
     def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
         """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V).
 
-        `ids` continue what `cache` holds; it is left as `Transformer.forward` leaves it, and either can go on.
+        `ids` continue the text in `cache`, which is updated as by `Transformer.forward`: the two can alternate.
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
+            PromptTooLongError: the text is longer than the model's learned positions.
         """
         self._model.check_positions(cache.length + len(ids))
         if not self.covers(len(ids)):
@@ -134,20 +134,20 @@ class CpuStep:
 
     @torch.inference_mode()
     def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
-        """Logits in float32 of the token that follows each of `ids`, which continue as many texts: (R, V).
+        """Batched decode step: logits in float32 (R, V) after `ids[r]` continues the text in `caches[r]`.
 
-        Every matrix is read once for all of them. Each row is, to the last bit, what `forward` gives for that token
-        alone: rows share nothing but the pass.
+        Every matrix is read once for all texts. Each row equals, to the last bit, the result of `forward` for its text
+        alone.
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
+            PromptTooLongError: a text is longer than the model's learned positions.
         """
         starts = [cache.length for cache in caches]
         self._model.check_positions(max(starts) + 1)
         for row, cache in enumerate(caches):
             self._enter(cache, 1, row)
         lengths = [max(cache.length + 1, cache.expected_length) for cache in caches]
-        # Named, so that the memory stays while the kernel reads it.
+        # In a variable, so that the memory stays allocated while the kernel reads it.
         rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
         for index, (cos, sin) in enumerate(rotations):
             self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
@@ -158,21 +158,21 @@ class CpuStep:
 
     @torch.inference_mode()
     def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
-        """Logits in float32 of the token that follows each of `ids`, which continue what `cache` holds: (T, V).
+        """Logits in float32 (T, V) of the token that follows each of `ids`, which continue the text in `cache`.
 
-        Logits and cache are, to the last bit, what as many calls of `forward` with one token each would give, while
-        every matrix is read once. (`forward` itself adds up attention to several tokens in another order.)
+        Logits and cache equal, to the last bit, those of calling `forward` with one token at a time, but every matrix
+        is read once. (`forward` sums attention to several tokens in another order.)
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
+            PromptTooLongError: the text is longer than the model's learned positions.
         """
         start, new = cache.length, len(ids)
         self._model.check_positions(start + new)
         first, last = (max(length, cache.expected_length) for length in (start + 1, start + new))
         if not self._model.rotated_alike(first, last):
             return torch.cat([self._call([token], cache, only_last=True) for token in ids])
-        # As many texts, which share one memory: each token's keys are written before any token looks at keys, and it
-        # looks no further than its own.
+        # Computed like a batch of texts that share one cache: each token's keys are written before any token attends,
+        # and no token attends beyond its own position.
         self._enter(cache, new)
         for row in range(1, min(new, self.most_each)):
             self._enter_again(row)
@@ -182,16 +182,16 @@ class CpuStep:
         return logits
 
     def chooses(self, filters: SamplingFilters) -> bool:
-        """Whether it can choose by such filters: it knows them, and few tokens are left by them."""
+        """Whether the kernel can sample with these filters: it supports them, and they leave few candidates."""
         few = filters.temperature == 0 or 0 < filters.top_k <= _MOST_CANDIDATES
         return few and filters.active <= _FILTERS
 
     @torch.inference_mode()
     def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:
-        """See `BurstStep`: between two passes nobody is asked, and the weights alone go through the processor's caches.
+        """See `BurstStep`: no Python code runs between two passes, which would evict weights from the CPU's caches.
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
+            PromptTooLongError: the text would become longer than the model's learned positions.
         """
         start, count, filters = cache.length, len(choosing.uniforms), choosing.filters
         self._model.check_positions(start + count)
@@ -209,7 +209,7 @@ class CpuStep:
             vocabulary=choosing.vocabulary,
             end_count=len(ends),
         )
-        step = self._step([token], start, self._seen_by_nobody, only_last=True)
+        step = self._step([token], start, self._burst_logits, only_last=True)
         self._last = None
         chosen = (ctypes.c_int32 * count)()
         with signals.alarm() as choice.alarm:
@@ -229,15 +229,15 @@ class CpuStep:
         return logits
 
     def _rotate(self, start: int, new: int, length: int) -> None:
-        """Let the kernel know the rotations of `new` tokens of a text of `length`."""
+        """Set the rotations of `new` tokens from position `start` on in a text of `length` tokens."""
         for index, rotation in enumerate(self._rotations):
             self._rotation_table[index] = c.Rotation(*rotation.at(start, new, length))
 
     def _enter(self, cache: KVCache, new: int, row: int = 0) -> None:
-        """Let the kernel know the memory of a text, with room for `new` tokens."""
+        """Set the addresses of a text's cache, after making room for `new` tokens."""
         cache.begin(new)
         known = self._entered[row]
-        # Memory changes rarely, and asking every tensor where it is costs as much as a layer.
+        # Memory changes rarely, and getting every tensor's address costs as much as computing a layer.
         if known is not None and known[0]() is cache and known[1] == cache.moves:
             return
         self._entered[row] = None
@@ -248,7 +248,7 @@ class CpuStep:
         self._entered[row] = weakref.ref(cache), cache.moves
 
     def _enter_again(self, row: int) -> None:
-        """The text that was entered as the first is that of another row too."""
+        """Use the first row's cache for another row too."""
         if self._entered[row] != self._entered[0]:
             size = ctypes.sizeof(c.Segment) * self._model.config.num_layers
             ctypes.memmove(ctypes.byref(self._segments, row * size), self._segments, size)
@@ -257,7 +257,7 @@ class CpuStep:
     def _compute(
         self, ids: Sequence[int], start: int, *, only_last: bool, positions: Sequence[int] | None = None
     ) -> Tensor:
-        """One call: `ids` continue a text from `start` on, or each the text of its row at its own of `positions`."""
+        """One call: `ids` are tokens of one text from `start` on, or tokens of different rows at `positions`."""
         logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
         step = self._step(ids, start, logits, only_last=only_last, positions=positions)
         _check(self._library.handle.llm_step(self._context, step))
@@ -265,14 +265,14 @@ class CpuStep:
         return logits
 
     @functools.cached_property
-    def _seen_by_nobody(self) -> Tensor:
-        """Room for the logits (1, V) of bursts: fresh memory the system would have to find, and zero, each time."""
+    def _burst_logits(self) -> Tensor:
+        """Buffer for the logits (1, V) of bursts, reused because the system zeroes new memory at each allocation."""
         return torch.empty((1, self._model.config.vocab_size))
 
     def _step(
         self, ids: Sequence[int], start: int, logits: Tensor, *, only_last: bool, positions: Sequence[int] | None = None
     ) -> c.Pass:
-        """What a call is to do; it writes `logits`."""
+        """The arguments of a call, which writes `logits`."""
         places = None if positions is None else (ctypes.c_int64 * len(positions))(*positions)
         return c.Pass(
             ids=ctypes.cast((ctypes.c_int32 * len(ids))(*ids), ctypes.c_void_p),
@@ -296,13 +296,13 @@ class _Rotations:
         self._kept: tuple[Tensor, ...] = ()
 
     def at(self, start: int, count: int, length: int) -> tuple[int, int, int]:
-        """Addresses for the positions from `start` on in a text of `length` tokens, and values for each."""
+        """Addresses of cosines and sines from position `start` on in a text of `length` tokens, and values of each."""
         decisive = self._rope.config.decisive_length(length)
         if decisive != self._decisive or start < self._first or start + count > self._end:
-            # What is interrupted here leaves no addresses of memory that is gone.
+            # An interruption here must not leave addresses of freed memory.
             self._end = -1
             positions = torch.arange(start, start + max(count, _ROTATIONS_AHEAD))
-            # So little that waking torch's threads, while the kernel's have the cores, would take far longer.
+            # Waking torch's threads, while the kernel's occupy the cores, would take far longer than computing.
             with one_thread():
                 cos, sin = (part.contiguous() for part in self._rope(positions, torch.float32, length))
             self._kept = cos, sin
@@ -312,16 +312,16 @@ class _Rotations:
         return self._cos_at + skipped, self._sin_at + skipped, self._half
 
     def of(self, positions: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (R, half) of one position in each of as many texts of so many tokens."""
+        """Cosines and sines (R, half) of one position in each of R texts; `lengths` are theirs, in tokens."""
         return self._rope.of_texts(torch.tensor(positions), torch.float32, lengths)
 
 
 def _check(problem: int) -> None:
     if problem:
-        raise ValueError(f"the kernel refuses the step: {problem}")
+        raise ValueError(f"the C kernel refuses the arguments (code {problem})")
 
 
 def _free(library: ctypes.CDLL, context: int, process: int) -> None:
-    # A child process has the memory, but not the threads that would be waited for.
+    # A forked child has the memory, but not the threads that freeing would wait for.
     if os.getpid() == process:
         library.llm_free(context)

@@ -1,4 +1,4 @@
-"""What the C kernel covers, from a model's configuration alone."""
+"""The configurations that the C kernel supports."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ KNOWN: Known = {
     **SMALL_PARTS,
     **ROTATIONS,
 }
-"""The fields that `decoder.c` computes; of a model with others the readable model makes the replies."""
+"""The fields that `decoder.c` supports; models with other fields use the readable model."""
 
 
 def unsupported(config: ModelConfig) -> str | None:
-    """Why the kernel cannot compute a model of that kind, without a full stop; None: it can."""
+    """The reason why the kernel does not support a model, without a full stop; None: it does."""
     return "latent attention" if config.latent is not None else why_unknown(config, KNOWN)

@@ -1,4 +1,4 @@
-"""How many threads to compute with, and on which cores."""
+"""The number of threads of the C kernel, and the cores for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def physical_cores(topology: Path = _TOPOLOGY) -> list[list[int]]:
-    """The processors this process may use, those of one physical core together."""
+    """The logical processors that this process may use, grouped by physical core."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores: dict[tuple[str, str], list[int]] = {}
     for number in sorted(usable):
@@ -26,7 +26,7 @@ def physical_cores(topology: Path = _TOPOLOGY) -> list[list[int]]:
 
 
 def default_threads(topology: Path = _TOPOLOGY, quota: Path = _QUOTA) -> int:
-    """One for each physical core that this process may use, within the container's share of processor time."""
+    """One thread for each physical core that this process may use, but no more than the container's CPU quota."""
     count = len(physical_cores(topology))
     with contextlib.suppress(OSError, ValueError):
         allowed, period = quota.read_text().split()

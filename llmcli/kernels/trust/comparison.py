@@ -1,6 +1,6 @@
-"""A kernel's logits beside the readable model's, on tiny models.
+"""Compare a kernel's logits with the readable model's, on tiny models.
 
-V is the vocabulary.
+Dimension letters: T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from llmcli.kernels.trust.tiny_models import GPT, LLAMA, Case
 from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.layout import narrow, wide
 
-# The most that rounding makes, of a row of logits, relative to its norm. Measured: 2e-6 in float32, 6e-5 with packed
-# weights, 2e-2 with keys and values in bfloat16, 5e-2 where the readable model reads the prompt in bfloat16. A feature
-# that is left out changes some row by 3e-2 or more, most of them by 2e-1 (a test leaves out one after the other).
+# The greatest error by rounding of a row of logits, relative to its norm. Measured: 2e-6 in float32, 6e-5 with packed
+# weights, 2e-2 with keys and values in bfloat16, 5e-2 where the readable model reads the prompt in bfloat16. Leaving
+# out a feature changes some row by 3e-2 or more, mostly by 2e-1 (a test leaves out each feature in turn).
 _TOLERANCE, _TOLERANCE_16 = 1e-3, 1e-1
-# Tokens that are read in turn: more than a window and a chunk, and with packed weights more than a tile of the kernel.
+# Tokens of each call: more than a window and a chunk, and with packed weights more than a tile of the kernel.
 _READ, _FURTHER, _SINGLE, _EACH = 20, 12, 2, 3
 _CHOSEN = 4
 
 MakeStep: TypeAlias = Callable[[Transformer], FastStep]
-"""Makes the kernel's step of a model, and raises what speaks against it."""
+"""Makes the kernel's step for a model, or raises an error if the kernel cannot run it."""
 
 CPU_CASES = (
     Case("float32", LLAMA, torch.float32),
@@ -39,88 +39,89 @@ CPU_CASES = (
     Case("int4 with layer norms", GPT, torch.float32, (narrow(4),)),
 )
 CUDA_CASES = (Case("bfloat16, int4 and int8", LLAMA, torch.bfloat16, (None, wide(4, 32), wide(8, 32))),)
-"""One, whose layers are kept in different ways: every kernel is compiled for each kind of weights, some 20 in all, and
-a second model or passes of several tokens would take as long again."""
+"""A single model whose layers have different formats: every kernel is compiled for each kind of weights, some 20 in
+all, and a second model or passes of several tokens would take as long again."""
 
 
 def fault_of(cases: Sequence[Case], make_step: MakeStep, device: torch.device) -> str:
-    """What the step that `make_step` makes computes otherwise than the readable model; empty: nothing.
+    """Describe the first difference between the step's logits and the readable model's; empty: they agree.
 
-    Raises whatever making the step or running it raises.
+    Raises any error of making or running the step.
     """
     with one_thread(), torch.inference_mode():
         for case in cases:
             model, exact = case.models(device)
             most = _TOLERANCE if case.dtype == torch.float32 else _TOLERANCE_16
             for what, error in _errors(model, exact, make_step(model)):
-                # Not `error > most`: it may be no number.
+                # Not `error > most`: the error may be NaN.
                 if not error <= most:
-                    amount = f"differ by {100 * error:.2g} % from" if error < torch.inf else "are no numbers, unlike"
+                    amount = f"differ by {100 * error:.2g} % from" if error < torch.inf else "are not finite, unlike"
                     return f"{case.name}, {what}: logits {amount} the readable model's (rounding: {100 * most:g} %)"
     return ""
 
 
 def _errors(model: Transformer, exact: Transformer, step: FastStep) -> Iterator[tuple[str, float]]:
-    """For each way in which the kernel reads tokens, the greatest relative error of a row of logits."""
+    """For each kind of call, its name and the greatest relative error of a row of logits."""
     ids = torch.randint(model.config.vocab_size, (64,), generator=torch.Generator().manual_seed(1)).tolist()
     cache = model.new_cache(capacity=4)
-    right = _Right(exact, ids)
+    reference = _Reference(exact, ids)
 
     def read(count: int) -> Tensor:
         return step.forward(ids[cache.length : cache.length + count], cache, only_last=False)
 
-    yield "a prompt", right.error(cache, read(_READ))
-    yield "single tokens", max(right.error(cache, read(1)) for _ in range(_SINGLE))
+    yield "a prompt", reference.error(cache, read(_READ))
+    yield "single tokens", max(reference.error(cache, read(1)) for _ in range(_SINGLE))
     if isinstance(step, EachStep):
-        yield "more of the prompt", right.error(cache, read(_FURTHER))
-        yield "a few tokens", right.error(cache, read(_EACH))
-        yield "a few tokens as if one by one", right.error(cache, step.forward_each(_next(ids, cache, _EACH), cache))
+        yield "more of the prompt", reference.error(cache, read(_FURTHER))
+        yield "a few tokens", reference.error(cache, read(_EACH))
+        logits = step.forward_each(_next(ids, cache, _EACH), cache)
+        yield "a few tokens as if one by one", reference.error(cache, logits)
     if isinstance(step, DeviceStep):
         token = torch.tensor(_next(ids, cache, 1), device=model.device)
-        yield "a token on the device", right.error(cache, step.forward_unseen(token, cache))
+        yield "a token on the device", reference.error(cache, step.forward_unseen(token, cache))
     if isinstance(step, RowStep):
         other = model.new_cache(capacity=4)
         step.forward(ids[: _READ - 1], other)
         tokens = _next(ids, cache, 1) + _next(ids, other, 1)
         logits = step.forward_rows(tokens, (cache, other))
-        yield "two texts", max(right.error(cache, logits[:1]), right.error(other, logits[1:]))
+        yield "two texts", max(reference.error(cache, logits[:1]), reference.error(other, logits[1:]))
     if isinstance(step, BurstStep):
         token = ids[cache.length]
         before = [*ids[: cache.length], token]
         chosen = step.forward_burst(token, cache, SamplingRequest(_Greedy(), [0.5] * _CHOSEN, model.config.vocab_size))
-        yield "several tokens by itself", _Right(exact, [*before, *chosen]).shortfall(len(before), chosen)
+        yield "several tokens in one call", _Reference(exact, [*before, *chosen]).shortfall(len(before), chosen)
 
 
 def _next(ids: Sequence[int], cache: KVCache, count: int) -> list[int]:
     return list(ids[cache.length : cache.length + count])
 
 
-class _Right:
-    """What the readable model says of a text."""
+class _Reference:
+    """The readable model's logits of a text."""
 
     def __init__(self, exact: Transformer, ids: Sequence[int]) -> None:
         self._logits: Tensor = exact(torch.tensor([list(ids)], device=exact.device))[0].float()  # (T, V)
 
     def error(self, cache: KVCache, logits: Tensor) -> float:
-        """Of the logits of the last tokens that a cache holds."""
-        right = self._logits[cache.length - len(logits) : cache.length]
-        return _greatest((logits - right).norm(dim=1) / right.norm(dim=1))
+        """The greatest relative error of a row of `logits`, those of the last tokens in a cache."""
+        reference = self._logits[cache.length - len(logits) : cache.length]
+        return _greatest((logits - reference).norm(dim=1) / reference.norm(dim=1))
 
     def shortfall(self, start: int, chosen: Sequence[int]) -> float:
-        """How far the logits of the tokens `chosen` from position `start` on are below the greatest ones."""
-        right = self._logits[start - 1 : start - 1 + len(chosen)]
-        taken = right[torch.arange(len(chosen)), torch.tensor(chosen)] if min(chosen) >= 0 else right[:, 0] - torch.inf
-        return _greatest((right.amax(dim=1) - taken) / right.norm(dim=1))
+        """How far the logits of the tokens `chosen`, from position `start` on, are below the greatest logits."""
+        rows = self._logits[start - 1 : start - 1 + len(chosen)]
+        taken = rows[torch.arange(len(chosen)), torch.tensor(chosen)] if min(chosen) >= 0 else rows[:, 0] - torch.inf
+        return _greatest((rows.amax(dim=1) - taken) / rows.norm(dim=1))
 
 
 def _greatest(errors: Tensor) -> float:
-    """The greatest; infinite where one is no number."""
+    """The greatest error; infinite if any is NaN."""
     return float(errors.nan_to_num(nan=torch.inf, posinf=torch.inf).amax())
 
 
 @dataclass(frozen=True)
 class _Greedy:
-    """The most probable token is chosen."""
+    """Sampling filters for greedy decoding."""
 
     repeat_penalty: float = 1.0
     temperature: float = 0.0

@@ -1,4 +1,4 @@
-"""Whether the kernel of a device is to be trusted: by the verdict that is kept or, the first time, by a comparison."""
+"""Decide whether to trust a device's kernel: by a kept verdict or, the first time, by a comparison."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from llmcli.model import Transformer
 
 Tell: TypeAlias = Callable[[str], None]
-"""Hears a line for the user."""
+"""Shows the user a line."""
 
 _INSTEAD = "so the readable model makes the replies, more slowly; llm doctor says more."
 
-_told: set[tuple[Kernel, str]] = set()
+_shown: set[tuple[Kernel, str]] = set()
 
 
 def kernel_of(device: Device) -> Kernel | None:
-    """The kernel of a device; None where there is none, or it cannot run."""
+    """The kernel for a device; None if there is none, or it cannot run."""
     try:
         if device.type == "cuda":
             import torch
@@ -39,16 +39,16 @@ def kernel_of(device: Device) -> Kernel | None:
 
 
 def why_distrusted(device: Device) -> str | None:
-    """Why the kernel of a device is not to be used, as a reason, if that was seen before; nothing is compared."""
+    """The reason not to use a device's kernel, from an earlier verdict; this does not start a comparison."""
     kernel = kernel_of(device)
     return None if kernel is None else _reason(kernel, kept_verdict(kernel))
 
 
 def check_kernel(device: torch.device, tell: Tell) -> str | None:
-    """Why the kernel of a device is not to be used, as a reason; None: it is, or there is none.
+    """The reason not to use a device's kernel; None: it passed, or there is no kernel.
 
-    If nothing is known of the kernel yet it is compared with the readable model, which takes half a second on a CPU
-    and, as kernels are compiled, some seconds on a GPU. `tell` hears once in a process that it failed.
+    A kernel without a verdict is compared with the readable model, which takes half a second on a CPU and some seconds
+    on a GPU, where kernels are compiled. A failure is shown with `tell`, once in a process.
     """
     kernel = kernel_of(device)
     if kernel is None:
@@ -64,7 +64,7 @@ def check_kernel(device: torch.device, tell: Tell) -> str | None:
 
 
 def note_failure(device: torch.device, error: str, tell: Tell) -> None:
-    """Keep, and `tell`, that the kernel of a device raised an `error` at the first pass of a model."""
+    """Record that a device's kernel raised `error` in the first pass of a model, and show it with `tell`."""
     kernel = kernel_of(device)
     if kernel is None:
         return
@@ -77,20 +77,20 @@ def note_failure(device: torch.device, error: str, tell: Tell) -> None:
 
 
 def forget() -> None:
-    """Know nothing and have told nothing, as in a new process; for tests."""
+    """Drop all verdicts and shown messages of this process; for tests."""
     forget_verdicts()
-    _told.clear()
+    _shown.clear()
 
 
 def _checked(kernel: Kernel, device: torch.device) -> Verdict:
-    """The verdict of a comparison made now; it is kept, unless the kernel could not be run at all."""
+    """Compare the kernel now and keep the verdict, unless the kernel cannot run at all."""
     try:
         fault = _compare_on_gpu(device) if kernel.kind == "cuda" else _compare_on_cpu()
     except (NoKernelError, ImportError):
-        # It cannot run, which is said where it is asked to.
+        # The kernel cannot run; making its step will report that.
         return Verdict()
     except Exception as error:
-        # Whatever a compiler or a driver may raise. Memory that lacks now may be there the next time.
+        # Compilers and drivers raise errors of any type. A lack of memory may be over the next time.
         if is_out_of_memory(error):
             return Verdict()
         from llmcli.kernels.cuda.support import first_line
@@ -108,7 +108,7 @@ def _compare_on_cpu() -> str:
     from llmcli.kernels.cpu.threads import default_threads
     from llmcli.kernels.trust.comparison import CPU_CASES, fault_of
 
-    # Two show whether threads wait for each other; more would take longer to begin than models so small to compute.
+    # Two threads suffice to test their synchronization; starting more would take longer than computing tiny models.
     threads = min(2, default_threads())
     return fault_of(CPU_CASES, lambda model: CpuStep(model, threads=threads), torch.device("cpu"))
 
@@ -121,7 +121,7 @@ def _compare_on_gpu(device: torch.device) -> str:
 
 
 def _refuse(_model: Transformer, reason: str) -> NoReturn:
-    """In the place of a slower step: the check is of the kernels alone."""
+    """Raise instead of falling back to a slower step: only the kernels are checked."""
     raise RuntimeError(reason)
 
 
@@ -132,6 +132,6 @@ def _reason(kernel: Kernel, verdict: Verdict | None) -> str | None:
 
 
 def _tell_once(tell: Tell, kernel: Kernel, what: str) -> None:
-    if (kernel, what) not in _told:
-        _told.add((kernel, what))
+    if (kernel, what) not in _shown:
+        _shown.add((kernel, what))
         tell(f"{kernel.name[0].upper()}{kernel.name[1:]} {what}")

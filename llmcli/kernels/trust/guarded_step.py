@@ -1,9 +1,9 @@
-"""The C kernel's step with the readable model behind it, should the first pass of a model raise an error.
+"""The C kernel's step with a fallback to the readable model, for an error in the first pass of a model.
 
-The check on tiny models cannot see everything: a size that only this model has, or memory that only it needs. What the
-kernel refuses leaves the cache as it was, so the readable model computes the very same pass, and no token is lost.
+The check on tiny models cannot cover everything: sizes that only this model has, or memory that only it needs. A failed
+call leaves the cache unchanged, so the readable model repeats the same pass, and no token is lost.
 
-R is the texts of a pass, T tokens, V the vocabulary.
+Dimension letters: R texts of a batch, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _Result = TypeVar("_Result")
 
 
 class GuardedStep:
-    """What `CpuStep` is until its first pass fails, and from then on the readable model."""
+    """A `CpuStep` that is replaced by the readable model if its first pass fails."""
 
     def __init__(self, step: CpuStep, model: Transformer, failed: Callable[[str], None]) -> None:
-        """`failed` hears what the kernel said."""
+        """`failed` is called with the kernel's error."""
         self._step, self._model, self._failed = step, model, failed
         self._proven = False
         self._error = ""
@@ -43,7 +43,7 @@ class GuardedStep:
 
     @property
     def name(self) -> str:
-        """What runs, for people."""
+        """The path's name, shown to users."""
         return readable_path(self._model, f"the C kernel failed: {self._error}") if self._error else self._step.name
 
     @property
@@ -92,7 +92,7 @@ class GuardedStep:
         return not self._error and self._step.chooses(filters)
 
     def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:
-        """See `BurstStep`; a single token once the kernel has failed."""
+        """See `BurstStep`; chooses a single token once the kernel has failed."""
         if self._proven:
             return self._step.forward_burst(token, cache, choosing)
         return self._first(
@@ -114,7 +114,10 @@ class GuardedStep:
         *,
         proves: bool = True,
     ) -> _Result:
-        """What `fast` gives or, from its first failure on, `slow`; `proves` says that the kernel makes the pass."""
+        """Call `fast`, or `slow` from the first failure on.
+
+        With `proves`, success ends the guard; it is False for passes that the kernel leaves to the readable model.
+        """
         if self._error:
             return slow()
         before = [cache.length for cache in caches]
@@ -123,13 +126,13 @@ class GuardedStep:
         except LlmcliError:
             raise
         except Exception as error:
-            # What has been read in part is no first pass any more.
+            # Part of the pass is in the cache, so it cannot be repeated.
             if is_out_of_memory(error) or before != [cache.length for cache in caches]:
                 raise
             try:
                 result = slow()
             except Exception:
-                # The pass itself is at fault, not the kernel.
+                # The readable model fails too: the input is at fault, not the kernel.
                 raise error from None
             self._error = first_line(error)
             self._failed(self._error)
@@ -139,7 +142,7 @@ class GuardedStep:
 
 
 def _chosen(logits: Tensor, choosing: SamplingRequest) -> int:
-    """The token that the first number of `choosing` chooses by logits (1, V)."""
+    """The token sampled from logits (1, V) with the first random number of `choosing`."""
     own = logits[0, : choosing.vocabulary]
     number = torch.tensor(choosing.uniforms[:1], dtype=torch.float64)
     kind = Kind.of(choosing.filters, len(own))

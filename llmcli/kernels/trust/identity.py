@@ -1,4 +1,4 @@
-"""What decides what a kernel computes on this machine: source, compiler, processor or GPU, driver, torch."""
+"""The identity of a kernel on this machine: source, compiler, processor or GPU, driver and torch."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as it is on this machine."""
+    """A kernel on this machine."""
 
     name: str
-    """For people."""
+    """Shown to users."""
     kind: str
     """cpu or cuda."""
     key: str
-    """Another one where it may compute something else."""
+    """Hash of everything that may change the kernel's results."""
 
     @property
     def verdict_file(self) -> Path:
-        """Where its verdict is kept."""
+        """The file with its verdict."""
         return build.cache_folder() / f"{self.kind}-{self.key}.checked.json"
 
 
 def cpu_kernel() -> Kernel:
-    """The C kernel, compiled now if it was not before.
+    """The C kernel, compiled now if there is no cached library.
 
     Raises:
-        NoKernelError: it cannot be compiled, or not loaded.
+        NoKernelError: it cannot be compiled or loaded.
     """
     return _cpu_kernel(build.load_library().key)
 
 
 @functools.cache
 def _cpu_kernel(library: str) -> Kernel:
-    """The kernel of a library, whose key stands for the C sources, the compiler and the processor."""
+    """The kernel of a compiled library; the key `library` covers C sources, compiler and processor."""
     return Kernel("the C kernel", "cpu", _digest([library, *_python("cpu")]))
 
 
 @functools.cache
 def cuda_kernel(device: torch.device) -> Kernel:
-    """The Triton kernels on a GPU; on a CPU, where they are interpreted, for tests."""
+    """The Triton kernels on a GPU or, interpreted for tests, on a CPU."""
     import sysconfig
 
     import torch
@@ -70,7 +70,7 @@ def cuda_kernel(device: torch.device) -> Kernel:
             driver = _DRIVER.read_text(errors="replace")
         capability = torch.cuda.get_device_capability(device)
         parts += [torch.cuda.get_device_name(device), str(capability), str(torch.version.cuda), driver]
-        # Without a C compiler and Python's headers Triton compiles nothing; they may be installed later.
+        # Triton needs a C compiler and Python's headers; they may be installed after a failed check.
         compilers = (os.environ.get("CC", ""), shutil.which("gcc"), shutil.which("clang"))
         headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
         parts += [*map(str, compilers), str(headers.exists())]
@@ -82,7 +82,7 @@ def _digest(parts: Iterable[str]) -> str:
 
 
 def _python(*folders: str) -> list[str]:
-    """Name, size and time of the Python files: to read all of them would take longer than the rest of a check."""
+    """Name, size and time of the Python files; reading all of them would take longer than the rest of a check."""
     found = []
     for folder in folders:
         for path in sorted((_KERNELS / folder).glob("*.py")):
@@ -92,7 +92,7 @@ def _python(*folders: str) -> list[str]:
 
 
 def _torch() -> str:
-    """Its version, the same whether it has been imported or not."""
+    """Torch's version, the same whether torch has been imported or not."""
     made = torch_build.torch_build()
     if made is not None:
         return made.version
@@ -100,7 +100,7 @@ def _torch() -> str:
 
 
 def _triton() -> str:
-    """When and from what the installed Triton was made, without importing it."""
+    """Path, size and time of the installed Triton, without importing it."""
     with suppress(OSError, ValueError, ImportError):
         spec = find_spec("triton")
         if spec is not None and spec.origin is not None:

@@ -1,4 +1,4 @@
-"""Tiny random models that span what the kernels compute."""
+"""Tiny random models that together use all features of the kernels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbeddi
 
 _SEED = 7
 _EXPERTS = ExpertsConfig(4, 2, 32, normalized=True, router_bias=True, bias=True, shared_size=32)
-# Attention looks at some keys far more than at others, so that it shows which; routers choose clearly, so that no
-# rounding sends a token to another expert.
+# Scales that make attention weights unequal, so that errors of positions show, and router scores distinct, so that
+# rounding never changes the chosen experts.
 _SCALES = {"mlp.gate.weight": 1.0, "q_proj": 0.25, "k_proj": 0.25}
 _ROPE, _PARTIAL = RopeConfig(1e4, 16), RopeConfig(1e3, 8)
 LLAMA = ModelConfig(
@@ -30,7 +30,7 @@ LLAMA = ModelConfig(
         LayerConfig(None, experts=_EXPERTS),
     ),
 )  # fmt: skip
-"""Grouped heads, rotations, a window, query and key norms, biases of attention, experts."""
+"""Grouped heads, rotations, a sliding window, query and key norms, attention biases, experts."""
 GPT = ModelConfig(
     vocab_size=112, hidden_size=64, intermediate_size=96, num_heads=4, num_kv_heads=4, head_dim=16, context_length=128,
     norm_eps=1e-5, activation="gelu_tanh", gated=False, norm=NormStyle("layer", bias=True), placement="parallel",
@@ -42,18 +42,18 @@ GPT = ModelConfig(
 
 @dataclass(frozen=True)
 class Case:
-    """A model to compare on."""
+    """A model for the comparison."""
 
     name: str
-    """For people."""
+    """Shown to users."""
     config: ModelConfig
     dtype: torch.dtype
     packed: tuple[PackedFormat | None, ...] = (None,)
-    """What the large matrices of the layers are packed in, in turn, and of the head as in the last; None: dense."""
+    """Formats of the large matrices of the layers, in turn; the head has the last format. None: dense."""
 
     @torch.no_grad()
     def models(self, device: torch.device) -> tuple[Transformer, Transformer]:
-        """The model, and one with the same weights that computes in float32; the same weights each time."""
+        """Make the model, and one with the same weights that computes in float32; from a fixed seed."""
         random = torch.Generator().manual_seed(_SEED)
         model = Transformer(self.config).requires_grad_(False)
         for name, parameter in model.named_parameters():
@@ -71,7 +71,7 @@ class Case:
 
 
 def _pack(model: Transformer, formats: Sequence[PackedFormat | None], random: torch.Generator) -> None:
-    """Give a model packed matrices of random codes in the place of its large ones."""
+    """Replace a model's large matrices by packed ones with random codes."""
     for layer, kept in zip(model.layers, cycle(formats), strict=False):
         for module in list(layer.modules()) if kept is not None else ():
             assert kept is not None
@@ -96,7 +96,7 @@ def _linear(layer: nn.Linear | QuantizedLinear, packed: PackedMatrix) -> Quantiz
 
 
 def _matrix(weights: Tensor, kept: PackedFormat, random: torch.Generator) -> PackedMatrix:
-    """A matrix, or a stack of them, of the same sizes."""
+    """A packed matrix, or a stack of them, with random codes and the shape of `weights`."""
     rows, columns = weights.shape[-2:]
     count = weights.shape[0] if weights.dim() == 3 else 1
     made = PackedMatrix(kept, rows, columns, dtype=torch.float32, count=count)
@@ -106,7 +106,7 @@ def _matrix(weights: Tensor, kept: PackedFormat, random: torch.Generator) -> Pac
 
 
 def _codes(kept: PackedFormat, rows: int, columns: int, random: torch.Generator) -> Groups:
-    """Codes over their whole range, with scales and minima that differ from group to group; about as large as 0.15."""
+    """Random codes over their whole range, with different scales and minima for each group; values of about 0.15."""
     groups = kept.groups(columns)
     codes = torch.randint(0, 1 << kept.bits, (rows, columns), generator=random, dtype=torch.uint8)
     scale = (torch.rand(rows, groups, generator=random) + 0.5) * 0.5 / (1 << kept.bits)

@@ -1,4 +1,4 @@
-"""What the comparison of a kernel with the readable model showed, kept as a small file beside the compiled kernels."""
+"""The result of comparing a kernel with the readable model, kept in a small file beside the compiled kernels."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from llmcli.kernels.trust.identity import Kernel
 
 SCHEMA = "llmcli.kernel-check/1"
 ASK = "LLMCLI_CHECK_KERNELS"
-"""The environment variable that, being 1, has kernels checked again whatever is kept."""
+"""The environment variable that, set to 1, repeats the check of kernels and ignores kept verdicts."""
 
-# Longer files are not ours.
+# Longer files cannot be verdicts.
 _MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of a kernel on this machine."""
+    """The result of a kernel's check on this machine."""
 
     fault: str = ""
-    """What it computed otherwise than the readable model, or the error it raised; empty: it passed."""
+    """How its logits differed from the readable model's, or the error it raised; empty: it passed."""
     failure: str = ""
-    """The error that the kernel, although it passed, raised at the first pass of a model, the last time that it did."""
+    """The last error that the kernel, although it passed the check, raised in the first pass of a model."""
 
 
 _of_this_process: dict[Path, Verdict] = {}
 
 
 def kept_verdict(kernel: Kernel) -> Verdict | None:
-    """The verdict of an earlier check; None where there is none, or the file is damaged or of something else."""
+    """The verdict of an earlier check; None if there is none, or its file is damaged or belongs to another kernel."""
     path = kernel.verdict_file
     if path in _of_this_process:
         return _of_this_process[path]
@@ -46,7 +46,7 @@ def kept_verdict(kernel: Kernel) -> Verdict | None:
 
 
 def keep_verdict(kernel: Kernel, verdict: Verdict) -> None:
-    """Keep it for this process and, where the folder can be written, for others."""
+    """Keep a verdict for this process and, if the folder is writable, for later ones."""
     _of_this_process[kernel.verdict_file] = verdict
     content = {"schema": SCHEMA, "kernel": kernel.name, "key": kernel.key, **asdict(verdict)}
     with suppress(OSError):
@@ -54,7 +54,7 @@ def keep_verdict(kernel: Kernel, verdict: Verdict) -> None:
 
 
 def forget_verdicts() -> None:
-    """Know none, as in a new process; for tests."""
+    """Drop the verdicts kept in this process; for tests."""
     _of_this_process.clear()
 
 

@@ -105,7 +105,7 @@ def test_what_is_no_number_is_seen() -> None:
             return super().forward(*arguments, **options) * torch.nan
 
     fault = fault_of(CPU_CASES, Broken, CPU)
-    assert fault == "float32, a prompt: logits are no numbers, unlike the readable model's (rounding: 0.1 %)"
+    assert fault == "float32, a prompt: logits are not finite, unlike the readable model's (rounding: 0.1 %)"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_is_no_number_is_seen() -> None:
     [
         ("forward_each", "a few tokens as if one by one"),
         ("forward_rows", "two texts"),
-        ("forward_burst", "several tokens by itself"),
+        ("forward_burst", "several tokens in one call"),
     ],
 )
 def test_every_way_to_read_is_compared(method: str, seen_as: str, monkeypatch: pytest.MonkeyPatch) -> None:
