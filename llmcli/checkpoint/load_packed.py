@@ -131,7 +131,7 @@ def make_room(
             replacement = QuantizedEmbedding(matrix)
         setattr(model.get_submodule(owner), name, replacement)
     if (unpacker := unpacker_for(device)) is not None:
-        unpacker.take_on(made.values())
+        unpacker.register(made.values())
     return made
 
 

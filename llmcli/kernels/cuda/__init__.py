@@ -1,1 +1,1 @@
-"""The CUDA step: support, weights, launches and graph capture."""
+"""The CUDA step: supported models, weights, kernel launches, graph capture and sampling."""

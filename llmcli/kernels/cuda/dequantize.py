@@ -1,4 +1,4 @@
-"""Packed matrices made dense by a Triton kernel, wherever the readable model computes with them on a GPU."""
+"""Dequantize packed matrices with a Triton kernel, for the readable model on a GPU."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from llmcli.kernels.cuda.support import why_not_here
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import PackedMatrix
 
-# Of a program's tile, and words of a row in it: 4 warps read 16 bytes a thread, twice.
+# Rows of a program's tile, and words of a row in it: each thread of 4 warps reads 16 bytes twice.
 _ROWS, _WORDS = 16, 64
 
-# What a kernel is compiled for.
+# The device, format, columns and type that a kernel is compiled for.
 _Kind: TypeAlias = tuple[torch.device, PackedFormat, int, torch.dtype]
 
-# Of all models of a process: the kernel, as soon as it is compiled, or None where it cannot be.
+# For all models of the process: the kernel once it is compiled, or None if compiling failed.
 _kernels: dict[_Kind, Future[Any]] = {}
 
 
 class CudaUnpacker:
-    """Gives rows as soon as its kernels are compiled; that goes on beside the reading of weights.
+    """An `Unpacker` with Triton kernels, which are compiled in a thread while weights are read from disk.
 
-    Until then, and where it fails, torch unpacks: no first token waits for a compiler, and the same is computed.
+    Until then, and where compiling fails, torch dequantizes with the same result: no first token waits for a compiler.
     """
 
-    def take_on(self, matrices: Iterable[PackedMatrix]) -> None:
-        """Be the one who unpacks those of these that lie as a GPU reads them, into the type they are handed out in.
+    def register(self, matrices: Iterable[PackedMatrix]) -> None:
+        """Register as the unpacker of every matrix in GPU layout, and start compiling the kernels for their types.
 
-        Blocks need not be filled yet.
+        The matrices' blocks need not be filled yet.
         """
-        # No thread is left when all is compiled.
+        # The thread ends when all kernels are compiled.
         pool = ThreadPoolExecutor(max_workers=1)
         for matrix in (matrix for matrix in matrices if matrix.format.wide):
             if (kind := _kind(matrix, matrix.dtype)) not in _kernels:
@@ -44,24 +44,24 @@ class CudaUnpacker:
         pool.shutdown(wait=False)
 
     def ready(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
-        """Whether the kernel for this matrix is compiled, and could be."""
+        """Whether the kernel for this matrix is compiled."""
         kernel = _kernels.get(_kind(matrix, dtype))
         return kernel is not None and kernel.done() and kernel.result() is not None
 
-    def awaited(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
-        """Whether the kernel for this matrix is still to be compiled."""
+    def pending(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
+        """Whether the kernel for this matrix is still being compiled."""
         kernel = _kernels.get(_kind(matrix, dtype))
         return kernel is not None and not kernel.done()
 
     def unpack(self, matrix: PackedMatrix, index: int, first: int, into: Tensor) -> None:
-        """Fill `into` (n, columns) with rows of matrix `index` from `first` on, a multiple of 16; it must be ready."""
+        """Dequantize rows of matrix `index` into `into` (n, columns), from row `first`, a multiple of 16, on."""
         kernel = _kernels[_kind(matrix, into.dtype)].result()
         start = index * matrix.row_blocks + first // matrix.format.rows
         _launch(kernel, matrix, start, len(into), into)
 
 
 def unpacker_for(device: torch.device) -> CudaUnpacker | None:
-    """What unpacks matrices on that device faster than torch; None: nothing does, or it cannot run here."""
+    """The unpacker for a device that is faster than torch; None if there is none that can run here."""
     return CudaUnpacker() if device.type == "cuda" and why_not_here(device) is None else None
 
 
@@ -70,9 +70,9 @@ def _kind(matrix: PackedMatrix, dtype: torch.dtype) -> _Kind:
 
 
 def _compiled(matrix: PackedMatrix) -> Any:
-    """The kernel, compiled for such a matrix and launched once, so that a later launch can be recorded; None: it fails.
+    """Compile the kernel for such a matrix and launch it once, so that CUDA graphs can record it; None if that fails.
 
-    Whatever a compiler, its linker or a driver may raise is not kept: an error knows the matrix, and would keep that.
+    The error itself is not kept: its traceback refers to the matrix, whose memory could then not be freed.
     """
     try:
         from llmcli.kernels.triton.dequantize import unpack
@@ -85,14 +85,14 @@ def _compiled(matrix: PackedMatrix) -> Any:
 
 
 def _launch(kernel: Any, matrix: PackedMatrix, start: int, rows: int, into: Tensor) -> None:
-    """Make so many rows, which may be none, of the blocks from `start` on."""
+    """Dequantize `rows` rows, which may be 0, of the blocks from `start` on."""
     kept, columns = matrix.format, matrix.columns
     blocks = matrix.blocks[start:]
     across = _WORDS * 32 // kept.bits
     while across >= 2 * kept.padded(columns):
         across //= 2
     grid = max(1, -(-rows // _ROWS)), -(-columns // across)
-    # Triton launches on the current device, whatever its arguments are on.
+    # Triton launches on the current device, even if the arguments are on another.
     with torch.cuda.device(blocks.device) if blocks.is_cuda else nullcontext():
         kernel[grid](
             blocks.view(torch.int32), rows, into,

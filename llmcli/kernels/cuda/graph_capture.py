@@ -1,4 +1,4 @@
-"""Recording what is launched into a CUDA graph, so that a recording that fails leaves nothing behind it."""
+"""Capture kernel launches in a CUDA graph, and clean up after a capture that fails."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from contextlib import suppress
 
 import torch
 
-# One for each device: PyTorch's libraries make memory to work in for each stream they meet, and keep it.
+# One stream per device: PyTorch's libraries allocate a workspace for each stream they are used with, and keep it.
 _streams: dict[torch.device, torch.cuda.Stream] = {}
-# Never used again, but PyTorch's allocator may go on asking them whether they record.
+# Kept alive although unused: PyTorch's allocator may still ask them whether they are capturing.
 _failed: list[torch.cuda.CUDAGraph] = []
 
 
-def recorded(launch: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
-    """A graph of what `launch` asks of a CUDA `device`; it must have been called before, and nothing is computed.
+def capture_graph(launch: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
+    """Capture what `launch` launches on a CUDA `device`, without running it.
+
+    `launch` must have run once before, so that its kernels are compiled.
 
     Raises:
-        Exception: whatever `launch` raises, or a RuntimeError, where something cannot be recorded.
+        Exception: an error of `launch`, or a RuntimeError if an operation cannot be captured.
     """
     torch.cuda.synchronize(device)
-    # A graph's memory is its own; what lies idle should not be lacking there.
+    # A graph allocates from a separate pool: free the cached memory for it.
     torch.cuda.empty_cache()
     if device not in _streams:
         _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     graph = torch.cuda.CUDAGraph()
-    # Not by `torch.cuda.graph`: it has one stream for the graphs of all devices, and after a recording that failed it
-    # leaves that as the current one.
+    # Not `torch.cuda.graph`: it uses one stream for the graphs of all devices, and after a capture that failed it
+    # leaves that stream current.
     with torch.cuda.stream(_streams[device]):
         try:
-            # Other threads may go on with what they do.
+            # Other threads may keep using the device.
             graph.capture_begin(capture_error_mode="thread_local")
             launch()
         except BaseException:
-            # An interruption too: nothing may go on being recorded.
+            # Also after an interruption: the capture must end.
             with suppress(RuntimeError):
                 _end(graph)
             raise

@@ -1,4 +1,4 @@
-"""The launches that make the logits of a few tokens: all of a model's layers, with fixed buffers.
+"""The kernel launches for the logits of a few tokens: all of a model's layers, with fixed buffers.
 
 Dimension letters: R rows of buffers: 1, or 16 for several tokens; V vocabulary.
 """
@@ -25,13 +25,13 @@ from llmcli.model.config import LayerConfig
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.rope_config import RopeConfig
 
-# What stands in `inputs` before the ids: position of the first token, tokens, first position of the rotations.
+# Elements of `inputs` before the ids: position of the first token, number of tokens, first position of the rotations.
 STATE = 4
 _MOST_SPLITS = 64
 
 
 class LaunchPlan:
-    """Launches for `tokens` new tokens: what they read is `inputs` and `table`, what they make is `logits`."""
+    """The launches for `tokens` new tokens, which read `inputs` and `table` and write `logits`."""
 
     def __init__(
         self,
@@ -43,11 +43,12 @@ class LaunchPlan:
         programs: int,
         pdl: bool,
     ) -> None:
-        """`table` (layers, 4) says where the cache is; `rotations` are cosines and sines. A launch should have
-        `programs` programs or more, to keep the device busy; `pdl` lets one begin while another ends.
+        """`table` (layers, 4) has the cache's addresses; `rotations` are cosines and sines. A launch should have
+        `programs` programs or more, to keep the device busy. With `pdl` (programmatic dependent launch) a kernel may
+        start before the one before it has ended.
 
         Raises:
-            NoKernelError: weights are kept in a way the kernels do not read.
+            NoKernelError: the kernels do not support a format of the weights.
         """
         config = model.config
         self.tokens = tokens
@@ -59,7 +60,7 @@ class LaunchPlan:
         for index, (layer, block) in enumerate(zip(config.layers, model.layers, strict=True)):
             assert isinstance(block, Block)
             rotation = None if layer.rope is None else rotations[layer.rope]
-            # In turn, so that no layer writes what it still reads.
+            # Alternate between two buffers, so that no layer overwrites its input.
             x = self._layer(layer, block, x, table[index], rotation, f"after layer {index % 2}")
         self.logits = self._launches.new("logits", config.vocab_size)
         self._launches.linear(
@@ -69,16 +70,16 @@ class LaunchPlan:
 
     @property
     def formats(self) -> str:
-        """What matrices are kept in, for people."""
+        """The formats of the matrices, shown to users."""
         return "/".join(self._launches.formats)
 
     @property
     def launches(self) -> Sequence[Launch]:
-        """All of them, in order."""
+        """All launches, in order."""
         return self._launches.all
 
     def launch(self) -> None:
-        """Compute the logits (R, V) of the tokens that `inputs` and `table` tell of."""
+        """Compute the logits (R, V) of the tokens in `inputs` with the cache in `table`."""
         for launch in self._launches.all:
             launch()
 
@@ -100,7 +101,7 @@ class LaunchPlan:
         self, layer: LayerConfig, block: Block, x: Tensor, table: Tensor, rotation: tuple[Tensor, Tensor] | None,
         name: str,
     ) -> Tensor:  # fmt: skip
-        """The residual stream after the layer, in the buffer of that name."""
+        """Add a layer's launches; returns the residual stream after the layer, in the buffer `name`."""
         hidden = self._model.config.hidden_size
         outputs: tuple[nn.Module, nn.Module] = (nn.Identity(), nn.Identity())
         if isinstance(block, OutputNormBlock):
@@ -163,7 +164,7 @@ class LaunchPlan:
         return mixed
 
     def _onto(self, projection: nn.Module, x: Tensor, residual: Tensor, output: nn.Module, name: str) -> Tensor:
-        """The residual stream with `projection` of `x` added, through the `output` norm or factor."""
+        """Launch `residual + output(projection(x))`, where `output` is a norm or factor; written to buffer `name`."""
 
         def compute(y: Tensor, onto: Tensor | None, factor: float) -> None:
             self._launches.linear([matrix(projection)], x, y, residual=onto, factor=factor)
@@ -172,10 +173,10 @@ class LaunchPlan:
 
 
 def _attention_tile(in_group: int, head_bytes: int) -> dict[str, int]:
-    """Rows and keys of a product, and warps, for so many rows in a group and heads of so many bytes.
+    """Rows and keys of a product, and warps, for `in_group` rows in a group and heads of `head_bytes` bytes.
 
-    Queries, and several stages of keys and values, fit into the 99 KiB that the smallest cards give a program, and the
-    sums into its registers; what `attend` takes is in the compiled kernels, which a test reads.
+    Queries, and several stages of keys and values, fit into the 99 KiB of shared memory that the smallest GPUs give a
+    program, and the sums into its registers; a test reads both from the compiled kernels.
     """
     rows = min(64, max(ROWS, triton.next_power_of_2(in_group)), max(ROWS, 16384 // head_bytes))
     keys = 64 if rows * head_bytes <= 4096 else 32 if head_bytes <= 512 else 16

@@ -1,4 +1,4 @@
-"""Launches of kernels that share buffers: what all parts of a model's layers are made of.
+"""Kernel launches that share buffers, for the parts of a model's layers.
 
 Dimension letters: R rows of buffers: 1 for one token, or 16 for several.
 """
@@ -26,9 +26,9 @@ TYPES: dict[torch.dtype, Any] = {
     torch.float16: tl.float16,
 }
 ROWS = 16
-# Rows that are read at a time for several tokens: the more, the less often activations are.
+# Rows of a tile for several tokens: with more rows, activations are read less often.
 _HEIGHTS = 64, 32
-# 16 for each of four warps are what tensor cores multiply at a time.
+# Tensor cores multiply 16 columns at a time in each of four warps.
 _LEAST_COLUMNS = 64
 
 
@@ -42,13 +42,13 @@ class Launch:
     constants: Mapping[str, object]
 
     def __call__(self) -> None:
-        """Launch it; on a GPU nothing waits for it to end."""
+        """Launch the kernel; on a GPU this does not wait for its end."""
         self.kernel[self.grid](*self.arguments, **self.constants)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """How much of a matrix a program reads at a time."""
+    """The part of a matrix that a program reads at a time."""
 
     rows: int
     columns: int
@@ -56,7 +56,7 @@ class Tile:
 
     @property
     def constants(self) -> Mapping[str, int]:
-        """As a kernel is told."""
+        """The tile's constants as a kernel's keyword arguments."""
         return {"rows": self.rows, "columns": self.columns, "num_warps": self.warps}
 
 
@@ -64,38 +64,41 @@ class Launches:
     """The launches for `tokens` new tokens, in order."""
 
     def __init__(self, model: Transformer, tokens: int, *, programs: int, pdl: bool) -> None:
-        """A launch should have `programs` programs or more, to keep the device busy; `pdl` lets one begin while
-        another ends.
+        """A launch should have `programs` programs or more, to keep the device busy. With `pdl` (programmatic dependent
+        launch) a kernel may start before the one before it has ended.
         """
         self.tokens, self.config, self.device = tokens, model.config, model.device
         self.rows = 1 if tokens == 1 else ROWS
         self.programs = programs
         self.formats: dict[str, None] = {}
-        """What matrices are kept in, for people."""
+        """The formats of the matrices, shown to users."""
         self.all: list[Launch] = []
-        # What stands where a kernel asks for nothing.
+        # Placeholder for optional arguments that a kernel does not use.
         self.none = torch.zeros(1, device=self.device)
-        # The interpreter multiplies bfloat16 as if it were whole numbers.
+        # Triton's interpreter multiplies bfloat16 as if it were integers.
         self.operand = tl.float32 if triton.knobs.runtime.interpret else TYPES[model.dtype]
         self._pdl: dict[str, Any] = {"pdl": True, "launch_pdl": True} if pdl else {"pdl": False}
         self._buffers: dict[tuple[str, int, int], Tensor] = {}
 
     def new(self, purpose: str, width: int, rows: int | None = None) -> Tensor:
-        """A buffer (rows, width): layers share those that serve the same purpose."""
+        """A buffer (rows, width); layers share buffers of the same purpose."""
         key = purpose, rows or self.rows, width
         if key not in self._buffers:
-            # Zeros: rows that stand for no token are computed with, too.
+            # Zeros, because rows without a token are computed too.
             self._buffers[key] = torch.zeros(key[1:], device=self.device)
         return self._buffers[key]
 
     def add(self, kernel: Any, grid: tuple[int, ...], *arguments: object, **constants: object) -> None:
-        """One more launch."""
+        """Append a launch."""
         self.all.append(Launch(kernel, grid, arguments, {**constants, **self._pdl}))
 
     def normed_onto(
         self, residual: Tensor, output: nn.Module, name: str, compute: Callable[[Tensor, Tensor | None, float], None]
     ) -> Tensor:
-        """`compute(y, onto, factor)` launches what makes `y = onto + factor * result`."""
+        """Launch `residual + output(result)`, where `output` is a norm or factor; written to the buffer `name`.
+
+        `compute(y, onto, factor)` must launch `y = onto + factor * result`.
+        """
         size = self.config.hidden_size
         summed = self.new(name, size)
         factor = factor_of(output)
@@ -112,16 +115,16 @@ class Launches:
         return summed
 
     def neurons(self, network: Any, x: Tensor, before: DeviceNorm) -> Tensor:
-        """Launch gate, up and activation of a feed-forward `network` that reads `x` through the norm `before`.
+        """Launch gate, up and activation of a feed-forward `network` with the input `before(x)`, `before` a norm.
 
         Raises:
-            NoKernelError: its weights are kept in a way the kernels do not read.
+            NoKernelError: the kernels do not support the format of its weights.
         """
         up = matrix(network.up_proj)
         gated = hasattr(network, "gate_proj")
         gate = matrix(network.gate_proj) if gated else up
         if not gate.alike(up):
-            raise NoKernelError("gate and up are kept in different formats")
+            raise NoKernelError("gate and up have different formats")
         y = self.new("fired", up.rows)
         tile = self.tile(up)
         self.note(up)
@@ -137,9 +140,9 @@ class Launches:
         self, matrices: Sequence[DeviceMatrix], x: Tensor, y: Tensor, before: DeviceNorm | None = None, *,
         residual: Tensor | None = None, factor: float = 1.0, gate: Tensor | None = None, softcap: float | None = None,
     ) -> None:  # fmt: skip
-        """Launch `y = residual + factor * norm(x) W^T` of matrices whose rows follow each other in `y` (R, all rows).
+        """Launch `y = residual + factor * norm(x) W^T` for up to three matrices W, one after another in `y` (R, rows).
 
-        That is one launch where they are kept alike. The products are multiplied by the sigmoid of `gate` (R, 1).
+        Matrices of the same format share one launch. With `gate` (R, 1) the products are multiplied by its sigmoid.
         """
         before = before or DeviceNorm(0, self.none, self.none, 0.0)
         if not all(one.alike(matrices[0]) for one in matrices):
@@ -150,7 +153,7 @@ class Launches:
             return
         for one in matrices:
             self.note(one)
-        # A router kept in float32 in a model of fewer bits is not rounded on the way either.
+        # With a float32 router in a model of a shorter type, activations stay in float32 too.
         exact = matrices[0].kept is None and matrices[0].data.dtype == torch.float32
         tile = self.tile(matrices[0], rows=sum(one.rows for one in matrices))
         all_three = [*matrices, *[matrices[0]] * (3 - len(matrices))]
@@ -168,7 +171,7 @@ class Launches:
         )  # fmt: skip
 
     def tile(self, weights: DeviceMatrix, *, rows: int | None = None, tokens: int | None = None) -> Tile:
-        """A tile that is small enough for every processor to have several programs."""
+        """A tile small enough that every multiprocessor has several programs."""
         tokens = tokens or self.rows
         rows, width = rows or weights.rows, triton.next_power_of_2(weights.columns)
         if tokens > 1:
@@ -181,27 +184,27 @@ class Launches:
         return Tile(height, max(16, min(width, 1024, 4096 // height)))
 
     def _packed_tile(self, bits: int, width: int, rows: int) -> Tile:
-        """A word of a row for each thread, so that no activation is loaded twice."""
+        """A tile with one word of a row for each thread, so that no activation is loaded twice."""
         blocks = -(-rows // ROWS)
-        # Where a processor has few programs, they must ask for more at a time to keep the memory busy.
+        # With few programs per multiprocessor, each must load more at a time to keep the memory busy.
         warps = 8 if blocks < 2 * self.programs and width >= 8192 // bits else 4
         return Tile(ROWS, max(128, min(width, 1024 * warps // bits)), warps)
 
     def _several_tile(self, bits: int, width: int, rows: int) -> Tile:
-        """For several tokens: as many rows as leave every processor a program or more."""
+        """A tile for several tokens, with the most rows that leave every multiprocessor a program or more."""
         height = next((height for height in _HEIGHTS if rows // height >= self.programs), ROWS)
         return Tile(height, max(_LEAST_COLUMNS, min(width, 32768 // bits // max(32, height))))
 
     def bias(self, weights: DeviceMatrix) -> Tensor:
-        """The bias, or what stands for none."""
+        """The bias, or the placeholder for none."""
         return self.none if weights.bias is None else weights.bias
 
     def note(self, weights: DeviceMatrix) -> None:
-        """Remember what weights are kept in."""
+        """Note the format of a matrix."""
         name = str(weights.kept or weights.data.dtype).removeprefix("torch.")
         self.formats[name] = None
 
     @property
     def activation(self) -> int:
-        """Its number."""
+        """The activation's number in the kernels."""
         return ACTIVATIONS.index(self.config.activation)

@@ -1,4 +1,4 @@
-"""The launches of a mixture of experts."""
+"""The kernel launches of a mixture of experts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ def add_experts(
     launches: Launches, mixture: MixtureOfExperts, x: Tensor, before: DeviceNorm, residual: Tensor, output: nn.Module,
     name: str,
 ) -> Tensor:  # fmt: skip
-    """Launch the experts that read `x` through the norm `before`; `residual` with their output, in buffer `name`.
+    """Launch router and experts with the input `before(x)`, `before` a norm, and add their output to `residual`.
+
+    Returns the sum, in the buffer `name`; `output` is the norm or factor of the experts' output.
 
     Raises:
-        NoKernelError: their weights are kept in a way the kernels do not read.
+        NoKernelError: the kernels do not support the format of their weights.
     """
     config, experts, taken = mixture.config, mixture.experts, mixture.config.chosen
     hidden, size = launches.config.hidden_size, config.intermediate_size
@@ -71,12 +73,12 @@ def add_experts(
 def _routed(
     launches: Launches, config: ExpertsConfig, mixture: MixtureOfExperts, x: Tensor, before: DeviceNorm
 ) -> tuple[Tensor, Tensor]:
-    """Launch the router; experts of each token, and their weights."""
+    """Launch the router; returns the chosen experts of each token, and their weights."""
     router = mixture.gate
     logits = launches.new("router", config.count)
     bias = None if config.float32_router else router.bias
     launches.linear([matrix(router.weight, bias=bias)], x, logits, before)
-    # Of integers, and so small that every layer may have its own.
+    # Not a shared buffer, as it holds integers; small enough for each layer to have one.
     chosen = torch.zeros(launches.tokens * config.chosen, dtype=torch.int32, device=launches.device)
     weights = launches.new("expert weights", launches.tokens * config.chosen, 1)
     selection = router.e_score_correction_bias

@@ -1,8 +1,8 @@
-"""The readable model's step in a CUDA graph, for models that no kernels cover: the same operations, recorded once.
+"""The readable model's decode step in a CUDA graph, for models that the Triton kernels do not support.
 
-A step of a small model takes the processor longer to ask for than the GPU to compute; a graph is asked for as a whole.
-Position and id are read from device memory, and attention looks at all memory of the cache through a mask, so that the
-graph serves every position until that memory moves.
+Launching the operations of a small model one by one takes the CPU longer than the GPU needs to compute them; a graph is
+launched as a whole. Position and id are read from device memory, and attention reads the whole allocated cache through
+a mask, so one graph serves every position until the cache's memory moves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmcli.kernels.base import DEVICE_CHUNK, NoKernelError, readable_logits, readable_path
-from llmcli.kernels.cuda.graph_capture import recorded
+from llmcli.kernels.cuda.graph_capture import capture_graph
 from llmcli.kernels.cuda.rope_tables import Rotations
 from llmcli.kernels.cuda.support import first_line
 from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
@@ -24,22 +24,22 @@ from llmcli.model.quantized.matrix import PackedMatrix
 
 
 class GraphStep:
-    """Runs single tokens through a recorded pass of the readable model, and everything else through the model."""
+    """Runs single tokens through a captured pass of the readable model, and longer inputs through the model."""
 
     prefill_chunk = DEVICE_CHUNK
 
     def __init__(self, model: Transformer, reason: str) -> None:
-        """`reason` says why there is nothing faster. On a CPU nothing is recorded, for tests.
+        """`reason` says why no faster step can run. On a CPU nothing is captured, for tests.
 
         Raises:
-            NoKernelError: a step cannot be recorded.
+            NoKernelError: the model's step cannot be captured.
         """
         packed = (
             isinstance(module, ExpertWeights) and isinstance(module.down_proj, PackedMatrix)
             for module in model.modules()
         )
         if any(packed):
-            raise NoKernelError("packed experts, which are chosen on the processor")
+            raise NoKernelError("packed experts are chosen on the CPU")
         self._model, self._reason = model, reason
         self._captures = model.device.type == "cuda"
         self._rotations = Rotations(model)
@@ -53,7 +53,7 @@ class GraphStep:
 
     @property
     def name(self) -> str:
-        """What runs, for people."""
+        """The path's name, shown to users."""
         if self._refused:
             return readable_path(self._model, f"{self._reason}, and no CUDA graph: {self._refused}")
         name = f"readable model in a CUDA graph, {str(self._model.dtype).removeprefix('torch.')}"
@@ -63,10 +63,10 @@ class GraphStep:
     def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
         """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V).
 
-        `ids` continue what `cache` holds; it is left as `Transformer.forward` leaves it, and either can go on.
+        `ids` continue the text in `cache`, which is updated as by `Transformer.forward`: the two can alternate.
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
+            PromptTooLongError: the text is longer than the model's learned positions.
         """
         if len(ids) > 1:
             return readable_logits(self._model, ids, cache, only_last=only_last)
@@ -74,7 +74,7 @@ class GraphStep:
 
     @torch.inference_mode()
     def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
-        """Logits in float32 (1, V) after `token` (1,), which only the device need know; good until the next pass.
+        """Logits in float32 (1, V) after `token` (1,), which may be on the device; valid until the next pass.
 
         Raises:
             PromptTooLongError: as for `forward`.
@@ -85,23 +85,23 @@ class GraphStep:
         place = torch.tensor([cache.length, first], pin_memory=self._captures)
         self._inputs[1:].copy_(place, non_blocking=True)
         self._inputs[:1].copy_(token)
-        # A graph is recorded on the current device, whatever its tensors are on.
+        # A graph is captured on the current device, even if its tensors are on another.
         with torch.cuda.device(self._model.device) if self._captures else nullcontext():
             self._run(cache)
         cache.advance(1)
         return self._logits[0].float()
 
     def _enter(self, cache: KVCache) -> None:
-        """Room for a token; what was recorded is forgotten where it knows other memory."""
+        """Make room for a token; drop the graph if the cache's memory is not the captured one."""
         cache.begin(1)
         if self._entered is not None and self._entered[0]() is cache and self._entered[1] == cache.moves:
             return
-        # A new text often has the memory of the one before.
+        # A new text's cache often has the memory of the one before.
         memories = [(keys.data_ptr(), values.data_ptr(), first, keys.shape) for keys, values, first in cache.layers]
         if memories != self._memories:
             self._graph, self._ran, self._memories = None, False, memories
         for keys, values, first in cache.layers:
-            # Masked, but what was never written may be no number, and no weight is small enough for that.
+            # Masked positions have weight 0, but 0 times NaN is NaN, which uninitialized memory may contain.
             for memory in (keys, values):
                 memory[:, :, cache.length - first :].zero_()
         self._entered = weakref.ref(cache), cache.moves
@@ -110,10 +110,10 @@ class GraphStep:
         if self._graph is not None:
             self._graph.replay()
             return
-        # Not recorded at once: libraries make what they need for themselves when they are called first.
+        # Not captured in the first call, in which libraries allocate their workspaces.
         if self._captures and self._ran and not self._refused and self._settled():
             try:
-                self._graph = self._record(cache)
+                self._graph = self._capture(cache)
                 self._graph.replay()
                 return
             except RuntimeError as error:
@@ -122,18 +122,18 @@ class GraphStep:
         self._ran = True
 
     def _settled(self) -> bool:
-        """Packed weights are unpacked as they will be from now on; a recording would go on doing it the slower way."""
+        """Whether no unpacker is still compiling: until then a graph would capture torch's slower dequantization."""
         packed = (module for module in self._model.modules() if isinstance(module, PackedMatrix))
-        return not any(one.unpacker is not None and one.unpacker.awaited(one, one.dtype) for one in packed)
+        return not any(one.unpacker is not None and one.unpacker.pending(one, one.dtype) for one in packed)
 
-    def _record(self, cache: KVCache) -> torch.cuda.CUDAGraph:
+    def _capture(self, cache: KVCache) -> torch.cuda.CUDAGraph:
         def run() -> None:
             self._logits = self._pass(cache)
 
-        return recorded(run, self._model.device)
+        return capture_graph(run, self._model.device)
 
     def _pass(self, cache: KVCache) -> Tensor:
-        """Logits (1, 1, V) of the token that `inputs` tell of."""
+        """Logits (1, 1, V) of the token in `inputs`."""
         token, position, first = self._inputs[:1, None], self._inputs[1:2], self._inputs[2:3]
         dtype = self._model.dtype
         place = position - first
@@ -162,13 +162,13 @@ def _at(table: Tensor, place: Tensor, rope: RopeConfig, dtype: torch.dtype) -> T
 
 
 class _AllMemory:
-    """A cache that stores at a position only the device knows, and hands out all its memory."""
+    """A cache that stores at a position in device memory, and returns all allocated positions."""
 
     def __init__(self, cache: KVCache, position: Tensor) -> None:
         self._cache, self._position = cache, position
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `keys` and `values` (1, K, 1, D); all of the layer's, (1, K, S, D)."""
+        """Store `keys` and `values` (1, K, 1, D); returns all of the layer's, (1, K, S, D)."""
         segment = self._cache.layers[layer]
         place = self._position - segment.first
         segment.keys.index_copy_(2, place, keys)

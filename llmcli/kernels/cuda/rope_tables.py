@@ -1,4 +1,4 @@
-"""Cosines and sines for positions that only the device knows."""
+"""Tables of cosines and sines, for kernels that read the position from device memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _AHEAD = 1024
 
 
 class Rotations:
-    """Tables of many positions from a first one on, for each distinct rope of a model, in memory that stays."""
+    """Cosines and sines of a range of positions, for each distinct RoPE of a model, at fixed addresses."""
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
@@ -20,11 +20,11 @@ class Rotations:
         self.tables: dict[RopeConfig, tuple[Tensor, Tensor]] = {
             rope.config: (self._empty(rope), self._empty(rope)) for rope in self._ropes
         }
-        """Cosines and sines (positions, R / 2) in float32, but rounded as the rope asks for."""
+        """Cosines and sines (positions, R / 2) in float32, rounded to the type that the `RopeConfig` calls for."""
         self._filled = [(0, -1)] * len(self._ropes)
 
     def reach(self, cache: KVCache, new: int) -> int:
-        """Fill in what is lacking for `new` tokens after what `cache` holds; the first position of all tables."""
+        """Update the tables for `new` tokens after those in `cache`; returns the first position of all tables."""
         first = cache.length // (_AHEAD // 2) * (_AHEAD // 2)
         length = max(cache.length + new, cache.expected_length)
         for index, rope in enumerate(self._ropes):

@@ -1,12 +1,12 @@
-"""Choosing tokens where their logits are computed, so that the next pass begins before anyone has seen the token.
+"""GPU sampling: tokens are sampled on the device, so that the next pass starts before the token reaches the host.
 
-The filters and the draw are those of the engine's `Sampler`, as operations of fixed shapes that a CUDA graph can hold:
-what differs from reply to reply is read from the device's memory. Random numbers come from outside, so a seed gives the
-same text wherever tokens are chosen.
+Filters and sampling are those of the engine's `Sampler`, as operations of fixed shapes that a CUDA graph can capture;
+settings that differ between replies are read from device memory. Random numbers come from the host, so a seed gives the
+same text on every path.
 
-Notes. They are recorded by themselves and launched right behind the pass: whatever cannot be recorded here leaves the
-pass's own graph whole. Prediction: some 30 small kernels, 60 us of the GPU's time with 64 candidates and 250 us where
-all of a vocabulary of 128k is sorted; nothing of the processor's, which is a pass ahead. Not yet measured on a GPU.
+Notes. Sampling has a separate graph, launched right after the pass: if it cannot be captured, the graph of the pass is
+not affected. Prediction: some 30 small kernels, 60 us of the GPU's time with 64 candidates and 250 us where all of a
+vocabulary of 128k is sorted; no time of the CPU's, which is a pass ahead. Not yet measured on a GPU.
 
 Dimension letters: V vocabulary, W candidates, N draws.
 """
@@ -21,25 +21,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.kernels.cuda.graph_capture import recorded
+from llmcli.kernels.cuda.graph_capture import capture_graph
 from llmcli.kernels.sampling_filters import SamplingFilters
 
 _FILTERS = frozenset({"repeat_penalty", "temperature", "top_k", "top_p", "min_p"})
-# Of how many candidates a draw is made: each has a graph of its own. More are as many as there are.
+# Numbers of candidates for sampling, each with a separate graph. Beyond the last, the whole vocabulary is sorted.
 _WIDTHS = 64, 1024
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is decided when a graph is recorded."""
+    """The settings that are fixed when a graph is captured."""
 
     width: int
-    """Candidates of a draw; 0: the most probable token is taken."""
+    """Number of candidates; 0: greedy decoding."""
     penalized: bool
 
     @classmethod
     def of(cls, filters: SamplingFilters, vocab_size: int) -> Kind:
-        """The kind that serves these filters."""
+        """The kind of graph for these filters."""
         wide = [width for width in _WIDTHS if 0 < filters.top_k <= width < vocab_size]
         width = 0 if filters.temperature == 0 else min(wide, default=vocab_size)
         return cls(width, filters.repeat_penalty != 1)
@@ -47,16 +47,16 @@ class Kind:
 
 def settings_of(filters: SamplingFilters) -> Tensor:
     """The numbers that `choose` reads, (5,) float64."""
-    # What is off rules nothing out: neither a rank nor a sum that rounding has made as great as all.
+    # Filters that are off get infinity, so that no rank or rounded cumulative probability can reach them.
     top_k, top_p = filters.top_k or torch.inf, filters.top_p if filters.top_p < 1 else torch.inf
     numbers = filters.repeat_penalty, filters.temperature, top_k, top_p, filters.min_p
     return torch.tensor(numbers, dtype=torch.float64)
 
 
 def choose(logits: Tensor, seen: Tensor, uniforms: Tensor, settings: Tensor, kind: Kind) -> Tensor:
-    """Ids (N,) drawn by the numbers `uniforms` (N,) from 0 to 1, float64; -1 where logits are no finite numbers.
+    """Sample ids (N,) with the random numbers `uniforms` (N,) from 0 to 1, float64; -1 where logits are not finite.
 
-    `logits` (V,) float32; `seen` (V,) says which tokens the text has, which the repeat penalty looks at.
+    `logits` (V,) float32; `seen` (V,) is True for tokens in the text, to which the repeat penalty applies.
     """
     penalty, temperature, top_k, top_p, min_p = settings.unbind()
     if kind.penalized:
@@ -66,7 +66,7 @@ def choose(logits: Tensor, seen: Tensor, uniforms: Tensor, settings: Tensor, kin
     if kind.width:
         chosen = _drawn(logits, uniforms, temperature, top_k, top_p, min_p, kind.width)
     else:
-        # The first of the greatest, which is more than argmax promises on a GPU.
+        # The lowest id among equal logits; argmax on a GPU does not guarantee that.
         chosen = torch.where(logits == greatest, places, len(logits) - 1).amin().expand(len(uniforms))
     return torch.where(greatest.isfinite(), chosen, -1)
 
@@ -78,42 +78,42 @@ def _drawn(
     scores = (best.double() - best[0]) / temperature
     scores = scores.masked_fill(torch.arange(width, device=logits.device) >= top_k, -torch.inf)
     probabilities = scores.softmax(0)
-    # A token is needed while those before it have not reached top-p; so the first always stays.
+    # A token is kept if the probabilities before it sum to less than top-p; so the first is always kept.
     before = probabilities.cumsum(0) - probabilities
     probabilities = probabilities.masked_fill(before >= top_p, 0.0)
     probabilities = probabilities.masked_fill(probabilities < min_p * probabilities[0], 0.0)
-    # In the order of the vocabulary, as `Sampler` draws: the same number then draws the same token.
+    # In the order of the vocabulary, as in `Sampler`, so that the same random number gives the same token.
     ids, order = ids.sort()
     sums = probabilities[order].cumsum(0)
-    # Below the sum of all, whatever is rounded: the first whose running sum passes the point is never one ruled out.
+    # Strictly below the total even after rounding, so that no excluded token is ever selected.
     points = torch.minimum(uniforms * sums[-1], torch.nextafter(sums[-1], torch.zeros_like(sums[-1])))
     return ids[torch.searchsorted(sums, points, right=True).clamp_(max=width - 1)]
 
 
 class DeviceChoice:
-    """The token of a text that was chosen last, in the device's memory, and the choice of the next."""
+    """The last sampled token of a text, in device memory, and the sampling of the next."""
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._captures = device.type == "cuda"
         self.token = torch.zeros(1, dtype=torch.int64, device=device)
-        """The one chosen last, (1,)."""
-        self._told = torch.zeros_like(self.token)
+        """The last sampled token, (1,)."""
+        self._result = torch.zeros_like(self.token)
         self._logits = torch.zeros(vocab_size, device=device)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._uniform = torch.zeros(1, dtype=torch.float64, device=device)
         self._settings = torch.zeros(5, dtype=torch.float64, device=device)
         self._kind = Kind(0, False)
-        # None: it could not be recorded.
+        # None: it could not be captured.
         self._graphs: dict[Kind, torch.cuda.CUDAGraph | None] = {}
         self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
     @staticmethod
     def chooses(filters: SamplingFilters) -> bool:
-        """Whether it knows all of the filters that are on."""
+        """Whether all filters that are on are supported."""
         return filters.active <= _FILTERS
 
     def begin(self, filters: SamplingFilters, ids: Sequence[int]) -> None:
-        """Tokens are to be chosen so from here on, in a text that has `ids`, the last of which is not read yet."""
+        """Start sampling with `filters` in a text with the tokens `ids`, the last of which is not in the cache yet."""
         self._waiting.clear()
         self._kind = Kind.of(filters, len(self._logits))
         self._settings.copy_(settings_of(filters))
@@ -123,45 +123,45 @@ class DeviceChoice:
             self._seen[torch.tensor(sorted(set(ids)), device=self._seen.device)] = True
 
     def choose(self, logits: Tensor, uniform: float) -> None:
-        """Choose by `logits` (V,) and a number from 0 to 1; on a GPU nothing waits for it."""
+        """Sample from `logits` (V,) with a random number from 0 to 1; on a GPU this does not wait for the result."""
         # Streams and graphs are those of the current device.
         with torch.cuda.device(self.token.device) if self._captures else nullcontext():
             self._logits.copy_(logits)
-            # Pinned memory is given back when the copy has been made, not before.
+            # PyTorch reuses pinned memory only after the copy is complete.
             number = torch.tensor([uniform], dtype=torch.float64, pin_memory=self._captures)
             self._uniform.copy_(number, non_blocking=True)
             self._run()
-            told = torch.empty(1, dtype=torch.int64, pin_memory=self._captures)
-            told.copy_(self._told, non_blocking=True)
-            self._waiting.append((told, torch.cuda.current_stream().record_event() if self._captures else None))
+            result = torch.empty(1, dtype=torch.int64, pin_memory=self._captures)
+            result.copy_(self._result, non_blocking=True)
+            self._waiting.append((result, torch.cuda.current_stream().record_event() if self._captures else None))
 
     def chosen(self) -> int:
-        """The id chosen first of those not asked for yet, as soon as it is there; -1: the logits are no numbers."""
-        told, event = self._waiting.popleft()
+        """Wait for the oldest sampled token that was not returned yet; -1: its logits were not finite."""
+        result, event = self._waiting.popleft()
         if event is not None:
             event.synchronize()
-        return int(told)
+        return int(result)
 
     def _run(self) -> None:
         graph = self._graphs.get(self._kind)
         if graph is not None:
             graph.replay()
             return
-        # Not recorded at once: libraries make what they need for themselves when they are called first.
+        # Not captured in the first call, in which libraries allocate their workspaces.
         self._compute()
         if self._captures and self._kind not in self._graphs:
-            self._graphs[self._kind] = self._recorded()
+            self._graphs[self._kind] = self._captured_graph()
 
     def _compute(self) -> None:
-        self._told.copy_(choose(self._logits, self._seen, self._uniform, self._settings, self._kind))
-        # What cannot be told apart must still be a token, for the pass that may have begun with it.
-        self.token.copy_(self._told.clamp(min=0))
+        self._result.copy_(choose(self._logits, self._seen, self._uniform, self._settings, self._kind))
+        # The next pass may start with the token before -1 is noticed, so it must be a valid id.
+        self.token.copy_(self._result.clamp(min=0))
         if self._kind.penalized:
             self._seen.index_fill_(0, self.token, True)
 
-    def _recorded(self) -> torch.cuda.CUDAGraph | None:
+    def _captured_graph(self) -> torch.cuda.CUDAGraph | None:
         try:
-            return recorded(self._compute, self.token.device)
+            return capture_graph(self._compute, self.token.device)
         except RuntimeError:
-            # Then each operation is asked for by itself.
+            # Without a graph each operation is launched separately.
             return None

@@ -1,6 +1,6 @@
-"""The model's step on a GPU: Triton kernels in one CUDA graph, on the weights and the cache of a `Transformer`.
+"""Decode steps on a GPU: Triton kernels in one CUDA graph, on the weights and the cache of a `Transformer`.
 
-The graph reads ids, position and the cache's addresses from device memory: captured once, it serves every length of the
+The graph reads ids, position and the cache's addresses from device memory. So one capture serves every length of the
 text, and a cache that grows or moves only changes a table.
 """
 
@@ -15,26 +15,26 @@ import torch
 from torch import Tensor
 
 from llmcli.kernels.base import DEVICE_CHUNK, DeviceStep, NoKernelError, readable_logits
-from llmcli.kernels.cuda.graph_capture import recorded
+from llmcli.kernels.cuda.graph_capture import capture_graph
 from llmcli.kernels.cuda.launch_plan import STATE, LaunchPlan
 from llmcli.kernels.cuda.rope_tables import Rotations
 from llmcli.kernels.cuda.support import first_line, unsupported
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache, Transformer
 
-# A plan for each number of tokens up to which it is used.
+# Numbers of tokens that have a plan; a call uses the smallest plan that is large enough.
 _SIZES = (1, 4, 8, 16)
 
 
 Fallback: TypeAlias = Callable[[Transformer, str], tuple[DeviceStep | None, str]]
-"""Makes a slower step of a model for a reason, or returns the reason why there is none."""
+"""Makes a slower step for a model, given the reason, or returns None and the reason why there is none."""
 
 
 class CudaStep:
-    """Runs a model's single tokens, and up to 16 to be verified, through Triton kernels; prompts through the model.
+    """Runs decode steps, and up to 16 draft tokens at a time, through Triton kernels; prompts through the model.
 
-    A prompt is read by the readable model in chunks, with cuBLAS and PyTorch's fused attention: many tokens at once are
-    limited by arithmetic, for which those are as good as can be.
+    The readable model reads a prompt in chunks, with cuBLAS and PyTorch's fused attention: prefill is limited by
+    arithmetic, for which these are close to optimal.
     """
 
     prefill_chunk = DEVICE_CHUNK
@@ -42,11 +42,11 @@ class CudaStep:
     def __init__(self, model: Transformer, fallback: Fallback) -> None:
         """On a CPU the kernels run in Triton's interpreter, for tests.
 
-        `fallback` makes the step that takes over where the kernels turn out not to run, for the reason it is given;
-        without one the readable model does.
+        If the kernels fail at their first launch, `fallback` makes the step that replaces them, or if it makes none,
+        the readable model does.
 
         Raises:
-            NoKernelError: the kernels do not cover the model, or what it is kept in.
+            NoKernelError: the kernels do not support the model's configuration or the format of its weights.
         """
         if reason := unsupported(model.config):
             raise NoKernelError(reason)
@@ -60,16 +60,16 @@ class CudaStep:
         self._rotations = Rotations(model)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._plans: dict[int, LaunchPlan] = {}
-        self._instead: DeviceStep | None = None
-        # Tokens at a time that the kernels read.
+        self._replacement: DeviceStep | None = None
+        # The most tokens in one call of the kernels.
         self._most = _SIZES[-1]
         self._plan(1)
 
     @property
     def name(self) -> str:
-        """What runs, for people."""
-        if self._instead is not None:
-            return self._instead.name
+        """The path's name, shown to users."""
+        if self._replacement is not None:
+            return self._replacement.name
         how = "CUDA graph" if self._captures else "interpreted"
         return f"triton kernels ({how}), {self._plan(1).formats}"
 
@@ -77,17 +77,18 @@ class CudaStep:
     def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
         """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V).
 
-        `ids` continue what `cache` holds; it is left as `Transformer.forward` leaves it, and either can go on.
+        `ids` continue the text in `cache`, which is updated as by `Transformer.forward`: the two can alternate.
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
+            PromptTooLongError: the text is longer than the model's learned positions.
+            ValueError: an id is not in the vocabulary.
         """
         self._model.check_positions(cache.length + len(ids))
         if any(not 0 <= token < self._model.config.vocab_size for token in ids):
-            raise ValueError("there is no such token")
-        if self._instead is not None:
-            return self._instead.forward(ids, cache, only_last=only_last)
-        # A text's first tokens too, be it one: nobody waits for kernels to be compiled before seeing what follows.
+            raise ValueError("a token id is not in the vocabulary")
+        if self._replacement is not None:
+            return self._replacement.forward(ids, cache, only_last=only_last)
+        # The readable model also reads a prompt of one token, so that the first token never waits for a compiler.
         if not cache.length or len(ids) > self._most or (only_last and len(ids) > 1):
             return readable_logits(self._model, ids, cache, only_last=only_last)
         plan = self._plan(next(size for size in _SIZES if size >= len(ids)))
@@ -98,27 +99,30 @@ class CudaStep:
 
     @torch.inference_mode()
     def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
-        """Logits in float32 (1, V) after `token` (1,), which only the device need know; good until the next pass.
+        """Logits in float32 (1, V) after `token` (1,), which may be on the device; valid until the next pass.
 
         Raises:
             PromptTooLongError: as for `forward`.
         """
         self._model.check_positions(cache.length + 1)
-        if self._instead is not None:
-            return self._instead.forward_unseen(token, cache)
+        if self._replacement is not None:
+            return self._replacement.forward_unseen(token, cache)
         if not self._run(self._plan(1), cache, token):
             return self.forward_unseen(token, cache)
         return self._plan(1).logits[:1]
 
     def _run(self, plan: LaunchPlan, cache: KVCache, ids: Tensor) -> bool:
-        """Make a plan's logits after `ids`, wherever these are; whether that worked, or another way is to be taken."""
+        """Compute a plan's logits after `ids`, on the host or the device; False: it failed, and the caller must retry.
+
+        A failure has changed the plans or set the replacement, so that the retry takes another path.
+        """
         self._enter(cache, len(ids))
         first = self._rotations.reach(cache, plan.tokens)
-        # Pinned memory is given back when the copy has been made, not before.
+        # PyTorch reuses pinned memory only after the copy is complete.
         state = torch.tensor([cache.length, len(ids), first], pin_memory=self._captures)
         plan.inputs[: len(state)].copy_(state, non_blocking=True)
         plan.inputs[STATE : STATE + len(ids)].copy_(ids, non_blocking=True)
-        # Triton launches on the current device, whatever its arguments are on.
+        # Triton launches on the current device, even if the arguments are on another.
         with torch.cuda.device(self._model.device) if self._captures else nullcontext():
             if plan.tokens in self._graphs:
                 self._graphs[plan.tokens].replay()
@@ -135,31 +139,31 @@ class CudaStep:
         return self._plans[tokens]
 
     def _begin(self, plan: LaunchPlan) -> bool:
-        """Launch a plan, and record it; whether that worked, or another way is to be taken."""
-        # The first time each launch by itself, which compiles what is not compiled yet. The prompt has been read by
-        # then, so that no first token waits for it.
+        """Launch a plan for the first time and capture its graph; False: that failed, and the caller must retry."""
+        # Without a graph at first, to compile the kernels. The first token has been computed by then, so it does not
+        # wait for the compiler.
         try:
             plan.launch()
             if self._captures:
-                self._graphs[plan.tokens] = recorded(plan.launch, self._model.device)
+                self._graphs[plan.tokens] = capture_graph(plan.launch, self._model.device)
         except Exception as error:
-            # Whatever a compiler, its linker or a driver may raise: there is a way without them.
+            # Compilers, linkers and drivers raise errors of any type; another path can run without them.
             if plan.tokens > 1:
                 self._most = 1
                 return False
             if self._pdl:
-                # Some drivers launch kernels that begin while others end, but do not record them.
+                # Some drivers support programmatic dependent launch, but not its capture.
                 self._pdl = False
                 self._plans.clear()
                 self._graphs.clear()
                 return False
             step, reason = self._fallback(self._model, f"Triton: {first_line(error)}")
-            self._instead = step or ReadableStep(self._model, reason)
+            self._replacement = step or ReadableStep(self._model, reason)
             return False
         return True
 
     def _enter(self, cache: KVCache, new: int) -> None:
-        """Tell the kernels where the memory of `cache` is, with room for `new` tokens."""
+        """Set the addresses of `cache` for the kernels, after making room for `new` tokens."""
         cache.begin(new)
         if self._entered is not None and self._entered[0]() is cache and self._entered[1] == cache.moves:
             return
@@ -174,7 +178,7 @@ class CudaStep:
 
 
 def _programs(device: torch.device) -> int:
-    """How many programs keep the device busy: some for each of its processors."""
+    """The number of programs that keeps the device busy: two for each multiprocessor."""
     if device.type != "cuda":
         return 3
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count

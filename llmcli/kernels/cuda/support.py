@@ -1,4 +1,4 @@
-"""What the Triton kernels cover, and whether they can run here."""
+"""The configurations that the Triton kernels support, and whether they can run on this machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, Known, any_value, wh
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig
 from llmcli.model.quantized.layout import ROWS, PackedFormat
 
-# The first with bfloat16 and asynchronous copies, which all kernels count on.
+# The first compute capability with bfloat16 and asynchronous copies, which all kernels need.
 _OLDEST = 8, 0
 
-# In the order of the numbers that `triton/linear.py` and `triton/moe.py` know them by.
+# In the order of their numbers in `triton/linear.py` and `triton/moe.py`.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu")
 SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
-# As `triton/attention.py` knows them.
+# The numbers of `triton/attention.py`.
 QK_NORMS = {None: 0, "head": 1, "each_head": 1, "whole": 2, "rotated": 3}
 
 KNOWN: Known = {
@@ -34,7 +34,7 @@ KNOWN: Known = {
         "qk_norm": QK_NORMS,
     },
     LayerConfig: any_value("rope window chunk experts query_scaling"),
-    # Groups are checked for by themselves: only all of them at once are chosen from.
+    # `unsupported` checks the groups: the kernels only choose from all groups.
     ExpertsConfig: {
         **any_value("count chosen intermediate_size normalized scale scales_input groups groups_chosen group_score"),
         **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
@@ -43,11 +43,11 @@ KNOWN: Known = {
     **SMALL_PARTS,
     **ROTATIONS,
 }
-"""The fields that the kernels compute; of a model with others the readable model makes the replies."""
+"""The fields that the kernels support; models with other fields use the readable model."""
 
 
 def unsupported(config: ModelConfig) -> str | None:
-    """Why the kernels cannot compute a model of that kind, without a full stop; None: they can."""
+    """The reason why the kernels do not support a model, without a full stop; None: they do."""
     if config.latent is not None:
         return "latent attention"
     for layer in config.layers:
@@ -57,17 +57,17 @@ def unsupported(config: ModelConfig) -> str | None:
 
 
 def reads_packed(config: ModelConfig, planned: Mapping[str, PackedFormat]) -> bool:
-    """Whether the kernels, where they cover a model, do so with the parameters in `planned` packed as said there."""
+    """Whether the kernels can compute a supported model with the packed formats `planned`, by parameter name."""
     sizes = [layer.experts.intermediate_size for layer in config.layers if layer.experts is not None]
     if any(name.endswith(".gate_up_proj") for name in planned) and any(size % ROWS for size in sizes):
         return False
-    # One kernel reads gate and up together.
+    # One kernel reads gate and up together, so their formats must be equal.
     pairs = ((name.replace(".up_proj.", ".gate_proj."), name.replace(".gate_proj.", ".up_proj.")) for name in planned)
     return not config.gated or all(planned.get(gate) == planned.get(up) for gate, up in pairs)
 
 
 def why_not_here(device: torch.device) -> str | None:
-    """Why the kernels cannot run on that CUDA device, without a full stop; None: nothing speaks against it."""
+    """The reason why the kernels cannot run on a CUDA device, without a full stop; None: they can."""
     if torch.version.cuda is None:
         return "this PyTorch is not for CUDA"
     if (capability := torch.cuda.get_device_capability(device)) < _OLDEST:
@@ -76,10 +76,10 @@ def why_not_here(device: torch.device) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
+    """The first line of an error's message."""
     if isinstance(error, CalledProcessError):
-        # Its own words are a command of many lines; what went wrong has been printed by the program.
+        # Its message is a command of many lines; the failed program has printed the cause.
         program = Path(error.cmd[0] if isinstance(error.cmd, list) else str(error.cmd).split()[0]).name
         headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
-        return f"{program} failed with exit code {error.returncode}" + ("" if headers else ", as Python.h is not there")
+        return f"{program} failed with exit code {error.returncode}" + ("" if headers else ", as Python.h is missing")
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""A model's weights as the Triton kernels want them: its own matrices where they lie, and small vectors in float32."""
+"""A model's weights for the Triton kernels: its matrices without a copy, and float32 copies of small vectors."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _DENSE = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class DeviceMatrix:
-    """A matrix, or a stack of them."""
+    """A dense or packed matrix, or a stack of them."""
 
     data: Tensor
-    """Dense values, or packed blocks as words."""
+    """Dense values, or packed blocks as 32-bit words."""
     kept: PackedFormat | None
-    """None: dense."""
+    """The packed format; None: dense."""
     rows: int
     columns: int
     bias: Tensor | None
 
     def alike(self, other: DeviceMatrix) -> bool:
-        """One kernel can read both."""
+        """Whether one kernel launch can read both matrices."""
         return (self.kept, self.data.dtype, self.bias is None) == (other.kept, other.data.dtype, other.bias is None)
 
     @property
     def bits(self) -> int:
-        """0: dense."""
+        """Bits of a packed code; 0: dense."""
         return 0 if self.kept is None else self.kept.bits
 
     @property
     def group(self) -> int:
-        """Columns that share a scale; 0: all of a row, or there are no scales."""
+        """Columns that share a scale; 0: a whole row, or no scales."""
         return 0 if self.kept is None else self.kept.group or 0
 
     @property
@@ -52,7 +52,7 @@ class DeviceMatrix:
 
 @dataclass(frozen=True)
 class DeviceNorm:
-    """A norm, whose kind is as in `kernels/triton/gemv.py`: 0 for none."""
+    """A norm; `kind` is the number in `kernels/triton/prologue.py`: 0 for none."""
 
     kind: int
     weight: Tensor
@@ -61,27 +61,27 @@ class DeviceNorm:
 
 
 def matrix(weights: nn.Module | Tensor, *, bias: Tensor | None = None) -> DeviceMatrix:
-    """A linear layer or embedding, or parameters: a matrix, or a stack of them.
+    """The matrix, or stack of matrices, of a linear layer, an embedding or parameters.
 
     Raises:
-        NoKernelError: it is kept in a way the kernels do not read.
+        NoKernelError: the kernels do not support its format.
     """
     values, bias = matrix_of(weights, bias)
     added = None if bias is None else floats(bias)
     if isinstance(values, PackedMatrix):
         if not values.format.wide:
-            raise NoKernelError(f"a matrix lies in memory as a CPU reads it ({values.format})")
+            raise NoKernelError(f"a matrix is packed for CPUs ({values.format})")
         return DeviceMatrix(values.blocks.view(torch.int32), values.format, values.rows, values.columns, added)
     if values.dtype not in _DENSE or not values.is_contiguous():
-        raise NoKernelError(f"a matrix is kept in {str(values.dtype).removeprefix('torch.')}, or not in one piece")
+        raise NoKernelError(f"a matrix is in {str(values.dtype).removeprefix('torch.')}, or not contiguous")
     return DeviceMatrix(values.detach(), None, values.shape[-2], values.shape[-1], added)
 
 
 def norm(module: nn.Module, size: int, device: torch.device) -> DeviceNorm:
-    """The norm of `size` values that `module` is; `nn.Identity` is none.
+    """Convert a norm `module` over `size` values; `nn.Identity` becomes kind 0.
 
     Raises:
-        NoKernelError: it is of another kind.
+        NoKernelError: the kernels do not support this kind of norm.
     """
     ones, zeros = torch.ones(size, device=device), torch.zeros(size, device=device)
     match module:
@@ -99,16 +99,16 @@ def norm(module: nn.Module, size: int, device: torch.device) -> DeviceNorm:
 
 
 def factor_of(module: nn.Module) -> float | None:
-    """The factor that stands where other models have a norm; None where there is a norm."""
+    """The factor of a `Scale`, which some models have in place of an output norm; None for a norm."""
     return module.factor if isinstance(module, Scale) else None
 
 
 def floats(values: Tensor) -> Tensor:
-    """A copy in float32: of few values."""
+    """A contiguous float32 copy, for small vectors."""
     return values.detach().float().contiguous().clone()
 
 
 def _spread(values: Tensor, size: int) -> Tensor:
-    """Values for each of `size` places: one head's stand for all heads."""
+    """Repeat the values, those of one head, to `size` values."""
     flat = floats(values).flatten()
     return flat.repeat(size // len(flat))

@@ -1,1 +1,1 @@
-"""The Triton kernels themselves."""
+"""The Triton kernels."""

@@ -1,18 +1,18 @@
-"""Attention of up to 16 new tokens over the cache, and everything between projections and it.
+"""Attention of up to 16 new tokens over the cache, with query and key norms, rotations and the cache update.
 
 Queries and keys are normalized, rotated and cached in the prologue of attention rather than the epilogue of the
-projections: a program there has some rows of a head, while norms and rotations need all of it. So one kernel is right
-for every kind of norm, without a launch of its own, and no program reads a key that another has just written: new keys
-and values go from the projections' output to the products and, beside, into the cache.
+projections: a program there has some rows of a head, while norms and rotations need the whole head. So one kernel
+handles every kind of norm without a further launch. No program reads a key that another has just written: new keys and
+values are used directly from the projections' output, and are also stored in the cache.
 
-What moves lies in device memory, so that one captured graph serves every length and every place of the cache: `state`
-is (position of the first token, tokens, first position of the rotations), and a layer's row of `table` is (address of
-its keys, address of its values, their first position, how many positions fit).
+Everything that changes between steps is in device memory, so that one captured graph serves every length and every
+address of the cache: `state` is (position of the first token, tokens, first position of the rotations), and a layer's
+row of `table` is (address of its keys, address of its values, their first position, positions allocated).
 
-Notes. Floor: the keys and values that are seen, read once. All query heads of a kv head are rows of one product, so
-that each key is read once; positions are divided among programs, since kv heads alone are too few for a GPU (Dao et al.
-2023, Flash-Decoding), and a second kernel adds what they found. Programs beyond a short text end at once. Prediction:
-at 8192 tokens 85 % of the bandwidth, at 500 two launches. Not yet measured on a GPU.
+Notes. Lower bound: reading the visible keys and values once. All query heads of a kv head are rows of one product, so
+each key is read once; positions are split among programs, since kv heads alone are too few for a GPU (Dao et al. 2023,
+Flash-Decoding), and a second kernel combines their results. Programs beyond a short text end at once. Prediction: at
+8192 tokens 85 % of the bandwidth, at 500 two launches. Not yet measured on a GPU.
 
 Dimension letters: H query heads, K kv heads, D head size, M tokens, S splits, R rows: M tokens of each head of a group.
 """
@@ -33,7 +33,7 @@ def _normed(
     start, at, weight, bias, eps, clip, valid, mean, inverse,
     norm: tl.constexpr, kind: tl.constexpr, clipped: tl.constexpr, real: tl.constexpr,
 ):  # fmt: skip
-    """Values `at` (R, D) of all heads from addresses `start` (R, 1), clipped and normalized."""
+    """Load, clip and normalize the values at offsets `at` (R, D) from addresses `start` (R, 1)."""
     value = tl.load(start + at, mask=valid, other=0.0)
     if norm == ALL_HEADS:
         if kind == LAYER_NORM:
@@ -57,7 +57,7 @@ def _prepared(
     norm: tl.constexpr, kind: tl.constexpr, clipped: tl.constexpr, heads: tl.constexpr, real: tl.constexpr,
     rotary: tl.constexpr, rows: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Queries or keys (R, D) of `head` (R, 1) at addresses `start` (R, 1) of their tokens, ready to be multiplied."""
+    """Queries or keys (R, D) of `head` (R, 1), normalized and rotated; `start` (R, 1) are their tokens' addresses."""
     d = tl.arange(0, block)[None, :]
     valid = present & (d < real)
     size: tl.constexpr = heads * real
@@ -94,7 +94,7 @@ def _prepared(
 
 @triton.jit
 def _scored(q, k, scale, softcap, seen, capped: tl.constexpr, operand: tl.constexpr):
-    """Scores (R, keys), minus infinity where a key is not `seen`."""
+    """Attention scores (R, keys), minus infinity where a key is not `seen`."""
     scores = tl.dot(q.to(operand), tl.trans(k).to(operand), input_precision="ieee") * scale
     if capped:
         scores = softcap * tanh(scores / softcap)
@@ -114,7 +114,7 @@ def _visible(key, position, window: tl.constexpr, chunk: tl.constexpr):
 
 @triton.jit
 def _added(scores, v, most, total, mixed, operand: tl.constexpr):
-    """The running softmax after more scores and their values (Milakov & Gimelshein 2018, algorithm 3)."""
+    """Update the online softmax with more scores and values (Milakov & Gimelshein 2018, algorithm 3)."""
     now = tl.maximum(most, tl.max(scores, 1, keep_dims=True))
     base = tl.where(now == float("-inf"), 0.0, now)
     weights = tl.exp(scores - base)
@@ -133,7 +133,7 @@ def attend(
     scaled: tl.constexpr, tokens: tl.constexpr, splits: tl.constexpr, rows: tl.constexpr, fresh: tl.constexpr,
     keys: tl.constexpr, block: tl.constexpr, stored: tl.constexpr, operand: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
-    """What each split of the positions adds to the attention of tokens `qkv` (M, (H + 2K) D), which it caches.
+    """Attention of the tokens `qkv` (M, (H + 2K) D) to each split of the positions; also caches their keys and values.
 
     Program (kv head, split, block of rows) writes unnormalized mixtures to `parts` (S, M, H, D), and the greatest
     score and the sum of exponentials to `sums` (S, M, H, 2). `block` and `fresh` are D and M, padded.
@@ -214,7 +214,7 @@ def combine(
     heads: tl.constexpr, real: tl.constexpr, has_sinks: tl.constexpr, tokens: tl.constexpr, splits: tl.constexpr,
     most_splits: tl.constexpr, block: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
-    """Attention from what its splits wrote: `y` (M, H D); program (head, token). `sinks` (H,) are further scores."""
+    """Combine the results of all splits into `y` (M, H D); program (head, token). `sinks` (H,) are further scores."""
     let_next_start(pdl)
     wait_for_previous(pdl)
     head, token = tl.program_id(0), tl.program_id(1)

@@ -1,18 +1,18 @@
-"""Rows of a matrix times the activations of a few tokens: the inside of every kernel that reads weights.
+"""Rows of a matrix times the activations of a few tokens: the inner loop of every kernel that reads weights.
 
 Weights are dense, or the packed blocks of `llmcli.model.quantized.matrix`, read in the same layout: the readable model
-and the kernels share one copy. Activations are float32, sums too.
+and the kernels share one copy. Activations and sums are float32.
 
-Notes. The floor of one token is the time in which its weights are read once (H100: 3.0 TB/s as measured by others).
+Notes. Lower bound for one token: the time to read the weights once (H100: 3.0 TB/s as measured by others).
 
-- One token: products are kept apart in registers and summed across threads once, after the loop. Prediction: limited
-  by memory, not by shuffles. Not yet measured on a GPU.
-- Up to 16 tokens: tensor cores, with 16 columns whatever the number; reading costs the same. As many activations belong
-  to a column as there are weights in 16 rows, and in float32 they are twice their bytes, out of the L2 cache: a program
-  has 64 rows, or 32, where there are rows enough. That is 3.8 and 5.4 instructions a weight with the norm, 8.7 with 16.
-  Prediction: 16 tokens cost about 10 % more than one. Not yet measured on a GPU.
-- Programmatic dependent launch: the first tile of weights is asked for before waiting for the kernel that makes the
-  activations, every further one while its predecessor is multiplied. Prediction: hides most of the 2 us that a launch
+- One token: each thread keeps separate partial sums in registers, and threads add them once, after the loop.
+  Prediction: limited by memory, not by shuffles. Not yet measured on a GPU.
+- Up to 16 tokens: tensor cores, always with 16 columns of activations; reading costs the same for fewer. The 16
+  activations of a column are as many as its weights in 16 rows, take twice their bytes in float32, and come from the L2
+  cache. So a program has 64 rows, or 32, where the matrix has enough rows: 3.8 and 5.4 instructions a weight with the
+  norm, 8.7 with 16 rows. Prediction: 16 tokens cost about 10 % more than one. Not yet measured on a GPU.
+- Programmatic dependent launch: the first tile of weights is loaded before waiting for the kernel that computes the
+  activations, each further one while its predecessor is multiplied. Prediction: hides most of the 2 us that a launch
   costs. Not yet measured on a GPU.
 
 Dimension letters: N rows, K columns, M tokens (1 or 16).
@@ -30,8 +30,8 @@ def tile(
     w, block, n, at, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
     columns: tl.constexpr,
 ):  # fmt: skip
-    """Weights of row block `block` from column `at` on: (rows, columns), or packed ones as in `packed_gemv`, of which
-    `group` columns share a scale.
+    """Load a tile of row block `block` from column `at` on: dense weights (rows, columns), or packed words as in
+    `packed_gemv`, where `group` columns share a scale.
     """
     block = block.to(tl.int64)
     if bits == 0:
@@ -50,7 +50,7 @@ def product(
 ):  # fmt: skip
     """Row block `block` of the matrix `w` (n, K) times the normalized activations `x` (M, K): (rows, M).
 
-    `first` is its first tile. Several tokens are multiplied in the type `operand`.
+    `first` is its first tile, already loaded. Several tokens are multiplied in the type `operand`.
     """
     token = tl.arange(0, tokens)[None, :]
     total = tl.zeros([rows, tokens], tl.float32)
@@ -81,5 +81,5 @@ def product(
 
 @triton.jit
 def tanh(x):
-    """The hyperbolic tangent, to about 1e-7."""
+    """Hyperbolic tangent, with an error of about 1e-7."""
     return 2.0 * tl.sigmoid(2.0 * x) - 1.0

@@ -1,8 +1,8 @@
 """Kernels around matrices: norm + projections, norm + gate and up + activation, output + residual, the head.
 
-Notes. Floor: their weights, read once, at the bandwidth of the memory. A layer has six launches: queries, keys and
-values; attention and its sum over splits; output + residual; gate and up; down + residual. The norm is computed again
-by each program, from 16 KiB that lie in the L2 cache, which saves two launches a layer and writing what was normalized.
+Notes. Lower bound: reading the weights once at the memory's bandwidth. A layer has six launches: queries, keys and
+values; attention and its sum over splits; output + residual; gate and up; down + residual. Each program computes the
+norm again, from 16 KiB in the L2 cache, which saves two launches a layer and storing the normalized activations.
 Prediction: 1.8 us for a launch and its ramp, so 0.35 ms a token for 32 layers. Not yet measured on a GPU.
 
 Dimension letters: N rows, K columns, M tokens (1 or 16).
@@ -29,7 +29,7 @@ def linear(
     has_bias: tl.constexpr, has_residual: tl.constexpr, has_gate: tl.constexpr, capped: tl.constexpr,
     tokens: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, operand: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
-    """`y = residual + factor * (norm(x) W^T + bias)`, for up to three matrices whose rows follow each other in `y`.
+    """`y = residual + factor * (norm(x) W^T + bias)`, for up to three matrices, one after another in `y`.
 
     `x` (M, K), `y` and `residual` (M, stride). With `gate` (M, 1), token t's products are multiplied by its sigmoid;
     `capped` results z become `softcap * tanh(z / softcap)`.
@@ -66,7 +66,7 @@ def linear(
 
 @triton.jit
 def activated(x, activation: tl.constexpr):
-    """The activation of that number in `llmcli.kernels.cuda.support.ACTIVATIONS`."""
+    """Apply the activation with this number in `llmcli.kernels.cuda.support.ACTIVATIONS`."""
     if activation == 0:
         return x * tl.sigmoid(x)
     elif activation == 1:
@@ -120,7 +120,7 @@ def add_normed(
     x, residual, weight, bias, y, eps,
     size: tl.constexpr, norm: tl.constexpr, block: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
-    """`y = residual + norm(x)`, one token of (M, K) for each program."""
+    """`y = residual + norm(x)`, all (M, K); one token for each program."""
     let_next_start(pdl)
     wait_for_previous(pdl)
     k = tl.arange(0, block)
@@ -142,8 +142,8 @@ def embed(
 ):  # fmt: skip
     """Embedding of each of `ids` (M,), times `factor`, plus that of its position: `y` (M, K).
 
-    `table` is dense, or words of packed blocks. Those of `ids` beyond the number that `state` tells are as good as any;
-    they get the position of the last, for there may be none after it.
+    `table` is dense, or words of packed blocks. `ids` beyond the number of tokens in `state` are padding; they get the
+    position of the last token, because there may be no learned position after it.
     """
     let_next_start(pdl)
     wait_for_previous(pdl)

@@ -1,11 +1,11 @@
-"""Experts by routed index: no program but those of the chosen experts is launched, and the processor learns no choice.
+"""Mixture of experts: programs read the chosen experts' indices from device memory, so the host never waits for them.
 
-Notes. Floor: the weights of the chosen experts, read once for each token (experts that two tokens share may be read
-twice; the L2 cache has the second). The router's product is `linear`'s, choosing takes one program for each token, and
-the weighted sum over the chosen experts is made where the last product is, in a fixed order. Prediction: four launches
-instead of about fifteen in torch. Not yet measured on a GPU.
+Notes. Lower bound: reading the weights of the chosen experts once for each token (an expert of two tokens may be read
+twice, the second time from the L2 cache). `linear` computes the router's logits, choosing takes one program for each
+token, and the weighted sum over the chosen experts is part of the last product, in a fixed order. Prediction: four
+launches instead of about fifteen in torch. Not yet measured on a GPU.
 
-Dimension letters: M tokens, E experts, k experts chosen for each, C hidden size, I size of an expert.
+Dimension letters: M tokens, E experts, k experts chosen for each token, C hidden size, I size of an expert.
 """
 
 import triton
@@ -68,8 +68,8 @@ def experts_in(
 ):  # fmt: skip
     """Gate, up and activation of each chosen expert: `y` (M k, I) from `x` (M, C); program (choice, row block).
 
-    An expert's matrix has gate rows, then up rows: `stride` elements apart from the next expert's, in elements of
-    dense weights or words of packed ones; `blocks` row blocks of packed ones hold the gate.
+    An expert's matrix has gate rows, then up rows; the next expert's begins `stride` elements later, in elements of
+    dense weights or words of packed ones. The first `blocks` row blocks of a packed one are the gate.
     """
     let_next_start(pdl)
     slot, block = tl.program_id(0), tl.program_id(1)
@@ -117,7 +117,7 @@ def experts_out(
     has_bias: tl.constexpr, scales_input: tl.constexpr, has_residual: tl.constexpr, stride: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
-    """`y = residual + factor * sum of weight * down(x)` over a token's experts, (M, C); `x` (M k, I)."""
+    """`y = residual + factor * sum(weight * down(x))` over a token's experts, (M, C); `x` (M k, I)."""
     let_next_start(pdl)
     token, block = tl.program_id(0), tl.program_id(1)
     row = block * rows + tl.arange(0, rows)[:, None]

@@ -1,34 +1,34 @@
-"""Packed weights as a GPU reads them fastest: scales (in 4 bits minima too) for 32 or 128 columns, or in 8 for a row.
+"""Products with packed weights in wide blocks, the GPU layout of `llmcli.model.quantized.layout`.
 
-How they lie in memory is told in `llmcli.model.quantized.layout`.
+With 4 bits, 32 or 128 columns share a scale and a minimum; with 8 bits, 32 or 128 columns or a row share a scale.
 
-Notes. The floor of one token is the time in which its weights are read once (H100: 3.0 TB/s, as measured by others):
-1.4 ms for the 4.1 GB of an 8B model in 4 bits with a head of 8, 1.6 ms with scales for 32 columns, and 2.5 ms for 7.5
-GB in 8 bits. Instructions are those of the loop over a row's columns, with RMSNorm, in the machine code that the
-compiler makes for compute capability 9.0; an H100 issues 29e12 in a second, those of all threads together. Nothing of
-this is measured on a GPU yet.
+Notes. Lower bound for one token: the time to read the weights once (H100: 3.0 TB/s, as measured by others): 1.4 ms for
+the 4.1 GB of an 8B model in 4 bits with a head in 8, 1.6 ms with scales for 32 columns, and 2.5 ms for 7.5 GB in 8
+bits. Instruction counts are those of the loop over a row's columns, with RMSNorm, in the machine code for compute
+capability 9.0; an H100 issues 29e12 per second, summed over all threads. Not yet measured on a GPU.
 
-- A whole number below 2^24, taken for a float32, is as many times 2^-149, exactly: codes need neither conversion nor
-  offset, and no shift but that of the upper byte. Activations are multiplied by a power of two that makes up for the
-  place of the code, once for all rows, and the sums at the end; all between is far from the ends of the range, and
-  denormal factors cost nothing. That is 3.9 instructions a weight in 4 bits and 3.8 in 8, all told (4.2 with scales
-  for some of a row); 5.8 with codes at the top of the mantissa of 1 + code / 16. Prediction: 1.0 ms of arithmetic
-  beside 1.4 ms of reading, in 4 bits.
+- The bits of an integer n below 2^24, read as a float32, are exactly n times 2^-149: codes need neither conversion nor
+  offset, and no shift but that of the upper byte. Activations are multiplied by a power of two that compensates for the
+  code's place in the word, once for all rows, and the sums at the end; all intermediate values are far from the ends of
+  the range, and denormal factors cost nothing. That is 3.9 instructions a weight in 4 bits and 3.8 in 8 in total (4.2
+  with scales for groups of a row); 5.8 with codes at the top of the mantissa of 1 + code / 16. Prediction: 1.0 ms of
+  arithmetic beside 1.4 ms of reading, in 4 bits.
 - A thread has the same 8 (or 4) consecutive columns of 16 rows: it loads four activations at a time, and 12 loads serve
-  128 weights in 4 bits. All of them are of one group, whether that has 32 columns or 128, and both cost the same. Words
-  of every 16th column take 28 loads, and with groups of 32 four scales each; blocks of 16 rows x 32 columns 98 loads
-  for 64 weights, 8.8 instructions each, and two barriers. Prediction: loads wait for memory, not for the first cache.
+  128 weights in 4 bits. All columns are in one group, of 32 columns or of 128, and both cost the same. Alternatives:
+  words of every 16th column take 28 loads, and with groups of 32 four scales each; blocks of 16 rows x 32 columns take
+  98 loads for 64 weights, 8.8 instructions each, and two barriers. Prediction: loads wait for memory, not for the L1
+  cache.
 - A scale and a minimum are one word, so that those of 4 rows are one load too.
-- Nothing is exchanged between threads before the loop ends: no shared memory, no barrier.
-- Bytes in flight: 3 TB/s at a latency of 0.8 us are 18 KB for each of 132 processors. A program of 4 warps asks for 8
-  KB at a time and one of 8 warps for 16 KB; those are launched where a processor has fewer than four. Prediction: 80 %
-  of the bandwidth in 8 bits, 65 % in 4.
-- Scales of the next columns are asked for with the codes: else each round would wait for memory.
-- Columns are not split among programs: all but the smallest models have rows enough.
-- Up to 16 tokens: tensor cores, for which codes become numbers of the operands' type. Each warp has its own columns,
-  and what they come to is summed at the end: four warps that share all columns do all products four times. Activations
-  are 16 to each column, as many as weights in 16 rows, so that a program has up to 64 rows. Instructions a weight, in 4
-  bits: 7.8 with 64 rows, 9.0 with 32, 10.9 with 16 (8.2 without a norm); in 8 bits 7.9 to 12.5 (9.0 to 13.1 with
+- Threads exchange nothing before the loop ends: no shared memory, no barrier.
+- Bytes in flight: 3 TB/s at a latency of 0.8 us are 18 KB for each of 132 multiprocessors. A program of 4 warps loads 8
+  KB at a time and one of 8 warps 16 KB; the latter are launched where a multiprocessor has fewer than four programs.
+  Prediction: 80 % of the bandwidth in 8 bits, 65 % in 4.
+- Scales of the next columns are loaded with their codes: otherwise each iteration would wait for memory.
+- Columns are not split among programs: all but the smallest models have enough rows.
+- Up to 16 tokens: tensor cores, for which codes are converted to the operands' type. Each warp has separate columns,
+  whose sums are added at the end: four warps that share all columns would compute all products four times. The 16
+  activations of a column are as many as its weights in 16 rows, so a program has up to 64 rows. Instructions a weight,
+  in 4 bits: 7.8 with 64 rows, 9.0 with 32, 10.9 with 16 (8.2 without a norm); in 8 bits 7.9 to 12.5 (9.0 to 13.1 with
   scales for 32 columns). With 16 rows and shared columns it was 14 to 15. Prediction: 2.5 ms of arithmetic for an 8B
   model in 4 bits, so that 16 tokens cost twice as much as one, and in 8 bits 20 % more.
 
@@ -40,7 +40,8 @@ import triton.language as tl
 
 from llmcli.kernels.triton.prologue import activations
 
-# The bits of a whole number below 2^24 are a float32 of so many times 2^-149, nearly all of them denormal.
+# The value of `_coded(...) * _raising(...)` for a code of 1. The bits of an integer n below 2^24, read as a float32,
+# are n times 2^-149, mostly a denormal number; `_raising` multiplies by at most 2^100.
 _UNIT = tl.constexpr(2.0**-49)
 
 
@@ -49,7 +50,7 @@ def wide_tile(
     w, block, n, at, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
     columns: tl.constexpr,
 ):  # fmt: skip
-    """Words (B, J, 4) of rows `block * rows` and on, from column `at` on."""
+    """Load the words (B, J, 4) of row block `block`, from column `at` on."""
     of_row: tl.constexpr = _row_words(size, bits, group)
     of_block = block.to(tl.int64) * (rows // 4) + tl.arange(0, rows // 4)[:, None, None]
     word = at * bits // 32 + tl.arange(0, columns * bits // 32)[None, :, None]
@@ -64,10 +65,10 @@ def wide_product(
     size: tl.constexpr, norm: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, tokens: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr, operand: tl.constexpr,
 ):  # fmt: skip
-    """As `triton_product.product`: (rows, M)."""
+    """`gemv.product` for packed weights: (rows, M)."""
     words: tl.constexpr = columns * bits // 32
     apart = tl.zeros([rows // 4, words, 4], tl.float32)
-    # Each of four warps has its own columns.
+    # Each of four warps has separate columns.
     parts: tl.constexpr = 4
     several = tl.zeros([parts, rows, tokens], tl.float32)
     current = first
@@ -96,7 +97,7 @@ def wide_product(
         else:
             k = at + tl.arange(0, parts)[:, None, None] * (columns // parts) + tl.arange(0, columns // parts)[:, None]
             value = activations(x, tl.arange(0, tokens), k, inverse, mean, weight, bias, size, norm)
-            # A row's scale is left for the end, so that whole numbers are multiplied, which no type rounds.
+            # A row's scale is applied at the end, so that integers are multiplied, which no type rounds.
             summand = minimum if bits == 4 else -128.0 * scale
             weights = _weights(current, 0, scale / _UNIT, summand, bits, operand)
             if bits == 4:
@@ -121,14 +122,14 @@ def store_wide(
     w, block, n, at, y, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
     columns: tl.constexpr,
 ):  # fmt: skip
-    """Put the weights of a tile, which is as `wide_tile` has it, where they belong in dense `y` (n, K)."""
+    """Dequantize the tile of `wide_tile` into its place in the dense matrix `y` (n, K)."""
     words = wide_tile(w, block, n, at, size, bits, group, rows, columns)
     scale, minimum = _scale_and_minimum(_numbers(w, block, n, at, size, bits, group, rows, columns), bits, group)
     if bits == 4:
         weights = _weights(words, 0, scale / _UNIT, minimum, bits, tl.float32)
         weights = tl.join(weights, _weights(words, 1, scale / _UNIT, minimum, bits, tl.float32))
     else:
-        # Whole numbers first: a negative scale makes zeros negative.
+        # Subtract 128 before scaling, as torch does: a negative scale then makes zeros negative.
         weights = _weights(words, 0, 1.0 / _UNIT, -128.0, bits, tl.float32)
         if group:
             weights *= scale[:, :, :, None, None]
@@ -143,7 +144,7 @@ def store_wide(
 
 @triton.jit
 def wide_values(w, row, k, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr):
-    """Columns `k` of one row, in float32; zero beyond the last."""
+    """Dequantize columns `k` of one row to float32; zero beyond the last column."""
     start = w + (row // 4).to(tl.int64) * _block_words(size, bits, group)
     word = tl.load(start + k * bits // 32 * 4 + row % 4, mask=k < size, other=0)
     code = (word >> k * bits % 32) & ((1 << bits) - 1)
@@ -162,21 +163,21 @@ def wide_values(w, row, k, size: tl.constexpr, bits: tl.constexpr, group: tl.con
 
 @triton.constexpr_function
 def _row_words(size, bits, group):
-    """Of a row's codes, with those that fill the last group."""
+    """Words of a row's codes, with the padding of the last group."""
     step = group or 32
     return (size + step - 1) // step * step * bits // 32
 
 
 @triton.constexpr_function
 def _block_words(size, bits, group):
-    """Of 4 rows, in whole 16 bytes: their codes, and their scales and minima."""
+    """Words of a block of 4 rows, codes, scales and minima, padded to 16 bytes."""
     groups = (size + group - 1) // group if group else 2
     return _row_words(size, bits, group) * 4 + (groups * 4 if bits == 4 else (groups * 2 + 3) // 4 * 4)
 
 
 @triton.jit
 def _tails(start, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr):
-    """Where the scales of blocks are that begin at `start`."""
+    """The address of the scales in blocks that begin at `start`."""
     return start + _row_words(size, bits, group) * 4
 
 
@@ -197,7 +198,7 @@ def _raising(place, bits):
 
 @triton.jit
 def _four(values):
-    """The four columns of (J, 4), each (J,); a thread that has a row of these has them already."""
+    """Split (J, 4) into its four columns, each (J,), without moving values between threads."""
     even, odd = tl.split(tl.reshape(values, [values.shape[0], 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
@@ -206,7 +207,7 @@ def _four(values):
 
 @triton.jit
 def _weights(words, odd: tl.constexpr, factor, summand, bits: tl.constexpr, operand: tl.constexpr):
-    """Four codes of each word, with 4 bits every second, as numbers of the type `operand`: (B, J, 4, 2, 2)."""
+    """Convert four codes of each word, with 4 bits every second one, to the type `operand`: (B, J, 4, 2, 2)."""
     step: tl.constexpr = 8 // bits
     first = _weight(words, odd, factor, summand, bits, operand)
     second = _weight(words, step + odd, factor, summand, bits, operand)
@@ -225,7 +226,7 @@ def _numbers(
     w, block, n, at, size: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, rows: tl.constexpr,
     columns: tl.constexpr,
 ):  # fmt: skip
-    """Scale and minimum of each word, (B, J, 4), as they are stored: in a word, or of 8 bits the scale by itself."""
+    """Load the stored scale and minimum of each word, (B, J, 4): one 32-bit word, or for 8 bits only the scale."""
     if group:
         of_block = block.to(tl.int64) * (rows // 4) + tl.arange(0, rows // 4)[:, None, None]
         of_row = (at + tl.arange(0, columns * bits // 32)[None, :, None] * (32 // bits)) // group
@@ -240,7 +241,7 @@ def _numbers(
 
 @triton.jit
 def _scale_and_minimum(numbers, bits: tl.constexpr, group: tl.constexpr):
-    """Both in float32: factor and summand of a word's codes; one and zero where there is none."""
+    """Convert the result of `_numbers` to float32: factor and summand of the codes; 1 and 0 where there is none."""
     if bits == 4:
         scale = numbers.to(tl.int16).to(tl.float16, bitcast=True)
         minimum = (numbers >> 16).to(tl.int16).to(tl.float16, bitcast=True)

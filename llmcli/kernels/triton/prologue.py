@@ -1,4 +1,4 @@
-"""What every kernel that multiplies with weights does to its activations: waiting for them, their statistics, the norm.
+"""The prologue of every kernel that multiplies with weights: wait for the activations, and normalize them.
 
 Dimension letters: K columns, M tokens (1 or 16).
 """
@@ -13,21 +13,21 @@ LAYER_NORM = tl.constexpr(2)
 
 @triton.jit
 def let_next_start(pdl: tl.constexpr):
-    """The next kernel may be launched; it waits by itself for what this one writes."""
+    """Allow the next kernel to be launched early; it waits with `wait_for_previous` for this kernel's results."""
     if pdl:
         tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
 def wait_for_previous(pdl: tl.constexpr):
-    """What earlier kernels wrote can be read from here on, and what they read can be written."""
+    """Wait for earlier kernels: after this, their results can be read and their inputs overwritten."""
     if pdl:
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
 def statistics(x, eps, size: tl.constexpr, norm: tl.constexpr, tokens: tl.constexpr):
-    """Inverse deviation and mean, both (1, M), of the activations `x` (M, K); the root mean square's for RMSNorm."""
+    """Inverse standard deviation and mean, both (1, M), of `x` (M, K); for RMSNorm the inverse root mean square."""
     step: tl.constexpr = 1024 // tokens
     token = tl.arange(0, tokens)[None, :]
     total = tl.zeros([step, tokens], tl.float32)
@@ -51,7 +51,9 @@ def statistics(x, eps, size: tl.constexpr, norm: tl.constexpr, tokens: tl.conste
 
 @triton.jit
 def activations(x, token, k, inverse, mean, weight, bias, size: tl.constexpr, norm: tl.constexpr):
-    """Normalized activations at `token` and `k`, two tensors that broadcast; zero beyond the last column."""
+    """Load and normalize activations of `token` and column `k`, two tensors that broadcast; zero beyond the last
+    column.
+    """
     value = tl.load(x + token * size + k, mask=k < size, other=0.0)
     if norm == LAYER_NORM:
         value = (value - mean) * inverse * tl.load(weight + k, mask=k < size, other=0.0)

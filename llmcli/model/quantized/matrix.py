@@ -90,7 +90,7 @@ class Unpacker(Protocol):
     def ready(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
         """Whether `unpack` can dequantize this matrix to this type now."""
 
-    def awaited(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
+    def pending(self, matrix: PackedMatrix, dtype: torch.dtype) -> bool:
         """Whether it is not ready yet, but may be soon: its kernels are compiling."""
 
     def unpack(self, matrix: PackedMatrix, index: int, first: int, into: Tensor) -> None:

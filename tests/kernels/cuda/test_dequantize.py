@@ -39,7 +39,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
 
 def taken_on(kernels: Kernels, *matrices: PackedMatrix) -> None:
     """Kernels unpack these from here on."""
-    CudaUnpacker().take_on(matrices)
+    CudaUnpacker().register(matrices)
     for kernel in kernels.values():
         kernel.result(timeout=60)
 
@@ -156,10 +156,10 @@ def test_torch_unpacks_until_there_is_a_kernel(kernels: Kernels) -> None:
     (kind,) = kernels
     kernels[kind] = Future()
     assert matrix.unpacker is not None and not matrix.unpacker.ready(matrix, torch.float32)
-    assert matrix.unpacker.awaited(matrix, torch.float32)
+    assert matrix.unpacker.pending(matrix, torch.float32)
     assert same(matrix[0], theirs)
     kernels[kind].set_result(None)
-    assert not matrix.unpacker.ready(matrix, torch.float32) and not matrix.unpacker.awaited(matrix, torch.float32)
+    assert not matrix.unpacker.ready(matrix, torch.float32) and not matrix.unpacker.pending(matrix, torch.float32)
 
 
 def test_torch_unpacks_where_no_kernel_compiles(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from llmcli.kernels.cuda.graph_capture import recorded
+from llmcli.kernels.cuda.graph_capture import capture_graph
 
 ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -55,18 +55,18 @@ def failing(error: BaseException) -> Callable[[], None]:
 def test_what_launching_raises_comes_out(error: BaseException, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(monkeypatch, ends=ends)
     with pytest.raises(type(error), match=str(error)):
-        recorded(failing(error), torch.device("cuda:0"))
+        capture_graph(failing(error), torch.device("cuda:0"))
     assert (driver.stream, driver.recording) == ("default", False)
 
 
 def test_each_device_records_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     driver, seen = Driver(monkeypatch, ends=True), []
     for device in ("cuda:0", "cuda:1", "cuda:0"):
-        recorded(lambda: seen.append((driver.stream, driver.recording)), torch.device(device))
+        capture_graph(lambda: seen.append((driver.stream, driver.recording)), torch.device(device))
     assert seen == [("side of cuda:0", True), ("side of cuda:1", True), ("side of cuda:0", True)]
     driver.ends = False
     with pytest.raises(RuntimeError, match="invalidated"):
-        recorded(lambda: None, torch.device("cuda:0"))
+        capture_graph(lambda: None, torch.device("cuda:0"))
     assert driver.stream == "default"
 
 
@@ -76,14 +76,14 @@ def test_a_gpu_goes_on_after_a_recording_that_failed() -> None:
     x, y = (torch.ones(4, device="cuda") for _ in range(2))
     before = torch.cuda.current_stream()
     with pytest.raises(RuntimeError):
-        recorded(lambda: x.sum().item(), x.device)
+        capture_graph(lambda: x.sum().item(), x.device)
     assert torch.cuda.current_stream() == before
 
     def launch() -> None:
         y.copy_(x.cumsum(0).flip(0))
 
     launch()
-    graph = recorded(launch, x.device)
+    graph = capture_graph(launch, x.device)
     x.fill_(2)
     graph.replay()
     assert y.tolist() == [8, 6, 4, 2]

@@ -127,7 +127,7 @@ def test_nothing_is_recorded_while_a_faster_way_to_unpack_is_being_made(recorded
         def ready(self, _matrix: PackedMatrix, _dtype: torch.dtype) -> bool:
             return False
 
-        def awaited(self, matrix: PackedMatrix, _dtype: torch.dtype) -> bool:
+        def pending(self, matrix: PackedMatrix, _dtype: torch.dtype) -> bool:
             return matrix in pending
 
         def unpack(self, _matrix: PackedMatrix, _index: int, _first: int, _into: torch.Tensor) -> None:

@@ -74,7 +74,7 @@ def test_a_graph_of_the_readable_model_where_kernels_do_not_cover_it() -> None:
 def test_the_readable_model_where_there_can_be_no_graph() -> None:
     step, reason = cuda_step(pack_model(made(GROUPED), narrow(4)), unsupported(GROUPED))
     assert step is None
-    assert reason == "experts chosen in groups, and no CUDA graph: packed experts, which are chosen on the processor"
+    assert reason == "experts chosen in groups, and no CUDA graph: packed experts are chosen on the CPU"
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_the_readable_model_on_gpus_that_are_not_for_cuda(monkeypatch: pytest.Mo
 def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
     failure = subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c", "-I", "a folder"])
-    assert first_line(failure) == "gcc failed with exit code 1, as Python.h is not there"
+    assert first_line(failure) == "gcc failed with exit code 1, as Python.h is missing"
     (tmp_path / "Python.h").touch()
     assert first_line(failure) == "gcc failed with exit code 1"
     assert first_line(RuntimeError("one\ntwo")) == "one"
