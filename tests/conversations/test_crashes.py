@@ -85,7 +85,7 @@ def test_kill_9_while_saving_loses_the_last_turn_at_most() -> None:
     again, note = LiveConversation.resume(path)
     again.ask("last")
     again.close()
-    assert note is None or "not whole" in note
+    assert note is None or "incomplete" in note
 
 
 def test_many_processes_on_one_store_lose_nothing() -> None:

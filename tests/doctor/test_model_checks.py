@@ -49,17 +49,17 @@ LOOP = "{% for message in messages %}<|{{ message['role'] }}|>{{ message['conten
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (BEFORE + BEFORE + LOOP + AFTER, ["2 BOS tokens (<|bos|>) in a row begin the prompt"]),
+        (BEFORE + BEFORE + LOOP + AFTER, ["2 BOS tokens (<|bos|>) in a row at the start of the prompt"]),
         (
             LOOP + AFTER,
             ["it writes no BOS token (<|bos|>), although the tokenizer puts one before any other text"],
         ),
         (
             BEFORE + LOOP.replace("<|end|>", "<|im_end|>") + AFTER,
-            ["it writes <|im_end|>, which the tokenizer has no token for"],
+            ["it writes <|im_end|>, for which the tokenizer has no token"],
         ),
         (BEFORE + LOOP.replace("in messages", "in messages[-1:]") + AFTER, ["it leaves out earlier replies"]),
-        (BEFORE + AFTER, ["it leaves out what the user says"]),
+        (BEFORE + AFTER, ["it leaves out the user's message"]),
         ("{% for %}", ["has an error in line 1"]),
         (BEFORE + LOOP + AFTER + "{{ missing.thing }}", ["fails"]),
         (
@@ -78,21 +78,21 @@ def test_faults_of_templates_are_named(folder: Path, template: str, expected: li
 @pytest.mark.parametrize(
     ("template", "note"),
     [
-        (None, "it can continue texts, but not converse"),
-        ("  \n", "it can continue texts, but not converse"),
+        (None, "there is none: the model can continue texts, but not chat"),
+        ("  \n", "there is none: the model can continue texts, but not chat"),
         (
             BEFORE + LOOP.replace("<|end|>", "<|system|>") + AFTER,
-            "it ends replies with <|system|> (260), which no file names; they end there",
+            "it ends replies with <|system|> (260), which no file declares; replies end there",
         ),
         (
             BEFORE + LOOP.replace("<|end|>", "</turn>") + AFTER,
-            "it ends replies with '</turn>', which is no token; they end there",
+            "it ends replies with '</turn>', which is not a token; replies end there",
         ),
         (
             BEFORE + LOOP.replace("in messages", "in messages if message.role != 'system'") + AFTER,
             "it leaves out the system prompt; it is put before the user's message",
         ),
-        (BEFORE + LOOP, "it does not say where the reply begins"),
+        (BEFORE + LOOP, "it does not mark where the reply begins"),
         (
             "{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
             + BEFORE
@@ -136,11 +136,11 @@ def test_a_reply_that_nothing_ends(tmp_path: Path) -> None:
     assert problems(found) == []
     messages = {finding.message for finding in found}
     assert "<|over|> (257), from the template ends a turn with it" in messages
-    assert "it ends replies with <|over|> (257), which no file names; they end there" in messages
+    assert "it ends replies with <|over|> (257), which no file declares; replies end there" in messages
     config["chat_template"] = TEMPLATE.replace("<|end|>", "")
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert problems(check_up(open_checkpoint(folder))) == [
-        "stop tokens: nothing names a token that ends a reply: it goes on until the context is full"
+        "stop tokens: no file names a token that ends a reply: replies end only when the context is full"
     ]
 
 

@@ -200,7 +200,7 @@ def test_repositories_that_hold_no_model(hub: FakeHub, files: dict[str, bytes], 
 )
 def test_hostile_file_names_are_not_even_asked_for(hub: FakeHub, name: str) -> None:
     hub.repos["o/g"] = {name: b"GGUF"}
-    assert "nothing to run" in fails("o/g")
+    assert "cannot run it" in fails("o/g")
     assert hub.fetched() == []
     hub.repos["o/g"]["good/m.gguf"] = b"GGUF"
     assert fetch_model("o/g").name == "m.gguf"
