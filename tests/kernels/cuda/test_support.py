@@ -114,8 +114,8 @@ def test_kernels_that_do_not_compile_are_replaced(packed: bool, monkeypatch: pyt
         ours = step.forward([token], cache) if token == 6 else step.forward_unseen(torch.tensor([token]), cache)
         assert torch.allclose(ours, theirs, atol=1e-5)
     assert step.name == (
-        "readable model, cpu, float32 (Triton: Failed to find C compiler., and no CUDA graph: packed experts, "
-        "which are chosen on the processor)"
+        "readable model, cpu, float32 (Triton: Failed to find C compiler., and no CUDA graph: packed experts "
+        "are chosen on the CPU)"
         if packed
         else "readable model in a CUDA graph, float32 (Triton: Failed to find C compiler.)"
     )
