@@ -94,24 +94,24 @@ def test_two_caches_and_a_truncated_text() -> None:
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The graphs captured by steps on a pretended GPU."""
 
     class Graph:
         """A fake graph: capturing runs the launch, replaying runs it again."""
 
         def __init__(self, step: GraphStep, cache: KVCache) -> None:
-            recordings.append(self)
+            graphs.append(self)
             self.replay = lambda: setattr(step, "_logits", step._pass(cache))
 
-    recordings: list[object] = []
-    monkeypatch.setattr(GraphStep, "_record", lambda step, cache: Graph(step, cache))
+    graphs: list[object] = []
+    monkeypatch.setattr(GraphStep, "_capture", lambda step, cache: Graph(step, cache))
     monkeypatch.setattr("torch.cuda.device", lambda _device: nullcontext())
     monkeypatch.setattr("torch.tensor", partial(without_pinning, torch.tensor))
-    return recordings
+    return graphs
 
 
-def test_a_graph_serves_the_next_text_in_the_same_memory(recorded: list[object]) -> None:
+def test_a_graph_serves_the_next_text_in_the_same_memory(captured: list[object]) -> None:
     model = made("gpt-2")
     step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
     step._captures = True
@@ -119,10 +119,10 @@ def test_a_graph_serves_the_next_text_in_the_same_memory(recorded: list[object])
         cache.truncate(0)
         ours = torch.cat([step.forward([token], cache) for token in text])
         assert error(ours, expected(model, text)) < 5e-6
-        assert len(recorded) == graphs
+        assert len(captured) == graphs
 
 
-def test_no_graph_is_captured_while_an_unpacker_compiles(recorded: list[object]) -> None:
+def test_no_graph_is_captured_while_an_unpacker_compiles(captured: list[object]) -> None:
     class Awaited:
         def ready(self, _matrix: PackedMatrix, _dtype: torch.dtype) -> bool:
             return False
@@ -141,10 +141,10 @@ def test_no_graph_is_captured_while_an_unpacker_compiles(recorded: list[object])
     step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
     step._captures = True
     ours = [step.forward([token], cache) for token in IDS[:3]]
-    assert not recorded
+    assert not captured
     pending.clear()
     ours += [step.forward([token], cache) for token in IDS[3:5]]
-    assert len(recorded) == 1
+    assert len(captured) == 1
     assert error(torch.cat(ours), expected(model, IDS[:5])) < 5e-6
 
 
