@@ -27,6 +27,7 @@ from llmcli.commands.config import config
 from llmcli.commands.doctor import doctor
 from llmcli.commands.edit import app as edit_app
 from llmcli.commands.generate.command import generate
+from llmcli.commands.help import help_
 from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
@@ -70,6 +71,7 @@ app.command("rm")(remove)
 app.add_typer(alias.app)
 app.add_typer(prompt_template.app)
 app.command("doctor")(doctor)
+app.command("help")(help_)
 # Its arguments are another command's flags.
 app.command("config", context_settings={"ignore_unknown_options": True})(config)
 
@@ -92,8 +94,8 @@ def _common(
 ) -> None:
     terminal.set_quiet(False)
     context.obj = _WITH_SETTINGS
-    # What is wrong with the file is the doctor's to say.
-    if context.invoked_subcommand != "doctor":
+    # A file that cannot be read must not keep the manual shut; what is wrong with it is the doctor's to say.
+    if context.invoked_subcommand not in ("doctor", "help"):
         context.default_map = default_map(_WITH_SETTINGS)
 
 
@@ -139,6 +141,9 @@ def run() -> NoReturn:
 def _needed(asked: list[str]) -> typer.Typer:
     """The app with only the command that is asked for: to make them all takes a twentieth of a second."""
     names = asked[:1]
+    if names == ["help"] and len(asked) > 1:
+        # It shows the flags of the command that follows.
+        return app
     if names == ["config"]:
         # It shows the settings of one other command, which its first argument names: by default, `generate`.
         names = ["config", *(asked[1:2] or ["generate"])]

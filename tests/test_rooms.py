@@ -21,9 +21,9 @@ PACKAGE = Path(llmcli.__file__).parent
 # Bottom to top: a room imports only from those before it. `__init__` is the front door, which opens on the public API
 # when something of it is asked for, and which nothing else goes through.
 ROOMS = [
-    "errors", "paths", "files", "library_output", "torch_build", "device", "text", "model", "kernels", "checkpoint",
-    "hub", "engine", "conversations", "api", "inspection", "editing", "doctor", "replay", "startup", "bench", "views",
-    "commands", "cli", "__main__",
+    "errors", "paths", "files", "docs", "library_output", "torch_build", "device", "text", "model", "kernels",
+    "checkpoint", "hub", "engine", "conversations", "api", "inspection", "editing", "doctor", "replay", "startup",
+    "bench", "views", "commands", "cli", "__main__",
 ]  # fmt: skip
 MODULES = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in sorted(PACKAGE.rglob("*.py"))}
 
@@ -78,7 +78,7 @@ def cycle(graph: Mapping[str, set[str]]) -> list[str] | None:
 
 FRONT_DOOR = ("__init__",)
 # Rooms that a command goes through before it is known whether it needs torch.
-LIGHT_ROOMS = ("__init__", "errors", "paths", "library_output", "text", "views", "commands", "cli", "__main__")
+LIGHT_ROOMS = ("__init__", "errors", "paths", "docs", "library_output", "text", "views", "commands", "cli", "__main__")
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The model to measure: one in files, or one with random weights and a given shape."""
+"""What is measured: a model in files, or one of random weights that has only a shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from llmcli.bench.bytes_per_token import model_facts, shape_facts
-from llmcli.bench.plan import Sizes, benchmark_text, is_enough
+from llmcli.bench.plan import Sizes, benchmark_text, enough
 from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM, shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
@@ -19,19 +19,19 @@ from llmcli.model import ModelConfig
 
 
 class BenchTarget(Protocol):
-    """The facts about a model that a benchmark needs before it runs."""
+    """What must be known of a model before anything is measured."""
 
     @property
     def config(self) -> ModelConfig:
-        """The model's configuration."""
+        """Its sizes."""
 
     @property
     def format(self) -> str:
-        """The format of its files, or "random weights"."""
+        """What its files are, or "random weights"."""
 
     @property
     def path(self) -> str:
-        """The path of its files; empty if it has none."""
+        """Where they are; empty if there are none."""
 
     @property
     def shape(self) -> str | None:
@@ -39,20 +39,20 @@ class BenchTarget(Protocol):
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """The model's files."""
+        """The files that hold it."""
 
     def stored_dtype(self) -> torch.dtype:
         """The float type its weights are stored in."""
 
     def ids(self, sizes: Sizes) -> tuple[int, ...]:
-        """Enough token ids for every pass."""
+        """Enough tokens for every pass."""
 
     def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None, device: torch.device) -> ModelFacts:
-        """The model's sizes and bytes per token, with this type and packing on this device."""
+        """What there is to say of it, run like that and there."""
 
 
-class FileTarget:
-    """A model in files, whose headers have been read."""
+class InFiles:
+    """A model whose headers have been read."""
 
     shape = None
 
@@ -63,7 +63,7 @@ class FileTarget:
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """All files of a folder, or all parts of a GGUF file."""
+        """All of a folder, all parts of a GGUF."""
         checkpoint = self._checkpoint
         if checkpoint.path.is_dir():
             return tuple(sorted(path for path in checkpoint.path.iterdir() if path.is_file()))
@@ -75,12 +75,12 @@ class FileTarget:
         return self._checkpoint.stored_dtype()
 
     def ids(self, sizes: Sizes) -> tuple[int, ...]:
-        """Token ids of a text, by the model's tokenizer."""
+        """Of a text, in this model's tokens."""
         tokenizer = self._checkpoint.read_text_parts().tokenizer
         sentences = 1
         while True:
             ids = tokenizer.encode(benchmark_text(sentences), add_special_tokens=False)
-            if is_enough(ids, sizes):
+            if enough(ids, sizes):
                 return tuple(ids[: sizes.longest + sizes.passes])
             sentences *= 2
 
@@ -89,25 +89,21 @@ class FileTarget:
         return model_facts(self._checkpoint, sizes, dtype=dtype, packing=packing, device=device)
 
 
-class ShapeTarget:
-    """A model with random weights, which each process generates."""
+class OfShape:
+    """A model of random weights, which each process makes for itself."""
 
     format, path, weight_files = RANDOM, "", ()
 
     def __init__(self, shape: str) -> None:
-        """`shape` is a key of `SHAPES`.
-
-        Raises:
-            UsageError: there is no shape of this name.
-        """
+        """`UsageError` if there is no shape of that name."""
         self.shape, self.config = shape, shape_config(shape)
 
     def stored_dtype(self) -> torch.dtype:
-        """The type in which such models are published."""
+        """The type such models are published in."""
         return torch.bfloat16
 
     def ids(self, sizes: Sizes) -> tuple[int, ...]:
-        """Random token ids, the same each time."""
+        """Any of the vocabulary, the same each time."""
         numbers = random.Random(0)
         return tuple(numbers.randrange(self.config.vocab_size) for _ in range(sizes.longest + sizes.passes))
 

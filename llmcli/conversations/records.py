@@ -1,7 +1,7 @@
-"""Records of a conversation file: each line is one event, in order.
+"""The lines of a conversation's file: each is one thing that happened, in the order in which it did.
 
-Lines are never changed or removed. A message that the user takes back stays in the file; `HeadRecord` says where the
-conversation continues.
+Nothing is ever changed or taken out. What a user takes back stays in the file; `HeadRecord` says where the conversation
+goes on instead.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from typing import Any, TypeAlias
 from llmcli.text.chat_template.json_text import json_text
 
 VERSION = 1
-"""The version of the format; files of later versions are refused."""
+"""Of the format. A program refuses files of a later one."""
 
 
 @dataclass(frozen=True)
 class Begin:
-    """The first line of a file."""
+    """The first line."""
 
     id: str
     time: str
-    """Creation time. All times are UTC, ISO 8601."""
+    """Of all times here: UTC, ISO 8601."""
     program: str
     version: int = VERSION
 
 
 @dataclass(frozen=True)
 class SettingsRecord:
-    """Settings of the replies that follow."""
+    """What holds for the replies from here on."""
 
     model: str
-    """The model's name."""
+    """The model's own name."""
     source: str | None
-    """How to load the model: an absolute path or a name; None is the starter model."""
+    """What it is loaded by: an absolute path or a name; None is the starter model."""
     system: str | None = None
     template: str | None = None
-    """The chat template that the user chose, by name; None: the model's."""
+    """The name of the chat template, where the user chose one."""
     template_args: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Question:
-    """The user's message number `n`, after message number `after`; 0 is the beginning."""
+    """A message of the user, number `n`, said after message number `after`; 0 is the beginning."""
 
     n: int
     after: int
@@ -54,7 +54,7 @@ class Question:
 
 @dataclass(frozen=True)
 class ReplyRecord:
-    """The start of the model's reply to message `after`."""
+    """The model begins to answer the message `after`."""
 
     n: int
     after: int
@@ -65,7 +65,7 @@ class ReplyRecord:
 
 @dataclass(frozen=True)
 class More:
-    """A further part of reply `n`."""
+    """The reply `n` goes on."""
 
     n: int
     text: str
@@ -74,7 +74,7 @@ class More:
 
 @dataclass(frozen=True)
 class End:
-    """The end of reply `n`. A reply without this line was cut off by the end of the program."""
+    """The reply `n` is over. A reply without this line was cut off by the end of the program."""
 
     n: int
     reason: str
@@ -82,21 +82,21 @@ class End:
 
 @dataclass(frozen=True)
 class HeadRecord:
-    """The conversation continues after message `n`."""
+    """The conversation goes on after message `n`."""
 
     n: int
 
 
 @dataclass(frozen=True)
 class Window:
-    """From here on the model's context omits message `n` and everything before it, and begins with `summary`."""
+    """From here on the model does not read message `n` nor what was before it, but `summary` in their place."""
 
     n: int
     summary: str | None = None
 
 
 Record: TypeAlias = Begin | SettingsRecord | Question | ReplyRecord | More | End | HeadRecord | Window
-# The names of kinds in files.
+# As files have them.
 _KINDS: dict[str, type[Any]] = {
     "begin": Begin, "settings": SettingsRecord, "question": Question, "reply": ReplyRecord, "more": More,
     "end": End, "head": HeadRecord, "window": Window,
@@ -105,15 +105,15 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def to_line(record: Record) -> str:
-    """`record` as a line of JSON, without line end."""
+    """`record` as a line of JSON, without its line end."""
     return json_text({"kind": _NAMES[type(record)], **asdict(record)})
 
 
 def from_line(line: str) -> Record:
-    """Parse a line that `to_line` wrote.
+    """The record that `to_line` wrote.
 
     Raises:
-        ValueError: the line is not a record.
+        ValueError: it is not the line of a record.
     """
     try:
         values = json.loads(line)

@@ -1,4 +1,4 @@
-"""The result of one check of `llm doctor`."""
+"""One result of looking at a machine, its settings or a model's files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Level: TypeAlias = Literal["good", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check."""
+    """Something that was looked at."""
 
     level: Level
     subject: str

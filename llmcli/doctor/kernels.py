@@ -1,4 +1,4 @@
-"""Report whether the kernel of a device has been found to compute what the readable model computes."""
+"""What is known of the kernel of a device: whether it computes here what the readable model computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmcli.kernels.trust.verdict import ASK, kept_verdict
 
 
 def kernel_findings(device: str = "auto") -> list[Finding]:
-    """The stored verdict on the kernel; compares nothing itself. Empty if no kernel can run.
+    """The verdict that is kept; nothing is compared, and where no kernel can run nothing is found.
 
     Raises:
         UsageError: there is no such device.

@@ -1,4 +1,4 @@
-"""Description of the machine: versions, devices, memory, and folders with their sizes."""
+"""What there is to compute with, and where everything is kept."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ from llmcli.kernels.select import why_no_kernel
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that the program uses."""
+    """A place where things are kept."""
 
     purpose: str
     path: str
     bytes: int | None
-    """Bytes of its files; None if it does not exist."""
+    """None if it is not there."""
 
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What `llm doctor` reports about the machine."""
+    """What computes, and with what."""
 
     versions: Mapping[str, str]
     system: str
     torch_build: str
-    """The GPU platform that torch was built for, and the vector instructions it uses on this CPU."""
+    """For which GPU platform torch was built, and the instructions it uses on this CPU."""
     device: str
-    """The device that `--device auto` chooses."""
+    """What `--device auto` takes."""
     device_name: str
     devices: tuple[str, ...]
-    """All available devices."""
+    """All that could be taken."""
     dtype: str
-    """The dtype that `--dtype auto` chooses for a model stored in 16 bits or quantized."""
+    """What `--dtype auto` takes for a model that is stored in 16 bits or quantized."""
     implementation: str
-    """The implementation that generates tokens on the device."""
+    """What generates tokens there."""
     threads: int
     cores: int
-    """CPU cores that this process may use."""
+    """Processors that this process may use."""
     memory_bytes: int | None
-    """Total memory of the device; None if unknown."""
+    """Of the device, in all; None where it cannot be told."""
     free_memory_bytes: int | None
     folders: tuple[Folder, ...]
     free_disk_bytes: int | None
-    """Free bytes on the disk of the model store; None if unknown."""
+    """Where models are stored."""
 
 
 @dataclass(frozen=True)
 class _Torch:
-    """The facts about torch in the report."""
+    """What the machine's description takes from torch."""
 
     version: str
     build: str
@@ -70,7 +70,7 @@ class _Torch:
 
 
 def machine(device: str = "auto", dtype: str = "auto") -> MachineReport:
-    """Describe the machine as a model with these settings would find it.
+    """Look around, as if a model were to be run with these settings.
 
     Raises:
         UsageError: there is no such device or dtype.
@@ -78,7 +78,7 @@ def machine(device: str = "auto", dtype: str = "auto") -> MachineReport:
     chosen = find_device(device)
     torch = _torch_unimported(chosen) or _torch_imported(chosen)
     total, free = memory(chosen)
-    # Before the kernel is compiled: that writes into one of these folders.
+    # As they were found: the kernel, if it is compiled now, goes into one of them.
     folders = _folders()
     return MachineReport(
         versions={"llmcli": llmcli.__version__, "python": platform.python_version(), "torch": torch.version},
@@ -99,7 +99,7 @@ def machine(device: str = "auto", dtype: str = "auto") -> MachineReport:
 
 
 def implementation(device: Device) -> str:
-    """The implementation that generates tokens on `device`, with the reason."""
+    """What generates tokens on `device`, and why."""
     if reason := why_no_kernel(None, device):
         return f"the readable model ({reason})"
     if device.type == "cuda":
@@ -108,7 +108,7 @@ def implementation(device: Device) -> str:
 
 
 def _torch_unimported(device: Device) -> _Torch | None:
-    """Facts about torch read without importing it; None if torch must be asked, or is imported already."""
+    """What torch would say of itself, without importing it; None if it has to be asked, or has been imported."""
     if "torch" in sys.modules:
         return None
     build, level, threads = torch_build.torch_build(), torch_build.cpu_level(), torch_build.default_threads()
@@ -141,7 +141,7 @@ def _cores() -> int:
 
 
 def cpu_name() -> str:
-    """The model name of the CPU."""
+    """What the processor calls itself."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -158,7 +158,7 @@ def _folders() -> tuple[Folder, ...]:
 
 
 def _size(folder: Path) -> int | None:
-    """Bytes of the files in `folder`, links not followed; None if it is not a folder."""
+    """Bytes of the files in `folder`, links not followed."""
     if not folder.is_dir():
         return None
     total = 0
@@ -170,7 +170,7 @@ def _size(folder: Path) -> int | None:
 
 
 def _free_disk(folder: Path) -> int | None:
-    """Free bytes on the disk where `folder` is or would be created; None if unknown."""
+    """Free bytes where `folder` is, or would be."""
     for place in (folder, *folder.parents):
         if place.exists():
             with suppress(OSError):

@@ -1,1 +1,1 @@
-"""Find models by name and fetch them: the hub, its cache, aliases, the model store and the starter model."""
+"""Finding models by name and fetching them: the hub, its cache, aliases and the starter model."""

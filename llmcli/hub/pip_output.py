@@ -1,4 +1,4 @@
-"""Find the line in pip's output that says why it failed."""
+"""From pip's output to the one line that says why it failed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _LIMIT = 300
 
 
 def without_credentials(text: str) -> str:
-    """`text` without the `user:password@` of URLs."""
+    """`text` with the `user:password@` of every URL removed."""
     return _CREDENTIALS.sub("", text)
 
 
 def reason_for_failure(output: str, exit_code: int) -> str:
-    """The most informative line of pip's `output`, without credentials or control characters, at most 300 characters.
+    """The most telling line of pip's `output`, without credentials, control characters or excess length.
 
-    Connection errors appear only in warnings about retries; the final errors then only say that nothing was found. So
-    the warnings have precedence.
+    Connection trouble hides in warnings about retries, while the errors at the end then only say that nothing was
+    found; so the warnings come first.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     reason = f"exit code {exit_code}"

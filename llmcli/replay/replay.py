@@ -1,4 +1,4 @@
-"""Generate a recorded reply again, and compare it with the record."""
+"""Generating a recorded reply again, and comparing it with the record."""
 
 from __future__ import annotations
 
@@ -16,30 +16,28 @@ from llmcli.replay.run_record import Ending, RunRecord, versions
 
 @dataclass(frozen=True)
 class Difference:
-    """The first position where the replay has another token than the record."""
+    """The first place in which a replay says something else."""
 
     index: int
     recorded: Ending
     replayed: Ending
     gap: float
-    """Log-probability of the replayed token minus that of the recorded one, both in the replay, nats; may be negative
-    if tokens were sampled.
-    """
+    """How much more probable the replay finds what it says itself; nats, and negative where chance decided."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The result of a replay."""
+    """What came of saying it again."""
 
     same: bool
     compared: int
-    """Number of tokens that agree, up to the first difference."""
+    """Tokens that agree, up to the first that does not."""
     recorded_tokens: int
     first_difference: Difference | None
     largest_change: float
-    """The largest change of the log-probability of an agreeing token, nats."""
+    """Of the log-probability of a token that agrees, nats."""
     changed: Mapping[str, tuple[str, str]]
-    """Files, versions and devices that differ: name -> (recorded, now); "" for what is missing."""
+    """What is not as it was, files of the model and versions among it: recorded, now. Empty for what is missing."""
 
 
 def replay(
@@ -50,12 +48,12 @@ def replay(
     interruption: Interruption | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Replay:
-    """Generate the reply of `run` again, as far as it was recorded, and compare; `files` are the model's hashes now.
+    """Generate the reply of `run` anew, as far as it was recorded, and compare; `files` are the model's hashes now.
 
-    `progress` is called with the number of tokens that agree so far, and the number recorded.
+    `progress` hears how many of the recorded tokens have been said again.
 
     Raises:
-        UsageError: the run has tokens that this model does not have.
+        UsageError: the prompt has tokens that this model does not have.
         LlmcliError: it was interrupted.
     """
     known = (*run.prompt_ids, *(recorded.id for recorded in run.tokens))
@@ -66,7 +64,7 @@ def replay(
     said: list[int] = []
     changes = [0.0]
     reason = ""
-    # If the recording was cut off, there is no next token to compare.
+    # Where the recording broke off for another reason than the model's, there is no next token to compare.
     most = len(run.tokens) + ended
     events = engine.stream(run.prompt_ids, run.settings, probabilities=True, start=run.start, interruption=interruption)
     for event in events:

@@ -1,4 +1,4 @@
-"""Switch Python's garbage collector off while a model is loaded: the new objects stay, so collecting is wasted time."""
+"""Python's garbage collector while a model is loaded: what is made then stays, so looking for garbage is lost time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _frozen = False
 
 @contextmanager
 def no_garbage() -> Iterator[None]:
-    """Disable garbage collection inside the block; each collection would take a tenth of a second."""
+    """While much is made that stays, look for no garbage in it: each look takes a tenth of a second."""
     global _frozen
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        # Asking the collector for its state would take as long as a collection.
+        # To ask the collector whether it has been done would take it as long as a look.
         if not _frozen:
-            # The first block leaves modules behind, most of them torch's: exclude them from all later collections.
+            # What the first of these leaves behind are modules, above all torch's: no later look needs to go there.
             gc.freeze()
             _frozen = True
         if enabled:

@@ -1,1 +1,1 @@
-"""Facts about the machine: processor, memory, versions and bandwidth."""
+"""What the machine is and reaches: its name, its memory and its bandwidth."""

@@ -1,0 +1,82 @@
+"""`llm help`: the pages of the manual, the help of commands, and a search through both."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from llmcli.commands.shared import options
+from llmcli.docs import pages
+from llmcli.errors import UsageError
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from llmcli.views.reply.markdown_blocks import Colors
+
+_WIDEST = 100
+"""Columns; longer lines of prose are hard to follow."""
+_HOW = "llm help TOPIC shows a page, llm help COMMAND what a command does, llm help WORD the sections that contain it."
+
+
+def help_(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TOPIC|COMMAND|WORD]...", help="What to look up. Default: the list of topics."),
+    ] = None,
+    pager: Annotated[
+        bool,
+        typer.Option("--pager/--no-pager", help="On a terminal, show what does not fit on the screen in $PAGER."),
+    ] = True,
+    color: options.Color = None,
+) -> None:
+    """Show the manual: a page, a command's flags, or all sections that contain a word."""
+    asked = " ".join(words or ())
+    if not asked:
+        terminal.write_line(_topics())
+        return
+    command = _command(context.find_root().command, words or [])
+    if asked in pages.TOPICS:
+        _show(pages.page(asked), pager=pager)
+        if command:
+            terminal.note(f"The flags of the command: llm {asked} --help.")
+    elif command:
+        context.find_root().command.main([*(words or []), "--help"], prog_name="llm", standalone_mode=False)
+        about = pages.topics_about(asked)
+        if about:
+            terminal.note("More about it: " + ", ".join(f"llm help {topic}" for topic in about[:3]) + ".")
+    else:
+        found = pages.search(asked)
+        if not found:
+            raise UsageError(f"No page of the manual contains {asked!r}. llm help lists the topics.")
+        _show("\n".join(f"*llm help {section.topic}*\n\n{section.text}" for section in found), pager=pager)
+
+
+def _topics() -> str:
+    width = max(map(len, pages.TOPICS))
+    lines = [f"{topic.ljust(width)}  {pages.summary(topic)}" for topic in pages.TOPICS]
+    return "\n".join([*lines, "", _HOW])
+
+
+def _command(root: Any, words: list[str]) -> Any:
+    """The command or group that `words` name, or None."""
+    found = root
+    for word in words:
+        found = getattr(found, "commands", {}).get(word)
+    return found
+
+
+def _show(text: str, *, pager: bool) -> None:
+    """Draw Markdown on a terminal; write it as it is into a pipe or file."""
+    if not terminal.is_terminal(sys.stdout):
+        terminal.write_line(text.rstrip("\n"))
+        return
+    from llmcli.views.reply.markdown_blocks import blocks, markdown_lines
+    from llmcli.views.terminal import pager as pager_view
+
+    colors = cast("Colors", terminal.console_out().color_system)
+    width = min(terminal.size(sys.stdout).columns, _WIDEST)
+    lines = markdown_lines(blocks(pages.for_terminal(text)), width, colors)
+    pager_view.show(lines, paged=pager and terminal.can_redraw(sys.stdout))

@@ -1,0 +1,105 @@
+"""The pages of the manual: their list, their sections, and searching them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+TOPICS = (
+    "usage",
+    "chat",
+    "structured-output",
+    "inspect",
+    "editing",
+    "json",
+    "python",
+    "models",
+    "performance",
+    "security",
+    "troubleshooting",
+    "architecture",
+)
+"""The names of the pages, in the order in which `llm help` lists them."""
+
+_HEADING = re.compile(r"#{1,6} +(.+)")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and the text below it, up to the next heading."""
+
+    topic: str
+    title: str
+    text: str
+    """Markdown, with the heading as its first line."""
+
+
+def page(topic: str) -> str:
+    """The Markdown of one page; `topic` is one of `TOPICS`."""
+    return (FOLDER / f"{topic}.md").read_text(encoding="utf-8")
+
+
+def summary(topic: str) -> str:
+    """What the page is about: the paragraph below its title."""
+    return page(topic).split("\n\n", 2)[1].strip()
+
+
+def sections(topic: str) -> list[Section]:
+    """The sections of one page. A heading inside a code block is text."""
+    found: list[Section] = []
+    lines: list[str] = []
+    for line, in_code in _lines(page(topic)):
+        if lines and not in_code and _HEADING.fullmatch(line):
+            found.append(_section(topic, lines))
+            lines = []
+        lines.append(line)
+    return [*found, _section(topic, lines)]
+
+
+def search(words: str) -> list[Section]:
+    """The sections of all pages that contain `words`, whatever the case; titles that do come first."""
+    wanted = words.casefold()
+    found = [one for topic in TOPICS for one in sections(topic) if wanted in one.text.casefold()]
+    return sorted(found, key=lambda one: wanted not in one.title.casefold())
+
+
+def topics_about(command: str) -> list[str]:
+    """The pages that speak of `llm COMMAND`, the one that does so most often first."""
+    spelled = re.compile(rf"\bllm {re.escape(command)}\b")
+    counts = {topic: len(spelled.findall(page(topic))) for topic in TOPICS}
+    return sorted((topic for topic in TOPICS if counts[topic]), key=lambda topic: -counts[topic])
+
+
+def for_terminal(text: str) -> str:
+    """`text` with links to other pages as the command that shows them, and without comments and code block options."""
+    lines = []
+    for line, in_code in _lines(text):
+        if line.startswith("```"):
+            line = line.partition(" ")[0]
+        elif not in_code:
+            line = re.sub(r"\[([^]]+)]\((?:([a-z-]+)\.md)?(#[^)]*)?\)", _as_command, line)
+            line = re.sub(r"<!--.*?-->", "", line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _as_command(link: re.Match[str]) -> str:
+    text, topic = link[1], link[2]
+    return f"{text} (`llm help {topic}`)" if topic else text
+
+
+def _section(topic: str, lines: list[str]) -> Section:
+    heading = _HEADING.fullmatch(lines[0])
+    return Section(topic, heading[1] if heading else "", "\n".join(lines).strip() + "\n")
+
+
+def _lines(text: str) -> Iterator[tuple[str, bool]]:
+    """The lines of a text in Markdown, and whether each is in a code block; its fences are."""
+    in_code = False
+    for line in text.split("\n"):
+        fence = line.startswith("```")
+        yield line, in_code or fence
+        in_code ^= fence

@@ -1,0 +1,176 @@
+"""Every flag, setting, slash command, exit code and JSON field that the program declares has one entry in the pages.
+
+An entry is a table row that begins with a code-quoted name. Other mentions are free.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import typer
+
+from llmcli import cli, errors
+from llmcli.commands.chat.slash_commands import Commands
+from llmcli.docs import pages
+from tests.support.manual import ROOT, entries, json_fields, json_tables
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
+from tests.support.terminal.cli import llm
+
+
+def all_names() -> list[tuple[str, str]]:
+    """The names of all entries, without their arguments, each with its page."""
+    return [
+        (code.split()[0], topic) for topic in pages.TOPICS for entry in entries(pages.page(topic)) for code in entry
+    ]
+
+
+def options() -> dict[str, set[str]]:
+    """Every option that `--help` lists, by its first long name, with all its spellings."""
+    found: dict[str, set[str]] = {}
+
+    def collect(command: Any) -> None:
+        for inner in getattr(command, "commands", {}).values():
+            if not inner.hidden:
+                collect(inner)
+        for parameter in [] if hasattr(command, "commands") else command.params:
+            if parameter.param_type_name == "option" and not parameter.hidden and parameter.name != "help":
+                name = next(option for option in parameter.opts if option.startswith("--"))
+                found.setdefault(name, set()).update(parameter.opts, parameter.secondary_opts)
+
+    collect(typer.main.get_command(cli.app))
+    return found
+
+
+def test_every_flag_has_one_entry() -> None:
+    counts = Counter(name for name, _ in all_names() if name.startswith("-") and not re.fullmatch(r"-\w", name))
+    declared = set().union(*options().values())
+    assert set(counts) == {name for name in declared if name.startswith("--")}
+    assert not [name for name, count in counts.items() if count > 1]
+
+
+def test_an_entry_has_all_spellings_of_its_flag() -> None:
+    assert len(options()) > 90
+    rows = [[code.split()[0] for code in entry] for topic in pages.TOPICS for entry in entries(pages.page(topic))]
+    for name, spellings in options().items():
+        row = next(row for row in rows if name in row)
+        # A name can be one command's flag and another's second spelling of some other flag.
+        assert spellings <= {*row, *set().union(*(options().get(other, set()) for other in row))}, name
+        assert spellings - set(row) == set() or name == "--template", name
+
+
+def test_every_slash_command_has_one_entry() -> None:
+    with mock.patch("llmcli.commands.chat.slash_commands.ChatSession"):
+        declared = set(Commands(mock.MagicMock()).table)
+    found = Counter(name.removeprefix("/") for name, _ in all_names() if re.fullmatch(r"/[a-z]+", name))
+    assert found == Counter(declared)
+
+
+def test_every_exit_code_has_one_entry() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LlmcliError)]
+    declared = {kind.exit_code for kind in kinds} | {0, cli.INTERRUPTED, cli.CLOSED_PIPE, cli.TERMINATED, 128 + 1}
+    found = Counter(int(name) for name, _ in all_names() if name.isdigit())
+    assert found == Counter(declared)
+
+
+def test_every_environment_variable_has_an_entry_or_a_flag() -> None:
+    read = set()
+    for path in (ROOT / "llmcli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                read.update({node.value} & {"NO_COLOR", "NO_PAGER", "PAGER", "VISUAL", "EDITOR"})
+                read.update({node.value} if re.fullmatch(r"LLMCLI_[A-Z_]*[A-Z]", node.value) else ())
+    names = set().union(*options().values())
+    flags = {"LLMCLI_" + name.removeprefix("--").upper().replace("-", "_") for name in names}
+    found = Counter(name for name, _ in all_names() if re.fullmatch(r"[A-Z_]{5,}", name))
+    assert len(found) > 5
+    assert found == Counter(read - flags)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama")
+
+
+def keys(value: object) -> set[str]:
+    """The names of all fields in a JSON value, however deep."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys, value.values()))
+    return set().union(*map(keys, value)) if isinstance(value, list) else set()
+
+
+TEXT = "the cat sat"
+RUNS = {
+    "A reply": ["generate", TEXT, "-n", "2", "--top", "2", "--attention", "--seed", "1"],
+    "llmcli.choices/1": ["generate", TEXT, "--choices", "a,b"],
+    "llmcli.score/1": ["score", TEXT, "--top", "2"],
+    "llmcli.attention/1": ["inspect", "attention", TEXT, "--position", "-1"],
+    "llmcli.attention-pattern/1": ["inspect", "attention", TEXT, "--layer", "0", "--head", "0"],
+    "llmcli.heads/1": ["inspect", "heads", "--ablate", "1"],
+    "llmcli.lens/1": ["inspect", "lens", TEXT],
+    "llmcli.token/1": ["inspect", "token", "next", TEXT, "--verify"],
+    "llmcli.without/1": ["inspect", "without", "cat", TEXT],
+    "llmcli.without-words/1": ["inspect", "without", "*", TEXT],
+    "llmcli.neurons/1": ["inspect", "neurons", TEXT],
+    "llmcli.neuron/1": ["inspect", "neurons", TEXT, "--layer", "0", "--neuron", "1"],
+    "llmcli.embeddings/1": ["inspect", "embeddings", "a"],
+    "llmcli.tokens/1": ["inspect", "tokens", TEXT],
+    "llmcli.cost/1": ["inspect", "cost", TEXT],
+    "llmcli.causal-trace/1": ["trace", TEXT, "--subject", "cat", "--samples", "1"],
+}
+# Of a token, wherever one is.
+COMMON = {"schema", "id", "text", "bytes", "prob"}
+
+
+@pytest.fixture(scope="module")
+def declared(model: Path) -> dict[str, set[str]]:
+    """The names of the fields that each command prints."""
+    experts = tiny_checkpoint(model.parent / "experts", "mixtral")
+    runs = {
+        **{schema: [*run, "-m", model] for schema, run in RUNS.items()},
+        "llmcli.experts/1": ["inspect", "experts", TEXT, "-m", experts],
+        "llmcli.templates/1": ["show", model, "--template"],
+        "llmcli.compare/1": ["compare", model, model, TEXT, "-n", "2"],
+    }
+    found = {}
+    for schema, run in runs.items():
+        result = llm(*run, "--json")
+        assert result.returncode == 0, result.stderr
+        value = json.loads(result.stdout)
+        assert value.get("schema", "A reply") == schema
+        found[schema] = keys(value)
+    return found
+
+
+@pytest.mark.parametrize("schema", [*RUNS, "llmcli.experts/1", "llmcli.templates/1", "llmcli.compare/1"])
+def test_every_json_field_is_documented(schema: str, declared: dict[str, set[str]]) -> None:
+    assert declared[schema] - COMMON <= json_fields()[schema]
+
+
+def test_documented_json_fields_exist(declared: dict[str, set[str]]) -> None:
+    checked = 0
+    for schemas, names in json_tables():
+        if set(schemas) <= set(declared):
+            # Only written for a prompt with a gap.
+            assert names - {"suffix"} <= set().union(*(declared[schema] for schema in schemas)), schemas
+            checked += 1
+    assert checked >= 15
+
+
+def test_the_fields_of_events_and_batches_are_documented(model: Path) -> None:
+    lines = llm("generate", TEXT, "-m", model, "-n", "2", "--attention", "--jsonl").stdout.splitlines()
+    events = [json.loads(line) for line in lines]
+    known = json_fields()
+    assert {event["event"] for event in events} <= known["Events"]
+    assert keys([event for event in events if event["event"] != "step"]) - COMMON <= known["Events"] | known["A reply"]
+    assert keys([event for event in events if event["event"] == "step"]) - COMMON - {"event"} <= known["A reply"]
+    batch = llm("batch", "-", "-m", model, "-n", "2", stdin=b'{"prompt": "a"}\n{"prompt": 1}\n').stdout.splitlines()
+    results = [json.loads(line) for line in batch]
+    assert {"text", "error"} <= keys(results)
+    assert keys(results) - COMMON <= known["Batches"]
