@@ -1,4 +1,4 @@
-"""How much memory there is, as the system and its limits tell it, and how its end is told."""
+"""Free memory under the system's limits, and errors when memory runs out."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def belongs_to(root: Path, line: str) -> None:
     (root / "proc/self/cgroup").write_text(f"7:cpu:/elsewhere\n{line}\n")
 
 
-def test_a_control_group_limits_what_can_be_had(tmp_path: Path) -> None:
+def test_control_group_limits_reduce_free_memory(tmp_path: Path) -> None:
     belongs_to(tmp_path, "0::/outer/inner")
     names = ("memory.max", "memory.current")
     top = tmp_path / "sys/fs/cgroup"
     assert _group_room(tmp_path) is None
     group(top / "outer/inner", "max", 3 * GIB, "active_file 0", names=names)
     assert _group_room(tmp_path) is None
-    # Files in memory can be given back; the group around it is the tighter one.
+    # Cached files count as free; the outer group has the lower limit.
     stat = f"anon {GIB}\nactive_file {GIB // 4}\ninactive_file {GIB // 2}"
     group(top / "outer", str(4 * GIB), 3 * GIB, stat, names=names)
     assert _group_room(tmp_path) == GIB + GIB * 3 // 4
@@ -42,19 +42,19 @@ def test_a_control_group_limits_what_can_be_had(tmp_path: Path) -> None:
     assert _group_room(tmp_path) == 0
 
 
-def test_the_first_version_of_control_groups_too(tmp_path: Path) -> None:
+def test_control_groups_version_1_are_read(tmp_path: Path) -> None:
     belongs_to(tmp_path, "4:memory,hugetlb:/mine")
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    # In a container the group's own path may not be there, but its limit is what the top says.
+    # In a container the group's path may be missing; its limit is then that of the top folder.
     group(tmp_path / "sys/fs/cgroup/memory", str(2 * GIB), GIB, f"total_inactive_file {GIB // 2}", names=names)
     assert _group_room(tmp_path) == GIB + GIB // 2
 
 
-def test_no_files_no_limit(tmp_path: Path) -> None:
+def test_missing_control_group_files_mean_no_limit(tmp_path: Path) -> None:
     assert _group_room(tmp_path) is None
 
 
-def test_the_memory_of_this_machine() -> None:
+def test_memory_of_this_machine() -> None:
     total, free = memory(torch.device("cpu"))
     assert total is not None
     assert total > GIB // 4
@@ -62,7 +62,7 @@ def test_the_memory_of_this_machine() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="addresses are limited on Linux only")
-def test_a_limit_on_addresses_counts() -> None:
+def test_an_address_space_limit_reduces_free_memory() -> None:
     code = (
         "import resource, torch\n"
         "from llmcli.device import memory\n"
@@ -89,7 +89,7 @@ def test_a_limit_on_addresses_counts() -> None:
         (ValueError("out of memory"), False),
     ],
 )
-def test_which_errors_are_the_end_of_memory(error: Exception, expected: bool) -> None:
+def test_out_of_memory_errors_are_recognized(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
     with pytest.raises(OutOfMemoryError if expected else type(error)) as caught, memory_for(lambda: "x", "Buy some."):
         raise error
@@ -97,10 +97,10 @@ def test_which_errors_are_the_end_of_memory(error: Exception, expected: bool) ->
         assert str(caught.value) == "There is not enough memory for x. Buy some."
 
 
-def test_torch_itself_says_it_so() -> None:
+def test_torch_reports_out_of_memory_as_expected() -> None:
     with pytest.raises(OutOfMemoryError), memory_for(lambda: "a great tensor", ""):
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
-def test_bytes_in_words() -> None:
+def test_bytes_are_formatted_for_messages() -> None:
     assert (in_words(3 << 29), in_words(1 << 19)) == ("1.5 GiB", "0.5 MiB")

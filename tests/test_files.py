@@ -1,4 +1,4 @@
-"""Small files, whole or not at all, and the hashes of large ones."""
+"""Atomic writing of small files, and hashes of large ones."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ import pytest
 from llmcli.files import replace_text, set_aside, sha256_of
 
 
-def test_a_file_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_replacing_a_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.json"
     for text in ("one", "zwei: \u00fc"):
         replace_text(path, text)
@@ -17,7 +17,7 @@ def test_a_file_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     path = tmp_path / "file"
     replace_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
@@ -26,7 +26,7 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_link_stays_one_and_a_device_is_written_to(tmp_path: Path) -> None:
+def test_links_are_kept_and_devices_are_written_to(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("before")
     (tmp_path / "link").symlink_to("real")
     replace_text(tmp_path / "link", "after")
@@ -42,7 +42,7 @@ def test_a_link_stays_one_and_a_device_is_written_to(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_what_is_set_aside_is_kept_beside_what_was_before(tmp_path: Path) -> None:
+def test_files_set_aside_do_not_replace_each_other(tmp_path: Path) -> None:
     path = tmp_path / "t.toml"
     kept = []
     for text in ("first", "second"):
@@ -54,7 +54,7 @@ def test_what_is_set_aside_is_kept_beside_what_was_before(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3_000_000])
-def test_the_hash_of_a_file_is_that_of_its_bytes_and_progress_ends_with_their_number(size: int, tmp_path: Path) -> None:
+def test_a_hash_reports_progress_up_to_the_size_of_the_file(size: int, tmp_path: Path) -> None:
     data = os.urandom(size)
     (tmp_path / "file").write_bytes(data)
     told: list[int] = []
@@ -63,6 +63,6 @@ def test_the_hash_of_a_file_is_that_of_its_bytes_and_progress_ends_with_their_nu
     assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
 
 
-def test_a_file_that_cannot_be_read_has_no_hash(tmp_path: Path) -> None:
+def test_hashing_an_unreadable_file_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         sha256_of(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Warnings of libraries neither fail a test nor reach a user; those of our own code do."""
+"""Library warnings neither fail a test nor reach a user; warnings of our code do."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def deprecated(level):
 
 @pytest.fixture
 def library() -> types.ModuleType:
-    """A module of somebody else that warns, and makes the warning point at its caller."""
+    """A foreign module whose warning points at its caller."""
     module = types.ModuleType("some_library")
     exec(compile(_LIBRARY, "/site-packages/some_library.py", "exec"), module.__dict__)
     return module
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_a_warning_of_a_library_fails_no_test_wherever_it_points(library: types.ModuleType, level: int) -> None:
+def test_library_warnings_do_not_fail_tests(library: types.ModuleType, level: int) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         library.deprecated(level)
@@ -39,7 +39,7 @@ def test_a_warning_of_a_library_fails_no_test_wherever_it_points(library: types.
 
 
 @pytest.mark.parametrize("kind", [UserWarning, DeprecationWarning, FutureWarning])
-def test_a_warning_of_our_own_code_is_an_error(kind: type[Warning]) -> None:
+def test_warnings_of_our_code_are_errors(kind: type[Warning]) -> None:
     with pytest.raises(kind, match="ours"):
         warnings.warn("ours", kind, stacklevel=2)
     with pytest.raises(kind, match="ours"):
@@ -47,7 +47,7 @@ def test_a_warning_of_our_own_code_is_an_error(kind: type[Warning]) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["-W", "error"], ["-W", "always"]])
-def test_no_warning_of_a_library_reaches_a_user(flags: list[str], tmp_path: Path) -> None:
+def test_library_warnings_are_hidden_from_users(flags: list[str], tmp_path: Path) -> None:
     (tmp_path / "some_library.py").write_text(_LIBRARY)
     code = (
         "import sys, warnings, some_library\n"
@@ -69,7 +69,7 @@ def test_no_warning_of_a_library_reaches_a_user(flags: list[str], tmp_path: Path
     assert done.stderr.startswith("There are no aliases") and done.stderr.count("\n") == 1
 
 
-def test_a_warning_is_shown_to_those_who_debug(monkeypatch: pytest.MonkeyPatch, library: types.ModuleType) -> None:
+def test_library_warnings_are_shown_in_debug_mode(monkeypatch: pytest.MonkeyPatch, library: types.ModuleType) -> None:
     monkeypatch.setenv("LLMCLI_DEBUG", "1")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")

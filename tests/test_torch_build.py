@@ -1,4 +1,4 @@
-"""What is told of torch without importing it is what torch says, or nothing."""
+"""Facts about torch read without importing it equal what torch reports."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def linux_on_x86(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def processor(folder: Path, features: str, name: str = "flags") -> Path:
-    """A file in which Linux lists these features of a processor."""
+    """A /proc/cpuinfo file with these CPU features."""
     path = folder / "cpuinfo"
     path.write_text(f"processor\t: 0\n{name}\t\t: {features}\nbugs\t\t: none\n\nprocessor\t: 1\n")
     return path
 
 
-def test_the_installed_build() -> None:
+def test_the_build_equals_what_torch_reports() -> None:
     assert installed() == TorchBuild(str(torch.__version__), torch.version.cuda, bool(torch.version.hip))
 
 
-def test_the_level_of_vector_instructions_here() -> None:
+def test_the_vector_level_equals_what_torch_reports() -> None:
     assert cpu_level() in (None, torch.backends.cpu.get_cpu_capability())
 
 
@@ -48,7 +48,7 @@ def test_the_level_of_vector_instructions_here() -> None:
         ("", None),
     ],
 )
-def test_levels_by_features(
+def test_vector_levels_follow_from_cpu_features(
     features: str, level: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linux_on_x86: None
 ) -> None:
     listed = processor(tmp_path, features)
@@ -68,7 +68,9 @@ def test_levels_by_features(
         (ALL, "something else", None),
     ],
 )
-def test_who_multiplies_bfloat16(features: str, name: str, expected: bool | None, tmp_path: Path) -> None:
+def test_bfloat16_support_follows_from_cpu_features(
+    features: str, name: str, expected: bool | None, tmp_path: Path
+) -> None:
     assert multiplies_bfloat16(processor(tmp_path, features, name)) is expected
 
 
@@ -89,7 +91,7 @@ def cores(folder: Path, monkeypatch: pytest.MonkeyPatch, siblings: dict[int, str
         ({0: "0"}, {0, 1}, None),
     ],
 )
-def test_threads_by_cores(
+def test_default_threads_follow_from_cores(
     siblings: dict[int, str],
     allowed: set[int],
     expected: int | None,
@@ -113,7 +115,7 @@ def test_threads_by_cores(
         ("OMP_THREAD_LIMIT", "1", None),
     ],
 )
-def test_threads_by_settings(
+def test_default_threads_follow_from_settings(
     name: str,
     value: str,
     expected: int | None,
@@ -136,7 +138,7 @@ def test_threads_by_settings(
         (None, False, False),
     ],
 )
-def test_whether_there_can_be_another_device(
+def test_a_cuda_driver_allows_other_devices(
     build: TorchBuild | None, driver: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_build, "torch_build", lambda: build)
@@ -147,5 +149,5 @@ def test_whether_there_can_be_another_device(
     assert only_cpu() is False
 
 
-def test_no_other_device_means_that_torch_finds_none() -> None:
+def test_only_cpu_agrees_with_torch() -> None:
     assert not (only_cpu() and torch.cuda.is_available())

@@ -1,1 +1,1 @@
-"""`llm bench`: what this machine, this model and this program reach, beside its peers."""
+"""`llm bench`: the speed and memory of this program for a model on this machine, compared with other programs."""

@@ -1,4 +1,4 @@
-"""What one token reads of a model: the least that any program must fetch from memory to write it."""
+"""The bytes that a decode step must read from memory: weights, and keys and values."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def model_facts(
     packing: Packing | None = None,
     device: torch.device = _CPU,
 ) -> ModelFacts:
-    """Counted from the headers; no weight is read.
+    """Facts about a model from the headers of its files, without reading weights.
 
-    A token reads weights as they are stored in the files, or as a `device` keeps them where a `packing` was asked for.
+    Bytes per token are those of the weights as stored in the files or, with a `packing`, as kept on the `device`.
     """
     config, counted = checkpoint.config, account(checkpoint)
     weights = weight_bytes_per_token(checkpoint)
@@ -57,7 +57,7 @@ def shape_facts(
     packing: Packing | None,
     device: torch.device = _CPU,
 ) -> ModelFacts:
-    """Of a model of random weights, which are kept in `dtype` or packed."""
+    """Facts about a model with random weights, kept in `dtype` or packed."""
     kept = _kept(config, dtype, packing, None, device)
     weights = _read_by_a_token(config, kept.__getitem__)
     return ModelFacts(
@@ -74,7 +74,7 @@ def shape_facts(
 
 
 def weight_bytes_per_token(checkpoint: Checkpoint) -> int:
-    """Bytes in the files of all weights that a token is multiplied with."""
+    """Bytes in the files of all weights that one decode step reads."""
     return _read_by_a_token(checkpoint.config, checkpoint.stored_bytes)
 
 
@@ -90,7 +90,7 @@ def _kept(
 
 
 def _with_cache(config: ModelConfig, weights: int, sizes: Sizes) -> dict[int, int]:
-    """What a token reads in all, half-way through each reply."""
+    """Bytes of weights and KV cache that a decode step reads, half-way through each reply."""
     return {
         context: weights + config.kv_bytes(max(context, 1) + sizes.tokens // 2, _KV_VALUE_BYTES)
         for context in sizes.contexts
@@ -98,11 +98,11 @@ def _with_cache(config: ModelConfig, weights: int, sizes: Sizes) -> dict[int, in
 
 
 def _read_by_a_token(config: ModelConfig, nbytes: Callable[[str], int]) -> int:
-    """The bytes of all weights that a token is multiplied with, given those of each parameter."""
+    """Bytes of all weights that one decode step reads; `nbytes` gives the bytes of a parameter by name."""
     total = 0
     for name, _ in meta_model(config).named_parameters():
         if name.startswith("embed_") and not (name == "embed_tokens.weight" and config.tie_embeddings):
-            continue  # one row of it
+            continue  # a step reads one row
         read = nbytes(name)
         if ".mlp.experts." in name and (experts := config.layers[int(name.split(".")[1])].experts) is not None:
             read = read * experts.chosen // experts.count

@@ -1,4 +1,4 @@
-"""What an arm is to do, as it is told to the process that does it, and what that process answers."""
+"""The plan of a benchmark, as sent to an arm's process: which passes it measures."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is read and written."""
+    """Numbers of tokens to measure."""
 
     prefill: tuple[int, ...]
-    """Lengths of prompts to read, in tokens."""
+    """Lengths of the prompts for measuring prefill, in tokens."""
     contexts: tuple[int, ...]
-    """Tokens already read when writing begins. 0 means a prompt of one token: without any, nothing can be written."""
+    """Lengths of the prompts for measuring decoding. 0 means one token, the shortest possible prompt."""
     tokens: int
-    """Tokens to write at each of them, after the first."""
+    """Tokens to decode after each of them, not counting the first."""
 
     def within(self, context_length: int) -> tuple[Sizes, tuple[str, ...]]:
-        """What of it fits into a model's context, and a sentence for each size that does not."""
+        """The sizes that fit into a model's context, and a sentence for each that does not."""
         prefill = tuple(size for size in self.prefill if size < context_length)
         contexts = tuple(size for size in self.contexts if max(size, 1) + self.tokens < context_length)
         left_out = [f"reading {size} tokens" for size in self.prefill if size not in prefill]
@@ -30,51 +30,51 @@ class Sizes:
 
     @property
     def longest(self) -> int:
-        """The most tokens that are ever in the context."""
+        """The greatest number of tokens in the context, in any pass."""
         written = (max(size, 1) + self.tokens for size in self.contexts)
         return 1 + max((1, *self.prefill, *written))
 
     @property
     def passes(self) -> int:
-        """No more passes than that are made by one process."""
+        """An upper bound of the number of passes in one process."""
         return 3 + 2 * len(self.prefill) + 2 * len(self.contexts)
 
 
 FULL = Sizes((128, 512, 2048), (0, 1024, 4096), 64)
 QUICK = Sizes((128,), (0,), 16)
-# A GPU is sooner done, and what it does at the beginning of a text is no measure of what it does along it.
+# A GPU is faster, so more tokens are measured, and its speed in an empty context is not representative.
 DEVICE_FULL = Sizes((128, 512, 2048), (128, 1024, 8192), 256)
 
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """All that the process of one arm must know."""
+    """Everything that the process of one arm needs to know."""
 
     arm: str
     model: str
     """The path of a folder or a GGUF file."""
     device: str
     dtype: str
-    """For this program; peers compute in the precision they are known for."""
+    """For this program; peers compute in their usual precision."""
     threads: int
     ids: tuple[int, ...]
-    """The same text for every arm, encoded once. Each pass begins one token further on, so that no arm can make use
-    of what it has read before."""
+    """The same text for every arm, encoded once. Each pass begins one token later, so that no arm can reuse its prefix
+    cache."""
     sizes: Sizes
     quantize: str | None = None
-    """For this program: "int8", "int4", or as the files have it."""
+    """For this program: "int8" or "int4"; None: as stored in the files."""
     shape: str | None = None
-    """The name of a shape, whose weights each arm makes at random; the model is then of no path."""
+    """The name of a shape, for which each arm makes random weights; `model` is then empty."""
     start_only: bool = False
-    """Say one token and exit, which is timed from outside."""
+    """Generate one token and exit; the caller measures the time."""
 
     def to_json(self) -> str:
-        """As one line."""
+        """The plan as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> BenchPlan:
-        """The plan that `to_json` wrote down."""
+        """Parse the result of `to_json`."""
         data: dict[str, Any] = json.loads(line)
         sizes = data.pop("sizes")
         return cls(
@@ -85,22 +85,22 @@ class BenchPlan:
 
 @dataclass(frozen=True)
 class MeasuredPass:
-    """One prompt and its reply, and what becomes of the time they take."""
+    """One prompt and reply, and the measure that its time is for."""
 
     prompt: int
-    """Tokens to read."""
+    """Tokens of the prompt."""
     tokens: int
-    """Tokens to write, the first included."""
+    """Tokens to generate, including the first."""
     measure: str
-    """"prefill", "decode", "default decode", or "warm-up"; "memory" is no pass but a look at the memory used so far.
+    """"prefill", "decode", "default decode" or "warm-up". "memory" is not a pass: it reports the memory used so far.
 
-    Tokens are the most probable ones, but for "default decode": those are chosen by the program's default settings.
+    Decoding is greedy, except for "default decode", which samples with the program's default settings.
     """
     size: int | None = None
 
 
 def passes(sizes: Sizes) -> Iterator[MeasuredPass]:
-    """In which order things are done: warm-ups first, short replies before whatever takes more memory."""
+    """The passes in order: warm-ups first, and short contexts before those that need more memory."""
     yield MeasuredPass(1, min(8, sizes.tokens) + 1, "warm-up")
     for size in sizes.contexts:
         if size == 0:
@@ -115,12 +115,12 @@ def passes(sizes: Sizes) -> Iterator[MeasuredPass]:
         if size:
             yield MeasuredPass(size, sizes.tokens + 1, "decode", size)
     yield MeasuredPass(0, 0, "memory")
-    # Last: other settings may need memory of their own.
+    # Last, because other settings may need more memory.
     for size in sizes.contexts:
         yield MeasuredPass(max(size, 1), sizes.tokens + 1, "default decode", size)
 
 
-# Longer prompts are read in chunks of about this size; who has read one has met all there is to meet.
+# Longer prompts are read in chunks of about this size, so one chunk is enough to warm up.
 _WHOLE_CHUNK = 512
 
 _SUBJECTS = ("The river", "A merchant", "The old bridge", "My neighbour", "The night train", "A grey cat", "The baker")
@@ -128,7 +128,7 @@ _DEEDS = ("reached the harbour", "was seen in the market", "stood beside the mil
 
 
 def benchmark_text(sentences: int) -> str:
-    """Plain prose of so many sentences, none of which is like another."""
+    """Prose with this number of different sentences."""
     return " ".join(
         f"{_SUBJECTS[number % len(_SUBJECTS)]} {_DEEDS[number % len(_DEEDS)]} on day {number + 1}, "
         f"and {number * number + 7} people wrote it down."
@@ -136,6 +136,6 @@ def benchmark_text(sentences: int) -> str:
     )
 
 
-def enough(ids: Sequence[int], sizes: Sizes) -> bool:
-    """Whether there are ids for every pass, each beginning one further on."""
+def is_enough(ids: Sequence[int], sizes: Sizes) -> bool:
+    """Whether `ids` suffice for every pass, each of which begins one token later."""
     return len(ids) >= sizes.longest + sizes.passes

@@ -1,4 +1,4 @@
-"""Models of random weights, made where they are to be used: nothing is read, and nothing is written."""
+"""Models with random weights, made directly on the device without files."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from llmcli.model.quantized.layout import ROWS
 from llmcli.model.quantized.matrix import Groups, PackedMatrix
 from llmcli.text.tokenizer import Tokenizer
 
-# Codes made at a time.
+# Random codes generated at a time.
 _VALUES_AT_ONCE = 1 << 22
 
 
 def random_model(
     name: str, config: ModelConfig, device: torch.device, dtype: torch.dtype, packing: Packing | None = None
 ) -> LoadedModel:
-    """A model ready to run, which says nothing anyone would want to hear.
+    """Make a model with random weights, to measure speed; its replies are meaningless.
 
-    Its weights are such that activations neither vanish nor overflow: matrices of mean 0 and variance one over their
-    columns, in `dtype` or packed.
+    Activations neither vanish nor overflow: matrices have mean 0 and variance 1 / columns. They are in `dtype` or
+    packed.
 
     Raises:
-        OutOfMemoryError: there is no room for them.
+        OutOfMemoryError: the weights do not fit in memory.
     """
     model, kept = meta_model(config), parameters_of(config)
     check_memory(model, None, LoadRequest(device, dtype, packing), name=f"{name} of random weights")
@@ -66,7 +66,7 @@ def random_model(
 
 
 def stub_tokenizer(vocabulary: int) -> Tokenizer:
-    """A token for each byte, and one for each number from there to the size of the vocabulary."""
+    """A tokenizer with a token for each byte, and numbers as the remaining tokens of the vocabulary."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:vocabulary]
     pieces = {letter: index for index, letter in enumerate(letters)}
     pieces |= {f"Ġ{index}": index for index in range(len(letters), vocabulary)}
@@ -85,7 +85,7 @@ def _random(path: str, shape: torch.Size, device: torch.device, dtype: torch.dty
 
 def _fill_packed(matrix: PackedMatrix) -> None:
     device, levels = matrix.blocks.device, 1 << matrix.bits
-    # Of numbers that are equally likely from 0 to L - 1 the variance is (L^2 - 1) / 12.
+    # The variance of uniformly distributed integers from 0 to L - 1 is (L^2 - 1) / 12.
     step = math.sqrt(12 / (levels * levels - 1) / matrix.columns)
     at_once = max(1, _VALUES_AT_ONCE // (matrix.columns * ROWS)) * ROWS
     for index in range(matrix.count):

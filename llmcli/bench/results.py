@@ -1,4 +1,4 @@
-"""What a benchmark found: every single measurement, and what they come to."""
+"""The results of a benchmark: every measurement, and their summaries."""
 
 from __future__ import annotations
 
@@ -25,44 +25,43 @@ Measure: TypeAlias = Literal[
     "load_bytes_per_s",
     "safe_open_bytes_per_s",
 ]
-"""What is measured; the name ends in the unit. Of those per second more is better, of all others less.
+"""The measures; each name ends in the unit. Greater is better for those per second, smaller for all others.
 
-Tokens of `decode` are the most probable ones, those of `default_decode` are chosen by a program's default settings.
-Bytes are unread of weights, for each token written, where nothing depended on them: no choice of a token did, or they
-follow from others.
+`decode` is greedy, `default_decode` samples with a program's default settings. `decode_unread_bytes` are the bytes of
+weights per token that the C kernel skipped, because they could not change the token or follow from other weights.
 """
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 OURS, MACHINE = "llmcli", "machine"
-"""The arm that is this program, and the one that stands for the machine itself."""
+"""The arm of this program, and the arm that measures the machine."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number, as it was measured in one process."""
+    """One number, measured in one process."""
 
     arm: str
     round: int
     """Counted from 1."""
     measure: Measure
     size: int | None
-    """Tokens read, or tokens of context before the first written one; None where there is no such thing."""
+    """Tokens of the prompt; None for measures without a prompt."""
     value: float
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an arm has no numbers, or none any more."""
+    """Why an arm has no measurements, or none from a round on."""
 
     arm: str
     round: int
-    """The round in which it failed; 0 if it was refused before the first."""
+    """The round in which it failed; 0 if it could not start at all."""
     message: str
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All measurements of one kind."""
+    """The summary of all measurements of one kind."""
 
     arm: str
     measure: Measure
@@ -72,15 +71,15 @@ class Summary:
     min: float
     max: float
     bandwidth_share: float | None
-    """Of decoding: the bytes that a token reads, without those left unread, times tokens per second, over the bandwidth
-    measured beside it."""
+    """For decoding: bytes read per token, without skipped ones, times tokens per second, divided by the bandwidth that
+    was measured in the same run."""
     ours_times_better: float | None
-    """Of a peer: how many times faster, or smaller, llmcli is, median over median."""
+    """For a peer: how many times faster, or smaller, llmcli is, median over median."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model that was run, and what one token reads of it."""
+    """The model that was run, and the bytes that one decode step reads."""
 
     name: str
     path: str
@@ -88,19 +87,19 @@ class ModelFacts:
     parameters: int
     context_length: int
     stored_bytes: int
-    """Of all weights, in the files."""
+    """Bytes of all weights in the files."""
     weight_bytes_per_token: int
-    """As stored, or as kept where that was chosen: every matrix a token is multiplied with, of experts the chosen ones;
-    one row of an embedding that is not also the head counts as nothing."""
+    """Bytes of every matrix that a decode step reads, as stored or, where that was chosen, as kept in memory. Of
+    experts only the chosen ones count, and an embedding that is not also the head does not."""
     bytes_per_token: Mapping[int, int]
-    """For each context measured: those weights, and keys and values in 16 bits half-way through the reply."""
+    """For each measured context: those weights, and keys and values in 16 bits half-way through the reply."""
     random_weights: bool = False
-    """It has the sizes of the model it is named after, but none of its weights."""
+    """Whether it has the sizes of the model it is named after, but random weights."""
 
 
 @dataclass(frozen=True)
 class MachineInfo:
-    """Where it ran."""
+    """The machine of a benchmark."""
 
     cpu: str
     physical_cores: int
@@ -112,7 +111,7 @@ class MachineInfo:
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How it was run."""
+    """The settings of a benchmark."""
 
     device: str
     dtype: str
@@ -126,7 +125,7 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Everything there is to know about one run of the benchmark."""
+    """The complete result of one run of the benchmark."""
 
     date: str
     """ISO 8601, UTC."""
@@ -135,17 +134,17 @@ class BenchResult:
     versions: Mapping[str, str]
     settings: BenchSettings
     arms: Mapping[str, str]
-    """Every arm, this program first, and how it computed: precision, path, settings of its own."""
+    """Every arm, this program first, with its precision, path and special settings."""
     summaries: tuple[Summary, ...]
     measurements: tuple[Measurement, ...]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
-    """What was left out, and why."""
+    """Which measurements were left out, and why."""
     commit: str | None = None
-    """Of this program, where it runs from a repository; "-dirty" is added if files differ from it."""
+    """This program's commit, if it runs from a repository; "-dirty" is added if files differ from it."""
 
     def summary(self, arm: str, measure: Measure, size: int | None = None) -> Summary | None:
-        """What the measurements of one kind came to, if there were any."""
+        """The summary of one kind of measurement, if there is one."""
         found = (one for one in self.summaries if (one.arm, one.measure, one.size) == (arm, measure, size))
         return next(found, None)
 
@@ -158,7 +157,8 @@ def summarize(
 ) -> tuple[Summary, ...]:
     """Medians, extremes, ratios and shares, in the order of `MEASURES` and of the first measurements of each arm.
 
-    The bytes that a token reads are `of_peers` for all but this program, where that quantizes and they do not.
+    `bytes_per_token` maps a context to the bytes that a decode step reads; `of_peers` is the same for other programs,
+    where only this one quantizes.
     """
     values: dict[tuple[str, Measure, int | None], list[float]] = {}
     for one in measurements:
@@ -197,8 +197,8 @@ def summarize(
 
 
 def in_turn(arms: Sequence[str], round_: int) -> list[str]:
-    """The order of the arms in a round, counted from 1: there and back again (ABBA).
+    """The order of the arms in a round, counted from 1: reversed in every second round (ABBA).
 
-    What drifts slowly, heat or another program, then weighs on all of them alike over every two rounds.
+    Slow drifts, by heat or other programs, then affect all arms equally over every two rounds.
     """
     return list(arms) if round_ % 2 else list(reversed(arms))

@@ -1,4 +1,4 @@
-"""The whole benchmark: every arm in processes of its own, round after round."""
+"""Run the benchmark: start separate processes for every arm in every round, and yield their measurements."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PEERS = {
     "transformers": ("transformers", "transformers"),
     "transformers-compiled": ("transformers", "transformers"),
 }
-"""The programs to compare with: the module of each, and the distribution it comes in."""
+"""The programs to compare with: the module and the distribution of each."""
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A piece of work has begun."""
+class WorkStarted:
+    """A piece of work has started, for the progress display."""
 
     round: int
     arm: str
@@ -35,26 +35,26 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Done:
-    """A process has ended, one of those that `process_count` counts."""
+class ProcessEnded:
+    """One of the processes counted by `process_count` has ended."""
 
 
 @dataclass(frozen=True)
-class How:
-    """An arm has said how it computes."""
+class ArmDescription:
+    """An arm's description of its precision, path and settings."""
 
     arm: str
     how: str
 
 
-Event = Begun | Done | How | Measurement | Failure
+Event = WorkStarted | ProcessEnded | ArmDescription | Measurement | Failure
 
 
 def chosen_peers(text: str | None) -> list[str]:
-    """The peers named in a list with commas.
+    """The peers named in a list separated by commas.
 
     Raises:
-        UsageError: there is no peer of a name.
+        UsageError: a name is not a peer's.
     """
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     for name in names:
@@ -64,7 +64,7 @@ def chosen_peers(text: str | None) -> list[str]:
 
 
 def refusal(arm: str, format_: str) -> str | None:
-    """Why a peer cannot be run on a model of that format on this machine; None if it can."""
+    """Why a peer cannot run a model of this format on this machine; None if it can."""
     module, distribution = PEERS[arm]
     if importlib.util.find_spec(module) is None:
         return f"{distribution} is not installed; `pip install 'llmcli[bench]'` installs it."
@@ -79,23 +79,23 @@ def refusal(arm: str, format_: str) -> str | None:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is to be measured, and how often."""
+    """The arms to measure, the plan, and the number of rounds."""
 
     plan: BenchPlan
-    """For this program; for each peer, with its name."""
+    """The plan for this program; peers get the same with another arm's name."""
     peers: tuple[str, ...]
     rounds: int
     weight_files: tuple[Path, ...]
-    """Dropped from the page cache before a cold start; without any, none is made."""
+    """Files to drop from the page cache before a cold start; without any, cold starts are left out."""
 
     @property
     def process_count(self) -> int:
-        """How many processes will be started, if none fails."""
+        """Number of processes that will be started, if none fails."""
         starts = 0 if self.plan.shape is not None else 1 + bool(self.weight_files)
         return self.rounds * (2 + (1 + len(self.peers)) * (1 + starts))
 
     def run(self) -> Generator[Event, None, None]:
-        """Measure, and tell it as it happens. An arm that has failed once is left out from then on."""
+        """Run the benchmark and yield events as they happen. An arm that has failed is left out in later rounds."""
         failed: set[str] = set()
         env = environment(self.plan.threads)
         for round_ in range(1, self.rounds + 1):
@@ -109,14 +109,14 @@ class Benchmark:
                     yield Failure(arm, round_, str(error))
 
     def _machine(self, round_: int, env: dict[str, str]) -> Iterator[Event]:
-        yield Begun(round_, MACHINE, "bandwidth")
+        yield WorkStarted(round_, MACHINE, "bandwidth")
         for answer in answers(replace(self.plan, arm=MACHINE), env):
-            yield from _heard(MACHINE, round_, answer)
-        yield Done()
-        yield Begun(round_, MACHINE, "import torch")
+            yield from _events(MACHINE, round_, answer)
+        yield ProcessEnded()
+        yield WorkStarted(round_, MACHINE, "import torch")
         times = timed((sys.executable, "-c", "import torch"), env)
         yield Measurement(MACHINE, round_, "import_torch_s", None, times.exit_s)
-        yield Done()
+        yield ProcessEnded()
 
     def _arm(self, arm: str, round_: int, env: dict[str, str]) -> Iterator[Event]:
         plan = replace(self.plan, arm=arm)
@@ -126,29 +126,29 @@ class Benchmark:
         if plan.shape is None:
             yield from self._start(plan, round_, env, "first_token_warm_s", "exit_warm_s")
         for answer in answers(plan, env):
-            yield from _heard(arm, round_, answer)
-        yield Done()
+            yield from _events(arm, round_, answer)
+        yield ProcessEnded()
 
     def _start(
         self, plan: BenchPlan, round_: int, env: dict[str, str], first: Measure, end: Measure
     ) -> Iterator[Event]:
-        yield Begun(round_, plan.arm, "start")
-        command, told = (start_command(plan), None) if plan.arm == OURS else (ARM, replace(plan, start_only=True))
-        times = timed(command, env, told)
+        yield WorkStarted(round_, plan.arm, "start")
+        command, sent = (start_command(plan), None) if plan.arm == OURS else (ARM, replace(plan, start_only=True))
+        times = timed(command, env, sent)
         if times.first_output_s is not None:
             yield Measurement(plan.arm, round_, first, None, times.first_output_s)
         yield Measurement(plan.arm, round_, end, None, times.exit_s)
-        yield Done()
+        yield ProcessEnded()
 
 
-def _heard(arm: str, round_: int, answer: dict[str, object]) -> Iterator[Event]:
-    """What one answer of an arm's process means."""
+def _events(arm: str, round_: int, answer: dict[str, object]) -> Iterator[Event]:
+    """Convert one answer of an arm's process to an event."""
     size = answer.get("size")
     tokens = size if isinstance(size, int) else None
     if "doing" in answer:
-        yield Begun(round_, arm, str(answer["doing"]), tokens)
+        yield WorkStarted(round_, arm, str(answer["doing"]), tokens)
     elif "how" in answer:
-        yield How(arm, str(answer["how"]))
+        yield ArmDescription(arm, str(answer["how"]))
     else:
         measure = next(name for name in MEASURES if name == answer["measure"])
         yield Measurement(arm, round_, measure, tokens, float(str(answer["value"])))

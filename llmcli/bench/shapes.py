@@ -1,7 +1,7 @@
-"""Models by their sizes alone, so that speed can be measured where no weights can be fetched.
+"""Shapes of published models, to measure speed without their weights.
 
-How fast a token comes does not depend on what the weights are, only on how many there are and how they are kept. Each
-shape is what the `config.json` of the published model says of sizes, and no weight of it.
+Speed does not depend on the values of the weights, only on their number and format. Each shape has the sizes in the
+`config.json` of the published model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmcli.errors import UsageError
 from llmcli.model import ModelConfig
 
 RANDOM = "random weights"
-"""What stands in the place of a format."""
+"""The format name of models with random weights."""
 
 
 def _sizes(
@@ -67,21 +67,21 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "qwen3", 4096, 12288, 36, 32, 8, 151936,
         head_dim=128, max_position_embeddings=40960, rope_theta=1000000.0, rms_norm_eps=1e-6,
     ),
-    # Two layers of the 32: what a layer costs is seen, and it fits where the whole does not.
+    # Two of the 32 layers: enough to measure the cost of a layer, and small enough for most machines.
     "mixtral-8x7b-2layers": _sizes(
         "mixtral", 4096, 14336, 2, 32, 8, 32000,
         num_local_experts=8, num_experts_per_tok=2, max_position_embeddings=32768, rope_theta=1000000.0,
         sliding_window=None,
     ),
 }  # fmt: skip
-"""For each name, a configuration in the terms of Hugging Face."""
+"""Configurations by shape name, with the keys of Hugging Face's `config.json`."""
 
 
 def shape_config(name: str) -> ModelConfig:
-    """The model of that shape.
+    """The configuration of a shape.
 
     Raises:
-        UsageError: there is no shape of that name.
+        UsageError: there is no shape of this name.
     """
     if name not in SHAPES:
         raise UsageError(f"There is no shape called {name!r}; --shape takes {', '.join(SHAPES)}.")
@@ -89,6 +89,6 @@ def shape_config(name: str) -> ModelConfig:
 
 
 def configured(values: Mapping[str, Any]) -> ModelConfig:
-    """The model that a configuration stands for which has no files beside it, and no biases."""
+    """The configuration of a model without files and without biases, from the keys of a `config.json`."""
     head = [] if values["tie_word_embeddings"] else ["lm_head.weight"]
     return model_config(family_config(ConfigKeys(values, Path(RANDOM))), TensorNames(head, {}))

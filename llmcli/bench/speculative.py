@@ -1,7 +1,7 @@
-"""`llm bench --speculative`: what proposing tokens gains, on texts that repeat what they are given and on free ones.
+"""`llm bench --speculative`: the gain of speculative decoding, on replies that repeat their prompt and on free ones.
 
-Every reply is written with and without it in one process, in turns (ABBA), so that whatever else the machine does
-weighs on all alike. The replies are the same, but for those that a draft model's draws had a part in.
+One process generates every reply with and without it, in alternating order (ABBA), so that other load on the machine
+affects all arms equally. The replies are the same, except for those sampled with a draft model.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def average(values):
 
 @dataclass(frozen=True)
 class BenchTask:
-    """A kind of reply, and prompts for it."""
+    """A kind of reply, with its prompts."""
 
     name: str
     prompts: tuple[str, ...]
@@ -80,7 +80,7 @@ TASKS = (
             "What should I consider when I buy a bicycle?",
             "Tell me about the history of Rome.",
         ),
-        # As people chat: by the defaults, and with a seed for the same text each time.
+        # The default sampling settings, with a seed for the same text each time.
         SamplingParams(seed=1, max_tokens=_TOKENS),
     ),
 )
@@ -88,44 +88,45 @@ TASKS = (
 
 @dataclass(frozen=True)
 class MeasuredReply:
-    """One reply, as it was measured."""
+    """The measurements of one reply."""
 
     task: str
     prompt: int
-    """Which of the task's, counted from 0."""
+    """Number of the prompt in its task, from 0."""
     arm: str
     """"plain", "lookup" or "draft"."""
     round: int
     """Counted from 1."""
     tokens: int
-    """Generated after the first."""
+    """Tokens generated after the first."""
     seconds: float
     """From the first token to the end."""
     passes: float
-    """Of the model, for these tokens."""
+    """Forward passes of the model for these tokens."""
     proposed: int
     accepted: int
     same: bool
-    """Whether it is what plain decoding said to the same prompt in the same round."""
+    """Whether it equals the reply of plain decoding to the same prompt in the same round."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an arm came to on one task."""
+    """The result of an arm on one task."""
 
     task: str
     arm: str
     tokens_per_s: float
     ratio: float
-    """Times as fast as plain decoding, by seconds a token: the medians of the replies to each prompt, added up."""
+    """Speed relative to plain decoding, by seconds per token: medians over rounds, summed over prompts."""
     least: float
-    """The same of the round in which it did worst."""
+    """The ratio in the worst round."""
     most: float
+    """The ratio in the best round."""
     tokens_per_pass: float
     acceptance_rate: float | None
-    """None where nothing was proposed."""
+    """None if no tokens were proposed."""
     same: bool
-    """Whether every reply was the same as by plain decoding."""
+    """Whether every reply equals that of plain decoding."""
 
 
 def measure(
@@ -136,7 +137,7 @@ def measure(
     threads: int | None,
     tasks: Sequence[BenchTask] = TASKS,
 ) -> Iterator[MeasuredReply]:
-    """Every reply, as it is written."""
+    """Generate all replies, and yield the measurements of each."""
     engines = {
         PLAIN: loaded.engine(threads=threads),
         "lookup": loaded.engine(threads=threads, lookup=True),
@@ -149,10 +150,10 @@ def measure(
         for number, prompt in enumerate(task.prompts):
             ids = _prompt_ids(loaded, prompt)
             for round_ in range(1, rounds + 1):
-                said: dict[str, tuple[list[int], float, Finish]] = {}
+                replies: dict[str, tuple[list[int], float, Finish]] = {}
                 for arm in in_turn(list(engines), round_):
-                    said[arm] = _reply(engines[arm], ids, task.params)
-                for arm, (tokens, seconds, finish) in said.items():
+                    replies[arm] = _reply(engines[arm], ids, task.params)
+                for arm, (tokens, seconds, finish) in replies.items():
                     decoded, per_pass = max(0, len(tokens) - 1), finish.stats.tokens_per_pass
                     yield MeasuredReply(
                         task=task.name,
@@ -164,17 +165,17 @@ def measure(
                         passes=decoded / (per_pass or 1.0),
                         proposed=finish.stats.proposed_tokens,
                         accepted=finish.stats.accepted_tokens,
-                        same=tokens == said[PLAIN][0],
+                        same=tokens == replies[PLAIN][0],
                     )
 
 
 def reply_count(rounds: int, *, draft: bool, tasks: Sequence[BenchTask] = TASKS) -> int:
-    """How many replies `measure` writes."""
+    """Number of replies that `measure` generates."""
     return rounds * (3 if draft else 2) * sum(len(task.prompts) for task in tasks)
 
 
 def outcomes(replies: Sequence[MeasuredReply]) -> tuple[Outcome, ...]:
-    """For each task and arm what its replies came to, in the order in which they were measured."""
+    """The result of each task and arm, in the order in which they were measured."""
     return tuple(
         _outcome([one for one in replies if (one.task, one.arm) == key], [one for one in replies if one.task == key[0]])
         for key in dict.fromkeys((one.task, one.arm) for one in replies)
@@ -204,7 +205,7 @@ def _in_round(replies: Sequence[MeasuredReply], round_: int) -> float:
 
 
 def _typical(replies: Sequence[MeasuredReply]) -> float:
-    """Seconds a token: the sum over prompts of the median over rounds."""
+    """Seconds per token: the median over rounds, summed over prompts."""
     ordered = sorted(replies, key=lambda one: one.prompt)
     return sum(statistics.median(map(_seconds_each, some)) for _, some in groupby(ordered, key=lambda one: one.prompt))
 
@@ -220,13 +221,13 @@ def _prompt_ids(loaded: LoadedModel, prompt: str) -> list[int]:
 
 
 def _reply(engine: Engine, ids: Sequence[int], params: SamplingParams) -> tuple[list[int], float, Finish]:
-    """The ids that were said, the seconds from the first to the end, and the end."""
-    said: list[int] = []
+    """Generate a reply; returns its ids, the seconds from its first token to its end, and the last event."""
+    reply_ids: list[int] = []
     first = 0.0
     for event in engine.stream(ids, params, probabilities=False):
         if isinstance(event, Step):
-            said.append(event.id)
+            reply_ids.append(event.id)
             first = first or time.perf_counter()
         elif isinstance(event, Finish):
-            return said, time.perf_counter() - first if first else 0.0, event
+            return reply_ids, time.perf_counter() - first if first else 0.0, event
     raise AssertionError("a reply without an end")

@@ -1,4 +1,4 @@
-"""What is measured: a model in files, or one of random weights that has only a shape."""
+"""The model to measure: one in files, or one with random weights and a given shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from llmcli.bench.bytes_per_token import model_facts, shape_facts
-from llmcli.bench.plan import Sizes, benchmark_text, enough
+from llmcli.bench.plan import Sizes, benchmark_text, is_enough
 from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM, shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
@@ -19,19 +19,19 @@ from llmcli.model import ModelConfig
 
 
 class BenchTarget(Protocol):
-    """What must be known of a model before anything is measured."""
+    """The facts about a model that a benchmark needs before it runs."""
 
     @property
     def config(self) -> ModelConfig:
-        """Its sizes."""
+        """The model's configuration."""
 
     @property
     def format(self) -> str:
-        """What its files are, or "random weights"."""
+        """The format of its files, or "random weights"."""
 
     @property
     def path(self) -> str:
-        """Where they are; empty if there are none."""
+        """The path of its files; empty if it has none."""
 
     @property
     def shape(self) -> str | None:
@@ -39,20 +39,20 @@ class BenchTarget(Protocol):
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """The files that hold it."""
+        """The model's files."""
 
     def stored_dtype(self) -> torch.dtype:
         """The float type its weights are stored in."""
 
     def ids(self, sizes: Sizes) -> tuple[int, ...]:
-        """Enough tokens for every pass."""
+        """Enough token ids for every pass."""
 
     def facts(self, sizes: Sizes, dtype: torch.dtype, packing: Packing | None, device: torch.device) -> ModelFacts:
-        """What there is to say of it, run like that and there."""
+        """The model's sizes and bytes per token, with this type and packing on this device."""
 
 
-class InFiles:
-    """A model whose headers have been read."""
+class FileTarget:
+    """A model in files, whose headers have been read."""
 
     shape = None
 
@@ -63,7 +63,7 @@ class InFiles:
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """All of a folder, all parts of a GGUF."""
+        """All files of a folder, or all parts of a GGUF file."""
         checkpoint = self._checkpoint
         if checkpoint.path.is_dir():
             return tuple(sorted(path for path in checkpoint.path.iterdir() if path.is_file()))
@@ -75,12 +75,12 @@ class InFiles:
         return self._checkpoint.stored_dtype()
 
     def ids(self, sizes: Sizes) -> tuple[int, ...]:
-        """Of a text, in this model's tokens."""
+        """Token ids of a text, by the model's tokenizer."""
         tokenizer = self._checkpoint.read_text_parts().tokenizer
         sentences = 1
         while True:
             ids = tokenizer.encode(benchmark_text(sentences), add_special_tokens=False)
-            if enough(ids, sizes):
+            if is_enough(ids, sizes):
                 return tuple(ids[: sizes.longest + sizes.passes])
             sentences *= 2
 
@@ -89,21 +89,25 @@ class InFiles:
         return model_facts(self._checkpoint, sizes, dtype=dtype, packing=packing, device=device)
 
 
-class OfShape:
-    """A model of random weights, which each process makes for itself."""
+class ShapeTarget:
+    """A model with random weights, which each process generates."""
 
     format, path, weight_files = RANDOM, "", ()
 
     def __init__(self, shape: str) -> None:
-        """`UsageError` if there is no shape of that name."""
+        """`shape` is a key of `SHAPES`.
+
+        Raises:
+            UsageError: there is no shape of this name.
+        """
         self.shape, self.config = shape, shape_config(shape)
 
     def stored_dtype(self) -> torch.dtype:
-        """The type such models are published in."""
+        """The type in which such models are published."""
         return torch.bfloat16
 
     def ids(self, sizes: Sizes) -> tuple[int, ...]:
-        """Any of the vocabulary, the same each time."""
+        """Random token ids, the same each time."""
         numbers = random.Random(0)
         return tuple(numbers.randrange(self.config.vocab_size) for _ in range(sizes.longest + sizes.passes))
 

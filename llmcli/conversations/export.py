@@ -1,4 +1,4 @@
-"""A conversation for other programs and for people: as one JSON object, and as Markdown."""
+"""Export a conversation as a JSON object or as Markdown, and import one from JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = "llmcli.conversation/1"
 
 
 def as_json(tree: Tree) -> dict[str, object]:
-    """The branch of the conversation that goes on: `messages` as chat programs write them, and what they came from."""
+    """The current branch: `messages` in the usual format of chat programs, with the settings they were made with."""
     settings = tree.settings
     return {
         "schema": SCHEMA,
@@ -28,7 +28,7 @@ def as_json(tree: Tree) -> dict[str, object]:
 
 
 def as_markdown(tree: Tree) -> str:
-    """The branch of the conversation that goes on, a heading for each message."""
+    """The current branch as Markdown, with a heading for each message."""
     parts = [f"# {' '.join(tree.title().split())[:80] or 'Conversation'}"]
     if tree.settings is not None and tree.settings.system:
         parts.append(f"## System\n\n{tree.settings.system}")
@@ -39,10 +39,10 @@ def as_markdown(tree: Tree) -> str:
 
 
 def import_json(text: str, *, source: str) -> tuple[list[Node], str | None]:
-    """The messages of an object that `as_json` wrote, or a list of `{"role", "content"}`, and the system prompt.
+    """Messages and system prompt from an object that `as_json` wrote, or from a list of `{"role", "content"}`.
 
     Raises:
-        LlmcliError: it is something else, or user and assistant do not take turns in it; `source` is the file to blame.
+        LlmcliError: other content, or user and assistant do not alternate; `source` is the file to name.
     """
     try:
         data = json.loads(text)
@@ -56,12 +56,12 @@ def import_json(text: str, *, source: str) -> tuple[list[Node], str | None]:
     for message in messages:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if not isinstance(content, str) or role not in ("system", "user", "assistant"):
-            raise LlmcliError(f"{source} has a message that is no text of the system, the user or the assistant.")
+            raise LlmcliError(f"{source} has a message that is not a text by system, user or assistant.")
         if role == "system":
             system = content
             continue
         if (role == "assistant") != (len(nodes) % 2 == 1):
-            raise LlmcliError(f"{source}: user and assistant do not take turns in message {len(nodes) + 1}.")
+            raise LlmcliError(f"{source}: user and assistant do not alternate at message {len(nodes) + 1}.")
         model = str(message.get("model") or "unknown") if role == "assistant" else None
         nodes.append(Node(len(nodes) + 1, len(nodes), now(), text=content, model=model))
     return nodes, system if isinstance(system, str) else None

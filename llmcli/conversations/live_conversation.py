@@ -1,4 +1,4 @@
-"""A conversation as it happens: its state, and the file to which every step of it is written at once."""
+"""An ongoing conversation: its state, and the file to which every change is written at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llmcli.conversations.tree import Node, Tree
 if TYPE_CHECKING:
     from llmcli.engine.sampling_params import SamplingParams
 
-# What a killed program may lose of a reply: often enough to matter little, seldom enough to cost nothing.
+# Seconds between writes of a reply, the most a killed program loses: rare enough to cost nothing.
 _EVERY_S = 0.5
 
 
 class LiveConversation:
-    """The one who keeps a conversation. Its file begins with the first message, so an empty one leaves none."""
+    """An ongoing conversation. Its file is created with the first message, so an empty conversation leaves none."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class LiveConversation:
         save: bool = True,
         on_fault: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """`on_fault` is told, once, if the conversation cannot be written any more; it goes on unsaved."""
+        """`on_fault` is called once if the conversation cannot be written; it then continues unsaved."""
         self.tree = Tree()
         self._save, self._on_fault = save, on_fault
         self._file: ConversationFile | None = None
@@ -38,10 +38,10 @@ class LiveConversation:
     def resume(
         cls, path: Path, *, save: bool = True, on_fault: Callable[[str], None] = lambda message: None
     ) -> tuple[LiveConversation, str | None]:
-        """The conversation in a file, to go on with, and what the user should know about the file.
+        """Open the conversation in a file to continue it; also returns a note for the user about the file.
 
         Raises:
-            LlmcliError: it cannot be read, or it is to be saved, and cannot be written or another process has it.
+            LlmcliError: the file cannot be read; or, with `save`, cannot be written or is open in another process.
         """
         live = cls(save=save, on_fault=on_fault)
         if save:
@@ -52,26 +52,26 @@ class LiveConversation:
 
     @property
     def path(self) -> Path | None:
-        """The file, once there is one."""
+        """The file, or None before it is created."""
         return None if self._file is None else self._file.path
 
     def another(self) -> LiveConversation:
-        """A new conversation, saved if this one is to be."""
+        """A new conversation with the same setting for saving."""
         return LiveConversation(save=self._save, on_fault=self._on_fault)
 
     def close(self) -> None:
-        """Let other processes have the file."""
+        """Release the file for other processes."""
         if self._file is not None:
             self._file.close()
         self._file, self._save = None, False
 
     def record_settings(self, settings: SettingsRecord) -> None:
-        """Let `settings` hold for the replies from here on."""
+        """Use `settings` for the replies that follow."""
         if settings != self.tree.settings:
             self._record(settings)
 
     def ask(self, text: str, *, after: int | None = None) -> Node:
-        """The user says `text` after message `after`, by default the last. An unanswered question is left aside."""
+        """Add the user's message after message `after`, by default the last; an unanswered question is skipped."""
         if after is None:
             pending = self.tree.unanswered()
             after = self.tree.head if pending is None else pending.after
@@ -80,7 +80,7 @@ class LiveConversation:
         return self.tree.nodes[number]
 
     def adopt(self, nodes: Sequence[Node]) -> None:
-        """Take over messages that were said elsewhere, in turn, and go on after them."""
+        """Copy messages of another conversation to the end of this one; roles must alternate."""
         for node in nodes:
             number, after = self.tree.next_number, self.tree.head
             if not node.is_reply:
@@ -91,16 +91,16 @@ class LiveConversation:
             self._record(End(number, node.reason or "interrupted"), durable=False)
 
     def answer(self, question: Node, model: str, params: SamplingParams) -> ReplyRecorder:
-        """Someone who writes down the reply of `model` to `question`, had with `params`."""
+        """A recorder for the reply of `model` to `question`, sampled with `params`."""
         return ReplyRecorder(self, question, model, params)
 
     def go_to(self, number: int) -> None:
-        """Go on after message `number`; 0 is the beginning."""
+        """Continue after message `number`; 0 is the beginning."""
         if number != self.tree.head:
             self._record(HeadRecord(number))
 
     def leave_out(self, number: int, summary: str | None = None) -> None:
-        """Let the model no longer read message `number` nor what was before it, but `summary` in their place."""
+        """Drop message `number` and everything before it from the model's context, in favor of `summary`."""
         self._record(Window(number, summary))
 
     def _record(self, record: Record, *, durable: bool = True) -> None:
@@ -126,7 +126,7 @@ class LiveConversation:
 
 
 class ReplyRecorder:
-    """Writes a reply down while it is said; one that has no token leaves no trace."""
+    """Writes a reply to the file while it is generated; a reply without tokens is not recorded."""
 
     def __init__(self, live: LiveConversation, question: Node, model: str, params: SamplingParams) -> None:
         self._live, self._question, self._model, self._params = live, question, model, params
@@ -136,18 +136,18 @@ class ReplyRecorder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything has been said."""
+        """Whether the reply has any tokens."""
         return bool(self._number or self._ids)
 
     def add(self, text: str, ids: tuple[int, ...] = ()) -> None:
-        """The reply goes on with `text`, which are the tokens `ids`."""
+        """Append `text`, made of the tokens `ids`, to the reply."""
         self._text += text
         self._ids += ids
         if self._ids and time.monotonic() - self._written >= _EVERY_S:
             self._write(durable=False)
 
     def end(self, reason: str) -> None:
-        """The reply is over, for that reason."""
+        """End the reply, for that finish reason."""
         if self.has_begun:
             self._write(durable=False)
             self._live._record(End(self._number, reason))

@@ -1,7 +1,7 @@
-"""The lines of a conversation's file: each is one thing that happened, in the order in which it did.
+"""Records of a conversation file: each line is one event, in order.
 
-Nothing is ever changed or taken out. What a user takes back stays in the file; `HeadRecord` says where the conversation
-goes on instead.
+Lines are never changed or removed. A message that the user takes back stays in the file; `HeadRecord` says where the
+conversation continues.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from typing import Any, TypeAlias
 from llmcli.text.chat_template.json_text import json_text
 
 VERSION = 1
-"""Of the format. A program refuses files of a later one."""
+"""The version of the format; files of later versions are refused."""
 
 
 @dataclass(frozen=True)
 class Begin:
-    """The first line."""
+    """The first line of a file."""
 
     id: str
     time: str
-    """Of all times here: UTC, ISO 8601."""
+    """Creation time. All times are UTC, ISO 8601."""
     program: str
     version: int = VERSION
 
 
 @dataclass(frozen=True)
 class SettingsRecord:
-    """What holds for the replies from here on."""
+    """Settings of the replies that follow."""
 
     model: str
-    """The model's own name."""
+    """The model's name."""
     source: str | None
-    """What it is loaded by: an absolute path or a name; None is the starter model."""
+    """How to load the model: an absolute path or a name; None is the starter model."""
     system: str | None = None
     template: str | None = None
-    """The name of the chat template, where the user chose one."""
+    """The chat template that the user chose, by name; None: the model's."""
     template_args: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A message of the user, number `n`, said after message number `after`; 0 is the beginning."""
+    """The user's message number `n`, after message number `after`; 0 is the beginning."""
 
     n: int
     after: int
@@ -54,7 +54,7 @@ class Question:
 
 @dataclass(frozen=True)
 class ReplyRecord:
-    """The model begins to answer the message `after`."""
+    """The start of the model's reply to message `after`."""
 
     n: int
     after: int
@@ -65,7 +65,7 @@ class ReplyRecord:
 
 @dataclass(frozen=True)
 class More:
-    """The reply `n` goes on."""
+    """A further part of reply `n`."""
 
     n: int
     text: str
@@ -74,7 +74,7 @@ class More:
 
 @dataclass(frozen=True)
 class End:
-    """The reply `n` is over. A reply without this line was cut off by the end of the program."""
+    """The end of reply `n`. A reply without this line was cut off by the end of the program."""
 
     n: int
     reason: str
@@ -82,21 +82,21 @@ class End:
 
 @dataclass(frozen=True)
 class HeadRecord:
-    """The conversation goes on after message `n`."""
+    """The conversation continues after message `n`."""
 
     n: int
 
 
 @dataclass(frozen=True)
 class Window:
-    """From here on the model does not read message `n` nor what was before it, but `summary` in their place."""
+    """From here on the model's context omits message `n` and everything before it, and begins with `summary`."""
 
     n: int
     summary: str | None = None
 
 
 Record: TypeAlias = Begin | SettingsRecord | Question | ReplyRecord | More | End | HeadRecord | Window
-# As files have them.
+# The names of kinds in files.
 _KINDS: dict[str, type[Any]] = {
     "begin": Begin, "settings": SettingsRecord, "question": Question, "reply": ReplyRecord, "more": More,
     "end": End, "head": HeadRecord, "window": Window,
@@ -105,15 +105,15 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def to_line(record: Record) -> str:
-    """`record` as a line of JSON, without its line end."""
+    """`record` as a line of JSON, without line end."""
     return json_text({"kind": _NAMES[type(record)], **asdict(record)})
 
 
 def from_line(line: str) -> Record:
-    """The record that `to_line` wrote.
+    """Parse a line that `to_line` wrote.
 
     Raises:
-        ValueError: it is not the line of a record.
+        ValueError: the line is not a record.
     """
     try:
         values = json.loads(line)

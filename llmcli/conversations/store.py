@@ -1,7 +1,7 @@
-"""Where conversations lie: one file each, of JSON lines, in the platform's data directory beside the model store.
+"""The folder of conversations: one JSON-lines file each, in the platform's data folder.
 
-A file only ever grows, a whole line at a time, so that a program that dies leaves all it had written. One process at a
-time writes to a file; any number may read.
+Files only grow, one whole line at a time, so that a killed program loses nothing that it has written. One process at a
+time writes to a file; others may read it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from llmcli.paths import data_folder
 
 _SUFFIX = ".jsonl"
 _LARGEST_BYTES = 256 << 20
-# Without those that look like others: ids are read from a screen and typed.
+# Without letters that look alike: ids are read from a screen and typed.
 _LETTERS = "abcdefghjkmnpqrstvwxyz23456789"
 
 
 def conversations_folder() -> Path:
-    """Where the files are (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
+    """The folder of the files (it may not exist yet); `XDG_DATA_HOME` and its relatives apply."""
     return data_folder() / "conversations"
 
 
 def now() -> str:
-    """The time as records carry it."""
+    """The current time in the format of records."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class ConversationFile:
-    """A file open for writing; it is this process's alone until it is closed."""
+    """A conversation file open for writing, locked until it is closed."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class ConversationFile:
 
     @classmethod
     def create(cls, program: str) -> tuple[ConversationFile, Begin]:
-        """A new file with its first line, readable by its owner only; `program` says who writes it.
+        """Create a file with its first line, readable only by its owner; `program` is recorded as its writer.
 
         Raises:
             OSError: the folder cannot be written.
@@ -69,12 +69,12 @@ class ConversationFile:
 
     @classmethod
     def resume(cls, path: Path) -> tuple[ConversationFile, Tree, str | None]:
-        """An existing file, what it holds, and what the user should know about it.
+        """Open an existing file; returns it, its content, and a note for the user.
 
-        Of a damaged file, what comes before the damage is gone on with, and a copy of all of it is set aside.
+        A damaged file is cut at the damage and continued from there; the whole file is copied aside first.
 
         Raises:
-            LlmcliError: it cannot be read or written, another process has it, or nothing in it is whole.
+            LlmcliError: it cannot be read or written, is open in another process, or has no valid first line.
         """
         try:
             # Without O_NONBLOCK, opening a FIFO would wait for a reader.
@@ -92,10 +92,10 @@ class ConversationFile:
         return cls(path, file), tree, aside or note
 
     def append(self, record: Record, *, durable: bool = True) -> None:
-        """Write one line; with `durable` it survives even a power cut once this returns.
+        """Write one line; with `durable` it survives even a power cut.
 
         Raises:
-            OSError: the disk is full, or the like.
+            OSError: the disk is full, or another fault of the file system.
         """
         data = memoryview(f"{to_line(record)}\n".encode("utf-8", errors="replace"))
         while data:
@@ -104,15 +104,15 @@ class ConversationFile:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let others write to it."""
+        """Close the file and release its lock."""
         self._file.close()
 
 
 def read_conversation(path: Path) -> tuple[Tree, str | None]:
-    """What a file holds, and what the user should know: that its last line is not whole and was left out.
+    """The content of a file, and a note for the user if its last line is incomplete and was left out.
 
     Raises:
-        LlmcliError: it cannot be read, is damaged, or was written by a later version of this program.
+        LlmcliError: it cannot be read, is damaged, or has a later version of the format.
     """
     data = _contents(path)
     whole, torn = _split(data)
@@ -121,11 +121,11 @@ def read_conversation(path: Path) -> tuple[Tree, str | None]:
         _take_line(tree, line, number, path)
     if tree.begin is None:
         raise LlmcliError(f"{path} is empty; it holds no conversation.")
-    return tree, f"The last line of {path} is not whole and was left out." if torn else None
+    return tree, f"The last line of {path} is incomplete and was left out." if torn else None
 
 
 class _LaterVersionError(LlmcliError):
-    """The file is sound, but not ours to understand."""
+    """The file is valid, but its format is later than ours."""
 
 
 def _contents(path: Path) -> bytes:
@@ -140,7 +140,7 @@ def _contents(path: Path) -> bytes:
 
 
 def _take_line(tree: Tree, line: bytes, number: int, path: Path) -> None:
-    """Let `tree` have the next line, or raise a `LlmcliError` that says what is wrong with it."""
+    """Apply the next line to `tree`; `LlmcliError` if the line is invalid."""
     record = _record(line, f"{path}, line {number}")
     if isinstance(record, Begin) and record.version > VERSION:
         raise _LaterVersionError(f"{path} was written by a later version of llmcli ({record.program}).")
@@ -150,7 +150,7 @@ def _take_line(tree: Tree, line: bytes, number: int, path: Path) -> None:
 
 
 def _set_damage_aside(file: FileIO, path: Path) -> str | None:
-    """Leave of a damaged file what comes before the damage, and all of it in a copy; say so, or None if it is sound."""
+    """Copy a damaged file aside and cut it at the damage; returns a note for the user, None if it is undamaged."""
     whole, _ = _split(_contents(path))
     tree, sound = Tree(), 0
     for number, line in enumerate(whole.split(b"\n")[:-1], 1):
@@ -163,29 +163,29 @@ def _set_damage_aside(file: FileIO, path: Path) -> str | None:
                 raise
             copy = _copy_aside(path)
             os.ftruncate(file.fileno(), sound)
-            return f"{error} The conversation goes on from what is before it; all of the file is kept as {copy}."
+            return f"{error} The conversation continues from before the damage; the whole file is kept as {copy}."
         sound += len(line) + 1
     return None
 
 
 def _copy_aside(path: Path) -> Path:
-    """A copy of a file beside it, under a name that nothing has and no list of conversations shows."""
+    """Copy a file beside itself, under an unused name that is not listed as a conversation."""
     try:
         copy, descriptor = new_beside(path)
     except OSError as error:
         raise LlmcliError(f"{path} is damaged, and {error.filename} cannot be written: {error.strerror}.") from error
     with os.fdopen(descriptor, "wb") as file:
         file.write(_contents(path))
-        # Before anything is taken from the file itself.
+        # Synced before the original is cut.
         file.flush()
         os.fsync(file.fileno())
     return copy
 
 
 def conversation_files() -> list[Path]:
-    """All files, the one last written to first. A folder that does not exist or cannot be read is empty.
+    """All files, the one last written to first; empty if the folder does not exist or cannot be read.
 
-    A file without a byte belongs to a process that is about to begin, or was killed then.
+    Empty files are skipped: their process is about to write, or was killed before it did.
     """
     found: list[tuple[int, Path]] = []
     with suppress(OSError):
@@ -242,19 +242,19 @@ def _apply(tree: Tree, record: Record, place: str) -> None:
 
 
 def _split(data: bytes) -> tuple[bytes, bytes]:
-    """Whole lines, and what is left of one that was not written to its end."""
+    """Split `data` into its whole lines and an incomplete last line."""
     whole, end, last = data.rpartition(b"\n")
     whole += end
     try:
         from_line(last.decode("utf-8"))
     except ValueError:
         return whole, last
-    # Only its line end is missing, as an editor may leave it.
+    # Only the line end is missing, which an editor may have removed.
     return data + b"\n", b""
 
 
 def _mend(file: FileIO, path: Path) -> None:
-    """Let the file end with a whole line."""
+    """Remove an incomplete last line, or add a missing line end."""
     data = path.read_bytes()
     whole, torn = _split(data)
     if torn:
@@ -264,9 +264,9 @@ def _mend(file: FileIO, path: Path) -> None:
 
 
 def _lock(file: FileIO, path: Path) -> None:
-    """Take the file for this process, until it is closed.
+    """Lock the file for this process until it is closed.
 
-    On the file itself: a lock beside it would be left behind by a process that is killed.
+    The file itself is locked, because a killed process would leave a separate lock file behind.
     """
     try:
         import fcntl

@@ -1,7 +1,6 @@
-"""The state of a conversation: all that was said, as a tree, and the place in it where the talk goes on.
+"""The state of a conversation: all messages as a tree, and the message after which it continues.
 
-Taking something back, trying again and taking another turn all move that place; what was said there before remains as
-another branch.
+Undoing, retrying and branching move that position; the messages that were there before remain as another branch.
 """
 
 from __future__ import annotations
@@ -29,45 +28,45 @@ if TYPE_CHECKING:
 SUMMARY_REQUEST = (
     "Summarise our conversation so far in a few sentences. Keep every name, number and fact that may matter later."
 )
-"""What the model is asked when the beginning of a conversation is to be replaced by a summary."""
+"""The request for a summary that replaces the beginning of a conversation."""
 
 
 @dataclass
 class Node:
-    """One message: the user's, or the model's as far as it has come."""
+    """One message: the user's, or the model's as far as it has been generated."""
 
     n: int
     after: int
-    """The message before it; 0 is the beginning."""
+    """The number of the message before it; 0 is the beginning."""
     time: str
     text: str = ""
     model: str | None = None
-    """Who said it; None is the user."""
+    """The model that wrote it; None is the user."""
     ids: tuple[int, ...] = ()
     sampling: Mapping[str, object] | None = None
     reason: str | None = None
-    """How a reply ended. None where the program ended first."""
+    """The finish reason of a reply; None if the program ended first."""
 
     @property
     def is_reply(self) -> bool:
-        """Whether the model said it."""
+        """Whether the model wrote it."""
         return self.model is not None
 
     @property
     def is_cut(self) -> bool:
-        """Whether a reply was broken off before the model ended it."""
+        """Whether a reply was cut off before the model ended it."""
         return self.is_reply and self.reason in (None, "interrupted")
 
 
 class Tree:
-    """What the records of a conversation come to."""
+    """The messages and settings that result from the records of a conversation."""
 
     def __init__(self) -> None:
         self.begin: Begin | None = None
         self.settings: SettingsRecord | None = None
         self.nodes: dict[int, Node] = {}
         self.head = 0
-        """The message after which the conversation goes on; 0 is the beginning."""
+        """The message after which the conversation continues; 0 is the beginning."""
         self.window: Window | None = None
 
     @property
@@ -77,14 +76,14 @@ class Tree:
 
     @property
     def replies(self) -> int:
-        """Replies there have been, those taken back included."""
+        """The number of replies, including those on other branches."""
         return sum(node.is_reply for node in self.nodes.values())
 
     def apply(self, record: Record) -> None:
-        """Let `record` happen.
+        """Update the state by `record`.
 
         Raises:
-            LlmcliError: it cannot follow what happened before.
+            LlmcliError: it does not fit the records before it.
         """
         if isinstance(record, Begin):
             self.begin = record
@@ -109,7 +108,7 @@ class Tree:
                 self.window = record
 
     def path(self, to: int | None = None) -> list[Node]:
-        """The messages from the beginning to message `to`, by default to where the conversation goes on."""
+        """The messages from the beginning to message `to`, by default the current one."""
         nodes = []
         at = self.head if to is None else to
         while at:
@@ -118,19 +117,19 @@ class Tree:
         return nodes[::-1]
 
     def read(self, to: int | None = None) -> list[Node]:
-        """The part of `path` that the model reads: what comes after the window's edge, but no unanswered question."""
+        """The part of `path` in the model's context: after the window's start, without an unanswered question."""
         path = self._answered(to)
         return path[self._window_start(path) :]
 
     def left_out(self, to: int | None = None) -> list[Node]:
-        """The part of `path` before that."""
+        """The part of `path` before the model's context."""
         path = self._answered(to)
         return path[: self._window_start(path)]
 
     def messages(self, to: int | None = None, *, model: str, vocab_size: int) -> list[Message]:
-        """What the model has read when it is asked something after message `to`, by default where the talk goes on.
+        """The chat messages of the model's context up to message `to`, by default the current one.
 
-        The ids of a reply stand for its text only to the `model` that said it, with `vocab_size` tokens.
+        A reply keeps its token ids only if it came from the same `model` with `vocab_size` tokens.
         """
         summary = self.window.summary if self.window is not None and self.left_out(to) else None
         before = [] if summary is None else [Message("user", SUMMARY_REQUEST), Message("assistant", summary)]
@@ -147,7 +146,7 @@ class Tree:
         return path[-1] if path else None
 
     def leaves(self) -> list[Node]:
-        """The end of each branch."""
+        """The last message of each branch."""
         inner = {node.after for node in self.nodes.values()}
         return [node for node in self.nodes.values() if node.n not in inner]
 
@@ -166,11 +165,11 @@ class Tree:
         return next((place + 1 for place, node in enumerate(path) if node.n == self.window.n), 0)
 
     def _add(self, node: Node) -> None:
-        # A reply follows a question and a question a reply, so that every path is one that a model can read.
+        # Questions and replies alternate, so that a model can read every path.
         before = self.nodes.get(node.after)
         follows = not before.is_reply if before is not None and node.is_reply else before is None or before.is_reply
         if node.n in self.nodes or node.n <= node.after or (node.after and before is None):
-            raise LlmcliError(f"Message {node.n} of the conversation follows none there is.")
+            raise LlmcliError(f"Message {node.n} of the conversation does not follow an existing message.")
         if not follows or (node.is_reply and not node.after):
             raise LlmcliError(f"Message {node.n} of the conversation is out of turn.")
         self.nodes[node.n] = node
@@ -186,6 +185,6 @@ class Tree:
 def _message(node: Node, model: str, vocab_size: int) -> Message:
     if not node.is_reply:
         return Message("user", node.text)
-    # The ids of a reply cut at a stop string say more than its text does.
+    # For a reply cut at a stop string, the ids include text that was cut off.
     exact = node.model == model and node.ids and node.reason != "stop_string" and max(node.ids) < vocab_size
     return Message("assistant", node.text, node.ids if exact else None, is_reply=True)

@@ -1,1 +1,1 @@
-"""`llm doctor`: checks of a machine, its settings and the files of a model."""
+"""`llm doctor`: checks of the machine, the settings and the files of a model."""

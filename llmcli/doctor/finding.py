@@ -1,4 +1,4 @@
-"""One result of looking at a machine, its settings or a model's files."""
+"""The result of one check of `llm doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Level: TypeAlias = Literal["good", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was looked at."""
+    """The result of one check."""
 
     level: Level
     subject: str

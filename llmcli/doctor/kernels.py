@@ -1,4 +1,4 @@
-"""What is known of the kernel of a device: whether it computes here what the readable model computes."""
+"""Report whether the kernel of a device has been found to compute what the readable model computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmcli.kernels.trust.verdict import ASK, kept_verdict
 
 
 def kernel_findings(device: str = "auto") -> list[Finding]:
-    """The verdict that is kept; nothing is compared, and where no kernel can run nothing is found.
+    """The stored verdict on the kernel; compares nothing itself. Empty if no kernel can run.
 
     Raises:
         UsageError: there is no such device.

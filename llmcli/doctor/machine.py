@@ -1,4 +1,4 @@
-"""What there is to compute with, and where everything is kept."""
+"""Description of the machine: versions, devices, memory, and folders with their sizes."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ from llmcli.kernels.select import why_no_kernel
 
 @dataclass(frozen=True)
 class Folder:
-    """A place where things are kept."""
+    """A folder that the program uses."""
 
     purpose: str
     path: str
     bytes: int | None
-    """None if it is not there."""
+    """Bytes of its files; None if it does not exist."""
 
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What computes, and with what."""
+    """What `llm doctor` reports about the machine."""
 
     versions: Mapping[str, str]
     system: str
     torch_build: str
-    """For which GPU platform torch was built, and the instructions it uses on this CPU."""
+    """The GPU platform that torch was built for, and the vector instructions it uses on this CPU."""
     device: str
-    """What `--device auto` takes."""
+    """The device that `--device auto` chooses."""
     device_name: str
     devices: tuple[str, ...]
-    """All that could be taken."""
+    """All available devices."""
     dtype: str
-    """What `--dtype auto` takes for a model that is stored in 16 bits or quantized."""
+    """The dtype that `--dtype auto` chooses for a model stored in 16 bits or quantized."""
     implementation: str
-    """What generates tokens there."""
+    """The implementation that generates tokens on the device."""
     threads: int
     cores: int
-    """Processors that this process may use."""
+    """CPU cores that this process may use."""
     memory_bytes: int | None
-    """Of the device, in all; None where it cannot be told."""
+    """Total memory of the device; None if unknown."""
     free_memory_bytes: int | None
     folders: tuple[Folder, ...]
     free_disk_bytes: int | None
-    """Where models are stored."""
+    """Free bytes on the disk of the model store; None if unknown."""
 
 
 @dataclass(frozen=True)
 class _Torch:
-    """What the machine's description takes from torch."""
+    """The facts about torch in the report."""
 
     version: str
     build: str
@@ -70,7 +70,7 @@ class _Torch:
 
 
 def machine(device: str = "auto", dtype: str = "auto") -> MachineReport:
-    """Look around, as if a model were to be run with these settings.
+    """Describe the machine as a model with these settings would find it.
 
     Raises:
         UsageError: there is no such device or dtype.
@@ -78,7 +78,7 @@ def machine(device: str = "auto", dtype: str = "auto") -> MachineReport:
     chosen = find_device(device)
     torch = _torch_unimported(chosen) or _torch_imported(chosen)
     total, free = memory(chosen)
-    # As they were found: the kernel, if it is compiled now, goes into one of them.
+    # Before the kernel is compiled: that writes into one of these folders.
     folders = _folders()
     return MachineReport(
         versions={"llmcli": llmcli.__version__, "python": platform.python_version(), "torch": torch.version},
@@ -99,7 +99,7 @@ def machine(device: str = "auto", dtype: str = "auto") -> MachineReport:
 
 
 def implementation(device: Device) -> str:
-    """What generates tokens on `device`, and why."""
+    """The implementation that generates tokens on `device`, with the reason."""
     if reason := why_no_kernel(None, device):
         return f"the readable model ({reason})"
     if device.type == "cuda":
@@ -108,7 +108,7 @@ def implementation(device: Device) -> str:
 
 
 def _torch_unimported(device: Device) -> _Torch | None:
-    """What torch would say of itself, without importing it; None if it has to be asked, or has been imported."""
+    """Facts about torch read without importing it; None if torch must be asked, or is imported already."""
     if "torch" in sys.modules:
         return None
     build, level, threads = torch_build.torch_build(), torch_build.cpu_level(), torch_build.default_threads()
@@ -141,7 +141,7 @@ def _cores() -> int:
 
 
 def cpu_name() -> str:
-    """What the processor calls itself."""
+    """The model name of the CPU."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -158,7 +158,7 @@ def _folders() -> tuple[Folder, ...]:
 
 
 def _size(folder: Path) -> int | None:
-    """Bytes of the files in `folder`, links not followed."""
+    """Bytes of the files in `folder`, links not followed; None if it is not a folder."""
     if not folder.is_dir():
         return None
     total = 0
@@ -170,7 +170,7 @@ def _size(folder: Path) -> int | None:
 
 
 def _free_disk(folder: Path) -> int | None:
-    """Free bytes where `folder` is, or would be."""
+    """Free bytes on the disk where `folder` is or would be created; None if unknown."""
     for place in (folder, *folder.parents):
         if place.exists():
             with suppress(OSError):

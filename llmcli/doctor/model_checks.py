@@ -1,7 +1,7 @@
-"""What is wrong with a model's files, or odd, although they can be read: found without reading a weight.
+"""Find faults and oddities in a model's files without reading weights.
 
-Most faults of conversions show in the text a model is given: two BOS tokens, a reply that nothing ends, markers that
-are no tokens. So a conversation is written down by the chat template and looked at.
+Most faults of conversions show in the prompt: two BOS tokens, a reply that no token ends, control markers that are not
+tokens. So the chat template renders a test conversation, which is then inspected.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.stop_tokens import NO_STOP_TOKEN
 from llmcli.text.tokenizer import Tokenizer
 
-# Words that no template writes of itself.
+# Words that no template contains.
 _SYSTEM, _USER, _REPLY, _AGAIN = "zyxwv system", "zyxwv question", "zyxwv reply", "zyxwv again"
 _MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?(?:start|end)_of_turn>|\[/?(?:INST|SYSTEM_PROMPT)\]|<｜[^｜<>]{1,40}｜>")
 
 
 def check_up(checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto") -> list[Finding]:
-    """Look at everything about a model but its weights.
+    """Check everything about a model except its weights.
 
     Raises:
         LlmcliError: the files cannot be used at all.
@@ -78,7 +78,7 @@ def _stops(parts: TextParts) -> Iterator[Finding]:
     end = TurnEnd() if template is None else turn_end(parts.tokenizer, template)
     stop_ids = end.stop_ids(parts.stop_ids)
     if not (stop_ids or end.texts):
-        message = "nothing names a token that ends a reply: it goes on until the context is full"
+        message = "no file names a token that ends a reply: replies end only when the context is full"
         yield Finding("problem", "stop tokens", message)
     for token, places in stop_ids.items():
         yield Finding("good", "stop tokens", f"{parts.tokenizer.piece(token)} ({token}), from {', '.join(places)}")
@@ -87,16 +87,16 @@ def _stops(parts: TextParts) -> Iterator[Finding]:
 def _recommendations(parts: TextParts) -> Iterator[Finding]:
     if parts.generation_defaults:
         told = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in parts.generation_defaults.items())
-        yield Finding("good", "sampling", f"its makers recommend {told}")
+        yield Finding("good", "sampling", f"the model's files recommend {told}")
     else:
-        yield Finding("note", "sampling", "no generation config recommends any settings; ours are used")
+        yield Finding("note", "sampling", "no generation config recommends any settings; llm's defaults are used")
 
 
 def _templates(parts: TextParts) -> Iterator[Finding]:
     if parts.template_fault is not None:
         yield Finding("problem", "chat template", str(parts.template_fault))
     elif not parts.templates:
-        yield Finding("note", "chat template", "there is none: it can continue texts, but not converse")
+        yield Finding("note", "chat template", "there is none: the model can continue texts, but not chat")
     for name in parts.templates:
         subject = "chat template" if name == "default" else f"chat template {name}"
         try:
@@ -112,16 +112,16 @@ def _template(subject: str, template: ChatTemplate, parts: TextParts) -> Iterato
     question = [("user", _USER)]
     alone = written(template, question)
     if _USER not in alone:
-        yield Finding("problem", subject, "it leaves out what the user says")
+        yield Finding("problem", subject, "it leaves out the user's message")
         return
     if alone == written(template, question, add_generation_prompt=False):
-        yield Finding("note", subject, "it does not say where the reply begins: nothing tells the model to answer")
+        yield Finding("note", subject, "it does not mark where the reply begins, so the model may not answer")
     yield from _system(subject, template)
     ids = build_chat(tokenizer, template, [Message("user", _USER)]).ids
     yield from _beginning(subject, tokenizer, ids)
     yield from _markers(subject, tokenizer, alone)
     yield from _end_of_reply(subject, template, parts)
-    yield Finding("good", subject, f"a short question is {len(ids)} tokens with all that it writes around it")
+    yield Finding("good", subject, f"a short question is {len(ids)} tokens with all that the template adds")
 
 
 def _system(subject: str, template: ChatTemplate) -> Iterator[Finding]:
@@ -138,16 +138,16 @@ def _system(subject: str, template: ChatTemplate) -> Iterator[Finding]:
 
 
 def _beginning(subject: str, tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[Finding]:
-    """How often the token that begins a text is there. More than once confuses a model; so may its absence."""
+    """Check the number of BOS tokens: more than one confuses a model, and so may a missing one."""
     bos = tokenizer.bos_id
     raw = tokenizer.encode("a")
     wanted = bos is not None and raw[:1] == [bos]
     count = 0 if bos is None else sum(1 for token in ids if token == bos)
     piece = "" if bos is None else tokenizer.piece(bos)
-    # In some models the token that begins a text begins every message, too.
+    # Some models begin every message with the BOS token.
     leading = 0 if bos is None else next((at for at, token in enumerate(ids) if token != bos), len(ids))
     if leading > 1:
-        yield Finding("problem", subject, f"{leading} BOS tokens ({piece}) in a row begin the prompt")
+        yield Finding("problem", subject, f"{leading} BOS tokens ({piece}) in a row at the start of the prompt")
     elif count == 1:
         yield Finding("good", subject, f"one BOS token ({piece}) in the prompt")
     elif count > 1:
@@ -162,11 +162,11 @@ def _beginning(subject: str, tokenizer: Tokenizer, ids: Sequence[int]) -> Iterat
 def _markers(subject: str, tokenizer: Tokenizer, text: str) -> Iterator[Finding]:
     unknown = [marker for marker in dict.fromkeys(_MARKER.findall(text)) if tokenizer.token_to_id(marker) is None]
     if unknown:
-        yield Finding("problem", subject, f"it writes {', '.join(unknown)}, which the tokenizer has no token for")
+        yield Finding("problem", subject, f"it writes {', '.join(unknown)}, for which the tokenizer has no token")
 
 
 def _end_of_reply(subject: str, template: ChatTemplate, parts: TextParts) -> Iterator[Finding]:
-    """The token that the template writes after a reply is the one that the model learnt to end replies with."""
+    """Check that the token that the template writes after a reply is one that ends replies."""
     try:
         text = written(template, [("user", _USER), ("assistant", _REPLY), ("user", _AGAIN)])
     except LlmcliError as error:
@@ -178,9 +178,10 @@ def _end_of_reply(subject: str, template: ChatTemplate, parts: TextParts) -> Ite
     end = turn_end(parts.tokenizer, template)
     for token in end.ids:
         if token not in parts.stop_ids:
-            message = (
-                f"it ends replies with {parts.tokenizer.piece(token)} ({token}), which no file names; they end there"
-            )
+            piece = parts.tokenizer.piece(token)
+            message = f"it ends replies with {piece} ({token}), which no file declares; replies end there"
             yield Finding("note", subject, message)
     if end.texts:
-        yield Finding("note", subject, f"it ends replies with {end.texts[-1]!r}, which is no token; they end there")
+        yield Finding(
+            "note", subject, f"it ends replies with {end.texts[-1]!r}, which is not a token; replies end there"
+        )

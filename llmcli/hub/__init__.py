@@ -1,1 +1,1 @@
-"""Finding models by name and fetching them: the hub, its cache, aliases and the starter model."""
+"""Find models by name and fetch them: the hub, its cache, aliases, the model store and the starter model."""

@@ -1,4 +1,4 @@
-"""Short names that a user has given to models, kept in the platform's configuration directory."""
+"""Model aliases: short names that a user gives to models, kept in the platform's configuration folder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LARGEST_BYTES = 16 << 20
 
 
 def aliases_path() -> Path:
-    """Where they are kept."""
+    """The file of aliases."""
     return config_folder() / "aliases.json"
 
 
 def aliases() -> dict[str, str]:
-    """All of them, by name: what each stands for.
+    """All aliases: name -> model.
 
     Raises:
         UsageError: the file is damaged.
@@ -34,15 +34,15 @@ def aliases() -> dict[str, str]:
     try:
         return _read(aliases_path())
     except OSError:
-        # A home directory that cannot be read is no reason not to work.
+        # An unreadable home directory must not stop commands.
         return {}
 
 
 def meant_by(name: str) -> str | None:
-    """What the alias `name` stands for; None if there is none of that name.
+    """The model that the alias `name` means; None if there is no such alias.
 
     Raises:
-        UsageError: the file is damaged, and this is a name that it could have had.
+        UsageError: the file is damaged, and `name` could be an alias.
     """
     try:
         return aliases().get(name)
@@ -57,7 +57,7 @@ def _can_be_alias(name: str) -> bool:
 
 
 class _DamagedError(UsageError):
-    """The file is ours to read, but what it holds are no aliases."""
+    """The file is readable, but does not hold aliases."""
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, str]:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    # A FIFO would be waited for.
+    # Reading a FIFO would block.
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{path} is not a file; aliases are kept there.")
     try:
@@ -75,17 +75,17 @@ def _read(path: Path) -> dict[str, str]:
     except (ValueError, RecursionError, UsageError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(target, str) for target in found.values()):
-        raise _DamagedError(f"{path} is not a JSON object of names and models; mend or remove it.")
+        raise _DamagedError(f"{path} is not a JSON object of names and models; correct or delete it.")
     return dict(sorted(found.items()))
 
 
 def set_alias(name: str, model: str) -> tuple[str, Path | None]:
-    """Let `name` stand for `model`, and return what that is: a path is made absolute.
+    """Let `name` mean `model`; returns the model (a path is made absolute).
 
-    A damaged file is set aside, and what it is called now is returned as well.
+    A damaged file is set aside first, and its new path is returned too.
 
     Raises:
-        UsageError: `name` could not be told from another way to name a model, or `model` is an alias itself.
+        UsageError: `name` would be ambiguous, or `model` is an alias itself.
     """
     if _NAME.fullmatch(name) is None or name.lower().endswith(".gguf"):
         raise UsageError(f"{name!r} cannot be an alias: use letters, digits, dots, dashes and underscores.")
@@ -103,10 +103,10 @@ def set_alias(name: str, model: str) -> tuple[str, Path | None]:
 
 
 def remove_alias(name: str) -> None:
-    """Forget an alias; the model stays.
+    """Remove an alias; the model is not removed.
 
     Raises:
-        ModelNotFoundError: there is none of that name.
+        ModelNotFoundError: there is no such alias.
     """
     with _changing() as (known, _):
         if name not in known:
@@ -116,16 +116,16 @@ def remove_alias(name: str) -> None:
 
 @contextmanager
 def _changing(*, setting: bool = False) -> Iterator[tuple[dict[str, str], Path | None]]:
-    """All aliases, to be changed; one process at a time, so that none undoes what another does.
+    """Yield all aliases for changing, and write them back; one process at a time, so that no change is lost.
 
-    A damaged file is refused, or set aside where one is going to be set; then its new name comes with them.
+    A damaged file raises an error; with `setting` it is set aside, and its new path is yielded too.
     """
     from filelock import FileLock
 
     path, aside = aliases_path(), None
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
-    # A file system without locks: nobody can take one.
+    # A file system without locks: continue without one.
     with suppress(OSError, NotImplementedError):
         lock.acquire()
     try:

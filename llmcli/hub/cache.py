@@ -1,7 +1,7 @@
-"""Models in the local cache of the hub, found without any network.
+"""Models in the hub library's local cache, found without network access.
 
-The cache's documented layout: `models--owner--name/` holds `refs/<branch or tag>` (a commit's hash) and
-`snapshots/<hash>/<file>`, links into `blobs/`. A file there is always whole; a snapshot need not be.
+Documented layout: `models--owner--name/` holds `refs/<branch or tag>` (a commit hash) and `snapshots/<hash>/<file>`,
+which are links into `blobs/`. Files there are always complete; a snapshot may lack files.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class CachedModel:
-    """A complete model of the hub's cache."""
+    """A complete model in the hub cache."""
 
     name: str
-    """The name it can be used by: `owner/name`, with `:QUANT` or `@revision` where needed."""
+    """The name to use it by: `owner/name`, with `:QUANT` or `@revision` if needed."""
     path: Path
     """Its folder, or its (first) GGUF file."""
     bytes: int
@@ -40,21 +40,21 @@ class CachedModel:
 
 
 def cache_folder() -> Path:
-    """Where the hub's library keeps its cache; its own environment variables apply."""
+    """The hub library's cache folder; its environment variables apply."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def repo_folder(repo: str) -> Path:
-    """The folder of one repository in the cache; it need not exist."""
+    """The folder of a repository in the cache; it may not exist."""
     return cache_folder() / f"models--{repo.replace('/', '--')}"
 
 
 def cached_model(name: str | HubName) -> Path | None:
-    """A complete model of that hub name already in the cache: its folder, or its (first) GGUF file; else None.
+    """The folder or (first) GGUF file of a complete model in the cache, by hub name; None if it is not there.
 
-    Complete means configuration, tokenizer and every shard: a pull that was interrupted does not count.
+    Complete means configuration, tokenizer and all shards: an interrupted pull does not count.
     """
     hub_name = parse_hub_name(name) if isinstance(name, str) else name
     if hub_name is None:
@@ -76,7 +76,7 @@ def model_in(snapshot: Path, name: HubName) -> Path | None:
 
 
 def cached_models() -> list[CachedModel]:
-    """Every complete model in the cache. What is damaged or unreadable there is passed over."""
+    """All complete models in the cache; damaged or unreadable ones are skipped."""
     found: list[CachedModel] = []
     with suppress(OSError):
         for folder in sorted(cache_folder().glob("models--*--*")):
@@ -86,12 +86,12 @@ def cached_models() -> list[CachedModel]:
 
 
 def remove_cached(name: HubName) -> int:
-    """Remove a model from the cache, and return how many bytes that freed.
+    """Remove a model from the cache; returns the bytes freed.
 
     `owner/name` removes the repository with all its revisions, `owner/name:QUANT` only that GGUF file.
 
     Raises:
-        ModelNotFoundError: the cache does not have it.
+        ModelNotFoundError: the model is not in the cache.
         LlmcliError: the file system refuses.
     """
     folder = repo_folder(name.repo)
@@ -106,7 +106,7 @@ def remove_cached(name: HubName) -> int:
         path = cached_model(name)
         if path is None or path.is_dir():
             what = "is not in the hub cache" if path is None else "is one of several revisions of a repository"
-            raise ModelNotFoundError(f"{name} {what}; `llm rm {name.repo}` removes all that is there of {name.repo}.")
+            raise ModelNotFoundError(f"{name} {what}; `llm rm {name.repo}` removes all of {name.repo}.")
         snapshot = _snapshot(folder, name.revision or "main")
         assert snapshot is not None
         return sum(_remove_file(folder, snapshot / part) for part in _parts(snapshot, path))
@@ -115,9 +115,9 @@ def remove_cached(name: HubName) -> int:
 
 
 def weights_in(snapshot: Path, names: list[str]) -> WeightFiles | None:
-    """The weights of a model in the layout of Transformers or Mistral among a snapshot's `names`.
+    """The weights among a snapshot's `names`, in the layout of Transformers or of the model's makers.
 
-    None where a file is missing that loading needs, or where what the small files say cannot be run.
+    None if a file that loading needs is missing, or if the small files describe an unsupported model.
     """
     with suppress(LlmcliError):
         weights = weight_files(names, FolderIndexes(snapshot).shards, where=str(snapshot))
@@ -128,7 +128,7 @@ def weights_in(snapshot: Path, names: list[str]) -> WeightFiles | None:
 
 
 def _snapshot(folder: Path, revision: str) -> Path | None:
-    """The snapshot folder of a branch, tag or commit, if it is there."""
+    """The snapshot folder of a branch, tag or commit; None if it does not exist."""
     commit = revision
     if not _COMMIT.fullmatch(revision):
         try:
@@ -141,7 +141,7 @@ def _snapshot(folder: Path, revision: str) -> Path | None:
 
 
 def _files(snapshot: Path) -> Iterator[str]:
-    """Names of the files of a snapshot whose content is there, relative to it."""
+    """Names of the files in a snapshot whose content exists, relative to it."""
     for folder, folders, names in os.walk(snapshot):
         folders[:] = [name for name in folders if len(Path(folder, name).relative_to(snapshot).parts) <= 3]
         for name in names:
@@ -157,7 +157,7 @@ def _models_of(folder: Path) -> Iterator[CachedModel]:
         return
     revisions = sorted(path for path in (folder / "refs").rglob("*") if path.is_file())
     seen: set[Path] = set()
-    # "main" first: another branch or tag of the same commit is the same model.
+    # "main" first: another branch or tag of the same commit is the same model, and is skipped.
     for ref in sorted(revisions, key=lambda path: path.name != "main"):
         revision = ref.relative_to(folder / "refs").as_posix()
         snapshot = _snapshot(folder, revision)
@@ -190,7 +190,7 @@ def _parts(snapshot: Path, first: Path) -> list[str]:
 
 
 def _remove_file(folder: Path, path: Path) -> int:
-    """Remove one link of a snapshot, and its blob unless another snapshot still uses it."""
+    """Remove one link of a snapshot, and its blob unless another snapshot uses it; returns the bytes freed."""
     blob = path.resolve()
     size = blob.stat().st_size
     path.unlink()

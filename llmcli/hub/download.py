@@ -1,7 +1,7 @@
-"""Fetching models from the hub into the hub library's own cache, with its token handling and its offline switch.
+"""Fetch models from the hub into the hub library's cache, with its token handling and offline switch.
 
-A pull takes one commit: everything is fetched by that commit's hash, small files first, and only when all of it is
-there does the branch in the cache point to it. An interrupted pull keeps its finished files and spoils nothing.
+A pull fetches everything by the hash of one commit, small files first; the branch in the cache points to that commit
+only when all files are there. An interrupted pull keeps its finished files and damages nothing.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _POLL_SECONDS = 0.1
 
 
 def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
-    """Bring the cache up to date with a model of the hub; returns its folder, or its (first) GGUF file.
+    """Update a hub model in the cache; returns its folder, or its (first) GGUF file.
 
-    Only what a model needs is fetched: configuration, tokenizer, templates, and safetensors; else one GGUF model; else
-    `pytorch_model*.bin`. Files that are there already are not fetched again.
+    Fetches only what a model needs: configuration, tokenizer, templates and safetensors; else one GGUF model; else
+    `pytorch_model*.bin`. Files that are in the cache already are not fetched again.
 
     Raises:
-        ModelNotFoundError: no such model, no access, no network, no space, or nothing in it that this program runs.
+        ModelNotFoundError: no such model, access, network or space, or nothing in it that this program can run.
     """
     hub_name = parse_hub_name(name) if isinstance(name, str) else name
     if hub_name is None:
@@ -56,13 +56,13 @@ def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
         download.fetch_model()
     path = model_in(download.snapshot, hub_name)
     if path is None:
-        raise ModelNotFoundError(f"{hub_name} was fetched, but what is in {download.snapshot} is not a whole model.")
+        raise ModelNotFoundError(f"{hub_name} was fetched, but {download.snapshot} does not hold a complete model.")
     _point_to(hub_name, commit)
     return path
 
 
 class _Download:
-    """One pull: knows what has been fetched so far, and tells the progress."""
+    """One pull: the files to fetch, and progress reports."""
 
     def __init__(self, name: HubName, commit: str, files: Mapping[str, RemoteFile], progress: Progress) -> None:
         self.name = name
@@ -72,11 +72,11 @@ class _Download:
         self.snapshot = repo_folder(name.repo) / "snapshots" / commit
 
     def fetch_model(self) -> None:
-        """Fetch the files that the name means; of a model in several, what could rule it out comes first.
+        """Fetch the files that the name means; small files first, because they may rule the model out.
 
         Raises:
-            ModelNotFoundError: there is no model in the repository, or not all of one; or a file cannot be fetched.
-            UnsupportedModelError: a kind of model or tokenizer that this program cannot run.
+            ModelNotFoundError: the repository has no complete model, or a file cannot be fetched.
+            UnsupportedModelError: this program cannot run that kind of model or tokenizer.
         """
         sets = gguf_sets(self.files)
         weights = self._weights() if self.name.quant is None else None
@@ -113,13 +113,13 @@ class _Download:
             return self._lacks("a config.json")
         else:
             what = "no safetensors, GGUF or pytorch_model.bin files"
-        return ModelNotFoundError(f"{self.name.repo} holds {what}, so there is nothing to run in it.")
+        return ModelNotFoundError(f"{self.name.repo} holds {what}, so llm cannot run it.")
 
     def _lacks(self, what: str) -> ModelNotFoundError:
-        return ModelNotFoundError(f"{self.name.repo} holds weights but not {what}, so there is nothing to run in it.")
+        return ModelNotFoundError(f"{self.name.repo} holds weights but not {what}, so llm cannot run it.")
 
     def fetch(self, names: list[str]) -> None:
-        """Fetch those of the files that are not in the cache."""
+        """Fetch the given files, except those in the cache."""
         missing = [name for name in names if not (self.snapshot / name).is_file()]
         total = sum(self.files[name].bytes for name in missing)
         self._check_space(total)
@@ -136,13 +136,13 @@ class _Download:
         with plain_errors(self.name):
             path = Path(hf_hub_download(self.name.repo, name, revision=self.commit))
         if not self._is_whole(path, self.files[name]):
-            # Neither the link nor the blob may stay: the next pull would take it for finished.
+            # Remove link and blob: the next pull would take them for complete.
             with suppress(OSError):
                 blob = path.resolve()
                 path.unlink()
                 blob.unlink(missing_ok=True)
             raise ModelNotFoundError(
-                f"{name} of {self.name.repo} arrived damaged (its size or checksum differs) and was thrown away; "
+                f"{name} of {self.name.repo} arrived damaged (its size or checksum differs) and was deleted; "
                 "pull it again."
             )
 
@@ -168,7 +168,7 @@ class _Download:
     def _watching(self, file: RemoteFile, before: int, total: int) -> Iterator[None]:
         """Report how a file grows while the library fetches it.
 
-        The library shows progress only by printing it; the size of its unfinished files is the same in all versions.
+        The library reports progress only by printing; the names of its unfinished files are the same in all versions.
         """
         finished = threading.Event()
         blobs = self.snapshot.parents[1] / "blobs"
@@ -191,7 +191,7 @@ class _Download:
 
 
 def _point_to(name: HubName, commit: str) -> None:
-    """Let the branch or tag in the cache mean `commit`, now that all of it is there."""
+    """Let the branch or tag in the cache point to `commit`, all of whose files are there now."""
     revision = name.revision or "main"
     if revision == commit:
         return
@@ -204,16 +204,16 @@ def _point_to(name: HubName, commit: str) -> None:
 
 @contextmanager
 def _quiet_library() -> Iterator[None]:
-    """Keep the hub's library from printing bars, retries and advice of its own."""
+    """Keep the hub library from printing progress bars, retries and advice."""
     import huggingface_hub.utils
 
-    utils: Any = huggingface_hub.utils  # it does not declare what it exports
+    utils: Any = huggingface_hub.utils  # its exports are not typed
     level = utils.logging.get_verbosity()
     bars_off = utils.are_progress_bars_disabled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         utils.disable_progress_bars()
-        if level == utils.logging.WARNING:  # otherwise the user has asked to hear more, or less
+        if level == utils.logging.WARNING:  # otherwise the user has set the level
             utils.logging.set_verbosity_error()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What the hub's library raises, as one sentence a user can act on, and never with a token in it."""
+"""Turn errors of the hub library into one sentence that a user can act on, without tokens in it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from llmcli.hub.responses import not_the_hub
 _TOKEN = re.compile(r"\bhf_\w{8,}|(?i:bearer)\s+\S+")
 _QUERY = re.compile(r"\?\S+")
 
-OFFLINE = "The hub is switched off here (HF_HUB_OFFLINE), and {name} is not completely in the cache."
+OFFLINE = "The hub is switched off (HF_HUB_OFFLINE), and {name} is not completely in the cache."
 
 
 @contextmanager
 def plain_errors(name: HubName) -> Iterator[None]:
-    """Turn whatever a call of the hub's library raises into a `ModelNotFoundError` about `name`."""
+    """Turn any exception in the block into a `ModelNotFoundError` about `name`."""
     try:
         yield
     except Exception as error:
-        # One of ours says already what is wrong, also where the library has put another error around it.
+        # Our own error is clear already; the library may have wrapped it.
         ours = next((link for link in _chain(error) if isinstance(link, ModelNotFoundError)), None)
         raise ours or ModelNotFoundError(_sentence(error, name)) from error
 
@@ -77,7 +77,7 @@ def _sentence(error: Exception, name: HubName) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that led to it, latest first."""
+    """The error and its causes, latest first."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -92,7 +92,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of the innermost message, without secrets."""
+    """The first line of the innermost message, without secrets, in at most 200 characters."""
     texts = [str(link).strip() for link in _chain(error)]
     first = next((text.splitlines()[0] for text in reversed(texts) if text), type(error).__name__)
     clean = _TOKEN.sub("***", _QUERY.sub("", without_credentials(first)))

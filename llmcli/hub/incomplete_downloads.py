@@ -1,4 +1,4 @@
-"""What killed pulls leave in the hub's cache: unfinished files, which the hub's library never takes up again."""
+"""Delete unfinished files that killed pulls left in the hub cache; the hub library never resumes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SUFFIX = ".incomplete"
 
 
 def remove_unfinished(repository: Path) -> int:
-    """Delete the unfinished files of a repository's folder in the cache that no process writes; returns their bytes.
+    """Delete unfinished files in a repository's cache folder that no process is writing; returns their bytes.
 
     While the library writes `<blob>.<random>.incomplete`, it holds the lock `.locks/<repository>/<blob>.lock`.
     """
@@ -30,7 +30,7 @@ def remove_unfinished(repository: Path) -> int:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether a lock that is held keeps others out: some network file systems give it to everyone."""
+    """Whether a held lock excludes others: some network file systems grant it to every process."""
     try:
         with FileLock(lock, timeout=0, mode=0o664):
             return False

@@ -1,4 +1,4 @@
-"""Whether the small files of a model's folder promise that it can be loaded: asked before weights are fetched."""
+"""Check the small files of a model before its weights are fetched: can this program load it?"""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llmcli.text.vocab.tokenizer_classes import tokenizer_class
 
 
 def check_text_files(folder: Path, names: Collection[str], config: str) -> None:
-    """Look at the tokenizer's files among `names`, and at the kind of model that `config.json` names.
+    """Check the tokenizer's files among `names`, and the model type in `config.json`.
 
-    `config` is the name of the configuration, `config.json` or `params.json`.
+    `config` is the name of the configuration file, `config.json` or `params.json`.
 
     Raises:
         CheckpointError: there is no tokenizer, or a file is damaged.
-        UnsupportedModelError: a kind of model or tokenizer that this program cannot run.
+        UnsupportedModelError: this program cannot run that kind of model or tokenizer.
     """
     values = read_json_object(folder / config)
     if config == "config.json":

@@ -1,4 +1,4 @@
-"""From pip's output to the one line that says why it failed."""
+"""Find the line in pip's output that says why it failed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _LIMIT = 300
 
 
 def without_credentials(text: str) -> str:
-    """`text` with the `user:password@` of every URL removed."""
+    """`text` without the `user:password@` of URLs."""
     return _CREDENTIALS.sub("", text)
 
 
 def reason_for_failure(output: str, exit_code: int) -> str:
-    """The most telling line of pip's `output`, without credentials, control characters or excess length.
+    """The most informative line of pip's `output`, without credentials or control characters, at most 300 characters.
 
-    Connection trouble hides in warnings about retries, while the errors at the end then only say that nothing was
-    found; so the warnings come first.
+    Connection errors appear only in warnings about retries; the final errors then only say that nothing was found. So
+    the warnings have precedence.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     reason = f"exit code {exit_code}"

@@ -1,6 +1,6 @@
-"""Names of models on the hub, and which of a repository's GGUF models such a name means.
+"""Parse names of models on the hub, and choose among the GGUF models of a repository.
 
-Nothing here touches the network or the disk: from names to names.
+Works on names alone, without network or disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llmcli.checkpoint.files.model_files import quant_of
 from llmcli.errors import ModelNotFoundError
 
 PREFERRED_QUANTS = ("Q4_K_M", "Q8_0", "Q4_0")
-"""Which file of a GGUF repository is taken when the name does not say, best first."""
+"""Quantizations to choose from a GGUF repository if the name has none, best first."""
 
 _PART_OF_NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
 _HUB_NAME = re.compile(
@@ -24,7 +24,7 @@ _HUB_NAME = re.compile(
 
 @dataclass(frozen=True)
 class HubName:
-    """`owner/name`, `owner/name:QUANT` or `owner/name@revision`, taken apart."""
+    """The parts of `owner/name`, `owner/name:QUANT` or `owner/name@revision`."""
 
     repo: str
     quant: str | None = None
@@ -47,18 +47,18 @@ def parse_hub_name(name: str) -> HubName | None:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a file name given by a server stays inside its folder and holds nothing odd."""
+    """Whether a file name from a server stays inside its folder and has no unusual characters."""
     parts = name.split("/")
     return name.isprintable() and not any(c in name for c in '\\:*?"<>|') and not {"", ".", ".."}.intersection(parts)
 
 
 def choose_gguf(sets: Mapping[str, list[str]], name: HubName) -> list[str]:
-    """The file, or parts, that `name` means.
+    """The GGUF file (or shards) that `name` means.
 
-    A quant is matched against whole file names first, then as a whole word, then as any part of the name.
+    A quantization is compared with whole file names first, then as a whole word, then as any part of the name.
 
     Raises:
-        ModelNotFoundError: nothing matches, or more than one does; the message lists the choices.
+        ModelNotFoundError: no file matches, or several do; the message lists the choices.
     """
     if name.quant is not None:
         matching = _matching(sets, name.quant)

@@ -1,4 +1,4 @@
-"""From what a user calls a model to its files on this disk, fetching them if need be."""
+"""Find the files of a model by its name, and fetch them if necessary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmcli.hub.store import Progress, no_progress
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model that is on this machine and can be used by its name."""
+    """A model on this machine that can be used by its name."""
 
     name: str
     path: Path
@@ -38,11 +38,11 @@ class LocalModel:
 def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None = None) -> Path:
     """The folder or GGUF file of the model called `name` (None: the starter model).
 
-    In this order: a path, an alias, the starter model's names, a file of the model store, a hub name. With `fetch`,
-    what is not here is fetched; otherwise that is an error.
+    Order: a path, an alias, the names of the starter model, a file in the model store, a hub name. With `fetch`, a
+    missing model is fetched; otherwise it is an error.
 
     Raises:
-        ModelNotFoundError: nothing is called so, or it could not be fetched.
+        ModelNotFoundError: no model has that name, or it could not be fetched.
     """
     report = progress or no_progress
     if name is None:
@@ -79,7 +79,7 @@ def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None =
 
 
 def pull(name: str, progress: Progress = no_progress) -> Path:
-    """Like `resolve`, but a hub name is brought up to date even if it is in the cache already."""
+    """Like `resolve`, but updates a hub model that is in the cache already."""
     from llmcli.hub.download import fetch_model
 
     hub_name = _as_hub_name(name)
@@ -87,7 +87,7 @@ def pull(name: str, progress: Progress = no_progress) -> Path:
 
 
 def local_models() -> list[LocalModel]:
-    """All models that can be used by name without fetching anything."""
+    """All models that can be used without fetching anything."""
     found = [
         LocalModel(entry.path.stem, entry.path, entry.bytes, entry.modified, "GGUF", "store")
         for entry in store.entries()
@@ -104,18 +104,18 @@ def local_models() -> list[LocalModel]:
 
 
 def removable(name: str) -> LocalModel:
-    """The model of the store or the hub cache that `remove` would delete.
+    """The model in the store or the hub cache that `remove` would delete.
 
     Raises:
-        UsageError: the name means a user's own file or folder, or one that belongs to an installed package.
-        ModelNotFoundError: no model is called so.
+        UsageError: the name means a user's own file or folder, or a file of an installed package.
+        ModelNotFoundError: no model has that name.
     """
     wanted = starter.STARTER.file_name if starter.STARTER.called(name) else name
     entry = store.find(wanted)
     if entry is not None:
         return LocalModel(entry.path.stem, entry.path, entry.bytes, entry.modified, "GGUF", "store")
     if _stat(name) is not None:
-        raise UsageError(f"{name!r} is a file or folder of your own; `llm rm` removes only models that were pulled.")
+        raise UsageError(f"{name!r} is your own file or folder; `llm rm` removes only models that were pulled.")
     if starter.STARTER.called(name):
         packaged = starter.starter_path()
         if packaged is not None:
@@ -132,9 +132,7 @@ def removable(name: str) -> LocalModel:
         return LocalModel(str(hub_name), folder, size, folder.stat().st_mtime, kind, "hub cache")
     path = cache.cached_model(hub_name)
     if path is None or path.is_dir():
-        raise ModelNotFoundError(
-            f"{hub_name} cannot be removed by itself; `llm rm {hub_name.repo}` removes all that is there of it."
-        )
+        raise ModelNotFoundError(f"{hub_name} cannot be removed by itself; `llm rm {hub_name.repo}` removes all of it.")
     model = next(model for model in same if model.path == path)
     return LocalModel(str(hub_name), path, model.bytes, model.modified, model.kind, "hub cache")
 
@@ -143,7 +141,7 @@ def remove(model: LocalModel) -> None:
     """Delete a model that `removable` returned.
 
     Raises:
-        LlmcliError: it is gone already, or the file system refuses.
+        LlmcliError: it was removed meanwhile, or the file system refuses.
     """
     hub_name = parse_hub_name(model.name) if model.place == "hub cache" else None
     if hub_name is not None:
@@ -167,7 +165,7 @@ def _starter(fetch: bool, progress: Progress) -> Path:
 
 
 def _as_hub_name(name: str) -> HubName | None:
-    """The hub name that `resolve` would take `name` for, if it would."""
+    """The hub name that `resolve` would use for `name`; None if it would find a local model first."""
     if _stat(name) is None:
         name = meant_by(name) or name
     if _stat(name) is not None or starter.STARTER.called(name) or store.find(name) is not None:
@@ -176,7 +174,7 @@ def _as_hub_name(name: str) -> HubName | None:
 
 
 def _existing_path(name: str) -> Path | None:
-    """The model at a path: a folder, a GGUF file, or the folder around another file of a model."""
+    """The model at a path: a folder, a GGUF file, or the folder of another file of a model."""
     status = _stat(name)
     if status is None:
         return None
@@ -194,21 +192,21 @@ def _existing_path(name: str) -> Path | None:
 
 
 def _refuse_unused(path: Path) -> None:
-    """Raise an error if `path` holds weights, but the model in its folder is read from other files."""
+    """Raise an error if `path` is a weight file that the model in its folder does not use."""
     if path.suffix.lower() in (".json", ".model"):
         return
     weights = None
-    with suppress(LlmcliError):  # said when the folder is opened
+    with suppress(LlmcliError):  # opening the folder reports it
         weights = weight_files(file_names(path.parent), FolderIndexes(path.parent).shards, where=str(path.parent))
     if weights is not None and path.name not in weights.files:
         raise ModelNotFoundError(
             f"{shown(str(path))} is not among the files of the model in its folder, which is read from "
-            f"{weights.files[0]}; give the folder itself, or put the file into a folder of its own."
+            f"{weights.files[0]}; give the folder itself, or put the file into a separate folder."
         )
 
 
 def _stat(name: str) -> os.stat_result | None:
-    """The status of the path `name`, following links and "~"; None if there is no such thing."""
+    """The status of the path `name`, with links and "~" resolved; None if it does not exist."""
     try:
         return Path(name).expanduser().stat()
     except PermissionError as error:

@@ -1,7 +1,7 @@
-"""Answers of a hub's server, checked before anything is done with them.
+"""Validate responses of a hub server before they are used.
 
-With HF_ENDPOINT the server may be any mirror, and in between there may be a proxy with a page of its own. The hub's
-library takes file and folder names of its cache from headers, and every field as it comes.
+HF_ENDPOINT may point to any mirror, and a proxy may answer with its own page. The hub library uses headers as file and
+folder names in its cache, and does not validate fields.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from llmcli.hub.repo_files import HubName, is_safe
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# The hub's own are hashes in hexadecimal; mirrors have other identifiers, such as "5d41402a-3".
+# The hub's names are hexadecimal hashes; mirrors use other identifiers, such as "5d41402a-3".
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]{0,199}")
 _HEADERS = {"x-linked-etag": _NAME, "etag": _NAME, "x-repo-commit": _COMMIT}
-# What reading fields of an object raises that has others, or is none.
+# Errors from reading the fields of a response that has other fields, or of something else.
 _MISREAD = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
 
 
@@ -31,16 +31,16 @@ class RemoteFile:
 
     bytes: int
     blob: str | None
-    """What the cache calls its content."""
+    """The name of its content in the cache."""
     sha256: str | None
     """Known for large files only."""
 
 
 def fetch_listing(name: HubName) -> tuple[str, dict[str, RemoteFile]]:
-    """The commit that `name` means now, and its files but those whose names could lead outside a folder.
+    """The current commit that `name` means, and its files, without those whose names could lead out of a folder.
 
     Raises:
-        ModelNotFoundError: the answer is not one of the hub. What else the library raises is passed on.
+        ModelNotFoundError: the response is not one of a hub. Other errors of the library are passed on.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HFValidationError
@@ -57,7 +57,7 @@ def fetch_listing(name: HubName) -> tuple[str, dict[str, RemoteFile]]:
 
 
 def not_the_hub(name: HubName) -> ModelNotFoundError:
-    """The error for an answer that is no answer of a hub."""
+    """The error for a response that is not one of a hub."""
     from huggingface_hub import constants
 
     return ModelNotFoundError(
@@ -67,7 +67,7 @@ def not_the_hub(name: HubName) -> ModelNotFoundError:
 
 
 def _listing(info: Any) -> tuple[str, dict[str, RemoteFile]]:
-    """The fields of an answer that are used; `ValueError` if one is not what it should be."""
+    """Extract and check the fields that are used; `ValueError` for an invalid one."""
     files = {}
     for sibling in info.siblings or []:
         file_name, size = sibling.rfilename, sibling.size
@@ -89,10 +89,10 @@ def _listing(info: Any) -> tuple[str, dict[str, RemoteFile]]:
 
 @contextmanager
 def checked_headers() -> Iterator[None]:
-    """Meanwhile, refuse answers whose headers the library would make file names of that lead elsewhere.
+    """Inside the block, refuse responses whose headers would give the library file names outside its cache.
 
     Raises:
-        ModelNotFoundError: in whatever call of the library gets such an answer.
+        ModelNotFoundError: from the library call that gets such a response.
     """
     from huggingface_hub import get_session
 
@@ -105,15 +105,15 @@ def checked_headers() -> Iterator[None]:
 
 
 def _check_headers(response: Any) -> None:
-    # Only what is asked before a file is fetched names it.
+    # The library takes file names only from HEAD responses.
     if response.request.method != "HEAD":
         return
     for header, allowed in _HEADERS.items():
         value = response.headers.get(header)
-        # As the library reads it.
+        # Strip what the library strips.
         if value and not allowed.fullmatch(value.lstrip("W/").strip('"')):
             raise ModelNotFoundError(
-                f"The server calls the content of a file {shown(value)} ({header}), which is no name that the hub "
+                f"The server calls the content of a file {shown(value)} ({header}), which is not a name that the hub "
                 "gives and could lead outside the cache, so nothing is fetched from it: check HF_ENDPOINT."
             )
 

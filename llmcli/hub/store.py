@@ -1,7 +1,7 @@
-"""The model store: one folder in the platform's data directory, one file per model, or the parts of a split one.
+"""The model store: a folder in the platform's data folder with one file per model, or the shards of one.
 
-A file gets its final name only when it is whole: it is written inside a working folder below `.partial`, synced, and
-renamed. The process that has one holds a lock; what a killed process left behind is removed by the next.
+Files are written in a working folder below `.partial`, synced and renamed, so that only complete files have their final
+names. Its process holds a lock; folders of killed processes are removed by the next one.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from llmcli.errors import LlmcliError, ModelNotFoundError
 from llmcli.paths import data_folder
 
 Progress = Callable[[str, int, int | None], None]
-"""Told what is going on, how many bytes are done, and of how many (None: not known)."""
+"""Called with the current action, the bytes done and the total (None: unknown)."""
 
 
 @dataclass(frozen=True)
 class StoreEntry:
-    """One model of the store."""
+    """A model in the store."""
 
     name: str
-    """Of its (first) file."""
+    """The name of its (first) file."""
     path: Path
     bytes: int
     modified: float
     """Seconds since the epoch."""
     parts: tuple[Path, ...] = ()
-    """All files, if there are several."""
+    """All its files if there are several, else empty."""
 
 
 def no_progress(what: str, done: int, total: int | None) -> None:
-    """A `Progress` for callers who do not want to hear anything."""
+    """A `Progress` that reports nothing."""
 
 
 def store_folder() -> Path:
-    """Where the store is (it need not exist yet); `XDG_DATA_HOME` and its relatives apply."""
+    """The store's folder (it may not exist yet); `XDG_DATA_HOME` and its relatives apply."""
     return data_folder() / "models"
 
 
 def entries() -> list[StoreEntry]:
-    """The whole models of the store, by name. A store that does not exist or cannot be read is empty."""
+    """The complete models in the store, by name; empty if the folder does not exist or cannot be read."""
     found: list[StoreEntry] = []
     folder = store_folder()
     with suppress(OSError):
@@ -68,7 +68,7 @@ def _is_file(path: Path) -> bool:
 
 
 def find(name: str) -> StoreEntry | None:
-    """The entry of which a file's name, or its name without ".gguf", is `name` in any case."""
+    """The entry with a file called `name`, with or without ".gguf", in any case; None if there is none."""
     wanted = name.lower()
     for entry in entries():
         if any(wanted in (path.name.lower(), path.stem.lower()) for path in (entry.path, *entry.parts)):
@@ -77,7 +77,7 @@ def find(name: str) -> StoreEntry | None:
 
 
 def remove(name: str) -> StoreEntry:
-    """Delete one entry and return what it was.
+    """Delete an entry and return it.
 
     Raises:
         ModelNotFoundError: the store has no such model.
@@ -95,14 +95,14 @@ def remove(name: str) -> StoreEntry:
 
 
 def install(temporary_file: Path, name: str) -> Path:
-    """Give a finished file of a working folder its final name, replacing an older one; returns the final path.
+    """Move a finished file from a working folder to its final name, replacing an older one; returns the final path.
 
     Raises:
         LlmcliError: the file system refuses.
     """
     final = store_folder() / name
     try:
-        # Its bytes reach the disk before its name does: after a power cut the name would pass for a whole file.
+        # Sync the content before renaming: after a power cut an incomplete file would have the final name.
         with temporary_file.open("rb+") as file:
             os.fsync(file.fileno())
         temporary_file.replace(final)
@@ -113,10 +113,10 @@ def install(temporary_file: Path, name: str) -> Path:
 
 @contextmanager
 def working_folder(on_wait: Callable[[], None]) -> Iterator[Path]:
-    """A fresh folder on the store's file system, removed with all its contents at the end.
+    """A new folder on the store's file system, removed with its contents at the end.
 
-    One process at a time has one; `on_wait` is called once if another does. On a file system without locks several
-    may: each gets another folder, so the work is done twice, and still well.
+    One process at a time gets it; `on_wait` is called once if another process has it. On a file system without locks
+    several may get one each: the work is done twice, without damage.
 
     Raises:
         LlmcliError: the store cannot be written.
@@ -136,7 +136,7 @@ def working_folder(on_wait: Callable[[], None]) -> Iterator[Path]:
         pass
     try:
         if lock.is_locked:
-            # Left by processes that were killed: a living one would hold the lock.
+            # Left by killed processes: a running one would hold the lock.
             for left in partial.iterdir():
                 shutil.rmtree(left, ignore_errors=True)
         try:

@@ -1,1 +1,1 @@
-"""Records of runs, and comparing a new run with one."""
+"""Records of runs, and replaying a run to compare it with its record."""

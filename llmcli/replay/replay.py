@@ -1,4 +1,4 @@
-"""Generating a recorded reply again, and comparing it with the record."""
+"""Generate a recorded reply again, and compare it with the record."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from llmcli.replay.run_record import Ending, RunRecord, versions
 
 @dataclass(frozen=True)
 class Difference:
-    """The first place in which a replay says something else."""
+    """The first position where the replay has another token than the record."""
 
     index: int
     recorded: Ending
     replayed: Ending
     gap: float
-    """How much more probable the replay finds what it says itself; nats, and negative where chance decided."""
+    """Log-probability of the replayed token minus that of the recorded one, both in the replay, nats; may be negative
+    if tokens were sampled.
+    """
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of saying it again."""
+    """The result of a replay."""
 
     same: bool
     compared: int
-    """Tokens that agree, up to the first that does not."""
+    """Number of tokens that agree, up to the first difference."""
     recorded_tokens: int
     first_difference: Difference | None
     largest_change: float
-    """Of the log-probability of a token that agrees, nats."""
+    """The largest change of the log-probability of an agreeing token, nats."""
     changed: Mapping[str, tuple[str, str]]
-    """What is not as it was, files of the model and versions among it: recorded, now. Empty for what is missing."""
+    """Files, versions and devices that differ: name -> (recorded, now); "" for what is missing."""
 
 
 def replay(
@@ -48,12 +50,12 @@ def replay(
     interruption: Interruption | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Replay:
-    """Generate the reply of `run` anew, as far as it was recorded, and compare; `files` are the model's hashes now.
+    """Generate the reply of `run` again, as far as it was recorded, and compare; `files` are the model's hashes now.
 
-    `progress` hears how many of the recorded tokens have been said again.
+    `progress` is called with the number of tokens that agree so far, and the number recorded.
 
     Raises:
-        UsageError: the prompt has tokens that this model does not have.
+        UsageError: the run has tokens that this model does not have.
         LlmcliError: it was interrupted.
     """
     known = (*run.prompt_ids, *(recorded.id for recorded in run.tokens))
@@ -64,7 +66,7 @@ def replay(
     said: list[int] = []
     changes = [0.0]
     reason = ""
-    # Where the recording broke off for another reason than the model's, there is no next token to compare.
+    # If the recording was cut off, there is no next token to compare.
     most = len(run.tokens) + ended
     events = engine.stream(run.prompt_ids, run.settings, probabilities=True, start=run.start, interruption=interruption)
     for event in events:

@@ -1,4 +1,4 @@
-"""The record of a reply: all that is needed to generate it again, as JSON."""
+"""The record of a reply: everything needed to generate it again, as JSON."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from llmcli.text.reasoning import ReplyStart
 
 SCHEMA = "llmcli.run/1"
 CANDIDATES = 5
-"""How many of the most probable tokens are written down beside each."""
+"""The number of most probable tokens recorded at each position."""
 
 
 @dataclass(frozen=True)
 class RecordedToken:
-    """A token that was generated, with its log-probability (nats) in the model's own distribution."""
+    """A generated token, with its log-probability (nats) before temperature and filters."""
 
     id: int
     text: str
     logprob: float
     sampled_prob: float
-    """After temperature and filters."""
+    """Probability after temperature and filters."""
     top: Mapping[int, float]
-    """The most probable tokens in its place and their log-probabilities."""
+    """Log-probabilities of the most probable tokens at its position, by id."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A reply, and all that it takes to have it again."""
+    """A reply, and everything needed to generate it again."""
 
     created: str
     """ISO 8601, UTC."""
@@ -46,13 +46,13 @@ class RunRecord:
     model: str
     path: str
     files: Mapping[str, str]
-    """SHA-256 of the model's files by name."""
+    """SHA-256 of the model's files, by name."""
     device: str
     dtype: str
     weights: str
-    """In few bits as "stored" in the file, or rounded to "int8" or "int4"; "dense": of that dtype."""
+    """How weights were kept: "stored" (as quantized in the file), "int8", "int4", or "dense" (in `dtype`)."""
     implementation: str
-    """Which path computed it."""
+    """The decode path that computed it."""
     settings: SamplingParams
     context_length: int
     prompt: str
@@ -61,18 +61,18 @@ class RunRecord:
     text: str
     finish_reason: str
     start: ReplyStart | None = None
-    """Where the reply began, in a thought or in the answer; None in a run recorded before that was written down."""
+    """How the reply began, in a thought or in the answer; None in older records without this field."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """One side of a difference: the token, or None where the reply ended, and how probable it was found."""
+    """One side of a difference: the token (None: the reply ended), with its log-probabilities."""
 
     token: Token | None
     logprob: float
-    """In the replay, nats; of an ending, that of all stop tokens together."""
+    """Log-probability in the replay, nats; for an end, of all stop tokens together."""
     recorded_logprob: float | None
-    """When it was recorded; None where it was not among the candidates written down."""
+    """Log-probability when recorded; None if it was not among the recorded candidates."""
 
 
 def recorded(
@@ -87,7 +87,7 @@ def recorded(
     steps: Sequence[Step],
     finish: Finish,
 ) -> RunRecord:
-    """A reply as a `RunRecord`; its `steps` must have probabilities, and candidates to tell more."""
+    """Make the `RunRecord` of a reply; `steps` must have probabilities, and should have candidates."""
     return RunRecord(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
@@ -119,21 +119,21 @@ def recorded(
 
 
 def versions() -> dict[str, str]:
-    """What computes."""
+    """Versions of llmcli, torch and Python."""
     return {"llmcli": llmcli.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def as_json(run: RunRecord) -> dict[str, object]:
-    """The run in terms of JSON."""
-    # `dataclasses.asdict` copies mappings only if they are dicts, which these are.
+    """The record as a JSON object."""
+    # `dataclasses.asdict` copies only mappings that are dicts; these are.
     return {"schema": SCHEMA, **asdict(run)}
 
 
 def from_json(value: object) -> RunRecord:
-    """The run that `as_json` wrote.
+    """Parse a record that `as_json` wrote.
 
     Raises:
-        UsageError: `value` is something else.
+        UsageError: `value` is not such a record.
     """
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise UsageError(f"This is not a recorded run: it has no schema {SCHEMA}.")
@@ -164,7 +164,7 @@ def from_json(value: object) -> RunRecord:
             **{name: _text(value[name]) for name in texts},
             versions=_texts(value["versions"]),
             files=_texts(value["files"]),
-            # Before there was such a setting, stop strings ended thoughts too.
+            # In records older than this setting, stop strings ended thoughts too.
             settings=params_from_json({"stop_in_thinking": True, **value["settings"]}),
             context_length=_whole(value["context_length"]),
             prompt_ids=tuple(map(_whole, value["prompt_ids"])),
@@ -174,7 +174,7 @@ def from_json(value: object) -> RunRecord:
     except KeyError as error:
         raise UsageError(f"The recorded run is damaged: it has no {error}.") from None
     except (TypeError, ValueError, AttributeError):
-        raise UsageError("The recorded run is damaged: a value in it is of another kind than it should be.") from None
+        raise UsageError("The recorded run is damaged: a value in it has the wrong type.") from None
 
 
 def _start(value: object) -> ReplyStart | None:
@@ -198,7 +198,7 @@ def _number(value: object) -> float:
 
 
 def _logprob(value: object) -> float:
-    # JSON has no -inf, the log-probability of what is ruled out.
+    # null stands for -inf, which JSON lacks: the log-probability of an excluded token.
     return -math.inf if value is None else _number(value)
 
 

@@ -1,1 +1,1 @@
-"""What shortens the start of commands that run a model: loading torch ahead and in part, and files meanwhile."""
+"""Shorten the start of commands that run a model: load torch ahead and in part, and read files meanwhile."""

@@ -1,4 +1,4 @@
-"""Python's garbage collector while a model is loaded: what is made then stays, so looking for garbage is lost time."""
+"""Switch Python's garbage collector off while a model is loaded: the new objects stay, so collecting is wasted time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _frozen = False
 
 @contextmanager
 def no_garbage() -> Iterator[None]:
-    """While much is made that stays, look for no garbage in it: each look takes a tenth of a second."""
+    """Disable garbage collection inside the block; each collection would take a tenth of a second."""
     global _frozen
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        # To ask the collector whether it has been done would take it as long as a look.
+        # Asking the collector for its state would take as long as a collection.
         if not _frozen:
-            # What the first of these leaves behind are modules, above all torch's: no later look needs to go there.
+            # The first block leaves modules behind, most of them torch's: exclude them from all later collections.
             gc.freeze()
             _frozen = True
         if enabled:

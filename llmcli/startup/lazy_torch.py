@@ -1,13 +1,13 @@
-"""Importing torch without those of its parts that no command uses: a third of the time that `import torch` takes.
+"""Import torch but defer the parts of it that no command uses, which saves a third of the time of `import torch`.
 
-Most of it goes into what torch tells its compilers of its operations: which shapes and types they give
-(`_meta_registrations`), and what simpler ones they could be made of (`_decomp`, `_refs`, `_prims`). The rest are
-packages that `import torch` runs for the sake of `torch.name` alone. Each is there, and is run as soon as somebody asks
-for something of it. Who uses this program as a library gets torch as it is.
+Most of the deferred work tells torch's compilers about operations: the shapes and dtypes of results
+(`_meta_registrations`), and decompositions into simpler operations (`_decomp`, `_refs`, `_prims`). The rest are
+packages that `import torch` imports only to offer them as `torch.name`. Each deferred module is in `sys.modules`, and
+is executed when an attribute of it is first used. A program that imports llmcli as a library gets the ordinary torch.
 
-On the releases of torch that this is done for (see `plain_import`) running them changes nothing else that is noticed
-without a compiler, with one exception, below. Tensors on `meta` notice: what is told of them by Python alone is not
-known before a compiler has been used. `LLMCLI_PLAIN_IMPORT=1` turns all of it off.
+On the tested releases of torch (see `plain_import`), deferring changes nothing else that is noticed without a compiler,
+with one exception: operations on `meta` tensors that only Python registers are unknown until a compiler has been used.
+`LLMCLI_PLAIN_IMPORT=1` turns all of this off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from llmcli.startup.plain_import import imports_plainly
 
-# They need one another, and are only sure to find what they need if the first of them is run first.
+# These import each other, and find what they need only if the first of them is executed first.
 _FOR_COMPILERS = ("torch._meta_registrations", "torch._decomp", "torch._prims", "torch._refs")
 _PACKAGES = (
     "torch.ao",
@@ -44,9 +44,9 @@ _RUNNING = threading.RLock()
 
 
 def import_torch() -> None:
-    """Import torch, and put off what can be.
+    """Import torch with the deferrable modules deferred.
 
-    Does nothing if torch has been imported before, is to be imported plainly (`imports_plainly`), or looks otherwise.
+    Does nothing if torch is imported already, must be imported plainly (`imports_plainly`), or lacks these modules.
     """
     if "torch" in sys.modules or imports_plainly():
         return
@@ -64,24 +64,24 @@ def import_torch() -> None:
         raise
     _bind()
     if hasattr(torch._C, "_set_generator_metaclass"):
-        # What has to be said before there can be a `torch.Generator`, one of them would have said (torch 2.13).
+        # A deferred module would have set this before the first `torch.Generator` is made (torch 2.13).
         from torch._opaque_base import OpaqueBaseMeta
 
         torch._C._set_generator_metaclass(OpaqueBaseMeta)
 
 
 class _PutOff(ModuleType):
-    """A module that is there, and is run when something of it is first asked for."""
+    """A deferred module: it is executed when an attribute of it is first read."""
 
     def __getattr__(self, name: str) -> Any:
-        # Those who look through all modules ask for names like these, and `import *` for one of them.
+        # Code that walks `sys.modules` reads dunder names; of those only `__all__` is needed, by `import *`.
         if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
         self.run()
         return super().__getattribute__(name)
 
     def run(self) -> None:
-        """Run the module, unless that has been done; while it is being run, other threads wait, and itself does not."""
+        """Execute the module once; other threads wait meanwhile, but the module itself may read its attributes."""
         with _RUNNING:
             first = sys.modules[_FOR_COMPILERS[0]]
             if self.__name__ in _FOR_COMPILERS[1:] and isinstance(first, _PutOff):
@@ -93,20 +93,20 @@ class _PutOff(ModuleType):
 
 
 class _ParentFirst(MetaPathFinder):
-    """Has what was put off run before its submodules are, as it would have been."""
+    """Executes a deferred package before any of its submodules is imported, as a plain import would."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         parent = sys.modules.get(name.rpartition(".")[0])
         if not isinstance(parent, _PutOff) or "_unrun" not in vars(parent):
             return None
         parent.run()
-        # Where it is found in its place, it would be run once more.
+        # If the package imported the submodule meanwhile, use that one: it must not be executed twice.
         imported = sys.modules.pop(name, None)
         return None if imported is None else ModuleSpec(name, _Imported(imported))
 
 
 class _Imported(Loader):
-    """Gives a module that its parent has imported meanwhile."""
+    """Returns a module that its package has imported already."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module, self._spec = module, module.__spec__
@@ -119,7 +119,7 @@ class _Imported(Loader):
 
 
 def _put_off() -> dict[str, ModuleType]:
-    """The modules, unrun; none if they are not all where they were when this was written."""
+    """The deferrable modules, not executed; empty if one of them is not where this version of torch has it."""
     torch = importlib.util.find_spec("torch")
     if torch is None or not torch.submodule_search_locations:
         return {}
@@ -129,7 +129,7 @@ def _put_off() -> dict[str, ModuleType]:
         spec = PathFinder.find_spec(name, [str(folder.joinpath(*name.split(".")[1:-1]))])
         if spec is None or spec.loader is None:
             return {}
-        # With what importing tells a module of itself.
+        # The attributes that an import sets.
         found[name] = module = _PutOff(name)
         module.__spec__, module.__loader__, module.__package__ = spec, spec.loader, spec.parent
         module.__file__, vars(module)["_unrun"] = spec.origin, spec
@@ -139,7 +139,7 @@ def _put_off() -> dict[str, ModuleType]:
 
 
 def _bind() -> None:
-    """Make each of them an attribute of the package it is in, as importing it would."""
+    """Set each deferred module as an attribute of its parent package, as an import would."""
     for name in (*_FOR_COMPILERS, *_PACKAGES):
         parent, _, child = name.rpartition(".")
         if parent in sys.modules:

@@ -1,4 +1,4 @@
-"""Opening a model's files while torch is still being loaded."""
+"""Open a model's files while torch is being loaded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def open_ahead(path: Path, *, weights: bool) -> Checkpoint:
-    """The checkpoint at `path`, a file or a folder, its headers read.
+    """Open the checkpoint at `path`, a file or a folder, and read its headers.
 
-    `weights` says that the caller goes on to read weights: their files and torch are then loaded in the meantime.
+    With `weights` the caller will read weights next: then torch and the files are loaded at the same time.
     """
     from llmcli.checkpoint.files.prefetch import read_ahead
     from llmcli.startup.preload_torch import load_torch_ahead

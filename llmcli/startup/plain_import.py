@@ -1,19 +1,19 @@
-"""When torch is imported as Python imports any package: because the user asks, or because its version is untested."""
+"""Decide whether torch is imported plainly: because the user asks for it, or because its version is untested."""
 
 from __future__ import annotations
 
 import os
 
 OFF_SWITCH = "LLMCLI_PLAIN_IMPORT"
-"""The environment variable that, being 1, has torch imported plainly."""
+"""Environment variable; 1 means that torch is imported plainly."""
 TESTED_VERSIONS = ("2.9", "2.13")
-"""The releases of torch, major and minor, that the tests of this folder have passed on: the ends of the range in
-pyproject.toml. Which parts of torch can be deferred depends on its internals, so any other release is imported plainly.
+"""Releases of torch, major and minor, on which the tests of this folder have passed: the ends of the range in
+pyproject.toml. Deferring depends on torch's internals, so other releases are imported plainly.
 """
 
 
 def imports_plainly() -> bool:
-    """Whether nothing may be deferred or loaded ahead; true as well where the version of torch cannot be read."""
+    """Whether nothing may be deferred or loaded ahead; true also if torch's version cannot be read."""
     if os.environ.get(OFF_SWITCH) == "1":
         return True
     from llmcli.torch_build import torch_build

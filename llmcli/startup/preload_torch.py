@@ -1,4 +1,4 @@
-"""Having the system load torch's libraries while Python is still busy with the program's own start."""
+"""Load torch's shared libraries in a thread while Python is still starting the program."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 from llmcli.startup.plain_import import imports_plainly
 
-# Those that load a model whatever else they are told.
+# Commands that load a model with any arguments.
 _COMMANDS = {"batch", "chat", "compare", "generate", "inspect", "score", "trace"}
-# And those that do not.
+# Their subcommands that load none.
 _WITHOUT_MODEL = {("inspect", "cost"), ("inspect", "tokens")}
-# What is imported before torch is, and loads libraries of its own where Python does not have it built in.
+# Extension modules imported before torch; they load shared libraries if Python does not have them built in.
 _LIBRARIES = (
     *("_bisect", "_blake2", "_bz2", "_ctypes", "_datetime", "_decimal", "_hashlib", "_heapq", "_json", "_lzma"),
     *("_opcode", "_posixsubprocess", "_queue", "_random", "_sha512", "_struct", "_typing", "_uuid", "binascii"),
@@ -27,7 +27,7 @@ _LIBRARIES = (
 
 
 def begin(arguments: Sequence[str]) -> None:
-    """Load torch's libraries ahead if a command with these `arguments` is going to need them."""
+    """Start loading torch's libraries if the command with these `arguments` will need them."""
     if not arguments or arguments[0] not in _COMMANDS or tuple(arguments[:2]) in _WITHOUT_MODEL:
         return
     if not {"-h", "--help"}.intersection(arguments):
@@ -36,11 +36,11 @@ def begin(arguments: Sequence[str]) -> None:
 
 @functools.cache
 def load_torch_ahead() -> None:
-    """Have the system begin loading torch's libraries, which takes a third of a second; never fails.
+    """Start loading torch's libraries in a thread, which takes a third of a second; never fails.
 
-    `import torch` would do it too, but holding up all other Python code meanwhile. No other library can be loaded
-    before it is done: those that will be needed are loaded first. Where torch is to be imported plainly
-    (`imports_plainly`), nothing is loaded.
+    `import torch` would load them too, but would block all other Python code meanwhile. Until they are loaded no other
+    library can be, so those that will be needed are loaded first. Does nothing if torch must be imported plainly
+    (`imports_plainly`).
     """
     if sys.platform != "linux" or "torch" in sys.modules or imports_plainly():
         return
@@ -54,12 +54,12 @@ def load_torch_ahead() -> None:
                 importlib.import_module(name)
         import ctypes
 
-        # A foreign function, unlike the class `CDLL`, runs beside Python.
+        # Unlike the class `CDLL`, a foreign function runs without the interpreter lock.
         load = ctypes.CDLL(None).dlopen
         load.argtypes, load.restype = [ctypes.c_char_p, ctypes.c_int], ctypes.c_void_p
 
         def load_all() -> None:
-            # As `import torch` does it: what all libraries share first.
+            # In the order of `import torch`: the common dependencies first.
             for name, mode in (("libtorch_global_deps.so", os.RTLD_GLOBAL), ("libtorch_cpu.so", os.RTLD_LOCAL)):
                 if not load(os.fsencode(folder / name), mode | os.RTLD_NOW):
                     return

@@ -1,4 +1,4 @@
-"""`llm bench --speculative`, on models of no size, and what it makes of measurements."""
+"""`llm bench --speculative` on tiny models, and the summary of its measurements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model(tmp_path: Path) -> Path:
     return write_puppet(tmp_path / "puppet", loop(b"abcdefg"), context=2048)
 
 
-def test_a_whole_run(model: Path) -> None:
+def test_a_complete_run(model: Path) -> None:
     result = llm("bench", model, "--speculative", "--rounds", 1, "--draft", model, "--threads", 1, "--json")
     assert result.returncode == 0, result.stderr.decode()
     found = json.loads(result.stdout)
@@ -36,11 +36,11 @@ def test_a_whole_run(model: Path) -> None:
     assert all(one["same"] for one in found["outcomes"])
     helped = {one["arm"]: one for one in found["outcomes"][:3]}
     assert helped["plain"]["tokens_per_pass"] == 1
-    # How much more is a question of what passes cost here: but the first proposals are made before that is known.
+    # The gain depends on the cost of passes on this machine, but the first drafts are made before it is measured.
     assert helped["lookup"]["tokens_per_pass"] > 1
 
 
-def test_every_arm_says_the_same_to_each_prompt_in_turns(model: Path) -> None:
+def test_arms_alternate_and_give_the_same_replies(model: Path) -> None:
     task = replace(TASKS[0], params=SamplingParams(temperature=0, max_tokens=9))
     replies = list(measure(llmcli.load(model), 2, draft=None, threads=1, tasks=(task,)))
     assert len(replies) == reply_count(2, draft=False, tasks=(task,)) == 8
@@ -62,7 +62,7 @@ def test_ratios_compare_the_same_replies() -> None:
     assert (helped.tokens_per_pass, helped.acceptance_rate, helped.same) == (2.5, 0.75, False)
 
 
-def test_what_it_looks_like() -> None:
+def test_the_view_shows_speed_ratio_and_acceptance() -> None:
     view = speculative_view(
         "tiny",
         "cpu kernel",
@@ -79,7 +79,7 @@ def test_what_it_looks_like() -> None:
     )
 
 
-def test_it_is_no_comparison_with_others(model: Path) -> None:
+def test_speculative_refuses_peers(model: Path) -> None:
     result = llm("bench", model, "--speculative", "--against", "llama.cpp")
     assert (result.returncode, result.stdout) == (2, b"")
     assert "leave out --against" in result.stderr.decode()

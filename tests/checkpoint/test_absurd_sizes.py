@@ -1,4 +1,4 @@
-"""Sizes that no model has are refused by their key and value, within little time and memory."""
+"""Absurd sizes are refused by key and value, with little time and memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MORE = "which is more than any model has"
         ("rms_norm_eps", -1.0, "a number from 0 is needed"),
     ],
 )
-def test_in_a_config_json(model: Path, tmp_path: Path, key: str, value: Any, words: str) -> None:
+def test_absurd_sizes_in_config_json_are_refused(model: Path, tmp_path: Path, key: str, value: Any, words: str) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "m"))
     edit_config(folder, {key: value})
     with pytest.raises(CheckpointError) as caught:
@@ -48,7 +48,7 @@ def test_in_a_config_json(model: Path, tmp_path: Path, key: str, value: Any, wor
     assert len(text) < len(str(folder)) + 250
 
 
-def test_a_number_of_thousands_of_digits_is_called_that(model: Path, tmp_path: Path) -> None:
+def test_numbers_with_thousands_of_digits_are_refused(model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "m"))
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"vocab_size": 261', f'"vocab_size": {"9" * 5000}'))
@@ -56,7 +56,7 @@ def test_a_number_of_thousands_of_digits_is_called_that(model: Path, tmp_path: P
         open_checkpoint(folder)
 
 
-def test_a_number_of_experts(tmp_path: Path) -> None:
+def test_an_absurd_number_of_experts_is_refused(tmp_path: Path) -> None:
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
     folder = tiny_checkpoint(tmp_path / "m", "mixtral", **experts)
     edit_config(folder, {"num_local_experts": 10**9, "num_experts_per_tok": 10**9})
@@ -75,7 +75,7 @@ def test_a_number_of_experts(tmp_path: Path) -> None:
         ("llama.attention.head_count", 0, "'llama.attention.head_count' = 0; a whole number from 1 is needed"),
     ],
 )
-def test_in_a_gguf_file(tmp_path: Path, key: str, value: Any, words: str) -> None:
+def test_absurd_sizes_in_a_gguf_file_are_refused(tmp_path: Path, key: str, value: Any, words: str) -> None:
     path = write_gguf(tiny_model("llama"), tmp_path / "m.gguf", changes={key: value})
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(path)
@@ -89,7 +89,9 @@ def test_in_a_gguf_file(tmp_path: Path, key: str, value: Any, words: str) -> Non
         ("expert_used_count", 0, "'llama.expert_used_count' = 0; a whole number from 1 is needed"),
     ],
 )
-def test_experts_in_a_gguf_file(tmp_path: Path, key: str, value: int, words: str) -> None:
+def test_an_absurd_number_of_experts_in_a_gguf_file_is_refused(
+    tmp_path: Path, key: str, value: int, words: str
+) -> None:
     model = tiny_model("mixtral", num_local_experts=4)
     path = write_gguf(model, tmp_path / "m.gguf", old=True, changes={f"llama.{key}": value})
     with pytest.raises(CheckpointError, match=words):

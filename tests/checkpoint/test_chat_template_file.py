@@ -1,4 +1,4 @@
-"""Chat templates that a user gives in files."""
+"""Chat templates in files that a user names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCE = "é {{ messages[0].content }}"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_a_byte_order_mark_says_how_it_is_encoded(tmp_path: Path, encoding: str) -> None:
+def test_a_byte_order_mark_selects_the_encoding(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "mine.jinja"
     file.write_bytes(SOURCE.encode(encoding))
     assert read_template_file(str(file)) == SOURCE
@@ -32,7 +32,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
         os.close(reading)
 
 
-def test_a_stored_file_is_read_again(tmp_path: Path) -> None:
+def test_a_regular_file_is_read_each_time(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     for source in (SOURCE, SOURCE * 2):
         file.write_text(source, encoding="utf-8")

@@ -23,7 +23,7 @@ def hashed(folder: Path) -> tuple[dict[str, str], list[tuple[int, int]]]:
     return file_hashes(open_checkpoint(folder), lambda *progress: told.append(progress)), told
 
 
-def test_every_file_that_decides_has_its_hash(folder: Path) -> None:
+def test_all_files_that_influence_replies_are_hashed(folder: Path) -> None:
     (folder / "README.md").write_text("no matter")
     found, told = hashed(folder)
     shards = {path.name for path in folder.glob("*.safetensors")}
@@ -35,7 +35,7 @@ def test_every_file_that_decides_has_its_hash(folder: Path) -> None:
     assert told[-1] == (total, total)
 
 
-def test_what_is_known_is_not_read_again(folder: Path) -> None:
+def test_unchanged_files_are_not_hashed_again(folder: Path) -> None:
     first, _ = hashed(folder)
     again, told = hashed(folder)
     assert (again, told) == (first, [])
@@ -44,14 +44,14 @@ def test_what_is_known_is_not_read_again(folder: Path) -> None:
     changed, told = hashed(folder)
     assert [name for name in first if changed[name] != first[name]] == ["config.json"]
     assert told == [(config.stat().st_size, config.stat().st_size)]
-    # Same size, another time.
+    # The same size, but another modification time.
     data = bytearray(config.read_bytes())
     config.write_bytes(bytes(data.replace(b"  ", b"\n ", 1)))
     os.utime(config, ns=(1, 1))
     assert hashed(folder)[0]["config.json"] == hashlib.sha256(config.read_bytes()).hexdigest()
 
 
-def test_a_file_that_is_gone_is_named(folder: Path) -> None:
+def test_a_missing_file_is_named(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     first = min(folder.glob("*.safetensors"))
     first.unlink()
@@ -60,7 +60,7 @@ def test_a_file_that_is_gone_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"/x": 1}', "\udcff"])
-def test_a_damaged_or_unwritable_memory_costs_only_time(folder: Path, content: str) -> None:
+def test_a_damaged_or_unwritable_cache_costs_only_time(folder: Path, content: str) -> None:
     path = remembered_hashes_path()
     path.parent.mkdir(parents=True)
     path.write_bytes(content.encode("utf-8", "surrogateescape"))

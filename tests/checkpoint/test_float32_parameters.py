@@ -1,4 +1,4 @@
-"""Parameters that `transformers` keeps in float32 are kept so here, whatever type the model computes in."""
+"""Parameters that `transformers` keeps in float32 stay float32 here, in every dtype of the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def float32_of(model: torch.nn.Module) -> set[str]:
 
 
 def random_with_biases(name: str) -> Any:
-    """A model whose selection biases are large and differ by less than bfloat16 holds at that magnitude."""
+    """A model with large selection biases that differ by less than bfloat16 can represent."""
     model_type, overrides = CASES[name]
     model = tiny_model(model_type, **overrides)
     for index, (buffer, values) in enumerate(model.named_buffers()):
@@ -47,7 +47,7 @@ def routers(model: Transformer) -> list[MixtureOfExperts]:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", [*ROUTED, "qwen2-moe", "gpt-2", "llama 3.2, tied"])
-def test_the_same_parameters_are_float32_as_in_the_reference(name: str, dtype: str, tmp_path: Path) -> None:
+def test_float32_parameters_are_those_of_transformers(name: str, dtype: str, tmp_path: Path) -> None:
     import transformers
 
     exact = random_with_biases(name)
@@ -56,7 +56,7 @@ def test_the_same_parameters_are_float32_as_in_the_reference(name: str, dtype: s
     ours = llmcli.load(folder, dtype=dtype, device="cpu")
     assert float32_of(ours.model) == float32_of(theirs)
     assert bool(float32_of(theirs)) is (name in ROUTED)
-    # Over several texts: rounding sends a token to another expert now and then, there as here.
+    # Several texts, because rounding sometimes sends a token to another expert, in both implementations.
     our_error = their_error = 0.0
     for ids in TEXTS:
         with torch.inference_mode():
@@ -72,11 +72,11 @@ def test_the_same_parameters_are_float32_as_in_the_reference(name: str, dtype: s
 
 @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"quantize": "int8"}], ids=str)
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
-def test_a_bias_chooses_that_rounding_would_level(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_selection_biases_are_not_rounded_to_bfloat16(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     made = random_with_biases("deepseek v3")
     for parameter, values in made.named_parameters():
         if parameter.endswith("mlp.gate.weight"):
-            # All scores are alike, so that the bias alone decides.
+            # All scores are equal, so that only the bias decides.
             values.data.zero_()
     path = write_gguf(made, tmp_path / "model.gguf") if kind == "gguf" else save(made, tmp_path / "model")
     loaded = llmcli.load(path, device="cpu", **options)
@@ -98,14 +98,14 @@ def test_a_bias_chooses_that_rounding_would_level(kind: str, options: dict[str, 
 
 
 @pytest.mark.parametrize("name", ROUTED)
-def test_their_bytes_are_counted(name: str, tmp_path: Path) -> None:
+def test_bytes_of_float32_parameters_are_counted(name: str, tmp_path: Path) -> None:
     folder = save(random_with_biases(name), tmp_path)
     counted = kept_bytes(meta_model(open_checkpoint(folder).config), {}, torch.bfloat16)
     kept = llmcli.load(folder, dtype="bfloat16", device="cpu").model.named_parameters()
     assert counted == {parameter: values.nbytes for parameter, values in kept}
 
 
-def test_neurons_of_such_a_mixture_are_looked_at(tmp_path: Path) -> None:
+def test_neurons_of_a_mixture_with_float32_biases_can_be_inspected(tmp_path: Path) -> None:
     loaded = llmcli.load(save(random_with_biases("deepseek v3"), tmp_path), dtype="bfloat16", device="cpu")
     x = torch.randn(4, loaded.config.hidden_size)
     mixture = routers(loaded.model)[0]
@@ -115,7 +115,7 @@ def test_neurons_of_such_a_mixture_are_looked_at(tmp_path: Path) -> None:
     assert activations(mixture, x, 0, expert)[0] == pytest.approx(float(fired[0].activations[0]), abs=1e-2)
 
 
-def test_all_families_keep_what_their_classes_say(tmp_path: Path) -> None:
+def test_every_family_keeps_the_float32_parameters_of_its_class(tmp_path: Path) -> None:
     import transformers
 
     for name in ("mixtral", "qwen3-moe", "olmoe", "gpt-oss", "llama 4", *ROUTED):

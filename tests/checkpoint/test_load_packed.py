@@ -1,4 +1,4 @@
-"""Weights read straight into packed blocks are those that a dense read gives, as far as their format allows."""
+"""Weights read straight into packed blocks equal those of a dense read, as far as their format allows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXACT = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "IQ4_NL")
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_blocks_keep_their_values(name: str) -> None:
+def test_packed_blocks_keep_the_stored_values(name: str) -> None:
     raw = sound_blocks(name, 12, 3)
     expected = ENCODINGS[name].decode(raw.flatten(0, 1)).view(12, -1)
     groups = groups_of(name, raw)
@@ -59,18 +59,18 @@ def weights(model: Transformer, name: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "kind", "form"),
     [
-        ("llama 3.1", Kind.Q4_0, {}),  # rows of queries and keys in pairs
+        ("llama 3.1", Kind.Q4_0, {}),  # paired rows of queries and keys
         ("llama 3.2, tied", Kind.Q4_1, {}),
         ("llama, biases, wide heads", Kind.Q4_1, {}),
-        ("phi-3, longrope, short", Kind.Q5_0, {}),  # queries, keys and values in one, gate and up in one
+        ("phi-3, longrope, short", Kind.Q5_0, {}),  # fused query-key-value and gate-up tensors
         ("gemma 2", Kind.Q8_0, {}),
-        ("mixtral", Kind.Q4_0, {}),  # gate and up in stacks of their own
-        ("mixtral", Kind.Q8_0, {"old": True}),  # a matrix for each expert
+        ("mixtral", Kind.Q4_0, {}),  # separate stacks of gate and up
+        ("mixtral", Kind.Q8_0, {"old": True}),  # one matrix per expert
         ("qwen3-moe", Kind.Q4_1, {"joined": True}),
     ],
 )
 @pytest.mark.parametrize("compiled", [True, False])
-def test_packed_files_hold_what_dense_ones_do(
+def test_packed_reading_gives_the_values_of_dense_reading(
     name: str, kind: Kind, form: dict[str, bool], compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
@@ -90,7 +90,7 @@ def test_packed_files_hold_what_dense_ones_do(
         torch.testing.assert_close(packed(ids), dense(ids), rtol=1e-4, atol=1e-4)
 
 
-def test_plain_numbers_stay_dense(tmp_path: Path) -> None:
+def test_plain_float_tensors_are_not_packed(tmp_path: Path) -> None:
     model = made("llama 3.1", hidden_size=64)
     path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantized(Kind.Q8_0, "ffn"))
     packed = loaded(path, "stored")
@@ -99,7 +99,7 @@ def test_plain_numbers_stay_dense(tmp_path: Path) -> None:
     assert isinstance(packed.embed_tokens, torch.nn.Embedding)
 
 
-def test_parts_of_several_formats_become_eight_bits(tmp_path: Path) -> None:
+def test_parameters_with_parts_of_several_formats_get_8_bits(tmp_path: Path) -> None:
     def kind_of(name: str, values: Any) -> Kind:
         if "ffn_gate_exps" in name or "ffn_up_exps" in name:
             return Kind.Q4_0 if "gate" in name else Kind.Q8_0
@@ -114,7 +114,7 @@ def test_parts_of_several_formats_become_eight_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize(("packing", "limit"), [("int8", 0.006), ("int4", 0.09)])
-def test_any_model_can_be_packed(family: str, packing: Packing, limit: float, tmp_path: Path) -> None:
+def test_models_of_several_families_can_be_packed(family: str, packing: Packing, limit: float, tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path, family)
     packed, dense = loaded(path, packing), loaded(path, None)
     packed_matrices = 0

@@ -1,4 +1,4 @@
-"""Weights are packed on the device they are for, a few rows at a time.
+"""Weights are packed on their device, a few rows at once.
 
 No GPU is needed to see that: tensors on `meta` have a device and a size but no values, so that what is made there can
 be counted; and fake ones refuse, as a real device would, to be computed with anything that is on the CPU.
@@ -45,7 +45,7 @@ AS_IF_LARGE = PackingSizes(device_values=1 << 12, feels_long_groups=0)
 
 
 class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors on `meta` that are there at the same time."""
+    """Counts the peak bytes of tensors on `meta`."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -73,7 +73,7 @@ class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Here(Executor):
-    """Does what is submitted at once, in the thread that submits it, where a mode sees it."""
+    """Runs submitted jobs at once in the submitting thread, so that a dispatch mode sees them."""
 
     def submit(self, fn: Any, /, *args: Any, **options: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -95,7 +95,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Peak:
 
 
 def loaded(checkpoint: Checkpoint, packing: Packing, counted: Peak) -> Transformer:
-    """The model on `meta`; its parameters as they were before, which are no more real, are not counted."""
+    """The model on `meta`; its original parameters, which are on `meta` too, are not counted."""
     before = meta_model(checkpoint.config)
     with mock.patch.object(weights_module, "meta_model", lambda config: before), counted:
         return load_weights(checkpoint, META, torch.bfloat16, packing=packing, sizes=AS_IF_LARGE)
@@ -110,7 +110,7 @@ def packed_bytes(checkpoint: Checkpoint, packing: Packing) -> int:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize("packing", ["int8", "int4"])
-def test_never_more_than_the_packed_weights_and_a_layer(
+def test_peak_memory_is_the_packed_weights_plus_less_than_a_layer(
     family: str, packing: Packing, counted: Peak, tmp_path: Path
 ) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_local_experts": 2}
@@ -120,11 +120,11 @@ def test_never_more_than_the_packed_weights_and_a_layer(
     model = loaded(checkpoint, packing, counted)
     assert model.device == META
     assert final <= counted.most <= final + layer
-    # What was made on the way is gone.
+    # Temporaries have been freed.
     assert counted.now <= final + layer // 8
 
 
-def test_stored_blocks_travel_as_they_are(counted: Peak, tmp_path: Path) -> None:
+def test_stored_blocks_are_copied_to_the_device_unchanged(counted: Peak, tmp_path: Path) -> None:
     path = write_gguf(
         made("llama 3.1", hidden_size=64, intermediate_size=128), tmp_path / "m.gguf", kind_of=quantized(Kind.Q4_0)
     )
@@ -135,7 +135,7 @@ def test_stored_blocks_travel_as_they_are(counted: Peak, tmp_path: Path) -> None
 
 
 def mixed(name: str, values: Any) -> Kind:
-    """As `Q4_K_M` files are: some matrices in more bits."""
+    """Like `Q4_K_M` files: some matrices have more bits."""
     return Kind.F32 if values.ndim < 2 else Kind.Q8_0 if "ffn_down" in name or "attn_v" in name else Kind.Q4_0
 
 
@@ -154,7 +154,7 @@ def uneven(name: str, values: Any) -> Kind:
         ("mixtral", quantized(Kind.Q8_0), "stored"),
     ],
 )
-def test_weights_stay_as_stored_where_a_kernel_reads_them(
+def test_stored_packing_is_the_default_if_the_kernel_reads_it(
     family: str, kind_of: Any, on_cuda: Packing | None, tmp_path: Path
 ) -> None:
     path = write_gguf(made(family, intermediate_size=64), tmp_path / "m.gguf", kind_of=kind_of)
@@ -167,14 +167,14 @@ def test_weights_stay_as_stored_where_a_kernel_reads_them(
 @pytest.mark.parametrize(
     ("family", "kind_of", "bits"),
     [
-        ("llama 3.1", quantized(Kind.Q4_0), {4}),  # rows of queries and keys in pairs
+        ("llama 3.1", quantized(Kind.Q4_0), {4}),  # paired rows of queries and keys
         ("llama 3.2, tied", quantized(Kind.Q4_1), {4}),
         ("gemma 2", quantized(Kind.Q8_0), {8}),
         ("llama 3.1", mixed, {4, 8}),
         ("mixtral", quantized(Kind.Q5_0), {8}),
     ],
 )
-def test_a_gpu_gets_the_blocks_of_files_value_for_value(
+def test_packed_blocks_on_a_gpu_keep_the_stored_values(
     family: str, kind_of: Any, bits: set[int], tmp_path: Path
 ) -> None:
     model = made(family, hidden_size=160, intermediate_size=96)
@@ -193,7 +193,7 @@ def test_a_gpu_gets_the_blocks_of_files_value_for_value(
 
 @pytest.mark.parametrize("kept", FORMATS, ids=str)
 @pytest.mark.parametrize("size", [(64, 96), (50, 40)])
-def test_packing_and_computing_stay_on_the_device(kept: PackedFormat, size: tuple[int, int]) -> None:
+def test_packing_runs_on_the_device(kept: PackedFormat, size: tuple[int, int]) -> None:
     with FakeTensorMode(), torch.inference_mode():
         matrix = PackedMatrix(kept, *size, dtype=torch.bfloat16, device=META)
         matrix.store(0, 0, quantize(torch.empty(size, dtype=torch.bfloat16, device=META), kept))
@@ -209,9 +209,9 @@ def test_packing_and_computing_stay_on_the_device(kept: PackedFormat, size: tupl
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_blocks_of_files_are_taken_apart_on_the_device(name: str) -> None:
+def test_stored_blocks_are_unpacked_on_the_device(name: str) -> None:
     raw = sound_blocks(name, 4, 2)
-    # A table written down as numbers is no fake, but has a device.
+    # A table made from constants is not a fake tensor, but has a device.
     with FakeTensorMode(allow_non_fake_inputs=True):
         groups = groups_of(name, torch.empty(raw.shape, dtype=torch.uint8, device=META))
     assert {part.device for part in (groups.codes, *groups.tails)} == {META}
@@ -222,7 +222,7 @@ def test_blocks_of_files_are_taken_apart_on_the_device(name: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("packing", ["int8", "int4"])
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_a_gpu_packs_and_computes_what_a_cpu_does(
+def test_packing_on_a_gpu_equals_packing_on_a_cpu(
     family: str, packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def planned(
@@ -242,7 +242,7 @@ def test_a_gpu_packs_and_computes_what_a_cpu_does(
         torch.testing.assert_close(ours(ids.cuda()).cpu(), theirs(ids), rtol=1e-3, atol=1e-3)
 
 
-def test_small_models_are_rounded_in_short_groups(tmp_path: Path) -> None:
+def test_small_models_are_quantized_in_short_groups(tmp_path: Path) -> None:
     model = meta_model(open_checkpoint(tiny_checkpoint(tmp_path, "llama")).config)
     cuda, size = torch.device("cuda"), sum(parameter.numel() for parameter in model.parameters())
     for limit, group in ((size + 1, 32), (size, 128)):

@@ -1,4 +1,4 @@
-"""What loading takes is told beforehand, and what would fit fits."""
+"""Memory is estimated before loading, and suggested settings fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Wide enough for packed blocks to be mostly weights, and with a cache that counts.
+    # Wide enough that packed blocks are mostly weights, with a cache of notable size.
     sizes = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 8192}
     return tiny_checkpoint(tmp_path_factory.mktemp("m") / "model", "llama", **sizes)
 
@@ -46,7 +46,7 @@ def takes(checkpoint: Checkpoint, packing: Packing | None, dtype: torch.dtype, c
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize("packing", [None, "int8", "int4"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_weights_and_cache_are_what_they_come_to(
+def test_estimated_weights_and_cache_equal_the_real_ones(
     family: str, packing: Packing | None, tied: bool, tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, family, tie_word_embeddings=tied))
@@ -59,14 +59,14 @@ def test_weights_and_cache_are_what_they_come_to(
     assert told.working > 0
 
 
-def test_stored_blocks_are_counted_as_they_are_kept(tmp_path: Path) -> None:
+def test_stored_blocks_are_counted_in_their_packed_size(tmp_path: Path) -> None:
     path = write_gguf(made("llama 3.1", hidden_size=64), tmp_path / "m.gguf", kind_of=quantized(Kind.Q4_0))
     checkpoint = open_checkpoint(path)
     stored, int8, none = (takes(checkpoint, packing, torch.bfloat16, 16) for packing in ("stored", "int8", None))
     assert stored < int8 < none
 
 
-def test_a_window_keeps_the_cache_small(tmp_path: Path) -> None:
+def test_sliding_windows_reduce_the_cache(tmp_path: Path) -> None:
     sizes = {"max_position_embeddings": 4096}
     whole = open_checkpoint(tiny_checkpoint(tmp_path / "whole", "mistral", **sizes, sliding_window=None))
     window = open_checkpoint(tiny_checkpoint(tmp_path / "window", "mistral", **sizes, sliding_window=64))
@@ -75,7 +75,7 @@ def test_a_window_keeps_the_cache_small(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packing", [None, "int8", "int4"])
 @pytest.mark.parametrize("context", [None, 8192])
-def test_one_byte_less_is_refused(
+def test_one_byte_too_little_is_refused(
     packing: Packing | None, context: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = open_checkpoint(folder)
@@ -92,21 +92,21 @@ def test_one_byte_less_is_refused(
     assert ("8192 tokens" in told) == (context is not None)
 
 
-def test_nothing_is_refused_where_the_system_does_not_tell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_free_memory_refuses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, None)
     checkpoint = open_checkpoint(folder)
     check_memory(meta_model(checkpoint.config), checkpoint, LoadRequest(CPU, torch.float32, context=8192))
 
 
 def offers(told: str) -> list[str]:
-    """The settings that a refusal offers."""
+    """The settings that an error suggests."""
     listed = told.partition("This would fit: ")[2].rstrip(".")
     return [re.sub(r" \(.*\)", "", one) for one in listed.split(", ")] if listed else []
 
 
 @pytest.mark.parametrize("share", [0.99, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.05])
 @pytest.mark.parametrize("context", [None, 5000])
-def test_what_is_offered_fits_and_what_fits_is_offered(
+def test_suggested_settings_are_those_that_fit(
     share: float, context: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = open_checkpoint(folder)
@@ -127,13 +127,13 @@ def test_what_is_offered_fits_and_what_fits_is_offered(
             assert takes(checkpoint, packing, dtype, length + 256) > free
     for packing in ("int8", "int4"):
         assert (f"--quantize {packing}" in found) == (takes(checkpoint, packing, torch.float32, context) <= free)
-        # Nothing more is asked for where that is enough.
+        # No larger change is suggested if this one is enough.
         assert not any(f"--quantize {packing} --" in one for one in found if f"--quantize {packing}" in found)
     if not found:
         assert "use a smaller model" in str(refused.value)
 
 
-def test_what_cannot_be_quantized_is_not_offered_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantizing_is_not_suggested_where_it_is_impossible(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(folder)
     have(monkeypatch, takes(checkpoint, None, torch.float32, None) - 1)
     with pytest.raises(OutOfMemoryError) as refused:
@@ -141,7 +141,7 @@ def test_what_cannot_be_quantized_is_not_offered_so(folder: Path, monkeypatch: p
     assert offers(str(refused.value)) == ["--dtype bfloat16"]
 
 
-def test_commands_end_with_code_5_before_a_weight_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_exit_with_5_before_weights_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("a weight was read")
 
@@ -155,19 +155,19 @@ def test_commands_end_with_code_5_before_a_weight_is_read(folder: Path, monkeypa
     assert "--quantize" not in llm("score", "hi there", *flags[:2], *flags[4:]).stderr.decode()
 
 
-def test_the_library_says_so_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_api_raises_the_same_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, 1000)
     with pytest.raises(llmcli.errors.OutOfMemoryError, match=r"takes .* cpu has 0.0 MiB free"):
         llmcli.load(folder, device="cpu", context_length=100)
 
 
-def test_a_gpu_reads_more_at_a_time(folder: Path) -> None:
+def test_a_gpu_needs_memory_for_longer_prefill_chunks(folder: Path) -> None:
     model = meta_model(open_checkpoint(folder).config)
     planned = planned_formats(model, "int4", None, CPU)
     here, there = (
         footprint(model, planned, torch.bfloat16, 4096, torch.device(device)) for device in ("cpu", "cuda:1")
     )
     assert (there.weights, there.cache) == (here.weights, here.cache)
-    # Four times the activations, and what a matrix is unpacked to.
+    # Four times the activations, and the buffer of unpacked matrices.
     largest = max(parameter.numel() for parameter in model.parameters())
     assert 2 * here.working + 12 * largest < there.working < 4 * here.working + 12 * largest

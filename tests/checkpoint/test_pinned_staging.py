@@ -1,4 +1,4 @@
-"""What goes to a device through the ring arrives as it is stored, whatever the device is still fetching."""
+"""Weights copied through the ring are unchanged, even if the device copies late and out of order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class Late:
-    """A device that fetches as late as it may: when somebody waits for it, or at the end, in no special order."""
+    """A device that copies as late as possible: when it is waited for, or at the end, in arbitrary order."""
 
     def __init__(self) -> None:
         self.buffers = 0
@@ -94,31 +94,31 @@ def check(path: Path, dtype: torch.dtype, buffer_bytes: int, threads: int, *, le
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "phi3", "qwen3_moe"])
 @pytest.mark.parametrize(("buffer_bytes", "threads"), [(600, 1), (5000, 4), (1 << 20, 2)])
-def test_safetensors_arrive(family: str, buffer_bytes: int, threads: int, tmp_path: Path) -> None:
+def test_safetensors_are_copied_unchanged(family: str, buffer_bytes: int, threads: int, tmp_path: Path) -> None:
     check(tiny_checkpoint(tmp_path, family), torch.float32, buffer_bytes, threads, least=12)
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("wanted", [torch.bfloat16, torch.float32])
-def test_any_type_becomes_any_other(stored: torch.dtype, wanted: torch.dtype, tmp_path: Path) -> None:
+def test_all_float_types_are_converted_to_all_others(stored: torch.dtype, wanted: torch.dtype, tmp_path: Path) -> None:
     check(save(tiny_model("llama").to(stored), tmp_path), wanted, 2000, 2, least=20)
 
 
-def test_rows_that_a_file_keeps_in_pairs(tmp_path: Path) -> None:
+def test_paired_rows_are_reordered(tmp_path: Path) -> None:
     path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
     checkpoint = open_checkpoint(path)
     assert any(getattr(source, "pairs", None) for source in checkpoint.sources.values())
     check(path, torch.float32, 4000, 2, least=12)
 
 
-def test_what_does_not_fit_a_buffer_goes_another_way(tmp_path: Path) -> None:
+def test_rows_larger_than_a_buffer_are_not_streamed(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, "llama"))
     source = checkpoint.sources["layers.0.mlp.up_proj.weight"]
     assert not streamed_spans(source, checkpoint.tensors, Ring(Late(), 1, buffer_bytes=100))
     assert not streamed_spans(checkpoint.sources["norm.weight"], checkpoint.tensors, Ring(Late(), 1))
 
 
-def test_a_file_that_is_cut_short_leaves_the_ring_whole(tmp_path: Path) -> None:
+def test_a_truncated_file_loses_no_buffer_of_the_ring(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "llama")
     checkpoint = open_checkpoint(folder)
     spans = streamed_spans(checkpoint.sources["lm_head.weight"], checkpoint.tensors, Ring(Late(), 1))
@@ -136,8 +136,8 @@ def test_a_file_that_is_cut_short_leaves_the_ring_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
-def test_a_model_is_loaded_through_it(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for a GPU, but that the device is the CPU after all."""
+def test_a_model_is_loaded_through_the_ring(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load through the ring as for a GPU, with the CPU as the device."""
     folder = tiny_checkpoint(tmp_path, family)
     right = expected(folder, torch.float32)
     noting = mock.Mock(wraps=stream)
@@ -153,7 +153,7 @@ def test_a_model_is_loaded_through_it(family: str, tmp_path: Path, monkeypatch: 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
-def test_a_gpu_gets_what_a_cpu_does(family: str, tmp_path: Path) -> None:
+def test_loading_on_a_gpu_equals_loading_on_a_cpu(family: str, tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, family, hidden_size=512, intermediate_size=2048)
     cuda = torch.device("cuda")
     assert not isinstance(fetching_to(cuda), FromAnywhere)

@@ -1,4 +1,4 @@
-"""What is read of a GGUF file before torch is imported is what is read after."""
+"""A GGUF file preloaded before torch is imported gives the same checkpoint as one opened later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.gguf.families import made
 from tests.support.gguf.writer import write_gguf
 
 
-def test_a_checkpoint_opened_ahead_is_the_same(tmp_path: Path) -> None:
+def test_a_preloaded_checkpoint_equals_one_opened_later(tmp_path: Path) -> None:
     path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
     plain, ahead = open_checkpoint(path), open_checkpoint(path, read_gguf_ahead(path))
     assert ahead.config == plain.config
@@ -29,14 +29,14 @@ def test_a_checkpoint_opened_ahead_is_the_same(tmp_path: Path) -> None:
     assert ahead.read_text_parts() is ours
 
 
-def test_a_header_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preloading_parses_the_header_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
     ahead = read_gguf_ahead(path)
     monkeypatch.setattr("llmcli.checkpoint.gguf.header.parse_header", lambda _: pytest.fail("parsed again"))
     assert open_checkpoint(path, ahead).format == "GGUF"
 
 
-def test_a_tokenizer_of_no_use_is_an_error_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_faulty_tokenizer_raises_only_when_it_is_used(tmp_path: Path) -> None:
     path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf", changes={"tokenizer.ggml.model": "t5"})
     checkpoint = open_checkpoint(path, read_gguf_ahead(path))
     for _ in range(2):
@@ -44,20 +44,20 @@ def test_a_tokenizer_of_no_use_is_an_error_when_it_is_asked_for(tmp_path: Path) 
             checkpoint.read_text_parts()
 
 
-def test_a_part_is_left_to_whoever_reads_all_parts(tmp_path: Path) -> None:
+def test_a_shard_of_a_split_file_is_not_preloaded(tmp_path: Path) -> None:
     path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf", largest_part=10)
     assert read_gguf_ahead(path) is None
     assert open_checkpoint(path, None).read_text_parts().tokenizer.encode("a")
 
 
-def test_a_damaged_header_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_damaged_header_raises_at_once(tmp_path: Path) -> None:
     path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="Download it again"):
         read_gguf_ahead(path)
 
 
-def test_it_needs_no_torch(tmp_path: Path) -> None:
+def test_preloading_does_not_import_torch(tmp_path: Path) -> None:
     path = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
     code = (
         "import sys\nfrom pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""What is read of a folder before torch is imported is what is read after."""
+"""A folder preloaded before torch is imported gives the same checkpoint as one opened later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from llmcli.checkpoint.folder import read_folder
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
-def test_a_folder_opened_ahead_is_the_same_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preloaded_folder_equals_one_opened_later_and_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     plain, ahead = open_checkpoint(folder), read_folder(folder)
     monkeypatch.setattr("llmcli.checkpoint.checkpoint.read_folder", lambda _: pytest.fail("read again"))
@@ -21,7 +23,7 @@ def test_a_folder_opened_ahead_is_the_same_and_read_once(tmp_path: Path, monkeyp
     assert (opened.config, opened.tensors, opened.sources) == (plain.config, plain.tensors, plain.sources)
 
 
-def test_what_is_wrong_with_a_folder_is_told_without_torch(tmp_path: Path) -> None:
+def test_faults_of_a_folder_are_reported_without_torch(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     code = (
         "import sys\nsys.modules['torch'] = None\nfrom pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""What a model's makers recommend, in the words of transformers and of llama.cpp."""
+"""Recommended sampling settings, in the formats of transformers and llama.cpp."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmcli.checkpoint.text_assets import gguf_text_parts
 from tests.support.text.tokenizers import byte_level_backend, gguf_of_byte_level
 
 
-def test_every_key_that_gguf_has_is_followed_or_noted() -> None:
+def test_every_sampling_key_of_gguf_is_followed_or_noted() -> None:
     from gguf import Keys
 
     keys = {value for name, value in vars(Keys.General).items() if name.startswith("SAMPLING_")}
@@ -39,7 +39,7 @@ def test_every_key_that_gguf_has_is_followed_or_noted() -> None:
         1,
     )
     assert all(isinstance(found[name], int) for name in ("top_k", "repeat_last_n"))
-    # Besides these eight: Mirostat with its two numbers, and the order.
+    # The other keys: Mirostat with its two numbers, and the order of filters.
     assert len(keys) == 8 + 3 + 1
 
 
@@ -52,7 +52,7 @@ def test_every_key_that_gguf_has_is_followed_or_noted() -> None:
         ({"mirostat": 1, "sequence": "tkp"}, ["Mirostat", "'tkp'"]),
     ],
 )
-def test_what_is_not_followed_is_a_note(values: dict[str, object], notes: list[str]) -> None:
+def test_recommendations_that_are_not_followed_are_noted(values: dict[str, object], notes: list[str]) -> None:
     sampling = {f"general.sampling.{name}": value for name, value in values.items()}
     found = gguf_sampling_notes(sampling)
     assert len(found) == len(notes)
@@ -62,13 +62,13 @@ def test_what_is_not_followed_is_a_note(values: dict[str, object], notes: list[s
     assert [note for note in told if note.startswith("Not followed: the file recommends")] == list(found)
 
 
-def test_values_of_other_kinds_are_passed_over() -> None:
+def test_values_of_other_types_are_ignored() -> None:
     names = ("temp", "top_k", "top_p", "xtc_probability")
     values = dict(zip(names, ("1", True, math.nan, [0.5]), strict=True))
     assert gguf_sampling_defaults({f"general.sampling.{name}": value for name, value in values.items()}) == {}
 
 
-def test_what_transformers_knows_is_written_as_it_is_read() -> None:
+def test_written_recommendations_are_read_back() -> None:
     defaults = {"temperature": 0.5, "top_k": 7, "typical_p": 0.9, "repeat_penalty": 1.1, "xtc_probability": 0.5}
     written = generation_config(defaults)
     assert written == {"temperature": 0.5, "top_k": 7, "typical_p": 0.9, "repetition_penalty": 1.1}

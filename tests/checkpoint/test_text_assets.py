@@ -40,7 +40,7 @@ SIZES = {"tokenizer.json": 261, "tekken.json": 537, "tokenizer.model": 700}
 
 
 @pytest.mark.parametrize("present", [list(SIZES)[at:] for at in range(3)] + [["tokenizer.json", "tokenizer.model"]])
-def test_the_most_converted_tokenizer_counts(tmp_path: Path, present: list[str]) -> None:
+def test_the_most_complete_tokenizer_file_is_used(tmp_path: Path, present: list[str]) -> None:
     contents = {
         "tokenizer.json": byte_tokenizer().to_str(),
         "tekken.json": tekken_data(),
@@ -51,24 +51,24 @@ def test_the_most_converted_tokenizer_counts(tmp_path: Path, present: list[str])
     write(tmp_path, "tokenizer_config.json", {"add_bos_token": False})
     tokenizer = read(tmp_path).tokenizer
     assert tokenizer.vocab_size == SIZES[present[0]]
-    # The flag counts for tokenizer.model alone.
+    # The flag applies to tokenizer.model only.
     assert (len(tokenizer.encode("", add_special_tokens=True)) == 0) == (present[0] == "tokenizer.model")
 
 
-def test_a_folder_without_a_tokenizer_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_without_a_tokenizer_names_the_files_looked_for(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json, tekken\.json or tokenizer\.model"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("name", list(SIZES))
-def test_a_damaged_tokenizer_is_not_passed_over(tmp_path: Path, name: str) -> None:
+def test_a_damaged_tokenizer_is_an_error(tmp_path: Path, name: str) -> None:
     write(tmp_path, "tokenizer.model", trained("bpe"))
     write(tmp_path, name, b"\xff\xff\xff")
     with pytest.raises(CheckpointError, match=name):
         read(tmp_path)
 
 
-def test_a_mended_tokenizer_is_noted(tmp_path: Path) -> None:
+def test_repairs_of_a_tokenizer_are_noted(tmp_path: Path) -> None:
     write(tmp_path, "tokenizer.json", converted(LLAMA3_WORDS).to_str())
     assert len(read(tmp_path).tokenizer.notes) == 1
 
@@ -151,7 +151,7 @@ def test_several_templates_without_a_default_need_a_name(folder: Path) -> None:
     parts = read(folder)
     undecided = parts.template()
     assert undecided is not None
-    # An error only where one is used.
+    # Raised only when a template is used.
     with pytest.raises(CheckpointError, match="rag, tool_use"):
         undecided.render([])
     chosen = parts.template("rag")
@@ -167,7 +167,7 @@ def test_several_templates_without_a_default_need_a_name(folder: Path) -> None:
         ("additional_chat_templates/a.jinja", b"\xff"),
     ],
 )
-def test_a_damaged_file_of_a_template_is_an_error_only_where_one_is_used(folder: Path, name: str, data: bytes) -> None:
+def test_a_damaged_template_file_raises_only_when_a_template_is_used(folder: Path, name: str, data: bytes) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(data)
     parts = read(folder)
@@ -175,19 +175,19 @@ def test_a_damaged_file_of_a_template_is_an_error_only_where_one_is_used(folder:
     assert template is not None and parts.template_fault is not None
     with pytest.raises(CheckpointError, match=Path(name).name):
         template.check()
-    # Another place has one.
+    # Another place has a template.
     write(folder, "tokenizer_config.json", json.dumps({"chat_template": "x"}))
     parts = read(folder)
     other = parts.template()
     assert other is not None and other.render([]) == "x"
-    # A place behind that one is not looked at.
+    # Later places are not read.
     count = 0 if name == "chat_template.json" else 1
     told = [note for note in parts.notes if "template" in note and name in note]
     assert len(told) == count
     assert all(note.startswith("The chat template comes from tokenizer_config.json: ") for note in told)
 
 
-def test_the_markers_of_a_template_from_a_file_are_guarded(folder: Path, tmp_path: Path) -> None:
+def test_control_tokens_of_a_template_from_a_file_are_guarded(folder: Path, tmp_path: Path) -> None:
     size = read(folder).tokenizer.vocab_size
     write(folder, "added_tokens.json", json.dumps({"<b>": size}))
     parts = read(folder)
@@ -197,7 +197,7 @@ def test_the_markers_of_a_template_from_a_file_are_guarded(folder: Path, tmp_pat
     assert size not in parts.tokenizer.encode("<b>") and parts.tokenizer.is_guarded(size)
 
 
-def test_an_empty_template_is_none(folder: Path) -> None:
+def test_an_empty_template_counts_as_none(folder: Path) -> None:
     write(folder, "chat_template.jinja", " \n")
     assert read(folder).template() is None
     write(folder, "chat_template.json", json.dumps({"chat_template": [{"name": "a", "template": ""}]}))
@@ -206,13 +206,13 @@ def test_an_empty_template_is_none(folder: Path) -> None:
     assert (read(folder).templates, read(folder).template_origin) == ({"default": "x"}, "tokenizer_config.json")
 
 
-def test_a_model_without_templates_has_none_by_any_name(folder: Path) -> None:
+def test_a_model_without_templates_has_none_of_any_name(folder: Path) -> None:
     assert read(folder).template() is None
     with pytest.raises(UsageError, match="no chat templates"):
         read(folder).template("default")
 
 
-def test_every_file_that_names_an_end_counts(folder: Path) -> None:
+def test_stop_tokens_of_all_files_are_used(folder: Path) -> None:
     write(folder, "generation_config.json", {"eos_token_id": [258, 259], "temperature": 0.6, "top_k": 20.0})
     write(folder, "tokenizer_config.json", {"eos_token": "<|end|>"})
     parts = read(folder, {"eos_token_id": 260})
@@ -224,7 +224,7 @@ def test_every_file_that_names_an_end_counts(folder: Path) -> None:
     ("ids", "kept", "notes"),
     [("2", [], 1), (True, [], 1), ([1, "2"], [1], 1), (10**6, [], 1), (-1, [], 1), (2.0, [2], 0), ([], [], 0)],
 )
-def test_an_end_that_is_no_token_is_passed_over(folder: Path, ids: object, kept: list[int], notes: int) -> None:
+def test_a_stop_id_that_is_no_token_is_ignored(folder: Path, ids: object, kept: list[int], notes: int) -> None:
     parts = read(folder, {"eos_token_id": ids, "bos_token_id": 10**6, "pad_token_id": -1})
     assert set(parts.stop_ids) == {*kept, byte_tokenizer().token_to_id("<|end|>")}
     assert len(parts.notes) == notes
@@ -232,7 +232,7 @@ def test_an_end_that_is_no_token_is_passed_over(folder: Path, ids: object, kept:
 
 @pytest.mark.parametrize("name", ["added_tokens.json", "special_tokens_map.json"])
 @pytest.mark.parametrize("content", ["", "[1]", b"\xff", "{'"])
-def test_a_damaged_list_beside_tokenizer_json_is_passed_over(folder: Path, name: str, content: object) -> None:
+def test_a_damaged_file_beside_tokenizer_json_is_ignored_with_a_note(folder: Path, name: str, content: object) -> None:
     write(folder, name, content)
     write(folder, "tokenizer_config.json", {"eos_token": "<|end|>"})
     (note,) = read(folder).notes
@@ -246,7 +246,7 @@ def test_a_damaged_list_beside_tokenizer_json_is_passed_over(folder: Path, name:
 
 @pytest.mark.parametrize("value", [10**6, -2, "2", 2.5, [1, 10**6], 2**32 - 1, -1])
 @pytest.mark.parametrize("name", ["eos", "eot", "eom"])
-def test_an_end_in_gguf_metadata_that_is_no_token_is_passed_over(name: str, value: object) -> None:
+def test_a_stop_id_in_gguf_metadata_that_is_no_token_is_ignored(name: str, value: object) -> None:
     key = f"tokenizer.ggml.{name}_token_id"
     metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2") | {key: value}
     parts = gguf_text_parts(GGUFHeader(Path("m.gguf"), cast("dict[str, GGUFValue]", metadata), 3, {}, 32))
@@ -265,7 +265,7 @@ def test_an_end_in_gguf_metadata_that_is_no_token_is_passed_over(name: str, valu
         ({}, {}),
     ],
 )
-def test_do_sample_false_recommends_temperature_0(
+def test_do_sample_false_means_temperature_0(
     folder: Path, generation: dict[str, object], defaults: dict[str, float]
 ) -> None:
     write(folder, "generation_config.json", generation)

@@ -1,4 +1,4 @@
-"""Processes that are killed while they write, and many that write at once: only what was never finished is lost."""
+"""Processes that are killed while writing, and concurrent writers: only unfinished lines are lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 KILLS = 50
 TOGETHER = 20
 
-# Says on stdout which exchanges have been saved; goes on with the conversation there is, if it is given one.
+# Prints the exchanges that it has saved; continues the conversation it is given, if any.
 WRITER = """
 import sys
 from pathlib import Path
@@ -55,12 +55,12 @@ def writer(name: str, count: int, *path: Path) -> subprocess.Popen[bytes]:
 
 
 def finished(tree: Tree) -> set[str]:
-    """The questions that have a whole reply."""
+    """The questions that have a complete reply."""
     replies = {node.after for node in tree.nodes.values() if node.is_reply and node.reason == "stop"}
     return {node.text for node in tree.nodes.values() if node.n in replies}
 
 
-def test_kill_9_while_saving_loses_the_last_turn_at_most() -> None:
+def test_a_kill_while_saving_loses_at_most_the_last_turn() -> None:
     talk = LiveConversation()
     talk.ask("first")
     path = talk.path
@@ -71,7 +71,7 @@ def test_kill_9_while_saving_loses_the_last_turn_at_most() -> None:
     for number in range(KILLS):
         with writer(f"run{number}", 1_000_000, path) as process:
             assert process.stdout is not None
-            # At least one exchange of each process is whole when the blow comes.
+            # Each process has saved at least one exchange before it is killed.
             said = process.stdout.readline()
             time.sleep(chance.random() * 0.01)
             process.send_signal(signal.SIGKILL)
@@ -80,15 +80,15 @@ def test_kill_9_while_saving_loses_the_last_turn_at_most() -> None:
         tree, _ = read_conversation(path)
         assert saved <= finished(tree)
     assert len(saved) >= KILLS
-    # Nothing but the conversation, and it can still be gone on with.
+    # Only the conversation's file exists, and it can be continued.
     assert list(path.parent.iterdir()) == [path]
     again, note = LiveConversation.resume(path)
     again.ask("last")
     again.close()
-    assert note is None or "not whole" in note
+    assert note is None or "incomplete" in note
 
 
-def test_many_processes_on_one_store_lose_nothing() -> None:
+def test_concurrent_processes_lose_no_conversation() -> None:
     processes = [writer(f"chat{number}", 10) for number in range(TOGETHER)]
     said = []
     for process in processes:

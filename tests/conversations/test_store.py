@@ -1,4 +1,4 @@
-"""Conversations on disk: whatever happens to the program, what was written can be read again."""
+"""Conversations on disk: what was written can be read again, even if the program is killed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def closed(talk: LiveConversation) -> Path:
     return path
 
 
-def test_what_was_said_is_read_again_and_goes_on() -> None:
+def test_a_saved_conversation_is_read_back_and_continued() -> None:
     path = written()
     assert path.stat().st_mode & 0o777 == 0o600
     talk, note = LiveConversation.resume(path)
@@ -60,7 +60,7 @@ def test_what_was_said_is_read_again_and_goes_on() -> None:
     node = talk.tree.last_reply()
     assert node is not None
     assert node.sampling is not None
-    # JSON has lists where there are tuples.
+    # JSON turns tuples into lists.
     sampling = {name: tuple(value) if isinstance(value, list) else value for name, value in node.sampling.items()}
     assert SamplingParams(**sampling) == PARAMS  # type: ignore[arg-type]
     exchange(talk, "Three?", "maybe")
@@ -72,8 +72,8 @@ def test_what_was_said_is_read_again_and_goes_on() -> None:
 
 
 @given(st.data())
-def test_a_file_cut_anywhere_holds_every_whole_line(data: st.DataObject) -> None:
-    # Hypothesis runs the body many times in one data folder, which makes it many conversations.
+def test_a_file_truncated_anywhere_keeps_its_whole_lines(data: st.DataObject) -> None:
+    # Hypothesis runs the body many times in one data folder, so there are many conversations.
     path = written()
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
@@ -87,12 +87,12 @@ def test_a_file_cut_anywhere_holds_every_whole_line(data: st.DataObject) -> None
     assert damage is None
     assert path.read_bytes().startswith(whole[: min(complete)])
     assert tree.path()[-1].text == "ok"
-    # Said exactly where something was lost.
+    # The note is given exactly if something was lost.
     lost = whole[:length].rpartition(b"\n")[2]
     assert (note is not None) == (bool(lost) and lost + b"\n" not in whole.splitlines(keepends=True))
 
 
-def test_a_reply_without_an_end_was_cut_off() -> None:
+def test_a_reply_without_an_end_counts_as_cut_off() -> None:
     talk = LiveConversation()
     exchange(talk, "One?", "yes", reason=None)
     tree, _ = read_conversation(closed(talk))
@@ -103,13 +103,13 @@ def test_a_reply_without_an_end_was_cut_off() -> None:
     assert "*(interrupted)*" in as_markdown(tree)
 
 
-def test_a_reply_without_a_token_leaves_the_question_unanswered() -> None:
+def test_a_reply_without_tokens_is_not_recorded() -> None:
     talk = LiveConversation()
     talk.answer(talk.ask("One?"), "m", PARAMS).end("interrupted")
     path = closed(talk)
     pending = read_conversation(path)[0].unanswered()
     assert pending is not None
-    # What is said next takes its place.
+    # The next message replaces it.
     talk, _ = LiveConversation.resume(path)
     exchange(talk, "Two?", "no")
     talk.close()
@@ -136,7 +136,7 @@ def test_a_damaged_file_is_refused(damage: object, told: str) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_damaged_file_is_set_aside_and_gone_on_with(times: int) -> None:
+def test_a_damaged_file_is_copied_aside_and_continued(times: int) -> None:
     path = written()
     sound = path.read_bytes()
     lines = sound.splitlines(keepends=True)
@@ -156,7 +156,7 @@ def test_a_damaged_file_is_set_aside_and_gone_on_with(times: int) -> None:
 @pytest.mark.parametrize(
     "first", [b"garbage\n", b'{"kind": "begin", "version": 9, "id": "a", "time": "", "program": "x"}\n']
 )
-def test_of_a_file_without_a_beginning_nothing_is_touched(first: bytes) -> None:
+def test_a_file_without_a_valid_first_line_is_not_changed(first: bytes) -> None:
     path = written()
     data = first + path.read_bytes().partition(b"\n")[2]
     path.write_bytes(data)
@@ -166,7 +166,7 @@ def test_of_a_file_without_a_beginning_nothing_is_touched(first: bytes) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_was_never_begun_is_none_to_go_on_with() -> None:
+def test_an_empty_file_is_not_listed() -> None:
     path = written()
     path.with_name("29990101-000000-aaaa.jsonl").touch()
     assert conversation_files() == [path]
@@ -188,7 +188,7 @@ def test_one_process_at_a_time_writes_to_a_file() -> None:
     assert conversation_files() == []
 
 
-def test_two_that_begin_in_the_same_moment_get_files_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversations_of_the_same_second_get_separate_files(monkeypatch: pytest.MonkeyPatch) -> None:
     letters = iter("aaaaaaaabbbb")
     monkeypatch.setattr("secrets.choice", lambda _: next(letters))
     monkeypatch.setattr(store, "now", lambda: "2026-01-02T03:04:05+00:00")
@@ -203,7 +203,7 @@ def test_two_that_begin_in_the_same_moment_get_files_of_their_own(monkeypatch: p
             find_conversation(name)
 
 
-def test_an_empty_conversation_leaves_no_file_and_an_unsaved_one_neither() -> None:
+def test_empty_and_unsaved_conversations_leave_no_file() -> None:
     talk = LiveConversation()
     talk.record_settings(SettingsRecord("m", None))
     talk.go_to(0)
@@ -211,7 +211,7 @@ def test_an_empty_conversation_leaves_no_file_and_an_unsaved_one_neither() -> No
     assert conversation_files() == []
 
 
-def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported_once_and_the_chat_continues(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     told: list[str] = []
     talk = LiveConversation(on_fault=told.append)
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path
     assert len(talk.tree.path()) == 4
 
 
-def test_export_and_import() -> None:
+def test_an_exported_conversation_is_imported_again() -> None:
     tree, _ = read_conversation(written())
     found = as_json(tree)
     assert found["model"] == "m"
@@ -254,6 +254,6 @@ def test_export_and_import() -> None:
         '[{"role": "user", "content": "x"}, {"role": "user", "content": "x"}]',
     ],
 )
-def test_what_is_no_conversation_is_not_imported(text: str) -> None:
+def test_other_json_is_not_imported(text: str) -> None:
     with pytest.raises(LlmcliError, match=r"x\.json"):
         import_json(text, source="x.json")

@@ -1,4 +1,4 @@
-"""What the records of a conversation come to."""
+"""The tree of a conversation, built from its records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def said(n: int, after: int, question: str, reply: str, ids: tuple[int, ...], re
 def tree_of(*records: Record) -> Tree:
     tree = Tree()
     for record in records:
-        # Through the file's form, as it would be read again.
+        # Through the line format of files.
         tree.apply(from_line(to_line(record)))
     return tree
 
@@ -49,7 +49,7 @@ def texts(tree: Tree) -> list[str]:
 TWO = [*said(1, 0, "One?", "yes", (5, 6)), *said(3, 2, "Two?", "no", (7, 8))]
 
 
-def test_messages_follow_each_other_with_their_ids() -> None:
+def test_messages_keep_the_order_and_ids_of_the_branch() -> None:
     tree = tree_of(Begin("id", TIME, "llmcli"), SettingsRecord("m", None, "Be brief."), *TWO)
     assert tree.messages(model="m", vocab_size=9) == [
         Message("user", "One?"),
@@ -62,18 +62,18 @@ def test_messages_follow_each_other_with_their_ids() -> None:
 
 
 @pytest.mark.parametrize(("model", "vocab_size"), [("other", 100), ("m", 6)])
-def test_ids_stand_for_text_only_to_the_model_that_said_them(model: str, vocab_size: int) -> None:
+def test_token_ids_are_kept_only_for_the_same_model(model: str, vocab_size: int) -> None:
     assert tree_of(*TWO).messages(model=model, vocab_size=vocab_size)[1] == Message(
         "assistant", "yes", None, is_reply=True
     )
 
 
-def test_a_reply_cut_at_a_stop_string_goes_by_its_text() -> None:
+def test_a_reply_cut_at_a_stop_string_is_encoded_from_its_text() -> None:
     tree = tree_of(*said(1, 0, "One?", "yes", (5, 6), "stop_string"))
     assert tree.messages(model="m", vocab_size=100)[1].ids is None
 
 
-def test_what_is_taken_back_stays_as_a_branch() -> None:
+def test_undone_messages_remain_as_a_branch() -> None:
     tree = tree_of(*TWO, HeadRecord(2), *said(5, 2, "Three?", "maybe", (9,)))
     assert texts(tree) == ["One?", "yes", "Three?", "maybe"]
     assert [leaf.n for leaf in tree.leaves()] == [4, 6]
@@ -84,14 +84,14 @@ def test_what_is_taken_back_stays_as_a_branch() -> None:
     assert tree.title() == "One?"
 
 
-def test_another_reply_to_the_same_question_is_a_branch() -> None:
+def test_a_retried_reply_is_a_branch() -> None:
     tree = tree_of(*TWO, ReplyRecord(5, 3, "m", {}, TIME), More(5, "perhaps", (9,)))
     assert texts(tree)[-1] == "perhaps"
     assert tree.nodes[5].is_cut
     assert not tree.nodes[4].is_cut
 
 
-def test_an_unanswered_question_is_not_read() -> None:
+def test_an_unanswered_question_is_not_in_the_context() -> None:
     tree = tree_of(*TWO, Question(5, 4, "Three?", TIME))
     pending = tree.unanswered()
     assert pending is not None
@@ -99,7 +99,7 @@ def test_an_unanswered_question_is_not_read() -> None:
     assert texts(tree) == ["One?", "yes", "Two?", "no"]
 
 
-def test_a_window_leaves_out_what_is_before_it_and_only_there() -> None:
+def test_a_window_omits_earlier_messages_on_its_branch_only() -> None:
     tree = tree_of(*TWO, Window(2))
     assert texts(tree) == ["Two?", "no"]
     assert [node.n for node in tree.left_out()] == [1, 2]
@@ -123,7 +123,7 @@ def test_a_window_leaves_out_what_is_before_it_and_only_there() -> None:
         HeadRecord(7),
     ],
 )
-def test_what_cannot_follow_is_refused(record: Record) -> None:
+def test_records_out_of_order_are_refused(record: Record) -> None:
     with pytest.raises(LlmcliError, match="conversation"):
         tree_of(*TWO, record)
 
@@ -143,6 +143,6 @@ def test_what_cannot_follow_is_refused(record: Record) -> None:
         "[" * 10_000,
     ],
 )
-def test_a_line_that_is_no_record_is_refused(line: str) -> None:
+def test_invalid_lines_are_refused(line: str) -> None:
     with pytest.raises(ValueError, match=r"not|wrong|missing|nested|Expecting"):
         from_line(line)

@@ -31,7 +31,7 @@ def problems(found: list[Finding]) -> list[str]:
     return [f"{finding.subject}: {finding.message}" for finding in found if finding.level == "problem"]
 
 
-def test_a_sound_model_has_no_problem(folder: Path) -> None:
+def test_a_valid_model_has_no_problem(folder: Path) -> None:
     found = findings(folder)
     assert problems(found) == []
     words = {finding.message for finding in found}
@@ -49,17 +49,17 @@ LOOP = "{% for message in messages %}<|{{ message['role'] }}|>{{ message['conten
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (BEFORE + BEFORE + LOOP + AFTER, ["2 BOS tokens (<|bos|>) in a row begin the prompt"]),
+        (BEFORE + BEFORE + LOOP + AFTER, ["2 BOS tokens (<|bos|>) in a row at the start of the prompt"]),
         (
             LOOP + AFTER,
             ["it writes no BOS token (<|bos|>), although the tokenizer puts one before any other text"],
         ),
         (
             BEFORE + LOOP.replace("<|end|>", "<|im_end|>") + AFTER,
-            ["it writes <|im_end|>, which the tokenizer has no token for"],
+            ["it writes <|im_end|>, for which the tokenizer has no token"],
         ),
         (BEFORE + LOOP.replace("in messages", "in messages[-1:]") + AFTER, ["it leaves out earlier replies"]),
-        (BEFORE + AFTER, ["it leaves out what the user says"]),
+        (BEFORE + AFTER, ["it leaves out the user's message"]),
         ("{% for %}", ["has an error in line 1"]),
         (BEFORE + LOOP + AFTER + "{{ missing.thing }}", ["fails"]),
         (
@@ -68,7 +68,7 @@ LOOP = "{% for message in messages %}<|{{ message['role'] }}|>{{ message['conten
         ),
     ],
 )
-def test_faults_of_templates_are_named(folder: Path, template: str, expected: list[str]) -> None:
+def test_template_faults_are_problems(folder: Path, template: str, expected: list[str]) -> None:
     found = problems(findings(folder, template))
     assert len(found) == len(expected), found
     for problem, words in zip(found, expected, strict=True):
@@ -78,21 +78,21 @@ def test_faults_of_templates_are_named(folder: Path, template: str, expected: li
 @pytest.mark.parametrize(
     ("template", "note"),
     [
-        (None, "it can continue texts, but not converse"),
-        ("  \n", "it can continue texts, but not converse"),
+        (None, "there is none: the model can continue texts, but not chat"),
+        ("  \n", "there is none: the model can continue texts, but not chat"),
         (
             BEFORE + LOOP.replace("<|end|>", "<|system|>") + AFTER,
-            "it ends replies with <|system|> (260), which no file names; they end there",
+            "it ends replies with <|system|> (260), which no file declares; replies end there",
         ),
         (
             BEFORE + LOOP.replace("<|end|>", "</turn>") + AFTER,
-            "it ends replies with '</turn>', which is no token; they end there",
+            "it ends replies with '</turn>', which is not a token; replies end there",
         ),
         (
             BEFORE + LOOP.replace("in messages", "in messages if message.role != 'system'") + AFTER,
             "it leaves out the system prompt; it is put before the user's message",
         ),
-        (BEFORE + LOOP, "it does not say where the reply begins"),
+        (BEFORE + LOOP, "it does not mark where the reply begins"),
         (
             "{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
             + BEFORE
@@ -106,13 +106,13 @@ def test_faults_of_templates_are_named(folder: Path, template: str, expected: li
         ),
     ],
 )
-def test_what_is_worth_knowing_is_no_problem(folder: Path, template: str | None, note: str) -> None:
+def test_template_oddities_are_notes(folder: Path, template: str | None, note: str) -> None:
     found = findings(folder, template)
     assert problems(found) == []
     assert any(finding.level == "note" and note in finding.message for finding in found), found
 
 
-def test_sizes_that_do_not_fit(tmp_path: Path) -> None:
+def test_more_tokens_than_embeddings_is_a_problem(tmp_path: Path) -> None:
     large = tiny_checkpoint(tmp_path / "large", "llama", vocab_size=300)
     assert any("and 39 rows of the embedding are padding" in finding.message for finding in findings(large))
     small = tiny_checkpoint(tmp_path / "small", "llama", vocab_size=200, bos_token_id=1, eos_token_id=2)
@@ -121,7 +121,7 @@ def test_sizes_that_do_not_fit(tmp_path: Path) -> None:
     ]
 
 
-def test_a_reply_that_nothing_ends(tmp_path: Path) -> None:
+def test_a_model_without_stop_tokens_is_a_problem(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "llama")
     edit_config(folder, {}, drop=("eos_token_id",))
     (folder / "generation_config.json").unlink()
@@ -136,15 +136,15 @@ def test_a_reply_that_nothing_ends(tmp_path: Path) -> None:
     assert problems(found) == []
     messages = {finding.message for finding in found}
     assert "<|over|> (257), from the template ends a turn with it" in messages
-    assert "it ends replies with <|over|> (257), which no file names; they end there" in messages
+    assert "it ends replies with <|over|> (257), which no file declares; replies end there" in messages
     config["chat_template"] = TEMPLATE.replace("<|end|>", "")
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert problems(check_up(open_checkpoint(folder))) == [
-        "stop tokens: nothing names a token that ends a reply: it goes on until the context is full"
+        "stop tokens: no file names a token that ends a reply: replies end only when the context is full"
     ]
 
 
-def test_recommendations_are_told(folder: Path) -> None:
+def test_recommended_sampling_settings_are_shown(folder: Path) -> None:
     path = folder / "generation_config.json"
     before = path.read_text()
     assert any("no generation config recommends" in finding.message for finding in findings(folder))
@@ -153,14 +153,14 @@ def test_recommendations_are_told(folder: Path) -> None:
     path.write_text(before)
 
 
-def test_what_does_not_fit_into_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_fit_into_memory_are_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_checks, "memory", lambda device: (1 << 30, 1 << 10))
     assert "0.00 GiB are free" in problems(findings(folder))[0]
     monkeypatch.setattr(model_checks, "memory", lambda device: (None, None))
     assert problems(findings(folder)) == []
 
 
-def test_the_machine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATA", "CACHE", "CONFIG"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
     kept = tmp_path / "DATA" / "llmcli" / "models"
@@ -177,7 +177,7 @@ def test_the_machine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found.free_disk_bytes is not None and found.free_disk_bytes > 0
 
 
-def test_what_generates_tokens_is_named_and_why_it_is_the_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_implementation_is_named_with_the_reason_for_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert implementation(torch.device("mps")) == "the readable model (no kernel for mps)"
     assert implementation(cpu).startswith(f"the C kernel ({load_library().isa})")

@@ -69,7 +69,7 @@ def fails(name: str) -> str:
         ),
     ],
 )
-def test_hub_names(text: str, expected: HubName | None) -> None:
+def test_hub_names_are_parsed(text: str, expected: HubName | None) -> None:
     assert parse_hub_name(text) == expected
     if expected is not None:
         assert str(expected) == text
@@ -87,7 +87,7 @@ def test_hub_names(text: str, expected: HubName | None) -> None:
         ("IQ2", "m-IQ2_M.gguf"),
     ],
 )
-def test_the_gguf_file_that_a_quant_means(quant: str | None, file: str) -> None:
+def test_a_quantization_selects_a_gguf_file(quant: str | None, file: str) -> None:
     names = [f"m-{q}.gguf" for q in ("F16", "IQ2_M", "Q4_0", "Q4_0_4_4", "Q4_K_M", "UD-Q4_K_M", "Q4_K_S", "Q8_0")]
     names += ["big/m-BF16-00001-of-00002.gguf", "big/m-BF16-00002-of-00002.gguf", "mmproj-m-F16.gguf"]
     names += ["half-Q6_K-00001-of-00002.gguf"]
@@ -98,7 +98,7 @@ def test_the_gguf_file_that_a_quant_means(quant: str | None, file: str) -> None:
         choose_gguf(gguf_sets(names), HubName("o/n", "Q6_K"))
 
 
-def test_a_pull_takes_what_the_model_needs_and_only_once(hub: FakeHub) -> None:
+def test_a_pull_fetches_only_needed_files_and_only_once(hub: FakeHub) -> None:
     hub.repos["o/n"] = sharded_repo()
     told: list[tuple[str, int, int | None]] = []
     folder = fetch_model("o/n", lambda *report: told.append(report))
@@ -114,10 +114,10 @@ def test_a_pull_takes_what_the_model_needs_and_only_once(hub: FakeHub) -> None:
     assert len(hub.fetched()) == before == 6
 
 
-def test_the_token_goes_to_the_hub_and_nowhere_else(hub: FakeHub) -> None:
+def test_the_token_is_sent_to_the_hub_only(hub: FakeHub) -> None:
     hub.repos["o/n"] = sharded_repo()
     fetch_model("o/n")
-    # Not those for what belongs to no repository: the library makes one of its own, once in a process.
+    # Only requests about repositories: the library makes another one once per process.
     to_the_hub = [headers for _, path, headers in hub.requests if path.startswith(("/api/models/", "/o/n/"))]
     elsewhere = [headers for _, path, headers in hub.requests if path.startswith("/cdn/")]
     assert to_the_hub and all(headers["authorization"] == f"Bearer {TOKEN}" for headers in to_the_hub)
@@ -142,7 +142,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub: FakeHub) -> None:
         ("/cdn/", 500, "", ["HTTP 500"]),
     ],
 )
-def test_every_refusal_has_its_own_sentence(
+def test_each_refusal_of_the_hub_has_its_message(
     hub: FakeHub, part: str, status: int, code: str, words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     hub.repos["o/n"] = sharded_repo()
@@ -153,7 +153,7 @@ def test_every_refusal_has_its_own_sentence(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_hub_that_is_not_there(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -162,7 +162,7 @@ def test_a_hub_that_is_not_there(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) 
     assert "cannot be reached" in fails("o/n")
 
 
-def test_a_hub_that_does_not_answer(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_times_out_is_reported(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
@@ -189,7 +189,7 @@ def test_a_hub_that_does_not_answer(hub: FakeHub, monkeypatch: pytest.MonkeyPatc
         ),
     ],
 )
-def test_repositories_that_hold_no_model(hub: FakeHub, files: dict[str, bytes], words: str) -> None:
+def test_repositories_without_a_model_are_refused(hub: FakeHub, files: dict[str, bytes], words: str) -> None:
     hub.repos["o/n"] = files
     assert words in fails("o/n")
     assert not any("safetensors" in name for name in hub.fetched() if not name.endswith(".json"))
@@ -198,15 +198,15 @@ def test_repositories_that_hold_no_model(hub: FakeHub, files: dict[str, bytes], 
 @pytest.mark.parametrize(
     "name", ["../../evil.gguf", "/evil.gguf", "a//evil.gguf", "..\\evil.gguf", "C:evil.gguf", "\x1b[2Jevil.gguf"]
 )
-def test_hostile_file_names_are_not_even_asked_for(hub: FakeHub, name: str) -> None:
+def test_hostile_file_names_are_not_requested(hub: FakeHub, name: str) -> None:
     hub.repos["o/g"] = {name: b"GGUF"}
-    assert "nothing to run" in fails("o/g")
+    assert "cannot run it" in fails("o/g")
     assert hub.fetched() == []
     hub.repos["o/g"]["good/m.gguf"] = b"GGUF"
     assert fetch_model("o/g").name == "m.gguf"
 
 
-def test_no_secret_is_in_the_sentence_for_an_unknown_error() -> None:
+def test_messages_of_unknown_errors_hide_secrets() -> None:
     secret = f"at https://me:pass@cdn.example/x?X-Amz-Signature=abc with Bearer {TOKEN} \x1b[2J and {TOKEN}\nmore"
     with pytest.raises(ModelNotFoundError) as caught, plain_errors(HubName("o/n")):
         raise RuntimeError(secret)
@@ -214,13 +214,13 @@ def test_no_secret_is_in_the_sentence_for_an_unknown_error() -> None:
 
 
 @pytest.mark.parametrize("index", [b"[]", b"{", b'{"weight_map": {"a": "../x"}}', b'{"weight_map": {"a": 1}}', b"\xff"])
-def test_an_index_that_is_none(hub: FakeHub, index: bytes) -> None:
+def test_damaged_indexes_are_refused(hub: FakeHub, index: bytes) -> None:
     hub.repos["o/n"] = sharded_repo() | {"model.safetensors.index.json": index}
     assert "model.safetensors.index.json " in fails("o/n")
     assert cached_model("o/n") is None
 
 
-def test_a_quant_of_a_gguf_repository_with_all_its_parts(hub: FakeHub) -> None:
+def test_a_split_gguf_model_is_fetched_and_removed_completely(hub: FakeHub) -> None:
     parts = {f"m-Q8_0-0000{i}-of-00002.gguf": bytes([i]) * 3000 for i in (1, 2)}
     hub.repos["o/g"] = {"config.json": CONFIG, "m-Q4_K_M.gguf": b"q" * 2000, **parts}
     first = fetch_model("o/g:q8_0")
@@ -235,7 +235,7 @@ def test_a_quant_of_a_gguf_repository_with_all_its_parts(hub: FakeHub) -> None:
 
 
 @pytest.mark.parametrize("fault", ["cut", "wrong"])
-def test_a_bad_transfer_is_noticed_and_the_next_pull_mends_it(hub: FakeHub, fault: str) -> None:
+def test_a_bad_transfer_is_detected_and_repaired_by_the_next_pull(hub: FakeHub, fault: str) -> None:
     hub.repos["o/n"] = sharded_repo()
     getattr(hub, fault).add("model-00002-of-00002.safetensors")
     text = fails("o/n")
@@ -248,14 +248,14 @@ def test_a_bad_transfer_is_noticed_and_the_next_pull_mends_it(hub: FakeHub, faul
     assert (folder / "model-00002-of-00002.safetensors").read_bytes() == b"2" * 6000
 
 
-def test_a_full_disk_is_seen_before_anything_is_fetched(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_disk_space_is_reported_before_fetching(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["o/n"] = sharded_repo() | {"model-00001-of-00002.safetensors": b"1" * 20_000_000}
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000_000))
     assert "needs 0.02 GB" in (text := fails("o/n")) and "0.01 GB are free" in text
     assert not any(name.endswith(".safetensors") for name in hub.fetched())
 
 
-def test_a_disk_that_fills_up(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_is_reported(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import file_download
 
     def full(*args: object, **kwargs: object) -> None:
@@ -266,7 +266,7 @@ def test_a_disk_that_fills_up(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> 
     assert "disk is full" in fails("o/n")
 
 
-def test_an_update_keeps_the_old_commit_until_the_new_one_is_whole(hub: FakeHub) -> None:
+def test_an_update_keeps_the_old_commit_until_the_new_one_is_complete(hub: FakeHub) -> None:
     hub.repos["o/n"] = sharded_repo()
     old = fetch_model("o/n")
     hub.repos["o/n"] |= {"model-00001-of-00002.safetensors": b"new" * 2000}
@@ -324,7 +324,7 @@ def test_a_stale_index_does_not_stop_a_pull(hub: FakeHub, files: dict[str, bytes
         ),
     ],
 )
-def test_what_cannot_be_loaded_is_neither_fetched_nor_shown(
+def test_unsupported_models_are_neither_fetched_nor_listed(
     hub: FakeHub, changes: dict[str, bytes | None], words: str, tmp_path: Path
 ) -> None:
     whole = {**READY, "model.safetensors": b"w" * 2000} | changes
@@ -334,7 +334,7 @@ def test_what_cannot_be_loaded_is_neither_fetched_nor_shown(
         fetch_model("o/n")
     assert words in str(caught.value)
     assert "model.safetensors" not in hub.fetched()
-    # Where another program has fetched it.
+    # As if another program had fetched it.
     snapshot = tmp_path / "hub" / "models--o--n" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
@@ -352,7 +352,9 @@ def test_what_cannot_be_loaded_is_neither_fetched_nor_shown(
     "value",
     ["../../../../escape", "/tmp/escape", "..", "a/b", "a\\b", '"../x"', 'W/"../x"', ".hidden", "x" * 300, "a b"],
 )
-def test_names_in_headers_never_lead_outside_the_cache(hub: FakeHub, header: str, value: str, tmp_path: Path) -> None:
+def test_header_names_that_lead_out_of_the_cache_are_refused(
+    hub: FakeHub, header: str, value: str, tmp_path: Path
+) -> None:
     hub.repos["o/n"] = sharded_repo()
     hub.headers[header] = value
     assert "could lead outside the cache" in fails("o/n")
@@ -365,7 +367,7 @@ def test_names_in_headers_never_lead_outside_the_cache(hub: FakeHub, header: str
 
 
 @pytest.mark.parametrize("value", ['"5d41402abc4b2a76b9719d911017c592-3"', 'W/"Ab_c.d+e="'])
-def test_mirrors_may_have_identifiers_of_their_own(hub: FakeHub, value: str) -> None:
+def test_other_identifiers_of_mirrors_are_accepted(hub: FakeHub, value: str) -> None:
     hub.repos["o/g"] = {"m.gguf": b"GGUF"}
     hub.headers["ETag"] = value
     assert fetch_model("o/g").read_bytes() == b"GGUF"
@@ -388,7 +390,7 @@ def test_mirrors_may_have_identifiers_of_their_own(hub: FakeHub, value: str) -> 
         b"[" * 100_000,
     ],
 )
-def test_an_answer_that_is_not_the_hubs_is_called_that(hub: FakeHub, listing: bytes) -> None:
+def test_responses_of_other_servers_are_refused(hub: FakeHub, listing: bytes) -> None:
     hub.repos["o/n"] = sharded_repo()
     hub.listing = listing
     assert "page of a proxy or a login" in fails("o/n")
@@ -420,14 +422,14 @@ def test_an_answer_that_is_not_the_hubs_is_called_that(hub: FakeHub, listing: by
         {"lastModified": 5},
     ],
 )
-def test_fields_of_a_listing_that_are_not_what_they_should_be(hub: FakeHub, changes: dict[str, object]) -> None:
+def test_invalid_fields_of_a_listing_are_refused(hub: FakeHub, changes: dict[str, object]) -> None:
     hub.repos["o/n"] = sharded_repo()
     hub.changes = changes
     assert "page of a proxy or a login" in fails("o/n")
     assert hub.fetched() == []
 
 
-def test_a_file_of_another_size_than_listed_is_not_kept(hub: FakeHub) -> None:
+def test_a_file_with_another_size_than_listed_is_not_kept(hub: FakeHub) -> None:
     hub.repos["o/n"] = READY | {"model.safetensors": b"w"}
     hub.changes = {"sibling": {"size": 7}}
     assert "arrived damaged" in fails("o/n")
@@ -435,7 +437,7 @@ def test_a_file_of_another_size_than_listed_is_not_kept(hub: FakeHub) -> None:
     assert fetch_model("o/n") == cached_model("o/n")
 
 
-def test_what_killed_pulls_leave_is_removed_and_what_others_write_is_not(hub: FakeHub, tmp_path: Path) -> None:
+def test_files_of_killed_pulls_are_removed_unless_locked(hub: FakeHub, tmp_path: Path) -> None:
     from filelock import FileLock
 
     hub.repos["o/n"] = sharded_repo()
@@ -456,7 +458,7 @@ def test_what_killed_pulls_leave_is_removed_and_what_others_write_is_not(hub: Fa
     assert elsewhere.exists()
 
 
-def test_revisions(hub: FakeHub) -> None:
+def test_revisions_are_separate_models(hub: FakeHub) -> None:
     hub.repos["o/n"] = sharded_repo()
     folder = fetch_model("o/n@v1")
     assert cached_model("o/n@v1") == folder and cached_model("o/n") is None
@@ -464,7 +466,7 @@ def test_revisions(hub: FakeHub) -> None:
     assert "no revision 'v2'" in fails("o/n@v2")
 
 
-def test_a_damaged_cache_is_passed_over(hub: FakeHub, tmp_path: Path) -> None:
+def test_damaged_cache_entries_are_ignored(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["o/n"] = sharded_repo()
     folder = fetch_model("o/n")
     cache = tmp_path / "hub"
@@ -479,7 +481,7 @@ def test_a_damaged_cache_is_passed_over(hub: FakeHub, tmp_path: Path) -> None:
     assert cached_models() == [] and cached_model("o/n") is None
 
 
-def test_removing_a_repository(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_repository_is_removed_with_all_files(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["o/n"] = sharded_repo()
     fetch_model("o/n")
     assert remove_cached(HubName("o/n")) >= 11000
@@ -497,7 +499,7 @@ def test_blobs_that_another_revision_uses_survive_a_removal(hub: FakeHub) -> Non
     assert cached_model("o/g") == kept and kept.read_bytes() == b"q" * 2000
 
 
-def test_offline_opens_no_socket(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_opens_no_socket(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     hub.repos["o/n"] = sharded_repo()
@@ -513,7 +515,7 @@ def test_offline_opens_no_socket(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) 
     assert "HF_HUB_OFFLINE" in fails("o/other")
 
 
-def test_an_interrupted_process_leaves_a_cache_that_the_next_one_completes(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_pull_completes_the_cache_of_an_interrupted_one(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["o/n"] = sharded_repo()
     hub.stall = threading.Event()
     script = "from llmcli.hub.download import fetch_model; print(fetch_model('o/n'))"
@@ -536,7 +538,7 @@ def test_an_interrupted_process_leaves_a_cache_that_the_next_one_completes(hub: 
     assert hub.fetched() == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
 
 
-def test_the_library_is_as_loud_as_before_afterwards(hub: FakeHub) -> None:
+def test_the_library_log_settings_are_restored(hub: FakeHub) -> None:
     import huggingface_hub.utils
 
     utils: Any = huggingface_hub.utils
@@ -547,7 +549,7 @@ def test_the_library_is_as_loud_as_before_afterwards(hub: FakeHub) -> None:
     assert (utils.logging.get_verbosity(), utils.are_progress_bars_disabled()) == before
 
 
-def test_the_commit_in_the_cache_is_the_one_of_the_hub(hub: FakeHub) -> None:
+def test_the_cache_holds_the_commit_of_the_hub(hub: FakeHub) -> None:
     hub.repos["o/n"] = sharded_repo()
     assert fetch_model("o/n").name == commit_of(hub.repos["o/n"])
     assert (hub_cache.repo_folder("o/n") / "refs" / "main").read_text() == commit_of(hub.repos["o/n"])

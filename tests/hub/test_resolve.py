@@ -43,7 +43,7 @@ def put_into_cache(repo: str) -> Path:
     return snapshot
 
 
-def test_without_a_name_it_is_the_starter() -> None:
+def test_no_name_means_the_starter_model() -> None:
     with pytest.raises(ModelNotFoundError, match="llm pull starter"):
         resolve.resolve(None, fetch=False)
     told: list[str] = []
@@ -53,7 +53,7 @@ def test_without_a_name_it_is_the_starter() -> None:
         assert resolve.resolve(name, fetch=False) == path
 
 
-def test_paths_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_have_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_into_store("starter.gguf")
     put_into_cache("owner/name")
     for folder in ("starter", "owner/name", "x.gguf"):
@@ -65,7 +65,7 @@ def test_paths_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert resolve.resolve(f"{tmp_path}/home/m.gguf") == tmp_path / "home" / "m.gguf"
 
 
-def test_a_file_of_a_model_means_its_folder_and_gguf_is_known_by_content() -> None:
+def test_a_model_file_means_its_folder_and_gguf_is_recognized_by_content() -> None:
     Path("m").mkdir()
     for name in ("config.json", "model.safetensors"):
         Path("m", name).write_bytes(b"{}")
@@ -91,25 +91,25 @@ def test_a_file_of_a_model_means_its_folder_and_gguf_is_known_by_content() -> No
         "./a\0b",
     ],
 )
-def test_what_looks_like_a_path_is_never_asked_of_the_hub(name: str) -> None:
+def test_names_like_paths_are_not_looked_up_on_the_hub(name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="There is no file or folder"):
         resolve.resolve(name)
 
 
 @pytest.mark.parametrize("name", ["", "  "])
-def test_an_empty_name(name: str) -> None:
+def test_an_empty_name_is_refused(name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="empty"):
         resolve.resolve(name)
 
 
-def test_odd_files() -> None:
+def test_pipes_and_devices_are_refused() -> None:
     os.mkfifo("pipe.gguf")
     for name in ("pipe.gguf", "/dev/null"):
         with pytest.raises(ModelNotFoundError, match="neither a file nor a folder"):
             resolve.resolve(name)
 
 
-def test_store_and_cache_by_name() -> None:
+def test_models_in_store_and_cache_are_found_by_name() -> None:
     path = put_into_store("My-Model.Q8_0.gguf")
     snapshot = put_into_cache("owner/name")
     assert resolve.resolve("my-model.q8_0", fetch=False) == path
@@ -134,14 +134,14 @@ def test_store_and_cache_by_name() -> None:
         ("\x1b]0;x\x07", r"called '\\x1b\]0;x\\x07' here"),
     ],
 )
-def test_an_unknown_name_gets_the_nearest_ones_and_the_way_on(name: str, hint: str) -> None:
+def test_an_unknown_name_gets_suggestions(name: str, hint: str) -> None:
     put_into_store("My-Model.Q8_0.gguf")
     put_into_cache("owner/name")
     with pytest.raises(ModelNotFoundError, match=hint):
         resolve.resolve(name)
 
 
-def test_local_models_resolve_by_their_own_names() -> None:
+def test_local_models_resolve_by_their_names() -> None:
     put_into_store(starter.STARTER.file_name, CONTENT)
     put_into_store("b.gguf")
     put_into_cache("owner/name")
@@ -155,7 +155,7 @@ def test_local_models_resolve_by_their_own_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["starter", "b", "owner/name"])
-def test_what_is_removed_is_gone_and_the_rest_is_not(name: str) -> None:
+def test_removing_a_model_leaves_the_others(name: str) -> None:
     put_into_store(starter.STARTER.file_name, CONTENT)
     put_into_store("b.gguf")
     put_into_cache("owner/name")

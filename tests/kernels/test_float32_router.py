@@ -1,4 +1,4 @@
-"""The C kernel reads a router that is kept in float32 in a model of fewer bits."""
+"""The C kernel computes a float32 router in a bfloat16 model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDS = random_ids(30)
 
 
 def model(*, float32: bool) -> Transformer:
-    """A mixture in bfloat16 whose experts are chosen by biases that differ by less than bfloat16 holds."""
+    """A bfloat16 mixture of experts whose selection biases differ by less than bfloat16 can represent."""
     model_type, overrides = CASES["qwen3-moe"]
     config = random_model(model_type, **overrides).config
     layers = tuple(
@@ -41,7 +41,7 @@ def model(*, float32: bool) -> Transformer:
 
 
 @torch.inference_mode()
-def test_it_chooses_as_the_readable_model_does() -> None:
+def test_a_float32_router_chooses_the_readable_models_experts() -> None:
     kept, rounded = model(float32=True), model(float32=False)
     expected = kept(torch.tensor([IDS]))[0].float()
 
@@ -50,5 +50,5 @@ def test_it_chooses_as_the_readable_model_does() -> None:
 
     step = CpuStep(kept)
     assert error(step.forward(IDS, kept.new_cache(), only_last=False)) < 0.03
-    # Rounded, the biases are all alike, and others are chosen.
+    # Rounded to bfloat16 all biases are equal, and other experts are chosen.
     assert error(rounded(torch.tensor([IDS]))[0].float()) > 0.1

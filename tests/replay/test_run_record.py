@@ -40,21 +40,21 @@ def said_again(loaded: llmcli.LoadedModel, run: RunRecord) -> Replay:
     return replay(loaded, run, {"f": "00"})
 
 
-def test_a_run_survives_being_written_down(loaded: llmcli.LoadedModel) -> None:
+def test_a_written_record_is_read_back(loaded: llmcli.LoadedModel) -> None:
     made = run(loaded, replace(PARAMS, stop=("\n\n",)))
     assert from_json(json.loads(json.dumps(plain(as_json(made))))) == made
     assert made.tokens and all(token.top and token.logprob <= 0 for token in made.tokens)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_the_same_again(loaded: llmcli.LoadedModel, temperature: float) -> None:
+def test_a_replay_of_the_same_run_agrees(loaded: llmcli.LoadedModel, temperature: float) -> None:
     made = run(loaded, replace(PARAMS, temperature=temperature))
     result = said_again(loaded, made)
     assert (result.same, result.compared, result.first_difference, result.changed) == (True, 12, None, {})
     assert result.largest_change == 0
 
 
-def test_the_first_token_that_differs_and_how_close_it_was(loaded: llmcli.LoadedModel) -> None:
+def test_the_first_difference_and_its_log_probabilities(loaded: llmcli.LoadedModel) -> None:
     made = run(loaded, replace(PARAMS, temperature=0))
     at = 7
     other = next(token for token in made.tokens[at].top if token != made.tokens[at].id)
@@ -80,7 +80,7 @@ def ender(folder: Path, ends: float) -> llmcli.LoadedModel:
 
 
 @pytest.mark.parametrize("longer", [False, True])
-def test_a_reply_that_ends_elsewhere_differs(tmp_path: Path, longer: bool) -> None:
+def test_a_reply_that_ends_at_another_position_differs(tmp_path: Path, longer: bool) -> None:
     ends, goes_on = ender(tmp_path / "ends", 0.8), ender(tmp_path / "on", 0.3)
     first, second = (ends, goes_on) if longer else (goes_on, ends)
     made = run(first, replace(PARAMS, temperature=0), [ASSISTANT])
@@ -98,26 +98,26 @@ def test_a_reply_that_ends_elsewhere_differs(tmp_path: Path, longer: bool) -> No
     assert said_again(first, made).same
 
 
-def test_a_reply_that_was_cut_short_is_compared_as_far_as_it_goes(loaded: llmcli.LoadedModel) -> None:
+def test_an_interrupted_reply_is_compared_up_to_its_end(loaded: llmcli.LoadedModel) -> None:
     made = run(loaded)
     cut = replace(made, tokens=made.tokens[:5], finish_reason="interrupted")
     assert (said_again(loaded, cut).same, said_again(loaded, cut).compared) == (True, 5)
 
 
-def test_what_is_not_as_it_was_is_named(loaded: llmcli.LoadedModel) -> None:
+def test_changed_versions_and_files_are_named(loaded: llmcli.LoadedModel) -> None:
     made = replace(run(loaded), device="cuda:0", versions={"torch": "1", "llmcli": llmcli.__version__})
     changed = replay(loaded, made, {"f": "01", "g": "02"}).changed
     assert {"torch", "python", "device", "file f", "file g"} == set(changed)
     assert (changed["file f"], changed["file g"], changed["device"]) == (("00", "01"), ("", "02"), ("cuda:0", "cpu"))
 
 
-def test_a_run_of_another_vocabulary_is_refused(loaded: llmcli.LoadedModel) -> None:
+def test_a_record_with_unknown_token_ids_is_refused(loaded: llmcli.LoadedModel) -> None:
     with pytest.raises(UsageError, match="another model"):
         said_again(loaded, replace(run(loaded), prompt_ids=(100_000,)))
 
 
 def damaged(value: Any) -> list[Any]:
-    """`value` with each thing in it missing, or of another kind, in turn."""
+    """Copies of `value`, each with one item missing or of another type."""
     found: list[Any] = []
     for key in value if isinstance(value, dict) else range(len(value)):
         wrongs: tuple[Any, ...] = (None, "x", [], {}, -1.5, True)
@@ -134,7 +134,7 @@ def damaged(value: Any) -> list[Any]:
     return found
 
 
-def test_damage_is_a_sentence(loaded: llmcli.LoadedModel) -> None:
+def test_damaged_records_are_refused_with_a_message(loaded: llmcli.LoadedModel) -> None:
     value = json.loads(json.dumps(plain(as_json(run(loaded, replace(PARAMS, stop=("z",)))))))
     texts = ("versions", "files")
     cases = [case for case in damaged(value) if not any(case.get(name) == {} for name in texts)]
@@ -146,8 +146,8 @@ def test_damage_is_a_sentence(loaded: llmcli.LoadedModel) -> None:
         except UsageError:
             continue
         survivors.append(case)
-    # Fewer versions or hashes to compare is no damage; nor is an empty list of what can be empty; nor 1 for 1.0; nor
-    # that an older run has no start.
+    # Not damage: fewer versions or hashes; an empty list where that is allowed; 1 instead of 1.0; and
+    # a missing start, as in older records.
     for case in survivors:
         changed = [name for name in value if case.get(name) != value[name]]
         assert changed and changed[0] in ("versions", "files", "settings", "tokens", "prompt_ids", "start"), changed

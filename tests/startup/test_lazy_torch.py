@@ -1,4 +1,4 @@
-"""Torch without what no command uses: nobody is to notice, whatever they ask torch for, and in whichever order.
+"""Deferring parts of torch goes unnoticed, whatever is asked of torch and in whichever order.
 
 Each test needs a process in which torch has not been imported.
 """
@@ -38,7 +38,7 @@ def run(code: str, *arguments: object, **environment: str) -> str:
 
 
 @deferring
-def test_what_commands_do_needs_none_of_it() -> None:
+def test_running_a_model_executes_no_deferred_module() -> None:
     code = """
 weight = torch.nn.Parameter(torch.eye(3))
 torch.nn.functional.cross_entropy(torch.ones(2, 3) @ weight, torch.tensor([0, 1])).backward()
@@ -56,7 +56,7 @@ print(len(unrun()))
 
 @deferring
 @pytest.mark.slow
-def test_all_of_torch_is_there() -> None:
+def test_deferred_modules_work_when_they_are_used() -> None:
     code = """
 def names(module):
     for name in dir(module):
@@ -77,8 +77,8 @@ for module in (torch, torch.nn, torch.utils, *put_off):
 
 @deferring
 @pytest.mark.slow
-def test_a_compiler_finds_what_it_needs() -> None:
-    # Its shapes are told by Python alone.
+def test_torch_compile_works_with_deferred_modules() -> None:
+    # An operation whose result shapes only Python registers.
     meta = "torch.empty(4, device='meta').kthvalue(1)[0].shape"
     code = f"""
 try:
@@ -99,13 +99,13 @@ print([name for name in unrun() if name.startswith("torch._")])
 @pytest.mark.parametrize(
     ("imported", "runs"),
     [
-        # It is imported by the package it is in, and would otherwise be run twice.
+        # Its package imports it, so it could be executed twice.
         ("torch._prims.rng_prims", {"torch._meta_registrations", "torch._decomp", "torch._prims", "torch._refs"}),
         ("torch.ao.nn.quantized", {"torch.ao"}),
         ("torch.nn.quantized.modules", {"torch.nn.quantized", "torch.ao"}),
     ],
 )
-def test_submodules_may_be_imported_first(imported: str, runs: set[str]) -> None:
+def test_submodules_of_deferred_packages_can_be_imported_first(imported: str, runs: set[str]) -> None:
     code = f"""
 before = set(unrun())
 import {imported}
@@ -120,7 +120,7 @@ print(sorted(before - set(unrun())))
 
 @deferring
 @pytest.mark.slow
-def test_threads_wait_for_each_other() -> None:
+def test_threads_wait_while_a_deferred_module_is_executed() -> None:
     code = """
 import threading
 start = threading.Barrier(8)
@@ -140,12 +140,12 @@ print(len(found), len(set(found)))
 
 @deferring
 @pytest.mark.slow
-def test_all_names_of_a_module_are_imported() -> None:
+def test_import_star_works_with_a_deferred_module() -> None:
     code = "from torch.masked import *\nprint(MaskedTensor.__name__)"
     assert run(START + code) == "MaskedTensor\n"
 
 
-def test_a_torch_that_is_made_otherwise_is_imported_as_it_is(tmp_path: Path) -> None:
+def test_a_torch_without_these_modules_is_imported_plainly(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "version.py").write_text("__version__ = '2.13.0'")
     (tmp_path / "torch" / "__init__.py").write_text("import sys\nfound = [n for n in sys.modules if n[:6] == 'torch.']")
@@ -153,7 +153,7 @@ def test_a_torch_that_is_made_otherwise_is_imported_as_it_is(tmp_path: Path) -> 
     assert run(code, tmp_path) == "[]\n"
 
 
-def test_an_import_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_import_leaves_no_deferred_modules(tmp_path: Path) -> None:
     write_torch(tmp_path, "2.13.0", "import torch.ao\nraise ImportError('libc10.so: cannot be opened')")
     code = """
 import sys
@@ -169,7 +169,7 @@ except ImportError as error:
 
 
 def write_torch(folder: Path, version: str, source: str) -> None:
-    """A package called torch, of which all that could be deferred is where it would be."""
+    """A package called torch with all deferrable modules in their places."""
     packages = "ao distributions export masked nn/intrinsic nn/qat nn/quantizable nn/quantized optim profiler"
     for package in f"{packages} quantization utils/data _decomp _prims _refs".split():
         (folder / "torch" / package).mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def write_torch(folder: Path, version: str, source: str) -> None:
         ("", "", 0),
     ],
 )
-def test_only_tested_releases_are_deferred_and_a_switch_turns_it_off(
+def test_only_tested_releases_defer_and_the_switch_turns_it_off(
     version: str, switch: str, deferred: int, tmp_path: Path
 ) -> None:
     write_torch(tmp_path, version, "class _C: pass")
@@ -207,7 +207,7 @@ print(len([name for name, module in sys.modules.items() if "_unrun" in getattr(m
 
 
 @deferring
-def test_a_command_puts_it_off(tmp_path: Path) -> None:
+def test_commands_defer_torch_modules(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     command = [sys.executable, "-X", "importtime", "-m", "llmcli", "generate", "hi", "-n", "1", "-m", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

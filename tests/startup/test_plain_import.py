@@ -1,4 +1,4 @@
-"""Commands say the same with torch imported plainly as with parts of it deferred."""
+"""Commands give the same output with torch imported plainly as with parts of it deferred."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMANDS = {
 }
 
 
-def test_the_tested_releases_are_the_ends_of_the_range() -> None:
+def test_the_tested_releases_are_the_ends_of_the_supported_range() -> None:
     declared = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     match = re.search(r'"torch>=(\d+\.\d+),<(\d+)\.(\d+)"', declared)
     assert match is not None
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def llm(*arguments: str, switch: str) -> tuple[str, set[str]]:
-    """What a command says, and the modules that it has imported."""
+    """The output of a command, and the modules that it imported."""
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "llmcli", *arguments],
         input='{"prompt": "Hello"}\n', capture_output=True, text=True, timeout=300, check=False,
@@ -49,9 +49,7 @@ def llm(*arguments: str, switch: str) -> tuple[str, set[str]]:
 @pytest.mark.parametrize(
     "command", [pytest.param(each, marks=[pytest.mark.slow] * (each != "lens")) for each in COMMANDS]
 )
-def test_a_command_says_the_same_with_a_plain_import(
-    command: str, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plain_import_gives_the_same_output(command: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(OFF_SWITCH, raising=False)
     arguments = (*COMMANDS[command], "-m", str(model))
     plain, all_of_torch = llm(*arguments, switch="1")

@@ -1,4 +1,4 @@
-"""Torch's libraries are loaded while the program starts, if it is going to need them."""
+"""Torch's libraries are preloaded while the program starts, if the command will need them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ loading = pytest.mark.skipif(sys.platform != "linux" or imports_plainly(), reaso
 
 
 @loading
-def test_torch_finds_its_libraries_loaded_and_works() -> None:
+def test_torch_works_with_preloaded_libraries() -> None:
     code = (
         "import sys, threading\nfrom pathlib import Path\n"
         "from llmcli.startup.preload_torch import load_torch_ahead\n"
@@ -35,7 +35,7 @@ def test_torch_finds_its_libraries_loaded_and_works() -> None:
     assert result.stdout == "False True\n125000.0\n1\n", result.stderr
 
 
-def test_without_torch_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_preloaded_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     for answer in (None, importlib.machinery.ModuleSpec("torch", None)):
         monkeypatch.setattr("importlib.util.find_spec", lambda _, answer=answer: answer)
@@ -46,7 +46,7 @@ def test_without_torch_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @loading
 @pytest.mark.parametrize("switch", ["0", "1"])
-def test_the_switch_turns_it_off(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_switch_turns_preloading_off(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setenv(OFF_SWITCH, switch)
     begun: list[str] = []
@@ -70,7 +70,7 @@ def test_the_switch_turns_it_off(switch: str, monkeypatch: pytest.MonkeyPatch) -
         ([], False),
     ],
 )
-def test_only_commands_that_run_a_model_begin_with_it(
+def test_only_commands_that_load_a_model_preload_torch(
     arguments: list[str], loads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[bool] = []
@@ -79,7 +79,7 @@ def test_only_commands_that_run_a_model_begin_with_it(
     assert begun == [True] * loads
 
 
-def test_they_are_commands() -> None:
+def test_the_listed_commands_exist() -> None:
     assert set(get_group(cli.app).commands) >= preload_torch._COMMANDS
     groups = {name: getattr(group, "commands", ()) for name, group in get_group(cli.app).commands.items()}
     assert all(command in groups[group] for group, command in preload_torch._WITHOUT_MODEL)

@@ -1,1 +1,1 @@
-"""The programs that a benchmark compares, each in a process that it starts."""
+"""The programs that a benchmark compares, each run in a separate process."""

@@ -1,4 +1,4 @@
-"""Hugging Face transformers as arms of the benchmark, in bfloat16: as it comes, and with what makes it fastest."""
+"""Hugging Face transformers as arms of the benchmark, in bfloat16: with default settings, and compiled."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from llmcli.bench.arms.protocol import TimedRun
 from llmcli.bench.plan import BenchPlan
 from llmcli.bench.shapes import SHAPES
 
-# A compiled step is made for one length of the cache; those of one benchmark are rounded up to a few.
+# A step is compiled for one cache length; lengths are rounded up to a multiple of this, to compile less often.
 _CACHE_STEP = 512
-# Steps after which it is compiled and captured, and every further one is like the next.
+# Steps until it is compiled and captured, and its speed is constant.
 _WARM_UP = 4
 
 
 class Transformers:
-    """A model that transformers loaded, with its own cache and attention, one operation after another.
+    """A model loaded by transformers, with its default cache and attention, in eager mode.
 
-    GGUF weights are decoded by transformers while loading; those of a shape are random.
+    Transformers dequantizes GGUF weights while loading; a shape has random weights.
     """
 
     def __init__(self, plan: BenchPlan) -> None:
@@ -39,7 +39,7 @@ class Transformers:
         return self._generate(ids, tokens, None, self._model)
 
     def _generate(self, ids: Sequence[int], tokens: int, cache: Any, step: Callable[..., Any]) -> TimedRun:
-        """Read with the model itself, write with `step`."""
+        """Prefill with the model itself, decode with `step`."""
         started = time.perf_counter()
         token = torch.tensor([list(ids)], device=self._model.device)
         at: list[float] = []
@@ -48,14 +48,14 @@ class Transformers:
             seen = forward(input_ids=token, use_cache=True, logits_to_keep=1, **{self.cache_argument: cache})
             cache = getattr(seen, self.cache_argument)
             token = seen.logits[:, -1:].argmax(-1)
-            # A token counts once Python has it, which also waits for a GPU.
+            # The time is taken when the token is on the host, which waits for a GPU.
             token[0, 0].item()
             at.append(time.perf_counter())
         return TimedRun(at[0] - started, at[-1] - at[0], len(ids))
 
 
 class TransformersCompiled(Transformers):
-    """The same with a cache of a fixed size and `torch.compile`, as its `generate` does it; compiling is not timed."""
+    """Transformers with a static cache and `torch.compile`, as its `generate` uses them; compiling is not timed."""
 
     def __init__(self, plan: BenchPlan) -> None:
         super().__init__(plan)
@@ -63,12 +63,12 @@ class TransformersCompiled(Transformers):
         self._length = 0
         self._cache: Any = None
 
-    # Not in inference mode: what is compiled there cannot mark its addresses as fixed.
+    # Not in inference mode, in which compiled code cannot mark addresses as static.
     @torch.no_grad()
     def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """See `Runner`."""
         if tokens == 1:
-            # Reading is never compiled: each length would be, for itself.
+            # Prefill is not compiled: it would be compiled again for each length.
             return self._generate(ids, tokens, None, self._model)
         length = -(-(len(ids) + tokens) // _CACHE_STEP) * _CACHE_STEP
         if length != self._length:

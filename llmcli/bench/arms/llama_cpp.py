@@ -1,4 +1,4 @@
-"""llama.cpp as an arm of the benchmark, by its own C functions: no Python between tokens but the loop itself."""
+"""llama.cpp as an arm of the benchmark, through its C API: only the loop over tokens is in Python."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llmcli.bench.plan import BenchPlan
 
 _ERROR_LEVEL = 4
 _errors: list[bytes] = []
-# It has much to say while it loads, which would cost it time; only what went wrong is kept.
+# Only errors are kept: printing all messages of loading would cost time.
 _LISTENER = llama_cpp.llama_log_callback(lambda level, text, _: _errors.append(text) if level == _ERROR_LEVEL else None)
 
 
 class LlamaCpp:
-    """A model that llama.cpp loaded, with its default settings for everything but threads and context."""
+    """A model loaded by llama.cpp, with default settings except for threads and context."""
 
     def __init__(self, plan: BenchPlan) -> None:
         on_gpu = plan.device != "cpu"
@@ -37,7 +37,7 @@ class LlamaCpp:
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             raise ArmError(f"llama.cpp could not make a context for the model: {_reason()}.")
-        # No more than this at once; never more than the context, whatever was asked for.
+        # Tokens per call; llama.cpp limits this to the context.
         self._batch: int = llama_cpp.llama_n_batch(self._context)
         self._greedy = llama_cpp.llama_sampler_init_greedy()
         self._default = _default_sampler()
@@ -72,7 +72,7 @@ class LlamaCpp:
 
 
 def _default_sampler() -> object:
-    """The filters that llama.cpp's programs use where a user sets none, and their values: `common_params_sampling`."""
+    """The default sampling filters of llama.cpp's programs and their values: `common_params_sampling`."""
     sampler = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     for part in (
         llama_cpp.llama_sampler_init_top_k(40),
@@ -87,4 +87,4 @@ def _default_sampler() -> object:
 
 
 def _reason() -> str:
-    return _errors[0].decode(errors="replace").strip().rstrip(".") if _errors else "it does not say why"
+    return _errors[0].decode(errors="replace").strip().rstrip(".") if _errors else "it gave no reason"

@@ -1,4 +1,4 @@
-"""`llmcli` itself as an arm of the benchmark: the engine that every command runs."""
+"""`llmcli` as an arm of the benchmark: the engine that every command uses."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from llmcli.startup.garbage_collection import no_garbage
 
 
 def start_command(plan: BenchPlan) -> tuple[str, ...]:
-    """What a user would type for one token; threads come with the environment."""
+    """The command for generating one token; the environment sets the threads."""
     options: tuple[str, ...] = ("--model", plan.model, "--device", plan.device, "--dtype", plan.dtype)
     if plan.quantize is not None:
         options = (*options, "--quantize", plan.quantize)
     return (sys.executable, "-m", "llmcli", "generate", "hi", "-n", "1", "-t", "0", "--quiet", *options)
 
 
-class Ours:
+class LlmcliArm:
     """A loaded model and its engine."""
 
     def __init__(self, plan: BenchPlan, checkpoint: Checkpoint | None) -> None:
-        """Without a `checkpoint`, of random weights."""
+        """Load the `checkpoint`; None: make random weights in the plan's shape."""
         torch.set_num_threads(plan.threads)
         loaded = _made(plan) if checkpoint is None else _loaded(plan, checkpoint)
-        # Without stop tokens, so that every reply is as long as asked.
+        # Without stop tokens, so that every reply has the requested length.
         endless = replace(loaded, declared_stop_ids={})
         self._engine = endless.engine(chat=False)
         self._loaded = endless
@@ -49,7 +49,7 @@ class Ours:
 
     def run_default(self, ids: Sequence[int], tokens: int) -> TimedRun:
         """See `DefaultRunner`: sampling as recommended, with lookup where that is the default."""
-        # Where it is first needed: it has a KV cache of its own.
+        # Made when first needed, because it allocates another KV cache.
         if self._default_engine is None:
             self._default_engine = self._loaded.engine(chat=False, lookup=None)
         params = recommended_params(self._loaded.generation_defaults, {"seed": 1, "max_tokens": tokens})

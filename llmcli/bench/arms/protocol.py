@@ -1,4 +1,4 @@
-"""What every arm can do: read a prompt afresh, write some tokens, and say how long each took."""
+"""The interface of arms: prefill a prompt without a prefix cache, decode some tokens, and time both."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import Protocol, runtime_checkable
 
 
 class ArmError(Exception):
-    """An arm cannot run, or broke off; the message is for the user."""
+    """An arm cannot run, or failed; the message is shown to the user."""
 
 
 @dataclass(frozen=True)
 class TimedRun:
-    """How long a prompt and a reply took, in seconds of wall-clock time as the caller sees them."""
+    """Times of a prompt and a reply, in seconds of wall-clock time for the caller."""
 
     first_s: float
     """From the request to the first token."""
     rest_s: float
     """From the first token to the last."""
     read: int
-    """Tokens of the prompt that were really read."""
+    """Tokens of the prompt that were computed, and not taken from a prefix cache."""
     unread_bytes: int = 0
-    """Of weights, while the tokens after the first were written, because nothing depended on them."""
+    """Bytes of weights that were skipped while decoding the tokens after the first."""
 
 
 class Runner(Protocol):
-    """A model, loaded by one program."""
+    """A model loaded by one program."""
 
     @property
     def how(self) -> str:
-        """How it computes: precision, path, settings of its own. Known after the first run."""
+        """Precision, path and special settings; known after the first run."""
 
     def run(self, ids: Sequence[int], tokens: int) -> TimedRun:
-        """Forget what was read before, read `ids`, and write `tokens`, each time the most probable one.
+        """Clear the cache, prefill `ids`, and decode `tokens` tokens greedily.
 
-        Nothing ends the reply early.
+        Stop tokens do not end the reply.
         """
 
 
 @runtime_checkable
 class DefaultRunner(Runner, Protocol):
-    """A program that can also write as it does where a user sets nothing."""
+    """A program that can also run with its default settings."""
 
     def run_default(self, ids: Sequence[int], tokens: int) -> TimedRun:
-        """As `run`, but with the program's default sampling settings and everything that it uses by default."""
+        """As `run`, but with the program's default sampling and other default settings."""

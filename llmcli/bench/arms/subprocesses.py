@@ -1,4 +1,4 @@
-"""Starting the processes that are measured, hearing what they say, and leaving none behind."""
+"""Start the processes to measure, read their output, and end them."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from llmcli.bench.arms.protocol import ArmError
 from llmcli.bench.plan import BenchPlan
 
 CAN_DROP = hasattr(os, "posix_fadvise")
-"""Whether this system can be asked to forget what it holds of a file."""
+"""Whether this system can drop a file from the page cache."""
 ARM = (sys.executable, "-m", "llmcli.bench.arms.worker")
 
 
 @dataclass(frozen=True)
 class Times:
-    """Of a process, in seconds since it was asked for."""
+    """Times of a process, in seconds since it was started."""
 
     first_output_s: float | None
-    """None if it said nothing."""
+    """None if it printed nothing."""
     exit_s: float
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The environment of everything measured: so many threads, no network, none of the user's own settings."""
+    """The environment of all measured processes: a number of threads, no network, no settings of the user."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LLMCLI_")}
-    # Whatever lies in the working folder is not what an arm wants to import, unless this program itself is there.
+    # An arm must not import files of the working folder, unless it is that of this program.
     if Path(__file__).parents[3] != Path.cwd():
         kept["PYTHONSAFEPATH"] = "1"
-    # Nothing can lie below the null device, so no config.toml is found.
+    # The null device contains no files, so no config.toml is found.
     return {**kept, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "XDG_CONFIG_HOME": os.devnull}
 
 
 def timed(command: Sequence[str], env: Mapping[str, str], plan: BenchPlan | None = None) -> Times:
-    """Run `command` to its end, and a plan, if there is one, with it.
+    """Run `command` to its end, with a plan on its standard input if one is given.
 
     Raises:
-        ArmError: it failed; with what it said about that.
+        ArmError: the process failed; the message has its error.
     """
     started = time.perf_counter()
     with _started(command, env, plan) as (process, errors):
@@ -61,15 +61,15 @@ def timed(command: Sequence[str], env: Mapping[str, str], plan: BenchPlan | None
 
 
 def answers(plan: BenchPlan, env: Mapping[str, str]) -> Generator[dict[str, Any], None, None]:
-    """What the process of an arm says while it follows its plan.
+    """Run the process of an arm with its plan, and yield its answers.
 
     Raises:
-        ArmError: it failed; with what it said about that.
+        ArmError: the process failed; the message has its error.
     """
     with _started(ARM, env, plan) as (process, errors):
         for line in _stdout(process):
             if not line.endswith(b"\n"):
-                break  # cut short with the process
+                break  # the process was killed while writing
             answer: dict[str, Any] = json.loads(line)
             if "error" in answer:
                 raise ArmError(str(answer["error"]))
@@ -80,9 +80,9 @@ def answers(plan: BenchPlan, env: Mapping[str, str]) -> Generator[dict[str, Any]
 
 
 def drop_from_page_cache(files: Sequence[Path]) -> None:
-    """Have the system forget what it holds of `files` in memory, so that they are read from the disk again.
+    """Drop `files` from the page cache, so that they are read from the disk again.
 
-    Possible where `CAN_DROP`. What another process has mapped stays.
+    Requires `CAN_DROP`. Pages that another process has mapped stay.
     """
     for path in files:
         descriptor = os.open(path, os.O_RDONLY)
@@ -96,7 +96,7 @@ def drop_from_page_cache(files: Sequence[Path]) -> None:
 def _started(
     command: Sequence[str], env: Mapping[str, str], plan: BenchPlan | None
 ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    # Errors go to a file: a pipe that nobody reads would stop the process once it is full.
+    # Errors go to a file: the process would block on a full pipe that is not read.
     with tempfile.TemporaryFile() as errors:
         stdin = subprocess.DEVNULL if plan is None else subprocess.PIPE
         process = subprocess.Popen(
@@ -104,7 +104,7 @@ def _started(
         )
         try:
             if plan is not None and process.stdin is not None:
-                _tell(process.stdin, plan)
+                _send(process.stdin, plan)
             yield process, errors
         finally:
             process.kill()
@@ -114,14 +114,14 @@ def _started(
                     stream.close()
 
 
-def _tell(stdin: IO[bytes], plan: BenchPlan) -> None:
-    """Write the plan and leave the pipe open: the arm ends when it is closed, however this process may end."""
+def _send(stdin: IO[bytes], plan: BenchPlan) -> None:
+    """Write the plan and leave the pipe open: the arm ends when it is closed, even if this process is killed."""
     data = memoryview(f"{plan.to_json()}\n".encode())
     try:
         while data:
             data = data[stdin.write(data) :]
     except BrokenPipeError:
-        return  # it has ended already, and the exit code says how
+        return  # the process has ended already; its exit code gives the reason
 
 
 def _stdout(process: subprocess.Popen[bytes]) -> IO[bytes]:
@@ -130,7 +130,7 @@ def _stdout(process: subprocess.Popen[bytes]) -> IO[bytes]:
 
 
 def _reason(code: int, errors: IO[bytes], output: bytes) -> str:
-    """Why a process ended with `code`: its own words on either stream, else the code."""
+    """Why a process ended with `code`: its message on stdout or stderr, else the code."""
     with suppress(ValueError, KeyError, TypeError):
         return str(json.loads(output)["error"])
     errors.seek(0)

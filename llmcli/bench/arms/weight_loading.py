@@ -1,4 +1,4 @@
-"""How fast weights get from the file cache to a device: by this program, and by the safetensors library itself."""
+"""Measure the speed of loading weights from the page cache to a device: by this program, and by safetensors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _TRIES = 2
 
 
 def loading_speeds(checkpoint: Checkpoint, device: torch.device) -> tuple[float, float]:
-    """Bytes of the files per second, of this program and of `safe_open`, in the type they are stored in.
+    """Loading speed in bytes per second, of this program and of `safe_open`, in the stored type.
 
-    The better of several tries each, in turn: the first also brings the files into the file cache.
+    The best of several alternating tries; the first also brings the files into the page cache.
 
     Raises:
-        OutOfMemoryError: the device does not hold them.
+        OutOfMemoryError: the weights do not fit on the device.
     """
     files = safetensors_files(checkpoint)
     total = sum(stored.nbytes for stored in checkpoint.tensors.values())
@@ -35,7 +35,7 @@ def loading_speeds(checkpoint: Checkpoint, device: torch.device) -> tuple[float,
 
 
 def safetensors_files(checkpoint: Checkpoint) -> list[Path]:
-    """The files that hold a checkpoint's tensors, if all are safetensors files and hold nothing but plain numbers."""
+    """The files with a checkpoint's tensors, if all are safetensors files with plain numbers; else empty."""
     tensors = [one for one in checkpoint.tensors.values() if isinstance(one, TensorInfo)]
     if checkpoint.format != "safetensors" or len(tensors) < len(checkpoint.tensors):
         return []
@@ -43,7 +43,7 @@ def safetensors_files(checkpoint: Checkpoint) -> list[Path]:
 
 
 def by_safe_open(files: Sequence[Path], device: torch.device) -> dict[str, torch.Tensor]:
-    """All tensors of `files` on `device`."""
+    """Load all tensors of `files` to `device` with `safe_open`."""
     found: dict[str, torch.Tensor] = {}
     for path in files:
         reader: Any
@@ -54,7 +54,7 @@ def by_safe_open(files: Sequence[Path], device: torch.device) -> dict[str, torch
 
 def _seconds(load: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
-    # Kept until the clock is read: giving memory back takes time too.
+    # Kept until the clock is read, because freeing memory takes time too.
     loaded = load()
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,7 +1,7 @@
-"""`python -m llmcli.bench.arms.worker`: the process that does what one plan says.
+"""`python -m llmcli.bench.arms.worker`: the process that measures one arm.
 
-The plan is the first line of standard input, as JSON; answers are lines of JSON on standard output. Standard input
-stays open as long as somebody waits for them: once it is closed, the process ends.
+The plan is the first line of standard input, as JSON; answers are lines of JSON on standard output. The caller keeps
+standard input open while it waits for answers: once it is closed, the process ends.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ _LONGEST_MESSAGE = 300
 
 
 def main() -> int:
-    """Do what the plan on standard input says; the exit code is 1 if the arm failed, after a line that says why."""
+    """Run the plan on standard input; the exit code is 1 if the arm failed, after a line with the error."""
     silence_libraries()
-    tell = _answers()
+    send = _answers()
     plan = BenchPlan.from_json(sys.stdin.buffer.readline().decode())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        _follow(plan, tell)
+        _run(plan, send)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        tell({"error": _message(error)})
+        send({"error": _message(error)})
         return 1
     return 0
 
 
 def _answers() -> Callable[[dict[str, object]], None]:
-    """A function that writes one answer; whatever else is printed, by C code too, goes to standard error."""
+    """A function that writes one answer; all other output, including that of C code, goes to standard error."""
     answers = os.dup(1)
     os.dup2(2, 1)
 
-    def tell(answer: dict[str, object]) -> None:
+    def send(answer: dict[str, object]) -> None:
         os.write(answers, json.dumps(answer).encode() + b"\n")
 
-    return tell
+    return send
 
 
 def _end_with_stdin() -> None:
@@ -60,21 +60,21 @@ def _end_with_stdin() -> None:
     os._exit(130)
 
 
-def _follow(plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
+def _run(plan: BenchPlan, send: Callable[[dict[str, object]], None]) -> None:
     if plan.arm == MACHINE:
-        _measure_machine(plan, tell)
+        _measure_machine(plan, send)
         return
     runner = _runner(plan)
     if plan.start_only:
         runner.run(plan.ids[:1], 1)
-        tell({"first_token": True})
+        send({"first_token": True})
     else:
-        _measure(runner, plan, tell)
+        _measure(runner, plan, send)
 
 
 def _runner(plan: BenchPlan) -> Runner:
     if plan.arm == OURS:
-        # As a command does, which is what users run: much is done before torch is there, which NumPy stays out of.
+        # As in a command: NumPy is not imported, and files are opened before torch is imported.
         sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
         checkpoint = None
         if plan.shape is None:
@@ -82,9 +82,9 @@ def _runner(plan: BenchPlan) -> Runner:
             from llmcli.startup.open_ahead import open_ahead
 
             checkpoint = open_ahead(resolve(plan.model), weights=True)
-        from llmcli.bench.arms.llmcli import Ours
+        from llmcli.bench.arms.llmcli import LlmcliArm
 
-        return Ours(plan, checkpoint)
+        return LlmcliArm(plan, checkpoint)
     if plan.arm == "llama.cpp":
         from llmcli.bench.arms.llama_cpp import LlamaCpp
 
@@ -94,51 +94,51 @@ def _runner(plan: BenchPlan) -> Runner:
     return Transformers(plan) if plan.arm == "transformers" else TransformersCompiled(plan)
 
 
-def _measure(runner: Runner, plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
+def _measure(runner: Runner, plan: BenchPlan, send: Callable[[dict[str, object]], None]) -> None:
     from llmcli.bench.arms.protocol import DefaultRunner
     from llmcli.bench.hardware.memory import peak_resident_bytes
 
     memory = iter(("peak_memory_short_bytes", "peak_memory_bytes"))
     for start, step in enumerate(passes(plan.sizes)):
         if step.measure == "memory":
-            tell({"measure": next(memory), "size": None, "value": peak_resident_bytes()})
+            send({"measure": next(memory), "size": None, "value": peak_resident_bytes()})
             continue
-        tell({"doing": step.measure, "size": step.size})
+        send({"doing": step.measure, "size": step.size})
         ids = plan.ids[start : start + step.prompt]
         if step.measure == "default decode":
             if isinstance(runner, DefaultRunner):
                 run = runner.run_default(ids, step.tokens)
                 speed = (step.tokens - 1) / run.rest_s
-                tell({"measure": "default_decode_tokens_per_s", "size": step.size, "value": speed})
+                send({"measure": "default_decode_tokens_per_s", "size": step.size, "value": speed})
             continue
         run = runner.run(ids, step.tokens)
         if step.measure == "prefill":
-            tell({"measure": "prefill_tokens_per_s", "size": step.size, "value": run.read / run.first_s})
+            send({"measure": "prefill_tokens_per_s", "size": step.size, "value": run.read / run.first_s})
         elif step.measure == "decode":
             written = step.tokens - 1
-            tell({"measure": "decode_tokens_per_s", "size": step.size, "value": written / run.rest_s})
+            send({"measure": "decode_tokens_per_s", "size": step.size, "value": written / run.rest_s})
             if run.unread_bytes:
-                tell({"measure": "decode_unread_bytes", "size": step.size, "value": run.unread_bytes / written})
+                send({"measure": "decode_unread_bytes", "size": step.size, "value": run.unread_bytes / written})
     torch = sys.modules.get("torch")
     if torch is not None and torch.device(plan.device).type == "cuda" and plan.arm != "llama.cpp":
-        tell({"measure": "device_memory_bytes", "size": None, "value": torch.cuda.max_memory_allocated(plan.device)})
-    tell({"how": runner.how})
+        send({"measure": "device_memory_bytes", "size": None, "value": torch.cuda.max_memory_allocated(plan.device)})
+    send({"how": runner.how})
 
 
-def _measure_machine(plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
+def _measure_machine(plan: BenchPlan, send: Callable[[dict[str, object]], None]) -> None:
     import torch
 
     from llmcli.bench.hardware.bandwidth import bandwidth
     from llmcli.bench.hardware.memory import peak_resident_bytes
 
-    tell({"measure": "import_torch_bytes", "size": None, "value": peak_resident_bytes()})
+    send({"measure": "import_torch_bytes", "size": None, "value": peak_resident_bytes()})
     speed = bandwidth(torch.device(plan.device), plan.threads)
-    tell({"measure": "bandwidth_bytes_per_s", "size": None, "value": speed})
+    send({"measure": "bandwidth_bytes_per_s", "size": None, "value": speed})
     if plan.device != "cpu" and plan.shape is None and plan.quantize is None:
-        _measure_loading(plan, tell)
+        _measure_loading(plan, send)
 
 
-def _measure_loading(plan: BenchPlan, tell: Callable[[dict[str, object]], None]) -> None:
+def _measure_loading(plan: BenchPlan, send: Callable[[dict[str, object]], None]) -> None:
     import torch
 
     from llmcli.bench.arms.weight_loading import loading_speeds, safetensors_files
@@ -147,15 +147,15 @@ def _measure_loading(plan: BenchPlan, tell: Callable[[dict[str, object]], None])
     checkpoint = open_checkpoint(Path(plan.model))
     if not safetensors_files(checkpoint):
         return
-    # A model that fits in another type need not fit as it is stored.
+    # A model that fits in another type may not fit in the stored one.
     with suppress(OutOfMemoryError):
         ours, theirs = loading_speeds(checkpoint, torch.device(plan.device))
-        tell({"measure": "load_bytes_per_s", "size": None, "value": ours})
-        tell({"measure": "safe_open_bytes_per_s", "size": None, "value": theirs})
+        send({"measure": "load_bytes_per_s", "size": None, "value": ours})
+        send({"measure": "safe_open_bytes_per_s", "size": None, "value": theirs})
 
 
 def _message(error: Exception) -> str:
-    """A line about what went wrong; of an error that was not meant for users, its kind too."""
+    """A one-line error message; unexpected errors are preceded by their type."""
     from llmcli.bench.arms.protocol import ArmError
 
     text = " ".join(str(error).split())[:_LONGEST_MESSAGE]

@@ -1,1 +1,1 @@
-"""What the machine is and reaches: its name, its memory and its bandwidth."""
+"""Facts about the machine: processor, memory, versions and bandwidth."""

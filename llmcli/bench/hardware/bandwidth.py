@@ -1,9 +1,9 @@
-"""How fast this machine reads its memory: the ceiling for one token after another.
+"""Measure the memory bandwidth, the upper bound of decoding speed.
 
-On a CPU every thread reads a buffer of its own, far larger than the caches and in pages of the kind that weights lie
-in, by the fastest of two ways: the C library's `memchr`, which looks at every byte with the widest registers there are,
-and a sum. Counted are the bytes read. On a GPU one buffer is copied into another, and bytes read and bytes written are
-counted both. The best of several tries is taken: everything that disturbs can only make it slower.
+On a CPU every thread reads a separate buffer, far larger than the caches and in pages of the same kind as weights. The
+faster of two methods counts: the C library's `memchr`, which reads every byte with the widest registers, and a sum. On
+a GPU one buffer is copied into another, and bytes read and written both count. The result is the best of several tries,
+as disturbances only make a try slower.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _TRIES = 8
 
 
 def bandwidth(device: torch.device, threads: int, *, total_bytes: int = _TOTAL_BYTES) -> float:
-    """Bytes per second; `total_bytes` are read, or copied, in each try."""
+    """Bandwidth of a device's memory in bytes per second; each try reads or copies `total_bytes`."""
     return _read(threads, total_bytes) if device.type == "cpu" else _copied(device, total_bytes)
 
 
 def _read(threads: int, total_bytes: int) -> float:
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         size = -(-total_bytes // threads // 8) * 8
-        # Written once: memory that never was is one page of zeros, which the cache holds.
+        # Written once: memory that was never written maps to one page of zeros, which stays in the cache.
         buffers = list(pool.map(lambda _: Pages().empty((size,), torch.uint8).fill_(1), range(threads)))
 
         def seconds(read: Callable[[Tensor], object]) -> float:
@@ -47,7 +47,7 @@ def _read(threads: int, total_bytes: int) -> float:
 
 
 def _memchr() -> Callable[[int, int, int], object] | None:
-    """The C library's search for a byte; None where it cannot be had. The interpreter's lock is not held meanwhile."""
+    """The C library's search for a byte, called without holding the interpreter's lock; None if it is missing."""
     try:
         search = ctypes.CDLL(None).memchr
     except (OSError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""Where a benchmark ran: processor, memory, versions."""
+"""The machine that a benchmark runs on: processor, memory, versions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PACKAGES = {
 
 
 def this_machine(device: torch.device) -> MachineInfo:
-    """What is known of the machine; the GPU only if it is the device."""
+    """Facts about the machine; the GPU only if it is the device."""
     logical = os.cpu_count() or 1
     return MachineInfo(
         cpu=cpu_name(),
@@ -41,7 +41,7 @@ def this_machine(device: torch.device) -> MachineInfo:
 
 
 def versions(arms: list[str], device: torch.device) -> dict[str, str]:
-    """Of this program, Python, torch and the peers among `arms`; on a GPU also of what computes there."""
+    """Versions of this program, Python, torch and the peers in `arms`; on a GPU also of Triton and CUDA."""
     found = {"llmcli": __version__, "python": platform.python_version()}
     on_gpu = ["triton"] if device.type == "cuda" else []
     for name in ("torch", *on_gpu, *arms):
@@ -54,7 +54,7 @@ def versions(arms: list[str], device: torch.device) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the repository this program runs from, with "-dirty" if its files are not those of it."""
+    """The commit of the repository that this program runs from, with "-dirty" if tracked files were changed."""
     root = Path(llmcli.__file__).parents[1]
     if not (root / ".git").exists():
         return None
@@ -72,7 +72,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _physical_cores() -> int:
-    """Cores, counting those that two threads share once; 0 if the system does not tell."""
+    """Number of physical cores; 0 if the system does not report them."""
     cores: set[tuple[str, str]] = set()
     package = ""
     for line in lines_of("/proc/cpuinfo"):

@@ -1,4 +1,4 @@
-"""What this process has used of the memory. Imports next to nothing: it must not add to what it measures."""
+"""The peak memory of this process. Imports very little, so as not to add to it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def peak_resident_bytes() -> int:
-    """The most memory this process has had: `VmHWM` where the system tells it, else `getrusage`, else 0.
+    """Peak resident memory of this process: `VmHWM` if the system reports it, else `getrusage`, else 0.
 
-    The former is preferred because a new process inherits the latter from the one that started it.
+    `VmHWM` is preferred because a new process inherits the value of `getrusage` from its parent.
     """
     for line in lines_of("/proc/self/status"):
         if line.startswith("VmHWM:"):
@@ -23,7 +23,7 @@ def peak_resident_bytes() -> int:
 
 
 def lines_of(path: str) -> list[str]:
-    """The lines of a file of the system; none where there is no such file."""
+    """The lines of a system file; empty if there is no such file."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -90,7 +90,7 @@ def bench(
 
     from llmcli.bench.arms.subprocesses import CAN_DROP
     from llmcli.bench.results import Failure, Measurement
-    from llmcli.bench.run import How, chosen_peers, refusal
+    from llmcli.bench.run import ArmDescription, chosen_peers, refusal
     from llmcli.commands.bench.progress import bench_progress
 
     asked = chosen_peers(against)
@@ -127,7 +127,7 @@ def bench(
                     measurements.append(event)
                 elif isinstance(event, Failure):
                     failures.append(event)
-                elif isinstance(event, How):
+                elif isinstance(event, ArmDescription):
                     hows[event.arm] = event.how
     except KeyboardInterrupt:
         if not measurements:
@@ -165,12 +165,12 @@ def _target(model: str | None, shape: str | None) -> BenchTarget:
     if shape is None:
         checkpoint = find_checkpoint(model)
 
-        from llmcli.bench.target import InFiles
+        from llmcli.bench.target import FileTarget
 
-        return InFiles(checkpoint)
-    from llmcli.bench.target import OfShape
+        return FileTarget(checkpoint)
+    from llmcli.bench.target import ShapeTarget
 
-    return OfShape(shape)
+    return ShapeTarget(shape)
 
 
 def _benchmark(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from llmcli.bench.run import Begun, Done, Event
+from llmcli.bench.run import Event, ProcessEnded, WorkStarted
 from llmcli.views.terminal.terminal import can_redraw, console_err, is_quiet, note
 
 
@@ -30,7 +30,7 @@ class _Lines:
         self._last: tuple[int, str] | None = None
 
     def show(self, event: Event) -> None:
-        if isinstance(event, Begun) and (event.round, event.arm) != self._last:
+        if isinstance(event, WorkStarted) and (event.round, event.arm) != self._last:
             self._last = event.round, event.arm
             note(f"round {event.round} of {self._rounds}: {event.arm}")
 
@@ -45,14 +45,14 @@ def _bar(rounds: int, processes: int) -> Iterator[Callable[[Event], None]]:
         task = progress.add_task("", total=processes)
 
         def show(event: Event) -> None:
-            if isinstance(event, Begun):
+            if isinstance(event, WorkStarted):
                 progress.update(task, description=f"round {event.round} of {rounds}, {_words(event)}")
-            elif isinstance(event, Done):
+            elif isinstance(event, ProcessEnded):
                 progress.advance(task)
 
         yield show
 
 
-def _words(event: Begun) -> str:
+def _words(event: WorkStarted) -> str:
     what = {"prefill": "reading", "decode": "writing after"}.get(event.what, event.what)
     return f"{event.arm}: {what}" + (f" {event.size} tokens" if event.size is not None else "")

@@ -28,7 +28,7 @@ def merge(
 ) -> None:
     """Write a new checkpoint, in safetensors, with edits in its weights; the original is not touched."""
     if out.exists():
-        raise LlmcliError(f"{out} is there already; give a folder that is not.")
+        raise LlmcliError(f"{out} exists already; give a new folder.")
     checkpoint = find_checkpoint(model)
     found = read_edit_files(checkpoint, edits)
 

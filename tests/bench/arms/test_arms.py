@@ -1,4 +1,4 @@
-"""Every arm really reads the prompt it is given and writes the tokens it is asked for."""
+"""Every arm computes the whole prompt and generates the requested number of tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llmcli.bench.arms import worker as arm_process
-from llmcli.bench.arms.llmcli import Ours, start_command
+from llmcli.bench.arms.llmcli import LlmcliArm, start_command
 from llmcli.bench.arms.protocol import ArmError, TimedRun
 from llmcli.bench.bytes_per_token import model_facts, weight_bytes_per_token
 from llmcli.bench.hardware.bandwidth import bandwidth
@@ -30,12 +30,12 @@ SIZES = Sizes((9, 30), (0, 20), 3)
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> BenchPlan:
-    # All of a puppet's replies would end at once: the benchmark must not.
+    # With nearly every token a stop token, replies would end at once: the benchmark must ignore stop tokens.
     folder = tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama", eos_token_id=list(range(250)))
     return BenchPlan("llmcli", str(folder), "cpu", "float32", torch.get_num_threads(), IDS, SIZES)
 
 
-def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: BenchPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llmcli_clears_its_cache_and_ignores_stop_tokens(plan: BenchPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
     def count(name: str) -> None:
@@ -51,21 +51,21 @@ def test_ours_reads_afresh_and_no_token_ends_the_reply(plan: BenchPlan, monkeypa
 
     count("read")
     count("read_burst")
-    runner = Ours(plan, open_checkpoint(Path(plan.model)))
+    runner = LlmcliArm(plan, open_checkpoint(Path(plan.model)))
     for start in range(2):
         read.clear()
         run = runner.run(IDS[start : start + 20], 5)
         assert run.read == 20
         assert run.first_s > 0
         assert run.rest_s > 0
-        # The last token is not read, the others one by one or a few at a time.
+        # The last token is not computed, the others one by one or a few at a time.
         assert read[0] == 20 and sum(read) == 24
-    # What the engine did remember is not counted as read.
+    # Tokens in the prefix cache do not count as read.
     assert runner.run(IDS[1:25], 1).read == 4
     assert "float32" in runner.how
 
 
-def test_transformers_reads_afresh_and_goes_on_with_its_cache(plan: BenchPlan) -> None:
+def test_transformers_starts_without_a_cache_and_decodes_with_one(plan: BenchPlan) -> None:
     transformers = pytest.importorskip("transformers")
     from llmcli.bench.arms.hf_transformers import Transformers
 
@@ -86,7 +86,7 @@ def test_transformers_reads_afresh_and_goes_on_with_its_cache(plan: BenchPlan) -
 
 
 @pytest.mark.starter
-def test_llama_cpp_reads_afresh_and_makes_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llama_cpp_clears_its_cache_and_gives_the_right_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     from llmcli.bench.arms.llama_cpp import LlamaCpp
 
@@ -108,7 +108,7 @@ def test_llama_cpp_reads_afresh_and_makes_sense(monkeypatch: pytest.MonkeyPatch)
         assert run.rest_s > 0
     assert said[:4] == said[4:]
     assert tokenizer.decode(said[:1]) == " Paris"
-    # Read or written, what comes before is the same.
+    # A token of the prompt and a generated one lead to the same continuation.
     runner.run([*ids, said[0]], 3)
     assert said[8:] == said[1:4]
     with pytest.raises(ArmError, match="llama_decode answered 1"):
@@ -117,7 +117,7 @@ def test_llama_cpp_reads_afresh_and_makes_sense(monkeypatch: pytest.MonkeyPatch)
         LlamaCpp(BenchPlan("llama.cpp", "/nowhere.gguf", "cpu", "auto", 1, IDS, SIZES))
 
 
-def test_an_arm_says_what_it_does_and_what_came_of_it(plan: BenchPlan) -> None:
+def test_an_arm_reports_its_passes_and_measurements(plan: BenchPlan) -> None:
     class Clock:
         how = "by the clock"
 
@@ -143,13 +143,13 @@ def test_an_arm_says_what_it_does_and_what_came_of_it(plan: BenchPlan) -> None:
         ("decode_unread_bytes", 20): 200.0,
     }
     assert said[-1] == {"how": "by the clock"}
-    # Each prompt begins elsewhere in the text.
+    # Each prompt begins at another place in the text.
     starts = [IDS.index(ids[0]) for ids, _ in runner.asked]
     assert len({ids[:2] for ids, _ in runner.asked if len(ids) > 1}) == sum(len(ids) > 1 for ids, _ in runner.asked)
     assert starts[0] == 0
 
 
-def test_an_arm_with_default_settings_is_measured_at_them_too(plan: BenchPlan) -> None:
+def test_default_sampling_is_measured_after_greedy_decoding(plan: BenchPlan) -> None:
     class Sampling:
         how = "by the clock"
 
@@ -163,7 +163,7 @@ def test_an_arm_with_default_settings_is_measured_at_them_too(plan: BenchPlan) -
     arm_process._measure(Sampling(), plan, said.append)
     values = {(one["measure"], one["size"]): one["value"] for one in said if "measure" in one}
     assert values["default_decode_tokens_per_s", 20] * 2 == values["decode_tokens_per_s", 20]
-    # After what is said of memory, which is that of the other settings.
+    # After the peak memory, which is measured with the greedy settings.
     names = [one["measure"] for one in said if "measure" in one]
     assert names.index("peak_memory_bytes") < names.index("default_decode_tokens_per_s")
 
@@ -173,7 +173,7 @@ def test_errors_become_one_line() -> None:
     assert arm_process._message(ValueError("x" * 1000)) == "ValueError: " + "x" * 300
 
 
-def test_what_a_user_would_type(plan: BenchPlan) -> None:
+def test_the_start_command_passes_the_plans_options(plan: BenchPlan) -> None:
     command = start_command(replace(plan, model="-odd name", device="cuda:1"))
     assert command[1:4] == ("-m", "llmcli", "generate")
     for flag, value in (("--model", "-odd name"), ("--device", "cuda:1"), ("--dtype", "float32"), ("-n", "1")):
@@ -181,12 +181,12 @@ def test_what_a_user_would_type(plan: BenchPlan) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_bandwidth_is_within_reason(threads: int) -> None:
-    # Caches may serve so little; a counting mistake by 8 or by the number of threads would still show beyond these.
+def test_bandwidth_is_of_a_plausible_size(threads: int) -> None:
+    # So few bytes may stay in the caches, so the limits are wide; they only catch gross mistakes of counting.
     assert 1e8 < bandwidth(torch.device("cpu"), threads, total_bytes=16 << 20) < 1e13
 
 
-def test_the_machine_is_known() -> None:
+def test_facts_about_the_machine_are_found() -> None:
     machine = this_machine(torch.device("cpu"))
     assert 1 <= machine.physical_cores <= machine.logical_cores
     assert machine.memory_bytes > 1 << 28
@@ -197,17 +197,17 @@ def test_the_machine_is_known() -> None:
     assert set(found) == {"llmcli", "python", "torch"}
 
 
-def test_a_bad_device_is_no_gpu_of_llama_cpp(plan: BenchPlan) -> None:
+def test_llama_cpp_without_gpu_support_refuses_a_gpu(plan: BenchPlan) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     from llmcli.bench.arms.llama_cpp import LlamaCpp
 
     if llama_cpp.llama_supports_gpu_offload():
-        pytest.skip("this build knows a GPU")
+        pytest.skip("this build of llama.cpp supports GPUs")
     with pytest.raises(ArmError, match="computes on the CPU only"):
         LlamaCpp(replace(plan, device="cuda"))
 
 
-def test_weights_a_token_reads(tmp_path: Path) -> None:
+def test_bytes_of_weights_that_a_decode_step_reads(tmp_path: Path) -> None:
 
     tied = open_checkpoint(tiny_checkpoint(tmp_path / "tied", "llama", tie_word_embeddings=True))
     untied = open_checkpoint(tiny_checkpoint(tmp_path / "untied", "llama"))
@@ -215,17 +215,17 @@ def test_weights_a_token_reads(tmp_path: Path) -> None:
     embedding = untied.stored_bytes("embed_tokens.weight")
     assert facts.stored_bytes == 4 * facts.parameters
     assert facts.weight_bytes_per_token == facts.stored_bytes - embedding
-    # Where the embedding is the head, it is read whole, so that the same blocks read the same.
+    # A tied embedding is read whole as the head, so both models read the same number of bytes.
     assert weight_bytes_per_token(tied) == model_facts(tied, SIZES).stored_bytes == facts.weight_bytes_per_token
-    # 3 blocks, 2 heads, keys and values of 8 numbers in 2 bytes: half-way through 3 tokens, after 1 and after 20.
-    a_position = 3 * 2 * 2 * 8 * 2
+    # 3 layers, 2 heads, keys and values of 8 numbers in 2 bytes: half-way through 3 tokens, after 1 and after 20.
+    position_bytes = 3 * 2 * 2 * 8 * 2
     assert facts.bytes_per_token == {
-        0: facts.weight_bytes_per_token + 2 * a_position,
-        20: facts.weight_bytes_per_token + 21 * a_position,
+        0: facts.weight_bytes_per_token + 2 * position_bytes,
+        20: facts.weight_bytes_per_token + 21 * position_bytes,
     }
 
 
-def test_of_experts_the_chosen_ones_are_read(tmp_path: Path) -> None:
+def test_only_chosen_experts_count_in_bytes_per_token(tmp_path: Path) -> None:
 
     folder = tiny_checkpoint(tmp_path / "m", "mixtral", num_local_experts=4, num_experts_per_tok=1)
     checkpoint = open_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""Processes that are timed: small Python programs in the place of models."""
+"""Timing and ending of processes, with small Python programs in place of models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def python(code: str) -> tuple[str, ...]:
 
 
 def acting(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Let a small program play the arm."""
+    """Replace the arm's process by a small program."""
     monkeypatch.setattr(subprocesses, "ARM", python(code))
 
 
@@ -34,7 +34,7 @@ def test_first_output_comes_before_the_exit() -> None:
     assert times.exit_s - times.first_output_s >= 0.2
 
 
-def test_a_process_that_says_nothing_has_no_first_output() -> None:
+def test_a_process_without_output_has_no_first_output_time() -> None:
     assert timed(python(""), os.environ).first_output_s is None
 
 
@@ -46,16 +46,16 @@ def test_a_process_that_says_nothing_has_no_first_output() -> None:
         ('print(\'{"error": "a reason"}\'); raise SystemExit(1)', "^a reason$"),
         ("print('[1]'); raise SystemExit(1)", "ended with exit code 1"),
         ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9"),
-        # More than a pipe holds, on the stream that nobody reads.
+        # More than a pipe holds, on stderr.
         ("import sys; sys.stderr.write('x' * 10**6 + '\\nlast'); sys.exit(1)", ": last$"),
     ],
 )
-def test_why_a_process_failed(code: str, message: str) -> None:
+def test_a_failed_process_is_reported_with_its_error(code: str, message: str) -> None:
     with pytest.raises(ArmError, match=message):
         timed(python(code), os.environ, PLAN)
 
 
-def test_answers_come_as_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_yielded_as_they_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     acting(monkeypatch, "import json; print(json.dumps({'how': json.loads(input())['model']}))")
     assert list(answers(PLAN, os.environ)) == [{"how": "/nowhere.gguf"}]
 
@@ -68,13 +68,13 @@ def test_answers_come_as_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None
         "raise SystemExit('gone')",
     ],
 )
-def test_answers_end_with_the_reason(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+def test_a_failure_after_answers_raises_the_reason(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     acting(monkeypatch, code)
     with pytest.raises(ArmError, match="gone"):
         list(answers(PLAN, os.environ))
 
 
-def test_nobody_is_left_when_listening_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_the_generator_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     acting(monkeypatch, "import os, time; print('{\"pid\": %d}' % os.getpid(), flush=True); time.sleep(60)")
     listening = answers(PLAN, os.environ)
     pid = next(listening)["pid"]
@@ -83,9 +83,9 @@ def test_nobody_is_left_when_listening_ends_early(monkeypatch: pytest.MonkeyPatc
         os.kill(pid, 0)
 
 
-def test_an_arm_ends_with_the_process_that_waits_for_it() -> None:
+def test_an_arm_ends_when_its_standard_input_is_closed() -> None:
     arm = subprocess.Popen(ARM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(1))
-    # The machine's arm imports torch, which leaves time to be abandoned.
+    # The machine's arm first imports torch, so its standard input is closed before it ends.
     out, _ = arm.communicate(replace(PLAN, arm="machine").to_json().encode() + b"\n", timeout=60)
     assert (out, arm.returncode) == (b"", 130)
 
@@ -110,7 +110,7 @@ def test_the_environment_has_none_of_the_users_settings(monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python looks into the working folder first")
-def test_what_lies_in_the_working_folder_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_files_in_the_working_folder_are_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
     env = environment(1)
@@ -118,19 +118,19 @@ def test_what_lies_in_the_working_folder_is_not_imported(monkeypatch: pytest.Mon
     del env["PYTHONSAFEPATH"]
     with pytest.raises(ArmError, match="not this one"):
         timed(python("import json"), env)
-    # A program that is run from where it lies must find itself.
+    # A program that runs from its source folder must still import its package.
     monkeypatch.chdir(Path(subprocesses.__file__).parents[3])
     assert "PYTHONSAFEPATH" not in environment(1)
 
 
 @pytest.mark.skipif(not CAN_DROP, reason="this system cannot be asked to")
-def test_what_is_dropped_is_still_there(tmp_path: Path) -> None:
+def test_dropping_a_file_from_the_page_cache_keeps_its_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 10_000)
     drop_from_page_cache([tmp_path / "a"])
     assert (tmp_path / "a").read_bytes() == b"x" * 10_000
 
 
-def test_peak_memory_knows_what_was_there_and_is_gone() -> None:
+def test_peak_memory_includes_freed_memory() -> None:
     before = peak_resident_bytes()
     size = before + (64 << 20)
     block = bytearray(size)

@@ -1,4 +1,4 @@
-"""Both ways to a device bring the same weights there."""
+"""Loading weights to a device by this program and by safetensors: the same weights, and their speeds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_the_same_bytes_arrive(name: str, checkpoint: Checkpoint) -> None:
+def test_both_loaders_give_the_same_weights(name: str, checkpoint: Checkpoint) -> None:
     device = device_of(name)
     files = safetensors_files(checkpoint)
     assert len(files) > 1
@@ -49,7 +49,9 @@ def test_the_same_bytes_arrive(name: str, checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_speeds_are_those_of_all_bytes(name: str, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speeds_are_bytes_over_the_best_time(
+    name: str, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = device_of(name)
     assert all(speed > 0 for speed in loading_speeds(checkpoint, device))
     seconds = iter((4.0, 8.0, 2.0, 16.0))
@@ -60,11 +62,11 @@ def test_speeds_are_those_of_all_bytes(name: str, checkpoint: Checkpoint, monkey
     assert theirs == pytest.approx(ours / 4)
 
 
-def test_only_plain_safetensors_can_be_read_so(tmp_path: Path) -> None:
+def test_a_gguf_file_has_no_safetensors_files(tmp_path: Path) -> None:
     assert not safetensors_files(open_checkpoint(write_gguf(made("llama 3.1"), tmp_path / "m.gguf")))
 
 
-def test_an_arm_tells_them_unless_the_model_does_not_fit(
+def test_loading_speeds_are_left_out_if_the_model_does_not_fit(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = BenchPlan("machine", str(checkpoint.path), "cuda", "auto", 1, (), Sizes((), (), 1))

@@ -1,4 +1,4 @@
-"""Edits as files: they come back as they were, stack, go away without a trace, and fit one model only."""
+"""Edit files: they are read back unchanged, stack, are removed exactly, and fit one model only."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def edit(layer: int = 1, *, seed: int = 0, model: str = "0" * 64, neurons: int =
     return Edit("tiny", model, "Ulm — is in\n", "Ulm", "Bonn", (LayerUpdate(layer, read, write),))
 
 
-def test_a_file_holds_all_of_an_edit_and_is_one_of_the_format(tmp_path: Path) -> None:
+def test_a_written_edit_is_read_back_and_is_valid_safetensors(tmp_path: Path) -> None:
     from safetensors import safe_open
 
     made = edit()
@@ -66,20 +66,20 @@ def test_an_edit_of_a_model_whose_name_is_not_utf_8_can_be_read(tmp_path: Path) 
     assert read_edit(tmp_path / "an.safetensors").model == "mod\\udce8le"
 
 
-def test_the_same_edit_is_the_same_file(tmp_path: Path) -> None:
+def test_equal_edits_give_equal_files(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_edit(tmp_path / name, edit())
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x02" + bytes(7) + b"{}", b"\xff" * 9])
-def test_a_file_of_another_kind_is_not_an_edit(content: bytes, tmp_path: Path) -> None:
+def test_files_of_other_kinds_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "an.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"is not an edit, .*; give a file that llm edit has written"):
         read_edit(tmp_path / "an.safetensors")
 
 
-def test_an_edit_that_is_cut_short_or_cannot_be_opened_is_named(tmp_path: Path) -> None:
+def test_a_truncated_or_unreadable_edit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "an.safetensors"
     write_edit(path, edit())
     os.truncate(path, path.stat().st_size - 1)
@@ -92,7 +92,7 @@ def test_an_edit_that_is_cut_short_or_cannot_be_opened_is_named(tmp_path: Path) 
         read_edit(tmp_path / "pipe")
 
 
-def test_edits_stack_and_leave_nothing_behind(folder: Path) -> None:
+def test_edits_stack_and_are_removed_exactly(folder: Path) -> None:
     loaded = llmcli.load(folder, dtype="float32", device="cpu")
     plain = loaded.logits(IDS)
     first, second = edit(seed=1), edit(2, seed=2)
@@ -108,7 +108,7 @@ def test_edits_stack_and_leave_nothing_behind(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])
-def test_a_loaded_model_computes_with_edits_on_every_path(folder: Path, quantize: str | None, tmp_path: Path) -> None:
+def test_all_decode_paths_compute_with_edits(folder: Path, quantize: str | None, tmp_path: Path) -> None:
     made = edit(model=weights_hash(open_checkpoint(folder)))
     write_edit(tmp_path / "an.safetensors", made)
     plain = llmcli.load(folder, dtype="float32", device="cpu", quantize=quantize)
@@ -122,7 +122,7 @@ def test_a_loaded_model_computes_with_edits_on_every_path(folder: Path, quantize
     assert float((ours - theirs).norm() / theirs.norm()) < (5e-6 if quantize is None else 5e-3)
 
 
-def test_an_edit_is_for_the_weights_it_was_made_for(folder: Path, tmp_path: Path) -> None:
+def test_an_edit_for_other_weights_is_refused(folder: Path, tmp_path: Path) -> None:
     other = tiny_checkpoint(tmp_path / "other", "llama", seed=5)
     write_edit(tmp_path / "an.safetensors", edit(model=weights_hash(open_checkpoint(folder))))
     assert read_edits(open_checkpoint(folder), [tmp_path / "an.safetensors"])
@@ -149,7 +149,7 @@ def test_an_edit_that_does_not_fit_is_refused(folder: Path, wrong: Edit) -> None
         ({"weights": torch.ones(3)}, None, CheckpointError),
     ],
 )
-def test_a_file_that_is_no_whole_edit_is_refused(
+def test_an_incomplete_edit_is_refused(
     tensors: dict[str, torch.Tensor], about: dict[str, str] | None, error: type[Exception], tmp_path: Path
 ) -> None:
     whole = {"format": "llmcli.edit/1", "model": "m", "model_sha256": "0", "prompt": "p", "subject": "s", "target": "t"}
@@ -161,7 +161,7 @@ def test_a_file_that_is_no_whole_edit_is_refused(
         read_edit(tmp_path / "an.safetensors")
 
 
-def test_edits_without_a_file_of_their_own_are_kept_by_name() -> None:
+def test_stored_edits_are_found_by_name() -> None:
     names = []
     for number in range(3):
         path = store.new_edit_file("Eiffel  Tower/..", "Ville de Köln")

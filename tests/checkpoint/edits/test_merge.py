@@ -1,4 +1,4 @@
-"""A merged checkpoint says what the overlay says, from any format, and the original stays as it was."""
+"""A merged checkpoint of any format equals the edited model, and the original is unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDS = [256, 70, 71, 72, 73]
 
 
 def updates(folder: Path) -> list[Edit]:
-    """Two edits over one block and one over another."""
+    """Two edits of one block and one of another."""
     config = open_checkpoint(folder).config
     random = torch.Generator().manual_seed(0)
     return [Edit("m", "0", "p", "s", "t", (LayerUpdate(layer, *_vectors(config, random)),)) for layer in (0, 1, 1)]
@@ -62,9 +62,7 @@ def quantized_gguf(model: Any, folder: Path) -> Path:
 
 @pytest.mark.parametrize("write", [folder_of, shards_of_bfloat16, gguf_file, quantized_gguf])
 @pytest.mark.parametrize("name", ["smollm", "qwen2", "gemma"])
-def test_a_merged_model_says_what_the_edited_one_does(
-    name: str, write: Callable[[Any, Path], Path], tmp_path: Path
-) -> None:
+def test_a_merged_model_equals_the_edited_one(name: str, write: Callable[[Any, Path], Path], tmp_path: Path) -> None:
     model_type, overrides = CASES[name]
     path = write(tiny_model(model_type, **overrides), tmp_path / "model")
     edits = updates(path)
@@ -72,7 +70,7 @@ def test_a_merged_model_says_what_the_edited_one_does(
     before = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     merge(open_checkpoint(path), edits, tmp_path / "merged")
     assert [hashlib.sha256(file.read_bytes()).hexdigest() for file in files] == before
-    # Weights in bfloat16 stay so: a change is rounded as all else was.
+    # bfloat16 weights stay bfloat16, so changes are rounded.
     loose = 0.1 if write is shards_of_bfloat16 else 2e-5
     loaded = llmcli.load(path, dtype="float32", device="cpu")
     merged = llmcli.load(tmp_path / "merged", dtype="float32", device="cpu")
@@ -87,7 +85,7 @@ def test_a_merged_model_says_what_the_edited_one_does(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["merged", "model"]
 
 
-def test_transformers_reads_what_was_merged_from_a_gguf_file(tmp_path: Path) -> None:
+def test_transformers_reads_a_merged_gguf_model(tmp_path: Path) -> None:
     import transformers
 
     path = gguf_file(tiny_model("llama"), tmp_path / "model")
@@ -98,7 +96,7 @@ def test_transformers_reads_what_was_merged_from_a_gguf_file(tmp_path: Path) -> 
         torch.testing.assert_close(theirs(torch.tensor([IDS])).logits[0], ours.logits(IDS), rtol=1e-4, atol=1e-4)
 
 
-def test_divisors_of_a_rotation_stay_in_a_folder_and_cannot_leave_a_gguf_file(tmp_path: Path) -> None:
+def test_rope_divisors_are_kept_in_folders_and_refused_in_gguf_files(tmp_path: Path) -> None:
     model_type, overrides = CASES["llama 3.1"]
     model = tiny_model(model_type, **overrides)
     folder, file = save(model, tmp_path / "folder"), gguf_file(model, tmp_path / "file")
@@ -109,18 +107,18 @@ def test_divisors_of_a_rotation_stay_in_a_folder_and_cannot_leave_a_gguf_file(tm
     assert not (tmp_path / "other").exists()
 
 
-def test_what_has_no_folder_of_that_kind_is_told_so(tmp_path: Path) -> None:
+def test_models_without_a_hugging_face_config_are_refused(tmp_path: Path) -> None:
     model = tiny_model("mistral", sliding_window=None)
     path = write_safetensors(tmp_path / "native", mistral_params(model), native(model))
-    with pytest.raises(UnsupportedModelError, match="format of its makers"):
+    with pytest.raises(UnsupportedModelError, match="in the layout"):
         merge(open_checkpoint(path), updates(path), tmp_path / "merged")
     assert not (tmp_path / "merged").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
+def test_a_failed_merge_neither_overwrites_nor_leaves_files(tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path / "model", "llama")
     config = json.loads((path / "config.json").read_text())
-    with pytest.raises(LlmcliError, match="there already"):
+    with pytest.raises(LlmcliError, match="exists already"):
         merge(open_checkpoint(path), updates(path), path)
     assert json.loads((path / "config.json").read_text()) == config
     wrong = Edit("m", "0", "p", "s", "t", (LayerUpdate(7, torch.ones(48), torch.ones(32)),))
@@ -140,7 +138,7 @@ def test_files_beside_the_weights_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "additional_chat_templates/a.jinja"])
-def test_what_a_link_leads_to_outside_the_model_is_not_handed_on(name: str, tmp_path: Path) -> None:
+def test_links_out_of_the_model_are_not_copied(name: str, tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     secret = tmp_path / "id_rsa"
     secret.write_text("secret")

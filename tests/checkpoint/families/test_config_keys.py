@@ -34,7 +34,7 @@ from tests.support.models.tiny import SIZES, edit_config, random_ids, save, tiny
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(40)
-# One case for each family; of its variants that which uses most keys.
+# One case for each family: the variant that uses most keys.
 _CHOSEN = {
     "gpt_neox": "pythia, parallel",
     "phi3": "phi-3, longrope, long",
@@ -42,21 +42,21 @@ _CHOSEN = {
     "granitemoehybrid": "granite hybrid, attention only",
 }
 FAMILY_CASES = {model_type: case for case, (model_type, _) in reversed(CASES.items())} | _CHOSEN
-# Between them: every norm, windows, experts, clamps, biases. The others take minutes together.
+# Together they cover all norms, windows, experts, clamps and biases. The other families take minutes.
 _QUICK = {"llama", "gemma2", "gpt2", "mixtral", "gpt_oss", "llama4_text", "cohere"}
 QUICK_FIRST = [
     model_type if model_type in _QUICK else pytest.param(model_type, marks=pytest.mark.slow)
     for model_type in FAMILY_CASES
 ]
-# Read in the source of text models, but about images, or the name of a method.
+# Read in the source of text models, but about images, or the name of a method only.
 _NOT_OF_TEXT = {"get_text_config", "text_config", "vision_config", "image_token_id", "num_channels", "patch_size"}
-# Without these, other keys and rules decide.
+# If these are absent, other keys and rules decide.
 _LISTED = ("layer_types", "no_rope_layers", "moe_layers", "num_nextn_predict_layers")
 _OTHER_CLASSES = re.compile("Vision|Projector|MultiModal|Conditional|Classif|QuestionAns|DoubleHeads|Summary|MTP")
 
 
 class RecordedKeys(dict[str, object]):
-    """A configuration that remembers what it was asked for."""
+    """A configuration that records the keys that are read."""
 
     def __init__(self, values: dict[str, object]) -> None:
         super().__init__(values)
@@ -73,7 +73,7 @@ class RecordedKeys(dict[str, object]):
 
 @functools.cache
 def keys_of_class(model_type: str) -> frozenset[str]:
-    """What the configuration class has and what the model's source reads."""
+    """The keys of the configuration class and those that the model's source reads."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     cls = CONFIG_MAPPING[model_type]
@@ -85,7 +85,7 @@ def keys_of_class(model_type: str) -> frozenset[str]:
 
 def _text_model_source(module: str) -> str:
     """The source of the classes and functions of a module, without those of other tasks."""
-    # Parsed once: `inspect.getsource` parses the whole file anew for each class.
+    # Parsed once: `inspect.getsource` would parse the whole file for each class.
     whole = inspect.getsource(importlib.import_module(module))
     lines = whole.splitlines(keepends=True)
     return "".join(
@@ -96,7 +96,7 @@ def _text_model_source(module: str) -> str:
 
 
 def keys_asked(model_type: str) -> set[str]:
-    """What this program asks the family's configurations for."""
+    """The keys that this program reads from the family's configurations."""
     from transformers import AutoConfig
 
     asked = {alias for aliases in FAMILIES[model_type].aliases.values() for alias in aliases}
@@ -122,7 +122,7 @@ def keys_asked(model_type: str) -> set[str]:
 
 
 @pytest.mark.parametrize("model_type", FAMILY_CASES)
-def test_every_key_of_the_reference_is_accounted_for(model_type: str) -> None:
+def test_every_key_of_transformers_is_accounted_for(model_type: str) -> None:
     import transformers
 
     asked = keys_asked(model_type)
@@ -131,14 +131,14 @@ def test_every_key_of_the_reference_is_accounted_for(model_type: str) -> None:
     if unknown and newer:
         pytest.skip(f"transformers {transformers.__version__} has keys that the lists do not know yet: {unknown}")
     assert not unknown
-    # A key that is read has no place in a list of those that need not be.
+    # A key that is read must not be in the list of harmless keys.
     assert not asked & (set(HARMLESS) | set(HARMLESS_OF.get(model_type, ())))
 
 
-def test_every_key_that_is_read_is_changed_in_the_tests_below() -> None:
+def test_every_key_that_is_read_has_a_changed_case() -> None:
     for model_type in FAMILY_CASES:
         changing = {key for key in keys_of_class(model_type) if why_harmless(model_type, key) is None}
-        # `num_experts` and the like stand for others of the sizes.
+        # `num_experts` and similar keys have aliases in some families.
         assert not changing - set(VALUES) - SIZE_KEYS, model_type
 
 
@@ -149,7 +149,7 @@ def reference(folder: Path, state: dict[str, Tensor]) -> Tensor | None:
     try:
         config = AutoConfig.from_pretrained(folder)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-        # What is missing is a bias that a switch has asked for: one of zeros.
+        # A switched-on bias is missing from the weights: use zeros.
         left = model.load_state_dict(state, strict=False)
         with torch.inference_mode():
             for name in left.missing_keys:
@@ -176,7 +176,7 @@ def changes(model_type: str, config: dict[str, Any]) -> Iterator[tuple[str, Any]
 
 
 @pytest.mark.parametrize("model_type", QUICK_FIRST)
-def test_changed_keys_change_logits_as_in_the_reference(tmp_path: Path, model_type: str) -> None:
+def test_changed_keys_change_logits_as_in_transformers(tmp_path: Path, model_type: str) -> None:
     model = tiny_model(model_type, **CASES[FAMILY_CASES[model_type]][1])
     folder = save(model, tmp_path)
     saved = (folder / "config.json").read_text()
@@ -185,7 +185,7 @@ def test_changed_keys_change_logits_as_in_the_reference(tmp_path: Path, model_ty
     for key, value in changes(model_type, config):
         changed = {**config, key: value}
         if key in ("rope_scaling", "rope_theta", "partial_rotary_factor"):
-            # As older files have them.
+            # The form of older files.
             changed.pop("rope_parameters", None)
         (folder / "config.json").write_text(json.dumps(changed))
         theirs = reference(folder, state)
@@ -195,7 +195,7 @@ def test_changed_keys_change_logits_as_in_the_reference(tmp_path: Path, model_ty
         try:
             found = ours(folder)
         except CheckpointError as error:
-            # By its key, by what it means, or because tensors contradict it, which the reference passes over.
+            # Refused by key, by meaning, or because tensors contradict it, which transformers ignores.
             if not any(words in str(error) for words in (key, "later tokens", "recurrent", "no place")):
                 wrong.append((key, value, str(error)))
             continue
@@ -206,7 +206,7 @@ def test_changed_keys_change_logits_as_in_the_reference(tmp_path: Path, model_ty
 
 
 @pytest.mark.parametrize("model_type", QUICK_FIRST)
-def test_models_built_otherwise_give_the_logits_of_the_reference(tmp_path: Path, model_type: str) -> None:
+def test_variants_give_the_logits_of_transformers(tmp_path: Path, model_type: str) -> None:
     overrides = CASES[FAMILY_CASES[model_type]][1]
     wrong: list[object] = []
     for key in sorted(keys_of_class(model_type) & set(BUILT)):
@@ -216,13 +216,13 @@ def test_models_built_otherwise_give_the_logits_of_the_reference(tmp_path: Path,
                 with torch.inference_mode():
                     theirs = model(torch.tensor([IDS])).logits[0]
             except Exception:
-                # Not a model that the reference has.
+                # transformers cannot build this model.
                 continue
             folder = save(model, tmp_path / f"{key}{number}")
             try:
                 difference = float((ours(folder) - theirs).abs().max() / theirs.abs().max())
             except CheckpointError as error:
-                # By its key, or because the tensors have another size than it says (head_dim of GPT-NeoX).
+                # Refused by key, or because the tensors have another size (head_dim of GPT-NeoX).
                 if key not in str(error) and "rows are needed" not in str(error):
                     wrong.append((key, value, str(error)))
                 continue
@@ -276,7 +276,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("which", REFUSED)
-def test_values_that_are_not_computed_are_refused_by_name(tmp_path: Path, which: str) -> None:
+def test_unsupported_values_are_refused_by_name(tmp_path: Path, which: str) -> None:
     case, edits, message = REFUSED[which]
     model_type, overrides = CASES[case]
     folder = tiny_checkpoint(tmp_path, model_type, **overrides)
@@ -287,14 +287,14 @@ def test_values_that_are_not_computed_are_refused_by_name(tmp_path: Path, which:
     assert "config.json" in str(refusal.value)
 
 
-def test_keys_that_the_reference_does_not_know_are_passed_over(tmp_path: Path) -> None:
+def test_keys_unknown_to_transformers_are_ignored(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "llama")
     expected = ours(folder)
     edit_config(folder, {"final_logit_softcapping": 2.0, "use_flash_attn": True, "someones_own_key": [1, 2]})
     assert torch.equal(ours(folder), expected)
 
 
-def test_a_text_model_that_sees_has_no_cap_of_logits(tmp_path: Path) -> None:
+def test_logit_softcapping_of_a_multimodal_model_is_refused(tmp_path: Path) -> None:
     model_type, overrides = CASES["gemma 3, linear on full layers"]
     folder = tiny_checkpoint(tmp_path, model_type, **overrides)
     text = json.loads((folder / "config.json").read_text()) | {"final_logit_softcapping": 5.0}
@@ -313,14 +313,14 @@ def test_biases_that_the_configuration_switches_off_are_not_used(tmp_path: Path)
         with torch.inference_mode():
             expected = theirs(torch.tensor([IDS])).logits[0]
         torch.testing.assert_close(ours(folder), expected, rtol=1e-4, atol=1e-5)
-    # Files that do not say are believed as they are.
+    # Without such keys the tensors in the files decide.
     edit_config(folder, {"attention_bias": True, "mlp_bias": True})
     whole = ours(folder)
     edit_config(folder, {}, drop=("attention_bias", "mlp_bias"))
     assert torch.equal(ours(folder), whole)
 
 
-def test_capped_logits_come_out_of_every_way_to_run(tmp_path: Path) -> None:
+def test_logit_softcapping_holds_on_all_decode_paths(tmp_path: Path) -> None:
     model_type, overrides = CASES["gemma 3, linear on full layers"]
     folder = tiny_checkpoint(tmp_path, model_type, **overrides, final_logit_softcapping=0.5)
     loaded = llmcli.load(folder, dtype="float32", device="cpu")

@@ -1,4 +1,4 @@
-"""Our model against `transformers`, family by family: the readable model is what everything else is checked against."""
+"""The readable model against `transformers`, family by family; everything else is checked against it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 IDS = random_ids(50)
 
 
-# Rotations that grow with the text, and latent attention, besides.
+# Also RoPE that depends on the text's length, and latent attention.
 SOME = (*SPANNING, "llama, dynamic", "deepseek v3")
 
 
@@ -56,19 +56,21 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def test_the_parameters_are_those_that_the_configuration_promises(pair: tuple[Any, Path, LoadedModel]) -> None:
+def test_parameters_follow_from_the_configuration(pair: tuple[Any, Path, LoadedModel]) -> None:
     config = pair[2].config
     created = [(name, tuple(parameter.shape)) for name, parameter in meta_model(config).named_parameters()]
     assert [(name, parameter.shape) for name, parameter in parameters_of(config).items()] == created
 
 
-def test_logits_equal_the_reference(pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor) -> None:
+def test_logits_equal_those_of_transformers(pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor) -> None:
     assert relative_error(pair[2].logits(IDS), reference) < 2e-5
 
 
-def test_cached_logits_equal_the_reference(pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor) -> None:
+def test_cached_logits_equal_those_of_transformers(
+    pair: tuple[Any, Path, LoadedModel], reference: torch.Tensor
+) -> None:
     model = pair[2].model
-    # So small that layers with a window forget, and move what they keep, many times in this text.
+    # So small that sliding-window caches drop and move entries many times in this text.
     cache = model.new_cache(capacity=4, rewind=5, room=3)
     cache.expected_length = len(IDS)
 
@@ -77,7 +79,7 @@ def test_cached_logits_equal_the_reference(pair: tuple[Any, Path, LoadedModel], 
             logits = model(torch.tensor([IDS[start:stop]]), cache)[0]
         assert relative_error(logits, reference[start:stop]) < 2e-5
 
-    # A first chunk, single tokens, a chunk longer than any window; then back, and on again along the same ids.
+    # A first chunk, single tokens, a chunk longer than any window; then rewind, and read the same ids again.
     for start, stop in ((0, 9), (9, 10), (10, 11), (11, 30)):
         read(start, stop)
     cache.truncate(25)
@@ -85,17 +87,17 @@ def test_cached_logits_equal_the_reference(pair: tuple[Any, Path, LoadedModel], 
         read(start, start + 1)
     cache.truncate(41)
     read(41, 50)
-    # As far as all layers still know what a token would see there; then from the start.
+    # Rewind as far as all layers still hold the needed keys; then from the start.
     cache.truncate(cache.reusable(20))
     read(cache.length, 40)
 
 
-def test_greedy_tokens_equal_the_reference(some_pair: tuple[Any, Path, LoadedModel]) -> None:
+def test_greedy_tokens_equal_those_of_transformers(some_pair: tuple[Any, Path, LoadedModel]) -> None:
     model, _, loaded = some_pair
     prompt = random_ids(35, seed=2)
     with torch.inference_mode():
         model = copy.deepcopy(model)
-        # Rotations that grow with the text know how long it becomes, here as there.
+        # Length-dependent RoPE knows the final length, as in transformers.
         model(torch.tensor([random_ids(len(prompt) + 40)]))
         theirs = model.generate(
             torch.tensor([prompt]), max_new_tokens=40, do_sample=False, eos_token_id=None, pad_token_id=0
@@ -108,11 +110,11 @@ def test_greedy_tokens_equal_the_reference(some_pair: tuple[Any, Path, LoadedMod
     assert best[len(prompt) - 1 : -1].tolist() == theirs
 
 
-def test_bfloat16_is_as_close_as_the_reference(some_pair: tuple[Any, Path, LoadedModel]) -> None:
+def test_bfloat16_errors_are_no_larger_than_those_of_transformers(some_pair: tuple[Any, Path, LoadedModel]) -> None:
     model, folder, _ = some_pair
     rounded, ours = copy.deepcopy(model).bfloat16(), llmcli.load(folder, dtype="bfloat16", device="cpu")
-    # Over several texts: where rounding sends a token to another expert, one text's error says little about rounding,
-    # and it happens to either side.
+    # Several texts: if rounding sends a token to another expert, the error of one text says little about rounding,
+    # and that happens in both implementations.
     their_error = our_error = 0.0
     for seed in range(12):
         ids = random_ids(50, seed=seed)
@@ -169,7 +171,7 @@ def test_absent_and_null_windows_differ(tmp_path: Path) -> None:
     assert {layer.window for layer in llmcli.load(folder).config.layers} == {4096}
 
 
-def test_weights_are_read_in_the_stored_type_and_kept_in_the_wanted_one(tmp_path: Path) -> None:
+def test_stored_dtypes_are_converted_to_the_requested_one(tmp_path: Path) -> None:
     model = tiny_model("llama").bfloat16()
     folder = save(model, tmp_path)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"

@@ -1,4 +1,4 @@
-"""The engine on models whose caches forget, and on rotations that depend on how long the text becomes."""
+"""The engine on models with sliding-window caches, and with RoPE that depends on the text's length."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ def loaded(case: str, folder: Path) -> LoadedModel:
 
 
 def run(engine: Engine, prompt: list[int], tokens: int | None) -> tuple[int, list[int]]:
-    """How many tokens of the prompt were not read again, and the greedy reply."""
+    """The number of prompt tokens taken from the cache, and the greedy reply."""
     events = list(engine.stream(prompt, SamplingParams(temperature=0, max_tokens=tokens)))
     assert isinstance(events[0], Prefill)
     return events[0].cached, [event.id for event in events if isinstance(event, Step)]
 
 
 @pytest.mark.parametrize("case", ["gemma 2", "llama 4", "gpt-oss", "deepseek v3"])
-def test_a_prompt_that_returns_to_an_earlier_point_gets_the_same_reply(
-    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rewinding_the_cache_gives_the_same_reply(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(case, tmp_path)
     small = partial(model.model.new_cache, rewind=5, room=3)
     monkeypatch.setattr(model.model, "new_cache", small)
@@ -38,7 +36,7 @@ def test_a_prompt_that_returns_to_an_earlier_point_gets_the_same_reply(
     first = random_ids(60)
     run(engine, first, 10)
     reused = []
-    # On from where it is; back by a little; back to what a window has long forgotten.
+    # Continue; rewind by a little; rewind to before the window.
     for shared, extra in ((60, 5), (62, 4), (20, 30)):
         prompt = first[:shared] + random_ids(extra, seed=shared)
         cached, reply = run(engine, prompt, 10)
@@ -49,10 +47,8 @@ def test_a_prompt_that_returns_to_an_earlier_point_gets_the_same_reply(
     assert reused[1] > 0 or forgets
 
 
-def test_a_text_that_outgrows_what_was_expected_is_read_again_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The other factors are for texts of more than 24 tokens.
+def test_a_text_longer_than_expected_is_prefilled_again_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The long factors apply to texts of more than 24 tokens.
     model = loaded("phi-3, longrope, long", tmp_path)
     prompt = random_ids(15)
     read: list[int] = []
@@ -65,14 +61,14 @@ def test_a_text_that_outgrows_what_was_expected_is_read_again_once(
     monkeypatch.setattr(model.model, "forward", counted)
     _, reply = run(Engine(model.model, model.tokenizer, context_length=60), prompt, None)
     assert read == [15] + [1] * 9 + [25] + [1] * 34
-    # Each token is what the whole text up to it leads to, however long the text became later.
+    # Each token follows from the text before it, independent of the final length.
     monkeypatch.undo()
     text = prompt + reply
     for end in (16, 24, 25, 26, 40, 59):
         assert int(model.logits(text[:end])[-1].argmax()) == text[end]
 
 
-def test_what_was_read_for_a_short_text_does_not_serve_a_long_one(tmp_path: Path) -> None:
+def test_the_cache_of_a_short_text_is_not_used_for_a_long_one(tmp_path: Path) -> None:
     model = loaded("phi-3, longrope, long", tmp_path)
     engine = Engine(model.model, model.tokenizer)
     prompt = random_ids(15)

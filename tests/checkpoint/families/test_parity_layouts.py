@@ -1,4 +1,4 @@
-"""The same models under other names, packed in other ways, and described by other generations of keys."""
+"""The same models with other tensor names, packed layouts and generations of configuration keys."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def mixtral_names(tensors: Tensors) -> Tensors:
 
 
 def straight_experts(tensors: Tensors) -> Tensors:
-    """As the 4-bit files of gpt-oss decode: (out, in), gate and up still alternating."""
+    """The layout of decoded 4-bit gpt-oss files: (out, in), rows of gate and up alternating."""
     return {
         name: tensor.mT if name.endswith(("gate_up_proj", "down_proj")) else tensor for name, tensor in tensors.items()
     }
@@ -100,7 +100,7 @@ def test_other_layouts_give_the_same_logits(tmp_path: Path, which: str) -> None:
     assert torch.equal(logits(folder), expected)
 
 
-def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+def test_multi_token_prediction_layers_are_left_out(tmp_path: Path) -> None:
     folder = saved("deepseek v3", tmp_path)
     expected = logits(folder)
     rewrite(folder, lambda tensors: tensors | {"model.layers.3.eh_proj.weight": torch.ones(4, 8)})
@@ -120,7 +120,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model.", "model.language_model.model."])
 @pytest.mark.parametrize("wrapper", WRAPPED)
-def test_the_text_model_inside_one_that_sees(tmp_path: Path, wrapper: str, prefix: str) -> None:
+def test_the_text_model_inside_a_multimodal_model(tmp_path: Path, wrapper: str, prefix: str) -> None:
     folder = saved(WRAPPED[wrapper], tmp_path)
     expected = logits(folder)
     text = json.loads((folder / "config.json").read_text())
@@ -145,7 +145,7 @@ def test_the_text_model_inside_one_that_sees(tmp_path: Path, wrapper: str, prefi
     assert not open_checkpoint(folder).notes
 
 
-def test_a_wrapper_as_the_reference_writes_it(tmp_path: Path) -> None:
+def test_a_multimodal_checkpoint_written_by_transformers(tmp_path: Path) -> None:
     import transformers
 
     _, overrides = CASES["gemma 3, linear on full layers"]
@@ -169,7 +169,7 @@ def test_a_wrapper_as_the_reference_writes_it(tmp_path: Path) -> None:
 
 
 YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
-# A case, the keys that older files have, and those that they do not have.
+# A case, the keys that only older files have, and the keys that they lack.
 LEGACY: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "gemma 3": (
         "gemma 3, linear on full layers",
@@ -253,7 +253,7 @@ LEGACY: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("which", LEGACY)
-def test_older_keys_mean_the_same(tmp_path: Path, which: str) -> None:
+def test_older_config_keys_mean_the_same(tmp_path: Path, which: str) -> None:
     case, changes, drop = LEGACY[which]
     folder = saved(case, tmp_path)
     expected = logits(folder)
@@ -261,7 +261,7 @@ def test_older_keys_mean_the_same(tmp_path: Path, which: str) -> None:
     assert torch.equal(logits(folder), expected)
 
 
-def test_stretched_contexts_are_as_long_as_their_scaling_makes_them(tmp_path: Path) -> None:
+def test_rope_scaling_extends_the_context(tmp_path: Path) -> None:
     folder = saved("qwen2", tmp_path)
     for scaling, expected in (
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
@@ -273,7 +273,7 @@ def test_stretched_contexts_are_as_long_as_their_scaling_makes_them(tmp_path: Pa
         assert open_checkpoint(folder).config.context_length == expected
 
 
-def test_tensors_shared_by_parameters_are_counted_once(tmp_path: Path) -> None:
+def test_bytes_of_shared_tensors_are_counted_once(tmp_path: Path) -> None:
     for case in ("phi-3, window", "pythia, parallel", "gpt-2", "granite, shared expert", "gpt-oss"):
         checkpoint = open_checkpoint(saved(case, tmp_path / case))
         total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())

@@ -1,4 +1,4 @@
-"""What cannot be run is named, and nonsense in a configuration is never more than an error message."""
+"""Unsupported models are refused by name, and invalid configurations with a message."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("which", REFUSED)
 def test_refusals_name_the_reason(tmp_path: Path, which: str) -> None:
     changes, reason = REFUSED[which]
-    # The weights are those of a plain llama: had they been looked at, they would be the complaint.
+    # The weights are those of a plain llama: reading them first would give another error.
     folder = tiny_checkpoint(tmp_path, "llama")
     drop = () if "model_type" in changes or which.startswith("unknown") else ("model_type",)
     edit_config(folder, changes, drop=drop)
@@ -107,7 +107,7 @@ NONSENSE: tuple[object, ...] = (
         "granite hybrid, attention only",
     ],
 )
-def test_nonsense_in_a_configuration_is_an_error_message(tmp_path: Path, case: str) -> None:
+def test_invalid_configurations_are_refused_with_a_message(tmp_path: Path, case: str) -> None:
     model_type, overrides = CASES[case]
     folder = tiny_checkpoint(tmp_path, model_type, **overrides)
     config = json.loads((folder / "config.json").read_text())

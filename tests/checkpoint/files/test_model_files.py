@@ -1,4 +1,4 @@
-"""Which files make a model: the same answer for `list`, `pull` and loading."""
+"""Which files make up a model: one rule for `list`, `pull` and loading."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def chosen(*names: str, config: str = "config.json") -> list[str] | None:
         (["training_args.bin"], None),
     ],
 )
-def test_the_weights_among_files(names: list[str], expected: list[str] | None) -> None:
+def test_weight_files_are_found(names: list[str], expected: list[str] | None) -> None:
     assert chosen(*names) == expected
 
 
@@ -71,7 +71,7 @@ def test_the_weights_among_files(names: list[str], expected: list[str] | None) -
         (["model.safetensors"], None),
     ],
 )
-def test_without_a_config_only_files_of_other_makers_count(names: list[str], expected: list[str] | None) -> None:
+def test_without_config_json_only_native_layouts_are_found(names: list[str], expected: list[str] | None) -> None:
     assert chosen(*names, config="params.json") == expected
 
 
@@ -90,12 +90,12 @@ def test_without_a_config_only_files_of_other_makers_count(names: list[str], exp
         (["consolidated.01.pth", "params.json"], r"such as 'consolidated\.00\.pth'"),
     ],
 )
-def test_what_is_missing_is_named(names: list[str], words: str) -> None:
+def test_missing_files_are_named(names: list[str], words: str) -> None:
     with pytest.raises(CheckpointError, match=words):
         chosen(*names)
 
 
-def test_files_that_nothing_connects_are_refused() -> None:
+def test_unrelated_weight_files_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="2 safetensors files and no model"):
         chosen("a.safetensors", "b.safetensors")
 
@@ -104,7 +104,7 @@ def damaged(index: str) -> list[str]:
     raise CheckpointError(f"{index} is damaged")
 
 
-def test_a_damaged_index_is_a_fault_beside_shards() -> None:
+def test_a_damaged_index_beside_shards_is_an_error() -> None:
     with pytest.raises(CheckpointError, match="is damaged"):
         weight_files(["config.json", INDEX, ONE, TWO], damaged, where="m")
 
@@ -119,7 +119,7 @@ def test_a_damaged_index_is_a_fault_beside_shards() -> None:
         ([INDEX, "m.gguf"], None),
     ],
 )
-def test_a_damaged_index_does_not_count_beside_a_whole_file(names: list[str], expected: str | None) -> None:
+def test_a_damaged_index_beside_a_single_file_is_ignored(names: list[str], expected: str | None) -> None:
     found = weight_files([*names, "config.json"], damaged, where="m")
     assert (None if found is None else found.files) == (None if expected is None else (expected,))
     if found is not None:
@@ -134,17 +134,17 @@ def test_a_damaged_index_does_not_count_beside_a_whole_file(names: list[str], ex
         ([ONE, TWO], ["model.safetensors"], 1),
         (["model.safetensors"], ["model.safetensors"], 0),
         (["absent.safetensors", "model.safetensors"], ["model.safetensors"], 1),
-        # One of the shards, and not the whole.
+        # One of several shards, not a single file.
         ([ONE, "model.safetensors"], [ONE, "model.safetensors"], 0),
     ],
 )
-def test_a_whole_file_comes_before_an_index(listed: list[str], files: list[str], notes: int) -> None:
+def test_a_single_file_precedes_an_index(listed: list[str], files: list[str], notes: int) -> None:
     found = weight_files(["config.json", INDEX, ONE, TWO, "model.safetensors"], lambda index: listed, where="m")
     assert found is not None
     assert (list(found.files), len(found.notes)) == (files, notes)
 
 
-def test_series_of_files() -> None:
+def test_series_of_files_and_their_gaps() -> None:
     two, three = ([f"m-0000{n}-of-0000{count}.gguf" for n in range(1, count + 1)] for count in (2, 3))
     assert complete_sets([*reversed(two), "n.gguf", *three[1:]]) == {"m": two, "n": ["n.gguf"]}
     assert complete_sets([*two, *three]) == {"m-of-00002": two, "m-of-00003": three}
@@ -168,5 +168,5 @@ def test_series_of_files() -> None:
         (["spiece.model", "tokenizer.model.v3", "tokenizer_config.json"], None),
     ],
 )
-def test_the_file_of_a_tokenizer(names: list[str], expected: str | None) -> None:
+def test_the_tokenizer_file_is_chosen(names: list[str], expected: str | None) -> None:
     assert tokenizer_file(names) == expected

@@ -9,7 +9,7 @@ from llmcli.checkpoint.files.prefetch import read_ahead
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
-def test_weights_are_announced_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_weight_files_are_prefetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("model.safetensors", "config.json", "pytorch_model.bin"):
         (tmp_path / name).write_bytes(b"x")
     single = tmp_path / "model.gguf"
@@ -30,7 +30,7 @@ def test_weights_are_announced_and_nothing_else(tmp_path: Path, monkeypatch: pyt
     assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
-def test_what_cannot_be_read_is_left_to_the_loader(tmp_path: Path) -> None:
+def test_unreadable_files_are_ignored(tmp_path: Path) -> None:
     read_ahead(tmp_path / "missing.gguf")
     (tmp_path / "a.gguf").mkdir()
     read_ahead(tmp_path)

@@ -1,4 +1,4 @@
-"""GGUF files of every family against `transformers`: whatever a converter did to a model is undone or understood."""
+"""GGUF files of every family against `transformers`: all changes by the converter are undone."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def test_every_architecture_is_tried() -> None:
+def test_every_architecture_has_a_case() -> None:
     configs = [AutoConfig.for_model(CASES[name][0], **{**SIZES, **settings(name)}) for name in STORED]
     tried = {architecture_name(config) for config in configs}
     assert tried == set(ARCHITECTURES)
 
 
-# The files of all families are read in the whole run; quickly, those that span what a file can say.
+# All families are tested in the full run; in the fast run only those that cover all features of a file.
 QUICK_FIRST = [name if name in SPANNING else pytest.param(name, marks=pytest.mark.slow) for name in STORED]
 
 
 @pytest.fixture(params=QUICK_FIRST, scope="module")
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A model of `transformers`, and the file it is in."""
+    """A model of `transformers`, and its GGUF file."""
     model = made(request.param)
     return model, write_gguf(model, tmp_path_factory.mktemp("model") / "model.gguf")
 
 
-def test_logits_equal_the_reference(stored: tuple[Any, Path]) -> None:
+def test_logits_equal_those_of_transformers(stored: tuple[Any, Path]) -> None:
     model, path = stored
     loaded = load(path)
     with torch.inference_mode():
@@ -72,7 +72,7 @@ def test_logits_equal_the_reference(stored: tuple[Any, Path]) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """Nested plain values, with numbers as exact as the metadata keeps them, and without what tables stand for."""
+    """Nested plain values, with numbers rounded as in the metadata, and without values that are stored as tensors."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items() if key != "tie_embeddings"}
     if isinstance(value, Llama3Scaling | FrequencyFactors):
@@ -84,18 +84,18 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def test_the_configuration_is_that_of_the_other_format(stored: tuple[Any, Path], tmp_path: Path) -> None:
+def test_the_configuration_equals_that_of_the_hugging_face_folder(stored: tuple[Any, Path], tmp_path: Path) -> None:
     model, path = stored
     ours = open_checkpoint(path).config
     assert rounded(ours) == rounded(open_checkpoint(save(model, tmp_path / "folder")).config)
 
 
 @pytest.mark.parametrize("name", ["llama 3.1", "gemma 2", "nemotron", "olmo 2", "cohere", "gpt-oss"])
-def test_bfloat16_is_computed_as_for_the_other_format(name: str, tmp_path: Path) -> None:
+def test_bfloat16_logits_equal_those_of_the_hugging_face_folder(name: str, tmp_path: Path) -> None:
     model = made(name).bfloat16()
     theirs = load(save(model, tmp_path / "folder"), "bfloat16").logits(IDS).float()
     ours = load(write_gguf(model, tmp_path / "model.gguf"), "bfloat16").logits(IDS).float()
-    # Far less than what the norms' order of rounding makes.
+    # Far less than the effect of the norms' order of rounding.
     assert relative_error(ours, theirs) < 1e-3
 
 
@@ -110,8 +110,8 @@ def test_bfloat16_is_computed_as_for_the_other_format(name: str, tmp_path: Path)
         ("gpt-oss", Kind.MXFP4, "_exps"),
     ],
 )
-def test_quantized_weights_are_the_decoded_ones(name: str, kind: Kind, part: str, tmp_path: Path) -> None:
-    # Wide enough for the values of a latent to be whole blocks.
+def test_quantized_weights_equal_the_decoded_ones(name: str, kind: Kind, part: str, tmp_path: Path) -> None:
+    # Wide enough for a latent to be a whole number of blocks.
     sizes = {"kv_lora_rank": 32, "qk_nope_head_dim": 32} if name == "deepseek v3" else {}
     model = made(name, intermediate_size=64, **sizes)
     kind_of = quantized(kind, part)
@@ -124,7 +124,7 @@ def test_quantized_weights_are_the_decoded_ones(name: str, kind: Kind, part: str
         assert torch.equal(loaded.model.get_parameter(parameter), values), parameter
 
 
-def test_parts_are_read_as_one(tmp_path: Path) -> None:
+def test_a_split_file_gives_the_same_logits(tmp_path: Path) -> None:
     model = made("gemma 2")
     whole = load(write_gguf(model, tmp_path / "model.gguf"))
     first = write_gguf(model, tmp_path / "parts.gguf", largest_part=10)
@@ -136,14 +136,14 @@ def test_parts_are_read_as_one(tmp_path: Path) -> None:
     ("name", "form"),
     [("mixtral", "old"), ("deepseek v3", "old"), ("deepseek v2 lite", "old"), ("qwen3-moe", "joined")],
 )
-def test_other_forms_of_the_same_file(name: str, form: str, tmp_path: Path) -> None:
+def test_older_and_alternative_layouts_give_the_same_logits(name: str, form: str, tmp_path: Path) -> None:
     model = made(name)
     usual = load(write_gguf(model, tmp_path / "model.gguf"))
     other = load(write_gguf(model, tmp_path / "other.gguf", old=form == "old", joined=form == "joined"))
     assert torch.equal(other.logits(IDS), usual.logits(IDS))
 
 
-def test_lists_of_equal_sizes_are_sizes(tmp_path: Path) -> None:
+def test_a_list_of_equal_sizes_counts_as_one_size(tmp_path: Path) -> None:
     model = made("llama 1")
     sizes = {"attention.head_count": 4, "attention.head_count_kv": 4, "feed_forward_length": 48}
     lists = {f"llama.{key}": [size] * 3 for key, size in sizes.items()}
@@ -151,7 +151,7 @@ def test_lists_of_equal_sizes_are_sizes(tmp_path: Path) -> None:
     assert load(write_gguf(model, tmp_path / "lists.gguf", changes=lists)).config == usual.config
 
 
-def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+def test_multi_token_prediction_layers_are_left_out(tmp_path: Path) -> None:
     model = made("glm 4")
     extra = {"blk.3.nextn.eh_proj.weight": torch.zeros(32, 64), "blk.3.attn_norm.weight": torch.zeros(32)}
     changes = {"glm4.block_count": 4, "glm4.nextn_predict_layers": 1}
@@ -161,14 +161,14 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("layers", "scale"), [(46, 8.0), (45, 10.0)])
-def test_only_the_largest_gemma_scales_scores_by_its_width(layers: int, scale: float, tmp_path: Path) -> None:
+def test_only_the_largest_gemma_has_another_attention_scale(layers: int, scale: float, tmp_path: Path) -> None:
     model = made("gemma 2", num_hidden_layers=layers, head_dim=10)
     config = open_checkpoint(write_gguf(model, tmp_path / "model.gguf")).config
     assert config.attention_scale == pytest.approx(scale**-0.5)
 
 
 @pytest.mark.parametrize("pattern", [3, [True, True, False, True, True, False]])
-def test_the_pattern_of_windows_may_be_in_the_file(pattern: int | list[bool], tmp_path: Path) -> None:
+def test_the_sliding_window_pattern_may_be_in_the_file(pattern: int | list[bool], tmp_path: Path) -> None:
     model = made("gemma 3, linear on full layers", num_hidden_layers=6)
     changes = {"gemma3.attention.sliding_window_pattern": pattern}
     config = open_checkpoint(write_gguf(model, tmp_path / "model.gguf", changes=changes)).config
@@ -176,13 +176,13 @@ def test_the_pattern_of_windows_may_be_in_the_file(pattern: int | list[bool], tm
     assert [layer.rope.theta for layer in config.layers if layer.rope] == [1e4, 1e4, 1e6, 1e4, 1e4, 1e6]
 
 
-def test_llama_4_without_a_window_rotates_everywhere(tmp_path: Path) -> None:
+def test_llama_4_without_a_window_has_rope_in_all_layers(tmp_path: Path) -> None:
     path = write_gguf(made("llama 4"), tmp_path / "model.gguf", changes={"llama4.attention.sliding_window": 0})
     for layer in open_checkpoint(path).config.layers:
         assert layer.rope is not None and layer.chunk is None and layer.query_scaling is None
 
 
-def test_a_long_context_is_what_yarn_makes_of_the_original(tmp_path: Path) -> None:
+def test_yarn_extends_the_original_context(tmp_path: Path) -> None:
     changes = {"qwen2.context_length": 32}
     path = write_gguf(made("qwen2, yarn"), tmp_path / "model.gguf", changes=changes)
     assert open_checkpoint(path).config.context_length == 4 * 32
@@ -220,7 +220,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED.values(), ids=REFUSED)
-def test_refused_before_any_weight_is_read(
+def test_unsupported_files_are_refused_before_weights_are_read(
     changes: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_gguf(made("llama 1"), tmp_path / "model.gguf", changes=changes)
@@ -231,7 +231,7 @@ def test_refused_before_any_weight_is_read(
     assert str(path) in str(caught.value)
 
 
-def test_values_that_change_nothing_are_passed_over(tmp_path: Path) -> None:
+def test_values_that_change_nothing_are_accepted(tmp_path: Path) -> None:
     model = made("llama 1")
     neutral = {
         "final_logit_softcapping": 0.0,
@@ -249,14 +249,14 @@ def test_values_that_change_nothing_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cap", [30.0, 0.0])
-def test_a_cap_of_logits_is_read_where_the_family_has_one(cap: float, tmp_path: Path) -> None:
+def test_logit_softcapping_is_read_if_the_family_has_it(cap: float, tmp_path: Path) -> None:
     changes = {"gemma3.final_logit_softcapping": cap}
     path = write_gguf(made("gemma 3, linear on full layers"), tmp_path / "model.gguf", changes=changes)
     assert open_checkpoint(path).config.logit_softcap == (cap or None)
 
 
-def test_every_key_of_the_reference_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read, refused where it is not read, or in the list of those that change nothing."""
+def test_every_key_of_the_gguf_package_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key is read, refused where it is not read, or in the list of keys that change nothing."""
     asked: set[str] = set()
     monkeypatch.setattr(gguf_config, "refuse_unknown_values", lambda keys: asked.update(keys.asked))
     for number, name in enumerate({CASES[name][0]: name for name in STORED}.values()):
@@ -271,7 +271,7 @@ def test_every_key_of_the_reference_is_accounted_for(tmp_path: Path, monkeypatch
     assert not missing
 
 
-def test_experts_weighed_otherwise_are_refused(tmp_path: Path) -> None:
+def test_unknown_gating_functions_are_refused(tmp_path: Path) -> None:
     path = write_gguf(made("mixtral"), tmp_path / "model.gguf", changes={"llama.expert_gating_func": 2})
     with pytest.raises(UnsupportedModelError, match="weights experts with gating function 2"):
         open_checkpoint(path)
@@ -288,7 +288,7 @@ def test_experts_weighed_otherwise_are_refused(tmp_path: Path) -> None:
         ({"rope_factors_long.weight": torch.ones(4), "rope_factors_short.weight": torch.ones(3)}, "short_factor has 3"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(extra: dict[str, torch.Tensor], words: str, tmp_path: Path) -> None:
+def test_missing_or_unexpected_tensors_are_named(extra: dict[str, torch.Tensor], words: str, tmp_path: Path) -> None:
     path = write_gguf(made("llama 1"), tmp_path / "model.gguf", extra=extra)
     with pytest.raises(CheckpointError, match=words):
         open_checkpoint(path)
@@ -309,9 +309,7 @@ VARIED = (
 
 
 @pytest.mark.parametrize("name", VARIED)
-def test_any_value_of_any_key_is_understood_or_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_value_of_any_key_is_read_or_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = read_gguf(write_gguf(made(name), tmp_path / "model.gguf"))
     sound = dict(header.metadata)
     architecture = sound["general.architecture"]

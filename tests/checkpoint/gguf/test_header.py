@@ -1,4 +1,4 @@
-"""GGUF headers: what a sound file says is read, and anything else at all is answered by one sentence, quickly."""
+"""GGUF headers: valid files are read, and any other file is refused quickly with one sentence."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def read(tmp_path: Path) -> Callable[[bytes], GGUFHeader]:
     return from_bytes
 
 
-def test_all_values_and_tensors_are_those_of_the_reference(tmp_path: Path) -> None:
+def test_metadata_and_tensors_equal_those_of_the_gguf_package(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     expected: dict[str, Any] = {"general.architecture": "llama"}
@@ -128,7 +128,7 @@ def test_all_values_and_tensors_are_those_of_the_reference(tmp_path: Path) -> No
             assert np.array_equal(target.numpy(), gguf.quants.dequantize(theirs.data, theirs.tensor_type))
 
 
-def test_sound_file(read: Callable[[bytes], GGUFHeader]) -> None:
+def test_a_valid_file_is_read(read: Callable[[bytes], GGUFHeader]) -> None:
     header = read(GOOD)
     assert (header.version, header.alignment) == (3, 32)
     assert header.metadata["tokenizer.ggml.tokens"] == ["a", "", "é"]
@@ -140,7 +140,7 @@ def test_sound_file(read: Callable[[bytes], GGUFHeader]) -> None:
     assert (version_2.metadata, version_2.tensors) == (header.metadata, header.tensors)
 
 
-def test_headers_longer_than_one_read(tmp_path: Path) -> None:
+def test_headers_longer_than_the_first_read(tmp_path: Path) -> None:
     tokens = [f"token {index}" * (index % 7) for index in range(500)]
     content = file(
         [
@@ -158,13 +158,13 @@ def test_headers_longer_than_one_read(tmp_path: Path) -> None:
         assert parse_header(path, first_read=first) == whole
 
 
-def test_other_alignments(read: Callable[[bytes], GGUFHeader]) -> None:
+def test_alignments_other_than_the_default(read: Callable[[bytes], GGUFHeader]) -> None:
     header = read(file([number("general.alignment", 128)], [tensor(offset=128)], alignment=128, data=640))
     assert header.alignment == 128
     assert header.tensors["w"].offset % 128 == 0
 
 
-def test_bytes_that_are_no_text(read: Callable[[bytes], GGUFHeader]) -> None:
+def test_bytes_that_are_not_utf_8(read: Callable[[bytes], GGUFHeader]) -> None:
     header = read(
         file(
             [
@@ -240,7 +240,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("content", "words"), BROKEN.values(), ids=BROKEN)
-def test_broken_files_are_named_within_little_memory(tmp_path: Path, content: bytes, words: str) -> None:
+def test_damaged_files_are_refused_with_little_memory(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     tracemalloc.start()
@@ -257,19 +257,19 @@ def test_broken_files_are_named_within_little_memory(tmp_path: Path, content: by
 
 
 @pytest.mark.parametrize("case", ["version 1", "big-endian", "unsupported type", "removed type"])
-def test_sound_files_of_other_kinds_are_called_unsupported(read: Callable[[bytes], GGUFHeader], case: str) -> None:
+def test_valid_files_of_unsupported_kinds_are_refused(read: Callable[[bytes], GGUFHeader], case: str) -> None:
     with pytest.raises(UnsupportedModelError):
         read(BROKEN[case][0])
 
 
-def test_truncation_anywhere(read: Callable[[bytes], GGUFHeader]) -> None:
+def test_a_file_truncated_anywhere_is_refused(read: Callable[[bytes], GGUFHeader]) -> None:
     for length in range(len(GOOD)):
         with pytest.raises(CheckpointError):
             read(GOOD[:length])
 
 
 def answers(read: Callable[[bytes], GGUFHeader], content: bytes) -> GGUFHeader | None:
-    """The header, whose tensors lie in the file; or None if it was refused in the proper way."""
+    """The header, whose tensors must be inside the file; None if the file was refused with a `CheckpointError`."""
     try:
         header = read(content)
     except CheckpointError:
@@ -279,14 +279,14 @@ def answers(read: Callable[[bytes], GGUFHeader], content: bytes) -> GGUFHeader |
     return header
 
 
-def test_mutations(read: Callable[[bytes], GGUFHeader]) -> None:
+def test_random_damage_is_refused_or_harmless(read: Callable[[bytes], GGUFHeader]) -> None:
     generator = random.Random(0)
     head = len(GOOD) - 512 - 8 * 18
     refused = 0
     for _ in range(3000):
         content = bytearray(GOOD)
         for _ in range(generator.randint(1, 4)):
-            # Bytes that counts, lengths and types are likely to be broken by.
+            # Bytes that are likely to break counts, lengths and types.
             content[generator.randrange(4, head)] = generator.choice([0, 1, 9, 127, 128, 255, generator.randrange(256)])
         if generator.random() < 0.2:
             del content[generator.randrange(len(content)) :]
@@ -308,7 +308,9 @@ def test_mutations(read: Callable[[bytes], GGUFHeader]) -> None:
         max_size=30,
     ).map(b"".join),
 )
-def test_anything_after_the_counts(read: Callable[[bytes], GGUFHeader], keys: int, tensors: int, body: bytes) -> None:
+def test_random_bytes_after_the_counts(
+    read: Callable[[bytes], GGUFHeader], keys: int, tensors: int, body: bytes
+) -> None:
     answers(read, b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + body)
 
 
@@ -327,7 +329,7 @@ def write_parts(folder: Path, count: int = 3, total: int = 3) -> list[Path]:
     return paths
 
 
-def test_parts_are_read_together_from_any_of_them(tmp_path: Path) -> None:
+def test_a_split_file_is_read_from_any_of_its_shards(tmp_path: Path) -> None:
     paths = write_parts(tmp_path)
     headers = [read_gguf(path) for path in paths]
     assert headers[0] == headers[1] == headers[2]
@@ -353,7 +355,9 @@ def rename_all(paths: list[Path]) -> None:
         (rename_all, "original names"),
     ],
 )
-def test_parts_that_do_not_fit_together(tmp_path: Path, spoil: Callable[[list[Path]], object], words: str) -> None:
+def test_shards_that_do_not_belong_together_are_refused(
+    tmp_path: Path, spoil: Callable[[list[Path]], object], words: str
+) -> None:
     paths = write_parts(tmp_path)
     spoil(paths)
     with pytest.raises(CheckpointError) as caught:
@@ -361,7 +365,7 @@ def test_parts_that_do_not_fit_together(tmp_path: Path, spoil: Callable[[list[Pa
     assert words in str(caught.value)
 
 
-def test_tensor_in_two_parts(tmp_path: Path) -> None:
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     paths = write_parts(tmp_path)
     paths[1].write_bytes(paths[1].read_bytes().replace(text("t1"), text("t0")))
     with pytest.raises(CheckpointError, match=r"'t0' is in both .*00001-of.* and .*00002-of"):
@@ -383,7 +387,7 @@ WRONG: dict[str, list[object]] = {
 
 
 @pytest.mark.parametrize("method", TYPED)
-def test_typed_values(method: str) -> None:
+def test_metadata_is_read_with_its_type(method: str) -> None:
     stored, expected, default = TYPED[method]
     header = GGUFHeader(Path("m.gguf"), {"k": stored}, 3, {}, 32)
     get = getattr(header, method)
@@ -394,13 +398,13 @@ def test_typed_values(method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "value"), [(method, value) for method in WRONG for value in WRONG[method]])
-def test_values_of_the_wrong_type(method: str, value: Any) -> None:
+def test_metadata_of_the_wrong_type_is_refused(method: str, value: Any) -> None:
     header = GGUFHeader(Path("m.gguf"), {"k": value}, 3, {}, 32)
     with pytest.raises(CheckpointError, match=r"m\.gguf: metadata key 'k' must be"):
         getattr(header, method)("k")
 
 
-def test_whole_numbers_are_numbers(read: Callable[[bytes], GGUFHeader]) -> None:
+def test_whole_numbers_are_accepted_as_floats(read: Callable[[bytes], GGUFHeader]) -> None:
     assert read(file([number("rope", 10000)])).get_float("rope") == 10000.0
 
 
@@ -410,13 +414,13 @@ def test_an_empty_key_is_refused(read: Callable[[bytes], GGUFHeader]) -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2, 3, 6, 7, 8, 10, 11, 12])
-def test_types_of_tokens_are_numbers_of_32_bits(read: Callable[[bytes], GGUFHeader], kind: int) -> None:
+def test_token_types_must_be_32_bit_integers(read: Callable[[bytes], GGUFHeader], kind: int) -> None:
     with pytest.raises(CheckpointError, match=rf"token_type' has an array of type {kind}, where 32-bit whole numbers"):
         read(file([pair("tokenizer.ggml.token_type", ARRAY, array(kind, 2, bytes(16)))]))
 
 
 @pytest.mark.parametrize("kind", [U32, I32])
-def test_types_of_tokens_may_have_a_sign(read: Callable[[bytes], GGUFHeader], kind: int) -> None:
+def test_token_types_may_be_signed(read: Callable[[bytes], GGUFHeader], kind: int) -> None:
     header = read(file([pair("tokenizer.ggml.token_type", ARRAY, array(kind, 2, struct.pack("<2i", 1, 3)))]))
     assert header.metadata["tokenizer.ggml.token_type"] == [1, 3]
 
@@ -437,7 +441,7 @@ def test_types_of_tokens_may_have_a_sign(read: Callable[[bytes], GGUFHeader], ki
         ("feed_forward_length", [0, 0], "'llama.feed_forward_length' = 0; a whole number from 1"),
     ],
 )
-def test_absurd_numbers_are_refused_for_what_they_are(key: str, value: Any, words: str) -> None:
+def test_absurd_counts_are_refused_by_name(key: str, value: Any, words: str) -> None:
     keys = ArchitectureKeys(GGUFHeader(Path("m.gguf"), {f"llama.{key}": value}, 3, {}, 32), "llama")
     with pytest.raises(CheckpointError) as caught:
         keys.layers() if key == "block_count" else keys.integer(key)

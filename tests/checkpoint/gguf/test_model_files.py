@@ -1,4 +1,4 @@
-"""A folder of GGUF files holds models, not files: parts belong together, and companions are passed over."""
+"""The models in a folder of GGUF files: shards belong together, and companions are ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.models.tiny import tiny_model
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one model in several parts."""
+    """A folder with one split model."""
     folder = tmp_path_factory.mktemp("split")
     write_gguf(tiny_model("llama"), folder / "model.gguf", largest_part=12)
     return folder
@@ -43,7 +43,7 @@ def companion(path: Path, architecture: str, kind: str | None = None) -> None:
     writer.close()
 
 
-def test_a_folder_with_one_model_in_parts(split: Path, tmp_path: Path) -> None:
+def test_a_folder_with_one_split_model(split: Path, tmp_path: Path) -> None:
     parts = sorted(path.name for path in split.iterdir())
     assert len(parts) > 2
     assert open_checkpoint(split).path.name == parts[0]
@@ -68,7 +68,7 @@ def test_a_folder_with_one_model_in_parts(split: Path, tmp_path: Path) -> None:
         ("direction.gguf", "controlvector", None),
     ],
 )
-def test_files_that_go_with_a_model_are_passed_over(
+def test_companion_files_are_ignored(
     single: Path, tmp_path: Path, name: str, architecture: str, kind: str | None
 ) -> None:
     folder = Path(shutil.copytree(single, tmp_path / "m"))
@@ -81,15 +81,15 @@ def test_files_that_go_with_a_model_are_passed_over(
         open_checkpoint(folder)
 
 
-def test_links_and_hidden_files_are_no_further_models(single: Path, tmp_path: Path) -> None:
+def test_links_and_hidden_files_do_not_count_as_models(single: Path, tmp_path: Path) -> None:
     shutil.copyfile(single / "model-Q8_0.gguf", tmp_path / "model-Q8_0.gguf")
     (tmp_path / "latest.gguf").symlink_to("model-Q8_0.gguf")
-    # As macOS leaves them on disks that are not its own.
+    # As macOS creates them on foreign file systems.
     (tmp_path / "._model-Q8_0.gguf").write_bytes(b"\0\5\x16\7")
     assert open_checkpoint(tmp_path).path.resolve() == tmp_path.resolve() / "model-Q8_0.gguf"
 
 
-def test_several_quantizations_are_choices(single: Path, tmp_path: Path) -> None:
+def test_several_quantizations_must_be_chosen_from(single: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(single, tmp_path / "m"))
     shutil.copy(folder / "model-Q8_0.gguf", folder / "model-Q4_K_M.gguf")
     companion(folder / "mmproj-F16.gguf", "clip")
@@ -108,13 +108,13 @@ def test_a_configuration_beside_a_gguf_file_does_not_hide_it(single: Path, tmp_p
     assert open_checkpoint(resolve.resolve(str(folder / "config.json"))).format == "GGUF"
 
 
-def test_a_folder_of_folders_names_the_files_within(split: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_folder_of_folders_names_a_file_inside(split: Path, tmp_path: Path) -> None:
     shutil.copytree(split, tmp_path / "Q8_0")
     with pytest.raises(CheckpointError, match=r"its folders do; name the file, such as .*Q8_0/model-00001-of"):
         open_checkpoint(tmp_path)
 
 
-def test_the_store_holds_models_not_files(
+def test_a_split_model_is_one_entry_of_the_store(
     split: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Safetensors headers: equal to the `safetensors` library on sound files, and at least as strict on all others."""
+"""Safetensors headers: equal to the `safetensors` library on valid files, and at least as strict on all others."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def values(infos: dict[str, TensorInfo]) -> dict[str, Tensor]:
         return {name: reader.read_rows(info, 0, info.rows).reshape(info.shape) for name, info in infos.items()}
 
 
-# The library has no torch type for scales of powers of two.
+# The library has no torch dtype for E8M0 scales.
 TYPES = [name for name, encoding in ENCODINGS.items() if encoding.dtype is not None and name != "F8_E8M0"]
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_tensors_of_every_type_equal_the_library(tmp_path: Path, name: str) -> None:
+def test_tensors_of_every_type_equal_those_of_the_library(tmp_path: Path, name: str) -> None:
     dtype = ENCODINGS[name].dtype
     assert dtype is not None
     tensors = {
@@ -107,7 +107,7 @@ ODD_BUT_SOUND = {
 
 
 @pytest.mark.parametrize("content", ODD_BUT_SOUND.values(), ids=ODD_BUT_SOUND)
-def test_odd_but_sound_files(read: Callable[[bytes], dict[str, TensorInfo]], content: bytes) -> None:
+def test_unusual_but_valid_files_are_read(read: Callable[[bytes], dict[str, TensorInfo]], content: bytes) -> None:
     theirs = library_tensors(content)
     ours = read(content)
     assert {name: (list(info.shape), info.encoding) for name, info in ours.items()} == {
@@ -169,7 +169,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "cut in the data": (file(f'{{"a":{ENTRY}}}', 7), "cut short"),
     "escape codes in a name": (file('{{"\\u001b[2J":{}}}'.format(entry("F33"))), r"'\x1b[2J'"),
 }  # fmt: skip
-# Where one of two values would be dropped in silence, we are stricter.
+# Stricter than the library: duplicate keys, of which it drops one silently.
 STRICTER = {
     "a tensor twice": (file(f'{{"a":{ENTRY},"a":{ENTRY}}}'), "'a' twice"),
     "metadata key twice": (file('{"__metadata__":{"k":"1","k":"2"}}', 0), "'k' twice"),
@@ -194,7 +194,7 @@ def test_a_header_of_more_values_than_a_million_tensors_have_is_not_parsed(
 
 
 @pytest.mark.parametrize(("content", "words"), [*BROKEN.values(), *STRICTER.values()], ids=[*BROKEN, *STRICTER])
-def test_broken_files_are_named_within_little_memory(tmp_path: Path, content: bytes, words: str) -> None:
+def test_damaged_files_are_refused_with_little_memory(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     tracemalloc.start()
@@ -211,7 +211,7 @@ def test_broken_files_are_named_within_little_memory(tmp_path: Path, content: by
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_the_library_refuses_them_too(case: str) -> None:
+def test_the_library_refuses_the_same_files(case: str) -> None:
     assert not accepted_by_library(BROKEN[case][0])
 
 
@@ -219,7 +219,7 @@ GOOD = file(f'{{"__metadata__":{{"format":"pt"}},"a":{ENTRY},"b\\u0062":{entry("
 
 
 def check(read: Callable[[bytes], dict[str, TensorInfo]], content: bytes) -> bool:
-    """Whether we accept it; if we do, the library does, and says the same."""
+    """Whether we accept it; then the library must accept it too, with the same tensors."""
     try:
         ours = read(content)
     except CheckpointError:
@@ -231,18 +231,18 @@ def check(read: Callable[[bytes], dict[str, TensorInfo]], content: bytes) -> boo
     return True
 
 
-def test_truncation_anywhere(read: Callable[[bytes], dict[str, TensorInfo]]) -> None:
+def test_a_file_truncated_anywhere_is_refused(read: Callable[[bytes], dict[str, TensorInfo]]) -> None:
     assert check(read, GOOD)
     assert not any(check(read, GOOD[:length]) for length in range(len(GOOD)))
 
 
-def test_mutations(read: Callable[[bytes], dict[str, TensorInfo]]) -> None:
+def test_random_damage_is_refused_or_harmless(read: Callable[[bytes], dict[str, TensorInfo]]) -> None:
     generator = random.Random(0)
     accepted = 0
     for _ in range(3000):
         content = bytearray(GOOD)
         for _ in range(generator.randint(1, 2)):
-            # Mostly characters that mean something in the header.
+            # Mostly characters with a meaning in JSON headers.
             byte = generator.choice(b'0123456789-.,:[]{}" \\u\n\0\xff')
             content[generator.choice([0, generator.randrange(8, len(GOOD))])] = byte
         accepted += check(read, bytes(content))
@@ -270,7 +270,7 @@ entries = st.fixed_dictionaries(
     header=st.dictionaries(st.sampled_from(["a", "b", "__metadata__"]), entries | json_values, max_size=2),
     data=st.sampled_from([0, 1, 4, 8, 12]),
 )
-def test_any_header_in_json(
+def test_random_json_headers_are_read_like_the_library(
     read: Callable[[bytes], dict[str, TensorInfo]], header: dict[str, object], data: int
 ) -> None:
     check(read, file(json.dumps(header), data))
@@ -278,7 +278,7 @@ def test_any_header_in_json(
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(content=st.binary(max_size=60) | st.binary(max_size=60).map(file))
-def test_any_bytes(read: Callable[[bytes], dict[str, TensorInfo]], content: bytes) -> None:
+def test_random_bytes_are_read_like_the_library(read: Callable[[bytes], dict[str, TensorInfo]], content: bytes) -> None:
     check(read, content)
 
 
@@ -315,7 +315,7 @@ def test_shards_are_read_together(sharded: Path) -> None:
 
 
 @pytest.mark.parametrize("others", [[], ["consolidated.safetensors"], ["other.safetensors"]])
-def test_the_usual_name_comes_first(tmp_path: Path, others: list[str]) -> None:
+def test_the_usual_file_name_has_precedence(tmp_path: Path, others: list[str]) -> None:
     for name in ["model.safetensors", *others]:
         shard(tmp_path / name, name[0])
     assert read_safetensors_folder(tmp_path).keys() == {"m"}
@@ -328,13 +328,13 @@ def test_the_usual_name_comes_first(tmp_path: Path, others: list[str]) -> None:
         (["consolidated.safetensors", "weights.safetensors"], "w"),
     ],
 )
-def test_a_single_file_of_any_name(tmp_path: Path, names: list[str], chosen: str) -> None:
+def test_a_single_file_of_any_name_is_read(tmp_path: Path, names: list[str], chosen: str) -> None:
     for name in names:
         shard(tmp_path / name, name[0])
     assert read_safetensors_folder(tmp_path).keys() == {chosen}
 
 
-def test_an_index_goes_before_a_file_of_other_makers_and_behind_the_whole_file(sharded: Path) -> None:
+def test_an_index_precedes_native_files_but_not_the_single_file(sharded: Path) -> None:
     shard(sharded / "consolidated.safetensors", "m")
     assert read_safetensors_folder(sharded).keys() == {"a", "b", "c"}
     shard(sharded / "model.safetensors", "m")
@@ -405,7 +405,9 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILED.values(), ids=SPOILED)
-def test_folders_that_do_not_fit_together(sharded: Path, spoil: Callable[[Path], object], words: str) -> None:
+def test_folders_with_contradictory_files_are_refused(
+    sharded: Path, spoil: Callable[[Path], object], words: str
+) -> None:
     spoil(sharded)
     with pytest.raises(CheckpointError) as caught:
         read_safetensors_folder(sharded)
@@ -414,7 +416,7 @@ def test_folders_that_do_not_fit_together(sharded: Path, spoil: Callable[[Path],
     assert str(caught.value).isprintable()
 
 
-def test_single_files_are_not_read_through_links_either(tmp_path: Path) -> None:
+def test_links_to_single_files_are_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.safetensors").symlink_to(outside(folder))
@@ -423,7 +425,7 @@ def test_single_files_are_not_read_through_links_either(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("repository", "allowed"), [("own", True), ("other", False)])
-def test_links_of_a_hub_cache_are_followed_into_its_own_blobs(tmp_path: Path, repository: str, allowed: bool) -> None:
+def test_links_of_a_hub_cache_are_followed_into_its_blobs(tmp_path: Path, repository: str, allowed: bool) -> None:
     blob = tmp_path / repository / "blobs" / "0123abcd"
     shard(blob, "a")
     snapshot = tmp_path / "own" / "snapshots" / "89ef"
@@ -436,7 +438,7 @@ def test_links_of_a_hub_cache_are_followed_into_its_own_blobs(tmp_path: Path, re
             read_safetensors_folder(snapshot)
 
 
-def test_folders_without_safetensors_say_what_there_is(tmp_path: Path) -> None:
+def test_the_error_without_safetensors_names_the_files_found(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no weights"):
         read_safetensors_folder(tmp_path)
     with pytest.raises(CheckpointError, match="absent could not be read: No such file"):

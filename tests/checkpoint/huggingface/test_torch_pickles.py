@@ -1,4 +1,4 @@
-"""Files of `torch.save`: the same model as from safetensors, and nothing but weights is ever read from them."""
+"""Files of `torch.save`: the same model as from safetensors, and only weights are ever read from them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ LAYOUTS: dict[str, Callable[[Path, dict[str, Tensor]], Any]] = {
         *(("gpt-2", layout) for layout in ("one file", "matrices stored in columns")),
     ],
 )
-def test_the_same_logits_as_from_safetensors(tmp_path: Path, case: str, layout: str) -> None:
+def test_logits_equal_those_from_safetensors(tmp_path: Path, case: str, layout: str) -> None:
     model_type, overrides = CASES[case]
     model = tiny_model(model_type, **overrides)
     folder = save(model, tmp_path)
@@ -85,12 +85,12 @@ def test_the_same_logits_as_from_safetensors(tmp_path: Path, case: str, layout: 
     assert torch.equal(logits(folder), expected)
     checkpoint = open_checkpoint(folder)
     assert checkpoint.format == "PyTorch"
-    # An embedding that serves as the head as well is not kept twice.
+    # An embedding that is also the head is kept once.
     if layout in ("one file", "one old file", "wrapped"):
         assert checkpoint.config == parameters
 
 
-def test_a_head_that_is_declared_separate_stays_so(tmp_path: Path) -> None:
+def test_an_untied_head_is_kept(tmp_path: Path) -> None:
     model = tiny_model("llama", tie_word_embeddings=True)
     folder = save(model, tmp_path)
     expected = logits(folder)
@@ -124,7 +124,7 @@ TENSORS: dict[str, Tensor] = {
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_rows_of_tensors_that_share_memory_or_are_turned(tmp_path: Path, legacy: bool) -> None:
+def test_rows_of_shared_and_transposed_tensors(tmp_path: Path, legacy: bool) -> None:
     stored = read_torch_file(write(tmp_path / "x.bin", TENSORS, legacy=legacy))
     assert {name: tensor.shape for name, tensor in stored.items()} == {n: tuple(t.shape) for n, t in TENSORS.items()}
     assert stored["vector"].encoding == "F16"
@@ -136,7 +136,7 @@ def test_rows_of_tensors_that_share_memory_or_are_turned(tmp_path: Path, legacy:
                 assert torch.equal(stored[name].read_rows(reader, start, len(rows)), rows[start:]), name
 
 
-def test_old_files_are_held_one_at_a_time(tmp_path: Path) -> None:
+def test_old_files_are_loaded_one_at_a_time(tmp_path: Path) -> None:
     first = read_torch_file(write(tmp_path / "1.bin", {"a": MATRIX, "b": MATRIX + 1}, legacy=True))
     second = read_torch_file(write(tmp_path / "2.bin", {"c": MATRIX + 2}, legacy=True))
     with TensorReader() as reader:
@@ -152,7 +152,7 @@ def test_old_files_are_held_one_at_a_time(tmp_path: Path) -> None:
 
 
 class Payload:
-    """Runs a command wherever a pickle is trusted."""
+    """Runs a command when it is unpickled without protection."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = function, arguments
@@ -166,7 +166,7 @@ class Subclass(torch.Tensor):
 
 
 def hostile(mark: Path) -> dict[str, tuple[object, str]]:
-    """Contents that would leave `mark` behind if they were run, or that are no weights; and what is said of them."""
+    """Contents that would create `mark` if executed, or that are not weights; with the expected error."""
     touch = f"open({str(mark)!r}, 'w').close()"
     return {
         "a command": ({"a": MATRIX, "b": Payload(os.system, f"touch {mark}")}, r"'posix\.system'"),
@@ -193,7 +193,7 @@ def hostile(mark: Path) -> dict[str, tuple[object, str]]:
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("what", hostile(Path()))
-def test_nothing_but_weights_is_read(tmp_path: Path, what: str, legacy: bool) -> None:
+def test_pickles_with_code_are_refused(tmp_path: Path, what: str, legacy: bool) -> None:
     mark = tmp_path / "mark"
     content, reason = hostile(mark)[what]
     path = write(tmp_path / "x.bin", content, legacy=legacy)
@@ -205,7 +205,7 @@ def test_nothing_but_weights_is_read(tmp_path: Path, what: str, legacy: bool) ->
     assert "weights_only" not in str(refusal.value) and "add_safe_globals" not in str(refusal.value)
 
 
-def test_a_variable_that_switches_the_protection_off_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_protection_cannot_be_switched_off_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     mark = tmp_path / "mark"
     with pytest.raises(UnsupportedModelError, match=r"posix\.system"):
@@ -224,7 +224,7 @@ def archive(
     compression: int = zipfile.ZIP_STORED,
     comment: bytes = b"",
 ) -> bytes:
-    """A file of one vector of 1111 zeros, written again."""
+    """The file with a vector of 1111 zeros, rewritten."""
     out = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content({"a": torch.zeros(1111)}))) as old,
@@ -237,12 +237,12 @@ def archive(
 
 
 def larger(data: bytes, size: int) -> bytes:
-    """1111 replaced wherever a pickle holds it."""
+    """The pickle with every 1111 replaced."""
     return data.replace(b"M\x57\x04", b"\x8a\x06" + size.to_bytes(6, "little"))
 
 
 def scripted() -> bytes:
-    """The outside of a TorchScript archive."""
+    """A file with the outer structure of a TorchScript archive."""
     out = io.BytesIO(archive())
     with zipfile.ZipFile(out, "a") as file:
         file.writestr(f"{file.namelist()[0].split('/')[0]}/constants.pkl", b"\x80\x02).")
@@ -286,7 +286,7 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGED)
-def test_damaged_files_are_named(tmp_path: Path, what: str) -> None:
+def test_damaged_files_are_refused_by_name(tmp_path: Path, what: str) -> None:
     make, reason = DAMAGED[what]
     path = tmp_path / "x.bin"
     path.write_bytes(make())
@@ -295,12 +295,12 @@ def test_damaged_files_are_named(tmp_path: Path, what: str) -> None:
     assert len(str(refusal.value)) < 600
 
 
-def test_a_pickle_too_large_to_be_names_of_tensors(tmp_path: Path) -> None:
+def test_a_pickle_larger_than_any_list_of_tensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"data\.pkl' in it has \d+ bytes"):
         read_torch_file(write(tmp_path / "x.bin", {"a": MATRIX}), largest_pickle=100)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_are_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.bin")
     with pytest.raises(CheckpointError, match="not a regular file"):
         read_torch_file(tmp_path / "x.bin")
@@ -334,7 +334,7 @@ def test_random_damage_is_an_error_or_harmless(
         assert str(path) in str(error)
 
 
-def test_pytorch_with_a_known_flaw_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_versions_with_a_known_flaw_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "x.bin", {"a": MATRIX})
     for version in ("2.10.0", "2.13.0+cpu"):
         monkeypatch.setattr(torch, "__version__", type(torch.__version__)(version))
@@ -377,7 +377,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", SPOILED)
-def test_shards_that_do_not_go_together(tmp_path: Path, what: str) -> None:
+def test_shards_that_do_not_belong_together_are_refused(tmp_path: Path, what: str) -> None:
     spoil, reason = SPOILED[what]
     model = tiny_model("llama")
     folder = save(model, tmp_path)
@@ -397,7 +397,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_a_folder_with_only_an_adapter_is_named(tmp_path: Path) -> None:
+def test_a_folder_with_only_an_adapter_is_refused(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
     (tmp_path / "model.safetensors").rename(tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))

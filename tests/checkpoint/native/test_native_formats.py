@@ -1,4 +1,4 @@
-"""The layouts of Mistral's and Meta's own releases: the same model as in Hugging Face's, bit for bit."""
+"""The layouts of Mistral and Meta give the same model as Hugging Face's, bit for bit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 16, "beta": 32.0, "al
 HF_YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 16}
 SCALED = {**HF_YARN, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}
 
-# A family and what is changed of it, and how params.json says it.
+# A family, changes to its configuration, and the equivalent params.json.
 MISTRAL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "7B": ("mistral", {"sliding_window": 7}, {"sliding_window": 7}),
     "a window written as text": ("mistral", {"sliding_window": 7}, {"sliding_window": "7"}),
@@ -78,7 +78,7 @@ MISTRAL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", MISTRAL)
-def test_mistral(tmp_path: Path, case: str) -> None:
+def test_mistral_layout_equals_hugging_face_layout(tmp_path: Path, case: str) -> None:
     family, overrides, params = MISTRAL[case]
     model = tiny_model(family, **overrides)
     expected = logits(save(model, tmp_path / "hf"))
@@ -86,12 +86,12 @@ def test_mistral(tmp_path: Path, case: str) -> None:
     checkpoint = open_checkpoint(folder)
     assert checkpoint.format == "consolidated safetensors"
     assert not checkpoint.notes
-    # Compared in full: the reference's windows and rotation, and ours, are the same data.
+    # Compared in full: windows and RoPE equal those of the reference.
     assert checkpoint.config.layers == open_checkpoint(tmp_path / "hf").config.layers
     assert torch.equal(logits(folder), expected)
 
 
-def test_mistral_in_several_files_and_beside_parts_that_see(tmp_path: Path) -> None:
+def test_mistral_shards_beside_vision_parts(tmp_path: Path) -> None:
     model = tiny_model("mistral", sliding_window=None)
     expected = logits(save(model, tmp_path / "hf"))
     seeing = {"vision_encoder.ln_pre.weight": torch.ones(3), "vision_language_adapter.w_in.weight": torch.ones(3)}
@@ -104,7 +104,7 @@ def test_mistral_in_several_files_and_beside_parts_that_see(tmp_path: Path) -> N
         open_checkpoint(folder)
 
 
-def test_mistral_in_8_bits(tmp_path: Path) -> None:
+def test_mistral_layout_in_fp8(tmp_path: Path) -> None:
     model = tiny_model("mistral", sliding_window=None)
     quantized: Tensors = {}
     decoded: Tensors = {}
@@ -128,7 +128,7 @@ def test_mistral_in_8_bits(tmp_path: Path) -> None:
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 WIDE = {"intermediate_size": 96}
-# What is changed of a Llama, how params.json says it, and the dimension along which the embedding is cut.
+# Changes to a Llama, the equivalent params.json, and the dimension along which the embedding is split.
 META: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "llama 1": ({**WIDE, "num_key_value_heads": 4, "max_position_embeddings": 2048}, {"n_kv_heads": None}, 1),
     "llama 2, grouped": (
@@ -165,9 +165,9 @@ META: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("case", META)
-def test_meta(tmp_path: Path, case: str, shards: int) -> None:
+def test_meta_layout_equals_hugging_face_layout(tmp_path: Path, case: str, shards: int) -> None:
     overrides, params, cut = META[case]
-    # An even vocabulary, which can be cut into two.
+    # An even vocabulary, which can be split in two.
     model = tiny_model("llama", **{**overrides, "vocab_size": SIZES["vocab_size"] + 1})
     expected = logits(save(model, tmp_path / "hf"))
     folder = write_pth(tmp_path / "native", meta_params(model, **params), native(model), shards=shards, cut=cut)
@@ -179,7 +179,7 @@ def test_meta(tmp_path: Path, case: str, shards: int) -> None:
     assert torch.equal(logits(folder), expected)
 
 
-def test_mistral_in_a_file_of_torch(tmp_path: Path) -> None:
+def test_mistral_layout_in_a_torch_file(tmp_path: Path) -> None:
     model = tiny_model("mistral", sliding_window=7)
     expected = logits(save(model, tmp_path / "hf"))
     params = mistral_params(model, sliding_window=7)
@@ -218,7 +218,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int, int, float | None]] = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_sizes_that_follow_from_what_meta_published(name: str) -> None:
+def test_omitted_sizes_are_those_that_meta_published(name: str) -> None:
     params, size, context, factor = PUBLISHED[name]
     keys = hf_keys(ConfigKeys(params, Path("params.json")), 32000)
     assert keys.integer("intermediate_size") == size
@@ -297,7 +297,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", SPOILED)
-def test_files_that_do_not_go_together(tmp_path: Path, what: str) -> None:
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, what: str) -> None:
     spoil, reason = SPOILED[what]
     model = tiny_model("llama", **WIDE, vocab_size=SIZES["vocab_size"] + 1)
     folder = write_pth(tmp_path, meta_params(model), native(model), shards=2, cut=1)
@@ -325,7 +325,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_models_that_cannot_be_run_are_named(tmp_path: Path, what: str) -> None:
+def test_unsupported_models_are_refused_by_name(tmp_path: Path, what: str) -> None:
     changes, reason = REFUSED[what]
     model = tiny_model("mistral", sliding_window=None)
     folder = write_safetensors(tmp_path, mistral_params(model, **changes), native(model))
@@ -356,7 +356,7 @@ NONSENSE += ({"factor": 1}, {"beta": 1, "original_max_position_embeddings": 4}, 
 
 
 @pytest.mark.parametrize("meta", [False, True])
-def test_nonsense_in_params_is_an_error_message(tmp_path: Path, meta: bool) -> None:
+def test_invalid_params_are_refused_with_a_message(tmp_path: Path, meta: bool) -> None:
     model = tiny_model("llama", **WIDE)
     if meta:
         params = meta_params(model, ffn_dim_multiplier=1.0, rope_theta=5e5, use_scaled_rope=True, max_seq_len=64)
@@ -382,7 +382,7 @@ def test_nonsense_in_params_is_an_error_message(tmp_path: Path, meta: bool) -> N
 
 
 @pytest.mark.parametrize("configured", [False, True])
-def test_weights_without_their_params_are_named(tmp_path: Path, configured: bool) -> None:
+def test_weights_without_params_json_are_refused(tmp_path: Path, configured: bool) -> None:
     model = tiny_model("mistral", sliding_window=None)
     folder = write_safetensors(tmp_path, mistral_params(model), native(model))
     (folder / "params.json").unlink()

@@ -37,7 +37,7 @@ def read(tensor: StoredTensor, *, step: int | None = None) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("shape", [(96, 64), (32, 160)])
-def test_values_are_those_of_the_formula(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
+def test_decoded_values_equal_the_published_formula(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
     case = make(name, *shape)
     found = opened(tmp_path, {**named(case), "model.norm.weight": torch.ones(3)}, case.config)
     assert set(found) == {MODULE + ".weight", "model.norm.weight"}
@@ -47,7 +47,7 @@ def test_values_are_those_of_the_formula(tmp_path: Path, name: str, shape: tuple
     values = read(weight)
     assert values.dtype == torch.float32
     assert torch.equal(values, case.weight)
-    # Rows in pieces that no packing is aligned with, and again in one.
+    # Rows in chunks that are not aligned with any packing, and all at once.
     assert torch.equal(read(weight, step=13), case.weight)
     with TensorReader() as reader:
         assert weight.read_rows(reader, 5, 5).shape == (0, shape[1])
@@ -69,7 +69,7 @@ UNEVEN = {
 
 
 @pytest.mark.parametrize("name", UNEVEN)
-def test_sizes_that_fill_no_word_or_block(tmp_path: Path, name: str) -> None:
+def test_sizes_that_are_no_multiple_of_a_word_or_block(tmp_path: Path, name: str) -> None:
     case = make(name, *UNEVEN[name])
     weight = opened(tmp_path, named(case), case.config)[MODULE + ".weight"]
     assert torch.equal(read(weight), case.weight)
@@ -77,7 +77,7 @@ def test_sizes_that_fill_no_word_or_block(tmp_path: Path, name: str) -> None:
 
 
 def test_experts_in_one_tensor(tmp_path: Path) -> None:
-    """FP8 experts: a block grid for each, and none of `.weight` in the name."""
+    """FP8 experts: one block grid each, and names without `.weight`."""
     rng = torch.Generator().manual_seed(0)
     w, s = fp8_codes((3, 50, 40), rng), scales((3, 4, 3), rng)
     config = {"quant_method": "fp8", "weight_block_size": [16, 16]}
@@ -89,7 +89,7 @@ def test_experts_in_one_tensor(tmp_path: Path) -> None:
 
 
 def test_mxfp4_experts(tmp_path: Path) -> None:
-    """gpt-oss: rows in the file's order, outputs first, the lower nibble is the even input."""
+    """gpt-oss: rows in the file's order, outputs first; the lower nibble is the even input."""
     rng = torch.Generator().manual_seed(0)
     q, exponents = codes(0, 16, (3, 10, 64), rng), codes(0, 255, (3, 10, 2), rng)
     blocks = torch.stack([fp4_bytes(expert) for expert in q]).view(3, 10, 2, 16)
@@ -108,7 +108,7 @@ def test_mxfp4_experts(tmp_path: Path) -> None:
     assert torch.equal(read(weight, step=1), expected)
 
 
-def test_settings_that_differ_from_module_to_module(tmp_path: Path) -> None:
+def test_settings_may_differ_between_modules(tmp_path: Path) -> None:
     four, eight, plain = make("int4 groups"), make("compressed fp8, channel"), torch.ones(4, 4)
     config = json.loads(json.dumps(four.config))
     config["format"] = "mixed-precision"
@@ -120,7 +120,7 @@ def test_settings_that_differ_from_module_to_module(tmp_path: Path) -> None:
     assert isinstance(found["c.weight"], TensorInfo)
 
 
-def test_gptq_with_bits_by_module(tmp_path: Path) -> None:
+def test_gptq_bits_may_differ_between_modules(tmp_path: Path) -> None:
     four, eight = make("gptq, act order"), make("gptq 8 bits")
     config = {**four.config, "dynamic": {"+:b": {"bits": 8}}}
     found = opened(tmp_path, {**named(four, "a"), **named(eight, "b")}, config)
@@ -136,7 +136,7 @@ OTHER_PLACES: dict[str, tuple[str, str, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("place", OTHER_PLACES)
-def test_settings_in_files_of_their_own(tmp_path: Path, place: str) -> None:
+def test_settings_may_be_in_separate_files(tmp_path: Path, place: str) -> None:
     name, file, content = OTHER_PLACES[place]
     case = make(name)
     (tmp_path / file).write_text(json.dumps(content))
@@ -144,13 +144,13 @@ def test_settings_in_files_of_their_own(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("packing", ["gptq", "awq"])
-def test_auto_round_in_a_known_packing(tmp_path: Path, packing: str) -> None:
+def test_auto_round_in_supported_packings(tmp_path: Path, packing: str) -> None:
     case = make("gptq 4 bits" if packing == "gptq" else "awq")
     config = {"quant_method": "auto-round", "packing_format": f"auto_round:{packing}", "bits": 4, "group_size": 32}
     assert torch.equal(read(opened(tmp_path, named(case), config)[MODULE + ".weight"]), case.weight)
 
 
-def test_settings_of_a_model_within_a_model(tmp_path: Path) -> None:
+def test_settings_may_be_in_the_text_config(tmp_path: Path) -> None:
     case = make("awq")
     save_file({name: tensor.contiguous() for name, tensor in named(case).items()}, tmp_path / "model.safetensors")
     keys = ConfigKeys({"text_config": {"quantization_config": case.config}}, tmp_path / "config.json")
@@ -169,19 +169,19 @@ def test_settings_of_a_model_within_a_model(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_plain_weights_stay_as_they_are(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_unquantized_weights_are_unchanged(tmp_path: Path, config: dict[str, Any]) -> None:
     found = opened(tmp_path, {MODULE + ".weight": torch.ones(4, 4), "k_scale": torch.ones(2, 2)}, config)
     assert isinstance(found[MODULE + ".weight"], TensorInfo)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_a_table_of_groups_that_is_not_in_use(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_an_unused_group_table_is_ignored(tmp_path: Path, dtype: torch.dtype) -> None:
     case = make("int4 groups")
     tensors = {**named(case), MODULE + ".weight_g_idx": torch.full((64,), -1, dtype=dtype)}
     assert torch.equal(read(opened(tmp_path, tensors, case.config)[MODULE + ".weight"]), case.weight)
 
 
-def test_parts_of_activations_and_caches_are_left_out(tmp_path: Path) -> None:
+def test_scales_of_activations_and_caches_are_left_out(tmp_path: Path) -> None:
     case = make("compressed fp8, channel")
     extra = {
         MODULE + ".input_scale": torch.ones(1),
@@ -192,7 +192,7 @@ def test_parts_of_activations_and_caches_are_left_out(tmp_path: Path) -> None:
     assert set(opened(tmp_path, {**named(case), **extra}, case.config)) == {MODULE + ".weight", MODULE + ".bias"}
 
 
-def test_pieces_of_one_weight_read_the_file_once(tmp_path: Path) -> None:
+def test_chunks_of_one_weight_read_the_file_once(tmp_path: Path) -> None:
     class Counting(TensorReader):
         bytes_read = 0
 
@@ -211,7 +211,7 @@ def test_pieces_of_one_weight_read_the_file_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whole_models(tmp_path: Path, name: str) -> None:
+def test_quantized_models_equal_the_dequantized_ones(tmp_path: Path, name: str) -> None:
     model = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
     folder = tmp_path / "quantized"
     plain = save_quantized(model, folder, name)
@@ -245,7 +245,7 @@ def damaged(tensor: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("name", "part"), pairs_of_case_and_tensor())
-def test_shapes_that_contradict_each_other(tmp_path: Path, name: str, part: str) -> None:
+def test_contradictory_shapes_are_refused(tmp_path: Path, name: str, part: str) -> None:
     case = make(name)
     for what, tensor in damaged(case.tensors[part]).items():
         tensors = {**named(case), MODULE + part: tensor}
@@ -254,18 +254,18 @@ def test_shapes_that_contradict_each_other(tmp_path: Path, name: str, part: str)
         except CheckpointError as error:
             assert str(tmp_path) in str(error), what
             continue
-        # A weight that is sound in itself: the model's configuration says that it has the wrong shape. Words and blocks
+        # Valid on its own: only the model's configuration shows that its shape is wrong. Words and blocks
         # at the end are only partly used, and brackets may be followed by blanks.
         read(weight)
         assert weight.shape != case.weight.shape or (what == "longer along 0" and part.endswith("__nf4")), what
 
 
 @pytest.mark.parametrize(("name", "part"), pairs_of_case_and_tensor())
-def test_missing_parts_and_wrong_types(tmp_path: Path, name: str, part: str) -> None:
+def test_missing_parts_and_wrong_types_are_refused(tmp_path: Path, name: str, part: str) -> None:
     case = make(name)
     wrong = {**named(case), MODULE + part: torch.zeros(case.tensors[part].shape, dtype=torch.float64)}
     if (name, part) == ("fp8, short names", ".weight"):
-        # "scale" alone may be the name of anything; that nothing uses it is found when the model is loaded.
+        # "scale" may be the name of any tensor; loading the model reports that it is unused.
         return
     with pytest.raises(CheckpointError):
         opened(tmp_path, wrong, case.config)
@@ -278,8 +278,8 @@ def test_missing_parts_and_wrong_types(tmp_path: Path, name: str, part: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(120))
-def test_damaged_values_and_settings(tmp_path: Path, seed: int) -> None:
-    """Whatever is in the tensors and settings: values, or an error that says what is wrong."""
+def test_damaged_values_and_settings_are_refused(tmp_path: Path, seed: int) -> None:
+    """Any content of tensors and settings gives values, or an error that names the fault."""
     rng = random.Random(seed)
     case = make(rng.choice(sorted(CASES)), seed=seed)
     tensors, config = named(case), json.loads(json.dumps(case.config))
@@ -307,7 +307,7 @@ def test_damaged_values_and_settings(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("value", [2, -1, 1 << 30])
 @pytest.mark.parametrize(("name", "part"), [("gptq, act order", ".g_idx"), ("int4 groups, act order", ".weight_g_idx")])
-def test_groups_that_do_not_exist(tmp_path: Path, name: str, part: str, value: int) -> None:
+def test_groups_that_do_not_exist_are_refused(tmp_path: Path, name: str, part: str, value: int) -> None:
     case = make(name)
     groups = case.tensors[part].clone()
     groups[7] = value
@@ -331,7 +331,7 @@ STATES: dict[str, object] = {
 
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)
-def test_states_of_bitsandbytes_that_are_broken(tmp_path: Path, state: object) -> None:
+def test_damaged_bitsandbytes_states_are_refused(tmp_path: Path, state: object) -> None:
     case = make("nf4")
     raw = state if isinstance(state, bytes) else json.dumps(state).encode()
     tensors = {**named(case), MODULE + ".weight.quant_state.bitsandbytes__nf4": torch.tensor(list(raw)).to(torch.uint8)}
@@ -339,24 +339,24 @@ def test_states_of_bitsandbytes_that_are_broken(tmp_path: Path, state: object) -
         opened(tmp_path, tensors, case.config)
 
 
-def test_a_weight_both_quantized_and_plain(tmp_path: Path) -> None:
+def test_a_weight_both_quantized_and_plain_is_refused(tmp_path: Path) -> None:
     case = make("gptq 4 bits")
     with pytest.raises(CheckpointError, match="twice"):
         opened(tmp_path, {**named(case), MODULE + ".weight": case.weight}, case.config)
 
 
-def test_quantized_tensors_without_settings(tmp_path: Path) -> None:
+def test_quantized_tensors_without_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no quantization_config"):
         opened(tmp_path, named(make("awq")), {})
 
 
-def test_scales_beside_weights_that_are_not_compressed(tmp_path: Path) -> None:
+def test_scales_of_unquantized_weights_are_refused(tmp_path: Path) -> None:
     case = make("int8 channels")
     with pytest.raises(CheckpointError, match="are not quantized"):
         opened(tmp_path, {**named(case), MODULE + ".weight": case.weight}, case.config)
 
 
-def test_settings_that_cannot_be_told_apart(tmp_path: Path) -> None:
+def test_settings_that_fit_the_same_shapes_are_refused(tmp_path: Path) -> None:
     case = make("int4 groups", 96, 48)
     config = json.loads(json.dumps(case.config))
     config["config_groups"]["other"] = {"weights": {"num_bits": 4, "strategy": "group", "group_size": 24}}
@@ -402,7 +402,7 @@ REFUSED: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_refusals_name_the_method_and_a_way_out(tmp_path: Path, what: str) -> None:
+def test_refusals_name_the_method_and_an_alternative(tmp_path: Path, what: str) -> None:
     folder = tiny_checkpoint(tmp_path, "llama", num_hidden_layers=1)
     edit_config(folder, {"quantization_config": REFUSED[what]})
     with pytest.raises(UnsupportedModelError) as caught:
@@ -413,7 +413,7 @@ def test_refusals_name_the_method_and_a_way_out(tmp_path: Path, what: str) -> No
     assert caught.value.exit_code == 4
 
 
-def test_a_gpu_order_of_int8_is_refused(tmp_path: Path) -> None:
+def test_int8_in_a_gpu_layout_is_refused(tmp_path: Path) -> None:
     case = make("bitsandbytes int8")
     tensors = {**named(case), MODULE + ".weight_format": torch.tensor(2, dtype=torch.uint8)}
     with pytest.raises(UnsupportedModelError, match="particular GPU"):

@@ -1,4 +1,4 @@
-"""GPTQ and AWQ weights keep the codes they are stored in, where packed blocks can hold them."""
+"""GPTQ and AWQ weights are packed without requantization if packed blocks can hold their codes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
 from tests.support.quantized.models import MODULE, named, opened
 
-# With the groups of inputs in order, as their configurations say.
+# Groups of inputs are in order, as the configurations say.
 KEPT = ["gptq 2 bits", "gptq 3 bits", "gptq 4 bits", "gptq, one group", "gptq v2", "awq", "awq, one group"]
-# And with zero points in the middle.
+# Zero points are also in the middle.
 KEPT_IN_8_BITS = [
     "gptq 8 bits, symmetric", "gptq 8 bits, symmetric, one group, v2", "int8 packed", "int8 channels, short scales",
 ]  # fmt: skip
@@ -44,7 +44,7 @@ def weight(folder: Path, case: Case, config: dict[str, object]) -> QuantizedTens
 
 @pytest.mark.parametrize("name", KEPT)
 @pytest.mark.parametrize("shape", [(96, 64), (32, 160)])
-def test_codes_stand_for_the_values_of_the_formula(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+def test_packed_codes_decode_to_the_values_of_the_formula(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
     case = make(name, *shape)
     tensor = weight(tmp_path, case, in_order(case))
     assert tensor.groups is not None
@@ -52,7 +52,7 @@ def test_codes_stand_for_the_values_of_the_formula(name: str, shape: tuple[int, 
         whole = tensor.groups(reader, 0, shape[0])
         part = tensor.groups(reader, 8, 24)
     assert torch.equal(part.values(), whole[8:24].values())
-    # Scales are as stored; minima are rounded to half precision, and none is beyond 16 x 0.025.
+    # Scales are unchanged; minima are rounded to half precision, and at most 16 x 0.025.
     error = (whole.values() - case.weight).abs().max()
     assert error <= 16 * 0.025 * 2**-11
     assert torch.equal(whole.codes, whole.codes.clamp(max=15))
@@ -60,7 +60,7 @@ def test_codes_stand_for_the_values_of_the_formula(name: str, shape: tuple[int, 
 
 @pytest.mark.parametrize("name", KEPT_IN_8_BITS)
 @pytest.mark.parametrize("shape", [(96, 64), (32, 160)])
-def test_codes_of_8_bits_are_exact(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+def test_8_bit_codes_are_exact(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
     case = make(name, *shape)
     tensor = weight(tmp_path, case, in_order(case))
     assert tensor.groups is not None
@@ -70,7 +70,7 @@ def test_codes_of_8_bits_are_exact(name: str, shape: tuple[int, int], tmp_path: 
     assert torch.equal(part.values(), case.weight[8:24])
 
 
-def test_small_scales_of_16_bits_become_half_precision(tmp_path: Path) -> None:
+def test_small_bfloat16_scales_become_half_precision(tmp_path: Path) -> None:
     case = make("int8 channels, short scales", 96, 64)
     scale = torch.logspace(-7, 0, 96)[:, None].bfloat16()
     case.tensors[".weight_scale"].copy_(scale)
@@ -83,7 +83,7 @@ def test_small_scales_of_16_bits_become_half_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in (*KEPT, *KEPT_IN_8_BITS)])
-def test_what_blocks_cannot_hold_is_not_kept(name: str, tmp_path: Path) -> None:
+def test_codes_that_blocks_cannot_hold_are_not_packed(name: str, tmp_path: Path) -> None:
     case = make(name, 96, 64)
     found = opened(tmp_path, named(case), case.config)[MODULE + ".weight"]
     assert getattr(found, "groups", None) is None
@@ -92,31 +92,33 @@ def test_what_blocks_cannot_hold_is_not_kept(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "config", "scales"),
     [
-        ("gptq 4 bits", {}, torch.float16),  # with a table of groups, of which nothing is said
+        ("gptq 4 bits", {}, torch.float16),  # with a group table that the configuration does not mention
         ("gptq 4 bits", {"desc_act": True}, torch.float16),
         ("gptq 4 bits", {"desc_act": False}, torch.float32),
         ("awq", {}, torch.bfloat16),
         ("gptq 8 bits, symmetric", {"sym": False}, torch.float16),
         ("gptq 8 bits, symmetric", {"sym": None}, torch.float16),
-        # What is said of other modules may be meant for this one: names are patterns.
+        # Settings of other modules may apply to this one: names are patterns.
         ("gptq 8 bits, symmetric", {"dynamic": {"-:lm_head": {}, "+:.*": {"bits": 8, "sym": False}}}, torch.float16),
         ("gptq 8 bits, symmetric", {"extra_config": {"a": {"bits": 8, "sym": False}}}, torch.float16),
         ("gptq 4 bits", {"desc_act": False, "dynamic": {"+:.*": {"desc_act": True}}}, torch.float16),
     ],
 )
-def test_order_and_scales_decide(name: str, config: dict[str, object], scales: torch.dtype, tmp_path: Path) -> None:
+def test_group_order_and_scale_type_decide_about_packing(
+    name: str, config: dict[str, object], scales: torch.dtype, tmp_path: Path
+) -> None:
     case = make(name, 96, 64)
     case.tensors[".scales"] = case.tensors[".scales"].to(scales)
     assert weight(tmp_path, case, {**case.config, **config}).groups is None
 
 
 @pytest.mark.parametrize("modules", [{"-:lm_head": {}, "+:.*": {"bits": 8, "sym": True}}, {"+:.*": {"bits": 8}}])
-def test_settings_of_modules_that_say_the_same(modules: dict[str, object], tmp_path: Path) -> None:
+def test_module_settings_equal_to_the_general_ones_do_not_matter(modules: dict[str, object], tmp_path: Path) -> None:
     case = make("gptq 8 bits, symmetric", 96, 64)
     assert weight(tmp_path, case, {**case.config, "dynamic": modules}).groups is not None
 
 
-def test_groups_that_are_not_in_order_after_all(tmp_path: Path) -> None:
+def test_groups_out_of_order_against_the_configuration_are_refused(tmp_path: Path) -> None:
     case = make("gptq, act order", 96, 64)
     tensor = weight(tmp_path, case, in_order(case))
     assert tensor.groups is not None
@@ -124,7 +126,7 @@ def test_groups_that_are_not_in_order_after_all(tmp_path: Path) -> None:
         tensor.groups(reader, 0, 16)
 
 
-def test_zero_points_that_are_not_in_the_middle_after_all(tmp_path: Path) -> None:
+def test_asymmetric_zero_points_against_the_configuration_are_refused(tmp_path: Path) -> None:
     case = make("gptq 8 bits", 96, 64)
     tensor = weight(tmp_path, case, {**in_order(case), "sym": True})
     assert tensor.groups is not None
@@ -133,7 +135,7 @@ def test_zero_points_that_are_not_in_the_middle_after_all(tmp_path: Path) -> Non
 
 
 def quantized_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) -> dict[str, Case]:
-    """Save a llama whose projections are quantized, each as `made` of its shape and a number."""
+    """Save a llama with quantized projections, each made by `made(shape, number)`."""
     tiny_checkpoint(folder, "llama", hidden_size=64, intermediate_size=160, num_hidden_layers=2)
     stored = load_file(folder / "model.safetensors")
     cases: dict[str, Case] = {}
@@ -153,7 +155,7 @@ def quantized_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) 
         ("gptq 8 bits, symmetric", None), ("gptq 8 bits, symmetric", "int8"), ("int8 packed", None),
     ],
 )  # fmt: skip
-def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_path: Path) -> None:
+def test_models_compute_with_packed_codes(name: str, quantize: str | None, tmp_path: Path) -> None:
     quantized_model(tmp_path, lambda shape, index: make(name, *shape, seed=index))
     loaded = llmcli.load(tmp_path, device="cpu", quantize=quantize)
     if loaded.packing is None:
@@ -165,7 +167,7 @@ def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_pat
             assert isinstance(ours, QuantizedLinear)
             torch.testing.assert_close(ours.weight.float(), module.weight, atol=0.002, rtol=0.01)
     ids = random_ids(12)
-    # The head and the embedding are of 8 bits in one case, and all activations of 16.
+    # In one case head and embedding have 8 bits, and activations 16.
     alike = torch.nn.functional.cosine_similarity(loaded.logits(ids).float(), dense.logits(ids), dim=-1)
     assert alike.min() > 0.98
 
@@ -185,7 +187,7 @@ def test_whole_models_compute_with_them(name: str, quantize: str | None, tmp_pat
         (partial(scaled_int8, zeros=False, scale=torch.bfloat16), wide(8, 128)),
     ],
 )
-def test_on_a_gpu_long_groups_stay_as_they_are(
+def test_long_groups_are_kept_on_a_gpu(
     maker: Callable[..., Case],
     kept: PackedFormat,
     stored: bool,
@@ -205,5 +207,5 @@ def test_on_a_gpu_long_groups_stay_as_they_are(
             matrix = matrices[parameter]
             assert matrix.format == kept
             read_packed(checkpoint.sources[parameter], checkpoint.tensors, reader, matrix)
-            # Codes and scales are as stored; only minima are rounded, and none is beyond 16 x 0.025.
+            # Codes and scales are unchanged; only minima are rounded, and they are at most 16 x 0.025.
             assert float((matrix[0] - case.weight).abs().max()) <= (16 * 0.025 * 2**-11 if kept.bits == 4 else 0)

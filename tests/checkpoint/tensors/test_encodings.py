@@ -18,9 +18,9 @@ PLAIN = [encoding for encoding in ENCODINGS.values() if encoding.dtype is not No
 def random_blocks(encoding: Encoding, count: int = 3000) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     blocks = torch.randint(0, 256, (count, encoding.block_bytes), dtype=torch.uint8, generator=generator)
-    # Every byte value in every place, and all bits clear and set.
+    # Every byte value at every position, all bits clear, and all bits set.
     blocks[:256] = torch.arange(256, dtype=torch.uint8)[:, None]
-    # An ascending and a descending byte sequence tell places apart that constants confuse.
+    # Ascending and descending bytes reveal swapped positions, which constant bytes do not.
     blocks[256] = torch.arange(encoding.block_bytes, dtype=torch.uint8)
     return blocks
 
@@ -30,7 +30,7 @@ def same_bits(ours: Tensor, theirs: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("encoding", BLOCKS, ids=lambda encoding: encoding.name)
-def test_blocks_decode_as_the_reference_does(encoding: Encoding) -> None:
+def test_blocks_decode_like_the_gguf_package(encoding: Encoding) -> None:
     blocks = random_blocks(encoding)
     with np.errstate(all="ignore"):  # infinite scales, which random bytes contain
         theirs = gguf.quants.dequantize(blocks.numpy(), gguf.GGMLQuantizationType[encoding.name])
@@ -42,7 +42,7 @@ def test_blocks_decode_as_the_reference_does(encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize("encoding", BLOCKS, ids=lambda encoding: encoding.name)
-def test_blocks_are_independent_and_left_as_they_are(encoding: Encoding) -> None:
+def test_blocks_decode_independently_and_are_not_modified(encoding: Encoding) -> None:
     blocks = random_blocks(encoding, 300)
     before = blocks.clone()
     whole = encoding.decode(blocks)
@@ -52,7 +52,7 @@ def test_blocks_are_independent_and_left_as_they_are(encoding: Encoding) -> None
 
 
 @pytest.mark.parametrize("encoding", PLAIN, ids=lambda encoding: encoding.name)
-def test_plain_numbers_are_viewed(encoding: Encoding) -> None:
+def test_plain_numbers_are_views_of_the_stored_bytes(encoding: Encoding) -> None:
     assert encoding.dtype is not None
     stored = torch.randint(0, 2, (6, encoding.block_bytes), dtype=torch.uint8)
     values = encoding.decode(stored)
@@ -61,7 +61,7 @@ def test_plain_numbers_are_viewed(encoding: Encoding) -> None:
     assert encoding.is_floating_point == encoding.dtype.is_floating_point
 
 
-def test_types_have_the_numbers_and_sizes_of_the_reference() -> None:
+def test_type_numbers_and_sizes_equal_those_of_the_gguf_package() -> None:
     for kind in gguf.GGMLQuantizationType:
         assert GGML_TYPES[kind.value] == kind.name
         encoding = ENCODINGS.get(kind.name)
@@ -69,5 +69,5 @@ def test_types_have_the_numbers_and_sizes_of_the_reference() -> None:
             assert (encoding.block_size, encoding.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
             assert encoding.nbytes(3 * encoding.block_size) == 3 * encoding.block_bytes
     assert len(set(GGML_TYPES.values())) == len(GGML_TYPES)
-    # All that is in a file of ggml's and decodes to real numbers is in its list, under the same name.
+    # Every type of ggml's that decodes to floats is in its list, under the same name.
     assert {encoding.name for encoding in BLOCKS} <= set(GGML_TYPES.values())

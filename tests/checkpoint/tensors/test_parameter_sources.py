@@ -1,4 +1,4 @@
-"""Layouts of tensors in files against the plain indexing they stand for, read in small pieces."""
+"""Parameter sources, read in small chunks, against plain indexing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ LAYOUTS: dict[str, tuple[ParameterSource, Callable[[dict[str, Tensor]], Tensor]]
 
 @dataclass(frozen=True)
 class Decoded:
-    """A tensor that can only be read row by row, as quantized ones are."""
+    """A tensor that can only be read by rows, like quantized ones."""
 
     name: str
     values: Tensor
@@ -100,7 +100,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StoredTensor]:
 @pytest.mark.parametrize("chunk", [1, 50, 10_000])
 @pytest.mark.parametrize("decoded", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_means_what_its_indices_say(
+def test_sources_read_what_plain_indexing_gives(
     files: dict[str, StoredTensor], layout: str, decoded: bool, chunk: int
 ) -> None:
     source, expected = LAYOUTS[layout]
@@ -130,13 +130,13 @@ def test_tensors_that_do_not_fit_together_are_named(files: dict[str, StoredTenso
         source.shape(files)
 
 
-def test_whole_numbers_are_no_weights(files: dict[str, StoredTensor]) -> None:
+def test_integer_tensors_are_refused_as_weights(files: dict[str, StoredTensor]) -> None:
     for source in (Source("whole numbers", None, ((0, 6),), 12), Rearranged("whole numbers")):
         with TensorReader() as reader, pytest.raises(CheckpointError, match="whole numbers"):
             source.read_into(files, reader, torch.empty(source.shape(files)))
 
 
-def test_every_parameter_finds_its_tensor_and_every_tensor_its_use(files: dict[str, StoredTensor]) -> None:
+def test_all_parameters_and_tensors_are_matched(files: dict[str, StoredTensor]) -> None:
     wanted: dict[str, tuple[int, ...]] = {"a": (12, 10), "b": (10, 12)}
     layouts: dict[str, ParameterSource] = {"a": Source("matrix"), "b": Rearranged("half", transposed=True)}
 

@@ -1,4 +1,4 @@
-"""The tensor reader: any piece of any tensor is what decoding the whole file at once gives."""
+"""The tensor reader: any part of a tensor equals that part of the whole decoded file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPE = (24, 512)
 
 
 def write(folder: Path, encoding_name: str, shape: tuple[int, ...] = SHAPE) -> tuple[TensorInfo, Tensor]:
-    """A file with one tensor somewhere in it, and the tensor's values."""
+    """A file with one tensor at an odd offset, and the tensor's values."""
     encoding = ENCODINGS[encoding_name]
     count = torch.Size(shape).numel()
     generator = torch.Generator().manual_seed(1)
@@ -49,7 +49,7 @@ def in_small_chunks() -> TensorReader:
 @pytest.mark.parametrize("encoding", ["F64", "F32", "BF16", "F8_E4M3", "I32", "Q4_1", "Q6_K"])
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(first=st.integers(0, 24), second=st.integers(0, 24))
-def test_rows_are_those_of_the_tensor(tmp_path: Path, encoding: str, first: int, second: int) -> None:
+def test_rows_equal_those_of_the_whole_tensor(tmp_path: Path, encoding: str, first: int, second: int) -> None:
     info, values = write(tmp_path, encoding)
     start, stop = sorted((first, second))
     with in_small_chunks() as reader:
@@ -59,7 +59,7 @@ def test_rows_are_those_of_the_tensor(tmp_path: Path, encoding: str, first: int,
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (6, 5), (3, 4, 5), (2, 0)])
-def test_rows_of_any_number_of_dimensions(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_rows_of_tensors_with_any_number_of_dimensions(tmp_path: Path, shape: tuple[int, ...]) -> None:
     info, values = write(tmp_path, "F32", shape)
     with in_small_chunks() as reader:
         rows = reader.read_rows(info, 0, info.rows)
@@ -70,7 +70,7 @@ def test_rows_of_any_number_of_dimensions(tmp_path: Path, shape: tuple[int, ...]
     assert torch.equal(whole, values)
 
 
-def test_elements_inside_a_block(tmp_path: Path) -> None:
+def test_elements_inside_a_block_are_read(tmp_path: Path) -> None:
     info, values = write(tmp_path, "Q4_0", (96,))
     with in_small_chunks() as reader:
         assert torch.equal(reader.read_rows(info, 5, 90), values[5:90])
@@ -78,7 +78,7 @@ def test_elements_inside_a_block(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["F64", "F32", "F16", "BF16", "F8_E5M2", "Q8_0", "Q4_K"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_whole_tensors_in_any_type(tmp_path: Path, encoding: str, dtype: torch.dtype) -> None:
+def test_whole_tensors_are_read_as_any_float_type(tmp_path: Path, encoding: str, dtype: torch.dtype) -> None:
     info, values = write(tmp_path, encoding)
     target = torch.full(SHAPE, float("nan"), dtype=dtype)
     with in_small_chunks() as reader:
@@ -87,7 +87,7 @@ def test_whole_tensors_in_any_type(tmp_path: Path, encoding: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("encoding", ["F32", "BF16", "Q4_K"])
-def test_row_hook_sees_whole_groups(tmp_path: Path, encoding: str) -> None:
+def test_the_row_hook_gets_whole_groups_of_rows(tmp_path: Path, encoding: str) -> None:
     info, values = write(tmp_path, encoding)
     shapes = []
 
@@ -102,7 +102,7 @@ def test_row_hook_sees_whole_groups(tmp_path: Path, encoding: str) -> None:
     assert torch.equal(target, values.float().view(6, 4, 512).flip(1).view(SHAPE))
 
 
-def test_same_type_is_read_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_of_the_target_type_are_read_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info, values = write(tmp_path, "BF16")
     target = torch.empty(SHAPE, dtype=torch.bfloat16)
 
@@ -139,7 +139,7 @@ def test_many_threads_share_one_open_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["direct", "converted"])
-def test_short_files_name_file_and_tensor(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_errors_for_truncated_files_name_file_and_tensor(tmp_path: Path, dtype: torch.dtype) -> None:
     info, _ = write(tmp_path, "F32")
     os.truncate(info.path, OFFSET + info.nbytes - 1)
     with in_small_chunks() as reader, pytest.raises(CheckpointError) as caught:
@@ -159,7 +159,7 @@ def replace_by_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, replace_by_fifo, replace_by_folder])
-def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+def test_unreadable_files_are_refused_without_blocking(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     info, _ = write(tmp_path, "F32")
     spoil(info.path)
     with in_small_chunks() as reader, pytest.raises(CheckpointError, match=str(info.path)):
@@ -167,7 +167,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, spoil: Calla
 
 
 @pytest.mark.parametrize("encoding", ["I32", "BOOL", "U8"])
-def test_weights_are_never_whole_numbers(tmp_path: Path, encoding: str) -> None:
+def test_integer_tensors_are_refused_as_weights(tmp_path: Path, encoding: str) -> None:
     info, _ = write(tmp_path, encoding)
     with in_small_chunks() as reader, pytest.raises(CheckpointError, match=f"{encoding} numbers"):
         reader.read_into(info, torch.empty(SHAPE))
@@ -184,14 +184,14 @@ def test_unknown_encodings_and_odd_heads_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", [torch.empty(24, 511), torch.empty(512, 24).T, torch.empty(SHAPE, device="meta")])
-def test_targets_must_fit(tmp_path: Path, target: Tensor) -> None:
+def test_targets_of_another_shape_are_refused(tmp_path: Path, target: Tensor) -> None:
     info, _ = write(tmp_path, "F32")
     with in_small_chunks() as reader, pytest.raises(ValueError, match="cannot be read into"):
         reader.read_into(info, target)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 25)])
-def test_rows_must_exist(tmp_path: Path, start: int, stop: int) -> None:
+def test_rows_outside_the_tensor_are_refused(tmp_path: Path, start: int, stop: int) -> None:
     info, _ = write(tmp_path, "F32")
     with in_small_chunks() as reader, pytest.raises(ValueError, match="24 rows"):
         reader.read_rows(info, start, stop)

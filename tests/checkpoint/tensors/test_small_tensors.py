@@ -21,7 +21,7 @@ def written(folder: Path, encoding: str) -> TensorInfo:
 
 
 @pytest.mark.parametrize("encoding", DTYPES)
-def test_numbers_are_those_that_a_reader_gives(encoding: str, tmp_path: Path) -> None:
+def test_numbers_equal_those_of_the_reader(encoding: str, tmp_path: Path) -> None:
     info = written(tmp_path, encoding)
     with TensorReader() as reader:
         expected = reader.read_rows(info, 0, 2).float().flatten().tolist()
@@ -29,7 +29,7 @@ def test_numbers_are_those_that_a_reader_gives(encoding: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("encoding", ["F32", "BF16"])
-def test_a_file_that_was_cut_short(encoding: str, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(encoding: str, tmp_path: Path) -> None:
     info = written(tmp_path, encoding)
     info.path.write_bytes(info.path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="ends in the middle of tensor 'frequencies': the file was cut short"):
@@ -40,7 +40,7 @@ INTEGERS = {"U8": torch.uint8, "I8": torch.int8, "I32": torch.int32, "I64": torc
 
 
 @pytest.mark.parametrize("encoding", INTEGERS)
-def test_whole_numbers_and_bytes_are_those_that_a_reader_gives(encoding: str, tmp_path: Path) -> None:
+def test_integers_and_bytes_equal_those_of_the_reader(encoding: str, tmp_path: Path) -> None:
     values = torch.tensor([[3, 0], [127, 200 if encoding == "U8" else -128]]).to(INTEGERS[encoding])
     raw = bytes(values.view(torch.uint8).flatten().tolist())
     (tmp_path / "file").write_bytes(b"begin" + raw + b"end")

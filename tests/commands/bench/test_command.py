@@ -15,7 +15,7 @@ import pexpect
 import pytest
 
 from llmcli.bench.results import Failure, Measurement
-from llmcli.bench.run import Begun, Benchmark, Event, How
+from llmcli.bench.run import ArmDescription, Benchmark, Event, WorkStarted
 from llmcli.commands.bench.command import bench
 from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
 from llmcli.paths import settings_path
@@ -102,9 +102,9 @@ def test_what_had_been_measured_is_shown_however_it_ends(
     model: Path, monkeypatch: pytest.MonkeyPatch, end: Failure | KeyboardInterrupt, code: int, words: str
 ) -> None:
     def run(self: Benchmark) -> Generator[Event, None, None]:
-        yield Begun(1, "llmcli", "start")
+        yield WorkStarted(1, "llmcli", "start")
         yield Measurement("llmcli", 1, "exit_warm_s", None, 1.25)
-        yield How("llmcli", "by hand")
+        yield ArmDescription("llmcli", "by hand")
         if isinstance(end, KeyboardInterrupt):
             raise end
         yield end

@@ -1,4 +1,4 @@
-"""The structures and numbers that Python and C share are the same on both sides."""
+"""The structures and numbers shared by Python and C are the same on both sides."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STRUCTURES: list[type[ctypes.Structure]] = [
 
 
 class Field(NamedTuple):
-    """A member of a structure, as either language lays it out."""
+    """A member of a structure in the layout of Python or C."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ def declared_fields(text: str) -> dict[str, list[str]]:
 
 
 def c_layout(text: str, folder: Path) -> dict[str, list[Field]]:
-    """What the compiler makes of the structures of a header, from a small program that prints it.
+    """The layout that the compiler gives a header's structures, printed by a small program.
 
     The last entry of a structure is its whole size.
     """
@@ -112,13 +112,13 @@ def python_kind(kind: Any) -> str:
 
 
 def differing(text: str, folder: Path) -> list[str]:
-    """The names of the structures that Python lays out otherwise than a header says."""
+    """The names of the structures whose layout in Python differs from that of a header."""
     in_c = c_layout(text, folder)
     in_python = {structure.__name__: python_layout(structure) for structure in STRUCTURES}
     return sorted(name for name in in_c.keys() | in_python.keys() if in_c.get(name) != in_python.get(name))
 
 
-def test_python_lays_out_every_structure_as_c_does(tmp_path: Path) -> None:
+def test_every_structure_has_the_same_layout_in_python_and_c(tmp_path: Path) -> None:
     assert differing(header(), tmp_path) == []
 
 
@@ -137,7 +137,7 @@ def test_python_lays_out_every_structure_as_c_does(tmp_path: Path) -> None:
         pytest.param("#endif", "typedef struct { int32_t x; } Another;\n#endif", ["Another"], id="structure added"),
     ],
 )  # fmt: skip
-def test_a_changed_header_is_noticed(tmp_path: Path, old: str, new: str, structures: list[str]) -> None:
+def test_a_changed_header_is_detected(tmp_path: Path, old: str, new: str, structures: list[str]) -> None:
     changed = header().replace(old, new)
     assert changed != header()
     assert set(structures) <= set(differing(changed, tmp_path))
@@ -159,7 +159,7 @@ def test_versions_and_enumerations_are_the_same() -> None:
     ]
 
 
-def test_gguf_formats_are_numbered_alike() -> None:
+def test_gguf_formats_have_the_same_numbers() -> None:
     text = without_comments((build._SOURCES / "gguf_repack.h").read_text())
     names = re.search(r"enum \{ (.*?) \};", text)
     assert names is not None

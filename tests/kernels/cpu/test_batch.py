@@ -1,4 +1,4 @@
-"""Several texts in one call of the kernel: each gets what it would get alone, to the last bit."""
+"""Several texts in one call of the kernel: each gets the logits it would get alone, to the last bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
 
 
 def read(step: CpuStep, model: Transformer, lengths: Sequence[int]) -> list[KVCache]:
-    """A cache for each of so many texts of different lengths, which are to become longer yet."""
+    """A cache for each of `count` texts of different lengths, with room to grow."""
     caches = []
     for row, length in enumerate(lengths):
         cache = model.new_cache(capacity=4)
@@ -47,7 +47,7 @@ def assert_rows_are_as_alone(step: CpuStep, model: Transformer, lengths: Sequenc
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4"])
-def test_a_row_is_what_it_is_alone(model: Transformer, kind: str) -> None:
+def test_a_row_gets_the_logits_of_its_text_alone(model: Transformer, kind: str) -> None:
     if kind == "bfloat16":
         model = copy.deepcopy(model).bfloat16()
     elif kind == "int4":
@@ -58,8 +58,8 @@ def test_a_row_is_what_it_is_alone(model: Transformer, kind: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3, 5])
-def test_on_any_number_of_threads(threads: int) -> None:
-    # Few heads and long texts: their keys are split among threads, differently for each length.
+def test_batches_on_any_number_of_threads(threads: int) -> None:
+    # With few heads and long texts, keys are split among threads, differently for each length.
     model = random_model("llama", num_key_value_heads=1, max_position_embeddings=1000)
     step = CpuStep(model, threads=threads, library=load_library())
     assert_rows_are_as_alone(step, model, [500, 3, 129, 64, 700, 66, 1])
@@ -68,7 +68,7 @@ def test_on_any_number_of_threads(threads: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["avx2", "portable"])
 @pytest.mark.parametrize("bits", [None, 4, 8])
-def test_with_other_instructions(variant: Variant, bits: int | None) -> None:
+def test_batches_with_every_instruction_set(variant: Variant, bits: int | None) -> None:
     try:
         library = load_library(variant)
     except NoKernelError as error:
@@ -79,14 +79,14 @@ def test_with_other_instructions(variant: Variant, bits: int | None) -> None:
     assert_rows_are_as_alone(CpuStep(model, threads=2, library=library), model, LENGTHS)
 
 
-def test_texts_that_are_rotated_differently() -> None:
+def test_texts_with_different_rotations() -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     model = random_model("llama", rope_parameters=scaling, max_position_embeddings=32)
     step = CpuStep(model, threads=2, library=load_library())
     assert_rows_are_as_alone(step, model, [5, 40, 29, 60])
 
 
-def test_what_is_out_of_bounds_is_refused() -> None:
+def test_batches_out_of_bounds_are_refused() -> None:
     model = random_model("gpt2")
     step = CpuStep(model, threads=1, library=load_library())
     caches = read(step, model, [3] * 17)

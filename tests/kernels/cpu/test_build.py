@@ -1,4 +1,4 @@
-"""Compiling the kernel: once, for several processes together, and never half."""
+"""Compiling the kernel: once for all processes, and never a partial file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_compiled_kernel_is_found_again(cache: Path, monkeypatch: pytest.Monke
     assert sorted(found.suffix for found in cache.iterdir()) == [".lock", ".so"]
 
 
-def test_a_damaged_file_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_is_compiled_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = build._cached(compiler(), FLAGS)
     whole, compiled = path.read_bytes(), 0
 
@@ -54,7 +54,7 @@ def test_a_damaged_file_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert compiled == 4
 
 
-def test_what_decides_the_result_decides_the_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_flags_compiler_and_processor_determine_the_key(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
         build._key(compiler(), FLAGS),
         build._key(compiler(), (*FLAGS, "-DX")),
@@ -74,7 +74,7 @@ def test_what_decides_the_result_decides_the_name(cache: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("vendor", "flags"), [("GenuineIntel", {"-DLLM_INTEL"}), ("AuthenticAMD", set())])
-def test_who_made_the_processor_is_told(monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str]) -> None:
+def test_intel_processors_get_a_compiler_flag(monkeypatch: pytest.MonkeyPatch, vendor: str, flags: set[str]) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(build, "_cpu_info", lambda *fields: f"{fields[0]}\t: {vendor}")
     assert set(build._machine_flags()) == {"-march=native", *flags}
@@ -112,39 +112,39 @@ def test_two_processes_compile_once(tmp_path: Path) -> None:
     assert sorted(said.split()) == ["True", "True", "compiled"]
 
 
-def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(NoKernelError, match="no C compiler found"):
         build.load_library("native", ("-DNEVER",))
 
 
-def test_a_compiler_that_fails(cache: Path) -> None:
+def test_a_failing_compiler_is_reported(cache: Path) -> None:
     with pytest.raises(NoKernelError, match=r"failed: .*unrecognized|failed: .*unknown"):
         build._cached(compiler(), (*FLAGS, "--no-such-flag"))
     assert not list(cache.glob("*.so"))
 
 
-def test_no_place_for_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(build, "cache_folder", lambda: tmp_path / "file" / "kernels")
     with pytest.raises(NoKernelError, match="no place"):
         build._cached(compiler(), FLAGS)
 
 
-def test_another_version_of_the_interface_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_the_interface_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmcli.kernels.cpu.c_structs.ABI", 999)
     with pytest.raises(NoKernelError, match="structures"):
         build.load_library.__wrapped__("portable")
 
 
-def test_it_compiles_without_warnings() -> None:
+def test_the_kernel_compiles_without_warnings() -> None:
     for flags in (*build._VARIANTS.values(), ("-DLLM_INTEL",)):
         command = [compiler(), *build._FLAGS, *build._machine_flags(), *flags, "-Werror", "-fsyntax-only"]
         subprocess.run([*command, str(build._SOURCES / "decoder.c")], check=True, timeout=120)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be chosen here")
-def test_threads_are_physical_cores_within_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_threads_are_physical_cores_within_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 8})
     for number, core in ((0, 0), (1, 1), (2, 0), (3, 1), (8, 4)):
         folder = tmp_path / f"cpu{number}" / "topology"

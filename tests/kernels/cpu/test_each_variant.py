@@ -1,4 +1,4 @@
-"""Several tokens of a text in one call of the kernel: each gets what it would get in a call of its own."""
+"""Several tokens of a text in one call of `forward_each`: each gets the logits of a separate call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(step: CpuStep, model: Transformer, length: int) -> KVCache:
 
 
 def assert_as_one_by_one(step: CpuStep, model: Transformer, length: int, count: int) -> None:
-    """Also after tokens that were read too far have been forgotten again."""
+    """Also after the cache was truncated."""
     together, apart = read(step, model, length), read(step, model, length)
     for turn, kept in enumerate((count, 1, count // 2)):
         ids = random_ids(count, seed=turn)
@@ -41,7 +41,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4"])
-def test_tokens_are_what_they_are_one_by_one(model: Transformer, kind: str) -> None:
+def test_several_tokens_equal_calls_of_one_token(model: Transformer, kind: str) -> None:
     if kind == "bfloat16":
         model = copy.deepcopy(model).bfloat16()
     elif kind == "int4":
@@ -52,8 +52,8 @@ def test_tokens_are_what_they_are_one_by_one(model: Transformer, kind: str) -> N
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_on_any_number_of_threads(threads: int) -> None:
-    # Few heads and a long text: its keys are split among threads, and not alike for all of the tokens.
+def test_several_tokens_on_any_number_of_threads(threads: int) -> None:
+    # With few heads and a long text, keys are split among threads, differently for each token.
     model = random_model("llama", num_key_value_heads=1, max_position_embeddings=1000)
     step = CpuStep(model, threads=threads, library=load_library())
     for length in (62, 126, 700):
@@ -66,7 +66,7 @@ def test_rotations_that_change_as_the_text_grows() -> None:
     assert_as_one_by_one(CpuStep(model, threads=2, library=load_library()), model, 27, 10)
 
 
-def test_what_is_out_of_bounds_is_refused() -> None:
+def test_several_tokens_out_of_bounds_are_refused() -> None:
     model = random_model("gpt2")
     step = CpuStep(model, threads=1, library=load_library())
     cache = read(step, model, 125)

@@ -1,4 +1,4 @@
-"""The C kernel adds the updates that are laid over a model, in every format and however many tokens come at a time."""
+"""The C kernel adds a model's rank-one edits, in every format and for any number of tokens in a call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.models.tiny import random_ids
 
 
 def edited(model: Transformer) -> Transformer:
-    """Two updates over one block and one over another, each as strong as what is under it."""
+    """Attach two edits to one layer and one to another, each as large as the output they change."""
     random = torch.Generator().manual_seed(3)
     for layer in (0, 0, 2):
         sizes = model.config.intermediate_size, model.config.hidden_size
@@ -27,10 +27,10 @@ def edited(model: Transformer) -> Transformer:
     return model
 
 
-# Between them: an output norm, biases, no gate, blocks that compute side by side.
+# Together: an output norm, biases, no gate, parallel blocks.
 @pytest.mark.parametrize("name", ["smollm", "gemma 2", "gpt-2", "pythia, parallel"])
 @pytest.mark.parametrize("bits", [None, 4, 8])
-def test_updates_are_added(name: str, bits: int | None) -> None:
+def test_edits_are_added_in_every_format(name: str, bits: int | None) -> None:
     model_type, overrides = CASES[name]
     plain = random_model(model_type, **overrides)
     model = edited(copy.deepcopy(plain))
@@ -43,7 +43,7 @@ def test_updates_are_added(name: str, bits: int | None) -> None:
     assert float((ours - expected(plain)).norm() / ours.norm()) > 0.1
 
 
-def test_several_texts_at_once_are_to_the_last_bit_what_each_is_alone() -> None:
+def test_edited_rows_of_a_batch_equal_single_texts_to_the_last_bit() -> None:
     model = pack_model(edited(random_model("llama")), 8)
     step = CpuStep(model, threads=2, library=library())
     texts = [random_ids(length, seed=length) for length in (3, 9, 4)]

@@ -1,4 +1,4 @@
-"""Tokens that the kernel chooses and reads by itself are those that are chosen and read one by one."""
+"""Multi-token calls of the kernel give the tokens that decode steps and `Sampler` give one by one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
     return random_model(model_type, **overrides)
 
 
-def test_tokens_are_those_that_are_chosen_one_by_one(model: Transformer) -> None:
+def test_tokens_equal_those_chosen_one_by_one(model: Transformer) -> None:
     for made, threads in ((copy.deepcopy(model).bfloat16(), 1), (pack_model(copy.deepcopy(model), 4), 2)):
         step = CpuStep(made, threads=threads, library=load_library())
         for length, params in zip((1, 40, 70), FILTERS, strict=False):
@@ -44,7 +44,7 @@ def test_tokens_are_those_that_are_chosen_one_by_one(model: Transformer) -> None
 
 
 @pytest.mark.parametrize("variant", ["native", "avx2", "portable"])
-def test_by_all_filters(variant: Variant) -> None:
+def test_tokens_equal_those_of_the_sampler_for_all_filters(variant: Variant) -> None:
     model = random_model("llama", vocab_size=1500, max_position_embeddings=300)
     step = CpuStep(model, threads=1, library=load_library(variant))
     for params in FILTERS:
@@ -52,12 +52,12 @@ def test_by_all_filters(variant: Variant) -> None:
         assert_as_one_by_one(step, model, params, 20, 12)
 
 
-def test_the_first_of_equals() -> None:
+def test_the_first_of_equal_logits_is_chosen() -> None:
     model = random_model("llama", tie_word_embeddings=False, vocab_size=700)
     step, best = CpuStep(model, threads=2, library=load_library()), [17, 211, 212, 500, 699]
     with torch.no_grad():
         rows = model.lm_head.weight
-        # What is not the best is below zero, for the token that is read.
+        # All other logits are below zero for this token.
         rows[:] = -rows[5] * step.forward([1], model.new_cache())[0, 5].sign()
         rows[best] = 0
     params, uniforms = SamplingParams(temperature=1.0, top_k=4, top_p=1.0), [0.1, 0.3, 0.6, 0.9]
@@ -65,7 +65,7 @@ def test_the_first_of_equals() -> None:
     assert drawn == [[17], [211], [212], [500]]
 
 
-def test_an_end_is_the_last(model: Transformer) -> None:
+def test_a_stop_token_ends_the_call(model: Transformer) -> None:
     step, params = CpuStep(model, threads=1, library=load_library()), SamplingParams(temperature=3.0)
     uniforms = [0.3, 0.9, 0.1, 0.6, 0.5]
     vocabulary = model.config.vocab_size
@@ -83,7 +83,7 @@ def test_an_end_is_the_last(model: Transformer) -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
-def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams) -> None:
+def test_logits_that_are_not_finite_end_the_call(value: float, params: SamplingParams) -> None:
     model = random_model("llama")
     step = CpuStep(model, threads=2, library=load_library())
     cache = model.new_cache()
@@ -94,7 +94,7 @@ def test_what_is_no_number_is_not_chosen(value: float, params: SamplingParams) -
 
 
 @pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
-def test_what_nobody_can_choose_may_be_no_number(params: SamplingParams) -> None:
+def test_padding_logits_need_not_be_finite(params: SamplingParams) -> None:
     model = random_model("llama", tie_word_embeddings=False)
     with torch.no_grad():
         model.lm_head.weight[100] = torch.nan
@@ -105,7 +105,7 @@ def test_what_nobody_can_choose_may_be_no_number(params: SamplingParams) -> None
     assert chosen[1] == [-1]
 
 
-def test_what_it_cannot_choose_by(model: Transformer) -> None:
+def test_unsupported_filters_are_refused(model: Transformer) -> None:
     step = CpuStep(model, threads=1, library=load_library())
     for params in (
         SamplingParams(top_k=0),
@@ -119,7 +119,7 @@ def test_what_it_cannot_choose_by(model: Transformer) -> None:
                 step.forward_burst(1, model.new_cache(), SamplingRequest(params, [0.5], 9))
 
 
-def test_what_is_out_of_bounds_is_refused() -> None:
+def test_multi_step_calls_out_of_bounds_are_refused() -> None:
     model = random_model("gpt2")
     step = CpuStep(model, threads=1, library=load_library())
     cache = model.new_cache()

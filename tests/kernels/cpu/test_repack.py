@@ -1,4 +1,4 @@
-"""Blocks packed in C are, bit for bit, those packed by torch."""
+"""Blocks repacked in C equal those repacked by torch, bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.kernels.packed_blocks import FORMATS, any_blocks, empty_matri
 
 
 def held_by(matrix: PackedMatrix) -> list[torch.Tensor]:
-    """The bytes that mean something: not what fills the last line of a block of rows."""
+    """The bytes of a matrix without the padding at the end of each row block's scales."""
     views = matrix.format.views(matrix.blocks, matrix.rest, matrix.columns)
     return [part.contiguous().view(torch.uint8) for part in (*views.codes, *views.numbers)]
 
@@ -30,7 +30,7 @@ def packed_by_torch(name: str, raw: torch.Tensor, columns: int) -> PackedMatrix:
     return matrix
 
 
-def test_formats_without_rounding_are_packed_in_c() -> None:
+def test_formats_without_rounding_are_repacked_in_c() -> None:
     assert {"Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q8_0", "IQ4_NL"} <= set(FORMATS)
     assert not BlockPacker.knows("Q4_0", narrow(8)) and not BlockPacker.knows("Q6_K", narrow(8))
     assert not BlockPacker.knows("Q4_0", wide(4))
@@ -39,7 +39,7 @@ def test_formats_without_rounding_are_packed_in_c() -> None:
 @pytest.mark.parametrize("variant", ["native", "portable"])
 @pytest.mark.parametrize("rows", [64, 1, 41])
 @pytest.mark.parametrize("name", FORMATS)
-def test_blocks_are_the_same_bit_for_bit(name: str, rows: int, variant: Variant) -> None:
+def test_blocks_equal_torchs_bit_for_bit(name: str, rows: int, variant: Variant) -> None:
     columns = 2 * max(32, ENCODINGS[name].block_size)
     raw = any_blocks(name, rows, columns)
     matrix = empty_matrix(name, rows, columns)
@@ -48,7 +48,7 @@ def test_blocks_are_the_same_bit_for_bit(name: str, rows: int, variant: Variant)
 
 
 @pytest.mark.parametrize("name", ["Q4_1", "Q8_0"])
-def test_parts_in_any_order_of_rows(name: str) -> None:
+def test_parts_are_repacked_in_any_order_of_rows(name: str) -> None:
     raw = any_blocks(name, 50, 96)
     matrix = empty_matrix(name, 50, 96, count=2)
     packer = BlockPacker()
@@ -68,7 +68,7 @@ def test_parts_in_any_order_of_rows(name: str) -> None:
     ("change", "index", "first"),
     [({}, 2, 0), ({}, 0, 31), ({}, 0, -1), ({"columns": 96}, 0, 0), ({"name": "Q8_0"}, 0, 0)],
 )
-def test_what_does_not_fit_is_not_written(change: dict[str, object], index: int, first: int) -> None:
+def test_blocks_that_do_not_fit_are_refused(change: dict[str, object], index: int, first: int) -> None:
     matrix = empty_matrix("Q4_1", 40, 64, count=2)
     made = {"name": "Q4_1", "rows": 10, "columns": 64} | change
     with pytest.raises(ValueError, match="are no rows"):

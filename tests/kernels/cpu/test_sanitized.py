@@ -1,4 +1,4 @@
-"""The kernel under AddressSanitizer and UndefinedBehaviorSanitizer, in a process of its own."""
+"""The kernel under AddressSanitizer and UndefinedBehaviorSanitizer, in a separate process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ for variant in sys.argv[1:]:
     for name in FORMATS:
         matrix = empty_matrix(name, 41, 256)
         BlockPacker(library).pack(name, any_blocks(name, 41, 256).clone(), matrix, 0, 0, range(40, -1, -1))
-    # What differs between them is the products with packed weights, and how wide vectors are.
+    # The variants differ in products with packed weights and in the width of vectors.
     for model in islice(models(), 0 if variant == "native" else 2, None if variant == "native" else 5):
         step = CpuStep(model, threads=3, library=library)
         cache = model.new_cache(capacity=4)
@@ -50,13 +50,13 @@ print("clean")
 
 
 def _runtime(name: str) -> str:
-    """Where the compiler keeps a sanitizer's library; a name alone if it has none."""
+    """The path of the compiler's sanitizer library; only its name if there is none."""
     found = subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, timeout=20, check=False)
     return found.stdout.strip()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer is loaded as Linux does it")
+@pytest.mark.skipif(sys.platform != "linux", reason="loading the sanitizer needs Linux")
 def test_no_bad_access_and_no_undefined_behavior() -> None:
     library = _runtime("libasan.so")
     if not os.path.isabs(library):  # noqa: PTH117
@@ -64,10 +64,10 @@ def test_no_bad_access_and_no_undefined_behavior() -> None:
     environment = {
         **os.environ,
         "LD_PRELOAD": library,
-        # Python itself leaks, and torch's own libraries are not what is tested.
+        # Python leaks memory, and torch's libraries are not tested here.
         "ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0",
         "PYTHONPATH": str(Path(llmcli.__file__).parents[1]),
-        # Compiling takes most of the time, and is done once for the same source and compiler.
+        # Compiling takes most of the time; the library is cached by source and compiler.
         "XDG_CACHE_HOME": str(platformdirs.user_cache_path("llmcli-tests")),
         "OMP_NUM_THREADS": "1",
     }

@@ -1,4 +1,4 @@
-"""Signals that come while C code runs."""
+"""Signals that arrive while C code runs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pytest
 
 from llmcli.kernels.cpu.signals import alarm
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no signal that means nothing")
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no user-defined signal")
 
 
 @pytest.fixture(autouse=True)
-def heard() -> Iterator[list[int]]:
-    """The signals that Python answered."""
-    told: list[int] = []
-    before = signal.signal(signal.SIGUSR1, lambda number, _frame: told.append(number))
-    yield told
+def handled() -> Iterator[list[int]]:
+    """The signals that Python has handled."""
+    numbers: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _frame: numbers.append(number))
+    yield numbers
     signal.signal(signal.SIGUSR1, before)
 
 
 def wakeup() -> int:
-    """The file descriptor that signals are written to now."""
+    """The current wakeup file descriptor for signals."""
     now = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(now)
     return now
@@ -35,37 +35,37 @@ def is_ready(descriptor: int) -> bool:
     return bool(select.select([descriptor], [], [], 0)[0])
 
 
-def ring() -> None:
+def send_signal() -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_a_signal_is_seen_once_and_answered(heard: list[int]) -> None:
+def test_a_signal_is_noticed_once_and_handled(handled: list[int]) -> None:
     for _ in range(2):
         with alarm() as descriptor:
             assert not is_ready(descriptor)
-            ring()
+            send_signal()
             assert is_ready(descriptor)
-    assert heard == [signal.SIGUSR1] * 2
+    assert handled == [signal.SIGUSR1] * 2
     assert wakeup() == -1
 
 
-def test_what_the_answer_raises_leaves_nothing_behind() -> None:
+def test_an_exception_of_the_handler_restores_the_descriptor() -> None:
     signal.signal(signal.SIGUSR1, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), alarm():
-        ring()
+        send_signal()
     assert wakeup() == -1
     with alarm() as descriptor:
         assert not is_ready(descriptor)
 
 
-def test_an_event_loop_hears_of_it_too() -> None:
+def test_signals_are_passed_on_to_an_event_loop() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
     try:
         with alarm():
             assert not is_ready(read)
-            ring()
+            send_signal()
         assert os.read(read, 10) == bytes([signal.SIGUSR1])
         assert wakeup() == write
     finally:
@@ -74,7 +74,7 @@ def test_an_event_loop_hears_of_it_too() -> None:
         os.close(write)
 
 
-def test_other_threads_need_not_know() -> None:
+def test_other_threads_get_no_descriptor() -> None:
     seen: list[int] = []
 
     def elsewhere() -> None:

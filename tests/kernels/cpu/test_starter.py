@@ -1,4 +1,4 @@
-"""The kernel on a real model: as good as the readable model with the same weights, by the measures of a reader."""
+"""The kernel on a real model, compared with the readable model with the same weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read(model: Transformer, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("chunk", [TOKENS, 13])
-def test_the_kernel_says_what_the_readable_model_says(
+def test_the_kernel_gives_the_readable_models_probabilities(
     loaded: llmcli.LoadedModel, ids: list[int], readable: torch.Tensor, chunk: int
 ) -> None:
     step, cache = CpuStep(loaded.model), loaded.model.new_cache()
@@ -62,7 +62,7 @@ def test_the_kernel_says_what_the_readable_model_says(
     assert perplexities[1] == pytest.approx(perplexities[0], rel=0.005)
 
 
-def test_the_weights_are_kept_in_little_more_than_the_file(loaded: llmcli.LoadedModel) -> None:
+def test_weights_take_little_more_memory_than_the_file(loaded: llmcli.LoadedModel) -> None:
     kept = {buffer.data_ptr(): buffer.nbytes for buffer in loaded.model.buffers()}
     parameters = sum(parameter.nbytes for parameter in loaded.model.parameters())
     assert sum(kept.values()) + parameters < 1.1 * loaded.source.stat().st_size

@@ -1,4 +1,4 @@
-"""The C kernel computes what the readable model computes, family by family, on the same weights and the same cache."""
+"""The C kernel gives the readable model's logits, for each family, on the same weights and the same cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.models.tiny import random_ids
 
 LATENT = {"deepseek v2, groups, yarn", "deepseek v2 lite", "deepseek v3"}
 
-# The other kernels are compiled first, which takes longer than their tests.
+# The other variants must be compiled, which takes longer than their tests.
 NATIVE_FIRST = [
     variant if variant == "native" else pytest.param(variant, marks=pytest.mark.slow) for variant in get_args(Variant)
 ]
@@ -49,24 +49,24 @@ def some_model(request: pytest.FixtureRequest) -> Transformer:
     return random_model(model_type, **overrides)
 
 
-def test_dense_weights(model: Transformer) -> None:
+def test_logits_with_dense_weights(model: Transformer) -> None:
     step = CpuStep(model, threads=2, library=library())
     assert error(in_pieces(step, fresh(model), (1, 2, 3, 16, 5, 1, 15, 16, 11)), expected(model)) < 5e-6
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_packed_weights(some_model: Transformer, bits: int) -> None:
+def test_logits_with_packed_weights(some_model: Transformer, bits: int) -> None:
     packed = pack_model(copy.deepcopy(some_model), 4 if bits == 4 else 8)
     step = CpuStep(packed, threads=2, library=library())
     assert_close(packed, bits, in_pieces(step, fresh(packed), (1, 2, 3, 33, 5, 1, 25)))
 
 
-def test_what_lies_as_a_gpu_reads_it_is_left_to_the_readable_model(some_model: Transformer) -> None:
+def test_weights_packed_for_gpus_are_refused(some_model: Transformer) -> None:
     with pytest.raises(NoKernelError, match="int4 g128"):
         CpuStep(pack_model(copy.deepcopy(some_model), wide(4)), library=library())
 
 
-def test_bfloat16_is_as_close_to_the_truth_as_the_readable_model(some_model: Transformer) -> None:
+def test_bfloat16_is_as_close_to_float32_as_the_readable_model(some_model: Transformer) -> None:
     rounded = copy.deepcopy(some_model).bfloat16()
     exact = expected(copy.deepcopy(rounded).float())
     step = CpuStep(rounded, threads=2, library=library())
@@ -90,7 +90,7 @@ def test_many_tokens_are_attended_to_in_bfloat16(sizes: tuple[int, ...], window:
     assert error(torch.cat(parts), theirs) < error(readable, theirs)
 
 
-# Every number of queries for a key with and without a window; what the other instructions change is their width.
+# Every number of queries per key with and without a window; other instruction sets only change the vector width.
 FEW: list[Any] = [("native", group, window) for group in (1, 2, 3, 4, 5) for window in (None, 21)]
 FEW += [
     pytest.param(variant, group, window, marks=pytest.mark.slow)
@@ -132,7 +132,7 @@ def test_few_queries_are_attended_to_in_float32(variant: Variant, group: int, si
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", [variant for variant in get_args(Variant) if variant != "native"])
-def test_other_processors(some_model: Transformer, variant: Variant) -> None:
+def test_every_instruction_set(some_model: Transformer, variant: Variant) -> None:
     for bits in (None, 4, 8):
         kind = copy.deepcopy(some_model)
         if bits is not None:
@@ -142,7 +142,7 @@ def test_other_processors(some_model: Transformer, variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("tokens", range(1, 18))
-def test_any_number_of_tokens_at_once(odd: dict[int | None, Transformer], tokens: int) -> None:
+def test_any_number_of_tokens_in_a_call(odd: dict[int | None, Transformer], tokens: int) -> None:
     for bits, model in odd.items():
         step = CpuStep(model, threads=2, library=library())
         cache = fresh(model)
@@ -151,7 +151,7 @@ def test_any_number_of_tokens_at_once(odd: dict[int | None, Transformer], tokens
 
 @pytest.fixture(scope="module")
 def odd() -> dict[int | None, Transformer]:
-    """Sizes that are multiples of nothing the kernel likes, dense and packed."""
+    """Models, dense and packed, with sizes that are no multiples of vectors, groups or tiles."""
     model = random_model(
         "llama",
         hidden_size=35,
@@ -164,9 +164,9 @@ def odd() -> dict[int | None, Transformer]:
     return {None: model, 4: pack_model(copy.deepcopy(model), 4), 8: pack_model(copy.deepcopy(model), 8)}
 
 
-def test_caches_that_forget_shrink_and_grow(some_model: Transformer) -> None:
+def test_windowed_caches_that_move_shrink_and_grow(some_model: Transformer) -> None:
     step, logits = CpuStep(some_model, threads=2, library=library()), expected(some_model)
-    # So small that layers with a window forget, and move what they keep, many times in this text.
+    # So small that windowed layers drop keys and move their windows many times in this text.
     cache = fresh(some_model, rewind=5, room=3)
     for length, sizes in ((0, (9, 1, 1, 16)), (24, (1,) * 20), (41, (9, 16))):
         cache.truncate(length)
@@ -177,7 +177,7 @@ def test_caches_that_forget_shrink_and_grow(some_model: Transformer) -> None:
     assert error(in_pieces(step, cache, (16, 4)), logits[start : start + 20]) < 5e-6
 
 
-def test_either_path_goes_on_with_the_others_cache(some_model: Transformer) -> None:
+def test_kernel_and_readable_model_alternate_on_one_cache(some_model: Transformer) -> None:
     step, cache, logits = CpuStep(some_model, threads=2, library=library()), fresh(some_model), expected(some_model)
     for start, stop in ((0, 10), (10, 20), (20, 27), (27, 28), (28, 29), (29, 30)):
         if start // 10 % 2:
@@ -188,7 +188,7 @@ def test_either_path_goes_on_with_the_others_cache(some_model: Transformer) -> N
         assert error(ours, logits[start:stop]) < 5e-6
 
 
-def test_long_contexts_are_shared_out_by_keys(some_model: Transformer) -> None:
+def test_long_contexts_are_split_by_keys_among_threads(some_model: Transformer) -> None:
     """With few heads and many keys, each thread takes a part of the keys."""
     ids = random_ids(90, seed=3)
     for threads in (1, 2, 5):
@@ -203,7 +203,7 @@ def test_long_contexts_are_shared_out_by_keys(some_model: Transformer) -> None:
         assert error(torch.cat(ours), theirs) < 5e-6
 
 
-def test_only_the_last_token_is_read_out(odd: dict[int | None, Transformer]) -> None:
+def test_only_last_gives_the_last_tokens_logits(odd: dict[int | None, Transformer]) -> None:
     for model in odd.values():
         step = CpuStep(model, threads=2, library=library())
         all_logits = step.forward(IDS[:13], fresh(model), only_last=False)
@@ -211,7 +211,7 @@ def test_only_the_last_token_is_read_out(odd: dict[int | None, Transformer]) -> 
         torch.testing.assert_close(last[0], all_logits[-1], rtol=1e-5, atol=1e-5)
 
 
-def test_two_engines_do_not_meet(odd: dict[int | None, Transformer]) -> None:
+def test_two_engines_run_at_the_same_time(odd: dict[int | None, Transformer]) -> None:
     import threading
 
     results: dict[int, torch.Tensor] = {}
@@ -229,7 +229,7 @@ def test_two_engines_do_not_meet(odd: dict[int | None, Transformer]) -> None:
     assert torch.equal(results[0], results[1])
 
 
-def test_an_interruption_leaves_no_rotations_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_no_addresses_of_freed_rotations(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama", max_position_embeddings=300)
     step, cache = CpuStep(model, threads=1, library=load_library()), model.new_cache()
     first = step.forward([1, 2, 3], cache)
@@ -244,13 +244,13 @@ def test_an_interruption_leaves_no_rotations_that_are_gone(monkeypatch: pytest.M
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch.Tensor, "data_ptr", interrupted)
         step.forward([3] * 2, cache)
-    # What has been given back is soon something else's.
+    # Freed memory is soon reused.
     others = [torch.full(shape, 9.0) for _ in range(50)]
     assert torch.equal(step.forward([1, 2, 3], model.new_cache()), first)
     del others
 
 
-def test_what_is_not_covered_is_said() -> None:
+def test_unsupported_models_are_refused_with_a_reason() -> None:
     model_type, overrides = CASES["deepseek v3"]
     model = random_model(model_type, **overrides)
     assert unsupported(model.config) == "latent attention"
@@ -258,7 +258,7 @@ def test_what_is_not_covered_is_said() -> None:
         CpuStep(model, library=library())
 
 
-def test_half_precision_is_not_covered(odd: dict[int | None, Transformer]) -> None:
+def test_half_precision_is_refused(odd: dict[int | None, Transformer]) -> None:
     half = odd[None]
     with pytest.raises(NoKernelError, match="float16"):
         CpuStep(copy.deepcopy(half).half(), library=library())
@@ -283,7 +283,7 @@ def test_ids_and_caches_out_of_bounds_are_refused(odd: dict[int | None, Transfor
 
 @pytest.mark.parametrize("variant", [NATIVE_FIRST[0], NATIVE_FIRST[-1]])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_greatest_logit_is_found_on_the_way(some_model: Transformer, threads: int, variant: Variant) -> None:
+def test_the_step_reports_the_greatest_logit(some_model: Transformer, threads: int, variant: Variant) -> None:
     step, cache = CpuStep(some_model, threads=threads, library=library(variant)), fresh(some_model)
     for ids in (IDS[:3], IDS[3:4]):
         logits = step.forward(ids, cache)
@@ -292,7 +292,7 @@ def test_the_greatest_logit_is_found_on_the_way(some_model: Transformer, threads
     assert step.greatest is None
 
 
-def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest() -> None:
+def test_the_greatest_logit_is_the_first_of_equal_ones_or_a_nan() -> None:
     model = random_model("llama", vocab_size=70)
     head = model.lm_head
     assert isinstance(head, torch.nn.Linear)
@@ -318,8 +318,8 @@ def test_the_first_of_equal_logits_and_none_that_is_no_number_is_the_greatest() 
         ("llama 4", "mlp.gate"),
     ],
 )
-def test_what_is_not_a_number_stays_so(variant: Variant, case: str, part: str) -> None:
-    """One row of weights, whose product a maximum, a rounding, a softmax, a sink or a router could lose."""
+def test_nan_in_a_weight_reaches_the_logits(variant: Variant, case: str, part: str) -> None:
+    """Set a row of weights to NaN, which a maximum, a rounding, a softmax, a sink or a router could hide."""
     model_type, overrides = CASES[case]
     model = random_model(model_type, **overrides)
     for bits in (None, 4, 8):

@@ -1,4 +1,4 @@
-"""What only a GPU can tell: whether anything waits for it, overlaps wrongly, or is left behind."""
+"""Tests that need a GPU: waiting for the device, overlapping launches, memory that is not freed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def nothing_waits() -> Iterator[None]:
     "params",
     [SamplingParams(temperature=0), SamplingParams(repeat_penalty=1.2), SamplingParams(temperature=1.0, top_k=0)],
 )
-def test_nothing_waits_for_a_token_and_nothing_is_left_of_it(model: Transformer, params: SamplingParams) -> None:
+def test_decoding_never_waits_for_a_token_and_frees_its_memory(model: Transformer, params: SamplingParams) -> None:
     step, cache = CudaStep(model, slower_step), begun(model)
     choice = DeviceChoice(SIZES["vocab_size"], torch.device("cuda:0"))
 
@@ -72,7 +72,7 @@ def test_nothing_waits_for_a_token_and_nothing_is_left_of_it(model: Transformer,
     assert torch.cuda.memory_allocated() == held
 
 
-def test_launches_that_overlap_give_what_those_do_that_wait(model: Transformer) -> None:
+def test_overlapping_launches_give_the_same_logits(model: Transformer) -> None:
     steps = [CudaStep(model, slower_step), CudaStep(model, slower_step)]
     steps[1]._pdl = False
     steps[1]._plans.clear()

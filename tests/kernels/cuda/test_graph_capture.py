@@ -1,4 +1,4 @@
-"""A recording that fails leaves the stream as it was, and says what went wrong first."""
+"""A capture that fails restores the stream and raises the first error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no
 
 
 class Driver:
-    """In the place of CUDA: which stream is current, and what is being recorded."""
+    """A fake CUDA driver: the current stream, and whether it is capturing."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, ends: bool) -> None:
-        self.stream, self.recording, self.ends = "default", False, ends
+        self.stream, self.capturing, self.ends = "default", False, ends
         patch.setattr("torch.cuda.synchronize", lambda _device: None)
         patch.setattr("torch.cuda.empty_cache", lambda: None)
         patch.setattr("torch.cuda.Stream", lambda device: f"side of {device}")
@@ -35,10 +35,10 @@ class Driver:
 
     def capture_begin(self, *, capture_error_mode: str) -> None:
         assert capture_error_mode == "thread_local" and self.stream != "default"
-        self.recording = True
+        self.capturing = True
 
     def capture_end(self) -> None:
-        self.recording = False
+        self.capturing = False
         if not self.ends:
             raise RuntimeError("capture was invalidated")
 
@@ -52,17 +52,17 @@ def failing(error: BaseException) -> Callable[[], None]:
 
 @pytest.mark.parametrize("ends", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError("may not synchronise"), KeyboardInterrupt("pressed")])
-def test_what_launching_raises_comes_out(error: BaseException, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_launch_is_raised(error: BaseException, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(monkeypatch, ends=ends)
     with pytest.raises(type(error), match=str(error)):
         capture_graph(failing(error), torch.device("cuda:0"))
-    assert (driver.stream, driver.recording) == ("default", False)
+    assert (driver.stream, driver.capturing) == ("default", False)
 
 
-def test_each_device_records_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_device_captures_on_a_separate_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     driver, seen = Driver(monkeypatch, ends=True), []
     for device in ("cuda:0", "cuda:1", "cuda:0"):
-        capture_graph(lambda: seen.append((driver.stream, driver.recording)), torch.device(device))
+        capture_graph(lambda: seen.append((driver.stream, driver.capturing)), torch.device(device))
     assert seen == [("side of cuda:0", True), ("side of cuda:1", True), ("side of cuda:0", True)]
     driver.ends = False
     with pytest.raises(RuntimeError, match="invalidated"):
@@ -72,7 +72,7 @@ def test_each_device_records_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.cuda
 @ON_A_GPU
-def test_a_gpu_goes_on_after_a_recording_that_failed() -> None:
+def test_a_gpu_works_after_a_failed_capture() -> None:
     x, y = (torch.ones(4, device="cuda") for _ in range(2))
     before = torch.cuda.current_stream()
     with pytest.raises(RuntimeError):

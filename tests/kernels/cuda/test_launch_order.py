@@ -20,7 +20,7 @@ from tests.support.models.random_models import pack_model, random_model
 
 from llmcli.kernels.cuda.step import CudaStep  # isort: skip
 
-INTERPRETED = pytest.mark.skipif(DEVICE.type == "cuda", reason="there is a GPU, which has an order of its own")
+INTERPRETED = pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU runs programs in its own order")
 IDS = torch.randint(0, 70, (11,), generator=torch.Generator().manual_seed(1)).tolist()
 READ = 3
 Index = tuple[int, int, int]
@@ -31,12 +31,12 @@ def shuffled(programs: list[Index]) -> list[Index]:
     return random.Random(1).sample(programs, len(programs))
 
 
-# Reversed, and neither one way nor the other.
+# Reversed, and shuffled.
 ORDERS: tuple[Order, ...] = (lambda programs: programs[::-1], shuffled)
 
 
 def run_in(order: Order, patch: pytest.MonkeyPatch) -> None:
-    """Let the interpreter run the programs of each launch in that order."""
+    """Make the interpreter run the programs of each launch in this order."""
     builder = triton.runtime.interpreter.interpreter_builder
     set_grid_dim, set_grid_idx = builder.set_grid_dim, builder.set_grid_idx
     places: dict[Index, Index] = {}
@@ -69,7 +69,7 @@ def test_no_program_waits_for_another(name: str, bits: int | None, several: int)
         ids = IDS[READ : READ + several]
         plan = step._plan(1 if several == 1 else 4)
         if several == 1:
-            # Of several tokens some rows stand for none, and must hold numbers.
+            # With several tokens some rows are padding, and must be finite.
             for buffer in plan._launches._buffers.values():
                 buffer.fill_(torch.nan)
         return step.forward(ids, cache, only_last=False), cache

@@ -1,4 +1,4 @@
-"""A recorded pass of the readable model gives what the model itself gives; without a GPU it runs as it is recorded."""
+"""The captured pass of the readable model gives the model's logits; without a GPU it runs without a capture."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def expected(model: Transformer, ids: list[int] = IDS) -> torch.Tensor:
 
 
 def without_pinning(make: Callable[..., torch.Tensor], *arguments: Any, **options: Any) -> torch.Tensor:
-    """Memory that a GPU reads by itself is only to be had where there is one."""
+    """Ignore `pin_memory`, which needs a GPU."""
     return make(*arguments, **{**options, "pin_memory": torch.cuda.is_available() and options.get("pin_memory", False)})
 
 
@@ -54,10 +54,10 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_position(name: str) -> None:
+def test_logits_at_every_position(name: str) -> None:
     model = made(name)
     step, cache = GraphStep(model, "a reason"), fresh(model)
-    # Memory that was never written may hold anything.
+    # Uninitialized memory may contain anything.
     for segment in cache.layers:
         segment.keys.fill_(torch.nan)
         segment.values.fill_(torch.nan)
@@ -68,8 +68,8 @@ def test_every_position(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "packed"])
-def test_no_number_is_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Tensors of `meta` have no values: what needs one, and would wait for a GPU or end a recording, fails.
+def test_the_pass_reads_no_value_on_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tensors on `meta` have no values: an operation that reads one, and would wait for a GPU, fails.
     model = made("gpt-2" if name == "packed" else name).cpu()
     model = (pack_model(model, 4) if name == "packed" else model).to("meta")
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
@@ -81,7 +81,7 @@ def test_no_number_is_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert step.forward_unseen(token, cache).shape == (1, model.config.vocab_size)
 
 
-def test_two_caches_and_a_text_that_is_taken_back() -> None:
+def test_two_caches_and_a_truncated_text() -> None:
     model = made("mistral, window shorter than the text")
     step, caches = GraphStep(model, ""), [fresh(model), fresh(model)]
     texts = IDS, IDS[::-1]
@@ -94,24 +94,24 @@ def test_two_caches_and_a_text_that_is_taken_back() -> None:
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What steps recorded that believe to be on a GPU."""
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The graphs captured by steps on a pretended GPU."""
 
     class Graph:
-        """A recording that is made by running it, and runs it again."""
+        """A fake graph: capturing runs the launch, replaying runs it again."""
 
         def __init__(self, step: GraphStep, cache: KVCache) -> None:
-            recordings.append(self)
+            graphs.append(self)
             self.replay = lambda: setattr(step, "_logits", step._pass(cache))
 
-    recordings: list[object] = []
-    monkeypatch.setattr(GraphStep, "_record", lambda step, cache: Graph(step, cache))
+    graphs: list[object] = []
+    monkeypatch.setattr(GraphStep, "_capture", lambda step, cache: Graph(step, cache))
     monkeypatch.setattr("torch.cuda.device", lambda _device: nullcontext())
     monkeypatch.setattr("torch.tensor", partial(without_pinning, torch.tensor))
-    return recordings
+    return graphs
 
 
-def test_what_is_recorded_serves_the_next_text_in_the_same_memory(recorded: list[object]) -> None:
+def test_a_graph_serves_the_next_text_in_the_same_memory(captured: list[object]) -> None:
     model = made("gpt-2")
     step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
     step._captures = True
@@ -119,10 +119,10 @@ def test_what_is_recorded_serves_the_next_text_in_the_same_memory(recorded: list
         cache.truncate(0)
         ours = torch.cat([step.forward([token], cache) for token in text])
         assert error(ours, expected(model, text)) < 5e-6
-        assert len(recorded) == graphs
+        assert len(captured) == graphs
 
 
-def test_nothing_is_recorded_while_a_faster_way_to_unpack_is_being_made(recorded: list[object]) -> None:
+def test_no_graph_is_captured_while_an_unpacker_compiles(captured: list[object]) -> None:
     class Awaited:
         def ready(self, _matrix: PackedMatrix, _dtype: torch.dtype) -> bool:
             return False
@@ -141,14 +141,14 @@ def test_nothing_is_recorded_while_a_faster_way_to_unpack_is_being_made(recorded
     step, cache = GraphStep(model, ""), model.new_cache(capacity=8)
     step._captures = True
     ours = [step.forward([token], cache) for token in IDS[:3]]
-    assert not recorded
+    assert not captured
     pending.clear()
     ours += [step.forward([token], cache) for token in IDS[3:5]]
-    assert len(recorded) == 1
+    assert len(captured) == 1
     assert error(torch.cat(ours), expected(model, IDS[:5])) < 5e-6
 
 
-def test_packed_weights() -> None:
+def test_logits_with_packed_weights() -> None:
     model = pack_model(made("gemma 2").cpu(), 4).to(DEVICE)
     step, cache = GraphStep(model, ""), fresh(model)
     ours = torch.cat([step.forward([token], cache) for token in IDS[:10]])

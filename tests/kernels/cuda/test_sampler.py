@@ -1,4 +1,4 @@
-"""What is chosen on a device is what `Sampler` chooses; here the operations run that a graph would hold."""
+"""Sampling on the device gives the tokens of `Sampler`; here its operations run without a graph."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SETTINGS = [
 
 def logits_of(seed: int) -> torch.Tensor:
     logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 2
-    # A few that stand out, among them some that the text has.
+    # A few large logits, some of them of tokens in the text.
     logits[::97] += 6
     return logits
 
 
 def chosen(logits: torch.Tensor, params: SamplingParams, uniforms: list[float]) -> torch.Tensor:
-    """Ids for each number, after a text of `CONTEXT`."""
+    """The id sampled with each random number, after the text `CONTEXT`."""
     seen = torch.zeros(len(logits), dtype=torch.bool)
     seen[CONTEXT] = True
     numbers = torch.tensor(uniforms, dtype=torch.float64)
@@ -45,33 +45,33 @@ def chosen(logits: torch.Tensor, params: SamplingParams, uniforms: list[float]) 
 
 
 @pytest.mark.parametrize("params", SETTINGS)
-def test_draws_follow_the_distribution(params: SamplingParams) -> None:
+def test_samples_follow_the_distribution(params: SamplingParams) -> None:
     logits, random = logits_of(3), Random(1)
     ids = chosen(logits, params, [random.random() for _ in range(DRAWS)])
     expected = Sampler(params).distribution(logits, CONTEXT).double() * DRAWS
     counts = torch.bincount(ids, minlength=VOCABULARY).double()
     assert counts[expected == 0].sum() == 0
-    # Rare tokens are counted together, as the test asks for five expected in each class.
+    # Rare tokens are counted together, as the chi-squared test needs five expected in each class.
     often = expected >= 5
     observed = torch.cat((counts[often], counts[~often].sum()[None]))
     wanted = torch.cat((expected[often], expected[~often].sum()[None]))
     observed, wanted = observed[wanted > 0], wanted[wanted > 0]
     freedom = len(wanted) - 1
     statistic = float(((observed - wanted) ** 2 / wanted).sum())
-    # Wilson and Hilferty 1931: the cube root is all but normal; 3.09 is p = 0.001.
+    # Wilson and Hilferty 1931: the cube root is nearly normal; 3.09 is p = 0.001.
     spread = 2 / (9 * max(freedom, 1))
     assert statistic <= max(freedom, 1) * (1 - spread + 3.09 * spread**0.5) ** 3
 
 
 @pytest.mark.parametrize("params", SETTINGS)
-def test_the_same_numbers_draw_the_same_tokens(params: SamplingParams) -> None:
+def test_the_same_random_numbers_sample_the_same_tokens(params: SamplingParams) -> None:
     for seed in range(20):
         logits, sampler, random = logits_of(seed), Sampler(replace(params, seed=seed)), Random(seed)
         theirs = [sampler.choose(logits, CONTEXT) for _ in range(20)]
         assert chosen(logits, params, [random.random() for _ in range(20)]).tolist() == theirs
 
 
-def test_numbers_at_the_ends_draw_what_is_possible() -> None:
+def test_extreme_random_numbers_sample_allowed_tokens() -> None:
     params = SamplingParams(temperature=1.0, top_k=0, top_p=0.5)
     possible = Sampler(params).distribution(logits_of(0), CONTEXT).nonzero().flatten().tolist()
     least, most = chosen(logits_of(0), params, [0.0, 1 - 2**-53]).tolist()
@@ -79,44 +79,44 @@ def test_numbers_at_the_ends_draw_what_is_possible() -> None:
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
-def test_greedy_is_the_first_of_the_greatest(penalty: float) -> None:
+def test_greedy_takes_the_first_of_equal_logits(penalty: float) -> None:
     params = SamplingParams(temperature=0, repeat_penalty=penalty)
     for seed in range(30):
-        # Rounded so that many are equal.
+        # Rounded, so that many logits are equal.
         logits = logits_of(seed).round().clamp(max=4)
         assert chosen(logits, params, [0.0]).tolist() == [Sampler(params).choose(logits, CONTEXT)]
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("params", [SamplingParams(temperature=0), SETTINGS[0], SETTINGS[1]])
-def test_numbers_that_are_none_are_told(bad: float, params: SamplingParams) -> None:
+def test_logits_that_are_not_finite_are_reported(bad: float, params: SamplingParams) -> None:
     logits = logits_of(0)
     logits[77] = bad
     assert chosen(logits, params, [0.5, 0.9]).tolist() == [-1, -1]
     choice = DeviceChoice(VOCABULARY, DEVICE)
     choice.begin(params, CONTEXT)
     choice.choose(logits.to(DEVICE), 0.5)
-    # What the next pass may have begun to read is a token all the same.
+    # The next pass may already read the token, so it must still be a valid id.
     assert (choice.chosen(), choice.token.item()) == (-1, 0)
 
 
 @pytest.mark.parametrize("params", [SamplingParams(temperature=0, repeat_penalty=1.2), *SETTINGS])
-def test_nothing_waits_for_a_number(params: SamplingParams) -> None:
-    # Fake tensors have shapes but no values: an operation whose shape, or whose caller, needs one fails.
+def test_sampling_reads_no_value_on_the_host(params: SamplingParams) -> None:
+    # Fake tensors have shapes but no values: an operation that reads a value fails.
     with FakeTensorMode(), torch.inference_mode():
         logits, seen = torch.empty(VOCABULARY), torch.empty(VOCABULARY, dtype=torch.bool)
         uniforms, settings = torch.empty(3, dtype=torch.float64), torch.empty(5, dtype=torch.float64)
         assert choose(logits, seen, uniforms, settings, Kind.of(params, VOCABULARY)).shape == (3,)
 
 
-def test_a_text_is_penalized_for_what_was_chosen_on_the_way() -> None:
+def test_the_repeat_penalty_includes_sampled_tokens() -> None:
     params, logits = SamplingParams(temperature=0, repeat_penalty=4.0), logits_of(5).to(DEVICE)
     choice, sampler = DeviceChoice(VOCABULARY, DEVICE), Sampler(params)
     for text in ([1, 2, 3], [4, 5]):
         choice.begin(params, text)
         for _ in range(6):
             choice.choose(logits, 0.0)
-        # All of them were asked for before the first was seen; another text begins anew.
+        # All tokens are sampled before the first is read; a new text has no penalties.
         for _ in range(6):
             text.append(choice.chosen())
             assert text[-1] == sampler.choose(logits, text[:-1])

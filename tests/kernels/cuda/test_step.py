@@ -1,4 +1,4 @@
-"""The Triton kernels give what the readable model gives, family by family, on the same weights and the same cache."""
+"""The Triton kernels give the readable model's logits, for each family, on the same weights and the same cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llmcli.kernels.cuda.step import CudaStep  # isort: skip
 VOCABULARY = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2}
 IDS = torch.randint(0, 70, (26,), generator=torch.Generator().manual_seed(1)).tolist()
 READ = 14
-# Between them: windows, chunks, sinks, softcaps, every norm and placement, rotations of parts, experts of all kinds.
+# Together: windows, chunks, sinks, softcaps, every norm and placement, partial rotations, experts of all kinds.
 SEVERAL = (
     "mistral, window shorter than the text", "gemma 2", "olmo 2", "stablelm, parallel, normed heads",
     "phi-4-mini, partial longrope, tied", "mixtral",
@@ -39,7 +39,7 @@ SINGLE = ("qwen2", "qwen3", "olmo", "gpt-2", "granite", "qwen2-moe", "gpt-oss", 
 
 def made(name: str) -> Transformer:
     model_type, overrides = CASES[name]
-    # As few layers as there can be: the interpreter is slow.
+    # As few layers as possible: the interpreter is slow.
     few = {} if any(key.endswith(("layer_types", "layers")) for key in overrides) else {"num_hidden_layers": 2}
     return random_model(model_type, **{**VOCABULARY, **few, **overrides}).to(DEVICE)
 
@@ -67,7 +67,7 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def assert_right(model: Transformer, several: int = 3, most: float = 3e-6) -> None:
-    """One token, then `several` at once, after some that the readable model has read; and it goes on after them."""
+    """Compare logits: prompt by the readable model, one token and `several` by the kernels, the rest by the model."""
     step, cache = CudaStep(model, slower_step), fresh(model)
     theirs = read(model, fresh(model), IDS)
     read(model, cache, IDS[:READ])
@@ -81,7 +81,7 @@ def assert_right(model: Transformer, several: int = 3, most: float = 3e-6) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEVERAL)
-def test_families(name: str) -> None:
+def test_families_in_calls_of_several_tokens(name: str) -> None:
     assert_right(made(name), several=2)
 
 
@@ -132,7 +132,7 @@ def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
     [(torch.bfloat16, None), (torch.float16, None), (torch.bfloat16, wide(4))],
     ids=str,
 )
-def test_sixteen_bits_are_as_close_to_the_truth_as_the_readable_model(
+def test_sixteen_bits_are_as_close_to_float32_as_the_readable_model(
     smollm: Transformer, dtype: torch.dtype, kept: PackedFormat | None
 ) -> None:
     model = copy.deepcopy(smollm).to(dtype)
@@ -155,7 +155,7 @@ def test_a_long_text_whose_cache_grows_and_moves(window: int | None) -> None:
     ids = torch.randint(0, 70, (1100,), generator=torch.Generator().manual_seed(2)).tolist()
     theirs = read(model, fresh(model), ids)
     step, cache = CudaStep(model, slower_step), fresh(model, len(ids))
-    # Within the first rotations that are computed ahead, over their end, and wherever the cache's memory changes.
+    # Within the first table of rotations, past its end, and wherever the cache's memory changes.
     moved = 0
     for upto in (255, 511, 1023):
         read(model, cache, ids[cache.length : upto])
@@ -167,7 +167,7 @@ def test_a_long_text_whose_cache_grows_and_moves(window: int | None) -> None:
     assert moved
 
 
-def test_two_caches_in_turn_and_a_text_that_is_taken_back(smollm: Transformer) -> None:
+def test_two_alternating_caches_and_a_truncated_text(smollm: Transformer) -> None:
     step, caches = CudaStep(smollm, slower_step), [fresh(smollm), fresh(smollm)]
     other = IDS[::-1]
     read(smollm, caches[0], IDS[:4])
@@ -180,7 +180,7 @@ def test_two_caches_in_turn_and_a_text_that_is_taken_back(smollm: Transformer) -
             assert error(ours, read(smollm, fresh(smollm), text[: cache.length])[-1:]) < 3e-6
 
 
-def test_proposals_are_verified_several_tokens_a_pass(tmp_path: Path) -> None:
+def test_drafts_are_verified_several_tokens_a_pass(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama", num_hidden_layers=2), dtype="float32", device=str(DEVICE))
     size = loaded.tokenizer.vocab_size
     drafting = DraftModel(PrefixCache(loaded.model, context_length=64, vocab_size=size))
@@ -213,7 +213,7 @@ def test_no_first_token_waits_for_a_compiler(smollm: Transformer, monkeypatch: p
         assert error(ours, read(smollm, fresh(smollm), prompt)[-1:]) < 1e-6
 
 
-def test_what_is_not_covered_is_said(smollm: Transformer) -> None:
+def test_unsupported_models_are_refused_with_a_reason(smollm: Transformer) -> None:
     with pytest.raises(NoKernelError, match="latent attention"):
         CudaStep(made("deepseek v3"), slower_step)
     with pytest.raises(NoKernelError, match="float64"):
@@ -227,7 +227,7 @@ def test_what_is_not_covered_is_said(smollm: Transformer) -> None:
             step.forward([1], cache)
 
 
-def test_learned_positions_end() -> None:
+def test_a_text_past_the_learned_positions_is_refused() -> None:
     model = made("gpt-2")
     cache = model.new_cache()
     read(model, cache, [1] * 128)
@@ -239,7 +239,7 @@ def test_learned_positions_end() -> None:
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="there is no CUDA device")
 def test_the_graph_gives_what_its_launches_give(smollm: Transformer) -> None:
     step, cache = CudaStep(smollm, slower_step), fresh(smollm)
-    # The first launches each kernel by itself, the others replay the graph.
+    # The first call launches each kernel separately, the others replay the graph.
     ours = torch.cat([step.forward([token], cache) for token in IDS])
     assert error(ours, read(smollm, fresh(smollm), IDS)) < 3e-6
     assert "CUDA graph" in step.name

@@ -1,4 +1,4 @@
-"""Which step a model gets on a GPU, and what is said where it is not the fastest."""
+"""The step that a model gets on a GPU, and the reason where it is not the fastest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 INTERPRETED = pytest.mark.skipif(
-    find_spec("triton") is None or torch.cuda.is_available(), reason="Triton is not there, or compiles for a GPU"
+    find_spec("triton") is None or torch.cuda.is_available(), reason="Triton is not installed, or compiles for a GPU"
 )
 PLAIN = ModelConfig(
     vocab_size=262, hidden_size=32, intermediate_size=48, num_heads=4, num_kv_heads=2, head_dim=8, context_length=64,
@@ -46,13 +46,13 @@ def made(config: ModelConfig) -> Transformer:
 
 
 def gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> None:
-    """As if there were one."""
+    """Pretend that there is a GPU."""
     monkeypatch.setattr("torch.version.cuda", "12.8")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda _device: capability)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _device: "a GPU")
 
 
-def test_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_for_using_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.version.cuda", None)
     assert why_no_kernel(PLAIN, CUDA) == "this PyTorch is not for CUDA"
     gpu(monkeypatch, (7, 5))
@@ -65,13 +65,13 @@ def test_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_no_kernel(PLAIN, CUDA) is why_no_kernel(None, CUDA) is None
 
 
-def test_a_graph_of_the_readable_model_where_kernels_do_not_cover_it() -> None:
+def test_unsupported_models_run_in_a_graph_of_the_readable_model() -> None:
     step, reason = cuda_step(made(GROUPED), unsupported(GROUPED))
     assert step is not None and not reason
     assert step.name == "readable model in a CUDA graph, float32 (experts chosen in groups)"
 
 
-def test_the_readable_model_where_there_can_be_no_graph() -> None:
+def test_the_readable_model_runs_where_no_graph_is_possible() -> None:
     step, reason = cuda_step(pack_model(made(GROUPED), narrow(4)), unsupported(GROUPED))
     assert step is None
     assert reason == "experts chosen in groups, and no CUDA graph: packed experts are chosen on the CPU"
@@ -79,7 +79,7 @@ def test_the_readable_model_where_there_can_be_no_graph() -> None:
 
 @pytest.mark.slow
 @INTERPRETED
-def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
+def test_an_engine_generates_the_same_tokens_on_every_path(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path / "model", "llama"), device="cpu", dtype="float32")
     step, _ = cuda_step(loaded.model, None)
     assert step is not None and step.name == "triton kernels (interpreted), float32"
@@ -87,7 +87,7 @@ def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
     texts = []
     for each in (None, step, recorded):
         engine = Engine(loaded.model, loaded.tokenizer, step=each)
-        # Without probabilities, tokens are chosen where their logits are.
+        # Without probabilities, tokens are sampled on the device.
         for probabilities in (True, False):
             params = SamplingParams(temperature=1.2, seed=1, max_tokens=3)
             events = list(engine.stream([1, 2, 3, 4], params, probabilities=probabilities))
@@ -99,7 +99,7 @@ def test_an_engine_generates_the_same_whatever_runs(tmp_path: Path) -> None:
 
 @INTERPRETED
 @pytest.mark.parametrize("packed", [False, True])
-def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_do_not_compile_are_replaced(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = pack_model(made(EXPERTS), wide(4)) if packed else made(PLAIN)
     step, _ = cuda_step(model, None)
     assert step is not None
@@ -114,15 +114,15 @@ def test_kernels_that_do_not_compile_are_not_missed(packed: bool, monkeypatch: p
         ours = step.forward([token], cache) if token == 6 else step.forward_unseen(torch.tensor([token]), cache)
         assert torch.allclose(ours, theirs, atol=1e-5)
     assert step.name == (
-        "readable model, cpu, float32 (Triton: Failed to find C compiler., and no CUDA graph: packed experts, "
-        "which are chosen on the processor)"
+        "readable model, cpu, float32 (Triton: Failed to find C compiler., and no CUDA graph: packed experts "
+        "are chosen on the CPU)"
         if packed
         else "readable model in a CUDA graph, float32 (Triton: Failed to find C compiler.)"
     )
 
 
 @INTERPRETED
-def test_kernels_that_cannot_overlap_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dependent_launch_kernels_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     from llmcli.kernels.cuda.launch_plan import LaunchPlan
     from llmcli.kernels.cuda.step import CudaStep
 
@@ -143,13 +143,13 @@ def test_kernels_that_cannot_overlap_run_one_after_another(monkeypatch: pytest.M
     theirs = torch.cat([model(torch.tensor([[token]]), other)[0] for token in (5, 6, 7)])
     ours = [step.forward([5], cache), step.forward_unseen(torch.tensor([6]), cache).clone(), step.forward([7], cache)]
     assert torch.allclose(torch.cat(ours), theirs, atol=1e-5)
-    # The plan that failed was made anew, and is the one that goes on.
+    # The failed plan was made again, and the new one is used.
     assert launched[0] is not launched[1] is launched[2] and not step._pdl
     assert step.name.startswith("triton kernels")
 
 
 @INTERPRETED
-def test_several_tokens_that_do_not_compile_leave_single_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_steps_use_kernels_if_those_for_several_tokens_do_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     from llmcli.kernels.cuda.launch_plan import LaunchPlan
 
     model = made(PLAIN)
@@ -170,19 +170,19 @@ def test_several_tokens_that_do_not_compile_leave_single_ones_as_they_are(monkey
     assert step.name.startswith("triton kernels")
 
 
-def test_a_library_that_cannot_be_imported_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_triton_that_cannot_be_imported_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llmcli.kernels.cuda.step", None)
     step, _ = cuda_step(made(PLAIN), None)
     assert step is not None and "(Triton cannot be imported: " in step.name
 
 
-def test_the_readable_model_on_gpus_that_are_not_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_without_cuda_use_the_readable_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.version.cuda", None)
     monkeypatch.setattr(Transformer, "device", CUDA)
     assert cuda_step(made(PLAIN), "this PyTorch is not for CUDA") == (None, "this PyTorch is not for CUDA")
 
 
-def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_error_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
     failure = subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c", "-I", "a folder"])
     assert first_line(failure) == "gcc failed with exit code 1, as Python.h is missing"
@@ -205,10 +205,10 @@ def test_what_a_compiler_says_is_told_in_a_line(tmp_path: Path, monkeypatch: pyt
         (replace(PLAIN, layers=(LayerConfig(None, experts=ExpertsConfig(4, 2, 24)),)), (), False),
     ],
 )
-def test_packed_weights_are_planned_where_the_kernels_read_them(
+def test_packed_weights_are_planned_where_the_kernels_support_them(
     config: ModelConfig, others: tuple[str, ...], covered: bool, small: bool
 ) -> None:
-    """`others` are packed in 8 bits, all else in 4."""
+    """`others` are packed in 8 bits, all other matrices in 4."""
     model = made(config)
     all_of_them = planned_formats(model, "int4", None, CUDA, PackingSizes(feels_long_groups=1 << 30 if small else 0))
     assert all_of_them["lm_head.weight"] == wide(8, 32 if small else None)
@@ -217,7 +217,7 @@ def test_packed_weights_are_planned_where_the_kernels_read_them(
         for name, kept in all_of_them.items()
     }
     assert reads_packed(config, planned) is covered
-    # What stays dense is another way to be kept.
+    # A dense matrix has a different format from a packed one.
     if others == ("up_proj",):
         assert not reads_packed(config, {name: kept for name, kept in planned.items() if others[0] not in name})
     for name, matrix in make_room(model, planned, torch.float32, CPU).items():
@@ -227,7 +227,7 @@ def test_packed_weights_are_planned_where_the_kernels_read_them(
     assert (step is not None and step.name.startswith("triton kernels")) is covered, reason
 
 
-def test_nothing_of_triton_is_imported_without_a_gpu() -> None:
+def test_triton_is_not_imported_without_a_gpu() -> None:
     code = "import sys, llmcli.api; print('triton' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Every kernel compiles to machine code for GPUs that need not be there, as real models would launch it."""
+"""Every kernel compiles for several GPU generations, without a GPU, with the constants of real models."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ ALL = {
         (80, ["gemma 2", "gpt-oss, int4 g128"], ALL),
     ],
 )
-def test_compilation(arch: int, models: list[str], kernels: set[str]) -> None:
+def test_every_kernel_compiles(arch: int, models: list[str], kernels: set[str]) -> None:
     assert triton.__version__
     environment = {
         **os.environ,
         "TRITON_INTERPRET": "0",
-        # Triton finds there what it has compiled from the same source, by the same version, with the same options.
+        # Triton's cache of kernels compiled from the same source, by the same version, with the same options.
         "TRITON_CACHE_DIR": str(platformdirs.user_cache_path("llmcli-tests") / "triton"),
         "PYTHONPATH": str(Path(llmcli.__file__).parents[1]),
     }

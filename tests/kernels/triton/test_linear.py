@@ -1,4 +1,4 @@
-"""Each kernel around a matrix computes what the modules of the readable model do, whatever the matrix is kept in."""
+"""Each matrix kernel gives the result of the readable model's modules, for every format of the matrix."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def weights(kind: str, rows: int, columns: int, *, seed: int = 0) -> tuple[Tensor, Tensor, PackedFormat | None]:
-    """What a kernel is given, the same in float32, and how it is packed."""
+    """The matrix for a kernel, its float32 values, and its packed format."""
     if kind in PACKED:
         matrix = packed(random_groups(PACKED[kind], rows, columns, seed=seed), PACKED[kind]).to(DEVICE)
         return matrix.blocks.view(torch.int32), matrix[0].float().to(DEVICE), matrix.format
@@ -143,8 +143,8 @@ def test_embeddings(kind: str) -> None:
     close(y, 1.5 * matrix[ids] + positions[11:15].float())
 
 
-def test_rows_that_stand_for_no_token_have_no_position_of_their_own() -> None:
-    # A text of which two tokens are left: what lies behind the last position is not to be read.
+def test_padding_rows_get_the_last_tokens_position() -> None:
+    # Two tokens before the last learned position: memory behind it must not be read.
     table, positions = random(50, 16), torch.full((9, 16), torch.nan, device=DEVICE)
     positions[:7] = 0.5
     y, state = torch.zeros(4, 16, device=DEVICE), torch.tensor([5, 2, 0, 0], device=DEVICE)
@@ -156,7 +156,7 @@ def test_rows_that_stand_for_no_token_have_no_position_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rms", "layer"])
-def test_norm_of_what_is_added(kind: str) -> None:
+def test_output_norm_and_residual(kind: str) -> None:
     columns = 70
     norm: Any = make_norm(columns, EPS, NormStyle("layer", bias=True) if kind == "layer" else NormStyle()).to(DEVICE)
     for seed, parameter in enumerate(norm.parameters()):

@@ -1,4 +1,4 @@
-"""The comparison of a kernel with the readable model passes what is right, and sees what is not."""
+"""The comparison of a kernel with the readable model passes right kernels and detects wrong ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOAT32 = [case for case in CPU_CASES if case.name.startswith("float32")]
 
 
 def without(**values: Any) -> Callable[[Transformer], None]:
-    """A change of a model's configuration, in all layers where the field is one of a layer and is used."""
+    """Change a field of a model's configuration, or of all layers that use it."""
 
     def change(model: Transformer) -> None:
         layers = tuple(
@@ -36,7 +36,7 @@ def without(**values: Any) -> Callable[[Transformer], None]:
 
 
 def zeroed(name: str) -> Callable[[Transformer], None]:
-    """Parameters of that name become zeros."""
+    """Set the parameters of this name to zero."""
 
     def change(model: Transformer) -> None:
         with torch.no_grad():
@@ -89,17 +89,17 @@ def test_the_interpreted_triton_kernels_pass() -> None:
         *map(zeroed, ("sinks", "embed_positions.weight", "layernorm.bias", "shared_expert.up_proj.weight")),
     ],
 )
-def test_a_feature_that_is_left_out_is_seen(change: Callable[[Transformer], None]) -> None:
+def test_a_feature_that_is_left_out_is_detected(change: Callable[[Transformer], None]) -> None:
     assert "the readable model's (rounding: 0.1 %)" in fault_of(FLOAT32, step_of_changed(change), CPU)
 
 
 @pytest.mark.parametrize("case", CPU_CASES, ids=lambda case: case.name)
-def test_wrong_weights_are_seen_in_every_format(case: Any) -> None:
+def test_wrong_weights_are_detected_in_every_format(case: Any) -> None:
     fault = fault_of([case], step_of_changed(zeroed("q_proj.bias")), CPU)
     assert fault.startswith(f"{case.name}, a prompt: logits differ by ")
 
 
-def test_what_is_no_number_is_seen() -> None:
+def test_logits_that_are_not_finite_are_detected() -> None:
     class Broken(CpuStep):
         def forward(self, *arguments: Any, **options: Any) -> torch.Tensor:
             return super().forward(*arguments, **options) * torch.nan
@@ -116,7 +116,7 @@ def test_what_is_no_number_is_seen() -> None:
         ("forward_burst", "several tokens in one call"),
     ],
 )
-def test_every_way_to_read_is_compared(method: str, seen_as: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_call_is_compared(method: str, seen_as: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = getattr(CpuStep, method)
 
     def wrong(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A kernel is checked once on a machine, and one that fails is not used, which is said."""
+"""A kernel is checked once on a machine; one that fails is not used, and the user is told why."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Told = list[str]
 
 @pytest.fixture(autouse=True)
 def _new_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is known of the kernel, which has been compiled."""
+    """Compile the kernel, and start without a verdict."""
     try:
         build.load_library()
     except NoKernelError as error:
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The verdict of each check that is made."""
+    """The verdicts of the checks that are made."""
     made = []
 
     def noted(*arguments: Any) -> str:
@@ -78,7 +78,7 @@ def load(folder: Path, told: Told) -> llmcli.LoadedModel:
 
 
 def reply(loaded: llmcli.LoadedModel, prompt: Sequence[int], params: SamplingParams) -> tuple[list[int], str]:
-    """The tokens, and what has computed them."""
+    """The tokens of a reply, and the name of the path that computed them."""
     events = list(loaded.engine(lookup=None).stream(list(prompt), params, probabilities=False))
     finish = events[-1]
     assert isinstance(finish, Finish)
@@ -114,7 +114,7 @@ def test_a_kernel_that_fails_its_check_is_not_used(
         assert stats.endswith(
             f"readable model, cpu, float32 (the C kernel did not pass the check on this machine: {fault})"
         )
-    # A good one and a bad one; the second process went by the verdict of the first.
+    # One good and one bad verdict; the second process used the verdict of the first.
     assert len(checks) == (2 if forward is wrong else 1)
     assert llm(*command, "--quiet").stderr == b""
     doctor = llm("doctor", "--device", "cpu", "--json")
@@ -124,7 +124,7 @@ def test_a_kernel_that_fails_its_check_is_not_used(
     assert why_no_kernel(None, CPU) == f"the C kernel did not pass the check on this machine: {fault}"
 
 
-def test_what_is_good_is_kept(folder: Path, checks: list[str]) -> None:
+def test_the_verdict_of_a_good_kernel_is_kept(folder: Path, checks: list[str]) -> None:
     told: Told = []
     assert llm("doctor", "--device", "cpu").returncode == 0
     first = load(folder, told)
@@ -137,7 +137,7 @@ def test_what_is_good_is_kept(folder: Path, checks: list[str]) -> None:
     assert finding["level"] == "good" and "gave what the readable model gives" in finding["message"]
 
 
-def test_readable_replies_check_nothing(folder: Path, checks: list[str]) -> None:
+def test_replies_of_the_readable_model_do_not_check_kernels(folder: Path, checks: list[str]) -> None:
     assert llm("score", "abc", "-m", folder, "--readable").returncode == 0
     load(folder, []).prefix_cache(readable=True)
     assert not checks
@@ -145,7 +145,7 @@ def test_readable_replies_check_nothing(folder: Path, checks: list[str]) -> None
     assert checks == [""]
 
 
-def test_another_kernel_or_another_torch_is_checked_again(checks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_kernel_or_a_new_torch_is_checked_again(checks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for expected in (1, 1):
         assert check_kernel(CPU, fails) is None and len(checks) == expected
         forget()
@@ -156,7 +156,7 @@ def test_another_kernel_or_another_torch_is_checked_again(checks: list[str], mon
         forget()
 
 
-def test_a_user_can_have_it_checked_again(checks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_repeats_the_check(checks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ASK, "1")
     for expected in (1, 2):
         check_kernel(CPU, fails)
@@ -181,7 +181,7 @@ def test_a_user_can_have_it_checked_again(checks: list[str], monkeypatch: pytest
         b'{"schema": "llmcli.kernel-check/0", "key": "KEY", "fault": "", "failure": ""}',
     ],
 )
-def test_a_damaged_verdict_is_none(content: bytes, checks: list[str]) -> None:
+def test_a_damaged_verdict_is_ignored(content: bytes, checks: list[str]) -> None:
     kernel = kernel_of(CPU)
     assert kernel is not None
     kernel.verdict_file.parent.mkdir(parents=True)
@@ -192,7 +192,7 @@ def test_a_damaged_verdict_is_none(content: bytes, checks: list[str]) -> None:
     assert json.loads(kernel.verdict_file.read_bytes())["key"] == kernel.key
 
 
-def test_without_a_place_for_the_verdict_each_process_checks(checks: list[str], tmp_path: Path) -> None:
+def test_without_a_writable_folder_each_process_checks(checks: list[str], tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
     for expected in (1, 2):
         check_kernel(CPU, fails)
@@ -201,7 +201,7 @@ def test_without_a_place_for_the_verdict_each_process_checks(checks: list[str], 
         forget()
 
 
-def test_what_lacks_now_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_is_not_kept_as_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_of(CPU)
     assert kernel is not None
     for error in (MemoryError(), NoKernelError("no threads"), torch.OutOfMemoryError("out of memory")):
@@ -215,7 +215,7 @@ def test_what_lacks_now_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def broken_for(model: list[Transformer], method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the kernel raises an error where it is to read tokens of that model in that way."""
+    """Make the kernel raise an error in this kind of call for this model."""
     right: Callable[..., Any] = getattr(CpuStep, method)
 
     def forward(self: CpuStep, *arguments: Any, **options: Any) -> Any:
@@ -231,12 +231,12 @@ def broken_for(model: list[Transformer], method: str, monkeypatch: pytest.Monkey
     [
         ("forward", 5, SamplingParams(temperature=0, max_tokens=12)),
         ("forward", 5, SamplingParams(temperature=0.8, repeat_penalty=1.1, seed=3, max_tokens=12)),
-        # More tokens than the kernel reads of dense weights: its first pass is one that chooses tokens.
+        # With dense weights the readable model reads longer prompts, so the kernel's first pass samples tokens.
         ("forward_burst", 30, SamplingParams(temperature=0, max_tokens=12)),
         ("forward_burst", 30, SamplingParams(temperature=1.3, top_k=40, seed=5, max_tokens=12)),
     ],
 )
-def test_a_first_pass_that_fails_is_made_by_the_readable_model(
+def test_a_failed_first_pass_is_repeated_by_the_readable_model(
     method: str, length: int, params: SamplingParams, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: Told = []
@@ -255,12 +255,12 @@ def test_a_first_pass_that_fails_is_made_by_the_readable_model(
     forget()
     good, note = json.loads(llm("doctor", "--device", "cpu", "--json").stdout)["kernels"]
     assert (good["level"], note["level"]) == ("good", "note") and "illegal instruction" in note["message"]
-    # It passed its check, and another model may do better with it.
+    # The kernel passed its check, and may work with another model.
     assert why_no_kernel(None, CPU) is None
 
 
 @pytest.mark.parametrize("method", ["forward_rows", "forward"])
-def test_texts_that_go_on_together_lose_nothing(method: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_batched_pass_loses_no_token(method: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: Told = []
     loaded = load(folder, told)
     broken_for([loaded.model], method, monkeypatch)
@@ -278,7 +278,7 @@ def test_texts_that_go_on_together_lose_nothing(method: str, folder: Path, monke
     assert len(told) == 1
 
 
-def test_several_tokens_in_a_pass_lose_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_pass_of_several_tokens_loses_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(folder, [])
     broken_for([loaded.model], "forward_each", monkeypatch)
     step, _ = loaded._step(1)
@@ -290,7 +290,7 @@ def test_several_tokens_in_a_pass_lose_nothing(folder: Path, monkeypatch: pytest
     assert cache.length == 24
 
 
-def test_an_error_after_the_first_pass_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_after_the_first_pass_is_raised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: Told = []
     loaded = load(folder, told)
     step, _ = loaded._step(1)
@@ -303,7 +303,7 @@ def test_an_error_after_the_first_pass_is_an_error(folder: Path, monkeypatch: py
     assert not told
 
 
-def test_a_pass_that_nothing_can_make_is_not_the_kernels_fault(folder: Path) -> None:
+def test_an_input_that_the_readable_model_refuses_too_is_not_a_kernel_fault(folder: Path) -> None:
     told: Told = []
     loaded = load(folder, told)
     step, _ = loaded._step(1)
@@ -314,7 +314,7 @@ def test_a_pass_that_nothing_can_make_is_not_the_kernels_fault(folder: Path) -> 
 
 
 class Fake(ReadableStep):
-    """A step on a GPU, which is as wrong as it is told to be."""
+    """A fake step on a GPU, whose logits are multiplied by `factor`."""
 
     factor = 1.0
 
@@ -324,7 +324,7 @@ class Fake(ReadableStep):
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if there were one; its kernels are a `Fake`, and models stay on the CPU."""
+    """Pretend that there is a GPU; its kernels are a `Fake`, and models stay on the CPU."""
     pytest.importorskip("triton")
     monkeypatch.setattr("torch.version.cuda", "12.8")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda _device: (9, 0))
@@ -344,7 +344,7 @@ def test_triton_kernels_that_fail_their_check_are_not_used(folder: Path, monkeyp
     assert isinstance(cuda_step(model, None)[0], Fake)
     monkeypatch.setattr(Fake, "factor", 0.7)
     forget()
-    # The verdict is kept, until the driver, say, is another.
+    # The verdict is kept until, for example, the driver changes.
     assert check_kernel(CUDA, told.append) is None and not told
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _device: "another GPU")
     cuda_kernel.cache_clear()
@@ -360,7 +360,7 @@ def test_triton_kernels_that_fail_their_check_are_not_used(folder: Path, monkeyp
     assert step.name == f"readable model in a CUDA graph, float32 ({reason})"
 
 
-def test_triton_kernels_that_fail_with_a_model_are_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_kernels_that_fail_with_a_model_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     model = load(folder, []).model
     monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.LaunchPlan.launch", fails)
