@@ -15,9 +15,9 @@ from torch import Tensor
 
 from llmcli.checkpoint.chat_template_file import check_template_file
 from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from llmcli.checkpoint.edits.edit_file import Edit, lay_edits_over, read_edits
+from llmcli.checkpoint.edits.edit_file import Edit, apply_edits, read_edits
 from llmcli.checkpoint.edits.store import find_edit
-from llmcli.checkpoint.load_packed import Packing, packed_unasked
+from llmcli.checkpoint.load_packed import Packing, default_packing
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype
@@ -429,7 +429,7 @@ def load_checkpoint(
     reason = why_readable(checkpoint.config, where)
     packing = choose_packing(quantize, where)
     if packing is None and dtype == "auto" and not reason and not readable:
-        packing = packed_unasked(checkpoint, where)
+        packing = default_packing(checkpoint, where)
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
@@ -450,7 +450,7 @@ def load_checkpoint(
         parts = text.result()
     _check_vocabulary(checkpoint, parts)
     model.vocabulary = parts.tokenizer.vocab_size
-    lay_edits_over(model, edits)
+    apply_edits(model, edits)
     chosen, text_notes = parts.template(template), parts.notes
     if chosen is not None and NO_STOP_TOKEN in text_notes:
         text_notes = turn_end(parts.tokenizer, chosen).notes(text_notes)

@@ -32,7 +32,7 @@ class Device(Protocol):
 
 
 @dataclass(frozen=True)
-class MainProcessor:
+class CpuDevice:
     """The CPU, as a value that needs no import of torch."""
 
     type: str = "cpu"
@@ -43,7 +43,7 @@ class MainProcessor:
 
 def find_device(name: str) -> Device:
     """Like `choose_device`, but skips the import of torch if the answer can only be "cpu"."""
-    return MainProcessor() if name in ("auto", "cpu") and only_cpu() else choose_device(name)
+    return CpuDevice() if name in ("auto", "cpu") and only_cpu() else choose_device(name)
 
 
 def choose_device(name: str) -> torch.device:
@@ -149,21 +149,21 @@ def memory(device: Device) -> tuple[int | None, int | None]:
             found["MemTotal"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if "MemAvailable" in found:
         free = found["MemAvailable"] + found.get("SwapFree", 0)
-        return found.get("MemTotal"), min([free, *_rooms()])
+        return found.get("MemTotal"), min([free, *_limits_left()])
     return found.get("MemTotal"), None
 
 
-def _rooms() -> list[int]:
+def _limits_left() -> list[int]:
     """Bytes left under each limit on this process's memory."""
-    return [room for room in (_group_room(Path("/")), _address_room()) if room is not None]
+    return [left for left in (_control_group_left(Path("/")), _address_space_left()) if left is not None]
 
 
-def _group_room(root: Path) -> int | None:
+def _control_group_left(root: Path) -> int | None:
     """Bytes left under the memory limits of this process's control groups; None if none of them has a limit.
 
     Reads both versions of Linux's control groups. The limit of a group holds for all groups inside it too.
     """
-    rooms: list[int] = []
+    left: list[int] = []
     with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
@@ -179,8 +179,8 @@ def _group_room(root: Path) -> int | None:
                 # A group without a limit has the word "max" in its file, or no such file.
                 with suppress(OSError, ValueError):
                     most, taken = (int((top / group / name).read_text(encoding="ascii")) for name in (limit, used))
-                    rooms.append(max(0, most - taken + _file_cache(top / group, cached)))
-    return min(rooms, default=None)
+                    left.append(max(0, most - taken + _file_cache(top / group, cached)))
+    return min(left, default=None)
 
 
 def _file_cache(group: Path, prefix: str) -> int:
@@ -190,7 +190,7 @@ def _file_cache(group: Path, prefix: str) -> int:
     return sum(int(numbers.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
 
 
-def _address_room() -> int | None:
+def _address_space_left() -> int | None:
     """Bytes left under the process's limit on address space (`ulimit -v`); None without a limit."""
     if sys.platform != "linux":
         return None
@@ -227,7 +227,7 @@ def memory_for(what: Callable[[], str], advice: str) -> Iterator[None]:
         raise OutOfMemoryError(f"There is not enough memory for {what()}. {advice}") from None
 
 
-def in_words(nbytes: int) -> str:
+def format_bytes(nbytes: int) -> str:
     """Format bytes for messages: "1.5 GiB" or "20.0 MiB"."""
     return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.1f} MiB"
 

@@ -61,13 +61,13 @@ def set_aside(path: Path) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    aside, descriptor = new_beside(path)
+    aside, descriptor = create_damaged_file(path)
     os.close(descriptor)
     path.replace(aside)
     return aside
 
 
-def new_beside(path: Path) -> tuple[Path, int]:
+def create_damaged_file(path: Path) -> tuple[Path, int]:
     """Create an empty file `STEM.damaged-N` beside `path`, and return its path and its open descriptor.
 
     Created exclusively, so that two processes never set files aside under one name.

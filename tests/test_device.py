@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli.device import _group_room, in_words, is_out_of_memory, memory, memory_for
+from llmcli.device import _control_group_left, format_bytes, is_out_of_memory, memory, memory_for
 from llmcli.errors import OutOfMemoryError
 
 GIB = 1 << 30
@@ -31,15 +31,15 @@ def test_control_group_limits_reduce_free_memory(tmp_path: Path) -> None:
     belongs_to(tmp_path, "0::/outer/inner")
     names = ("memory.max", "memory.current")
     top = tmp_path / "sys/fs/cgroup"
-    assert _group_room(tmp_path) is None
+    assert _control_group_left(tmp_path) is None
     group(top / "outer/inner", "max", 3 * GIB, "active_file 0", names=names)
-    assert _group_room(tmp_path) is None
+    assert _control_group_left(tmp_path) is None
     # Cached files count as free; the outer group has the lower limit.
     stat = f"anon {GIB}\nactive_file {GIB // 4}\ninactive_file {GIB // 2}"
     group(top / "outer", str(4 * GIB), 3 * GIB, stat, names=names)
-    assert _group_room(tmp_path) == GIB + GIB * 3 // 4
+    assert _control_group_left(tmp_path) == GIB + GIB * 3 // 4
     group(top / "outer/inner", str(2 * GIB), 3 * GIB, "active_file 0", names=names)
-    assert _group_room(tmp_path) == 0
+    assert _control_group_left(tmp_path) == 0
 
 
 def test_control_groups_version_1_are_read(tmp_path: Path) -> None:
@@ -47,11 +47,11 @@ def test_control_groups_version_1_are_read(tmp_path: Path) -> None:
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
     # In a container the group's path may be missing; its limit is then that of the top folder.
     group(tmp_path / "sys/fs/cgroup/memory", str(2 * GIB), GIB, f"total_inactive_file {GIB // 2}", names=names)
-    assert _group_room(tmp_path) == GIB + GIB // 2
+    assert _control_group_left(tmp_path) == GIB + GIB // 2
 
 
 def test_missing_control_group_files_mean_no_limit(tmp_path: Path) -> None:
-    assert _group_room(tmp_path) is None
+    assert _control_group_left(tmp_path) is None
 
 
 def test_memory_of_this_machine() -> None:
@@ -103,4 +103,4 @@ def test_torch_reports_out_of_memory_as_expected() -> None:
 
 
 def test_bytes_are_formatted_for_messages() -> None:
-    assert (in_words(3 << 29), in_words(1 << 19)) == ("1.5 GiB", "0.5 MiB")
+    assert (format_bytes(3 << 29), format_bytes(1 << 19)) == ("1.5 GiB", "0.5 MiB")

@@ -11,7 +11,7 @@ from llmcli.bench.results import ModelFacts
 from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing, planned_formats
-from llmcli.checkpoint.memory_estimate import kept_bytes
+from llmcli.checkpoint.memory_estimate import parameter_bytes
 from llmcli.inspection.evaluation.flops import account
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model
@@ -86,7 +86,7 @@ def _kept(
     device: torch.device,
 ) -> dict[str, int]:
     model = meta_model(config)
-    return kept_bytes(model, planned_formats(model, packing, checkpoint, device), dtype)
+    return parameter_bytes(model, planned_formats(model, packing, checkpoint, device), dtype)
 
 
 def _with_cache(config: ModelConfig, weights: int, sizes: Sizes) -> dict[int, int]:

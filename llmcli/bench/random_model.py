@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llmcli.api import LoadedModel, why_readable
 from llmcli.bench.shapes import RANDOM
-from llmcli.checkpoint.load_packed import Packing, make_room, planned_formats
+from llmcli.checkpoint.load_packed import Packing, attach_packed_matrices, planned_formats
 from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model
@@ -38,7 +38,7 @@ def random_model(
     """
     model, kept = meta_model(config), parameters_of(config)
     check_memory(model, None, LoadRequest(device, dtype, packing), name=f"{name} of random weights")
-    packed = make_room(model, planned_formats(model, packing, None, device), dtype, device)
+    packed = attach_packed_matrices(model, planned_formats(model, packing, None, device), dtype, device)
     with torch.inference_mode(mode=False), torch.no_grad():
         for matrix in packed.values():
             _fill_packed(matrix)

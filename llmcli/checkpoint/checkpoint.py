@@ -20,9 +20,9 @@ from llmcli.checkpoint.gguf.families import architecture_of
 from llmcli.checkpoint.gguf.header import read_gguf
 from llmcli.checkpoint.gguf.model_files import gguf_of_folder
 from llmcli.checkpoint.gguf.tensors import GGUFTensors, is_ignored_gguf_tensor
-from llmcli.checkpoint.huggingface.config import tensors_of_further_layers
+from llmcli.checkpoint.huggingface.config import mtp_layer_range
 from llmcli.checkpoint.huggingface.names import is_extra_layer
-from llmcli.checkpoint.preload import GGUFAhead
+from llmcli.checkpoint.preload import PreloadedGGUF
 from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
 from llmcli.checkpoint.tensors.parameter_sources import ParameterSource, match_tensors
 from llmcli.checkpoint.tensors.small_tensors import read_numbers
@@ -71,7 +71,7 @@ class Checkpoint:
         return {"F16": torch.float16, "BF16": torch.bfloat16}.get(stored, torch.float32)
 
 
-def open_checkpoint(path: Path, ahead: GGUFAhead | FolderContents | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, ahead: PreloadedGGUF | FolderContents | None = None) -> Checkpoint:
     """Read and check the headers of the model in `path`, a folder or a GGUF file.
 
     `ahead` is the part of it that has been read already.
@@ -82,7 +82,7 @@ def open_checkpoint(path: Path, ahead: GGUFAhead | FolderContents | None = None)
     """
     if path.is_dir():
         return _open_folder(path, ahead if isinstance(ahead, FolderContents) else read_folder(path))
-    return _open_gguf(path, ahead if isinstance(ahead, GGUFAhead) else None)
+    return _open_gguf(path, ahead if isinstance(ahead, PreloadedGGUF) else None)
 
 
 def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
@@ -97,12 +97,12 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
 
         return folder_text_parts(folder, {**description.keys.values, **contents.keys.values}, config.vocab_size)
 
-    further = tensors_of_further_layers(description)
+    mtp_layers = mtp_layer_range(description)
     sources, notes = match_tensors(
         _parameter_shapes(config),
         HFTensors(contents.names, tensors, description.family, config).source,
         tensors,
-        ignored=lambda name: contents.ignored(name) or is_extra_layer(name, *further),
+        ignored=lambda name: contents.ignored(name) or is_extra_layer(name, *mtp_layers),
         belongs=contents.belongs,
         where=str(folder),
     )
@@ -122,7 +122,7 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
     )
 
 
-def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
+def _open_gguf(path: Path, ahead: PreloadedGGUF | None = None) -> Checkpoint:
     header = read_gguf(path) if ahead is None else ahead.header
     architecture, keys = architecture_of(header)
 
@@ -132,12 +132,12 @@ def _open_gguf(path: Path, ahead: GGUFAhead | None = None) -> Checkpoint:
         return gguf_text_parts(header, config.vocab_size)
 
     config = gguf_model_config(header, lambda name: read_numbers(header.tensors[name]))
-    further = (keys.layers(), keys.further_layers())
+    mtp_layers = (keys.layers(), keys.mtp_layers())
     sources, notes = match_tensors(
         _parameter_shapes(config),
         GGUFTensors(header, config, architecture.paired).source,
         header.tensors,
-        ignored=lambda name: is_ignored_gguf_tensor(name, *further),
+        ignored=lambda name: is_ignored_gguf_tensor(name, *mtp_layers),
         belongs=lambda name: True,
         where=str(path),
     )

@@ -22,7 +22,7 @@ from llmcli.files import replace_text, sha256_of
 from llmcli.paths import cache_folder
 
 _TEXT_SUFFIXES = (".json", ".jinja", ".model")
-_MOST_REMEMBERED = 1000
+_MOST_CACHED = 1000
 
 
 def file_hashes(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
@@ -36,21 +36,21 @@ def file_hashes(checkpoint: Checkpoint, progress: Callable[[int, int], None] | N
     """
     try:
         paths = sorted(_files(checkpoint))
-        known = _remembered()
-        marks = {path: _mark(path) for path in paths}
+        known = _cached_hashes()
+        marks = {path: _size_and_time(path) for path in paths}
         new = [path for path in paths if known.get(str(path.resolve()), [None])[:-1] != marks[path]]
         sizes = [path.stat().st_size for path in new]
         for index, path in enumerate(new):
 
-            def tell(done: int, before: int = sum(sizes[:index])) -> None:
+            def report(done: int, before: int = sum(sizes[:index])) -> None:
                 if progress is not None:
                     progress(before + done, sum(sizes))
 
-            known[str(path.resolve())] = [*marks[path], sha256_of(path, tell)]
+            known[str(path.resolve())] = [*marks[path], sha256_of(path, report)]
     except OSError as error:
         raise CheckpointError(f"{error.filename or checkpoint.path} could not be read: {error.strerror}.") from None
     if new:
-        _remember(known)
+        _cache_hashes(known)
     return {path.name: str(known[str(path.resolve())][-1]) for path in paths}
 
 
@@ -68,7 +68,7 @@ def weights_hash(checkpoint: Checkpoint, progress: Callable[[int, int], None] | 
     return hashlib.sha256(together.encode()).hexdigest()
 
 
-def remembered_hashes_path() -> Path:
+def hash_cache_path() -> Path:
     """The file in which hashes are cached."""
     return cache_folder() / "hashes.json"
 
@@ -93,21 +93,21 @@ def _paths(stored: StoredTensor) -> Iterator[Path]:
             yield part.path
 
 
-def _mark(path: Path) -> list[object]:
+def _size_and_time(path: Path) -> list[object]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
-def _remembered() -> dict[str, list[object]]:
+def _cached_hashes() -> dict[str, list[object]]:
     try:
-        found = json.loads(remembered_hashes_path().read_bytes())
+        found = json.loads(hash_cache_path().read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     entries = found.items() if isinstance(found, dict) else ()
     return {path: entry for path, entry in entries if isinstance(entry, list) and len(entry) == 3}
 
 
-def _remember(known: dict[str, list[object]]) -> None:
+def _cache_hashes(known: dict[str, list[object]]) -> None:
     """Cache the hashes, the newest last; if the file cannot be written, they are computed again next time."""
     with suppress(OSError):
-        replace_text(remembered_hashes_path(), json.dumps(dict(list(known.items())[-_MOST_REMEMBERED:]), indent=1))
+        replace_text(hash_cache_path(), json.dumps(dict(list(known.items())[-_MOST_CACHED:]), indent=1))

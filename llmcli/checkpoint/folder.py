@@ -81,7 +81,7 @@ def read_folder(folder: Path) -> FolderContents | None:
     description = family_config(keys)
     tensors: Mapping[str, StoredTensor]
     if weights.layout == "safetensors":
-        tensors = _unquantized(read_weights(indexes, weights, read_safetensors), keys, folder)
+        tensors = _collapse_quantized(read_weights(indexes, weights, read_safetensors), keys, folder)
     else:
         tensors = _read_torch(indexes, weights, keys)
     tensors = without_unwanted_biases(tensors, description.keys, description.family.biases)
@@ -90,12 +90,14 @@ def read_folder(folder: Path) -> FolderContents | None:
     return FolderContents(weights.layout, keys, description, tensors, tensor_map, config, notes=weights.notes)
 
 
-def _unquantized(tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path) -> Mapping[str, StoredTensor]:
+def _collapse_quantized(
+    tensors: Mapping[str, TensorInfo], keys: ConfigKeys, folder: Path
+) -> Mapping[str, StoredTensor]:
     if quantization_settings(tensors, keys, folder) is None:
         return tensors
-    from llmcli.checkpoint.quantized.detect import unquantized
+    from llmcli.checkpoint.quantized.detect import collapse_quantized
 
-    return unquantized(tensors, keys, folder)
+    return collapse_quantized(tensors, keys, folder)
 
 
 def _read_torch(indexes: FolderIndexes, weights: WeightFiles, keys: ConfigKeys) -> dict[str, TorchTensor]:
@@ -124,7 +126,7 @@ def _read_native(folder: Path, files: list[str]) -> FolderContents:
     if files[0].endswith(".safetensors"):
         stored = read_native_safetensors(folder, files)
         keys = hf_keys(params, embedding_rows(stored, folder / files[0]))
-        tensors, layout = _unquantized(stored, keys, folder), "consolidated safetensors"
+        tensors, layout = _collapse_quantized(stored, keys, folder), "consolidated safetensors"
     else:
         tensors = read_native_torch(folder, files, params.integer("dim"))
         keys = hf_keys(params, embedding_rows(tensors, folder / files[0]))

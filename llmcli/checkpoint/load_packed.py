@@ -21,7 +21,7 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
 from llmcli.checkpoint.tensors.row_spans import RowSpan, spans_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
-from llmcli.device import in_words, memory_for
+from llmcli.device import format_bytes, memory_for
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.repack import BlockPacker
 from llmcli.kernels.cuda.dequantize import unpacker_for
@@ -55,7 +55,7 @@ class PackingSizes:
     """Values packed at once on a GPU: enough to keep it busy; the chunks of all threads together stay smaller than one
     layer of an 8 B model.
     """
-    feels_long_groups: int = 1_000_000_000
+    short_groups_below: int = 1_000_000_000
     """Parameters below which long groups (many columns with one scale) cost quality. The starter keeps its most
     probable token at 57 % of positions with 4 bits in groups of 128, at 70 % in groups of 32; with 8 bits at 93 % with
     one scale a row, at 96 % in groups.
@@ -65,7 +65,7 @@ class PackingSizes:
 PACKING_SIZES = PackingSizes()
 
 
-def packed_unasked(checkpoint: Checkpoint, device: torch.device) -> Packing | None:
+def default_packing(checkpoint: Checkpoint, device: torch.device) -> Packing | None:
     """The default packing for a device: "stored" if its kernel reads stored blocks, else None (dense weights)."""
     if device.type == "cpu":
         return "stored"
@@ -92,7 +92,7 @@ def planned_formats(
     found = {parameter: _bits(parameter, packing, checkpoint) for parameter in parameters}
     short = checkpoint is not None and any(_in_short_groups(tensor) for tensor in checkpoint.tensors.values())
     size = sum(parameter.numel() for parameter in model.parameters())
-    small = packing != "stored" and size < sizes.feels_long_groups
+    small = packing != "stored" and size < sizes.short_groups_below
     kept = {
         bits: narrow(bits) if device.type == "cpu" else wide(bits, COLUMNS if short or small else None) for bits in BITS
     }
@@ -101,7 +101,7 @@ def planned_formats(
     return {parameter: kept[bits] for parameter, bits in found.items() if bits is not None}
 
 
-def make_room(
+def attach_packed_matrices(
     model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, device: torch.device
 ) -> dict[str, PackedMatrix]:
     """Replace parameters of `model` by packed matrices, not yet filled; returns these by parameter name.
@@ -190,7 +190,7 @@ def read_packed(
 def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
     """Turn a failed allocation of `nbytes` for weights into an `OutOfMemoryError`."""
     return memory_for(
-        lambda: f"the model's weights, {in_words(nbytes)}",
+        lambda: f"the model's weights, {format_bytes(nbytes)}",
         "Close other programs, use --quantize int4, or use a smaller model.",
     )
 

@@ -18,14 +18,14 @@ from llmcli.checkpoint.load_packed import (
     PACKING_SIZES,
     Packing,
     PackingSizes,
+    attach_packed_matrices,
     block_packer,
-    make_room,
     memory_for_weights,
     planned_formats,
     read_packed,
 )
 from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
-from llmcli.checkpoint.pinned_staging import Ring, fetching_to, stream, streamed_spans
+from llmcli.checkpoint.pinned_staging import Ring, device_copy, stream, streamed_spans
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.row_spans import RowSpan
 from llmcli.device import one_thread
@@ -66,11 +66,11 @@ def load_weights(
     dtypes = {name: torch.float32 if one.float32 else dtype for name, one in parameters_of(checkpoint.config).items()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
-    packed = make_room(model, planned_formats(model, packing, checkpoint, device, sizes), dtype, device)
+    packed = attach_packed_matrices(model, planned_formats(model, packing, checkpoint, device, sizes), dtype, device)
     here = _is_main_memory(device)
     packer = block_packer() if packed and here else None
     threads = torch.get_num_threads() if here else _DEVICE_READERS
-    ring = Ring(fetching_to(device), 2 * threads)
+    ring = Ring(device_copy(device), 2 * threads)
     dense = [name for name in shapes if name not in packed]
     streamed = {} if here else _streamed(checkpoint, dense, ring)
 

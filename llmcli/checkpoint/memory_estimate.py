@@ -15,7 +15,7 @@ import torch
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing, planned_formats
-from llmcli.device import in_words, memory
+from llmcli.device import format_bytes, memory
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.base import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import ModelConfig, Transformer
@@ -64,7 +64,7 @@ def footprint(
     device: torch.device,
 ) -> Footprint:
     """Memory of `model` (may be on `meta`) on `device`: parameters in `planned` packed, others in `dtype`."""
-    weights = sum(kept_bytes(model, planned, dtype).values())
+    weights = sum(parameter_bytes(model, planned, dtype).values())
     tokens = min(context or _UNASKED_CONTEXT, model.config.context_length)
     working = _working(model.config, tokens, dtype, device)
     if device.type == "cuda" and planned:
@@ -73,7 +73,7 @@ def footprint(
     return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), working)
 
 
-def kept_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype) -> dict[str, int]:
+def parameter_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype) -> dict[str, int]:
     """Bytes of each parameter: packed if in `planned`, float32 if it must be, else in `dtype`."""
     found = {}
     for name, parameter in parameters_of(model.config).items():
@@ -103,14 +103,16 @@ def check_memory(
         return
     kept = {None: str(request.dtype).removeprefix("torch."), "stored": "the bits they are stored in"}
     context = (
-        "" if request.context is None else f" and {in_words(needed.cache)} for a context of {request.context} tokens"
+        ""
+        if request.context is None
+        else f" and {format_bytes(needed.cache)} for a context of {request.context} tokens"
     )
     name = name if checkpoint is None else str(checkpoint.path)
-    fitting = ", ".join(_what_fits(model, checkpoint, request, free))
+    fitting = ", ".join(_fitting_settings(model, checkpoint, request, free))
     raise OutOfMemoryError(
-        f"{name} does not fit: it takes {in_words(needed.total)}, with {in_words(needed.weights)} for the "
+        f"{name} does not fit: it takes {format_bytes(needed.total)}, with {format_bytes(needed.weights)} for the "
         f"weights in {kept.get(request.packing, request.packing)}{context}, "
-        f"and {request.device} has {in_words(free)} free. "
+        f"and {request.device} has {format_bytes(free)} free. "
         + (f"This would fit: {fitting}." if fitting else "Close other programs, or use a smaller model.")
     )
 
@@ -120,7 +122,9 @@ def _needed(model: Transformer, checkpoint: Checkpoint | None, request: LoadRequ
     return footprint(model, planned, request.dtype, request.context, request.device)
 
 
-def _what_fits(model: Transformer, checkpoint: Checkpoint | None, request: LoadRequest, free: int) -> Iterator[str]:
+def _fitting_settings(
+    model: Transformer, checkpoint: Checkpoint | None, request: LoadRequest, free: int
+) -> Iterator[str]:
     """Yield the flags with which the model fits into `free` bytes, those closest to the request first."""
     packings: list[tuple[str, Packing | None]] = [("", request.packing)]
     if request.may_pack and request.packing in (None, "stored", "int8"):
@@ -136,7 +140,7 @@ def _what_fits(model: Transformer, checkpoint: Checkpoint | None, request: LoadR
             needed = footprint(model, planned, dtype, request.context, request.device)
             if needed.total <= free:
                 fitting.add(flag)
-                yield f"{' '.join(flags)} ({in_words(needed.total)})"
+                yield f"{' '.join(flags)} ({format_bytes(needed.total)})"
             elif request.context is not None:
                 longest = _longest_context(model, planned, dtype, request.context, request.device, free)
                 if longest:

@@ -27,7 +27,7 @@ BUFFER_BYTES = 8 << 20
 _STREAMED = ("F32", "F16", "BF16")
 
 
-class Fetching(Protocol):
+class DeviceCopy(Protocol):
     """How a device copies bytes from main memory."""
 
     def buffer(self, nbytes: int) -> Tensor:
@@ -40,18 +40,18 @@ class Fetching(Protocol):
         """
 
 
-class FromPinned:
+class PinnedCopy:
     """A CUDA device copies pinned memory asynchronously, in stream order; `put` runs in stream order too."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def buffer(self, nbytes: int) -> Tensor:
-        """See `Fetching`."""
+        """See `DeviceCopy`."""
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
     def fetch(self, source: Tensor, put: Callable[[Tensor], object]) -> Callable[[], object]:
-        """See `Fetching`."""
+        """See `DeviceCopy`."""
         there = source.to(self._device, non_blocking=True)
         # A blocking event lets the waiting thread sleep: busy waits would take CPU time from threads that read.
         fetched = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -61,31 +61,31 @@ class FromPinned:
         return wait
 
 
-class FromAnywhere:
+class PlainCopy:
     """Other devices copy synchronously."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def buffer(self, nbytes: int) -> Tensor:
-        """See `Fetching`."""
+        """See `DeviceCopy`."""
         return torch.empty(nbytes, dtype=torch.uint8)
 
     def fetch(self, source: Tensor, put: Callable[[Tensor], object]) -> Callable[[], object]:
-        """See `Fetching`."""
+        """See `DeviceCopy`."""
         put(source.to(self._device))
         return _no_wait
 
 
-def fetching_to(device: torch.device) -> Fetching:
+def device_copy(device: torch.device) -> DeviceCopy:
     """The fastest way to copy to `device`."""
-    return FromPinned(device) if device.type == "cuda" else FromAnywhere(device)
+    return PinnedCopy(device) if device.type == "cuda" else PlainCopy(device)
 
 
 class Ring:
     """A pool of at most `count` buffers, allocated on demand; thread-safe."""
 
-    def __init__(self, fetching: Fetching, count: int, *, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(self, fetching: DeviceCopy, count: int, *, buffer_bytes: int = BUFFER_BYTES) -> None:
         self.buffer_bytes = buffer_bytes
         self._fetching, self._unmade = fetching, count
         self._lock = threading.Lock()

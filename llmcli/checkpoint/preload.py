@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GGUFAhead:
+class PreloadedGGUF:
     """The parts of a GGUF checkpoint that need no torch."""
 
     header: GGUFHeader
@@ -29,7 +29,7 @@ class GGUFAhead:
     """Already done; it may hold an error: the tokenizer is damaged or of an unsupported kind."""
 
 
-def read_gguf_ahead(path: Path) -> GGUFAhead | None:
+def preload_gguf(path: Path) -> PreloadedGGUF | None:
     """Read the header and the text parts of a GGUF file; None if it is one shard of several.
 
     An error of the tokenizer is raised only when its result is read, so that a graver error of the file comes first.
@@ -56,4 +56,4 @@ def read_gguf_ahead(path: Path) -> GGUFAhead | None:
     # Vocabularies are most of a header, and only the tokenizer needs them.
     for key in [key for key in metadata if key.startswith("tokenizer.")]:
         del metadata[key]
-    return GGUFAhead(header, text)
+    return PreloadedGGUF(header, text)

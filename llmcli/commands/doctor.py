@@ -45,9 +45,9 @@ def doctor(
     name, of_model = "", []
     if model is not None:
         checkpoint = find_checkpoint(model)
-        from llmcli.doctor.model_checks import check_up
+        from llmcli.doctor.model_checks import check_model
 
-        name, of_model = checkpoint.name, check_up(checkpoint, device=device, dtype=dtype)
+        name, of_model = checkpoint.name, check_model(checkpoint, device=device, dtype=dtype)
     if as_json:
         value = {
             "machine": around,

@@ -55,7 +55,7 @@ class LiveConversation:
         """The file, or None before it is created."""
         return None if self._file is None else self._file.path
 
-    def another(self) -> LiveConversation:
+    def new_conversation(self) -> LiveConversation:
         """A new conversation with the same setting for saving."""
         return LiveConversation(save=self._save, on_fault=self._on_fault)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from llmcli.conversations.records import VERSION, Begin, Record, from_line, to_line
 from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import new_beside
+from llmcli.files import create_damaged_file
 from llmcli.paths import data_folder
 
 _SUFFIX = ".jsonl"
@@ -83,9 +83,9 @@ class ConversationFile:
             raise LlmcliError(f"{path} cannot be opened: {error.strerror}.") from error
         try:
             _lock(file, path)
-            aside = _set_damage_aside(file, path)
+            aside = _cut_damage(file, path)
             tree, note = read_conversation(path)
-            _mend(file, path)
+            _repair_end(file, path)
         except BaseException:
             file.close()
             raise
@@ -118,7 +118,7 @@ def read_conversation(path: Path) -> tuple[Tree, str | None]:
     whole, torn = _split(data)
     tree = Tree()
     for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-        _take_line(tree, line, number, path)
+        _apply_line(tree, line, number, path)
     if tree.begin is None:
         raise LlmcliError(f"{path} is empty; it holds no conversation.")
     return tree, f"The last line of {path} is incomplete and was left out." if torn else None
@@ -139,7 +139,7 @@ def _contents(path: Path) -> bytes:
         raise LlmcliError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _take_line(tree: Tree, line: bytes, number: int, path: Path) -> None:
+def _apply_line(tree: Tree, line: bytes, number: int, path: Path) -> None:
     """Apply the next line to `tree`; `LlmcliError` if the line is invalid."""
     record = _record(line, f"{path}, line {number}")
     if isinstance(record, Begin) and record.version > VERSION:
@@ -149,13 +149,13 @@ def _take_line(tree: Tree, line: bytes, number: int, path: Path) -> None:
     _apply(tree, record, f"{path}, line {number}")
 
 
-def _set_damage_aside(file: FileIO, path: Path) -> str | None:
+def _cut_damage(file: FileIO, path: Path) -> str | None:
     """Copy a damaged file aside and cut it at the damage; returns a note for the user, None if it is undamaged."""
     whole, _ = _split(_contents(path))
     tree, sound = Tree(), 0
     for number, line in enumerate(whole.split(b"\n")[:-1], 1):
         try:
-            _take_line(tree, line, number, path)
+            _apply_line(tree, line, number, path)
         except _LaterVersionError:
             raise
         except LlmcliError as error:
@@ -171,7 +171,7 @@ def _set_damage_aside(file: FileIO, path: Path) -> str | None:
 def _copy_aside(path: Path) -> Path:
     """Copy a file beside itself, under an unused name that is not listed as a conversation."""
     try:
-        copy, descriptor = new_beside(path)
+        copy, descriptor = create_damaged_file(path)
     except OSError as error:
         raise LlmcliError(f"{path} is damaged, and {error.filename} cannot be written: {error.strerror}.") from error
     with os.fdopen(descriptor, "wb") as file:
@@ -253,7 +253,7 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
     return data + b"\n", b""
 
 
-def _mend(file: FileIO, path: Path) -> None:
+def _repair_end(file: FileIO, path: Path) -> None:
     """Remove an incomplete last line, or add a missing line end."""
     data = path.read_bytes()
     whole, torn = _split(data)

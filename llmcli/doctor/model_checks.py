@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.checkpoint.load_packed import packed_unasked, planned_formats
-from llmcli.checkpoint.memory_estimate import kept_bytes
+from llmcli.checkpoint.load_packed import default_packing, planned_formats
+from llmcli.checkpoint.memory_estimate import parameter_bytes
 from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype, memory
 from llmcli.doctor.finding import Finding
@@ -29,7 +29,7 @@ _SYSTEM, _USER, _REPLY, _AGAIN = "zyxwv system", "zyxwv question", "zyxwv reply"
 _MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?(?:start|end)_of_turn>|\[/?(?:INST|SYSTEM_PROMPT)\]|<｜[^｜<>]{1,40}｜>")
 
 
-def check_up(checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto") -> list[Finding]:
+def check_model(checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto") -> list[Finding]:
     """Check everything about a model except its weights.
 
     Raises:
@@ -60,10 +60,10 @@ def _memory(checkpoint: Checkpoint, device: str, dtype: str) -> Iterator[Finding
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
     unasked = dtype == "auto" and why_no_kernel(checkpoint.config, where) is None
-    packing = packed_unasked(checkpoint, where) if unasked else None
+    packing = default_packing(checkpoint, where) if unasked else None
     model = meta_model(checkpoint.config)
     planned = planned_formats(model, packing, checkpoint, where)
-    needed = sum(kept_bytes(model, planned, kind).values())
+    needed = sum(parameter_bytes(model, planned, kind).values())
     _, free = memory(where)
     kept = "the bits they are stored in" if planned else str(kind).removeprefix("torch.")
     words = f"the weights take {needed / 2**30:.2f} GiB in {kept} on {where}"
@@ -86,8 +86,8 @@ def _stops(parts: TextParts) -> Iterator[Finding]:
 
 def _recommendations(parts: TextParts) -> Iterator[Finding]:
     if parts.generation_defaults:
-        told = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in parts.generation_defaults.items())
-        yield Finding("good", "sampling", f"the model's files recommend {told}")
+        settings = ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in parts.generation_defaults.items())
+        yield Finding("good", "sampling", f"the model's files recommend {settings}")
     else:
         yield Finding("note", "sampling", "no generation config recommends any settings; llm's defaults are used")
 
@@ -118,7 +118,7 @@ def _template(subject: str, template: ChatTemplate, parts: TextParts) -> Iterato
         yield Finding("note", subject, "it does not mark where the reply begins, so the model may not answer")
     yield from _system(subject, template)
     ids = build_chat(tokenizer, template, [Message("user", _USER)]).ids
-    yield from _beginning(subject, tokenizer, ids)
+    yield from _bos_tokens(subject, tokenizer, ids)
     yield from _markers(subject, tokenizer, alone)
     yield from _end_of_reply(subject, template, parts)
     yield Finding("good", subject, f"a short question is {len(ids)} tokens with all that the template adds")
@@ -137,7 +137,7 @@ def _system(subject: str, template: ChatTemplate) -> Iterator[Finding]:
         yield Finding("good", subject, "it takes a system prompt")
 
 
-def _beginning(subject: str, tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[Finding]:
+def _bos_tokens(subject: str, tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[Finding]:
     """Check the number of BOS tokens: more than one confuses a model, and so may a missing one."""
     bos = tokenizer.bos_id
     raw = tokenizer.encode("a")

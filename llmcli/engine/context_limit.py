@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from llmcli.device import in_words, memory, memory_for
+from llmcli.device import format_bytes, memory, memory_for
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.model import ModelConfig, Transformer
 
@@ -44,9 +44,9 @@ def memory_for_text(model: Transformer, tokens: int) -> AbstractContextManager[N
     """Where a text of so many tokens is read: `OutOfMemoryError` if its cache, or reading it, takes too much."""
 
     def what() -> str:
-        cache = in_words(model.config.kv_bytes(tokens, model.dtype.itemsize))
+        cache = format_bytes(model.config.kv_bytes(tokens, model.dtype.itemsize))
         free = memory(model.device)[1]
-        left = "" if free is None else f", and {model.device} has {in_words(free)} left"
+        left = "" if free is None else f", and {model.device} has {format_bytes(free)} left"
         return f"a text of {tokens} tokens: their keys and values alone take {cache}{left}"
 
     return memory_for(what, "Use a shorter text or a smaller --context, or make room with --quantize int4.")

@@ -38,7 +38,7 @@ def aliases() -> dict[str, str]:
         return {}
 
 
-def meant_by(name: str) -> str | None:
+def alias_target(name: str) -> str | None:
     """The model that the alias `name` means; None if there is no such alias.
 
     Raises:

@@ -57,7 +57,7 @@ def fetch_model(name: str | HubName, progress: Progress = no_progress) -> Path:
     path = model_in(download.snapshot, hub_name)
     if path is None:
         raise ModelNotFoundError(f"{hub_name} was fetched, but {download.snapshot} does not hold a complete model.")
-    _point_to(hub_name, commit)
+    _set_ref(hub_name, commit)
     return path
 
 
@@ -190,7 +190,7 @@ class _Download:
             watcher.join()
 
 
-def _point_to(name: HubName, commit: str) -> None:
+def _set_ref(name: HubName, commit: str) -> None:
     """Let the branch or tag in the cache point to `commit`, all of whose files are there now."""
     revision = name.revision or "main"
     if revision == commit:

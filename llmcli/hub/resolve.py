@@ -15,7 +15,7 @@ from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.gguf.model_files import first_part_of
 from llmcli.errors import LlmcliError, ModelNotFoundError, UsageError
 from llmcli.hub import cache, starter, store
-from llmcli.hub.aliases import aliases, meant_by
+from llmcli.hub.aliases import alias_target, aliases
 from llmcli.hub.repo_files import HubName, parse_hub_name
 from llmcli.hub.store import Progress, no_progress
 
@@ -52,7 +52,7 @@ def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None =
     path = _existing_path(name)
     if path is not None:
         return path
-    meant = meant_by(name)
+    meant = alias_target(name)
     if meant is not None:
         name = meant
         path = _existing_path(name)
@@ -167,7 +167,7 @@ def _starter(fetch: bool, progress: Progress) -> Path:
 def _as_hub_name(name: str) -> HubName | None:
     """The hub name that `resolve` would use for `name`; None if it would find a local model first."""
     if _stat(name) is None:
-        name = meant_by(name) or name
+        name = alias_target(name) or name
     if _stat(name) is not None or starter.STARTER.called(name) or store.find(name) is not None:
         return None
     return parse_hub_name(name)

@@ -96,7 +96,7 @@ def fetch_starter(progress: Progress = no_progress) -> Path:
         except OSError as error:
             raise _failure(f"{error.strerror} in {folder}") from error
         final = store.install(temporary, STARTER.file_name)
-        _remember(final)
+        _note_verified(final)
         return final
 
 
@@ -105,14 +105,14 @@ def _is_starter(path: Path) -> bool:
     try:
         if path.stat().st_size != STARTER.bytes:
             return False
-        if _fingerprint(path) in _remembered():
+        if _fingerprint(path) in _verified_files():
             return True
         if sha256_of(path) != STARTER.sha256:
             return False
     except OSError:
         return False
     with suppress(OSError):
-        _remember(path)
+        _note_verified(path)
     return True
 
 
@@ -121,7 +121,7 @@ def _fingerprint(path: Path) -> list[object]:
     return [str(path), status.st_size, status.st_mtime_ns, STARTER.sha256]
 
 
-def _remembered() -> list[object]:
+def _verified_files() -> list[object]:
     try:
         known = json.loads((store.store_folder() / ".verified.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -129,9 +129,9 @@ def _remembered() -> list[object]:
     return known if isinstance(known, list) else []
 
 
-def _remember(path: Path) -> None:
+def _note_verified(path: Path) -> None:
     fingerprint = _fingerprint(path)
-    others = [known for known in _remembered() if isinstance(known, list) and known[:1] != fingerprint[:1]]
+    others = [known for known in _verified_files() if isinstance(known, list) and known[:1] != fingerprint[:1]]
     note = store.store_folder() / ".verified.json"
     # A partly written note is harmless: it cannot be parsed, and the file is hashed again.
     with suppress(OSError):

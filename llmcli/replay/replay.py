@@ -63,29 +63,29 @@ def replay(
         raise UsageError(f"The run has tokens that {loaded.name} does not have; it was recorded with another model.")
     engine = loaded.engine(context_length=min(run.context_length, loaded.config.context_length))
     ended = run.finish_reason == "stop"
-    said: list[int] = []
+    replayed: list[int] = []
     changes = [0.0]
     reason = ""
     # If the recording was cut off, there is no next token to compare.
-    most = len(run.tokens) + ended
+    last = len(run.tokens) + ended
     events = engine.stream(run.prompt_ids, run.settings, probabilities=True, start=run.start, interruption=interruption)
     for event in events:
         if isinstance(event, Finish):
             reason = event.reason
         elif isinstance(event, Step):
-            at = len(said)
-            said.append(event.id)
+            at = len(replayed)
+            replayed.append(event.id)
             if at == len(run.tokens) or event.id != run.tokens[at].id:
                 break
             changes.append(abs(change(run.tokens[at].logprob, event.logprob or 0.0)))
             if progress is not None:
-                progress(len(said), len(run.tokens))
-            if len(said) == most:
+                progress(len(replayed), len(run.tokens))
+            if len(replayed) == last:
                 break
     if reason == "interrupted":
-        raise LlmcliError(f"Interrupted after {len(said)} of {len(run.tokens)} tokens, which were the same so far.")
+        raise LlmcliError(f"Interrupted after {len(replayed)} of {len(run.tokens)} tokens, which were the same so far.")
     agree = len(changes) - 1
-    same = agree == len(run.tokens) == len(said) and (not ended or reason == "stop")
+    same = agree == len(run.tokens) == len(replayed) and (not ended or reason == "stop")
     now = _described(versions(), loaded, files)
     then = {**_prefixed(run.versions, run.files), "device": run.device, "dtype": run.dtype, "weights": run.weights}
     names = dict.fromkeys((*then, *now))
@@ -93,7 +93,9 @@ def replay(
         same=same,
         compared=agree,
         recorded_tokens=len(run.tokens),
-        first_difference=None if same else _difference(loaded, run, agree, said[agree] if agree < len(said) else None),
+        first_difference=None
+        if same
+        else _difference(loaded, run, agree, replayed[agree] if agree < len(replayed) else None),
         largest_change=max(changes),
         changed={name: pair for name in names if len(set(pair := (then.get(name, ""), now.get(name, "")))) == 2},
     )
@@ -113,8 +115,8 @@ def _difference(loaded: LoadedModel, run: RunRecord, index: int, replayed: int |
             return Ending(None, float(logprobs[stops].logsumexp(-1)) if stops else -math.inf, None)
         return Ending(token(loaded.tokenizer, token_id), float(logprobs[token_id]), then.get(token_id))
 
-    then_said, now_said = ending(expected), ending(replayed)
-    return Difference(index, then_said, now_said, change(then_said.logprob, now_said.logprob))
+    before, now = ending(expected), ending(replayed)
+    return Difference(index, before, now, change(before.logprob, now.logprob))
 
 
 def _described(numbers: Mapping[str, str], loaded: LoadedModel, files: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ _frozen = False
 
 
 @contextmanager
-def no_garbage() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """Disable garbage collection inside the block; each collection would take a tenth of a second."""
     global _frozen
     enabled = gc.isenabled()

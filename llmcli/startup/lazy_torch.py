@@ -50,16 +50,16 @@ def import_torch() -> None:
     """
     if "torch" in sys.modules or imports_plainly():
         return
-    put_off, finder = _put_off(), _ParentFirst()
-    if not put_off:
+    deferred, finder = _deferred_modules(), _ParentFirst()
+    if not deferred:
         return
-    sys.modules.update(put_off)
+    sys.modules.update(deferred)
     sys.meta_path.insert(0, finder)
     try:
         import torch
     except BaseException:
         sys.meta_path.remove(finder)
-        for name in put_off:
+        for name in deferred:
             sys.modules.pop(name, None)
         raise
     _bind()
@@ -70,7 +70,7 @@ def import_torch() -> None:
         torch._C._set_generator_metaclass(OpaqueBaseMeta)
 
 
-class _PutOff(ModuleType):
+class _DeferredModule(ModuleType):
     """A deferred module: it is executed when an attribute of it is first read."""
 
     def __getattr__(self, name: str) -> Any:
@@ -84,7 +84,7 @@ class _PutOff(ModuleType):
         """Execute the module once; other threads wait meanwhile, but the module itself may read its attributes."""
         with _RUNNING:
             first = sys.modules[_FOR_COMPILERS[0]]
-            if self.__name__ in _FOR_COMPILERS[1:] and isinstance(first, _PutOff):
+            if self.__name__ in _FOR_COMPILERS[1:] and isinstance(first, _DeferredModule):
                 first.run()
             spec = vars(self).pop("_unrun", None)
             if spec is not None:
@@ -97,7 +97,7 @@ class _ParentFirst(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         parent = sys.modules.get(name.rpartition(".")[0])
-        if not isinstance(parent, _PutOff) or "_unrun" not in vars(parent):
+        if not isinstance(parent, _DeferredModule) or "_unrun" not in vars(parent):
             return None
         parent.run()
         # If the package imported the submodule meanwhile, use that one: it must not be executed twice.
@@ -118,7 +118,7 @@ class _Imported(Loader):
         module.__spec__ = self._spec
 
 
-def _put_off() -> dict[str, ModuleType]:
+def _deferred_modules() -> dict[str, ModuleType]:
     """The deferrable modules, not executed; empty if one of them is not where this version of torch has it."""
     torch = importlib.util.find_spec("torch")
     if torch is None or not torch.submodule_search_locations:
@@ -130,7 +130,7 @@ def _put_off() -> dict[str, ModuleType]:
         if spec is None or spec.loader is None:
             return {}
         # The attributes that an import sets.
-        found[name] = module = _PutOff(name)
+        found[name] = module = _DeferredModule(name)
         module.__spec__, module.__loader__, module.__package__ = spec, spec.loader, spec.parent
         module.__file__, vars(module)["_unrun"] = spec.origin, spec
         if spec.submodule_search_locations is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.startup.garbage_collection import no_garbage
+from llmcli.startup.garbage_collection import gc_disabled
 
 if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.checkpoint.folder import FolderContents
-    from llmcli.checkpoint.preload import GGUFAhead
+    from llmcli.checkpoint.preload import PreloadedGGUF
 
 
 def open_ahead(path: Path, *, weights: bool) -> Checkpoint:
@@ -23,19 +23,19 @@ def open_ahead(path: Path, *, weights: bool) -> Checkpoint:
 
     if weights:
         read_ahead(path)
-    with no_garbage():
+    with gc_disabled():
         if weights:
             load_torch_ahead()
         from llmcli.checkpoint.folder import read_folder
         from llmcli.checkpoint.gguf.model_files import gguf_of_folder
-        from llmcli.checkpoint.preload import read_gguf_ahead
+        from llmcli.checkpoint.preload import preload_gguf
 
-        ahead: GGUFAhead | FolderContents | None = None
+        ahead: PreloadedGGUF | FolderContents | None = None
         if path.is_dir():
             ahead = read_folder(path)
             path = path if ahead else gguf_of_folder(path)
         if ahead is None:
-            ahead = read_gguf_ahead(path)
+            ahead = preload_gguf(path)
         if weights:
             from llmcli.startup.lazy_torch import import_torch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
-from llmcli.checkpoint.file_hashes import file_hashes, remembered_hashes_path
+from llmcli.checkpoint.file_hashes import file_hashes, hash_cache_path
 from llmcli.errors import CheckpointError
 from tests.support.models.tiny import save, tiny_model
 
@@ -61,7 +61,7 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"/x": 1}', "\udcff"])
 def test_a_damaged_or_unwritable_cache_costs_only_time(folder: Path, content: str) -> None:
-    path = remembered_hashes_path()
+    path = hash_cache_path()
     path.parent.mkdir(parents=True)
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     first, told = hashed(folder)

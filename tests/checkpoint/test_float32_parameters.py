@@ -10,7 +10,7 @@ import torch
 
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
-from llmcli.checkpoint.memory_estimate import kept_bytes
+from llmcli.checkpoint.memory_estimate import parameter_bytes
 from llmcli.inspection.core.neuron_values import activations, firing
 from llmcli.model import Transformer
 from llmcli.model.meta_device import meta_model
@@ -100,7 +100,7 @@ def test_selection_biases_are_not_rounded_to_bfloat16(kind: str, options: dict[s
 @pytest.mark.parametrize("name", ROUTED)
 def test_bytes_of_float32_parameters_are_counted(name: str, tmp_path: Path) -> None:
     folder = save(random_with_biases(name), tmp_path)
-    counted = kept_bytes(meta_model(open_checkpoint(folder).config), {}, torch.bfloat16)
+    counted = parameter_bytes(meta_model(open_checkpoint(folder).config), {}, torch.bfloat16)
     kept = llmcli.load(folder, dtype="bfloat16", device="cpu").model.named_parameters()
     assert counted == {parameter: values.nbytes for parameter, values in kept}
 

@@ -23,9 +23,16 @@ from torch.utils._pytree import tree_leaves
 
 from llmcli.checkpoint import load_weights as weights_module
 from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from llmcli.checkpoint.load_packed import Packing, PackingSizes, make_room, packed_unasked, planned_formats, read_packed
+from llmcli.checkpoint.load_packed import (
+    Packing,
+    PackingSizes,
+    attach_packed_matrices,
+    default_packing,
+    planned_formats,
+    read_packed,
+)
 from llmcli.checkpoint.load_weights import load_weights
-from llmcli.checkpoint.memory_estimate import kept_bytes
+from llmcli.checkpoint.memory_estimate import parameter_bytes
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import groups_of
 from llmcli.model import Transformer
@@ -41,7 +48,7 @@ from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 META = torch.device("meta")
-AS_IF_LARGE = PackingSizes(device_values=1 << 12, feels_long_groups=0)
+AS_IF_LARGE = PackingSizes(device_values=1 << 12, short_groups_below=0)
 
 
 class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -103,7 +110,9 @@ def loaded(checkpoint: Checkpoint, packing: Packing, counted: Peak) -> Transform
 
 def packed_bytes(checkpoint: Checkpoint, packing: Packing) -> int:
     model = meta_model(checkpoint.config)
-    matrices = make_room(model, planned_formats(model, packing, checkpoint, META, AS_IF_LARGE), torch.bfloat16, META)
+    matrices = attach_packed_matrices(
+        model, planned_formats(model, packing, checkpoint, META, AS_IF_LARGE), torch.bfloat16, META
+    )
     dense = sum(parameter.nbytes for name, parameter in model.named_parameters())
     return sum(matrix.nbytes for matrix in matrices.values()) + dense
 
@@ -159,9 +168,9 @@ def test_stored_packing_is_the_default_if_the_kernel_reads_it(
 ) -> None:
     path = write_gguf(made(family, intermediate_size=64), tmp_path / "m.gguf", kind_of=kind_of)
     checkpoint = open_checkpoint(path)
-    assert packed_unasked(checkpoint, torch.device("cuda")) == on_cuda
-    assert packed_unasked(checkpoint, torch.device("cpu")) == "stored"
-    assert packed_unasked(checkpoint, torch.device("mps")) is None
+    assert default_packing(checkpoint, torch.device("cuda")) == on_cuda
+    assert default_packing(checkpoint, torch.device("cpu")) == "stored"
+    assert default_packing(checkpoint, torch.device("mps")) is None
 
 
 @pytest.mark.parametrize(
@@ -182,9 +191,9 @@ def test_packed_blocks_on_a_gpu_keep_the_stored_values(
     shadow, dense = meta_model(checkpoint.config), load_weights(checkpoint, torch.device("cpu"), torch.float32)
     planned = planned_formats(shadow, "stored", checkpoint, torch.device("cuda"))
     assert {(kept.bits, kept.group, kept.wide) for kept in planned.values()} == {(each, 32, True) for each in bits}
-    told = kept_bytes(shadow, planned, torch.float32)
+    told = parameter_bytes(shadow, planned, torch.float32)
     with TensorReader() as reader:
-        for name, matrix in make_room(shadow, planned, torch.float32, torch.device("cpu")).items():
+        for name, matrix in attach_packed_matrices(shadow, planned, torch.float32, torch.device("cpu")).items():
             read_packed(checkpoint.sources[name], checkpoint.tensors, reader, matrix)
             values = torch.stack([matrix[index] for index in range(matrix.count)])
             assert torch.equal(values, dense.get_parameter(name).view(values.shape)), name
@@ -246,5 +255,5 @@ def test_small_models_are_quantized_in_short_groups(tmp_path: Path) -> None:
     model = meta_model(open_checkpoint(tiny_checkpoint(tmp_path, "llama")).config)
     cuda, size = torch.device("cuda"), sum(parameter.numel() for parameter in model.parameters())
     for limit, group in ((size + 1, 32), (size, 128)):
-        sizes = PackingSizes(feels_long_groups=limit)
+        sizes = PackingSizes(short_groups_below=limit)
         assert planned_formats(model, "int4", None, cuda, sizes)["layers.0.mlp.up_proj.weight"] == wide(4, group)

@@ -15,7 +15,7 @@ from torch import Tensor
 from llmcli.checkpoint import load_weights as weights_module
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.load_weights import load_weights
-from llmcli.checkpoint.pinned_staging import FromAnywhere, Ring, fetching_to, stream, streamed_spans
+from llmcli.checkpoint.pinned_staging import PlainCopy, Ring, device_copy, stream, streamed_spans
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError
 from llmcli.model.meta_device import meta_model
@@ -125,7 +125,7 @@ def test_a_truncated_file_loses_no_buffer_of_the_ring(tmp_path: Path) -> None:
     file = folder / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:2000])
-    ring = Ring(FromAnywhere(CPU), 1, buffer_bytes=1000)
+    ring = Ring(PlainCopy(CPU), 1, buffer_bytes=1000)
     target = torch.empty(checkpoint.config.vocab_size, checkpoint.config.hidden_size)
     with TensorReader() as reader, pytest.raises(CheckpointError, match="cut short"):
         stream(spans, reader, target, ring)
@@ -142,7 +142,7 @@ def test_a_model_is_loaded_through_the_ring(family: str, tmp_path: Path, monkeyp
     right = expected(folder, torch.float32)
     noting = mock.Mock(wraps=stream)
     monkeypatch.setattr(weights_module, "stream", noting)
-    monkeypatch.setattr(weights_module, "fetching_to", lambda device: FromAnywhere(CPU))
+    monkeypatch.setattr(weights_module, "device_copy", lambda device: PlainCopy(CPU))
     monkeypatch.setattr(weights_module, "_is_main_memory", lambda device: False)
     model = load_weights(open_checkpoint(folder), CPU, torch.float32)
     assert noting.call_count >= 2
@@ -156,7 +156,7 @@ def test_a_model_is_loaded_through_the_ring(family: str, tmp_path: Path, monkeyp
 def test_loading_on_a_gpu_equals_loading_on_a_cpu(family: str, tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, family, hidden_size=512, intermediate_size=2048)
     cuda = torch.device("cuda")
-    assert not isinstance(fetching_to(cuda), FromAnywhere)
+    assert not isinstance(device_copy(cuda), PlainCopy)
     model = load_weights(open_checkpoint(folder), cuda, torch.float32)
     right = expected(folder, torch.float32)
     for name, values in model.named_parameters():

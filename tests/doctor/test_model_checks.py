@@ -10,7 +10,7 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.doctor import model_checks
 from llmcli.doctor.finding import Finding
 from llmcli.doctor.machine import implementation, machine
-from llmcli.doctor.model_checks import check_up
+from llmcli.doctor.model_checks import check_model
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.build import Library, load_library
 from tests.support.models.tiny import TEMPLATE, edit_config, write_text_files
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def findings(folder: Path, template: str | None = TEMPLATE) -> list[Finding]:
     write_text_files(folder, template=template)
-    return check_up(open_checkpoint(folder))
+    return check_model(open_checkpoint(folder))
 
 
 def problems(found: list[Finding]) -> list[str]:
@@ -132,14 +132,14 @@ def test_a_model_without_stop_tokens_is_a_problem(tmp_path: Path) -> None:
     config["chat_template"] = TEMPLATE.replace("<|end|>", "<|over|>")
     del config["eos_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    found = check_up(open_checkpoint(folder))
+    found = check_model(open_checkpoint(folder))
     assert problems(found) == []
     messages = {finding.message for finding in found}
     assert "<|over|> (257), from the template ends a turn with it" in messages
     assert "it ends replies with <|over|> (257), which no file declares; replies end there" in messages
     config["chat_template"] = TEMPLATE.replace("<|end|>", "")
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    assert problems(check_up(open_checkpoint(folder))) == [
+    assert problems(check_model(open_checkpoint(folder))) == [
         "stop tokens: no file names a token that ends a reply: replies end only when the context is full"
     ]
 

@@ -61,7 +61,7 @@ def test_deferred_modules_work_when_they_are_used() -> None:
 def names(module):
     for name in dir(module):
         if not name.startswith("__"):
-            print(module.__name__, name, type(getattr(module, name)).__name__.replace("_PutOff", "module"))
+            print(module.__name__, name, type(getattr(module, name)).__name__.replace("_DeferredModule", "module"))
 put_off = (
     torch._decomp, torch._meta_registrations, torch._prims, torch._refs, torch.ao, torch.ao.quantization,
     torch.distributions, torch.export, torch.masked, torch.nn.intrinsic, torch.nn.qat, torch.nn.quantizable,

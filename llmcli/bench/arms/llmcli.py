@@ -18,7 +18,7 @@ from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.device import choose_dtype
 from llmcli.engine import Engine, Finish, Prefill, SamplingParams, Step
 from llmcli.engine.recommendations import recommended_params
-from llmcli.startup.garbage_collection import no_garbage
+from llmcli.startup.garbage_collection import gc_disabled
 
 
 def start_command(plan: BenchPlan) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class LlmcliArm:
 
 
 def _loaded(plan: BenchPlan, checkpoint: Checkpoint) -> LoadedModel:
-    with no_garbage():
+    with gc_disabled():
         return load_checkpoint(checkpoint, device=plan.device, dtype=plan.dtype, quantize=plan.quantize)
 
 

@@ -170,7 +170,7 @@ def edited(model: Transformer, edits: Sequence[Edit]) -> Iterator[None]:
     Raises:
         CheckpointError: an edit does not fit the model.
     """
-    before = lay_edits_over(model, edits)
+    before = apply_edits(model, edits)
     try:
         yield
     finally:
@@ -178,7 +178,7 @@ def edited(model: Transformer, edits: Sequence[Edit]) -> Iterator[None]:
             detach_edit(model.layers[layer].mlp, down)  # type: ignore[arg-type]
 
 
-def lay_edits_over(model: Transformer, edits: Sequence[Edit]) -> Mapping[int, torch.nn.Module]:
+def apply_edits(model: Transformer, edits: Sequence[Edit]) -> Mapping[int, torch.nn.Module]:
     """Apply edits to the model; returns the previous output projections of the changed blocks, by layer.
 
     Raises:

@@ -31,13 +31,13 @@ class Family:
     rope: RopeRules = field(default_factory=RopeRules)
     query_scaling: Callable[[ConfigKeys, list[bool]], list[QueryScaling | None]] = rules.no_query_scaling
     experts: Callable[[ConfigKeys, int], list[ExpertsConfig | None]] | None = None
-    extras: Callable[[ConfigKeys], dict[str, Any]] = rules.nothing_more
+    extras: Callable[[ConfigKeys], dict[str, Any]] = rules.no_extras
     """Further fields of `ModelConfig`."""
 
     lists_layer_types: bool = False
     """Whether `layer_types` may list the type of each layer; otherwise the family's rule decides."""
     biases: BiasKeys = field(default_factory=BiasKeys)
-    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    supported_values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Keys that `transformers` reads, with the only values that this program supports; an absent key is fine too."""
 
     # How tensors are stored, if the tensors themselves do not show it.

@@ -34,7 +34,7 @@ def refuse_unknown_values(keys: ConfigKeys, model_type: str, family: Family) -> 
     Raises:
         UnsupportedModelError: with the key and its value.
     """
-    for key, values in family.only.items():
+    for key, values in family.supported_values.items():
         if (value := keys.get(key)) is not None and value not in values:
             raise _unsupported(keys, model_type, key, value)
     if keys.values.get("kv_sharing_modes"):

@@ -233,7 +233,7 @@ FAMILIES: dict[str, Family] = {
         rope=RopeRules(partial=True),
         biases=ALWAYS,
         # Norms of queries and keys; no published model has them.
-        only={"qk_layernorm": (False,)},
+        supported_values={"qk_layernorm": (False,)},
     ),
     # Phi-3, 3.5, 4, 4-mini.
     "phi3": Family(
@@ -281,7 +281,7 @@ FAMILIES: dict[str, Family] = {
         experts=rules.olmoe_experts,
         extras=rules.olmo_extras,
         # Only one of transformers' attention implementations applies the window.
-        only={"sliding_window": ()},
+        supported_values={"sliding_window": ()},
     ),
     "granite": Family(_GRANITE, extras=rules.granite_scales),
     "granitemoe": Family(
@@ -351,7 +351,7 @@ FAMILIES: dict[str, Family] = {
         rope_on=rules.never_rope,
         extras=rules.gpt2_extras,
         biases=ALWAYS,
-        only={"add_cross_attention": (False,), "scale_attn_by_inverse_layer_idx": (False,)},
+        supported_values={"add_cross_attention": (False,), "scale_attn_by_inverse_layer_idx": (False,)},
         matrices_transposed=True,
     ),
     "gpt_neox": Family(

@@ -232,7 +232,7 @@ def _experts(keys: ConfigKeys, size_key: str, **knobs: Any) -> ExpertsConfig:
 # Further fields of `ModelConfig`.
 
 
-def nothing_more(keys: ConfigKeys) -> dict[str, Any]:
+def no_extras(keys: ConfigKeys) -> dict[str, Any]:
     """No further fields."""
     return {}
 

@@ -21,12 +21,12 @@ class ArchitectureKeys:
 
     header: GGUFHeader
     architecture: str
-    asked: set[str] = field(default_factory=set, compare=False, repr=False)
+    read_keys: set[str] = field(default_factory=set, compare=False, repr=False)
     """The keys that any method was called with; the rest of the metadata has not been read."""
 
     def has(self, key: str) -> bool:
         """Whether the file has this key."""
-        self.asked.add(key)
+        self.read_keys.add(key)
         return f"{self.architecture}.{key}" in self.header.metadata
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = LARGEST) -> int:
@@ -36,7 +36,7 @@ class ArchitectureKeys:
             CheckpointError: the key is missing without a default, or its value is invalid.
             UnsupportedModelError: it differs from layer to layer.
         """
-        self.asked.add(key)
+        self.read_keys.add(key)
         full = f"{self.architecture}.{key}"
         value = self.header.metadata.get(full)
         if isinstance(value, list) and value and type(value[0]) is int:
@@ -62,17 +62,17 @@ class ArchitectureKeys:
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number; `CheckpointError` if missing without a default or invalid."""
-        self.asked.add(key)
+        self.read_keys.add(key)
         return self.header.get_float(f"{self.architecture}.{key}", default)
 
     def flag(self, key: str, default: bool) -> bool:
         """A boolean; `CheckpointError` for any other type."""
-        self.asked.add(key)
+        self.read_keys.add(key)
         return self.header.get_bool(f"{self.architecture}.{key}", default)
 
     def text(self, key: str, default: str) -> str:
         """A string; `CheckpointError` for any other type."""
-        self.asked.add(key)
+        self.read_keys.add(key)
         return self.header.get_str(f"{self.architecture}.{key}", default)
 
     def layers(self) -> int:
@@ -81,7 +81,7 @@ class ArchitectureKeys:
         Raises:
             CheckpointError: there are none, or more than the file can hold.
         """
-        total, further = self.integer("block_count"), self.further_layers()
+        total, further = self.integer("block_count"), self.mtp_layers()
         full = shown(f"{self.architecture}.block_count")
         if further >= total:
             raise CheckpointError(
@@ -95,6 +95,6 @@ class ArchitectureKeys:
             )
         return total - further
 
-    def further_layers(self) -> int:
+    def mtp_layers(self) -> int:
         """The number of trailing layers for multi-token prediction (nextn), which are not needed."""
         return self.integer("nextn_predict_layers", 0, minimum=0)

@@ -87,7 +87,7 @@ def refuse_unknown_values(keys: ArchitectureKeys) -> None:
     begin = f"{keys.architecture}."
     for full, value in keys.header.metadata.items():
         key = full.removeprefix(begin)
-        if key == full or key in keys.asked:
+        if key == full or key in keys.read_keys:
             continue
         allowed = CHANGING.get(key)
         if key in SAME_AS:

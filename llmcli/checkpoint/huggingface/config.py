@@ -178,7 +178,7 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
     )
 
 
-def tensors_of_further_layers(description: FamilyConfig) -> tuple[int, int]:
+def mtp_layer_range(description: FamilyConfig) -> tuple[int, int]:
     """First index and number of trailing layers for multi-token prediction, which are not needed."""
     keys = description.keys
     further = keys.optional_integer("num_nextn_predict_layers", minimum=0) or 0

@@ -64,7 +64,7 @@ class QuantizedTensor:
         return self.decode(reader, start, stop).reshape(stop - start, -1)
 
 
-class Collapsing:
+class TensorPool:
     """The tensors of a checkpoint while the parts of each quantized weight are replaced by one `QuantizedTensor`."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:

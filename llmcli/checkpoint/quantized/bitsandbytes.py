@@ -11,8 +11,8 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.quantized.base import (
     FLOATS,
-    Collapsing,
     QuantizedTensor,
+    TensorPool,
     as_bytes,
     check_matrix,
     check_shape,
@@ -95,7 +95,7 @@ def _repeated(reader: RowReader, info: TensorInfo, size: int, start: int, stop: 
     return values.repeat_interleave(size)[start - first * size :][: stop - start]
 
 
-def collapse_bitsandbytes(tensors: Collapsing) -> None:
+def collapse_bitsandbytes(tensors: TensorPool) -> None:
     """Replace W, `W.absmax`, `W.quant_map`, ... by W, and `X.weight`, `X.SCB` by `X.weight`.
 
     Raises:
@@ -110,7 +110,7 @@ def collapse_bitsandbytes(tensors: Collapsing) -> None:
         _put_8_bit(tensors, stem)
 
 
-def _put_8_bit(tensors: Collapsing, stem: str) -> None:
+def _put_8_bit(tensors: TensorPool, stem: str) -> None:
     scale = tensors.take(f"{stem}.SCB", FLOATS)
     weight = tensors.take(f"{stem}.weight", ("I8",), beside=scale)
     order = tensors.take_optional(f"{stem}.weight_format", ("U8", "I8", "I32", "I64"))
@@ -125,7 +125,7 @@ def _put_8_bit(tensors: Collapsing, stem: str) -> None:
     tensors.put(QuantizedTensor(weight.name, (rows, columns), "int8", parts, Rows8Bit(weight, scale)))
 
 
-def _put_4_bit(tensors: Collapsing, name: str, kind: str, state: TensorInfo, keys: ConfigKeys) -> None:
+def _put_4_bit(tensors: TensorPool, name: str, kind: str, state: TensorInfo, keys: ConfigKeys) -> None:
     shape = _shape(keys)
     values, block_size = math.prod(shape), keys.integer("blocksize")
     weight = tensors.take(name, _ANY, beside=state)

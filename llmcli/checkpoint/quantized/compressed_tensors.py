@@ -8,8 +8,8 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.quantized.base import (
     FLOATS,
-    Collapsing,
     QuantizedTensor,
+    TensorPool,
     as_wide,
     check_matrix,
     check_shape,
@@ -64,7 +64,7 @@ def refused_variant(config: ConfigKeys) -> str | None:
     return None
 
 
-def collapse_compressed(tensors: Collapsing, config: ConfigKeys) -> None:
+def collapse_compressed(tensors: TensorPool, config: ConfigKeys) -> None:
     """Replace `X.weight_packed` or a quantized `X.weight`, and the tensors that belong to it, by `X.weight`.
 
     The shapes of a module's tensors show which of the settings applies to it.
@@ -91,7 +91,7 @@ def collapse_compressed(tensors: Collapsing, config: ConfigKeys) -> None:
     collapse_fp8(tensors, cells)
 
 
-def _put_int8(tensors: Collapsing, name: str, cells: list[Cell]) -> None:
+def _put_int8(tensors: TensorPool, name: str, cells: list[Cell]) -> None:
     weight = tensors.take(name, ("I8",))
     scale = tensors.take(f"{name}_scale", SCALES, beside=weight)
     zero = tensors.take_optional(f"{name}_zero_point", ("I8",))
@@ -105,7 +105,7 @@ def _put_int8(tensors: Collapsing, name: str, cells: list[Cell]) -> None:
     tensors.put(_kept_in_8_bits(QuantizedTensor(name, weight.shape, "int8", parts, decode), decode))
 
 
-def _put_integers(tensors: Collapsing, stem: str, packed: TensorInfo, schemes: list[_Scheme]) -> None:
+def _put_integers(tensors: TensorPool, stem: str, packed: TensorInfo, schemes: list[_Scheme]) -> None:
     if len(packed.shape) != 3:
         check_matrix(packed)
     *lead, words = packed.shape

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.files.weight_file import shown
-from llmcli.checkpoint.quantized.base import Collapsing
+from llmcli.checkpoint.quantized.base import TensorPool
 from llmcli.checkpoint.quantized.bitsandbytes import collapse_bitsandbytes
 from llmcli.checkpoint.quantized.compressed_tensors import block_size, collapse_compressed, refused_variant
 from llmcli.checkpoint.quantized.fp8_fp4 import (
@@ -43,7 +43,7 @@ _WEIGHT_PARTS = re.compile(
 _PLAIN = ("F64", "F32", "F16", "BF16")
 
 
-def unquantized(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> dict[str, StoredTensor]:
+def collapse_quantized(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> dict[str, StoredTensor]:
     """The tensors of a folder, with the parts of each quantized weight replaced by one tensor.
 
     `config` holds the keys of `config.json`. The tensors of an unquantized folder are returned unchanged. Reads only
@@ -59,17 +59,17 @@ def unquantized(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: P
     method = _method(settings)
     if method not in _METHODS:
         raise _unsupported(settings, "a method that it does not name" if method is None else shown(method))
-    collapsing = Collapsing(tensors)
-    _METHODS[method](collapsing, settings)
-    for name, info in list(collapsing.left.items()):
+    pool = TensorPool(tensors)
+    _METHODS[method](pool, settings)
+    for name, info in list(pool.left.items()):
         if _ACTIVATION_PARTS.fullmatch(name) and info.values <= _LARGEST_ACTIVATION_PART:
-            del collapsing.left[name]
+            del pool.left[name]
         elif _WEIGHT_PARTS.fullmatch(name) or (name.endswith(".weight") and info.encoding not in _PLAIN):
             raise CheckpointError(
                 f"{info.path}: tensor {shown(name)} of type {info.encoding} is part of a weight quantized by {method}, "
                 "but the other parts are missing or are not quantized. Download the model again."
             )
-    return collapsing.result()
+    return pool.result()
 
 
 def _method(settings: ConfigKeys) -> str | None:
@@ -91,7 +91,7 @@ def _unsupported(settings: ConfigKeys, what: str) -> UnsupportedModelError:
     )
 
 
-def _gptq(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _gptq(tensors: TensorPool, settings: ConfigKeys) -> None:
     version = (settings.text("checkpoint_format") or settings.text("format") or "gptq").lower()
     if version not in ("gptq", "gptq_v2"):
         raise _unsupported(settings, f"gptq in the format {shown(version)}")
@@ -108,7 +108,7 @@ def _gptq(tensors: Collapsing, settings: ConfigKeys) -> None:
     )
 
 
-def _awq(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _awq(tensors: TensorPool, settings: ConfigKeys) -> None:
     version = (settings.text("version") or settings.text("format") or "gemm").lower()
     if version != "gemm":
         raise _unsupported(settings, f"awq in the version {shown(version)}")
@@ -122,7 +122,7 @@ def _awq(tensors: Collapsing, settings: ConfigKeys) -> None:
     )
 
 
-def _auto_round(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _auto_round(tensors: TensorPool, settings: ConfigKeys) -> None:
     packing = (settings.text("packing_format") or "auto_round").lower()
     if packing in ("auto_round:gptq", "auto_round:auto_gptq"):
         _gptq(tensors, settings)
@@ -132,23 +132,23 @@ def _auto_round(tensors: Collapsing, settings: ConfigKeys) -> None:
         raise _unsupported(settings, f"auto-round in the packing {shown(packing)}")
 
 
-def _compressed_tensors(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _compressed_tensors(tensors: TensorPool, settings: ConfigKeys) -> None:
     variant = refused_variant(settings)
     if variant is not None:
         raise _unsupported(settings, f"compressed-tensors with {variant}")
     collapse_compressed(tensors, settings)
 
 
-def _fp8(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _fp8(tensors: TensorPool, settings: ConfigKeys) -> None:
     blocks = settings.get("weight_block_size") is not None
     collapse_fp8(tensors, [block_size(settings, "weight_block_size")] if blocks else [WHOLE, PER_ROW])
 
 
-def _fbgemm_fp8(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _fbgemm_fp8(tensors: TensorPool, settings: ConfigKeys) -> None:
     collapse_fp8(tensors, [PER_ROW, PER_COLUMN])
 
 
-def _modelopt(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _modelopt(tensors: TensorPool, settings: ConfigKeys) -> None:
     algorithm = settings.text("quant_algo")
     if algorithm is None:
         # Only the KV cache is meant to be quantized.
@@ -160,15 +160,15 @@ def _modelopt(tensors: Collapsing, settings: ConfigKeys) -> None:
     collapse_fp8(tensors, [WHOLE, PER_ROW])
 
 
-def _mxfp4(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _mxfp4(tensors: TensorPool, settings: ConfigKeys) -> None:
     collapse_mxfp4(tensors)
 
 
-def _bitsandbytes(tensors: Collapsing, settings: ConfigKeys) -> None:
+def _bitsandbytes(tensors: TensorPool, settings: ConfigKeys) -> None:
     collapse_bitsandbytes(tensors)
 
 
-_METHODS: dict[str, Callable[[Collapsing, ConfigKeys], None]] = {
+_METHODS: dict[str, Callable[[TensorPool, ConfigKeys], None]] = {
     "gptq": _gptq,
     "awq": _awq,
     "auto-round": _auto_round,

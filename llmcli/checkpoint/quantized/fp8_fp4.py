@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmcli.checkpoint.files.weight_file import shown
-from llmcli.checkpoint.quantized.base import Collapsing, QuantizedTensor, check_matrix, check_shape
+from llmcli.checkpoint.quantized.base import QuantizedTensor, TensorPool, check_matrix, check_shape
 from llmcli.checkpoint.quantized.scaled_codes import (
     SCALES,
     Cell,
@@ -28,7 +28,7 @@ _NVFP4_GROUP = 16
 _MXFP4_GROUP = 32
 
 
-def collapse_fp8(tensors: Collapsing, cells: Sequence[Cell]) -> None:
+def collapse_fp8(tensors: TensorPool, cells: Sequence[Cell]) -> None:
     """Combine every remaining FP8 tensor with its scales; `cells` are the grids that the scales may have.
 
     The names are `W_scale_inv` (DeepSeek; a factor in spite of its name) or `W_scale` for the weight W, and `X.scale`
@@ -52,7 +52,7 @@ def collapse_fp8(tensors: Collapsing, cells: Sequence[Cell]) -> None:
         )
 
 
-def collapse_modelopt_nvfp4(tensors: Collapsing) -> None:
+def collapse_modelopt_nvfp4(tensors: TensorPool) -> None:
     """Combine weights of two FP4 numbers per byte with FP8 scales for 16 values each and one scale for all.
 
     Raises:
@@ -66,7 +66,7 @@ def collapse_modelopt_nvfp4(tensors: Collapsing) -> None:
 
 
 def put_fp4(
-    tensors: Collapsing,
+    tensors: TensorPool,
     name: str,
     weight: TensorInfo,
     scale: TensorInfo,
@@ -87,7 +87,7 @@ def put_fp4(
     tensors.put(QuantizedTensor(name, shape, "NVFP4" if group == _NVFP4_GROUP else "MXFP4", parts, decode))
 
 
-def collapse_mxfp4(tensors: Collapsing) -> None:
+def collapse_mxfp4(tensors: TensorPool) -> None:
     """Replace `P_blocks` (..., rows, K / 32, 16) and `P_scales` by P of shape (..., rows, K).
 
     Rows keep the order of the file, outputs first: gpt-oss has `gate_up_proj` (E, 2 I, d), with gate in even rows and

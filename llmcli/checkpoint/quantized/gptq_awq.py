@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.quantized.base import (
     FLOATS,
-    Collapsing,
     QuantizedTensor,
+    TensorPool,
     as_wide,
     check_matrix,
     check_shape,
@@ -136,7 +136,7 @@ def _awq_columns(words: Tensor, start: int, stop: int) -> Tensor:
 
 
 def collapse_gptq(
-    tensors: Collapsing,
+    tensors: TensorPool,
     *,
     bits: int,
     group_size: int | None,
@@ -199,7 +199,7 @@ def collapse_gptq(
         )
 
 
-def collapse_awq(tensors: Collapsing, *, group_size: int | None) -> None:
+def collapse_awq(tensors: TensorPool, *, group_size: int | None) -> None:
     """Replace `X.qweight`, `X.qzeros` and `X.scales`, AWQ's 4-bit "gemm" layout, by `X.weight`.
 
     Raises:

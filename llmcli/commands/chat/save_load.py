@@ -118,7 +118,7 @@ def _imported(path: Path, session: ChatSession) -> LiveConversation:
         nodes, system = tree.path(), tree.settings.system if tree.settings else None
     else:
         nodes, system = import_json(text, source=str(path))
-    live = session.live.another()
+    live = session.live.new_conversation()
     session.conversation.system = system
     live.adopt(nodes)
     return live

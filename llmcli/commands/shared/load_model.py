@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmcli.startup.garbage_collection import no_garbage
+from llmcli.startup.garbage_collection import gc_disabled
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
@@ -54,7 +54,7 @@ def load_model(
     weights as the readable model is fast with them, for commands that compute with it alone. `may_quantize` says
     whether the command has a --quantize to recommend where the model does not fit.
     """
-    with no_garbage():
+    with gc_disabled():
         from llmcli.api import load_checkpoint
         from llmcli.inspection.evaluation.flops import account
     if threads is not None:
@@ -64,7 +64,7 @@ def load_model(
     if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
         dtype = "float32"
     edits = read_edit_files(checkpoint, edit) if edit else ()
-    with progress_bar() as progress, no_garbage():
+    with progress_bar() as progress, gc_disabled():
         loaded = load_checkpoint(
             checkpoint,
             device=device,

@@ -15,8 +15,8 @@ from llmcli.checkpoint.edits import store
 from llmcli.checkpoint.edits.edit_file import (
     Edit,
     LayerUpdate,
+    apply_edits,
     edited,
-    lay_edits_over,
     read_edit,
     read_edits,
     write_edit,
@@ -102,7 +102,7 @@ def test_edits_stack_and_are_removed_exactly(folder: Path) -> None:
             both = loaded.logits(IDS)
         assert torch.equal(loaded.logits(IDS), one)
     assert torch.equal(loaded.logits(IDS), plain)
-    lay_edits_over(loaded.model, [edit(seed=3), second, first])
+    apply_edits(loaded.model, [edit(seed=3), second, first])
     torch.testing.assert_close(loaded.logits(IDS), both)
     assert not torch.allclose(one, plain) and not torch.allclose(both, one)
 
@@ -134,7 +134,7 @@ def test_an_edit_for_other_weights_is_refused(folder: Path, tmp_path: Path) -> N
 def test_an_edit_that_does_not_fit_is_refused(folder: Path, wrong: Edit) -> None:
     model = llmcli.load(folder, dtype="float32", device="cpu").model
     with pytest.raises(CheckpointError, match="does not fit"):
-        lay_edits_over(model, [wrong])
+        apply_edits(model, [wrong])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.bias_keys import without_unwanted_biases
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.registry import FAMILIES
-from llmcli.checkpoint.huggingface.config import family_config, model_config, tensors_of_further_layers
+from llmcli.checkpoint.huggingface.config import family_config, model_config, mtp_layer_range
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -116,7 +116,7 @@ def keys_asked(model_type: str) -> set[str]:
             description = family_config(ConfigKeys(recorded, Path("config.json")))
             model_config(description, TensorNames(head, {}))
             without_unwanted_biases({}, description.keys, description.family.biases)
-            tensors_of_further_layers(description)
+            mtp_layer_range(description)
             asked |= recorded.asked
     return asked
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.quantized.detect import unquantized
+from llmcli.checkpoint.quantized.detect import collapse_quantized
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -154,7 +154,7 @@ def test_settings_may_be_in_the_text_config(tmp_path: Path) -> None:
     case = make("awq")
     save_file({name: tensor.contiguous() for name, tensor in named(case).items()}, tmp_path / "model.safetensors")
     keys = ConfigKeys({"text_config": {"quantization_config": case.config}}, tmp_path / "config.json")
-    found = unquantized(read_safetensors_folder(tmp_path), keys, tmp_path)
+    found = collapse_quantized(read_safetensors_folder(tmp_path), keys, tmp_path)
     assert torch.equal(read(found[MODULE + ".weight"]), case.weight)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
-from llmcli.checkpoint.load_packed import Packing, PackingSizes, make_room, planned_formats, read_packed
+from llmcli.checkpoint.load_packed import Packing, PackingSizes, attach_packed_matrices, planned_formats, read_packed
 from llmcli.checkpoint.quantized.base import QuantizedTensor
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError
@@ -197,10 +197,10 @@ def test_long_groups_are_kept_on_a_gpu(
     checkpoint = open_checkpoint(tmp_path)
     model = meta_model(checkpoint.config)
     packing: Packing = "stored" if stored else "int4" if kept.bits == 4 else "int8"
-    planned = planned_formats(model, packing, checkpoint, torch.device("cuda"), PackingSizes(feels_long_groups=0))
+    planned = planned_formats(model, packing, checkpoint, torch.device("cuda"), PackingSizes(short_groups_below=0))
     head = wide(8) if kept == wide(4) else wide(8, kept.group)
     assert planned.get("lm_head.weight") == (None if stored else head)
-    matrices = make_room(model, planned, torch.float32, torch.device("cpu"))
+    matrices = attach_packed_matrices(model, planned, torch.float32, torch.device("cpu"))
     with TensorReader() as reader:
         for name, case in cases.items():
             parameter = name.removeprefix("model.")

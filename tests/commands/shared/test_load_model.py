@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.commands.shared.load_model import find_checkpoint
-from llmcli.startup.garbage_collection import no_garbage
+from llmcli.startup.garbage_collection import gc_disabled
 from tests.support.gguf.families import made
 from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
@@ -14,9 +14,9 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 def test_garbage_is_collected_again_afterwards() -> None:
     assert gc.isenabled()
-    with pytest.raises(KeyError), no_garbage():
+    with pytest.raises(KeyError), gc_disabled():
         assert not gc.isenabled()
-        with no_garbage():
+        with gc_disabled():
             pass
         assert not gc.isenabled()
         raise KeyError

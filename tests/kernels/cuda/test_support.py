@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.load_packed import PackingSizes, make_room, planned_formats
+from llmcli.checkpoint.load_packed import PackingSizes, attach_packed_matrices, planned_formats
 from llmcli.engine import Engine, SamplingParams
 from llmcli.engine.events import Finish, Step
 from llmcli.kernels.cuda.support import first_line, reads_packed, unsupported
@@ -210,7 +210,7 @@ def test_packed_weights_are_planned_where_the_kernels_support_them(
 ) -> None:
     """`others` are packed in 8 bits, all other matrices in 4."""
     model = made(config)
-    all_of_them = planned_formats(model, "int4", None, CUDA, PackingSizes(feels_long_groups=1 << 30 if small else 0))
+    all_of_them = planned_formats(model, "int4", None, CUDA, PackingSizes(short_groups_below=1 << 30 if small else 0))
     assert all_of_them["lm_head.weight"] == wide(8, 32 if small else None)
     planned: dict[str, PackedFormat] = {
         name: all_of_them["lm_head.weight"] if name.removesuffix(".weight").endswith(others or "none") else kept
@@ -220,7 +220,7 @@ def test_packed_weights_are_planned_where_the_kernels_support_them(
     # A dense matrix has a different format from a packed one.
     if others == ("up_proj",):
         assert not reads_packed(config, {name: kept for name, kept in planned.items() if others[0] not in name})
-    for name, matrix in make_room(model, planned, torch.float32, CPU).items():
+    for name, matrix in attach_packed_matrices(model, planned, torch.float32, CPU).items():
         matrix.blocks.zero_()
         assert matrix.format == planned[name]
     step, reason = cuda_step(model, None)

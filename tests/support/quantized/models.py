@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
-from llmcli.checkpoint.quantized.detect import unquantized
+from llmcli.checkpoint.quantized.detect import collapse_quantized
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from tests.support.models.safetensors_folder import read_safetensors_folder
 from tests.support.models.tiny import edit_config, save
@@ -40,7 +40,7 @@ MODULE = "model.layers.0.mlp.up_proj"
 def opened(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, StoredTensor]:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     keys = ConfigKeys({"quantization_config": config}, folder / "config.json")
-    return unquantized(read_safetensors_folder(folder), keys, folder)
+    return collapse_quantized(read_safetensors_folder(folder), keys, folder)
 
 
 def named(case: Case, module: str = MODULE) -> dict[str, Tensor]:
