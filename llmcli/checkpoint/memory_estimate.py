@@ -113,7 +113,11 @@ def check_memory(
         f"{name} does not fit: it takes {format_bytes(needed.total)}, with {format_bytes(needed.weights)} for the "
         f"weights in {kept.get(request.packing, request.packing)}{context}, "
         f"and {request.device} has {format_bytes(free)} free. "
-        + (f"This would fit: {fitting}." if fitting else "Close other programs, or use a smaller model.")
+        + (
+            f"This would fit: {fitting}; see llm help models."
+            if fitting
+            else "Close other programs, or use a smaller model."
+        )
     )
 
 

@@ -36,7 +36,7 @@ def check_prompt(ids: Sequence[int], context_length: int) -> None:
     if len(ids) >= context_length:
         raise PromptTooLongError(
             f"The prompt has {len(ids)} tokens, but the context holds {context_length} with at least one for "
-            f"the reply. It is {len(ids) - context_length + 1} too long; nothing was cut."
+            f"the reply. It is {len(ids) - context_length + 1} too long; nothing was cut. See llm help troubleshooting."
         )
 
 

@@ -152,7 +152,7 @@ def remove(model: LocalModel) -> None:
         raise LlmcliError(f"{model.path} is not llmcli's to remove.")
 
 
-_HOW_TO_PULL = "`llm pull owner/name` fetches a model from the hub, `llm list` shows what is here."
+_HOW_TO_PULL = "`llm pull owner/name` fetches a model from the hub, `llm list` shows what is here; see llm help models."
 
 
 def _starter(fetch: bool, progress: Progress) -> Path:

@@ -100,7 +100,7 @@ def test_unknown_free_memory_refuses_nothing(folder: Path, monkeypatch: pytest.M
 
 def offers(told: str) -> list[str]:
     """The settings that an error suggests."""
-    listed = told.partition("This would fit: ")[2].rstrip(".")
+    listed = told.partition("This would fit: ")[2].removesuffix("; see llm help models.")
     return [re.sub(r" \(.*\)", "", one) for one in listed.split(", ")] if listed else []
 
 

@@ -79,6 +79,16 @@ def test_every_exit_code_has_one_entry() -> None:
     assert found == Counter(declared)
 
 
+def test_errors_name_topics_that_exist() -> None:
+    named = [
+        topic
+        for path in (ROOT / "llmcli").rglob("*.py")
+        for topic in re.findall(r"[Ss]ee llm help ([a-z-]+)", path.read_text())
+    ]
+    assert len(named) > 5
+    assert set(named) <= set(pages.TOPICS)
+
+
 def test_every_environment_variable_has_an_entry_or_a_flag() -> None:
     read = set()
     for path in (ROOT / "llmcli").rglob("*.py"):

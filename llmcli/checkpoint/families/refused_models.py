@@ -89,5 +89,5 @@ def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
 def _unsupported(keys: ConfigKeys, model_type: str | None, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{keys.path} describes a model of type {model_type!r}, which has {what}; "
-        "this program runs decoders with attention layers only."
+        "this program runs decoders with attention layers only; see llm help models."
     )

@@ -109,5 +109,5 @@ def _refuse_unknown(path: Path, given: dict[str, object], known: set[str]) -> No
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = f"; did you mean {near[0]!r}?" if near else "; see llm help usage."
             raise UsageError(f"{path} sets {name!r}, which is not a setting{hint}")

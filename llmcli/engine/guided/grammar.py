@@ -241,6 +241,7 @@ def _library() -> Any:
         from llguidance import LLMatcher
     except ImportError:
         raise UsageError(
-            "Replies of a given form need the package llguidance: pip install 'llmcli[constrain]'."
+            "Replies of a given form need the package llguidance: pip install 'llmcli[constrain]'; "
+            "see llm help structured-output."
         ) from None
     return LLMatcher

@@ -1,4 +1,4 @@
-"""The JSON twins of a reply; the README documents every field."""
+"""The JSON twins of a reply; `llmcli/docs/json.md` documents every field."""
 
 from __future__ import annotations
 
