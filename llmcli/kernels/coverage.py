@@ -21,7 +21,7 @@ from llmcli.model.rope_config import (
     YarnScaling,
 )
 
-Known: TypeAlias = Mapping[type, Mapping[str, Collection[object] | None]]
+SupportedFields: TypeAlias = Mapping[type, Mapping[str, Collection[object] | None]]
 """For each dataclass of a configuration, the fields that a kernel supports and their values; None: any value."""
 
 
@@ -30,7 +30,7 @@ def any_value(names: str) -> dict[str, None]:
     return dict.fromkeys(names.split())
 
 
-ROTATIONS: Known = {
+ROTATIONS: SupportedFields = {
     RopeConfig: any_value("theta rotary_dim scaling float32"),
     LinearScaling: any_value("factor"),
     DynamicScaling: any_value("factor original_context"),
@@ -41,7 +41,7 @@ ROTATIONS: Known = {
 }
 """All rotations: kernels read cosines and sines that `llmcli.model.attention.rope` computes."""
 
-SMALL_PARTS: Known = {
+SMALL_PARTS: SupportedFields = {
     NormStyle: {"kind": ("rms", "layer"), **any_value("weight bias plus_one round_first")},
     QueryScaling: any_value("beta interval offset"),
     ClampedGLU: any_value("alpha limit"),
@@ -49,13 +49,13 @@ SMALL_PARTS: Known = {
 """Parts that every kernel supports. `round_first` does not matter, as kernels normalize in float32."""
 
 
-def why_unknown(config: object, known: Known) -> str | None:
+def why_unsupported(config: object, supported: SupportedFields) -> str | None:
     """Name the first unsupported field, here or in a nested part, as a reason; None: all are supported."""
-    return next(_unknown(config, known, ""), None)
+    return next(_unsupported_fields(config, supported, ""), None)
 
 
-def _unknown(part: Any, known: Known, path: str) -> Iterator[str]:
-    computed = next((known[kind] for kind in type(part).__mro__ if kind in known), None)
+def _unsupported_fields(part: Any, supported: SupportedFields, path: str) -> Iterator[str]:
+    computed = next((supported[kind] for kind in type(part).__mro__ if kind in supported), None)
     if computed is None:
         yield f"the kernel does not support `{path}` as {type(part).__name__}"
         return
@@ -70,7 +70,7 @@ def _unknown(part: Any, known: Known, path: str) -> Iterator[str]:
             yield f"the kernel does not support `{name}` {value!r}"
         for nested in value if isinstance(value, tuple) else (value,):
             if is_dataclass(nested):
-                yield from _unknown(nested, known, name)
+                yield from _unsupported_fields(nested, supported, name)
 
 
 def _is_default(field: Field[Any], value: object) -> bool:

@@ -21,7 +21,7 @@ _READ_TO_LOCATE = 128
 _NOT_A_NUMBER = "The model's output is not a number (NaN or infinite)"
 
 
-def are_logits(logits: Tensor) -> bool:
+def are_finite_logits(logits: Tensor) -> bool:
     """Whether every row of `logits` (..., V) has a finite greatest value: no NaN, no +inf.
 
     -inf is the logit of an excluded token; a row with nothing else is not a distribution.
@@ -36,7 +36,7 @@ def check_logits(logits: Tensor) -> Tensor:
     Raises:
         NotFiniteError: a row has NaN or +inf, or nothing but -inf.
     """
-    if not are_logits(logits):
+    if not are_finite_logits(logits):
         raise not_finite()
     return logits
 

@@ -19,7 +19,7 @@ from llmcli.model.block import make_block
 from llmcli.model.cache.batched_kv_cache import BatchedKVCache
 from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
-from llmcli.model.finite import are_logits, check_logits, first_not_finite
+from llmcli.model.finite import are_finite_logits, check_logits, first_not_finite
 from llmcli.model.norm import make_norm
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
 from llmcli.model.rope_config import RopeConfig
@@ -97,7 +97,7 @@ class Transformer(nn.Module):
         if only_last:
             x = x[:, -1:]
         logits = self._head(x)  # (B, T, V)
-        if not are_logits(logits[..., : self.vocabulary]):
+        if not are_finite_logits(logits[..., : self.vocabulary]):
             raise self._not_finite(embedded, places, cache)
         if cache is not None:
             cache.advance(new)

@@ -223,7 +223,7 @@ def test_stored_blocks_are_unpacked_on_the_device(name: str) -> None:
     # A table made from constants is not a fake tensor, but has a device.
     with FakeTensorMode(allow_non_fake_inputs=True):
         groups = groups_of(name, torch.empty(raw.shape, dtype=torch.uint8, device=META))
-    assert {part.device for part in (groups.codes, *groups.tails)} == {META}
+    assert {part.device for part in (groups.codes, *groups.scales_and_minima)} == {META}
     assert groups.codes.shape == groups_of(name, raw).codes.shape
 
 

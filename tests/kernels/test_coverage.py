@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.kernels.coverage import Known
+from llmcli.kernels.coverage import SupportedFields
 from llmcli.kernels.cpu import support as cpu
 from llmcli.kernels.cuda import support as cuda
 from llmcli.model import ExpertsConfig, LayerConfig, LinearScaling, ModelConfig, RopeConfig, Transformer
@@ -91,8 +91,8 @@ def test_a_new_kind_of_part_is_refused(kernel: Any) -> None:
 
 @KERNELS
 def test_every_listed_field_exists_and_every_size_is_listed(kernel: Any) -> None:
-    known: Known = kernel.KNOWN
-    for kind, listed in known.items():
+    supported: SupportedFields = kernel.SUPPORTED
+    for kind, listed in supported.items():
         assert kind.__module__.startswith("llmcli.model.")
         there = {each.name: each for each in fields(kind)}
         assert set(listed) <= set(there), kind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, Known, any_value, why_unknown
+from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, SupportedFields, any_value, why_unsupported
 from llmcli.model.config import ExpertsConfig, LayerConfig, ModelConfig
 
 # In the order of the enumerations of `csrc/abi.h`.
@@ -10,7 +10,7 @@ ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu")
 QK_NORMS = (None, "head", "whole", "each_head", "rotated")
 SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
 
-KNOWN: Known = {
+SUPPORTED: SupportedFields = {
     ModelConfig: {
         **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
         **any_value("layers gated norm qkv_clip attention_scale attention_softcap sinks"),
@@ -35,4 +35,4 @@ KNOWN: Known = {
 
 def unsupported(config: ModelConfig) -> str | None:
     """The reason why the kernel does not support a model, without a full stop; None: it does."""
-    return "latent attention" if config.latent is not None else why_unknown(config, KNOWN)
+    return "latent attention" if config.latent is not None else why_unsupported(config, SUPPORTED)

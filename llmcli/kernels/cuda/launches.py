@@ -123,7 +123,7 @@ class Launches:
         up = matrix(network.up_proj)
         gated = hasattr(network, "gate_proj")
         gate = matrix(network.gate_proj) if gated else up
-        if not gate.alike(up):
+        if not gate.same_format(up):
             raise NoKernelError("gate and up have different formats")
         y = self.new("fired", up.rows)
         tile = self.tile(up)
@@ -145,7 +145,7 @@ class Launches:
         Matrices of the same format share one launch. With `gate` (R, 1) the products are multiplied by its sigmoid.
         """
         before = before or DeviceNorm(0, self.none, self.none, 0.0)
-        if not all(one.alike(matrices[0]) for one in matrices):
+        if not all(one.same_format(matrices[0]) for one in matrices):
             first = 0
             for one in matrices:
                 self.linear([one], x, y[:, first : first + one.rows], before)

@@ -10,7 +10,7 @@ from subprocess import CalledProcessError
 
 import torch
 
-from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, Known, any_value, why_unknown
+from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, SupportedFields, any_value, why_unsupported
 from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig
 from llmcli.model.quantized.layout import ROWS, PackedFormat
 
@@ -23,7 +23,7 @@ SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
 # The numbers of `triton/attention.py`.
 QK_NORMS = {None: 0, "head": 1, "each_head": 1, "whole": 2, "rotated": 3}
 
-KNOWN: Known = {
+SUPPORTED: SupportedFields = {
     ModelConfig: {
         **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
         **any_value("layers gated norm qkv_clip attention_scale attention_softcap sinks"),
@@ -53,7 +53,7 @@ def unsupported(config: ModelConfig) -> str | None:
     for layer in config.layers:
         if layer.experts is not None and layer.experts.groups_chosen != layer.experts.groups:
             return "experts chosen in groups"
-    return why_unknown(config, KNOWN)
+    return why_unsupported(config, SUPPORTED)
 
 
 def reads_packed(config: ModelConfig, planned: Mapping[str, PackedFormat]) -> bool:

@@ -28,7 +28,7 @@ class DeviceMatrix:
     columns: int
     bias: Tensor | None
 
-    def alike(self, other: DeviceMatrix) -> bool:
+    def same_format(self, other: DeviceMatrix) -> bool:
         """Whether one kernel launch can read both matrices."""
         return (self.kept, self.data.dtype, self.bias is None) == (other.kept, other.data.dtype, other.bias is None)
 

@@ -68,7 +68,7 @@ class Groups:
         return (8 if self.minimum is None else 4), self.group
 
     @property
-    def tails(self) -> tuple[Tensor, ...]:
+    def scales_and_minima(self) -> tuple[Tensor, ...]:
         """The scale, and the minimum if there is one."""
         return (self.scale,) if self.minimum is None else (self.scale, self.minimum)
 
@@ -182,8 +182,10 @@ class PackedMatrix(nn.Module):
         kept, blocks, number = self.format, len(to.codes[0]), groups.scale.shape[1]
         rows = blocks * kept.rows
         codes = _padded(groups.codes, kept.padded(self.columns), rows).view(blocks, kept.rows, number, -1)
-        tails = [_padded(numbers, number, rows).view(blocks, kept.rows, number) for numbers in groups.tails]
-        kept.write(to, codes, torch.stack(tails, dim=-1).permute(0, 2, 3, 1))
+        scales_and_minima = [
+            _padded(numbers, number, rows).view(blocks, kept.rows, number) for numbers in groups.scales_and_minima
+        ]
+        kept.write(to, codes, torch.stack(scales_and_minima, dim=-1).permute(0, 2, 3, 1))
 
     def __getitem__(self, index: int) -> Tensor:
         """Dequantize matrix `index`: (rows, columns) in `dtype`."""
@@ -236,9 +238,9 @@ class PackedMatrix(nn.Module):
         """The rows in blocks, padding rows included."""
         codes, numbers = self.format.read(views)
         rows, number = codes.shape[0] * codes.shape[1], codes.shape[2]
-        tails = numbers.permute(2, 0, 3, 1).reshape(-1, rows, number)  # (1 or 2, N, G)
+        parts = numbers.permute(2, 0, 3, 1).reshape(-1, rows, number)  # (1 or 2, N, G): scales and minima
         in_rows = codes.view(rows, -1)[:, : self.columns]
-        return Groups(in_rows, tails[0], tails[1] if self.bits == 4 else None, self.format.group)
+        return Groups(in_rows, parts[0], parts[1] if self.bits == 4 else None, self.format.group)
 
 
 class QuantizedLinear(nn.Module):

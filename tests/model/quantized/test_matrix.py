@@ -68,7 +68,7 @@ def test_values_are_scale_times_code_and_minimum() -> None:
 
 def test_groups_with_equal_scales_can_be_merged() -> None:
     groups = random_groups(wide(4), 5, 300)
-    scale, minimum = (numbers.repeat_interleave(4, 1)[:, :10] for numbers in groups.tails)
+    scale, minimum = (numbers.repeat_interleave(4, 1)[:, :10] for numbers in groups.scales_and_minima)
     short = Groups(groups.codes, scale, minimum)
     longer = short.in_groups_of(128)
     assert longer.kind == (4, 128) and torch.equal(longer.values(), groups.values())
