@@ -86,15 +86,16 @@ def _compiled(matrix: PackedMatrix) -> Any:
 
 def _launch(kernel: Any, matrix: PackedMatrix, start: int, rows: int, into: Tensor) -> None:
     """Dequantize `rows` rows, which may be 0, of the blocks from `start` on."""
-    kept, columns = matrix.format, matrix.columns
+    packed_format, columns = matrix.format, matrix.columns
     blocks = matrix.blocks[start:]
-    across = _WORDS * 32 // kept.bits
-    while across >= 2 * kept.padded(columns):
+    across = _WORDS * 32 // packed_format.bits
+    while across >= 2 * packed_format.padded(columns):
         across //= 2
     grid = max(1, -(-rows // _ROWS)), -(-columns // across)
     # Triton launches on the current device, even if the arguments are on another.
     with torch.cuda.device(blocks.device) if blocks.is_cuda else nullcontext():
         kernel[grid](
             blocks.view(torch.int32), rows, into,
-            size=columns, bits=kept.bits, group=kept.group or 0, rows=_ROWS, columns=across, num_warps=4,
+            size=columns, bits=packed_format.bits, group=packed_format.group or 0, rows=_ROWS, columns=across,
+            num_warps=4,
         )  # fmt: skip

@@ -154,7 +154,7 @@ class Launches:
         for one in matrices:
             self.note(one)
         # With a float32 router in a model of a shorter type, activations stay in float32 too.
-        exact = matrices[0].kept is None and matrices[0].data.dtype == torch.float32
+        exact = matrices[0].packing is None and matrices[0].data.dtype == torch.float32
         tile = self.tile(matrices[0], rows=sum(one.rows for one in matrices))
         all_three = [*matrices, *[matrices[0]] * (3 - len(matrices))]
         numbers = [one.rows for one in matrices] + [0] * (3 - len(matrices))
@@ -201,7 +201,7 @@ class Launches:
 
     def note(self, weights: DeviceMatrix) -> None:
         """Note the format of a matrix."""
-        name = str(weights.kept or weights.data.dtype).removeprefix("torch.")
+        name = str(weights.packing or weights.data.dtype).removeprefix("torch.")
         self.formats[name] = None
 
     @property

@@ -22,7 +22,7 @@ class DeviceMatrix:
 
     data: Tensor
     """Dense values, or packed blocks as 32-bit words."""
-    kept: PackedFormat | None
+    packing: PackedFormat | None
     """The packed format; None: dense."""
     rows: int
     columns: int
@@ -30,24 +30,28 @@ class DeviceMatrix:
 
     def same_format(self, other: DeviceMatrix) -> bool:
         """Whether one kernel launch can read both matrices."""
-        return (self.kept, self.data.dtype, self.bias is None) == (other.kept, other.data.dtype, other.bias is None)
+        return (self.packing, self.data.dtype, self.bias is None) == (
+            other.packing,
+            other.data.dtype,
+            other.bias is None,
+        )
 
     @property
     def bits(self) -> int:
         """Bits of a packed code; 0: dense."""
-        return 0 if self.kept is None else self.kept.bits
+        return 0 if self.packing is None else self.packing.bits
 
     @property
     def group(self) -> int:
         """Columns that share a scale; 0: a whole row, or no scales."""
-        return 0 if self.kept is None else self.kept.group or 0
+        return 0 if self.packing is None else self.packing.group or 0
 
     @property
     def stride(self) -> int:
         """Elements of `data` from one matrix of a stack to the next."""
-        if self.kept is None:
+        if self.packing is None:
             return self.rows * self.columns
-        return self.kept.nbytes(self.rows, self.columns) // 4
+        return self.packing.nbytes(self.rows, self.columns) // 4
 
 
 @dataclass(frozen=True)

@@ -72,20 +72,20 @@ class Case:
 
 def _pack(model: Transformer, formats: Sequence[PackedFormat | None], random: torch.Generator) -> None:
     """Replace a model's large matrices by packed ones with random codes."""
-    for layer, kept in zip(model.layers, cycle(formats), strict=False):
-        for module in list(layer.modules()) if kept is not None else ():
-            assert kept is not None
+    for layer, packed_format in zip(model.layers, cycle(formats), strict=False):
+        for module in list(layer.modules()) if packed_format is not None else ():
+            assert packed_format is not None
             if isinstance(module, ExpertWeights):
                 for name in ("gate_up_proj", "down_proj"):
-                    packed = _matrix(getattr(module, name), kept, random)
+                    packed = _matrix(getattr(module, name), packed_format, random)
                     delattr(module, name)
                     setattr(module, name, packed)
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear) and name != "shared_expert_gate":
-                    setattr(module, name, _linear(child, _matrix(child.weight, kept, random)))
-    if (kept := formats[-1]) is not None:
-        head = _matrix(model.lm_head.weight, kept, random)
-        own = head if model.config.tie_embeddings else _matrix(model.embed_tokens.weight, kept, random)
+                    setattr(module, name, _linear(child, _matrix(child.weight, packed_format, random)))
+    if (packed_format := formats[-1]) is not None:
+        head = _matrix(model.lm_head.weight, packed_format, random)
+        own = head if model.config.tie_embeddings else _matrix(model.embed_tokens.weight, packed_format, random)
         model.embed_tokens, model.lm_head = QuantizedEmbedding(own), _linear(model.lm_head, head)
 
 
@@ -95,21 +95,21 @@ def _linear(layer: nn.Linear | QuantizedLinear, packed: PackedMatrix) -> Quantiz
     return made
 
 
-def _matrix(weights: Tensor, kept: PackedFormat, random: torch.Generator) -> PackedMatrix:
+def _matrix(weights: Tensor, packed_format: PackedFormat, random: torch.Generator) -> PackedMatrix:
     """A packed matrix, or a stack of them, with random codes and the shape of `weights`."""
     rows, columns = weights.shape[-2:]
     count = weights.shape[0] if weights.dim() == 3 else 1
-    made = PackedMatrix(kept, rows, columns, dtype=torch.float32, count=count)
+    made = PackedMatrix(packed_format, rows, columns, dtype=torch.float32, count=count)
     for index in range(count):
-        made.store(index, 0, _codes(kept, rows, columns, random))
+        made.store(index, 0, _codes(packed_format, rows, columns, random))
     return made
 
 
-def _codes(kept: PackedFormat, rows: int, columns: int, random: torch.Generator) -> Groups:
+def _codes(packed_format: PackedFormat, rows: int, columns: int, random: torch.Generator) -> Groups:
     """Random codes over their whole range, with different scales and minima for each group; values of about 0.15."""
-    groups = kept.groups(columns)
-    codes = torch.randint(0, 1 << kept.bits, (rows, columns), generator=random, dtype=torch.uint8)
-    scale = (torch.rand(rows, groups, generator=random) + 0.5) * 0.5 / (1 << kept.bits)
+    groups = packed_format.groups(columns)
+    codes = torch.randint(0, 1 << packed_format.bits, (rows, columns), generator=random, dtype=torch.uint8)
+    scale = (torch.rand(rows, groups, generator=random) + 0.5) * 0.5 / (1 << packed_format.bits)
     minimum = -8 * scale * (torch.rand(rows, groups, generator=random) * 0.4 + 0.8)
-    scale = scale.half() if kept.group else scale
-    return Groups(codes, scale, minimum.half() if kept.bits == 4 else None, kept.group)
+    scale = scale.half() if packed_format.group else scale
+    return Groups(codes, scale, minimum.half() if packed_format.bits == 4 else None, packed_format.group)

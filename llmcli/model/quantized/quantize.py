@@ -33,23 +33,23 @@ _SHARES = (1.0, 0.9, 0.8)
 _SHARES_OF_ROWS = (1.0, 0.98, 0.96, 0.93, 0.9, 0.8)
 
 
-def quantize(values: Tensor, kept: PackedFormat) -> Groups:
-    """Quantize `values` (N, C), of any float type, to the codes and groups of the format `kept`.
+def quantize(values: Tensor, packed_format: PackedFormat) -> Groups:
+    """Quantize `values` (N, C), of any float type, to the codes and groups of the format `packed_format`.
 
     For 4 bits, scales and minima are fitted to the codes by least squares and codes to the scales by rounding, in turn;
     the result is never worse than plain rounding between a group's extremes.
     """
     columns = values.shape[1]
-    width = kept.group or columns
+    width = packed_format.group or columns
     x = F.pad(values.float(), (0, -columns % width)).view(len(values), -1, width)  # (N, G, W)
     if columns % width > 0:
         # Padding must not widen the range of the last group.
         x[:, -1, columns % width :] = x[:, -1, :1]
-    if kept.bits == 4:
+    if packed_format.bits == 4:
         codes, scale, minimum = _four_bits(x)
-        return Groups(codes.flatten(1)[:, :columns].to(torch.uint8), scale, minimum, kept.group)
-    codes, scale = _eight_bits(x) if kept.group else _eight_bits_by_row(x)
-    return Groups(codes.flatten(1)[:, :columns].to(torch.uint8), scale, None, kept.group)
+        return Groups(codes.flatten(1)[:, :columns].to(torch.uint8), scale, minimum, packed_format.group)
+    codes, scale = _eight_bits(x) if packed_format.group else _eight_bits_by_row(x)
+    return Groups(codes.flatten(1)[:, :columns].to(torch.uint8), scale, None, packed_format.group)
 
 
 def _eight_bits_by_row(x: Tensor) -> tuple[Tensor, Tensor]:

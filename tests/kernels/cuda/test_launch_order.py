@@ -1,6 +1,6 @@
-"""Programs of a launch run in any order on a GPU, and find in their buffers whatever was left there.
+"""Results do not depend on the order of a launch's programs, nor on the former contents of buffers.
 
-The interpreter runs them one after another, in order and over memory that starts as zeros; here it does neither.
+Triton's interpreter runs programs in order, over buffers of zeros; these tests change the order and fill the buffers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run_in(order: Order, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "bits", "several"), [("gemma 2", None, 3), ("gpt-oss", None, 1), ("mixtral", 4, 1), ("olmo 2", 8, 1)]
 )
-def test_no_program_waits_for_another(name: str, bits: int | None, several: int) -> None:
+def test_results_do_not_depend_on_the_order_of_programs(name: str, bits: int | None, several: int) -> None:
     model_type, overrides = CASES[name]
     sizes = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "num_hidden_layers": 2, "intermediate_size": 32}
     model = random_model(model_type, **{**overrides, **sizes})
