@@ -1,1 +1,1 @@
-"""Looking into a model: functions from a model to plain values, which `views` draws."""
+"""Inspection of a model: functions from a loaded model to plain values, which `views` renders."""

@@ -1,6 +1,6 @@
-"""A reply's own distribution in the place of the readable model's, where a view would show that of the same token.
+"""Replace the readable model's final distribution in a card or lens by the distribution the reply was sampled from.
 
-A reply is written by the fast path where there is one, and its inside is read on the readable model, which computes in
+A reply comes from the fast path if there is one, while its internals come from the readable model, which computes in
 another order and precision. V is the vocabulary.
 """
 
@@ -19,7 +19,7 @@ from llmcli.text.tokenizer import Tokenizer
 
 
 def card_of_reply(card: TokenCard, logits: Tensor, tokenizer: Tokenizer) -> TokenCard:
-    """`card` with probability, rank, entropy and candidates from `logits` (V,), those that the reply was chosen by."""
+    """`card` with probability, rank, entropy and candidates from `logits` (V,), from which the token was sampled."""
     own = token_logprobs(logits, card.token.id, tokenizer, top=len(card.candidates))
     return replace(
         card,
@@ -31,7 +31,7 @@ def card_of_reply(card: TokenCard, logits: Tensor, tokenizer: Tokenizer) -> Toke
 
 
 def lens_of_reply(found: LensPosition, logits: Tensor, tokenizer: Tokenizer) -> LensPosition:
-    """`found` with the last layer's tokens and rank from `logits` (V,), those that the reply was chosen by."""
+    """`found` with the last layer's tokens and rank from `logits` (V,), from which the token was sampled."""
     *inner, last = found.layers
     own = token_logprobs(logits, found.token.id, tokenizer, top=len(last.top))
     layers = (*inner, replace(last, top=_probs(own, tokenizer), rank=own.rank))

@@ -1,4 +1,4 @@
-"""The card of one token: what else it could have been, what was read to make it, and which parts of the model did."""
+"""Token card: the candidates of one token, its attention, logit lens and logit attribution, with optional ablations."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 @dataclass(frozen=True)
 class CardToken:
-    """The token that a card is about."""
+    """The token of a card."""
 
     index: int
-    """Where it stands, or would stand, in the text."""
+    """Its position in the text, or the position after the text's end."""
     id: int
     text: str
     bytes: bytes
     prob: float
     rank: int
-    """1 where no token was more probable."""
+    """1 if no token was more probable."""
     stands: bool
-    """It is the token that stands there in the text."""
+    """Whether it is the token at that position of the text."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class NeuronName:
 
 @dataclass(frozen=True)
 class ComponentAblation:
-    """What became of the token's probability while these parts wrote nothing."""
+    """The token's probability with these heads and neurons ablated."""
 
     heads: tuple[HeadName, ...]
     neurons: tuple[NeuronName, ...]
     control: bool
-    """These were drawn at random, to compare with."""
+    """Whether they were drawn at random, as a control."""
     after: float
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The heads and neurons a card names, switched off: whether they mattered, beside others that do not stand out."""
+    """Ablations of the heads and neurons named in a card, and of random ones as a control."""
 
     before: float
     ablations: tuple[ComponentAblation, ...]
@@ -77,15 +77,15 @@ class Verification:
 
 @dataclass(frozen=True)
 class TokenCard:
-    """All about one token of a text, as it was predicted from the tokens before it."""
+    """How one token of a text was predicted from the tokens before it."""
 
     token: CardToken
     entropy: float
-    """Of the distribution it comes from, nats."""
+    """Entropy of its distribution, in nats."""
     candidates: tuple[TokenProb, ...]
-    """The most probable tokens in its place."""
+    """The most probable tokens at its position."""
     before: Token
-    """The last token that was read."""
+    """The last token before it."""
     read: AttentionRow | None
     lens: LensPosition
     attribution: Attribution
@@ -104,15 +104,15 @@ def inspect_token(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> TokenCard:
-    """The card of the token at `index` (negative: from the end), or for `len(ids)` of the one that would follow.
+    """The card of the token at `index` (negative: from the end); `len(ids)` is the token after the text.
 
-    It is about `target` where one is given, else the token that stands there, or would most probably follow. `top` says
-    how many candidates, tokens read, heads and neurons are named. With `verify` the heads and neurons are switched off
-    one by one and all together, beside others drawn with `seed`; neurons of experts are left as they are.
+    It is about `target` if given, otherwise about the token at that position, or the most probable one after the text.
+    `top` is the number of candidates, attended tokens, heads and neurons listed. `verify` ablates these heads and
+    neurons one by one and all together, and random ones drawn with `seed`; neurons of experts are not ablated.
 
     Raises:
         PromptTooLongError: the text is longer than the model's context.
-        UsageError: there is no such token, or nothing before it.
+        UsageError: there is no such token, or it is the first.
     """
     index = _checked_index(ids, index)
     context = list(ids[:index])
@@ -122,8 +122,8 @@ def inspect_token(
     if target is None:
         target = ids[index] if index < len(ids) else int(logprobs.argmax())
     layers = lens_of(loaded, traced, top=top, follow=[target])[0]
-    made_of = attribution(loaded, traced, 0, target, strongest=top, top=top)
-    made_of = replace(made_of, heads=tuple(replace(head, looked_at=reading.looked_at(head)) for head in made_of.heads))
+    parts = attribution(loaded, traced, 0, target, strongest=top, top=top)
+    parts = replace(parts, heads=tuple(replace(head, looked_at=reading.looked_at(head)) for head in parts.heads))
     about = token(loaded.tokenizer, target)
     prob = float(logprobs[target].exp())
     return TokenCard(
@@ -141,8 +141,8 @@ def inspect_token(
         before=token(loaded.tokenizer, context[-1]),
         read=reading.row,
         lens=layers,
-        attribution=made_of,
-        verify=_verified(loaded, context, target, prob, made_of, seed, progress) if verify else None,
+        attribution=parts,
+        verify=_verified(loaded, context, target, prob, parts, seed, progress) if verify else None,
     )
 
 
@@ -151,12 +151,12 @@ def _checked_index(ids: Sequence[int], index: int) -> int:
         raise UsageError(f"There is no token {index}: the text has {len(ids)}, numbered from 0.")
     index = index + len(ids) if index < 0 else index
     if index == 0:
-        raise UsageError("The first token was not predicted: nothing came before it. Choose a later one.")
+        raise UsageError("The first token is not predicted, since no token is before it. Choose a later one.")
     return index
 
 
 class _Reading:
-    """One pass over the text before the token, and all that is kept of it."""
+    """One pass over the text before the token, and the activations recorded in it."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class _Reading:
     ) -> None:
         self._loaded, self._context = loaded, context
         self._best: dict[int, tuple[Tensor, Tensor]] = {}
-        """For each block and its heads, the strongest weight of the last row and where it lies."""
+        """For each block, the largest attention weight of each head in the last row, and its position."""
         rows = AttentionRows(loaded.model, [len(context) - 1])
         with on_attention(loaded.model, rows.see), on_attention(loaded.model, self._see):
             self.traced: Trace = trace(
@@ -180,7 +180,7 @@ class _Reading:
         self.row = rows.taken(loaded.tokenizer, context, len(context) - 1, top=top)[None]
 
     def looked_at(self, head: HeadLogit) -> LookedAt | None:
-        """Where a head looked most but at the first token; None if there was nothing else to look at."""
+        """The token a head attends to most, except the first; None if there is no other."""
         weights, places = self._best[head.block]
         weight, place = float(weights[head.head]), int(places[head.head])
         if weight <= 0:
@@ -190,7 +190,7 @@ class _Reading:
 
     def _see(self, call: AttentionCall) -> None:
         row = call.weights(call.new - 1)[0, :, 0]  # (H, S)
-        # Of a text read in chunks the last one's row counts, and only for that is this right.
+        # Overwritten by every chunk of the text; the positions are right for the last chunk, whose row counts.
         first = len(self._context) - call.seen
         if first == 0:
             row[:, 0] = 0
@@ -203,12 +203,12 @@ def _verified(
     context: Sequence[int],
     target: int,
     before: float,
-    made_of: Attribution,
+    parts: Attribution,
     seed: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> Verification:
-    heads = [HeadName(head.block, head.head) for head in made_of.heads]
-    neurons = [NeuronName(neuron.block, neuron.neuron) for neuron in made_of.neurons if neuron.expert is None]
+    heads = [HeadName(head.block, head.head) for head in parts.heads]
+    neurons = [NeuronName(neuron.block, neuron.neuron) for neuron in parts.neurons if neuron.expert is None]
     other_heads, other_neurons = _controls(loaded, heads, neurons, random.Random(seed))
     plans: list[tuple[Sequence[HeadName], Sequence[NeuronName], bool]] = [
         *(([head], [], False) for head in heads),
@@ -236,7 +236,7 @@ def _verified(
 def _controls(
     loaded: LoadedModel, heads: Sequence[HeadName], neurons: Sequence[NeuronName], drawn: random.Random
 ) -> tuple[list[HeadName], list[NeuronName]]:
-    """As many heads and neurons, of any block, that are not among the given ones."""
+    """The same numbers of random heads and neurons, from any block, other than the given ones."""
     per_block, width = loaded.config.num_heads, loaded.config.intermediate_size
     dense = [index for index, block in enumerate(blocks(loaded.model)) if not isinstance(block.mlp, MixtureOfExperts)]
     named_heads = [head.block * per_block + head.head for head in heads]
@@ -254,6 +254,6 @@ def _controls(
 
 
 def _others(count: int, named: Sequence[int], drawn: random.Random) -> list[int]:
-    """As many of the numbers below `count` as are `named`, and none of those."""
+    """`len(named)` random numbers below `count` that are not in `named`."""
     some = drawn.sample(range(count), min(count, 2 * len(named)))
     return [number for number in some if number not in named][: len(named)]

@@ -122,11 +122,11 @@ def test_neurons_of_experts_are_left_as_they_are(loaded: llmcli.LoadedModel) -> 
 @pytest.mark.parametrize(
     ("ids", "index", "complaint"),
     [
-        (IDS, 0, "nothing came before"),
-        (IDS, -20, "nothing came before"),
+        (IDS, 0, "no token is before it"),
+        (IDS, -20, "no token is before it"),
         (IDS, 21, "no token 21"),
         (IDS, -21, "no token -21"),
-        ([], 0, "nothing came before"),
+        ([], 0, "no token is before it"),
         ([], 1, "no token 1"),
     ],
 )

@@ -51,7 +51,9 @@ def token(
             seed=seed,
             progress=progress,
         )
-    return InspectResult(views.CardView(result), views.SCHEMA, result, (views.NOTE,))
+    return InspectResult(
+        views.CardView(result), views.SCHEMA, result, (views.NOTE if verify else views.NOTE_UNVERIFIED,)
+    )
 
 
 def _number(index: str) -> int | None:

@@ -86,7 +86,7 @@ def read_attention(
     )
     interrupted, failed = False, None
     try:
-        with progress_bar(unit="tokens", estimate=True, patience_s=_PATIENCE_S) as progress:
+        with progress_bar(unit="tokens", estimate=True, delay_s=_PATIENCE_S) as progress:
             reading.read(lambda done, total: progress("Reading the attention", done, total))
     except KeyboardInterrupt:
         interrupted = True

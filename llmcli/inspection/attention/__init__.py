@@ -1,1 +1,1 @@
-"""Where attention goes: summaries, patterns and scores of heads."""
+"""Attention: summaries, patterns of single heads, and head scores."""

@@ -1,7 +1,7 @@
-"""What each attention head does with a text that repeats: the head atlas, and the proof that its heads matter.
+"""Head atlas: score every attention head on a repeated text, and ablate the strongest induction heads.
 
-In tokens [BOS] + r + r, with n tokens in r, an induction head looks from each token of the second r to what came after
-the same token in the first (Olsson et al. 2022, arXiv:2209.11895), and predicts by that.
+In tokens [BOS] + r + r, with n tokens in r, an induction head attends from each token of the second r to the token
+that followed it in the first (Olsson et al. 2022, arXiv:2209.11895), and predicts that token.
 
 Dimension letters: B batch, H query heads, R rows of queries, S keys.
 """
@@ -21,27 +21,27 @@ from llmcli.inspection.core.ablation import logprobs_from, without_heads
 from llmcli.inspection.core.hooks import AttentionCall, on_attention
 from llmcli.text.tokenizer import Tokenizer
 
-# Weights held at a time, in float32: 64 MiB.
+# Attention weights held at a time, in float32: 64 MiB.
 _WEIGHTS_AT_ONCE = 1 << 24
-# Vocabularies are numbered by how common tokens are, roughly; rare ones may hardly have been seen in training.
+# Token ids are roughly ordered by frequency; rare tokens may hardly have been seen in training.
 _COMMON = 20_000
-# A share of less attention than rounding makes is none.
+# Mean attention below this is rounding error.
 _NOTHING = 1e-6
-_SHORTEST = 3  # in a shorter text the token before and the one after the last occurrence are the same
+_SHORTEST = 3  # in a shorter text the previous token and the induction target coincide
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Texts of the same length that say everything twice."""
+    """Token sequences of equal length that each repeat a text once."""
 
     rows: tuple[tuple[int, ...], ...]
     """The token ids of each: `[BOS] + r + r`."""
     length: int
-    """n, the tokens of r."""
+    """n, the number of tokens of r."""
     bos: bool
-    """The tokenizer has a BOS, and the texts begin with it."""
+    """Whether the sequences begin with a BOS token."""
     seed: int | None
-    """What random tokens were drawn by; None where the text was given."""
+    """Seed of the random tokens; None if the text was given."""
 
     @property
     def second(self) -> int:
@@ -51,33 +51,33 @@ class Repeats:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Where one head looks: shares of attention, 0 to 1, averaged over the queries that can see the key in question.
+    """What one head attends to: shares of attention, 0 to 1, averaged over the queries that can see the key.
 
-    None where none can, as in a block whose window is shorter than r. The scores `without_sink` are shares of what the
-    head gives to other positions than the first; the first is never counted as any of the other kinds.
+    None if no query can see it, as in a block with a window shorter than r. The scores `without_sink` are shares of
+    the attention that is not on the first position, which never counts as one of the other kinds.
     """
 
     layer: int
     """The head's block."""
     head: int
     previous: float | None
-    """At the token before."""
+    """On the previous token."""
     duplicate: float | None
-    """In the second r: at the same token in the first."""
+    """In the second r: on the same token in the first."""
     induction: float | None
-    """In the second r: at what came after the same token in the first."""
+    """In the second r: on the token after the same token in the first."""
     sink: float | None
-    """At the first position of all."""
+    """On the first position of the sequence."""
     previous_without_sink: float | None
     duplicate_without_sink: float | None
     induction_without_sink: float | None
     learned_sink: float | None
-    """Spent on nothing, by models whose heads have learned to; None in others."""
+    """Absorbed by learned attention sinks; None in models without them."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A head by its block and its number there."""
+    """A head, by block and index in the block."""
 
     layer: int
     head: int
@@ -85,28 +85,28 @@ class Head:
 
 @dataclass(frozen=True)
 class HeadAblation:
-    """The loss on the second r, in nats a token but its first, with heads on and off."""
+    """Loss on the second r without its first token, in nats per token, with and without some heads."""
 
     heads: tuple[Head, ...]
     """The strongest induction heads."""
     before: float
     without: float
-    """With those heads off."""
+    """With these heads ablated."""
     random: tuple[float, ...]
-    """With as many other heads off, in several draws."""
+    """With the same number of other heads ablated, in several random draws."""
 
     @property
     def random_mean(self) -> float:
-        """Over the draws."""
+        """Mean of `random`."""
         return sum(self.random) / len(self.random)
 
 
 @dataclass(frozen=True)
 class HeadAtlas:
-    """Every head of a model, block by block."""
+    """Scores of every head of a model, block by block."""
 
     length: int
-    """Tokens that are repeated."""
+    """Number of tokens that are repeated."""
     batch: int
     bos: bool
     seed: int | None
@@ -115,10 +115,10 @@ class HeadAtlas:
 
 
 def random_repeats(loaded: LoadedModel, *, length: int = 50, batch: int = 4, seed: int = 0) -> Repeats:
-    """Repeats of different common tokens, drawn by `seed`: shorter ones where context or vocabulary are small.
+    """Draw `batch` random sequences of common tokens, each repeated; shorter if context or vocabulary are small.
 
     Raises:
-        UsageError: there is no room for three tokens twice.
+        UsageError: the context or the vocabulary has no room for three tokens twice.
     """
     tokenizer = loaded.tokenizer
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -131,26 +131,28 @@ def random_repeats(loaded: LoadedModel, *, length: int = 50, batch: int = 4, see
         drawn.append([token for token, _ in zip(ordinary, range(length), strict=False)])
     length = min(map(len, drawn))
     if length < _SHORTEST:
-        raise UsageError("The model has too few tokens, or too short a context, to be shown a text that repeats.")
+        raise UsageError("The model's vocabulary or context is too small for a repeated text.")
     return Repeats(tuple((*bos, *r[:length], *r[:length]) for r in drawn), length, bool(bos), seed)
 
 
 def text_repeats(loaded: LoadedModel, ids: Sequence[int]) -> Repeats:
-    """The tokens of a text, without the BOS they may begin with, twice.
+    """Repeat the tokens of a text once, with a single BOS in front.
 
     Raises:
-        UsageError: the text has less than three tokens.
-        PromptTooLongError: twice the text is longer than the model's context.
+        UsageError: the text has fewer than three tokens.
+        PromptTooLongError: the repeated text is longer than the model's context.
     """
     first = loaded.tokenizer.bos_id
     bos = () if first is None else (first,)
     r = tuple(ids[1:] if bos and tuple(ids[:1]) == bos else ids)
     if len(r) < _SHORTEST:
-        raise UsageError(f"The text has {len(r)} tokens; repeating it says something from {_SHORTEST} tokens on.")
+        raise UsageError(
+            f"The text has {len(r)} tokens; give at least {_SHORTEST}, so that repeating it is meaningful."
+        )
     row = (*bos, *r, *r)
     if len(row) > loaded.config.context_length:
         raise PromptTooLongError(
-            f"Said twice the text has {len(row)} tokens, but the model's context holds {loaded.config.context_length}."
+            f"The repeated text has {len(row)} tokens, but the model's context holds {loaded.config.context_length}."
         )
     return Repeats((row,), len(r), bool(bos), None)
 
@@ -163,7 +165,7 @@ def head_atlas(
     *,
     weights_at_once: int = _WEIGHTS_AT_ONCE,
 ) -> HeadAtlas:
-    """Score every head in one pass over the repeats; `progress` hears the blocks passed and how many there are.
+    """Score every head in one pass over the repeats; `progress` is called with (blocks done, all blocks).
 
     At most `weights_at_once` attention weights are held at a time.
     """
@@ -189,10 +191,10 @@ def ablate_induction(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> HeadAblation:
-    """How much harder the second r is without the `count` strongest induction heads, and without as many others.
+    """Measure the loss on the second r without the `count` strongest induction heads, and without random other heads.
 
     Raises:
-        UsageError: there are not so many heads that can look that far back, or not as many others.
+        UsageError: fewer than `count` heads can see that far back, or fewer than `count` other heads are left.
     """
     able = [score for score in heads if score.induction is not None]
     strongest = sorted(able, key=lambda score: -(score.induction or 0.0))[:count]
@@ -201,7 +203,7 @@ def ablate_induction(
     most = min(len(able), len(heads) // 2)
     if not 1 <= count <= most:
         raise UsageError(
-            f"{count} heads cannot be switched off and compared with as many others: choose from 1 to {most}."
+            f"{count} heads cannot be switched off and compared with {count} others: choose from 1 to {most}."
         )
     generator = torch.Generator().manual_seed(seed)
     losses = []
@@ -219,7 +221,7 @@ def ablate_induction(
 
 
 def _is_ordinary(tokenizer: Tokenizer, token: int) -> bool:
-    """The token stands for text of its own."""
+    """Whether the token is whole text, not a control token or part of a character."""
     if not tokenizer.piece(token) or tokenizer.is_added(token):
         return False
     try:
@@ -229,10 +231,10 @@ def _is_ordinary(tokenizer: Tokenizer, token: int) -> bool:
 
 
 def _block_scores(call: AttentionCall, repeats: Repeats, weights_at_once: int) -> Iterator[HeadScores]:
-    """The scores of one block's heads, from a few rows of its attention patterns at a time."""
+    """The scores of one block's heads, computed from a few rows of its attention patterns at a time."""
     batch, heads = call.q.shape[:2]
     n, second = repeats.length, repeats.second
-    # How far back the key is, and which query is the first to count.
+    # Distance of the key from the query, and the first query that counts.
     kinds = {"previous": (1, 1), "duplicate": (n, second), "induction": (n - 1, second)}
     stripes = {kind: _Stripe(heads, call.q.device) for kind in (*kinds, "sink")}
     unspent = torch.zeros(heads, device=call.q.device)
@@ -261,12 +263,12 @@ def _block_scores(call: AttentionCall, repeats: Repeats, weights_at_once: int) -
 
 
 def _visible(call: AttentionCall, queries: Tensor, keys: Tensor) -> Tensor:
-    """Which of the queries can see each its key."""
+    """For each query, whether it can see its key; (R,) bool."""
     return keys <= queries if call.mask is None else call.mask[queries, keys]
 
 
 class _Stripe:
-    """What each head gives to one key of each query, summed over queries and texts."""
+    """Attention of each head on one key per query, summed over queries and texts."""
 
     def __init__(self, heads: int, device: torch.device) -> None:
         self._given = torch.zeros(heads, device=device)
@@ -274,25 +276,25 @@ class _Stripe:
         self._pairs = 0
 
     def add(self, weights: Tensor, of: Tensor, counted: Tensor, keys: Tensor) -> None:
-        """Count in some of the R queries of `weights` (B, H, R, S), each with its key, as part of `of` (B, H, R)."""
+        """Add the `counted` queries of `weights` (B, H, R, S), each with its key; `of` (B, H, R) is the whole."""
         rows = counted.nonzero()[:, 0]
         self._given += weights[:, :, rows, keys].sum((0, 2))
         self._of += of[:, :, rows].sum((0, 2))
         self._pairs += len(weights) * len(rows)
 
     def mean(self, head: int) -> float | None:
-        """The head's mean over all that was counted in."""
+        """The head's mean attention over all added queries; None if there are none."""
         return float(self._given[head]) / self._pairs if self._pairs else None
 
     def share(self, head: int) -> float | None:
-        """Of everything in `of`: the mean with queries weighted by it, so that a head at rest does not count."""
+        """The head's attention as a share of all of `of`, so that queries with little of it hardly count."""
         of = float(self._of[head])
         return float(self._given[head]) / of if of > _NOTHING * max(self._pairs, 1) else None
 
 
 @torch.inference_mode()
 def _repeat_loss(loaded: LoadedModel, repeats: Repeats) -> float:
-    """Mean negative log-probability of the second r but for its first token, which nothing announces; nats."""
+    """Mean negative log-probability in nats of the second r without its first token, which is unpredictable."""
     ids = torch.tensor(repeats.rows, device=loaded.model.device)
     first = repeats.second + 1
     total, place = 0.0, first

@@ -1,4 +1,4 @@
-"""The raw attention pattern of one head: how much each position takes of each one before it."""
+"""The raw attention pattern of one head: the weight of every earlier position for each query."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from llmcli.inspection.core.tokens import Token, tokens
 
 @dataclass(frozen=True)
 class Pattern:
-    """Rows of a head's attention matrix, softmax applied: masks, windows, soft caps and sinks are all in it."""
+    """Rows of a head's attention matrix after softmax, with mask, window, soft cap and sinks applied."""
 
     tokens: tuple[Token, ...]
     layer: int
     """The block, counted from 0."""
     head: int
     positions: tuple[int, ...]
-    """Which position each row stands at."""
+    """The query position of each row."""
     pattern: tuple[tuple[float, ...], ...]
-    """For each of `positions` the weight of every token of the text; those that it does not see have 0."""
+    """For each of `positions`, the weight of every token of the text; 0 for tokens that the query cannot see."""
 
 
 @torch.inference_mode()

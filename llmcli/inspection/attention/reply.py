@@ -1,6 +1,6 @@
-"""What a reply paid attention to, read once it is over in a pass of the readable model over prompt and reply.
+"""Attention of a finished reply, from one pass of the readable model over prompt and reply.
 
-The reply itself comes from the engine, and is the same whether or not its attention is read.
+The reply itself comes from the engine and does not depend on whether its attention is read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ _LOGITS_AT_ONCE = 1 << 24
 
 
 class ReplyAttention:
-    """The attention rows of a reply's tokens, and the readable model's log-probabilities of them where asked for.
+    """The attention rows of a reply's tokens, and optionally their log-probabilities in the readable model.
 
-    The pass is made in chunks, so that memory stays bounded; what is found grows chunk by chunk and stays where the
-    pass is interrupted.
+    The pass is made in chunks to bound memory; the results of finished chunks remain if it is interrupted.
     """
 
     def __init__(
@@ -39,26 +38,26 @@ class ReplyAttention:
         top: int = 5,
         logprobs: bool = False,
     ) -> None:
-        """Of each row the `top` tokens are named, or the stretches of the text so far that `spans` cuts it into."""
+        """Each row names its `top` tokens, or its `top` text spans as cut by `spans`."""
         self._loaded, self._prompt, self._reply = loaded, prompt, reply
         self._spans, self._top = spans, top
         self._wants_logprobs = logprobs
         self.rows: list[AttentionRow] = []
-        """For each token of the reply what the token before it paid attention to; fewer if interrupted."""
+        """For each reply token, the attention of the position that predicted it; fewer if interrupted."""
         self.logprobs: list[float] = []
-        """For each token of the reply its log-probability (nats) in the readable model, if asked for."""
+        """For each reply token, its log-probability (nats) in the readable model, if requested."""
 
     @torch.inference_mode()
     def read(self, progress: Callable[[int, int], None]) -> None:
-        """Make the pass; `progress` hears the tokens read, in proportion to the blocks passed, and how many there are.
+        """Run the pass; `progress` is called after every block with (tokens done, all tokens).
 
         Raises:
-            OutOfMemoryError: the text or its reading takes too much memory.
+            OutOfMemoryError: the pass needs too much memory.
         """
         if not self._reply:
             return
         model = self._loaded.model
-        # The last token is not read: nothing follows it.
+        # The last token predicts nothing in the reply, so it is left out.
         ids = [*self._prompt, *self._reply[:-1]]
         rows = AttentionRows(model, range(len(self._prompt) - 1, len(ids)))
         blocks = model.config.num_layers
@@ -90,7 +89,7 @@ class ReplyAttention:
             self.rows.append(found[None])
 
     def _note_logprobs(self, residual: Tensor, start: int) -> None:
-        """Take from `residual` (T, C), of the tokens from position `start` on, what it gives to the reply's tokens."""
+        """Compute the reply tokens' log-probabilities from `residual` (T, C), which begins at position `start`."""
         model, vocabulary = self._loaded.model, self._loaded.tokenizer.vocab_size
         first = max(len(self._prompt) - 1 - start, 0)
         for places in torch.split(residual[first:], max(1, _LOGITS_AT_ONCE // vocabulary)):

@@ -1,9 +1,9 @@
-"""One row of attention in words: how much the token at a position paid to every token before it, summed over heads.
+"""Attention rows: how much the token at a position attends to every earlier token, over all heads.
 
-The row at position i is what produced the token after it. Two measures are kept apart. `sink` and `self` are plain
-shares of attention, averaged over heads and blocks: most models park what they do not need on the first token. What
-was *read* is ranked by `a_ij ||v_j W_O||`, attention times the length of what it moves (Kobayashi et al. 2020,
-arXiv:2004.10102, eq. 4), over everything but the first token and the row's own, and sums to 1 there.
+The row at position i helps to predict the token after it. There are two measures. `sink` and `self` are plain shares
+of attention, averaged over heads and blocks: most models park unused attention on the first token. `read` is ranked by
+`a_ij ||v_j W_O||`, attention times the norm of the value it moves (Kobayashi et al. 2020, arXiv:2004.10102, eq. 4); it
+leaves out the first token and the row's own token and sums to 1 over the others.
 
 Dimension letters: T new tokens, S keys, H query heads, R rows.
 """
@@ -22,16 +22,16 @@ from llmcli.inspection.core.value_norms import ValueLengths
 from llmcli.model import Transformer
 from llmcli.text.tokenizer import Tokenizer
 
-# Weights held at a time, in float32: 64 MiB.
+# Attention weights held at a time, in float32: 64 MiB.
 _WEIGHTS_AT_ONCE = 1 << 24
 _TINY = 1e-30
 
 
 class AttentionRows:
-    """Sums up the rows at chosen positions while a text is read; `see` is for `on_attention`.
+    """Accumulates the rows at chosen positions during forward passes; `see` is a callback for `on_attention`.
 
-    The text is read from its beginning, in one pass or several. Between two passes only the lengths of value vectors
-    are kept, so memory grows with the rows of one pass.
+    The text is read from its beginning in one or several passes. Between passes only the norms of value vectors are
+    kept, so memory grows with the rows of one pass.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class AttentionRows:
         head: int | None = None,
         each_block: bool = False,
     ) -> None:
-        """`positions` and the blocks in `only` are ascending; `head` limits it to that head of each block."""
+        """`positions` and the blocks in `only` are ascending; `head` selects one head of each block."""
         self._positions = positions
         self._blocks = range(model.config.num_layers) if only is None else only
         self._head, self._each_block = head, each_block
@@ -54,7 +54,7 @@ class AttentionRows:
         self._pools: dict[int | None, _Pool] = {}  # for all blocks together (None), and for each
 
     def see(self, call: AttentionCall) -> None:
-        """Count in what one block of a pass paid attention to."""
+        """Add the attention of one block in the current pass."""
         if call.block == self._blocks[0]:
             start, self._end = self._end, self._end + call.new
             self._here = [position for position in self._positions if start <= position < self._end]
@@ -72,9 +72,9 @@ class AttentionRows:
     def taken(
         self, tokenizer: Tokenizer, ids: Sequence[int], position: int, *, top: int, spans: Sequence[TextSpan] = ()
     ) -> dict[int | None, AttentionRow]:
-        """The row at one of the `here` positions, over all blocks (None), and with `each_block` of each block.
+        """The row at one of the `here` positions: over all blocks (key None), and with `each_block` one per block.
 
-        `ids` is the text that was read.
+        `ids` are the tokens of the text.
         """
         number = self._here.index(position)
         return {
@@ -84,7 +84,7 @@ class AttentionRows:
 
     @property
     def here(self) -> Sequence[int]:
-        """The chosen positions that the last pass read."""
+        """The chosen positions in the last pass."""
         return self._here
 
 
@@ -97,7 +97,7 @@ class _Pool:
         self._blocks = 0
 
     def add(self, call: AttentionCall, lengths: Tensor, queries: Sequence[int], head: int | None = None) -> None:
-        """Count in the rows of `queries`, ascending numbers among the T of `call`; `lengths` (H, S), the values'."""
+        """Add the rows of `queries` (ascending indices among the T of `call`); `lengths` (H, S) are value norms."""
         of = slice(None) if head is None else slice(head, head + 1)
         first = self._attention.shape[1] - call.seen
         step = max(1, _WEIGHTS_AT_ONCE // (call.q.shape[1] * call.seen))
@@ -109,12 +109,12 @@ class _Pool:
             rows = slice(start, start + len(some))
             self._attention[rows, first:] += weights[of].mean(0)
             moved = (weights[of] * lengths[of, None]).sum(0)
-            # Every block is to count alike: the residual stream grows from block to block, and lengths with it.
+            # Give every block the same weight: the residual stream grows from block to block, and norms with it.
             self._moved[rows, first:] += moved / moved.sum(-1, keepdim=True).clamp(min=_TINY)
         self._blocks += 1
 
     def row(self, number: int) -> tuple[Tensor, Tensor]:
-        """Attention and what it moved, averaged over blocks: both (S,), all positions to the end of the pass."""
+        """Attention and value-weighted attention, averaged over blocks; both (S,), up to the end of the pass."""
         blocks = max(self._blocks, 1)
         return self._attention[number] / blocks, self._moved[number] / blocks
 
@@ -129,11 +129,11 @@ def _row(
     top: int,
     spans: Sequence[TextSpan] = (),
 ) -> AttentionRow:
-    """A row in words; `attention` and `moved` (S,) are its plain and its weighted means over all positions so far."""
+    """Build a row from the plain (`attention`) and the value-weighted (`moved`) means over positions, both (S,)."""
     sink = float(attention[0])
     own = float(attention[position]) if position else 0.0
     moved = moved[: position + 1].clone()
-    # What is parked on the first token, and what the token keeps of itself, is not reading.
+    # `read` leaves out the sink and the token itself.
     moved[0] = moved[position] = 0
     moved /= moved.sum().clamp(min=_TINY)
     sums = moved

@@ -1,4 +1,4 @@
-"""What chosen tokens of a text read: their rows of attention, as `rows` sums them up, for views and commands."""
+"""Attention rows at chosen positions of a text, for views and commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmcli.inspection.core.tokens import Token, tokens
 
 @dataclass(frozen=True)
 class BlockReading:
-    """What one block's attention, all heads together, read."""
+    """The attention row of one block, over all its heads."""
 
     block: int
     row: AttentionRow
@@ -27,7 +27,7 @@ class BlockReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one row read: in all blocks together, and in each, if that was asked for."""
+    """The attention row of one position over all blocks, and per block if requested."""
 
     row: AttentionRow
     blocks: tuple[BlockReading, ...]
@@ -35,7 +35,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class AttentionSummary:
-    """What some rows of a text read, and, if there is only one, what every block of it read."""
+    """Attention rows of some positions; for a single position also one row per block."""
 
     tokens: tuple[Token, ...]
     rows: tuple[AttentionRow, ...]
@@ -55,9 +55,9 @@ def read_at(
     spans: Sequence[TextSpan] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Reading, ...]:
-    """What the rows at `positions` (ascending) of a text read: of each the `top` tokens or, if given, `spans`.
+    """The attention rows at `positions` (ascending), each with its `top` tokens or, if given, `top` of the `spans`.
 
-    `only` limits it to some blocks, `head` to one head of each. With `each_block` every block's own reading comes too.
+    `only` selects blocks, `head` one head of each block. `each_block` adds one row per block.
 
     Raises:
         PromptTooLongError: the text is longer than the model's context.
@@ -98,7 +98,7 @@ def summary(
     spans: Sequence[TextSpan] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> AttentionSummary:
-    """`read_at` for a view: with what each block read, where there is a single position."""
+    """`read_at` for a view: with one row per block if there is a single position."""
     alone = len(positions) == 1
     found = read_at(loaded, ids, positions, top=top, only=only, each_block=alone, spans=spans, progress=progress)
     return AttentionSummary(

@@ -1,1 +1,1 @@
-"""Cause and effect: restoring activations, and leaving out parts of a prompt."""
+"""Causal experiments: restoring activations, and leaving out parts of a prompt."""

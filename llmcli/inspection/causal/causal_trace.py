@@ -1,9 +1,9 @@
-"""Causal tracing: which states carry the answer from a subject to the end of the text (Meng et al. 2022, section 2.1).
+"""Causal tracing: which hidden states carry the answer from a subject to the end of the text (Meng et al. 2022, 2.1).
 
-The subject's embeddings are drowned in noise, so that the model no longer knows the answer. Then single states are put
-back to what they were without noise; how probable the answer is again says what went through them.
+Noise is added to the subject's embeddings, so that the model no longer predicts the answer. Then single states are
+restored to their values without noise; the probability of the answer shows how much of it passes through them.
 
-Dimension letters: B noises, T tokens, C hidden size, L blocks.
+Dimension letters: B noise samples, T tokens, C hidden size, L blocks.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
 from llmcli.model.cache.branch_cache import BranchCache
 
 _NOISE = 3.0
-"""Of the noise, in standard deviations of the text's embeddings."""
-# Blocks whose output of one kind is put back together: a share of them all, as 10 of 48 in the paper.
+"""Scale of the noise, in standard deviations of the text's embeddings."""
+# Share of all blocks whose attention or feed-forward output is restored together (10 of 48 in the paper).
 _WINDOW_SHARE = 0.2
 _PARTS: tuple[Part, ...] = ("feed_forward", "attention")
-# Tokens of a pass: enough to keep the cores busy, and few enough for the processor's caches.
+# Tokens per pass: enough to keep the cores busy, few enough for the processor's caches.
 _TOKENS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class CausalTrace:
-    """How probable the answer is when a state is put back: for each token of the text, and each block."""
+    """Probability of the answer when one state is restored, for each token of the text and each block."""
 
     tokens: tuple[Token, ...]
     subject: tuple[int, ...]
     """The positions that noise was added to."""
     answer: TokenProb
-    """With its probability after the text as it is."""
+    """With its probability without noise."""
     corrupted: float
-    """Its probability with the noise, and nothing put back."""
+    """Its probability with noise and nothing restored."""
     samples: int
     window: int
     hidden: tuple[tuple[float, ...], ...]
-    """(T, L): the residual stream after the block put back, at the token."""
+    """(T, L): with the residual stream after the block restored at the token."""
     feed_forward: tuple[tuple[float, ...], ...]
-    """(T, L): what the feed-forward networks of the blocks around, `window` of them, add at the token."""
+    """(T, L): with the feed-forward outputs of `window` blocks around it restored at the token."""
     attention: tuple[tuple[float, ...], ...]
-    """(T, L): what attention adds there."""
+    """(T, L): with the attention outputs of these blocks restored."""
 
 
 @torch.inference_mode()
@@ -68,9 +68,9 @@ def causal_trace(
 ) -> CausalTrace:
     """Trace the token `answer`, by default the most probable one, from the tokens at `subject`.
 
-    Each number is a mean over `samples` noises. `progress` hears the states put back and how many there are, as shares
-    of the work that they are. `window_share` of the blocks are put back together, where the output of one kind is;
-    a pass has at most `tokens_at_once` tokens.
+    Each number is a mean over `samples` noise samples. `progress` is called with (states done, all states), scaled by
+    their share of the work. Attention and feed-forward outputs are restored in windows of `window_share` of the blocks.
+    A pass has at most `tokens_at_once` tokens.
 
     Raises:
         NotFiniteError: the model's output is not a number.
@@ -89,11 +89,11 @@ def causal_trace(
     layers = loaded.config.num_layers
     window = max(1, round(window_share * layers))
     first = min(subject)
-    # Before the subject nothing is drowned, so there is nothing to put back.
+    # Tokens before the subject are not affected by the noise, so restoring them changes nothing.
     corrupted = float(run.answer_probabilities(run.corrupted[layers][:, -1], chosen).mean())
     grids = {kind: [[corrupted] * layers for _ in ids] for kind in ("hidden", *_PARTS)}
     wanted = _variants(layers, window)
-    # The work that a variant is: the blocks after it, for the tokens after it.
+    # The work of one variant: the remaining blocks times the remaining tokens.
     work = _Work(sum((layers - each.start) * (len(ids) - at) for each in wanted for at in range(first, len(ids))))
     for at in range(first, len(ids)):
         for some in _together(wanted, max(1, tokens_at_once // (samples * (len(ids) - at)))):
@@ -118,18 +118,18 @@ def causal_trace(
 
 @dataclass(frozen=True)
 class _Variant:
-    """What is put back: a cell of one of the grids."""
+    """One restoration: a cell of one of the grids."""
 
     kind: Literal["hidden", "feed_forward", "attention"]
     layer: int
     start: int
-    """The first block that computes something else than without it."""
+    """The first block whose result it changes."""
     stop: int
-    """The block before which nothing more is put back."""
+    """End (exclusive) of the blocks whose output is restored."""
 
 
 def _variants(layers: int, window: int) -> list[_Variant]:
-    """All that is put back at one token, by the block that it begins with."""
+    """All restorations at one token, sorted by their first block."""
     found = [_Variant("hidden", layer, layer + 1, layer + 1) for layer in range(layers)]
     for part in _PARTS:
         for layer in range(layers):
@@ -139,25 +139,25 @@ def _variants(layers: int, window: int) -> list[_Variant]:
 
 
 def _together(variants: Sequence[_Variant], count: int) -> Iterator[Sequence[_Variant]]:
-    """Some variants at a time, which begin with blocks near each other."""
+    """Batches of `count` variants with neighboring first blocks."""
     return (variants[first : first + count] for first in range(0, len(variants), count))
 
 
 @dataclass
 class _Work:
-    """How much of it is done."""
+    """Tracks the amount of work done."""
 
     total: int
     _done: int = 0
 
     def done(self, more: int, states: int) -> tuple[int, int]:
-        """`more` is done; its share of the work as a number of `states`, and that."""
+        """Add `more` work; return the progress as (part of `states`, `states`)."""
         self._done += more
         return states * self._done // self.total, states
 
 
 class _Runs:
-    """The clean pass and the drowned ones, which others branch off from in the middle: of a layer and of the text."""
+    """The clean pass and the corrupted passes, from which restored passes branch off at a layer and a token."""
 
     def __init__(
         self, loaded: LoadedModel, ids: Sequence[int], subject: Sequence[int], samples: int, seed: int
@@ -167,29 +167,29 @@ class _Runs:
         logits: list[Tensor] = []
         self._clean, self._added = self._read(lambda: logits.append(loaded.logits(ids)[-1]))
         self.clean_logits = logits[0]
-        """(V,): what follows the text as it is."""
+        """Logits (V,) after the text without noise."""
         embedding = self._clean[0]  # (1, T, C)
         noise = torch.randn(
             (samples, len(subject), embedding.shape[2]), generator=torch.Generator().manual_seed(seed)
         ).to(embedding.device)
-        drowned = embedding.expand(samples, -1, -1).clone()
-        drowned[:, list(subject)] += (_NOISE * embedding.float().std() * noise).to(embedding.dtype)
+        corrupted = embedding.expand(samples, -1, -1).clone()
+        corrupted[:, list(subject)] += (_NOISE * embedding.float().std() * noise).to(embedding.dtype)
         self._trunk = model.new_cache(batch=samples, capacity=len(ids))
         self._trunk.begin(len(ids))
-        self.corrupted, _ = self._read(lambda: model.run_from_layer(drowned, 0, cache=self._trunk))
-        """(B, T, C) each: the residual stream of the drowned texts before each block, and after the last."""
-        self.corrupted[0] = drowned
+        self.corrupted, _ = self._read(lambda: model.run_from_layer(corrupted, 0, cache=self._trunk))
+        """(B, T, C) each: the residual stream of the corrupted texts before each block, and after the last."""
+        self.corrupted[0] = corrupted
 
     def answer_probabilities(self, last: Tensor, answer: int) -> Tensor:
-        """Of the answer, (N,), for residual streams (N, C) after the last block and the last token."""
+        """Probabilities (N,) of the answer, from residual streams (N, C) of the last token after the last block."""
         logits = self._loaded.model.unembed(last)[:, : self._loaded.tokenizer.vocab_size]
         return logits.float().softmax(-1)[:, answer]
 
     def with_variants(self, variants: Sequence[_Variant], at: int, answer: int) -> list[float]:
-        """The probability of the answer with each of the variants, ordered by `start`, put back at one token.
+        """The probability of the answer with each variant (ordered by `start`) restored at the token `at`.
 
-        The tokens before it are those of the drowned texts, whatever is put back at a later one; so each layer computes
-        all variants that have begun, of the tokens from `at` on.
+        Earlier tokens are those of the corrupted texts in all variants, so each layer computes only the tokens from
+        `at` on, for all variants that have begun.
         """
         model = self._loaded.model
         layers = model.config.num_layers
@@ -208,7 +208,7 @@ class _Runs:
         return [float(each) for each in found.view(len(variants), self._samples).mean(1)]
 
     def _entering(self, variant: _Variant, at: int) -> Tensor:
-        """The residual stream (B, T - at, C) before the block that a variant begins with."""
+        """The residual stream (B, T - at, C) before a variant's first block."""
         x = self.corrupted[variant.start][:, at:]
         if variant.kind == "hidden":
             x = x.clone()
@@ -217,7 +217,7 @@ class _Runs:
 
     @contextmanager
     def _restore(self, variants: Sequence[_Variant], layer: int, at: int) -> Iterator[None]:
-        """Let a block add at one token what it added without noise, in the rows of variants that say so."""
+        """Replace a block's outputs at token `at` by the clean ones, in the rows of variants that restore them."""
         hooks = []
         for part in _PARTS:
             ends = [variant.stop if variant.kind == part else 0 for variant in variants]
@@ -236,7 +236,7 @@ class _Runs:
             yield
 
     def _read(self, compute: Callable[[], object]) -> tuple[list[Tensor], list[dict[Part, Tensor]]]:
-        """The residual stream before each block and after the last, and what each block's parts added."""
+        """Run `compute`; return the residual stream before each block and after the last, and each block's outputs."""
         layers = self._loaded.config.num_layers
         residuals: list[Tensor] = [torch.empty(0)] * (layers + 1)
         added: list[dict[Part, Tensor]] = [{} for _ in range(layers)]

@@ -1,7 +1,7 @@
-"""What a model would have said without some part of its prompt: whether that part mattered, and how much.
+"""Prompt ablation: how much an answer's probability depends on a part of the prompt.
 
-A part is taken away in two ways. *Hidden*: it stays where it is, but no later token attends to it, in any block.
-*Removed*: its tokens are gone, and the rest is read anew, nearer together.
+A part is ablated in two ways. *Hidden*: it keeps its place, but no later token attends to it, in any block.
+*Removed*: its tokens are deleted, and the shorter prompt is read again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
 
 _RANGES = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", re.ASCII)
-_COMPARED = 200  # characters of a text that is looked for in vain
+_COMPARED = 200  # characters of a text that was not found, for suggestions and the error message
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What is taken away of a prompt."""
+    """The ablated part of a prompt."""
 
     positions: tuple[int, ...]
     text: str
@@ -43,7 +43,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class AnswerToken:
-    """A token of the answer and its probability, 0 to 1, given all of the answer before it."""
+    """A token of the answer and its probability, 0 to 1, given the answer before it."""
 
     id: int
     text: str
@@ -52,7 +52,7 @@ class AnswerToken:
     """After the whole prompt."""
     hidden: float
     removed: float | None
-    """None where nothing of the prompt is left."""
+    """None if the whole prompt was removed."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Instead:
-    """The most probable token in the first place of the answer."""
+    """The most probable first token of the answer."""
 
     before: TokenProb
     hidden: TokenProb
@@ -85,19 +85,19 @@ class Without:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the prompt, and what hiding it does."""
+    """A word of the prompt, and the effect of hiding it."""
 
     text: str
     positions: tuple[int, ...]
     hidden: float
-    """Change of the answer's log-probability, in nats: below 0 where the answer needed the word."""
+    """Change of the answer's log-probability, in nats: negative if the answer depends on the word."""
     ends_prompt: bool
     """It contains the prompt's last token, which itself predicts the answer and so cannot be hidden from it."""
 
 
 @dataclass(frozen=True)
 class WordScan:
-    """An answer and every word of the prompt, those first without which the answer loses most."""
+    """An answer and every word of the prompt, the word with the largest drop first."""
 
     answer: tuple[Token, ...]
     before: float
@@ -106,15 +106,15 @@ class WordScan:
 
 
 def find_text(tokenizer: Tokenizer, ids: Sequence[int], span: str, *, within: str | None = None) -> tuple[int, ...]:
-    """The positions of every token that shares a character with `span`, wherever that occurs.
+    """Positions of all tokens that overlap an occurrence of `span`.
 
-    Control tokens are no text. `within` leaves out what a chat template has put around that text.
+    Control tokens are not text. `within` limits the search to that text, without the chat template around it.
 
     Raises:
-        UsageError: it does not occur, or is empty.
+        UsageError: `span` does not occur, or is empty.
     """
     if not span:
-        raise UsageError("There is nothing to look for: the span is empty.")
+        raise UsageError("The text to leave out is empty.")
     starts, joined = _joined(tokenizer, ids)
     first, last = _place(joined, within)
     wanted = span.encode("utf-8", errors="replace")
@@ -129,13 +129,13 @@ def find_text(tokenizer: Tokenizer, ids: Sequence[int], span: str, *, within: st
 
 
 def parse_positions(text: str, length: int) -> tuple[int, ...]:
-    """Token numbers as in "4" or "0,3-7", of a text of so many tokens.
+    """Parse token numbers such as "4" or "0,3-7", for a text of `length` tokens.
 
     Raises:
-        UsageError: it is of another form, or there are no such tokens.
+        UsageError: the form is wrong, or a number is out of range.
     """
     if not _RANGES.fullmatch(text):
-        raise UsageError(f'"{text[:_COMPARED]}" are no token numbers; write them as in 4, 3-7 or 0,3-7.')
+        raise UsageError(f'"{text[:_COMPARED]}" is not a list of token numbers; write 4, 3-7 or 0,3-7.')
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -147,10 +147,10 @@ def parse_positions(text: str, length: int) -> tuple[int, ...]:
 
 
 def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
-    """The tokens of an answer as it goes on after a prompt.
+    """The tokens of an answer as the continuation of a prompt.
 
     Raises:
-        UsageError: it is empty.
+        UsageError: the answer is empty.
     """
     ids = tokenizer.encode_segments([TextSegment(answer, trusted=False)], continuation=True)
     if not ids:
@@ -159,17 +159,17 @@ def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
 
 
 def own_answer(loaded: LoadedModel, ids: Sequence[int], max_tokens: int) -> list[int]:
-    """What the model itself goes on with, each token the most probable one, up to the end of its reply.
+    """The model's own greedy continuation, up to the end of its reply or `max_tokens`.
 
     Raises:
-        UsageError: the reply ends before it began.
+        UsageError: the reply is empty.
         PromptTooLongError: the prompt leaves no room for a reply.
     """
     params = SamplingParams(temperature=0, max_tokens=max_tokens)
     events = loaded.engine().stream(ids, params, probabilities=False)
     found = [event.id for event in events if isinstance(event, Step)]
     if not found:
-        raise UsageError("The model ends its reply at once. Say with --answer what to look at.")
+        raise UsageError("The model's reply is empty. Give the answer to examine with --answer.")
     return found
 
 
@@ -181,7 +181,7 @@ def without_span(
     *,
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> Without:
-    """How probable `answer` is after `ids`, and without the tokens at `positions` (ascending) of them.
+    """Probabilities of `answer` after `ids`, and with the tokens at `positions` (ascending) hidden and removed.
 
     At most `rows_at_once` rows of logits are computed at a time.
 
@@ -224,9 +224,9 @@ def scan_words(
     within: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> WordScan:
-    """Hide each word in turn, or each of the text `within` alone, which a chat template has put words around.
+    """Hide each word of the prompt in turn; `within` limits this to the text inside a chat template.
 
-    `progress` hears the words done and how many there are.
+    `progress` is called with (words done, all words).
 
     Raises:
         PromptTooLongError: prompt and answer are longer than the model's context.
@@ -260,7 +260,7 @@ def _read(
     hidden: Collection[int] = (),
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> tuple[list[float], TokenProb]:
-    """The log-probability of each token of the answer, and the most probable token in the first's place."""
+    """The log-probability of each token of the answer, and the most probable first token."""
     model = loaded.model
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     logprobs: list[float] = []
@@ -279,7 +279,7 @@ def _read(
 
 def _check(loaded: LoadedModel, ids: Sequence[int], answer: Sequence[int]) -> None:
     if not ids:
-        raise UsageError("The text has no tokens: there is nothing to take away.")
+        raise UsageError("The text has no tokens: there is nothing to leave out.")
     if len(ids) + len(answer) > loaded.config.context_length:
         raise PromptTooLongError(
             f"Text and answer have {len(ids) + len(answer)} tokens, but the model's context holds "
@@ -288,7 +288,7 @@ def _check(loaded: LoadedModel, ids: Sequence[int], answer: Sequence[int]) -> No
 
 
 def _joined(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[list[int], bytes]:
-    """Where each token begins in all of them joined, and that; bytes that no text has stand for control tokens."""
+    """Start offset of each token, and the joined bytes; control tokens become 0xff, which never occurs in UTF-8."""
     starts, joined = [], bytearray()
     for token in ids:
         starts.append(len(joined))
@@ -297,19 +297,19 @@ def _joined(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[list[int], bytes]
 
 
 def _place(joined: bytes, text: str | None) -> tuple[int, int]:
-    """Where `text` stands, the last time it does; everything, where there is none or the tokenizer has rewritten it."""
+    """Byte range of the last occurrence of `text`; the whole range if it is None or the tokenizer has rewritten it."""
     wanted = (text or "").strip().encode("utf-8", errors="replace")
     at = joined.rfind(wanted)
     return (at, at + len(wanted)) if wanted and at >= 0 else (0, len(joined))
 
 
 def _overlapping(starts: Sequence[int], first: int, last: int) -> range:
-    """The tokens with a byte from `first` to before `last`."""
+    """The tokens that overlap the bytes `first` to `last` (exclusive)."""
     return range(max(bisect_right(starts, first) - 1, 0), bisect_left(starts, last))
 
 
 def _nearest(tokenizer: Tokenizer, ids: Sequence[int], span: str) -> str:
-    """A sentence that names the tokens most like `span`."""
+    """A sentence that names the tokens most similar to `span`."""
     wanted = span[:_COMPARED].strip()
     first_of = {tokenizer.token_text(token): place for place, token in reversed(list(enumerate(ids)))}
     likeness = {

@@ -1,1 +1,1 @@
-"""What all inspections share: hooks, activations, ablations, tokens and text spans."""
+"""Shared by all inspections: hooks, activations, ablations, tokens and text spans."""

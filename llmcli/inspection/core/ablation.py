@@ -1,7 +1,7 @@
-"""Switching parts of a model off for the time of a block, to see whether they mattered.
+"""Zero ablation: context managers that switch off parts of a model, to measure whether they matter.
 
-What a part writes is replaced by zero at every position (or only at some). The weights are not touched: outside the
-block the model is the plain one.
+The output of a part is replaced by zero at every position. The weights are not touched: after the `with` block the
+model is unchanged.
 
 Dimension letters: B batch, T new tokens, S keys, C hidden size, H query heads, V size of a value head, I neurons.
 """
@@ -27,10 +27,10 @@ ROWS_AT_ONCE = 256
 def logprobs_from(
     model: Transformer, ids: Tensor, first: int, vocab_size: int, *, rows_at_once: int = ROWS_AT_ONCE
 ) -> Iterator[Tensor]:
-    """What the model expects in each place of `ids` (B, T) from position `first` (at least 1) on, given all before.
+    """Log-probabilities of the tokens of `ids` (B, T) from position `first` (at least 1) on.
 
-    Log-probabilities (B, places, `vocab_size`), float32, a few places at a time, which are `rows_at_once`
-    rows at most, or one place. One pass without a cache, so that whatever is switched off is off for the whole text.
+    Yields float32 (B, positions, `vocab_size`), at most `rows_at_once` rows or one position at a time. Makes one pass
+    without a cache, so that ablations apply to the whole text.
     """
     residual: list[Tensor] = []
 
@@ -46,7 +46,7 @@ def logprobs_from(
 
 @contextmanager
 def without_heads(model: Transformer, heads: Iterable[tuple[int, int]]) -> Iterator[None]:
-    """Heads, each a (block, head), write nothing."""
+    """Zero the output of heads, each a (block, head), inside the `with` block."""
     by_block: dict[int, list[int]] = {}
     for block, head in heads:
         by_block.setdefault(block, []).append(head)
@@ -67,7 +67,7 @@ def without_heads(model: Transformer, heads: Iterable[tuple[int, int]]) -> Itera
 
 @contextmanager
 def without_neurons(model: Transformer, neurons: Iterable[tuple[int, int]]) -> Iterator[None]:
-    """Neurons of dense feed-forward networks, each a (block, neuron), write nothing.
+    """Zero neurons of dense feed-forward networks, each a (block, neuron), inside the `with` block.
 
     Raises:
         UsageError: a block's feed-forward network is a mixture of experts.
@@ -96,9 +96,9 @@ def without_neurons(model: Transformer, neurons: Iterable[tuple[int, int]]) -> I
 
 @contextmanager
 def without_keys(model: Transformer, positions: Collection[int]) -> Iterator[None]:
-    """No later token sees the tokens at `positions`, in any block; each still sees itself.
+    """Hide the tokens at `positions` from all later tokens, in every block; each token still sees itself.
 
-    For passes over a whole text without a cache.
+    Works for passes over a whole text without a cache.
     """
     hidden = torch.tensor(sorted(positions), dtype=torch.long, device=model.device)
 

@@ -1,4 +1,4 @@
-"""The autopsy of a text: one pass over all of it that keeps, for chosen positions, everything a view could ask for.
+"""Record activations at chosen positions in one pass over a text.
 
 Dimension letters: L blocks, P chosen positions, C hidden size, H query heads, V size of a value head.
 """
@@ -21,17 +21,18 @@ CHUNK = 512
 
 @dataclass(frozen=True)
 class Trace:
-    """What passed through the model at `positions` of a text; float32."""
+    """Activations at `positions` of a text; float32."""
 
     positions: tuple[int, ...]
     residuals: Tensor
-    """(L + 1, P, C): the residual stream after so many blocks; 0 is the embedding."""
+    """(L + 1, P, C): the residual stream after 0, 1, ... L blocks; 0 is the embedding."""
     added: dict[Part, Tensor]
-    """(L, P, C) each: what attention and feed-forward added to it. Empty unless asked for."""
+    """(L, P, C) each: outputs of attention and feed-forward, as added to the residual stream. Empty unless requested.
+    """
     heads: Tensor
-    """(L, P, H, V): what each head had mixed, before the output projection. Empty unless asked for."""
+    """(L, P, H, V): output of each head before the output projection. Empty unless requested."""
     feed_forward_inputs: Tensor
-    """(L, P, C): what the feed-forward networks read. Empty unless asked for."""
+    """(L, P, C): inputs of the feed-forward networks. Empty unless requested."""
 
 
 def trace(
@@ -42,7 +43,7 @@ def trace(
     parts: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
-    """Read `ids` once and keep what passed at `positions` (ascending); with `parts` all of it, else the residuals.
+    """Read `ids` once and record the residual stream at `positions` (ascending); with `parts` everything in `Trace`.
 
     Raises:
         PromptTooLongError: the text is longer than the model's context.
@@ -59,18 +60,18 @@ def trace(
     }
     heads: list[list[Tensor]] = [[] for _ in range(layers)]
     inputs: list[list[Tensor]] = [[] for _ in range(layers)]
-    here = slice(0)  # which of the wanted positions the pass covers
-    rows = wanted[:0]  # and where in it they are
+    here = slice(0)  # the wanted positions in the current pass
+    rows = wanted[:0]  # their indices within the pass
 
     def keep(into: list[list[Tensor]]) -> Callable[[int, Tensor], None]:
         return lambda index, x: into[index].append(x[0, rows.to(x.device)].float()) if len(rows) else None
 
-    with ExitStack() as looking:
-        looking.enter_context(on_residual(model, keep(residuals)))
+    with ExitStack() as hooks:
+        hooks.enter_context(on_residual(model, keep(residuals)))
         if parts:
-            looking.enter_context(on_added(model, lambda index, part, x: keep(added[part])(index, x)))
-            looking.enter_context(on_heads(model, keep(heads)))
-            looking.enter_context(on_feed_forward(model, keep(inputs)))
+            hooks.enter_context(on_added(model, lambda index, part, x: keep(added[part])(index, x)))
+            hooks.enter_context(on_heads(model, keep(heads)))
+            hooks.enter_context(on_feed_forward(model, keep(inputs)))
         for start, stop in passes(model, ids, progress):
             here = slice(*torch.searchsorted(wanted, torch.tensor([start, stop])).tolist())
             rows = wanted[here] - start
@@ -88,14 +89,14 @@ def trace(
 def passes(
     model: Transformer, ids: Sequence[int], progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Read `ids` in chunks, each after its (start, stop) has been given out: what hooks see next is those positions.
+    """Run `ids` through the model in chunks; yields (start, stop) before each, so hooks know their positions.
 
     Raises:
         PromptTooLongError: the text is longer than the model's context.
         UsageError: there is no text.
     """
     if not ids:
-        raise UsageError("The text is empty: there is nothing to look at.")
+        raise UsageError("The text is empty: there is nothing to inspect.")
     if len(ids) > model.config.context_length:
         raise PromptTooLongError(
             f"The text has {len(ids)} tokens, but the model's context holds {model.config.context_length}."

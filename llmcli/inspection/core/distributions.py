@@ -1,4 +1,4 @@
-"""What is computed of log-probabilities (nats) in which a token may be ruled out: its log-probability is -inf.
+"""KL divergence, entropy and perplexity of log-probabilities (nats), which may be -inf for tokens that are ruled out.
 
 Dimension letter: V vocabulary.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
-    """KL(first || second) of log-probabilities (..., V): (...), in their type; infinite where only `second` rules out.
+    """KL(first || second) of log-probabilities (..., V): (...), in their dtype; infinite if only `second` has a -inf.
 
-    A token that `first` rules out adds nothing, though -inf times 0 is NaN.
+    A token that `first` rules out adds 0, although -inf times 0 is NaN.
     """
     terms = (first.exp() * (first - second)).masked_fill(first == -torch.inf, 0.0)
-    # The difference of two rounded logarithms may fall below zero by as much as they are rounded.
+    # Rounding of the logarithms can make the sum slightly negative.
     return terms.sum(-1).clamp(min=0)
 
 
@@ -28,7 +28,7 @@ def entropy(logprobs: Tensor) -> Tensor:
 
 
 def perplexity(logprobs: Sequence[float]) -> float:
-    """Exp of the mean surprise of tokens with such log-probabilities; infinite where that is too great for a float."""
+    """Perplexity, exp of the mean negative log-probability; infinite if that overflows a float."""
     mean = -math.fsum(logprobs) / len(logprobs)
     try:
         return math.exp(mean)
@@ -37,5 +37,5 @@ def perplexity(logprobs: Sequence[float]) -> float:
 
 
 def change(before: float, after: float) -> float:
-    """`after` less `before`: 0 where both are -inf, whose difference would be NaN."""
+    """`after` minus `before`; 0 if both are -inf, whose difference would be NaN."""
     return 0.0 if before == after else after - before

@@ -1,7 +1,8 @@
-"""Looking at what passes through a model, and nothing else: forward hooks on the boxes of `model/`.
+"""Read-only forward hooks on the modules of `model/`.
 
-Each function is a context manager that calls `see` during every pass inside its block; outside of it the model is the
-plain one again. What is seen is the model's own tensors, without a copy: not to be changed, and to be reduced at once.
+Each function is a context manager that calls `see` during every forward pass inside its `with` block and removes its
+hooks afterwards. The tensors passed to `see` are the model's own, not copies: `see` must not change them, and should
+reduce or copy them immediately.
 
 Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D size of a key, V size of a value head,
 C hidden size.
@@ -30,27 +31,27 @@ Part: TypeAlias = Literal["attention", "feed_forward"]
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one layer's attention was given in one pass."""
+    """Inputs of one layer's attention in one pass."""
 
     block: int
     attention: Attention | LatentAttention
     q: Tensor
     """(B, H, T, D)"""
     k: Tensor
-    """(B, K, S, D), the last T of them the queries' own. In latent attention K is 1 and these are the cached rows."""
+    """(B, K, S, D); the last T belong to the queries. In latent attention K is 1 and these are the cached rows."""
     v: Tensor
-    """(B, K, S, V); in latent attention the latents that values are made from, (B, 1, S, L)."""
+    """(B, K, S, V); in latent attention the latents that values are computed from, (B, 1, S, L)."""
     mask: Tensor | None
-    """(T, S); None: each query sees all up to its own."""
+    """(T, S); None is a causal mask: each query sees all keys up to its own."""
 
     @property
     def new(self) -> int:
-        """T: how many queries there are; key S - T is the first one's own."""
+        """T, the number of queries; key S - T belongs to the first query."""
         return self.q.shape[2]
 
     @property
     def seen(self) -> int:
-        """S: how many keys there are, the last of which is the last query's own."""
+        """S, the number of keys; the last key belongs to the last query."""
         return self.k.shape[2]
 
     def weights(self, first: int = 0, stop: int | None = None) -> Tensor:
@@ -67,13 +68,13 @@ class AttentionCall:
 
 
 def blocks(model: Transformer) -> list[Block]:
-    """The model's blocks, with their type."""
+    """The model's blocks, typed as `Block`."""
     return [block for block in model.layers if isinstance(block, Block)]
 
 
 @contextmanager
 def on_residual(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """`see(layer, x)`: the residual stream (B, T, C) after so many blocks; 0 is the embedding."""
+    """`see(layer, x)`: the residual stream (B, T, C) after `layer` blocks; 0 is the embedding."""
 
     def entering(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         see(0, inputs[0])
@@ -92,7 +93,7 @@ def on_residual(model: Transformer, see: Callable[[int, Tensor], None]) -> Itera
 
 @contextmanager
 def on_added(model: Transformer, see: Callable[[int, Part, Tensor], None]) -> Iterator[None]:
-    """`see(block, part, x)`: what attention and feed-forward of each block add to the residual stream, (B, T, C)."""
+    """`see(block, part, x)`: what each block's attention and feed-forward add to the residual stream, (B, T, C)."""
 
     def seeing(index: int, part: Part) -> Callable[[nn.Module, object, Tensor], None]:
         return lambda _module, _inputs, output: see(index, part, output)
@@ -109,7 +110,7 @@ def on_added(model: Transformer, see: Callable[[int, Part, Tensor], None]) -> It
 def on_attention(
     model: Transformer, see: Callable[[AttentionCall], None], *, only: Iterable[int] | None = None
 ) -> Iterator[None]:
-    """`see(call)`: queries, keys and values of each block's attention, or of `only` those blocks'."""
+    """`see(call)`: queries, keys and values of the attention of all blocks, or of the blocks in `only`."""
 
     def seeing(index: int, attention: Attention | LatentAttention) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -128,7 +129,7 @@ def on_attention(
 
 @contextmanager
 def on_heads(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """`see(block, z)`: what each head has mixed, before the output projection, (B, T, H, V)."""
+    """`see(block, z)`: the output of each head before the output projection, (B, T, H, V)."""
 
     def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _module, inputs: see(index, inputs[0].view(*inputs[0].shape[:2], model.config.num_heads, -1))
@@ -142,7 +143,7 @@ def on_heads(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator
 
 @contextmanager
 def on_feed_forward(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """`see(block, x)`: what each block's feed-forward network, dense or mixture, reads, (B, T, C)."""
+    """`see(block, x)`: the input of each block's feed-forward network, dense or mixture of experts, (B, T, C)."""
 
     def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _module, inputs: see(index, inputs[0])
@@ -153,9 +154,9 @@ def on_feed_forward(model: Transformer, see: Callable[[int, Tensor], None]) -> I
 
 @contextmanager
 def on_router(model: Transformer, see: Callable[[int, Tensor, Tensor, Tensor], None]) -> Iterator[None]:
-    """`see(block, x, chosen, weights)`: what each router reads (N, C), the experts it chooses and the weights as used.
+    """`see(block, x, chosen, weights)`: the input of each router (N, C), the chosen experts and their weights.
 
-    The last two are (N, k), where N counts tokens and k the experts each is sent to. Dense blocks are passed over.
+    The last two are (N, k), for N tokens and k experts per token. Dense blocks have no router and are skipped.
     """
 
     def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...], tuple[Tensor, Tensor]], None]:
@@ -170,7 +171,7 @@ def on_router(model: Transformer, see: Callable[[int, Tensor, Tensor, Tensor], N
 
 
 def attention_of(model: Transformer, block: int) -> Attention | LatentAttention:
-    """The attention of a block."""
+    """The attention module of a block."""
     attention = blocks(model)[block].self_attn
     assert isinstance(attention, Attention | LatentAttention)
     return attention
@@ -185,7 +186,7 @@ def adder(block: Block, part: Part) -> nn.Module:
 
 @contextmanager
 def removed(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Hooks as they are at the end of the block: gone."""
+    """Remove the hooks at the end of the `with` block."""
     held: list[RemovableHandle] = []
     try:
         held.extend(handles)

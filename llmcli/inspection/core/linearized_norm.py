@@ -1,8 +1,8 @@
-"""A norm as the linear map it is at one point, so that what goes into it can be followed through part by part.
+"""A norm linearized at one input, so that a sum of parts can be followed through it part by part.
 
-A norm divides by a number made from its whole input. With that number held at its actual value the rest is linear:
-what a sum of parts becomes is the sum of what the parts become (Elhage et al. 2021, "A Mathematical Framework for
-Transformer Circuits", on handling layer norm).
+A norm divides by a scale computed from its whole input. With that scale held at its actual value the rest is linear:
+the norm of a sum is the sum over its parts (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits",
+on handling layer norm).
 
 Dimension letters: C hidden size.
 """
@@ -16,12 +16,12 @@ from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale
 
 
 class FrozenNorm:
-    """`c -> gain * (c - mean(c)) + bias`, or without the mean, as `norm` is at its input `x`; all in float32."""
+    """`c -> gain * (c - mean(c)) + bias` (without the mean for RMSNorm), the linearization at `x`; float32."""
 
     def __init__(self, norm: nn.Module, x: Tensor) -> None:
         """`x` is (C,); `norm` one of `model/norm.py`, or the identity."""
         x = x.float()
-        self.centred = isinstance(norm, LayerNorm)
+        self.centered = isinstance(norm, LayerNorm)
         self.bias: Tensor | None = None
         if isinstance(norm, LayerNorm):
             weight = torch.ones_like(x) if norm.weight is None else norm.weight.float() + norm.plus_one
@@ -38,15 +38,15 @@ class FrozenNorm:
             raise TypeError(f"{type(norm).__name__} is not a norm that can be held fixed")
 
     def apply(self, parts: Tensor) -> Tensor:
-        """What parts (..., C) of the input become, the bias left out."""
-        if self.centred:
+        """Map parts (..., C) of the input, without the bias."""
+        if self.centered:
             parts = parts - parts.mean(-1, keepdim=True)
         return self.gain * parts
 
     def pull_back(self, direction: Tensor) -> Tensor:
-        """The direction (C,) in front of the norm in which parts count as they do along `direction` behind it.
+        """Map a `direction` (C,) in the norm's output to the corresponding direction in its input.
 
         `pull_back(d) @ c == d @ apply(c)` for every c.
         """
         pulled = self.gain * direction
-        return pulled - pulled.mean() if self.centred else pulled
+        return pulled - pulled.mean() if self.centered else pulled

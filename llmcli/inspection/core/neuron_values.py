@@ -1,8 +1,8 @@
-"""Feed-forward networks neuron by neuron: how strongly each fires, and which tokens what it writes speaks for.
+"""Feed-forward networks neuron by neuron: activations, and the tokens that each neuron's output promotes.
 
-A neuron writes its column of `down_proj`, times its activation (Geva et al. 2022, arXiv:2203.14680, eq. 2). In a
-mixture of experts the neurons are those of the chosen experts and of the shared one, and what they write is also times
-the expert's weight.
+A neuron writes its column of `down_proj` times its activation (Geva et al. 2022, arXiv:2203.14680, eq. 2). In a
+mixture of experts the neurons are those of the chosen experts and of the shared expert, and their output is also
+multiplied by the expert's weight.
 
 Dimension letters: N tokens, C hidden size, I neurons of a network, V vocabulary of the tokenizer.
 """
@@ -25,7 +25,7 @@ from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from llmcli.model.mixture_of_experts import ExpertWeights, MixtureOfExperts
 
 Expert: TypeAlias = int | Literal["shared"] | None
-"""Whose neurons: an expert's, the shared expert's, or in a dense block just the block's."""
+"""The expert that the neurons belong to: an index, "shared", or None in a dense block."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Firing:
     activations: Tensor
     """(I,), signed; float32."""
     down: Tensor
-    """(C, I): what each neuron writes for an activation of one."""
+    """(C, I): what each neuron writes at an activation of 1."""
     weight: float
-    """A factor on all they write: the expert's weight, or 1."""
+    """A factor on the output: the expert's weight, or 1."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """Which tokens a vector in the residual stream speaks for, and against, most."""
+    """The tokens whose logits a vector in the residual stream raises and lowers most."""
 
     promotes: tuple[Token, ...]
     suppresses: tuple[Token, ...]
 
 
 def firing(network: nn.Module, x: Tensor) -> list[Firing]:
-    """The neurons of a feed-forward network, or of all its chosen experts, on the vector `x` (C,) that it reads."""
+    """The neurons of a feed-forward network, or of all its chosen experts, for the input `x` (C,)."""
     if isinstance(network, FeedForward | PlainFeedForward):
         return [Firing(None, _fired(network, x[None])[0], network.down_proj.weight, 1.0)]
     assert isinstance(network, MixtureOfExperts)
@@ -70,7 +70,7 @@ def firing(network: nn.Module, x: Tensor) -> list[Firing]:
 
 
 def activations(network: nn.Module, x: Tensor, neuron: int, expert: Expert) -> list[float | None]:
-    """How one neuron fires on each of the vectors `x` (N, C); None where its expert is not chosen."""
+    """The activation of one neuron for each of the inputs `x` (N, C); None where its expert is not chosen."""
     if isinstance(network, FeedForward | PlainFeedForward):
         return _listed(_fired(network, x)[:, neuron])
     assert isinstance(network, MixtureOfExperts)
@@ -86,7 +86,7 @@ def activations(network: nn.Module, x: Tensor, neuron: int, expert: Expert) -> l
 
 
 def width(network: nn.Module, expert: Expert) -> int | None:
-    """How many neurons the network, or that expert of it, has; None if there is no such expert."""
+    """Number of neurons of the network or of one of its experts; None if there is no such expert."""
     if isinstance(network, FeedForward | PlainFeedForward):
         return network.down_proj.in_features if expert is None else None
     assert isinstance(network, MixtureOfExperts)
@@ -98,7 +98,7 @@ def width(network: nn.Module, expert: Expert) -> int | None:
 
 
 def written(network: nn.Module, neuron: int, expert: Expert) -> Tensor:
-    """What a neuron writes for an activation of one, (C,)."""
+    """What a neuron writes at an activation of 1, (C,)."""
     if isinstance(network, MixtureOfExperts):
         if isinstance(expert, int):
             return network.experts.down_proj[expert][:, neuron]
@@ -110,10 +110,10 @@ def written(network: nn.Module, neuron: int, expert: Expert) -> Tensor:
 
 @torch.inference_mode()
 def promotion(loaded: LoadedModel, block: int, vector: Tensor, top: int) -> Promotion:
-    """Which tokens a `vector` (C,) speaks for where the feed-forward network of that block writes it.
+    """The `top` tokens that a `vector` (C,) promotes and suppresses when the block's feed-forward network writes it.
 
-    By the direct path: through the block's output norm if there is one, the final norm and the output head. A norm's
-    scale is the same for all tokens, so it does not matter here.
+    Follows the direct path: the block's output norm if there is one, the final norm and the output head. A norm's
+    scale is the same for all tokens, so it does not change the order.
     """
     model, tokenizer, place = loaded.model, loaded.tokenizer, blocks(loaded.model)[block]
     vector = vector.float()

@@ -1,4 +1,4 @@
-"""Stretches of a text that attention can be summed over: its words, its lines, the messages of a conversation."""
+"""Split a text into spans over which attention is summed: words, lines, or messages of a conversation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Unit: TypeAlias = Literal["token", "word", "line", "message"]
 
 @dataclass(frozen=True)
 class TextSpan:
-    """The tokens from `start` up to, but not with, `stop`."""
+    """The tokens from `start` to `stop` (exclusive)."""
 
     text: str
     start: int
@@ -23,15 +23,15 @@ class TextSpan:
 
 
 class Spans:
-    """The stretches of a text that grows: what was cut before is not cut again."""
+    """The spans of a growing text: finished spans are not split again."""
 
     def __init__(self, unit: Unit, tokenizer: Tokenizer, said: Sequence[Message] = ()) -> None:
-        """`said` is what messages are found by."""
+        """`said` are the messages to find, for the unit "message"."""
         self._unit, self._tokenizer, self._said = unit, tokenizer, said
         self._found: list[TextSpan] = []
 
     def of(self, ids: Sequence[int]) -> list[TextSpan]:
-        """The stretches of `ids`, which begin with those of the last call; none for single tokens."""
+        """The spans of `ids`, which must begin with the ids of the last call; empty for the unit "token"."""
         if self._unit == "token":
             return []
         if self._unit == "message" and self._found:
@@ -41,7 +41,7 @@ class Spans:
             self._found = messages(self._tokenizer, ids, self._said)
             return self._found
         cut = words if self._unit == "word" else lines
-        # The last may go on.
+        # The last span may continue.
         start = self._found.pop().start if self._found else 0
         more = cut(self._tokenizer, ids[start:])
         self._found += [TextSpan(span.text, span.start + start, span.stop + start) for span in more]
@@ -49,7 +49,7 @@ class Spans:
 
 
 def words(tokenizer: Tokenizer, ids: Sequence[int]) -> list[TextSpan]:
-    """A word begins with the white space before it; a control token stands alone."""
+    """Split into words, each with the white space before it; a control token is a word by itself."""
 
     def begins(at: int) -> bool:
         if tokenizer.is_special(ids[at]) or tokenizer.is_special(ids[at - 1]):
@@ -60,14 +60,14 @@ def words(tokenizer: Tokenizer, ids: Sequence[int]) -> list[TextSpan]:
 
 
 def lines(tokenizer: Tokenizer, ids: Sequence[int]) -> list[TextSpan]:
-    """A line begins after the token that ends the one before."""
+    """Split into lines; each ends with the token that contains its newline."""
     return _cut(tokenizer, ids, lambda at: b"\n" in tokenizer.token_bytes(ids[at - 1]))
 
 
 def messages(tokenizer: Tokenizer, ids: Sequence[int], said: Sequence[Message]) -> list[TextSpan]:
-    """One span for each of the messages `said`, with the template's words before it; then what comes after the last.
+    """One span per message in `said`, including the template's text before it, then one for the rest, the reply.
 
-    A message that the template left out has none.
+    A message that the template left out has no span.
     """
     starts, at, ends = [], 0, []
     for token in ids:

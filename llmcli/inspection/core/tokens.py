@@ -1,4 +1,4 @@
-"""Plain values that every view shares."""
+"""Tokens as plain values, shared by all views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmcli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Token:
-    """A token of the vocabulary: its number, its text, and the bytes it stands for, which need not be whole text."""
+    """A token of the vocabulary: its id, its text and its bytes, which may be part of a character."""
 
     id: int
     text: str
@@ -19,7 +19,7 @@ class Token:
 
 @dataclass(frozen=True)
 class TokenProb:
-    """A token and a probability, 0 to 1, that a view says more about."""
+    """A token and its probability, 0 to 1."""
 
     id: int
     text: str
@@ -28,15 +28,15 @@ class TokenProb:
 
 
 def token(tokenizer: Tokenizer, token_id: int) -> Token:
-    """The token of that id."""
+    """The `Token` of an id."""
     return Token(token_id, tokenizer.token_text(token_id), tokenizer.token_bytes(token_id))
 
 
 def tokens(tokenizer: Tokenizer, ids: Iterable[int]) -> tuple[Token, ...]:
-    """The tokens of those ids."""
+    """The `Token` of each id."""
     return tuple(token(tokenizer, token_id) for token_id in ids)
 
 
 def token_prob(tokenizer: Tokenizer, token_id: int, prob: float) -> TokenProb:
-    """The token of that id, with a probability."""
+    """The `TokenProb` of an id."""
     return TokenProb(token_id, tokenizer.token_text(token_id), tokenizer.token_bytes(token_id), prob)

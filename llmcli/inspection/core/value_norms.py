@@ -1,4 +1,4 @@
-"""How long what each head would move of a token is: ||v_j W_O||, the value vector sent through the output projection.
+"""Norms of value vectors after the output projection, ||v_j W_O||, for every head and token.
 
 Dimension letters: L blocks, S keys, H query heads, K kv heads, V size of a value head, C hidden size, n tokens.
 """
@@ -16,10 +16,10 @@ from llmcli.model.norm import CenteredRMSNorm, LayerNorm
 
 
 class ValueLengths:
-    """The lengths of the tokens read so far, each computed once.
+    """The value norms of all tokens read so far, each computed once.
 
-    With an output norm behind the projection the length is that of the normed vector, but for the norm's scale, which
-    all tokens of a row share.
+    If an output norm follows the projection, the normed vector is measured, without the norm's scale, which is the
+    same for all tokens of a row.
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -30,10 +30,10 @@ class ValueLengths:
         self._grams: Tensor | None = None
 
     def note(self, call: AttentionCall, end: int) -> None:
-        """Take what is needed of the keys of `call`, the last of which is at position `end - 1`."""
+        """Compute the norms of the new keys of `call`, the last of which is at position `end - 1`."""
         first, known = end - call.seen, self._known[call.block]
         self._reserve(end)
-        # What stands from the first new token on may have been another text before.
+        # Positions from the first new token on may have belonged to another text before.
         until = min(known.stop, end - call.new)
         start = until if known.start <= first < until else first
         values = self._values(call, start - first)
@@ -41,11 +41,11 @@ class ValueLengths:
         self._known[call.block] = range(min(first, start), end)
 
     def of(self, block: int, first: int, stop: int) -> Tensor:
-        """(H, S): of the keys from position `first` to `stop`, which have been noted."""
+        """Norms (H, S) of the keys from position `first` to `stop`, which must have been noted."""
         return self._lengths[block, :, first:stop]
 
     def _values(self, call: AttentionCall, start: int) -> Tensor:
-        """(K, n, V): of the keys from number `start` on."""
+        """Values (K, n, V) of the keys from index `start` on."""
         if isinstance(call.attention, LatentAttention):
             return (call.v[0, :, start:] @ call.attention.value_weight.transpose(1, 2)).float()
         return call.v[0, :, start:].float()
@@ -61,7 +61,7 @@ class ValueLengths:
         return self._grams
 
     def _gram(self, block: int) -> Tensor:
-        """W_O'W_O of each head, (K, H/K, V, V): v'(W_O'W_O)v is the squared length of W_O v."""
+        """W_O'W_O of each head, (K, H/K, V, V): v'(W_O'W_O)v is the squared norm of W_O v."""
         config = self._model.config
         weight = attention_of(self._model, block).o_proj.weight.float()  # (C, H * V)
         weight = _through_output_norm(self._model, block, weight)
@@ -72,13 +72,13 @@ class ValueLengths:
 
 
 def _lengths(values: Tensor, gram: Tensor) -> Tensor:
-    """`values` (..., K, n, V) and `gram` (..., K, H/K, V, V) to lengths (..., K, H/K, n)."""
+    """Norms (..., K, H/K, n) from `values` (..., K, n, V) and `gram` (..., K, H/K, V, V)."""
     values = values.unsqueeze(-3)
     return ((values @ gram) * values).sum(-1).clamp(min=0).sqrt()
 
 
 def _through_output_norm(model: Transformer, block: int, weight: Tensor) -> Tensor:
-    """What writes into the residual stream, (C, ...), with what an output norm does to it apart from its scale."""
+    """Apply a block's output norm, without its scale, to a matrix (C, ...) that writes into the residual stream."""
     module = blocks(model)[block]
     if not isinstance(module, OutputNormBlock):
         return weight

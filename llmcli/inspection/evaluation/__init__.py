@@ -1,1 +1,1 @@
-"""Measures of a model on texts: perplexity, choices, needles, cost, and the difference of two models."""
+"""Evaluations: perplexity, multiple choice, needle in a haystack, cost, and comparison of two models."""

@@ -1,10 +1,9 @@
-"""What a model costs to run, counted from its sizes: parameters, arithmetic, and the memory of the key-value cache.
+"""The cost of running a model, computed from its sizes: parameters, FLOPs and KV cache memory.
 
-A multiplication and an addition per weight and token make 2 FLOPs; attention takes 2 for each value of a query head
-and each key seen to compare them, and 2 for each value mixed: 4 H D S for H heads of size D and S keys (Kaplan et al.
-2020, arXiv:2001.08361, section 2.1; Hoffmann et al. 2022, arXiv:2203.15556, appendix F). A query sees its own key, all
-before it, and no more than its layer's window. What grows with neither matrices nor keys (norms, activations,
-rotations, softmax, biases) is left out: it is well under one percent.
+Each weight takes 2 FLOPs per token (multiply and add). Attention takes 2 per value to compare a query head with a key
+and 2 per value to mix: 4 H D S for H heads of size D and S keys (Kaplan et al. 2020, arXiv:2001.08361, section 2.1;
+Hoffmann et al. 2022, arXiv:2203.15556, appendix F). A query sees its own key and the ones before it, up to its layer's
+window. Norms, activations, rotations, softmax and biases are left out: they are well under one percent.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ _LONGEST = 1 << 31
 
 @dataclass(frozen=True)
 class BoxCost:
-    """One kind of part, over the whole model."""
+    """The cost of one kind of component, over the whole model."""
 
     box: str
     """embeddings, attention, feed_forward, norms or output_head"""
     parameters: int
-    """Shared ones counted once: a tied output head has none."""
+    """Tied parameters count once: a tied output head has 0."""
     active: int
-    """Parameters that a token goes through; of experts, the chosen ones."""
+    """Parameters used for a token: of the experts, only the chosen ones."""
     flops_per_token: int
-    """In its matrices; attention scores come on top, see `LengthCost`."""
+    """FLOPs in its matrices, without attention scores, which depend on the length (`LengthCost`)."""
 
 
 @dataclass(frozen=True)
 class BlockCost:
-    """One block."""
+    """Parameters of one block."""
 
     block: int
     """Counted from 0."""
@@ -48,48 +47,48 @@ class BlockCost:
     feed_forward: int
     """Parameters, all experts included."""
     feed_forward_active: int
-    """Parameters that a token goes through."""
+    """Parameters used for a token."""
     window: int | None
-    """The most keys a query sees; None: all."""
+    """Maximum number of keys a query sees; None is no limit."""
 
 
 @dataclass(frozen=True)
 class LengthCost:
-    """What a text of some length costs."""
+    """The cost of a text of a given length."""
 
     tokens: int
     origin: str
     """Why this length: context, asked, text or example."""
     kv_bytes: int
     kv_bytes_ungrouped: int
-    """If every query head had keys and values of its own."""
+    """If every query head had its own keys and values."""
     flops_to_read: int
-    """To read the whole text, with logits for its last token alone."""
+    """Prefill of the whole text, with logits for its last token only."""
     flops_of_last: int
-    """For its last token when the others are cached: what one more token costs there."""
+    """Its last token with the others cached: a decode step at this length."""
     attention_share: float
-    """The share of `flops_of_last` that goes into attention scores and mixing."""
+    """Share of `flops_of_last` spent on attention scores and mixing."""
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """The whole account."""
+    """The costs of a model."""
 
     name: str
     context_length: int
     parameters: int
     active: int
-    """Parameters that a token goes through."""
+    """Parameters used for a token."""
     flops_per_token: int
-    """In all matrices, before attention scores."""
+    """FLOPs in all matrices, without attention scores."""
     score_flops_per_key: int
-    """Attention scores and mixing, for each key that a token sees in every block."""
+    """FLOPs of attention scores and mixing per key, summed over all blocks."""
     boxes: tuple[BoxCost, ...]
     blocks: tuple[BlockCost, ...]
     query_heads: int
     kv_heads: int
     latent: bool
-    """Keys and values of all heads are made from one cached latent."""
+    """Whether keys and values of all heads are computed from one cached latent."""
     kv_value_bytes: int
     """Bytes of a cached value."""
     kv_bytes_per_token: int
@@ -100,13 +99,13 @@ class ModelCost:
 def model_cost(
     name: str, config: ModelConfig, *, context: int | None = None, text_tokens: int | None = None
 ) -> ModelCost:
-    """Count from the sizes alone, for the full context, a few shorter ones, `context` and `text_tokens`.
+    """Compute the costs for the full context, a few shorter lengths, `context` and `text_tokens`.
 
     Raises:
-        UsageError: a `context` that is no number of tokens.
+        UsageError: `context` is not a positive number of tokens.
     """
     if context is not None and not 0 < context < _LONGEST:
-        raise UsageError(f"A context of {context} tokens has no cost to count; give a number from 1 on.")
+        raise UsageError(f"A context of {context} tokens is out of range; give a number from 1 on.")
     parameters = parameters_of(config)
     boxes = _boxes(config, parameters)
     flops = sum(box.flops_per_token for box in boxes)
@@ -135,12 +134,12 @@ def model_cost(
 
 
 def keys_seen(layer: LayerConfig, tokens: int) -> int:
-    """How many keys the last of `tokens` sees in a layer, its own included."""
+    """Number of keys that the last of `tokens` tokens sees in a layer, including its own."""
     return tokens - layer.first_visible(tokens - 1)
 
 
 def keys_read(layer: LayerConfig, tokens: int) -> int:
-    """How many keys all of `tokens` see together in a layer: the sum of `keys_seen` over every length up to it."""
+    """Number of keys seen by all of `tokens` tokens in a layer: the sum of `keys_seen` over all lengths up to it."""
     if layer.window is not None:
         growing = min(tokens, layer.window)
         return growing * (growing + 1) // 2 + (tokens - growing) * layer.window
@@ -157,7 +156,7 @@ def _boxes(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tupl
         box, used = box_of(name), _used(config, name, parameter)
         counts[box] += parameter.values
         active[box] += used
-        # An embedding is looked up, not multiplied; biases are vectors (those of experts, a vector for each).
+        # Embeddings are looked up, not multiplied; biases are vectors (one per expert in a mixture).
         if box not in ("norms", "embeddings") and not name.endswith("bias"):
             weights[box] += used if len(parameter.shape) > 1 else 0
     weights["output_head"] = config.vocab_size * config.hidden_size
@@ -189,7 +188,7 @@ def _blocks(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tup
 
 
 def _used(config: ModelConfig, name: str, parameter: ParameterInfo) -> int:
-    """How much of a parameter one token goes through."""
+    """Number of a parameter's values used for one token."""
     if ".mlp.experts." not in name:
         return parameter.values
     experts = config.layers[int(name.split(".")[1])].experts
@@ -215,10 +214,10 @@ def _length(config: ModelConfig, tokens: int, origin: str, flops: int, head: int
 
 
 def _score_flops(config: ModelConfig) -> int:
-    """For one query of every head and one key, in one block.
+    """FLOPs of attention scores and mixing for one query token and one key in one block, over all heads.
 
-    Latent attention compares and mixes the latents themselves: a query is as long as a cached row, a value as the
-    latent (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
+    Latent attention compares and mixes the latents themselves: a query has the size of a cached row, a value that of
+    the latent (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
     """
     if config.latent is not None:
         return 2 * config.num_heads * (2 * config.latent.rank + config.latent.rope_dim)
@@ -226,7 +225,7 @@ def _score_flops(config: ModelConfig) -> int:
 
 
 def _ungrouped_width(config: ModelConfig) -> int:
-    """Values a block would cache for a token if every query head had a key and a value of its own."""
+    """Values that a block would cache per token if every query head had its own key and value."""
     if config.latent is not None:
         return config.num_heads * (config.latent.query_dim + config.latent.value_dim)
     return config.num_heads * 2 * config.head_dim

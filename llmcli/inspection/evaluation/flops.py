@@ -1,4 +1,4 @@
-"""Where a model's parameters are, and what its key-value cache costs."""
+"""Parameters of a model by component, stored bytes, and the size of its KV cache."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from llmcli.model.parameters import parameters_of
 
 @dataclass(frozen=True)
 class ModelAccount:
-    """Counts of parameters by the box they belong to, and bytes of storage and cache."""
+    """Parameter counts by component, and bytes of storage and cache."""
 
     embeddings: int
     attention: int
     feed_forward: int
     norms: int
     output_head: int
-    """0 when the head is the embedding matrix itself."""
+    """0 if the head is tied to the embedding."""
     stored_bytes: Mapping[str, int]
-    """Bytes in the files, by the encoding they are stored in."""
+    """Bytes in the files, by encoding."""
     kv_bytes_per_token: int
-    """In a cache of 16-bit values."""
+    """With a cache of 16-bit values."""
     kv_bytes_full: int
-    """At the full context; layers with a window or chunks hold no more than that."""
+    """At the full context; a layer with a window or chunks caches no more than these."""
     idle_for_a_token: int = 0
-    """Parameters of the experts that a token does not go through, on average over tokens."""
+    """Parameters of experts that are not used for a token."""
 
     @property
     def parameters(self) -> int:
-        """All parameters, shared ones counted once."""
+        """Number of all parameters; tied ones count once."""
         return self.embeddings + self.attention + self.feed_forward + self.norms + self.output_head
 
 
 def account(checkpoint: Checkpoint) -> ModelAccount:
-    """Count from the headers; no weight is read."""
+    """Compute the account from the headers, without reading weights."""
     config = checkpoint.config
     counts: Counter[str] = Counter()
     idle = 0
@@ -61,7 +61,7 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
 
 
 def box_of(parameter: str) -> str:
-    """The box that a parameter of that name belongs to: a field of `ModelAccount`."""
+    """The component that a parameter belongs to, by its name: a field of `ModelAccount`."""
     if "norm" in parameter:
         return "norms"
     for part, box in (("self_attn", "attention"), ("mlp", "feed_forward"), ("embed_", "embeddings")):

@@ -1,7 +1,7 @@
-"""Two models on one text: how far apart what they expect is, token by token, and where they would say other things.
+"""Compare two models on one text: the KL divergence of their distributions per token, and their greedy continuations.
 
-The models need not be in memory together: what the first expects of every token is kept in a temporary file, of as many
-bytes as tokens times vocabulary times four, while the second is run. V is the size of the vocabulary.
+The models need not be in memory together: the first model's log-probabilities are kept in a temporary file (4 bytes
+times tokens times vocabulary) while the second model runs. V is the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from llmcli.inspection.core.distributions import change, kl_divergence, perplexi
 from llmcli.inspection.core.tokens import Token, token
 from llmcli.inspection.evaluation.perplexity import logits_along
 
-# Candidates that are kept of each step of a continuation, to say what one model thinks of the other's token.
+# Candidates kept for each step of a continuation, to look up the probability of the other model's token.
 _CANDIDATES = 20
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told what is going on, how many tokens are done, and of how many."""
+"""Called with (description, tokens done, all tokens)."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one model expects in a place: the log-probability (nats) of the token that came, and its first choice."""
+    """One model's prediction at a position: the log-probability (nats) of the actual token, and its first choice."""
 
     logprob: float
     choice: Token
@@ -42,38 +42,38 @@ class Expected:
 
 @dataclass(frozen=True)
 class ComparedToken:
-    """A token of the text. All but the token are None where nothing came before it or it was only read."""
+    """A token of the text. The predictions are None if it has no token before it or was not compared."""
 
     index: int
     id: int
     text: str
     bytes: bytes
     kl: float | None = None
-    """KL(first || second) of what they expect here, nats: 0 where they expect the same."""
+    """KL(first || second) of their distributions at this position, in nats."""
     first: Expected | None = None
     second: Expected | None = None
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model writes after the prompt when it always takes the most probable token."""
+    """A model's greedy continuation of the prompt."""
 
     text: str
     tokens: tuple[Token, ...]
     ended: bool
-    """It ended by itself."""
+    """The model generated a stop token."""
 
 
 @dataclass(frozen=True)
 class Parting:
-    """The first token in which the continuations differ; None is the end of one."""
+    """The first token in which the continuations differ; None if one has ended there."""
 
     index: int
     first: Token | None
     second: Token | None
     first_gap: float | None
-    """How much more probable the first model finds its own token than that of the other, nats; None where the other's
-    was not among its 20 best, or one of them ended."""
+    """In the first model, log-probability of its own token minus that of the other model's token, in nats. None if the
+    other's token is not among its 20 best, or one of them ended."""
     second_gap: float | None
 
 
@@ -84,17 +84,17 @@ class Comparison:
     models: tuple[str, str]
     tokens: tuple[ComparedToken, ...]
     compared: int
-    """How many of the tokens have been compared."""
+    """Number of compared tokens."""
     mean_kl: float
     largest_kl: float
     agreement: float
-    """The share of places in which both have the same first choice, 0 to 1."""
+    """Share of compared tokens for which both models have the same first choice, 0 to 1."""
     perplexities: tuple[float, float]
     continuations: tuple[Continuation, Continuation]
     parting: Parting | None
-    """None if they write the same."""
+    """None if the continuations are equal."""
     paths: tuple[str, str]
-    """Which path computed each of them."""
+    """The implementation that ran each model."""
 
 
 def compare(
@@ -108,12 +108,12 @@ def compare(
     readable: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare two models, each loaded when it is its turn; the first is let go before the second is loaded.
+    """Compare two models; the first is released before the second is loaded.
 
-    `prompt` gives, from the first model's tokenizer, the ids of the text. What is compared is that text, or with
-    `reply` what the first model writes after it. Both write up to `max_tokens` after it. A text longer than the context
-    of either is read in windows, as `score` does, and continued from its end. `names` are what the models are to be
-    called. Fast paths compute, as in a reply, or with `readable` the readable models read the text.
+    `prompt` encodes the text with the first model's tokenizer. The models are compared on that text, or with `reply`
+    on the first model's reply to it. Both models continue the text by up to `max_tokens`. A text longer than the
+    context of either model is read in windows, as `score` does, and continued from its end. `names` replaces the
+    models' names in the result. The text is read by the fast paths, or with `readable` by the readable models.
 
     Raises:
         UsageError: the models do not have the same tokenizer, or there is nothing to compare.
@@ -233,7 +233,7 @@ def _check_same(pieces: Sequence[str], loaded: LoadedModel) -> None:
 
 @dataclass
 class _RowFile:
-    """Rows of float32 in a temporary file, read in the order in which they were written."""
+    """Rows of float32 in a temporary file, read back in the order they were written."""
 
     _file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     _row_bytes: int = 0

@@ -1,8 +1,8 @@
-"""How probable each of several answers is as the model's next words, and so which of them it would choose.
+"""Multiple choice: the probability of each of several answers to a prompt.
 
-The probability of an answer is the product of those of its tokens, each given the prompt and the tokens before it, in
-the model's own distribution: temperature 1, no filters. Where the answer is a whole reply, that the reply ends after it
-is one more factor; "yes" and "yes, but" then exclude each other, and the sum over all texts is 1.
+The probability of an answer is the product of those of its tokens, each given the prompt and the tokens before it, at
+temperature 1 and without filters. If the answer is a whole reply, the probability that the reply ends after it is one
+more factor: "yes" and "yes, but" then exclude each other, and the sum over all texts is 1.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from llmcli.inspection.core.tokens import Token, tokens
 
 @dataclass(frozen=True)
 class AnswerChoice:
-    """One answer."""
+    """One answer and its probability."""
 
     text: str
     prob: float
-    """Its share among the answers given, 0 to 1; these sum to 1."""
+    """Its probability divided by the sum over all given answers, 0 to 1."""
     logprob: float
-    """Of the whole answer, its end included where that counts; nats."""
+    """Log-probability in nats of the whole answer, including its end if that counts."""
     end_logprob: float | None
-    """That the reply ends after it, as part of `logprob`; None where its end does not count."""
+    """Log-probability that the reply ends after it, included in `logprob`; None if its end does not count."""
     tokens: tuple[Token, ...]
 
 
@@ -39,12 +39,12 @@ class AnswerChoices:
 
     choices: tuple[AnswerChoice, ...]
     covered: float
-    """The probability that the model, left to itself, gives one of them, 0 to 1."""
+    """Probability that the unconstrained model gives one of them, 0 to 1."""
     prompt_tokens: int
     read_tokens: int
-    """Tokens that were run through the model, the prompt's included: beginnings that answers share are read once."""
+    """Tokens run through the model, including the prompt: prefixes shared by answers are read once."""
     path: str
-    """Which path computed it."""
+    """The implementation that ran."""
 
 
 def choose(
@@ -58,24 +58,24 @@ def choose(
     readable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> AnswerChoices:
-    """Compare `answers` to a `prompt`: for each text, the ids of the prompt with it, encoded together.
+    """Score `answers` to a `prompt`; `answers` maps each text to the ids of prompt and answer encoded together.
 
-    Where a tokenizer makes one token of the end of the prompt and the beginning of an answer, the comparison begins
-    before that token. `whole` says that each answer is a complete reply, so the end of the reply counts: any of the
-    model's stop tokens. The fast path computes, as in a reply, with as many `threads` as `LoadedModel.engine` would, or
-    with `readable` the readable model. `progress` hears how much of the prompt has been read.
+    If a token spans the end of the prompt and the beginning of an answer, scoring starts before that token. With
+    `whole`, each answer is a complete reply and must be followed by one of the model's stop tokens. The fast path runs,
+    with `threads` as in `LoadedModel.engine`, or with `readable` the readable model. `progress` is called with (tokens
+    read, all tokens) of the prompt.
 
     Raises:
         NotFiniteError: the model's output is not a number.
-        UsageError: fewer than two answers, an empty one, two of the same tokens, or, unless `whole`, one that begins
-            another, which it would then include.
+        UsageError: fewer than two answers, an empty one, two of the same tokens, or, unless `whole`, an answer that is
+            a prefix of another and would include it.
         PromptTooLongError: prompt and longest answer do not fit the context.
     """
     if len(answers) < 2:
         raise UsageError("There must be at least two answers to choose from.")
     start = _common(prompt, *answers.values())
     if start == 0:
-        raise UsageError("The prompt has no token of its own, so there is nothing an answer could follow.")
+        raise UsageError("The prompt has no token before the answers. Add text to the prompt.")
     rest = {text: tuple(ids[start:]) for text, ids in answers.items()}
     _check(rest, whole)
     limit = context_length or loaded.config.context_length
@@ -113,28 +113,28 @@ def choose(
 
 @dataclass
 class _Tree:
-    """The answers by their beginnings: `after[beginning]` holds the log-probability of each token that follows it."""
+    """The answers as a prefix tree: `after[prefix]` holds the log-probability of each token that follows it."""
 
     answers: Iterable[tuple[int, ...]]
     after: dict[tuple[int, ...], dict[int, float]] = field(default_factory=dict)
     ends: dict[tuple[int, ...], float] = field(default_factory=dict)
-    """That the reply ends there, for each answer."""
+    """For each answer, the log-probability that the reply ends after it."""
 
     def __post_init__(self) -> None:
-        # In this order, each answer shares with the one before it the longest beginning it shares with any.
+        # Sorted, each answer's longest shared prefix is with the answer before it.
         self.answers = sorted(self.answers)
         for ids in self.answers:
             self.ends[ids] = 0.0
             for length, token in enumerate(ids):
                 self.after.setdefault(ids[:length], {})[token] = 0.0
 
-    def note(self, beginning: tuple[int, ...], logits: Tensor, stop_ids: Sequence[int]) -> None:
-        """Take from `logits` (V,) what is asked about the tokens that follow `beginning`."""
+    def note(self, prefix: tuple[int, ...], logits: Tensor, stop_ids: Sequence[int]) -> None:
+        """Store the log-probabilities of the tokens that follow `prefix`, from `logits` (V,)."""
         logprobs = logits.float().log_softmax(-1)
-        following = self.after.get(beginning, {})
+        following = self.after.get(prefix, {})
         following |= zip(following, logprobs[list(following)].tolist(), strict=True)
-        if beginning in self.ends and stop_ids:
-            self.ends[beginning] = float(logprobs[list(stop_ids)].logsumexp(-1))
+        if prefix in self.ends and stop_ids:
+            self.ends[prefix] = float(logprobs[list(stop_ids)].logsumexp(-1))
 
     def logprob(self, ids: tuple[int, ...]) -> float:
         return math.fsum(self.after[ids[:length]][token] for length, token in enumerate(ids))
@@ -148,8 +148,8 @@ def _read_tree(
     longest: int,
     progress: Callable[[int, int], None] | None,
 ) -> int:
-    """Read the prompt once and every branch of the tree once; return how many tokens that was."""
-    # Rotations that depend on the length of the text are the same for all: `longest` is expected of each.
+    """Read the prompt and every branch of the tree once; return the number of tokens read."""
+    # Expect the length `longest` for all answers, so that length-dependent RoPE is the same for all.
     prefix_cache.begin(prompt, longest)
     tree.note((), prefix_cache.read_checked(prompt, progress), stop_ids)
     used = len(prompt)
@@ -163,7 +163,7 @@ def _read_tree(
         kept = prefix_cache.begin(text, longest)
         used += len(text) - kept
         if kept < len(prompt):
-            # A layer with a window has forgotten what it saw then.
+            # A layer with a sliding window no longer has the keys of the prompt's end.
             prefix_cache.read(prompt)
             kept = len(prompt)
         length = kept - len(prompt)
@@ -175,7 +175,7 @@ def _read_tree(
 
 
 def _common(*sequences: Sequence[int]) -> int:
-    """How many tokens all of them begin with alike."""
+    """Length of the prefix that all sequences share."""
     count = 0
     for same in zip(*sequences, strict=False):
         if len(set(same)) > 1:
@@ -190,7 +190,7 @@ def _check(answers: Mapping[str, tuple[int, ...]], whole: bool) -> None:
         if not ids:
             raise UsageError(f"The answer {text!r} adds nothing to the prompt.")
         if ids in by_ids:
-            raise UsageError(f"The answers {by_ids[ids]!r} and {text!r} are the same to the model.")
+            raise UsageError(f"The answers {by_ids[ids]!r} and {text!r} have the same tokens.")
         by_ids[ids] = text
     if whole:
         return
@@ -198,6 +198,6 @@ def _check(answers: Mapping[str, tuple[int, ...]], whole: bool) -> None:
         for length in range(1, len(ids)):
             if ids[:length] in by_ids:
                 raise UsageError(
-                    f"{text!r} begins with the answer {by_ids[ids[:length]]!r}, which would include it: in a text that "
-                    "goes on, the end of an answer does not count. Add what follows the shorter one."
+                    f"{text!r} begins with the answer {by_ids[ids[:length]]!r}, whose probability would include it, "
+                    "since a raw text may continue after an answer. Add to the shorter answer what follows it."
                 )

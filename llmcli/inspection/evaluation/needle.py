@@ -1,9 +1,9 @@
-"""Lost in the middle: how well a model finds one fact among many, by where in the text the fact stands.
+"""Needle in a haystack: how well a model finds one fact among many, by the fact's position in the text.
 
-The text is K facts, "The secret word of Alice is apple.", and a question about one of them, the needle. It is asked
-for at several depths (0 %: the first fact, 100 %: the last), after Liu et al. 2023, "Lost in the Middle",
-arXiv:2307.03172, section 3, whose answers are keys of a dictionary. Here the answer is not generated but scored: the
-probability of the right word among the K words of the text, a closed set, so that a guess is worth 1/K.
+The text is K facts, "The secret word of Alice is apple.", and a question about one of them, the needle. The needle is
+placed at several depths (0 %: the first fact, 100 %: the last), after Liu et al. 2023, "Lost in the Middle",
+arXiv:2307.03172, section 3, which uses key-value pairs. The answer is scored, not generated: the probability of the
+right word among the K words of the text, so that chance is 1/K.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)
 INTERVAL = "95 % percentile bootstrap over seeds"
 _RESAMPLES = 10_000
 
-# Common, so that each is one token in most vocabularies, and none the beginning of another.
+# Common words, so that each is one token in most vocabularies; none is a prefix of another.
 _NAMES = (
     "Alice Bob Carol David Emma Frank Grace Henry Jack Karen Leo Maria Nathan Olivia Peter Rachel Simon Thomas Victor "
     "Walter Anna Brian Diana Eric Helen Ivan Julia Kevin Laura Mark Nancy Oscar Paul Rose Samuel Adam Bella Charles "
@@ -62,37 +62,37 @@ class DepthScore:
     """How well the needle is found at one depth."""
 
     depth: float
-    """0 to 100: the share of the other facts, in percent, that come before the needle."""
+    """Percentage of the other facts that come before the needle, 0 to 100."""
     mean: float
-    """Probability of the right word among the K, mean over seeds."""
+    """Probability of the right word among the K words, mean over seeds."""
     low: float
     high: float
     """Ends of the confidence interval of the mean."""
     accuracy: float
-    """Share of seeds in which the right word is the most probable of the K."""
+    """Share of seeds in which the right word is the most probable of the K words."""
     probs: tuple[float, ...]
-    """Of each seed."""
+    """The probability for each seed."""
 
 
 @dataclass(frozen=True)
 class NeedleResult:
-    """The needle at every depth, each time in the same texts but for its place."""
+    """Scores at every depth, from the same texts with only the needle moved."""
 
     facts: int
     seeds: int
     tokens: float
-    """Length of a text, mean over all."""
+    """Mean length of a text."""
     chat: bool
     chance: float
-    """What a guess gives: 1/K."""
+    """The score of a random guess, 1/K."""
     interval: str
-    """Which confidence interval it is."""
+    """Method of the confidence interval."""
     example: str
-    """The end of the first text, which the answer follows."""
+    """The end of the first text, before the answer."""
     answer: str
     depths: tuple[DepthScore, ...]
     path: str
-    """Which path computed it."""
+    """The implementation that ran."""
 
 
 def needle(
@@ -108,19 +108,19 @@ def needle(
 ) -> NeedleResult:
     """Ask for one of `facts` facts at each of the `depths` (percent), in `seeds` texts.
 
-    In each text names, words and their order are drawn anew; its needle is moved through it. Neutral sentences
-    between the facts lengthen it to about `context_tokens`. The confidence interval is the percentile bootstrap
-    (Efron & Tibshirani 1993, chapter 13) of 10,000 resamples of the seeds. The fast path computes, as in a reply, or
-    with `readable` the readable model.
+    Each seed draws new names, words and their order; the needle is moved through that text. Neutral sentences between
+    the facts lengthen it to about `context_tokens`. The confidence interval is the percentile bootstrap (Efron &
+    Tibshirani 1993, chapter 13) of 10,000 resamples of the seeds. The fast path runs, or with `readable` the readable
+    model.
 
     Raises:
         NotFiniteError: the model's output is not a number.
-        UsageError: numbers that make no sense, or a chat without a template.
+        UsageError: a number is out of range, or `chat` without a chat template.
         PromptTooLongError: a text does not fit the model's context.
     """
     _check(loaded, facts, seeds, depths, chat=chat)
     fillers = _filler_count(loaded, facts, context_tokens, chat=chat)
-    # From the end to the beginning: a text shares with the next one all facts before the needle's new place.
+    # Deepest first: the next text then shares all facts before the needle's new place with the cached one.
     order = sorted(range(len(depths)), key=lambda index: -depths[index])
     texts = [_Haystack.drawn(seed, facts, depths[index], fillers) for seed in range(seeds) for index in order]
     prompts = [_prompt_ids(loaded, text, chat=chat) for text in texts]
@@ -170,7 +170,7 @@ def _check(loaded: LoadedModel, facts: int, seeds: int, depths: Sequence[float],
     if not 2 <= facts <= len(NAMES):
         raise UsageError(f"There can be 2 to {len(NAMES)} facts, not {facts}.")
     if seeds < 2:
-        raise UsageError("A confidence interval takes at least 2 seeds.")
+        raise UsageError("A confidence interval needs at least 2 seeds.")
     if not depths or not all(0 <= depth <= 100 for depth in depths):
         raise UsageError("Depths are percentages, from 0 (the first fact) to 100 (the last).")
     if chat and loaded.template is None:
@@ -180,16 +180,16 @@ def _check(loaded: LoadedModel, facts: int, seeds: int, depths: Sequence[float],
 @dataclass(frozen=True)
 class _Haystack:
     sentences: tuple[str, ...]
-    """Facts in their order, and what is said between them."""
+    """Facts in order, with the fillers between them."""
     name: str
     words: tuple[str, ...]
-    """Of all facts, in their order."""
+    """The words of all facts, in order."""
     needle: int
-    """Which of them is asked for."""
+    """Index of the word that is asked for."""
 
     @classmethod
     def drawn(cls, seed: int, facts: int, depth: float, fillers: int) -> _Haystack:
-        """The text of a seed with its needle at `depth` (percent); all else stays the same from depth to depth."""
+        """The text of a seed with its needle at `depth` (percent); the rest is the same for all depths."""
         source = random.Random(seed)
         pairs = list(zip(source.sample(NAMES, facts), source.sample(WORDS, facts), strict=True))
         between = source.sample(_FILLERS, len(_FILLERS))
@@ -212,7 +212,7 @@ class _Haystack:
 
     @property
     def opening(self) -> str:
-        """How the answer begins."""
+        """The beginning of the answer."""
         return f"The secret word of {self.name} is"
 
 
@@ -228,7 +228,7 @@ def _word_ids(loaded: LoadedModel, word: str) -> list[int]:
 
 
 def _filler_count(loaded: LoadedModel, facts: int, context_tokens: int, *, chat: bool) -> int:
-    """How many neutral sentences bring a text to about `context_tokens`."""
+    """Number of neutral sentences that lengthen a text to about `context_tokens`."""
     missing = context_tokens - len(_prompt_ids(loaded, _Haystack.drawn(0, facts, 0, 0), chat=chat))
     size = sum(len(loaded.tokenizer.encode(f" {filler}", add_special_tokens=False)) for filler in _FILLERS)
     return max(0, round(missing * len(_FILLERS) / size))
@@ -237,9 +237,9 @@ def _filler_count(loaded: LoadedModel, facts: int, context_tokens: int, *, chat:
 def _scores(
     prefix_cache: PrefixCache, ids: Sequence[int], candidates: Sequence[Sequence[int]], expected: int
 ) -> Tensor:
-    """The log-probability of each of the candidates (K) after the text `ids`; float64 (K,) on the CPU.
+    """Log-probabilities of the K candidates after the text `ids`; float64 (K,) on the CPU.
 
-    The text is read from where it differs from the one before, and rotated as one of `expected` tokens.
+    Only the part after the cached prefix is read; length-dependent RoPE is set for `expected` tokens.
     """
     prefix_cache.begin(ids, expected)
     first = prefix_cache.read_checked(ids).float().log_softmax(-1)
@@ -249,9 +249,9 @@ def _scores(
             text = [*ids, *candidate[:-1]]
             prefix_cache.begin(text, expected)
             if prefix_cache.length < len(ids):
-                # A layer with a window has forgotten what it saw then.
+                # A layer with a sliding window no longer has the keys of the text's end.
                 prefix_cache.read(ids)
-            # Words that begin alike share more than the text.
+            # Words with a common prefix may have cached more than the text.
             prefix_cache.go_back(len(ids))
             rest = torch.cat([rows.float().log_softmax(-1) for rows in prefix_cache.read_along(text)])
             scores[index] += sum(float(row[token]) for row, token in zip(rest, candidate[1:], strict=True))

@@ -1,4 +1,4 @@
-"""How surprised a model is by a text: the probability it gave to every token, given those before it."""
+"""Perplexity of a text: the probability of every token given the tokens before it."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from llmcli.inspection.core.distributions import perplexity
 
 @dataclass(frozen=True)
 class TokenScore:
-    """What the model thought of one token. All but the token are None or empty where nothing came before it."""
+    """Log-probability, rank, entropy and candidates of one token; None or empty for a first token."""
 
     index: int
     id: int
     text: str
     logprob: float | None = None
-    """Nats."""
+    """In nats."""
     rank: int | None = None
-    """1 where no token was more probable."""
+    """1 if no token was more probable."""
     entropy: float | None = None
-    """Of the whole distribution, nats."""
+    """Entropy of the whole distribution, in nats."""
     top: tuple[Candidate, ...] = ()
-    """The most probable tokens in this place."""
+    """The most probable tokens at this position."""
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """A text, token by token, and what it comes to."""
+    """The scores of a text, token by token and in total."""
 
     tokens: tuple[TokenScore, ...]
     perplexity: float
-    """exp of the mean negative log-probability of the scored tokens; infinite where that is too great."""
+    """exp of the mean negative log-probability of the scored tokens; infinite if that overflows a float."""
     bits_per_byte: float
-    """Bits of surprise in all, over the bytes of the scored tokens: comparable between tokenizers."""
+    """Total surprisal in bits per byte of the scored tokens: comparable between tokenizers."""
     windows: int
-    """How many overlapping pieces the text was read in; 1 where it fits the context."""
+    """Number of overlapping windows the text was read in; 1 if it fits the context."""
     path: str
-    """Which path computed it."""
+    """The implementation that ran."""
 
 
 def score(
@@ -58,22 +58,22 @@ def score(
     readable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TextScore:
-    """Score each of `ids` given all before it, with `top` alternatives.
+    """Score each of `ids` given the tokens before it, with the `top` most probable tokens.
 
     A text longer than `window` tokens (by default the model's context) is read in windows that overlap by half, and
-    every token is scored once, in the first window that reaches it: with at least half a window before it. The fast
-    path computes, as in a reply, or with `readable` the readable model.
+    every token is scored once, in the first window that contains it: with at least half a window before it. The fast
+    path runs, or with `readable` the readable model.
 
     Raises:
         NotFiniteError: the model's output is not a number.
-        UsageError: fewer than two tokens, so there is nothing to score, or a window of less than two.
+        UsageError: the text or the window has fewer than two tokens.
     """
     window = min(window or loaded.config.context_length, loaded.config.context_length)
     prefix_cache = loaded.prefix_cache(readable=readable)
     steps = logits_along(loaded, ids, window=window, prefix_cache=prefix_cache)
     tokens = [TokenScore(0, ids[0], loaded.tokenizer.token_text(ids[0]))]
     for index, logits in steps:
-        # A few passes over one row: to wake torch's other threads for each would take longer.
+        # Operations on one row are short: waking torch's other threads would take longer.
         with one_thread():
             tokens.append(_scored(loaded, ids, index, logits, top))
         if progress is not None:
@@ -93,22 +93,22 @@ def score(
 def logits_along(
     loaded: LoadedModel, ids: Sequence[int], *, window: int | None = None, prefix_cache: PrefixCache | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """For each of `ids` but the first: its index, and the logits (V,) that its predecessors lead to.
+    """For each of `ids` except the first: its index, and the logits (V,) that predict it.
 
-    V is the size of the tokenizer's vocabulary; `window` is that of `score`; `prefix_cache`, by default one of the
-    readable model, computes.
+    V is the size of the tokenizer's vocabulary; `window` as in `score`; `prefix_cache` runs the model, by default the
+    readable one.
 
     Raises:
         NotFiniteError: the model's output is not a number.
-        UsageError: fewer than two tokens, or a window of less than two.
+        UsageError: the text or the window has fewer than two tokens.
     """
     window = min(window or loaded.config.context_length, loaded.config.context_length)
     if len(ids) < 2:
-        raise UsageError("The text is a single token, or empty: the first token has nothing before it to score it by.")
+        raise UsageError("The text is empty or a single token: the first token cannot be scored. Give a longer text.")
     if window < 2:
-        raise UsageError(f"A window of {window} tokens has no room for a token and what came before it.")
+        raise UsageError(f"A window of {window} tokens is too short; it must hold at least 2.")
     reading = prefix_cache or loaded.prefix_cache(readable=True)
-    # Checked at the call, computed on demand.
+    # A generator expression, so that errors are raised at the call and logits are computed on demand.
     return (
         (start + position + 1, logits)
         for start, first, stop in _windows(len(ids), window)
@@ -117,7 +117,7 @@ def logits_along(
 
 
 def _windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
-    """(start, first, stop): tokens from `start` are read, those from `first` scored, up to `stop`."""
+    """(start, first, stop) of each window: tokens `start` to `stop` are read, `first` to `stop` scored."""
     start, first = 0, 1
     while first < length:
         stop = min(start + window, length)
@@ -127,8 +127,8 @@ def _windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _logits(prefix_cache: PrefixCache, ids: Sequence[int], first: int) -> Iterator[tuple[int, Tensor]]:
-    """(position, logits (V,) after it) for each token of a window whose successor, from `first` on, is to be scored."""
-    # What precedes is read for what follows, and nothing is asked about it.
+    """(position, logits (V,) after it) for each token of a window whose successor, from `first` on, is scored."""
+    # Tokens before that are only context: no logits are needed.
     begun = prefix_cache.begin(ids[:first], len(ids))
     if begun < first - 1:
         prefix_cache.read(ids[: first - 1])

@@ -1,4 +1,4 @@
-"""What a model sees of a text: numbers, not letters."""
+"""Tokenization of a text: id, bytes and kind of every token."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from llmcli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TextToken:
-    """A token where it stands in a text."""
+    """A token at its position in a text."""
 
     index: int
     id: int
     text: str
     bytes: bytes
     piece: str
-    """How the vocabulary writes it."""
+    """Its spelling in the vocabulary."""
     control: bool
-    """Not text: it steers the model, and no typed text can become it."""
+    """It is a control token, not text; typed text is never encoded to it."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Tokenization:
     tokens: tuple[TextToken, ...]
     characters: int
     bytes: int
-    """Of the text, control tokens left out."""
+    """Bytes of the text, without control tokens."""
 
 
 def tokenization(tokenizer: Tokenizer, ids: Sequence[int]) -> Tokenization:
-    """The tokens `ids` with what they are made of."""
+    """Describe the tokens `ids`."""
     found = tuple(
         TextToken(
             index=index,

@@ -1,1 +1,1 @@
-"""Inside the feed-forward blocks: neurons and the routing to experts."""
+"""Feed-forward networks: neurons, and routing to experts."""

@@ -1,4 +1,4 @@
-"""Which experts a mixture-of-experts model sends the tokens of a text to, and how evenly it uses them.
+"""Mixture-of-experts routing: the experts chosen for each token of a text, and the load of each expert.
 
 Dimension letters: E experts, k experts chosen for each token, N tokens of one pass.
 """
@@ -22,7 +22,7 @@ from llmcli.model import ModelConfig
 
 @dataclass(frozen=True)
 class ExpertWeight:
-    """An expert that a token is sent to, and the weight with which it is used."""
+    """An expert chosen for a token, and its weight."""
 
     expert: int
     weight: float
@@ -41,11 +41,11 @@ class LayerRouting:
     load: tuple[float, ...]
     """For each expert, its share of the k slots of all tokens; sums to 1."""
     entropy: float
-    """Of the load, in nats."""
+    """Entropy of the load, in nats."""
     entropy_share: float
-    """The entropy over its maximum, ln E: 1 where all experts are used alike."""
+    """The entropy divided by its maximum, ln E: 1 if all experts have the same load."""
     routing: tuple[tuple[ExpertWeight, ...], ...]
-    """For each token its experts, greatest weight first; weights as the model uses them, so they need not sum to 1."""
+    """For each token its experts, largest weight first; weights as the model uses them, so they need not sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def expert_routing(
     only: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExpertRouting:
-    """Read `ids` once and keep what every router decides, or the router of the block `only`.
+    """Read `ids` once and record the decisions of every router, or of the router in block `only`.
 
     Raises:
         UsageError: the model, or that block, has no experts; or there is no such block, or no text.
@@ -114,7 +114,7 @@ def _no_router(block: int, blocks: int, mixtures: list[int]) -> str:
 
 
 def _layer_routing(block: int, count: int, chosen: Tensor, weights: Tensor) -> LayerRouting:
-    """From the experts `chosen` (N, k) of all tokens and their `weights` (N, k)."""
+    """The routing of one block, from the experts `chosen` (N, k) for all tokens and their `weights` (N, k)."""
     load = torch.bincount(chosen.flatten(), minlength=count).double() / chosen.numel()
     # 0 ln 0 is 0; adding 0 makes the -0 of a single expert a 0.
     entropy = float(-torch.xlogy(load, load).sum()) + 0.0

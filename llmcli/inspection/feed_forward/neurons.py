@@ -1,4 +1,4 @@
-"""Neurons of the feed-forward networks: those that made a token, and how one of them fires along a text."""
+"""Neurons of the feed-forward networks: the largest contributions to a logit, and one neuron along a text."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 @dataclass(frozen=True)
 class Neurons:
-    """The neurons that wrote most, for or against, into the logit of `target` after the token at `position`."""
+    """The neurons that raise or lower the logit of `target` most, predicted after the token at `position`."""
 
     position: int
     token: Token
     target: TokenProb
     logit: float
-    """Of the target, before a soft cap."""
+    """Logit of the target, before a soft cap."""
     mean_logit: float
     neurons: tuple[NeuronLogit, ...]
 
 
 @dataclass(frozen=True)
 class NeuronActivation:
-    """How a neuron fired on one token."""
+    """Activation of a neuron on one token."""
 
     position: int
     token: Token
     activation: float | None
-    """Signed; None where its expert was not chosen."""
+    """Signed; None if its expert was not chosen."""
 
 
 @dataclass(frozen=True)
 class NeuronAlong:
-    """One neuron along a text, and what it writes when it fires as it did most strongly."""
+    """One neuron along a text, and the tokens it promotes when it fires with the sign of its largest activation."""
 
     block: int
     neuron: int
@@ -65,9 +65,9 @@ def neurons(
     top: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> Neurons:
-    """The `count` neurons that wrote most into the logit of `target`, by default of the most probable next token.
+    """The `count` neurons with the largest contributions to the logit of `target`, by default the most probable token.
 
-    For each, the `top` tokens that it speaks for and against.
+    Each comes with the `top` tokens that it promotes and suppresses.
 
     Raises:
         PromptTooLongError: the text is longer than the model's context.
@@ -98,7 +98,7 @@ def neuron_along(
     top: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> NeuronAlong:
-    """How one neuron fires on each token of a text, and the `top` tokens that what it writes speaks for and against.
+    """The activation of one neuron on each token of a text, and the `top` tokens it promotes and suppresses.
 
     Raises:
         PromptTooLongError: the text is longer than the model's context.
@@ -117,7 +117,7 @@ def neuron_along(
             pass
     strongest = max((value for value in fired if value is not None), key=abs, default=0.0)
     sign = -1 if strongest < 0 else 1
-    spoken = promotion(loaded, block, sign * written(network, neuron, expert), top)
+    promoted = promotion(loaded, block, sign * written(network, neuron, expert), top)
     return NeuronAlong(
         block,
         neuron,
@@ -126,8 +126,8 @@ def neuron_along(
             NeuronActivation(position, token(loaded.tokenizer, token_id), value)
             for position, (token_id, value) in enumerate(zip(ids, fired, strict=True))
         ),
-        spoken.promotes,
-        spoken.suppresses,
+        promoted.promotes,
+        promoted.suppresses,
     )
 
 
@@ -140,8 +140,8 @@ def _check(loaded: LoadedModel, block: int, neuron: int, expert: Expert) -> None
     if count is None and isinstance(network, MixtureOfExperts):
         kinds = f"one of its {network.config.count} experts"
         kinds += ' or "shared"' if network.shared_expert is not None else ""
-        raise UsageError(f"Block {block} is a mixture of experts: say which neuron is meant by {kinds}.")
+        raise UsageError(f"Block {block} is a mixture of experts: name the neuron by {kinds}.")
     if count is None:
-        raise UsageError(f"Block {block} has no experts: its neurons are its own.")
+        raise UsageError(f"Block {block} has no experts: name the neuron by block and number only.")
     if not 0 <= neuron < count:
-        raise UsageError(f"There is no neuron {neuron}: there are {count} of them, numbered from 0.")
+        raise UsageError(f"There is no neuron {neuron}: the network has {count}, numbered from 0.")

@@ -1,8 +1,8 @@
-"""The neighborhood of words in the input embedding, and arithmetic there: king - man + woman.
+"""Nearest neighbors and vector arithmetic in the input embedding: king - man + woman.
 
 Similarity is the cosine (Mikolov et al. 2013, arXiv:1301.3781, section 1.1). The embeddings of a language model share
-a large common part, so that even unrelated tokens look alike; it is taken out by subtracting the mean embedding (Mu &
-Viswanath 2018, arXiv:1702.01417). Both rankings are given, and what random pairs of tokens have, as the yardstick.
+a large common component, which makes even unrelated tokens similar; subtracting the mean embedding removes it (Mu &
+Viswanath 2018, arXiv:1702.01417). Both rankings are given, with the mean cosine of random pairs as the baseline.
 
 Dimension letters: V tokens, C hidden size.
 """
@@ -25,21 +25,21 @@ from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
 
 _PAIRS = 10_000
-# Values held at a time in float32: 64 MiB.
+# Embedding values held at a time in float32: 64 MiB.
 _VALUES_AT_ONCE = 1 << 24
 _EXAMPLE = "king - man + woman"
 
 
 @dataclass(frozen=True)
 class Term:
-    """A word of the expression, as the token that stands for it."""
+    """A word of the expression and its token."""
 
     sign: int
     """1 or -1"""
     word: str
     token: Token
     spaced: bool
-    """It is the token with the space before it, as words have inside a text; otherwise the one without."""
+    """Whether the token includes the space before the word, as in running text."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class NeighborToken:
     bytes: bytes
     cosine: float
     input: bool
-    """It is one of the words of the expression itself."""
+    """Whether it is one of the words of the expression."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,17 @@ class EmbeddingNeighbors:
 
     expression: tuple[Term, ...]
     raw: tuple[NeighborToken, ...]
-    """By the embeddings as they are stored."""
+    """By the stored embeddings."""
     centred: tuple[NeighborToken, ...]
     """After subtracting the mean embedding of the vocabulary."""
     random_pair: RandomPair
 
 
 def read_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Tensor:
-    """The input embedding (V, C) alone, in the float type it is stored in; float32 if quantized.
+    """Read only the input embedding (V, C), in its stored float dtype; float32 if quantized.
 
     Raises:
-        CheckpointError: the file ends too early or cannot be read, or the tokenizer has more tokens than rows.
+        CheckpointError: the file is truncated or cannot be read, or the tokenizer has more tokens than rows.
     """
     config = checkpoint.config
     if tokenizer.vocab_size > config.vocab_size:
@@ -93,17 +93,17 @@ def read_embedding(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Tensor:
 
 
 def parse_expression(tokenizer: Tokenizer, text: str) -> tuple[Term, ...]:
-    """The terms of "word" or "word - word + word", whose signs stand by themselves between spaces.
+    """Parse "word" or "word - word + word"; signs need spaces around them.
 
     Raises:
-        UsageError: another form, or a word that is not a single token.
+        UsageError: the form is wrong, or a word is not a single token.
     """
     parts = re.sub("[−–]", "-", text).split()
     if parts and parts[0] not in ("+", "-"):
         parts.insert(0, "+")
     signs, words = parts[::2], parts[1::2]
     if not words or len(signs) != len(words) or not set(signs) <= {"+", "-"} or {"+", "-"} & set(words):
-        raise UsageError(f"Give one word, or words with + or - between them and spaces around these, as in: {_EXAMPLE}")
+        raise UsageError(f"Give one word, or words joined by + or - with spaces around them, as in: {_EXAMPLE}")
     return tuple(_term(tokenizer, 1 if sign == "+" else -1, word) for sign, word in zip(signs, words, strict=True))
 
 
@@ -119,8 +119,8 @@ def embedding_neighbors(
 ) -> EmbeddingNeighbors:
     """The `top` tokens nearest to the signed sum of the terms in the embedding `matrix`.
 
-    `matrix` (rows, C) may have more rows than the vocabulary has tokens; these, and ids without a token, take no part.
-    `seed` draws the random pairs. At most `values_at_once` of its values are held in float32 at a time.
+    `matrix` (rows, C) may have more rows than the vocabulary has tokens; extra rows and ids without a token are
+    ignored. `seed` draws the random pairs. At most `values_at_once` of its values are held in float32 at a time.
     """
     matrix = matrix[: tokenizer.vocab_size]
     rows_at_once = max(1, values_at_once // matrix.shape[1])
@@ -141,7 +141,7 @@ def _term(tokenizer: Tokenizer, sign: int, word: str) -> Term:
         if len(ids) == 1 and not tokenizer.is_special(ids[0]):
             return Term(sign, word, token(tokenizer, ids[0]), with_space)
     fewer = min(spaced, bare, key=len)
-    # The only control token that comes out of plain text is the one for everything unknown.
+    # The only control token that plain text is encoded to is the unknown token.
     if not fewer or any(map(tokenizer.is_special, fewer)):
         raise UsageError(f"{word!r} is not in this vocabulary. Choose another word.")
     pieces = ", ".join(repr(tokenizer.token_text(piece)) for piece in fewer)
@@ -152,12 +152,12 @@ def _term(tokenizer: Tokenizer, sign: int, word: str) -> Term:
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The tokens of `text` inside a text, with no space but its own."""
+    """The tokens of `text` as a continuation, without an added space."""
     return tokenizer.encode_segments([TextSegment(text, trusted=False)], continuation=True)
 
 
 def _chunks(matrix: Tensor, rows_at_once: int) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows at a time: which they are, and their values in float32."""
+    """Chunks of rows: their slice, and their values in float32."""
     for start in range(0, len(matrix), rows_at_once):
         rows = slice(start, start + rows_at_once)
         yield rows, matrix[rows].float()
@@ -172,7 +172,7 @@ def _nearest(
     top: int,
     rows_at_once: int,
 ) -> tuple[NeighborToken, ...]:
-    """The nearest of the `known` (V,) tokens by cosines seen from `origin` (C,)."""
+    """The nearest of the `known` (V,) tokens by cosine, after subtracting `origin` (C,)."""
     inputs = [term.token.id for term in expression]
     signs = torch.tensor([float(term.sign) for term in expression])
     target = F.normalize(signs @ (matrix[inputs].float() - origin), dim=-1)  # (C,)
@@ -186,7 +186,7 @@ def _nearest(
 
 
 def _random_pair(matrix: Tensor, known: Tensor, center: Tensor, seed: int, rows_at_once: int) -> RandomPair:
-    """The mean cosine of pairs of different tokens, as stored and seen from the `center` (C,)."""
+    """The mean cosine of random pairs of different tokens, as stored and after subtracting `center` (C,)."""
     ids = known.nonzero()[:, 0]
     if len(ids) < 2:
         return RandomPair(0.0, 0.0)

@@ -1,10 +1,10 @@
-"""Direct logit attribution: what each part of the model wrote into the logit of one token.
+"""Direct logit attribution: what each component of the model adds to the logit of one token.
 
-The residual stream is a sum of what embedding, attention and feed-forward networks add to it. With the scale `s` of
-the final norm held at its actual value the logit is linear in that sum, and its excess over the mean logit falls into
-one number for each part `c`: `s (c * w) . (u_t - mean u)`, for final norm weight `w` and output rows `u` (Elhage et al.
-2021). A head, and a neuron, is a part of its block's. These are direct effects only: what a part does to the parts
-after it is counted as theirs.
+The residual stream is the sum of the embedding and the outputs of all attention and feed-forward networks. With the
+scale `s` of the final norm held at its actual value the logit is linear in that sum, and its excess over the mean logit
+splits into one number per part `c`: `s (c * w) . (u_t - mean u)`, for final norm weight `w` and output rows `u` (Elhage
+et al. 2021). Attention splits further into heads, feed-forward into neurons. These are direct effects only: the effect
+of a part on later parts counts as theirs.
 
 Dimension letters: L blocks, C hidden size, H query heads, Z size of a value head, I neurons of a network.
 """
@@ -27,13 +27,13 @@ from llmcli.model.block import OutputNormBlock
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
 
-# Rows of the output head that are summed at a time, in float32.
+# Rows of the output head summed at a time, in float32.
 _ROWS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True)
 class BlockLogit:
-    """What one block wrote into the logit, biases of its projections included."""
+    """What one block adds to the logit, including the biases of its projections."""
 
     block: int
     attention: float
@@ -42,30 +42,30 @@ class BlockLogit:
 
 @dataclass(frozen=True)
 class LookedAt:
-    """A token that a head took its values from."""
+    """The token that a head attends to most."""
 
     position: int
     id: int
     text: str
     bytes: bytes
     weight: float
-    """The attention paid to it, 0 to 1."""
+    """Attention weight, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class HeadLogit:
-    """What one attention head wrote into the logit."""
+    """What one attention head adds to the logit."""
 
     block: int
     head: int
     logit: float
     looked_at: LookedAt | None = None
-    """Where it looked most but at the first token, if someone saw it."""
+    """The token it attends to most, except the first; None if attention was not recorded."""
 
 
 @dataclass(frozen=True)
 class NeuronLogit:
-    """What one neuron wrote into the logit."""
+    """What one neuron adds to the logit."""
 
     block: int
     neuron: int
@@ -73,7 +73,7 @@ class NeuronLogit:
     activation: float
     logit: float
     promotes: tuple[Token, ...]
-    """The tokens that the neuron speaks for most, with the sign it fired with."""
+    """The tokens whose logits it raises most, given the sign of its activation."""
     suppresses: tuple[Token, ...]
 
 
@@ -83,28 +83,28 @@ class Attribution:
 
     token: Token
     logit: float
-    """Before the soft cap, where the model has one."""
+    """Before the soft cap, if the model has one."""
     mean_logit: float
-    """Over all tokens of the tokenizer."""
+    """Mean over all tokens of the tokenizer."""
     embedding: float
-    """Of the last token read, with its position's where these are learned."""
+    """Of the last input token, including its learned position embedding if there is one."""
     bias: float
     """Of the final norm and the output head."""
     rounding: float
-    """What is left over: next to nothing in float32."""
+    """Remainder due to rounding: close to 0 in float32."""
     softcap: float | None
     """The model's logits z are `softcap * tanh(z / softcap)`."""
     blocks: tuple[BlockLogit, ...]
     heads: tuple[HeadLogit, ...]
-    """The strongest, whatever their sign, in falling order of size."""
+    """The strongest, in descending order of absolute value."""
     neurons: tuple[NeuronLogit, ...]
 
 
 class Direction:
-    """The direction of the residual stream that is the logit of `target` above the mean, at one row of a trace."""
+    """The direction in the residual stream of the logit of `target` above the mean logit, at one row of a trace."""
 
     def __init__(self, loaded: LoadedModel, traced: Trace, row: int, target: int) -> None:
-        """`traced` has all parts; `target` is an id below the tokenizer's `vocab_size`."""
+        """`traced` must have all parts; `target` is an id below the tokenizer's `vocab_size`."""
         model, known = loaded.model, loaded.tokenizer.vocab_size
         self._model, self._traced, self._row = model, traced, row
         last = traced.residuals[-1, row]  # (C,)
@@ -122,11 +122,11 @@ class Direction:
         self.embedding = float(self.of(traced.residuals[0, row]))
 
     def of(self, added: Tensor) -> Tensor:
-        """What vectors (..., C) that are added to the residual stream count for, (...)."""
+        """Contributions (...) to the logit of vectors (..., C) that are added to the residual stream."""
         return added.float() @ self._direction
 
     def blocks(self) -> list[BlockLogit]:
-        """What attention and feed-forward of each block wrote."""
+        """Contributions of attention and feed-forward of each block."""
         attention, feed_forward = (
             self.of(self._traced.added[part][:, self._row]).tolist() for part in ("attention", "feed_forward")
         )
@@ -136,7 +136,7 @@ class Direction:
         ]
 
     def heads(self) -> Tensor:
-        """What each head wrote, (L, H)."""
+        """Contribution of each head, (L, H)."""
         logits = []
         for block, z in enumerate(self._traced.heads[:, self._row]):  # (H, Z)
             weight = attention_of(self._model, block).o_proj.weight.float()  # (C, H * Z)
@@ -144,7 +144,7 @@ class Direction:
         return torch.stack(logits)
 
     def neurons(self, block: int) -> list[tuple[Firing, Tensor]]:
-        """The neurons of a block that took part, with what each wrote, (I,)."""
+        """The active networks of a block, each with the contributions of its neurons, (I,)."""
         direction = self._in_front(block, "feed_forward")
         return [
             (fired, fired.weight * fired.activations * (direction @ fired.down.float()))
@@ -152,7 +152,7 @@ class Direction:
         ]
 
     def _in_front(self, block: int, part: Part) -> Tensor:
-        """The direction in front of the block's output norm, where it has one; (C,)."""
+        """The direction before the block's output norm, if it has one; (C,)."""
         place, dtype = blocks(self._model)[block], self._model.dtype
         if not isinstance(place, OutputNormBlock):
             return self._direction
@@ -169,9 +169,9 @@ class Direction:
 def attribution(
     loaded: LoadedModel, traced: Trace, row: int, target: int, *, strongest: int = 5, top: int = 5
 ) -> Attribution:
-    """What wrote the logit of the token `target` at one row of a trace with all parts.
+    """Attribute the logit of the token `target` at one row of a trace with all parts.
 
-    With the `strongest` heads and neurons, and for each neuron the `top` tokens it speaks for.
+    Includes the `strongest` heads and neurons, and for each neuron the `top` tokens it promotes and suppresses.
     """
     direction = Direction(loaded, traced, row, target)
     parts = direction.blocks()
@@ -194,7 +194,7 @@ def attribution(
 def strongest_neurons(
     loaded: LoadedModel, direction: Direction, count: int, *, top: int = 5
 ) -> tuple[NeuronLogit, ...]:
-    """The neurons of all blocks that wrote most, for or against, with the `top` tokens each speaks for."""
+    """The `count` neurons of all blocks with the largest contributions, each with the `top` tokens it promotes."""
     found: list[tuple[float, float, int, int, Firing]] = []
     for block in range(loaded.config.num_layers):
         for fired, logits in direction.neurons(block):
@@ -205,18 +205,18 @@ def strongest_neurons(
     strongest = []
     for logit, activation, block, neuron, fired in found[:count]:
         signed = fired.down[:, neuron] * (-1 if activation < 0 else 1)
-        spoken = promotion(loaded, block, signed, top)
+        promoted = promotion(loaded, block, signed, top)
         strongest.append(
-            NeuronLogit(block, neuron, fired.expert, activation, logit, spoken.promotes, spoken.suppresses)
+            NeuronLogit(block, neuron, fired.expert, activation, logit, promoted.promotes, promoted.suppresses)
         )
     return tuple(strongest)
 
 
 def single_token(tokenizer: Tokenizer, text: str) -> int:
-    """The one token that is `text`, as it would follow other text, or the control token of that name.
+    """The single token of `text` as a continuation, or the control token of that name.
 
     Raises:
-        UsageError: it is none, or several.
+        UsageError: `text` is empty or several tokens.
     """
     named = tokenizer.token_to_id(text)
     if named is not None and tokenizer.is_special(named):
@@ -225,11 +225,11 @@ def single_token(tokenizer: Tokenizer, text: str) -> int:
     if len(ids) == 1:
         return ids[0]
     if not ids:
-        raise UsageError("The target is empty: give a single token, as it stands in the text.")
+        raise UsageError("The target is empty: give a single token, with the space before it.")
     pieces = ", ".join(repr(tokenizer.token_text(token)) for token in ids)
     raise UsageError(
-        f"{text!r} is {len(ids)} tokens ({pieces}), but only a single one can be followed. "
-        "A space in front belongs to the token, as in ' Paris'."
+        f"{text!r} is {len(ids)} tokens ({pieces}), but the target must be a single token. "
+        "The space before a word belongs to its token, as in ' Paris'."
     )
 
 

@@ -1,7 +1,7 @@
-"""The logit lens: what the model would say if it stopped after so many blocks (nostalgebraist 2020).
+"""Logit lens: the model's next-token distribution if it ended after each block (nostalgebraist 2020).
 
-The residual stream after each block goes through the final norm, whose statistics are taken anew, and through the
-output head. This is the raw lens, without a translator trained for each layer (Belrose et al. 2023, arXiv:2303.08112).
+The residual stream after each block goes through the final norm, with its scale computed from that stream, and the
+output head. This is the raw lens, without a trained translator per layer (Belrose et al. 2023, arXiv:2303.08112).
 
 Dimension letters: L blocks, P positions, V vocabulary of the tokenizer.
 """
@@ -25,14 +25,14 @@ _LOGITS_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True)
 class LensLayer:
-    """What the model would say after `layer` blocks; 0 is the embedding."""
+    """The distribution after `layer` blocks; 0 is the embedding."""
 
     layer: int
     top: tuple[TokenProb, ...]
     rank: int
-    """Of the token that is followed; 1 where no token is more probable."""
+    """Rank of the followed token; 1 if no token is more probable."""
     kl: float
-    """From the final distribution to this layer's, KL(final || layer), in nats."""
+    """KL(final || layer) of the final distribution and this layer's, in nats."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class LensPosition:
 
     position: int
     token: Token
-    """The token that is followed: the final distribution's most probable one, unless another was asked for."""
+    """The followed token: the most probable one of the final distribution, unless another was requested."""
     layers: tuple[LensLayer, ...]
-    """0 to L."""
+    """Layers 0 to L."""
     leads_from: int | None
-    """The first layer from which on that token is the most probable one in all layers; None if it is not at the end."""
+    """The layer from which that token stays the most probable one; None if it is not the most probable at the end."""
 
 
 @dataclass(frozen=True)
 class Lens:
-    """A text, and what each layer would say after some of its tokens."""
+    """A text, and the logit lens at some of its positions."""
 
     tokens: tuple[Token, ...]
     lens: tuple[LensPosition, ...]
@@ -66,9 +66,9 @@ def lens(
     follow: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Lens:
-    """The lens after the tokens at `positions` (ascending), with the `top` most probable tokens of every layer.
+    """The lens at `positions` (ascending), with the `top` most probable tokens of every layer.
 
-    `follow` names the token to follow at each of them, by default the most probable one.
+    `follow` gives the token to follow at each position, by default the most probable one.
 
     Raises:
         PromptTooLongError: the text is longer than the model's context.
@@ -87,7 +87,7 @@ def lens_of(
     follow: Sequence[int] | None = None,
     logits_at_once: int = _LOGITS_AT_ONCE,
 ) -> tuple[LensPosition, ...]:
-    """The lens at the positions of a trace; `follow` names the token to follow at each of them.
+    """The lens at the positions of a trace; `follow` gives the token to follow at each position.
 
     At most `logits_at_once` logits of a layer are held at a time.
     """
@@ -102,7 +102,7 @@ def lens_of(
 def _some(
     loaded: LoadedModel, traced: Trace, some: slice, top: int, follow: Sequence[int] | None
 ) -> list[LensPosition]:
-    """The lens at a few positions: one layer's logits are held at a time, and the last one's."""
+    """The lens at a few positions; holds the logits of one layer and of the last layer at a time."""
     *inner, last = traced.residuals[:, some]
     final = log_probabilities(loaded, last)  # (P, V)
     followed = final.argmax(-1) if follow is None else torch.tensor(follow, device=final.device)
@@ -125,16 +125,16 @@ def _some(
 
 
 def log_probabilities(loaded: LoadedModel, residual: Tensor) -> Tensor:
-    """Log-probabilities (..., V) that a residual stream (..., C) stands for; float32.
+    """Log-probabilities (..., V) of a residual stream (..., C) through final norm and output head; float32.
 
-    Rows of the output head that belong to no token of the tokenizer take no part.
+    Rows of the output head without a token in the tokenizer are left out.
     """
     logits = loaded.model.unembed(residual.to(loaded.model.dtype))[..., : loaded.tokenizer.vocab_size]
     return logits.float().log_softmax(-1)
 
 
 def leads_from(layers: Sequence[LensLayer]) -> int | None:
-    """The first layer from which on the followed token is the most probable one; None if it is not at the end."""
+    """The layer from which the followed token stays the most probable one; None if it is not at the end."""
     since = None
     for layer in layers:
         since = None if layer.rank > 1 else layer.layer if since is None else since

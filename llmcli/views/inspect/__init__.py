@@ -1,1 +1,1 @@
-"""Views of inspections: one for each `llm inspect` command and its relatives."""
+"""Views of the `llm inspect` commands, of `llm score`, `llm compare` and `llm trace`."""

@@ -1,4 +1,4 @@
-"""What was read: a row for each token with its sink, itself and what it looked at most; and one head's pattern."""
+"""Attention summary, one row per token (shares on the sink, itself and other tokens), and one head's pattern."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.attention/1"
 PATTERN_SCHEMA = "llmcli.attention-pattern/1"
-NOTE = "sink, self: shares of all attention, on the first token and on itself; read: of the rest, by value size"
-# A pattern of more tokens than this is told in words.
+NOTE = "sink: attention parked on the first token. self: on the token itself. read: how the rest is spread."
+PATTERN_NOTE = "Each row shows how one token spreads its attention in this head; every row sums to 1."
+# A pattern of more tokens than this is shown as a table instead of a map.
 _LARGEST_MAP = 60
 _SHADES = "░▒▓█"
-# From this share on a shade is one darker.
+# Lower bounds of the darker shades.
 _STEPS = (0.1, 0.25, 0.5)
-# So much of a word, line or message is shown.
+# Longer words, lines and messages are cut to this many characters.
 _LONGEST = 32
 
 
 def attention_view(summary: AttentionSummary) -> RenderableType:
-    """A row for each position; where there is only one, what each block read as well."""
+    """One row per position; for a single position also one row per block."""
     labels = [token_label(token.bytes) for token in summary.tokens]
     table = _table("token", "before")
     for reading in summary.rows:
@@ -43,7 +44,7 @@ def attention_view(summary: AttentionSummary) -> RenderableType:
 
 
 def read_table(said: Sequence[tuple[int, bytes, AttentionRow]]) -> Table:
-    """A row for each generated token, each an (index, bytes, row), with what was read to say it."""
+    """One row per generated token: what it attended to. `said` holds (index, bytes, attention)."""
     table = _table("said")
     for index, data, row in said:
         table.add_row(str(index), Text(token_label(data), style="bold"), *_cells(row))
@@ -51,7 +52,7 @@ def read_table(said: Sequence[tuple[int, bytes, AttentionRow]]) -> Table:
 
 
 def pattern_view(pattern: Pattern) -> RenderableType:
-    """The pattern as a map of queries by keys; of a long text, what each query looked at most."""
+    """The pattern as a heat map of queries by keys; for a long text, a table of each query's strongest keys."""
     labels = [token_label(token.bytes) for token in pattern.tokens]
     title = Text(f"block {pattern.layer}, head {pattern.head}", style="bold")
     if len(labels) <= _LARGEST_MAP:
@@ -62,12 +63,12 @@ def pattern_view(pattern: Pattern) -> RenderableType:
             return f"{pattern.positions[number]:>{width}} {labels[pattern.positions[number]][:12]:<12}"
 
         heat = HeatMap(rows, row_label=label, cell_width=2)
-        how = Text("rows: the token that looks; columns: the token it looks at", style="dim")
+        how = Text("rows: the token that attends (query); columns: the token attended to (key)", style="dim")
         return Group(title, heat, scale_legend(0, 1, "of the row's attention"), how)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right", style="dim")
     table.add_column("token", no_wrap=True)
-    table.add_column("looks at", overflow="fold")
+    table.add_column("attends to", overflow="fold")
     for at, row in zip(pattern.positions, pattern.pattern, strict=True):
         best = sorted(range(at + 1), key=lambda key: row[key], reverse=True)[:5]
         cell = Text()

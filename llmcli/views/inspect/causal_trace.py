@@ -1,4 +1,4 @@
-"""A causal trace: three maps of tokens by blocks, as bright as the answer is probable when the state is put back."""
+"""Causal trace: three heat maps of tokens by blocks, the probability of the answer when that state is restored."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.causal-trace/1"
 NOTE = (
-    "rows are tokens, * those of the subject, columns blocks; where a state carries the answer is not always where an "
-    "edit takes best"
+    "Rows are tokens (* the subject), columns blocks. Bright: restoring this state alone brings the answer back. "
+    "An edit does not always work best there."
 )
 _LONGEST_LABEL = 14
 
 
 def causal_trace_view(result: CausalTrace) -> Group:
-    """The probabilities with and without noise, then a map for each kind of state that is put back."""
+    """The answer's probability with and without noise, then one map per kind of restored state."""
     answer = Text.assemble(
         "answer ", (token_label(result.answer.bytes), "bold"), f" {percent(result.answer.prob)}, ",
         f"{percent(result.corrupted)} with noise on the subject (mean of {result.samples})",
@@ -38,7 +38,7 @@ def causal_trace_view(result: CausalTrace) -> Group:
         _map(result, "attention", around, result.attention, high),
     ]
     return Group(
-        answer, Text(), Columns(maps, padding=(1, 3)), scale_legend(result.corrupted, high, "probability when put back")
+        answer, Text(), Columns(maps, padding=(1, 3)), scale_legend(result.corrupted, high, "probability when restored")
     )
 
 

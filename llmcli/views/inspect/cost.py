@@ -1,4 +1,4 @@
-"""What a model costs: parameters and arithmetic part by part, the key-value cache, and texts of several lengths."""
+"""What a model costs: parameters and FLOP of each part, the KV cache, and the cost of texts of several lengths."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.cost/1"
 NOTE = (
-    "FLOP: 2 for each weight a token is multiplied with, and what attention scores take, which grows with the text; "
-    "norms, activations and biases are not counted. Read all: to read so many tokens. 1 more: for the last of them, "
-    "the others cached. Scores: the share of that in attention scores."
+    "FLOP: 2 per weight and token, plus attention scores, which grow with the text; norms, activations and biases are "
+    "not counted. read all: prefill of all tokens. 1 more: the last token, the others cached. scores: share of "
+    "attention scores in it."
 )
 _BOXES = {
     "embeddings": "embeddings",
@@ -35,7 +35,7 @@ _ORIGINS = {"context": "the full context", "text": "the text"}
 
 
 class CostView:
-    """Three short tables with a sentence or two each."""
+    """Parameters and FLOP by part, kinds of blocks, the KV cache, and costs by text length."""
 
     def __init__(self, result: ModelCost) -> None:
         self._result = result
@@ -82,7 +82,7 @@ def _parts(result: ModelCost) -> Table:
 
 
 def _blocks(result: ModelCost) -> Iterator[str]:
-    """What a block of each kind holds, and which see only so far."""
+    """One line per kind of block: its parameters and its attention window."""
     kinds: dict[tuple[int, int, int, int | None], list[int]] = {}
     for block in result.blocks:
         kind = (block.attention, block.feed_forward, block.feed_forward_active, block.window)
@@ -101,12 +101,12 @@ def _blocks(result: ModelCost) -> Iterator[str]:
 def _cache(result: ModelCost) -> str:
     a_token = f"KV cache: {result.kv_bytes_per_token:,} B a token in {8 * result.kv_value_bytes}-bit values"
     if result.kv_bytes_per_token == result.kv_bytes_per_token_ungrouped:
-        return f"{a_token}; each of the {result.query_heads} heads has keys and values of its own."
+        return f"{a_token}; each of the {result.query_heads} heads has its own keys and values."
     ratio = result.kv_bytes_per_token_ungrouped / result.kv_bytes_per_token
     cached = "one latent for all heads" if result.latent else f"{result.kv_heads} heads for {result.query_heads}"
     return (
         f"{a_token}, {cached}; {result.kv_bytes_per_token_ungrouped:,} B if each of the {result.query_heads} query "
-        f"heads had keys and values of its own, {ratio:.3g} times as much."
+        f"heads had its own keys and values, {ratio:.3g} times as much."
     )
 
 
@@ -126,6 +126,6 @@ def _lengths(result: ModelCost) -> Table:
 
 
 def _origin(result: ModelCost, length: LengthCost) -> str:
-    """What is to be said of a length, if anything."""
+    """Where a length comes from and whether it exceeds the context; may be empty."""
     words = [_ORIGINS[length.origin]] if length.origin in _ORIGINS else []
     return ", ".join(words + ["beyond the context"] * (length.tokens > result.context_length))

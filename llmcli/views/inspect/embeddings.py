@@ -1,4 +1,4 @@
-"""The nearest tokens of a word, or of a sum of words, ranked twice: as stored, and without what all tokens share."""
+"""Nearest tokens of a word or a sum of words, ranked by the stored and by the centered embeddings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from llmcli.inspection.residual.embeddings import EmbeddingNeighbors, NeighborToken
 
 SCHEMA = "llmcli.embeddings/1"
+NOTE = (
+    "cosine: 1 is the same direction. centered: the mean embedding subtracted first. Compare with random pairs: only "
+    "what is well above them is related."
+)
 _SIDE_BY_SIDE = 76
 _LABEL_WIDTH = 16
 
 
 class EmbeddingsView:
-    """The expression, the two rankings (side by side where there is room), and what random pairs have."""
+    """The expression and both rankings, side by side if there is room; random pairs as the baseline."""
 
     def __init__(self, result: EmbeddingNeighbors) -> None:
         self._result = result
@@ -31,7 +35,7 @@ class EmbeddingsView:
         yield _expression(result)
         rankings = (
             _ranking("as stored", result.raw, result.random_pair.raw),
-            _ranking("centred", result.centred, result.random_pair.centred),
+            _ranking("centered", result.centred, result.random_pair.centred),
         )
         if options.max_width >= _SIDE_BY_SIDE:
             beside = Table.grid(padding=(0, 4, 0, 0))
@@ -52,17 +56,17 @@ def _expression(result: EmbeddingNeighbors) -> Text:
     return line
 
 
-def _ranking(title: str, neighbours: Sequence[NeighborToken], yardstick: float) -> Table:
+def _ranking(title: str, neighbors: Sequence[NeighborToken], baseline: float) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("", justify="right", style="dim")
     table.add_column("cosine", justify="right")
     table.add_column("", no_wrap=True, style="blue")
     table.add_column(title, no_wrap=True, max_width=_LABEL_WIDTH)
     table.add_column("", no_wrap=True)
-    for rank, near in enumerate(neighbours, 1):
+    for rank, near in enumerate(neighbors, 1):
         label = Text(token_label(near.bytes), style="underline" if near.input else "")
         table.add_row(
             str(rank), f"{near.cosine:.3f}", probability_bar(near.cosine), label, "input" if near.input else ""
         )
-    table.add_row("", f"{yardstick:.3f}", probability_bar(yardstick), Text("random pairs"), "", style="dim")
+    table.add_row("", f"{baseline:.3f}", probability_bar(baseline), Text("random pairs"), "", style="dim")
     return table

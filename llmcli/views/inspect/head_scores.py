@@ -1,4 +1,4 @@
-"""The head atlas: every head of a model by where it looks, and what happens without the strongest induction heads."""
+"""Head atlas: what every head attends to, and the loss without the strongest induction heads."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from llmcli.inspection.attention.head_scores import HeadAblation, HeadAtlas, HeadScores
 
 SCHEMA = "llmcli.heads/1"
+NOTE = (
+    "Bright: a head gives much of its attention to that token. induction: to the token that followed the same token "
+    "earlier, which lets a model copy."
+)
 KINDS = {
     "previous": "the token before",
     "duplicate": "the same token earlier",
-    "induction": "what came after it",
+    "induction": "the token after it",
     "sink": "the first position",
 }
 _STRONGEST = 5
@@ -28,7 +32,7 @@ _PARKED = 0.4
 
 
 def heads_view(atlas: HeadAtlas) -> Group:
-    """A map for each kind of score, blocks by heads; then the strongest heads of each kind, as block.head."""
+    """One heat map per kind of score, blocks by heads; then the strongest heads of each kind, as block.head."""
     parts: list[RenderableType] = [
         Text(_text(atlas), style="dim"),
         Columns([_map(atlas.heads, kind, words) for kind, words in KINDS.items()], padding=(1, 3)),
@@ -37,7 +41,7 @@ def heads_view(atlas: HeadAtlas) -> Group:
         Text("strongest heads, as block.head with the share of their attention"),
         _strongest(atlas.heads, {kind: kind for kind in KINDS}),
         Text(),
-        Text("the same, of what they give to other positions than the first"),
+        Text("the same, as shares of the attention not on the first position"),
         _strongest(atlas.heads, {kind: f"{kind}_without_sink" for kind in KINDS if kind != "sink"}),
         Text(),
         Text(_parked(atlas.heads)),
@@ -70,7 +74,7 @@ def _strongest(heads: Sequence[HeadScores], fields: dict[str, str]) -> Table:
         table.add_column(kind, overflow="fold")
         scored = [(share, score) for score in heads if (share := getattr(score, field)) is not None]
         best = sorted(scored, key=lambda pair: -pair[0])[:_STRONGEST]
-        columns.append([f"{score.layer}.{score.head} {share:.2f}" for share, score in best] or ["none can"])
+        columns.append([f"{score.layer}.{score.head} {share:.2f}" for share, score in best] or ["n/a"])
     for row in range(max(map(len, columns))):
         table.add_row(*(column[row] if row < len(column) else "" for column in columns))
     return table
@@ -78,10 +82,10 @@ def _strongest(heads: Sequence[HeadScores], fields: dict[str, str]) -> Table:
 
 def _parked(heads: Sequence[HeadScores]) -> str:
     parked = sum((score.sink or 0.0) > _PARKED for score in heads)
-    line = f"{parked} of {len(heads)} heads give more than {_PARKED:.0%} of their attention to the first position."
+    line = f"{parked} of {len(heads)} heads put more than {_PARKED:.0%} of their attention on the first position."
     learned = [score.learned_sink for score in heads if score.learned_sink is not None]
     if learned:
-        line += f" Learned sinks take {sum(learned) / len(learned):.0%} on average, and stand for no position."
+        line += f" Learned sinks, which are no position, take {sum(learned) / len(learned):.0%} on average."
     return line
 
 

@@ -1,4 +1,4 @@
-"""The logit lens: one position layer by layer, or several side by side."""
+"""Logit lens: one position layer by layer, or a grid of several positions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from llmcli.inspection.residual.logit_lens import Lens, LensLayer, LensPosition
 
 SCHEMA = "llmcli.lens/1"
-NOTE = "raw lens: each layer read through the final norm and the output head, which only the last was trained for"
-NOTE_TIED = "with tied embeddings, layer 0 mostly shows the token that was read"
+NOTE = "What each layer would answer if it were the last. Early layers were never trained for this: expect noise."
+NOTE_TIED = f"{NOTE} Layer 0 mostly shows the input token (tied embeddings)."
 _TOKEN_WIDTH = 8
 _CELL = _TOKEN_WIDTH + 1
 _LABEL = 6
-# A grid has no more rows than about this; layers in between are left out.
+# Approximate limit of the rows of a grid; layers in between are left out.
 _ROWS = 16
 _NARROW = 48
 _ROOM_FOR_OTHERS = 16
@@ -33,7 +33,7 @@ _LONGEST = 16
 
 
 class LensView:
-    """One position in detail; several as a grid, as many columns at a time as fit, one page below the other."""
+    """One position in detail; several as a grid, split into pages of as many columns as fit."""
 
     def __init__(self, lens: Lens) -> None:
         self._lens = lens
@@ -74,7 +74,7 @@ class LensView:
 
 
 def lens_table(found: LensPosition, layers: Sequence[LensLayer], width: int) -> Table:
-    """A row for each of `layers`: the most probable tokens there, and how the followed token stands."""
+    """One row per layer: its most probable tokens, the rank of the followed token and the KL to the last layer."""
     labels = [clipped(token_label(layer.top[0].bytes), _LONGEST).rstrip() for layer in layers]
     columns = {
         "layer": [Text(str(layer.layer), style="dim") for layer in layers],
@@ -98,7 +98,7 @@ def lens_table(found: LensPosition, layers: Sequence[LensLayer], width: int) -> 
 
 
 def _others(others: Sequence[TokenProb], room: int) -> Text:
-    """As many of them as there is room for."""
+    """The candidates after the first, up to `room` cells."""
     line = Text(style="dim")
     for other in others:
         item = f"{token_label(other.bytes)} {percent(other.prob)}"
@@ -115,7 +115,7 @@ def _line(label: str, cells: Sequence[Text]) -> Text:
 
 
 def _some_layers(last: int) -> list[int]:
-    """Every so many layers, with the first and the last."""
+    """About `_ROWS` evenly spaced layers, including the first and the last."""
     step = -(-last // _ROWS) or 1
     return [*range(0, last, step), last]
 
@@ -123,5 +123,5 @@ def _some_layers(last: int) -> list[int]:
 def _leads(found: LensPosition) -> str:
     token = token_label(found.token.bytes)
     if found.leads_from is None:
-        return f"rank is {token}'s, which is not the most probable token at the end"
-    return f"rank is {token}'s, which leads from layer {found.leads_from} on"
+        return f"rank: of {token}, which is not the most probable token at the end"
+    return f"rank: of {token}, which is the most probable from layer {found.leads_from} on"

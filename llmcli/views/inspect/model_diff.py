@@ -1,4 +1,4 @@
-"""Two models on one text: colored by how far apart their expectations are, or a table; and where they part."""
+"""Two models on one text: tokens colored by KL divergence or as a table, and where greedy continuations differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmcli.inspection.evaluation.model_diff import Comparison, Continuation, Expected
 
 SCHEMA = "llmcli.compare/1"
-# (from this KL on, in nats; what the legend says; style). The colors of probabilities, ever lighter.
+# (lower bound of the KL in nats, label in the legend, style). The colors of probabilities.
 _BANDS = (
     (1.0, "1+", "black on #ffc94d"),
     (0.3, "0.3+", "black on #c9a24b"),
@@ -29,7 +29,7 @@ _BANDS = (
 
 
 class ComparisonView:
-    """The text in colors, or without colors a table of its tokens; then what it comes to, and the continuations."""
+    """The text in colors, or without colors a table of its tokens; then a summary and the continuations."""
 
     def __init__(self, result: Comparison) -> None:
         self._result = result
@@ -45,7 +45,7 @@ class ComparisonView:
 
 
 def comparison_table(result: Comparison) -> Table:
-    """One row a token that was compared: the KL divergence, and what each model gave it and would have said."""
+    """One row per compared token: KL divergence, each model's probability for it and each model's first choice."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right", style="dim")
     table.add_column("token", no_wrap=True)
@@ -100,8 +100,8 @@ def _summary(result: Comparison) -> Text:
 def _continuations(result: Comparison) -> list[Text]:
     parting = result.parting
     if parting is None:
-        return [Text(f"Written greedily from there: the same {len(result.continuations[0].tokens)} tokens.")]
-    lines = [Text(f"Written greedily from there: token {parting.index} is the first that differs.")]
+        return [Text(f"Greedy continuation: the same {len(result.continuations[0].tokens)} tokens.")]
+    lines = [Text(f"Greedy continuation: token {parting.index} is the first that differs.")]
     sides = ((parting.first, parting.first_gap), (parting.second, parting.second_gap))
     for letter, said, (own, gap) in zip("AB", result.continuations, sides, strict=True):
         line = Text(f"{letter} ", style="bold").append(_token(own), style="bold underline")

@@ -1,4 +1,4 @@
-"""Where a mixture-of-experts model sends tokens: the load of each expert as a histogram, and a lane for each token."""
+"""Mixture-of-experts routing: a load histogram of the experts per block, and the experts of each token."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from llmcli.inspection.feed_forward.moe_routing import ExpertRouting, ExpertWeight, LayerRouting
 
 SCHEMA = "llmcli.experts/1"
+NOTE = (
+    "Even bars and an entropy near 100%: the router uses all experts alike. Tall bars: it prefers a few for this text."
+)
 _BARS = "▁▂▃▄▅▆▇█"
 _SHADES = "░▒▓█"
 _NONE = "·"
@@ -25,9 +28,9 @@ _LABEL_WIDTH = 16
 
 
 class ExpertsView:
-    """Load and entropy of every block; below, the tokens with their strongest expert in each block.
+    """Load and entropy of every block; below, each token with its strongest expert in each block.
 
-    A routing of one block has all its experts in the tokens' lanes.
+    If only one block is shown, each token has all its experts.
     """
 
     def __init__(self, result: ExpertRouting) -> None:
@@ -60,8 +63,8 @@ def _histograms(layers: Sequence[LayerRouting], width: int) -> Iterator[Text]:
     kinds = " or ".join(f"{chosen} of {experts} experts" for chosen, experts in counts)
     even = " or ".join(dict.fromkeys(percent(1 / experts) for _, experts in counts))
     yield Text(
-        f"{kinds} for each token. Load of each, from expert 0: █ is {percent(most)} of the slots, {_NONE} none, an "
-        f"even load {even}. Entropy in nats, and as a share of an even load's.",
+        f"{kinds} for each token. Load of each expert, from expert 0: █ is {percent(most)} of the slots, {_NONE} none, "
+        f"an even load {even}. Entropy in nats, and relative to an even load.",
         style="dim",
     )
 
@@ -71,7 +74,7 @@ def _bar(height: float) -> str:
 
 
 def _labels(result: ExpertRouting, width: int) -> list[str]:
-    """For each token its number and its text, all of one width."""
+    """Number and text of each token, all of one width."""
     texts = [token_label(token.bytes) for token in result.tokens]
     number = len(str(len(texts) - 1))
     size = min(max(map(cell_len, texts)), _LABEL_WIDTH, max(4, width // 3))
@@ -94,7 +97,7 @@ def _strongest(layers: Sequence[LayerRouting], labels: Sequence[str], width: int
 
 
 def _lanes(layer: LayerRouting, labels: Sequence[str], width: int) -> Iterator[Text]:
-    """A lane of one cell an expert, where there is room, and the experts with their weights, greatest first."""
+    """One line per token: a cell per expert if there is room, then its experts and their weights, largest first."""
     start = cell_len(labels[0])
     most = max((chosen[0].weight for chosen in layer.routing), default=0.0)
     words = [_words(chosen) for chosen in layer.routing]
@@ -104,7 +107,7 @@ def _lanes(layer: LayerRouting, labels: Sequence[str], width: int) -> Iterator[T
         line = Text(label)
         if lane:
             line.append(_lane(chosen, layer.experts, most) + "  ", style="blue")
-        # Wrapped here, so that what does not fit continues under the first weight.
+        # Wrap here, so that the next line continues under the first weight.
         room = max(8, width - start - lane)
         pieces = text.split("  ")
         per_line = max(1, (room + 2) // (max(map(len, pieces)) + 2))

@@ -1,4 +1,4 @@
-"""How well a needle is found, depth by depth: means with their confidence intervals on one axis."""
+"""Needle in a haystack: the mean probability of the right answer at each depth, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from llmcli.inspection.evaluation.needle import DepthScore, NeedleResult
 
 SCHEMA = "llmcli.needle/1"
+NOTE = "At chance, the model does not find the fact. depth: where in the text the fact is, 0 % at its beginning."
 _NUMBERS = "{depth:>6}  {plot}  {mean:>6}  {interval:>7}  {right:>5}"
 _WIDTH_OF_NUMBERS = 32
 _WIDEST_PLOT = 50
 
 
 class NeedleView:
-    """One line a depth: the interval of the mean probability from 0 to 1, beside chance, and the numbers."""
+    """One line per depth: mean probability and confidence range on an axis from 0 to 1, with the chance level."""
 
     def __init__(self, result: NeedleResult) -> None:
         self._result = result
@@ -47,15 +48,15 @@ class NeedleView:
             )
             yield Text(line, no_wrap=True, overflow="crop")
         yield Text(
-            f"● mean probability of the right word among the {result.facts}, ├─┤ its {result.interval}, "
+            f"● mean probability of the right word among the {result.facts}, ├─┤ 95% confidence range, "
             f"┊ chance {percent(result.chance)}; right: how often it is the most probable",
             style="dim",
         )
-        yield Text(visible(f"Asked, for one: {result.example} ({result.answer})"), style="dim")
+        yield Text(visible(f"Example question: {result.example} ({result.answer})"), style="dim")
 
 
 def _plot(score: DepthScore, chance: float, width: int) -> str:
-    """The interval, its mean, and chance, on an axis from 0 to 1."""
+    """Draw the interval, the mean and the chance level on an axis from 0 to 1."""
     low, mean, high, guess = (
         min(int(max(value, 0.0) * width), width - 1) for value in (score.low, score.mean, score.high, chance)
     )

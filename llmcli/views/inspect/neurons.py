@@ -1,4 +1,4 @@
-"""Neurons: those that wrote most into a logit, and one of them along a text."""
+"""Feed-forward neurons: the largest contributions to a logit, and one neuron's activation along a text."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.neurons/1"
 ALONG_SCHEMA = "llmcli.neuron/1"
-NOTE = "logit: what a neuron wrote straight into the token's logit; promotes: the tokens that most goes to"
-# So many of the tokens on which a neuron fires most strongly are listed.
+NOTE = (
+    "logit: what a neuron adds directly to this token's score. fires: its activation. promotes, suppresses: the tokens "
+    "whose scores it raises or lowers most."
+)
+ALONG_NOTE = (
+    "Shaded: how strongly the neuron fires on each token. promotes: the tokens whose scores it raises when it does."
+)
+# Number of tokens listed on which a neuron fires most strongly.
 _LISTED = 10
-# From this width on there is room for what a neuron suppresses.
+# Minimum width for the column of suppressed tokens.
 _WIDE = 60
 
 
 class NeuronsView:
-    """The token they wrote for, and one row a neuron."""
+    """The predicted token, and one row per neuron."""
 
     def __init__(self, found: Neurons) -> None:
         self._found = found
@@ -46,7 +52,7 @@ class NeuronsView:
 
 
 def neuron_table(neurons: Sequence[NeuronLogit], *, suppressed: bool) -> Table:
-    """One row a neuron: what it wrote, how it fired, and which tokens it speaks for, and against if `suppressed`."""
+    """One row per neuron: its logit contribution, activation, and the tokens it promotes and, if asked, suppresses."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("neuron", no_wrap=True)
     table.add_column("logit", justify="right", no_wrap=True)
@@ -66,12 +72,12 @@ def neuron_table(neurons: Sequence[NeuronLogit], *, suppressed: bool) -> Table:
 
 
 def neuron_name(block: int, neuron: int, expert: Expert) -> str:
-    """block.neuron, or block.expert.neuron."""
+    """The name of a neuron: block.neuron, or block.expert.neuron."""
     return f"{block}.{neuron}" if expert is None else f"{block}.{expert}.{neuron}"
 
 
 class NeuronAlongView:
-    """The text, shaded by how strongly the neuron fired; the tokens it fired on most; and what it then writes."""
+    """The text shaded by a neuron's activation, its strongest tokens, and the tokens it promotes and suppresses."""
 
     def __init__(self, found: NeuronAlong) -> None:
         self._found = found
@@ -82,11 +88,11 @@ class NeuronAlongView:
         fired = [(abs(at.activation or 0.0), at) for at in found.activations]
         most = max((size for size, _ in fired), default=0.0)
         full = most or 1.0
-        yield Text.assemble("neuron ", (name, "bold"), f": at most {most:.2f}, either way", overflow="fold")
+        yield Text.assemble("neuron ", (name, "bold"), f": largest activation {most:.2f}, either sign", overflow="fold")
         strip, width = Text(), 0
         for size, at in fired:
             cell = shaded(token_label(at.token.bytes), size / full, colored=shows_bands(console))
-            # Broken here, between tokens: words are not what the line is made of.
+            # Wrap here, between tokens rather than between words.
             if width and width + cell.cell_len > options.max_width:
                 strip.append("\n")
                 width = 0

@@ -1,4 +1,4 @@
-"""A scored text: colored by probability where there are colors, else a table of its tokens; and its JSON twin."""
+"""A scored text: colored by probability, or without colors a table of its tokens; and its JSON form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def score_json(score: TextScore, token_bytes: Callable[[int], bytes]) -> dict[st
 
 
 class ScoreView:
-    """The text itself in colors, or, without colors or with `top`, a table of its tokens; then what it comes to."""
+    """The text in colors, or, without colors or with `top`, a table of its tokens; then a summary."""
 
     def __init__(self, score: TextScore, top: int, token_bytes: Callable[[int], bytes]) -> None:
         self._score, self._top, self._token_bytes = score, top, token_bytes
@@ -54,7 +54,7 @@ class ScoreView:
 
 
 def score_table(score: TextScore, top: int, token_bytes: Callable[[int], bytes]) -> Table:
-    """One row a token: probability, rank, surprise in bits, and the `top` most probable tokens."""
+    """One row per token: probability, rank, surprisal in bits, and the `top` most probable tokens."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right", style="dim")
     table.add_column("token", no_wrap=True)
@@ -91,9 +91,9 @@ def score_table(score: TextScore, top: int, token_bytes: Callable[[int], bytes])
 
 
 def score_summary(score: TextScore) -> Text:
-    """Perplexity, bits per byte, and a sparkline of surprise."""
+    """Perplexity, bits per byte, and a sparkline of surprisal."""
     logprobs = [token.logprob for token in score.tokens if token.logprob is not None]
     unscored = len(score.tokens) - len(logprobs)
-    scored = f"{len(logprobs)} tokens scored" + (f", {unscored} not: nothing came before it" if unscored else "")
+    scored = f"{len(logprobs)} tokens scored" + (f", {unscored} not: no token before it" if unscored else "")
     more = [f"read in {score.windows} overlapping windows"] if score.windows > 1 else []
     return surprise_line(logprobs, f"{number(score.bits_per_byte, '.3f')} bits per byte", scored, *more)

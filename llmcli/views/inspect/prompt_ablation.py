@@ -1,4 +1,4 @@
-"""What became of an answer when a part of the prompt was hidden or removed, and which words it needed most."""
+"""Prompt ablation: the answer's probability when a part of the prompt is hidden or removed, or word by word."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.without/1"
 WORDS_SCHEMA = "llmcli.without-words/1"
-NOTE = "hidden: no later token sees it, in any block; removed: the prompt is read anew without it"
-WORDS_NOTE = "change: of the log-probability of the whole answer, in nats, when no later token sees the word"
-_LAST = "It ends the prompt: its last token itself predicts the answer, which hiding it from others cannot change."
-_FIRST = "It holds the first token, where heads rest what attention they do not need: more than its meaning is missed."
+NOTE = "hidden: later tokens cannot attend to it, in any block. removed: the prompt is read again without it."
+WORDS_NOTE = (
+    "change: in the log-probability of the whole answer, in nats, when later tokens cannot attend to the word. The "
+    "more negative, the more the answer depends on it."
+)
+_LAST = "It ends the prompt: its last token itself predicts the answer, and hiding it from others cannot change that."
+_FIRST = "It includes the first token, on which heads park unused attention: the change is not only due to its meaning."
 _BAR_WIDTH = 12
 _BAR = " ▏▎▍▌▋▊▉█"
 
 
 def without_view(result: Without) -> Group:
-    """The part that is left out, then each token of the answer with its probabilities, and the answer as a whole."""
+    """The ablated part, then the probabilities of each token of the answer and of the answer as a whole."""
     parts: list[RenderableType] = [
         Text.assemble("without ", (_quoted(result.span.text), "bold"), f" ({_numbers(result.span.positions)})")
     ]
@@ -53,7 +56,7 @@ def without_view(result: Without) -> Group:
 
 
 def words_view(result: WordScan) -> Group:
-    """Every word with the change that hiding it makes, the most needed first, and a bar as long as that is large."""
+    """One row per word: the change when it is hidden, with a bar; the word with the largest drop first."""
     answer = Text.assemble("answer ", ("".join(token_label(token.bytes) for token in result.answer), "bold"))
     answer.append(f" ({_nats(result.before)} nats)")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -68,7 +71,7 @@ def words_view(result: WordScan) -> Group:
         table.add_row(_word(word.text), numbers, _change(word.hidden), Text(_bar(share), style="blue"))
     parts: list[RenderableType] = [answer, table]
     if any(0 in word.positions for word in result.words):
-        parts.append(Text("Token 0 is where heads rest what attention they do not need, whatever it says.", "dim"))
+        parts.append(Text("Token 0 matters whatever it says: heads park unused attention on it.", "dim"))
     if any(word.ends_prompt for word in result.words):
         parts.append(Text("The word that ends the prompt predicts the answer itself and can hardly be hidden.", "dim"))
     return Group(*parts)
@@ -83,7 +86,7 @@ def _word(text: str) -> Text:
 
 
 def _numbers(positions: Sequence[int]) -> str:
-    """Positions as in "tokens 0, 3-7"."""
+    """Positions as a phrase such as "tokens 0, 3-7"."""
     runs: list[list[int]] = []
     for position in positions:
         if runs and runs[-1][1] == position - 1:

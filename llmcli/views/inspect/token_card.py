@@ -1,4 +1,4 @@
-"""The card of one token: what it could have been, what was read, what the layers thought, and who wrote its logit."""
+"""Token card: candidates, attention, logit lens, and the blocks, heads and neurons that add to the token's logit."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
     from llmcli.inspection.token_card import CardToken, ComponentAblation, TokenCard, Verification
 
 SCHEMA = "llmcli.token/1"
-NOTE = (
-    "direct effects only, with the final norm's scale held fixed: what a part wrote into the token's logit above the "
-    "mean logit; what was read is where attention went, not why"
+_DIRECT = (
+    "Numbers show what each part adds directly to this token's score. Effects through later layers are not counted"
 )
+NOTE = f"{_DIRECT}."
+NOTE_UNVERIFIED = f"{_DIRECT}: --verify tests those."
 _LAYERS, _BLOCKS = 8, 8
 _LENS_WIDTH = 60
-# Cells of a bar to either side of its line, and all cells of a row but those of its two bars.
+# Cells of a bar on either side of its center line, and all other cells of a row with two bars.
 _LONGEST_BAR, _BESIDE_BARS = 6, 31
 
 
 class CardView:
-    """All sections of a card, one below the other."""
+    """All sections of a token card."""
 
     def __init__(self, card: TokenCard) -> None:
         self._card = card
@@ -44,11 +45,13 @@ class CardView:
         yield from _section("could be", _candidates(card.candidates, card.token))
         if card.read is not None:
             yield from _section("read", _read(card.read))
-        yield from _section("layers (raw lens)", lens_table(card.lens, _telling(card.lens), min(width, _LENS_WIDTH)))
-        made_of = card.attribution
-        yield from _section("logit", _sum(made_of), _block_table(made_of.blocks, width))
-        yield from _section("heads", _head_table(made_of.heads))
-        yield from _section("neurons", neuron_table(made_of.neurons, suppressed=False))
+        yield from _section(
+            "layers (raw lens)", lens_table(card.lens, _selected_layers(card.lens), min(width, _LENS_WIDTH))
+        )
+        found = card.attribution
+        yield from _section("logit", _sum(found), _block_table(found.blocks, width))
+        yield from _section("heads", _head_table(found.heads))
+        yield from _section("neurons", neuron_table(found.neurons, suppressed=False))
         if card.verify is not None:
             label = token_label(card.token.bytes)
             title = f"{label} {percent(card.verify.before)}, and with these switched off"
@@ -99,38 +102,38 @@ def _read(row: AttentionRow) -> Text:
     return line
 
 
-def _telling(found: LensPosition) -> list[LensLayer]:
-    """The first layer, the last few at which the most probable token changes, and the last."""
+def _selected_layers(found: LensPosition) -> list[LensLayer]:
+    """The first layer, the last few layers where the most probable token changes, and the last layer."""
     layers = found.layers
     new = [at.layer for at in layers[1:] if at.top[0].id != layers[at.layer - 1].top[0].id]
     return [layers[layer] for layer in sorted({0, *new[-_LAYERS:], len(layers) - 1})]
 
 
-def _sum(made_of: Attribution) -> Text:
-    attention = sum(block.attention for block in made_of.blocks)
-    feed_forward = sum(block.feed_forward for block in made_of.blocks)
+def _sum(found: Attribution) -> Text:
+    attention = sum(block.attention for block in found.blocks)
+    feed_forward = sum(block.feed_forward for block in found.blocks)
     parts = [
-        ("mean", made_of.mean_logit),
-        ("embedding", made_of.embedding),
+        ("mean", found.mean_logit),
+        ("embedding", found.embedding),
         ("attention", attention),
         ("feed-forward", feed_forward),
-        ("bias", made_of.bias),
-        ("rounding", made_of.rounding),
+        ("bias", found.bias),
+        ("rounding", found.rounding),
     ]
-    line = Text(f"{made_of.logit:.2f} =", overflow="fold")
+    line = Text(f"{found.logit:.2f} =", overflow="fold")
     for name, value in parts:
-        # Most models have no biases, and float32 rounds to nothing that could be seen.
+        # Most models have no biases, and the rounding error of float32 is usually below the digits shown.
         if name in ("bias", "rounding") and abs(value) < 0.005:
             continue
         line.append(f" {value:+.2f} ")
         line.append(name, "dim")
-    if made_of.softcap is not None:
-        line.append(f", before the soft cap of {made_of.softcap:g}", "dim")
+    if found.softcap is not None:
+        line.append(f", before the soft cap of {found.softcap:g}", "dim")
     return line
 
 
 def _block_table(blocks: Sequence[BlockLogit], width: int) -> Table:
-    """The strongest blocks in their order, and the sum of the others."""
+    """The blocks with the largest contributions, in order, and the sum of the others."""
     strength = {block.block: max(abs(block.attention), abs(block.feed_forward)) for block in blocks}
     named = sorted(sorted(strength, key=lambda index: strength[index], reverse=True)[:_BLOCKS])
     others = [block for block in blocks if block.block not in named]
@@ -152,7 +155,7 @@ def _block_table(blocks: Sequence[BlockLogit], width: int) -> Table:
 
 
 def signed_bar(share: float, reach: int) -> Text:
-    """A bar to the left of a line for a negative share, to the right for a positive one; full at 1."""
+    """A bar left of a center line for a negative share, right of it for a positive one; full at 1."""
     halves = round(min(abs(share), 1.0) * 2 * reach)
     full, half = divmod(halves, 2)
     left = ("▐" * half + "█" * full if share < 0 else "").rjust(reach)
@@ -164,13 +167,13 @@ def _head_table(heads: Sequence[HeadLogit]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("head", no_wrap=True)
     table.add_column("logit", justify="right", no_wrap=True)
-    table.add_column("looked at", overflow="fold")
+    table.add_column("attends to", overflow="fold")
     for head in heads:
-        looked = Text()
+        strongest = Text()
         if head.looked_at is not None:
-            looked.append(token_label(head.looked_at.bytes))
-            looked.append(f" {_whole(head.looked_at.weight)} at {head.looked_at.position}", "dim")
-        table.add_row(Text(f"{head.block}.{head.head}", style="bold"), f"{head.logit:+.2f}", looked)
+            strongest.append(token_label(head.looked_at.bytes))
+            strongest.append(f" {_whole(head.looked_at.weight)} at {head.looked_at.position}", "dim")
+        table.add_row(Text(f"{head.block}.{head.head}", style="bold"), f"{head.logit:+.2f}", strongest)
     return table
 
 
@@ -194,7 +197,7 @@ def _switched_off(ablation: ComponentAblation) -> str:
     names += [f"neuron {neuron_name(neuron.block, neuron.neuron, None)}" for neuron in ablation.neurons]
     if len(names) == 1:
         return f"{names[0]}, drawn at random" if ablation.control else names[0]
-    return "as many, drawn at random" if ablation.control else f"all {len(names)} of them"
+    return f"{len(names)} drawn at random" if ablation.control else f"all {len(names)} of them"
 
 
 def _whole(share: float) -> str:

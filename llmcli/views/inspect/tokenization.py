@@ -1,4 +1,4 @@
-"""A text as its tokens: blocks of text side by side, and a table of what each is."""
+"""A text as its tokens: the pieces in a row, and a table with id, bytes and kind of each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from llmcli.inspection.evaluation.tokenization import Tokenization
 
 SCHEMA = "llmcli.tokens/1"
+NOTE = "Each piece between bars is one token, which the model reads and writes as a whole. ␣ is a space."
 
 
 def tokenization_view(result: Tokenization) -> Group:
-    """The pieces in a row, divided by bars, then one row a token, then how many characters a token stands for."""
+    """The pieces separated by bars, then one row per token, then counts and characters per token."""
     pieces = Text("│".join(token_label(token.bytes) for token in result.tokens), overflow="fold")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right", style="dim")

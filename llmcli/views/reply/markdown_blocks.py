@@ -1,4 +1,4 @@
-"""Markdown as lines for a terminal, a block at a time, so that a text that is still being written can be drawn."""
+"""Render Markdown into terminal lines block by block, so that an unfinished text can be drawn."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rich.text import Text
 from llmcli.views.terminal.sanitize import visible
 
 Colors = Literal["standard", "256", "truecolor"] | None
-"""What the terminal can show; None is text without any style."""
+"""The terminal's color palette; None is text without any style."""
 
-# The terminal's own colors and background, whichever they are.
+# Uses the terminal's own colors and background.
 _CODE_THEME = "ansi_dark"
 
 
@@ -31,14 +31,13 @@ class MarkdownBlock:
 
     tokens: tuple[Token, ...]
     line: int
-    """The line of the text it begins with, counted from 0."""
+    """Its first line in the text, counted from 0."""
 
 
 def blocks(text: str) -> list[MarkdownBlock]:
-    """The blocks of `text`.
+    """Parse `text` into its top-level blocks.
 
-    HTML is text, and so are reference definitions: what has been read of a text must not mean something else because
-    of what follows later.
+    HTML and reference definitions are shown as text: later input must not change how earlier text is displayed.
     """
     found: list[MarkdownBlock] = []
     tokens: list[Token] = []
@@ -51,16 +50,16 @@ def blocks(text: str) -> list[MarkdownBlock]:
 
 
 def end_of(block: MarkdownBlock, lines: int) -> MarkdownBlock:
-    """`block` itself, or less of it that has at least so many lines and looks the same at its end.
+    """`block`, or a shorter block with at least `lines` lines that renders the same end.
 
-    The columns of a table may have other widths.
+    The columns of a shortened table may have other widths.
     """
     first, tokens = block.tokens[0], block.tokens
     if first.type in ("fence", "code_block"):
         code = first.content.rstrip().split("\n")
         return block if len(code) <= lines else _short(block, first.copy(content="\n".join(code[-lines:])))
     part = {"bullet_list_open": "list_item_open", "ordered_list_open": "list_item_open", "table_open": "tr_open"}
-    # Those of lists in the list are deeper.
+    # Items of nested lists have a higher level.
     parts = [at for at, token in enumerate(tokens) if token.level <= 2 and token.type == part.get(first.type)]
     head = 1 if first.type == "table_open" else 0
     if len(parts) <= head + lines:
@@ -75,7 +74,7 @@ def _short(block: MarkdownBlock, *tokens: Token) -> MarkdownBlock:
 
 
 def markdown_lines(found: Sequence[MarkdownBlock], width: int, colors: Colors = None) -> list[str]:
-    """The lines that `found` take up at `width` columns, a blank one between two blocks."""
+    """Render the blocks `found` at `width` columns, with a blank line between blocks."""
     lines: list[str] = []
     for block in found:
         own = lines_of(_Markdown(block.tokens), width, colors)
@@ -86,7 +85,7 @@ def markdown_lines(found: Sequence[MarkdownBlock], width: int, colors: Colors = 
 
 
 def lines_of(view: RenderableType, width: int, colors: Colors = None) -> list[str]:
-    """The lines of `view` without blank ones around them, each with its own escape sequences."""
+    """Render `view` into lines without blank ones at either end; each line has its escape sequences complete."""
     console = Console(
         file=io.StringIO(),
         width=max(width, 1),
@@ -99,7 +98,7 @@ def lines_of(view: RenderableType, width: int, colors: Colors = None) -> list[st
     )
     options = console.options.update(height=None)
     lines = [
-        # On a screen of a few columns Rich's lines can still be wider.
+        # On very narrow screens Rich's lines can exceed the width.
         _trimmed(Segment.adjust_line_length(line, console.width, pad=False))
         for line in console.render_lines(view, options, pad=False)
     ]
@@ -115,14 +114,14 @@ def lines_of(view: RenderableType, width: int, colors: Colors = None) -> list[st
 
 
 class _Heading(Heading):
-    """Where it begins, everything begins: a heading that grows must not move."""
+    """A heading aligned to the left instead of centered: a heading that is still growing must not move."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text("", justify="left").append_text(self.text)
 
 
 class _Table(TableElement):
-    """A table that breaks a long word rather than cut it off."""
+    """A table that breaks long words instead of cutting them off."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for table in super().__rich_console__(console, options):
@@ -140,7 +139,7 @@ class _Markdown(Markdown):
     }
 
     def __init__(self, tokens: Sequence[Token]) -> None:
-        # A link shows where it leads: hidden behind other words it could lead anywhere.
+        # Show the URL of each link: a hidden one could lead anywhere.
         super().__init__("", code_theme=_CODE_THEME, hyperlinks=False)
         self.parsed = list(tokens)
 
@@ -151,14 +150,14 @@ def _parser() -> MarkdownIt:
 
 
 def _clean(tokens: Sequence[Token]) -> Iterator[Token]:
-    """`tokens` as they are shown: harmless, with the lines of their author, and with pictures as words."""
+    """Sanitize `tokens`, keep line breaks as written, and replace images with their text and URL."""
     for token in tokens:
         token.content = visible(token.content)
         for name in ("href", "src", "title"):
             if name in token.attrs:
                 token.attrs[name] = visible(str(token.attrs[name]))
         if token.type == "softbreak":
-            # Who writes verses seldom ends their lines as Markdown would have it.
+            # Verses seldom have Markdown's hard line breaks; keep the lines as written.
             token.type, token.tag = "hardbreak", "br"
         elif token.type == "image":
             token.type, token.tag = "text", ""
@@ -170,7 +169,7 @@ def _clean(tokens: Sequence[Token]) -> Iterator[Token]:
 
 
 def _trimmed(line: list[Segment]) -> list[Segment]:
-    """`line` without spaces at its end that nobody sees; with them it would not survive a narrower window."""
+    """Remove invisible spaces at the end of `line`, which would wrap when the window becomes narrower."""
     line = [segment for segment in line if segment.text]
     while line:
         text, style, _ = line[-1]

@@ -1,4 +1,4 @@
-"""A text in Markdown, drawn while it is written."""
+"""Draw a Markdown text while it is being generated."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import re
 from llmcli.views.reply.markdown_blocks import Colors, MarkdownBlock, blocks, end_of, markdown_lines
 from llmcli.views.terminal.live_region import OpenLines
 
-# The beginning of a line that may yet become a list, a heading, a table, ...: its looks would change at once.
+# Start of a line that may still become a list, a heading, a table, ...: its rendering would change with the next text.
 _UNDECIDED = re.compile(r"[ \t>]*(?:[-=*+#`~_|: ]+|\d+[.)]?)[ \t]*")
 
 
 class MarkdownStream:
-    """Draws a text as it grows. A block is drawn for good once another has begun; only the last is drawn over."""
+    """Draws a growing Markdown text. A block is final once the next has begun; only the last block is redrawn."""
 
     def __init__(self, lines: OpenLines, colors: Colors) -> None:
         self._lines, self._colors = lines, colors
         self._text = ""
-        """What is not drawn for good yet."""
+        """The part that is not final yet."""
         self._complete = 0
-        """How much of that, in whole lines, has been searched for a place from which on it is open."""
+        """Length of the part of `_text`, in whole lines, that was already searched for finished blocks."""
         self._has_lines = False
-        """Whether something is drawn for good."""
+        """Whether any final lines have been drawn."""
 
     def push(self, text: str) -> None:
-        """The text goes on with `text`."""
+        """Append `text`, and redraw if an update is due."""
         self._text += text
         if text and self._lines.is_due():
             with self._lines.drawing():
@@ -33,18 +33,18 @@ class MarkdownStream:
                 if found:
                     still_open = blocks(_decided(self._text))
                 finished = self._drawn(found)
-                # Drawing all of a long one each time would take longer and longer.
+                # Redrawing a long block as a whole would take longer with every update.
                 still_open[-1:] = [end_of(block, self._lines.rows + 1) for block in still_open[-1:]]
                 self._lines.update(finished, self._drawn(still_open, is_open=True))
 
     def finish(self) -> None:
-        """The text is complete."""
+        """Draw the rest: the text is complete."""
         self._lines.update(self._drawn(blocks(self._text)), [])
         self._text, self._complete, self._has_lines = "", 0, False
 
     def _finished_blocks(self) -> list[MarkdownBlock]:
-        """Those that whatever follows leaves as they are; they are no longer part of the text."""
-        # A line may mean something else once it is whole: "#" is a heading, "#1" goes on with the paragraph.
+        """Blocks that no later text can change; removes them from `_text`."""
+        # The meaning of a line may change until it is complete: "#" is a heading, "#1" continues the paragraph.
         complete = self._text.rfind("\n") + 1
         if complete == self._complete:
             return []
@@ -66,6 +66,6 @@ class MarkdownStream:
 
 
 def _decided(text: str) -> str:
-    """`text` without the beginning of a line of which nobody knows what it will be."""
+    """`text` without a last line that is still ambiguous."""
     whole, end, begun = text.rpartition("\n")
     return whole + end if _UNDECIDED.fullmatch(begun) else text

@@ -1,4 +1,4 @@
-"""A reply as it is written, drawn as Markdown: for terminals that can draw over lines and style them."""
+"""Draw a reply as Markdown while it is generated, on terminals that can redraw and style lines."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class MarkdownReply:
-    """Draws a reply on standard output, which must be a terminal that `terminal.can_draw`.
+    """Draws a reply on standard output; requires `terminal.can_draw()`.
 
-    A thought is shown dim, from its end if it is long, and replaced by one line about it when it is over; with --quiet
-    neither is shown.
+    Thinking is shown dim, only its end if it is long; when it is over, one line with its length replaces it. With
+    --quiet neither is shown.
     """
 
     def __init__(self) -> None:
         self._lines = OpenLines(_write, lambda: terminal.size(sys.stdout))
-        # Rich's name of a palette that no terminal has which is asked for its own.
+        # Rich also knows "windows", a palette that terminals reached here do not report.
         self._colors = cast("Colors", terminal.console_out().color_system)
         self._answer = MarkdownStream(self._lines, self._colors)
         self._thought, self._thought_tokens, self._thought_since = "", 0, 0.0
@@ -52,28 +52,28 @@ class MarkdownReply:
             self._answer.finish()
 
     def close(self) -> None:
-        """Draw what there is, if the reply ended without an event; the terminal may be gone."""
+        """Draw the rest of a reply that ended without a `Finish` event; the terminal may be gone."""
         with suppress(OSError):
             self._end_thought()
             self._answer.finish()
 
     def _think(self, text: str) -> None:
         if not self._thought:
-            # What was answered before, if anything was, is complete.
+            # Any answer text before this thinking is complete.
             self._answer.finish()
             self._thought_since = time.perf_counter()
         self._thought += text
         if not terminal.is_quiet() and self._lines.is_due():
             with self._lines.drawing():
-                # A line of the text is at least one of the screen.
+                # Each line of text takes at least one line on the screen.
                 end = "\n".join(self._thought.rstrip().split("\n")[-self._lines.rows - 1 :])
                 self._lines.update([], self._dim(end))
 
     def _end_thought(self) -> None:
         if self._thought.strip() and not terminal.is_quiet():
             seconds = time.perf_counter() - self._thought_since
-            told = f"Thought for {self._thought_tokens} tokens, {seconds:.1f} s; /thought shows it."
-            self._lines.update([*self._dim(told), ""], [])
+            line = f"Thought for {self._thought_tokens} tokens, {seconds:.1f} s; /thought shows it."
+            self._lines.update([*self._dim(line), ""], [])
         self._thought, self._thought_tokens = "", 0
 
     def _dim(self, text: str) -> list[str]:
@@ -81,6 +81,6 @@ class MarkdownReply:
 
 
 def _write(text: str) -> None:
-    # Through the buffer: the text layer would write a line at a time.
+    # Write to the buffer: the text layer would flush at every line.
     sys.stdout.buffer.write(text.encode(sys.stdout.encoding, errors=HANDLER))
     sys.stdout.flush()

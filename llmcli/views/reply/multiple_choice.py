@@ -1,4 +1,4 @@
-"""Answers a model had to choose from, with what each of them had for it."""
+"""The probability of each answer of a multiple choice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def answers_view(result: AnswerChoices, top: int = 0) -> Group:
-    """A row for each answer, or the `top` best: its share, log-probability (nats), that of its end, and its tokens."""
+    """One row per answer, or for the `top` best: share, log-probability (nats), probability of its end, and tokens."""
     counts_end = any(choice.end_logprob is not None for choice in result.choices)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("answer", overflow="fold")
@@ -36,6 +36,6 @@ def answers_view(result: AnswerChoices, top: int = 0) -> Group:
             *([] if choice.end_logprob is None else [percent(math.exp(choice.end_logprob))]),
             Text(" ".join(token_label(token.bytes) for token in choice.tokens)),
         )
-    doing = "replies exactly one of these" if counts_end else "goes on with one of these"
-    note = f"left to itself, the model {doing} {percent(result.covered)} of the time"
+    doing = "replies exactly one of these" if counts_end else "continues with one of these"
+    note = f"unconstrained, the model {doing} {percent(result.covered)} of the time"
     return Group(table, Text(note, style="dim"))

@@ -1,4 +1,4 @@
-"""The exact prompt a model is given: every token with its id, control tokens plain to see."""
+"""The exact prompt tokens: every token with its id, control tokens marked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmcli.views.widgets.token_table import token_label
 
 
 def prompt_token_table(tokens: Sequence[tuple[int, bytes, bool]]) -> Table:
-    """One row a token; `tokens` holds id, bytes, and whether it is a control token rather than text."""
+    """One row per token; `tokens` holds id, bytes, and whether it is a control token."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right", style="dim")
     table.add_column("id", justify="right")

@@ -1,4 +1,4 @@
-"""What came of replaying a recorded reply: the same, or where it parts and how close a call that was."""
+"""The result of replaying a recorded reply: identical, or the first token that differs and how close the choice was."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HASH_LENGTH = 12
 
 
 def replay_view(result: Replay) -> Group:
-    """The verdict, the two candidates where it parts, and what is not as it was."""
+    """The verdict, both candidates at the first difference, and what changed since the recording."""
     parts: list[RenderableType] = []
     if result.first_difference is None:
         parts.append(Text(f"The same: all {result.recorded_tokens} tokens."))
@@ -37,7 +37,7 @@ def replay_view(result: Replay) -> Group:
         parts.append(Text(change, style="dim"))
     for name, (then, now) in result.changed.items():
         cut = _HASH_LENGTH if name.startswith("file ") else None
-        parts.append(Text(f"{name}: {then[:cut] or 'not there'} when recorded, {now[:cut] or 'not there'} now", "dim"))
+        parts.append(Text(f"{name}: {then[:cut] or 'absent'} when recorded, {now[:cut] or 'absent'} now", "dim"))
     return Group(*parts)
 
 
@@ -64,4 +64,4 @@ def _label(side: Ending) -> Text:
 def _closeness(difference: Difference) -> str:
     gap = difference.gap
     than = "more" if gap >= 0 else "less"
-    return f"{number(abs(gap), '.3g')} nats apart: the replay finds what it says {than} probable."
+    return f"{number(abs(gap), '.3g')} nats apart: in the replay its own token is {than} probable."

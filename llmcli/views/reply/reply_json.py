@@ -1,4 +1,4 @@
-"""The JSON twins of a reply; `llmcli/docs/json.md` documents every field."""
+"""JSON forms of a reply and of its events; `llmcli/docs/json.md` documents every field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 TokenBytes: TypeAlias = Callable[[int], bytes]
-"""The bytes a token stands for."""
+"""Maps a token id to its bytes."""
 
 
 def step_json(step: Step, token_bytes: TokenBytes) -> dict[str, Any]:
@@ -22,14 +22,14 @@ def step_json(step: Step, token_bytes: TokenBytes) -> dict[str, Any]:
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """The same without what JSON has not: the log-probability of a token that is ruled out is null, not -Infinity."""
+    """`value` with null for numbers that JSON lacks: the log-probability -Infinity of a token that is ruled out."""
     result = plain(value)
     assert isinstance(result, dict)
     return result
 
 
 def stats_json(stats: Stats) -> dict[str, object]:
-    """What the reply cost."""
+    """Token counts, times and memory of the reply."""
     return asdict(stats)
 
 
@@ -45,13 +45,13 @@ def reply_json(
     prefill_thinking: str = "",
     suffix: str | None = None,
 ) -> dict[str, object]:
-    """The whole reply; the texts of its tokens, joined after `prefill`, are its text, and its thoughts likewise.
+    """The whole reply. Its text is `prefill` and the texts of its tokens, its thinking likewise.
 
-    `suffix` is what comes behind a gap that the reply fills, and `prompt` what comes before it.
+    For fill-in-the-middle, `prompt` is the text before the gap and `suffix` the text after it.
     """
     tokens = [step_json(step, token_bytes) for step in steps]
     if tokens:
-        # Text released at the very end belongs to the token that completed it.
+        # Text held back until the end belongs to the last token.
         tokens[-1]["text"] += finish.text
         tokens[-1]["thinking"] += finish.thinking
     thinking = prefill_thinking + "".join(str(token["thinking"]) for token in tokens)
@@ -87,5 +87,5 @@ def event_json(event: Event, *, model: str, seed: int | None, token_bytes: Token
 
 
 def attention_json(index: int, row: AttentionRow) -> dict[str, object]:
-    """The event of `--jsonl` that brings the attention of the token of that index."""
+    """The `--jsonl` event with the attention of the token at `index`."""
     return {"event": "attention", "index": index, **_plain(asdict(row))}

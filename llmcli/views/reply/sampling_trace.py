@@ -1,4 +1,4 @@
-"""How one token was chosen: its rivals, and their probabilities after each filter."""
+"""How one token was sampled: the candidates and their probabilities after each filter."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ if TYPE_CHECKING:
     from llmcli.engine.sampling_params import SamplingParams
     from llmcli.engine.sampling_trace import TracedCandidate
 
-NOTE = "model: its own probability; then after each filter in turn, which shares what it takes away among the others"
+NOTE = (
+    "model: probability before any filter. Next columns: after each filter in turn; what a filter removes goes to the "
+    "remaining tokens."
+)
 
 
 def choice_table(
     choices: Sequence[TracedCandidate], taken: int, params: SamplingParams, token_bytes: Callable[[int], bytes]
 ) -> Table:
-    """A row for each of `choices`, `>` before the one that was `taken`; `out` where a filter removed it.
+    """One row per candidate, `>` before the one that was `taken`; `out` where a filter removed it.
 
     Filters that are off have no column.
     """
     columns = _columns(params)
     if params.temperature == 0:
-        # What comes later finds nothing left to filter.
+        # Greedy: later filters have only one token left.
         before = list(columns).index("temperature") + 1
         columns = dict(list(columns.items())[:before])
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
@@ -48,7 +51,7 @@ def choice_table(
 
 
 def _columns(params: SamplingParams) -> dict[str, str]:
-    """The heading of each filter that is on, in order."""
+    """Column headings of the active filters, in the order they are applied."""
     on = params.active
     penalties = [
         f"{name} {value:g}"
@@ -76,7 +79,7 @@ def _columns(params: SamplingParams) -> dict[str, str]:
 
 
 def _cell(choice: TracedCandidate, name: str) -> str:
-    """The probability after the filter `name`; only the first that leaves none has removed it."""
+    """The probability after the filter `name`; `out` at the filter that removed the token, blank after it."""
     after = next(probability for stage, probability in choice.after if stage == name)
     if after > 0:
         return percent(after)

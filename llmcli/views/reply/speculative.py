@@ -1,4 +1,4 @@
-"""What proposing tokens gained, task by task."""
+"""Speedup of speculative decoding, task by task."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.bench-speculative/1"
 NOTE = (
-    "Ratio: times as fast as plain decoding, medians of all rounds; then the round in which it did worst and the one "
-    "in which it did best. A pass: tokens that a pass of the model gave. Same: whether every reply is the one of plain "
-    "decoding; one that is drawn with a draft model takes other random numbers. Replies are timed from their first "
-    "token to their end, in one process, in turns."
+    "ratio: speed relative to plain decoding, median of all rounds. rounds: the slowest and the fastest round. a pass: "
+    "tokens per pass of the model. same: whether every reply equals that of plain decoding (with a draft model and "
+    "sampling, the random numbers differ). Each reply is timed from its first token to its end; all run in one "
+    "process, taking turns."
 )
 
 
 def speculative_view(model: str, path: str, outcomes: Sequence[Outcome]) -> RenderableType:
-    """The model, what computed, and a row for each task and way of writing."""
+    """The model, the implementation that ran, and one row per task and decoding method."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("")

@@ -1,4 +1,4 @@
-"""What a reply cost, in one paragraph."""
+"""Statistics of a reply in one line: tokens, times, speeds and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def stats_line(stats: Stats) -> Text:
-    """Tokens, times, speeds, memory and the path that ran."""
+    """Tokens, times, speeds, memory and the implementation that ran."""
     cached = f" ({stats.cached_tokens} from cache)" if stats.cached_tokens else ""
     parts = [f"prompt {stats.prompt_tokens} tokens{cached}"]
     if stats.ttft_s is not None:
@@ -33,7 +33,7 @@ def stats_line(stats: Stats) -> Text:
 
 
 def batch_stats_line(stats: BatchStats) -> Text:
-    """How many replies there were, their tokens, speeds, memory and the path that ran."""
+    """Number of replies, tokens, speeds, memory and the implementation that ran."""
     parts = [f"{stats.replies} replies", f"read {stats.prompt_tokens} tokens"]
     if stats.reading_s:
         parts[-1] += f" at {speed(stats.prompt_tokens / stats.reading_s)}"
@@ -50,7 +50,7 @@ def speed(tokens_per_second: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in the binary unit that keeps them readable."""
+    """A number of bytes in the binary unit that suits it, up to GiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""A reply as it is written: on a terminal made visible, into a pipe or file the bytes of its text and a line end."""
+"""Write a reply while it is generated: sanitized on a terminal, as exact bytes plus a newline into a pipe or file."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 class ThoughtWriter:
-    """Writes what a model thinks to standard error as it comes, control characters made visible; not with --quiet."""
+    """Writes a model's thinking to standard error as it is generated, sanitized; nothing with --quiet."""
 
     def __init__(self) -> None:
         self._is_open = False
         self._held = ""
-        """Line ends that may be the last of the thought."""
+        """Trailing white space, held back since the thinking may end here."""
 
     def write(self, text: str) -> None:
-        """The thought goes on with `text`."""
+        """Append `text` to the thinking."""
         text = self._held + text
-        said = text.rstrip()
-        self._held = text[len(said) :]
-        if not said or sys.stderr is None or terminal.is_quiet():
+        shown = text.rstrip()
+        self._held = text[len(shown) :]
+        if not shown or sys.stderr is None or terminal.is_quiet():
             return
         self._is_open = True
         if terminal.shows_color(sys.stderr):
             from rich.text import Text
 
-            terminal.console_err().print(Text(visible(said), style="dim"), end="", soft_wrap=True)
+            terminal.console_err().print(Text(visible(shown), style="dim"), end="", soft_wrap=True)
         else:
-            sys.stderr.write(visible(said))
+            sys.stderr.write(visible(shown))
         sys.stderr.flush()
 
     def end(self) -> None:
-        """The thought is over: what follows has its own paragraph."""
+        """End the thinking with a blank line, if any was written."""
         if self._is_open:
             sys.stderr.write("\n\n")
             sys.stderr.flush()
@@ -46,10 +46,10 @@ class ThoughtWriter:
 
 
 class ReplyWriter:
-    """Writes a reply to standard output, flushed as it comes, and what is thought before it to standard error, dim.
+    """Writes a reply to standard output, flushed after every event, and its thinking to standard error, dim.
 
-    On a terminal control characters are made visible; anywhere else the text is passed on byte for byte. Either way it
-    ends with a newline, as lines of text do; an empty reply is no line.
+    On a terminal, control characters are made visible; elsewhere the text is written byte for byte. Either way it
+    ends with a newline, unless the reply is empty.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class ReplyWriter:
         thought: str = "",
         newline: bool = True,
     ) -> None:
-        """`colored` gives each token the color of its probability, where the terminal has colors.
+        """`colored` gives each token the color of its probability, if the terminal has colors.
 
-        Without `newline` a pipe or file gets the text alone.
+        Without `newline`, no newline is added in a pipe or file.
 
-        `thought` and `prefill` are how the reply begins, before anything is generated.
+        `thought` and `prefill` start the thinking and the reply, before anything is generated.
         """
         self._is_terminal = terminal.stdout().isatty()
         self._prefill, self._thought = prefill, thought
@@ -74,7 +74,7 @@ class ReplyWriter:
         self._thoughts = ThoughtWriter()
 
     def show(self, event: Event) -> None:
-        """Write what `event` adds to the reply; the last one ends the line, so that what follows has its own."""
+        """Write what `event` adds to the reply; the last event ends the line."""
         from llmcli.engine.events import Prefill, Step
 
         if isinstance(event, Prefill):
@@ -87,7 +87,7 @@ class ReplyWriter:
             self._end_line()
 
     def close(self) -> None:
-        """Nothing is left to write, whatever ended the reply."""
+        """Do nothing: no text is held back, however the reply ended."""
 
     def _think(self, text: str) -> None:
         self._thoughts.write(text)
@@ -102,7 +102,7 @@ class ReplyWriter:
         elif self._is_terminal:
             sys.stdout.write(visible(text))
         else:
-            # Bytes, so that neither the locale nor the platform's line ends change what the model said.
+            # Bytes, so that neither the locale nor the platform's line ends change the model's text.
             sys.stdout.buffer.write(text.encode("utf-8", errors=HANDLER))
         sys.stdout.flush()
 
@@ -122,5 +122,5 @@ class ReplyWriter:
         from llmcli.views.widgets.token_table import step_style
 
         assert self._console is not None
-        # soft_wrap: the terminal breaks the lines, since only it knows where the previous token ended.
+        # soft_wrap: let the terminal wrap lines, since only it knows in which column the previous token ended.
         self._console.print(Text(visible(text), style=step_style(step)), end="", soft_wrap=True, highlight=False)

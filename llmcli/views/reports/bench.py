@@ -1,4 +1,4 @@
-"""A benchmark as one table: what was measured down, who did it across."""
+"""A benchmark as one table: one row per measurement, one column per program."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.bench/1"
 NOTE = (
-    "Medians, with the least and the most where there is room; 3.0 x: so many times faster, or smaller, llmcli is. "
-    "From start: a process that writes one token. llmcli runs the whole of `llm generate`, peers neither encode nor "
-    "decode text; cold: the model's files dropped from the page cache. Written: the most probable token each time; at "
-    "default settings with each program's own sampling, and lookup in llmcli. Of the bandwidth: bytes a token reads "
-    "(weights as stored in the file, or as --quantize or --shape has them kept; keys and values in 16 bits; less what "
-    "was left unread) times tokens per second. Peak memory: resident; short is after one short prompt and its reply. "
-    "Everyone gets the same file, tokens and threads."
+    "Medians, with minimum and maximum if there is room. 3.0 x: llmcli is 3 times faster, or smaller. from start: a "
+    "process that generates one token; llmcli runs all of `llm generate`, peers neither encode nor decode text. cold: "
+    "the model's files are dropped from the page cache first. written: greedy decoding; at default settings: each "
+    "program's own sampling, with prompt lookup in llmcli. of the bandwidth: bytes read per token (weights as stored "
+    "in the file or as set by --quantize or --shape, keys and values in 16 bits, minus bytes that are skipped) times "
+    "tokens per second. peak memory: resident; short reply: after one short prompt and its reply. All programs get the "
+    "same file, tokens and threads."
 )
 
 _Detail: TypeAlias = Literal["all", "no spread", "medians"]
@@ -33,7 +33,7 @@ _DETAILS: tuple[_Detail, ...] = ("all", "no spread", "medians")
 
 
 class BenchView:
-    """What ran where, a table, and what the machine itself can do."""
+    """The model and the machine, the table, and the machine's own limits."""
 
     def __init__(self, result: BenchResult) -> None:
         self._result = result
@@ -67,7 +67,7 @@ def _circumstances(result: BenchResult) -> Iterator[str]:
 
 
 def _fitting(result: BenchResult, console: Console, options: ConsoleOptions) -> list[Table]:
-    """One table, with as much as the width holds; where it holds too little, one for each arm."""
+    """One table with as much detail as fits the width; if even medians do not fit, one table per program."""
     arms = [arm for arm in result.arms if any(one.arm == arm for one in result.summaries)]
     unlimited = options.update(max_width=1000)
     for detail in _DETAILS if arms else ():
@@ -144,7 +144,7 @@ def _sections(result: BenchResult) -> Iterator[tuple[str, list[_Row]]]:
 
 
 def _cells(one: Summary | None, kind: _Kind, detail: _Detail, *, peer: bool) -> list[str]:
-    """The cells of one arm: median, then spread and ratio as far as there are columns for them."""
+    """The cells of one program: median, then spread and ratio if they have columns."""
     median = spread = ratio = ""
     if one is not None:
         form = _FORMS[kind]
@@ -170,7 +170,7 @@ _FORMS: dict[_Kind, Callable[[float], str]] = {
 
 
 def _beside(result: BenchResult) -> Iterator[str]:
-    """What was measured of the machine alone, and what a token reads."""
+    """Measurements of the machine itself, and the bytes read per token."""
     seconds = result.summary("machine", "import_torch_s")
     memory = result.summary("machine", "import_torch_bytes")
     if seconds is not None:
@@ -178,12 +178,12 @@ def _beside(result: BenchResult) -> Iterator[str]:
     bandwidth = result.summary("machine", "bandwidth_bytes_per_s")
     if bandwidth is not None:
         each = ", ".join(f"{size(read)} after {tokens}" for tokens, read in result.model.bytes_per_token.items())
-        reads = f"; a token reads {each} tokens" if each else ""
+        reads = f"; read per token: {each} tokens" if each else ""
         yield f"bandwidth: {bandwidth.median / 1e9:.1f} GB/s{reads}"
     unread = [one for one in result.summaries if one.measure == "decode_unread_bytes"]
     if unread:
         each = ", ".join(f"{size(one.median)} after {one.size}" for one in unread)
-        yield f"of the weights, {unread[0].arm} need not read {each} tokens"
+        yield f"weights that {unread[0].arm} skips per token: {each} tokens"
     ours = result.summary("machine", "load_bytes_per_s")
     theirs = result.summary("machine", "safe_open_bytes_per_s")
     if ours is not None and theirs is not None:

@@ -1,4 +1,4 @@
-"""What was found on this machine and in a model: good, worth knowing, or wrong."""
+"""Findings about this machine and about a model: good, worth knowing, or wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARKS = {"good": ("ok", "green"), "note": ("note", "yellow"), "problem": ("WRON
 
 
 def machine_table(machine: MachineReport) -> Table:
-    """What computes, with what, and where everything is kept."""
+    """Versions, device, memory, and the program's directories."""
     table = _table()
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     table.add_row("versions", f"{versions} ({machine.torch_build})")
@@ -33,14 +33,14 @@ def machine_table(machine: MachineReport) -> Table:
     table.add_row("threads", f"{machine.threads}, on {machine.cores} processors")
     table.add_row("memory", f"{_bytes(machine.memory_bytes)}, {_bytes(machine.free_memory_bytes)} free")
     for folder in machine.folders:
-        kept = "not there" if folder.bytes is None else size(folder.bytes)
+        kept = "does not exist" if folder.bytes is None else size(folder.bytes)
         table.add_row(folder.purpose, Text(visible(f"{folder.path}  {kept}")))
     table.add_row("disk", f"{_bytes(machine.free_disk_bytes)} free for models")
     return table
 
 
 def findings_view(name: str, findings: Sequence[Finding]) -> Group:
-    """A line for each finding."""
+    """One line per finding."""
     table = _table(3)
     for finding in findings:
         mark, style = _MARKS[finding.level]

@@ -1,4 +1,4 @@
-"""What an edit did, before and after side by side; and the edits there are."""
+"""The effects of an edit before and after, and the list of stored edits."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ if TYPE_CHECKING:
     from llmcli.editing.evaluation import GreedyReply, NeighborFact
 
 SCHEMA = "llmcli.edit/1"
-NOTE = "new answer: the probability of all of it; neighbours: texts whose answers should stay; drift: KL divergence"
+NOTE = (
+    "new answer: probability of the whole answer, should rise. neighbors: other facts, their answers should stay. "
+    "drift: KL divergence on unrelated text, should be small."
+)
 
 
 def edit_view(report: EditReport) -> Group:
-    """The new answer on the prompt and in other words, the neighbors, other text, replies, and what is wrong."""
+    """The new answer for the prompt and its paraphrases, neighbors, drift on other text, replies, and the verdict."""
     proof = report.proof
     tried = ", ".join(f"{each.layer} ({each.score:.2f})" for each in report.tried)
     title = Text.assemble(_words(report.prompt), " → ", (_line(report.target), "bold"), f"   block {report.layer}")
     changed = _table("new answer", "before", "after")
     for each in (proof.prompt, *proof.paraphrases):
         changed.add_row(_words(each.text), percent(each.before), percent(each.after))
-    stayed = _table("neighbours", "answer", "before", "after", "new answer there")
+    stayed = _table("neighbors", "answer", "before", "after", "new answer there")
     for near in proof.neighbours:
         stayed.add_row(*_neighbor(near))
     parts: list[RenderableType] = [title]
     if len(report.tried) > 1:
-        parts.append(Text(f"blocks tried, on other texts than these: {tried}", style="dim"))
+        parts.append(Text(f"blocks tried, scored on other texts than these: {tried}", style="dim"))
     parts += [Text(), changed, Text(), stayed, Text()]
     parts += [Text(f"drift on unrelated text {proof.drift:.1e} nats a token"), Text()]
     return Group(*parts, _replies(proof.replies), Text(), _verdict(report.problems))
 
 
 def edits_table(rows: Sequence[tuple[str, str, str, str, Sequence[int]]]) -> Table:
-    """Edits by name, model, prompt, new answer and blocks."""
+    """One row per edit: name, model, prompt, new answer and blocks."""
     table = _table("name", "model", "prompt", "new answer", "block", right=())
     for name, model, prompt, target, layers in rows:
         table.add_row(_words(name), _words(model), _words(prompt), _words(target), Text(", ".join(map(str, layers))))
@@ -48,7 +51,7 @@ def edits_table(rows: Sequence[tuple[str, str, str, str, Sequence[int]]]) -> Tab
 
 
 def edit_lines(facts: Sequence[tuple[str, str]]) -> Table:
-    """One edit, a line for each thing there is to say of it."""
+    """One edit as lines of (name, value)."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -59,7 +62,7 @@ def edit_lines(facts: Sequence[tuple[str, str]]) -> Table:
 
 def _verdict(problems: Sequence[str]) -> Text:
     if not problems:
-        return Text("It took, in other words too, and left its neighbours and other text alone.", style="bold")
+        return Text("The edit works, also for paraphrases, and neighbors and other text did not change.", style="bold")
     return Text("\n".join(visible(problem) for problem in problems), style="bold yellow")
 
 
@@ -71,11 +74,11 @@ def _neighbor(near: NeighborFact) -> list[Text | str]:
 
 def _replies(replies: Sequence[GreedyReply]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0))
-    for name, ratio in (("what is said", 2), ("before", 3), ("after", 3)):
+    for name, ratio in (("prompt", 2), ("before", 3), ("after", 3)):
         table.add_column(name, overflow="fold", ratio=ratio)
     for reply in replies:
-        said = Text.assemble(("> " if reply.chat else "", "dim"), _words(reply.prompt))
-        table.add_row(said, _words(reply.before.strip()), _words(reply.after.strip()))
+        prompt = Text.assemble(("> " if reply.chat else "", "dim"), _words(reply.prompt))
+        table.add_row(prompt, _words(reply.before.strip()), _words(reply.after.strip()))
     return table
 
 

@@ -1,4 +1,4 @@
-"""Settings and where they come from."""
+"""A table of settings and their sources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmcli.views.terminal.sanitize import visible
 
 
 def settings_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    """One row a setting: name, value, what kind of place it comes from, and which."""
+    """One row per setting: name, value, kind of source (flag, variable, file, default), and which one."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("setting", no_wrap=True)
     table.add_column("value", overflow="fold")

@@ -1,4 +1,4 @@
-"""`llm show`: a model's architecture as a tree, top to bottom as a token passes through it, and its JSON twin."""
+"""`llm show`: a model's architecture as a tree, in the order a token passes through it, and its JSON form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What there is to tell about a model without reading its weights."""
+    """Facts about a model that need only its headers, not its weights."""
 
     name: str
     path: str
@@ -30,13 +30,13 @@ class ModelCard:
     account: ModelAccount
     vocabulary: int
     template: str | None
-    """Where the chat template comes from."""
+    """Source of the chat template; None if there is none."""
     stop_tokens: Sequence[tuple[int, str, Sequence[str]]]
-    """Id, text, and the places that declare it."""
+    """Id, text, and the files or fields that declare it."""
     generation_defaults: dict[str, float]
     notes: Sequence[str]
     runs: str = ""
-    """Where and by which implementation it would run."""
+    """Device and implementation that would run it."""
 
 
 def model_tree(card: ModelCard) -> Tree:
@@ -66,13 +66,13 @@ def model_tree(card: ModelCard) -> Tree:
         block.add(_line("feed-forward" if layer.experts is None else "experts", feed_forward_words(config, layer)))
     model.add(_line("all attention", "", share(card, account.attention)))
     model.add(_line("all feed-forward", "", share(card, account.feed_forward)))
-    head = ("the embedding matrix itself" if config.tie_embeddings else "a matrix of its own") + logit_words(config)
+    head = ("tied to the embedding" if config.tie_embeddings else "a separate matrix") + logit_words(config)
     model.add(_line("output head", head, share(card, account.output_head) if account.output_head else ""))
     context = tree.add(_line("context", f"{config.context_length} tokens"))
     context.add(
         _line("KV cache", f"{size(account.kv_bytes_per_token)} a token, {size(account.kv_bytes_full)} when full")
     )
-    tree.add(_line("chat template", f"from {card.template}" if card.template else "none: it continues text"))
+    tree.add(_line("chat template", f"from {card.template}" if card.template else "none: a model that continues text"))
     stops = tree.add(Text("stop tokens", style="bold"))
     for token, text, origins in card.stop_tokens:
         stops.add(_line(text, f"{token}, from {', '.join(origins)}"))
@@ -92,7 +92,7 @@ def model_json(card: ModelCard) -> dict[str, object]:
 
 
 def layer_groups(layers: Sequence[LayerConfig]) -> list[tuple[list[int], LayerConfig]]:
-    """The kinds of layers, in order of appearance: the indices of those that are alike, and what they are."""
+    """Group equal layers, in order of appearance: (indices, configuration)."""
     groups: dict[LayerConfig, list[int]] = {}
     for index, layer in enumerate(layers):
         groups.setdefault(layer, []).append(index)
@@ -100,7 +100,7 @@ def layer_groups(layers: Sequence[LayerConfig]) -> list[tuple[list[int], LayerCo
 
 
 def block_name(indices: Sequence[int]) -> str:
-    """ "block 2", "blocks 0-4, 6-10", with the middle of a long list left out."""
+    """A name such as "block 2" or "blocks 0-4, 6-10"; the middle of a long list is left out."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and runs[-1][1] == index - 1:
@@ -114,12 +114,12 @@ def block_name(indices: Sequence[int]) -> str:
 
 
 def share(card: ModelCard, parameters: int) -> str:
-    """A number of parameters and its share of all."""
+    """A number of parameters and its share of the model's."""
     return f"{count(parameters)} parameters, {100 * parameters / card.account.parameters:.0f} %"
 
 
 def count(number: int) -> str:
-    """A count with three digits and a letter."""
+    """A count with three digits and k, M or B."""
     for limit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if number >= limit:
             return f"{number / limit:.3g} {letter}"

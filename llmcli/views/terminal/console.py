@@ -1,4 +1,4 @@
-"""A console whose own control sequences are the only ones."""
+"""A Rich console that lets no control characters of the printed text reach the terminal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from llmcli.views.terminal.sanitize import visible
 
 
 class SafeConsole(Console):
-    """Shows what could drive a terminal in whatever it prints, of every view and each of its parts.
+    """Replaces control characters in every segment with visible characters.
 
-    Rich lets ESC, OSC and C1 through, in text as in tables. Views that lay text out by its width have made it visible
-    before; here it is made sure.
+    Rich passes ESC, OSC and C1 through, in text as in tables. Views that lay out text by its width have already
+    sanitized it; this is the last line of defense.
     """
 
     def __init__(self, *, least_columns: int, **options: Any) -> None:
-        """A console with the `options` of Rich's that draws for `least_columns` or more."""
+        """`options` are those of Rich's `Console`. The reported width is never below `least_columns`."""
         self._least_columns = least_columns
         super().__init__(**options)
 
     @property
     def size(self) -> ConsoleDimensions:
-        """Columns and lines to draw for."""
+        """Terminal size in columns and lines, with the lower limits applied."""
         columns, lines = super().size
         return ConsoleDimensions(max(columns, self._least_columns), max(lines, 1))
 
@@ -34,7 +34,7 @@ class SafeConsole(Console):
         self._width, self._height = new_size
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of a view, and of each part of it."""
+        """Render a view or a part of one into sanitized segments."""
         for segment in super().render(renderable, options):
             if segment.control is None and not segment.text.isprintable():
                 yield Segment(visible(segment.text), segment.style)

@@ -1,4 +1,4 @@
-"""A view as a file: an HTML page or an SVG picture that needs nothing but itself."""
+"""Export a view as a self-contained HTML page or SVG picture."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def as_html(view: RenderableType) -> str:
 
 
 def as_svg(view: RenderableType, title: str, *, width: int = WIDTH) -> str:
-    """`view` as an SVG picture of a terminal window with that `title`, so many columns wide."""
+    """`view` as an SVG picture of a terminal window with this `title`, `width` columns wide."""
     picture = _recorded(view, width).export_svg(title=visible(title))
-    # Rich links fonts of a network; whoever opens the file may have none, and its reading is nobody's business.
+    # Rich links to web fonts: opening the file would need a network and tell a font server that it is being read.
     return _FONTS_AND_CREDITS.sub("", picture).replace("Fira Code", "monospace")
 
 

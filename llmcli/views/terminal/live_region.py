@@ -1,4 +1,4 @@
-"""The end of a terminal's output that is still drawn over, while all before it stays as it is."""
+"""The lines at the end of a terminal's output that are redrawn in place; everything above them is final."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import terminal_size
 
-# The terminal shows what is between these at once, if it can; one that cannot ignores them.
+# Synchronized output: the terminal shows what is between these in one frame; terminals without it ignore them.
 # https://gist.github.com/christianparpart/d8a62cc1ab659194337d73e399004036
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
-# Drawing more often nobody would see, and it must leave the time to who has something to say.
+# More frequent drawing is not visible, and drawing must leave most of the time to decoding.
 _LEAST_PAUSE_S, _PAUSES = 0.05, 8
 
 
 class OpenLines:
-    """Lines below the last finished one. Each update is a single write and touches only rows that change.
+    """Redrawable lines below the last finished one. Each update is a single write and touches only rows that change.
 
-    Open lines that would not fit the screen are shown from their end: what has scrolled away could not be drawn over,
-    so nothing scrolls away before it is finished.
+    If the open lines do not fit the screen, only the last ones are shown: a line that has scrolled off the screen
+    cannot be redrawn, so no line may scroll off before it is finished.
     """
 
     def __init__(
@@ -29,74 +29,75 @@ class OpenLines:
         least_pause_s: float = _LEAST_PAUSE_S,
         pauses: float = _PAUSES,
     ) -> None:
-        """The cursor must be at the beginning of an empty line. `size` is asked at each update.
+        """The cursor must be at the start of an empty line. `size` is called at each update.
 
-        Between two updates pass at least `least_pause_s` seconds, and `pauses` times what the first of them took.
+        An update is due `least_pause_s` seconds after the previous one, or `pauses` times the duration of the
+        previous one, whichever is longer.
         """
         self._least_pause_s, self._pauses = least_pause_s, pauses
         self._write, self._size = write, size
         self._shown: list[str] = []
         self._columns = 0
         self._is_cut = False
-        """The first of the open lines are not shown."""
-        self._gone = 0
-        """How many of them scrolled away all the same, because the window became lower."""
+        """Whether the first open lines are left out because they do not fit."""
+        self._scrolled = 0
+        """Number of open lines that scrolled off the screen because the window became lower."""
         self._rest_until = 0.0
 
     @property
     def columns(self) -> int:
-        """How wide the terminal is now."""
+        """Current width of the terminal."""
         return self._size().columns
 
     @property
     def rows(self) -> int:
-        """How many open lines are shown at most."""
+        """Maximum number of open lines that are shown."""
         return max(self._size().lines - 1, 1)
 
     def is_due(self) -> bool:
-        """Whether it is time to draw again."""
+        """Whether the pause since the last update is over."""
         return time.perf_counter() >= self._rest_until
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Work out and update what is shown; the longer that takes, the longer the pause that follows."""
+        """Measure the time of one update: the longer it takes, the longer the pause after it."""
         began = time.perf_counter()
         yield
         now = time.perf_counter()
         self._rest_until = now + max(self._least_pause_s, self._pauses * (now - began))
 
     def update(self, finished: Sequence[str], still_open: Sequence[str]) -> None:
-        """Put `finished` lines and then `still_open` ones in the place of those that were open.
+        """Replace the open lines with `finished` lines followed by `still_open` ones.
 
-        Of more open lines than `rows` any number of the first may be left out.
+        If more than `rows` lines are open, the caller may leave out any number of the first ones.
         """
         columns, _ = self._size()
-        self._lose(len(self._shown) - self.rows - 1)
+        self._drop_scrolled(len(self._shown) - self.rows - 1)
         is_cut = len(still_open) > self.rows
         lines = [*finished, *still_open[-self.rows :]]
-        gone = min(self._gone, len(finished)) if is_cut else self._gone
-        shown, first_open = lines[gone:], max(len(finished) - gone, 0)
+        scrolled = min(self._scrolled, len(finished)) if is_cut else self._scrolled
+        shown, first_open = lines[scrolled:], max(len(finished) - scrolled, 0)
         same = 0
         if columns == self._columns:
             fewer = min(len(shown), len(self._shown))
             same = next((row for row in range(fewer) if shown[row] != self._shown[row]), fewer)
-        # The cursor is at the end of the last open line, or below all if none is open.
-        data = self._drawn_over(shown, same) + ("\r\n" if shown and not still_open else "")
+        # The cursor is at the end of the last open line, or on the line below if none is open.
+        data = self._redraw(shown, same) + ("\r\n" if shown and not still_open else "")
         if data:
             self._write(data)
         if finished or not still_open:
-            self._gone = 0
+            self._scrolled = 0
         self._shown, self._columns, self._is_cut = shown[first_open:], columns, is_cut
 
-    def _lose(self, rows: int) -> None:
-        """The topmost `rows` lines are out of reach."""
+    def _drop_scrolled(self, rows: int) -> None:
+        """Forget the top `rows` shown lines: they have scrolled off the screen."""
         if rows > 0:
             del self._shown[:rows]
-            # Of lines that were shown from their end these are not the first; they will be written once more.
-            self._gone += 0 if self._is_cut else rows
+            # If the first open lines were left out, these are not the first; they will be written once more.
+            self._scrolled += 0 if self._is_cut else rows
 
-    def _drawn_over(self, lines: Sequence[str], same: int) -> str:
-        """What makes `lines` of the lines shown, which have the first `same` in common."""
+    def _redraw(self, lines: Sequence[str], same: int) -> str:
+        """The bytes that turn the shown lines into `lines`; the first `same` lines are equal."""
         more = "\r\n".join(lines[same:])
         if same == len(self._shown):
             return f"\r\n{more}" if same and more else more

@@ -1,4 +1,4 @@
-"""Progress on stderr for what takes longer than a moment; where stderr is not a terminal, one note at most."""
+"""Progress bars on stderr for slow work; at most one note where stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from llmcli.views.terminal.sanitize import visible
 from llmcli.views.terminal.terminal import can_redraw, console_err, is_quiet, note
 
 Report: TypeAlias = Callable[[str, int, int | None], None]
-# What is over before anyone wonders should not flicker.
-_PATIENCE_S = 0.5
-# After so long it is said how long it will take, unless the rest takes no longer than that.
+# Work shorter than this shows no bar, to avoid flicker.
+_DELAY_S = 0.5
+# After this time, note the estimated time left, if it is at least `_WORTH_A_NOTE_S`.
 _ESTIMATE_AFTER_S, _WORTH_A_NOTE_S = 1.0, 3.0
 
 
 @contextmanager
-def progress_bar(*, unit: str = "bytes", estimate: bool = False, patience_s: float = _PATIENCE_S) -> Iterator[Report]:
-    """A function to tell (what, done, in all or None), in bytes or another `unit`.
+def progress_bar(*, unit: str = "bytes", estimate: bool = False, delay_s: float = _DELAY_S) -> Iterator[Report]:
+    """Yield a function that reports progress: (label, amount done, total or None), in bytes or another `unit`.
 
-    The bar appears if the work is not over after `patience_s`, and vanishes when it is, or at the end of the block.
-    Where stderr is no terminal nothing is shown or, with `estimate`, after a second one note of how long it will take.
-    With --quiet nothing is shown.
+    The bar appears if the work takes longer than `delay_s` seconds, and vanishes when it is done or the block ends.
+    If stderr is not a terminal, no bar is shown; with `estimate`, one note gives the time left after a second. With
+    --quiet nothing is shown.
     """
     if is_quiet() or not can_redraw(sys.stderr):
         yield _Estimate(unit).report if estimate else lambda what, done, total: None
         return
-    bar = _Bar(unit, patience_s)
+    bar = _Bar(unit, delay_s)
     try:
         yield bar.report
     finally:
@@ -37,37 +37,37 @@ def progress_bar(*, unit: str = "bytes", estimate: bool = False, patience_s: flo
 
 
 class _Estimate:
-    """One note of the time that is left, for each work that takes long."""
+    """Prints one note of the estimated time left for each task that takes long."""
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
         self._what: str | None = None
         self._since = time.monotonic()
-        self._told = False
+        self._noted = False
 
     def report(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if what != self._what:
-            # The first work began with the block, before anything of it was done.
+            # The first task is timed from the start of the block, before its first report.
             self._since = self._since if self._what is None else now
-            self._what, self._told = what, False
-        if self._told or not total or not done or now - self._since < _ESTIMATE_AFTER_S:
+            self._what, self._noted = what, False
+        if self._noted or not total or not done or now - self._since < _ESTIMATE_AFTER_S:
             return
-        self._told = True
+        self._noted = True
         left = (now - self._since) * (total - done) / done
         if left >= _WORTH_A_NOTE_S:
             note(f"{visible(what)}: about {_duration(left)} left ({done} of {total} {self._unit} done).")
 
 
 def _duration(seconds: float) -> str:
-    """A time as people say it: "50 s", "3 min", "2 h"."""
+    """A duration in the unit that suits it: "50 s", "3 min", "2 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.0f} h"
 
 
 class _Bar:
-    def __init__(self, unit: str, patience_s: float) -> None:
+    def __init__(self, unit: str, delay_s: float) -> None:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -92,7 +92,7 @@ class _Bar:
         self._task = self._progress.add_task("", start=False, visible=False)
         self._what: str | None = None
         self._since = 0.0
-        self._patience_s = patience_s
+        self._delay_s = delay_s
 
     def report(self, what: str, done: int, total: int | None) -> None:
         if what != self._what:
@@ -101,7 +101,7 @@ class _Bar:
         self._progress.update(self._task, completed=done, total=total)
         if done == total:
             self.stop()
-        elif time.monotonic() - self._since >= self._patience_s:
+        elif time.monotonic() - self._since >= self._delay_s:
             self._progress.start()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The one place that knows about the terminal: whether there is one, its colors, and what must never reach it."""
+"""Terminal detection, size and colors; sanitized writing to stdout and stderr."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LEAST_COLUMNS, MOST_COLUMNS = 20, 10_000
-"""What views are drawn for: in a narrower terminal its lines are broken, which is better than columns without text."""
+"""Limits of the width that views are drawn for: a narrower terminal wraps the lines, which loses no text."""
 _color: bool | None = None
 _quiet = False
 
 
 def configure(color: bool | None) -> None:
-    """Set what `--color/--no-color` says; None leaves it to the terminal, NO_COLOR and TERM."""
+    """Set the value of `--color/--no-color`; None decides by the terminal, NO_COLOR and TERM."""
     global _color
     _color = color
 
 
 def set_quiet(quiet: bool) -> None:
-    """Set what `--quiet` says: whether notes and progress are left out of stderr."""
+    """Set the value of `--quiet`: whether notes and progress are left out of stderr."""
     global _quiet
     _quiet = quiet
 
@@ -38,23 +38,23 @@ def is_quiet() -> bool:
 
 
 def console_out() -> Console:
-    """A console for the answer and other data, on stdout."""
+    """A console on stdout, for the answer and other data."""
     return _console(sys.stdout)
 
 
 def console_err() -> Console:
-    """A console for everything else, on stderr."""
+    """A console on stderr, for everything else."""
     return _console(sys.stderr)
 
 
 def prepare() -> None:
-    """Let no stream fail at a character, and no size that the environment gives make views empty or endless."""
-    unencodable.never_fail()
-    # Rich, Click and Typer take what these say for the size of any stream.
+    """Make the standard streams accept every character, and clamp the terminal size given by the environment."""
+    unencodable.replace_unencodable()
+    # Rich, Click and Typer use these variables as the size of every stream.
     for name, least in (("COLUMNS", LEAST_COLUMNS), ("TERMINAL_WIDTH", LEAST_COLUMNS), ("LINES", 1)):
         value = os.environ.get(name, "").strip()
         if not (value.isascii() and value.isdecimal() and value.strip("0")):
-            # 0 is what programs export that do not know it.
+            # Programs that do not know the size export 0.
             os.environ.pop(name, None)
         else:
             digits = value.lstrip("0")
@@ -63,7 +63,7 @@ def prepare() -> None:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether someone sees what is written to `stream`; False for one that is closed or absent."""
+    """Whether `stream` is a terminal; False if it is closed or absent."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:
@@ -71,7 +71,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def can_redraw(stream: TextIO | None) -> bool:
-    """Whether `stream` is a terminal on which lines may be drawn over, as progress bars do."""
+    """Whether `stream` is a terminal that can redraw lines, as progress bars do."""
     return is_terminal(stream) and not _is_dumb()
 
 
@@ -83,12 +83,12 @@ def shows_color(stream: TextIO | None) -> bool:
 
 
 def can_draw() -> bool:
-    """Whether a reply on stdout may be drawn with styles, over what was there before."""
+    """Whether a reply on stdout may be redrawn in place with styles."""
     return can_redraw(sys.stdout) and shows_color(sys.stdout)
 
 
 def size(stream: TextIO) -> os.terminal_size:
-    """How many columns and lines the terminal has that `stream` writes to; the usual ones where it does not say."""
+    """Columns and lines of the terminal that `stream` writes to; 80 by 24 if unknown."""
     try:
         found = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -104,10 +104,8 @@ def stdout() -> TextIO:
 
 
 def write_line(line: str) -> None:
-    """Write a line of data to stdout, at once: into a pipe or file in UTF-8 whatever the locale, and made visible on a
-    terminal, in its encoding.
-    """
-    # JSON stays JSON: what is left to escape there is spelled as JSON spells it.
+    """Write a line of data to stdout and flush: UTF-8 into a pipe or file in any locale, sanitized on a terminal."""
+    # JSON stays JSON: the characters replaced here are already escaped in it.
     if is_terminal(stdout()):
         stdout().write(f"{visible(line)}\n")
     else:
@@ -116,26 +114,26 @@ def write_line(line: str) -> None:
 
 
 def note(message: str) -> None:
-    """Write a note to stderr, unless `--quiet` is on."""
+    """Print a dim note on stderr, unless --quiet is on."""
     if not _quiet:
         _line(message, "dim")
 
 
 def say(message: str) -> None:
-    """Write to stderr what the user asked to be told, with or without `--quiet`."""
+    """Print dim text that the user asked for on stderr, with or without --quiet."""
     _line(message, "dim")
 
 
 def error(message: str) -> None:
-    """Tell the user what went wrong, on stderr."""
+    """Print an error message on stderr."""
     _line(f"llm: {message}", "red")
 
 
 def _line(message: str, style: str) -> None:
     if sys.stderr is None:
         return
-    message = _broken_at_words(visible(message))
-    # Plain text without colors needs no Rich, whose import would slow down the quickest commands.
+    message = _wrap_words(visible(message))
+    # Plain text does not need Rich, whose import would slow down the quickest commands.
     if not shows_color(sys.stderr):
         sys.stderr.write(f"{message}\n")
         return
@@ -144,10 +142,10 @@ def _line(message: str, style: str) -> None:
     console_err().print(Text(message, style=style), soft_wrap=True)
 
 
-def _broken_at_words(message: str) -> str:
-    """`message` in lines that a terminal need not break, which would do it within words.
+def _wrap_words(message: str) -> str:
+    """`message` wrapped at spaces to the terminal's width, since the terminal itself would break within words.
 
-    A word that is longer than a line stays whole: a path is there to be copied.
+    A word longer than a line stays whole, so that a path can be copied.
     """
     columns = size(sys.stderr).columns
     # Few characters are wider than two columns.
@@ -171,7 +169,7 @@ def _console(stream: TextIO) -> Console:
     from llmcli.views.terminal.console import SafeConsole
 
     styled = shows_color(stream)
-    # Asked for by --color where no terminal says what it can: the palette that every pager and terminal knows.
+    # With --color and no terminal to ask, use the 256-color palette, which every pager and terminal supports.
     palette: Literal["auto", "256"] = "auto" if can_redraw(stream) else "256"
     return SafeConsole(
         least_columns=LEAST_COLUMNS,

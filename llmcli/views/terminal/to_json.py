@@ -1,4 +1,4 @@
-"""Value types as plain JSON: what every view's `--json` prints."""
+"""Convert value types to plain JSON for `--json`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmcli.text.chat_template.json_text import json_text
 
 
 def plain(value: object) -> object:
-    """`value` in terms of JSON: dataclasses become objects, bytes base64, numbers that JSON has not null."""
+    """`value` as JSON values: dataclasses become objects, bytes base64, NaN and infinities null."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -27,9 +27,9 @@ def plain(value: object) -> object:
 
 
 def has_nan(value: object) -> bool:
-    """Whether a number in `value`, which `plain` can take, is NaN: what a model computed of values that are no numbers.
+    """Whether any number in `value` (anything `plain` accepts) is NaN, the result of broken weights or activations.
 
-    Infinite ones are numbers here: a sum may be too great for a float.
+    Infinities do not count: a sum may overflow a float.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return any(has_nan(getattr(value, field.name)) for field in fields(value))
@@ -41,7 +41,7 @@ def has_nan(value: object) -> bool:
 
 
 def with_bytes(token: Mapping[str, Any], token_bytes: Callable[[int], bytes]) -> dict[str, Any]:
-    """A token that has an `id`, and its candidates in `top`, with the bytes they stand for: text need not be whole."""
+    """Add the `bytes` of a token with an `id`, and of its candidates in `top`: a token may be part of a character."""
     result = {**token, "bytes": plain(token_bytes(token["id"]))}
     if "top" in token:
         result["top"] = [with_bytes(candidate, token_bytes) for candidate in token["top"]]
@@ -49,7 +49,7 @@ def with_bytes(token: Mapping[str, Any], token_bytes: Callable[[int], bytes]) ->
 
 
 def json_line(schema: str, value: object) -> str:
-    """`value` as one line of JSON whose first field names its `schema`, as in "llmcli.lens/1"."""
+    """`value` as one line of JSON whose first field is its `schema`, for example "llmcli.lens/1"."""
     body = plain(value)
     assert isinstance(body, dict)
     return json_text({"schema": schema, **body}, allow_nan=False)

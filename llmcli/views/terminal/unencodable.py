@@ -1,4 +1,4 @@
-"""What a stream shows in the place of a character that its encoding does not have, instead of failing at it."""
+"""Replace characters that a stream's encoding lacks, instead of raising an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 HANDLER = "llmcli.shown"
 """The name of the error handler, for `errors=` of any encoder."""
 
-_ALIKE = {
+_SUBSTITUTES = {
     # Levels of a curve, and shades.
     **dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#", strict=True)),
     **dict(zip("▏▎▍▌▋▊▉", ".--==##", strict=True)),
@@ -19,46 +19,46 @@ _ALIKE = {
     **dict(zip("→←↑↓⇥⏎␣␡×", "><^v>/_?x", strict=True)),
     "…": "...",
 }
-"""For most characters of views a single one, so that columns stay where they are."""
+"""Most characters used in views have a substitute of one character, so that columns stay aligned."""
 
 
-def shown_instead(character: str) -> str:
-    r"""ASCII that can stand for `character`: the same without its accents, alike to look at, or a question mark.
+def ascii_substitute(character: str) -> str:
+    r"""ASCII substitute for `character`: without its accents, similar in shape, or a question mark.
 
-    A byte of a name that is not UTF-8 is shown as `\xe8`, which shells read in `$'...'`.
+    A byte of a file name that is not UTF-8 becomes `\xe8`, which shells read in `$'...'`.
     """
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
     if 0xD800 <= code <= 0xDFFF:
         return f"\\u{code:04x}"
-    if character in _ALIKE:
-        return _ALIKE[character]
+    if character in _SUBSTITUTES:
+        return _SUBSTITUTES[character]
     if 0x2500 <= code < 0x2580:
         return "+"
     if 0x2400 <= code < 0x2420:
-        # Pictures of control characters: ^[ for ESC.
+        # Control pictures: ^[ for ESC.
         return f"^{chr(code - 0x2400 + 0x40)}"
     import unicodedata
 
     parts = unicodedata.normalize("NFKD", character)
     plain = "".join(part for part in parts if part.isascii())
-    # What only changes the character before it has no place of its own.
+    # Combining marks take no column.
     return plain or ("" if unicodedata.category(character) in ("Mn", "Me", "Cf") else "?")
 
 
-def never_fail() -> None:
-    """Let standard output and standard error show something for every character, and standard input pass every byte."""
+def replace_unencodable() -> None:
+    """Set error handlers so that stdout and stderr accept every character and stdin accepts every byte."""
     for stream, errors in ((sys.stdout, HANDLER), (sys.stderr, HANDLER), (sys.stdin, "surrogateescape")):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None and not stream.closed:
             reconfigure(errors=errors)
 
 
-def _replaced(error: UnicodeError) -> tuple[str, int]:
+def _substitute(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(shown_instead, error.object[error.start : error.end])), error.end
+    return "".join(map(ascii_substitute, error.object[error.start : error.end])), error.end
 
 
-codecs.register_error(HANDLER, _replaced)
+codecs.register_error(HANDLER, _substitute)

@@ -1,4 +1,4 @@
-"""Heat maps: a table of numbers as a picture, two rows a line in colors, one row a line in shades without them."""
+"""Heat maps of a table of numbers: in color two rows per line, without color one row per line in shades."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-# From dark blue to amber, ever lighter: the order can be told by lightness alone, so also by readers who do not see red
-# and green apart.
+# From dark blue to amber, increasingly light: the order is visible from lightness alone, also with red-green color
+# blindness.
 _RAMP = ((20, 35, 56), (39, 72, 107), (91, 107, 122), (201, 162, 75), (255, 221, 120))
 _SHADES = " ░▒▓█"
 _LEGEND_WIDTH = 20
@@ -24,9 +24,9 @@ _DIM = Style(dim=True)
 class HeatMap:
     """Rows of numbers from `low` (dark blue, or blank) to `high` (amber, or solid); None is left blank.
 
-    Colors show two rows a line, by half blocks whose upper half is the upper row; shades show one. Each line is
-    labelled by its first row. A map too wide for the console has narrower cells, then columns merged by their maximum,
-    which it says; the ruler above keeps counting the columns of the data.
+    In color, a line shows two rows as half blocks, the upper half for the upper row; in shades, one. Each line has the
+    label of its first row. If the map is too wide for the console, cells become narrower, then columns are merged by
+    their maximum, with a note; the ruler above still counts columns of the data.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class HeatMap:
         cell_width: int = 1,
         paired: bool = True,
     ) -> None:
-        """Not `paired`, a line shows one row also in colors, for rows that must all be labelled."""
+        """Without `paired`, a line shows one row in color too, so that every row has a label."""
         self._rows = values
         self._columns = max((len(row) for row in values), default=0)
         self._low, self._span = low, high - low or 1.0
@@ -75,10 +75,10 @@ class HeatMap:
                 yield from _shades(shares[0], cell)
             yield Segment.line()
         if merged > 1:
-            yield Text(f"each column is the strongest of {merged}", style="dim")
+            yield Text(f"each column is the maximum of {merged}", style="dim")
 
     def _shares(self, row: int, merged: int) -> list[float | None]:
-        """How far each column of a row, of so many merged, is from `low` to `high`: 0 to 1."""
+        """Values of a row scaled from `low`..`high` to 0..1, after merging every `merged` columns."""
         values = self._rows[row] if row < len(self._rows) else []
         padded = [*values, *[None] * (self._columns - len(values))]
         return [self._share(padded[start : start + merged]) for start in range(0, self._columns, merged)]
@@ -104,17 +104,17 @@ class _Scale:
 
 
 def scale_legend(low: float, high: float, unit: str = "") -> _Scale:
-    """What the colors or shades of a heat map from `low` to `high` mean, in one line."""
+    """A one-line legend of the colors or shades of a heat map from `low` to `high`."""
     return _Scale(low, high, unit)
 
 
 def _has_ramp(console: Console) -> bool:
-    """The console has colors enough for their order to be seen."""
+    """Whether the console has enough colors for the ramp."""
     return console.color_system in ("256", "truecolor")
 
 
 def _ruler(columns: int, merged: int, cell: int) -> str:
-    """The number of every so many columns of the data, where it stands."""
+    """Column numbers of the data at regular steps, each above its column; empty if there is no room."""
     widest = len(str(columns * merged)) + 1
     steps = (factor * 10**power for power in range(10) for factor in (1, 2, 5))
     step = next(step for step in steps if step * cell >= widest)

@@ -1,4 +1,4 @@
-"""The parts of a model in words, as a model card would use them."""
+"""Describe the parts of a model in the words of a model card."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PLACEMENTS = {
     "pre": "before each part",
     "post": "after each part",
     "sandwich": "before and after each part",
-    "parallel": "before each part, both parts side by side",
-    "parallel_shared": "before both parts, which stand side by side",
+    "parallel": "before each part, both parts in parallel",
+    "parallel_shared": "one before both parts, which run in parallel",
 }
 _QK_NORMS = {
     "head": "each head of queries and keys normalized",
     "whole": "queries and keys normalized over all heads",
-    "each_head": "each head of queries and keys normalized with weights of its own",
+    "each_head": "each head of queries and keys normalized with separate weights",
     "rotated": "queries and keys normalized after the rotation",
 }
 _SCALINGS = {
@@ -37,7 +37,7 @@ _SCORES = {
 
 
 def norm_words(config: ModelConfig) -> str:
-    """Which normalization, where, and what else is done to the residual stream."""
+    """Kind and placement of the norms, and scaling of the residual stream."""
     kind = "RMSNorm" if config.norm.kind == "rms" else "LayerNorm"
     if not config.norm.weight:
         kind += " without weights"
@@ -50,7 +50,7 @@ def norm_words(config: ModelConfig) -> str:
 
 
 def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
-    """Heads, their sizes and what they may see."""
+    """Heads, their sizes and their attention mask."""
     words = [_heads(config)]
     if config.qk_norm is not None and (config.qk_norm != "rotated" or layer.rope is not None):
         words.append(_QK_NORMS[config.qk_norm])
@@ -74,7 +74,7 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
 
 
 def rope_words(rope: RopeConfig | None) -> str:
-    """The rotation."""
+    """Parameters of the rotary position embedding."""
     if rope is None:
         return "none"
     scaling = "" if rope.scaling is None else f", {_SCALINGS[type(rope.scaling).__name__]} scaling"
@@ -82,7 +82,7 @@ def rope_words(rope: RopeConfig | None) -> str:
 
 
 def feed_forward_words(config: ModelConfig, layer: LayerConfig) -> str:
-    """The feed-forward network, or the experts in its place."""
+    """The feed-forward network, or its mixture of experts."""
     if layer.experts is not None:
         return _experts(config, layer.experts)
     kind = "gated" if config.gated else "plain"
@@ -91,7 +91,7 @@ def feed_forward_words(config: ModelConfig, layer: LayerConfig) -> str:
 
 
 def logit_words(config: ModelConfig) -> str:
-    """What is done to the logits, after a comma, or nothing."""
+    """Bias, scale and cap of the logits, each after a comma; empty if there are none."""
     words = ""
     if config.head_bias:
         words += ", with biases"

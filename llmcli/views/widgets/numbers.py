@@ -1,4 +1,4 @@
-"""Numbers that may be infinite, as a person reads them: a sum of surprises can be too great for a float."""
+"""Format numbers that may be infinite: a sum of surprisals can overflow a float."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def number(value: float, spec: str) -> str:
-    """`value` formatted as `spec` says, or ∞ with its sign where the format shows one."""
+    """`value` formatted by `spec`; infinities become ∞, with a sign if the format shows one."""
     if not math.isinf(value):
         return format(value, spec)
     sign = "-" if value < 0 else "+" if "+" in spec else ""

@@ -1,4 +1,4 @@
-"""How much, behind a word: a background from dark blue to amber, or where there are no colors a shade after it."""
+"""Shade a word by a number: a background from dark blue to amber, or without colors a shade character after it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-# (from this share of the whole on, shade, style): the order can be told by lightness alone.
+# (lower bound of the share, shade, style): the order is visible from lightness alone.
 _BANDS = (
     (0.9, "█", "black on #ffdd78"),
     (0.5, "▓", "black on #c9a24b"),
@@ -17,25 +17,25 @@ _BANDS = (
 
 
 def shows_bands(console: Console) -> bool:
-    """The console has colors enough for backgrounds to be told apart."""
+    """Whether the console has enough colors for the backgrounds."""
     return console.color_system in ("256", "truecolor")
 
 
 def shaded(label: str, share: float, *, colored: bool) -> Text:
-    """`label` and one more cell, which is the shade of `share` (0 to 1), or as the label's background is."""
+    """`label` and one more cell: with a background for `share` (0 to 1), or the shade character if not `colored`."""
     shade, style = next((shade, style) for least, shade, style in _BANDS if share >= least or least == 0)
     return Text(f"{label} ", style=style) if colored else Text(f"{label}{shade}")
 
 
 def clipped(label: str, width: int) -> str:
-    """`label` in exactly `width` cells, cut with an ellipsis or filled with spaces."""
+    """`label` in exactly `width` cells, cut with an ellipsis or padded with spaces."""
     if cell_len(label) > width:
         label = set_cell_size(label, width - 1).rstrip() + "…"
     return set_cell_size(label, width)
 
 
 class ShadeLegend:
-    """What the backgrounds or shades mean, in one line."""
+    """A one-line legend of the backgrounds or shades."""
 
     def __init__(self, of: str) -> None:
         self._of = of

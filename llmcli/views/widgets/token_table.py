@@ -1,4 +1,4 @@
-"""Tokens with what the model thought of them: colored by probability, and with what else they could have been."""
+"""Tokens colored by probability, tables of tokens with their candidates, and lines of surprisal."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from llmcli.views.widgets.numbers import number
 if TYPE_CHECKING:
     from llmcli.engine.events import Step
 
-# (at least this probability, what the legend says, style). From no color over blue to amber, ever lighter: the order
-# can be told by lightness alone, so also by readers who do not see red and green apart.
+# (lower bound of the probability, label in the legend, style). From no color over blue to amber, increasingly light:
+# the order is visible from lightness alone, also with red-green color blindness.
 BANDS = (
     (0.9, "90-100 %", ""),
     (0.5, "50-90 %", "white on #27486b"),
@@ -25,9 +25,9 @@ BANDS = (
     (0.05, "5-20 %", "black on #c9a24b"),
     (0.0, "below 5 %", "black on #ffc94d"),
 )
-# A temperature of 0 rules out all but one, which goes without saying.
+# Temperature is not listed: 0 obviously rules out all tokens but one.
 _RULED_OUT = {
-    "constraint": " (not of the form)",
+    "constraint": " (by the constraint)",
     "logit_bias": " (by the logit bias)",
     "penalties": " (by a penalty)",
     "dry": " (a repetition)",
@@ -41,26 +41,26 @@ _RULED_OUT = {
 _BAR = " ▏▎▍▌▋▊▉█"
 _BAR_WIDTH = 8
 _SPARKS = "▁▂▃▄▅▆▇█"
-# Bits of surprise at which a spark is full: a token of one in 65,536.
+# Surprisal in bits at which a bar is full: probability 1 in 65,536.
 _FULL_BITS = 16.0
-# 2 to this power is no float.
+# 2 to this power overflows a float.
 _TOO_MANY_BITS = 1024
 
 
 def band_style(probability: float) -> str:
-    """The style of a token that the model gave this probability."""
+    """The style for a token of this probability."""
     return next(style for least, _, style in BANDS if probability >= least)
 
 
 def step_style(step: Step) -> str:
-    """The style of a token of a reply: the color of its probability, underlined where others proposed it."""
+    """The style of a reply's token: the color of its probability, underlined if it was a draft token."""
     found = probability(step)
     color = "dim" if found is None else band_style(found)
     return color if step.origin == "model" else f"{color} underline".strip()
 
 
 def legend(*, proposed: bool = False) -> Text:
-    """What the colors mean, in one line; with what the underlines mean, where tokens were `proposed`."""
+    """A one-line legend of the colors, and of the underline if any tokens were `proposed` as drafts."""
     line = Text("probability: ", style="dim")
     for _, label, style in BANDS:
         line.append(f" {label} ", style=style or "default")
@@ -78,15 +78,15 @@ def probability_bar(probability: float) -> str:
 
 
 def token_label(data: bytes) -> str:
-    """A token as it can stand in a table: white space and single bytes made visible, nothing a terminal would obey."""
+    """A token's bytes as a sanitized label: white space and invalid bytes become visible characters."""
     text = data.decode("utf-8", errors="backslashreplace")
     text = visible(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], bytes]) -> Table:
-    """One row a token: its probability in the model and after the filters, the entropy of the model's own distribution
-    in bits, and the `top` most probable tokens. Where any was proposed before the model was asked, who did.
+    """One row per token: its probability before and after the sampling filters, the entropy of the unfiltered
+    distribution in bits, and the `top` most probable tokens; with speculative decoding also where each token came from.
     """
     proposed = any(step.origin != "model" for step in steps)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -127,12 +127,12 @@ def _candidates(step: Step, token_bytes: Callable[[int], bytes]) -> Text:
 
 
 def colored(tokens: Iterable[tuple[bytes, float | None]], style_of: Callable[[float], str] = band_style) -> Text:
-    """The text of tokens, each in the color of its probability, or another number; one without a number is dim."""
+    """The text of tokens, each styled by its probability or another number; tokens without a number are dim."""
     return styled((data, "dim" if number is None else style_of(number)) for data, number in tokens)
 
 
 def styled(tokens: Iterable[tuple[bytes, str]]) -> Text:
-    """The text of tokens, each in its style; bytes of a character that several share go with the last of them."""
+    """The text of tokens, each in its style; a character split over several tokens takes the style of the last."""
     view, pending = Text(), b""
     for data, style in tokens:
         pending += data
@@ -148,19 +148,19 @@ def styled(tokens: Iterable[tuple[bytes, str]]) -> Text:
 
 
 def probability(step: Step) -> float | None:
-    """The probability of a token in the model's own distribution; None if nobody asked."""
+    """The probability of a token before any sampling filter; None if it was not computed."""
     return None if step.logprob is None else math.exp(step.logprob)
 
 
 def reply_summary(steps: Sequence[Step]) -> Text:
-    """Surprise along a reply, its perplexity under the model's own distribution, and how open its choices were."""
+    """Sparkline of surprisal, perplexity and mean entropy of a reply, all before sampling filters."""
     entropies = [step.entropy for step in steps if step.entropy is not None]
-    open_ = f"mean entropy {sum(entropies) / max(len(entropies), 1) / math.log(2):.2f} bits"
-    return surprise_line([step.logprob for step in steps if step.logprob is not None], open_)
+    entropy = f"mean entropy {sum(entropies) / max(len(entropies), 1) / math.log(2):.2f} bits"
+    return surprise_line([step.logprob for step in steps if step.logprob is not None], entropy)
 
 
 def surprise_line(logprobs: Sequence[float], *more: str) -> Text:
-    """A sparkline of the surprise of tokens with such log-probabilities (nats), and what it comes to, with `more`."""
+    """A sparkline of the tokens' surprisal, from their log-probabilities (nats); below it, perplexity and `more`."""
     bits = [-logprob / math.log(2) for logprob in logprobs]
     mean = sum(bits) / len(bits)
     perplexity = 2**mean if mean < _TOO_MANY_BITS else math.inf
@@ -169,7 +169,7 @@ def surprise_line(logprobs: Sequence[float], *more: str) -> Text:
 
 
 def sparkline(bits: Sequence[float], width: int = 60) -> str:
-    """Surprise along a text, in at most `width` characters, each the mean of its stretch."""
+    """Surprisal along a text in at most `width` characters, each the mean of a segment."""
     width = min(width, len(bits))
     edges = [round(number * len(bits) / width) for number in range(width + 1)]
     means = [sum(bits[a:b]) / (b - a) for a, b in pairwise(edges)]
@@ -177,5 +177,5 @@ def sparkline(bits: Sequence[float], width: int = 60) -> str:
 
 
 def percent(probability: float) -> str:
-    """A probability in percent, to a tenth."""
+    """A probability in percent with one decimal."""
     return "<0.1%" if 0 < probability < 0.0005 else f"{100 * probability:.1f}%"

@@ -153,7 +153,7 @@ def test_looking_back_at_a_token(tmp_path: Path) -> None:
         child.expect("could be")
         child.expect("neurons")
         child.sendline("/lens 0")
-        child.expect("raw lens")
+        child.expect("expect noise")
         child.sendline("/attention")
         child.expect("block.*sink.*self.*read")
         child.sendline("/attention 4")

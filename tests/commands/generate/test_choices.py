@@ -56,7 +56,7 @@ def test_a_table_goes_to_stderr(judge: Path) -> None:
     result = llm("generate", "hi", "-m", judge, "--dtype", "float32", "--choices", "n,m,o", "--probs")
     table = result.stderr.decode()
     assert result.stdout == b"n\n"
-    assert "its end" in table and "75.0%" in table and "left to itself, the model replies exactly one" in table
+    assert "its end" in table and "75.0%" in table and "unconstrained, the model replies exactly one" in table
     assert "40.0% of the time" in table
     assert "\nm" in table and "\no" in table
     short = llm("generate", "hi", "-m", judge, "--dtype", "float32", "--choices", "n,m,o", "--top", 1).stderr.decode()

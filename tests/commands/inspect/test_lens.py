@@ -39,7 +39,7 @@ def test_the_view_goes_to_stdout_and_how_to_read_it_beside(model: Path, tmp_path
     html, svg = tmp_path / "l.html", tmp_path / "l.svg"
     result = llm("inspect", "lens", "a<b", "-m", model, "--html", html, "--svg", svg)
     assert "layer <|bos|>" in result.stdout.decode()
-    assert "raw lens" in result.stderr.decode()
+    assert "expect noise" in result.stderr.decode()
     assert "tied embeddings" in result.stderr.decode()
     assert "&lt;|bos|&gt;" in html.read_text(encoding="utf-8")
     assert "<svg" in svg.read_text(encoding="utf-8")

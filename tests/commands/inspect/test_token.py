@@ -41,14 +41,14 @@ def test_a_target_and_its_verification(model: Path, tmp_path: Path) -> None:
     assert "(not in the text)" in view
     assert "before the soft cap of 2" in view
     assert "all 4 of them" in view
-    assert "direct effects only" in result.stderr.decode()
+    assert "Effects through later layers are not counted." in result.stderr.decode()
     assert "all 4 of them" in html.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["0", "hello"], "nothing came before it"),
+        (["0", "hello"], "no token is before it"),
         (["7", "hello"], "no token 7"),
         (["-9", "hello"], "no token -9"),
         (["last", "hello"], "last is no place"),

@@ -65,7 +65,7 @@ def test_the_views_and_their_files(model: Path, tmp_path: Path) -> None:
         result = llm("inspect", "without", span, TEXT, "-m", model, "--html", html, "--svg", svg)
         assert result.returncode == 0
         assert "change" in result.stdout.decode() and "change" in html.read_text() and "<svg" in svg.read_text()
-        assert "no later token sees" in result.stderr.decode()
+        assert "later tokens cannot attend to" in result.stderr.decode()
 
 
 def test_messages_keep_their_template(model: Path) -> None:

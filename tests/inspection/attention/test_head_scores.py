@@ -189,7 +189,7 @@ def test_random_texts_fit_the_context(tmp_path: Path, context: int, length: int)
 
 def test_a_context_without_room_is_refused(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama", max_position_embeddings=6))
-    with pytest.raises(UsageError, match="too short a context"):
+    with pytest.raises(UsageError, match="too small for a repeated text"):
         random_repeats(loaded)
 
 

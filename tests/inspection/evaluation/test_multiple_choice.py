@@ -115,10 +115,10 @@ def test_what_cannot_be_compared_is_refused(models: dict[str, llmcli.LoadedModel
     one, two = [*prompt, 1], [*prompt, 1, 2]
     refused({"a": one}, "at least two")
     refused({"a": one, "b": list(prompt)}, "'b' adds nothing")
-    refused({"a": one, "b": list(one)}, "the same to the model")
+    refused({"a": one, "b": list(one)}, "have the same tokens")
     refused({"a": one, "b": two}, "'b' begins with the answer 'a'")
     choose(loaded, prompt, {"a": one, "b": two}, whole=True)
-    with pytest.raises(UsageError, match="no token of its own"):
+    with pytest.raises(UsageError, match="no token before the answers"):
         choose(loaded, [], {"a": [1], "b": [2]}, whole=True)
     with pytest.raises(PromptTooLongError, match="8 tokens"):
         choose(loaded, prompt, {"a": one, "b": two}, whole=True, context_length=7)

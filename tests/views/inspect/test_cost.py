@@ -21,8 +21,8 @@ model         8.03 B  100.0%        15 G
 blocks 0-31 each: attention 41.9 M, feed-forward 176 M
 
 KV cache: 131,072 B a token in 16-bit values, 8 heads for
-32; 524,288 B if each of the 32 query heads had keys and
-values of its own, 4 times as much.
+32; 524,288 B if each of the 32 query heads had its own keys
+and values, 4 times as much.
 
 tokens KV cache read all 1 more scores
     17    2 MiB    238 G   15 G   0.1%
@@ -46,8 +46,8 @@ feed-forward 1.41 B (352 M active)
 
 KV cache: 131,072 B a token in 16-bit
 values, 8 heads for 32; 524,288 B if
-each of the 32 query heads had keys and
-values of its own, 4 times as much.
+each of the 32 query heads had its own
+keys and values, 4 times as much.
 
 tokens KV cache read all 1 more scores
   1024  128 MiB   26.1 T   26 G   2.1%
@@ -73,7 +73,7 @@ def test_experts_count_when_active() -> None:
 @pytest.mark.parametrize(
     ("sizes", "sentence"),
     [
-        (config(num_kv_heads=4), "each of the 4 heads has keys and values of its own."),
+        (config(num_kv_heads=4), "each of the 4 heads has its own keys and values."),
         (config(latent=LatentConfig(None, 16, 8, 4, 6)), "one latent for all heads"),
         (config(layer=LayerConfig(None, window=9)), "blocks 0-1 each: attention 3.07 k, feed-forward 4.61 k, sees the"),
         (

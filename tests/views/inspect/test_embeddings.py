@@ -7,7 +7,7 @@ from tests.support.terminal.drawing import drawn, drawn_in_color, without_color
 
 WIDE = r"""
 ␣king - man (no token with a space before it)
-  cosine          as stored               cosine          centred
+  cosine          as stored               cosine          centered
 1  0.716 █████▊   ␣queen                1  0.659 █████▎   ␣king            input
 2  0.692 █████▌   ␣king        input    2  0.250 ██       \xf0\x9f
 3  0.500 ████     ␛[2J                  3 -0.100          ␣a-very-long-to…
@@ -21,7 +21,7 @@ before it)
 2  0.692 █████▌   ␣king        input
 3  0.500 ████     ␛[2J
    0.440 ███▌     random pairs
-  cosine          centred
+  cosine          centered
 1  0.659 █████▎   ␣king            input
 2  0.250 ██       \xf0\x9f
 3 -0.100          ␣a-very-long-to…

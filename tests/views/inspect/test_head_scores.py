@@ -19,7 +19,7 @@ the token before     the same token earlier
  1                    1
 
 induction            sink
-what came after it   the first position
+the token after it   the first position
    0 1                  0 1
  0                    0   ▒▒
  1 ░░                 1 ▓▓
@@ -28,20 +28,20 @@ what came after it   the first position
 strongest heads, as block.head with the share of their
 attention
 previous  duplicate  induction  sink
-0.0 0.90  none can   1.0 0.30   1.0 0.62
+0.0 0.90  n/a        1.0 0.30   1.0 0.62
 0.1 0.10             1.1 0.00   0.1 0.50
 1.0 0.00                        1.1 0.10
 1.1 0.00                        0.0 0.00
 
-the same, of what they give to other positions than the
-first
+the same, as shares of the attention not on the first
+position
 previous  duplicate  induction
-0.0 0.90  none can   1.0 0.80
+0.0 0.90  n/a        1.0 0.80
 0.1 0.20             1.1 0.00
 1.0 0.00
 1.1 0.00
 
-2 of 4 heads give more than 40% of their attention to the
+2 of 4 heads put more than 40% of their attention on the
 first position."""
 
 
@@ -63,7 +63,7 @@ def test_a_text_of_one_s_own_and_learned_sinks_are_named() -> None:
     heads = tuple(replace(head, learned_sink=0.25) for head in HEADS)
     text = drawn(heads_view(HeadAtlas(7, 1, False, None, heads)), 200)
     assert text.startswith("a text: 7 tokens twice;")
-    assert "Learned sinks take 25% on average" in text
+    assert "Learned sinks, which are no position, take 25% on average" in text
 
 
 @pytest.mark.parametrize("colors", [None, "truecolor"])

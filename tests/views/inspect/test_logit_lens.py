@@ -17,7 +17,7 @@ def test_one_position_in_detail() -> None:
         "    0 ␣is           99.9% ████████ 4316 108.50 ␣was 0.1%\n"
         "    1 [/b]世界世界⏎ 30.0% ██▍         2   1.25 ␣Paris 20.0%\n"
         "    2 ␣Paris        75.0% ██████      1   0.00 ␣the 6.5%\n"
-        "rank is ␣Paris's, which leads from layer 2 on"
+        "rank: of ␣Paris, which is the most probable from layer 2 on"
     )
     assert drawn(LensView(lens(position(2))), 40) == (
         "after ␣is at 2\n"
@@ -25,14 +25,14 @@ def test_one_position_in_detail() -> None:
         "    0 ␣is           99.9% 4316 108.50\n"
         "    1 [/b]世界世界⏎ 30.0%    2   1.25\n"
         "    2 ␣Paris        75.0%    1   0.00\n"
-        "rank is ␣Paris's, which leads from layer\n"
-        "2 on"
+        "rank: of ␣Paris, which is the most\n"
+        "probable from layer 2 on"
     )
 
 
 def test_a_token_that_does_not_lead_is_said_not_to() -> None:
     behind = LensPosition(2, Token(9, " Rome", b" Rome"), position(2).layers, None)
-    assert drawn(LensView(lens(behind))).endswith("rank is ␣Rome's, which is not the most probable token at the end")
+    assert drawn(LensView(lens(behind))).endswith("rank: of ␣Rome, which is not the most probable token at the end")
 
 
 def test_several_positions_as_a_grid_with_shades() -> None:

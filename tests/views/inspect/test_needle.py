@@ -12,10 +12,10 @@ WIDE = """
    0 %   ┊                    ├──●┤    90.0%    82-96   90 %
 12.5 %   ├●────┤                       10.0%     5-25   10 %
  100 %   ┊                         ●  100.0%  100-100  100 %
-● mean probability of the right word among the 20, ├─┤ its
-95 % percentile bootstrap over seeds, ┊ chance 5.0%; right:
-how often it is the most probable
-Asked, for one: What is the secret word of Bob? The secret
+● mean probability of the right word among the 20, ├─┤ 95%
+confidence range, ┊ chance 5.0%; right: how often it is the
+most probable
+Example question: What is the secret word of Bob? The secret
 word of Bob is (tiger)
 """.strip("\n")
 NARROW = """
@@ -26,11 +26,11 @@ NARROW = """
 12.5 %  ●─┤        10.0%     5-25   10 %
  100 %  ┊      ●  100.0%  100-100  100 %
 ● mean probability of the right word
-among the 20, ├─┤ its 95 % percentile
-bootstrap over seeds, ┊ chance 5.0%;
-right: how often it is the most probable
-Asked, for one: What is the secret word
-of Bob? The secret word of Bob is
+among the 20, ├─┤ 95% confidence range,
+┊ chance 5.0%; right: how often it is
+the most probable
+Example question: What is the secret
+word of Bob? The secret word of Bob is
 (tiger)
 """.strip("\n")
 

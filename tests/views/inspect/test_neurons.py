@@ -28,8 +28,9 @@ def test_where_it_is_narrow_what_they_suppress_is_left_out() -> None:
 
 def test_a_neuron_along_a_text() -> None:
     assert drawn(NeuronAlongView(along(0.1, -20.0, None, 5.0, 11.0)), 24) == (
-        "neuron 24.1005: at most\n"
-        "20.00, either way\n"
+        "neuron 24.1005: largest\n"
+        "activation 20.00, either\n"
+        "sign\n"
         "␣aaa ␣bbb█␣ccc ␣ddd▒\n"
         "␣eee▓\n"
         "# token  fires\n"
@@ -51,5 +52,5 @@ def test_its_strip_is_colored_where_there_are_colors() -> None:
 
 def test_a_neuron_that_never_fires_is_drawn_too() -> None:
     lines = drawn(NeuronAlongView(along(0.0, None))).splitlines()
-    assert lines[:3] == ["neuron 24.1005: at most 0.00, either way", "␣aaa ␣bbb", "# token fires"]
+    assert lines[:3] == ["neuron 24.1005: largest activation 0.00, either sign", "␣aaa ␣bbb", "# token fires"]
     assert lines[3] == "0 ␣aaa  +0.00"

@@ -39,7 +39,7 @@ def test_the_whole_card() -> None:
         "    2     +3.00       │███       +2.90       │███\n"
         "\n"
         "heads\n"
-        "head logit looked at\n"
+        "head logit attends to\n"
         "1.4  +2.48 ␣France 88% at 4\n"
         "2.0  -1.97\n"
         "\n"
@@ -53,7 +53,7 @@ def test_the_whole_card() -> None:
         "head 0.2, drawn at random 75.0% ██████   +0.00\n"
         "neuron 1.1005              0.0%\n"
         "all 3 of them             10.0% ▊        -2.01\n"
-        "as many, drawn at random  80.0% ██████▍  +0.06"
+        "3 drawn at random         80.0% ██████▍  +0.06"
     )
 
 

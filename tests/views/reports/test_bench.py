@@ -33,7 +33,7 @@ def test_medians_spreads_and_ratios() -> None:
     assert row(share, "after 1024 tokens") == ["60%"]
     assert row(wide, "whole run") == ["400", "MiB"]
     assert row(wide, "bandwidth:")[:2] == ["45.0", "GB/s;"]
-    assert "of the weights, llmcli need not read 13 MiB after 1024 tokens\n" in wide
+    assert "weights that llmcli skips per token: 13 MiB after 1024 tokens\n" in wide
 
 
 def test_what_the_width_cannot_hold_is_left_out_and_nothing_is_cut() -> None:

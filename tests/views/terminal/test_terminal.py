@@ -122,7 +122,7 @@ def test_progress_is_drawn_only_where_it_can_be(
 ) -> None:
     monkeypatch.setenv("TERM", term)
     monkeypatch.setattr(sys, "stderr", screen := stream())
-    with progress_bar(patience_s=0.0) as report:
+    with progress_bar(delay_s=0.0) as report:
         assert screen.getvalue() == ""
         report("fetching [b]\x1b]0;x\x07", 1, 10)
         report("fetching [b]\x1b]0;x\x07", 10, 10)
@@ -147,7 +147,7 @@ def test_work_that_is_soon_over_or_not_to_be_shown_draws_nothing(
     set_quiet(quiet)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", screen := Screen())
-    with progress_bar(unit="tokens", patience_s=patience) as report:
+    with progress_bar(unit="tokens", delay_s=patience) as report:
         report("reading", 1, 10)
         report("reading", 10, 10)
     assert screen.getvalue() == ""

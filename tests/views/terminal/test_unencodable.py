@@ -10,7 +10,7 @@ import pytest
 from rich.table import Table
 
 from llmcli.views.terminal import terminal
-from llmcli.views.terminal.unencodable import HANDLER, shown_instead
+from llmcli.views.terminal.unencodable import HANDLER, ascii_substitute
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "koi8-r", "shift_jis", "utf-8", "utf-16"])
@@ -32,7 +32,7 @@ def test_no_character_fails(encoding: str) -> None:
 )
 def test_what_stands_instead_in_ascii(text: str, shown: str) -> None:
     assert text.encode("ascii", errors=HANDLER) == shown.encode()
-    assert all(shown_instead(character).isascii() for character in text)
+    assert all(ascii_substitute(character).isascii() for character in text)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])

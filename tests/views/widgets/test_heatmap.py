@@ -104,7 +104,7 @@ def test_merged_columns_keep_their_maximum_and_say_so() -> None:
         "0    10   20   30   40   ",
         " " * 8 + "█" + " " * 16,
         " " * 24 + "▒",
-        "each column is the strongest of 2",
+        "each column is the maximum of 2",
     ]
 
 
