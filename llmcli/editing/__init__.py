@@ -1,1 +1,1 @@
-"""Changing a fact that a model holds, by an update of rank one, and the proof of what it did."""
+"""Model editing: change one fact by a rank-one weight update (ROME), and measure its effects."""

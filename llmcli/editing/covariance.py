@@ -1,8 +1,8 @@
-"""Which keys ordinary text has: the uncentered second moment of what a feed-forward network's output projection reads.
+"""Key statistics: the uncentered second moment of the inputs of a feed-forward network's output projection.
 
-An update along `C^-1 k` says the least where ordinary keys lie (Meng et al. 2022, section 3.1). Nobody has the text a
-model was trained with, but the model itself writes such text: a few words to begin with, then sampled at temperature 1.
-Texts and moments are kept in the platform's cache directory, by the hash of the model's weights.
+An update along `C^-1 k` has the least effect on the keys of ordinary text (Meng et al. 2022, section 3.1). The training
+text is usually not available, so the model generates text itself: a random first word, then sampling at temperature 1.
+Texts and moments are cached in the platform's cache directory, by the hash of the model's weights.
 
 Dimension letters: B texts, T tokens, I neurons of a network.
 """
@@ -29,14 +29,14 @@ from llmcli.files import replace_bytes, replace_text
 from llmcli.paths import cache_folder
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told what is going on, how much is done, and of how much."""
+"""Called with (description, amount done, total)."""
 
 TEXTS, TEXT_TOKENS = 64, 96
 _LEAST_TOKENS = 256
 
 
 class Statistics:
-    """The second moments of one model, had when they are first asked for."""
+    """The second moments of one model, computed on first use and cached on disk."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class Statistics:
         *,
         texts: int = TEXTS,
     ) -> None:
-        """Of the text `corpus`, or else of as many texts as that, which the model writes itself.
+        """Use the text `corpus`, or else `texts` texts that the model generates itself.
 
         Raises:
-            UsageError: the corpus is too short to say anything.
+            UsageError: the corpus is too short.
         """
         self._loaded, self._tell = loaded, progress or (lambda what, done, total: None)
         self._count = texts
@@ -60,7 +60,7 @@ class Statistics:
         self._name = name
 
     def texts(self) -> list[list[int]]:
-        """The tokens of the texts that are counted."""
+        """Token ids of the texts that the statistics are computed from."""
         if self._corpus is not None:
             return self._corpus
         path = self._folder / f"{self._name}.json"
@@ -72,7 +72,7 @@ class Statistics:
         return found
 
     def second_moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        """For each of the blocks, the mean of k k^T over all keys k: (I, I), float32."""
+        """For each block in `layers`, the mean of k k^T over all keys k: (I, I), float32."""
         found = {layer: moment for layer in layers if (moment := self._kept(layer)) is not None}
         missing = [layer for layer in layers if layer not in found]
         if missing:
@@ -100,16 +100,16 @@ class Statistics:
 
 
 def statistics_folder() -> Path:
-    """Where texts and moments are kept; all of it can be computed again."""
+    """The cache directory of texts and moments; deleting it is safe, they are computed again."""
     return cache_folder() / "edit-statistics"
 
 
 def second_moments(
     loaded: LoadedModel, layers: Sequence[int], texts: Sequence[Sequence[int]], tell: Progress | None = None
 ) -> dict[int, Tensor]:
-    """For each of the blocks, the mean of k k^T over the keys k of all tokens: (I, I), float32.
+    """For each block in `layers`, the mean of k k^T over the keys k of all tokens: (I, I), float32.
 
-    The first token of a text is left out: models park attention there, and its key is like no other.
+    The first token of a text is left out: models park attention there, so its key is an outlier.
     """
     model = loaded.model
     sums: dict[int, Tensor] = {}
@@ -129,12 +129,12 @@ def second_moments(
         read_keys(model, layers, padded(some, model), add)
         done += len(some)
         if tell is not None:
-            tell("Counting keys", done, len(texts))
+            tell("Computing key statistics", done, len(texts))
     return {layer: total.clone().div_(tokens) for layer, total in sums.items()}
 
 
 def _batches(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """A few texts of about the same length at a time."""
+    """Batches of texts of about the same length."""
     waiting = sorted((text for text in texts if len(text) > 1), key=len)
     while waiting:
         count = max(1, TOKENS_AT_ONCE // len(waiting[-1]))
@@ -143,7 +143,7 @@ def _batches(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 
 
 def _own_texts(loaded: LoadedModel, count: int, tell: Progress) -> list[list[int]]:
-    """What the model writes, each text after a word drawn at random."""
+    """Generate `count` texts, each from a random first word."""
     tokenizer = loaded.tokenizer
     words = [
         token
@@ -164,20 +164,18 @@ def _own_texts(loaded: LoadedModel, count: int, tell: Progress) -> list[list[int
     for ids, reply in zip(begun, loaded.batch_engine().run(requests), strict=True):
         if isinstance(reply, LlmcliError):
             raise reply
-        # The end of a text is left out, and so is what became of characters that were never finished.
-        said = tokenizer.decode(ids[len(start) :]) + reply.text
-        texts.append([*start, *tokenizer.encode(said, add_special_tokens=False)])
-        tell("Having the model write text", len(texts), count)
+        # Re-encode the text, which leaves out stop tokens and incomplete characters.
+        text = tokenizer.decode(ids[len(start) :]) + reply.text
+        texts.append([*start, *tokenizer.encode(text, add_special_tokens=False)])
+        tell("Generating text for key statistics", len(texts), count)
     return texts
 
 
 def _cut(loaded: LoadedModel, corpus: str) -> list[list[int]]:
-    """A text in pieces that are short enough to be read together."""
+    """Split the corpus into pieces of token ids that fit the context, each with the tokenizer's BOS."""
     ids = loaded.tokenizer.encode(corpus, add_special_tokens=False)
     if len(ids) < _LEAST_TOKENS:
-        raise UsageError(
-            f"The corpus has {len(ids)} tokens; {_LEAST_TOKENS} are the least, and some ten thousand do well."
-        )
+        raise UsageError(f"The corpus has {len(ids)} tokens; give at least {_LEAST_TOKENS}, better about ten thousand.")
     start = loaded.tokenizer.encode("")
     size = max(2, min(4 * TEXT_TOKENS, loaded.config.context_length) - len(start))
     return [[*start, *ids[first : first + size]] for first in range(0, len(ids), size)]

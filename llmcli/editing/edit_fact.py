@@ -1,4 +1,4 @@
-"""From a fact to an edit and its proof: where to change it, the change, and what became of everything else."""
+"""Edit a fact: choose the block, compute the rank-one update, and measure its effects."""
 
 from __future__ import annotations
 
@@ -28,54 +28,54 @@ from llmcli.errors import UsageError
 from llmcli.inspection.core.distributions import kl_divergence
 from llmcli.model import ModelConfig
 
-# Where a sweep looks, in shares of the depth: in ten models ROME's best layers lay there.
+# Blocks that a sweep tries, as shares of the depth: in ten models ROME's best layers were there.
 _DEPTHS = (0.14, 0.2, 0.27)
 _NEIGHBORS = 4
 _DRIFT_TEXTS = 4
-# So much drift counts as much as a leak of 0.1: both are what an edit may do at most.
+# Makes a drift of 1e-3 count as much as a leak of 0.1: these are the limits that `Proof.problems` allows.
 _DRIFT_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What is to be changed, and what it is to be tested with."""
+    """The fact to change, and the texts to test the edit with."""
 
     prompt: str
     subject: str
     target: str
     paraphrases: tuple[str, ...] = ()
-    """Other texts that the new answer should follow; none: made from templates."""
+    """Other texts that the new answer should follow; if empty, made from templates."""
     neighbours: tuple[str, ...] = ()
-    """Texts whose answer should stay; none: the prompt with the subjects whose keys are most like this one's."""
+    """Texts whose answer should stay; if empty, the prompt with other subjects whose keys are most similar."""
     asked: tuple[str, ...] = ()
-    """Questions for a chat; none: made from templates."""
+    """Questions for a chat; if empty, made from templates."""
 
 
 @dataclass(frozen=True)
 class EditCandidate:
-    """A layer that was tried, on other texts than those of the proof."""
+    """The scores of one tried layer, measured on other texts than those of the proof."""
 
     layer: int
     steps: int
     loss: float
     length: float
-    """Of the change, in lengths of what the network wrote before."""
+    """Norm of the change, relative to the norm of the network's output before."""
     generality: float
-    """The new answer's probability in contexts that were not optimized for."""
+    """Probability of the new answer in contexts that were not optimized for."""
     leakage: float
-    """The largest change of a neighbor."""
+    """Largest change of a neighbor."""
     drift: float
-    """Nats a token."""
+    """KL divergence on unrelated text, in nats per token."""
 
     @property
     def score(self) -> float:
-        """The higher the better."""
+        """Higher is better."""
         return self.generality - self.leakage - _DRIFT_WEIGHT * self.drift
 
 
 @dataclass(frozen=True)
 class EditReport:
-    """An edit and how it came about."""
+    """An edit, the layers that were tried, and the measured effects."""
 
     model: str
     prompt: str
@@ -83,13 +83,13 @@ class EditReport:
     target: str
     layer: int
     tried: tuple[EditCandidate, ...]
-    """Of several layers; none where it was given."""
+    """Scores of all tried layers; empty if the layer was given."""
     proof: Proof
     problems: tuple[str, ...]
 
 
 def check_editable(config: ModelConfig, name: str, layer: int | None) -> None:
-    """Raise the error that `make_edit` would, for a model whose weights have not been read.
+    """Raise the errors of `make_edit` about the model and the layer, before any weights are read.
 
     Raises:
         UsageError: there is no such block, or its feed-forward network is a mixture of experts.
@@ -113,13 +113,14 @@ def make_edit(
     texts: int = TEXTS,
     progress: Progress | None = None,
 ) -> tuple[Edit, EditReport]:
-    """Change a fact in block `layer`, or in the best of a few, and prove it. `loaded` stays as it is.
+    """Compute the edit of a fact in block `layer`, or in the best of a few, and measure it; `loaded` is not changed.
 
-    `over` are edits that hold already, `corpus` is text to count keys in, otherwise the model writes `texts` itself.
+    `over` are edits that are already applied. Key statistics come from the text `corpus`, or else from `texts` texts
+    that the model generates.
 
     Raises:
-        UsageError: the prompt does not name the subject, or not after another token; there is no such layer; or the
-            corpus is too short.
+        UsageError: the prompt does not contain the subject, or the subject is the first token; there is no such layer;
+            or the corpus is too short.
         UnsupportedModelError: the model has no dense feed-forward network.
     """
     tell = progress or (lambda what, done, total: None)
@@ -136,7 +137,7 @@ def make_edit(
                 passages,
                 essence,
                 moments[at],
-                progress=partial(tell, f"Looking for the change in block {at}"),
+                progress=partial(tell, f"Optimizing block {at}"),
             )
             for at in layers
         ]
@@ -147,7 +148,7 @@ def make_edit(
             trial = _Trial(loaded, fact, near[_NEIGHBORS:], statistics.texts()[:_DRIFT_TEXTS])
             tried = tuple(map(trial.of, updates))
             best = max(zip(updates, tried, strict=True), key=lambda pair: pair[1].score)[0]
-        made = Edit(loaded.name, model_sha256, fact.prompt, fact.subject, fact.target.strip(), (_laid(best),))
+        made = Edit(loaded.name, model_sha256, fact.prompt, fact.subject, fact.target.strip(), (_layer_update(best),))
         questions = Questions(
             prompt=fact.prompt,
             target=fact.target,
@@ -157,8 +158,8 @@ def make_edit(
             asked=fact.asked or (question(fact.prompt, fact.subject),),
             reply_tokens=reply_tokens,
         )
-        measuring = Measuring(loaded, questions, lambda done, total: tell("Asking before the edit", done, total))
-        measuring.tell = lambda done, total: tell("Asking after the edit", done, total)
+        measuring = Measuring(loaded, questions, lambda done, total: tell("Measuring before the edit", done, total))
+        measuring.tell = lambda done, total: tell("Measuring after the edit", done, total)
         with edited(loaded.model, [made]):
             proof = measuring.proof()
     report = EditReport(
@@ -174,7 +175,7 @@ def make_edit(
     return made, report
 
 
-def _laid(update: Update) -> LayerUpdate:
+def _layer_update(update: Update) -> LayerUpdate:
     return LayerUpdate(update.layer, update.read.cpu(), update.write.cpu())
 
 
@@ -183,13 +184,13 @@ def _sweep(dense: Sequence[int]) -> list[int]:
 
 
 def _passages(loaded: LoadedModel, fact: Fact) -> tuple[list[Passage], Passage]:
-    """The prompt in several contexts, itself first, and what the subject is."""
+    """The prompt in several contexts, the plain prompt first; and a passage about what the subject is ("X is a")."""
     prompt, subject, target = fact.prompt, fact.subject, fact.target
     found = [passage(loaded, context + prompt, subject, target) for context in CONTEXTS]
     if found[0].subject == 0:
         raise UsageError(
-            f'"{subject}" ends on the first token of the text, where models keep no knowledge of what it says. '
-            f'Let something stand before it, as in "The well-known {prompt}".'
+            f'"{subject}" ends on the first token of the text, where models store no knowledge about it. '
+            f'Put a word before it, as in "The well-known {prompt}".'
         )
     if loaded.template is not None:
         question = CHAT_CONTEXT.replace("{subject}", subject)
@@ -198,10 +199,10 @@ def _passages(loaded: LoadedModel, fact: Fact) -> tuple[list[Passage], Passage]:
 
 
 def _nearest(loaded: LoadedModel, fact: Fact, layer: int) -> tuple[str, ...]:
-    """The prompt about other subjects: those first whose keys point most nearly where this one's does."""
+    """The prompt with other subjects, ordered by the cosine similarity of their keys to this subject's key."""
     others = [name for name in NEIGHBORS if name not in fact.prompt]
     rows = [fact.subject, *others]
-    # In a context, for a name alone would often be the first token.
+    # With a context, since a name alone would often be the first token.
     prompts = [UNSEEN_CONTEXTS[0] + fact.prompt.replace(fact.subject, name) for name in rows]
     passages = [passage(loaded, text, name, fact.target) for text, name in zip(prompts, rows, strict=True)]
     keys = torch.nn.functional.normalize(subject_keys(loaded.model, [layer], passages)[layer], dim=1)
@@ -210,20 +211,20 @@ def _nearest(loaded: LoadedModel, fact: Fact, layer: int) -> tuple[str, ...]:
 
 
 class _Trial:
-    """Measures an update on what the proof does not ask."""
+    """Scores an update on texts that the proof does not use."""
 
     def __init__(
-        self, loaded: LoadedModel, fact: Fact, neighbours: Sequence[str], texts: Sequence[Sequence[int]]
+        self, loaded: LoadedModel, fact: Fact, neighbors: Sequence[str], texts: Sequence[Sequence[int]]
     ) -> None:
         self._loaded, self._fact = loaded, fact
         self._contexts = [context + fact.prompt for context in UNSEEN_CONTEXTS]
-        self._neighbors = list(neighbours[:_NEIGHBORS])
+        self._neighbors = list(neighbors[:_NEIGHBORS])
         self._texts = [text for text in texts if len(text) > 1]
         self._before = self._measure()
 
     def of(self, update: Update) -> EditCandidate:
-        """What it does."""
-        made = Edit("", "", self._fact.prompt, self._fact.subject, self._fact.target, (_laid(update),))
+        """Apply `update` and score it."""
+        made = Edit("", "", self._fact.prompt, self._fact.subject, self._fact.target, (_layer_update(update),))
         with edited(self._loaded.model, [made]):
             generality, first, logprobs = self._measure()
         _, first_before, before = self._before

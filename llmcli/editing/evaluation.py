@@ -1,4 +1,4 @@
-"""What an edit did: the new answer on the prompt and in other words, its neighbors, other text, and replies.
+"""Measure an edit: the new answer for the prompt and its paraphrases, neighbor facts, unrelated text, and replies.
 
 Dimension letters: T tokens, V vocabulary of the tokenizer.
 """
@@ -21,16 +21,16 @@ from llmcli.inspection.evaluation.perplexity import logits_along
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
 TAKEN = 0.5
-"""An edit took if the prompt, and on average its paraphrases, lead to the new answer with this probability."""
+"""Minimum probability of the new answer after the prompt, and on average after its paraphrases."""
 LEAKED = 0.1
-"""It leaked if a neighbor's own answer changed by more than this, or the new one became so much likelier there."""
+"""Maximum change of a neighbor's own answer, and maximum rise of the new answer there."""
 DRIFTED = 1e-3
-"""It disturbs unrelated text if the mean divergence there is more than this, in nats a token."""
+"""Maximum mean KL divergence on unrelated text, in nats per token."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """How probable the new answer is after a text."""
+    """The probability of the new answer after a text, before and after the edit."""
 
     text: str
     before: float
@@ -39,11 +39,11 @@ class Changed:
 
 @dataclass(frozen=True)
 class NeighborFact:
-    """A fact that was to stay: what the model answered, and how probable that, and the new answer, are."""
+    """A fact that should stay: the model's own answer, and the probabilities of it and of the new answer."""
 
     text: str
     answer: str
-    """The model's own first choice before the edit: one token."""
+    """The model's first choice before the edit: one token."""
     before: float
     after: float
     target_before: float
@@ -51,13 +51,13 @@ class NeighborFact:
 
     @property
     def change(self) -> float:
-        """What the edit did here: 0 where nothing."""
+        """The larger of the own answer's change and the new answer's rise."""
         return max(abs(self.after - self.before), self.target_after - self.target_before)
 
 
 @dataclass(frozen=True)
 class GreedyReply:
-    """What the model writes, always the most probable token: after a raw text, or as its reply in a chat."""
+    """The model's greedy continuation of a raw text, or its reply in a chat."""
 
     prompt: str
     chat: bool
@@ -67,38 +67,38 @@ class GreedyReply:
 
 @dataclass(frozen=True)
 class Proof:
-    """An edit, measured."""
+    """The measured effects of an edit."""
 
     prompt: Changed
     paraphrases: tuple[Changed, ...]
     neighbours: tuple[NeighborFact, ...]
     drift: float
-    """KL(before || after) on unrelated text, the mean over its tokens, nats."""
+    """KL(before || after) on unrelated text, mean over its tokens, in nats."""
     replies: tuple[GreedyReply, ...]
     target: str
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the edit, a sentence each; none if it does what was asked and nothing else."""
+        """A sentence for each limit that the edit violates; empty if there are none."""
         found = []
         if self.prompt.after < TAKEN:
             found.append(
-                f"It did not take: {self.target} follows the prompt with a probability of {self.prompt.after:.0%}."
+                f"The edit failed: {self.target} follows the prompt with a probability of only {self.prompt.after:.0%}."
             )
         spread = sum(each.after for each in self.paraphrases) / max(len(self.paraphrases), 1)
         if self.paraphrases and spread < TAKEN:
-            found.append(f"It did not spread: in other words the fact has a probability of {spread:.0%} on average.")
+            found.append(f"It does not generalize: after paraphrases the probability is {spread:.0%} on average.")
         worst = max(self.neighbours, key=lambda each: each.change, default=None)
         if worst is not None and worst.change > LEAKED:
             found.append(f'It leaked: "{worst.text}" changed by {worst.change:.2f}.')
         if self.drift > DRIFTED:
-            found.append(f"It disturbs other text: by {self.drift:.1e} nats a token where {DRIFTED:.0e} are the limit.")
+            found.append(f"It changes unrelated text by {self.drift:.1e} nats per token; the limit is {DRIFTED:.0e}.")
         return tuple(found)
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked before and after an edit."""
+    """The texts to measure before and after an edit."""
 
     prompt: str
     target: str
@@ -106,21 +106,21 @@ class Questions:
     neighbours: Sequence[str]
     unrelated: Sequence[str]
     asked: Sequence[str]
-    """In a chat, where the model has a template."""
+    """Questions for a chat, used if the model has a chat template."""
     reply_tokens: int
 
 
 class Measuring:
-    """Asks the questions once when it is made, and once more for the proof: in between the model is edited."""
+    """Measures the questions when created and again in `proof`; the caller edits the model in between."""
 
     def __init__(self, loaded: LoadedModel, questions: Questions, tell: Callable[[int, int], None]) -> None:
         self._loaded, self._questions, self.tell = loaded, questions, tell
-        # The neighbors' own answers: what the model would say before it is changed.
+        # The neighbors' own answers, before the edit.
         self._answers = [_first_choice(loaded, text) for text in questions.neighbours]
         self._before = self._ask()
 
     def proof(self) -> Proof:
-        """Ask again, and put both beside each other."""
+        """Measure again, and compare with the first measurement."""
         asked, before, after = self._questions, self._before, self._ask()
         neighbours = tuple(
             NeighborFact(text, self._loaded.tokenizer.token_text(answer), *both)
@@ -202,7 +202,7 @@ class _Answers:
 
 @torch.inference_mode()
 def answer_probability(loaded: LoadedModel, text: str, answer: str) -> float:
-    """How probable it is that `text` goes on with the whole of `answer`, 0 to 1."""
+    """The probability that `text` continues with the whole of `answer`, 0 to 1."""
     prompt = encode_raw(loaded.tokenizer, text.rstrip())
     answered = answer_ids(loaded.tokenizer, spaced(text, answer))
     ids = torch.tensor([[*prompt, *answered]], device=loaded.model.device)
@@ -211,7 +211,7 @@ def answer_probability(loaded: LoadedModel, text: str, answer: str) -> float:
 
 
 def log_probabilities_along(loaded: LoadedModel, ids: Sequence[int]) -> Tensor:
-    """What the model expects after each token of a text but the last, (T - 1, V), float32."""
+    """Log-probabilities (T - 1, V) after each token of a text except the last; float32."""
     return torch.stack([logits.float().log_softmax(-1) for _, logits in logits_along(loaded, ids)])
 
 

@@ -1,4 +1,4 @@
-"""Keys: what the output projection of a feed-forward network reads, which is what an update of it answers to.
+"""Keys: the inputs of a feed-forward network's output projection, to which a rank-one update responds.
 
 Dimension letters: B batch, T tokens, C hidden size, I neurons of a network, N keys.
 """
@@ -17,12 +17,12 @@ from llmcli.inspection.core.hooks import blocks, removed
 from llmcli.model import ModelConfig, Transformer
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 
-# Tokens that are read together.
+# Tokens per pass.
 TOKENS_AT_ONCE = 1 << 11
 
 
 def editable_layers(config: ModelConfig, name: str) -> list[int]:
-    """The blocks whose feed-forward network is dense, so that one matrix holds what it writes.
+    """The blocks with a dense feed-forward network, whose output comes from a single matrix.
 
     Raises:
         UnsupportedModelError: there are none.
@@ -30,8 +30,8 @@ def editable_layers(config: ModelConfig, name: str) -> list[int]:
     dense = [index for index, layer in enumerate(config.layers) if layer.experts is None]
     if not dense:
         raise UnsupportedModelError(
-            f"{name} cannot be edited: all its feed-forward networks are mixtures of experts. A fact is then written "
-            "by several experts, each by its own matrix, and an update of one of them would not reach the others."
+            f"{name} cannot be edited: all its feed-forward networks are mixtures of experts. A fact is then spread "
+            "over the matrices of several experts, and updating one of them would not change the others."
         )
     return dense
 
@@ -52,30 +52,30 @@ def network_of(model: Transformer, layer: int) -> FeedForward | PlainFeedForward
     return network
 
 
-class _Enough(Exception):  # noqa: N818 (no error: the blocks above need not be computed)
-    """All keys have been seen."""
+class _StopPass(Exception):  # noqa: N818 (not an error: later blocks need not be computed)
+    """Ends a forward pass after the last block whose keys are wanted."""
 
 
 @torch.inference_mode()
 def read_keys(model: Transformer, layers: Sequence[int], ids: Tensor, see: Callable[[int, Tensor], None]) -> None:
-    """`see(block, keys)`: what the output projections of those blocks read of `ids` (B, T), as (B, T, I)."""
+    """Run `ids` (B, T) and call `see(block, keys)` with the keys (B, T, I) of each block in `layers`."""
     last = max(layers)
 
     def seeing(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             see(layer, inputs[0])
             if layer == last:
-                raise _Enough
+                raise _StopPass
 
         return look
 
     hooks = (network_of(model, layer).down_proj.register_forward_pre_hook(seeing(layer)) for layer in layers)
-    with removed(hooks), suppress(_Enough):
+    with removed(hooks), suppress(_StopPass):
         model(ids, only_last=True)
 
 
 def subject_keys(model: Transformer, layers: Sequence[int], passages: Sequence[Passage]) -> dict[int, Tensor]:
-    """For each of the layers, the keys (N, I) at the subjects' last tokens; float32."""
+    """For each block in `layers`, the keys (N, I) at the subjects' last tokens; float32."""
     found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     at: list[int] = []
 
@@ -86,12 +86,12 @@ def subject_keys(model: Transformer, layers: Sequence[int], passages: Sequence[P
     for first in range(0, len(passages), step):
         some = passages[first : first + step]
         at = [each.subject for each in some]
-        # Nothing after the subject can matter to it.
+        # Attention is causal, so tokens after the subject do not affect its key.
         read_keys(model, layers, padded([each.ids[: each.subject + 1] for each in some], model), keep)
     return {layer: torch.cat(rows) for layer, rows in found.items()}
 
 
 def padded(texts: Sequence[Sequence[int]], model: Transformer) -> Tensor:
-    """Texts (B, T) of different lengths; what stands behind a text's end can change nothing before it."""
+    """Pad texts of different lengths on the right to (B, T); attention is causal, so padding changes nothing."""
     longest = max(map(len, texts))
     return torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=model.device)

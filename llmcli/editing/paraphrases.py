@@ -1,4 +1,4 @@
-"""Other ways to say what a prompt says, other subjects to say it of, and other text: what an edit is tested with."""
+"""Test texts for an edit: paraphrases of the prompt, other subjects, and unrelated text."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ CONTEXTS = (
     "Here is something that many people do not know. ",
     "1. ",
 )
-"""What stands before the prompt while the update is sought: the subject's key must not depend on it."""
+"""Prefixes of the prompt during optimization, so that the update does not depend on the context."""
 CHAT_CONTEXT = "Tell me something about {subject}."
-"""What a user says to which the prompt is the beginning of the reply, likewise, where the model has a chat template."""
+"""A user message that the prompt answers during optimization, if the model has a chat template."""
 UNSEEN_CONTEXTS = ("My teacher told me this yesterday. ", "As you can read on the first page, ")
-"""What stands before the prompt while a layer is chosen."""
+"""Prefixes of the prompt for choosing a layer."""
 OTHER_CONTEXTS = (
     "It is often said, and it is true. ",
     "Let us go through the facts once more. ",
     "They talked about it for hours. ",
     "Remember what you have learnt: ",
 )
-"""What stands before the prompt where no other way to say it is known."""
+"""Prefixes of the prompt that replace paraphrases if the kind of prompt is not known."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """What a kind of prompt says of its subject; `{s}` stands for that, `{S}` at the beginning of a sentence."""
+    """A kind of prompt and its paraphrases; `{s}` is the subject, `{S}` the subject at the start of a sentence."""
 
     prompt: str
-    """A regular expression for the prompt with the subject's name taken out."""
+    """A regular expression for the prompt without the subject's name."""
     paraphrases: tuple[str, ...]
     question: str
 
@@ -152,7 +152,7 @@ _ARTICLE = re.compile(r"\b(the|a|an) $", re.IGNORECASE)
 
 
 def paraphrases(prompt: str, subject: str) -> tuple[str, ...]:
-    """Other ways to say the prompt that end where the answer begins; or the prompt in other contexts."""
+    """Paraphrases of the prompt that end where the answer begins; or the prompt after other contexts."""
     relation, name = _relation(prompt, subject)
     if relation is None:
         return tuple(context + prompt for context in OTHER_CONTEXTS)
@@ -160,13 +160,13 @@ def paraphrases(prompt: str, subject: str) -> tuple[str, ...]:
 
 
 def question(prompt: str, subject: str) -> str:
-    """A question that the fact answers, or one that it may come up with."""
+    """A question that the fact answers, or a general one about the subject."""
     relation, name = _relation(prompt, subject)
     return _filled("What do you know about {s}?" if relation is None else relation.question, name)
 
 
 def _relation(prompt: str, subject: str) -> tuple[Relation | None, str]:
-    """What the prompt says, if that is known, and the subject with its article."""
+    """The prompt's relation, or None if it is not known, and the subject with its article."""
     before, _, after = prompt.strip().rpartition(subject)
     article = _ARTICLE.search(before)
     name = subject
@@ -192,7 +192,7 @@ NEIGHBORS = (
     "The Odyssey", "Mona Lisa", "Starry Night", "Michael Jordan", "Pelé", "Roger Federer", "Tiger Woods", "telephone",
     "light bulb", "steam engine", "airplane", "penicillin", "gold", "silver", "oxygen", "iron",
 )  # fmt: skip
-"""Well-known subjects, of which those are asked about whose keys are most like the edited one's."""
+"""Well-known subjects; those with keys most similar to the edited subject's are used as neighbors."""
 
 HELD_OUT = (
     "Bread rises because yeast turns sugar into gas. The dough is kneaded until it is smooth, left to rest under a "
@@ -208,4 +208,4 @@ HELD_OUT = (
     "The committee will meet on Thursday at ten. Please send your comments on the budget before Tuesday, so that they "
     "can be read by everyone in good time.",
 )
-"""Unrelated texts, in which nothing is to change."""
+"""Unrelated texts, in which nothing should change."""

@@ -1,4 +1,4 @@
-"""A fact as token ids: a text that names a subject, where that is, and what is to follow the text."""
+"""A fact as token ids: a text, the position of its subject, and the answer that should follow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmcli.errors import UsageError
 from llmcli.inspection.causal.prompt_ablation import answer_ids, find_text
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
-# After these an answer begins without a space.
+# After these characters an answer has no space before it.
 _OPENING = tuple("([{\"'“‘«„/-–—")
 
 
@@ -20,21 +20,21 @@ class Passage:
 
     ids: tuple[int, ...]
     subject: int
-    """The position of the subject's last token, where the model keeps what it knows of it (Meng et al. 2022, 2.3)."""
+    """Position of the subject's last token, where the model recalls facts about it (Meng et al. 2022, 2.3)."""
     answer: tuple[int, ...]
 
 
 def passage(loaded: LoadedModel, text: str, subject: str, answer: str, *, question: str | None = None) -> Passage:
-    """`text` and its `answer`; with a `question`, as the beginning of the reply to it in the model's chat template.
+    """Encode `text` and its `answer`; with a `question`, `text` begins the reply to it in the model's chat template.
 
     Raises:
-        UsageError: the text does not name the subject, or there is no answer.
+        UsageError: the text does not contain the subject, or the answer is empty.
     """
     text, answer = text.rstrip(), spaced(text, answer)
     if not subject.strip():
         raise UsageError("The subject is empty. Give the words of the prompt that name what the fact is about.")
     if subject not in text:
-        raise UsageError(f'The prompt "{text}" does not contain the subject "{subject}". Write it as it stands there.')
+        raise UsageError(f'The prompt "{text}" does not contain the subject "{subject}". Spell it as in the prompt.')
     if question is None or loaded.template is None:
         ids = encode_raw(loaded.tokenizer, text)
     else:
@@ -44,14 +44,14 @@ def passage(loaded: LoadedModel, text: str, subject: str, answer: str, *, questi
 
 
 def spaced(text: str, answer: str) -> str:
-    """`answer` as it goes on after `text` without the spaces at that's end: with a space, unless none belongs there.
+    """`answer` as a continuation of `text` (its trailing spaces removed), with a leading space where one belongs.
 
     Raises:
-        UsageError: it is empty.
+        UsageError: the answer is empty.
     """
     answer = answer.strip()
     if not answer:
-        raise UsageError("The new answer is empty. Give the word or words that are to follow the prompt.")
+        raise UsageError("The new answer is empty. Give the word or words that should follow the prompt.")
     text = text.rstrip()
     joined = not text or text.endswith(_OPENING) or unicodedata.east_asian_width(answer[0]) in "WF"
     return answer if joined else " " + answer

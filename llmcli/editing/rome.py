@@ -1,7 +1,7 @@
-"""The update of one matrix that makes a subject's key mean another value (ROME: Meng et al. 2022, arXiv:2202.05262).
+"""ROME: a rank-one update of one matrix that maps a subject's key to a new value (Meng et al. 2022, arXiv:2202.05262).
 
-The key is averaged over several contexts, and the same average is used wherever a key is (Gupta et al. 2024, R-ROME,
-arXiv:2403.07175): with a single context's key in one place the model can collapse.
+The key is averaged over several contexts, and the average is used in every place of the formula (Gupta et al. 2024,
+R-ROME, arXiv:2403.07175): using a single context's key in one place can collapse the model.
 
 Dimension letters: B passages, T tokens, C hidden size, I neurons, V vocabulary.
 """
@@ -26,9 +26,9 @@ _GOOD_ENOUGH = 0.05
 _ESSENCE_WEIGHT = 0.0625
 _DECAY = 1e-3
 _LONGEST = 4.0
-"""A change at most so many times as long as what the network wrote before."""
+"""Maximum norm of the change, relative to the norm of the network's output before."""
 _RIDGE = 0.01
-"""Added to the diagonal of the second moment, in shares of its mean: what texts hardly ever use stays finite."""
+"""Added to the diagonal of the second moment, relative to its mean: directions that texts hardly use stay finite."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Update:
     steps: int
     loss: float
     length: float
-    """Of the change of the value, in lengths of what the network wrote before."""
+    """Norm of the change of the value, relative to the norm of the network's output before."""
 
 
 def rank_one(key: Tensor, change: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """The update that adds `change` (C,) to what `key` (I,) is answered with, and the least to other keys.
+    """The update that adds `change` (C,) to the output for `key` (I,), with the least effect on other keys.
 
     `moment` (I, I) is the uncentered second moment of the keys of ordinary text. Returns read (I,) and write (C,), with
     `read = C^-1 k` and `write = change / (read . k)` (eq. 2 of the paper, for the key's own value).
@@ -55,7 +55,7 @@ def rank_one(key: Tensor, change: Tensor, moment: Tensor) -> tuple[Tensor, Tenso
     size = len(key)
     regular = moment.double() + _RIDGE * moment.diagonal().mean().double() * torch.eye(size, device=moment.device)
     read = torch.linalg.solve(regular, key.double())
-    # The product of both alone counts: a read as long as the key's inverse leaves both in the range of float32.
+    # Only the product of both matters; this scaling keeps both in the range of float32.
     read = read / (read @ key.double())
     return read.float(), change.float()
 
@@ -69,10 +69,10 @@ def make_update(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Update:
-    """The update of block `layer` after which the passages are followed by their answers.
+    """Compute the update of block `layer` that makes the answers follow their passages.
 
-    The first of `passages` is the prompt itself. What follows `essence`, a text that says no more than what the subject
-    is, is to stay as it is. `progress` hears the steps done and the most there will be.
+    The first of `passages` is the plain prompt. The distribution after `essence`, a text about what the subject is,
+    should stay the same. `progress` is called with (steps done, maximum steps).
     """
     model = loaded.model
     keys = subject_keys(model, [layer], passages)[layer]
@@ -82,14 +82,14 @@ def make_update(
 
 
 class _Group:
-    """Passages of about the same length, from block `layer` on: what is before it does not change."""
+    """A batch of passages of similar length, run from block `layer` on, since earlier blocks do not change."""
 
     def __init__(self, loaded: LoadedModel, layer: int, passages: Sequence[Passage]) -> None:
         self._loaded, self._layer = loaded, layer
         model = loaded.model
         self._entering, self.wrote = _enter(loaded, layer, passages)
         self._at = torch.tensor([each.subject for each in passages], device=model.device)
-        # The places from which the tokens of the answers are log_probabilities; without an answer, the last one.
+        # Positions that predict the answers' tokens; without an answer, the last position.
         places = [
             (row, len(each.ids) - 1 + index)
             for row, each in enumerate(passages)
@@ -98,7 +98,7 @@ class _Group:
         self._rows, self._places = torch.tensor(places, device=model.device).T
 
     def log_probabilities(self, change: Tensor) -> Tensor:
-        """Log-probabilities (N, V) in the answers' places when `change` (C,) is added to what the network writes."""
+        """Log-probabilities (N, V) at these positions with `change` (C,) added to the network's output."""
         model = self._loaded.model
 
         def add(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -119,10 +119,10 @@ def _better_value(
     essence: Passage,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Tensor, int, float, float]:
-    """What to add to the network's output at the subject, (C,); the steps that took, the least loss and its length."""
-    groups = [(some, _Group(loaded, layer, some)) for some in _alike(passages)]
+    """Optimize the change (C,) of the network's output at the subject; also returns steps, loss and relative norm."""
+    groups = [(some, _Group(loaded, layer, some)) for some in _group_by_length(passages)]
     of_essence = _Group(loaded, layer, [replace(essence, answer=())])
-    # The prompt itself is the shortest, and so the first.
+    # The plain prompt is the shortest passage, so it is in the first group.
     before = groups[0][1].wrote
     change = torch.zeros(before.shape, device=before.device, requires_grad=True)  # (C,)
     optimizer = torch.optim.Adam([change], lr=_RATE)
@@ -132,12 +132,12 @@ def _better_value(
     steps = 0
     while True:
         with torch.enable_grad():
-            surprise = torch.stack([_surprise(some, group.log_probabilities(change)) for some, group in groups]).sum()
+            answers = torch.stack([_answer_loss(some, group.log_probabilities(change)) for some, group in groups]).sum()
             now = of_essence.log_probabilities(change)[0]
             known = now.detach() if known is None else known
             forgetting = F.kl_div(now, known, log_target=True, reduction="sum")
             decay = change.norm() / before.norm() ** 2
-            loss = surprise / len(passages) + _ESSENCE_WEIGHT * forgetting + _DECAY * decay
+            loss = answers / len(passages) + _ESSENCE_WEIGHT * forgetting + _DECAY * decay
         if progress is not None:
             progress(steps, STEPS)
         if float(loss.detach()) < least:
@@ -155,15 +155,15 @@ def _better_value(
     return best, steps, least, float(best.norm() / before.norm())
 
 
-def _surprise(passages: Sequence[Passage], logprobs: Tensor) -> Tensor:
-    """The sum over passages of what a token of their answers surprises on average, nats."""
+def _answer_loss(passages: Sequence[Passage], logprobs: Tensor) -> Tensor:
+    """Sum over passages of the mean negative log-probability of their answers' tokens, in nats."""
     wanted = torch.tensor([token for each in passages for token in each.answer], device=logprobs.device)
     shares = torch.tensor([1 / len(each.answer) for each in passages for _ in each.answer], device=logprobs.device)
     return -(logprobs.gather(1, wanted[:, None])[:, 0] * shares).sum()
 
 
-def _alike(passages: Sequence[Passage]) -> list[list[Passage]]:
-    """Passages in groups, in each of which the longest has not much more tokens than the shortest."""
+def _group_by_length(passages: Sequence[Passage]) -> list[list[Passage]]:
+    """Group passages so that in each group the longest is at most twice as long as the shortest."""
     groups: list[list[Passage]] = []
     for each in sorted(passages, key=lambda each: len(each.ids)):
         if not groups or len(each.ids) > 2 * len(groups[-1][0].ids):
@@ -174,7 +174,7 @@ def _alike(passages: Sequence[Passage]) -> list[list[Passage]]:
 
 @torch.no_grad()
 def _enter(loaded: LoadedModel, layer: int, passages: Sequence[Passage]) -> tuple[Tensor, Tensor]:
-    """The residual stream (B, T, C) before block `layer`, and what its network writes at the first text's subject."""
+    """The residual stream (B, T, C) before block `layer`, and the network's output (C,) at the first text's subject."""
     model = loaded.model
     kept: list[Tensor] = []
     wrote: list[Tensor] = []

@@ -1,1 +1,1 @@
-"""Text and tokens: tokenizers, chat templates, and turning a stream of tokens back into text."""
+"""Text and tokens: tokenizers, chat templates, incremental detokenization, and stop strings."""

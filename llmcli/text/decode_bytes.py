@@ -1,4 +1,4 @@
-"""Text from bytes of unknown encoding, out of files, pipes and the command line: no character is guessed."""
+"""Decode text of unknown encoding from files, pipes and the command line; refuse it rather than guess characters."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from llmcli.errors import UsageError
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    # Before UTF-16, whose little-endian mark is the beginning of this one.
+    # Before UTF-16, whose little-endian mark is a prefix of this one.
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 # Python's codecs for its own source code and for host names.
-_NOT_OF_TEXT = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
+_NOT_FOR_TEXT = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 _ADVICE = "Say how it is encoded, as in --encoding cp1252 or --encoding utf-16-le, or save it as UTF-8."
-# How much is looked at to tell UTF-16 from text with a stray NUL.
-_LOOKED_AT = 1 << 16
+# Bytes examined to tell UTF-16 from text with a stray NUL.
+_EXAMINED = 1 << 16
 
 
 class UnknownEncodingError(UsageError):
-    """Text is not UTF-8, and nothing says what it is instead."""
+    """Text is not UTF-8, and its encoding is not known."""
 
 
 def checked_encoding(name: str) -> str:
-    """`name` if Python has a codec for text of that name.
+    """Return `name` if Python has a text codec of this name.
 
     Raises:
-        UsageError: it has none.
+        UsageError: there is no such codec.
     """
     try:
         found = codecs.lookup(name).name.replace("_", "-")
-        # Codecs such as hex and zlib are found too, but do not make text of bytes.
+        # Codecs such as hex and zlib are found too, but do not decode bytes to text.
         b"a".decode(name, errors="replace")
     except (LookupError, ValueError):
         found = None
-    if found is None or found in _NOT_OF_TEXT:
+    if found is None or found in _NOT_FOR_TEXT:
         raise UsageError(f"{name!r} is not an encoding of text; give one such as utf-8, utf-16-le, cp1252 or latin-1.")
     return name
 
 
 def text_from_bytes(data: bytes, source: str, encoding: str | None = None, *, instead: str | None = None) -> str:
-    """`data` as text, without its byte order mark.
+    """Decode `data` to text, without its byte order mark.
 
-    A byte order mark decides; without one, `encoding` does if it is given. Otherwise the text is UTF-8, or if it is
-    not, in the encoding of the locale. `source` is what an error calls the data, and `instead` what it recommends.
+    A byte order mark decides the encoding; without one, `encoding` if given; otherwise UTF-8 is tried, then the
+    encoding of the locale. Error messages call the data `source` and recommend `instead`.
 
     Raises:
-        UnknownEncodingError: they are neither UTF-8 nor in the encoding of the locale.
-        UsageError: they are not text in the encoding that is said, or look like UTF-16 or UTF-32 without its mark.
+        UnknownEncodingError: the data is neither UTF-8 nor in the encoding of the locale.
+        UsageError: the data is not valid in its declared encoding, or looks like UTF-16 or UTF-32 without a mark.
     """
     for mark, marked in _MARKS:
         if data.startswith(mark):
@@ -61,7 +61,7 @@ def text_from_bytes(data: bytes, source: str, encoding: str | None = None, *, in
     if encoding is not None:
         what = f"is not in the encoding {encoding}"
         text = _decoded(data, encoding, source, what, "Give another --encoding.").removeprefix("\ufeff")
-        # UTF-7 can spell half a character, which nothing can write.
+        # UTF-7 can encode lone surrogates, which cannot be written.
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError(f"{source} {what}. Give another --encoding.")
         return text
@@ -87,24 +87,24 @@ def _decoded(
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         what = f"{what}: the byte at offset {error.start} is 0x{data[error.start]:02x}"
-    except UnicodeError:  # codecs that do not say where
+    except UnicodeError:  # codecs that do not report the position
         pass
     raise kind(f"{source} {what}. {advice}")
 
 
 def _wide_encoding(data: bytes) -> str | None:
-    """The encoding of 16 or 32 bits that the places of NUL bytes speak for; None if there are none, or anywhere.
+    """Guess UTF-16 or UTF-32 from the positions of NUL bytes; None if they do not fit either.
 
-    In such an encoding the upper bytes of spaces, digits and line ends are zero, and all of them have the same parity.
+    In these encodings the upper bytes of spaces, digits and line ends are zero, all at positions of the same parity.
     """
     if len(data) % 2:
         return None
-    data = data[:_LOOKED_AT]
+    data = data[:_EXAMINED]
     nuls = [data[place::4].count(0) for place in range(4)]
-    # At least one of 16 characters is of that kind. One NUL alone is more likely the end of a C string.
+    # At least one of 16 characters is such a one. A single NUL is more likely the end of a C string.
     if sum(nuls) < 2 or sum(nuls) * 16 < len(data) // 2:
         return None
-    # The uppermost byte of a character is zero in 32 bits, and the next one is but for emoji and the like.
+    # In UTF-32 the highest byte of a character is always zero, and the next one except for emoji and the like.
     quarter = len(data) / 4
     if nuls[3] == quarter and nuls[2] and not nuls[0]:
         return "utf-32-le"
@@ -116,7 +116,7 @@ def _wide_encoding(data: bytes) -> str | None:
 
 
 def _locale_encoding() -> str | None:
-    """The encoding of the locale, if it is another than UTF-8."""
+    """The encoding of the locale; None if it is UTF-8."""
     try:
         name = codecs.lookup(locale.getpreferredencoding(False)).name
     except LookupError:

@@ -1,4 +1,4 @@
-"""Turning tokens back into text one at a time, although a character may span several of them."""
+"""Incremental detokenization: tokens to text one at a time, although a character may span several tokens."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from llmcli.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """Incremental `Tokenizer.decode`: the pieces of `push`, and `finish`, join to what decoding all ids at once gives.
+    """Incremental `Tokenizer.decode`: the joined results of `push` and `finish` equal decoding all ids together.
 
-    Bytes that are no whole character yet are held back until the character is complete or can no longer become one.
+    The bytes of an incomplete character are held back until it is complete or turns out to be invalid.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -20,7 +20,7 @@ class Detokenizer:
         self._first = True
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty inside a character and for control tokens that mark no thought."""
+        """The text that `token` completes; empty inside a character and for control tokens, except thinking marks."""
         if self._tokenizer.is_silent(token) or not self._tokenizer.piece(token):
             return ""
         data = self._tokenizer.token_bytes(token, first=self._first)
@@ -28,7 +28,7 @@ class Detokenizer:
         return self._strip(self._decoder.decode(data))
 
     def finish(self) -> str:
-        """The end of the text: U+FFFD if it stops inside a character, else nothing."""
+        """The end of the text: U+FFFD if it ends inside a character, else empty."""
         return self._strip(self._decoder.decode(b"", final=True))
 
     def _strip(self, text: str) -> str:

@@ -1,6 +1,6 @@
-"""How much longer a tokenizer may make a text: rules that put a thousand letters in the place of one fill the memory.
+"""Limit how much a tokenizer's rules may expand a text: replacing each letter by a thousand would fill the memory.
 
-The library applies them without a limit, some of them while it reads the file, so they are looked at before.
+The `tokenizers` library applies rules without a limit, some already while it reads the file, so they are checked first.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
 
-# Rules of real tokenizers multiply to 100 or so, nearly all of it for single signs that stand for whole phrases.
+# Rules of real tokenizers multiply to about 100, mostly for single characters that stand for whole phrases.
 _MOST = 1024
 _NORMALIZER = '"normalizer"'
 _COLON = re.compile(r"\s*:\s*")
-# How JSON may spell a letter, so that a key is not found by its name.
-_SPELLED = "\\u00"
+# JSON may escape the letters of a key, which a text search would not find.
+_ESCAPED = "\\u00"
 
 
 def refuse_growth(text: str, *, source: str) -> None:
-    """Look at the rules in the contents of a tokenizer.json, without reading its vocabulary.
+    """Check the rules in the contents of a tokenizer.json, without parsing its vocabulary.
 
     Raises:
         CheckpointError: a text could become more than a thousand times longer.
@@ -33,40 +33,40 @@ def refuse_growth(text: str, *, source: str) -> None:
         for rule in _normalizers(text):
             refuse_rule(growth(rule), source=source)
     except (ValueError, TypeError, RecursionError):
-        return  # the library says what is wrong with it
+        return  # the library reports what is wrong with it
 
 
 def refuse_framing(backend: Backend, *, source: str) -> None:
-    """Look at what a tokenizer puts around a text.
+    """Check what a tokenizer's post-processor adds around a text.
 
     Raises:
-        CheckpointError: the text would come more than a thousand times, or with more than a thousand tokens.
+        CheckpointError: it repeats the text or adds tokens more than a thousand times.
     """
     if backend.post_processor is not None:
         refuse_rule(growth(pairs_of(backend.post_processor.__getstate__())), source=source)
     added = backend.num_special_tokens_to_add(is_pair=False)
     if added > _MOST:
-        raise CheckpointError(f"{source} puts {added} control tokens around a text, which is not accepted.")
+        raise CheckpointError(f"{source} adds {added} control tokens to every text; at most {_MOST} are accepted.")
 
 
 def refuse_rule(factor: int, *, source: str) -> None:
-    """Raise `CheckpointError` if that is how many times longer a text can become, and it is too much."""
+    """Raise `CheckpointError` if a text can become `factor` times longer, and that is too much."""
     if factor > _MOST:
         raise CheckpointError(
-            f"{source} has rules that make a text up to {factor} times longer, which is not accepted."
+            f"{source} has rules that make a text up to {factor} times longer; at most {_MOST} times is accepted."
         )
 
 
 def pairs_of(state: bytes | str) -> object:
-    """JSON, its objects as lists of pairs."""
+    """Parse JSON with its objects as lists of pairs."""
     return json.loads(state, object_pairs_hook=list)
 
 
 def growth(rule: object) -> int:
-    """How many times longer a text can become by a rule, given as pairs of JSON objects, and the rules inside it."""
+    """Factor by which a rule (parsed by `pairs_of`) and the rules inside it can lengthen a text."""
     factor = 1
     for pairs in _objects(rule):
-        # Of a key that is there twice the library takes one or the other.
+        # For a duplicate key the library may use either value, so take the worst.
         contents = [len(value) for key, value in pairs if key == "content" and isinstance(value, str)]
         found = [_shortest(value) for key, value in pairs if key == "pattern"]
         if contents and found:
@@ -82,15 +82,15 @@ def growth(rule: object) -> int:
 
 
 def _shortest(pattern: object) -> int:
-    """The length of the shortest text that a pattern finds, as far as that is known: `{"String": ...}` finds itself."""
+    """Length of the shortest text that a pattern matches: known for `{"String": ...}`, otherwise 1."""
     pairs = pattern if isinstance(pattern, list) else []
     return min((len(value) for kind, value in pairs if kind == "String" and isinstance(value, str)), default=1) or 1
 
 
 def charsmap_growth(charsmap: bytes) -> int:
-    """The length of the longest text that SentencePiece's table puts in the place of a sign.
+    """Length of the longest replacement in SentencePiece's `precompiled_charsmap`.
 
-    It is a search tree, after the number of its bytes, and then the texts, each with a zero byte at its end.
+    It holds the size of a trie in bytes, the trie, and the replacements, each terminated by a zero byte.
     """
     tree = int.from_bytes(charsmap[:4], "little")
     return max(map(len, charsmap[4 + tree :].split(b"\0")), default=1) or 1
@@ -98,7 +98,7 @@ def charsmap_growth(charsmap: bytes) -> int:
 
 def _normalizers(text: str) -> Iterator[object]:
     decoder = json.JSONDecoder(object_pairs_hook=list)
-    if _SPELLED in text:
+    if _ESCAPED in text:
         yield from (value for key, value in decoder.decode(text) if key == "normalizer")
         return
     at = text.find(_NORMALIZER)
@@ -111,7 +111,7 @@ def _normalizers(text: str) -> Iterator[object]:
 
 
 def _objects(value: object) -> Iterator[list[tuple[str, object]]]:
-    """The object `value` is, and all that are inside it."""
+    """`value` if it is an object, and all objects inside it."""
     if not isinstance(value, list):
         return
     pairs = [each for each in value if isinstance(each, tuple)]

@@ -1,8 +1,8 @@
-"""Filling a gap in a text: models of code are trained to write what comes between a prefix and a suffix.
+"""Fill in the middle: code models are trained to generate the text between a prefix and a suffix.
 
-They have control tokens for it, which this module knows by their spellings, by their roles in a tokenizer's settings
-(`prefix_token`, `suffix_token`, `middle_token`), and by the keys of GGUF files. Most models are given the prefix first,
-then the suffix, then the token behind which they write the middle; some are given the suffix first.
+Their control tokens for it are found by spelling, by role in the tokenizer's settings (`prefix_token`, `suffix_token`,
+`middle_token`), and by the keys of GGUF files. Most models read the prefix, the suffix, and the token after which they
+write the middle; some read the suffix first.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _PREFIX_FIRST = (
 _SUFFIX_FIRST = (
     # Seed-Coder.
     ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),
-    # Codestral: the middle follows the prefix without a token between.
+    # Codestral: the middle follows the prefix without a token in between.
     ("[PREFIX]", "[SUFFIX]", None),
 )
 _ROLES = ("prefix_token", "suffix_token", "middle_token")
-# What models write when the middle is done: ends of it, of the text, and the beginning of another file.
+# Tokens that models generate after the middle: its end, the end of the text, or the beginning of another file.
 _ENDS = (
     *("▁<EOT>", "<EOT>", "<|EOT|>", "<|endoftext|>", "<|fim_pad|>", "<fim_pad>", "<fim-pad>", "[MIDDLE]"),
     *("<|file_sep|>", "<|file_separator|>", "<file_sep>", "<|repo_name|>", "<repo_name>", "<reponame>", "<|reponame|>"),
@@ -47,22 +47,23 @@ _END_ROLES = ("eot_token", "fim_pad_token", "fim_rep_token", "fim_sep_token")
 
 @dataclass(frozen=True)
 class FillIn:
-    """How a model is asked to fill a gap."""
+    """The control tokens and the layout of a model's fill-in-the-middle prompt."""
 
     prefix: int
-    """The token before the text in front of the gap."""
+    """The token before the prefix text."""
     suffix: int
-    """The token before the text behind the gap."""
+    """The token before the suffix text."""
     middle: int | None
-    """The token behind both, after which the model writes; None if it goes on behind the prefix."""
+    """The token after both, after which the model writes; None if the model continues after the prefix."""
     suffix_first: bool
     ends: frozenset[int]
-    """Tokens that end what it writes, besides those that end a reply."""
+    """Tokens that end the middle, in addition to those that end a reply."""
 
     def ids(self, tokenizer: Tokenizer, prefix: str, suffix: str) -> list[int]:
-        """The prompt for the gap between `prefix` and `suffix`, in which what spells a control token is text.
+        """The prompt for the gap between `prefix` and `suffix`; spellings of control tokens in them are text.
 
-        The prefix begins a text, also where the tokenizer puts a space in front of one; the suffix goes on with it.
+        The prefix is encoded as the beginning of a text (with the leading space that some tokenizers add), the suffix
+        as a continuation.
         """
         before = [self.prefix, *tokenizer.encode(prefix, add_special_tokens=False)]
         behind = [self.suffix, *tokenizer.encode_segments([TextSegment(suffix, trusted=False)], continuation=True)]
@@ -71,10 +72,10 @@ class FillIn:
 
 
 def fill_in_of(tokenizer: Tokenizer, *, name: str) -> FillIn:
-    """How the model `name` with this tokenizer fills a gap.
+    """The fill-in-the-middle format of the model `name`, from its tokenizer.
 
     Raises:
-        UsageError: the vocabulary has no tokens for that.
+        UsageError: the vocabulary has no tokens for it.
     """
     layouts = [(tokens, False) for tokens in _PREFIX_FIRST] + [(tokens, True) for tokens in _SUFFIX_FIRST]
     for spellings, suffix_first in layouts:
@@ -85,8 +86,8 @@ def fill_in_of(tokenizer: Tokenizer, *, name: str) -> FillIn:
     if prefix is not None and suffix is not None and middle is not None:
         return FillIn(prefix, suffix, middle, False, _ends(tokenizer, (prefix, suffix, middle)))
     raise UsageError(
-        f"{name} was not made to fill in: its vocabulary has no control tokens for the text before a gap, the text "
-        "behind it and the gap, such as <|fim_prefix|>, <|fim_suffix|> and <|fim_middle|>. Models of code have them."
+        f"{name} was not trained to fill in: its vocabulary has no control tokens for it, such as <|fim_prefix|>, "
+        "<|fim_suffix|> and <|fim_middle|>. Use a code model that has them."
     )
 
 
@@ -96,7 +97,7 @@ def _ends(tokenizer: Tokenizer, markers: Collection[int | None]) -> frozenset[in
 
 
 def _control(tokenizer: Tokenizer, spelling: str | None) -> int | None:
-    """The control token of that spelling; ordinary vocabulary does not count."""
+    """The control token with this spelling; None for ordinary vocabulary."""
     token = None if spelling is None else tokenizer.token_to_id(spelling)
     return token if token is not None and tokenizer.is_guarded(token) else None
 

@@ -1,8 +1,8 @@
-"""Telling added tokens that are text from those that steer the model.
+"""Distinguish added tokens that are plain text from those that control the model.
 
-Text from outside yields the former, as in the training texts, and never the latter. Vocabularies do not say which is
-which: DeepSeek's first ones have letters (`ü`, `ö`, `ø`, `ú`) as added tokens, Gemma's have HTML tags, and Qwen's have
-`<tool_call>`, all of them with `special: false`. So a token is text only if its spelling leaves no doubt.
+Untrusted text may be encoded to the former, as in training, but never to the latter. Vocabularies do not mark the
+difference: DeepSeek's first ones have letters (`ü`, `ö`, `ø`, `ú`) as added tokens, Gemma's have HTML tags, and Qwen's
+have `<tool_call>`, all with `special: false`. So a token counts as text only if its spelling is unambiguous.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.token_bytes import SPACE
 
 _TAG = re.compile(r"</?([a-z][a-z0-9]*)>")
-# Elements that format text. Others (`output`, `search`, `audio`, ...) are names that control tokens have, too.
+# Elements that format text. Others (`output`, `search`, `audio`, ...) are also names of control tokens.
 _HTML = frozenset(
     (  # noqa: SIM905
         "a abbr b blockquote body br caption center code col colgroup dd del div dl dt em figcaption figure footer "
@@ -27,15 +27,15 @@ _HTML = frozenset(
         "sup table tbody td tfoot th thead tr tt u ul var"
     ).split()
 )
-# Strikethrough in HTML, but in most vocabularies the ends of a text: a tag only among other tags.
-_STRUCK, _OTHER_TAG = "s", "<b>"
-# What may stand inside of a word, or behind it.
+# <s> is strikethrough in HTML, but BOS in most vocabularies: count it as a tag only if other tags are present.
+_STRIKETHROUGH, _OTHER_TAG = "s", "<b>"
+# Characters that may be inside or after a word.
 _IN_WORDS = frozenset(" .,'’-–·+#&/%")
 _BRACKETS = frozenset("<>|｜[]{}()_⟨⟩〈〉《》「」【】«»‹›")
 _JOINERS = frozenset("\u200c\u200d")
-# Conversations that are refused by few templates, and together have all ordinary roles.
+# Conversations that most templates accept, and that together have all ordinary roles.
 _CONVERSATIONS = (("user",), ("user", "assistant", "user"), ("system", "user", "assistant", "user"))
-_SAID = "\ue000"
+_CONTENT = "\ue000"
 
 
 def plain_tokens(
@@ -45,12 +45,11 @@ def plain_tokens(
     templates: Collection[str],
     special_tokens: Mapping[str, str] | None = None,
 ) -> frozenset[int]:
-    """The ids of the `added` tokens that are text.
+    """The ids of the `added` tokens that are plain text.
 
-    Whitespace, and what is spelled as words, as punctuation or as an HTML tag; but no token that is marked as special,
-    that is among the `named` ones (those with a role), or that one of the chat `templates` writes: it is in its source,
-    or in what it makes of a conversation, for which it is given the `special_tokens` by role. A single letter in a
-    template is no sign of anything.
+    These are white space, words, punctuation and HTML tags. Excluded are tokens that are marked as special, that have
+    a role (`named`), or that a chat template writes: in its source or in a rendered conversation, for which it gets the
+    `special_tokens` by role. A single letter in a template's source does not count.
     """
     spellings = {token.content for token in added.values()}
 
@@ -63,30 +62,30 @@ def plain_tokens(
         return len(content) == 1 or not any(content in template for template in templates)
 
     plain = frozenset(index for index, token in added.items() if is_plain(token))
-    # Few vocabularies have tokens for which a template must be compiled.
+    # Compile templates only for the few vocabularies that have such tokens.
     doubtful = {index for index in plain if len(added[index].content) > 1 and not added[index].content.isspace()}
     written = _written(templates, special_tokens or {}) if doubtful else ""
     return plain - {index for index in doubtful if added[index].content in written}
 
 
 def _written(templates: Collection[str], special_tokens: Mapping[str, str]) -> str:
-    """What `templates` put around the messages of short conversations, names of roles too; damaged ones put nothing."""
+    """The text that `templates` write around the messages of short conversations; damaged templates are skipped."""
     found = []
     for source in templates:
         template = ChatTemplate(source, special_tokens=special_tokens)
         for roles in _CONVERSATIONS:
             with suppress(LlmcliError):
-                found.append(template.render([{"role": role, "content": _SAID} for role in roles]))
-    return _SAID.join(found)
+                found.append(template.render([{"role": role, "content": _CONTENT} for role in roles]))
+    return _CONTENT.join(found)
 
 
 def _is_tag(content: str, spellings: Collection[str]) -> bool:
     match = _TAG.fullmatch(content)
-    return match is not None and (match[1] in _HTML or (match[1] == _STRUCK and _OTHER_TAG in spellings))
+    return match is not None and (match[1] in _HTML or (match[1] == _STRIKETHROUGH and _OTHER_TAG in spellings))
 
 
 def _is_words(content: str) -> bool:
-    """Whether it is letters and digits, and between and behind them what words have there."""
+    """Whether it begins with a letter or digit and has only characters of words."""
     kinds = [(char, unicodedata.category(char)[0]) for char in content.replace(SPACE, " ").strip()]
     return (
         bool(kinds)
@@ -96,7 +95,7 @@ def _is_words(content: str) -> bool:
 
 
 def _is_punctuation(content: str) -> bool:
-    """Whether it is signs and symbols, emoji too, without a bracket or anything else that marks."""
+    """Whether it is only punctuation and symbols (including emoji), without brackets, which enclose control tokens."""
     kinds = [(char, unicodedata.category(char)[0]) for char in content.replace(SPACE, " ").strip()]
     return (
         bool(kinds)

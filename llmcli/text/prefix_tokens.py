@@ -1,7 +1,7 @@
-"""The control tokens that a tokenizer puts in front of a text.
+"""The control tokens that a tokenizer adds before a text, such as BOS.
 
-Its post-processor may also put some behind it: BERT's `[SEP]`, RoBERTa's `</s>`, or EOS where training texts were
-separated so (`add_eos_token`). A text that is to be continued or scored has not ended, so those are left out.
+The post-processor may also add tokens after it: BERT's `[SEP]`, RoBERTa's `</s>`, or EOS between training texts
+(`add_eos_token`). These are left out, since a text to continue or to score has not ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 
 
 def beginning_of(backend: Backend) -> tuple[int, ...]:
-    """The ids in front of a single text, as `backend`'s post-processor has them; none if it has no such step."""
+    """The ids that `backend`'s post-processor adds before a single text; empty if it has none."""
     if backend.post_processor is None:
         return ()
     return _beginning(json.loads(backend.post_processor.__getstate__()))
@@ -24,7 +24,7 @@ def beginning_of(backend: Backend) -> tuple[int, ...]:
 def _beginning(step: Mapping[str, Any]) -> tuple[int, ...]:
     kind = step["type"]
     if kind == "Sequence":
-        # Each step puts its tokens around what the one before it made.
+        # Each step adds its tokens around the result of the previous step.
         return tuple(token for each in reversed(step["processors"]) for token in _beginning(each))
     if kind in ("BertProcessing", "RobertaProcessing"):
         return (step["cls"][1],)

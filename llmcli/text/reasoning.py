@@ -1,6 +1,6 @@
-"""Telling what a model thinks from what it answers, in the text of a reply.
+"""Split a reply into thinking and answer.
 
-Models that reason do so between marks, which are control tokens in some vocabularies and plain text in others.
+Reasoning models put their thinking between marks, which are control tokens in some vocabularies, plain text in others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TAGS = {
     **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
     "[THINK]": "[/THINK]",
 }
-"""What begins a thought and what ends it, in most models. A thought comes before the answer, and once."""
+"""The marks that begin and end thinking in most models, where it comes once, before the answer."""
 
 _COHERE = {"<|START_THINKING|>": "think", "<|END_THINKING|>": "answer"}
 _HARMONY_HEADER = "<|start|>assistant"
@@ -24,7 +24,7 @@ _HARMONY = {
     "<|channel|>final<|message|>": "answer",
     "<|channel|>analysis<|message|>": "think",
     "<|channel|>commentary<|message|>": "think",
-    # Any other header is nothing to answer with.
+    # Messages in any other channel are not the answer.
     "<|channel|>": "think",
     _HARMONY_HEADER: "begin",
     "<|end|>": "begin",
@@ -32,39 +32,39 @@ _HARMONY = {
 _HARMONY_TOKENS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 
 PLAIN = "plain"
-"""The state of a text to continue: nothing in it marks a thought, all of it is the answer."""
+"""The state of a raw text to continue: it has no thinking marks, all of it is the answer."""
 
 Part: TypeAlias = Literal["thought", "answer", "mark"]
-"""What a piece of a reply belongs to. A mark, and the spaces and line ends beside it, belong to neither."""
+"""The part that a piece of a reply belongs to. Marks, and the white space next to them, belong to neither."""
 
 
 @dataclass(frozen=True)
 class ReplyStart:
-    """Where a reply begins: in a thought, before one, or in the answer."""
+    """The state in which a reply begins: inside thinking, before it, or in the answer."""
 
     state: str = PLAIN
     """The state of the `ThinkingFormat` at the end of the prompt, before the `prefill`."""
     prefill: str = ""
-    """How the reply begins; the model goes on after it."""
+    """The given beginning of the reply, which the model continues."""
 
 
 @dataclass(frozen=True)
 class ThinkingFormat:
-    """How a model marks its thoughts: in each state, the marks that count and the states they lead to.
+    """How a model marks its thinking, as a state machine: for each state, the marks and the states they lead to.
 
-    The states are "begin", "answer", and those in which it thinks, whose names begin with "think".
+    The states are "begin", "answer", and the thinking states, whose names begin with "think".
     """
 
     states: Mapping[str, Mapping[str, str]]
     is_content: bool
-    """Whether templates expect thoughts and marks in the content of a message, to treat them as they will. Others
-    write marks of their own around the answer."""
+    """Whether templates expect thinking and marks inside the content of a message. Other templates write marks
+    themselves, around a separate field."""
 
     header: str = ""
-    """What a prompt ends with in formats where the answer, too, has a mark before it. Empty in others."""
+    """The end of a prompt in formats where the answer needs a mark too; empty in others."""
 
     def opened(self, prompt: str) -> str:
-        """The state in which a reply to `prompt` begins: some templates open a thought themselves, some close one."""
+        """The state in which a reply to `prompt` begins: some templates open the thinking themselves, some close it."""
         end = prompt.rstrip()
         marks = dict(self.states["begin"])
         for following in self.states.values():
@@ -72,11 +72,11 @@ class ThinkingFormat:
         return next((state for mark, state in marks.items() if end.endswith(mark)), "begin")
 
     def awaits_answer(self, state: str) -> bool:
-        """Whether a mark must come before text that is the answer: a thought is open, or no message is."""
+        """Whether a mark is needed before text counts as the answer: thinking is open, or no message has begun."""
         return state.startswith("think") or (state == "begin" and bool(self.header))
 
     def answer_opening(self, prompt: str) -> str:
-        """What makes the text that follows `prompt` the answer: the end of a thought that it opens, or nothing."""
+        """The mark to add after `prompt` so that the answer follows: closes opened thinking, or is empty."""
         state = self.opened(prompt)
         if state == "begin":
             if not self.header or not prompt.endswith(self.header):
@@ -86,14 +86,14 @@ class ThinkingFormat:
         mark = next(mark for mark, following in self.states[state].items() if following == "answer")
         if self.header:
             return mark if state == "begin" else f"<|end|>{self.header}{mark}"
-        # As the templates of models with thoughts write one that is empty: with an empty line, or without any.
+        # Empty thinking in the form that templates of reasoning models write it: with an empty line, or without.
         return f"\n{mark}\n\n" if prompt.endswith("\n") else mark
 
 
 _TAGGED = ThinkingFormat(
     {
         "begin": {begin: f"think {begin}" for begin in TAGS},
-        # Where the template has opened the thought, some models do so once more.
+        # If the template has opened the thinking, some models repeat the mark.
         **{f"think {begin}": {end: "answer", begin: f"think {begin}"} for begin, end in TAGS.items()},
         "answer": {},
     },
@@ -106,30 +106,30 @@ _HARMONY_LIKE = ThinkingFormat(
 
 
 def thinking_format(added: Collection[str]) -> ThinkingFormat:
-    """How a model marks its thoughts whose vocabulary has the `added` tokens."""
+    """The thinking format of a model, from the spellings of its `added` tokens."""
     if all(token in added for token in _HARMONY_TOKENS):
         return _HARMONY_LIKE
     return _COHERE_LIKE if all(token in added for token in _COHERE) else _TAGGED
 
 
 def marking_tokens(added: Collection[str]) -> tuple[str, ...]:
-    """Which of the `added` tokens say where a reply thinks: they belong to its text, control tokens or not."""
+    """Those of the `added` tokens that mark thinking: they are kept in a reply's text even if control tokens."""
     form = thinking_format(added)
     tokens = _HARMONY_TOKENS if form is _HARMONY_LIKE else (*TAGS, *TAGS.values(), *_COHERE)
     return tuple(token for token in tokens if token in added)
 
 
 class ThinkingSplitter:
-    """Splits a reply that comes in pieces; however it is cut, thoughts and answer are the same.
+    """Splits a streamed reply into thinking and answer; the result does not depend on how it is cut into pieces.
 
-    Spaces and line ends after a mark belong to neither.
+    White space after a mark belongs to neither.
     """
 
     def __init__(self, form: ThinkingFormat, state: str = "begin", *, exact: bool = False) -> None:
-        """`state` is what `form.opened` says of the prompt.
+        """`state` is the result of `form.opened` for the prompt.
 
-        `exact` is for an answer that must have a form: no space is taken from it but what is in one piece with the mark
-        before it, and nothing in it is a mark.
+        `exact` is for structured output: only white space in the same piece as the mark is dropped before the answer,
+        and nothing in the answer is a mark.
         """
         self._form, self._state, self._exact = form, state, exact
         self._held = ""
@@ -137,37 +137,37 @@ class ThinkingSplitter:
 
     @property
     def state(self) -> str:
-        """The state of the `ThinkingFormat` after what has been pushed."""
+        """The state of the `ThinkingFormat` after the text pushed so far."""
         return self._state
 
     @property
     def is_thinking(self) -> bool:
-        """Whether the reply is in a thought, as far as is known."""
+        """Whether the reply is in its thinking."""
         return self._state.startswith("think")
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether a mark must still come before the answer."""
+        """Whether a mark is still needed before the answer."""
         return self._form.awaits_answer(self._state)
 
     @property
     def _part(self) -> Part:
-        """What text belongs to that comes now."""
+        """The part that the next text belongs to."""
         return "thought" if self.is_thinking or (self._exact and self.awaits_answer) else "answer"
 
     @property
     def _is_undecided(self) -> bool:
-        """Whether there was nothing but spaces so far, after which a tag is a mark."""
+        """Whether the reply is only white space so far, so that a tag would be a mark."""
         return self._state == "begin" and self._form is _TAGGED
 
     def push(self, text: str) -> tuple[str, str]:
-        """What a piece adds to the thoughts and to the answer. What may become a mark is held back."""
+        """Split `text`: (thinking, answer). Text that may become a mark is held back."""
         pieces = self.pieces(text)
         thought, answer = ("".join(piece for part, piece in pieces if part == which) for which in ("thought", "answer"))
         return thought, answer
 
     def pieces(self, text: str) -> list[tuple[Part, str]]:
-        """What a piece adds, cut where thought, answer and marks meet; joined it is what was pushed and not held."""
+        """Split `text` into labeled pieces; joined, they are all text pushed so far that is not held back."""
         self._held += text
         pieces: list[tuple[Part, str]] = []
         while True:
@@ -176,11 +176,11 @@ class ThinkingSplitter:
                 pieces.append(("mark", self._held[: len(self._held) - len(rest)]))
                 self._held = rest
                 self._is_after_mark = not rest
-            said, mark, after = self._next()
+            before, mark, after = self._next()
             if mark is None:
-                pieces.append((self._part, said))
+                pieces.append((self._part, before))
                 break
-            pieces += [("mark" if self._is_undecided else self._part, said), ("mark", mark)]
+            pieces += [("mark" if self._is_undecided else self._part, before), ("mark", mark)]
             self._held = after
             self._state, self._is_after_mark = self._form.states[self._state][mark], True
             if self._exact and self._state == "answer":
@@ -193,14 +193,14 @@ class ThinkingSplitter:
         return pieces
 
     def finish(self) -> tuple[str, str]:
-        """The reply is over: what was held back was no mark."""
+        """The held-back text at the end of the reply, which was not a mark: (thinking, answer)."""
         rest, self._held = self._held, ""
         return (rest, "") if self._part == "thought" else ("", rest)
 
     def _next(self) -> tuple[str, str | None, str]:
-        """What is said before the next mark, the mark, if it is there already, and what follows it."""
+        """Text before the next mark, the mark or None if there is none yet, and the text after it."""
         if self._is_undecided:
-            # Only here: anywhere else in an answer a tag is but a word.
+            # Only at the start: a tag inside an answer is ordinary text.
             start = self._held.lstrip()
             mark = next((mark for mark in TAGS if start.startswith(mark)), None)
             if mark is not None:
@@ -218,7 +218,7 @@ class ThinkingSplitter:
 
 
 def split_thinking(text: str, form: ThinkingFormat, state: str = "begin") -> tuple[str, str]:
-    """The thoughts and the answer of a whole reply."""
+    """Split a whole reply into (thinking, answer)."""
     splitter = ThinkingSplitter(form, state)
     thought, answer = splitter.push(text)
     last_thought, rest = splitter.finish()
@@ -231,7 +231,7 @@ def _any_of(marks: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _undecided(text: str, marks: tuple[str, ...]) -> int:
-    """The first position from which all the rest of `text` is the beginning of a longer mark."""
+    """The first position from which the rest of `text` is a proper prefix of a mark; `len(text)` if there is none."""
     longest = max(map(len, marks), default=0)
     for at in range(max(0, len(text) - longest + 1), len(text)):
         if any(mark.startswith(text[at:]) and len(mark) > len(text) - at for mark in marks):

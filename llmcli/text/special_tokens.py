@@ -1,4 +1,4 @@
-"""What the JSON files beside a `tokenizer.json` say about special and added tokens."""
+"""Special and added tokens declared in the JSON files next to a `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
 def named_special_tokens(*files: Mapping[str, object] | None) -> dict[str, str]:
-    """Spellings by role (`bos_token`, `eos_token`, `image_token`, ...), as chat templates use them.
+    """Spellings of special tokens by role (`bos_token`, `eos_token`, `image_token`, ...), as chat templates use them.
 
-    A token is written as a string or as an object with `content`. The first of `files` that names a role decides.
+    A token is a string or an object with `content`. The first of `files` that names a role decides.
     """
     named: dict[str, str] = {}
     for values in files:
@@ -30,7 +30,7 @@ def named_special_tokens(*files: Mapping[str, object] | None) -> dict[str, str]:
 
 
 def declared_special(*files: Mapping[str, object] | None) -> set[str]:
-    """Spellings of all tokens that `files` call special: those with a role, and those in a list or marked so."""
+    """Spellings of all tokens that `files` declare as special: by role, in a list, or by a flag."""
     found: list[object] = list(named_special_tokens(*files).values())
     for values in files:
         listed = (values or {}).get("added_tokens_decoder")
@@ -51,13 +51,13 @@ def add_listed_tokens(
     templates: Collection[str] = (),
     source: str,
 ) -> tuple[str, ...]:
-    """Add to `backend` the tokens that only the files beside it know: older models keep some of theirs there.
+    """Add to `backend` the tokens that only the files next to it list, as older models do.
 
-    Such lists outlive the vocabulary they were written for. Where one disagrees with `backend` the latter is right, and
-    entries that are damaged are passed over: the result says so in sentences.
+    Such lists are often outdated. If one disagrees with `backend`, `backend` is right, and damaged entries are skipped;
+    the returned notes say so.
 
     Raises:
-        CheckpointError: a token that one of the chat `templates` writes would get another id than the one listed.
+        CheckpointError: a token that a chat template writes would get another id than listed.
     """
     wanted, damaged = _listed_tokens(tokenizer_config, added_tokens)
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -71,16 +71,18 @@ def add_listed_tokens(
                 following = max(following, index + 1)
         elif actual is None and any(token.content in template for template in templates):
             raise CheckpointError(
-                f"The files beside {source} give the token {token.content!r}, which the chat template writes, the id "
-                f"{index}; in its vocabulary the next id is {following}."
+                f"The files next to {source} give the token {token.content!r}, which the chat template writes, the id "
+                f"{index}; the next id in its vocabulary is {following}."
             )
         else:
             other.append(token.content)
     notes = []
     if damaged:
-        notes.append(f"Lists of added tokens beside {source} have damaged entries ({_some(damaged)}); not used.")
+        notes.append(f"Lists of added tokens next to {source} have damaged entries ({_some(damaged)}); not used.")
     if other:
-        notes.append(f"Lists of added tokens beside {source} disagree with it about {_some(other)}; its own ids count.")
+        notes.append(
+            f"Lists of added tokens next to {source} disagree with it about {_some(other)}; its own ids are used."
+        )
     return tuple(notes)
 
 
@@ -89,9 +91,9 @@ def with_listed_ids(
     tokenizer_config: Mapping[str, object] | None,
     added_tokens: Mapping[str, object] | None,
 ) -> dict[str, object]:
-    """A parsed `vocab.json` with those listed tokens whose ids it leaves free among its own.
+    """Insert the listed tokens whose ids are gaps in a parsed `vocab.json`.
 
-    A token can be added to a tokenizer behind its vocabulary only.
+    Otherwise they could only be added after the end of the vocabulary, with other ids.
     """
     listed, _ = _listed_tokens(tokenizer_config, added_tokens)
     taken = {index for index in vocabulary.values() if isinstance(index, int)}
@@ -126,7 +128,7 @@ def _listed_tokens(
 
 
 def _next_id(backend: Backend) -> int:
-    """The id that the library gives to a token that is new to it."""
+    """The id that the library gives to the next added token."""
     size = backend.get_vocab_size(with_added_tokens=False)
     return max(size, *(index + 1 for index in backend.get_added_tokens_decoder()), 0)
 
@@ -137,10 +139,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def leftover_tokens(added: Mapping[int, AddedToken], vocab_size: int, rows: int) -> list[int]:
-    """The ids from `rows` on, if they are a few `added` tokens for which fine-tuning made no embeddings.
+    """The ids from `rows` on, if they are a few `added` tokens for which fine-tuning created no embeddings.
 
-    Where the ordinary vocabulary goes beyond `rows`, or more added tokens are there than have an embedding, the
-    tokenizer is another model's: then the result is empty, and loading fails on the sizes.
+    If the ordinary vocabulary exceeds `rows`, or most added tokens have no embedding, the tokenizer belongs to another
+    model: then the result is empty, and loading fails on the sizes.
     """
     beyond = range(rows, vocab_size)
     few = 2 * len(beyond) <= len(added)
@@ -148,9 +150,9 @@ def leftover_tokens(added: Mapping[int, AddedToken], vocab_size: int, rows: int)
 
 
 def mark_special(backend: Backend, named: Mapping[str, str], *, source: str) -> tuple[str, ...]:
-    """Make the tokens that have a role special, where the vocabulary has them only as ordinary ones.
+    """Mark tokens that have a role as special, if the vocabulary has them as ordinary tokens.
 
-    The result says, as a sentence, which of them it does not have.
+    Returns a note that names the tokens missing from the vocabulary, if any.
     """
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing = []
@@ -159,7 +161,7 @@ def mark_special(backend: Backend, named: Mapping[str, str], *, source: str) -> 
             missing.append(content)
         elif content not in present:
             backend.add_special_tokens([AddedToken(content, special=True, normalized=False)])
-    return (f"Files beside {source} name tokens that it does not have: {_some(missing)}.",) if missing else ()
+    return (f"Files next to {source} name tokens that it does not have: {_some(missing)}.",) if missing else ()
 
 
 def _is_id(key: object) -> bool:

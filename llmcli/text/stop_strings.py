@@ -1,4 +1,4 @@
-"""Ending a reply at given texts, while it streams in pieces that know nothing of them."""
+"""Stop strings: end a streamed reply at given texts, which may span several pieces."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from llmcli.errors import UsageError
 
 
 class StopStrings:
-    """Passes a stream of text through up to the first stop string.
+    """Passes a text stream through up to the first stop string.
 
-    However the text is cut into pieces, what is shown is what a search of the whole text would show: everything
-    before the stop string that begins earliest.
+    The result does not depend on how the text is cut into pieces: it is everything before the stop string that begins
+    earliest in the whole text.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """Raises `UsageError` for an empty stop string, which would end every reply at once."""
+        """Raises `UsageError` for an empty stop string, which would end every reply immediately."""
         if not all(stops):
             raise UsageError("A stop string is empty; it would end every reply before it begins.")
         self._stops = tuple(stops)
@@ -23,12 +23,12 @@ class StopStrings:
         self._held = ""
         self._stopped = False
         self.met: str | None = None
-        """The stop string that has been reached."""
+        """The stop string that was found."""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Take a piece; return what is safe to show, and whether a stop string has been reached.
+        """Add a piece; return the text that is safe to show, and whether a stop string was found.
 
-        Text that may still turn out to begin a stop string is held back.
+        Text that may be the beginning of a stop string is held back.
         """
         if self._stopped:
             return "", True
@@ -41,22 +41,22 @@ class StopStrings:
         self._held = ""
         self._stopped = found is not None
         if found is not None:
-            # Of several that begin there, the one that any other would be the beginning of.
+            # Of several that begin there, the longest.
             self.met = max((stop for stop in self._stops if text.startswith(stop, found)), key=len)
         return text[:found], self._stopped
 
     def finish(self) -> str:
-        """The stream is over: what was held back and is no part of a stop string."""
+        """The held-back text at the end of the stream, up to a stop string."""
         text = self._held[: self._first(self._held)]
         self._held = ""
         return text
 
     def _first(self, text: str) -> int | None:
-        """Where the earliest stop string in `text` begins."""
+        """Start of the earliest stop string in `text`, or None."""
         return min((at for at in map(text.find, self._stops) if at >= 0), default=None)
 
     def _undecided(self, text: str, end: int) -> int | None:
-        """The first position before `end` from which all the rest of `text` is the beginning of a stop string."""
+        """The first position before `end` from which the rest of `text` is a prefix of a stop string, or None."""
         for at in range(max(0, len(text) - self._longest + 1), end):
             if any(stop.startswith(text[at:]) for stop in self._stops):
                 return at

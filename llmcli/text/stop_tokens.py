@@ -1,4 +1,4 @@
-"""Which tokens end the model's turn. A file rarely names them all, so every place that names one counts."""
+"""The tokens that end the model's turn, collected from all files and keys, since hardly any file names all of them."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ KNOWN_END_OF_TURN: tuple[str, ...] = (
 """Spellings of control tokens that end a turn in every model that has them."""
 
 KNOWN = "known as"
-"""The origin of a stop token that no file names begins with this."""
+"""Prefix of the origin of a stop token that no file names."""
 
-# Where both of these exist a turn has several messages, and <|end|> only ends one of them.
+# If both exist, a turn has several messages, and <|end|> ends only one of them.
 _HARMONY = ("<|return|>", "<|call|>")
 
 
-NO_STOP_TOKEN = "No token is known to end a reply: it goes on until --max-tokens, a --stop text or the context ends it."
-"""Said of a model without stop tokens."""
+NO_STOP_TOKEN = "No stop token is known: a reply ends only at --max-tokens, a --stop text or the end of the context."
+"""The note about a model without stop tokens."""
 
 
 def stop_ids(
     tokenizer: Tokenizer, declared: Mapping[str, object]
 ) -> tuple[dict[int, tuple[str, ...]], tuple[str, ...]]:
-    """Every id that ends a reply, with the places that say so; and what the user should know about them.
+    """Every id that ends a reply, with the files or keys that declare it; and notes for the user.
 
-    `declared` holds what each file or metadata key names: an id, a list of them, or nothing. An id that the vocabulary
-    does not have is never generated, so it is passed over, and the notes say so. To the others come the tokenizer's
-    own EOS and the control tokens whose spelling is known to end a turn; ordinary vocabulary never counts.
+    `declared` maps each file or metadata key to an id, a list of ids, or None. Ids outside the vocabulary are never
+    generated, so they are skipped with a note. Added to these are the tokenizer's EOS and the control tokens in
+    `KNOWN_END_OF_TURN`; ordinary vocabulary never counts.
     """
     origins: dict[int, list[str]] = {}
     notes = []
@@ -60,8 +60,8 @@ def stop_ids(
         if unknown:
             shown = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
             notes.append(
-                f"{place} names {shown} as a token that ends a reply, but the vocabulary has "
-                f"{tokenizer.vocab_size} tokens; not used."
+                f"{place} declares {shown} as a stop token, but the vocabulary has {tokenizer.vocab_size} tokens; "
+                "not used."
             )
     if tokenizer.eos_id is not None:
         origins.setdefault(tokenizer.eos_id, []).append("tokenizer")
@@ -77,7 +77,7 @@ def stop_ids(
 
 
 def as_token_id(value: object, vocab_size: int) -> int | None:
-    """`value` from a file as the id of a token; None if it is not one. Some files write whole numbers as floats."""
+    """`value` from a file as a token id; None if it is not one. Some files write ids as floats."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     is_id = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocab_size
@@ -85,12 +85,12 @@ def as_token_id(value: object, vocab_size: int) -> int | None:
 
 
 def is_no_id(value: object) -> bool:
-    """Whether a GGUF file says with `value` that there is no such token."""
+    """Whether `value` in a GGUF file means that there is no such token."""
     return value in (-1, 2**32 - 1)
 
 
 def is_harmony(tokenizer: Tokenizer) -> bool:
-    """Whether a turn of the model consists of several messages, each with an end of its own."""
+    """Whether the model uses OpenAI's harmony format, where a turn has several messages, each with its own end."""
     return all(_is_added(tokenizer, tokenizer.token_to_id(text)) for text in _HARMONY)
 
 

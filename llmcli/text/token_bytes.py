@@ -1,4 +1,4 @@
-"""From the spelling of a token in its vocabulary to the bytes it stands for."""
+"""Convert the spelling of a token in its vocabulary to bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from llmcli.errors import UnsupportedModelError
 from llmcli.text.expansion_limit import growth, pairs_of, refuse_rule
 
 SPACE = "▁"
-"""What SentencePiece vocabularies write for a space."""
+"""The space character in SentencePiece vocabularies."""
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The characters that spell bytes in byte-level vocabularies, as GPT-2 introduced them.
+    """The characters that represent bytes in byte-level vocabularies, as introduced by GPT-2.
 
-    Printable Latin-1 characters spell themselves; the other 68 bytes follow from U+0100 on.
+    Printable Latin-1 characters represent themselves; the other 68 bytes follow from U+0100 on.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -29,17 +29,17 @@ _ALPHABET = byte_alphabet()
 
 
 class PieceDecoder:
-    """What a tokenizer's decoder does, taken apart so that it can be applied to one token at a time."""
+    """A tokenizer's decoder that can be applied to one token at a time."""
 
     def __init__(self, backend: Backend, *, source: str) -> None:
         """Read the decoder's steps.
 
         Raises:
-            CheckpointError: a token could become far longer than it is spelled.
-            UnsupportedModelError: a decoder whose output for a token depends on more than the token and its place.
+            CheckpointError: a token could become far longer than its spelling.
+            UnsupportedModelError: the decoder's output for a token depends on more than the token and its position.
         """
         self.stripped_spaces = 0
-        """How many leading spaces of the whole text are dropped."""
+        """Number of leading spaces of the whole text that are dropped."""
         self._byte_level = False
         self._byte_fallback = False
         self._replacements: list[tuple[str, str]] = []
@@ -72,9 +72,9 @@ class PieceDecoder:
             )
 
     def piece_bytes(self, piece: str, *, first: bool, added: bool = False) -> bytes:
-        """The bytes of a token spelled `piece`; `first` if the text begins with it.
+        """The bytes of the token with the spelling `piece`; `first` if the text begins with it.
 
-        An `added` token is spelled as text: in a byte-level vocabulary its letters stand for themselves, not for bytes.
+        An `added` token is spelled as text, also in a byte-level vocabulary.
         """
         if self._byte_level:
             if added:
@@ -92,7 +92,7 @@ class PieceDecoder:
 
 
 def byte_of(piece: str) -> int | None:
-    """The byte that a SentencePiece byte token, spelled `<0xE2>`, stands for; None for any other token."""
+    """The byte of a SentencePiece byte token such as `<0xE2>`; None for any other token."""
     if len(piece) != 6 or not (piece.startswith("<0x") and piece.endswith(">")):
         return None
     digits = piece[3:5]

@@ -19,7 +19,7 @@ from llmcli.text.special_tokens import (
 from llmcli.text.token_bytes import PieceDecoder
 from llmcli.text.trusted_encoding import GuardedEncoder, TextSegment, without_surrogates
 
-# The library counts through all ids up to the highest, so one that is absurd takes minutes and all memory.
+# The library iterates over all ids up to the highest, so an absurdly high id would take minutes and all memory.
 _MOST_IDS = 1 << 24
 
 
@@ -38,11 +38,11 @@ class Tokenizer:
         templates: Collection[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
-        """Use `backend`, of which `special_tokens` names some tokens by role; `source` is the file to blame.
+        """Wrap `backend`; `special_tokens` gives spellings by role, `source` is the file named in errors.
 
-        `vocab_size` is the highest id, plus one, where that is known. The model has embeddings for `rows` tokens:
-        added tokens beyond them are left over from fine-tuning, and not used. `special` are spellings of more tokens
-        that are no text; what the chat `templates` write is none either. `notes` is what the user should know.
+        `vocab_size` is the highest id plus one, if known. The model has embeddings for `rows` tokens: added tokens
+        beyond these are left over from fine-tuning and not used. `special` are spellings of further control tokens;
+        tokens that the chat `templates` write are control tokens too. `notes` are messages for the user.
         """
         # Some files carry the limits of a training run; a prompt is never cut or padded.
         backend.no_truncation()
@@ -53,7 +53,7 @@ class Tokenizer:
         if vocab_size is None:
             vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
             if vocab_size > _MOST_IDS:
-                raise CheckpointError(f"{source} gives a token the number {vocab_size - 1}; no vocabulary has so many.")
+                raise CheckpointError(f"{source} gives a token the id {vocab_size - 1}; ids must be below {_MOST_IDS}.")
         added = backend.get_added_tokens_decoder()
         unused = [] if rows is None else leftover_tokens(added, vocab_size, rows)
         if unused:
@@ -62,34 +62,33 @@ class Tokenizer:
             count = "an added token" if len(unused) == 1 else f"{len(unused)} added tokens"
             notes = [*notes, f"{source} has {count} without an embedding, not used: {names}."]
         self.vocab_size: int = vocab_size
-        """The highest id, plus one."""
+        """The highest id plus one."""
         self.notes: tuple[str, ...] = tuple(notes)
-        """What the user should know about the files, although it stops nothing."""
+        """Notes for the user about harmless faults of the files."""
         self._source = source
         self._backend = backend
         self._decoder = PieceDecoder(backend, source=source)
         self._added = {index: token for index, token in added.items() if index < vocab_size}
         spellings = {token.content: index for index, token in self._added.items()}
         self.thinking: ThinkingFormat = thinking_format(spellings)
-        """How the model marks its thoughts."""
+        """How the model marks its thinking."""
         self._marking = frozenset(spellings[token] for token in marking_tokens(spellings))
         self.beginning: tuple[int, ...] = beginning_of(backend)
-        """The ids in front of every text that is no conversation: BOS, in models that have one."""
+        """The ids before every raw text: BOS, in models that have one."""
         outside = [token for token in self.beginning if token >= vocab_size]
         if outside:
             raise CheckpointError(
-                f"{source} puts the token {outside[0]} in front of every text, "
-                f"but the vocabulary has {vocab_size} tokens."
+                f"{source} adds the token {outside[0]} before every text, but the vocabulary has {vocab_size} tokens."
             )
         self._named = frozenset({*special, *special_tokens.values()})
         self._templates: tuple[str, ...] = tuple(templates)
         self._encoder = self._guarded_encoder()
-        # SentencePiece tokenizers begin every text with a space of their own, which a later part must not get.
+        # SentencePiece tokenizers add a space before every text; a continuation must not get one.
         together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))
         self._begins_with_space = together != apart
 
     def guard_template(self, source: str) -> None:
-        """Let no text yield what the chat template with that `source` writes, which is not one of the model's own."""
+        """Protect the control tokens of a chat template that is not the model's own, given by its `source`."""
         self._templates = (*self._templates, source)
         self._encoder = self._guarded_encoder()
 
@@ -100,13 +99,13 @@ class Tokenizer:
         return GuardedEncoder(self._backend, _unknown_id(self._backend), plain, source=self._source)
 
     def encode(self, text: str, *, add_special_tokens: bool = True, control_tokens: bool = False) -> list[int]:
-        """The ids of a text from outside: whatever it spells, no control token comes out of it.
+        """Encode untrusted text: spellings of control tokens in it are encoded as text.
 
-        With `control_tokens` what spells a control token is one: for a prompt of the caller's own making, never for
-        text from elsewhere. If it spells the beginning itself, no second one is added.
+        With `control_tokens` these spellings become control tokens: only for a prompt that the caller wrote, never for
+        text from elsewhere. If it begins with the tokenizer's beginning, no second one is added.
 
-        With `add_special_tokens` the tokenizer's own beginning (BOS, where the model has one) is added, but never
-        its ending: the text is to be continued, or scored as far as it goes.
+        `add_special_tokens` adds the tokenizer's beginning (BOS, if the model has one), but never its end, since the
+        text is continued or scored.
         """
         segment = TextSegment(without_surrogates(text), trusted=control_tokens)
         ids = self._with_embedding(self._encoder.encode([segment]))
@@ -114,9 +113,9 @@ class Tokenizer:
         return [*self.beginning, *ids] if add_special_tokens and not begun else ids
 
     def encode_segments(self, segments: Sequence[TextSegment], *, continuation: bool = False) -> list[int]:
-        """The ids of the joined segments as one text, control tokens found in the trusted ones; nothing is added.
+        """Encode the joined segments as one text, with control tokens in trusted segments only; adds nothing.
 
-        `continuation` says that other tokens come before: then no space is put in front.
+        With `continuation` other tokens come before, so no leading space is added.
         """
         segments = [TextSegment(without_surrogates(segment.text), segment.trusted) for segment in segments]
         if continuation and self._begins_with_space:
@@ -128,7 +127,7 @@ class Tokenizer:
         return self._with_embedding(self._encoder.encode(segments))
 
     def _with_embedding(self, ids: list[int]) -> list[int]:
-        """`ids`, none of which is beyond the model's embeddings: a template may write a token that is left over."""
+        """Return `ids`; raise `CheckpointError` if one has no embedding, as when a template writes a leftover token."""
         beyond = next((token for token in ids if token >= self.vocab_size), None)
         if beyond is not None:
             raise CheckpointError(
@@ -143,13 +142,13 @@ class Tokenizer:
         return text
 
     def control_spans(self, text: str) -> list[tuple[int, int]]:
-        """Where `text` spells control tokens, as (start, end) in characters. `text` must be valid Unicode."""
+        """Spans (start, end) in characters where `text` spells control tokens. `text` must be valid Unicode."""
         return self._encoder.control_spans(text)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of `ids`: their bytes, joined, as UTF-8, with U+FFFD for what is none.
+        """Decode `ids`: their joined bytes as UTF-8, with U+FFFD for invalid bytes.
 
-        The space that SentencePiece tokenizers put before a text is taken away again.
+        Removes the space that SentencePiece tokenizers add before a text.
         """
         kept = [token for token in ids if self.piece(token) and not (skip_special and self.is_silent(token))]
         data = b"".join(self.token_bytes(token, first=place == 0) for place, token in enumerate(kept))
@@ -158,21 +157,21 @@ class Tokenizer:
         return text[min(spaces, self.stripped_spaces) :]
 
     def token_bytes(self, token: int, *, first: bool = False) -> bytes:
-        """The bytes `token` stands for inside a text, or at its beginning if `first`; none for ids without a token."""
+        """The bytes of `token` inside a text, or at its beginning if `first`; empty for ids without a token."""
         return self._decoder.piece_bytes(self.piece(token), first=first, added=token in self._added)
 
     def token_text(self, token: int) -> str:
-        """The text of one token by itself; bytes that are no whole character become U+FFFD."""
+        """The text of one token by itself; incomplete characters become U+FFFD."""
         return self.token_bytes(token).decode("utf-8", errors="replace")
 
     def piece(self, token: int) -> str:
-        """The vocabulary's own spelling of `token`; empty for ids without a token."""
+        """The spelling of `token` in the vocabulary; empty for ids without a token."""
         if not 0 <= token < self.vocab_size:
             return ""
         return self._backend.id_to_token(token) or ""
 
     def token_to_id(self, piece: str) -> int | None:
-        """The id of the token spelled `piece` in the vocabulary."""
+        """The id of the token with the spelling `piece` in the vocabulary; None if there is none."""
         found: int | None = self._backend.token_to_id(without_surrogates(piece))
         return found if found is not None and found < self.vocab_size else None
 
@@ -182,24 +181,24 @@ class Tokenizer:
         return added is not None and added.special
 
     def is_silent(self, token: int) -> bool:
-        """Whether `token` is a control token that leaves no trace in the text: all but those that mark thoughts."""
+        """Whether `token` is a control token that is left out of decoded text: all except thinking marks."""
         return self.is_special(token) and token not in self._marking
 
     def is_guarded(self, token: int) -> bool:
-        """Whether no text from outside yields `token`: it is an added token, and not one that is plain text."""
+        """Whether untrusted text is never encoded to `token`: it is an added token and not plain text."""
         return token in self._encoder.protected
 
     def marks_thoughts(self, token: int) -> bool:
-        """Whether `token` says where a reply thinks."""
+        """Whether `token` is a thinking mark."""
         return token in self._marking
 
     def is_added(self, token: int) -> bool:
-        """Whether `token` is found in text as a whole, outside the rules for ordinary vocabulary."""
+        """Whether `token` is an added token, matched as a whole rather than by the rules for ordinary vocabulary."""
         return token in self._added
 
     @property
     def stripped_spaces(self) -> int:
-        """How many spaces `decode` takes away from the beginning of a text."""
+        """Number of spaces that `decode` removes from the beginning of a text."""
         return self._decoder.stripped_spaces
 
     @property
@@ -221,9 +220,9 @@ class Tokenizer:
 
 
 def _unknown_id(backend: Backend) -> int | None:
-    """The id for text outside the vocabulary, where the model has one."""
+    """The id for text outside the vocabulary; None if there is none."""
     if isinstance(backend.model, models.Unigram):
-        # Not among the attributes of this class.
+        # This class has no attribute for it.
         index = json.loads(backend.model.__getstate__()).get("unk_id")
         return index if isinstance(index, int) else None
     unknown = getattr(backend.model, "unk_token", None)

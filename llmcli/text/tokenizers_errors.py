@@ -1,4 +1,4 @@
-"""The `tokenizers` library, when it fails: of what a file left out it says so by a panic, which is no `Exception`."""
+"""Handle failures of the `tokenizers` library, including Rust panics, which are not `Exception`s."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tokenizers import Tokenizer as Backend
 from llmcli.errors import CheckpointError, LlmcliError
 
 _LONGEST_REASON = 300
-# Characters for which a thread of its own takes longer than the work.
+# For texts up to this many characters, starting a thread takes longer than encoding.
 _SHORT = 100
 _STDERR = 2
-# What Rust writes to stderr itself, before anyone can catch it; then follow the reason and perhaps a backtrace.
+# Rust writes this to stderr before the panic can be caught; the reason and perhaps a backtrace follow.
 _PANIC = re.compile(rb"\n?thread '[^\n]*' (?:\(\d+\) )?panicked at ")
 
 
 def encoded(backend: Backend, text: str) -> Encoding:
-    """`text` with nothing put around it. Ctrl-C and SIGTERM are heeded meanwhile, however long it takes.
+    """Encode `text` without adding tokens; Ctrl-C and SIGTERM work meanwhile.
 
-    `Backend.encode` keeps the interpreter to itself, so that a megabyte of text, or a hostile expression for words,
-    would hold up every signal. A batch does not, but the thread that waits for it hears nothing either.
+    `Backend.encode` holds the GIL, so a megabyte of text or a hostile regular expression would block every signal.
+    `encode_batch` releases it, but the calling thread still cannot handle signals, so it runs in another thread.
     """
     if len(text) < _SHORT:
         return backend.encode(text, add_special_tokens=False)
@@ -41,7 +41,7 @@ def encoded(backend: Backend, text: str) -> Encoding:
         except BaseException as error:
             done.put(error)
 
-    # If the wait is broken off, nobody wants what comes of it, and it may take for ever.
+    # A daemon, since after an interrupt its result is not needed and it may never end.
     threading.Thread(target=work, daemon=True).start()
     found = done.get()
     if isinstance(found, BaseException):
@@ -51,12 +51,12 @@ def encoded(backend: Backend, text: str) -> Encoding:
 
 @contextmanager
 def wrap_tokenizer_errors(what: str) -> Iterator[None]:
-    """Whatever the library raises inside becomes a `CheckpointError` that begins with `what` went wrong.
+    """Turn any exception of the library into a `CheckpointError` whose message begins with `what`.
 
-    A panic's own lines do not reach stderr, unless `LLMCLI_DEBUG=1` asks for them.
+    The lines that a panic writes to stderr are dropped, unless `LLMCLI_DEBUG=1` is set.
     """
     try:
-        with _aside.open():
+        with _stderr_filter.open():
             yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, LlmcliError):
         raise
@@ -64,16 +64,16 @@ def wrap_tokenizer_errors(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: {error!s:.{_LONGEST_REASON}}.") from error
 
 
-class _Aside:
-    """A place for what is written to stderr meanwhile; what is no panic is passed on afterwards.
+class _StderrFilter:
+    """Redirects stderr to a file for a while and afterwards passes on what was written, without panic messages.
 
-    The descriptor belongs to the whole process: the first thread inside turns it away, the last one turns it back.
+    The descriptor belongs to the whole process: the first thread that enters redirects it, the last one restores it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._stderr = self._place = -1
+        self._stderr = self._file = -1
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -84,44 +84,44 @@ class _Aside:
             with self._lock:
                 self._inside += 1
                 if self._inside == 1:
-                    self._turn_away()
+                    self._redirect()
             yield
         finally:
             with self._lock:
                 self._inside -= 1
                 if self._inside == 0:
-                    self._turn_back()
+                    self._restore()
 
-    def _turn_away(self) -> None:
-        # Where stderr is closed nothing is seen, and where descriptors run out more is seen than should be.
+    def _redirect(self) -> None:
+        # If stderr is closed there is nothing to redirect; if descriptors run out, panic messages stay visible.
         with suppress(OSError):
-            self._place = _scratch()
+            self._file = _anonymous_file()
             self._stderr = os.dup(_STDERR)
-            os.dup2(self._place, _STDERR)
+            os.dup2(self._file, _STDERR)
 
-    def _turn_back(self) -> None:
+    def _restore(self) -> None:
         written = b""
         with suppress(OSError):
             if self._stderr >= 0:
                 os.dup2(self._stderr, _STDERR)
-                size = os.lseek(self._place, 0, os.SEEK_CUR)
-                os.lseek(self._place, 0, os.SEEK_SET)
-                written = _PANIC.split(os.read(self._place, size), maxsplit=1)[0]
-        for descriptor in (self._stderr, self._place):
+                size = os.lseek(self._file, 0, os.SEEK_CUR)
+                os.lseek(self._file, 0, os.SEEK_SET)
+                written = _PANIC.split(os.read(self._file, size), maxsplit=1)[0]
+        for descriptor in (self._stderr, self._file):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._stderr = self._place = -1
+        self._stderr = self._file = -1
         with suppress(OSError):
             if written:
                 os.write(_STDERR, written)
 
 
-def _scratch() -> int:
-    """A descriptor of a file without a name, in memory where the system has such a thing."""
+def _anonymous_file() -> int:
+    """A descriptor of a file without a name, in memory if the system supports it."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("stderr")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
 
-_aside = _Aside()
+_stderr_filter = _StderrFilter()

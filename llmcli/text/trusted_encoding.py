@@ -1,7 +1,7 @@
-"""Encoding a text of which only some parts may name control tokens.
+"""Encode a text in which only trusted parts may contain control tokens.
 
-What a user types is text, even where it spells `<|im_end|>`. The chat template's own markers have to become control
-tokens, in the same string, and merges and word borders must come out as if the string were encoded in one go.
+User input is text, even where it spells `<|im_end|>`. The chat template's markers in the same string must become
+control tokens, and merges and word borders must be the same as if the whole string were encoded together.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tokenizers import Tokenizer as Backend
 from llmcli.errors import CheckpointError
 from llmcli.text.tokenizers_errors import encoded, wrap_tokenizer_errors
 
-# Takes the place of an untrusted segment where only the others' control tokens are looked for.
+# Replaces an untrusted segment when control tokens of the trusted segments are searched.
 _BLANK = "\ue000"
 
 
 @dataclass(frozen=True)
 class TextSegment:
-    """A part of a prompt. Only in trusted parts do the spellings of added tokens stand for these tokens."""
+    """A part of a prompt. Spellings of added tokens become these tokens only in trusted parts."""
 
     text: str
     trusted: bool
@@ -35,7 +35,7 @@ class TextSegment:
 
 @dataclass(frozen=True)
 class _Marker:
-    """One control token found in a text, and the characters it came from."""
+    """One control token found in a text, and its span in characters."""
 
     id: int
     start: int
@@ -43,12 +43,12 @@ class _Marker:
 
 
 class GuardedEncoder:
-    """Encodes segments with a tokenizer, in one go, finding added tokens in trusted segments only."""
+    """Encodes segments together, and recognizes added tokens in trusted segments only."""
 
     def __init__(self, backend: Backend, unknown: int | None, plain: Collection[int] = (), *, source: str) -> None:
-        """`unknown` is the id for text outside the vocabulary: to meet it is no sign of a control token.
+        """`unknown` is the id for text outside the vocabulary, which does not indicate a control token.
 
-        The added tokens `plain` are ordinary text, found everywhere (see `plain_tokens`).
+        The added tokens `plain` are ordinary text and recognized everywhere (see `plain_tokens`).
         """
         self._backend = backend
         self._unknown = unknown
@@ -68,25 +68,25 @@ class GuardedEncoder:
         for marker in reversed(wanted):
             content = self.protected[marker.id].content
             start = text.find(content, marker.start, marker.end)
-            # Not found as it is: the normalizer changed its spelling, and all of it belongs to the token.
+            # Not found literally: the normalizer changed the spelling, and the whole span belongs to the token.
             start, end = (marker.start, marker.end) if start < 0 else (start, start + len(content))
             text = text[:start] + self._sentinels[marker.id] + text[end:]
         encoding = self._encoded(guarded, text)
         found = self._markers(guarded, encoding, text)
         if [marker.id for marker in found] != [marker.id for marker in wanted]:
             raise CheckpointError(
-                f"{self._source} has added tokens that cannot be told from text that spells them; "
+                f"{self._source} has added tokens that cannot be distinguished from text with the same spelling; "
                 "remove such spellings from the prompt."
             )
         return list(encoding.ids)
 
     def control_spans(self, text: str) -> list[tuple[int, int]]:
-        """Where in `text` control tokens would be found if it were trusted, as (start, end) in characters."""
+        """Spans (start, end) in characters where `text` would have control tokens if it were trusted."""
         encoding = self._encoded(self._backend, text)
         return [(marker.start, marker.end) for marker in self._markers(self._backend, encoding, text)]
 
     def _wanted(self, segments: Sequence[TextSegment]) -> list[_Marker]:
-        """The control tokens of the trusted segments, in the joined text."""
+        """The control tokens of the trusted segments, with their spans in the joined text."""
         if not any(segment.trusted for segment in segments):
             return []
         blanked, length = "", 0
@@ -122,21 +122,21 @@ class GuardedEncoder:
         ]
 
     def _encoded(self, backend: Backend, text: str) -> Encoding:
-        # Whatever the file left out, the library says so only here.
+        # The library reports missing parts of the file only when encoding.
         with wrap_tokenizer_errors(f"{self._source} cannot encode some text"):
             return encoded(backend, text)
 
     @cached_property
     def _sentinels(self) -> dict[int, str]:
-        """An unguessable spelling for each control token, different in every process."""
+        """A random spelling for each control token, which no text can contain by chance or intent."""
         nonce = secrets.token_hex(8)
         return {index: f"\U000f0001{nonce}{index}\U000f0002" for index in self.protected}
 
     @cached_property
     def _guarded_backend(self) -> Backend:
-        """The same tokenizer, but control tokens are spelled as sentinels, and no merge leads to them.
+        """The same tokenizer, but with control tokens spelled as sentinels and without merges that produce them.
 
-        Built only when a text asks for it: half a second for a large vocabulary.
+        Built only when needed: it takes half a second for a large vocabulary.
         """
         data: dict[str, Any] = json.loads(self._backend.to_str())
         renamed = {self.protected[index].content: sentinel for index, sentinel in self._sentinels.items()}
@@ -169,7 +169,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def without_surrogates(text: str) -> str:
-    """`text` as valid Unicode: halves of a pair are joined, lone ones (undecodable input) become U+FFFD."""
+    """`text` as valid Unicode: surrogate pairs are joined, lone surrogates (undecodable input) become U+FFFD."""
     if _SURROGATE.search(text) is None:
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -51,7 +51,7 @@ def test_the_proof_tells_what_the_edit_does_and_the_model_stays_as_it_was(loaded
     assert made.layers == (report.layer,) and report.layer in {each.layer for each in report.tried}
     assert max(report.tried, key=lambda each: each.score).layer == report.layer
     assert [reply.chat for reply in proof.replies] == [False, True]
-    assert {"Counting keys", "Asking before the edit", "Asking after the edit"} < set(heard)
+    assert {"Computing key statistics", "Measuring before the edit", "Measuring after the edit"} < set(heard)
 
 
 def test_an_edit_over_another_is_proved_with_it(loaded: llmcli.LoadedModel) -> None:
@@ -79,11 +79,11 @@ def test_an_edit_over_another_is_proved_with_it(loaded: llmcli.LoadedModel) -> N
     ("after", "spread", "near", "drift", "expected"),
     [
         (0.9, 0.9, 0.5, 1e-5, []),
-        (0.4, 0.9, 0.5, 1e-5, ["did not take"]),
-        (0.9, 0.3, 0.5, 1e-5, ["did not spread"]),
+        (0.4, 0.9, 0.5, 1e-5, ["The edit failed"]),
+        (0.9, 0.3, 0.5, 1e-5, ["does not generalize"]),
         (0.9, 0.9, 0.5 - 1.1 * LEAKED, 1e-5, ["leaked"]),
-        (0.9, 0.9, 0.5, 2e-3, ["disturbs"]),
-        (0.1, 0.1, 0.1, 1, ["did not take", "did not spread", "leaked", "disturbs"]),
+        (0.9, 0.9, 0.5, 2e-3, ["changes unrelated text"]),
+        (0.1, 0.1, 0.1, 1, ["The edit failed", "does not generalize", "leaked", "changes unrelated text"]),
     ],
 )
 def test_what_is_wrong_is_said(after: float, spread: float, near: float, drift: float, expected: list[str]) -> None:

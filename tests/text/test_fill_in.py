@@ -120,5 +120,5 @@ def test_roles_in_the_settings_of_a_tokenizer_name_the_tokens() -> None:
     "ours", [tokenizer("byte"), tokenizer("sentencepiece"), made("<fim_prefix>", "<fim_suffix>")], ids=range(3)
 )
 def test_a_model_without_the_tokens_says_what_it_would_need(ours: Tokenizer) -> None:
-    with pytest.raises(UsageError, match="starter was not made to fill in: its vocabulary has no control tokens"):
+    with pytest.raises(UsageError, match="starter was not trained to fill in: its vocabulary has no control tokens"):
         fill_in_of(ours, name="starter")

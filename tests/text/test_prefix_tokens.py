@@ -57,5 +57,5 @@ def test_flags_of_gguf_files_add_no_ending(metadata: dict[str, object]) -> None:
 def test_a_beginning_outside_the_vocabulary_is_refused() -> None:
     backend = byte_level_backend()
     backend.post_processor = processors.RobertaProcessing(_EOS, ("<s>", 50_000))
-    with pytest.raises(CheckpointError, match=r"t\.json puts the token 50000 in front of every text"):
+    with pytest.raises(CheckpointError, match=r"t\.json adds the token 50000 before every text"):
         tokenizer_from_json(backend.to_str(), source="t.json")

@@ -62,5 +62,5 @@ def test_what_is_no_token_of_the_vocabulary_is_passed_over_with_a_note(
 ) -> None:
     found, notes = stop_ids(tokenizer(["a", "b"], []), {"config.json": named})
     assert list(found) == kept
-    assert re.match(rf"config\.json names {shown} as a token that ends a reply, .* has 2 tokens", notes[0])
+    assert re.match(rf"config\.json declares {shown} as a stop token, .* has 2 tokens", notes[0])
     assert notes[1:] == (() if kept else (NO_STOP_TOKEN,))

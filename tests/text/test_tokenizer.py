@@ -353,7 +353,7 @@ def test_a_damaged_tokenizer_json_inside_a_gguf_file_is_passed_over(embedded: st
     metadata = gguf_of_sentencepiece()
     ours = tokenizer_from_gguf(metadata | {"tokenizer.huggingface.json": embedded}, source="model.gguf")
     assert ours.encode("The fox") == tokenizer_from_gguf(metadata, source="model.gguf").encode("The fox")
-    assert "tokenizer.json inside is passed over" in ours.notes[0]
+    assert "embedded tokenizer.json is ignored" in ours.notes[0]
 
 
 def test_unigram_text_outside_the_vocabulary_is_unknown_and_no_attack() -> None:
@@ -396,4 +396,6 @@ def test_many_listed_tokens_get_their_ids_one_behind_the_other() -> None:
     ours = tokenizer_from_json(backend.to_str(), source="t.json", added_tokens=listed | {"<late>": size + 301})
     assert [ours.piece(size + n) for n in range(300)] == list(listed)
     assert ours.vocab_size == size + 300
-    assert ours.notes == ("Lists of added tokens beside t.json disagree with it about '<late>'; its own ids count.",)
+    assert ours.notes == (
+        "Lists of added tokens next to t.json disagree with it about '<late>'; its own ids are used.",
+    )

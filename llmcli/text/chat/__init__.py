@@ -1,1 +1,1 @@
-"""Conversations as prompts: messages, their rendering with every piece traced, and how a turn ends."""
+"""Conversations as prompts: messages, rendering with every piece traced to its source, and the end of a turn."""

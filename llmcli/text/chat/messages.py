@@ -1,4 +1,4 @@
-"""The messages of a conversation, and how other programs write them: OpenAI's form of chat messages."""
+"""Messages of a conversation, and parsing of OpenAI's chat message format."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 from llmcli.errors import UsageError
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
-"""The roles a message can have. Templates build control tokens from roles, so no others are let in."""
+"""The accepted roles. Templates build control tokens from roles, so no others are allowed."""
 TOOL_ROLES = ("tool", "function", "ipython")
-"""The roles of a message that holds the result of a tool."""
+"""The roles of a message with the result of a tool call."""
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""The fields in which programs and templates keep the reasoning of a reply; they are one thing under three names."""
+"""The fields with the reasoning of a reply: three names for the same thing."""
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _FIELDS = ("role", "content", "name", *THOUGHT_FIELDS, "tool_calls", "tool_call_id")
-# Fields that servers write into their replies and clients send back; none of them is something that was said.
+# Fields that servers write into their replies and clients send back; none of them has content.
 _SILENT_FIELDS = ("refusal", "annotations", "audio", "function_call", "id", "index", "prefix")
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call of a tool by an assistant's message."""
+    """A tool call in an assistant's message."""
 
     name: str
     arguments: object
-    """The arguments as a JSON value; a text where they are not valid JSON."""
+    """The arguments as a JSON value, or as a string if they are not valid JSON."""
     id: str | None = None
 
 
@@ -39,31 +39,31 @@ class Message:
     role: str
     content: str
     ids: tuple[int, ...] | None = None
-    """For a reply, the ids the model generated: they take the place of its text, and the KV cache stays valid."""
+    """For a reply, the ids that the model generated: used instead of encoding its text, so the KV cache stays valid."""
     is_reply: bool = False
-    """Whether the text is as a model generated it: its marks of reasoning are marks. In other texts they are text."""
+    """Whether a model generated the text, so that reasoning marks in it are marks. In other texts they are text."""
     thinking: str | None = None
-    """The reasoning of a reply, where it is apart from the content."""
+    """The reasoning of a reply, if it is separate from the content."""
     name: str | None = None
-    """Which of several speakers of a role says it; the name of the tool in a tool's message."""
+    """The name of the participant, or of the tool in a tool's message."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
-    """In a tool's message, the call it answers."""
+    """In a tool's message, the id of the call it answers."""
 
     @property
     def has_marks(self) -> bool:
-        """Whether marks of reasoning in its text are marks."""
+        """Whether reasoning marks in its text count as marks."""
         return self.role == "assistant" and (self.is_reply or self.ids is not None)
 
 
 def parse_messages(value: object) -> tuple[Message, ...]:
-    """The messages of a list of JSON objects in OpenAI's form.
+    """Parse a list of JSON objects in OpenAI's chat message format.
 
-    `content` is a text, a list of typed parts of text, or null in a message that has tool calls. Reasoning is read
-    from `reasoning_content`, `reasoning` or `thinking`.
+    `content` is a string, a list of typed text parts, or null in a message with tool calls. Reasoning is read from
+    `reasoning_content`, `reasoning` or `thinking`.
 
     Raises:
-        UsageError: something in the list is of another form, or is not supported: it is named.
+        UsageError: the format is wrong or not supported; the message says where.
     """
     if not isinstance(value, list) or not value:
         raise UsageError('"messages" must be a list of objects such as {"role": "user", "content": "Hello"}.')
@@ -80,10 +80,10 @@ def parse_messages(value: object) -> tuple[Message, ...]:
 
 
 def as_messages(messages: Sequence[Message | Mapping[str, object]]) -> tuple[Message, ...]:
-    """`messages`, of which those that are objects are read as by `parse_messages`.
+    """`messages`, with JSON objects among them parsed by `parse_messages`.
 
     Raises:
-        UsageError: something in an object is of another form, or is not supported: it is named.
+        UsageError: the format of an object is wrong or not supported; the message says where.
     """
     if all(isinstance(message, Message) for message in messages):
         return tuple(message for message in messages if isinstance(message, Message))
@@ -92,7 +92,7 @@ def as_messages(messages: Sequence[Message | Mapping[str, object]]) -> tuple[Mes
 
 
 def _message(entry: object, tools: Mapping[str, str]) -> Message:
-    """`tools` are the names of the tools called so far, by the id of the call."""
+    """Parse one message; `tools` maps the ids of earlier tool calls to the tools' names."""
     if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
         raise UsageError('it must be an object with a "role", such as {"role": "user", "content": "Hello"}.')
     given = {name: item for name, item in entry.items() if item is not None}
@@ -129,7 +129,7 @@ def _message(entry: object, tools: Mapping[str, str]) -> Message:
 
 
 def _text_of(content: object, field: str) -> str:
-    """The text of a message's content: itself, or that of its parts, each on a line of its own."""
+    """The text of a message's content: the string itself, or its parts joined by newlines."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -170,7 +170,7 @@ def _tool_calls(value: object) -> tuple[ToolCall, ...]:
 
 
 def _arguments(value: object) -> object:
-    """The arguments of a call as a JSON value; a text where they are none."""
+    """The arguments of a call as a JSON value, or as a string if they are not valid JSON."""
     if value is None:
         return {}
     if not isinstance(value, str):
@@ -189,9 +189,9 @@ def _optional_text(entry: Mapping[str, object], field: str) -> str | None:
 
 
 def with_system_in_user(messages: Sequence[Message], which: Sequence[int]) -> list[Message] | None:
-    """The conversation with the system messages of the indices `which` put before the next message of the user.
+    """Move the system messages at the indices `which` into the next user message.
 
-    None where one of them has no user's message after it.
+    Returns None if one of them has no user message after it.
     """
     result: list[Message] = []
     waiting: list[str] = []
@@ -208,10 +208,9 @@ def with_system_in_user(messages: Sequence[Message], which: Sequence[int]) -> li
 
 
 def with_tools_as_text(messages: Sequence[Message], *, results: bool) -> list[Message]:
-    """The conversation with tool calls written as JSON into the assistant's text.
+    """Write tool calls as JSON into the assistant's text, for templates without tool calls, as llama.cpp does.
 
-    With `results` those of tools become JSON in a message of the user as well. It is the form in which llama.cpp
-    writes them for templates that have none.
+    With `results`, tool results become JSON in a user message as well.
     """
     written: list[Message] = []
     for message in messages:
@@ -229,7 +228,7 @@ def with_tools_as_text(messages: Sequence[Message], *, results: bool) -> list[Me
             text = json.dumps({"tool_response": response}, ensure_ascii=False)
             if written and written[-1].role == "user" and written[-1].tool_call_id == "":
                 text = f"{written.pop().content}\n{text}"
-            # The empty id marks it, so that results of several calls become one message.
+            # An empty id marks the message, so that results of several calls are joined into it.
             written.append(Message("user", text, tool_call_id=""))
         else:
             written.append(message)

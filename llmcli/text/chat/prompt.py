@@ -1,9 +1,9 @@
-"""From a conversation to the ids of a prompt.
+"""Build the token ids of a prompt from a conversation.
 
-The template writes one string, in which its own markers must become control tokens and nothing else may; that is the
-work of `render`. Templates also differ in what they read: content as a text or as typed parts, a system
-prompt or none, tool calls, reasoning. Here the form is found in which the template leaves nothing out; where there is
-none, the conversation is refused.
+The template writes one string, in which its own markers, and nothing else, must become control tokens; `render` does
+that. Templates also differ in their input: content as a string or as typed parts, with or without system prompt, tool
+calls, reasoning. This module finds the form in which the template leaves nothing out, and refuses the conversation if
+there is none.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from llmcli.text.trusted_encoding import TextSegment, without_surrogates
 __all__ = ["ROLES", "ChatPrompt", "Message", "build_chat", "encode_chat", "encode_raw"]
 
 _SYSTEM_ROLES = ("system", "developer")
-# Where a template looks for the reasoning of a reply, if not in its content.
+# The fields from which a template reads the reasoning of a reply, if not from its content.
 _READS_THOUGHTS = re.compile(r"\breasoning_content\b")
 _MAY_READ_THOUGHTS = re.compile(r"[.'\"](?:reasoning|thinking)\b")
-# Variables that templates of models with thoughts have, to leave them out: Qwen, GLM, SmolLM; DeepSeek, Granite, Kimi.
+# Variables that turn thinking off in templates: of Qwen, GLM, SmolLM; of DeepSeek, Granite, Kimi.
 _THINKING_VARIABLES = ("enable_thinking", "thinking")
-# What trying may cost: a template that takes long for one rendering is not asked for many.
+# Limit of all renderings together: a slow template is not tried in many forms.
 _MOST_OPERATIONS = 4_000_000
 
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation as a model reads it."""
+    """A conversation as token ids."""
 
     ids: list[int]
     notes: tuple[str, ...] = ()
-    """What the user should know about how the template wrote the conversation."""
+    """Notes for the user about how the template wrote the conversation."""
     start: ReplyStart = field(default_factory=ReplyStart)
-    """Where the reply begins: in a thought, before one or in the answer."""
+    """The state in which the reply begins: inside thinking, before it, or in the answer."""
 
 
 def encode_raw(tokenizer: Tokenizer, text: str, *, control_tokens: bool = False) -> list[int]:
-    """The ids of a text to continue as it is, with the tokenizer's own beginning.
+    """The ids of a raw text to continue, with the tokenizer's beginning (BOS).
 
-    With `control_tokens` what spells a control token is one.
+    With `control_tokens`, spellings of control tokens become control tokens.
     """
     return tokenizer.encode(text, control_tokens=control_tokens)
 
@@ -93,20 +93,20 @@ def build_chat(
     strict_system: bool = False,
     no_thinking: bool = False,
 ) -> ChatPrompt:
-    """The ids of a conversation as `template` writes it, up to where the reply begins, and of the reply's `prefill`.
+    """Encode a conversation as `template` writes it, up to the beginning of the reply, and the reply's `prefill`.
 
-    Only the template's own text yields control tokens. No BOS is added: the template writes it or does without. With
-    `continue_last` the last message is a reply that is to go on: the ids end with its text. A system prompt that the
+    Only the template's own text becomes control tokens. No BOS is added, since the template writes it if needed. With
+    `continue_last` the last message is a reply to continue: the ids end with its text. A system prompt that the
     template does not write is put before the user's next message, unless `strict_system` forbids it.
 
-    The beginning of a reply is that of its answer: a thought that the template opens is closed before it, unless the
-    beginning itself opens or closes one. With `no_thinking` there is no thought either way: the variable is set that
-    leaves it out, where the template reads one, and a thought that is still opened is closed at once.
+    `prefill` begins the answer: thinking that the template opens is closed before it, unless `prefill` has thinking
+    marks itself. `no_thinking` turns thinking off by the template's variable if it has one, and closes thinking that is
+    opened nevertheless.
 
     Raises:
-        UsageError: a role that is none, a conversation that the template refuses, or with `strict_system` a system
-            prompt that it does not write.
-        CheckpointError: the template fails, or leaves out some of what was said.
+        UsageError: an unknown role, a conversation that the template refuses, or with `strict_system` a system prompt
+            that it does not write.
+        CheckpointError: the template fails, or leaves out a part of the conversation.
     """
     for message in messages:
         if message.role not in ROLES:
@@ -117,15 +117,15 @@ def build_chat(
     builder = _Builder(tokenizer, template, given, strict_system=strict_system)
     if continue_last:
         if not messages or messages[-1].role != "assistant":
-            raise UsageError("Only a reply of the assistant can be continued, and the last message is none.")
+            raise UsageError("Only a reply of the assistant can be continued, but the last message has another role.")
         if not messages[-1].content.strip() or messages[-1].tool_calls:
-            raise UsageError("The last message is the assistant's and has no text that the reply could go on from.")
+            raise UsageError("The last message is the assistant's but has no text to continue.")
     cleaned = [_cleaned(message, template) for message in messages]
     parts, notes, begun = builder.parts(cleaned, continue_last=continue_last)
     unread = unread_note(template, arguments)
     notes = [*notes, unread] if unread else notes
     if continue_last and not begun:
-        # The template has written the reply, with an end of any thought before it.
+        # The template has written the reply, after the end of any thinking.
         segments = [TextSegment(prefill, trusted=False)]
         start = ReplyStart("begin", cleaned[-1].content + prefill)
     else:
@@ -135,8 +135,8 @@ def build_chat(
         notes = [*notes, note] if note else notes
         if no_thinking and not unthinking and start.state == "begin" and opening_tokens(tokenizer):
             notes.append(
-                f"The chat template {template.name!r} has no variable that turns thinking off, and opens no thought "
-                "that could be closed; the model may still think."
+                f"The chat template {template.name!r} has no variable that turns thinking off and does not open "
+                "thinking, so it cannot be closed; the model may still think."
             )
     return ChatPrompt(_encode(tokenizer, [*parts, *segments]), tuple(notes), start)
 
@@ -144,7 +144,7 @@ def build_chat(
 def _begun_reply(
     tokenizer: Tokenizer, end: str, text: str, *, no_thinking: bool
 ) -> tuple[list[TextSegment], ReplyStart, str]:
-    """What to write after a prompt with that `end` so that the reply begins with `text`; its start, and a note."""
+    """Segments to add after a prompt that ends with `end`, so that the reply begins with `text`; its start; a note."""
     form = tokenizer.thinking
     state, segment = form.opened(end), TextSegment(text, trusted=False)
     marks_thought = any(part == "mark" and piece.strip() for part, piece in ThinkingSplitter(form, state).pieces(text))
@@ -153,12 +153,12 @@ def _begun_reply(
         return [TextSegment(opening, trusted=True), segment], ReplyStart("answer", text), ""
     note = ""
     if marks_thought and state.startswith("think"):
-        note = "How the reply is to begin marks a thought, so the thought that the chat template opens is not closed."
+        note = "The prefill has thinking marks, so the thinking that the chat template opens is not closed."
     return [segment], ReplyStart(state, text), note
 
 
 def _cleaned(message: Message, template: ChatTemplate) -> Message:
-    """`message` in valid Unicode. A developer's message is a system prompt to a template that knows no such role."""
+    """`message` in valid Unicode; the role developer becomes system for templates that do not know it."""
     role = "system" if message.role == "developer" and "developer" not in template.source else message.role
     thinking = None if message.thinking is None else without_surrogates(message.thinking)
     name = None if message.name is None else without_surrogates(message.name)
@@ -169,12 +169,12 @@ def _cleaned(message: Message, template: ChatTemplate) -> Message:
 
 @dataclass(frozen=True)
 class _Version:
-    """A conversation as it may have to be changed for a template, and what to tell of the change."""
+    """A conversation, possibly changed to fit a template, and the notes about the changes."""
 
     messages: Sequence[Message]
     system_moved: bool = False
     late_only: bool = False
-    """Whether only system prompts have moved that are not at the beginning."""
+    """Whether only system prompts after the beginning were moved."""
     tools_as_text: bool = False
 
     def notes(self, template: str) -> list[str]:
@@ -191,7 +191,7 @@ class _Version:
 
 
 class _Builder:
-    """Finds the form of a conversation that a template writes whole."""
+    """Finds the form of a conversation that a template writes completely."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class _Builder:
         self._incomplete: tuple[Sequence[Message], Written] | None = None
 
     def parts(self, messages: Sequence[Message], *, continue_last: bool) -> tuple[list[Part], list[str], str]:
-        """The prompt in the first form that loses nothing, notes about it, and a text that the reply begins with."""
+        """The prompt in the first form that leaves nothing out, notes, and a text that begins the reply."""
         messages = self._with_thoughts(messages)
         started = self._template.operations
         for version in self._versions(messages):
@@ -227,7 +227,7 @@ class _Builder:
         raise self._fault()
 
     def _begun(self, messages: Sequence[Message]) -> tuple[list[Part], list[str], str]:
-        """The last message as the beginning of a new reply, for templates that write none at the end."""
+        """Use the last message as the beginning of a new reply, for templates that cannot end with a reply."""
         error = self._fault()
         try:
             parts, notes, _ = self.parts(messages[:-1], continue_last=False)
@@ -236,13 +236,13 @@ class _Builder:
         return parts, notes, messages[-1].content
 
     def _versions(self, messages: Sequence[Message]) -> Iterator[_Version]:
-        """The conversation as it is, then without what templates may not know."""
+        """The conversation unchanged, then without features that templates may not support."""
         systems = [index for index, message in enumerate(messages) if message.role in _SYSTEM_ROLES]
         has_tools = any(message.tool_calls or message.role in TOOL_ROLES for message in messages)
         given = _Version(messages)
         if any(message.role == "developer" for message in messages):
             yield given
-            # The template means something else by the word.
+            # The word "developer" in the template may have another meaning than a role.
             messages = [
                 replace(message, role="system") if message.role == "developer" else message for message in messages
             ]
@@ -253,7 +253,7 @@ class _Builder:
                 _Version(with_tools_as_text(messages, results=results), tools_as_text=True) for results in (False, True)
             ]
         yield from versions
-        # First those that come late, where a template may know only one at the beginning.
+        # First move only later system prompts, since a template may accept one at the beginning only.
         for which in dict.fromkeys((tuple(at for at in systems if at), tuple(systems))):
             for version in versions if which else ():
                 moved = with_system_in_user(version.messages, which)
@@ -261,7 +261,7 @@ class _Builder:
                     yield replace(version, messages=moved, system_moved=True, late_only=0 in systems and 0 not in which)
 
     def _whole(self, version: _Version, *, continue_last: bool) -> Written | None:
-        """What the template writes of a version, if there is a form in which nothing is left out."""
+        """The rendering of a version in the first form that leaves nothing out; None if there is none."""
         roles = sorted({message.role for message in version.messages})
         has_calls = any(message.tool_calls for message in version.messages)
         tried: set[Form] = set()
@@ -299,45 +299,45 @@ class _Builder:
 
     @staticmethod
     def _lost(messages: Sequence[Message], written: Written) -> set[str]:
-        """The roles of which something is left out. What is said beside a tool call is only noted."""
+        """The roles with text that is left out. Text next to a tool call is not counted, only noted."""
         return {messages[index].role for index in written.lost if not messages[index].tool_calls}
 
     @staticmethod
     def _notes(messages: Sequence[Message], written: Written) -> list[str]:
         notes = []
         if any(messages[index].tool_calls for index in written.lost):
-            notes.append("The chat template leaves out what the assistant says beside a tool call.")
+            notes.append("The chat template leaves out the assistant's text next to a tool call.")
         if any(messages[index].role not in TOOL_ROLES for index in written.lost_names):
             notes.append('The chat template does not write the "name" of a message.')
         return notes
 
     def _fault(self) -> LlmcliError:
-        """Why there is no prompt."""
+        """The error that explains why there is no prompt."""
         if self._incomplete is None:
             return self._error or CheckpointError(f"The chat template {self._template.name!r} writes no prompt.")
         messages, written = self._incomplete
         roles = self._lost(messages, written)
         if not roles:
             return UsageError(
-                f"The chat template {self._template.name!r} leaves out tool calls; none can be given to it."
+                f"The chat template {self._template.name!r} leaves out tool calls and cannot be used with them."
             )
         if roles <= set(_SYSTEM_ROLES) and self._error is None:
             return UsageError(
-                f"The chat template {self._template.name!r} does not write a system prompt, and no message of the "
-                "user follows that it could be put before."
+                f"The chat template {self._template.name!r} does not write a system prompt, and there is no later user "
+                "message to put it into."
             )
-        said = " and ".join(f"what the {_SPEAKERS.get(role, role)} says" for role in sorted(roles))
+        left_out = " and ".join(f"the text of the {_SPEAKERS.get(role, role)}" for role in sorted(roles))
         return CheckpointError(
-            f"The chat template {self._template.name!r} leaves out {said}. Give another with --chat-template, or "
+            f"The chat template {self._template.name!r} leaves out {left_out}. Give another with --chat-template, or "
             "continue the text as it is with --raw."
         )
 
     def _with_thoughts(self, messages: Sequence[Message]) -> list[Message]:
-        """The conversation with the reasoning of the model's own replies where the template looks for it."""
+        """Put the reasoning of the model's own replies where the template reads it: a separate field or the content."""
         form = self._tokenizer.thinking
         apart = [_apart(message, self._tokenizer) for message in messages]
         if not form.is_content:
-            # The template writes marks of its own around the answer.
+            # The template itself writes marks around the answer.
             return apart
         given = list(messages)
         thoughts = [after.thinking for before, after in zip(given, apart, strict=True) if before is not after]
@@ -353,7 +353,7 @@ class _Builder:
         return given
 
     def _plain(self, messages: Sequence[Message]) -> str | None:
-        """What the template makes of the messages' texts, to look at; None if it refuses or fails."""
+        """Render the messages' texts, to examine the result; None if the template refuses them or fails."""
         plain: list[dict[str, object]] = []
         for message in messages:
             fields = {
@@ -373,20 +373,20 @@ _SPEAKERS = {"system": "system prompt"}
 
 
 def _some_of(roles: Sequence[str]) -> list[frozenset[str]]:
-    """Sets of the roles in a conversation: all, all but system prompts, then smaller and smaller ones."""
+    """Subsets of the roles in a conversation: all, all but system prompts, then smaller ones."""
     others = [role for role in roles if role not in _SYSTEM_ROLES]
     smaller = [frozenset(some) for size in range(len(roles) - 1, 0, -1) for some in combinations(roles, size)]
     return list(dict.fromkeys([frozenset(roles), frozenset(others), *smaller]))
 
 
 def _apart(message: Message, tokenizer: Tokenizer) -> Message:
-    """A reply of the model with its thoughts apart from the answer; any other message as it is."""
+    """Split a reply of the model into thinking and answer; return other messages unchanged."""
     form = tokenizer.thinking
     if not message.has_marks or message.thinking is not None:
         return message
     thought, answer = split_thinking(message.content, form)
     if form.is_content and not thought:
-        # The prompt had opened the thought.
+        # The prompt had opened the thinking.
         ends = [(at, end) for end in TAGS.values() if (at := message.content.find(end)) >= 0]
         if ends:
             at, end = min(ends)
@@ -398,7 +398,7 @@ def _apart(message: Message, tokenizer: Tokenizer) -> Message:
 
 
 def _ids_at_the_end(ids: Sequence[int], text: str, tokenizer: Tokenizer) -> tuple[int, ...] | None:
-    """The last of `ids` that say `text`, so that they are read again as they were; None if none do."""
+    """The last of `ids` that decode to `text`, so that the prefix cache still matches; None if there are none."""
     start, left = len(ids), len(text.encode())
     while start and left > 0:
         start -= 1
@@ -408,7 +408,7 @@ def _ids_at_the_end(ids: Sequence[int], text: str, tokenizer: Tokenizer) -> tupl
 
 
 def _encode(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
-    """The ids of `parts`: neighboring texts as one."""
+    """Encode `parts`; adjacent texts are encoded together."""
     ids: list[int] = []
     texts: list[TextSegment] = []
     for part in parts:
@@ -423,6 +423,6 @@ def _encode(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
 
 
 def _drop_overlap(tokenizer: Tokenizer, texts: list[TextSegment], ids: tuple[int, ...]) -> None:
-    """Take away the space before a reply that its first token brings along."""
+    """Remove the space before a reply if its first token already includes it."""
     if texts and tokenizer.token_bytes(ids[0]).startswith(b" ") and not tokenizer.decode(ids).startswith(" "):
         texts[-1] = replace(texts[-1], text=texts[-1].text.removesuffix(" "))

@@ -1,9 +1,9 @@
-"""One rendering of a conversation by a chat template, with every piece of it traced back to where it comes from.
+"""Render a conversation by a chat template, and trace every piece of the result back to its source.
 
-The template is shown single private-use characters in place of untrusted text; where one comes out, that text goes in,
-marked as untrusted. A template may look into a message (to drop old reasoning, say), so this is tried with whole
-messages first, then with less and less of them hidden, until the result is what the template makes of the real
-messages. The same characters tell whether the template has written each message at all.
+The template gets placeholders (single private-use characters) instead of untrusted text; where one is in the output,
+the text is inserted, marked as untrusted. A template may inspect a message (for example to drop old reasoning), so
+first whole messages are replaced, then smaller parts of them, until the result equals the rendering of the real
+messages. The placeholders also show whether the template has written each message.
 """
 
 from __future__ import annotations
@@ -23,59 +23,59 @@ from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment, without_surrogates
 
 Part: TypeAlias = TextSegment | tuple[int, ...]
-"""A piece of a prompt: text to encode, or ids as they are."""
+"""A piece of a prompt: text to encode, or token ids."""
 _Shown: TypeAlias = Literal["whole", "edges", "plain"]
-"""What of a message is hidden from the template: all, both ends and what spells control tokens, or the latter only."""
+"""The part of a message that placeholders replace: all of it; both ends and spellings of control tokens; only these."""
 
-# What models put around their reasoning. In a reply these are the model's own, and templates look for them.
+# The marks around reasoning. In a reply of the model they are marks, and templates search for them.
 _REASONING = re.compile("|".join(map(re.escape, (*TAGS, *TAGS.values()))))
 # A list of typed parts as Python and JSON write it.
 _PARTS = re.compile(r"\{['\"]type['\"]: ?['\"]text['\"], ?['\"]text['\"]: ")
-# From this length on, a text found in a rendering is not there by chance.
-_TELLING = 24
+# A text of at least this length is not in a rendering by chance.
+_SIGNIFICANT = 24
 
 
 @dataclass(frozen=True)
 class Form:
-    """In what form a template is handed the messages."""
+    """The form in which a template gets the messages."""
 
     parts: frozenset[str] = frozenset()
-    """The roles whose content is a list of typed parts; that of the others is a text."""
+    """The roles whose content is a list of typed parts; the content of other roles is a string."""
     arguments_as_text: bool = False
-    """Whether the arguments of a tool call are a text of JSON instead of a JSON value."""
+    """Whether the arguments of a tool call are a JSON string instead of a JSON value."""
 
     def content(self, role: str, text: str) -> object:
-        """A message's content."""
+        """The content field of a message."""
         return [{"type": "text", "text": text}] if role in self.parts else text
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a template wrote, and what it left out."""
+    """The output of a template, and the parts of the conversation that it left out."""
 
     parts: list[Part]
     lost: frozenset[int]
-    """The indices of messages whose text it left out, in whole or in part."""
+    """Indices of messages whose text was left out, wholly or partly."""
     lost_calls: frozenset[int]
-    """Those of messages of whose tool calls it left out names or arguments."""
+    """Indices of messages with tool calls whose names or arguments were left out."""
     lost_names: frozenset[int]
-    """Those of messages whose `name` it left out."""
+    """Indices of messages whose `name` was left out."""
 
 
 @dataclass(frozen=True)
 class _Filling:
-    """What goes in where a placeholder comes out."""
+    """The text that replaces a placeholder in the output."""
 
     text: str
     parts: tuple[Part, ...]
     trimmed: bool = False
-    """Whether the template may have trimmed it: a whole message, which it sees as a single character."""
+    """Whether the template may trim it: true for a whole message, which the template sees as a single character."""
     owner: int | None = None
     """The index of the message it belongs to."""
 
 
 class TemplateWriter:
-    """Has the template write one conversation, keeping track of where its text comes from."""
+    """Renders one conversation, and traces the text back to its sources."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class TemplateWriter:
         *,
         continue_last: bool = False,
     ) -> None:
-        """With `continue_last` the text ends with that of the last message, instead of where a reply begins."""
+        """With `continue_last` the output ends with the text of the last message, not with the start of a reply."""
         self._tokenizer = tokenizer
         self._template = template
         self._messages = messages
@@ -97,17 +97,17 @@ class TemplateWriter:
         )
         present.update(template.source, _characters(template_args))
         self._free: Iterator[str] = (char for char in map(chr, range(0xF0000, 0xFFFFE)) if char not in present)
-        # Follows the last message's text, to find where it ends.
+        # A placeholder after the last message's text, to find its end.
         self._end = next(self._free, "") if continue_last else ""
         self._fillings: dict[str, _Filling] = {}
         self._placeholders: dict[_Filling, str] = {}
         self._template_args = self._hidden_in(template_args)
 
     def written(self) -> Written:
-        """The prompt, with as much of it traced back to the messages as the template allows.
+        """Render the prompt, traced back to the messages as far as the template allows.
 
         Raises:
-            UsageError: the template refuses the conversation, or does not write the message that is to be continued.
+            UsageError: the template refuses the conversation, or does not write the message to continue.
             CheckpointError: the template fails.
         """
         plain: list[_Shown] = ["plain"] * len(self._messages)
@@ -120,21 +120,21 @@ class TemplateWriter:
                 return self._checked(parts, shown, attempt, expected)
             if self._template.operations - started > _MOST_OPERATIONS:
                 break
-        # Only what spells control tokens is hidden, in the very rendering that `expected` comes from.
+        # Replace only spellings of control tokens, in the rendering that `expected` comes from.
         return self._checked(self._filled(rendered, expected) or [], plain, rendered, expected)
 
     def _attempts(self, plain: list[_Shown], expected: str) -> Iterator[list[_Shown]]:
-        """What to show to the template, from what hides most of the messages to what hides least."""
+        """Which parts of each message to replace by placeholders, from most to least."""
         whole: list[_Shown] = ["whole"] * len(plain)
         edges: list[_Shown] = ["edges"] * len(plain)
         yield whole
-        for visible in _OFTEN_LOOKED_INTO:
+        for visible in _OFTEN_INSPECTED:
             seen = [visible(message) for message in self._messages]
             for others in (edges, plain):
                 yield [other if see else hidden for see, hidden, other in zip(seen, whole, others, strict=True)]
         mixed = list(plain)
         started = self._template.operations
-        for at in range(max(0, len(plain) - _LOOKED_INTO_ONE_BY_ONE), len(plain)):
+        for at in range(max(0, len(plain) - _TRIED_ONE_BY_ONE), len(plain)):
             if self._traced([*plain[:at], whole[at], *plain[at + 1 :]], expected)[1] is not None:
                 mixed[at] = whole[at]
             if self._template.operations - started > _MOST_OPERATIONS:
@@ -143,11 +143,11 @@ class TemplateWriter:
         yield edges
 
     def _traced(self, shown: Sequence[_Shown], expected: str) -> tuple[str, list[Part] | None]:
-        """What the template makes of messages `shown` so, and the prompt, if that is the text `expected`."""
+        """The rendering with messages `shown` in this way, and the prompt if its text is `expected`, else None."""
         try:
             rendered = self._render(shown)
         except LlmcliError:
-            # The template wants to see more than it was shown.
+            # The template needs to see more of the text.
             return "", None
         return rendered, self._filled(rendered, expected)
 
@@ -159,18 +159,18 @@ class TemplateWriter:
         if not self._end:
             return text
         if self._end not in text:
-            raise UsageError("The model's chat template does not write the last message, which is to be continued.")
+            raise UsageError("The model's chat template does not write the last message, so it cannot be continued.")
         return text[: text.rindex(self._end)]
 
     def _dict(self, index: int, shown: _Shown) -> dict[str, object]:
-        """A message as the template gets it."""
+        """A message as passed to the template."""
         message = self._messages[index]
         content = self._content(index, shown)
         if index == len(self._messages) - 1:
             content += self._end
 
         def label(text: str) -> str:
-            """A name or an id."""
+            """A name or an id with its placeholders."""
             return self._whole(text, index) if shown == "whole" else self._spans_hidden(text, index)
 
         result: dict[str, object] = {"role": message.role, "content": self._form.content(message.role, content)}
@@ -193,7 +193,7 @@ class TemplateWriter:
         return {**({"id": label(call.id)} if call.id else {}), "type": "function", "function": function}
 
     def _checked(self, parts: list[Part], shown: Sequence[_Shown], rendered: str, expected: str) -> Written:
-        """`parts`, which `rendered` became, with what of the messages is not in it."""
+        """`parts` of the output `rendered`, together with the parts of the messages that are missing in it."""
         indices = range(len(self._messages))
         squeezed = "" if all(how == "whole" for how in shown) else _squeezed(expected)
         return Written(
@@ -212,7 +212,7 @@ class TemplateWriter:
         )
 
     def _is_written(self, index: int, shown: _Shown, rendered: str, expected: str, squeezed: str) -> bool:
-        """Whether all the text of a message is in the prompt, `squeezed` when without white space."""
+        """Whether the whole text of a message is in the prompt; `squeezed` is the prompt without white space."""
         message = self._messages[index]
         if message.role in self._form.parts and self._shows_parts(expected):
             return False
@@ -223,26 +223,26 @@ class TemplateWriter:
             whole = self._content(index, "whole")
             if shown == "whole":
                 return whole in rendered
-            # It is found as it is; by chance only if it is short and the template does not write the message.
-            if _squeezed(text) in squeezed and (len(text) >= _TELLING or whole in self._shown_whole):
+            # The text is in the prompt; by chance only if it is short and the template does not write the message.
+            if _squeezed(text) in squeezed and (len(text) >= _SIGNIFICANT or whole in self._shown_whole):
                 return True
             ends = [char for char in self._content(index, "edges") if char in self._fillings]
             found = [end in self._shown_edges for end in ends]
             if any(found) or whole in self._shown_whole:
                 return bool(ends) and found[0] and found[-1]
-            # The template changes what is shown of it. It has to write letters alone, as many as are in this text.
+            # The template changes the text. Check that it writes a word of letters of the same length.
             word = f"zq{index}x"
             word *= -(-len(text) // len(word))
             return word in self._shown_words(index, word)
         return _squeezed(text) in squeezed
 
     def _shows_parts(self, expected: str) -> bool:
-        """Whether the template has written a list of typed parts as it is."""
-        said = [self._template.source, *(message.content for message in self._messages)]
-        return len(_PARTS.findall(expected)) > sum(len(_PARTS.findall(text)) for text in said)
+        """Whether the template has written a list of typed parts literally, as Python or JSON."""
+        given = [self._template.source, *(message.content for message in self._messages)]
+        return len(_PARTS.findall(expected)) > sum(len(_PARTS.findall(text)) for text in given)
 
     def _calls_written(self, index: int, shown: _Shown, rendered: str, expected: str) -> bool:
-        """Whether the names and the texts in the arguments of a message's tool calls are in the prompt."""
+        """Whether the names and the strings in the arguments of a message's tool calls are in the prompt."""
         calls = self._messages[index].tool_calls
         texts = [text for call in calls for text in _texts_in(call.arguments)]
         return all(self._label_written(call.name, index, shown, rendered, expected) for call in calls) and all(
@@ -250,7 +250,7 @@ class TemplateWriter:
         )
 
     def _label_written(self, label: str | None, index: int, shown: _Shown, rendered: str, expected: str) -> bool:
-        """Whether a name that belongs to a message is in the prompt."""
+        """Whether a name or id of a message is in the prompt."""
         if not label:
             return True
         return self._whole(label, index) in rendered if shown == "whole" else label in expected
@@ -274,7 +274,7 @@ class TemplateWriter:
             return ""
 
     def _filled(self, rendered: str, expected: str) -> list[Part] | None:
-        """`rendered` with the placeholders filled in; None if that is not the text `expected`."""
+        """`rendered` with its placeholders replaced; None if the result is not the text `expected`."""
         pieces = re.split(f"([{re.escape(''.join(self._fillings))}])", rendered) if self._fillings else [rendered]
         if not expected.startswith(pieces[0]):
             return None
@@ -286,7 +286,7 @@ class TemplateWriter:
             if expected.startswith(text + literal, at):
                 parts += filling.parts
             elif filling.trimmed:
-                # With a mark behind the last message, the template trims its beginning only.
+                # With the end placeholder after the last message, the template trims only the beginning.
                 for text in (filling.text.strip(), filling.text.lstrip()):
                     if expected.startswith(text + literal, at):
                         parts.append(TextSegment(text, trusted=False))
@@ -313,14 +313,14 @@ class TemplateWriter:
         return self._placeholder(_Filling(text, (TextSegment(text, trusted=False),), owner=owner))
 
     def _content(self, index: int, shown: _Shown) -> str:
-        """The text of a message with that much of it hidden."""
+        """The text of a message with placeholders as `shown` says."""
         if shown == "whole":
             return self._content_whole(index)
         text = self._messages[index].content
         inner = text.strip()
         if shown == "plain" or not inner:
             return self._spans_hidden(text, index)
-        # Besides what spells control tokens, hide the ends, so that no such spelling arises across them.
+        # Also replace both ends, so that no spelling of a control token arises across them.
         start = text.index(inner)
         return self._spans_hidden(text, index, [(start, start + 1), (start + len(inner) - 1, start + len(inner))])
 
@@ -337,16 +337,16 @@ class TemplateWriter:
         return self._placeholder(_Filling(text, parts, trimmed=not markers, owner=index))
 
     def _whole(self, text: str, owner: int) -> str:
-        """A placeholder for a text beside the content of a message."""
+        """A placeholder for a text other than the content of a message."""
         return self._placeholder(_Filling(text, (TextSegment(text, trusted=False),), trimmed=True, owner=owner))
 
     def _spans_hidden(self, text: str, owner: int, more: Sequence[tuple[int, int]] = ()) -> str:
-        """A text of a message with placeholders where it spells control tokens, and at `more` places."""
+        """A text of a message with placeholders for spellings of control tokens and for the spans `more`."""
         message = self._messages[owner]
         shown = _reasoning_spans(message) if text is message.content else []
         spans = [*self._tokenizer.control_spans(text), *more]
         if message.role == "assistant" and not message.has_marks:
-            # Of someone else's reply they are words, which a template is not to find either.
+            # In a reply that no model generated, reasoning marks are text, which the template must not find.
             spans += [match.span() for match in _REASONING.finditer(text)]
         spans = [span for span in spans if not any(start < span[1] and span[0] < end for start, end in shown)]
         return self._replaced(text, spans, owner)
@@ -356,7 +356,7 @@ class TemplateWriter:
         return "".join(self._untrusted(text[a:b], owner) if hidden else text[a:b] for a, b, hidden in pieces)
 
     def _hidden(self, value: object, owner: int | None) -> object:
-        """A JSON value, with placeholders where texts in it spell control tokens."""
+        """A JSON value with placeholders for spellings of control tokens in its strings."""
         if isinstance(value, str):
             text = without_surrogates(value)
             return self._replaced(text, self._tokenizer.control_spans(text), owner)
@@ -365,31 +365,31 @@ class TemplateWriter:
         return [self._hidden(item, owner) for item in value] if isinstance(value, list | tuple) else value
 
     def _hidden_in(self, values: Mapping[str, object]) -> dict[str, object]:
-        """Template variables, with placeholders where strings in them spell control tokens."""
+        """Template variables with placeholders for spellings of control tokens in their strings."""
         return {name: self._hidden(value, None) for name, value in values.items()}
 
 
-# A template may look for settings in a system message, and it may drop the reasoning of earlier replies.
-_OFTEN_LOOKED_INTO: tuple[Callable[[Message], bool], ...] = (
+# A template may search a system message for settings, and may drop the reasoning of earlier replies.
+_OFTEN_INSPECTED: tuple[Callable[[Message], bool], ...] = (
     lambda message: bool(_reasoning_spans(message)),
     lambda message: message.role == "system",
     lambda message: message.role == "system" or bool(_reasoning_spans(message)),
 )
-# How many messages are tried one at a time, each at the cost of writing the conversation once.
-_LOOKED_INTO_ONE_BY_ONE = 64
-# What trying may cost: a template that takes long for one rendering is not asked for many.
+# Number of messages that are tried one at a time, each at the cost of one rendering.
+_TRIED_ONE_BY_ONE = 64
+# Limit of all renderings together: a slow template is not tried often.
 _MOST_OPERATIONS = 2_000_000
 
 
 def _reasoning_spans(message: Message) -> list[tuple[int, int]]:
-    """Where the marks of reasoning are in a reply of the model."""
+    """Spans of the reasoning marks in a reply of the model."""
     if not message.has_marks:
         return []
     return [match.span() for match in _REASONING.finditer(message.content)]
 
 
 def _without_thoughts(message: Message) -> str:
-    """The text of a message but for a reply's reasoning, which templates drop: what follows the end of a thought."""
+    """The text of a message without a reply's reasoning, which templates may drop."""
     spans = _reasoning_spans(message)
     if not spans:
         return message.content
@@ -402,7 +402,7 @@ def _squeezed(text: str) -> str:
 
 
 def _texts_in(value: object) -> Iterator[str]:
-    """The texts in a JSON value."""
+    """All strings in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -415,7 +415,7 @@ def _texts_in(value: object) -> Iterator[str]:
 
 
 def _cut(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bool]]:
-    """The pieces of `text` in order, as (start, end, whether it is one of `spans`), which must not overlap."""
+    """Split `text` at `spans`, which must not overlap: (start, end, whether the piece is one of them)."""
     at = 0
     for start, end in spans:
         yield at, start, False
@@ -425,7 +425,7 @@ def _cut(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """`spans` in order, overlapping ones joined."""
+    """`spans` sorted, with overlapping ones merged."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
@@ -436,5 +436,5 @@ def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _characters(value: object) -> set[str]:
-    """Every character of the strings in a value."""
+    """The set of characters of all strings in a JSON value."""
     return {char for text in _texts_in(value) for char in text}

@@ -1,1 +1,1 @@
-"""Chat templates as programs: compiled in a sandbox, with a budget, and what their variables are."""
+"""Chat templates as programs: compiled in a sandbox, run with a budget, and their variables."""

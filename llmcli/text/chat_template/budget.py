@@ -1,8 +1,7 @@
-"""How much a chat template may do: it comes from a stranger, and a few lines of it could run for ever.
+"""Limit the work of a chat template: templates are untrusted, and a few lines could run forever.
 
-What is measured is the work that templates can ask for: turns of loops, calls, and the size of every value, nested
-ones counted as often as they would be written out. Jinja's sandbox keeps a template from reaching anything; it lets
-it work without end and make strings without limit.
+Counted are loop iterations, calls, and the size of every value (nested values as often as they would be printed).
+Jinja's sandbox restricts what a template can access, but neither its running time nor the size of its strings.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any
 
-# Characters that a value may have, and all that is written, besides several times those of the conversation.
+# Maximum characters of a value and of the output, plus a multiple of the conversation's characters.
 _LARGEST = 4 << 20
 _PER_CHARACTER_GIVEN = 8
 _CHARACTERS_PER_OPERATION = 64
@@ -26,27 +25,27 @@ _COMPUTED_WIDTH = re.compile(r":[^{}]*\{|%[^a-zA-Z%]*\*")
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a rendering may take."""
+    """Limits of one rendering."""
 
     operations: int = 1_000_000
-    """The templates of real models need a few dozen for each message."""
+    """The templates of real models need a few dozen per message."""
     seconds: float = 5.0
-    """Of this thread's processor time: a busy machine refuses no template."""
+    """CPU time of this thread, so that a busy machine does not cause refusals."""
 
 
 LIMITS = Limits()
 
 
 class OverBudgetError(Exception):
-    """The template asks for more than any template needs."""
+    """The template exceeds a limit."""
 
 
 class Budget:
-    """What is left for one rendering."""
+    """Counts the work of one rendering against its limits."""
 
     def __init__(self, variables: Mapping[str, object], limits: Limits = LIMITS) -> None:
-        """`variables` are what the template is given; the longer a conversation, the more may be written."""
-        # By identity, with the values themselves, so that none is forgotten and its identity given to another.
+        """`variables` are the template's input; the size limit grows with them."""
+        # Keyed by identity; holds the values too, so that no identity is reused.
         self._weighed: dict[int, tuple[object, int, int]] = {}
         self._limits = limits
         self.operations = 0
@@ -56,7 +55,7 @@ class Budget:
         self._largest = _LARGEST + _PER_CHARACTER_GIVEN * self.weight(dict(variables))
 
     def spend(self, operations: int = 1) -> None:
-        """Count so many; `OverBudgetError` if there were too many, or the time is up."""
+        """Count `operations`; raise `OverBudgetError` if there are too many or the time is up."""
         self.operations += operations
         if self.operations > self._limits.operations:
             raise OverBudgetError(f"it takes more than {self._limits.operations} operations")
@@ -64,17 +63,17 @@ class Budget:
             raise OverBudgetError(f"it takes more than {self._limits.seconds:.0f} seconds")
 
     def write(self, characters: int) -> None:
-        """Count so many characters of output."""
+        """Count `characters` of output."""
         self._written += characters
         self.fits(self._written)
 
     def fits(self, characters: float) -> None:
-        """`OverBudgetError` if that is more than a value may have."""
+        """Raise `OverBudgetError` if `characters` is more than a value may have."""
         if characters > self._largest:
             raise OverBudgetError(f"it makes a text of more than {self._largest} characters")
 
     def take(self, value: Any) -> Any:
-        """`value`, which has just been made, if it is not too large; one that is made bit by bit is measured so."""
+        """Count a new `value` and return it; raises `OverBudgetError` if it is too large. Iterators count per item."""
         if isinstance(value, Iterator):
             return self._measured(value)
         weight = self.weight(value)
@@ -83,7 +82,7 @@ class Budget:
         return value
 
     def weight(self, value: object, depth: int = 0) -> int:
-        """About how many characters `value` would have if written out."""
+        """Approximate number of characters of `value` if printed."""
         if isinstance(value, str | bytes):
             return len(value)
         if isinstance(value, int):
@@ -101,7 +100,7 @@ class Budget:
         return known[1]
 
     def _of_many(self, value: Collection[object], depth: int) -> tuple[int, int]:
-        """The weight of a collection, and how deep the deepest value in it is nested."""
+        """The weight of a collection, and its nesting depth."""
         if depth > _DEEPEST:
             raise OverBudgetError(f"it nests values more than {_DEEPEST} deep")
         weight, height = 2, 0
@@ -112,7 +111,7 @@ class Budget:
         return weight, height + 1
 
     def _measured(self, items: Iterator[Any]) -> Iterator[Any]:
-        # Whoever makes a list of them has them all at once.
+        # Count the sum too, since the caller may collect all items in a list.
         total = 0
         for item in items:
             total += 2 + self.weight(item)
@@ -121,29 +120,29 @@ class Budget:
 
 
 def estimate(name: str, value: Any, arguments: Sequence[Any], budget: Budget) -> float:
-    """How large at most the result of a filter or method that can make much of little will be; 0 for others.
+    """Upper bound of the result size of a filter or method that can enlarge its input; 0 for others.
 
-    `value` is what it is called on, `arguments` all others. `OverBudgetError` for what cannot be told beforehand.
+    `value` is what it is called on. Raises `OverBudgetError` if there is no bound.
     """
     rule = _RULES.get(name)
     return 0 if rule is None else rule(value, arguments, budget)
 
 
 def estimate_product(left: Any, right: Any, budget: Budget) -> int:
-    """The same for `left * right`: texts and lists can be repeated."""
+    """Upper bound of the size of `left * right`: strings and lists can be repeated."""
     if isinstance(right, int):
         left, right = right, left
     return abs(left) * budget.weight(right) if isinstance(left, int) and not isinstance(right, int) else 0
 
 
 def estimate_power(left: Any, right: Any) -> None:
-    """`OverBudgetError` if `left ** right` is a huge number."""
+    """Raise `OverBudgetError` if `left ** right` is a huge number."""
     if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _MOST_BITS:
         raise OverBudgetError(f"it makes a number of more than {_MOST_BITS} bits")
 
 
 def estimate_format(pattern: Any, arguments: Iterable[Any], budget: Budget) -> float:
-    """The same for `pattern % arguments` and `pattern.format(*arguments)`."""
+    """Upper bound of the size of `pattern % arguments` and `pattern.format(*arguments)`."""
     if not isinstance(pattern, str | bytes):
         return 0
     text = pattern if isinstance(pattern, str) else pattern.decode("latin-1")
@@ -153,7 +152,7 @@ def estimate_format(pattern: Any, arguments: Iterable[Any], budget: Budget) -> f
         raise OverBudgetError("it has a format of absurd width")
     places = text.count("%") + text.count("{")
     longest = max((budget.weight(argument) for argument in arguments), default=0)
-    # Escapes in what is written of a text take up to ten characters.
+    # An escaped character takes up to ten characters.
     return len(text) + sum(map(int, _DIGITS.findall(text))) + places * 10 * longest
 
 
@@ -182,7 +181,7 @@ def _replaced(value: Any, arguments: Sequence[Any], budget: Budget) -> float:
 
 
 def _joined(value: Any, arguments: Sequence[Any], budget: Budget) -> float:
-    # Of a text that is joined with another, either may stand between the characters of the other.
+    # For two strings, the separator may be either: method or filter.
     separator, items = (value, arguments[0]) if isinstance(value, str) and arguments else (list(arguments[:1]), value)
     count = len(items) if isinstance(items, list | tuple | dict | str) else 0
     return budget.weight(items) + count * budget.weight(separator)

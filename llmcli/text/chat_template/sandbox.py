@@ -1,7 +1,7 @@
-"""The environment that chat templates are compiled in: Jinja's sandbox, with everything in it measured.
+"""The environment in which chat templates are compiled: Jinja's sandbox with a budget.
 
-Whatever could go on for long or grow is led through the budget of the rendering: loops and macros count their turns,
-calls, filters, operators and literals are estimated before and weighed afterwards.
+Everything that can take long or grow is counted against the budget of the rendering: iterations of loops and macros;
+calls, filters, operators and literals, whose results are estimated before and measured afterwards.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ class RefusedError(Exception):
 
 
 class Generation(Extension):
-    """`{% generation %}` marks replies for training; to write a prompt, its content is simply there."""
+    """`{% generation %}` marks replies for training; for a prompt, only its content is written."""
 
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Read the block and keep its content, in a scope of its own."""
+        """Parse the block and keep its content, in a new scope."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
 
 
 class _ShortNamespace(Namespace):
-    """A namespace that is not written out: it can hold itself, or others many times over."""
+    """A namespace with a short representation, since it can contain itself, or others many times."""
 
     def __repr__(self) -> str:
         return "<namespace>"
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
-    """The environment of `transformers`, less generators of filler text, and measured."""
+    """The environment of `transformers`, without generators of filler text, and with a budget."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -67,7 +67,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[Generation, loopcontrols],
-            # Constants would be computed before anything is measured.
+            # The optimizer would compute constants without a budget.
             optimized=False,
             finalize=_written,
         )
@@ -88,27 +88,27 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         _Measure().template(tree)
         return tree
 
-    # What the tree is given to call, besides what the template calls by itself.
+    # Called by nodes that `_Measure` inserts into the tree, and by Jinja for the template's own calls.
 
     def tick(self, characters: int) -> bool:
-        """A turn of a loop or a macro begins, in which so much constant text is written."""
+        """Count one iteration of a loop or call of a macro, which writes `characters` of constant text."""
         budget = _budget()
         budget.spend()
         budget.write(characters)
         return True
 
     def taken(self, value: object) -> object:
-        """A literal list, tuple or dictionary."""
+        """Count a literal list, tuple or dictionary."""
         return _budget().take(value)
 
     def written_together(self, *values: object) -> str:
-        """The operator `~`."""
+        """Count and apply the operator `~`."""
         budget = _budget()
         budget.fits(sum(map(budget.weight, values)))
         return cast(str, budget.take("".join(map(str, values))))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """Any call of the template, to a function, a macro or a method."""
+        """Count and make a call of a function, macro or method."""
         budget = _budget()
         name = getattr(__obj, "__name__", "")
         receiver = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
@@ -120,7 +120,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return budget.take(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """An operator that can make much of little."""
+        """Count and apply an operator that can enlarge its operands."""
         budget = _budget()
         match operator:
             case "*":
@@ -135,7 +135,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
 
 def rendered(template: Template, variables: dict[str, Any], budget: Budget) -> str:
-    """What a compiled template writes within `budget`; whatever the template raises."""
+    """Render a compiled template within `budget`; raises whatever the template raises."""
     token = _current.set(budget)
     try:
         return template.render(variables)
@@ -144,12 +144,12 @@ def rendered(template: Template, variables: dict[str, Any], budget: Budget) -> s
 
 
 def strftime_now(form: str) -> str:
-    """The time, as templates write it into system messages."""
+    """The current time in the format `form`, for system messages."""
     return datetime.now().strftime(form)
 
 
 class _Measure:
-    """Puts into the tree of a template what measures it."""
+    """Inserts calls into a template's syntax tree that count its work."""
 
     def template(self, tree: nodes.Template) -> None:
         """Change `tree` in place."""
@@ -188,7 +188,7 @@ def _tick(body: list[nodes.Node]) -> nodes.ExprStmt:
 
 
 def _constants(node: nodes.Node) -> Iterator[nodes.TemplateData]:
-    """Constant text that is written each time `node` is: what has turns of its own counts by itself."""
+    """Constant text written each time `node` is executed, without loops and macros inside, which count themselves."""
     if isinstance(node, nodes.TemplateData):
         yield node
     elif not isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock | nodes.Block):
@@ -200,12 +200,12 @@ def _budget() -> Budget:
     try:
         return _current.get()
     except LookupError:
-        # Jinja tries to compute constants while it compiles; what fails is left for the rendering.
+        # Jinja tries to compute constants while compiling; on failure it leaves them for the rendering.
         raise OverBudgetError("it is not being rendered") from None
 
 
 def _written(value: object) -> object:
-    """A value on its way into the output."""
+    """Count a value that is written to the output."""
     budget = _budget()
     budget.spend()
     text = value if isinstance(value, str) else str(budget.take(value))
@@ -214,7 +214,7 @@ def _written(value: object) -> object:
 
 
 def _measured(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter, with what it is asked for estimated before and what it makes weighed afterwards."""
+    """Wrap a filter: estimate its result before, and measure it afterwards."""
     passed = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @functools.wraps(function)
@@ -232,7 +232,7 @@ def _measured(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _all(items: Any) -> Any:
-    """`items`; those that are made one by one in a list, so that it can be told how many there are."""
+    """`items` as a list if it is an iterator or range, so that its length is known."""
     return list(_budget().take(iter(items))) if isinstance(items, Iterator | range) else items
 
 
@@ -251,12 +251,12 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is; Jinja's own filter escapes it for HTML."""
+    """JSON without the HTML escapes of Jinja's own filter."""
     encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     if indent is None:
         return encoder.encode(value)
     budget, parts, size = _budget(), [], 0
-    # Indentation can make much of little.
+    # Indentation can enlarge a small value.
     for part in encoder.iterencode(value):
         parts.append(part)
         size += len(part)

@@ -1,7 +1,6 @@
-"""Chat templates: the Jinja programs in which a model's makers say how a conversation is written for it.
+"""Chat templates: the Jinja programs that define how a conversation is written for a model.
 
-A template comes with the model, from anywhere, so it runs in a sandbox, sees nothing but the conversation, and has a
-budget of work to do.
+A template comes with the model and is untrusted, so it runs in a sandbox, sees only the conversation, and has a budget.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 
     from llmcli.text.chat_template.sandbox import TemplateEnvironment
 
-# Compiling takes time and memory too; the longest real ones have 30,000 characters.
+# Compiling takes time and memory too; the longest real templates have 30,000 characters.
 _LONGEST_SOURCE = 128 << 10
 
 
 class ChatTemplate:
-    """One chat template. It is compiled when it is first used: what needs none is not stopped by a damaged one."""
+    """One chat template, compiled on first use, so that a damaged one does not matter where none is used."""
 
     def __init__(
         self,
@@ -34,24 +33,24 @@ class ChatTemplate:
         fault: LlmcliError | None = None,
         limits: Limits = LIMITS,
     ) -> None:
-        """Special tokens are visible to it by their roles (`bos_token`, ...); a `fault` is raised by every use.
+        """The template sees `special_tokens` by role (`bos_token`, ...). If there is a `fault`, every use raises it.
 
-        Each rendering may take as much as `limits` allow.
+        `limits` apply to each rendering.
         """
         self.source = source
         self.name = name
         self.operations = 0
-        """What all renderings so far have taken."""
+        """Operations of all renderings so far."""
         self.is_exhausted = False
-        """Whether a rendering has been stopped because it took too much."""
+        """Whether a rendering has exceeded its budget."""
         self.special_tokens = dict(special_tokens)
         self._fault, self._limits = fault, limits
 
     def check(self) -> None:
-        """Compile it.
+        """Compile the template.
 
         Raises:
-            CheckpointError: it is not valid Jinja.
+            CheckpointError: the template is not valid Jinja.
         """
         _ = self._template
 
@@ -75,14 +74,14 @@ class ChatTemplate:
         except (MemoryError, OSError):
             raise
         except Exception as error:
-            raise CheckpointError(f"The chat template {self.name!r} cannot be compiled: {_told(error)}.") from error
+            raise CheckpointError(f"The chat template {self.name!r} cannot be compiled: {_message(error)}.") from error
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """The names of the variables that it reads without setting them before, those of the conversation included.
+        """Names of the variables that the template reads without setting them, including those of the conversation.
 
         Raises:
-            CheckpointError: it is not valid Jinja.
+            CheckpointError: the template is not valid Jinja.
         """
         from jinja2 import meta
 
@@ -98,8 +97,8 @@ class ChatTemplate:
         template, such as `enable_thinking`.
 
         Raises:
-            UsageError: the template refuses this conversation, in its own words.
-            CheckpointError: the template fails, or does more than a template needs to.
+            UsageError: the template refuses this conversation, by `raise_exception`.
+            CheckpointError: the template fails, or exceeds its budget.
         """
         template = self._template
         from llmcli.text.chat_template.sandbox import RefusedError, rendered
@@ -121,18 +120,18 @@ class ChatTemplate:
             raise
         except Exception as error:
             self.is_exhausted = self.is_exhausted or isinstance(error, OverBudgetError)
-            # Sandboxed or not, a template can go wrong in any way an expression can.
-            raise CheckpointError(f"The chat template {self.name!r} fails: {_told(error)}.") from error
+            # A template can raise any exception that an expression can.
+            raise CheckpointError(f"The chat template {self.name!r} fails: {_message(error)}.") from error
         finally:
             self.operations += budget.operations
 
 
 def choose_template(named: Mapping[str, str], wanted: str | None = None) -> str:
-    """The name of the template to use: the one the user wanted, else `default`, else the only one there is.
+    """The name of the template to use: `wanted`, else `default`, else the only one.
 
     Raises:
-        UsageError: there is none of the name the user wanted.
-        CheckpointError: the user wanted none by name, and there are several of which none is the default.
+        UsageError: there is no template of the name `wanted`.
+        CheckpointError: no name was given, and there is no default among none or several templates.
     """
     if wanted is not None:
         if wanted in named:
@@ -148,14 +147,14 @@ def choose_template(named: Mapping[str, str], wanted: str | None = None) -> str:
     raise CheckpointError(f"The model has no default chat template; its templates are: {names}. Choose one by name.")
 
 
-def _told(error: Exception) -> str:
-    """What happened, in the error's own words if it has any."""
+def _message(error: Exception) -> str:
+    """The error's message, or its type if it has none."""
     return (str(error) or type(error).__name__).rstrip(".")
 
 
 @lru_cache(maxsize=1)
 def _environment() -> TemplateEnvironment:
-    # Here and not above: every command pays for what is imported at the top.
+    # Imported here, since imports at the top slow down every command.
     from llmcli.text.chat_template.sandbox import TemplateEnvironment
 
     return TemplateEnvironment()

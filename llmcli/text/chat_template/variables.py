@@ -1,4 +1,4 @@
-"""Variables of chat templates that a user sets: which values they can have, and whether a template reads them."""
+"""Chat template variables set by the user: parsing their values, and checking that the template reads them."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llmcli.text.chat_template.template import ChatTemplate
 
-# How JSON, Python and YAML 1.2 (the core schema, section 10.3.2) write them. YAML 1.1's yes, no, on and off are texts:
-# templates have variables with values such as reasoning_effort=none.
+# Spellings in JSON, Python and YAML 1.2 (core schema, section 10.3.2). YAML 1.1's yes, no, on and off stay strings, and
+# so does "none": templates have variables with values such as reasoning_effort=none.
 _WORDS: dict[str, object] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("null", "Null", "NULL", "None", "~"), None),
 }
-# A number with zeros before it is more likely a code than a number.
+# A number with leading zeros is more likely a code than a number.
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+)")
-_BROKEN = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
 _LONGEST_NUMBER = 300
 
 # Variables that every conversation has.
 _GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now", "namespace")
 _ALL_OF_THEM = ("chat_template_kwargs", "kwargs")
-"""Names under which some templates look for all the variables that a user sets."""
-# One of them, taken out of all: `kwargs.get('name')`, `kwargs['name']`, `kwargs.name`.
-_OUT_OF_ALL = re.compile(
+"""Names of a mapping of all user variables that some templates read."""
+# Access to one variable in it: `kwargs.get('name')`, `kwargs['name']`, `kwargs.name`.
+_FROM_ALL = re.compile(
     rf"\b(?:{'|'.join(_ALL_OF_THEM)})(?:(?:\.get\(|\[)\s*['\"](\w+)['\"]|\.(?!(?:get|items|keys|values)\b)(\w+))"
 )
 _MOST_NAMES = 8
 
 
 def template_value(text: str) -> object:
-    """What the text of a variable means: a value as JSON, Python or YAML write it, else the text itself."""
+    """Parse the value of a variable: as JSON, Python or YAML if possible, else the string itself."""
     if text in _WORDS:
         return _WORDS[text]
     if len(text) <= _LONGEST_NUMBER and _WHOLE.fullmatch(text):
         return int(text, 0)
-    if len(text) <= _LONGEST_NUMBER and _BROKEN.fullmatch(text):
+    if len(text) <= _LONGEST_NUMBER and _DECIMAL.fullmatch(text):
         number = float(text)
         return number if abs(number) != float("inf") else text
     try:
@@ -52,7 +52,7 @@ def template_value(text: str) -> object:
         return text
     try:
         value = ast.literal_eval(text)
-        # What is no JSON, as a set, is nothing that a template expects.
+        # Reject values that JSON lacks, such as sets, which no template expects.
         json.dumps(value)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return text
@@ -60,13 +60,13 @@ def template_value(text: str) -> object:
 
 
 def with_all_of_them(template: ChatTemplate, arguments: Mapping[str, object]) -> Mapping[str, object]:
-    """The variables, and all of them once more under a name that the template looks for them by."""
+    """The variables, plus a mapping of all of them under each name by which the template reads such a mapping."""
     names = [name for name in _ALL_OF_THEM if arguments and name not in arguments and name in template.source]
     return {**arguments, **{name: dict(arguments) for name in names}} if names else arguments
 
 
 def unread_note(template: ChatTemplate, arguments: Mapping[str, object]) -> str | None:
-    """A sentence that names the variables which the template never reads, and near names which it does.
+    """A note on the variables that the template never reads, with similar names that it does read; or None.
 
     Raises:
         CheckpointError: the template is not valid Jinja.
@@ -75,10 +75,10 @@ def unread_note(template: ChatTemplate, arguments: Mapping[str, object]) -> str 
     if not unread:
         return None
     names = template.variables - {*_GIVEN, *_ALL_OF_THEM} - template.special_tokens.keys()
-    names |= {first or second for first, second in _OUT_OF_ALL.findall(template.source)}
+    names |= {first or second for first, second in _FROM_ALL.findall(template.source)}
     near = {name: difflib.get_close_matches(name, names, n=1) for name in unread}
-    told = [f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in unread]
-    sentence = f"The chat template {template.name!r} does not read {' and '.join(told)}, set by --template-arg."
+    named = [f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in unread]
+    sentence = f"The chat template {template.name!r} does not read {' and '.join(named)}, set by --template-arg."
     if all(near.values()):
         return sentence
     return f"{sentence} {_known(template, names)}"
@@ -94,7 +94,7 @@ def is_read(template: ChatTemplate, name: str) -> bool:
 
 
 def _known(template: ChatTemplate, names: Collection[str]) -> str:
-    # Names that it also sets are most often its own, met before they are set in some branch.
+    # Names that it also sets are usually internal, only read before they are set in some branch.
     own = set(re.findall(r"\b(?:set|for)\s+(\w+)", template.source))
     read = sorted(set(names) - own)[:_MOST_NAMES]
     return f"It reads {', '.join(read)}." if read else "It reads no variables besides the conversation."

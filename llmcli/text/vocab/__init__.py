@@ -1,1 +1,1 @@
-"""Vocabularies: building a tokenizer from the files of each format."""
+"""Vocabularies: build a tokenizer from the files of each format."""

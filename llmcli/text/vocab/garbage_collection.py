@@ -1,4 +1,4 @@
-"""Pausing Python's garbage collector while a vocabulary is read: all that is made then is kept."""
+"""Pause Python's garbage collector while a vocabulary is read, which creates many objects but no garbage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """No search for garbage meanwhile; also a decorator. With 49,000 tokens that is a quarter of the time."""
+    """Disable garbage collection; also usable as a decorator. Saves a quarter of the time with 49,000 tokens."""
     enabled = gc.isenabled()
     gc.disable()
     try:

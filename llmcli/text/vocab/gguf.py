@@ -1,7 +1,7 @@
-"""Building a tokenizer from the metadata of a GGUF file.
+"""Build a tokenizer from the metadata of a GGUF file.
 
-Two kinds are known: byte-level BPE (`gpt2`) with its merges in the file, and SentencePiece BPE (`llama`), whose merges
-follow from the scores of its pieces.
+Two kinds are supported: byte-level BPE (`gpt2`) with its merges in the file, and SentencePiece BPE (`llama`), whose
+merges are derived from the scores of its pieces.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llmcli.text.vocab.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, TypedV
 _KEY = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
 _ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-# For filling in, with the keys of newer and of older files.
+# Fill-in-the-middle tokens, with the keys of newer and of older files.
 _FILL_IN_ROLES = {
     "prefix_token": ("fim_pre", "prefix"),
     "suffix_token": ("fim_suf", "suffix"),
@@ -43,9 +43,9 @@ class _Vocabulary(TypedVocabulary):
 
     metadata: Mapping[str, object]
     ids: dict[str, int]
-    """Of the tokens, by their spellings."""
+    """Token ids by spelling."""
     notes: list[str]
-    """What was passed over."""
+    """Notes about ignored metadata."""
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.metadata.get(_KEY + name, default)
@@ -54,9 +54,9 @@ class _Vocabulary(TypedVocabulary):
         return bool(value)
 
     def token_id(self, name: str, default: int | None) -> int | None:
-        """The id under `tokenizer.ggml.{name}_token_id`; the default holds only where it is no ordinary text.
+        """The id in `tokenizer.ggml.{name}_token_id`; the default is used only if it is not an ordinary token.
 
-        An id of no token is passed over, as llama.cpp does it: files name tokens that were never made.
+        An id outside the vocabulary is ignored, as in llama.cpp: some files name tokens that do not exist.
         """
         key = f"{_KEY}{name}_token_id"
         value = self.metadata.get(key)
@@ -69,7 +69,7 @@ class _Vocabulary(TypedVocabulary):
         return default if plausible else None
 
     def first_token_id(self, names: Sequence[str]) -> int | None:
-        """The first valid id under the keys of those names."""
+        """The first valid id in the keys for `names`."""
         values = (self.metadata.get(f"{_KEY}{name}_token_id") for name in names)
         found = (as_token_id(value, len(self.tokens)) for value in values)
         return next((token for token in found if token is not None), None)
@@ -86,11 +86,11 @@ def gguf_templates(metadata: Mapping[str, object]) -> dict[str, str]:
 
 @no_collection()
 def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backend, dict[str, str], tuple[str, ...]]:
-    """The tokenizer described by a GGUF file's `metadata`, the spellings of its special tokens by role, and notes.
+    """Build the tokenizer of a GGUF file's `metadata`; also returns special tokens by role, and notes.
 
     Raises:
-        CheckpointError: arrays that are missing, of the wrong type or do not fit together.
-        UnsupportedModelError: a kind of tokenizer other than `gpt2` and `llama`, or an unknown rule for words.
+        CheckpointError: arrays are missing, of the wrong type or inconsistent.
+        UnsupportedModelError: the kind of tokenizer is neither `gpt2` nor `llama`, or the pre-tokenizer is unknown.
     """
     kind = metadata.get(f"{_KEY}model")
     if kind not in ("gpt2", "llama"):
@@ -128,7 +128,7 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
     ]
     notes = []
     if len(types) > len(tokens):
-        notes.append(f"{source} has types for {len(types)} tokens, but {len(tokens)} tokens; the others are not used.")
+        notes.append(f"{source} has types for {len(types)} tokens, but only {len(tokens)} tokens; the rest is ignored.")
         del types[len(tokens) :]
     if len(types) != len(tokens):
         raise CheckpointError(
@@ -137,14 +137,14 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
     if f"{_KEY}token_type" not in metadata:
         _mark_control(metadata, types)
     for token in KNOWN_END_OF_TURN:
-        # Some converters forgot to mark them; as ordinary text they would be split and never end a turn.
+        # Some converters did not mark them as control tokens; as ordinary text they would never end a turn.
         if token in ids and types[ids[token]] == NORMAL:
             types[ids[token]] = CONTROL
     return _Vocabulary(source, tokens, types, metadata, ids, notes)
 
 
 def _mark_control(metadata: Mapping[str, object], types: list[int]) -> None:
-    """Old files have no types: the tokens that delimit text are known by their keys alone."""
+    """Mark BOS, EOS and the unknown token by their keys, for old files without token types."""
     for name, kind in (("bos", CONTROL), ("eos", CONTROL), ("unknown", UNKNOWN)):
         index = metadata.get(f"{_KEY}{name}_token_id")
         if isinstance(index, int) and 0 <= index < len(types):
@@ -152,7 +152,7 @@ def _mark_control(metadata: Mapping[str, object], types: list[int]) -> None:
 
 
 def _array(metadata: Mapping[str, object], name: str, kinds: tuple[type, ...], source: str) -> list[object]:
-    """The array under `tokenizer.ggml.{name}`; empty if there is none."""
+    """The array in `tokenizer.ggml.{name}`; empty if there is none."""
     value = metadata.get(_KEY + name, ())
     values = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
@@ -175,7 +175,7 @@ def _byte_level(vocabulary: _Vocabulary) -> Backend:
     for line in lines:
         first, _, second = line.partition(" ")
         if not first:
-            # It may itself begin with a space.
+            # The first piece may itself begin with a space.
             first, _, second = line[1:].partition(" ")
             first = f" {first}"
         if not second:

@@ -1,6 +1,6 @@
-"""Making a model's tokenizer from its files: one function for each format.
+"""Load a model's tokenizer from its files: one function per format.
 
-`tokenizer.json`, `tokenizer.model`, `vocab.json` with `merges.txt`, `tekken.json`, and the metadata of a GGUF file.
+Formats: `tokenizer.json`, `tokenizer.model`, `vocab.json` with `merges.txt`, `tekken.json`, and GGUF metadata.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def tokenizer_from_json(
     templates: Collection[str] = (),
     rows: int | None = None,
 ) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder, from the contents of its files.
+    """Build the tokenizer of a Hugging Face folder from the contents of its files.
 
-    `text` is tokenizer.json, which lies at `source` and whose own post-processor decides what is put in front of
-    raw text; the others are the parsed files of those names beside it, the sources of the chat `templates`, and
-    for how many tokens the model has embeddings (`rows`).
+    `text` is the tokenizer.json at `source`, whose post-processor decides which tokens are added before raw text. The
+    other arguments are the parsed files of these names next to it, the sources of the chat `templates`, and the number
+    of tokens that have embeddings (`rows`).
 
     Raises:
-        CheckpointError: the contents are damaged or contradict each other.
-        UnsupportedModelError: a kind of tokenizer whose tokens cannot be turned into bytes one by one.
+        CheckpointError: the contents are damaged or inconsistent.
+        UnsupportedModelError: the tokens of this kind of tokenizer cannot be decoded one by one.
     """
     with wrap_tokenizer_errors(f"{source} is not a valid tokenizer"):
         text = text.decode() if isinstance(text, bytes) else text
@@ -55,7 +55,7 @@ def tokenizer_from_json(
         backend = Backend.from_str(text)
         mended = mend_mistral_words(backend)
     notes = (
-        f"{source} cuts words by a rule the model was not trained with, a known fault of older conversions; "
+        f"{source} splits words by a rule the model was not trained with, a known fault of older conversions; "
         "Mistral's own rule is used.",
     )
     return _with_files_beside(
@@ -82,14 +82,14 @@ def tokenizer_from_model_file(
     rows: int | None = None,
     llama3_tokens: int = LLAMA3_TOKENS,
 ) -> Tokenizer:
-    """The tokenizer of a `tokenizer.model`, which lies at `source` and contains `data`.
+    """Build the tokenizer of the `tokenizer.model` at `source` with the contents `data`.
 
-    It is a SentencePiece model, or Llama 3's vocabulary of `llama3_tokens` in tiktoken's format. The flags of
-    `tokenizer_config` decide what is put around raw text.
+    It is a SentencePiece model, or Llama 3's vocabulary of `llama3_tokens` tokens in tiktoken's format. The flags of
+    `tokenizer_config` decide which tokens are added around raw text.
 
     Raises:
-        CheckpointError: the contents are damaged or contradict each other.
-        UnsupportedModelError: a kind of tokenizer that is not supported.
+        CheckpointError: the contents are damaged or inconsistent.
+        UnsupportedModelError: the kind of tokenizer is not supported.
     """
     backend, roles = model_file_backend(data, tokenizer_config or {}, source=source, llama3_tokens=llama3_tokens)
     return _with_files_beside(
@@ -109,12 +109,12 @@ def tokenizer_from_vocabulary(
     templates: Collection[str] = (),
     rows: int | None = None,
 ) -> Tokenizer:
-    """The tokenizer of a parsed `vocab.json`, which lies at `source`, and the text of the `merges.txt` beside it.
+    """Build the tokenizer of the parsed `vocab.json` at `source` and the text of the `merges.txt` next to it.
 
-    How text is cut into words is not in these files: `rules` is the class of transformers that says it.
+    These files do not say how text is split into words: `rules` is the tokenizer class of transformers that does.
 
     Raises:
-        CheckpointError: the contents are damaged or contradict each other.
+        CheckpointError: the contents are damaged or inconsistent.
     """
     config = tokenizer_config or {}
     vocabulary = with_listed_ids(vocabulary, tokenizer_config, added_tokens)
@@ -123,7 +123,7 @@ def tokenizer_from_vocabulary(
         notes = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)
         named = implied_roles(backend, config, rules) | named_special_tokens(tokenizer_config, special_tokens_map)
         special = declared_special(tokenizer_config, special_tokens_map)
-        # Older files list the tokens here, and which of them are special there.
+        # Older files list added tokens in one file and which of them are special in another.
         listed = {token: token for token in sorted(special)}
         notes += mark_special(backend, {**named, **listed}, source=source)
         add_beginning(backend, named, config, source=source)
@@ -140,10 +140,10 @@ def tokenizer_from_tekken(
     templates: Collection[str] = (),
     rows: int | None = None,
 ) -> Tokenizer:
-    """The tokenizer of Mistral's `tekken.json`, which lies at `source` and contains `text`.
+    """Build the tokenizer of Mistral's `tekken.json` at `source` with the contents `text`.
 
     Raises:
-        CheckpointError: the contents are damaged or contradict each other.
+        CheckpointError: the contents are damaged or inconsistent.
     """
     backend = tekken_backend(text, source=source)
     return _with_files_beside(
@@ -152,11 +152,11 @@ def tokenizer_from_tekken(
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, object], *, source: str, rows: int | None = None) -> Tokenizer:
-    """The tokenizer of the GGUF file at `source`, from its metadata; the model has embeddings for `rows` tokens.
+    """Build the tokenizer of the GGUF file at `source` from its metadata; the model has embeddings for `rows` tokens.
 
     Raises:
         CheckpointError: the metadata are damaged.
-        UnsupportedModelError: a kind of tokenizer that is not supported.
+        UnsupportedModelError: the kind of tokenizer is not supported.
     """
     templates = list(gguf_templates(metadata).values())
     notes: list[str] = []
@@ -167,7 +167,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, object], *, source: str, rows: in
         except (CheckpointError, UnsupportedModelError) as error:
             if "tokenizer.ggml.tokens" not in metadata:
                 raise
-            notes.append(f"The tokenizer.json inside is passed over for the file's own vocabulary: {error}")
+            notes.append(f"The embedded tokenizer.json is ignored in favor of the GGUF vocabulary: {error}")
         else:
             for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown")):
                 index = metadata.get(f"tokenizer.ggml.{key}_token_id")
@@ -201,7 +201,7 @@ def _with_files_beside(
     *,
     notes: Sequence[str] = (),
 ) -> Tokenizer:
-    """`backend` with the tokens that only other files know; `roles` holds where they are silent."""
+    """Add the tokens declared in other files to `backend`; `roles` are the special tokens they do not declare."""
     named = dict(roles) | named_special_tokens(tokenizer_config, special_tokens_map)
     with wrap_tokenizer_errors(f"{source} is not a valid tokenizer"):
         more = add_listed_tokens(backend, tokenizer_config, added_tokens, templates=templates, source=source)

@@ -1,7 +1,7 @@
-"""Mending tokenizers that were saved with the wrong rule for words.
+"""Repair tokenizers that were saved with the wrong word expression.
 
-Versions of transformers before 5 saved Mistral's tekken vocabularies with the rule of Llama 3, which groups digits
-and letters otherwise than the models were trained to expect.
+Versions of transformers before 5 saved Mistral's tekken vocabularies with the word expression of Llama 3, which groups
+digits and letters differently from the training data.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from tokenizers import Tokenizer as Backend
 
 from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS, byte_level_pre_tokenizer
 
-# Tokens that a tekken vocabulary has at these ids: control tokens, and the first byte after all of them.
+# Tokens by which a tekken vocabulary is recognized: control tokens, and the first byte after all of them.
 _SIGNS = {1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 1000: "Ā"}
 
 
 def mend_mistral_words(backend: Backend) -> bool:
-    """Give a tekken vocabulary that has the rule of Llama 3 its own; whether there was need to."""
+    """Replace Llama 3's word expression in a tekken vocabulary; returns whether it was replaced."""
     if any(backend.id_to_token(index) != token for index, token in _SIGNS.items()):
         return False
     rule = None if backend.pre_tokenizer is None else json.loads(backend.pre_tokenizer.__getstate__())

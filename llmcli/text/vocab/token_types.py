@@ -1,4 +1,4 @@
-"""A vocabulary whose tokens have types, as SentencePiece models and GGUF files have them."""
+"""A vocabulary with token types, as in SentencePiece models and GGUF files."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 @dataclass(frozen=True)
 class TypedVocabulary:
-    """The checked tokens of a file, index = token id."""
+    """The tokens of a file and their types, both indexed by token id."""
 
     source: str
-    """The file to blame."""
+    """The file, for error messages."""
     tokens: Sequence[str]
     types: Sequence[int]
-    """How each token is meant: `NORMAL`, `UNKNOWN`, ..."""
+    """The type of each token: `NORMAL`, `UNKNOWN`, ..."""
 
     def error(self, problem: str) -> CheckpointError:
-        """The file is at fault."""
+        """An error about the file."""
         return CheckpointError(f"{self.source} has a damaged tokenizer: {problem}")
 
     def is_space_run(self, index: int) -> bool:
-        """Whether a token is whitespace the model's makers added by hand: ordinary text all the same."""
+        """Whether a token is user-defined white space, which is ordinary text."""
         return self.types[index] == USER_DEFINED and self.tokens[index].replace(SPACE, " ").isspace()
 
 
 def as_spelling(token: str, index: int) -> str:
-    """A spelling the tokenizer library accepts: not empty, and valid Unicode."""
+    """A spelling that the `tokenizers` library accepts: not empty, and valid Unicode."""
     if not token:
         return f"[EMPTY_{index}]"
     try:
@@ -45,9 +45,9 @@ def as_spelling(token: str, index: int) -> str:
 
 
 def as_spellings(tokens: Sequence[str]) -> list[str]:
-    """Each of `tokens`, by id, as a spelling the tokenizer library accepts."""
+    """Convert `tokens`, indexed by id, to spellings that the `tokenizers` library accepts."""
     try:
-        # As a rule all are: one look at all of them takes a tenth of the time.
+        # Usually all are valid; checking them together takes a tenth of the time.
         "".join(tokens).encode()
     except UnicodeEncodeError:
         pass
@@ -58,7 +58,7 @@ def as_spellings(tokens: Sequence[str]) -> list[str]:
 
 
 def add_tokens(backend: Backend, vocabulary: TypedVocabulary, *, space_runs: bool) -> None:
-    """Have control tokens and those added by hand found as wholes in text; runs of spaces only if `space_runs`."""
+    """Register control tokens and user-defined tokens, to be matched as wholes; runs of spaces only if `space_runs`."""
     special, ordinary = [], []
     for index, kind in enumerate(vocabulary.types):
         if kind == NORMAL:

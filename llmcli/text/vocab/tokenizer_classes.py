@@ -1,4 +1,4 @@
-"""Which tokenizer `vocab.json` and `merges.txt` make, which only the name of a class in another file says."""
+"""Determine the tokenizer class for `vocab.json` and `merges.txt`, which only another file names."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from llmcli.errors import UnsupportedModelError
 
 TokenizerClass: TypeAlias = Literal["GPT2Tokenizer", "Qwen2Tokenizer"]
 
-# CodeGen's is GPT-2's under another name.
+# CodeGenTokenizer is the same as GPT2Tokenizer.
 _CLASSES: dict[str, TokenizerClass] = {
     "GPT2Tokenizer": "GPT2Tokenizer",
     "CodeGenTokenizer": "GPT2Tokenizer",
     "Qwen2Tokenizer": "Qwen2Tokenizer",
 }
-# What transformers takes for models whose files name no class.
+# The defaults of transformers for models whose files name no class.
 _OF_MODELS: dict[str, TokenizerClass] = {
     **dict.fromkeys(("gpt2", "phi", "starcoder2"), "GPT2Tokenizer"),
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
@@ -25,10 +25,10 @@ _OF_MODELS: dict[str, TokenizerClass] = {
 def tokenizer_class(
     tokenizer_config: Mapping[str, object], config: Mapping[str, object], *, source: str
 ) -> TokenizerClass:
-    """The class whose rules go with the `vocab.json` at `source`, by the two parsed configurations beside it.
+    """The tokenizer class for the `vocab.json` at `source`, from the two parsed configurations next to it.
 
     Raises:
-        UnsupportedModelError: none is named and the kind of model implies none, or its rules are not known here.
+        UnsupportedModelError: no class is named or implied by the model type, or the class is not supported.
     """
     name = tokenizer_config.get("tokenizer_class") or config.get("tokenizer_class")
     if not name:
@@ -36,7 +36,7 @@ def tokenizer_class(
     if name is None:
         raise UnsupportedModelError(
             f"{source} is a vocabulary without a tokenizer.json, and no tokenizer_config.json names the "
-            "tokenizer_class that says how text is cut into words; use a version of the model with a tokenizer.json."
+            "tokenizer_class that says how text is split into words; use a version of the model with a tokenizer.json."
         )
     found = _CLASSES.get(str(name).removesuffix("Fast"))
     if found is None:

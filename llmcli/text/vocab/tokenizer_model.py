@@ -1,4 +1,4 @@
-"""Building a tokenizer from a `tokenizer.model`: a SentencePiece model, or Llama 3's ranks."""
+"""Build a tokenizer from a `tokenizer.model`: a SentencePiece model, or Llama 3's tiktoken ranks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from llmcli.text.vocab.tokenizer_config import flag
 def model_file_backend(
     data: bytes, tokenizer_config: Mapping[str, object], *, source: str, llama3_tokens: int = LLAMA3_TOKENS
 ) -> tuple[Backend, dict[str, str]]:
-    """The tokenizer of a `tokenizer.model` with the contents `data`, and its special tokens by role.
+    """Build the tokenizer of a `tokenizer.model` with the contents `data`; also returns special tokens by role.
 
-    `tokenizer_config` are the parsed settings beside it: `add_bos_token`, `add_prefix_space`, and `legacy`, without
-    which only the beginning of a text gets a space in front, and no text behind a control token. `add_eos_token` says
-    how training texts end, not those to continue. `llama3_tokens` is how many tokens Llama 3's vocabulary has.
+    Used of the parsed `tokenizer_config` are `add_bos_token`, `add_prefix_space`, and `legacy`, without which a leading
+    space is added only at the beginning of a text, not after control tokens. `add_eos_token` is ignored: it is about
+    training texts, not texts to continue. `llama3_tokens` is the size of Llama 3's vocabulary.
 
     Raises:
         CheckpointError: the file is damaged.
-        UnsupportedModelError: a kind of model that is not supported.
+        UnsupportedModelError: the kind of model is not supported.
     """
     if is_tiktoken_model(data):
         names = _listed_names(tokenizer_config)
@@ -39,7 +39,7 @@ def model_file_backend(
     backend = sentencepiece_backend(model, prefix=prefix)
     bos = model.roles.get("bos_token")
     if bos is not None and flag(tokenizer_config, "add_bos_token", True, source):
-        # The library gives `$` and `:` in a token a meaning of their own, and refuses some.
+        # `$` and `:` in a token have a special meaning for the library, which refuses some tokens.
         with wrap_tokenizer_errors(f"{source} has a damaged tokenizer"):
             backend.post_processor = processors.TemplateProcessing(
                 single=[bos, "$A"], special_tokens=[(bos, model.vocabulary.tokens.index(bos))]
@@ -48,7 +48,7 @@ def model_file_backend(
 
 
 def _listed_names(tokenizer_config: Mapping[str, object]) -> dict[int, str]:
-    """The spellings of added tokens by id, as far as they are sound; what is not is refused when they are added."""
+    """The valid spellings of added tokens by id; invalid ones are reported when the tokens are added."""
     listed = tokenizer_config.get("added_tokens_decoder")
     names = {}
     for key, entry in listed.items() if isinstance(listed, Mapping) else ():

@@ -222,7 +222,7 @@ class TestGenerate:
         assert (result.returncode, result.stdout) == (0, b"ok\n")
         told = " ".join(result.stderr.decode().split())
         for words in (
-            "names 50256 as a token",
+            "declares 50256 as a stop token",
             "disagree with it about '<old>'",
             "not used: '<pad>'",
             "map.json is not",

@@ -45,7 +45,7 @@ def test_the_gap_is_filled_and_the_reply_ends_at_the_next_marker(coder: Path) ->
 def test_a_model_that_cannot_says_what_it_would_need(speaker: Path) -> None:
     result = llm("generate", "--fill-in", "a", "b", "-m", speaker)
     assert (result.returncode, result.stdout) == (2, b"")
-    assert "was not made to fill in" in " ".join(result.stderr.decode().split())
+    assert "was not trained to fill in" in " ".join(result.stderr.decode().split())
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_content_is_handed_over_as_the_template_reads_it(content: str) -> None:
     ],
 )
 def test_a_template_that_loses_a_message_is_refused(source: str, lost: list[Message]) -> None:
-    with pytest.raises(CheckpointError, match=r"leaves out what the (user|assistant).*--chat-template"):
+    with pytest.raises(CheckpointError, match=r"leaves out the text of the (user|assistant).*--chat-template"):
         built(source, lost)
 
 
@@ -247,7 +247,7 @@ def test_what_is_said_beside_a_tool_call_and_names_that_are_not_written_are_note
         "{{ m.content }}", "{% if not m.tool_calls %}{{ m.content }}{% endif %}"
     )
     beside = Message("assistant", "Let me look.", tool_calls=CALL.tool_calls)
-    assert "beside a tool call" in built(source, [USER, beside, RESULT]).notes[0]
+    assert "next to a tool call" in built(source, [USER, beside, RESULT]).notes[0]
     named = Message("user", "u2", name="Ann")
     assert '"name"' in built(CHATML, [named]).notes[0]
     with_names = CHATML.replace("message['role'] }}", "message.name or message.role }}")
@@ -276,7 +276,7 @@ def test_it_is_continued_as_the_template_writes_replies_or_else_new_ones() -> No
     assert text(refuses, [USER, REPLY], continue_last=True).endswith("assistant\na3")
     with pytest.raises(UsageError, match="last message is none"):
         built(CHATML, [USER], continue_last=True)
-    with pytest.raises(UsageError, match="no text that the reply could go on from"):
+    with pytest.raises(UsageError, match="has no text to continue"):
         built(CHATML, [USER, Message("assistant", " ")], continue_last=True)
 
 

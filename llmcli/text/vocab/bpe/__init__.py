@@ -1,1 +1,1 @@
-"""Byte-pair encodings: GPT-2 files, tiktoken and tekken ranks, pretokenizers."""
+"""Byte-pair encodings: GPT-2 files, tiktoken and tekken ranks, pre-tokenizers."""

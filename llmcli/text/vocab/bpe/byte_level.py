@@ -1,6 +1,4 @@
-"""Building a byte-level BPE tokenizer from `vocab.json` and `merges.txt`, as GPT-2 and its heirs came before
-`tokenizer.json`.
-"""
+"""Build a byte-level BPE tokenizer from `vocab.json` and `merges.txt`, the format of GPT-2 before `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from llmcli.text.vocab.tokenizer_classes import TokenizerClass
 from llmcli.text.vocab.tokenizer_config import flag
 
 _END_OF_TEXT = "<|endoftext|>"
-# The tokens of each class where no file says otherwise.
+# Roles of <|endoftext|> in each class, if no file declares others.
 _ROLES: dict[TokenizerClass, tuple[str, ...]] = {
     "GPT2Tokenizer": ("unk_token", "bos_token", "eos_token"),
     "Qwen2Tokenizer": ("unk_token", "eos_token", "pad_token"),
@@ -32,13 +30,12 @@ def byte_level_backend(
     rules: TokenizerClass,
     source: str,
 ) -> Backend:
-    """The tokenizer of a parsed `vocab.json`, which is at `source`, and the text of its `merges.txt`.
+    """Build the tokenizer of the parsed `vocab.json` at `source` and the text of its `merges.txt`.
 
-    Of `tokenizer_config`, the parsed settings beside it, `add_prefix_space` counts. Tokens that other files add are
-    still missing.
+    Uses `add_prefix_space` of `tokenizer_config`. Tokens that other files add are not included.
 
     Raises:
-        CheckpointError: a damaged file, or merges that do not go with the vocabulary.
+        CheckpointError: a file is damaged, or the merges do not fit the vocabulary.
     """
     ids: dict[str, int] = {}
     for token, index in vocabulary.items():
@@ -47,7 +44,7 @@ def byte_level_backend(
         else:
             raise CheckpointError(f"{source} gives the token {token[:80]!r} the id {index!r}; download it again.")
     prefix = flag(tokenizer_config, "add_prefix_space", False, source)
-    with wrap_tokenizer_errors(f"{source} and the merges.txt beside it are no valid tokenizer"):
+    with wrap_tokenizer_errors(f"{source} and the merges.txt next to it are not a valid tokenizer"):
         backend = Backend(models.BPE(ids, _pairs(merges, source)))
         if rules == "Qwen2Tokenizer":
             backend.normalizer = normalizers.NFC()
@@ -59,7 +56,7 @@ def byte_level_backend(
 
 
 def implied_roles(backend: Backend, tokenizer_config: Mapping[str, object], rules: TokenizerClass) -> dict[str, str]:
-    """Spellings by role of the special tokens that a class has where no file names them."""
+    """Spellings by role of the special tokens that a tokenizer class implies if no file declares them."""
     if backend.token_to_id(_END_OF_TEXT) is None:
         return {}
     return {role: _END_OF_TEXT for role in _ROLES[rules] if role not in tokenizer_config}
@@ -68,17 +65,17 @@ def implied_roles(backend: Backend, tokenizer_config: Mapping[str, object], rule
 def add_beginning(
     backend: Backend, named: Mapping[str, str], tokenizer_config: Mapping[str, object], *, source: str
 ) -> None:
-    """Have texts begin with the `bos_token` that is `named`, where `tokenizer_config` asks for it.
+    """Add the `named` `bos_token` before every text, if `tokenizer_config` has `add_bos_token`.
 
     Raises:
-        CheckpointError: `add_bos_token` is neither true nor false, or the vocabulary lacks the token.
+        CheckpointError: `add_bos_token` is not a boolean, or the vocabulary lacks the token.
     """
     token = named.get("bos_token")
     if token is None or not flag(tokenizer_config, "add_bos_token", False, source):
         return
     index = backend.token_to_id(token)
     if index is None:
-        raise CheckpointError(f"The files beside {source} begin texts with {token!r}, which the vocabulary lacks.")
+        raise CheckpointError(f"The files next to {source} begin texts with {token!r}, which the vocabulary lacks.")
     backend.post_processor = processors.TemplateProcessing(single=[token, "$A"], special_tokens=[(token, index)])
 
 
@@ -90,6 +87,6 @@ def _pairs(merges: str, source: str) -> list[tuple[str, str]]:
             continue
         first, _, second = line.partition(" ")
         if not first or not second or " " in second:
-            raise CheckpointError(f"The merges.txt beside {source} has no pair of pieces in line {number}.")
+            raise CheckpointError(f"The merges.txt next to {source} has no pair of pieces in line {number}.")
         pairs.append((first, second))
     return pairs

@@ -1,7 +1,7 @@
-"""How byte-level BPE vocabularies cut text into words before merging.
+"""Pre-tokenizers: the regular expressions by which byte-level BPE vocabularies split text into words before merging.
 
-A GGUF file names its rule in `tokenizer.ggml.pre`; what the name means is an agreement between converters and readers.
-The expressions are those of the models' own `tokenizer.json` files.
+A GGUF file names its rule in `tokenizer.ggml.pre`; the meaning of a name is a convention of converters and readers. The
+expressions are from the models' own `tokenizer.json` files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEEPSEEK3 = (
     rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
 )
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
-# Written as code points: several of these letters have look-alikes that an editor may put in their place.
+# Written as code points, since several of these letters have look-alikes.
 _DEEPSEEK_LETTERS = (
     "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
     "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f"
@@ -60,7 +60,7 @@ _BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
 _LLAMA_BPE = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral lfm2 midm-2.0 jina-v5-nano"
 
-# Rule, and the names that mean it. Each expression cuts what the ones before it have left in one piece.
+# (expressions, names of the rule). Each expression splits the pieces that the previous ones left whole.
 _RULES: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         (_LLAMA3,),
@@ -87,31 +87,31 @@ _RULES: tuple[tuple[tuple[str, ...], str], ...] = (
 _SPLITS = {name: splits for splits, names in _RULES for name in names.split()}
 
 IGNORES_MERGES = frozenset([*_LLAMA_BPE.split(), "tekken"])
-"""Rules under which a word that is a token by itself is never merged from smaller ones."""
+"""Rules for which a word that is a token itself is used directly, without merges."""
 
 BOS_BY_DEFAULT = IGNORES_MERGES
-"""Rules under which text begins with BOS unless the file says otherwise."""
+"""Rules for which text begins with BOS unless the file says otherwise."""
 
 
 LLAMA3_WORDS, QWEN2_WORDS, TEKKEN_WORDS = _LLAMA3, _QWEN2, _TEKKEN
-"""The expressions for words of Llama 3, of Qwen 2 and of Mistral's tekken."""
+"""The word expressions of Llama 3, Qwen 2 and Mistral's tekken."""
 
 
 def gguf_pre_tokenizer(name: str, *, source: str) -> pre_tokenizers.PreTokenizer:
-    """The rule called `name` in `tokenizer.ggml.pre`, followed by the byte alphabet.
+    """The pre-tokenizer for the rule `name` in `tokenizer.ggml.pre`.
 
     Raises:
-        UnsupportedModelError: no such rule; another one would give the model words it was never trained on.
+        UnsupportedModelError: the rule is not known; another one would produce tokens the model was not trained on.
     """
     if name not in _SPLITS:
         raise UnsupportedModelError(
-            f"{source} cuts text into words by the rule {name!r} (tokenizer.ggml.pre), which is not supported."
+            f"{source} splits text into words by the rule {name!r} (tokenizer.ggml.pre), which is not supported."
         )
     return byte_level_pre_tokenizer(*_SPLITS[name])
 
 
 def byte_level_pre_tokenizer(*expressions: str, prefix_space: bool = False) -> pre_tokenizers.PreTokenizer:
-    """Cuts text at the matches of each of `expressions` in turn, then spells it in the byte alphabet."""
+    """Split text at the matches of each of `expressions` in turn, then write it in the byte alphabet."""
     splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in expressions]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
     return pre_tokenizers.Sequence([*splits, byte_level])

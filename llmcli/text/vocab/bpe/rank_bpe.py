@@ -1,4 +1,4 @@
-"""Vocabularies in the manner of tiktoken: tokens are bytes, and their ranks say which pairs are joined first."""
+"""Vocabularies in the style of tiktoken: tokens are bytes, and their ranks give the order of merges."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llmcli.text.token_bytes import byte_alphabet
 from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.vocab.bpe.pretokenizers import byte_level_pre_tokenizer
 
-# Every place where a token can be cut is looked at. Known vocabularies have 2 MiB, in tokens of up to 256 bytes.
+# Every split of every token is tried, so limit the size. Known vocabularies have 2 MiB, in tokens of up to 256 bytes.
 _MOST_BYTES = 8 << 20
 _LONGEST_TOKEN = 1024
 
 
 def token_of_base64(text: object, *, source: str) -> bytes:
-    """The bytes of a token; `CheckpointError` if `text` is no base64 or empty."""
+    """The bytes of a token; raises `CheckpointError` if `text` is not base64 or is empty."""
     try:
         if isinstance(text, str) and (token := base64.b64decode(text, validate=True)):
             return token
@@ -38,13 +38,13 @@ def rank_bpe_backend(
     bos: str,
     source: str,
 ) -> Backend:
-    """A byte-level BPE tokenizer that gives the ids of tiktoken.
+    """Build a byte-level BPE tokenizer that gives the same ids as tiktoken.
 
-    `ranked` are the ordinary tokens by rank, the first of which has the id `first_id`; `special` are the others by
-    id. `words` is the expression for words, in which merges happen; `bos` the token that begins a text.
+    `ranked` are the ordinary tokens by rank, with ids from `first_id` on; `special` are the other tokens by id. `words`
+    is the regular expression for words, within which merges happen; `bos` is the token that begins a text.
 
     Raises:
-        CheckpointError: tokens that make no such tokenizer.
+        CheckpointError: the vocabulary is damaged.
     """
     if sum(map(len, ranked)) > _MOST_BYTES or max(map(len, ranked), default=0) > _LONGEST_TOKEN:
         raise CheckpointError(f"{source} has a damaged vocabulary: its tokens are too long.")
@@ -52,9 +52,9 @@ def rank_bpe_backend(
     if len(ranks) != len(ranked):
         raise CheckpointError(f"{source} has a damaged vocabulary: two tokens have the same bytes.")
     if any(bytes([byte]) not in ranks for byte in range(256)):
-        raise CheckpointError(f"{source} has a damaged vocabulary: there is not a token for each byte.")
+        raise CheckpointError(f"{source} has a damaged vocabulary: some bytes have no token.")
     ids = {token.content: index for index, token in special.items()}
-    # A token spelled like a control token is left out: text that spells one must not yield the other.
+    # Leave out ordinary tokens spelled like a control token, so that text is never encoded to the control token.
     spellings = {token: spelling for token in ranked if (spelling := _spelled(token)) not in ids}
     ids |= {spelling: first_id + ranks[token] for token, spelling in spellings.items()}
     merges = [(spellings[left], spellings[right]) for left, right in _merges(ranked, spellings.keys())]
@@ -73,12 +73,12 @@ _LETTERS = {byte: letter for letter, byte in byte_alphabet().items()}
 
 
 def _spelled(token: bytes) -> str:
-    """A token in the byte alphabet."""
+    """The spelling of a token in the byte alphabet."""
     return token.decode("latin-1").translate(_LETTERS)
 
 
 def _merges(ranked: Sequence[bytes], known: Container[bytes]) -> list[tuple[bytes, bytes]]:
-    """All pairs of known tokens that join to a known token, best result first, then best parts."""
+    """All pairs of known tokens that merge to a known token, ordered by the rank of the result, then of the parts."""
     ranks = {token: rank for rank, token in enumerate(ranked) if token in known}
     merges = []
     for token in ranks:

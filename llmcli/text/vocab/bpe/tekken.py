@@ -1,4 +1,4 @@
-"""Mistral's `tekken.json`: a tiktoken vocabulary, the expression for words, and control tokens in front."""
+"""Mistral's `tekken.json`: a tiktoken vocabulary with its word expression, after the control tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmcli.text.vocab.bpe.rank_bpe import rank_bpe_backend, token_of_base64
 
 TEKKEN_ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 """Control tokens by role."""
-# The first files did not list them.
+# For the first files, which did not list them.
 _FIRST_SPECIAL_TOKENS = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
     *("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]"),
@@ -25,7 +25,7 @@ _MOST_TOKENS, _MOST_SPECIAL_TOKENS = 1 << 22, 1 << 16
 
 
 def tekken_backend(text: str, *, source: str) -> Backend:
-    """The tokenizer of the file at `source`, whose contents are `text`.
+    """Build the tokenizer of the file at `source` with the contents `text`.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -53,12 +53,12 @@ def tekken_backend(text: str, *, source: str) -> Backend:
 def _size(config: Mapping[str, Any], name: str, most: int, source: str) -> int:
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-        raise CheckpointError(f"{source} has {name} = {value!r}; a number of at most {most} tokens is needed.")
+        raise CheckpointError(f"{source} has {name} = {value!r}; it must be a number from 1 to {most}.")
     return value
 
 
 def _ranked_tokens(vocabulary: object, count: int, source: str) -> list[bytes]:
-    """The first `count` tokens by rank: files hold more than the model has embeddings for."""
+    """The first `count` tokens by rank: files have more tokens than the model has embeddings for."""
     if not isinstance(vocabulary, list) or not 0 < count <= len(vocabulary):
         found = len(vocabulary) if isinstance(vocabulary, list) else 0
         raise CheckpointError(f"{source} is damaged: its vocabulary has {found} tokens where {count} are needed.")
@@ -71,7 +71,7 @@ def _ranked_tokens(vocabulary: object, count: int, source: str) -> list[bytes]:
 
 
 def _special_tokens(listed: object, count: int, source: str) -> dict[int, AddedToken]:
-    """The control tokens by id; places without a name are numbered."""
+    """The control tokens by id; ids without a name get a numbered one."""
     if listed is None:
         listed = [{"rank": rank, "token_str": token} for rank, token in enumerate(_FIRST_SPECIAL_TOKENS[:count])]
     if not isinstance(listed, list):

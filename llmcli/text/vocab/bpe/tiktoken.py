@@ -1,6 +1,6 @@
-"""Llama 3's own `tokenizer.model`: tokens in base64 with their ranks, one to a line.
+"""Llama 3's own `tokenizer.model`: tokens in base64 with their ranks, one per line.
 
-The file holds neither the expression for words nor the control tokens, both of which are part of Llama 3's code.
+The file has neither the word expression nor the control tokens; both are part of Llama 3's code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmcli.text.vocab.bpe.rank_bpe import rank_bpe_backend, token_of_base64
 LLAMA3_ROLES = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 """Control tokens of Llama 3 by role."""
 LLAMA3_TOKENS = 128_000
-"""Tokens of Llama 3 beside the control tokens."""
+"""Number of Llama 3's tokens without the control tokens."""
 _LLAMA3_SPECIAL_TOKENS = 256
 _LLAMA3_NAMED = {
     0: "<|begin_of_text|>",
@@ -31,25 +31,25 @@ _LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]{1,9}\r?\n?")
 
 
 def is_tiktoken_model(data: bytes) -> bool:
-    """Whether the contents of a `tokenizer.model` begin with such a line; SentencePiece models never do."""
+    """Whether the contents of a `tokenizer.model` begin with a line of this format, unlike SentencePiece models."""
     return _LINE.match(data) is not None
 
 
 def llama3_backend(data: bytes, *, names: Mapping[int, str], source: str, count: int = LLAMA3_TOKENS) -> Backend:
-    """Llama 3's tokenizer from the contents `data` of the file at `source`.
+    """Build Llama 3's tokenizer from the contents `data` of the file at `source`.
 
-    `names` are spellings of control tokens by id, which later versions of Llama 3 changed; `count` is how many tokens
-    the file must have.
+    `names` are spellings of control tokens by id, which later versions of Llama 3 changed; `count` is the number of
+    tokens that the file must have.
 
     Raises:
         CheckpointError: the file is damaged.
-        UnsupportedModelError: another vocabulary, whose expression for words is not known.
+        UnsupportedModelError: it is another vocabulary, whose word expression is not known.
     """
     ranked = _ranked_tokens(data, source)
     if len(ranked) != count:
         raise UnsupportedModelError(
-            f"{source} has {len(ranked)} tokens in tiktoken's format, of which only Llama 3's vocabulary of "
-            f"{count} is known; a tokenizer.json beside it would be used instead."
+            f"{source} has {len(ranked)} tokens in tiktoken's format, but only Llama 3's vocabulary of {count} is "
+            "supported; put a tokenizer.json next to it, which is used instead."
         )
     special = {
         index: AddedToken(names.get(index, content), special=True, normalized=False)

@@ -1,1 +1,1 @@
-"""SentencePiece models: reading the file, and BPE by scores."""
+"""SentencePiece models: read the file, and build BPE and unigram tokenizers."""

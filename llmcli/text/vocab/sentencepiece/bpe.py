@@ -1,4 +1,4 @@
-"""SentencePiece's BPE for the tokenizer library: merges rebuilt from scores, and spaces that become part of words."""
+"""SentencePiece BPE for the `tokenizers` library: merges derived from scores, and spaces as part of words."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from llmcli.text.token_bytes import SPACE
 from llmcli.text.vocab.token_types import BYTE, NORMAL, TypedVocabulary
 
-# No vocabulary has pieces near this; the pairs to look at grow with the length of a piece.
+# Real pieces are much shorter; the number of splits to try grows with the length of a piece.
 _LONGEST_PIECE = 512
 
 SpacePrefix: TypeAlias = Literal["none", "first", "every"]
-"""Where a space is put in front: nowhere, at the beginning of the text, or also behind every added token."""
+"""Where a leading space is added: nowhere, at the beginning of the text, or also after every added token."""
 
 
 def sentencepiece_bpe(
     vocabulary: TypedVocabulary, scores: Sequence[float], unknown: int | None, *, byte_fallback: bool = True
 ) -> models.BPE:
-    """The BPE model that joins pieces as SentencePiece does, by the scores of the results.
+    """Build the BPE model that merges pieces as SentencePiece does, by the scores of the results.
 
-    `unknown` is the id for text that the pieces cannot spell; with `byte_fallback` that text is spelled in bytes.
+    `unknown` is the id for text that has no pieces; with `byte_fallback` such text is encoded as bytes.
 
     Raises:
-        CheckpointError: arrays that do not fit together, or text that could not be encoded.
+        CheckpointError: the arrays are inconsistent, or some text could not be encoded.
     """
     if len(scores) != len(vocabulary.tokens):
         raise vocabulary.error(f"{len(vocabulary.tokens)} tokens, but scores for {len(scores)} of them.")
@@ -52,16 +52,16 @@ def set_space_rules(
     byte_fallback: bool = True,
     strip: bool | None = None,
 ) -> None:
-    """Write spaces as SentencePiece does, after the normalizers `before`, and read them back.
+    """Make `backend` encode and decode spaces as SentencePiece does, after the normalizers `before`.
 
-    Decoding takes one space off the beginning of a text if `strip`, by default where one was put in front.
+    With `strip` decoding removes one space from the beginning of a text; by default if encoding adds one.
     """
     escape = normalizers.Replace(" ", SPACE)
     prepend = [normalizers.Prepend(SPACE)] if prefix == "every" else []
     backend.normalizer = normalizers.Sequence([*before, *prepend, escape])
     if prefix == "first":
-        # `Metaspace` puts its character only before text that does not begin with it. Here the text has no spaces
-        # left, so the first step always puts one; the second writes it as the pieces have it.
+        # `Metaspace` adds its character only before text that does not begin with it. The normalized text has no
+        # spaces, so the first step always adds one; the second replaces it by the character that the pieces use.
         steps = (
             pre_tokenizers.Metaspace(" ", prepend_scheme="first", split=False),
             pre_tokenizers.Metaspace(SPACE, prepend_scheme="never", split=False),
@@ -73,20 +73,20 @@ def set_space_rules(
 
 
 def _piece(vocabulary: TypedVocabulary, index: int) -> str:
-    """A piece as text is spelled before merging; runs of spaces are stored as spaces."""
+    """A piece as it appears in normalized text; runs of spaces are stored as plain spaces."""
     token = vocabulary.tokens[index]
     return token.replace(" ", SPACE) if vocabulary.is_space_run(index) else token
 
 
 def _merges(vocabulary: TypedVocabulary, tokens: list[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """All pairs of pieces that join to a piece, in the order in which SentencePiece would join them.
+    """All pairs of pieces that merge to a piece, in the order of SentencePiece.
 
-    It joins the pair whose result has the highest score first; pieces added by hand come before all others.
+    It merges the pair whose result has the highest score first; user-defined pieces come before all others.
     """
-    by_hand = [index for index in range(len(tokens)) if vocabulary.is_space_run(index)]
+    user_defined = [index for index in range(len(tokens)) if vocabulary.is_space_run(index)]
     ids = {token: index for index, token in enumerate(tokens) if vocabulary.types[index] == NORMAL}
-    ids |= {tokens[index]: index for index in by_hand}
-    priority = {index: -scores[index] for index in ids.values()} | dict.fromkeys(by_hand, float("-inf"))
+    ids |= {tokens[index]: index for index in user_defined}
+    priority = {index: -scores[index] for index in ids.values()} | dict.fromkeys(user_defined, float("-inf"))
     ranked = []
     for piece, index in ids.items():
         if len(piece) > _LONGEST_PIECE:

@@ -1,4 +1,4 @@
-"""Building a tokenizer from a SentencePiece model."""
+"""Build a tokenizer from a SentencePiece model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from llmcli.text.vocab.sentencepiece.bpe import SpacePrefix, sentencepiece_bpe, 
 from llmcli.text.vocab.sentencepiece.model_file import BPE, SentencePieceModel
 from llmcli.text.vocab.token_types import NORMAL, UNKNOWN, USER_DEFINED, add_tokens
 
-# So improbable that no text is ever cut into such a piece. Text that spells one is not that piece.
+# A score so low that text is never split into such a piece, for control tokens.
 _NEVER = -1e6
-# SentencePiece gives pieces added by hand scores of its own, whatever the file says: this much for each byte but one.
-_ADDED_BY_HAND = 0.1
+# SentencePiece ignores the file's scores of user-defined pieces: it uses this per byte, without the first.
+_USER_DEFINED_SCORE = 0.1
 
 
 def sentencepiece_backend(model: SentencePieceModel, *, prefix: SpacePrefix) -> Backend:
-    """A tokenizer that gives the ids of SentencePiece, but for what `prefix` says of its space in front.
+    """Build a tokenizer that gives the same ids as SentencePiece, except that `prefix` decides about leading spaces.
 
     Raises:
-        CheckpointError: rules or pieces that make no tokenizer.
+        CheckpointError: the rules or pieces are damaged.
     """
     vocabulary = model.vocabulary
     with wrap_tokenizer_errors(f"{vocabulary.source} has a damaged tokenizer"):
@@ -47,7 +47,7 @@ def _unigram(model: SentencePieceModel) -> models.Unigram:
     if UNKNOWN not in vocabulary.types:
         raise vocabulary.error("there is no unknown token.")
     scores = [
-        _ADDED_BY_HAND * (len(token.encode()) - 1)
+        _USER_DEFINED_SCORE * (len(token.encode()) - 1)
         if kind == USER_DEFINED
         else (score if kind in (NORMAL, UNKNOWN) else _NEVER)
         for token, kind, score in zip(vocabulary.tokens, vocabulary.types, model.scores, strict=True)
@@ -58,13 +58,13 @@ def _unigram(model: SentencePieceModel) -> models.Unigram:
 
 
 def _normalizers(model: SentencePieceModel) -> list[normalizers.Normalizer]:
-    """What is done to text before spaces are escaped."""
+    """The normalizers applied before spaces are escaped."""
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
         refuse_rule(charsmap_growth(model.charsmap), source=model.vocabulary.source)
         charsmap = normalizers.Precompiled(model.charsmap)
         if charsmap.normalize_str("\r") == charsmap.normalize_str("\n"):
-            # To the library this pair is one character, of which it would look up the first half only.
+            # The library treats this pair as one character and would look up only its first half.
             steps.append(normalizers.Replace("\r\n", "\n\n"))
         steps.append(charsmap)
     if model.remove_extra_spaces:

@@ -1,4 +1,4 @@
-"""What a SentencePiece `tokenizer.model` says: a protocol buffer with pieces, and rules for spaces and normalizing.
+"""Read a SentencePiece `tokenizer.model`: a protocol buffer with pieces, and rules for spaces and normalization.
 
 Field numbers are those of `sentencepiece_model.proto`.
 """
@@ -16,7 +16,7 @@ from llmcli.text.vocab.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, TypedV
 UNIGRAM, BPE = 1, 2
 _KINDS = {3: "words", 4: "characters"}
 
-# ModelProto, and the parts of it.
+# Fields of ModelProto and of its parts.
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _PIECE, _SCORE, _TYPE = 1, 2, 3
 _MODEL_TYPE, _SPACE_AS_SUFFIX, _BYTE_FALLBACK = 3, 24, 35
@@ -26,7 +26,7 @@ _CHARSMAP, _DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES = 2, 3, 4, 5
 
 @dataclass
 class _TrainerSpec:
-    """How the pieces were found, with the defaults of the format."""
+    """Fields of TrainerSpec, with the defaults of the format."""
 
     kind: int = UNIGRAM
     space_as_suffix: bool = False
@@ -43,7 +43,7 @@ class _TrainerSpec:
 
 @dataclass
 class _NormalizerSpec:
-    """What is done to text before it is cut, with the defaults of the format."""
+    """Fields of NormalizerSpec, with the defaults of the format."""
 
     charsmap: bytes = b""
     add_dummy_prefix: bool = True
@@ -53,30 +53,30 @@ class _NormalizerSpec:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """A checked model."""
+    """A SentencePiece model, checked for consistency."""
 
     vocabulary: TypedVocabulary
     scores: list[float]
     kind: int
     """`UNIGRAM` or `BPE`."""
     byte_fallback: bool
-    """Whether text that the pieces cannot spell is spelled in bytes."""
+    """Whether text without pieces is encoded as bytes."""
     roles: dict[str, str]
-    """Spellings of the special tokens that the vocabulary has, by role (`bos_token`, ...)."""
+    """Spellings of the special tokens in the vocabulary, by role (`bos_token`, ...)."""
     charsmap: bytes
-    """Replacements of characters, compiled to a trie; empty for none."""
+    """Character replacements, compiled to a trie; empty if there are none."""
     add_dummy_prefix: bool
-    """Whether text begins with a space of its own."""
+    """Whether a space is added before text."""
     remove_extra_spaces: bool
-    """Whether spaces at the ends are dropped, and runs of them become one."""
+    """Whether leading and trailing spaces are removed, and runs of spaces become one."""
 
 
 def read_sentencepiece_model(data: bytes, *, source: str) -> SentencePieceModel:
-    """The model in the file at `source`, whose contents are `data`.
+    """Parse and check the model in the file at `source` with the contents `data`.
 
     Raises:
-        CheckpointError: the file is cut off, damaged or something else.
-        UnsupportedModelError: a kind of model that no language model uses.
+        CheckpointError: the file is truncated, damaged or of another format.
+        UnsupportedModelError: the kind of model is not supported; no language model uses it.
     """
     tokens: list[str] = []
     scores: list[float] = []
@@ -161,7 +161,7 @@ def _read_normalizer(data: bytes, spec: _NormalizerSpec) -> None:
 
 
 def _present_roles(vocabulary: TypedVocabulary, roles: dict[str, str]) -> dict[str, str]:
-    """The roles whose tokens exist and are control tokens: the format names some that were never made."""
+    """The roles whose tokens exist and are control tokens: the format's defaults include tokens that may not exist."""
     kinds = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
     return {
         role: token

@@ -1,22 +1,22 @@
-"""Reading protocol buffer messages: numbered fields, without a schema."""
+"""Read protocol buffer messages as numbered fields, without a schema."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-"""Wire types: how the value of a field is stored."""
+"""Wire types: the encoding of a field's value."""
 
 
 class WireError(ValueError):
-    """The bytes are no protocol buffer message."""
+    """The bytes are not a protocol buffer message."""
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """The fields of a message in order: number, wire type and value, which is an int for VARINT, bytes else.
+    """The fields of a message in order: (number, wire type, value), where the value is an int for VARINT, else bytes.
 
     Raises:
-        WireError: the bytes are cut off, or no message.
+        WireError: the bytes are truncated or not a message.
     """
     at, end = 0, len(data)
     while at < end:
@@ -39,7 +39,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at `at`, seven bits to a byte, low ones first, and where it ends; at most 64 bits."""
+    """Decode the varint at `at` (seven bits per byte, low bits first, at most 64 bits); returns it and its end."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

@@ -161,7 +161,7 @@ def test_a_class_whose_rules_are_not_known_is_refused_by_its_name(
         ({"a": -1}, "", "the id -1"),
         ({"a": 0}, "a b c\n", "no pair of pieces in line 1"),
         ({"a": 0}, "#version: 0.2\na\n", "no pair of pieces in line 2"),
-        ({"a": 0}, "a b\n", "no valid tokenizer"),
+        ({"a": 0}, "a b\n", "not a valid tokenizer"),
         ([], "", "JSON object"),
     ],
 )
