@@ -276,18 +276,18 @@ def test_a_token_with_an_absurd_number_is_refused_before_ids_are_counted() -> No
         ({"special_tokens_map": {"eos_token": [], "bos_token": None}}, ""),
     ],
 )
-def test_lists_beside_tokenizer_json_that_disagree_with_it_are_passed_over(beside: dict[str, Any], said: str) -> None:
+def test_token_lists_that_disagree_with_tokenizer_json_are_ignored(beside: dict[str, Any], said: str) -> None:
     backend = byte_level_backend()
     ours = tokenizer_from_json(backend.to_str(), source="t.json", **beside)
     assert ours.vocab_size == backend.get_vocab_size()
     assert ours.encode("The <|im_end|> fox") == wrapped(backend).encode("The <|im_end|> fox")
     assert ours.encode_segments([TextSegment("<|im_end|>", True)]) == [2]
-    assert ["beside t.json" in note and said in note for note in ours.notes] == ([True] if said else [])
+    assert ["next to t.json" in note and said in note for note in ours.notes] == ([True] if said else [])
 
 
 def test_a_listed_token_that_the_template_writes_is_not_passed_over() -> None:
     listed = {"added_tokens": {"<|call|>": 9999}, "templates": ["{{ x }}<|call|>"]}
-    with pytest.raises(CheckpointError, match=r"beside t\.json give the token '<\|call\|>'.* 9999"):
+    with pytest.raises(CheckpointError, match=r"next to t\.json give the token '<\|call\|>'.* 9999"):
         tokenizer_from_json(byte_level_backend().to_str(), source="t.json", **listed)  # type: ignore[arg-type]
 
 

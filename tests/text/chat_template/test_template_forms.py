@@ -274,7 +274,7 @@ def test_it_is_continued_as_the_template_writes_replies_or_else_new_ones() -> No
     assert text(opens, [USER, REPLY], continue_last=True).endswith("assistant\na3")
     refuses = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('Whose turn?') }}{% endif %}" + CHATML
     assert text(refuses, [USER, REPLY], continue_last=True).endswith("assistant\na3")
-    with pytest.raises(UsageError, match="last message is none"):
+    with pytest.raises(UsageError, match="last message has another role"):
         built(CHATML, [USER], continue_last=True)
     with pytest.raises(UsageError, match="has no text to continue"):
         built(CHATML, [USER, Message("assistant", " ")], continue_last=True)

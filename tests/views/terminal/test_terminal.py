@@ -64,7 +64,7 @@ def test_nothing_that_drives_a_terminal_stays_and_everything_else_does() -> None
         ("👩‍👩‍👧 é [/INST] [link=x]", "👩‍👩‍👧 é [/INST] [link=x]"),
     ],
 )
-def test_what_is_shown_instead(text: str, expected: str) -> None:
+def test_ascii_substitutes(text: str, expected: str) -> None:
     assert visible(text) == expected == "".join(visible(character) for character in text)
 
 
