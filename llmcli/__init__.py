@@ -13,7 +13,7 @@ From Python:
     print(chat.send("Hi"))
 
 Keyword arguments such as `temperature=0` are the settings of `SamplingParams`, with the defaults of `llm generate`.
-Errors are children of `LlmcliError`, each with a sentence.
+Errors are subclasses of `LlmcliError`, with a message of one or two sentences.
 """
 
 from typing import TYPE_CHECKING

@@ -32,7 +32,7 @@ class CheckpointError(LlmcliError):
 
 
 class UnsupportedModelError(CheckpointError):
-    """The files are sound, but this program cannot run that kind of model or format."""
+    """The files are valid, but this program cannot run that kind of model or format."""
 
 
 class OutOfMemoryError(LlmcliError):

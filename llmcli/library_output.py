@@ -1,4 +1,4 @@
-"""Keeps what libraries print for their own callers off the user's terminal."""
+"""Keep warnings and log lines of libraries off the user's terminal."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ def silence_libraries() -> None:
 
 
 def _drop(*_: object, **__: object) -> None:
-    """Show nothing."""
+    """Show no warning."""

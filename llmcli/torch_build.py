@@ -103,7 +103,7 @@ def multiplies_bfloat16(cpu_info: Path = _CPU_INFO) -> bool | None:
 
 @functools.cache
 def _cpu_features(cpu_info: Path) -> frozenset[str] | None:
-    """The names that Linux gives to the features of the first processor; None where it does not list them."""
+    """The features of the first CPU by their names in Linux; None if Linux does not list them."""
     with suppress(OSError):
         for line in cpu_info.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")

@@ -45,7 +45,7 @@ def _read(name: str, path: Path) -> str:
     except OSError as error:
         raise UsageError(f"The chat template {name} cannot be read: {error.strerror}.") from None
     if len(data) > _LARGEST_BYTES:
-        raise UsageError(f"The chat template {name} is larger than any chat template.")
+        raise UsageError(f"The chat template {name} is larger than 1 MiB, the limit for chat templates.")
     return text_from_bytes(data, f"The chat template {name}", instead="Save it as UTF-8.")
 
 

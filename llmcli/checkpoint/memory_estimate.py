@@ -181,7 +181,7 @@ def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch
     piece = min(tokens, DEVICE_CHUNK if device.type == "cuda" else READABLE_CHUNK)
     # The residual stream, the update to it and its norm; gate, up and their product.
     activations = piece * (3 * config.hidden_size + 3 * widest) * dtype.itemsize
-    # As it is, and as numbers that are added to the scores.
+    # The attention mask as booleans, and as numbers that are added to the scores.
     mask = piece * tokens * (1 + dtype.itemsize)
-    # Logits, and probabilities made of them, in float32.
+    # Logits and their probabilities, in float32.
     return activations + mask + 2 * config.vocab_size * torch.float32.itemsize

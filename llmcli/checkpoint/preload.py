@@ -36,7 +36,7 @@ def preload_gguf(path: Path) -> PreloadedGGUF | None:
 
     Raises:
         CheckpointError: the file cannot be read or is no GGUF file, or its header is broken.
-        UnsupportedModelError: a version, byte order, architecture or type of tensor that we do not read.
+        UnsupportedModelError: a version, byte order, architecture or tensor type that is not supported.
     """
     from llmcli.checkpoint.text_assets import gguf_text_parts
 

@@ -53,7 +53,6 @@ class TextParts:
         """The chat template called `name`, or read from the file `name`; None if the model has none.
 
         Without a name, the template for ordinary conversations. A fault of the model's template is raised on use.
-        when it is used.
 
         Raises:
             UsageError: there is no template and no file of that name.

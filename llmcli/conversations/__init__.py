@@ -1,1 +1,1 @@
-"""Conversations that outlast the program: what is written down of them, how it is read again, and where it lies."""
+"""Saved conversations: their records, files and folder, and the state that results from them."""

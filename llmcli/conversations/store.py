@@ -145,7 +145,7 @@ def _apply_line(tree: Tree, line: bytes, number: int, path: Path) -> None:
     if isinstance(record, Begin) and record.version > VERSION:
         raise _LaterVersionError(f"{path} was written by a later version of llmcli ({record.program}).")
     if (number == 1) != isinstance(record, Begin):
-        raise LlmcliError(f"{path}, line {number}, is not where it belongs; the file is damaged.")
+        raise LlmcliError(f"{path}, line {number}, is out of order; the file is damaged.")
     _apply(tree, record, f"{path}, line {number}")
 
 

@@ -171,7 +171,7 @@ class Tree:
         if node.n in self.nodes or node.n <= node.after or (node.after and before is None):
             raise LlmcliError(f"Message {node.n} of the conversation does not follow an existing message.")
         if not follows or (node.is_reply and not node.after):
-            raise LlmcliError(f"Message {node.n} of the conversation is out of turn.")
+            raise LlmcliError(f"Message {node.n} of the conversation does not alternate with the one before it.")
         self.nodes[node.n] = node
         self.head = node.n
 

@@ -58,11 +58,11 @@ def _sentence(error: Exception, name: HubName) -> str:
         return f"There is no {name.repo} on the hub (HTTP 404): check the name."
     if status == 429:
         return (
-            f"The hub answers too many requests (HTTP 429) and did not give {name.repo}; "
+            f"The hub reports too many requests (HTTP 429), so {name.repo} could not be fetched; "
             "wait some minutes, or log in with `hf auth login` for a higher limit."
         )
     if status is not None and status >= 500:
-        return f"The hub has trouble (HTTP {status}) and did not give {name.repo}; try again later."
+        return f"The hub failed (HTTP {status}), so {name.repo} could not be fetched; try again later."
     if any(link.errno in (errno.ENOSPC, errno.EDQUOT) for link in systems):
         return f"The disk is full, so {name.repo} could not be fetched; files that were complete are kept."
     if any(isinstance(link, PermissionError) for link in systems) or any(link.errno == errno.EROFS for link in systems):

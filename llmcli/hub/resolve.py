@@ -149,7 +149,7 @@ def remove(model: LocalModel) -> None:
     elif model.place == "store":
         store.remove(model.path.name)
     else:
-        raise LlmcliError(f"{model.path} is not llmcli's to remove.")
+        raise LlmcliError(f"{model.path} is not in the model store or the hub cache, so it is not removed.")
 
 
 _HOW_TO_PULL = "`llm pull owner/name` fetches a model from the hub, `llm list` shows what is here; see llm help models."

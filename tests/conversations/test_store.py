@@ -121,7 +121,7 @@ def test_a_reply_without_tokens_is_not_recorded() -> None:
     [
         (lambda data: data.replace(b'"kind": "question"', b'"kind": "riddle"', 1), "line 3, is damaged"),
         (lambda data: data.replace(b'"n": 2', b'"n": 7', 1), "no reply 2"),
-        (lambda data: data.partition(b"\n")[2], "line 1, is not where it belongs"),
+        (lambda data: data.partition(b"\n")[2], "line 1, is out of order"),
         (lambda data: data.replace(b'"version": 1', b'"version": 2'), "later version"),
         (lambda data: b"", "empty"),
         (lambda data: b"\xff" + data, "line 1, is damaged"),

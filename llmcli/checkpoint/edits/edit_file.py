@@ -124,19 +124,19 @@ def _read_edit(path: Path, file: Any) -> Edit:
         raise _not_an_edit(path)
     keys = ("model", "model_sha256", "prompt", "subject", "target")
     if missing := [key for key in keys if key not in about]:
-        raise CheckpointError(f"{path} is a damaged edit: it does not say its {missing[0]}.")
+        raise CheckpointError(f"{path} is a damaged edit: it has no {missing[0]}.")
     found: dict[int, dict[str, Tensor]] = {}
-    for name in file.keys():  # noqa: SIM118 (it is no mapping)
+    for name in file.keys():  # noqa: SIM118 (not a mapping)
         match, stored = _TENSOR.fullmatch(name), file.get_slice(name)
         shape = stored.get_shape()
         if match is None or len(shape) != 1 or stored.get_dtype() != "F32" or not 0 < shape[0] <= _LONGEST:
-            raise CheckpointError(f"{path} is a damaged edit: it holds tensors that are no updates.")
+            raise CheckpointError(f"{path} is a damaged edit: it holds tensors that are not updates.")
         vector = stored[:]
         if not bool(vector.isfinite().all()):
             raise CheckpointError(f"{path} is a damaged edit: an update is not finite.")
         found.setdefault(int(match[1]), {})[match[2]] = vector
     if not found or any(len(parts) != 2 for parts in found.values()):
-        raise CheckpointError(f"{path} is a damaged edit: an update is not whole.")
+        raise CheckpointError(f"{path} is a damaged edit: an update is incomplete.")
     updates = tuple(LayerUpdate(layer, parts["read"], parts["write"]) for layer, parts in sorted(found.items()))
     return Edit(**{key: about[key] for key in keys}, updates=updates, source=path)
 

@@ -51,7 +51,7 @@ def _refuse_layer_types(keys: ConfigKeys, model_type: str, family: Family) -> No
     # A list of the wrong length is refused where layers are built.
     if len(kinds) == keys.optional_integer("num_hidden_layers") and kinds != family.layer_types(keys, len(kinds)):
         raise _unsupported(
-            keys, model_type, "layer_types", listed, "its layers are all of one kind, which its window decides"
+            keys, model_type, "layer_types", listed, "sliding_window alone decides the type of all its layers"
         )
 
 
@@ -62,9 +62,9 @@ def _refuse_rotations(keys: ConfigKeys, model_type: str, family: Family) -> None
             continue
         nested = any(kind in found for kind in LAYER_TYPES)
         if nested and (name == "rope_scaling" or not family.rope.by_layer_type):
-            raise _unsupported(keys, model_type, name, found, "all its layers rotate alike")
+            raise _unsupported(keys, model_type, name, found, "all its layers share one RoPE")
         if family.rope.by_layer_type and name == "rope_parameters" and not nested:
-            raise _unsupported(keys, model_type, name, found, "each kind of layer has a rotation of its own")
+            raise _unsupported(keys, model_type, name, found, "each layer type needs its own RoPE parameters")
         if family.rope.by_layer_type and name == "rope_scaling":
             if keys.values.get("rope_parameters"):
                 raise _unsupported(keys, model_type, name, found, "it has rope_parameters as well")

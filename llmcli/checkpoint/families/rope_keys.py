@@ -58,7 +58,7 @@ def rope_config(
     share = partial.optional_positive("partial_rotary_factor") or 1.0
     rotary_dim = int(head_dim * share)
     if theta <= 1 or not 0 < rotary_dim <= head_dim or rotary_dim % 2:
-        raise CheckpointError(f"{keys.path} asks for a rotation of {rotary_dim} of {head_dim} values, theta {theta}.")
+        raise CheckpointError(f"{keys.path} asks for RoPE over {rotary_dim} of {head_dim} values with theta {theta}.")
     scaling = None if unscaled else _scaling(keys, own, rules, context_length, rotary_dim)
     return RopeConfig(theta, rotary_dim, scaling, rules.float32)
 
@@ -140,10 +140,10 @@ def _longrope(own: ConfigKeys, original: int, context_length: int, rotary_dim: i
     for name, divisors in (("short_factor", short), ("long_factor", long)):
         if len(divisors) != rotary_dim // 2:
             raise CheckpointError(
-                f"{own.path}: {name} has {len(divisors)} values; a rotation of {rotary_dim} needs {rotary_dim // 2}."
+                f"{own.path}: {name} has {len(divisors)} values; RoPE over {rotary_dim} values needs {rotary_dim // 2}."
             )
     if original < 2:
-        raise CheckpointError(f"{own.path}: a rotation cannot be stretched from a context of {original} tokens.")
+        raise CheckpointError(f"{own.path}: RoPE cannot be scaled from an original context of {original} tokens.")
     factor = own.optional_positive("factor") or context_length / original
     attention_factor = own.optional_positive("attention_factor")
     if attention_factor is None:

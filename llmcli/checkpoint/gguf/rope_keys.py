@@ -64,7 +64,7 @@ def _scaling(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str,
     if kind == "yarn":
         return _yarn(keys, family, factor)
     if kind == "longrope":
-        raise CheckpointError(f"{keys.header.path} lacks {LONG} or {SHORT}, which its rotation needs.")
+        raise CheckpointError(f"{keys.header.path} lacks {LONG} or {SHORT}, which its RoPE scaling needs.")
     raise UnsupportedModelError(
         f"{keys.header.path} asks for {kind!r} rotary position scaling; supported are none, linear, yarn and longrope."
     )
@@ -124,7 +124,7 @@ def _original_context(keys: ArchitectureKeys) -> int | None:
 def _values(header: GGUFHeader, name: str, read: ReadValues) -> tuple[float, ...]:
     info = header.tensors[name]
     if info.values > 1 << 16:
-        raise CheckpointError(f"{header.path}: {name} has {info.values} values, more than any rotation.")
+        raise CheckpointError(f"{header.path}: {name} has {info.values} values, more than RoPE can have.")
     values = read(name)
     if not all(math.isfinite(value) and value > 0 for value in values):
         raise CheckpointError(f"{header.path}: {name} has values that are not positive numbers.")

@@ -32,7 +32,7 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 # In earlier versions a file could corrupt memory in spite of `weights_only` (CVE-2026-24747).
 _SAFE_TORCH = "2.10"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02"
-# The largest real ones have a few MB: hundreds of bytes for each tensor.
+# Limits in bytes; the largest real ones have a few MB, hundreds of bytes for each tensor.
 _LARGEST_DIRECTORY = 32 << 20
 _LARGEST_PICKLE = 64 << 20
 # Keys under which training programs store the weights, beside the optimizer's state.

@@ -111,7 +111,7 @@ class SplitTensor:
         for part in self.parts:
             if len(part.shape) != 2 or part.shape[kept] != self.parts[0].shape[kept]:
                 raise CheckpointError(
-                    f"{part.path}: tensor {shown(self.name)} has shape {list(part.shape)}, which does not go with "
+                    f"{part.path}: tensor {shown(self.name)} has shape {list(part.shape)}, which does not match "
                     f"{list(self.parts[0].shape)} in {self.parts[0].path.name}."
                 )
 

@@ -116,7 +116,7 @@ def _put_integers(tensors: TensorPool, stem: str, packed: TensorInfo, schemes: l
     fitting = [scheme for scheme in schemes if -(-columns * scheme.bits // 32) == words]
     if stated != lead or columns < 1 or not fitting:
         raise CheckpointError(
-            f"{size.path}: tensor {shown(size.name)} says {[*stated, columns]}, which does not go with "
+            f"{size.path}: tensor {shown(size.name)} says {[*stated, columns]}, which does not match "
             f"{shown(packed.name)} of shape {list(packed.shape)} in any of the model's quantization settings."
         )
     bits = {scheme.bits for scheme in fitting}

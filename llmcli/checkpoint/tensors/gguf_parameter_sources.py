@@ -77,7 +77,7 @@ class SideBySide:
             if len(shape) < 2 or (shape[0], shape[2:]) != (shapes[0][0], shapes[0][2:]):
                 raise CheckpointError(
                     f"Tensor {name} has shape {list(shape)}, "
-                    f"which does not go with {self.stacks[0]} of shape {list(shapes[0])}."
+                    f"which does not match {self.stacks[0]} of shape {list(shapes[0])}."
                 )
         return (shapes[0][0], sum(shape[1] for shape in shapes), *shapes[0][2:])
 
@@ -115,7 +115,7 @@ class KeysAndValues:
         if len(keys) != 3 or len(values) != 3 or (keys[0], keys[1]) != (values[0], values[2]):
             raise CheckpointError(
                 f"Tensor {self.keys} has shape {list(keys)}, "
-                f"which does not go with {self.values} of shape {list(values)}."
+                f"which does not match {self.values} of shape {list(values)}."
             )
         return (keys[0] * (keys[2] + values[1]), keys[1])
 

@@ -214,7 +214,7 @@ def _alike(
         if not shape or shape[from_dimension:] != shapes[0][from_dimension:]:
             raise CheckpointError(
                 f"Tensor {part.names[0]} has shape {list(shape)}, "
-                f"which does not go with {parts[0].names[0]} of shape {list(shapes[0])}."
+                f"which does not match {parts[0].names[0]} of shape {list(shapes[0])}."
             )
     return shapes
 
@@ -277,7 +277,7 @@ def match_tensors(
     unused = [name for name in unused if not ignored(name)]
     ours = [name for name in unused if belongs(name)]
     if ours:
-        raise CheckpointError(f"{where} holds {_some(ours)}, for which the configuration has no place.")
+        raise CheckpointError(f"{where} holds {_some(ours)}, which the configuration does not describe.")
     return sources, [f"{where} also holds {_some(unused)}, which is not used."] if unused else []
 
 

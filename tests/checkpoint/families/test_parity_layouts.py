@@ -105,7 +105,7 @@ def test_multi_token_prediction_layers_are_left_out(tmp_path: Path) -> None:
     expected = logits(folder)
     rewrite(folder, lambda tensors: tensors | {"model.layers.3.eh_proj.weight": torch.ones(4, 8)})
     edit_config(folder, {}, drop=("num_nextn_predict_layers",))
-    with pytest.raises(CheckpointError, match=r"layers\.3\.eh_proj.*no place"):
+    with pytest.raises(CheckpointError, match=r"layers\.3\.eh_proj.*does not describe"):
         open_checkpoint(folder)
     edit_config(folder, {"num_nextn_predict_layers": 1})
     assert torch.equal(logits(folder), expected)

@@ -281,10 +281,10 @@ def test_unknown_gating_functions_are_refused(tmp_path: Path) -> None:
     ("extra", "words"),
     [
         ({"blk.1.ssm_in.weight": torch.zeros(4, 4)}, "recurrent state"),
-        ({"blk.1.attn_q_norm.weight": torch.zeros(8)}, "no place"),
+        ({"blk.1.attn_q_norm.weight": torch.zeros(8)}, "does not describe"),
         ({"rope_freqs.weight": torch.ones(5)}, "rope_freqs.weight has 5 values, 4 are needed"),
         ({"rope_freqs.weight": torch.tensor([1.0, 0.0, 1.0, 1.0])}, "not positive"),
-        ({"rope_freqs.weight": torch.zeros(1 << 17)}, "more than any rotation"),
+        ({"rope_freqs.weight": torch.zeros(1 << 17)}, "more than RoPE can have"),
         ({"rope_factors_long.weight": torch.ones(4), "rope_factors_short.weight": torch.ones(3)}, "short_factor has 3"),
     ],
 )

@@ -276,12 +276,12 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a part of another shape": (
         lambda f: reshard(f, lambda t: t | {WQ: torch.ones(16, 31)}, 1),
-        r"\[16, 31\], which does not go with \[16, 32\]",
+        r"\[16, 31\], which does not match \[16, 32\]",
     ),
-    "a vector in parts": (lambda f: reshard(f, lambda t: t | {WQ: torch.ones(16)}, 1), "does not go with"),
+    "a vector in parts": (lambda f: reshard(f, lambda t: t | {WQ: torch.ones(16)}, 1), "does not match"),
     "a tensor more": (
         lambda f: reshard(f, lambda t: t | {"layers.0.attention.gate.weight": torch.ones(3)}, 0, 1),
-        r"layers\.0\.attention\.gate\.weight, for which the configuration has no place",
+        r"layers\.0\.attention\.gate\.weight, which the configuration does not describe",
     ),
     "no embedding": (
         lambda f: reshard(f, without("tok_embeddings.weight"), 0, 1),
