@@ -79,7 +79,7 @@ GGUF: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "key of 2^40 bytes": (content(header(struct.pack("<Q", 1 << 40), keys=1) + bytes(60)), 4, ("a metadata key",)),
     "nested arrays": (content(header(text("a") + struct.pack("<I", 9) + array(9, 1) * 5000, keys=1)), 4, ("nested",)),
     "unknown type": (content(header(pair("a", 77, bytes(60)))), 4, ("unknown type 77",)),
-    "key twice": (content(header(ARCHITECTURE, ARCHITECTURE)), 4, ("there twice",)),
+    "key twice": (content(header(ARCHITECTURE, ARCHITECTURE)), 4, ("occurs twice",)),
     "key that drives a terminal": (content(header(pair(ESCAPE, 77, bytes(60)))), 4, ("owned",)),
     "no architecture": (content(header(more=bytes(60))), 4, ("general.architecture",)),
     "unknown architecture": (
