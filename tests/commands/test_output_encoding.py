@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pexpect
 import pytest
 
 from tests.support.faults.run import environment
+from tests.support.forked import on_terminal
 from tests.support.models.puppet import chain, write_puppet
 from tests.support.terminal.cli import llm
 
@@ -121,12 +121,9 @@ def test_a_chat_with_such_a_model_goes_on(latin: Path) -> None:
 def test_a_reply_goes_on_past_a_character_that_a_terminal_does_not_have(folder: Path, tmp_path: Path) -> None:
     flags = ["generate", "hi", "-m", str(folder), "-t", "0", "-q"]
     for more, shown in ((["--prefill", "é…a"], b"\xe9...a? "), (["--probs"], b"a"), (["--json"], b'"text": "a? "')):
-        child = pexpect.spawn(
-            sys.executable,
-            ["-m", "llmcli", *flags, *more],
-            env={**environment(tmp_path), "TERM": "xterm", "PYTHONIOENCODING": "latin-1"},
-            timeout=60,
-        )
+        # Python reads the variable when it starts.
+        env = {**environment(tmp_path), "TERM": "xterm", "PYTHONIOENCODING": "latin-1"}
+        child = on_terminal([*flags, *more], env, real=True, timeout=60)
         child.expect(pexpect.EOF)
         child.close()
         assert child.exitstatus == 0 and shown in child.before, child.before

@@ -159,7 +159,7 @@ def test_settings_and_stores(name: str, tmp_path: Path) -> None:
 def test_a_damaged_chat_does_not_hide_the_others(tmp_path: Path) -> None:
     placed(f"{DATA}/conversations/good.jsonl", BEGIN)(tmp_path)
     placed(f"{DATA}/conversations/bad.jsonl", b"\xff\n")(tmp_path)
-    outcome = run(["chats", "list"], tmp_path)
+    outcome = run_forked(["chats", "list"], tmp_path)
     assert outcome.code == 0
     assert b"good" in outcome.stdout
 
@@ -168,7 +168,7 @@ def test_a_chat_that_another_process_has(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "XDG_DATA_HOME"))
     file, begin = ConversationFile.create("test")
     for arguments in (["chats", "rm", begin.id, "--yes"], ["chat", "--resume", begin.id, "-m", "./none"]):
-        check(run(arguments, tmp_path), 1, ["is open in another llm chat"])
+        check(run_forked(arguments, tmp_path), 1, ["is open in another llm chat"])
     file.close()
     assert file.path.exists()
 
@@ -202,7 +202,7 @@ def test_weights_larger_than_the_memory_are_not_even_tried(tmp_path: Path) -> No
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     # Nothing but zeros, which take no room on the disk.
     os.truncate(path, 8 + len(header) + end)
-    outcome = run(["generate", "-m", folder, "-n", 2, "--dtype", "float32", "Hi"], tmp_path)
+    outcome = run_forked(["generate", "-m", folder, "-n", 2, "--dtype", "float32", "Hi"], tmp_path)
     check(outcome, 5, ["does not fit", "384.0 GiB", "free"])
 
 
@@ -243,7 +243,7 @@ def test_what_a_hub_refuses(hub: FakeHub, status: int, code: str, says: str, tmp
     ids=["offline", "not there"],
 )
 def test_a_hub_that_cannot_be_asked(env: dict[str, str], says: str, tmp_path: Path) -> None:
-    outcome = run(["generate", "-m", "own/er", "Hi"], tmp_path, env={**env, "HF_TOKEN": SECRET})
+    outcome = run_forked(["generate", "-m", "own/er", "Hi"], tmp_path, env={**env, "HF_TOKEN": SECRET})
     check(outcome, 3, [says])
     assert SECRET not in outcome.stderr
 

@@ -15,7 +15,8 @@ import pexpect
 import pytest
 
 from tests.support.faults.models import sound_gguf
-from tests.support.faults.run import PATIENCE_S, check, command, environment, run
+from tests.support.faults.run import PATIENCE_S, check, command, environment, run, run_forked
+from tests.support.forked import ForkedProcess, on_terminal
 from tests.support.models.puppet import chain, loop, write_puppet
 
 pytestmark = pytest.mark.slow
@@ -24,15 +25,14 @@ DRIVING = "\x1b]0;owned\x07\x9b2J\u202e\r"
 HOSTILE = b"a\x1b]52;c;eA==\x07b\x1b[2Jc\x08\r\x9b31m[/b]"
 
 
-def started(arguments: Sequence[object], home: Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(arguments), env=environment(home), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def started(arguments: Sequence[object], home: Path, stdin: int | None = None) -> ForkedProcess:
+    return ForkedProcess(arguments, environment(home), stdin=stdin)
 
 
-def code_of(child: subprocess.Popen[bytes]) -> int:
+def code_of(child: subprocess.Popen[bytes] | ForkedProcess) -> int:
     """As a shell would report it."""
-    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+    code = child.wait()
+    return code if code >= 0 else 128 - code
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,12 @@ def test_output_that_is_lost_is_never_success(
     if arguments[0] == "GENERATE":
         arguments = ["generate", "-m", str(endless), "-t", "0", *arguments[1:]]
     stdout = None if "--record" in arguments or "--html" in arguments else b""
-    check(run(arguments, tmp_path, redirect=redirect), code, [says], stdout=stdout)
+    if arguments[0] == "generate" and redirect == ">/dev/full":
+        with Path("/dev/full").open("wb") as full:
+            outcome = run_forked(arguments, tmp_path, stdout=full.fileno())
+    else:
+        outcome = run_forked(arguments, tmp_path) if not redirect else run(arguments, tmp_path, redirect=redirect)
+    check(outcome, code, [says], stdout=stdout)
 
 
 def test_a_disk_quota_that_is_reached(endless: Path, tmp_path: Path) -> None:
@@ -85,7 +90,6 @@ def test_a_pipe_whose_reader_goes_away_ends_it_quietly(arguments: list[str], end
     if arguments == ["GENERATE"]:
         arguments = ["generate", "-m", str(endless), "-t", "0", "Hi"]
     with started(arguments, tmp_path) as child:
-        assert child.stdout is not None and child.stderr is not None
         if arguments[0] == "generate":
             assert child.stdout.read(4) == b"abc\n"
         child.stdout.close()
@@ -101,12 +105,14 @@ def test_without_stderr_the_answer_comes_all_the_same(endless: Path, tmp_path: P
 
 def test_input_that_is_no_text(endless: Path, tmp_path: Path) -> None:
     for stdin in (b"\xff\xfe\x00\x80", b"\xef\xbb\xbfHi\0\r\n"):
-        outcome = run(["generate", "-m", endless, "-t", 0, "-n", 4, "-"], tmp_path, stdin=stdin, env={"LC_ALL": "C"})
+        arguments = ["generate", "-m", endless, "-t", 0, "-n", 4, "-"]
+        # Which encoding a locale means is decided when Python starts.
+        outcome = run(arguments, tmp_path, stdin=stdin, env={"LC_ALL": "C"})
         check(outcome, 0, [], stdout=b"abc\n")
 
 
 def test_a_prompt_that_does_not_fit_is_told_with_both_numbers(hostile: Path, tmp_path: Path) -> None:
-    outcome = run(["generate", "-m", hostile, "-t", 0, "-n", 4, "-"], tmp_path, stdin=b"word " * 2000)
+    outcome = run_forked(["generate", "-m", hostile, "-t", 0, "-n", 4, "-"], tmp_path, stdin=b"word " * 2000)
     check(outcome, 6, ["10004", "512"])
 
 
@@ -114,12 +120,8 @@ def test_what_a_model_says_is_itself_in_a_pipe_and_harmless_on_a_terminal(hostil
     arguments = ["generate", "-m", hostile, "-t", 0, "-n", 100, "Hi"]
     outcome = run(arguments, tmp_path)
     assert b"\x1b" in outcome.stdout and outcome.code == 0
-    child = pexpect.spawn(
-        sys.executable,
-        ["-m", "llmcli", *map(str, arguments), "--no-color"],
-        env={**environment(tmp_path), "TERM": "xterm"},
-        timeout=PATIENCE_S,
-    )
+    env = {**environment(tmp_path), "TERM": "xterm"}
+    child = on_terminal([*arguments, "--no-color"], env, real=True, timeout=PATIENCE_S)
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -130,15 +132,10 @@ def test_what_a_model_says_is_itself_in_a_pipe_and_harmless_on_a_terminal(hostil
     assert b"\x1b" not in words and b"\x07" not in words and b"\x08" not in words
 
 
-def on_a_terminal(arguments: Sequence[object], home: Path) -> str:
+def written_to_a_terminal(arguments: Sequence[object], home: Path) -> str:
     """What a command writes to one that can do everything."""
-    child = pexpect.spawn(
-        sys.executable,
-        ["-m", "llmcli", *map(str, arguments)],
-        env={**environment(home), "TERM": "xterm-256color"},
-        timeout=PATIENCE_S,
-        dimensions=(24, 200),
-    )
+    env = {**environment(home), "TERM": "xterm-256color"}
+    child = on_terminal(arguments, env, size=(24, 200), timeout=PATIENCE_S)
     child.expect(pexpect.EOF)
     child.close()
     # The doctor finds something.
@@ -201,7 +198,7 @@ def driving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_nothing_that_is_shown_drives_a_terminal(arguments: list[str], driving: Path) -> None:
     model = next((driving / "XDG_DATA_HOME/llmcli/models").iterdir()).stem
-    shown = on_a_terminal([model if each == "MODEL" else each for each in arguments], driving)
+    shown = written_to_a_terminal([model if each == "MODEL" else each for each in arguments], driving)
     plain = STYLE_OR_LINE_END.sub("\n", shown)
     assert plain.strip()
     assert not [char for char in plain if not (char == "\n" or char.isprintable())], ascii(plain)
@@ -212,7 +209,6 @@ def test_nothing_that_is_shown_drives_a_terminal(arguments: list[str], driving: 
 )
 def test_signals_while_a_reply_is_written(blow: signal.Signals, code: int, endless: Path, tmp_path: Path) -> None:
     with started(["generate", "-m", endless, "-t", 0, "Hi"], tmp_path) as child:
-        assert child.stdout is not None
         assert child.stdout.read(4) == b"abc\n"
         child.send_signal(blow)
         _, stderr = child.communicate(timeout=PATIENCE_S)
@@ -246,7 +242,13 @@ def wait_for_our_code(child: subprocess.Popen[bytes]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="which signals a process catches is read from /proc")
 @pytest.mark.parametrize("seconds", [0, 0.1, 0.3, 0.6, 1.0])
 def test_ctrl_c_while_it_starts(seconds: float, endless: Path, tmp_path: Path) -> None:
-    with started(["generate", "-m", endless, "-t", 0, "Hi"], tmp_path) as child:
+    with subprocess.Popen(
+        command(["generate", "-m", endless, "-t", 0, "Hi"]),
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
         wait_for_our_code(child)
         time.sleep(seconds)
         child.send_signal(signal.SIGINT)

@@ -168,7 +168,7 @@ def test_stats_say_which_path_ran(model: Path, tmp_path: Path) -> None:
 def slow(tmp_path: Path) -> tuple[Path, Path]:
     """A model, and prompts of which the first are answered at once and the others after a while."""
     folder = write_puppet(tmp_path / "m", loop(b"abc"), context=100_000)
-    tasks = [{"prompt": f"{n}", "max_tokens": 2 if n < 4 else 400 + n} for n in range(24)]
+    tasks = [{"prompt": f"{n}", "max_tokens": 2 if n < 4 else 200 + n} for n in range(24)]
     return folder, write(tmp_path / "in.jsonl", list(tasks))
 
 
@@ -183,7 +183,7 @@ def test_what_is_done_is_kept_and_the_rest_is_done_later(
     process = start(*flags)
     deadline = time.monotonic() + 60
     while not (out.exists() and out.read_bytes().count(b"\n") >= 4):
-        assert time.monotonic() < deadline and process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(blow)
     _, err = process.communicate(timeout=60)

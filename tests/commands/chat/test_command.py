@@ -19,7 +19,7 @@ from tests.support.terminal.cli import start
 @pytest.mark.slow
 def test_a_conversation_with_commands_and_history(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "speaker", chain(b"Yes, ok."))
-    with chatting(tmp_path, model, "--stats") as child:
+    with chatting(tmp_path, model, "--stats", real=True) as child:
         child.sendline("One?")
         child.expect_exact("Yes, ok.")
         child.expect(r"prompt \d+ tokens .*(readable model, cpu|cpu kernel)")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from llmcli.conversations.store import conversation_files, read_conversation
 from tests.support.faults.run import PATIENCE_S, environment
+from tests.support.forked import ForkedProcess
 from tests.support.models.puppet import chain, loop, write_puppet
 
 pytestmark = pytest.mark.slow
@@ -24,27 +24,16 @@ def test_chats_at_once_that_are_killed_go_on(tmp_path: Path, monkeypatch: pytest
     endless = write_puppet(tmp_path / "endless", loop(b"abc\n"), context=1_000_000)
     brief = write_puppet(tmp_path / "brief", chain(b"done."), context=1_000_000)
 
-    def chat(message: str, *arguments: object) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "llmcli", "chat", "-t", "0", *map(str, arguments)],
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # Who has to wait for its end is not to say so much that reading it takes long.
-            pipesize=4096,
-        )
-        assert child.stdin is not None
-        child.stdin.write(message.encode())
-        child.stdin.close()
-        # Closed already: `communicate` must not flush it.
-        child.stdin = None
-        return child
+    def chat(message: str, *arguments: object) -> ForkedProcess:
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(message.encode())
+            stdin.seek(0)
+            return ForkedProcess(["chat", "-t", 0, *arguments], env, stdin=stdin.fileno())
 
     questions = [f"question {number}" for number in range(CHATS)]
     for child in [chat(question, "-m", endless) for question in questions]:
         with child:
-            assert child.stdout is not None and child.stdout.read(4) == b"abc\n"
+            assert child.stdout.read(4) == b"abc\n"
             child.send_signal(signal.SIGKILL)
     paths = conversation_files()
     asked = [next(iter(read_conversation(path)[0].nodes.values())).text for path in paths]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import multiprocessing
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_dir
+
+from tests.support.forked import ForkedProcess
 
 PATIENCE_S = 60.0
 """A hang guard, not a measurement: far more than anything here takes on a busy machine."""
@@ -73,61 +72,27 @@ def run(
     return Outcome(code, result.stdout, result.stderr.decode("utf-8"), time.monotonic() - started)
 
 
-def run_forked(arguments: Sequence[object], home: Path, *, env: Mapping[str, str] | None = None) -> Outcome:
-    """Run `llm` to its end in a process that is forked from one with torch imported: a tenth of the time of `run`.
+def run_forked(
+    arguments: Sequence[object],
+    home: Path,
+    *,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    stdout: int | None = None,
+) -> Outcome:
+    """`run` in a process that is forked from one with torch imported, which takes a tenth of the time.
 
-    Streams are files, and stdin is empty. How the program starts, shell limits and pipes are for `run` to test.
+    `stdout` is a descriptor in place of the pipe. How the program starts, and what a shell does, is for `run` to test.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        child = _FORKING.Process(
-            target=_main_in_child, args=([*map(str, arguments)], environment(home, env), str(out), str(err))
-        )
-        child.start()
-        child.join(PATIENCE_S)
-        hung = child.exitcode is None
-        if hung:
-            child.kill()
-            child.join()
-        code = child.exitcode
-        child.close()
-        assert not hung and code is not None, arguments
-        return Outcome(
-            code if code >= 0 else 128 - code, out.read_bytes(), err.read_text("utf-8"), time.monotonic() - started
-        )
-
-
-_FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["torch", "llmcli.cli", "llmcli.commands.generate.command", "llmcli.api"])
-
-
-def _main_in_child(arguments: list[str], variables: dict[str, str], out: str, err: str) -> None:
-    """Become `llm` with those arguments: streams, environment and memory limit are its own."""
-    code: object = 1
-    try:
-        for number, path in enumerate((os.devnull, out, err)):
-            file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT)
-            os.dup2(file, number)
-            os.close(file)
-        sys.stdin, sys.stdout, sys.stderr = (
-            os.fdopen(number, mode, encoding="utf-8") for number, mode in enumerate(("r", "w", "w"))
-        )
-        os.environ.clear()
-        os.environ.update(variables)
-        _limit_memory()
-        sys.argv = ["llm", *arguments]
-        from llmcli import cli
-
-        cli.main()
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+    with tempfile.TemporaryFile() as file:
+        file.write(stdin)
+        file.seek(0)
+        variables = environment(home, env)
+        child = ForkedProcess(arguments, variables, stdin=file.fileno(), stdout=stdout, prepare=_limit_memory)
+        out, err = child.communicate(PATIENCE_S)
+    code = child.wait()
+    return Outcome(code if code >= 0 else 128 - code, out, err.decode("utf-8"), time.monotonic() - started)
 
 
 def _limit_memory() -> None:

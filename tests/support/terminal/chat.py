@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pexpect
 
 from tests.support.faults.run import environment as environment_of
+from tests.support.forked import on_terminal
 
 # prompt_toolkit switches bracketed paste on when it begins to read a line.
 READY = "\x1b[?2004h"
@@ -22,9 +22,13 @@ def chatting(
     *arguments: str,
     size: tuple[int, int] = (40, 200),
     plain: bool = True,
+    real: bool = False,
     **environment: str,
 ) -> Iterator[pexpect.spawn]:
-    """A chat with `model` that waits for its first message; its data lie below `tmp_path`."""
+    """A chat with `model` that waits for its first message; its data lie below `tmp_path`.
+
+    It is forked from a process with everything imported, unless it is to be `real`.
+    """
     env = {
         **environment_of(tmp_path),
         "XDG_DATA_HOME": str(tmp_path / "data"),
@@ -32,8 +36,8 @@ def chatting(
         "PROMPT_TOOLKIT_NO_CPR": "1",
         **environment,
     }
-    command = ["-m", "llmcli", "chat", "-m", str(model), "-t", "0", *(["--plain"] if plain else []), *arguments]
-    child = pexpect.spawn(sys.executable, command, env=env, timeout=30, encoding="utf-8", dimensions=size)
+    command = ["chat", "-m", str(model), "-t", "0", *(["--plain"] if plain else []), *arguments]
+    child = on_terminal(command, env, size=size, real=real, timeout=30, encoding="utf-8")
     try:
         child.expect("lists the commands")
         child.expect_exact("> " if env["TERM"] == "dumb" else READY)

@@ -1,5 +1,5 @@
-"""Running `llm` in tests: inside this process where streams and codes are all that matters, which saves starting torch
-anew each time, and as a process of its own where signals and pipes do.
+"""Running `llm` in tests: inside this process where streams and codes are all that matters, and in a forked one where
+signals and pipes do. Neither starts torch anew.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from unittest import mock
 from llmcli import cli
 from llmcli.commands.shared.prompt_input import configure_encoding
 from llmcli.views.terminal import terminal
+from tests.support.forked import ForkedProcess
 
 LLM = [sys.executable, "-m", "llmcli"]
 
@@ -54,11 +54,9 @@ def llm(
     return Result(_bytes(out), _bytes(err), code)
 
 
-def start(*arguments: object) -> subprocess.Popen[bytes]:
-    """Start the program as a process of its own, with pipes for its output and nothing to read."""
-    return subprocess.Popen(
-        [*LLM, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def start(*arguments: object) -> ForkedProcess:
+    """Start the program in another process, with pipes for its output and nothing to read."""
+    return ForkedProcess(arguments, os.environ)
 
 
 def _bytes(stream: io.TextIOWrapper) -> bytes:
