@@ -16,7 +16,7 @@ from llmcli.model import Transformer
 
 pytestmark = pytest.mark.starter
 
-TOKENS = 600
+TOKENS = 300
 
 
 @pytest.fixture(scope="module")
