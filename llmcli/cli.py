@@ -35,7 +35,8 @@ from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
 from llmcli.commands.replay import replay
 from llmcli.commands.score import score
-from llmcli.commands.shared import options
+from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
 from llmcli.commands.show import show
 from llmcli.commands.trace import trace
@@ -85,9 +86,11 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
+@with_options
 def _common(
     context: typer.Context,
-    color: options.Color = None,
+    *,
+    _terminal_options: Annotated[TerminalOptions, only("color")],
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,

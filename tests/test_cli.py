@@ -19,7 +19,7 @@ def test_a_crash_is_one_line_without_anything_the_user_said(
             return prompt + "\ud800".encode().decode()
         raise kind(f"{prompt} {SECRET}")
 
-    monkeypatch.setattr("llmcli.commands.generate.command.read_prompt", crash)
+    monkeypatch.setattr("llmcli.commands.generate.request.read_prompt", crash)
     env = {"HF_TOKEN": SECRET, "LLMCLI_DEBUG": "0"}
     result = llm("generate", "my private words", env=env)
     (line,) = result.stderr.decode().splitlines()
@@ -35,7 +35,7 @@ def test_memory_that_runs_out_anywhere_is_told_with_its_code(monkeypatch: pytest
     def crash(prompt: str, **_: object) -> str:
         raise MemoryError
 
-    monkeypatch.setattr("llmcli.commands.generate.command.read_prompt", crash)
+    monkeypatch.setattr("llmcli.commands.generate.request.read_prompt", crash)
     result = llm("generate", "Hi")
     assert (result.returncode, result.stdout) == (5, b"")
     assert b"not enough memory" in result.stderr

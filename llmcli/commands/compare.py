@@ -3,57 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands.shared import options, output
+from llmcli.commands.shared import output
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.options.flags import MODEL, PROMPT, SAMPLING, flag, only, text, with_options
+from llmcli.commands.shared.options.model import ModelOptions
+from llmcli.commands.shared.options.output import TextOptions, ViewOptions
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
 
 
+@with_options
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A model.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another with the same tokenizer, or the same again.")],
-    text: Annotated[
+    content: Annotated[
         str | None, typer.Argument(metavar="[TEXT|-]", help="The text to compare them on; - or nothing is piped text.")
     ] = None,
+    *,
     prompt: Annotated[
         str | None,
-        typer.Option(
+        flag(
             "--prompt",
             "-p",
+            env=False,
             metavar="TEXT",
-            callback=options.text,
-            help="Compare them on what A answers to this, instead.",
+            callback=text,
+            panel=PROMPT,
+            help="Compare them on A's answer to this instead.",
         ),
     ] = None,
-    chat: output.Chat = False,
+    text_options: Annotated[TextOptions, only("chat")],
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="How much each writes by itself.")
+        int,
+        flag(
+            "--max-tokens",
+            "-n",
+            env=False,
+            metavar="N",
+            min=1,
+            panel=SAMPLING,
+            help="Let each write N tokens by itself.",
+        ),
     ] = 64,
-    dtype_a: Annotated[str, typer.Option("--dtype-a", help="Of A: auto, float32, bfloat16 or float16.")] = "auto",
-    dtype_b: Annotated[str, typer.Option("--dtype-b", help="Of B.")] = "auto",
-    device: options.Device = "auto",
-    readable: options.Readable = False,
-    as_json: output.AsJson = False,
-    html: output.Html = None,
-    svg: output.Svg = None,
-    encoding: options.Encoding = None,
-    color: options.Color = None,
-    quiet: options.Quiet = False,
+    dtype_a: Annotated[
+        str, flag("--dtype-a", env=False, panel=MODEL, help="Of A: auto, float32, bfloat16 or float16.")
+    ] = "auto",
+    dtype_b: Annotated[str, flag("--dtype-b", env=False, panel=MODEL, help="Of B.")] = "auto",
+    model_options: Annotated[ModelOptions, only("device", "readable")],
+    view_options: ViewOptions,
+    terminal_options: TerminalOptions,
 ) -> None:
-    """Show how far apart what two models expect is, token by token (KL divergence), and where they would part.
+    """Show how far the predictions of two models are apart, token by token (KL divergence), and where they would part.
 
     The models are loaded one after the other, so that only one must fit into memory.
     """
-    if prompt is not None and text is not None:
+    if prompt is not None and content is not None:
         raise UsageError("Give a text, or a --prompt that A answers, not both.")
-    content = prompt if prompt is not None else output.read_text(text)
-    if not content:
+    words = prompt if prompt is not None else output.read_text(content)
+    if not words:
         raise UsageError("The prompt is empty.")
     # Both are found before either is loaded: a wrong name should not cost the wait.
     checkpoints = [find_checkpoint(name) for name in (first, second)]
@@ -63,11 +78,11 @@ def compare(
     from llmcli.views.terminal.progress import progress_bar
 
     def loader(index: int, dtype: str) -> Callable[[], LoadedModel]:
-        return lambda: load_model(checkpoints[index], device=device, dtype=dtype, readable=readable, may_quantize=False)
+        return lambda: load_model(checkpoints[index], replace(model_options, dtype=dtype), may_quantize=False)
 
     def ids(loaded: LoadedModel) -> list[int]:
-        as_message = chat or (prompt is not None and loaded.template is not None)
-        return output.text_ids(loaded.tokenizer, loaded.template, content, chat=as_message, model=loaded.name)
+        as_message = text_options.chat or (prompt is not None and loaded.template is not None)
+        return output.text_ids(loaded.tokenizer, loaded.template, words, chat=as_message, model=loaded.name)
 
     with progress_bar(unit="tokens") as progress:
         result = compare_models(
@@ -76,19 +91,11 @@ def compare(
             ids,
             reply=prompt is not None,
             max_tokens=max_tokens,
-            readable=readable,
+            readable=model_options.readable,
             names=(_called(checkpoints[0].name, dtype_a), _called(checkpoints[1].name, dtype_b)),
             progress=progress,
         )
-    output.present(
-        ComparisonView(result),
-        schema=SCHEMA,
-        value=result,
-        as_json=as_json,
-        html=html,
-        svg=svg,
-        title="llm compare",
-    )
+    output.present(ComparisonView(result), schema=SCHEMA, value=result, output=view_options, title="llm compare")
 
 
 def _called(name: str, dtype: str) -> str:

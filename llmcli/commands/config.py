@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli.commands.shared import options, output
-from llmcli.commands.shared.sampling_options import FILTERS
+from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.output import ViewOptions
+from llmcli.commands.shared.options.sampling import FILTERS
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.paths import settings_path
 from llmcli.views.terminal import terminal
@@ -32,14 +34,16 @@ class Setting:
     """The flag, the variable, the file, or the model that recommends it; empty for a default."""
 
 
+@with_options
 def config(
     context: typer.Context,
     command: Annotated[
         list[str] | None,
         typer.Argument(metavar="[COMMAND] [FLAGS]...", help="A command with any flags. Default: generate."),
     ] = None,
-    as_json: output.AsJson = False,
-    color: options.Color = None,
+    *,
+    view_options: Annotated[ViewOptions, only("as_json")],
+    terminal_options: Annotated[TerminalOptions, only("color")],
 ) -> None:
     """Show each setting of a command and where its value comes from: flag, variable, file, model or default."""
     name, parsed = _parsed(context, command or ["generate"])
@@ -47,7 +51,7 @@ def config(
     path = settings_path()
     if any(setting.name == "temperature" for setting in settings):
         settings = _with_the_models_own(settings)
-    if as_json:
+    if view_options.as_json:
         from llmcli.views.terminal.to_json import json_line
 
         value = {"command": name, "file": str(path), "file_exists": path.is_file(), "settings": settings}

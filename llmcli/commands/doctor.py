@@ -6,24 +6,27 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared import options, output
 from llmcli.commands.shared.load_model import find_checkpoint
+from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.model import ModelOptions
+from llmcli.commands.shared.options.output import ViewOptions
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.settings_file import default_map
 from llmcli.errors import UsageError
 from llmcli.paths import settings_path
 from llmcli.views.terminal import terminal
 
 
+@with_options
 def doctor(
     command: typer.Context,
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="Look also at this model; no weight is read.")
     ] = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    as_json: output.AsJson = False,
-    color: options.Color = None,
-    quiet: options.Quiet = False,
+    *,
+    model_options: Annotated[ModelOptions, only("device", "dtype")],
+    view_options: Annotated[ViewOptions, only("as_json")],
+    terminal_options: Annotated[TerminalOptions, only("color", "quiet")],
 ) -> None:
     """Show what computes and where things are kept, and check a model's files; exit code 1 if something is wrong."""
     from llmcli.doctor.finding import Finding
@@ -32,6 +35,7 @@ def doctor(
     from llmcli.views.reports.doctor import SCHEMA, findings_view, machine_table
     from llmcli.views.terminal.to_json import json_line
 
+    device, dtype = model_options.device, model_options.dtype
     around = machine(device, dtype)
     of_kernels = kernel_findings(device)
     path = settings_path()
@@ -48,7 +52,7 @@ def doctor(
         from llmcli.doctor.model_checks import check_model
 
         name, of_model = checkpoint.name, check_model(checkpoint, device=device, dtype=dtype)
-    if as_json:
+    if view_options.as_json:
         value = {
             "machine": around,
             "kernels": of_kernels,

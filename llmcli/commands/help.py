@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from llmcli.commands.shared import options
+from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.docs import pages
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
@@ -20,6 +21,7 @@ _WIDEST = 100
 _HOW = "llm help TOPIC shows a page, llm help COMMAND what a command does, llm help WORD the sections that contain it."
 
 
+@with_options
 def help_(
     context: typer.Context,
     words: Annotated[
@@ -30,7 +32,8 @@ def help_(
         bool,
         typer.Option("--pager/--no-pager", help="On a terminal, show what does not fit on the screen in $PAGER."),
     ] = True,
-    color: options.Color = None,
+    *,
+    terminal_options: Annotated[TerminalOptions, only("color")],
 ) -> None:
     """Show the manual: a page, a command's flags, or all sections that contain a word."""
     asked = " ".join(words or ())

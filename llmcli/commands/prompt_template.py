@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared import options, prompt_template_files
+from llmcli.commands.shared import prompt_template_files
+from llmcli.commands.shared.options.flags import only, text, with_options
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import read_prompt
 from llmcli.commands.shared.prompt_template_files import PromptTemplate
 from llmcli.text.chat_template.json_text import json_text
@@ -20,15 +22,17 @@ app = typer.Typer(
 
 
 @app.command("save")
+@with_options
 def save(
     name: Annotated[str, typer.Argument(help="What to call it.")],
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt, with {input} where the text goes; - or nothing is piped text.")
     ] = None,
     system: Annotated[
-        str | None, typer.Option("--system", "-s", metavar="TEXT", callback=options.text, help="A system prompt too.")
+        str | None, typer.Option("--system", "-s", metavar="TEXT", callback=text, help="A system prompt too.")
     ] = None,
-    encoding: options.Encoding = None,
+    *,
+    terminal_options: Annotated[TerminalOptions, only("encoding")],
 ) -> None:
     """Save a prompt: {input} is where the text goes, {key} where --param key=value does, {{key}} a word in braces."""
     template = PromptTemplate(name, read_prompt(prompt), system)

@@ -1,4 +1,4 @@
-"""`llm replay`: a recorded reply once more, and where it comes out differently."""
+"""`llm replay`: generate a recorded reply again, and find where it differs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.commands.generate.record import hashes
-from llmcli.commands.shared import options, output
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.options.flags import MODEL, RUNNING, flag, only, with_options
+from llmcli.commands.shared.options.model import ModelOptions
+from llmcli.commands.shared.options.output import ViewOptions
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import read_file_text
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
@@ -19,17 +22,25 @@ if TYPE_CHECKING:
     from llmcli.replay.run_record import RunRecord
 
 
+@with_options
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What llm generate --record wrote.")],
+    *,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="NAME|PATH", help="Another model. Default: the one that was recorded."),
+        flag(
+            "--model", "-m", env=False, metavar="NAME|PATH", panel=MODEL, help="Another model. Default: the recorded."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Default: as recorded, if it is there.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="Default: as recorded.")] = None,
-    as_json: output.AsJson = False,
-    color: options.Color = None,
-    quiet: options.Quiet = False,
+    dtype: Annotated[
+        str | None, flag("--dtype", env=False, panel=MODEL, help="Type of the weights. Default: as recorded.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        flag("--device", env=False, panel=RUNNING, help="Where to compute. Default: as recorded, if it is there."),
+    ] = None,
+    view_options: Annotated[ViewOptions, only("as_json")],
+    terminal_options: Annotated[TerminalOptions, only("color", "quiet")],
 ) -> None:
     """Generate a recorded reply again and name the first token that differs; exit code 1 if there is one."""
     data = _read(file)
@@ -47,13 +58,13 @@ def replay(
         raise UsageError(f"{file}: {error}") from None
     name = model if model is not None else run.path if Path(run.path).exists() else run.model
     checkpoint = find_checkpoint(name)
-    loaded = load_model(
-        checkpoint,
+    options = ModelOptions(
         device=device or _device(run),
         # Weights kept in few bits are what "auto" means for such a file.
         dtype=dtype or ("auto" if run.weights == "stored" else run.dtype),
         quantize=run.weights if dtype is None and run.weights in ("int8", "int4") else None,
     )
+    loaded = load_model(checkpoint, options)
     files = hashes(checkpoint)
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(unit="tokens") as progress:
@@ -66,7 +77,7 @@ def replay(
         )
     if interruption.requested:
         raise typer.Exit(130)
-    if as_json:
+    if view_options.as_json:
         terminal.write_line(json_line(SCHEMA, result))
     else:
         terminal.console_out().print(replay_view(result))

@@ -2,71 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared import options, output
+from llmcli.commands.shared import output
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.model import ModelOptions
+from llmcli.commands.shared.options.output import TextOptions, ViewOptions
+from llmcli.commands.shared.options.report import ReportOptions
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import argument_text, read_file_text, read_prompt
 
 
+@with_options
 def score(
     invocation: typer.Context,
     text: Annotated[
         str | None, typer.Argument(metavar="[FILE|TEXT|-]", help="A file, a text, or - (or nothing) for piped text.")
     ] = None,
-    model: options.Model = None,
-    edit: options.Edit = None,
-    chat: output.Chat = False,
-    template: output.ChatTemplateName = None,
-    context: options.Context = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    readable: options.Readable = False,
-    top: options.Top = 0,
-    as_json: output.AsJson = False,
-    html: output.Html = None,
-    svg: output.Svg = None,
-    encoding: options.Encoding = None,
-    color: options.Color = None,
-    quiet: options.Quiet = False,
+    *,
+    model_options: Annotated[ModelOptions, only("model", "edit", "context", "device", "dtype", "readable")],
+    text_options: TextOptions,
+    report_options: Annotated[ReportOptions, only("top")],
+    view_options: ViewOptions,
+    terminal_options: TerminalOptions,
 ) -> None:
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
-    output.check_template(invocation, chat=chat)
+    output.check_template(invocation, chat=text_options.chat)
     content = _content(text)
+    # --context is the length of the windows that are scored, not of one cache.
+    loading = replace(model_options, context=None)
     loaded = load_model(
-        find_checkpoint(model),
-        device=device,
-        dtype=dtype,
-        template=template,
-        edit=edit,
-        readable=readable,
-        may_quantize=False,
+        find_checkpoint(model_options.model), loading, template=text_options.template, may_quantize=False
     )
 
     from llmcli.inspection.evaluation.perplexity import score as score_ids
     from llmcli.views.inspect.perplexity import SCHEMA, ScoreView, score_json
     from llmcli.views.terminal.progress import progress_bar
 
-    ids = output.text_ids(loaded.tokenizer, loaded.template, content, chat=chat, model=loaded.name)
+    ids = output.text_ids(loaded.tokenizer, loaded.template, content, chat=text_options.chat, model=loaded.name)
     with progress_bar(unit="tokens") as progress:
         result = score_ids(
             loaded,
             ids,
-            top=top,
-            window=context,
-            readable=readable,
+            top=report_options.top,
+            window=model_options.context,
+            readable=model_options.readable,
             progress=lambda done, total: progress("Scoring", done, total),
         )
     output.present(
-        ScoreView(result, top, loaded.tokenizer.token_bytes),
+        ScoreView(result, report_options.top, loaded.tokenizer.token_bytes),
         schema=SCHEMA,
         value=score_json(result, loaded.tokenizer.token_bytes),
-        as_json=as_json,
-        html=html,
-        svg=svg,
+        output=view_options,
         title="llm score",
     )
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands.shared import options
+from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.output import ViewOptions
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.errors import CheckpointError, UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from llmcli.checkpoint.text_assets import TextParts
 
 
+@with_options
 def show(
     name: Annotated[
         str | None, typer.Argument(help="A folder, a .gguf file or a model's name. Default: the starter.")
@@ -26,8 +29,9 @@ def show(
     template: Annotated[
         bool, typer.Option("--template", help="The source of its chat templates instead, and their SHA-256.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
-    color: options.Color = None,
+    *,
+    view_options: Annotated[ViewOptions, only("as_json")],
+    terminal_options: Annotated[TerminalOptions, only("color")],
 ) -> None:
     """Show a model's architecture, sizes, chat template and stop tokens."""
     from llmcli.hub.resolve import resolve
@@ -41,7 +45,7 @@ def show(
     checkpoint = open_checkpoint(path)
     parts = checkpoint.read_text_parts()
     if template:
-        _show_templates(parts, as_json=as_json)
+        _show_templates(parts, as_json=view_options.as_json)
         return
     stops, text_notes = _replies(parts)
     card = ModelCard(
@@ -58,7 +62,7 @@ def show(
         notes=checkpoint.notes + text_notes,
         runs=_how_it_runs(checkpoint),
     )
-    if as_json:
+    if view_options.as_json:
         terminal.write_line(json_text(model_json(card)))
     else:
         terminal.console_out().print(model_tree(card))

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared import options
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import text
 
 
 @inspect_command(text="The text whose next token is traced; - or nothing is piped text.", title="llm trace")
@@ -16,7 +16,7 @@ def trace(
     name: Annotated[
         str,
         typer.Option(
-            "--subject", metavar="S", callback=options.text, help="Whom or what the text is about, as it stands there."
+            "--subject", metavar="S", callback=text, help="Whom or what the text is about, as it stands there."
         ),
     ],
     target: Annotated[
@@ -24,7 +24,7 @@ def trace(
         typer.Option(
             "--target",
             metavar="TOKEN",
-            callback=options.text,
+            callback=text,
             help="Trace this token, as in ' Paris'. Default: the likeliest.",
         ),
     ] = None,

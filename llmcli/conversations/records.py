@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from llmcli.text.chat_template.json_text import json_text
@@ -40,6 +41,11 @@ class SettingsRecord:
     template: str | None = None
     """The chat template that the user chose, by name; None: the model's."""
     template_args: Mapping[str, object] = field(default_factory=dict)
+
+
+def model_source(name: str | None) -> str | None:
+    """What finds the model called `name` from any folder: an absolute path for a file or folder, otherwise its name."""
+    return str(Path(name).expanduser().resolve()) if name and Path(name).expanduser().exists() else name
 
 
 @dataclass(frozen=True)

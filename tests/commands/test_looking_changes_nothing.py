@@ -15,7 +15,7 @@ import llmcli
 from llmcli.commands.chat.keyboard import Keyboard
 from llmcli.commands.chat.session import ChatModel, ChatSession
 from llmcli.commands.chat.slash_commands import Commands
-from llmcli.commands.shared.token_report import ReportOptions
+from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.engine import Conversation, Engine, Event, Finish, SamplingParams, Step
 from tests.support.gguf.families import made, quantized
@@ -145,7 +145,7 @@ def test_chat(
     assert len({tuple(ids) for ids, _ in expected}) == 3
     for report in (
         ReportOptions(attention=True),
-        ReportOptions(attention=True, by="message", probs=True),
+        ReportOptions(attention=True, attention_by="message", probs=True),
         ReportOptions(top=3),
     ):
         assert chat_replies(model, said, sampling, report, []) == expected
@@ -173,7 +173,7 @@ def chat_replies(
         return ChatModel(loaded, conversation, params, str(model), None)
 
     with ExitStack() as stack:
-        session = ChatSession(load(None), LiveConversation(save=False), report, Keyboard(stack), load, stats=False)
+        session = ChatSession(load(None), LiveConversation(save=False), report, Keyboard(stack), load)
         stack.callback(session.close)
         for message in (PROMPT, "and again", "once more"):
             session.reply_to(message)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from llmcli.commands.shared.sampling_options import SamplingOptions
+from llmcli.commands.shared.options.sampling import SamplingOptions
 from llmcli.errors import UsageError
 from llmcli.text.decode_bytes import text_from_bytes
 

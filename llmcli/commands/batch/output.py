@@ -7,9 +7,15 @@ import os
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from llmcli.commands.batch.input import Id
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from llmcli.engine.batch.batch import BatchReply
 
 
 class ResultsFile:
@@ -87,6 +93,27 @@ class ResultsFile:
             raise LlmcliError(f"{self.path} is being written by another llm batch.") from None
         except OSError:
             return  # a file system without locks
+
+
+def result_line(
+    model: str, index: int, mark: str, name: Id, seed: int | None, outcome: BatchReply | LlmcliError
+) -> str:
+    """The line of JSON for the reply to line `index`, or for the error that is its outcome."""
+    result: dict[str, object] = {"index": index, "id": name, "input": mark}
+    if isinstance(outcome, LlmcliError):
+        return json_text(result | {"error": str(outcome)})
+    return json_text(
+        result
+        | {
+            "model": model,
+            "prompt_tokens": outcome.prompt_tokens,
+            "generated_tokens": outcome.generated_tokens,
+            "text": outcome.text,
+            "thinking": outcome.thinking or None,
+            "finish_reason": outcome.reason,
+            "seed": seed,
+        }
+    )
 
 
 def _object(line: bytes) -> dict[str, object]:

@@ -3,153 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands.shared import options, speculative
-from llmcli.commands.shared.load_model import find_checkpoint, load_model
-from llmcli.commands.shared.prompt_input import read_stdin, stdin_is_piped
-from llmcli.commands.shared.sampling_options import NOT_GIVEN, SamplingOptions, with_sampling_flags
-from llmcli.commands.shared.token_report import ReportOptions
+from llmcli.commands.shared.options.flags import SHOW, flag, is_flag_given, only, with_options, without
+from llmcli.commands.shared.options.model import ModelOptions
+from llmcli.commands.shared.options.prompt import PromptOptions
+from llmcli.commands.shared.options.report import ReportOptions
+from llmcli.commands.shared.options.sampling import SamplingOptions
+from llmcli.commands.shared.options.speculation import SpeculationOptions
+from llmcli.commands.shared.options.terminal import TerminalOptions
+from llmcli.commands.shared.speculative import Speculator
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
-    from llmcli.commands.chat.keyboard import Keyboard
-    from llmcli.commands.chat.session import ChatModel, ChatSession
     from llmcli.conversations.live_conversation import LiveConversation
     from llmcli.conversations.records import SettingsRecord
-    from llmcli.text.chat_template.template import ChatTemplate
 
 _SAVED = "Conversations"
 
-ContinueLatest: TypeAlias = Annotated[
-    bool,
-    typer.Option("--continue", "-c", rich_help_panel=_SAVED, help="Go on with the last conversation, or that of -m."),
-]
-Resume: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--resume", metavar="ID", rich_help_panel=_SAVED, help="Go on with this one; llm chats list shows them."
-    ),
-]
-Save: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--save/--no-save", envvar="LLMCLI_SAVE", rich_help_panel=_SAVED, help="Keep the conversation on disk."
-    ),
-]
+
+@dataclass(frozen=True)
+class SavingOptions:
+    """Which saved conversation goes on, and whether this one is saved."""
+
+    continue_latest: Annotated[
+        bool,
+        flag("--continue", "-c", env=False, panel=_SAVED, help="Go on with the last conversation, or that of -m."),
+    ] = False
+    resume: Annotated[
+        str | None,
+        flag("--resume", env=False, metavar="ID", panel=_SAVED, help="Go on with this one; llm chats list shows them."),
+    ] = None
+    save: Annotated[bool, flag("--save/--no-save", panel=_SAVED, help="Keep the conversation on disk.")] = True
 
 
-@with_sampling_flags
+@with_options
 def chat(
     command: typer.Context,
     files: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE]...", help="Texts that go along with your first message.")
     ] = None,
-    model: options.Model = None,
-    edit: options.Edit = None,
-    continue_latest: ContinueLatest = False,
-    resume: Resume = None,
-    save: Save = True,
-    system: options.System = None,
-    strict_system: options.StrictSystem = False,
-    template: options.TemplateName = None,
-    template_arg: options.TemplateArg = None,
-    sampling: SamplingOptions = NOT_GIVEN,
-    no_thinking: options.NoThinking = False,
-    context: options.Context = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    quantize: options.Quantize = None,
-    threads: options.Threads = None,
-    draft: speculative.Draft = None,
-    lookup: speculative.Lookup = None,
-    draft_tokens: speculative.DraftTokens = "auto",
-    probs: options.Probs = False,
-    top: options.Top = 0,
-    attention: options.Attention = False,
-    attention_by: options.AttentionBy = "token",
+    *,
+    model_options: Annotated[ModelOptions, without("readable")],
+    saving: SavingOptions,
+    prompt_options: Annotated[
+        PromptOptions, only("system", "no_thinking", "strict_system", "template", "template_arg")
+    ],
+    sampling_options: SamplingOptions,
+    report_options: ReportOptions,
     plain: Annotated[
-        bool,
-        typer.Option("--plain", envvar="LLMCLI_PLAIN", help="Show replies as they are written, not as Markdown."),
+        bool, flag("--plain", panel=SHOW, help="Show replies as they are written, not as Markdown.")
     ] = False,
-    stats: options.ShowStats = False,
-    encoding: options.Encoding = None,
-    color: options.Color = None,
-    quiet: options.Quiet = False,
+    speculation_options: SpeculationOptions,
+    terminal_options: TerminalOptions,
 ) -> None:
-    """Talk with a model, about FILEs if you like. Piped text is the first message; then the keyboard has the word."""
-    variables = options.template_variables(template_arg)
-    sampling.check()
-    helped = speculative.Speculating(draft, lookup, draft_tokens)
+    """Talk with a model, about FILEs if you like. Piped text is the first message; the next come from the keyboard."""
+    variables = prompt_options.variables()
+    sampling_options.check()
+    speculator = Speculator(speculation_options)
+    # Before what imports torch: an error about the conversation must not take a second to come.
+    path = _conversation(saving, model_options.model if is_flag_given(command, "model") else None)
+    live = _live_conversation(path, save=saving.save)
+    if path is not None and live.tree.settings is not None:
+        model_options, prompt_options, variables = _as_it_was(
+            command, live.tree.settings, model_options, prompt_options, variables
+        )
 
-    # Before what imports torch: that there is no such conversation must not take a second to say.
-    path = _conversation(resume, continue_latest, model if _is_given(command, "model") else None)
-    live = _live_conversation(path, save=save)
-    before = None if path is None else live.tree.settings
-    # What the command line says now holds from now on; otherwise it goes on as it was.
-    if before is not None:
-        model = model if _is_given(command, "model") else before.source
-        system = system if _is_given(command, "system") else before.system
-        template = template if _is_given(command, "template") else before.template
-        variables = variables if _is_given(command, "template_arg") else dict(before.template_args)
-
-    from llmcli.commands.chat.compose import send_along, text_of_file
-    from llmcli.commands.chat.keyboard import Keyboard
-    from llmcli.commands.chat.save_load import introduce
-    from llmcli.commands.chat.session import ChatModel, ChatSession
-    from llmcli.commands.chat.sighup import leaving_at_hangup
+    from llmcli.commands.chat.compose import text_of_file
+    from llmcli.commands.chat.load import ChatModelLoader
+    from llmcli.commands.chat.start import run_chat
 
     texts = [(name, text_of_file(name)) for name in files or ()]
-    helped.find()
+    speculator.find()
+    load = ChatModelLoader(model_options, prompt_options, sampling_options, speculator, variables)
+    run_chat(load, live, report_options, texts=texts, plain=plain, goes_on=path is not None)
 
-    def load(name: str | None, template: str | None = None) -> ChatModel:
-        loaded = load_model(
-            find_checkpoint(name),
-            device=device,
-            dtype=dtype,
-            quantize=quantize,
-            threads=threads,
-            template=template,
-            context=context,
-            edit=edit,
-        )
-        chat_template = _chat_template(loaded)
 
-        from llmcli.engine import Conversation
-
-        engine = helped.engine(loaded, context=context, threads=threads, device=device, dtype=dtype)
-        conversation = Conversation(
-            engine, loaded.tokenizer, chat_template, system,
-            template_args=variables, strict_system=strict_system, no_thinking=no_thinking,
-        )  # fmt: skip
-        params = sampling.params(loaded.generation_defaults, loaded.tokenizer)
-        return ChatModel(loaded, conversation, params, _source(name), _template(template), variables)
-
-    with ExitStack() as stack:
-        stack.callback(live.close)
-        stack.enter_context(leaving_at_hangup())
-        first = read_stdin() if stdin_is_piped() else ""
-        keyboard = Keyboard(stack)
-        report = ReportOptions(probs=probs, top=top, attention=attention, by=attention_by)
-        session = ChatSession(load(model, template), live, report, keyboard, load, stats=stats, plain=plain)
-        stack.callback(session.close)
-        if path is not None:
-            introduce(session)
-        for name, text in texts:
-            send_along(session, name, text)
-        if first:
-            session.reply_to(first)
-        _converse(session, keyboard)
+def _as_it_was(
+    command: typer.Context,
+    before: SettingsRecord,
+    model_options: ModelOptions,
+    prompt_options: PromptOptions,
+    variables: dict[str, object],
+) -> tuple[ModelOptions, PromptOptions, dict[str, object]]:
+    """The options of a conversation that goes on: those it had, where the command line gives no others."""
+    if not is_flag_given(command, "model"):
+        model_options = replace(model_options, model=before.source)
+    if not is_flag_given(command, "system"):
+        prompt_options = replace(prompt_options, system=before.system)
+    if not is_flag_given(command, "template"):
+        prompt_options = replace(prompt_options, template=before.template)
+    if not is_flag_given(command, "template_arg"):
+        variables = dict(before.template_args)
+    return model_options, prompt_options, variables
 
 
 def _live_conversation(path: Path | None, *, save: bool) -> LiveConversation:
-    """A new conversation, or the one in the file at `path`, with a word on what is damaged there."""
+    """A new conversation, or the one in the file at `path`, with a message about what is damaged there."""
     from llmcli.conversations.live_conversation import LiveConversation
 
     if path is None:
@@ -160,44 +115,7 @@ def _live_conversation(path: Path | None, *, save: bool) -> LiveConversation:
     return live
 
 
-def _chat_template(loaded: LoadedModel) -> ChatTemplate:
-    """The model's chat template, without which or with a damaged one nothing can be said."""
-    if loaded.template is None:
-        raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
-    loaded.template.check()
-    return loaded.template
-
-
-def _converse(session: ChatSession, keyboard: Keyboard) -> None:
-    """Answer what is typed until the user leaves."""
-    from llmcli.commands.chat.completion import CommandCompleter
-    from llmcli.commands.chat.slash_commands import Commands
-
-    commands = Commands(session)
-    limit = session.conversation.engine.context_length
-    session.note(f"{session.loaded.name}, {limit} tokens of context. /help lists the commands.")
-    messages = keyboard.messages(CommandCompleter(commands.table), session.toolbar)
-    session.run(messages, commands.obey)
-
-
-def _is_given(command: typer.Context, name: str) -> bool:
-    """Whether the command line itself says it, rather than a variable or the settings file."""
-    source = command.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _template(name: str | None) -> str | None:
-    """What the chat template is called wherever the next chat is started."""
-    from llmcli.checkpoint.chat_template_file import is_template_file
-
-    if not name or not is_template_file(name):
-        return name
-    path = Path(name).expanduser()
-    # What a pipe leads to has no name.
-    return str(path.resolve() if path.is_file() else path.absolute())
-
-
-def _conversation(resume: str | None, continue_latest: bool, model: str | None) -> Path | None:
+def _conversation(saving: SavingOptions, model: str | None) -> Path | None:
     """The file of the conversation to go on with: the one named, or the last one, or the last with `model`.
 
     Raises:
@@ -205,15 +123,17 @@ def _conversation(resume: str | None, continue_latest: bool, model: str | None) 
     """
     from llmcli.conversations.store import conversation_files, find_conversation
 
-    if resume is not None:
-        return find_conversation(resume)
-    if not continue_latest:
+    if saving.resume is not None:
+        return find_conversation(saving.resume)
+    if not saving.continue_latest:
         return None
     paths = conversation_files()
     if model is None and paths:
         return paths[0]
+    from llmcli.conversations.records import model_source
+
     for path, settings in _settings_of(paths):
-        if model is not None and (settings.source == _source(model) or settings.model == model):
+        if model is not None and (settings.source == model_source(model) or settings.model == model):
             return path
     raise UsageError(f"There is no conversation{f' with {model}' if model else ''} to go on with.")
 
@@ -225,11 +145,6 @@ def _settings_of(paths: list[Path]) -> Iterator[tuple[Path, SettingsRecord]]:
         try:
             settings = read_conversation(path)[0].settings
         except LlmcliError:
-            continue  # a damaged one is none that could be gone on with
+            continue  # damaged: it cannot go on
         if settings is not None:
             yield path, settings
-
-
-def _source(name: str | None) -> str | None:
-    """What the model is called wherever the next chat is started."""
-    return str(Path(name).expanduser().resolve()) if name and Path(name).expanduser().exists() else name

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from llmcli.commands.chat.keyboard import Keyboard
 from llmcli.commands.shared.consume import follow
+from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.prompt_input import argument_text
-from llmcli.commands.shared.token_report import ReportOptions, explain, read_attention
+from llmcli.commands.shared.token_report import explain, read_attention
 from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.records import SettingsRecord
 from llmcli.conversations.tree import Node
@@ -69,7 +70,6 @@ class ChatSession:
         keyboard: Keyboard,
         load: Callable[[str | None], ChatModel],
         *,
-        stats: bool,
         plain: bool = False,
     ) -> None:
         """`load` makes the speaker of another model; it is given the model's name.
@@ -77,7 +77,7 @@ class ChatSession:
         Replies are drawn as Markdown where the terminal can, unless they are to be `plain`.
         """
         self.chat_model, self.live, self.report, self.keyboard, self.load = chat_model, live, report, keyboard, load
-        self.show_stats, self.plain = stats, plain
+        self.plain = plain
         self.params = chat_model.params
         self.last_stats: Stats | None = None
         self.last_steps: Sequence[Step] = ()
@@ -230,7 +230,7 @@ class ChatSession:
             self.note(f"Interrupted before the first word. {kept}")
         if finish.reason == "context":
             self.note("The context is full; the reply ends there. /context makes room, /clear starts anew.")
-        if self.show_stats:
+        if self.report.stats:
             self.say_stats()
 
     def say_stats(self) -> None:

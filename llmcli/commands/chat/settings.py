@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command, named, whole_number
-from llmcli.commands.shared.logit_bias import token_biases
-from llmcli.commands.shared.options import template_variables
+from llmcli.commands.shared.options.logit_bias import token_biases
+from llmcli.commands.shared.options.prompt import template_variables
 from llmcli.engine import SamplingParams
 from llmcli.engine.sampler import sampler_for
 from llmcli.errors import UsageError
@@ -59,7 +59,7 @@ class ModelSettings:
             ),
             Command("show", self._show, "the settings, and where the conversation is saved"),
             Command("template", self._template, "the model's chat template"),
-            Command("probs", self._probs, "colour every token by its probability", "on|off", named("on", "off")),
+            Command("probs", self._probs, "color every token by its probability", "on|off", named("on", "off")),
             Command("top", self._top, "list for every token the N most probable ones; 0 is off", "N"),
         ]
 

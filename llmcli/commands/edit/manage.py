@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from llmcli.commands.shared import output
+from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.output import ViewOptions
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
@@ -16,15 +17,19 @@ if TYPE_CHECKING:
 
     from llmcli.checkpoint.edits.edit_file import Edit
 
-Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name that `llm edit list` shows, or a file.")]
+_Json: TypeAlias = Annotated[ViewOptions, only("as_json")]
+Name: TypeAlias = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A name that `llm edit list` shows, or a file.")
+]
 
 
-def list_edits(as_json: output.AsJson = False) -> None:
+@with_options
+def list_edits(*, view_options: _Json) -> None:
     """Show the edits that are kept, the last one made first."""
     from llmcli.checkpoint.edits.store import edit_files
 
     rows = [(path, found) for path in edit_files() if (found := _read(path)) is not None]
-    if as_json:
+    if view_options.as_json:
         terminal.write_line(json_text([_as_json(path, edit) for path, edit in rows], indent=2))
         return
     if not rows:
@@ -36,7 +41,8 @@ def list_edits(as_json: output.AsJson = False) -> None:
     terminal.console_out().print(table)
 
 
-def show_edit(name: Name, as_json: output.AsJson = False) -> None:
+@with_options
+def show_edit(name: Name, *, view_options: _Json) -> None:
     """Show what an edit changes, and in which model."""
     from llmcli.checkpoint.edits.edit_file import read_edit
     from llmcli.checkpoint.edits.store import find_edit
@@ -44,7 +50,7 @@ def show_edit(name: Name, as_json: output.AsJson = False) -> None:
     path = find_edit(name)
     edit = read_edit(path)
     about = _as_json(path, edit)
-    if as_json:
+    if view_options.as_json:
         terminal.write_line(json_text(about))
         return
     from llmcli.views.reports.edit import edit_lines

@@ -7,29 +7,38 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmcli.commands.shared import options
 from llmcli.commands.shared.load_model import find_checkpoint, read_edit_files
+from llmcli.commands.shared.options.flags import MODEL, flag, only, with_options
+from llmcli.commands.shared.options.model import ModelOptions
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.errors import LlmcliError
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
 
+@with_options
 def merge(
     edits: Annotated[
         list[str], typer.Argument(metavar="NAME|FILE...", help="Names that `llm edit list` shows, or files.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the new checkpoint goes.")],
-    model: options.Model = None,
+    *,
+    model_options: Annotated[ModelOptions, only("model")],
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option("--dtype", help="What to store weights in. auto: what they have; float32 for quantised ones."),
+        flag(
+            "--dtype",
+            env=False,
+            panel=MODEL,
+            help="Store weights in this type. auto: the type they have, float32 for quantized ones.",
+        ),
     ] = "auto",
-    quiet: options.Quiet = False,
+    terminal_options: Annotated[TerminalOptions, only("quiet")],
 ) -> None:
     """Write a new checkpoint, in safetensors, with edits in its weights; the original is not touched."""
     if out.exists():
         raise LlmcliError(f"{out} exists already; give a new folder.")
-    checkpoint = find_checkpoint(model)
+    checkpoint = find_checkpoint(model_options.model)
     found = read_edit_files(checkpoint, edits)
 
     import torch

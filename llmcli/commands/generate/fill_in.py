@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING
 
 import typer
 
-from llmcli.commands.shared import options
+from llmcli.commands.generate.options import GenerateOptions
+from llmcli.commands.shared.options.flags import is_flag_given
+from llmcli.commands.shared.options.form import ChoiceOptions, FormOptions
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
     from llmcli.api import LoadedModel
     from llmcli.text.fill_in import FillIn
-
-Gap: TypeAlias = Annotated[
-    tuple[str, str] | None,
-    typer.Option(
-        "--fill-in",
-        metavar="PREFIX SUFFIX",
-        callback=options.text,
-        help="Write what comes between two texts, with a model that was made for it.",
-    ),
-]
 
 # What has no place beside the two texts, by the name of the parameter.
 _NOT_BESIDE = {
@@ -48,17 +40,31 @@ _NOT_BESIDE = {
 def check_alone(invocation: typer.Context) -> None:
     """Raise `UsageError` if a flag was given that says something else about the prompt or the form of the reply."""
     for name, words in _NOT_BESIDE.items():
-        if options.is_flag_given(invocation, name):
+        if is_flag_given(invocation, name):
             raise UsageError(
                 f"--fill-in does not go with {words}: the prompt is the text before the gap and behind it."
             )
 
 
+def without_conversation(options: GenerateOptions) -> GenerateOptions:
+    """`options` without what settings or variables say about conversations and the form of replies.
+
+    Flags that say so are errors, see `check_alone`; a system prompt in the settings file is for conversations.
+    """
+    prompt = replace(
+        options.prompt, raw=True, control_tokens=False, system=None, template=None, template_arg=None, prefill=""
+    )
+    form = FormOptions(free_whitespace=options.form.free_whitespace)
+    choice = ChoiceOptions(min_prob=options.choice.min_prob, readable=options.choice.readable)
+    output = replace(options.output, record=None)
+    return replace(options, prompt=prompt, form=form, choice=choice, output=output)
+
+
 def made_to_fill_in(loaded: LoadedModel) -> tuple[LoadedModel, FillIn]:
-    """How a model fills a gap, and the model so that its reply also ends where the gap is filled.
+    """The model, so that its reply also ends where the gap is filled, and how it fills a gap.
 
     Raises:
-        UsageError: it was not made for that.
+        UsageError: it was not trained for that.
     """
     from llmcli.text.fill_in import fill_in_of
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
-
-import typer
+from typing import TYPE_CHECKING
 
 from llmcli.errors import UsageError
 from llmcli.files import replace_text
@@ -20,16 +18,6 @@ if TYPE_CHECKING:
     from llmcli.commands.shared.prompt import ReplyPrompt
     from llmcli.engine import Engine, Event, Finish, SamplingParams, Step
     from llmcli.text.chat.prompt import ChatPrompt
-
-Record: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "--record",
-        metavar="FILE",
-        rich_help_panel="Output",
-        help="Write the run down, for llm replay to have it again: tokens, probabilities, seed, settings, hashes.",
-    ),
-]
 
 
 class Recorder:

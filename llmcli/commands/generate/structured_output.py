@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING
 
 import typer
 
-from llmcli.commands.shared import options
+from llmcli.commands.shared.options.form import FormOptions
 from llmcli.commands.shared.prompt_input import argument_text, decoded_text
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.reasoning import PLAIN, TAGS, ReplyStart
@@ -20,74 +20,31 @@ if TYPE_CHECKING:
     from llmcli.engine.guided.grammar import Rule
     from llmcli.text.tokenizer import Tokenizer
 
-_PANEL = "Form of the reply"
 _LARGEST_BYTES = 16 << 20
 
-JsonSchema: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--json-schema",
-        envvar="LLMCLI_JSON_SCHEMA",
-        metavar="FILE|JSON",
-        rich_help_panel=_PANEL,
-        help="The reply is JSON that fits this schema, also where the length is limited.",
-    ),
-]
-Regex: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--regex",
-        envvar="LLMCLI_REGEX",
-        metavar="REGEX",
-        callback=options.text,
-        rich_help_panel=_PANEL,
-        help="The reply matches this regular expression, all of it.",
-    ),
-]
-Grammar: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--grammar",
-        envvar="LLMCLI_GRAMMAR",
-        metavar="FILE|TEXT",
-        rich_help_panel=_PANEL,
-        help="The reply follows this grammar, in the Lark syntax of llguidance.",
-    ),
-]
-FreeWhitespace: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--free-whitespace",
-        envvar="LLMCLI_FREE_WHITESPACE",
-        rich_help_panel=_PANEL,
-        help="Allow any spaces and line breaks in the JSON, not just a space after a comma or a colon.",
-    ),
-]
 
-
-def given_rule(
-    json_schema: str | None, regex: str | None, grammar: str | None, *, free_whitespace: bool, prefill: str
-) -> Rule | None:
+def given_rule(form: FormOptions, *, prefill: str) -> Rule | None:
     """The form that is asked for, checked before a model is loaded.
 
     Raises:
-        UsageError: there are several, it is none, nothing of it begins with `prefill`, or the library for it is not
-            installed.
+        UsageError: there are several, it is not valid, nothing of it begins with `prefill`, or the library for it is
+            not installed.
     """
-    if json_schema is regex is grammar is None:
+    if form.json_schema is form.regex is form.grammar is None:
         return None
     from llmcli.engine.guided.grammar import Rule
 
-    schema = None if json_schema is None else _contents(json_schema, "--json-schema", inline="{")
-    lark = None if grammar is None else _contents(grammar, "--grammar", inline=":")
+    free = form.free_whitespace
+    schema = None if form.json_schema is None else _contents(form.json_schema, "--json-schema", inline="{")
+    lark = None if form.grammar is None else _contents(form.grammar, "--grammar", inline=":")
     rules = [
-        *([] if schema is None else [Rule("json-schema", schema, free_whitespace=free_whitespace)]),
-        *([] if regex is None else [Rule("regex", regex)]),
-        *([] if lark is None else [Rule("grammar", lark, free_whitespace=free_whitespace)]),
+        *([] if schema is None else [Rule("json-schema", schema, free_whitespace=free)]),
+        *([] if form.regex is None else [Rule("regex", form.regex)]),
+        *([] if lark is None else [Rule("grammar", lark, free_whitespace=free)]),
     ]
     if len(rules) > 1:
         raise UsageError("A reply has one form: give one of --json-schema, --regex and --grammar.")
-    # A thought is no part of the form; where it ends, the model's vocabulary tells.
+    # A thought is no part of the form; the model's vocabulary says where it ends.
     marks = any(mark in prefill for mark in (*TAGS, *TAGS.values(), "<|"))
     for warning in rules[0].check("" if marks else prefill):
         terminal.note(f"--{rules[0].kind}: {warning}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,7 +26,9 @@ def attention(
     head: Annotated[
         int | None, typer.Option("--head", metavar="H", help="With --layer: the raw pattern of this head.")
     ] = None,
-    by: output.By = "token",
+    by: Annotated[
+        Literal["token", "word", "line", "message"], typer.Option("--by", help="Sum what was read over these units.")
+    ] = "token",
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many of what was read to list.")] = 5,
 ) -> InspectResult:
     """Show what each token of a text paid attention to; with --layer and --head, one head's pattern."""

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared import options
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.model import Readable
 from llmcli.errors import UsageError
 
 
@@ -28,7 +28,7 @@ def needle(
         ),
     ] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template, not in raw text.")] = False,
-    readable: options.Readable = False,
+    readable: Readable = False,
 ) -> InspectResult:
     """Ask for one fact among many, at several depths of a text, and show how probable the right answer is."""
     places = _numbers(depths)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.shared import options
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import text
 
 _EACH_WORD = "*"
 
@@ -19,7 +19,7 @@ def without(
         str,
         typer.Argument(
             metavar="SPAN",
-            callback=options.text,
+            callback=text,
             help='What to leave out: text that occurs in TEXT, wherever it does; "*" is each word in turn.',
         ),
     ],
@@ -31,7 +31,7 @@ def without(
         typer.Option(
             "--answer",
             metavar="TEXT",
-            callback=options.text,
+            callback=text,
             help="The answer to look at, with the space it begins with. Default: what the model itself goes on with.",
         ),
     ] = None,

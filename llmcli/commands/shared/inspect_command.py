@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.commands.shared import options, output
+from llmcli.commands.shared import output
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.options.flags import ExpandedCommand, only
+from llmcli.commands.shared.options.model import ModelOptions
+from llmcli.commands.shared.options.output import TextOptions, ViewOptions
+from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -22,34 +26,32 @@ if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.checkpoint.text_assets import TextParts
 
-_Described: TypeAlias = tuple[str, object, object]
-"""An option: its name, its annotated type, its default."""
-
 
 @dataclass(frozen=True)
 class InspectResult:
-    """What a look found: for a person, and for programs."""
+    """What an inspection found, for a person and for programs."""
 
     view: RenderableType
     schema: str
     value: object
     after: Sequence[RenderableType] = ()
-    """How to read it; goes to stderr."""
+    """How to read the view; goes to stderr."""
 
 
 @dataclass
 class InspectContext:
-    """What is looked at. Each part is had when it is first asked for, so that wrong options are told before."""
+    """What is inspected. Each part is made when first asked for, so that wrong options are reported before."""
 
-    text: str | None = None
-    model: str | None = None
-    chat: bool = False
-    template: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    edit: Sequence[str] | None = None
+    text: str | None
+    options: ModelOptions
+    text_options: TextOptions
     computes: bool = True
-    """Torch computes something, of the model or of its weights."""
+    """Whether torch computes something, of the model or of its weights."""
+
+    @property
+    def chat(self) -> bool:
+        """Whether the text is a message in the chat template."""
+        return self.text_options.chat
 
     @cached_property
     def content(self) -> str:
@@ -59,7 +61,7 @@ class InspectContext:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model's headers; no weight is read."""
-        return find_checkpoint(self.model, weights=self.computes)
+        return find_checkpoint(self.options.model, weights=self.computes)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -67,16 +69,9 @@ class InspectContext:
         return self.load(precise=True)
 
     def load(self, *, precise: bool) -> LoadedModel:
-        """The model, `precise` as for looks inside it, or with weights as `generate` has them."""
-        return load_model(
-            self.checkpoint,
-            device=self.device,
-            dtype=self.dtype,
-            template=self.template,
-            edit=self.edit,
-            precise=precise,
-            may_quantize=False,
-        )
+        """The model: `precise` for inspecting its inside, otherwise with the weights that `generate` has."""
+        template = self.text_options.template
+        return load_model(self.checkpoint, self.options, template=template, precise=precise, may_quantize=False)
 
     @cached_property
     def ids(self) -> list[int]:
@@ -93,13 +88,14 @@ class InspectContext:
     def ids_without_weights(self) -> list[int]:
         """The tokens of the text, where the model is not needed otherwise."""
         content, name, parts = self.content, self.checkpoint.name, self.text_parts
-        return output.text_ids(parts.tokenizer, parts.template(self.template), content, chat=self.chat, model=name)
+        template = parts.template(self.text_options.template)
+        return output.text_ids(parts.tokenizer, template, content, chat=self.chat, model=name)
 
     @contextmanager
     def progress(
         self, what: str, unit: str = "tokens", *, estimate: bool = False
     ) -> Iterator[Callable[[int, int], None]]:
-        """A function to tell (done, in all) while `what` is going on; `estimate` is for what takes a minute."""
+        """A function that shows (done, in all) as the progress of `what`; `estimate` is for what takes a minute."""
         with progress_bar(unit=unit, estimate=estimate) as report:
             yield lambda done, total: report(what, done, total)
 
@@ -113,72 +109,82 @@ def inspect_command(
     computes: bool = True,
     title: str | None = None,
 ) -> Callable[[Callable[..., InspectResult]], Callable[..., None]]:
-    """Make a command of a function of a `InspectContext` and options of its own, which returns what it found.
+    """Make a command of a function of an `InspectContext` and options of its own, which returns what it found.
 
     `text` is the help of the text argument, None if there is none; `chat` says whether the text can be a message, and
     `weights` whether the model is loaded; a command that `computes` nothing starts without torch. `title` names the
     command, where it is not one of `llm inspect`.
     """
 
-    arguments = [] if text is None else [("text", _text_argument(text, metavar), None)]
-    before: list[_Described] = [
-        *arguments,
-        ("model", options.Model, None),
-        *([("chat", output.Chat, False), ("template", output.ChatTemplateName, None)] if chat else []),
-    ]
-    of_weights: list[_Described] = [
-        ("edit", options.Edit, None),
-        ("device", options.Device, "auto"),
-        ("dtype", options.Dtype, "auto"),
-    ]
-    after = of_weights if weights else []
-    after += [("encoding", options.Encoding, None)] if text is not None else []
-    after += [
-        ("as_json", output.AsJson, False),
-        ("html", output.Html, None),
-        ("svg", output.Svg, None),
-        ("color", options.Color, None),
-        ("quiet", options.Quiet, False),
-    ]
-
     def decorate(report: Callable[..., InspectResult]) -> Callable[..., None]:
-        def command(**given: Any) -> None:
-            mine = {parameter.name: given[parameter.name] for parameter in own}
-            shared = {name: value for name, value in given.items() if name in InspectContext.__dataclass_fields__}
-            if chat:
-                output.check_template(given["invocation"], chat=given["chat"])
-            shown = report(InspectContext(**shared, computes=computes), **mine)
-            written = {name: given[name] for name in ("as_json", "html", "svg")}
-            output.present(
-                shown.view, schema=shown.schema, value=shown.value, after=shown.after, title=title, **written
-            )
-
-        own = list(inspect.signature(report, eval_str=True).parameters.values())[1:]
-        required = [parameter for parameter in own if parameter.default is parameter.empty]
-        optional = [parameter for parameter in own if parameter.default is not parameter.empty]
-        invocation = [inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-        parameters = [
-            *(invocation if chat else []),
-            *required,
-            *map(_parameter, before),
-            *optional,
-            *map(_parameter, after),
-        ]
-        command.__name__, command.__doc__ = report.__name__, report.__doc__
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        # What Typer reads options from.
-        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        return _InspectCommand(
+            report, _shared_parameters(text, metavar, chat=chat, weights=weights), computes=computes, title=title
         )
-        return command
 
     return decorate
 
 
-def _text_argument(text: str, metavar: str) -> object:
-    return Annotated[str | None, typer.Argument(metavar=metavar, help=text)]
+class _InspectCommand(ExpandedCommand):
+    """A function of an `InspectContext`, as a command."""
+
+    def __init__(
+        self,
+        report: Callable[..., InspectResult],
+        shared: dict[str, list[inspect.Parameter]],
+        *,
+        computes: bool,
+        title: str | None,
+    ) -> None:
+        super().__init__(report)
+        self._shared, self._computes, self._title = shared, computes, title
+
+    @cached_property
+    def parameters(self) -> list[inspect.Parameter]:
+        """Required ones first; the text and the model before the function's own options, the rest after them."""
+        own = self.own_parameters[1:]
+        required = [parameter for parameter in own if parameter.default is parameter.empty]
+        optional = [parameter for parameter in own if parameter.default is not parameter.empty]
+        return [*required, *self._shared["before"], *optional, *self._shared["after"]]
+
+    def run(self, arguments: dict[str, Any]) -> None:
+        """Call the function and show what it found."""
+        shared = {
+            parameter.name: arguments.pop(parameter.name) for group in self._shared.values() for parameter in group
+        }
+        text_options: TextOptions = shared.get("text_options", TextOptions())
+        if "text_options" in shared:
+            output.check_template(shared["invocation"], chat=text_options.chat)
+        context = InspectContext(shared.get("text"), shared["model_options"], text_options, self._computes)
+        found: InspectResult = self.__wrapped__(context, **arguments)
+        output.present(
+            found.view,
+            schema=found.schema,
+            value=found.value,
+            output=shared["view_options"],
+            after=found.after,
+            title=self._title,
+        )
 
 
-def _parameter(described: _Described) -> inspect.Parameter:
-    name, annotation, default = described
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def _shared_parameters(
+    text: str | None, metavar: str, *, chat: bool, weights: bool
+) -> dict[str, list[inspect.Parameter]]:
+    """The parameters of every inspecting command, in two groups: those before the command's own, and those after."""
+    text_argument = Annotated[str | None, typer.Argument(metavar=metavar, help=text)]
+    terminal = () if text is None else ("encoding",)
+    weights_of = ("edit", "device", "dtype") if weights else ()
+    return {
+        "before": [
+            *([_parameter("invocation", typer.Context), _parameter("text_options", TextOptions)] if chat else []),
+            *([] if text is None else [_parameter("text", text_argument).replace(default=None)]),
+            _parameter("model_options", Annotated[ModelOptions, only("model", *weights_of)]),
+        ],
+        "after": [
+            _parameter("view_options", ViewOptions),
+            _parameter("terminal_options", Annotated[TerminalOptions, only("color", "quiet", *terminal)]),
+        ],
+    }
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)

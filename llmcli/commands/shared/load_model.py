@@ -1,10 +1,11 @@
-"""Loading a model for a command: with progress where a person is waiting, and with what they should know."""
+"""Load a model for a command, with progress and notes on stderr."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.startup.garbage_collection import gc_disabled
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
@@ -20,9 +21,9 @@ _PRECISE_UP_TO = 1_500_000_000
 
 
 def find_checkpoint(name: str | None, *, weights: bool = True) -> Checkpoint:
-    """Find the model, fetching it if need be, and read its headers; progress goes to stderr.
+    """Find the model, fetch it if need be, and read its headers; progress goes to stderr.
 
-    `weights` says that the caller goes on to read weights: their files and torch are then loaded in the meantime.
+    With `weights` the caller is going to read weights: their files and torch begin to load in the background.
     """
     with progress_bar() as progress:
         # Found first: a wrong name must not cost the seconds that importing torch takes.
@@ -36,47 +37,43 @@ def find_checkpoint(name: str | None, *, weights: bool = True) -> Checkpoint:
 
 def load_model(
     checkpoint: Checkpoint,
+    options: ModelOptions,
     *,
-    device: str,
-    dtype: str,
-    quantize: str | None = None,
-    threads: int | None = None,
     template: str | None = None,
-    context: int | None = None,
-    edit: Sequence[str] | None = None,
     precise: bool = False,
-    readable: bool = False,
     may_quantize: bool = True,
 ) -> LoadedModel:
-    """Read the weights of the model found, and lay edits over them; progress and notes go to stderr.
+    """Read the weights of the model found and apply edits to them; progress and notes go to stderr.
 
-    `precise` makes "auto" mean float32 for all but large models: in small effects, rounding shows. `readable` keeps
-    weights as the readable model is fast with them, for commands that compute with it alone. `may_quantize` says
-    whether the command has a --quantize to recommend where the model does not fit.
+    `template` is the chat template asked for. `precise` makes "auto" mean float32 for all but large models: in small
+    effects, rounding shows. With `options.readable`, weights have a type the readable model is fast in, for commands
+    that compute with it alone. `may_quantize` says whether the command has a --quantize to recommend where the model
+    does not fit.
     """
     with gc_disabled():
         from llmcli.api import load_checkpoint
         from llmcli.inspection.evaluation.flops import account
-    if threads is not None:
+    if options.threads is not None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(options.threads)
+    dtype = options.dtype
     if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
         dtype = "float32"
-    edits = read_edit_files(checkpoint, edit) if edit else ()
+    edits = read_edit_files(checkpoint, options.edit) if options.edit else ()
     with progress_bar() as progress, gc_disabled():
         loaded = load_checkpoint(
             checkpoint,
-            device=device,
+            device=options.device,
             dtype=dtype,
-            quantize=quantize,
+            quantize=options.quantize,
             template=template,
-            context_length=context,
+            context_length=options.context,
             edits=edits,
             progress=lambda done, total: progress("Loading the model", done, total),
-            readable=readable,
+            readable=options.readable,
             # Commands that look inside have no such flag.
-            may_quantize=may_quantize and not (precise or readable),
+            may_quantize=may_quantize and not (precise or options.readable),
             tell=terminal.note,
         )
     for note in loaded.notes:

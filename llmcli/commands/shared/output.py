@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from llmcli.commands.shared import options
+from llmcli.commands.shared.options.flags import SHOW, flag, is_flag_given
+from llmcli.commands.shared.options.output import ViewOptions
 from llmcli.commands.shared.prompt_input import argument_text, read_prompt
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
@@ -20,34 +21,18 @@ if TYPE_CHECKING:
     from llmcli.text.chat_template.template import ChatTemplate
     from llmcli.text.tokenizer import Tokenizer
 
-_OUTPUT = "Output"
 # Of a longer text, only the last positions are shown unless others are asked for.
 _SHORT, _LAST = 40, 8
 
-ChatTemplateName: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--chat-template",
-        metavar="FILE|NAME",
-        help="With --chat: the chat template in this file, or that of the model's of this name.",
-    ),
-]
-Chat: TypeAlias = Annotated[bool, typer.Option("--chat", help="As a message in the chat template, not as raw text.")]
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="As one JSON object.")]
-Html: TypeAlias = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", rich_help_panel=_OUTPUT, help="Also write an HTML page.")
-]
-Svg: TypeAlias = Annotated[
-    Path | None, typer.Option("--svg", metavar="FILE", rich_help_panel=_OUTPUT, help="Also write an SVG picture.")
-]
 Position: TypeAlias = Annotated[
     list[int] | None,
-    typer.Option(
-        "--position", metavar="N", help="Only this token, counted from 0, or from the end if negative. Repeatable."
+    flag(
+        "--position",
+        env=False,
+        metavar="N",
+        panel=SHOW,
+        help="Only this token, counted from 0, or from the end if negative. Repeatable.",
     ),
-]
-By: TypeAlias = Annotated[
-    Literal["token", "word", "line", "message"], typer.Option("--by", help="Sum what was read over such stretches.")
 ]
 
 
@@ -68,7 +53,7 @@ def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, 
 
 def check_template(invocation: typer.Context, *, chat: bool) -> None:
     """Raise `UsageError` for a --chat-template on the command line without --chat; one in the settings may wait."""
-    if not chat and options.is_flag_given(invocation, "template"):
+    if not chat and is_flag_given(invocation, "template"):
         raise UsageError("--chat-template is for --chat, and the text is raw.")
 
 
@@ -86,7 +71,7 @@ def read_text(argument: str | None) -> str:
 
 
 def positions(asked: Sequence[int] | None, length: int, *, default: Sequence[int]) -> list[int]:
-    """The positions asked for, in a text of `length` tokens, ascending; the `default` if nobody asked.
+    """The positions asked for, in a text of `length` tokens, ascending; the `default` if none are.
 
     Raises:
         UsageError: there is no such position.
@@ -109,9 +94,7 @@ def present(
     *,
     schema: str,
     value: object,
-    as_json: bool,
-    html: Path | None,
-    svg: Path | None,
+    output: ViewOptions,
     after: Sequence[RenderableType] = (),
     title: str | None = None,
 ) -> None:
@@ -135,8 +118,8 @@ def present(
         raise not_finite()
     whole = Group(view, *(Text(line, style="dim") if isinstance(line, str) else line for line in after))
     title = title or f"llm inspect {schema.split('.')[1].split('/')[0]}"
-    write_files(whole, title=title, html=html, svg=svg)
-    if as_json:
+    write_files(whole, title=title, html=output.html, svg=output.svg)
+    if output.as_json:
         from llmcli.views.terminal.to_json import json_line
 
         terminal.write_line(json_line(schema, value))

@@ -9,9 +9,6 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
-
-import typer
 
 from llmcli.commands.shared.prompt_input import argument_text, read_prompt, read_stdin, stdin_is_piped
 from llmcli.commands.shared.settings_file import read_own_toml
@@ -24,23 +21,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PLACE = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
 _INPUT = "input"
 _LARGEST_BYTES = 16 << 20
-
-Use: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--prompt-template",
-        "-T",
-        envvar="LLMCLI_PROMPT_TEMPLATE",
-        metavar="NAME",
-        help="Put the prompt into this one, made by llm template save.",
-    ),
-]
-Params: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param", metavar="KEY=VALUE", help="Fill a place of the --prompt-template. May be given several times."
-    ),
-]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""`--draft`, `--lookup` and `--draft-tokens`: several tokens in a pass of the model."""
+"""The engine of a command with `--draft`, `--lookup` and `--draft-tokens`: several tokens in one pass of the model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeAlias
-
-import typer
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.options.model import ModelOptions
+from llmcli.commands.shared.options.speculation import SpeculationOptions
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
@@ -15,92 +16,47 @@ if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.engine import Engine
 
-_PANEL = "More tokens in a pass"
-_MOST = 15
 
-Draft: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--draft",
-        envvar="LLMCLI_DRAFT",
-        metavar="NAME|PATH",
-        rich_help_panel=_PANEL,
-        help="A small model of the same vocabulary that proposes tokens; the model verifies several in one pass.",
-    ),
-]
-Lookup: TypeAlias = Annotated[
-    bool | None,
-    typer.Option(
-        "--lookup/--no-lookup",
-        envvar="LLMCLI_LOOKUP",
-        rich_help_panel=_PANEL,
-        help="Propose what followed the same words before. Default: on where replies are the same to the last bit.",
-    ),
-]
-DraftTokens: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--draft-tokens",
-        envvar="LLMCLI_DRAFT_TOKENS",
-        metavar="N|auto",
-        rich_help_panel=_PANEL,
-        help=f"How many are proposed at a time, up to {_MOST}. Default: as many as pay, by what is measured meanwhile.",
-    ),
-]
+class Speculator:
+    """Makes engines with the draft model or the lookup that was asked for."""
 
-
-class Speculating:
-    """What a command was asked for, checked before a model is loaded."""
-
-    def __init__(self, draft: str | None, lookup: bool | None, tokens: str) -> None:
-        """Raise `UsageError` where `tokens` are no number that can be proposed."""
-        if tokens != "auto" and not (tokens.isdecimal() and 1 <= int(tokens) <= _MOST):
-            raise UsageError(f"--draft-tokens must be auto or a number from 1 to {_MOST}, not {tokens!r}.")
-        self._draft, self._lookup = draft, lookup
-        self._tokens = None if tokens == "auto" else int(tokens)
+    def __init__(self, options: SpeculationOptions) -> None:
+        """Raise `UsageError` for a `--draft-tokens` that makes no sense, before a model is loaded."""
+        self._options, self._tokens = options, options.count()
         self._found: Checkpoint | None = None
-        self._loaded: LoadedModel | None = None
-        self._has_helped = False
+        self._draft: LoadedModel | None = None
+        self._has_drafted = False
 
     def find(self) -> None:
-        """Find the draft model, if there is to be one; without that it takes no part."""
-        if self._draft is not None:
-            self._found = find_checkpoint(self._draft)
+        """Find the draft model, if one is asked for. Without this call there is no draft."""
+        if self._options.draft is not None:
+            self._found = find_checkpoint(self._options.draft)
 
-    def engine(
-        self,
-        loaded: LoadedModel,
-        *,
-        context: int | None,
-        threads: int | None,
-        device: str,
-        dtype: str,
-        chat: bool = True,
-    ) -> Engine:
-        """An engine for `loaded` with the help that was asked for; `chat` as for `LoadedModel.engine`.
+    def engine(self, loaded: LoadedModel, options: ModelOptions, *, chat: bool = True) -> Engine:
+        """An engine for `loaded`; `chat` as for `LoadedModel.engine`. The first call loads the draft model.
 
         Raises:
-            UsageError: the draft model has another vocabulary, unless it has helped another model before.
+            UsageError: the draft model has another vocabulary, unless it has drafted for another model before.
         """
-        if self._found is not None and self._loaded is None:
-            self._loaded = load_model(self._found, device=device, dtype=dtype, threads=threads)
+        if self._found is not None and self._draft is None:
+            self._draft = load_model(self._found, replace(options, edit=None, quantize=None, context=None))
 
         def made(draft: LoadedModel | None) -> Engine:
             return loaded.engine(
-                context_length=context,
-                threads=threads,
+                context_length=options.context,
+                threads=options.threads,
                 draft=draft,
-                lookup=self._lookup,
+                lookup=self._options.lookup,
                 draft_tokens=self._tokens,
                 chat=chat,
             )
 
         try:
-            engine = made(self._loaded)
+            engine = made(self._draft)
         except UsageError as error:
-            if not self._has_helped:
+            if not self._has_drafted:
                 raise
             engine = made(None)
             terminal.note(f"{error} It goes on without a draft.")
-        self._has_helped = True
+        self._has_drafted = True
         return engine

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.errors import OutOfMemoryError, UsageError
 from llmcli.views.terminal import terminal
 
@@ -19,23 +20,11 @@ if TYPE_CHECKING:
 
     from llmcli.api import LoadedModel
     from llmcli.engine import Step
-    from llmcli.inspection.core.text_spans import Unit
     from llmcli.text.chat.prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 
 # Reading attention takes longer than other work before there is something to show for it.
 _PATIENCE_S = 1.0
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What a user asked to see of each token."""
-
-    probs: bool = False
-    top: int = 0
-    attention: bool = False
-    by: Unit = "token"
-    """What attention is summed over."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,7 @@ class ReadAttention:
 
 def check_report(report: ReportOptions, *, is_chat: bool) -> None:
     """Raise `UsageError` if attention is to be summed by message in a text that is not a chat's."""
-    if report.attention and report.by == "message" and not is_chat:
+    if report.attention and report.attention_by == "message" and not is_chat:
         raise UsageError("--attention-by message needs a conversation; raw text has no messages.")
 
 
@@ -81,7 +70,7 @@ def read_attention(
         loaded,
         prompt,
         [step.id for step in steps],
-        spans=Spans(report.by, loaded.tokenizer, said),
+        spans=Spans(report.attention_by, loaded.tokenizer, said),
         logprobs=any(step.logprob is not None for step in steps),
     )
     interrupted, failed = False, None

@@ -19,7 +19,7 @@ from llmcli.commands.chat.keyboard import Keyboard, is_open_fence, unfenced
 from llmcli.commands.chat.session import ChatModel, ChatSession
 from llmcli.commands.chat.slash_command import Command
 from llmcli.commands.chat.slash_commands import Commands
-from llmcli.commands.shared.token_report import ReportOptions
+from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.engine import Conversation, SamplingParams
@@ -70,9 +70,7 @@ def start(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
                 conversation = Conversation(loaded.engine(), loaded.tokenizer, loaded.template)
                 return ChatModel(loaded, conversation, GREEDY, name or str(model), None)
 
-            session = ChatSession(
-                load(None), talk or LiveConversation(), ReportOptions(), Keyboard(stack), load, stats=False
-            )
+            session = ChatSession(load(None), talk or LiveConversation(), ReportOptions(), Keyboard(stack), load)
             stack.callback(session.close)
             return Chat(session, capsys)
 

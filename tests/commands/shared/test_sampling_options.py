@@ -13,8 +13,8 @@ from llmcli.commands.batch import input
 from llmcli.commands.batch.command import batch
 from llmcli.commands.chat.command import chat
 from llmcli.commands.generate.command import generate
-from llmcli.commands.shared.logit_bias import check_bias
-from llmcli.commands.shared.sampling_options import FILTERS, SamplingOptions
+from llmcli.commands.shared.options.logit_bias import check_bias
+from llmcli.commands.shared.options.sampling import FILTERS, SamplingOptions
 from llmcli.engine import SamplingParams
 from llmcli.errors import UsageError
 from llmcli.text.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.commands.shared.options import template_variables
+from llmcli.commands.shared.options.prompt import template_variables
 from llmcli.errors import UsageError
 from tests.support.models.puppet import ASSISTANT, END, SYSTEM, USER, ids_of, write_puppet
 from tests.support.models.tiny import TEMPLATE, write_text_files

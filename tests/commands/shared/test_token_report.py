@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 import llmcli
-from llmcli.commands.shared.token_report import ReportOptions, read_attention
+from llmcli.commands.shared.options.report import ReportOptions
+from llmcli.commands.shared.token_report import read_attention
 from llmcli.engine import Step
 from llmcli.errors import OutOfMemoryError
 from llmcli.inspection.attention.reply import ReplyAttention

@@ -1,0 +1,96 @@
+"""From the lines of a batch to requests for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from llmcli.commands.batch import input
+from llmcli.commands.shared.options.prompt import PromptOptions
+from llmcli.commands.shared.options.sampling import SamplingOptions
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from llmcli.api import LoadedModel
+    from llmcli.engine.batch.batch import Request
+    from llmcli.text.chat.prompt import ChatPrompt
+
+
+class BatchPrompts:
+    """Turns lines into requests as they are needed, and remembers what a result must repeat of its line."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        lines: Sequence[input.Line],
+        sampling: SamplingOptions,
+        options: PromptOptions,
+        variables: Mapping[str, object],
+    ) -> None:
+        self._loaded, self._sampling, self._options, self._variables = loaded, sampling, options, variables
+        self._known_notes: set[str] = set()
+        self._lines = lines
+        self.ids: dict[int, input.Id] = {}
+        self.seeds: dict[int, int | None] = {}
+
+    @property
+    def are_chats(self) -> bool:
+        """Whether the prompts are written with a chat template."""
+        return not self._options.raw and self._loaded.template is not None
+
+    def requests(self, first: int) -> Iterator[Request | LlmcliError]:
+        """What the lines from `first` on ask for, or why that cannot be answered."""
+        return map(self._request_or_error, self._lines[first:])
+
+    def _request_or_error(self, line: input.Line) -> Request | LlmcliError:
+        try:
+            return self._request(line)
+        except LlmcliError as error:
+            return error
+
+    def _request(self, line: input.Line) -> Request:
+        from llmcli.engine.batch.batch import Request
+
+        value = input.parsed(line)
+        self.ids[line.index] = input.id_of(value)
+        task = input.task(value, self._sampling)
+        params = task.sampling.params(self._loaded.generation_defaults, self._loaded.tokenizer)
+        self.seeds[line.index] = params.seed
+        built = self._prompt(task)
+        return Request(tuple(built.ids), params, self.are_chats, built.start)
+
+    def _prompt(self, task: input.BatchTask) -> ChatPrompt:
+        from llmcli.commands.shared.prompt import ReplyPrompt
+        from llmcli.text.chat.messages import Message
+
+        options = self._options
+        if task.prompt is not None:
+            prompt = ReplyPrompt.make(
+                self._loaded,
+                task.prompt,
+                options.system,
+                self._variables,
+                raw=options.raw,
+                strict_system=options.strict_system,
+                no_thinking=options.no_thinking,
+            )
+            return self._noted(prompt.built(""))
+        if options.raw or self._loaded.template is None:
+            raise UsageError('Without a chat template there can be no "messages"; give a "prompt".')
+        messages = task.messages
+        if options.system and messages[0].role not in ("system", "developer"):
+            messages = (Message("system", options.system), *messages)
+        prompt = ReplyPrompt(
+            self._loaded, self._loaded.template, "", messages, self._variables,
+            strict_system=options.strict_system, no_thinking=options.no_thinking,
+        )  # fmt: skip
+        return self._noted(prompt.built("", continue_last=task.continues))
+
+    def _noted(self, built: ChatPrompt) -> ChatPrompt:
+        """`built`, after showing those of its notes that no line before has had."""
+        for note in built.notes:
+            if note not in self._known_notes:
+                terminal.note(note)
+            self._known_notes.add(note)
+        return built

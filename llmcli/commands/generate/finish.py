@@ -1,0 +1,73 @@
+"""What comes after a reply: JSON or the report on its tokens, files, notes, and the exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from llmcli.commands.shared import output as shared_output
+from llmcli.commands.shared.token_report import explain, reply_page
+from llmcli.text.chat_template.json_text import json_text
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from llmcli.commands.generate.prepare import Run
+    from llmcli.commands.generate.stream import GeneratedReply
+
+
+def show_whole(run: Run, reply: GeneratedReply) -> None:
+    """Print the reply as one JSON object, if asked for, or what --probs, --top and --attention say of its tokens."""
+    options, tokenizer = run.options, run.loaded.tokenizer
+    if options.output.as_json:
+        from llmcli.views.reply.reply_json import reply_json
+
+        gap = options.prompt.fill_in
+        value = reply_json(
+            model=run.loaded.name,
+            prompt=run.request.text,
+            suffix=None if gap is None else gap[1],
+            prefill=reply.prefill,
+            prefill_thinking=reply.prefill_thinking,
+            seed=run.params.seed,
+            steps=reply.read.steps,
+            finish=reply.finish,
+            token_bytes=tokenizer.token_bytes,
+        )
+        terminal.write_line(json_text(value))
+    elif not options.output.as_jsonl:
+        explain(tokenizer, reply.read.steps, options.report)
+
+
+def write_files(run: Run, reply: GeneratedReply) -> None:
+    """Write the page, the picture and the record that were asked for."""
+    options = run.options
+    output = options.output
+    if output.html is not None or output.svg is not None:
+        shared_output.write_files(
+            reply_page(run.loaded.tokenizer, reply.read.steps, options.report, prefill=options.prompt.prefill),
+            title=f"llm generate, {run.loaded.name}",
+            html=output.html,
+            svg=output.svg,
+        )
+    run.request.recorder.write(run.prompt, run.engine, run.params, reply.finish, run.checkpoint, built=run.built)
+
+
+def end(run: Run, reply: GeneratedReply) -> None:
+    """Say what the reply cost, if asked for, and how it ended.
+
+    Raises:
+        OutOfMemoryError: there was not enough memory to read the attention.
+        typer.Exit: Ctrl-C ended the reply, or the reading of its attention.
+    """
+    finish, read = reply.finish, reply.read
+    if run.options.report.stats:
+        from llmcli.views.reply.stats import stats_line
+
+        terminal.console_err().print(stats_line(finish.stats), soft_wrap=True)
+    if finish.reason == "context":
+        terminal.note(f"The context of {run.engine.context_length} tokens is full; the reply ends there.")
+    if read.error is not None:
+        raise read.error
+    if finish.reason == "interrupted" or read.interrupted:
+        raise typer.Exit(130)

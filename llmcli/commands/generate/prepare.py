@@ -1,0 +1,106 @@
+"""From a request to a run: the model loaded, the prompt built, and an engine to answer it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llmcli.commands.generate.fill_in import made_to_fill_in
+from llmcli.commands.generate.request import CheckedRequest
+from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.prompt import ReplyPrompt
+from llmcli.commands.shared.token_report import check_report
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcli.api import LoadedModel
+    from llmcli.checkpoint.checkpoint import Checkpoint
+    from llmcli.commands.generate.options import GenerateOptions
+    from llmcli.engine import Engine, SamplingParams
+    from llmcli.text.chat.prompt import ChatPrompt
+    from llmcli.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a reply is made of."""
+
+    request: CheckedRequest
+    checkpoint: Checkpoint
+    loaded: LoadedModel
+    prompt: ReplyPrompt
+    built: ChatPrompt
+    """The prompt as tokens."""
+    engine: Engine
+    params: SamplingParams
+
+    @property
+    def options(self) -> GenerateOptions:
+        """The options of the request."""
+        return self.request.options
+
+
+def prepare(request: CheckedRequest) -> Run:
+    """Load the model, build the prompt with notes about it on stderr, and make an engine.
+
+    Raises:
+        LlmcliError: the model cannot be loaded, or not be asked this way.
+    """
+    options = request.options
+    checkpoint = find_checkpoint(options.model.model)
+    if not request.answers:
+        request.speculator.find()
+    computing = replace(options.model, readable=options.choice.readable and bool(request.answers))
+    loaded = load_model(checkpoint, computing, template=options.prompt.template)
+    loaded, prompt = _prompt(request, loaded)
+    built = prompt.built(options.prompt.prefill)
+    for note in built.notes:
+        terminal.note(note)
+    engine = request.speculator.engine(loaded, options.model, chat=prompt.is_chat)
+    if prompt.control_tokens:
+        _note_control_tokens(loaded.tokenizer, request.text + options.prompt.prefill)
+    if options.output.show_prompt:
+        _show_prompt(loaded.tokenizer, built.ids)
+    params = options.sampling.params(loaded.generation_defaults, loaded.tokenizer)
+    if not request.answers:
+        check_report(options.report, is_chat=bool(prompt.messages))
+    return Run(request, checkpoint, loaded, prompt, built, engine, params)
+
+
+def _prompt(request: CheckedRequest, loaded: LoadedModel) -> tuple[LoadedModel, ReplyPrompt]:
+    """The prompt, and the model so that its reply also ends where a gap is filled."""
+    asked, gap = request.options.prompt, None
+    if asked.fill_in is not None:
+        loaded, gap = made_to_fill_in(loaded)
+    prompt = ReplyPrompt.make(
+        loaded,
+        request.text,
+        asked.system,
+        request.variables,
+        raw=asked.raw,
+        strict_system=asked.strict_system,
+        no_thinking=asked.no_thinking,
+    )
+    if asked.fill_in is not None and gap is not None:
+        prompt = replace(prompt, gap=(gap, asked.fill_in[1]))
+    elif asked.raw and asked.control_tokens:
+        prompt = replace(prompt, control_tokens=True)
+    return loaded, prompt
+
+
+def _note_control_tokens(tokenizer: Tokenizer, text: str) -> None:
+    """Write which control tokens a prompt spells, and how often."""
+    ids = tokenizer.encode(text, add_special_tokens=False, control_tokens=True)
+    found = Counter(tokenizer.piece(token) for token in ids if tokenizer.is_guarded(token))
+    counted = ", ".join(piece if count == 1 else f"{piece} ({count} times)" for piece, count in found.items())
+    terminal.note(f"Control tokens in the prompt: {counted or 'none'}.")
+
+
+def _show_prompt(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    from llmcli.views.reply.prompt_tokens import prompt_token_table
+
+    rows = [(token, tokenizer.token_bytes(token), tokenizer.is_guarded(token)) for token in ids]
+    terminal.console_err().print(prompt_token_table(rows))

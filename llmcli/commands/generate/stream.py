@@ -1,0 +1,113 @@
+"""The reply as it is generated: streamed to stdout, held until its form is complete, or collected for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcli.commands.generate import structured_output
+from llmcli.commands.generate.json_lines import JsonLines
+from llmcli.commands.shared.consume import follow
+from llmcli.commands.shared.token_report import ReadAttention, read_attention
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmcli.commands.generate.prepare import Run
+    from llmcli.engine import Event, Finish
+    from llmcli.engine.guided.constraint import Constraint
+    from llmcli.engine.reasoning import ThinkingApart
+    from llmcli.text.reasoning import ReplyStart
+
+
+@dataclass(frozen=True)
+class GeneratedReply:
+    """A reply that has ended."""
+
+    read: ReadAttention
+    """Its tokens, with their attention where that was asked for."""
+    finish: Finish
+    prefill: str
+    """How the answer began, before anything was generated."""
+    prefill_thinking: str
+    """How the thought began."""
+
+
+def stream_reply(run: Run) -> GeneratedReply:
+    """Generate the reply and show it as it comes, as text or JSON lines; nothing is shown here with --json.
+
+    Raises:
+        LlmcliError: the reply ended without the form that was asked for.
+        typer.Exit: a reply with a form was interrupted.
+    """
+    from llmcli.engine import Interruption
+    from llmcli.views.terminal.progress import progress_bar
+
+    output, report, recorder = run.options.output, run.options.report, run.request.recorder
+    apart, constraint, start = _beginning(run)
+    prefill, prefill_thinking = apart.prefill, apart.prefill_thinking
+    lines = JsonLines(run.loaded.name, run.params.seed, run.loaded.tokenizer.token_bytes) if output.as_jsonl else None
+    interruption = Interruption()
+    with interruption.catching_ctrl_c(), progress_bar(unit="tokens") as progress:
+        events = run.engine.stream(
+            run.built.ids,
+            run.params,
+            probabilities=report.probs or report.top > 0 or _needs_probabilities(run),
+            top=recorder.candidates(report.top),
+            constraint=constraint,
+            start=start,
+            interruption=interruption,
+            progress=lambda done, total: progress("Reading the prompt", done, total),
+        )
+        show = _writer(run, apart) if lines is None else lines.show
+        constrained = None
+        if constraint is not None:
+            structured_output.warn_of_no_ending(constraint)
+            hold = lines is None and not terminal.is_terminal(terminal.stdout())
+            constrained = structured_output.ConstrainedReply(constraint, show, hold=hold)
+            show = constrained.hear
+        generated, finish = follow(map(apart, recorder.listening(events, report.top)), show)
+    if constrained is not None and lines is None:
+        constrained.end(finish, awaits_answer=apart.awaits_answer)
+    read = read_attention(run.loaded, run.prompt.messages, run.built.ids, generated, report)
+    if lines is not None:
+        lines.end(read.steps)
+        if constrained is not None:
+            constrained.end(finish, awaits_answer=apart.awaits_answer)
+    return GeneratedReply(read, finish, prefill, prefill_thinking)
+
+
+def _beginning(run: Run) -> tuple[ThinkingApart, Constraint | None, ReplyStart]:
+    """What tells thought from answer, what holds the reply to its form, and where the reply begins."""
+    from llmcli.engine.guided.constraint import Constraint
+    from llmcli.engine.reasoning import ThinkingApart
+
+    rule, tokenizer, start = run.request.rule, run.loaded.tokenizer, run.built.start
+    apart = ThinkingApart(tokenizer, start, exact=rule is not None)
+    if rule is None:
+        return apart, None, start
+    constraint = Constraint(rule, tokenizer, run.prompt.stop_ids, prefill=apart.prefill)
+    no_thinking = run.options.prompt.no_thinking
+    start = structured_output.start_of_form(constraint, tokenizer, start, no_thinking=no_thinking)
+    return ThinkingApart(tokenizer, start, exact=True), constraint, start
+
+
+def _needs_probabilities(run: Run) -> bool:
+    """Whether the output has each token's probability, shown or not."""
+    output = run.options.output
+    return output.as_json or output.as_jsonl or any((output.html, output.svg, output.record))
+
+
+def _writer(run: Run, apart: ThinkingApart) -> Callable[[Event], None] | None:
+    """What writes the reply as text, unless all of it becomes JSON at the end."""
+    from llmcli.views.reply.writer import ReplyWriter
+
+    if run.options.output.as_json:
+        return None
+    return ReplyWriter(
+        colored=run.options.report.probs,
+        prefill=apart.prefill,
+        thought=apart.prefill_thinking,
+        newline=not run.options.output.no_newline,
+    ).show

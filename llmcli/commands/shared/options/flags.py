@@ -1,0 +1,161 @@
+"""How options are declared: `flag` for one, `with_options` for a command that takes dataclasses of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from llmcli.commands.shared.prompt_input import argument_text
+
+MODEL, PROMPT, SAMPLING, MORE_SAMPLING = "Model", "Prompt", "Sampling", "Sampling: more filters"
+FORM, SHOW, OUTPUT, RUNNING = "Form of the reply", "What to show", "Output", "Running"
+"""The panels of `--help`."""
+_ORDER = (MODEL, PROMPT, SAMPLING, SHOW, OUTPUT, FORM, RUNNING, MORE_SAMPLING)
+"""The order of the panels: the most used first. Before them come arguments and a command's own panels."""
+
+
+def flag(*names: str, panel: str, help: str, env: bool = True, also: str | None = None, **more: Any) -> Any:
+    """An option called `names`, the main spelling first, in a `panel` of `--help`.
+
+    With `env` the variable LLMCLI_<OPTION> sets it too, named by the main spelling, and so does the variable `also`.
+    """
+    variable = "LLMCLI_" + names[0].split("/")[0].removeprefix("--").replace("-", "_").upper()
+    variables = [variable, also] if also else variable
+    return typer.Option(
+        *names, envvar=variables if env else None, show_envvar=False, rich_help_panel=panel, help=help, **more
+    )
+
+
+def text(parameter: typer.CallbackParam, value: Any) -> Any:
+    """The callback of a parameter that takes a text, a list or a tuple of texts, or None; see `argument_text`."""
+    name = next((name for name in parameter.opts if name.startswith("-")), f"The {parameter.human_readable_name}")
+    if isinstance(value, str):
+        return argument_text(value, name)
+    return type(value)(argument_text(each, name) for each in value) if isinstance(value, list | tuple) else value
+
+
+def is_flag_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter's value comes from the command line, not from a variable or the settings file."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which fields of a dataclass of options a command has flags for, as part of a parameter's annotation."""
+
+    names: tuple[str, ...]
+    are_left_out: bool
+
+    def has(self, name: str) -> bool:
+        """Whether there is a flag for the field `name`."""
+        return (name in self.names) != self.are_left_out
+
+
+def only(*names: str) -> Chosen:
+    """Flags for these fields alone; the others keep their defaults."""
+    return Chosen(names, are_left_out=False)
+
+
+def without(*names: str) -> Chosen:
+    """Flags for all fields but these, which keep their defaults."""
+    return Chosen(names, are_left_out=True)
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` one flag for each field of every parameter that is a dataclass of options.
+
+    The annotation of such a parameter is the dataclass, or `Annotated[it, only(...)]` or `without(...)`. The fields'
+    own annotations declare the flags, in their order.
+    """
+    return ExpandedCommand(command)
+
+
+class ExpandedCommand:
+    """A command as Typer and the settings file see it: with the flags in place of the dataclasses.
+
+    The flags are worked out when they are first asked for: a process needs those of one command.
+    """
+
+    __wrapped__: Callable[..., Any]
+
+    def __init__(self, command: Callable[..., Any]) -> None:
+        self.__wrapped__ = command
+        self.__name__, self.__doc__, self.__module__ = command.__name__, command.__doc__, command.__module__
+
+    def __call__(self, **given: Any) -> None:
+        """Run the command with the values of its flags."""
+        arguments: dict[str, Any] = {}
+        for parameter in self.parameters:
+            group = option_group(parameter.annotation)
+            if group is None:
+                arguments[parameter.name] = given[parameter.name]
+            else:
+                kind, chosen = group
+                values = {each.name: given[each.name] for each in fields(kind) if chosen.has(each.name)}
+                arguments[parameter.name] = kind(**values)
+        self.run(arguments)
+
+    def run(self, arguments: dict[str, Any]) -> None:
+        """Call the command function."""
+        self.__wrapped__(**arguments)
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
+        expanded: list[inspect.Parameter] = []
+        for parameter in self.parameters:
+            group = option_group(parameter.annotation)
+            if group is None:
+                expanded.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            else:
+                expanded += option_parameters(*group)
+        return inspect.Signature(sorted(expanded, key=_panel_order))
+
+    @cached_property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {name: parameter.annotation for name, parameter in self.__signature__.parameters.items()}
+
+    @cached_property
+    def own_parameters(self) -> list[inspect.Parameter]:
+        """The parameters of the command function, annotations evaluated."""
+        return list(inspect.signature(self.__wrapped__, eval_str=True).parameters.values())
+
+    @cached_property
+    def parameters(self) -> list[inspect.Parameter]:
+        """What the flags are made of."""
+        return self.own_parameters
+
+
+def option_group(annotation: Any) -> tuple[type[Any], Chosen] | None:
+    """The dataclass of options that an annotation names, and which of its fields have flags; None for anything else."""
+    kind, chosen = annotation, without()
+    if get_origin(annotation) is Annotated:
+        kind, *rest = get_args(annotation)
+        chosen = next((each for each in rest if isinstance(each, Chosen)), chosen)
+    return (kind, chosen) if isinstance(kind, type) and is_dataclass(kind) else None
+
+
+def option_parameters(kind: type[Any], chosen: Chosen) -> list[inspect.Parameter]:
+    """A parameter with its declaration for each of the `chosen` fields."""
+    annotations = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=_default(each), annotation=annotations[each.name]
+        )
+        for each in fields(kind)
+        if chosen.has(each.name)
+    ]
+
+
+def _panel_order(parameter: inspect.Parameter) -> int:
+    panels = (getattr(each, "rich_help_panel", None) for each in get_args(parameter.annotation))
+    return max((1 + _ORDER.index(panel) for panel in panels if panel in _ORDER), default=0)
+
+
+def _default(field: Field[Any]) -> Any:
+    return inspect.Parameter.empty if field.default is MISSING else field.default

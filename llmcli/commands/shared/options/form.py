@@ -1,0 +1,119 @@
+"""The form that a reply must have, or the answers that it is chosen from."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+from llmcli.commands.shared.options.flags import FORM, flag, text
+from llmcli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class FormOptions:
+    """The form that a reply must have."""
+
+    json_schema: Annotated[
+        str | None,
+        flag(
+            "--json-schema",
+            metavar="FILE|JSON",
+            panel=FORM,
+            help="Write JSON that fits this schema, also where the length is limited.",
+        ),
+    ] = None
+    regex: Annotated[
+        str | None,
+        flag(
+            "--regex",
+            metavar="REGEX",
+            callback=text,
+            panel=FORM,
+            help="Write a reply that matches this regular expression from beginning to end.",
+        ),
+    ] = None
+    grammar: Annotated[
+        str | None,
+        flag(
+            "--grammar",
+            metavar="FILE|TEXT",
+            panel=FORM,
+            help="Write a reply that follows this grammar, in the Lark syntax of llguidance.",
+        ),
+    ] = None
+    free_whitespace: Annotated[
+        bool,
+        flag(
+            "--free-whitespace",
+            panel=FORM,
+            help="Allow any spaces and line breaks in the JSON, not just a space after a comma or a colon.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """The answers to choose from."""
+
+    choices: Annotated[
+        list[str] | None,
+        flag(
+            "--choices",
+            metavar="A,B,...",
+            callback=text,
+            panel=FORM,
+            help="Print the most probable of these answers; texts with commas as a JSON array. Repeatable.",
+        ),
+    ] = None
+    min_prob: Annotated[
+        float | None,
+        flag(
+            "--min-prob",
+            metavar="P",
+            panel=FORM,
+            help="With --choices: exit with code 1 if the best answer's share is below P.",
+        ),
+    ] = None
+    readable: Annotated[
+        bool,
+        flag(
+            "--readable",
+            env=False,
+            panel=FORM,
+            help="With --choices: compute with the readable PyTorch model, not with the fast path.",
+        ),
+    ] = False
+
+    def answers(self) -> list[str]:
+        """The answers in the order given; empty if none are asked for.
+
+        Each argument is a list with commas, whose items lose the spaces around them, or a JSON array of texts as they
+        are.
+
+        Raises:
+            UsageError: an argument has another form, an answer is given twice, or --min-prob makes no sense.
+        """
+        if self.min_prob is not None and not self.choices:
+            raise UsageError("--min-prob is for --choices, and none are given.")
+        if self.min_prob is not None and not 0 <= self.min_prob <= 1:
+            raise UsageError(f"--min-prob must be from 0 to 1, not {self.min_prob}.")
+        answers: list[str] = []
+        for argument in self.choices or ():
+            answers += _array(argument) if argument.lstrip().startswith("[") else map(str.strip, argument.split(","))
+        for number, answer in enumerate(answers):
+            if not answer:
+                raise UsageError("One of the --choices is empty.")
+            if answer in answers[:number]:
+                raise UsageError(f"--choices gives {answer!r} twice.")
+        if len(answers) == 1:
+            raise UsageError("--choices needs at least two answers to choose from.")
+        return answers
+
+
+def _array(argument: str) -> list[str]:
+    try:
+        values = json.loads(argument)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise UsageError(f'--choices {argument} is not a JSON array of texts, as in ["a, b", "c"].')
+    return values

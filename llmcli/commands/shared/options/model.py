@@ -1,0 +1,71 @@
+"""Which model a command runs, and how."""
+
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+from llmcli.commands.shared.options.flags import MODEL, RUNNING, flag
+
+Readable: TypeAlias = Annotated[
+    bool,
+    flag(
+        "--readable",
+        env=False,
+        panel=RUNNING,
+        help="Compute with the readable PyTorch model, not with the fast path that `generate` takes.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model is loaded, and how it computes."""
+
+    model: Annotated[
+        str | None,
+        flag(
+            "--model",
+            "-m",
+            metavar="NAME|PATH",
+            panel=MODEL,
+            help="A folder, a .gguf file, a pulled model or a hub name owner/name. Default: the starter model.",
+        ),
+    ] = None
+    edit: Annotated[
+        list[str] | None,
+        flag(
+            "--edit",
+            "-e",
+            metavar="NAME|FILE",
+            panel=MODEL,
+            help="Apply an edit that llm edit made to the weights; repeatable.",
+        ),
+    ] = None
+    quantize: Annotated[
+        str | None,
+        flag(
+            "--quantize",
+            metavar="int8|int4",
+            panel=MODEL,
+            help="Round the weights to 8 or 4 bits while loading: less memory, and faster.",
+        ),
+    ] = None
+    dtype: Annotated[
+        str, flag("--dtype", panel=MODEL, help="Type of the weights: auto, float32, bfloat16 or float16.")
+    ] = "auto"
+    context: Annotated[
+        int | None,
+        flag("--context", metavar="N", panel=MODEL, help="Limit prompt and reply together to N tokens."),
+    ] = None
+    device: Annotated[str, flag("--device", panel=RUNNING, help="Compute on auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    threads: Annotated[
+        int | None,
+        flag(
+            "--threads",
+            metavar="N",
+            min=1,
+            max=1024,
+            panel=RUNNING,
+            help="Compute with N threads on a CPU. Default: one for each physical core.",
+        ),
+    ] = None
+    readable: Readable = False

@@ -1,0 +1,142 @@
+"""What the model is given to answer, and how the chat template writes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from llmcli.commands.shared.options.flags import MODEL, PROMPT, flag, text
+from llmcli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What the model is given beside the prompt itself."""
+
+    system: Annotated[
+        str | None,
+        flag(
+            "--system",
+            "-s",
+            "--system-prompt",
+            metavar="TEXT",
+            callback=text,
+            panel=PROMPT,
+            help="Instructions for the model before the conversation.",
+        ),
+    ] = None
+    prompt_template: Annotated[
+        str | None,
+        flag(
+            "--prompt-template",
+            "-T",
+            metavar="NAME",
+            panel=PROMPT,
+            help="Put the prompt into this one, made by llm template save.",
+        ),
+    ] = None
+    param: Annotated[
+        list[str] | None,
+        flag(
+            "--param",
+            env=False,
+            metavar="KEY=VALUE",
+            panel=PROMPT,
+            help="Fill a place of the --prompt-template; repeatable.",
+        ),
+    ] = None
+    prefill: Annotated[
+        str,
+        flag("--prefill", metavar="TEXT", callback=text, panel=PROMPT, help="Begin the reply with this text."),
+    ] = ""
+    no_thinking: Annotated[
+        bool,
+        flag(
+            "--no-thinking",
+            panel=PROMPT,
+            help="Answer without thinking first, where the chat template can turn it off or opens the thought itself.",
+        ),
+    ] = False
+    raw: Annotated[bool, flag("--raw", panel=PROMPT, help="Continue the text as it is, without the chat template.")] = (
+        False
+    )
+    control_tokens: Annotated[
+        bool,
+        flag(
+            "--control-tokens",
+            panel=PROMPT,
+            help="With --raw: read the names of control tokens as those tokens. Only for prompts you wrote yourself.",
+        ),
+    ] = False
+    fill_in: Annotated[
+        tuple[str, str] | None,
+        flag(
+            "--fill-in",
+            env=False,
+            metavar="PREFIX SUFFIX",
+            callback=text,
+            panel=PROMPT,
+            help="Write what comes between two texts, with a model that was trained for it.",
+        ),
+    ] = None
+    strict_system: Annotated[
+        bool,
+        flag(
+            "--strict-system",
+            panel=PROMPT,
+            help="Refuse a system prompt that the chat template leaves out, instead of putting it before the prompt.",
+        ),
+    ] = False
+    template: Annotated[
+        str | None,
+        flag(
+            "--chat-template",
+            "--template",
+            also="LLMCLI_TEMPLATE",
+            metavar="FILE|NAME",
+            panel=MODEL,
+            help="Use the chat template in this file, or the model's chat template of this name.",
+        ),
+    ] = None
+    template_arg: Annotated[
+        list[str] | None,
+        flag(
+            "--template-arg",
+            callback=text,
+            metavar="KEY=VALUE",
+            panel=MODEL,
+            help="Set a variable of the chat template, as in enable_thinking=false; repeatable.",
+        ),
+    ] = None
+
+    def check_raw(self) -> None:
+        """Raise `UsageError` for what the chat template writes, beside `--raw`, which leaves the template out."""
+        if self.raw and self.system:
+            raise UsageError("--raw leaves out the chat template, so there is no place for a --system prompt.")
+        if self.raw and (self.template or self.template_arg):
+            raise UsageError("--raw leaves out the chat template, so --chat-template and --template-arg say nothing.")
+
+    def variables(self) -> dict[str, object]:
+        """The variables of the chat template; raises `UsageError` as `template_variables` does."""
+        return template_variables(self.template_arg)
+
+
+_NOT_FOR_USERS = ("self", "messages", "add_generation_prompt")
+
+
+def template_variables(arguments: Sequence[str] | None) -> dict[str, object]:
+    """Variables of the chat template from `KEY=VALUE` arguments; values are those of JSON, Python and YAML, or texts.
+
+    Raises:
+        UsageError: an argument of another form, or a variable that only the program sets.
+    """
+    from llmcli.text.chat_template.variables import template_value
+
+    variables: dict[str, object] = {}
+    for argument in arguments or ():
+        key, sign, value = argument.partition("=")
+        if not sign or not key.isidentifier():
+            raise UsageError(f"--template-arg {argument} is not of the form KEY=VALUE, as in enable_thinking=false.")
+        if key in _NOT_FOR_USERS:
+            raise UsageError(f"--template-arg cannot set {key}: it is not a variable of the template.")
+        variables[key] = template_value(value)
+    return variables

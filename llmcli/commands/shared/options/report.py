@@ -1,0 +1,24 @@
+"""What is shown of a reply beside its text."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from llmcli.commands.shared.options.flags import SHOW, flag
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is shown of each token of a reply, and of the whole."""
+
+    probs: Annotated[bool, flag("--probs", panel=SHOW, help="Color every token by its probability.")] = False
+    top: Annotated[
+        int, flag("--top", metavar="N", min=0, panel=SHOW, help="List the N most probable tokens at each place.")
+    ] = 0
+    attention: Annotated[
+        bool, flag("--attention", panel=SHOW, help="List for every token what the model paid attention to.")
+    ] = False
+    attention_by: Annotated[
+        Literal["token", "word", "line", "message"],
+        flag("--attention-by", panel=SHOW, help="Sum that attention over tokens, words, lines or messages."),
+    ] = "token"
+    stats: Annotated[bool, flag("--stats", panel=SHOW, help="Write tokens, times, speed and memory to stderr.")] = False

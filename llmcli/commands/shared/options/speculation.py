@@ -1,0 +1,52 @@
+"""`--draft`, `--lookup` and `--draft-tokens`: several tokens verified in one pass of the model."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from llmcli.commands.shared.options.flags import RUNNING, flag
+from llmcli.errors import UsageError
+
+_MOST = 15
+
+
+@dataclass(frozen=True)
+class SpeculationOptions:
+    """What proposes tokens, and how many at a time."""
+
+    draft: Annotated[
+        str | None,
+        flag(
+            "--draft",
+            metavar="NAME|PATH",
+            panel=RUNNING,
+            help="A small model of the same vocabulary that proposes tokens; the model verifies several in one pass.",
+        ),
+    ] = None
+    lookup: Annotated[
+        bool | None,
+        flag(
+            "--lookup/--no-lookup",
+            panel=RUNNING,
+            help="Propose what followed the same words before. Default: on where replies are the same to the last bit.",
+        ),
+    ] = None
+    draft_tokens: Annotated[
+        str,
+        flag(
+            "--draft-tokens",
+            metavar="N|auto",
+            panel=RUNNING,
+            help=f"Propose N tokens at a time, up to {_MOST}. Default: auto, tuned from measured acceptance and cost.",
+        ),
+    ] = "auto"
+
+    def count(self) -> int | None:
+        """How many tokens are proposed at a time; None for "auto".
+
+        Raises:
+            UsageError: it is neither "auto" nor a number that can be proposed.
+        """
+        tokens = self.draft_tokens
+        if tokens != "auto" and not (tokens.isdecimal() and 1 <= int(tokens) <= _MOST):
+            raise UsageError(f"--draft-tokens must be auto or a number from 1 to {_MOST}, not {tokens!r}.")
+        return None if tokens == "auto" else int(tokens)
