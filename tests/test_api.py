@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tiny_checkpoint(tmp_path / "model", "llama")
 
 
-def test_a_loaded_model_has_what_the_readme_says(folder: Path) -> None:
+def test_a_loaded_model_has_the_documented_attributes(folder: Path) -> None:
     loaded = llmcli.load(str(folder), device="cpu", dtype="float32", quantize=None)
     ids = loaded.tokenizer.encode("Hi")
     assert loaded.logits(ids).shape == (len(ids), loaded.config.vocab_size)
@@ -37,14 +37,14 @@ def test_a_loaded_model_has_what_the_readme_says(folder: Path) -> None:
     assert sum(1 for _ in loaded.engine().stream(ids, llmcli.engine.SamplingParams(max_tokens=3, seed=1))) >= 2
 
 
-def test_progress_reaches_the_end(folder: Path) -> None:
+def test_progress_of_loading_reaches_the_total(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
     llmcli.load(folder, progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1][0] == seen[-1][1] > 0
 
 
-def test_impossible_requests_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="quantised to 'int5'"):
         llmcli.load(folder, quantize="int5")
     with pytest.raises(UsageError, match="no tokens"):
@@ -64,7 +64,7 @@ def change_weights(folder: Path, *, drop: str | None = None, add: dict[str, torc
 @pytest.mark.parametrize(
     "name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight", "model.embed_tokens.weight"]
 )
-def test_a_missing_tensor_is_never_invented(folder: Path, name: str) -> None:
+def test_a_missing_tensor_is_an_error(folder: Path, name: str) -> None:
     change_weights(folder, drop=name)
     with pytest.raises(CheckpointError, match=r"head|" + name.replace(".", r"\.")):
         llmcli.load(folder)
@@ -73,13 +73,13 @@ def test_a_missing_tensor_is_never_invented(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["model.layers.1.self_attn.q_norm.weight", "model.layers.3.mlp.up_proj.weight", "model.extra.weight"]
 )
-def test_a_tensor_of_the_model_that_has_no_place_is_an_error(folder: Path, name: str) -> None:
+def test_an_unexpected_tensor_of_the_model_is_an_error(folder: Path, name: str) -> None:
     change_weights(folder, add={name: torch.ones(4)})
     with pytest.raises(CheckpointError, match="does not describe"):
         llmcli.load(folder)
 
 
-def test_a_stray_tensor_is_told_and_tolerated(folder: Path) -> None:
+def test_an_unrelated_tensor_is_noted(folder: Path) -> None:
     change_weights(folder, add={"optimizer.step": torch.ones(1)})
     assert "optimizer.step" in llmcli.load(folder).notes[0]
     result = llm("generate", "hi", "-n", 1, "-m", folder)
@@ -87,14 +87,14 @@ def test_a_stray_tensor_is_told_and_tolerated(folder: Path) -> None:
     assert llm("generate", "hi", "-n", 1, "-m", folder, "--quiet").stderr == b""
 
 
-def test_a_model_is_loaded_inside_inference_mode_too(folder: Path) -> None:
+def test_a_model_can_be_loaded_in_inference_mode(folder: Path) -> None:
     expected = llmcli.load(folder).logits([1, 2, 3])
     with torch.inference_mode():
         inside = llmcli.load(folder)
     assert torch.equal(inside.logits([1, 2, 3]), expected)
 
 
-def test_heavy_weights_come_with_a_hint(folder: Path) -> None:
+def test_large_dense_weights_give_a_hint(folder: Path) -> None:
     assert llmcli.load(folder, device="cpu").notes == ()
     load = partial(load_checkpoint, open_checkpoint(folder), device="cpu", heavy=1000)
     assert "--quantize int8" in load().notes[0]
@@ -115,7 +115,7 @@ def test_heavy_weights_come_with_a_hint(folder: Path) -> None:
         ("vocab_size", 200),
     ],
 )
-def test_sizes_that_lie_are_an_error_before_anything_is_allocated(folder: Path, key: str, value: int) -> None:
+def test_false_sizes_are_refused_before_allocation(folder: Path, key: str, value: int) -> None:
     edit_config(folder, {key: value}, drop=("head_dim",) if key == "num_attention_heads" else ())
     if key == "num_attention_heads":
         edit_config(folder, {"head_dim": 8})
@@ -137,16 +137,14 @@ def test_seeded_replies_repeat_across_loads(folder: Path) -> None:
     assert replies[0] == replies[1]
 
 
-def test_of_a_large_model_the_tokenizer_is_checked_before_weights_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tokenizer_is_checked_before_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_checkpoint(tmp_path, "llama", vocab_size=200, bos_token_id=1, eos_token_id=2)
     monkeypatch.setattr("llmcli.api.load_weights", None)
     with pytest.raises(CheckpointError, match=r"261 tokens.*200"):
         load_checkpoint(open_checkpoint(folder), large=0)
 
 
-def test_what_the_template_ends_a_turn_with_is_among_the_stop_ids(folder: Path, tmp_path: Path) -> None:
+def test_the_end_of_turn_token_of_the_template_is_a_stop_id(folder: Path, tmp_path: Path) -> None:
     write_text_files(folder, template=TEMPLATE.replace("<|end|>", "<|system|>"))
     loaded = llmcli.load(folder, device="cpu", dtype="float32")
     system = SPECIALS.index("<|system|>") + 256
@@ -161,7 +159,7 @@ def test_what_the_template_ends_a_turn_with_is_among_the_stop_ids(folder: Path, 
         llmcli.load(folder, template="./none.jinja")
 
 
-def test_a_damaged_template_is_an_error_only_to_those_who_use_it(folder: Path) -> None:
+def test_a_damaged_template_raises_only_when_it_is_used(folder: Path) -> None:
     write_text_files(folder, template="{% for %}")
     loaded = llmcli.load(folder, device="cpu", dtype="float32")
     assert set(loaded.stop_ids) == set(loaded.declared_stop_ids)
@@ -171,7 +169,7 @@ def test_a_damaged_template_is_an_error_only_to_those_who_use_it(folder: Path) -
         encode_chat(loaded.tokenizer, loaded.template, [Message("user", "hi")])
 
 
-def test_a_conversation_tells_the_template_what_was_thought(tmp_path: Path) -> None:
+def test_a_conversation_passes_earlier_thoughts_to_the_template(tmp_path: Path) -> None:
     loaded = llmcli.load(write_thinker(tmp_path / "thinker", b"Hm, 2.\n", b"\tYes!"), device="cpu", dtype="float32")
     source = (
         "{% for m in messages %}<|{{ m.role }}|>{% if m.reasoning_content %}[THINK]{{ m.reasoning_content }}[/THINK]"
@@ -182,5 +180,5 @@ def test_a_conversation_tells_the_template_what_was_thought(tmp_path: Path) -> N
     list(conversation.ask("hi", llmcli.engine.SamplingParams(temperature=0)))
     written = loaded.tokenizer.decode(conversation.prompt("and?"), skip_special=False)
     assert written == "<|user|>hi<|end|><|assistant|>[THINK]Hm, 2.[/THINK]Yes!<|end|><|user|>and?<|end|><|assistant|>"
-    # The marks are the model's own tokens.
+    # The markers are tokens of the model.
     assert conversation.prompt("and?").count(loaded.tokenizer.token_to_id("[/THINK]") or 0) == 1

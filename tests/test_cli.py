@@ -1,4 +1,4 @@
-"""The error boundary: what is said of a fault of the program's own."""
+"""The error boundary: messages for crashes of the program."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ SECRET = "hf_CanaryCanary"
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyError, AssertionError, RecursionError, UnicodeEncodeError])
-def test_a_crash_is_one_line_without_anything_the_user_said(
-    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_prints_one_line_without_user_input(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(prompt: str, **_: object) -> str:
         if kind is UnicodeEncodeError:
             return prompt + "\ud800".encode().decode()
@@ -31,7 +29,7 @@ def test_a_crash_is_one_line_without_anything_the_user_said(
     assert shown.startswith("Traceback") and "in crash" in shown
 
 
-def test_memory_that_runs_out_anywhere_is_told_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_anywhere_exits_with_5(monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(prompt: str, **_: object) -> str:
         raise MemoryError
 
@@ -65,7 +63,7 @@ def test_memory_that_runs_out_anywhere_is_told_with_its_code(monkeypatch: pytest
         ("", None),
     ],
 )
-def test_only_the_command_that_is_asked_for_is_made(
+def test_only_the_requested_command_is_built(
     words: str, made: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = cli._needed(words.split())

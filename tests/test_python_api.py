@@ -1,4 +1,4 @@
-"""What a Python program does with a loaded model: replies, conversations and batches."""
+"""The Python API of a loaded model: replies, conversations and batches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model(folder: Path) -> LoadedModel:
         ({"seed": 7, "top_k": 5, "repeat_penalty": 1.3}, ["--seed", "7", "--top-k", "5", "--repeat-penalty", "1.3"]),
     ],
 )
-def test_python_and_the_command_line_say_the_same(
+def test_python_and_the_command_line_give_the_same_text(
     model: LoadedModel, folder: Path, settings: dict[str, Any], flags: list[str]
 ) -> None:
     reply = model.generate("Hello", max_tokens=12, **settings)
@@ -48,7 +48,7 @@ def test_python_and_the_command_line_say_the_same(
     assert (reply.text, reply.finish_reason) == (said["text"], said["finish_reason"])
 
 
-def test_the_makers_recommendations_hold_unless_something_is_given(folder: Path, tmp_path: Path) -> None:
+def test_recommended_settings_apply_unless_overridden(folder: Path, tmp_path: Path) -> None:
     copy = tiny_checkpoint(tmp_path / "recommended", "llama")
     (copy / "generation_config.json").write_text(json.dumps({"temperature": 0.3, "top_p": 0.5}))
     loaded = llmcli.load(copy)
@@ -58,7 +58,7 @@ def test_the_makers_recommendations_hold_unless_something_is_given(folder: Path,
     assert said.text == loaded.generate("Hi", params=params).text
 
 
-def test_a_stream_brings_what_generate_collects(model: LoadedModel) -> None:
+def test_stream_gives_what_generate_collects(model: LoadedModel) -> None:
     events = list(model.stream("Hello", seed=1, max_tokens=5, top=3))
     reply = model.generate("Hello", seed=1, max_tokens=5)
     steps = [event for event in events if isinstance(event, Step)]
@@ -70,7 +70,7 @@ def test_a_stream_brings_what_generate_collects(model: LoadedModel) -> None:
     assert reply.seed == 1
 
 
-def test_a_text_is_what_a_single_message_is(model: LoadedModel) -> None:
+def test_a_text_equals_a_single_user_message(model: LoadedModel) -> None:
     system = {"role": "system", "content": "Be brief."}
     prompts: list[Prompt] = [
         "Hi",
@@ -104,14 +104,14 @@ def test_raw_text_is_continued_as_it_is(model: LoadedModel, folder: Path) -> Non
         ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "'image_url', which is not supported"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(
+def test_invalid_arguments_are_refused_at_once(
     model: LoadedModel, prompt: str, arguments: dict[str, object], words: str
 ) -> None:
     with pytest.raises(llmcli.UsageError, match=words):
         model.stream(prompt, **arguments)  # type: ignore[arg-type]
 
 
-def test_thoughts_are_apart_from_the_answer(tmp_path: Path) -> None:
+def test_thoughts_are_separate_from_the_answer(tmp_path: Path) -> None:
     loaded = llmcli.load(write_thinker(tmp_path / "thinker", b"hm", b"Yes"))
     reply = loaded.generate("Hi", temperature=0)
     said = json.loads(llm("generate", "Hi", "-m", str(tmp_path / "thinker"), "-t", "0", "--json").stdout)
@@ -120,7 +120,7 @@ def test_thoughts_are_apart_from_the_answer(tmp_path: Path) -> None:
     assert "".join(step.thinking for step in reply.tokens) == reply.thinking
 
 
-def test_a_chat_keeps_what_was_said(model: LoadedModel) -> None:
+def test_a_chat_keeps_its_messages(model: LoadedModel) -> None:
     chat = model.chat(system="Be brief.", seed=1, max_tokens=6)
     first, second = chat.send("Hi"), chat.send("And?")
     assert [(message.role, message.content) for message in chat.messages] == [
@@ -135,7 +135,7 @@ def test_a_chat_keeps_what_was_said(model: LoadedModel) -> None:
     assert chat.messages[-1].content == again
 
 
-def test_a_chat_goes_on_from_messages(model: LoadedModel) -> None:
+def test_a_chat_continues_from_messages(model: LoadedModel) -> None:
     before = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
     reply = model.chat(messages=before, seed=5, max_tokens=6).send("And?")
     assert reply.text == model.generate([*before, Message("user", "And?")], seed=5, max_tokens=6).text
@@ -158,7 +158,7 @@ def test_without_a_template_there_is_no_chat(tmp_path: Path) -> None:
     )
 
 
-def test_a_batch_answers_each_prompt_or_says_why_not(model: LoadedModel) -> None:
+def test_a_batch_gives_a_reply_or_an_error_for_each_prompt(model: LoadedModel) -> None:
     prompts: list[Prompt] = ["Hello", [{"role": "user", "content": "Hi"}], "x " * 5000, [{"role": "nobody"}]]
     replies = list(model.batch(iter(prompts), seed=1, max_tokens=6))
     assert [isinstance(reply, LlmcliError) for reply in replies] == [False, False, True, True]
@@ -166,14 +166,14 @@ def test_a_batch_answers_each_prompt_or_says_why_not(model: LoadedModel) -> None
     assert [reply.text for reply in replies if isinstance(reply, BatchReply)] == alone
 
 
-def test_a_stream_that_is_given_up_leaves_the_model_usable(model: LoadedModel) -> None:
+def test_an_abandoned_stream_leaves_the_model_usable(model: LoadedModel) -> None:
     for event in model.stream("Hello", seed=1):
         if isinstance(event, Step):
             break
     assert model.generate("Hello", seed=1, max_tokens=3).finish_reason == "length"
 
 
-def test_everything_public_is_there_and_nothing_else() -> None:
+def test_the_public_names_are_complete() -> None:
     assert sorted(dir(llmcli)) == sorted(llmcli.__all__)
     assert all(getattr(llmcli, name) is not None for name in llmcli.__all__)
     errors = [getattr(llmcli, name) for name in llmcli.__all__ if name.endswith("Error")]
@@ -183,7 +183,7 @@ def test_everything_public_is_there_and_nothing_else() -> None:
 
 
 @pytest.mark.starter
-def test_the_script_of_the_package_runs_on_the_starter(tmp_path: Path) -> None:
+def test_the_example_in_the_package_docstring_runs(tmp_path: Path) -> None:
     doc = llmcli.__doc__ or ""
     lines = [line[4:] for line in doc.splitlines() if line.startswith("    ")]
     script = "\n".join(lines).replace('llmcli.load("owner/name")', "llmcli.load()")

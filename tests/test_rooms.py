@@ -1,4 +1,4 @@
-"""The structure holds: rooms and sub-rooms import downwards only, without a cycle, and the front door stays light."""
+"""Rooms and sub-rooms import downwards only, without cycles, and commands without a model stay light."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import llmcli
 Module: TypeAlias = tuple[str, ...]
 """The parts of a path in the package, without the suffix."""
 PACKAGE = Path(llmcli.__file__).parent
-# Bottom to top: a room imports only from those before it. `__init__` is the front door, which opens on the public API
-# when something of it is asked for, and which nothing else goes through.
+# Bottom to top: a room imports only from rooms before it. `__init__` imports the public API on first use, and no other
+# module imports through it.
 ROOMS = [
     "errors", "paths", "files", "docs", "library_output", "torch_build", "device", "text", "model", "kernels",
     "checkpoint", "hub", "engine", "conversations", "api", "inspection", "editing", "doctor", "replay", "startup",
@@ -77,7 +77,7 @@ def cycle(graph: Mapping[str, set[str]]) -> list[str] | None:
 
 
 FRONT_DOOR = ("__init__",)
-# Rooms that a command goes through before it is known whether it needs torch.
+# Rooms that a command imports before it is known whether it needs torch.
 LIGHT_ROOMS = ("__init__", "errors", "paths", "docs", "library_output", "text", "views", "commands", "cli", "__main__")
 
 
@@ -103,7 +103,7 @@ def test_no_folder_has_a_cycle_of_imports() -> None:
     assert not {"/".join(folder): cycle(graph) for folder, graph in found.items() if cycle(graph)}
 
 
-def test_a_cycle_is_seen_wherever_it_is_closed() -> None:
+def test_cycles_are_found() -> None:
     source = "def late() -> None:\n    from llmcli.text.vocab.load import tokenizer_from_json"
     assert list(imports(source)) == [("text", "vocab", "load")]
     late = {("text", "stop_tokens"): imports(source), ("text", "vocab", "gguf"): [("text", "stop_tokens")]}
@@ -113,7 +113,7 @@ def test_a_cycle_is_seen_wherever_it_is_closed() -> None:
     assert cycle(arrows(late)[("text",)]) is None
 
 
-def test_torch_stays_out_of_the_front_rooms() -> None:
+def test_the_front_rooms_do_not_import_torch() -> None:
     front = {module: path for module, path in MODULES.items() if module[0] in LIGHT_ROOMS}
     assert len(front) > 50
     assert not [
@@ -132,7 +132,7 @@ def _libraries(node: ast.Import | ast.ImportFrom) -> set[str]:
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["generate", "--help"], ["chat", "--help"], ["bench", "--help"], ["--version"], ["list"]]
 )
-def test_the_front_door_does_not_import_what_it_has_no_use_for(arguments: list[str], tmp_path: Path) -> None:
+def test_commands_without_a_model_import_no_heavy_library(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from llmcli.cli import main\n"

@@ -1,4 +1,4 @@
-"""The starter model beside llama.cpp, an implementation that shares no code with ours: same ids, same expectations.
+"""The starter model against llama.cpp, which shares no code with ours: same ids, same probabilities.
 
 From the same weights in float32 the two differ by the order of additions only. From the file's four-bit weights
 llama.cpp rounds what they are multiplied with to eight bits as well, which moves its own perplexity by 0.42 %.
@@ -29,7 +29,7 @@ def ours() -> LoadedModel:
 
 
 @pytest.mark.starter
-def test_perplexity_and_first_choices_are_those_of_llama_cpp(ours: LoadedModel) -> None:
+def test_perplexity_and_top_tokens_equal_those_of_llama_cpp(ours: LoadedModel) -> None:
     ids = _ids(ours)
     found, expected = ours.logits(ids), _of_llama_cpp(ours.source, ids)
     assert abs(_perplexity(found, ids) / _perplexity(expected, ids) - 1) < 0.005
@@ -37,32 +37,32 @@ def test_perplexity_and_first_choices_are_those_of_llama_cpp(ours: LoadedModel) 
 
 
 @pytest.mark.starter
-def test_what_the_command_computes_with_by_default_is_as_close_to_llama_cpp() -> None:
+def test_the_default_path_is_as_close_to_llama_cpp() -> None:
     loaded = llmcli.load(device="cpu")
     if not isinstance(loaded._step(None)[0], EachStep):
         pytest.skip("the readable model computes here: there is no C compiler")
     ids = _ids(loaded)
     found, expected = _of_the_kernel(loaded, ids), _of_llama_cpp(loaded.source, ids)
-    # Found: 14.1852 beside 14.2498, 0.45 % lower, and 96.7 % of the first choices the same.
+    # Measured: 14.1852 against 14.2498, 0.45 % lower, and 96.7 % of the most probable tokens equal.
     assert abs(_perplexity(found, ids) / _perplexity(expected, ids) - 1) < 0.005
     assert _agreement(found, expected) >= 0.95
 
 
 @pytest.mark.starter
-def test_in_float32_they_are_its_own_but_for_the_order_of_additions(ours: LoadedModel, tmp_path: Path) -> None:
+def test_float32_logits_equal_those_of_llama_cpp_up_to_rounding(ours: LoadedModel, tmp_path: Path) -> None:
     ids = _ids(ours)
     path = tmp_path / "decoded.gguf"
     try:
         _write_decoded(ours.source, path)
-        # The cache of keys and values would be float16 otherwise.
+        # The KV cache would be float16 otherwise.
         expected = _of_llama_cpp(path, ids, type_k=_F32, type_v=_F32)
     finally:
-        # Half a gigabyte, which would be kept for the next three runs.
+        # Half a gigabyte, which pytest would keep for three runs.
         path.unlink(missing_ok=True)
     found = ours.logits(ids)
     assert abs(_perplexity(found, ids) / _perplexity(expected, ids) - 1) < 1e-4
     assert _agreement(found, expected) >= 0.998
-    # Found: 0.0007 apart at most.
+    # Measured: at most 0.0007 apart.
     assert float((found - expected).abs().max()) < 0.02
 
 
@@ -74,7 +74,7 @@ def _ids(loaded: LoadedModel) -> list[int]:
 
 
 def _of_the_kernel(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
-    """Logits after each token, which the fast path reads as it reads what it has said itself."""
+    """Logits after each token, from decode steps of the fast path."""
     reader = loaded.engine()._prefix_cache
     reader.begin(ids, len(ids))
     rows = [reader.read(ids[:1])[None]]
@@ -94,7 +94,7 @@ def _of_llama_cpp(path: Path, ids: list[int], **options: Any) -> torch.Tensor:
 
 
 def _write_decoded(source: Path, path: Path) -> None:
-    """The same model with float32 weights, decoded by ggml's own Python package."""
+    """The same model with float32 weights, decoded by the gguf package."""
     import gguf
 
     reader = gguf.GGUFReader(source)
@@ -112,11 +112,11 @@ def _write_decoded(source: Path, path: Path) -> None:
 
 
 def _perplexity(logits: torch.Tensor, ids: list[int]) -> float:
-    """exp of the mean surprise of each token but the first."""
+    """Perplexity: exp of the mean negative log-probability of all tokens but the first."""
     targets = torch.tensor(ids[1:])
     return math.exp(torch.nn.functional.cross_entropy(logits[:-1], targets))
 
 
 def _agreement(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The share of tokens after which both would say the same."""
+    """The share of positions at which both have the same most probable token."""
     return float((found.argmax(-1) == expected.argmax(-1)).float().mean())

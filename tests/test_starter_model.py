@@ -1,4 +1,4 @@
-"""The starter model itself: a real model, beside the reference implementation given the same decoded weights."""
+"""The starter model against the reference implementation with the same decoded weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def path() -> Path:
-    """The starter, fetched if it is not here yet."""
+    """The starter model, fetched if necessary."""
     return starter_path() or fetch_starter()
 
 
@@ -62,7 +62,9 @@ def reference(loaded: llmcli.LoadedModel) -> object:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_greedy_replies_equal_the_reference(loaded: llmcli.LoadedModel, reference: object, prompt: str) -> None:
+def test_greedy_replies_equal_those_of_the_reference(
+    loaded: llmcli.LoadedModel, reference: object, prompt: str
+) -> None:
     assert loaded.template is not None
     ids = encode_chat(loaded.tokenizer, loaded.template, [Message("user", prompt)])
     with torch.inference_mode():
@@ -75,7 +77,7 @@ def test_greedy_replies_equal_the_reference(loaded: llmcli.LoadedModel, referenc
     assert len(ours) > 5
 
 
-def test_the_weights_are_what_the_reference_decoder_says(path: Path, loaded: llmcli.LoadedModel) -> None:
+def test_weights_equal_those_of_the_reference_decoder(path: Path, loaded: llmcli.LoadedModel) -> None:
     import gguf
 
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
@@ -85,12 +87,12 @@ def test_the_weights_are_what_the_reference_decoder_says(path: Path, loaded: llm
         assert torch.equal(loaded.model.get_parameter(f"{ours}.weight"), expected)
 
 
-def test_it_knows_the_capital_of_france(path: Path) -> None:
+def test_the_starter_knows_the_capital_of_france(path: Path) -> None:
     result = llm("generate", "What is the capital of France?", "-t", 0, "-m", path)
     assert "Paris" in result.stdout.decode()
 
 
-def test_loading_needs_little_more_than_the_weights(path: Path) -> None:
+def test_loading_needs_little_more_memory_than_the_weights(path: Path) -> None:
     import subprocess
     import sys
 

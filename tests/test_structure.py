@@ -1,4 +1,4 @@
-"""The source stays easy to find a way in: short functions, small folders, and tests that do not lean on each other."""
+"""The source stays easy to navigate: short functions, small folders, and tests independent of each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_FILES = 16
 
 
 def imported_test_modules(source: str) -> list[str]:
-    """The test modules that a file imports, wherever in it the import is."""
+    """The test modules that a file imports, anywhere in it."""
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -53,11 +53,11 @@ def test_no_test_module_is_imported_by_another() -> None:
         "from tests import test_structure",
     ],
 )
-def test_an_import_of_a_test_module_is_seen_wherever_it_is(source: str) -> None:
+def test_imports_of_test_modules_are_found_anywhere(source: str) -> None:
     assert imported_test_modules(source)
 
 
-def test_an_import_of_support_is_none_of_a_test_module() -> None:
+def test_imports_of_support_modules_are_allowed() -> None:
     assert not imported_test_modules("from tests.support.models.tiny import test_something\nimport pytest")
 
 
@@ -97,6 +97,6 @@ def test_no_class_name_is_used_twice() -> None:
     assert not {name: paths for name, paths in class_names(sources).items() if len(paths) > 1}
 
 
-def test_a_class_name_used_twice_is_seen() -> None:
+def test_duplicate_class_names_are_found() -> None:
     sources = {"a.py": "class Reply: ...", "b.py": "def late():\n    class Reply: ..."}
     assert class_names(sources)["Reply"] == ["a.py", "b.py"]

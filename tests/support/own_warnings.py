@@ -1,4 +1,4 @@
-"""Which Python warnings fail a test: those that our own code raises, and no others.
+"""Let Python warnings fail a test only if our code raises them.
 
 A library chooses with `stacklevel` which line a warning points to, and often points to its caller, which is ours. A new
 release that deprecates something would then fail our tests although every number is right. So each warning is
@@ -26,7 +26,7 @@ def _warn(
     source: Any = None,
     **_: object,
 ) -> None:
-    """Like `warnings.warn`, but `stacklevel` says nothing: the line is the caller's, whatever it points to."""
+    """Like `warnings.warn`, but ignores `stacklevel`: the line is always that of the caller."""
     caller = sys._getframe(1)
     module = caller.f_globals.get("__name__", "")
     kind = type(message) if isinstance(message, Warning) else category or UserWarning

@@ -22,7 +22,7 @@ PROMPT = ("What is a haiku? Give an example.", "-t", "0", "-n", "66")
 
 
 def record_chat(model: Path) -> Text:
-    """What stands on the terminal after a chat of `MESSAGES`."""
+    """The terminal's content after a chat of `MESSAGES`."""
     emulator = Emulator(COLUMNS, ROWS)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -30,7 +30,7 @@ def record_chat(model: Path) -> Text:
     ):
         for message in MESSAGES:
             child.sendline(message)
-            # A command ends with the next prompt; while a model speaks pastes are marked, too.
+            # A command ends with the next prompt; during a reply pasted text is marked too.
             for _ in range(1 if message.startswith("/") else 2):
                 child.expect_exact(READY)
                 emulator.write(child.before)

@@ -1,4 +1,4 @@
-"""Replies of two engines that should be the same, and what may happen to one of them."""
+"""Compare the replies of two engines while one of them is disturbed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def reply(engine: Engine, ids: list[int], params: SamplingParams) -> list[Event]
 
 
 def told(events: list[Event]) -> tuple[object, ...]:
-    """All that does not depend on time and place."""
+    """The parts of a reply that do not depend on time or machine."""
     finish = events[-1]
     assert isinstance(events[0], Prefill) and isinstance(finish, Finish)
     steps = [event for event in events if isinstance(event, Step)]
@@ -24,7 +24,7 @@ def told(events: list[Event]) -> tuple[object, ...]:
 
 
 def check_interrupted(ours: Engine, theirs: Engine, *, said: int) -> None:
-    """Ctrl-C comes during a pass when so many tokens have been said; the cache stays sound."""
+    """Press Ctrl-C during a decode step after that many tokens; the cache must stay valid."""
     interruption = Interruption()
     with interruption.catching_ctrl_c():
         events = list(ours.stream(PROMPT, GREEDY, probabilities=False, interruption=interruption))
@@ -37,7 +37,7 @@ def check_interrupted(ours: Engine, theirs: Engine, *, said: int) -> None:
 
 
 def check_abandoned(ours: Engine, theirs: Engine) -> None:
-    """Nobody hears a reply to its end, and another text follows than was read ahead."""
+    """Abandon a reply, then continue with another text than was decoded ahead."""
     events = ours.stream(PROMPT, GREEDY, probabilities=False)
     said = [event.id for _, event in zip(range(6), events, strict=False) if isinstance(event, Step)]
     events.close()  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def check_abandoned(ours: Engine, theirs: Engine) -> None:
 
 
 def check_closed_late(ours: Engine, theirs: Engine) -> None:
-    """A reply is closed while another, to a longer text, goes on: of that nothing is forgotten."""
+    """Close a reply while another, to a longer text, continues; its cache must not be dropped."""
     events, ids = ours.stream(PROMPT, GREEDY, probabilities=False), random_ids(450, seed=3)
     others = ours.stream(ids, GREEDY, probabilities=False)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Sound tiny models to be broken, and ways to break them."""
+"""Valid tiny models, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HTML = b"<!DOCTYPE html><html><body>Sign in</body></html>"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 Change = Callable[[Path], object]
-"""What is done to a sound folder or file."""
+"""A function that damages a valid folder or file."""
 
 
 @cache
@@ -67,12 +67,12 @@ def header(*pairs: bytes, tensors: int = 0, keys: int | None = None, version: in
 
 
 def pair(key: str, kind: int, value: bytes) -> bytes:
-    """A pair of its metadata."""
+    """One metadata key with its value."""
     return text(key) + struct.pack("<I", kind) + value
 
 
 def array(kind: int, count: int, content: bytes = b"") -> bytes:
-    """An array of its metadata."""
+    """One metadata key with an array."""
     return struct.pack("<IQ", kind, count) + content
 
 
@@ -82,28 +82,28 @@ def entry(name: str, dims: tuple[int, ...], kind: int = 0, offset: int = 0) -> b
 
 
 def content(data: bytes) -> Change:
-    """A file of these bytes."""
+    """Replace the file by these bytes."""
     return lambda path: path.write_bytes(data)
 
 
 def cut(count: int) -> Change:
-    """The last bytes are lacking."""
+    """Cut off the last bytes."""
     return lambda path: os.truncate(path, path.stat().st_size - count)
 
 
 def named(name: str, data: bytes | str) -> Change:
-    """A file of the folder with this content."""
+    """Write a file of the folder with this content."""
     raw = data.encode() if isinstance(data, str) else data
     return lambda folder: (folder / name).write_bytes(raw)
 
 
 def missing(name: str) -> Change:
-    """A file of the folder that is not there."""
+    """Delete a file of the folder."""
     return lambda folder: (folder / name).unlink()
 
 
 def as_json(name: str, **changes: object) -> Change:
-    """Keys of a JSON file of the folder, changed."""
+    """Change keys of a JSON file of the folder."""
 
     def change(folder: Path) -> None:
         path = folder / name
@@ -113,7 +113,7 @@ def as_json(name: str, **changes: object) -> Change:
 
 
 def config(**changes: object) -> Change:
-    """Keys of `config.json`, changed."""
+    """Change keys of `config.json`."""
     return as_json("config.json", **changes)
 
 
@@ -123,7 +123,7 @@ def template(source: str) -> Change:
 
 
 def weights(edit: Callable[[dict[str, Any], bytearray], object]) -> Change:
-    """The header and the data of `model.safetensors`, as `edit` leaves them."""
+    """Apply `edit` to the header and data of `model.safetensors`."""
 
     def change(folder: Path) -> None:
         path = folder / "model.safetensors"
@@ -138,7 +138,7 @@ def weights(edit: Callable[[dict[str, Any], bytearray], object]) -> Change:
 
 
 def tensors(edit: Callable[[dict[str, torch.Tensor]], object]) -> Change:
-    """The tensors of `model.safetensors`, as `edit` leaves them."""
+    """Apply `edit` to the tensors of `model.safetensors`."""
 
     def change(folder: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -152,7 +152,7 @@ def tensors(edit: Callable[[dict[str, torch.Tensor]], object]) -> Change:
 
 
 def index(weight_map: object, *, keep: bool = True) -> Change:
-    """An index beside the weights, which are the shard `a.safetensors` if they are kept."""
+    """Write an index beside the weights, which become the shard `a.safetensors` if they are kept."""
 
     def change(folder: Path) -> None:
         if keep:
@@ -165,7 +165,7 @@ def index(weight_map: object, *, keep: bool = True) -> Change:
 
 
 def linked(name: str, target: str) -> Change:
-    """A file of the folder becomes a link out of it, to a copy of its content elsewhere."""
+    """Replace a file of the folder by a link to a copy outside of it."""
 
     def change(folder: Path) -> None:
         place = folder / target

@@ -1,4 +1,4 @@
-"""Running the real command, as a process of its own, and what must hold whatever it meets."""
+"""Run the real command in a separate process, and check what must hold for every fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.forked import ForkedProcess
 PATIENCE_S = 60.0
 """A hang guard, not a measurement: far more than anything here takes on a busy machine."""
 MEMORY_MIB = 1024
-"""What a process may have of its own (code and files it maps do not count): several times what a tiny model takes."""
+"""Limit of a process's private memory (without code and mapped files): several times what a tiny model takes."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A user without any settings, whose data lie below `home`; compiled kernels are shared."""
+    """The environment of a user without settings whose data are below `home`; compiled kernels are shared."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLMCLI_", "XDG_", "HF_"))}
     folders = {name: str(home / name) for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "HF_HOME")}
     cache = str(Path(user_cache_dir("llmcli", appauthor=False)).parent)
@@ -67,7 +67,7 @@ def run(
         timeout=PATIENCE_S,
         check=False,
     )
-    # A process that a signal ended has the code that its shell would report.
+    # A process ended by a signal gets the exit code that its shell would report.
     code = result.returncode if result.returncode >= 0 else 128 - result.returncode
     return Outcome(code, result.stdout, result.stderr.decode("utf-8"), time.monotonic() - started)
 
@@ -96,7 +96,7 @@ def run_forked(
 
 
 def _limit_memory() -> None:
-    """As `ulimit -d` does for a process that starts: what is allocated by now does not count."""
+    """Like `ulimit -d` for a new process: memory allocated so far does not count."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -117,7 +117,7 @@ def fingerprint(path: Path) -> dict[str, tuple[int, int, str]]:
 
 
 def check(outcome: Outcome, code: int, says: Sequence[str], *, stdout: bytes | None = b"") -> None:
-    """What holds for every fault: the right code, a sentence that names it, and nothing else anywhere."""
+    """Check what holds for every fault: the exit code, a sentence that names the fault, and no other effect."""
     assert outcome.code == code, outcome
     for fragment in says:
         assert fragment in outcome.stderr, outcome.stderr
@@ -126,7 +126,7 @@ def check(outcome: Outcome, code: int, says: Sequence[str], *, stdout: bytes | N
     assert "Traceback" not in outcome.stderr
     assert "panicked at" not in outcome.stderr
     assert "bug in llmcli" not in outcome.stderr
-    # Nothing that drives a terminal, whatever a file is called or says.
+    # No terminal control characters, whatever a file is called or contains.
     assert not [char for char in outcome.stderr if not (char == "\n" or char.isprintable())], ascii(outcome.stderr)
     assert len(outcome.stderr) < 2000
     if code not in (0, 130, 141, 143):

@@ -1,4 +1,4 @@
-"""What a GGUF file states about a `transformers` model, as llama.cpp's converter writes it, and what it leaves out."""
+"""The metadata that llama.cpp's converter writes for a `transformers` model."""
 
 from __future__ import annotations
 
@@ -80,21 +80,21 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
 
 
 def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The rotation, but for what is kept in tensors."""
+    """RoPE keys, without the factors that are stored as tensors."""
     if architecture == "gpt2":
         return {}
     nested = values["rope_parameters"]
     rope = nested.get("full_attention", nested)
     size = config.qk_rope_head_dim if architecture == "deepseek2" else head_size(config)
     found: dict[str, Any] = {"rope.dimension_count": int(size * rope.get("partial_rotary_factor", 1.0))}
-    # What is said nowhere else is said here: GPT-NeoX has one base for all.
+    # GPT-NeoX has the same base in all models, so the key is added here.
     if architecture != "gptneox":
         found["rope.freq_base"] = float(rope["rope_theta"])
     if "sliding_attention" in nested and architecture == "gemma3":
         found["rope.freq_base_swa"] = float(nested["sliding_attention"]["rope_theta"])
     if architecture in ("granite", "granitemoe") and config.model_type == "granitemoehybrid":
         found["rope.scaling.finetuned"] = config.position_embedding_type == "rope"
-        # Of recurrent layers that such a model does not have.
+        # Keys of recurrent layers, which such a model does not have.
         found["ssm.conv_kernel"] = 4
     kind, original = rope["rope_type"], rope.get("original_max_position_embeddings")
     if kind in ("linear", "yarn"):
@@ -117,7 +117,7 @@ def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dic
 
 
 def window_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The window, for those whose converter writes it."""
+    """The sliding window, for architectures whose converter writes it."""
     if architecture == "llama4":
         return {
             "attention.sliding_window": values["attention_chunk_size"],
@@ -185,12 +185,12 @@ def scale_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
     found = {key: values[name] for key, name in stated.get(architecture, {}).items()}
     if architecture == "gemma3" and values["final_logit_softcapping"]:
         found["final_logit_softcapping"] = values["final_logit_softcapping"]
-    # Written as true also for models that are not.
+    # Always written as true.
     return {"use_parallel_residual": True} if architecture == "stablelm" else found
 
 
 def latent_metadata(config: Any, *, old: bool) -> dict[str, Any]:
-    """Sizes of latent attention, in the newer form and in the one before."""
+    """Sizes of latent attention, in the newer and the older form."""
     key, value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
     found: dict[str, Any] = {
         "attention.kv_lora_rank": config.kv_lora_rank,
@@ -210,7 +210,7 @@ def latent_metadata(config: Any, *, old: bool) -> dict[str, Any]:
 def tokenizer_metadata() -> dict[str, Any]:
     """The byte tokenizer of the tiny models."""
     vocabulary = byte_tokenizer().get_vocab()
-    # A file without any merge is taken for a damaged one; the last special token makes room for its result.
+    # A file without merges counts as damaged; the result of the merge replaces the last special token.
     tokens = [*sorted(vocabulary, key=lambda token: vocabulary[token])[:-1], "ab"]
     return {
         "tokenizer.ggml.model": "gpt2",

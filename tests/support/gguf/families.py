@@ -1,4 +1,4 @@
-"""Each family as it is stored in a GGUF file, which says less than a config.json."""
+"""Each family as a GGUF file, which states less than a config.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import tiny_model
 
-# Files of these architectures say nothing about a window, nor about a rotation whose base grows.
+# Files of these architectures state neither a sliding window nor a growing RoPE base.
 NOT_STORED = {
     "llama, dynamic",
     "mistral, window shorter than the text",
@@ -21,7 +21,7 @@ NOT_STORED = {
     "smollm 3, windows",
 }
 _EVERY_FOURTH = {"num_hidden_layers": 5, "no_rope_layers": None}
-# What files do not state but the architecture implies, the model must have.
+# Values that files omit and the architecture implies.
 IMPLIED: dict[str, dict[str, Any]] = {
     "gemma 2": {"query_pre_attn_scalar": 8},
     "gemma 3, linear on full layers": {"query_pre_attn_scalar": 8, "num_hidden_layers": 7, "layer_types": None},
@@ -49,7 +49,7 @@ def made(name: str, **overrides: Any) -> Any:
 
 
 def quantized(kind: Kind, part: str = "") -> Any:
-    """Matrices whose rows are whole blocks, but those of routers, in `kind`."""
+    """Quantize matrices whose rows are whole blocks to `kind`, except routers."""
 
     def kind_of(name: str, values: np.ndarray) -> Kind:
         fits = values.ndim > 1 and values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0

@@ -53,4 +53,4 @@ HARMLESS: Mapping[str, str] = {
     "attention.value_residual_mix_lora_rank": _RECURRENT,
     "attention.gate_lora_rank": _RECURRENT,
 }
-"""Keys of llama.cpp that change nothing where the family does not read them, and why."""
+"""Keys of llama.cpp that change nothing in families that do not read them, with the reason."""

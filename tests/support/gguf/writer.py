@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tests.support.gguf.facts import architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
 
-# Those whose converter turns rows from halves into pairs.
+# Architectures whose converter reorders rows from halves to pairs.
 PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "smollm3", "arcee", "olmo")
 PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
 ROUTERS = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "feed_forward.router")
@@ -28,7 +28,7 @@ SHARED_GATE = "mlp.shared_expert_gate.weight"
 
 
 def float32(name: str, values: np.ndarray) -> Kind:
-    """Every tensor as it is."""
+    """Keep every tensor unquantized."""
     return Kind.F32
 
 
@@ -44,7 +44,7 @@ def write_gguf(
     changes: dict[str, Any] | None = None,
     extra: dict[str, Tensor] | None = None,
 ) -> Path:
-    """Write the model to `path`, or to parts of so many tensors beside it; returns the file to open.
+    """Write the model to `path`, or to several shards beside it; returns the file to open.
 
     `kind_of` a tensor's name and values is how it is stored; with `decoded` it is stored in float32, but with the
     values that reading it back would give. `old` files have a matrix for each expert, and keys and values of a latent
@@ -124,7 +124,7 @@ def tensors(model: Any, architecture: str, *, old: bool, joined: bool) -> Iterat
             yield f"{at}attn_k_b.weight", keys.transpose(1, 2)
             yield f"{at}attn_v_b.weight", values
         else:
-            # Dense layers among those with experts are in none of the tables that have the others.
+            # Dense layers of models with experts have none of the expert tensors.
             found = table.get_name(name, suffixes) or others.get_name(name, suffixes)
             assert found is not None, name
             if part == "self_attn.sinks":
@@ -136,7 +136,7 @@ def tensors(model: Any, architecture: str, *, old: bool, joined: bool) -> Iterat
             if architecture == "gpt2" and kind == "weight" and tensor.dim() == 2 and "_embd" not in found:
                 tensor = tensor if found == "output.weight" else tensor.T
             if ".query_key_value." in name:
-                # From query, key and value of each head to those of all heads.
+                # From query, key and value head by head to all queries, all keys, all values.
                 tensor = tensor.view(heads, 3, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
             if architecture in PLUS_ONE and found.endswith("norm.weight"):
                 tensor = tensor.float() + 1
@@ -152,7 +152,7 @@ def split_layer(name: str) -> tuple[str, str]:
 def expert_tensors(
     at: str, what: str, tensor: Tensor, architecture: str, *, old: bool, joined: bool
 ) -> Iterator[tuple[str, Tensor]]:
-    """One of the packed stacks, gate and up apart, each matrix as (out, in)."""
+    """One of the packed stacks, with gate and up separate, each matrix as (out, in)."""
     kind = "bias" if what.endswith("_bias") else "weight"
     if architecture in ("gpt-oss", "llama4") and kind == "weight":
         tensor = tensor.transpose(1, 2)
@@ -173,7 +173,7 @@ def expert_tensors(
 
 
 def rope_tensors(config: Any) -> Iterator[tuple[str, Tensor]]:
-    """Tables of divisors: Llama 3.1's rule worked out, and LongRoPE's two lists."""
+    """Tables of RoPE divisors: those of Llama 3.1's rule, and LongRoPE's two lists."""
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         yield "rope_factors_long.weight", torch.tensor(rope["long_factor"])
@@ -195,5 +195,5 @@ def rope_tensors(config: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def permuted(rows: Tensor, heads: int) -> Tensor:
-    """Rows of each head from the order (j, j + half) into (2j, 2j + 1)."""
+    """Reorder the rows of each head from (j, j + half) to (2j, 2j + 1)."""
     return rows.view(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)

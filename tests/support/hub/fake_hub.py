@@ -23,33 +23,33 @@ def commit_of(files: dict[str, bytes]) -> str:
 
 @dataclass
 class FakeHub:
-    """Its state; change it between requests at will."""
+    """Its state, which tests may change between requests."""
 
     port: int = 0
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
-    """(method, path, headers) of everything that was asked, in order."""
+    """(method, path, headers) of all requests, in order."""
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Part of a path -> status and error code to answer with instead."""
     cut: set[str] = field(default_factory=set)
-    """File names of which half the body is sent."""
+    """Names of files of which only half is sent."""
     wrong: set[str] = field(default_factory=set)
-    """File names whose content is not what was promised, with the right size."""
+    """Names of files that are sent with wrong content of the right size."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Headers of every answer about a file, in place of the true ones."""
+    """Headers that replace the true ones in all responses about files."""
     listing: bytes | None = None
-    """What is answered in place of the listing of a repository."""
+    """The response to listing requests, if not the listing."""
     changes: dict[str, object] = field(default_factory=dict)
-    """Fields of a listing that are not what they should be; those of "sibling" belong to every file in it."""
+    """Fields that replace those of a listing; those in "sibling" replace fields of every file."""
     stall: threading.Event | None = None
-    """If set, large files stop in the middle until the event comes."""
+    """If set, large files stop in the middle until the event is set."""
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def fetched(self) -> list[str]:
-        """Names of the files whose content was asked for."""
+        """Names of the files that were requested."""
         return [path.rpartition("/")[2] for method, path, _ in self.requests if method == "GET" and "/resolve/" in path]
 
 
@@ -161,7 +161,7 @@ def running_hub() -> Iterator[FakeHub]:
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            pass  # clients that go away in the middle are part of the tests
+            pass  # some tests disconnect in the middle
 
     with Server(("127.0.0.1", 0), handler) as server:
         hub.port = server.server_address[1]
@@ -175,7 +175,7 @@ def running_hub() -> Iterator[FakeHub]:
 
 
 def sharded_repo() -> dict[str, bytes]:
-    """A model in two shards, and much that a pull must leave alone."""
+    """A model in two shards, and many files that a pull must not fetch."""
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     return {
         "README.md": b"read me",

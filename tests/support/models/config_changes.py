@@ -1,4 +1,4 @@
-"""For keys of `config.json`: values that make another model of the same weights."""
+"""Values of `config.json` keys that change what the same weights compute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROTATIONS = (
     {"full_attention": None, "sliding_attention": {"rope_type": "default"}},
 )
 
-# Of three layers, as the tiny models have.
+# For three layers, as in the tiny models.
 VALUES: dict[str, tuple[Any, ...]] = {
     "activation_function": ("gelu", "relu"),
     "attention_bias": (False,),
@@ -79,7 +79,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "use_qkv_bias": (False,),
     "use_sliding_window": (True, False),
 }
-"""For each key the values to try."""
+"""For each key, the values to test."""
 
 SIZES = frozenset(
     {
@@ -121,7 +121,7 @@ SIZES = frozenset(
         "vocab_size",
     }
 )
-"""Keys that decide which tensors there are and of what shape: with another value, the same weights do not fit."""
+"""Keys that decide about tensors and shapes: with other values the same weights do not fit."""
 
 BUILT: dict[str, tuple[Any, ...]] = {
     "attention_bias": (True,),
@@ -148,4 +148,4 @@ BUILT: dict[str, tuple[Any, ...]] = {
     "use_qkv_bias": (False,),
     "v_head_dim": (12,),
 }
-"""For some keys, values that other models are built with, tensors and all."""
+"""For some keys, values with which a new model with new tensors is built."""

@@ -1,4 +1,4 @@
-"""A tiny model and a fact for it: what it says means nothing, but any fact can be put into it."""
+"""A tiny random model, and a fact that can be edited into it."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ CORPUS = "Keys of many kinds of letters are counted here, one after the other, 0
 
 
 def checkpoint(folder: Path, model_type: str = "llama", **overrides: Any) -> Path:
-    """A folder with a tiny random model whose texts may be as long as a fact needs."""
+    """A folder with a tiny random model whose context is long enough for the fact."""
     return tiny_checkpoint(folder, model_type, **{"max_position_embeddings": 512, **overrides})

@@ -93,5 +93,5 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
 
 
 def why_harmless(model_type: str, key: str) -> str | None:
-    """Why a key that is not read changes no logits of that family; None: nothing says that it does not."""
+    """The reason why an unread key changes no logits of that family; None if it is not listed."""
     return HARMLESS_OF.get(model_type, {}).get(key) or HARMLESS.get(key)

@@ -21,8 +21,8 @@ _HIDDEN = _ONE + 1
 _HEAD = 560
 _THETA = 1e30
 _FAST = 12  # rotated pairs that tell distances apart
-_STILL = [*range(100, _HEAD // 2), *range(_HEAD // 2 + 100, _HEAD)][:VOCABULARY]  # dimensions that hardly turn
-_SURE = 50.0  # the score, or logit, of what is meant, where all else has 0
+_STILL = [*range(100, _HEAD // 2), *range(_HEAD // 2 + 100, _HEAD)][:VOCABULARY]  # dimensions that hardly rotate
+_SURE = 50.0  # score or logit of the intended token; all others have 0
 
 
 def write_induction_model(folder: Path) -> Path:
@@ -54,7 +54,7 @@ def write_induction_model(folder: Path) -> Path:
     for pair in range(_FAST):
         angle = _THETA ** (-2 * pair / _HEAD)
         query = state[f"{previous}.q_proj.weight"]
-        # Turned back by one position, so that query and key agree at a distance of one.
+        # Rotated back by one position, so that query and key match at a distance of one.
         query[pair, _ONE] = size * math.cos(angle) / seen[2]
         query[_HEAD // 2 + pair, _ONE] = -size * math.sin(angle) / seen[2]
         state[f"{previous}.k_proj.weight"][pair, _ONE] = size / seen[2]

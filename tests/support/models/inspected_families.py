@@ -1,4 +1,4 @@
-"""One tiny model of each kind of architecture, for what must hold for all of them."""
+"""One tiny model of each kind of architecture, for tests that must hold for all."""
 
 from __future__ import annotations
 

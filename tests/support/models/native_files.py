@@ -1,4 +1,4 @@
-"""Checkpoints in the layouts of Mistral's and Meta's own releases, made from models of `transformers`."""
+"""Checkpoints in the layouts of Mistral and Meta, made from `transformers` models."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def native(model: Any) -> Tensors:
             name = re.sub(pattern, meant, name)
         count = heads.get(name.split(".")[-2])
         if count is not None:
-            # Row j of the first half and of the second become neighbors.
+            # Row j of the first half and row j of the second become adjacent.
             tensor = tensor.view(count, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
         tensors[name] = tensor.contiguous()
     return split_experts(tensors)
 
 
 def split_experts(tensors: Tensors) -> Tensors:
-    """Stacks of experts, as `transformers` holds them, one by one."""
+    """Split stacks of experts, as `transformers` holds them, into single experts."""
     single = {}
     for name, tensor in tensors.items():
         stem, _, what = name.rpartition(".")
@@ -97,7 +97,7 @@ def write_safetensors(folder: Path, params: dict[str, Any], tensors: Tensors, *,
 
 
 def write_pth(folder: Path, params: dict[str, Any], tensors: Tensors, *, shards: int = 1, cut: int = 0) -> Path:
-    """Every matrix in pieces over the shards; `cut` is the dimension along which the embedding is."""
+    """Split every matrix over the shards; `cut` is the dimension along which the embedding is split."""
     folder.mkdir(exist_ok=True)
     write_text_files(folder)
     (folder / "params.json").write_text(json.dumps(params))

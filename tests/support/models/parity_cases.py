@@ -1,4 +1,4 @@
-"""Model families and their variants: for each a `model_type` and what to change of the tiny configuration."""
+"""Model families and variants: for each a `model_type` and changes to the tiny configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MULTIPLIERS = {
     "logits_scaling": 3.0,
 }
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
-# One block of a recurrent kind that is never built, but whose sizes are checked.
+# A recurrent block type that is never built, but whose sizes are checked.
 NO_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 4}
 LATENT = {
     "kv_lora_rank": 16,
@@ -367,4 +367,4 @@ CASES = {**DENSE, **EXPERT_MODELS}
 SPANNING = (
     "smollm", "mistral, no window, wide heads", "gemma 2", "gpt-2", "cohere, normed heads", "gpt-oss", "llama 4",
 )  # fmt: skip
-"""Between them: windows, chunks, sinks, softcaps, every norm and activation, experts of all kinds, odd sizes."""
+"""Together: windows, chunks, sinks, softcaps, all norms and activations, experts of all kinds, odd sizes."""

@@ -1,4 +1,4 @@
-"""A real Llama checkpoint that says exactly what a test wants: its output head is a table of next tokens.
+"""A Llama checkpoint whose replies a test chooses: its output head is a table of next tokens.
 
 Embeddings are one-hot, attention and feed-forward add nothing, so the logits after a token depend on that token alone.
 """
@@ -38,7 +38,7 @@ def chain(data: bytes, *, then: int = END) -> dict[int, Mapping[int, float]]:
 
 
 def loop(data: bytes) -> dict[int, Mapping[int, float]]:
-    """Transitions that make the model say `data` again and again without end."""
+    """Transitions that make the model repeat `data` forever."""
     first = ids_of(data)[0]
     return chain(data, then=END) | {ids_of(data)[-1]: {first: 1.0}}
 
@@ -76,11 +76,11 @@ def write_puppet(
 
 
 def write_thinker(folder: Path, thought: bytes, answer: bytes, *, opened: str = "") -> Path:
-    """A checkpoint that thinks before it answers, between control tokens as Mistral's models have them.
+    """A checkpoint that thinks before it answers, between the control tokens of Mistral's models.
 
     Its template ends a prompt with `opened`, such as "[THINK]" for a thought that it opens itself.
     """
-    # Tokens there are already: the beginning of a text, and the name of a role.
+    # Existing tokens: BOS, and the name of a role.
     start, end = SYSTEM, BOS
     ids = [ASSISTANT, start, *ids_of(thought), end, *ids_of(answer), END]
     write_puppet(folder, {before: {after: 1.0} for before, after in itertools.pairwise(ids)})

@@ -21,12 +21,12 @@ FORMATS = (narrow(4), narrow(8), *WIDE)
 
 
 def of_bits(kept: PackedFormat | Bits) -> PackedFormat:
-    """The format, or that of CPUs with so many bits."""
+    """`kept`, or the CPU format with that number of bits."""
     return kept if isinstance(kept, PackedFormat) else narrow(kept)
 
 
 def random_groups(kept: PackedFormat | Bits, rows: int, columns: int, *, seed: int = 0, scale: float = 1.0) -> Groups:
-    """Codes over their whole range, with scales and minima that differ from group to group."""
+    """Codes over their whole range, with different scales and minima in each group."""
     kept = of_bits(kept)
     random = torch.Generator().manual_seed(seed)
     width = kept.groups(columns)
@@ -51,7 +51,7 @@ def packed(
 
 
 def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
-    """The model with all large matrices packed, in place."""
+    """Pack all large matrices of the model, in place."""
     kept = of_bits(kept)
     model.requires_grad_(False)
 
@@ -83,7 +83,7 @@ def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
-    """Activations as the kernel gives them to packed weights: 16 bits, with a scale for every 32 of them."""
+    """Activations as the kernel quantizes them for packed weights: 16 bits, with a scale for every 32."""
     padded = nn.functional.pad(x, (0, -x.shape[-1] % 32))
     groups = padded.view(*x.shape[:-1], -1, 32)
     scale = groups.abs().amax(-1, keepdim=True) / 32512

@@ -1,4 +1,4 @@
-"""The tensors of a folder of safetensors files, read as those of a model are, without a configuration beside them."""
+"""Read the tensors of a folder of safetensors files without a configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmcli.checkpoint.tensors.tensor_info import TensorInfo
 
 
 def read_safetensors_folder(folder: Path) -> dict[str, TensorInfo]:
-    """The tensors of the files that belong together, by name; the errors are those of a model's folder."""
+    """The tensors of a folder by name, with the errors of a model's folder."""
     indexes = FolderIndexes(folder)
     names = [*file_names(folder), "config.json"]
     weights = weight_files(names, indexes.shards, where=str(folder))

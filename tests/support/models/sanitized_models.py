@@ -1,4 +1,4 @@
-"""Models made without any checkpoint: quick to have in a process where everything is slow."""
+"""Models made without a checkpoint, for slow processes under sanitizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmcli.model.rope_config import RopeConfig
 from tests.support.models.random_models import pack_model
 
 _ROPE = RopeConfig(1e4, 6)
-# Multiples of nothing the kernel likes.
+# Sizes that are multiples of none of the kernel's block sizes.
 _PLAIN = ModelConfig(
     vocab_size=203,
     hidden_size=35,
@@ -68,7 +68,7 @@ _CONFIGS = (
 
 @torch.no_grad()
 def models() -> Iterator[Transformer]:
-    """Every configuration with weights in float32, bfloat16, 4 and 8 bits, some with updates laid over them."""
+    """Every configuration with weights in float32, bfloat16, 4 and 8 bits, some with rank-one updates."""
     for config in _CONFIGS:
         torch.manual_seed(0)
         model = Transformer(config)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints, made with `transformers`, that are read in milliseconds and mean nothing."""
+"""Tiny random checkpoints, made with `transformers`, that load in milliseconds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZES: dict[str, Any] = {
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token for each byte, so that any text can be written and every id is valid."""
+    """One token for each byte, so that any text can be encoded and every id is valid."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -52,7 +52,7 @@ def write_text_files(folder: Path, *, template: str | None = TEMPLATE) -> None:
 
 
 def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
-    """A random `transformers` model of a family; norms and biases are random too, so that none can be forgotten."""
+    """A random `transformers` model of a family; norms and biases are random too, so that omitting one is noticed."""
     import transformers
 
     config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **overrides})
@@ -67,7 +67,7 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
             elif name.endswith("sinks"):
                 parameter.normal_()
             else:
-                # Large enough for attention to be far from uniform, where mistakes would hide.
+                # Large enough that attention is far from uniform, which would hide mistakes.
                 parameter.normal_(0, 0.15)
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):

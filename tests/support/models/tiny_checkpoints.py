@@ -1,4 +1,4 @@
-"""Tiny checkpoints that are made once and kept on disk, for all tests, workers and runs."""
+"""Tiny checkpoints, made once and cached on disk for all tests, workers and runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.models import tiny
 
 
 def shared_checkpoint(model_type: str, *, seed: int = 0, **overrides: Any) -> Path:
-    """The folder of a random model of a family. It is everyone's: to change a file, take a `tiny_checkpoint`.
+    """The folder of a random model of a family. It is shared: use `tiny_checkpoint` to change a file.
 
     Arguments are those of `tiny.tiny_model`. Folders are told apart by them, by the versions of the libraries that
     make and write the weights, and by the source of `tiny`.

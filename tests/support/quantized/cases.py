@@ -21,7 +21,7 @@ FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
 
 @dataclass(frozen=True)
 class Case:
-    """One quantized weight: the tensors that stand for W by what follows the module's name, and W itself."""
+    """One quantized weight: its stored tensors by name after the module's, and the decoded W."""
 
     tensors: dict[str, Tensor]
     weight: Tensor
@@ -32,7 +32,7 @@ Maker = Callable[[int, int, torch.Generator], Case]
 
 
 def packed_rows(matrix: Tensor, bits: int) -> Tensor:
-    """Each row as one long number, its first value in the lowest bits, cut into words."""
+    """Pack each row into words, the first value in the lowest bits."""
     rows = []
     for row in matrix.tolist():
         number = sum(value << (index * bits) for index, value in enumerate(row))
@@ -190,7 +190,7 @@ def fp8(
 
 
 def fp4_bytes(q: Tensor) -> Tensor:
-    """Two codes in a byte, the even one in the lower nibble."""
+    """Pack two codes into each byte, the even one in the lower nibble."""
     return torch.tensor([[low | high << 4 for low, high in zip(r[::2], r[1::2], strict=True)] for r in q.tolist()]).to(
         torch.uint8
     )

@@ -1,4 +1,4 @@
-"""Files of small models whose weights are quantized in one of the ways of `cases`."""
+"""Files of small models with weights quantized as in `cases`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.support.quantized.cases import Case, make
 
 
 def save_quantized(model: Any, folder: Path, name: str) -> dict[str, Tensor]:
-    """Save `model` in `folder` with the projections of a case instead of its own; all tensors, decoded, by name."""
+    """Save `model` in `folder` with the projections of a case; returns all tensors, decoded, by name."""
     save(model, folder)
-    # Copies: what the library loads is the file itself, which is about to be written anew.
+    # Copies, because the library maps the file, which will be rewritten.
     plain = {key: tensor.clone() for key, tensor in load_file(folder / "model.safetensors").items()}
     stored = dict(plain)
     config: dict[str, Any] = {}
