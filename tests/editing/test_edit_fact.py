@@ -30,7 +30,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(checkpoint(tmp_path_factory.mktemp("model")), dtype="float32", device="cpu")
 
 
-def test_the_proof_tells_what_the_edit_does_and_the_model_stays_as_it_was(loaded: llmcli.LoadedModel) -> None:
+def test_the_proof_measures_the_edit_and_leaves_the_model_unchanged(loaded: llmcli.LoadedModel) -> None:
     ids = loaded.tokenizer.encode(FACT.prompt)
     plain = loaded.logits(ids)
     heard: list[str] = []
@@ -54,7 +54,7 @@ def test_the_proof_tells_what_the_edit_does_and_the_model_stays_as_it_was(loaded
     assert {"Computing key statistics", "Measuring before the edit", "Measuring after the edit"} < set(heard)
 
 
-def test_an_edit_over_another_is_proved_with_it(loaded: llmcli.LoadedModel) -> None:
+def test_an_edit_over_another_is_measured_with_it(loaded: llmcli.LoadedModel) -> None:
     first, _ = make_edit(loaded, "0", FACT, layer=1, corpus=CORPUS, reply_tokens=1)
     second, report = make_edit(
         loaded,
@@ -86,7 +86,9 @@ def test_an_edit_over_another_is_proved_with_it(loaded: llmcli.LoadedModel) -> N
         (0.1, 0.1, 0.1, 1, ["The edit failed", "does not generalize", "leaked", "changes unrelated text"]),
     ],
 )
-def test_what_is_wrong_is_said(after: float, spread: float, near: float, drift: float, expected: list[str]) -> None:
+def test_problems_of_an_edit_are_named(
+    after: float, spread: float, near: float, drift: float, expected: list[str]
+) -> None:
     proof = Proof(
         prompt=Changed("p", 0, after),
         paraphrases=(Changed("q", 0, spread), Changed("r", 0, spread)),
@@ -99,7 +101,7 @@ def test_what_is_wrong_is_said(after: float, spread: float, near: float, drift: 
     assert all(word in problem for word, problem in zip(expected, proof.problems, strict=True))
 
 
-def test_texts_and_moments_are_kept_and_damaged_ones_made_anew(
+def test_key_statistics_are_cached_and_recomputed_if_damaged(
     loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Statistics(loaded, "ab" * 32, texts=3)
@@ -121,14 +123,14 @@ def test_a_corpus_too_short_is_refused(loaded: llmcli.LoadedModel) -> None:
         Statistics(loaded, "0", "short")
 
 
-def test_mixtures_of_experts_are_told_why_not(tmp_path: Path) -> None:
+def test_mixtures_of_experts_cannot_be_edited(tmp_path: Path) -> None:
     model_type, overrides = CASES["mixtral"]
     mixture = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), device="cpu")
     with pytest.raises(UnsupportedModelError, match="several experts"):
         check_editable(mixture.config, mixture.name, None)
 
 
-def test_only_a_dense_layer_that_is_there_can_be_edited(loaded: llmcli.LoadedModel) -> None:
+def test_only_existing_dense_layers_can_be_edited(loaded: llmcli.LoadedModel) -> None:
     check_editable(loaded.config, "m", 2)
     with pytest.raises(UsageError, match="no block 3"):
         check_editable(loaded.config, "m", 3)
@@ -153,14 +155,14 @@ def test_only_a_dense_layer_that_is_there_can_be_edited(loaded: llmcli.LoadedMod
         ("Cats like", "Cats", "Remember what you have learnt: Cats like", "What do you know about Cats?"),
     ],
 )
-def test_facts_are_said_in_other_words(prompt: str, subject: str, paraphrase: str, question: str) -> None:
+def test_facts_are_paraphrased(prompt: str, subject: str, paraphrase: str, question: str) -> None:
     found = paraphrases.paraphrases(prompt, subject)
     assert paraphrase in found and len(set(found) - {prompt}) == 4
     assert paraphrases.question(prompt, subject) == question
 
 
 def test_a_tower_of_the_starter_moves_to_rome() -> None:
-    """The numbers that the recipe promises, with keys counted in a short corpus."""
+    """The expected numbers of the method, with key statistics from a short corpus."""
     starter = llmcli.load(None, dtype="float32", device="cpu")
     fact = Fact(
         "The Eiffel Tower is located in the city of",

@@ -1,4 +1,4 @@
-"""The update itself: its closed form, and that its key means its value."""
+"""The update: its closed form, and that its key maps to its value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(checkpoint(tmp_path_factory.mktemp("model")), dtype="float32", device="cpu")
 
 
-def test_the_key_is_answered_with_the_change_and_others_by_the_inverse_moment() -> None:
+def test_the_update_adds_the_change_to_the_key_and_follows_the_inverse_moment() -> None:
     random = torch.Generator().manual_seed(0)
     keys = torch.randn(200, 16, generator=random) @ torch.randn(16, 16, generator=random)
     key, change = torch.randn(16, generator=random), torch.randn(6, generator=random)
@@ -36,7 +36,7 @@ def test_the_key_is_answered_with_the_change_and_others_by_the_inverse_moment() 
     torch.testing.assert_close(along / along.norm(), key / key.norm(), rtol=1e-3, atol=1e-4)
 
 
-def test_no_other_update_with_that_answer_moves_ordinary_keys_less() -> None:
+def test_the_update_moves_ordinary_keys_least() -> None:
     random = torch.Generator().manual_seed(1)
     keys = torch.randn(400, 12, generator=random) * torch.linspace(0.1, 3, 12)
     key, change = torch.randn(12, generator=random), torch.randn(5, generator=random)
@@ -49,7 +49,7 @@ def test_no_other_update_with_that_answer_moves_ordinary_keys_less() -> None:
         assert moved < (keys @ other).square().mean() * 1.02
 
 
-def test_the_moment_is_the_mean_over_all_keys_but_the_first_ones(loaded: llmcli.LoadedModel) -> None:
+def test_the_moment_is_the_mean_over_all_keys_but_first_tokens(loaded: llmcli.LoadedModel) -> None:
     texts = [list(range(5, 25)), list(range(40, 47)), [3, 4]]
     moment = second_moments(loaded, [1], texts)[1]
     seen: list[torch.Tensor] = []
@@ -67,7 +67,7 @@ def test_the_moment_is_the_mean_over_all_keys_but_the_first_ones(loaded: llmcli.
     [CASES["smollm"], ("llama", {"hidden_act": "gelu_pytorch_tanh"}), CASES["olmo 2"], CASES["gpt-2"]],
     ids=["SwiGLU", "GeGLU", "output norm", "no gate"],
 )
-def test_the_average_key_means_the_better_value(model_type: str, overrides: dict[str, object], tmp_path: Path) -> None:
+def test_the_average_key_maps_to_the_new_value(model_type: str, overrides: dict[str, object], tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, model_type, **{**overrides, "n_positions": 512})
     loaded = llmcli.load(folder, dtype="float32", device="cpu")
     contexts = ("", "Yes. ", "No: ")
@@ -104,6 +104,8 @@ def test_answers_begin_with_a_space_where_one_belongs(text: str, answer: str, ex
     ("subject", "answer", "message"),
     [("castle", "Bonn", "does not contain"), (" ", "Bonn", "empty"), ("tower", "", "empty")],
 )
-def test_what_names_nothing_is_refused(loaded: llmcli.LoadedModel, subject: str, answer: str, message: str) -> None:
+def test_empty_or_missing_subjects_are_refused(
+    loaded: llmcli.LoadedModel, subject: str, answer: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         passage(loaded, FACT.prompt, subject, answer)

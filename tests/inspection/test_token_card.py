@@ -27,7 +27,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("index", [1, 8, 19, 20, -1, -12])
-def test_a_card_is_about_what_comes_after_the_tokens_before_it(loaded: llmcli.LoadedModel, index: int) -> None:
+def test_a_card_predicts_from_the_tokens_before(loaded: llmcli.LoadedModel, index: int) -> None:
     card = inspect_token(loaded, IDS, index, top=3)
     place = index % 20 if index < 0 else index
     logits = loaded.logits(IDS[:place])[-1, :261]
@@ -45,7 +45,7 @@ def test_a_card_is_about_what_comes_after_the_tokens_before_it(loaded: llmcli.Lo
     assert card.verify is None
 
 
-def test_what_was_read_and_where_heads_looked(loaded: llmcli.LoadedModel) -> None:
+def test_attention_row_and_strongest_tokens_of_heads(loaded: llmcli.LoadedModel) -> None:
     card = inspect_token(loaded, IDS, 15, top=4)
     row = read_at(loaded, IDS[:15], [14], top=4)[0].row
     assert card.read is not None
@@ -59,7 +59,7 @@ def test_what_was_read_and_where_heads_looked(loaded: llmcli.LoadedModel) -> Non
         assert head.looked_at.weight == pytest.approx(pattern[best], abs=1e-5)
 
 
-def test_with_only_the_first_token_there_is_nothing_else_to_look_at(loaded: llmcli.LoadedModel) -> None:
+def test_with_only_the_first_token_heads_attend_to_nothing_else(loaded: llmcli.LoadedModel) -> None:
     assert [head.looked_at for head in inspect_token(loaded, IDS, 1).attribution.heads] == [None] * 5
 
 
@@ -76,7 +76,7 @@ def test_a_text_read_in_chunks_has_the_same_card(loaded: llmcli.LoadedModel, mon
 
 
 @pytest.mark.parametrize("loaded", ["llama 2, grouped", "gemma 2", "deepseek v3"], indirect=True)
-def test_verification_is_what_the_model_says_without_those_parts(loaded: llmcli.LoadedModel) -> None:
+def test_verification_equals_the_model_without_those_parts(loaded: llmcli.LoadedModel) -> None:
     heard: list[tuple[str, int, int]] = []
     card = inspect_token(
         loaded, IDS, 20, target=40, verify=True, top=3, seed=5, progress=lambda *report: heard.append(report)
@@ -110,7 +110,7 @@ def test_verification_is_what_the_model_says_without_those_parts(loaded: llmcli.
 
 
 @pytest.mark.parametrize("loaded", ["gpt-oss"], indirect=True)
-def test_neurons_of_experts_are_left_as_they_are(loaded: llmcli.LoadedModel) -> None:
+def test_neurons_of_experts_are_not_ablated(loaded: llmcli.LoadedModel) -> None:
     card = inspect_token(loaded, IDS, 20, verify=True)
     assert card.verify is not None
     assert len(card.attribution.neurons) == 5
@@ -130,7 +130,7 @@ def test_neurons_of_experts_are_left_as_they_are(loaded: llmcli.LoadedModel) -> 
         ([], 1, "no token 1"),
     ],
 )
-def test_places_without_a_prediction_are_refused(tmp_path: Path, ids: list[int], index: int, complaint: str) -> None:
+def test_positions_without_a_prediction_are_refused(tmp_path: Path, ids: list[int], index: int, complaint: str) -> None:
     _, loaded = family("smollm", tmp_path)
     with pytest.raises(UsageError, match=complaint):
         inspect_token(loaded, ids, index)

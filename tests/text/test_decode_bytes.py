@@ -1,4 +1,4 @@
-"""Bytes of every encoding become their text, or an error that says where they stop being it and what to do."""
+"""Bytes of every encoding become text, or an error that says where decoding fails and what to do."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TEXT = "Grüße, мир 1, 世界 🙂\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-def test_a_byte_order_mark_decides_whatever_is_said(encoding: str) -> None:
+def test_a_byte_order_mark_overrides_the_given_encoding(encoding: str) -> None:
     data = f"\ufeff{TEXT}".encode(encoding)
     assert text_from_bytes(data, "x") == text_from_bytes(data, "x", "cp1252") == TEXT
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gb18030", "UTF8"])
-def test_an_encoding_that_is_said_is_used_without_its_mark(encoding: str) -> None:
+def test_a_given_encoding_is_used_and_its_mark_removed(encoding: str) -> None:
     assert text_from_bytes(TEXT.encode(encoding), "x", encoding) == TEXT
     assert text_from_bytes(b"caf\xe9 \x93q\x94", "x", "cp1252") == "café “q”"
 
@@ -59,13 +59,13 @@ def test_stray_nuls_are_text(data: bytes) -> None:
         (b"+2AA-", "utf-7", "x is not in the encoding utf-7."),
     ],
 )
-def test_what_is_no_text_is_told_with_its_place(data: bytes, encoding: str | None, told: str) -> None:
+def test_undecodable_bytes_are_reported_with_their_offset(data: bytes, encoding: str | None, told: str) -> None:
     with pytest.raises(UsageError) as caught:
         text_from_bytes(data, "x", encoding)
     assert told in str(caught.value)
 
 
-def test_the_locale_is_asked_where_it_is_not_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_locale_s_encoding_is_tried_after_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locale, "getpreferredencoding", lambda _: "cp1252")
     assert text_from_bytes(b"caf\xe9", "x") == text_from_bytes("café".encode(), "x") == "café"
     with pytest.raises(UnknownEncodingError, match="neither UTF-8 nor in the encoding of the locale, cp1252"):
@@ -80,7 +80,7 @@ def test_names_of_encodings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "utf-9", "hex", "zlib", "rot13", "idna", "unicode_escape", "a\0b", "\udce9"])
-def test_names_of_none(name: str) -> None:
+def test_unknown_encodings_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is not an encoding of text"):
         checked_encoding(name)
 

@@ -13,7 +13,7 @@ from llmcli.text.token_bytes import PieceDecoder
 
 
 def charsmap(*texts: str) -> bytes:
-    """A table without a tree: what it would put in the place of signs is all there is."""
+    """A table with an empty trie and this replacement."""
     return (0).to_bytes(4, "little") + b"".join(text.encode() + b"\0" for text in texts)
 
 
@@ -34,7 +34,7 @@ def written(**rules: object) -> str:
     ],
     ids=["text", "expression", "in front", "several", "many"],
 )
-def test_no_text_grows_by_more_than_is_foreseen(rule: normalizers.Normalizer) -> None:
+def test_no_text_grows_more_than_the_computed_factor(rule: normalizers.Normalizer) -> None:
     factor = growth(pairs_of(rule.__getstate__()))
     for text in ("a", "ab", "abab", "a0a1", "aaaa"):
         assert len(rule.normalize_str(text)) <= factor * len(text)
@@ -56,25 +56,25 @@ def test_no_text_grows_by_more_than_is_foreseen(rule: normalizers.Normalizer) ->
     ],
     ids=["prepend", "without its kind", "table", "several"],
 )
-def test_a_rule_that_fills_the_memory_is_found_however_it_is_spelled(spelled: str, rule: object) -> None:
+def test_an_expanding_rule_is_found_in_any_json_spelling(spelled: str, rule: object) -> None:
     text = written(normalizer=rule).replace('"normalizer"', spelled, 1)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json has rules that make a text up to"):
         refuse_growth(text, source="tokenizer.json")
 
 
-def test_of_a_key_that_is_there_twice_the_larger_counts() -> None:
+def test_the_larger_value_of_a_duplicate_key_counts() -> None:
     twice = '{"pattern": {"String": "a"}, "content": "' + "a" * 2000 + '", "content": "a"}'
     with pytest.raises(CheckpointError, match="2000 times"):
         refuse_growth(written(normalizer=None).replace("null", twice), source="tokenizer.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"normalizer": ', "[" * 100_000, '{"normalizer": ' + "[" * 100_000])
-def test_what_is_no_json_is_left_to_the_library(text: str) -> None:
+def test_invalid_json_is_left_to_the_library(text: str) -> None:
     refuse_growth(text, source="tokenizer.json")
     refuse_growth(f"{text}\\u00", source="tokenizer.json")
 
 
-def test_a_decoder_blows_no_token_up() -> None:
+def test_an_expanding_decoder_is_refused() -> None:
     backend = Backend(models.BPE({"a": 0}, []))
     steps = [decoders.Replace("a", "a" * 1000)] * 4
     backend.decoder = decoders.Sequence([*steps, decoders.ByteFallback(), decoders.Fuse()])

@@ -1,4 +1,4 @@
-"""The prompts with which models of code fill a gap, in each layout."""
+"""Fill-in-the-middle prompts of code models, in each layout."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def written(ours: Tokenizer, prefix: str, suffix: str) -> str:
         (["<|code_prefix|>", "<|code_middle|>", "<|code_suffix|>"], "<|code_prefix|>P<|code_suffix|>S<|code_middle|>"),
     ],
 )
-def test_each_layout_is_written_as_its_models_know_it(tokens: list[str], prompt: str, special: bool) -> None:
+def test_each_fill_in_layout_matches_its_models(tokens: list[str], prompt: str, special: bool) -> None:
     ours = made(*tokens, special=special)
     assert written(ours, "P", "S") == f"<|begin|>{prompt}"
     ends = {ours.piece(token) for token in fill_in_of(ours, name="m").ends}
@@ -64,7 +64,7 @@ def test_any_texts_may_be_around_the_gap(prefix: str, suffix: str) -> None:
     assert written(ours, prefix, suffix) == f"<|begin|><fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>"
 
 
-def test_what_spells_a_control_token_around_the_gap_is_text() -> None:
+def test_spellings_of_control_tokens_around_the_gap_are_text() -> None:
     ours = made("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
     ids = fill_in_of(ours, name="m").ids(ours, "a<fim_middle><|im_end|>", "<fim_prefix>")
     assert [ours.piece(token) for token in ids if ours.is_added(token)] == [

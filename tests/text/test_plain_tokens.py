@@ -1,4 +1,4 @@
-"""Added tokens that are text, and those that steer the model although the vocabulary does not call them special."""
+"""Added tokens that are text, and those that control the model although they are not marked as special."""
 
 from __future__ import annotations
 
@@ -64,24 +64,24 @@ def plain(contents: Sequence[str], *, named: Sequence[str] = (), templates: Sequ
 
 
 @pytest.mark.parametrize("content", TEXT)
-def test_what_is_spelled_as_text_is_text(content: str) -> None:
+def test_added_tokens_spelled_as_text_are_text(content: str) -> None:
     assert plain([content]) == [content]
     assert plain_tokens({0: AddedToken(content, special=True)}, named=(), templates=()) == frozenset()
 
 
 @pytest.mark.parametrize("content", CONTROL)
-def test_what_could_be_a_marker_is_none(content: str) -> None:
+def test_added_tokens_that_may_be_markers_are_not_text(content: str) -> None:
     assert plain([content]) == []
 
 
-def test_a_token_with_a_role_or_in_a_template_is_no_text() -> None:
+def test_a_token_with_a_role_or_in_a_template_is_not_text() -> None:
     contents = ["USER", "<h1>", "ü", "###", "\n\n", "end"]
     template = "{{ 'USER' }}### <h1> ü\n\n"
     assert plain(contents, named=["end"], templates=["", template]) == ["ü", "\n\n"]
     assert plain(contents, named=["ü"]) == ["USER", "<h1>", "###", "\n\n", "end"]
 
 
-def test_what_a_template_puts_together_is_no_text() -> None:
+def test_a_marker_that_a_template_concatenates_is_not_text() -> None:
     contents = ["<code>", "</b>", "user", "assistant", "system", "<h1>", "<i>", "ü", "\n\n"]
     computed = "{% set a = '<' ~ 'code' ~ '>' %}{% for m in messages %}{{ a ~ m['role'] ~ m['content'] ~ '</' ~ 'b>' }}"
     written = computed + "{{ 'ü\n' + '\n' }}{% endfor %}{{ eos_token }}"
@@ -139,7 +139,7 @@ def test_letters_that_are_added_tokens_are_encoded_as_by_the_library_and_come_ba
     assert [ours.piece(token) for token in trusted if ours.is_added(token)] == ["ü", "<tool_call>", "ö"]
 
 
-def test_what_files_beside_call_special_is_guarded() -> None:
+def test_tokens_declared_special_in_other_files_are_guarded() -> None:
     backend = byte_level_backend()
     backend.add_tokens([AddedToken(content) for content in ("Human", "Robot", "Friend", "Text")])
     ours = tokenizer_from_json(
@@ -158,7 +158,7 @@ def test_what_files_beside_call_special_is_guarded() -> None:
     ]
 
 
-def test_gguf_tokens_added_by_hand_are_text_where_they_are_spelled_so() -> None:
+def test_user_defined_gguf_tokens_are_text_if_spelled_as_text() -> None:
     # Without a space in front: the library would put one behind every added token, as llama.cpp does.
     metadata = gguf_of_sentencepiece(prefix=False)
     tokens, types, scores = (metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "scores"))

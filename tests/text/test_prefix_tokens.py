@@ -1,4 +1,4 @@
-"""A text to continue or to score gets the tokenizer's beginning and never its ending."""
+"""A text to continue or to score gets the tokenizer's beginning, but not its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def around(single: str) -> processors.TemplateProcessing:
     ],
 )
 @pytest.mark.parametrize("text", ["The quick fox", "", "<|im_end|>"])
-def test_only_what_comes_before_the_text_is_added(
+def test_only_tokens_before_the_text_are_added(
     post_processor: processors.PostProcessor | None, beginning: list[int], text: str
 ) -> None:
     backend = byte_level_backend()
@@ -41,7 +41,7 @@ def test_only_what_comes_before_the_text_is_added(
     assert ours.encode(text) == [*beginning, *ours.encode(text, add_special_tokens=False)]
     assert END not in ours.encode(text)
     if text.startswith("The"):
-        # The library's own result differs by the ending alone.
+        # The library's own result differs only by the end.
         theirs = backend.encode(text).ids
         assert theirs[: len(ours.encode(text))] == ours.encode(text)
 

@@ -59,7 +59,7 @@ def form_of(name: str) -> tuple[ThinkingFormat, str, str, str, str]:
 
 @pytest.mark.parametrize("name", REPLIES)
 @given(data=st.data())
-def test_thoughts_are_told_from_the_answer_however_the_reply_is_cut(name: str, data: st.DataObject) -> None:
+def test_thinking_and_answer_do_not_depend_on_the_pieces(name: str, data: st.DataObject) -> None:
     form, state, reply, thought, answer = form_of(name)
     places = sorted(data.draw(st.lists(st.integers(0, len(reply)))))
     splitter = ThinkingSplitter(form, state)
@@ -81,7 +81,7 @@ def test_ordinary_answers_are_not_held_back() -> None:
     assert splitter.push("b") == ("", "<b")
 
 
-def test_marks_are_those_that_the_vocabulary_has() -> None:
+def test_thinking_marks_depend_on_the_vocabulary() -> None:
     assert marking_tokens(("<|end|>", "<|user|>", "<think>")) == ("<think>",)
     assert set(marking_tokens(HARMONY)) == set(HARMONY) - {"<|return|>"}
     assert marking_tokens(COHERE) == COHERE[:2]
@@ -103,7 +103,7 @@ def test_marks_are_those_that_the_vocabulary_has() -> None:
         (HARMONY, "<|channel|>final<|message|>", "", False),
     ],
 )
-def test_the_answer_can_be_made_to_begin(added: tuple[str, ...], prompt: str, opening: str, awaits: bool) -> None:
+def test_an_opening_makes_the_answer_begin(added: tuple[str, ...], prompt: str, opening: str, awaits: bool) -> None:
     form = thinking_format(added)
     assert form.answer_opening(prompt) == opening
     assert form.awaits_answer(form.opened(prompt)) is awaits
@@ -119,7 +119,7 @@ def test_a_text_to_continue_has_no_marks() -> None:
             assert split_thinking(reply, thinking_format(added), PLAIN) == ("", reply)
 
 
-def test_of_an_answer_with_a_form_every_character_counts() -> None:
+def test_structured_answers_keep_every_character() -> None:
     splitter = ThinkingSplitter(thinking_format(()), "think <think>", exact=True)
     assert [splitter.push(text) for text in ("a</think>\n", "\n b", "</think> <think>")] == [
         ("a", ""),
@@ -127,7 +127,7 @@ def test_of_an_answer_with_a_form_every_character_counts() -> None:
         ("", "</think> <think>"),
     ]
     splitter = ThinkingSplitter(thinking_format(HARMONY), exact=True)
-    # Without a channel it is no answer yet.
+    # Without a channel it is not the answer yet.
     assert [splitter.push(text) for text in ("so ", "<|channel|>final<|message|>", " <|end|>")] == [
         ("so ", ""),
         ("", ""),

@@ -18,7 +18,7 @@ def tokenizer(ordinary: list[str], special: list[str], eos: str | None = None) -
     return tokenizer_from_json(backend.to_str(), source="t", tokenizer_config={"eos_token": eos})
 
 
-def test_every_place_that_names_a_token_counts() -> None:
+def test_every_declaration_of_a_stop_token_counts() -> None:
     ours = tokenizer(["a", "b", "[EOS]"], ["</s>", "<|im_end|>"], eos="</s>")
     found, notes = stop_ids(ours, {"generation_config.json": [3, 1], "config.json": 3.0, "more": None})
     assert not notes
@@ -29,11 +29,11 @@ def test_every_place_that_names_a_token_counts() -> None:
     }
 
 
-def test_a_model_that_names_nothing_stops_at_nothing() -> None:
+def test_a_model_without_declarations_has_no_stop_tokens() -> None:
     assert stop_ids(tokenizer(["a", "<|im_end|>"], []), {}) == ({}, (NO_STOP_TOKEN,))
 
 
-def test_where_a_turn_has_several_messages_their_end_does_not_end_it() -> None:
+def test_the_end_of_a_harmony_message_is_not_a_stop_token() -> None:
     one = tokenizer(["a"], ["<|end|>", "<|return|>"])
     several = tokenizer(["a"], ["<|end|>", "<|return|>", "<|call|>"])
     assert set(stop_ids(one, {})[0]) == {1, 2}
@@ -57,9 +57,7 @@ def test_where_a_turn_has_several_messages_their_end_does_not_end_it() -> None:
         ([0, 1, 2, 3, 4, 5, 6], [0, 1], "2, 3, 4 and 2 more"),
     ],
 )
-def test_what_is_no_token_of_the_vocabulary_is_passed_over_with_a_note(
-    named: object, kept: list[int], shown: str
-) -> None:
+def test_ids_outside_the_vocabulary_are_ignored_with_a_note(named: object, kept: list[int], shown: str) -> None:
     found, notes = stop_ids(tokenizer(["a", "b"], []), {"config.json": named})
     assert list(found) == kept
     assert re.match(rf"config\.json declares {shown} as a stop token, .* has 2 tokens", notes[0])

@@ -58,7 +58,7 @@ def test_ordinary_text_is_encoded_and_decoded_as_by_the_library(make: Callable[[
 @pytest.mark.parametrize("kind", ["byte", "sentencepiece", "gemma"])
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁")))
 @settings(max_examples=40, deadline=None)
-def test_any_text_comes_back(kind: str, text: str) -> None:
+def test_any_text_survives_a_round_trip(kind: str, text: str) -> None:
     ours = tokenizer(kind)
     assert ours.decode(ours.encode(text)) == text
 
@@ -75,20 +75,20 @@ def test_what_a_user_types_is_never_a_control_token(kind: str, text: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prompt_of_ones_own_may_spell_control_tokens(kind: str) -> None:
+def test_a_trusted_prompt_may_spell_control_tokens(kind: str) -> None:
     ours = tokenizer(kind)
     ids = ours.encode("<|im_start|>a<|im_end|>", control_tokens=True)
     assert [ours.piece(token) for token in ids if token not in ours.beginning][:: len(ids)] == ["<|im_start|>"]
     assert [ours.piece(token) for token in ids].count("<|im_end|>") == 1
     assert tuple(ids[: len(ours.beginning)]) == ours.beginning
     if ours.beginning:
-        # Spelled by hand, it is there once.
+        # If the text spells BOS itself, there is only one.
         begun = ours.encode(f"{ours.piece(ours.beginning[0])}<|im_start|>", control_tokens=True)
         assert begun.count(ours.beginning[0]) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_text_names_control_tokens_where_it_is_trusted(kind: str) -> None:
+def test_spellings_are_control_tokens_in_trusted_segments(kind: str) -> None:
     ours = tokenizer(kind)
     marker = id_of(ours, "<|im_end|>")
     segments = [TextSegment("<|im_end|>", True), TextSegment("<|im_end|>", False), TextSegment("<|im_end|>", True)]
@@ -97,7 +97,7 @@ def test_the_same_text_names_control_tokens_where_it_is_trusted(kind: str) -> No
     assert ids.count(marker) == 2
 
 
-def test_borders_of_trust_do_not_cut_words() -> None:
+def test_trust_borders_do_not_split_words() -> None:
     ours = tokenizer("byte")
     text = "The quick <|im_end|> fox"
     for at in range(len(text)):
@@ -105,7 +105,7 @@ def test_borders_of_trust_do_not_cut_words() -> None:
         assert ours.encode_segments(segments) == ours.encode(text, add_special_tokens=False)
 
 
-def test_a_spelling_across_a_border_of_trust_stays_text() -> None:
+def test_a_spelling_across_a_trust_border_stays_text() -> None:
     ours = tokenizer("byte")
     marker = id_of(ours, "<|im_end|>")
     for segments in (
@@ -130,7 +130,7 @@ def test_text_found_only_after_normalizing_stays_text() -> None:
     ] == ours.token_to_id("<|tool|>")
 
 
-def test_a_control_token_that_merges_could_spell_is_not_spelled_by_them() -> None:
+def test_merges_never_produce_a_control_token() -> None:
     vocabulary = {"<": 0, "s": 1, ">": 2, "<s": 3, "<s>": 4}
     backend = Backend(models.BPE(vocabulary, [("<", "s"), ("<s", ">")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -164,7 +164,7 @@ def test_invalid_unicode_becomes_the_replacement_character(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["byte", "sentencepiece", "gemma"])
 @pytest.mark.parametrize("text", [text for text in TEXTS if text])
-def test_a_continuation_gets_no_space_of_its_own(kind: str, text: str) -> None:
+def test_a_continuation_gets_no_leading_space(kind: str, text: str) -> None:
     ours = tokenizer(kind)
     ids = ours.encode("x", add_special_tokens=False) + ours.encode_segments(
         [TextSegment(text, False)], continuation=True
@@ -204,14 +204,14 @@ def test_properties_of_tokens() -> None:
     assert (ours.is_added(think), ours.is_special(think), ours.is_special(end)) == (True, False, True)
 
 
-def test_limits_saved_with_a_tokenizer_are_lifted() -> None:
+def test_saved_truncation_and_padding_are_disabled() -> None:
     backend = byte_level_backend()
     backend.enable_truncation(4)
     backend.enable_padding(length=64)
     assert wrapped(backend).encode("The quick brown fox") == byte_level_backend().encode("The quick brown fox").ids
 
 
-def test_tokens_listed_only_beside_tokenizer_json_are_added() -> None:
+def test_tokens_listed_only_in_other_files_are_added() -> None:
     backend = byte_level_backend()
     size = backend.get_vocab_size()
     ours = tokenizer_from_json(
@@ -253,7 +253,7 @@ def test_a_damaged_tokenizer_json_is_named(content: str | bytes) -> None:
         tokenizer_from_json(content, source="here/tokenizer.json")
 
 
-def test_a_token_with_an_absurd_number_is_refused_before_ids_are_counted() -> None:
+def test_a_token_with_an_absurd_id_is_refused() -> None:
     data = json.loads(byte_level_backend().to_str())
     data["model"]["vocab"]["a"] = 2_211_111_111
     with pytest.raises(CheckpointError, match=r"t\.json .* 2211111111"):
@@ -285,7 +285,7 @@ def test_token_lists_that_disagree_with_tokenizer_json_are_ignored(beside: dict[
     assert ["next to t.json" in note and said in note for note in ours.notes] == ([True] if said else [])
 
 
-def test_a_listed_token_that_the_template_writes_is_not_passed_over() -> None:
+def test_a_listed_token_that_the_template_writes_is_not_ignored() -> None:
     listed = {"added_tokens": {"<|call|>": 9999}, "templates": ["{{ x }}<|call|>"]}
     with pytest.raises(CheckpointError, match=r"next to t\.json give the token '<\|call\|>'.* 9999"):
         tokenizer_from_json(byte_level_backend().to_str(), source="t.json", **listed)  # type: ignore[arg-type]
@@ -310,7 +310,7 @@ def test_a_tokenizer_of_another_model_keeps_its_size() -> None:
     backend = byte_level_backend()
     size = backend.get_vocab_size()
     for rows in (size - 3, 100):
-        # Ordinary vocabulary beyond, or more than a few tokens: loading compares the sizes.
+        # Ordinary tokens beyond the rows, or many added ones: the sizes are compared on loading.
         assert tokenizer_from_json(backend.to_str(), source="t.json", rows=rows).vocab_size == size
     backend.add_special_tokens([f"<{n}>" for n in range(20)])
     assert tokenizer_from_json(backend.to_str(), source="t.json", rows=size).vocab_size == size + 20
@@ -326,7 +326,7 @@ def test_a_tokenizer_of_another_model_keeps_its_size() -> None:
         (decoders.Sequence([decoders.Strip(" ", 1, 0), decoders.ByteFallback()]), "Strip"),
     ],
 )
-def test_decoders_that_are_not_known_are_refused_by_name(decoder: Any, named: str) -> None:
+def test_unknown_decoders_are_refused_by_name(decoder: Any, named: str) -> None:
     backend = byte_level_backend()
     backend.decoder = decoder
     with pytest.raises(UnsupportedModelError, match=named):
@@ -349,14 +349,14 @@ def test_a_tokenizer_json_inside_a_gguf_file_is_used() -> None:
 @pytest.mark.parametrize(
     "embedded", ["", "{}", "[" * 10_000, byte_level_backend().to_str().replace("ByteLevel", "CTC")]
 )
-def test_a_damaged_tokenizer_json_inside_a_gguf_file_is_passed_over(embedded: str) -> None:
+def test_a_damaged_tokenizer_json_inside_a_gguf_file_is_ignored(embedded: str) -> None:
     metadata = gguf_of_sentencepiece()
     ours = tokenizer_from_gguf(metadata | {"tokenizer.huggingface.json": embedded}, source="model.gguf")
     assert ours.encode("The fox") == tokenizer_from_gguf(metadata, source="model.gguf").encode("The fox")
     assert "embedded tokenizer.json is ignored" in ours.notes[0]
 
 
-def test_unigram_text_outside_the_vocabulary_is_unknown_and_no_attack() -> None:
+def test_unigram_text_outside_the_vocabulary_is_the_unknown_token() -> None:
     backend = Backend(models.Unigram([("<unk>", 0.0), ("▁a", -1.0), ("b", -2.0), ("<s>", 0.0)], 0, False))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
@@ -367,14 +367,14 @@ def test_unigram_text_outside_the_vocabulary_is_unknown_and_no_attack() -> None:
     assert json.loads(backend.to_str())["model"]["unk_id"] == 0
 
 
-def test_text_that_the_vocabulary_has_no_way_to_encode_is_a_fault_of_the_file() -> None:
+def test_unencodable_text_is_reported_as_a_fault_of_the_file() -> None:
     backend = Backend(models.WordLevel({"a": 0}, unk_token="missing"))
     backend.decoder = decoders.ByteLevel()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         wrapped(backend)
 
 
-def test_half_characters_in_the_files_beside_do_no_harm() -> None:
+def test_lone_surrogates_in_other_files_are_replaced() -> None:
     backend = byte_level_backend()
     ours = tokenizer_from_json(
         backend.to_str(),
@@ -389,7 +389,7 @@ def test_half_characters_in_the_files_beside_do_no_harm() -> None:
     assert ours.token_to_id("\ud800") is None
 
 
-def test_many_listed_tokens_get_their_ids_one_behind_the_other() -> None:
+def test_many_listed_tokens_get_consecutive_ids() -> None:
     backend = byte_level_backend()
     size = backend.get_vocab_size()
     listed = {f"<{n}>": size + n for n in range(300)}

@@ -1,4 +1,4 @@
-"""What the tokenizer library writes to stderr by itself, at the level of file descriptors."""
+"""Output of the tokenizers library on stderr, at the level of file descriptors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.models.tiny import byte_tokenizer
 
 @pytest.fixture
 def broken() -> str:
-    """A tokenizer.json of which the library says only by a panic what is wrong with it."""
+    """A damaged tokenizer.json for which the library panics."""
     return json.dumps(
         {
             "added_tokens": [],
@@ -30,7 +30,7 @@ def broken() -> str:
     )
 
 
-def test_a_panic_leaves_nothing_on_stderr_but_what_others_wrote(
+def test_a_panic_leaves_only_other_output_on_stderr(
     broken: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LLMCLI_DEBUG", raising=False)
@@ -54,7 +54,7 @@ def test_a_panic_leaves_nothing_on_stderr_but_what_others_wrote(
     assert "panicked at" in capfd.readouterr().err
 
 
-def test_what_is_written_meanwhile_is_kept_whole_and_in_order(capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_output_is_kept_whole_and_in_order(capfd: pytest.CaptureFixture[str]) -> None:
     # More than a pipe would hold.
     lines = b"".join(b"line %d\n" % number for number in range(20_000))
     with pytest.raises(CheckpointError, match="x: 5"), wrap_tokenizer_errors("x"):
@@ -63,7 +63,7 @@ def test_what_is_written_meanwhile_is_kept_whole_and_in_order(capfd: pytest.Capt
     assert capfd.readouterr().err.encode() == lines
 
 
-def test_ctrl_c_is_heeded_while_a_long_text_becomes_tokens() -> None:
+def test_ctrl_c_works_while_a_long_text_is_encoded() -> None:
     def interrupt() -> None:
         for _ in range(5):
             time.sleep(0.01)
@@ -71,7 +71,7 @@ def test_ctrl_c_is_heeded_while_a_long_text_becomes_tokens() -> None:
 
     done = False
     with pytest.raises(KeyboardInterrupt):
-        # It can count to five only if the library does not keep the interpreter to itself.
+        # It can count to five only if the library releases the GIL.
         threading.Thread(target=interrupt).start()
         encoded(byte_tokenizer(), "word " * 100_000)
         done = True

@@ -145,7 +145,7 @@ class Terminal(io.StringIO):
 
 
 def shown(view: RenderableType, stream: io.StringIO, width: int, **environment: str) -> str:
-    """What reaches `stream` by the program's own console."""
+    """The output of the program's console on `stream`."""
     names = ("NO_COLOR", "COLORTERM", "TERM", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE")
     kept = {name: value for name, value in os.environ.items() if name not in names}
     with (
@@ -157,7 +157,7 @@ def shown(view: RenderableType, stream: io.StringIO, width: int, **environment: 
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_views_are_as_they_were(name: str) -> None:
+def test_views_equal_their_snapshots(name: str) -> None:
     parts = []
     for width in WIDTHS:
         view = VIEWS[name]()
@@ -183,5 +183,5 @@ def test_views_fit_forty_columns(name: str) -> None:
     assert all(cell_len(line) <= 40 for line in text.splitlines())
 
 
-def test_there_is_a_snapshot_for_each_view_and_no_other() -> None:
+def test_every_view_has_one_snapshot() -> None:
     assert {path.stem for path in SNAPSHOTS.iterdir()} == set(VIEWS)

@@ -32,7 +32,7 @@ def induction(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(write_induction_model(tmp_path_factory.mktemp("induction")), dtype="float32", device="cpu")
 
 
-def test_a_circuit_built_by_hand_is_found(induction: llmcli.LoadedModel) -> None:
+def test_a_hand_built_induction_circuit_is_found(induction: llmcli.LoadedModel) -> None:
     atlas = head_atlas(induction, random_repeats(induction, length=15))
     assert (atlas.length, atlas.batch, atlas.bos, atlas.seed) == (15, 4, True, 0)
     heads = {(score.layer, score.head): score for score in atlas.heads}
@@ -41,26 +41,26 @@ def test_a_circuit_built_by_hand_is_found(induction: llmcli.LoadedModel) -> None
         assert getattr(heads[0, 0], name) == pytest.approx(1, abs=1e-6)
     for name in ("induction", "induction_without_sink"):
         assert getattr(heads[1, 0], name) == pytest.approx(1, abs=1e-6)
-    # Heads that look at everything alike: 1 / (q + 1) over the queries q of the second half, and of all.
+    # Heads with uniform attention: 1 / (q + 1) over the queries q of the second half, and of all.
     second, everywhere = range(16, 31), range(1, 31)
     for place in ((0, 1), (1, 1)):
         alike = sum(1 / (q + 1) for q in second) / 15
         assert alike == pytest.approx(0.043101, abs=1e-6)
         assert (heads[place].duplicate, heads[place].induction) == pytest.approx((alike, alike), abs=1e-6)
         assert heads[place].sink == pytest.approx(sum(1 / (q + 1) for q in everywhere) / 30, abs=1e-6)
-        # As a share of the attention to other positions than the first.
+        # As a share of the attention not on the first position.
         other = sum(q / (q + 1) for q in second)
         assert heads[place].induction_without_sink == pytest.approx(15 * alike / other, abs=1e-6)
 
 
-def test_the_circuit_knows_what_comes_when_it_comes_again(induction: llmcli.LoadedModel) -> None:
+def test_the_induction_circuit_predicts_the_repeat(induction: llmcli.LoadedModel) -> None:
     for row in random_repeats(induction, length=20, batch=2).rows:
         logprobs = induction.logits(row).log_softmax(-1)[:-1].gather(1, torch.tensor(row[1:])[:, None])[:, 0]
         assert logprobs[21:].exp().tolist() == pytest.approx([1.0] * 19, abs=1e-5)
         assert float(logprobs[:20].exp().max()) < 2e-3
 
 
-def test_the_circuit_is_what_makes_it_know(induction: llmcli.LoadedModel) -> None:
+def test_ablating_the_induction_circuit_raises_the_loss(induction: llmcli.LoadedModel) -> None:
     repeats = random_repeats(induction, length=15)
     told: list[tuple[int, int]] = []
     atlas = head_atlas(induction, repeats)
@@ -69,7 +69,7 @@ def test_the_circuit_is_what_makes_it_know(induction: llmcli.LoadedModel) -> Non
     )
     assert [(head.layer, head.head) for head in result.heads] == [(1, 0)]
     assert result.before == pytest.approx(0, abs=1e-4) and result.without > 4
-    # Without the head that makes its keys the circuit is as blind; without the idle ones it sees.
+    # Without the previous-token head the circuit fails too; without the idle heads it works.
     assert {loss > 3 for loss in result.random} == {True, False}
     assert min(result.random) == pytest.approx(0, abs=1e-4)
     assert result.random_mean == pytest.approx(sum(result.random) / 8)
@@ -79,13 +79,13 @@ def test_the_circuit_is_what_makes_it_know(induction: llmcli.LoadedModel) -> Non
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_as_many_heads_must_be_left_as_are_switched_off(induction: llmcli.LoadedModel, count: int) -> None:
+def test_ablation_needs_the_same_number_of_other_heads(induction: llmcli.LoadedModel, count: int) -> None:
     repeats = random_repeats(induction, length=5)
     with pytest.raises(UsageError, match="from 1 to 2"):
         ablate_induction(induction, repeats, head_atlas(induction, repeats).heads, count)
 
 
-def test_heads_that_cannot_look_back_are_no_induction_heads(induction: llmcli.LoadedModel) -> None:
+def test_heads_with_short_windows_have_no_induction_score(induction: llmcli.LoadedModel) -> None:
     repeats = random_repeats(induction, length=5)
     heads = [replace(score, induction=None) for score in head_atlas(induction, repeats).heads]
     with pytest.raises(UsageError, match="cannot be switched off"):
@@ -136,7 +136,7 @@ def expected(patterns: torch.Tensor, repeats: Repeats, model: Transformer, block
 
 
 @pytest.mark.parametrize("weights_at_once", [5000, 1 << 24])
-def test_scores_are_those_of_the_reference_s_patterns(
+def test_head_scores_equal_those_of_reference_patterns(
     pair: tuple[Any, llmcli.LoadedModel], weights_at_once: int
 ) -> None:
     model, loaded = pair
@@ -154,12 +154,12 @@ def test_scores_are_those_of_the_reference_s_patterns(
     assert told == [(block, loaded.config.num_layers) for block in range(1, loaded.config.num_layers + 1)]
 
 
-def test_windows_hide_what_lies_further_back(tmp_path: Path) -> None:
+def test_windows_hide_tokens_further_back(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "mistral", sliding_window=7), dtype="float32")
     for score in head_atlas(loaded, random_repeats(loaded, length=9)).heads:
         assert (score.duplicate, score.induction, score.induction_without_sink) == (None, None, None)
         assert score.previous is not None and score.sink is not None
-    # Now the token after the last occurrence is just in sight, the occurrence itself is not.
+    # Now the window includes the token after the last occurrence, but not the occurrence.
     for score in head_atlas(loaded, random_repeats(loaded, length=7)).heads:
         assert score.duplicate is None and score.induction is not None
 
@@ -169,13 +169,13 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama"), dtype="float32")
 
 
-def test_random_texts_say_different_ordinary_tokens_twice(loaded: llmcli.LoadedModel) -> None:
+def test_random_texts_repeat_distinct_ordinary_tokens(loaded: llmcli.LoadedModel) -> None:
     repeats = random_repeats(loaded, length=50)
     assert len(repeats.rows) == 4 and len(set(repeats.rows)) == 4
     for row in repeats.rows:
         assert row[0] == BOS and row[1:51] == row[51:] and repeats.second == 51
         assert len(set(row[1:51])) == 50 and max(row[1:]) < 256
-        # Byte tokens that are no text by themselves are not ordinary.
+        # Byte tokens that are not whole characters are not ordinary.
         assert all(loaded.tokenizer.token_bytes(token).isascii() for token in row[1:])
     assert repeats == random_repeats(loaded, length=50)
     assert repeats.rows != random_repeats(loaded, length=50, seed=1).rows
@@ -193,7 +193,7 @@ def test_a_context_without_room_is_refused(tmp_path: Path) -> None:
         random_repeats(loaded)
 
 
-def test_texts_are_said_twice_after_one_bos(loaded: llmcli.LoadedModel) -> None:
+def test_texts_are_repeated_after_one_bos(loaded: llmcli.LoadedModel) -> None:
     ids = loaded.tokenizer.encode("abc")
     plain = loaded.tokenizer.encode("abc", add_special_tokens=False)
     repeats = text_repeats(loaded, ids)

@@ -1,4 +1,4 @@
-"""What was read, against the attention matrices and value vectors of `transformers`."""
+"""Attention rows, compared with the attention matrices and value vectors of `transformers`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def reference_patterns(model: Any) -> torch.Tensor:
     return torch.cat([layer[..., : len(IDS)] for layer in attentions])
 
 
-def test_patterns_equal_the_reference(pair: tuple[Any, llmcli.LoadedModel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_patterns_equal_the_reference(
+    pair: tuple[Any, llmcli.LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, loaded = pair
     expected = reference_patterns(model)
     for chunk in (512, 5):
@@ -70,7 +72,9 @@ def test_patterns_equal_the_reference(pair: tuple[Any, llmcli.LoadedModel], monk
                 torch.testing.assert_close(torch.tensor(ours.pattern), expected[block, head], atol=1e-5, rtol=1e-4)
 
 
-def test_rows_sum_up_the_reference(pair: tuple[Any, llmcli.LoadedModel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_rows_average_the_reference(
+    pair: tuple[Any, llmcli.LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, loaded = pair
     expected = reference_patterns(model).mean((0, 1))  # (T, T)
     positions = [0, 1, 7, 22, 23]
@@ -88,7 +92,7 @@ def test_rows_sum_up_the_reference(pair: tuple[Any, llmcli.LoadedModel], monkeyp
             assert mean == pytest.approx(row.sink, abs=1e-5)
 
 
-def test_what_was_read_is_weighed_by_the_vectors_it_moved(tmp_path: Path) -> None:
+def test_read_is_weighted_by_value_norms(tmp_path: Path) -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     loaded = llmcli.load(save(model, tmp_path), dtype="float32")
     pattern = reference_patterns(model)[0]  # (H, T, T)
@@ -120,7 +124,7 @@ def read_reply(loaded: llmcli.LoadedModel, prompt: list[int], reply: list[int]) 
     return found
 
 
-def test_the_attention_of_a_reply_is_that_of_its_text(
+def test_a_reply_has_the_attention_of_its_text(
     pair: tuple[Any, llmcli.LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, loaded = pair
@@ -152,7 +156,7 @@ def test_rows_read_before_an_interruption_are_kept(tmp_path: Path, monkeypatch: 
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in loaded.model.modules())
 
 
-def test_stretches_of_a_reply_end_where_the_text_did(tmp_path: Path) -> None:
+def test_spans_of_a_reply_end_at_the_query(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     ids = loaded.tokenizer.encode("one two three")
     found = ReplyAttention(loaded, ids[:3], ids[3:], spans=Spans("word", loaded.tokenizer), top=100)
@@ -182,13 +186,13 @@ def test_a_single_head_and_some_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"positions": [24]}, {"positions": []}, {"only": [3]}, {"only": []}, {"head": 4}])
-def test_what_is_not_there_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_missing_blocks_heads_and_positions_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     with pytest.raises(UsageError, match="There is no"):
         read_at(loaded, IDS, **{"positions": [1], **wrong})
 
 
-def test_weights_of_stretches_are_those_of_their_tokens(tmp_path: Path) -> None:
+def test_span_weights_are_sums_of_token_weights(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     ids = loaded.tokenizer.encode("one two\nthree four five")
     last = len(ids) - 1
@@ -203,7 +207,7 @@ def test_weights_of_stretches_are_those_of_their_tokens(tmp_path: Path) -> None:
     assert sum(read.weight for read in by_word.row.read) == pytest.approx(1, abs=1e-5)
 
 
-def test_stretches_cover_a_text_and_grow_with_it(tmp_path: Path) -> None:
+def test_spans_cover_a_text_and_grow_with_it(tmp_path: Path) -> None:
     from llmcli.text.chat.prompt import Message, encode_chat
 
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))

@@ -1,4 +1,4 @@
-"""A state put back does what it does in a whole pass, and what must carry the answer does."""
+"""Restoring a state equals a whole pass with that state, and the last residual carries the answer."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> llmcli.LoadedModel
     return family(request.param, tmp_path)[1]
 
 
-def test_what_is_restore_at_the_end_is_the_answer_itself(loaded: llmcli.LoadedModel) -> None:
+def test_restoring_the_last_residual_restores_the_answer(loaded: llmcli.LoadedModel) -> None:
     result = causal_trace(loaded, IDS, SUBJECT, samples=2)
     last = loaded.config.num_layers - 1
     assert result.hidden[-1][last] == pytest.approx(result.answer.prob, rel=1e-4)
     for at in range(len(IDS) - 1):
-        # After the last block no token is read by another.
+        # After the last block no token attends to another.
         assert result.hidden[at][last] == pytest.approx(result.corrupted, rel=1e-4)
     for grid in (result.hidden, result.feed_forward, result.attention):
         assert grid[0] == grid[1] == (result.corrupted,) * loaded.config.num_layers
@@ -43,7 +43,7 @@ def test_what_is_restore_at_the_end_is_the_answer_itself(loaded: llmcli.LoadedMo
 
 
 @pytest.mark.parametrize("part", ["feed_forward", "attention"])
-def test_a_part_is_restore_as_in_a_whole_pass(loaded: llmcli.LoadedModel, part: str) -> None:
+def test_restoring_a_part_equals_a_whole_pass(loaded: llmcli.LoadedModel, part: str) -> None:
     result = causal_trace(loaded, IDS, SUBJECT, samples=1, seed=5)
     model, layer, at = loaded.model, 1, 4
     module = adder(blocks(model)[layer], part)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def test_a_part_is_restore_as_in_a_whole_pass(loaded: llmcli.LoadedModel, part: 
 
     with removed([model.layers[0].register_forward_pre_hook(drown), module.register_forward_hook(restore)]):
         expected = loaded.logits(IDS)[-1].softmax(-1)[result.answer.id]
-    # With so few blocks only one is put back at a time.
+    # With so few blocks the window is one block.
     assert result.window == 1
     grid = result.feed_forward if part == "feed_forward" else result.attention
     assert grid[at][layer] == pytest.approx(float(expected), rel=1e-4)
@@ -88,7 +88,7 @@ def test_a_part_is_restore_as_in_a_whole_pass(loaded: llmcli.LoadedModel, part: 
         ("qwen2-moe", 1024),
     ],
 )
-def test_every_state_is_restore_as_in_whole_passes(name: str, at_once: int, tmp_path: Path) -> None:
+def test_restoring_every_state_equals_whole_passes(name: str, at_once: int, tmp_path: Path) -> None:
     model_type, overrides = CASES[name]
     model = tiny_model(
         model_type, **{**overrides, "num_hidden_layers": 6, **({"sliding_window": 3} if "window" in name else {})}
@@ -180,7 +180,7 @@ def test_a_map_has_a_line_for_every_token_from_the_subject_on(tmp_path: Path) ->
         causal_trace(loaded, IDS, ())
 
 
-def test_the_command_and_its_json_twin(tmp_path: Path) -> None:
+def test_the_trace_command_and_its_json(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "llama")
     result = llm("trace", "The tower of Ulm is", "--subject", "tower", "-m", folder, "--samples", 1, "--json")
     assert result.returncode == 0, result.stderr

@@ -73,12 +73,12 @@ def test_hiding_is_a_mask_and_removing_a_shorter_text(pair: tuple[Any, llmcli.Lo
     assert found.total.removed == pytest.approx(sum(logprob or 0 for logprob in removed), abs=1e-3)
 
 
-def test_what_no_window_reaches_can_be_hidden_but_not_removed_without_effect(tmp_path: Path) -> None:
+def test_tokens_outside_all_windows_can_be_hidden_but_not_removed_without_effect(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "mistral", sliding_window=4, num_hidden_layers=2), dtype="float32")
     found = without_span(loaded, PROMPT, ANSWER, [20])
     for token in found.answer:
         assert token.hidden == pytest.approx(token.before, rel=1e-3)
-    # The token itself is far away; without it, others come nearer together, to the same effect.
+    # The token itself is outside the window; removing it moves others into it.
     assert found.total.removed == pytest.approx(found.total.before, abs=1e-3)
     near = without_span(loaded, PROMPT, ANSWER, [28])
     assert abs(near.total.hidden - near.total.before) > 0.01
@@ -103,7 +103,7 @@ def test_every_word_is_hidden_in_turn(loaded: llmcli.LoadedModel) -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_template_s_own_words_are_left_alone(loaded: llmcli.LoadedModel) -> None:
+def test_words_of_the_chat_template_are_not_hidden(loaded: llmcli.LoadedModel) -> None:
     assert loaded.template is not None
     text = "a user is a user"
     messages = [Message("system", "a user asks"), Message("user", text)]
@@ -136,7 +136,7 @@ def test_overlapping_occurrences_count(loaded: llmcli.LoadedModel) -> None:
     ("span", "words"),
     [("", "empty"), ("zzz", "nearest tokens are"), ("<|bos|>", "does not contain"), ("\ud800", "does not contain")],
 )
-def test_text_that_is_not_there_is_named(loaded: llmcli.LoadedModel, span: str, words: str) -> None:
+def test_missing_text_is_named_with_similar_tokens(loaded: llmcli.LoadedModel, span: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         find_text(loaded.tokenizer, loaded.tokenizer.encode("some text"), span)
     with pytest.raises(UsageError, match=r"empty|only control tokens"):
@@ -146,19 +146,19 @@ def test_text_that_is_not_there_is_named(loaded: llmcli.LoadedModel, span: str, 
 @pytest.mark.parametrize(
     ("text", "positions"), [("4", (4,)), ("3-5", (3, 4, 5)), ("9,0,1-2", (0, 1, 2, 9)), ("2-3,3-4", (2, 3, 4))]
 )
-def test_token_numbers(text: str, positions: tuple[int, ...]) -> None:
+def test_token_numbers_are_parsed(text: str, positions: tuple[int, ...]) -> None:
     assert parse_positions(text, 10) == positions
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "-1", "3-", "5-3", "10", "0-10", "1,,2", "1-2-3", "9" * 30, "0-999999999", "٣"]
 )
-def test_numbers_of_no_tokens_are_refused(text: str) -> None:
+def test_token_numbers_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="token"):
         parse_positions(text, 10)
 
 
-def test_the_own_answer_is_what_the_model_goes_on_with(tmp_path: Path) -> None:
+def test_the_default_answer_is_the_greedy_continuation(tmp_path: Path) -> None:
     a = ids_of(b"a")[0]
     loaded = llmcli.load(write_puppet(tmp_path, {**chain(b"xyz"), a: {ids_of(b"x")[0]: 1.0}, BOS: {END: 1.0}}))
     assert own_answer(loaded, [BOS, a], 5) == ids_of(b"xyz")
@@ -167,7 +167,7 @@ def test_the_own_answer_is_what_the_model_goes_on_with(tmp_path: Path) -> None:
         own_answer(loaded, [BOS], 5)
 
 
-def test_answers_go_on_after_the_prompt(loaded: llmcli.LoadedModel) -> None:
+def test_answers_are_encoded_as_continuations(loaded: llmcli.LoadedModel) -> None:
     assert answer_ids(loaded.tokenizer, "ab") == ids_of(b"ab")
     assert END not in answer_ids(loaded.tokenizer, "<|end|>")
     with pytest.raises(UsageError, match="empty"):

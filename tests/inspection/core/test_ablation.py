@@ -1,4 +1,4 @@
-"""Parts switched off by hooks, beside reference models whose weights, or masks, have been changed to the same end."""
+"""Ablations by hooks, compared with reference models with changed weights or masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 IDS = random_ids(40)
 ROUNDING = 2e-5
 
-# For each family: its blocks, and the matrices by which attention and a dense feed-forward network write.
+# For each family: its blocks, and the output matrices of attention and of a dense feed-forward network.
 LLAMA = ("model.layers", "self_attn.o_proj", "mlp.down_proj")
 FAMILIES = {
     "llama, biases, wide heads": LLAMA,
@@ -74,7 +74,7 @@ def writer(model: Any, family: str, block: int, part: Part) -> Any:
     return model.get_submodule(f"{layers}.{block}.{attention if part == 'attention' else feed_forward}")
 
 
-def test_heads_that_are_off_write_nothing(pair: tuple[Any, Transformer], family: str) -> None:
+def test_ablated_heads_write_nothing(pair: tuple[Any, Transformer], family: str) -> None:
     model, ours = copy.deepcopy(pair[0]), pair[1]
     off = [(0, 1), (2, 3), (0, 2)]
     for block, head in off:
@@ -89,7 +89,7 @@ def test_heads_that_are_off_write_nothing(pair: tuple[Any, Transformer], family:
     assert torch.equal(logits(ours), before)
 
 
-def test_neurons_that_are_off_write_nothing(pair: tuple[Any, Transformer], family: str) -> None:
+def test_ablated_neurons_write_nothing(pair: tuple[Any, Transformer], family: str) -> None:
     model, ours = copy.deepcopy(pair[0]), pair[1]
     off = [(0, 7), (0, 20), (1, 7)]
     if any(ours.config.layers[block].experts for block, _ in off):
@@ -103,7 +103,7 @@ def test_neurons_that_are_off_write_nothing(pair: tuple[Any, Transformer], famil
         with without_neurons(ours, off):
             ablated = logits(ours)
         assert error(ablated, reference(model)) < ROUNDING < error(ablated, before)
-    # A refusal half-way takes back what it had begun.
+    # An error half-way removes the hooks already added.
     assert not [module for module in ours.modules() if module._forward_hooks or module._forward_pre_hooks]
 
 
@@ -117,7 +117,7 @@ def additive(hidden: list[int], window: int | None) -> Tensor:
     return torch.where(visible, 0.0, torch.finfo(torch.float32).min)[None, None]
 
 
-def test_hidden_keys_are_seen_by_themselves_alone(pair: tuple[Any, Transformer], family: str) -> None:
+def test_hidden_keys_are_visible_only_to_themselves(pair: tuple[Any, Transformer], family: str) -> None:
     model, ours = pair
     hidden = [3, 4, 17, 38]
     masks = {window: additive(hidden, window) for window in {layer.window for layer in ours.config.layers}}
@@ -127,7 +127,7 @@ def test_hidden_keys_are_seen_by_themselves_alone(pair: tuple[Any, Transformer],
     theirs = reference(model, attention_mask=named if len(named) > 1 else next(iter(named.values())))
     assert error(found, theirs) < ROUNDING
     before = logits(ours)
-    # Everything up to the first hidden token, it included, is as it was.
+    # Everything up to and including the first hidden token is unchanged.
     assert error(found[:4], before[:4]) < ROUNDING < error(found[4:], before[4:])
 
 
@@ -137,13 +137,13 @@ def test_nothing_hidden_changes_nothing(pair: tuple[Any, Transformer]) -> None:
     assert error(found, logits(pair[1])) < ROUNDING
 
 
-def test_what_no_window_reaches_can_be_hidden_without_effect(tmp_path: Path) -> None:
+def test_hiding_tokens_outside_all_windows_changes_nothing(tmp_path: Path) -> None:
     window, blocks = 7, 3
     model = llmcli.load(tiny_checkpoint(tmp_path, "mistral", sliding_window=window), dtype="float32").model
     hidden, before = [2, 3], logits(model)
     with without_keys(model, hidden):
         found = logits(model)
-    # From block to block, what a token knows travels on by a window.
+    # With each block, information travels one window further.
     reached = max(hidden) + blocks * (window - 1)
     assert error(found[reached + 1 :], before[reached + 1 :]) < ROUNDING < error(found[:reached], before[:reached])
 
@@ -158,7 +158,7 @@ def test_keys_cannot_be_hidden_from_a_cached_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "rows"), [(1, 5), (39, 1)])
-def test_expectations_are_the_logits_of_one_pass(pair: tuple[Any, Transformer], first: int, rows: int) -> None:
+def test_logprobs_equal_the_logits_of_one_pass(pair: tuple[Any, Transformer], first: int, rows: int) -> None:
     batch = torch.tensor([IDS, random_ids(40, seed=9)])
     found = list(logprobs_from(pair[1], batch, first, 256, rows_at_once=rows))
     assert all(len(part) * part.shape[1] <= max(rows, 2) for part in found)

@@ -38,7 +38,7 @@ def close(ours: Tensor, whole: Tensor) -> bool:
 
 @pytest.mark.parametrize("chunk", [1, 7])
 @pytest.mark.parametrize("positions", [[29], [3, 4, 17]], ids=str)
-def test_a_trace_is_what_one_pass_over_the_text_shows(
+def test_a_trace_equals_one_pass_over_the_text(
     model: Transformer, positions: list[int], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     residuals: dict[int, Tensor] = {}
@@ -69,20 +69,20 @@ def test_a_trace_is_what_one_pass_over_the_text_shows(
     assert told == [(min(end, 30), 30) for end in range(chunk, 30 + chunk, chunk)]
 
 
-def test_residuals_alone_are_the_same(model: Transformer) -> None:
+def test_residuals_without_parts_are_the_same(model: Transformer) -> None:
     alone, full = trace(model, IDS, [5, 9]), trace(model, IDS, [5, 9], parts=True)
     assert torch.equal(alone.residuals, full.residuals)
     assert not alone.added and not len(alone.heads) and not len(alone.feed_forward_inputs)
 
 
-def test_the_last_residual_reads_out_as_the_logits(model: Transformer) -> None:
+def test_the_last_residual_unembeds_to_the_logits(model: Transformer) -> None:
     found = trace(model, IDS, [29])
     with torch.inference_mode():
         assert close(model.unembed(found.residuals[-1]), model(torch.tensor([IDS]))[0, -1:])
 
 
 @pytest.mark.parametrize("positions", [[], [-1], [30], [3, 400]], ids=str)
-def test_positions_that_are_none_are_refused(model: Transformer, positions: list[int]) -> None:
+def test_positions_outside_the_text_are_refused(model: Transformer, positions: list[int]) -> None:
     with pytest.raises(UsageError, match="30 tokens"):
         trace(model, IDS, positions)
 

@@ -1,4 +1,4 @@
-"""What hooks see, beside what `transformers` reports of itself, family by family."""
+"""Hooked tensors, compared with those that `transformers` reports, family by family."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FAMILIES = [
     "glm 4", "mixtral", "qwen2-moe", "deepseek v3", "gpt-oss", "llama 4",
 ]  # fmt: skip
 IDS = random_ids(24)
-# Of float32, over a few blocks, relative to the largest value.
+# Tolerance of float32 over a few blocks, relative to the largest value.
 ROUNDING = 2e-5
 
 
@@ -77,7 +77,7 @@ def residuals(model: Transformer) -> list[Tensor]:
 def test_the_residual_stream_is_the_reference_s(ours: Transformer, theirs: Any) -> None:
     stream = residuals(ours)
     with torch.inference_mode():
-        # The reference's last is taken behind the final norm.
+        # The reference's last state is after the final norm.
         stream[-1] = ours.norm(stream[-1])
     assert len(stream) == len(theirs.hidden_states)
     assert all(close(mine, other) for mine, other in zip(stream, theirs.hidden_states, strict=True))
@@ -102,7 +102,7 @@ def test_rows_of_a_pattern_are_the_pattern_s_rows(ours: Transformer) -> None:
         assert torch.allclose(call.weights(23), call.weights()[:, :, 23:], atol=1e-6)
 
 
-def test_patterns_of_a_text_read_in_pieces_are_parts_of_the_whole(
+def test_patterns_of_a_chunked_text_are_parts_of_the_whole(
     ours: Transformer, theirs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmcli.inspection.core.activations.CHUNK", 5)
@@ -111,7 +111,7 @@ def test_patterns_of_a_text_read_in_pieces_are_parts_of_the_whole(
     def see(call: AttentionCall) -> None:
         whole = theirs.attentions[call.block][:, :, stop - call.new : stop]
         assert torch.allclose(call.weights(), whole[..., stop - call.seen : stop], atol=1e-5)
-        # What came before is out of sight.
+        # Earlier tokens are outside the window.
         assert not whole[..., : stop - call.seen].any()
 
     with on_attention(ours, see):
@@ -119,7 +119,7 @@ def test_patterns_of_a_text_read_in_pieces_are_parts_of_the_whole(
             pass
 
 
-def test_heads_mix_their_values_by_their_pattern(ours: Transformer) -> None:
+def test_head_outputs_are_values_mixed_by_the_pattern(ours: Transformer) -> None:
     mixed: dict[int, Tensor] = {}
     calls: list[AttentionCall] = []
     with on_heads(ours, mixed.__setitem__), on_attention(ours, calls.append):
@@ -133,7 +133,7 @@ def test_heads_mix_their_values_by_their_pattern(ours: Transformer) -> None:
             assert close((call.weights() @ values).transpose(1, 2), mixed[call.block])
 
 
-def test_the_embedding_and_all_that_is_added_make_the_last_residual(ours: Transformer) -> None:
+def test_embedding_and_added_parts_sum_to_the_last_residual(ours: Transformer) -> None:
     added: dict[tuple[int, Part], Tensor] = {}
     with on_added(ours, lambda block, part, x: added.__setitem__((block, part), x)):
         stream = residuals(ours)
@@ -143,7 +143,7 @@ def test_the_embedding_and_all_that_is_added_make_the_last_residual(ours: Transf
     assert close(sum(added.values(), stream[0]), stream[-1])
 
 
-def test_feed_forward_networks_read_what_is_seen(ours: Transformer) -> None:
+def test_the_feed_forward_hook_gets_the_network_s_input(ours: Transformer) -> None:
     inputs: dict[int, Tensor] = {}
     outputs: dict[int, Tensor] = {}
     hooks = [
@@ -159,7 +159,7 @@ def test_feed_forward_networks_read_what_is_seen(ours: Transformer) -> None:
             assert torch.equal(block.mlp(inputs[index]), outputs[index])
 
 
-def test_routers_are_seen_where_there_are_any(ours: Transformer) -> None:
+def test_the_router_hook_gets_routers_of_mixtures_only(ours: Transformer) -> None:
     seen: dict[int, tuple[Tensor, ...]] = {}
     with on_router(ours, lambda block, *values: seen.__setitem__(block, values)):
         logits(ours)
@@ -172,7 +172,7 @@ def test_routers_are_seen_where_there_are_any(ours: Transformer) -> None:
         assert all(len(set(row)) == experts.chosen and max(row) < experts.count for row in chosen.tolist())
 
 
-def test_blocks_can_be_chosen(ours: Transformer) -> None:
+def test_the_attention_hook_can_be_limited_to_blocks(ours: Transformer) -> None:
     seen: list[int] = []
     with on_attention(ours, lambda call: seen.append(call.block), only=[2, 0]):
         logits(ours)

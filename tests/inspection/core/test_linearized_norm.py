@@ -1,4 +1,4 @@
-"""A norm held at a point: the same as the norm there, and linear."""
+"""A linearized norm: equal to the norm at its point, and linear."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NORMS |= {"scale": Scale(0.3), "identity": nn.Identity()}
 
 
 @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
-def test_it_is_the_norm_at_its_point_and_linear_around_it(norm: nn.Module) -> None:
+def test_a_frozen_norm_equals_the_norm_at_its_point_and_is_linear(norm: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in norm.parameters():
         parameter.data.normal_(generator=generator)
@@ -36,6 +36,6 @@ def test_it_is_the_norm_at_its_point_and_linear_around_it(norm: nn.Module) -> No
         torch.testing.assert_close(parts @ frozen.pull_back(direction), frozen.apply(parts) @ direction)
 
 
-def test_what_is_no_norm_is_refused() -> None:
+def test_other_modules_are_refused_as_norms() -> None:
     with pytest.raises(TypeError, match="Linear"):
         FrozenNorm(nn.Linear(2, 2), torch.ones(2))

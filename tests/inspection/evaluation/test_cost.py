@@ -40,9 +40,7 @@ def test_a_tied_head_is_counted_once_but_computed() -> None:
     ],
     ids=["SmolLM2-135M", "Llama-3-8B", "Mixtral-8x7B"],
 )
-def test_what_is_known_of_published_models(
-    sizes: ModelConfig, parameters: int, active: int, kv: int, ungrouped: int
-) -> None:
+def test_costs_of_published_models(sizes: ModelConfig, parameters: int, active: int, kv: int, ungrouped: int) -> None:
     cost = model_cost("x", sizes)
     assert (cost.parameters, cost.active) == (parameters, active)
     assert (cost.kv_bytes_per_token, cost.kv_bytes_per_token_ungrouped) == (kv, ungrouped)
@@ -51,7 +49,7 @@ def test_what_is_known_of_published_models(
     assert (full.kv_bytes, full.kv_bytes_ungrouped) == (kv * full.tokens, ungrouped * full.tokens)
 
 
-def test_latent_attention_caches_what_deepseek_v3_says_it_does() -> None:
+def test_the_latent_cache_of_deepseek_v3_has_its_published_size() -> None:
     """70.272 KB a token (arXiv:2505.09343, table 1); whole, its 128 heads would have 192 + 128 values each."""
     latent = LatentConfig(query_rank=8, rank=512, nope_dim=128, rope_dim=64, value_dim=128)
     cost = model_cost("x", config(61, num_heads=128, num_kv_heads=128, latent=latent))
@@ -66,7 +64,7 @@ def test_latent_attention_caches_what_deepseek_v3_says_it_does() -> None:
         "cohere, normed heads", "gpt-oss", "qwen2-moe", "deepseek v3", "deepseek v2 lite", "llama 4",
     ],
 )  # fmt: skip
-def test_flops_are_what_torch_counts(case: str, tmp_path: Path) -> None:
+def test_flops_equal_those_that_torch_counts(case: str, tmp_path: Path) -> None:
     model_type, overrides = CASES[case]
     loaded = llmcli.load(tiny_checkpoint(tmp_path / "m", model_type, **overrides), dtype="float32", device="cpu")
     tokens = 12
@@ -99,7 +97,7 @@ def test_only_chosen_experts_are_computed() -> None:
 
 @pytest.mark.parametrize("latent", [None, LatentConfig(None, 16, 8, 4, 6)])
 @pytest.mark.parametrize("tokens", [1, 7, 64])
-def test_cache_bytes_are_what_a_cache_takes(latent: LatentConfig | None, tokens: int) -> None:
+def test_cache_bytes_equal_those_of_a_real_cache(latent: LatentConfig | None, tokens: int) -> None:
     sizes = config(3, latent=latent)
     cost = model_cost("x", sizes, context=tokens)
     length = next(length for length in cost.lengths if length.tokens == tokens)
@@ -124,7 +122,7 @@ def test_windows_limit_cache_and_scores() -> None:
     assert scores[0] * 8 == scores[1] == 64 * full.score_flops_per_key
 
 
-def test_lengths_are_in_order_and_say_where_they_come_from() -> None:
+def test_lengths_are_sorted_and_have_an_origin() -> None:
     cost = model_cost("x", config(context_length=40_000), context=3, text_tokens=9000)
     assert [(length.tokens, length.origin) for length in cost.lengths] == [
         (3, "asked"), (1024, "example"), (8192, "example"), (9000, "text"), (32768, "example"), (40_000, "context"),

@@ -22,7 +22,7 @@ def puppet(folder: Path, transitions: Mapping[int, Mapping[int, float]]) -> llmc
     return llmcli.load(write_puppet(folder, transitions), dtype="float32")
 
 
-def test_the_numbers_are_those_of_the_two_distributions(tmp_path: Path) -> None:
+def test_compared_numbers_are_those_of_the_two_distributions(tmp_path: Path) -> None:
     first = puppet(tmp_path / "1", {BOS: {A: 1.0}, A: {B: 0.5, C: 0.5}, B: {A: 0.25, C: 0.75}})
     second = puppet(tmp_path / "2", {BOS: {A: 1.0}, A: {B: 0.9, C: 0.1}, B: {A: 0.6, C: 0.4}})
     result = compare(lambda: first, lambda: second, lambda loaded: loaded.tokenizer.encode("aba"), reply=False)
@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_the_two_distributions(tmp_path: Path) -> None:
     assert (math.exp(last.first.logprob), math.exp(last.second.logprob)) == pytest.approx((0.25, 0.6), rel=1e-2)
 
 
-def test_where_what_they_write_parts(tmp_path: Path) -> None:
+def test_the_first_difference_of_the_continuations(tmp_path: Path) -> None:
     first = puppet(tmp_path / "1", {A: {B: 1.0}, B: {C: 0.8, A: 0.2}})
     second = puppet(tmp_path / "2", {A: {B: 1.0}, B: {A: 0.6, C: 0.3, END: 0.1}})
     third = puppet(tmp_path / "3", {A: {B: 1.0}, B: {END: 0.9, C: 0.1}})
@@ -91,7 +91,7 @@ def test_a_reply_is_compared_without_its_prompt(tmp_path: Path) -> None:
     assert [token.id for token in result.tokens[9:]] == [token.id for token in result.continuations[0].tokens]
 
 
-def test_the_first_is_let_go_before_the_second_is_loaded(tmp_path: Path) -> None:
+def test_the_first_model_is_released_before_the_second_is_loaded(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "llama")
     models: list[weakref.ref[Transformer]] = []
 
@@ -118,7 +118,7 @@ def test_models_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
             compare(lambda: llmcli.load(first), lambda: llmcli.load(other), lambda _: random_ids(9), reply=False)  # noqa: B023
 
 
-def test_there_must_be_something_to_compare(tmp_path: Path) -> None:
+def test_an_empty_comparison_is_refused(tmp_path: Path) -> None:
     silent = puppet(tmp_path, {})
     for reply in (False, True):
         with pytest.raises(UsageError, match="nothing to compare"):

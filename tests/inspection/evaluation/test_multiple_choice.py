@@ -18,7 +18,7 @@ END = 257
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, llmcli.LoadedModel]:
-    """One that keeps everything in its cache, and one whose layers forget."""
+    """A model that caches everything, and one with windowed layers."""
     made = {
         "llama": tiny_model("llama", max_position_embeddings=512),
         "mistral": tiny_model("mistral", max_position_embeddings=512, sliding_window=8),
@@ -41,7 +41,7 @@ def slowly(loaded: llmcli.LoadedModel, prompt: Sequence[int], answer: Sequence[i
     whole=st.booleans(),
     family=st.sampled_from(["llama", "mistral"]),
 )
-def test_shared_beginnings_change_nothing_but_the_cost(
+def test_shared_prefixes_change_only_the_cost(
     models: dict[str, llmcli.LoadedModel], answers: list[list[int]], whole: bool, family: str
 ) -> None:
     # Few different tokens, so that answers share beginnings in every way.
@@ -62,14 +62,14 @@ def test_shared_beginnings_change_nothing_but_the_cost(
     assert result.covered == pytest.approx(total, rel=1e-3)
     for choice in result.choices:
         assert choice.prob == pytest.approx(math.exp(expected[choice.text]) / total, rel=1e-3)
-    # What stands in the tree once is read once, leaves only where what follows them is asked about.
+    # Every node of the tree is read once; leaves only if their end counts.
     nodes = {tuple(ids[:length]) for ids in answers for length in range(1, len(ids) + whole)}
     assert result.read_tokens == len(prompt) + len(nodes)
 
 
-def test_a_layer_that_forgets_reads_again_what_it_must(models: dict[str, llmcli.LoadedModel]) -> None:
+def test_a_windowed_layer_reads_again_what_it_lost(models: dict[str, llmcli.LoadedModel]) -> None:
     loaded, prompt, stem = models["mistral"], random_ids(30), random_ids(390)
-    # The second outgrows the memory that the first needed, which is when a layer with a window lets go of the prompt.
+    # The second answer needs a larger cache, at which point a windowed layer drops the prompt.
     answers = [[1, *stem, 5], [1, *stem, *random_ids(60, seed=2)], [2, 3]]
     result = choose(loaded, prompt, {str(n): [*prompt, *ids] for n, ids in enumerate(answers)}, whole=True)
     for choice in result.choices:
@@ -77,14 +77,14 @@ def test_a_layer_that_forgets_reads_again_what_it_must(models: dict[str, llmcli.
     assert result.read_tokens == 2 * len(prompt) + 391 + 1 + 60 + 2
 
 
-def test_all_answers_of_one_token_cover_everything(models: dict[str, llmcli.LoadedModel]) -> None:
+def test_all_one_token_answers_sum_to_one(models: dict[str, llmcli.LoadedModel]) -> None:
     loaded, prompt = models["llama"], random_ids(7)
     answers = {str(token): [*prompt, token] for token in range(loaded.tokenizer.vocab_size)}
     assert choose(loaded, prompt, answers, whole=False).covered == pytest.approx(1, abs=1e-4)
 
 
-def test_a_token_across_the_border_is_compared_from_before_the_border(models: dict[str, llmcli.LoadedModel]) -> None:
-    # As if "ab" were one token: the prompt's last token is another one in that answer.
+def test_a_token_across_prompt_and_answer_is_scored_as_a_whole(models: dict[str, llmcli.LoadedModel]) -> None:
+    # As if "ab" were one token: the prompt's last token differs in that answer.
     loaded, prompt = models["llama"], random_ids(9)
     answers = {"one": [*prompt, 5], "two": [*prompt[:-1], 250, 6]}
     result = {choice.text: choice for choice in choose(loaded, prompt, answers, whole=False).choices}
@@ -93,7 +93,7 @@ def test_a_token_across_the_border_is_compared_from_before_the_border(models: di
         assert result[text].logprob == pytest.approx(slowly(loaded, prompt[:-1], ids[8:], whole=False), abs=1e-4)
 
 
-def test_progress_is_that_of_the_prompt(models: dict[str, llmcli.LoadedModel]) -> None:
+def test_progress_counts_the_prompt(models: dict[str, llmcli.LoadedModel]) -> None:
     prompt, seen = random_ids(40), []
     choose(
         models["llama"],
@@ -105,7 +105,7 @@ def test_progress_is_that_of_the_prompt(models: dict[str, llmcli.LoadedModel]) -
     assert seen == [(40, 40)]
 
 
-def test_what_cannot_be_compared_is_refused(models: dict[str, llmcli.LoadedModel], tmp_path: Path) -> None:
+def test_answers_that_cannot_be_compared_are_refused(models: dict[str, llmcli.LoadedModel], tmp_path: Path) -> None:
     loaded, prompt = models["llama"], random_ids(5)
 
     def refused(answers: dict[str, list[int]], why: str, *, whole: bool = False, limit: int | None = None) -> None:

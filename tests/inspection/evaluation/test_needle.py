@@ -46,10 +46,10 @@ def prompts_of(loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> l
 
 @pytest.mark.parametrize(
     ("case", "context"),
-    # The fourth is rotated by the length of the text.
+    # The fourth model has length-dependent RoPE.
     [("llama 1", 900), ("mistral, window shorter than the text", 900), ("deepseek v3", 900), ("llama, dynamic", 100)],
 )
-def test_probabilities_are_what_whole_texts_give(
+def test_needle_probabilities_equal_those_of_whole_texts(
     case: str, context: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load(tmp_path / "m", case, context)
@@ -145,7 +145,7 @@ def test_neutral_sentences_lengthen_the_text(
         ({"depths": [math.nan]}, "percentages"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(
+def test_needle_arguments_out_of_range_are_refused(
     loaded: llmcli.LoadedModel, options: dict[str, int], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -180,7 +180,7 @@ def test_intervals_are_those_of_the_normal_approximation_where_it_holds() -> Non
 
 
 @pytest.mark.parametrize("listed", [NAMES, WORDS])
-def test_no_word_is_the_beginning_of_another(listed: tuple[str, ...]) -> None:
+def test_no_needle_word_is_a_prefix_of_another(listed: tuple[str, ...]) -> None:
     assert len(set(listed)) == len(listed) == 40
     assert not [pair for pair in itertools.permutations(listed, 2) if pair[0].startswith(pair[1])]
 

@@ -24,7 +24,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(save(model, tmp_path_factory.mktemp("model")), dtype="float32")
 
 
-def test_every_number_is_what_one_pass_over_the_text_gives(loaded: llmcli.LoadedModel) -> None:
+def test_scores_equal_one_pass_over_the_text(loaded: llmcli.LoadedModel) -> None:
     ids = random_ids(400)
     result = score(loaded, ids, top=3)
     logprobs = loaded.logits(ids).log_softmax(-1)[:-1]
@@ -41,7 +41,7 @@ def test_every_number_is_what_one_pass_over_the_text_gives(loaded: llmcli.Loaded
 
 
 @pytest.mark.parametrize("window", [2, 3, 10, 64, 299])
-def test_long_texts_are_scored_once_a_token_with_at_least_half_a_window_before_it(
+def test_every_token_of_a_long_text_is_scored_once_with_half_a_window_before_it(
     loaded: llmcli.LoadedModel, window: int
 ) -> None:
     ids = random_ids(300)
@@ -64,7 +64,7 @@ def test_long_texts_are_scored_once_a_token_with_at_least_half_a_window_before_i
     ("options", "computed_by", "tolerance"),
     [
         ({"dtype": "float32"}, "cpu kernel", 1e-4),
-        # Where many tokens are read at once, torch multiplies dense weights, with activations of their type.
+        # For many tokens, torch multiplies dequantized weights with activations of the same dtype.
         ({"dtype": "bfloat16"}, "cpu kernel", 0.1),
         ({"quantize": "int8"}, "int8", 0.02),
         ({"quantize": "int4"}, "int4", 0.02),
@@ -89,7 +89,7 @@ def test_a_reply_is_scored_as_it_was_generated(
     assert [token.entropy for token in scored] == pytest.approx([step.entropy for step in steps], abs=tolerance)
 
 
-def test_the_readable_model_scores_where_it_is_asked_for(loaded: llmcli.LoadedModel) -> None:
+def test_the_readable_model_scores_on_request(loaded: llmcli.LoadedModel) -> None:
     ids = random_ids(50)
     fast, readable = (score(loaded, ids, readable=asked) for asked in (False, True))
     assert (fast.path[:10], readable.path) == ("cpu kernel", "readable model, cpu, float32 (as asked)")
@@ -110,13 +110,13 @@ def test_logits_of_a_long_text_are_never_held_together(loaded: llmcli.LoadedMode
     assert own.tolist() == pytest.approx([token.logprob for token in score(loaded, ids).tokens[1:]], abs=1e-4)
 
 
-def test_a_text_that_nothing_precedes_is_refused(loaded: llmcli.LoadedModel) -> None:
+def test_a_text_of_one_token_is_refused(loaded: llmcli.LoadedModel) -> None:
     for ids in ([], [5]):
         with pytest.raises(UsageError, match="nothing before it"):
             score(loaded, ids)
 
 
-def test_the_command_and_its_json(tmp_path: Path) -> None:
+def test_the_score_command_and_its_json(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "m", {BOS: {ids_of(b"a")[0]: 0.5, ids_of(b"b")[0]: 0.5}, **chain(b"xyz")})
     text = tmp_path / "text.txt"
     text.write_bytes(b"a\r\n")

@@ -20,7 +20,7 @@ def test_bytes_join_to_the_text_and_are_counted(text: str) -> None:
     assert (result.characters, result.bytes) == (len(text), len(text.encode()))
 
 
-def test_control_tokens_are_told_from_text_that_looks_like_them() -> None:
+def test_control_tokens_are_distinguished_from_text_with_their_spelling() -> None:
     start = BYTE_LEVEL.token_to_id("<|im_start|>")
     assert start is not None
     typed = tokenization(BYTE_LEVEL, BYTE_LEVEL.encode("<|im_start|>", add_special_tokens=False))
@@ -39,6 +39,6 @@ def test_pieces_are_the_vocabularys_own_spelling() -> None:
         assert all(token.piece == token.text.replace(" ", mark) for token in found)
 
 
-def test_nothing_is_nothing() -> None:
+def test_an_empty_text_has_no_tokens() -> None:
     result = tokenization(BYTE_LEVEL, [])
     assert (result.tokens, result.characters, result.bytes) == ((), 0, 0)

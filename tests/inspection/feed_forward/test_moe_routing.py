@@ -39,7 +39,7 @@ def wired(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, llmcli.LoadedM
     return model, llmcli.load(save(model, tmp_path_factory.mktemp("wired")), dtype="float32", device="cpu")
 
 
-def test_routing_is_what_was_wired(wired: tuple[Any, llmcli.LoadedModel]) -> None:
+def test_routing_follows_the_router_weights(wired: tuple[Any, llmcli.LoadedModel]) -> None:
     model, loaded = wired
     ids = [0, 1, 2, 3, 5, 10, 15, 20]
     result = expert_routing(loaded, ids)
@@ -58,7 +58,7 @@ def test_routing_is_what_was_wired(wired: tuple[Any, llmcli.LoadedModel]) -> Non
         assert layer.entropy_share == pytest.approx(1)
 
 
-def test_entropy_tells_how_unevenly_experts_are_used(wired: tuple[Any, llmcli.LoadedModel]) -> None:
+def test_entropy_measures_how_evenly_experts_are_used(wired: tuple[Any, llmcli.LoadedModel]) -> None:
     layer = expert_routing(wired[1], [4, 8, 12]).layers[0]
     assert layer.load == (0.5, 0.5, 0.0, 0.0)
     assert (layer.entropy, layer.entropy_share) == pytest.approx((math.log(2), 0.5))
@@ -68,7 +68,7 @@ def test_entropy_tells_how_unevenly_experts_are_used(wired: tuple[Any, llmcli.Lo
 
 
 def theirs(model: Any, ids: list[int]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """By block, the weights with which the reference uses experts, and which these are, in the order it gives."""
+    """By block, the reference's expert weights and indices, in its order."""
     seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in model.named_modules():
         if type(module).__name__.lower().endswith("topkrouter"):
@@ -122,7 +122,7 @@ def test_routing_equals_the_reference(
     assert expert_routing(loaded, IDS, only=last.layer).layers == (last,)
 
 
-def test_what_has_no_routing_is_refused(tmp_path: Path) -> None:
+def test_models_without_routing_are_refused(tmp_path: Path) -> None:
     dense = llmcli.load(tiny_checkpoint(tmp_path / "dense", "llama"), dtype="float32")
     with pytest.raises(UsageError, match="dense model"):
         expert_routing(dense, IDS)
@@ -139,7 +139,7 @@ def test_what_has_no_routing_is_refused(tmp_path: Path) -> None:
         expert_routing(mixed, IDS * 4)
 
 
-def test_hooks_are_gone_afterwards(wired: tuple[Any, llmcli.LoadedModel]) -> None:
+def test_hooks_are_removed_afterwards(wired: tuple[Any, llmcli.LoadedModel]) -> None:
     seen: list[tuple[int, int]] = []
     expert_routing(wired[1], IDS, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (40, 40)

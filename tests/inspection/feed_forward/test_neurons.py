@@ -42,7 +42,7 @@ def test_the_ranking_is_the_attribution_of_the_most_probable_token(loaded: llmcl
     assert other.neurons != found.neurons
 
 
-def test_a_dense_neuron_along_a_text_is_what_its_output_projection_reads(
+def test_a_dense_neuron_s_activations_are_the_inputs_of_its_output_projection(
     loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for block, place in enumerate(blocks(loaded.model)):

@@ -72,7 +72,9 @@ def neighbours(values: torch.Tensor, text: str, top: int = 10, values_at_once: i
         ("- man + apple", {"man": -1, "apple": 1}),
     ],
 )
-def test_rankings_are_cosines_of_the_sum(text: str, terms: dict[str, int], dtype: torch.dtype, at_once: int) -> None:
+def test_embedding_rankings_are_cosines_of_the_sum(
+    text: str, terms: dict[str, int], dtype: torch.dtype, at_once: int
+) -> None:
     values = matrix().to(dtype)
     result = neighbours(values, text, top=10_000, values_at_once=at_once)
     known = [index for index in range(len(values)) if TOKENIZER.piece(index)]
@@ -98,7 +100,7 @@ def test_the_analogy_that_was_planted_is_found_and_inputs_are_marked() -> None:
         assert not ranking[1].input
 
 
-def test_rows_without_a_token_take_no_part() -> None:
+def test_rows_without_a_token_are_ignored() -> None:
     plain = neighbours(matrix(), "king", top=10_000)
     padded = matrix(rows=5)
     hole = TOKENIZER.vocab_size - 2
@@ -109,12 +111,12 @@ def test_rows_without_a_token_take_no_part() -> None:
     assert {near.id for near in result.raw} == {near.id for near in plain.raw}
     assert len(result.centred) == TOKENIZER.vocab_size - 2
     assert max(near.id for near in result.centred) < TOKENIZER.vocab_size
-    # Nor in the mean.
+    # And not in the mean.
     other = neighbours(padded[: TOKENIZER.vocab_size], "king", top=10_000)
     assert (result.centred, result.random_pair) == (other.centred, other.random_pair)
 
 
-def test_random_pairs_show_what_all_tokens_share() -> None:
+def test_random_pairs_have_the_common_component() -> None:
     values = matrix()
     first = neighbours(values, "king").random_pair
     assert first.raw > 0.8
@@ -126,7 +128,7 @@ def test_random_pairs_show_what_all_tokens_share() -> None:
     assert other.raw == pytest.approx(first.raw, abs=0.02)
 
 
-def test_a_token_without_a_space_stands_in_where_there_is_no_other() -> None:
+def test_a_token_without_a_space_is_used_if_there_is_no_other() -> None:
     (term,) = parse_expression(TOKENIZER, "or")
     assert (term.token.bytes, term.spaced) == (b"or", False)
     (term,) = parse_expression(TOKENIZER, "king")
@@ -138,7 +140,7 @@ def test_a_token_without_a_space_stands_in_where_there_is_no_other() -> None:
     "text",
     ["", " ", "king man", "king -", "+ -", "king - - man", "king + + man", "-", "king -man", "king - man woman"],
 )
-def test_what_is_no_expression_is_refused(text: str) -> None:
+def test_malformed_expressions_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="as in: king - man"):
         parse_expression(TOKENIZER, text)
 
@@ -150,7 +152,7 @@ def test_words_of_several_tokens_are_refused_by_their_pieces() -> None:
         parse_expression(TOKENIZER, "<|>")
 
 
-def test_the_token_for_everything_unknown_is_no_word() -> None:
+def test_the_unknown_token_is_not_a_word() -> None:
     tokenizer = Tokenizer(metaspace_backend(), {"unk_token": "<unk>"}, source="made")
     (term,) = parse_expression(tokenizer, "the")
     assert (term.token.bytes, term.spaced) == (b" the", True)
@@ -161,7 +163,7 @@ def test_the_token_for_everything_unknown_is_no_word() -> None:
 
 @pytest.mark.parametrize("case", ["llama 3.2, tied", "gemma 2", "granite", "gpt-2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_matrix_is_the_models_own(case: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_the_embedding_is_that_of_the_model(case: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model_type, overrides = CASES[case]
     model = tiny_model(model_type, **overrides).to(dtype)
     folder = save(model, tmp_path / "m")

@@ -24,7 +24,7 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 IDS = random_ids(20)
 TARGET = 65
 TOKENS = 261  # the byte tokenizer's
-# What an output norm divides by changes once a part is missing.
+# The scale of an output norm changes if a part is missing.
 OUTPUT_NORMS = ("gemma 2", "gemma 3, linear on full layers", "olmo 2")
 
 
@@ -76,7 +76,7 @@ def test_the_parts_sum_to_the_logit_and_heads_and_neurons_to_their_parts(loaded:
 
 @pytest.mark.parametrize("loaded", [name for name in FAMILIES if name not in OUTPUT_NORMS], indirect=True)
 @torch.inference_mode()
-def test_what_a_head_or_neuron_of_the_last_block_wrote_is_what_is_missing_without_it(
+def test_ablating_a_last_block_head_or_neuron_removes_its_contribution(
     loaded: llmcli.LoadedModel,
 ) -> None:
     model, last = loaded.model, loaded.config.num_layers - 1
@@ -99,7 +99,7 @@ def test_what_a_head_or_neuron_of_the_last_block_wrote_is_what_is_missing_withou
 
 
 @torch.inference_mode()
-def test_the_strongest_come_first_whatever_their_sign(loaded: llmcli.LoadedModel) -> None:
+def test_the_largest_absolute_contributions_come_first(loaded: llmcli.LoadedModel) -> None:
     traced = trace(loaded.model, IDS, [19], parts=True)
     direction = Direction(loaded, traced, 0, TARGET)
     found = attribution(loaded, traced, 0, TARGET, strongest=4, top=3)
@@ -121,7 +121,7 @@ def test_the_strongest_come_first_whatever_their_sign(loaded: llmcli.LoadedModel
 
 @pytest.mark.parametrize("loaded", ["llama 2, grouped", "gemma 2", "olmo 2", "granite", "mixtral"], indirect=True)
 @torch.inference_mode()
-def test_a_vector_speaks_for_what_the_model_would_say_if_it_stood_alone(loaded: llmcli.LoadedModel) -> None:
+def test_promoted_tokens_are_those_of_the_vector_alone(loaded: llmcli.LoadedModel) -> None:
     vector = torch.randn(32, generator=torch.Generator().manual_seed(3))
     place = blocks(loaded.model)[1]
     written = place.mlp_output_norm(vector) if isinstance(place, OutputNormBlock) else vector
@@ -134,7 +134,7 @@ def test_a_vector_speaks_for_what_the_model_would_say_if_it_stood_alone(loaded: 
 
 @pytest.mark.parametrize("loaded", ["qwen2-moe", "deepseek v3", "gpt-oss", "llama 4"], indirect=True)
 @torch.inference_mode()
-def test_experts_fire_as_they_are_routed(loaded: llmcli.LoadedModel) -> None:
+def test_expert_neurons_fire_as_routed(loaded: llmcli.LoadedModel) -> None:
     traced = trace(loaded.model, IDS, [19], parts=True)
     for block, place in enumerate(blocks(loaded.model)):
         if not isinstance(place.mlp, MixtureOfExperts):
@@ -149,7 +149,7 @@ def test_experts_fire_as_they_are_routed(loaded: llmcli.LoadedModel) -> None:
         assert torch.allclose(written, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_in_bfloat16_what_is_rounded_away_is_told_apart(tmp_path: Path) -> None:
+def test_rounding_in_bfloat16_is_reported_separately(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="bfloat16", device="cpu")
     found = attribution(loaded, trace(loaded.model, IDS, [19], parts=True), 0, TARGET)
     parts = found.mean_logit + found.embedding + sum(block.attention + block.feed_forward for block in found.blocks)
@@ -169,13 +169,13 @@ def test_a_target_is_one_token(small: llmcli.LoadedModel, text: str, token: byte
 
 
 @pytest.mark.parametrize(("text", "complaint"), [("ab", "2 tokens .'a', 'b'."), ("", "empty"), ("<|end", "5 tokens")])
-def test_anything_else_is_refused_with_its_pieces(small: llmcli.LoadedModel, text: str, complaint: str) -> None:
+def test_other_targets_are_refused_with_their_pieces(small: llmcli.LoadedModel, text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         single_token(small.tokenizer, text)
 
 
 @pytest.mark.starter
-def test_on_the_starter_the_capital_of_france_is_written_where_it_was_found_to_be() -> None:
+def test_on_the_starter_the_capital_of_france_has_its_known_attribution() -> None:
     loaded = llmcli.load(starter_path() or fetch_starter(), dtype="float32", device="cpu")
     ids = [1, *loaded.tokenizer.encode("The capital of France is")]
     paris = single_token(loaded.tokenizer, " Paris")

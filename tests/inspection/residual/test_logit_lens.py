@@ -25,7 +25,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
 
 
 def unembedded(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """The reference's own final norm and output head, with what its config says is done to the logits."""
+    """The reference's final norm and output head, with the logit scale and cap of its config."""
     base, config = getattr(model, "model", model.base_model), model.config
     names = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
     norm = next(getattr(base, name) for name in names if hasattr(base, name))
@@ -36,11 +36,11 @@ def unembedded(model: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_layer_is_what_the_reference_would_say_there(name: str, tmp_path: Path) -> None:
+def test_every_lens_layer_equals_the_reference(name: str, tmp_path: Path) -> None:
     model, loaded = family(name, tmp_path)
     with torch.inference_mode():
         output = model(torch.tensor([IDS]), output_hidden_states=True)
-        # The last of these has passed the final norm already.
+        # The last of these is after the final norm.
         logits = [unembedded(model, hidden[0]) for hidden in output.hidden_states[:-1]] + [output.logits[0]]
     logprobs = torch.stack(logits)[..., :TOKENS].log_softmax(-1)  # (L + 1, T, V)
     final = logprobs[-1]
@@ -57,7 +57,7 @@ def test_every_layer_is_what_the_reference_would_say_there(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_last_layer_is_the_model(tmp_path: Path, dtype: str) -> None:
+def test_the_last_lens_layer_is_the_model_s_distribution(tmp_path: Path, dtype: str) -> None:
     loaded = llmcli.load(
         tiny_checkpoint(tmp_path, "gemma2", head_dim=8, final_logit_softcapping=2.0), dtype=dtype, device="cpu"
     )
@@ -71,7 +71,7 @@ def test_the_last_layer_is_the_model(tmp_path: Path, dtype: str) -> None:
     assert (last.kl, last.rank) == (0.0, 1)
 
 
-def test_positions_do_not_depend_on_those_beside_them(loaded: llmcli.LoadedModel) -> None:
+def test_lens_positions_are_independent_of_each_other(loaded: llmcli.LoadedModel) -> None:
     together = lens(loaded, IDS, range(20), top=2)
     in_chunks = lens_of(loaded, trace(loaded.model, IDS, range(20)), top=2, logits_at_once=3 * TOKENS)
     assert [token.id for token in together.tokens] == IDS
@@ -102,7 +102,7 @@ def test_another_token_can_be_followed(loaded: llmcli.LoadedModel) -> None:
         assert found.leads_from is None
 
 
-def test_padding_rows_of_the_head_never_show(tmp_path: Path) -> None:
+def test_padding_rows_of_the_head_are_ignored(tmp_path: Path) -> None:
     model = tiny_model("llama", vocab_size=320)
     with torch.no_grad():
         model.lm_head.weight[TOKENS:] = 50 * model.lm_head.weight[:59]
@@ -116,7 +116,9 @@ def test_padding_rows_of_the_head_never_show(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ids", "positions"), [([], [0]), (IDS, [20]), (IDS, [])])
-def test_places_outside_the_text_are_refused(loaded: llmcli.LoadedModel, ids: list[int], positions: list[int]) -> None:
+def test_lens_positions_outside_the_text_are_refused(
+    loaded: llmcli.LoadedModel, ids: list[int], positions: list[int]
+) -> None:
     with pytest.raises(UsageError):
         lens(loaded, ids, positions)
 
@@ -124,7 +126,7 @@ def test_places_outside_the_text_are_refused(loaded: llmcli.LoadedModel, ids: li
 @pytest.mark.starter
 def test_on_the_starter_paris_is_found_late() -> None:
     loaded = llmcli.load(starter_path() or fetch_starter(), dtype="float32", device="cpu")
-    # The beginning of text in front, as in the text that these numbers were first taken from.
+    # With BOS, as in the text from which these numbers were taken.
     ids = [1, *loaded.tokenizer.encode("The capital of France is")]
     found = lens(loaded, ids, [5]).lens[0]
     assert (found.token.text, found.leads_from) == (" Paris", 28)

@@ -1,4 +1,4 @@
-"""What a chat template ends the model's turn with."""
+"""The end of the model's turn in chat templates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TURNS = (
 def tokenizer(*tokens: str) -> Tokenizer:
     backend = byte_level_backend()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens or TOKENS])
-    # The model's own end of a text is another token.
+    # The model's EOS is another token.
     return Tokenizer(backend, {"bos_token": "<|begin|>", "eos_token": "<|im_end|>"}, source="made")
 
 
@@ -56,7 +56,7 @@ def ends(source: str, *tokens: str) -> list[str]:
         ("{% if messages[0].role != 'system' %}<|turn|>system\nBe kind.<|over|>\n{% endif %}" + TURNS, ["<|over|>"]),
     ],
 )
-def test_a_control_token_behind_each_reply_ends_it(source: str, expected: list[str]) -> None:
+def test_a_control_token_after_each_reply_ends_the_turn(source: str, expected: list[str]) -> None:
     assert ends(source) == expected
 
 
@@ -80,11 +80,11 @@ def test_an_end_of_several_tokens_is_a_text(end: str, expected: list[str]) -> No
     [
         # Nothing but white space, or what may stand in any text.
         *(TURNS.replace("<|over|>\n", end) for end in ("", "\n", "\n\n", "\n###\n", "\n---\n", ". ", " Thanks.\n")),
-        # What begins the user's turn.
+        # The beginning of the user's turn.
         "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}{% endfor %}",
         "{{ bos_token }}{% for m in messages %}{{ '<u>' if m.role == 'user' else '<b>' }}{{ m.content }}{% endfor %}",
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}",
-        # Marks of thinking, and the beginning of a text.
+        # Thinking marks, and BOS.
         TURNS.replace("<|over|>", "</think>"),
         TURNS.replace("<|over|>", "{{ bos_token }}"),
         # Templates that fail, refuse, or lose the reply.
@@ -94,11 +94,11 @@ def test_an_end_of_several_tokens_is_a_text(end: str, expected: list[str]) -> No
         "",
     ],
 )
-def test_nothing_else_does(source: str) -> None:
+def test_ordinary_text_does_not_end_a_turn(source: str) -> None:
     assert ends(source) == []
 
 
-def test_the_end_of_a_part_is_not_that_of_the_turn() -> None:
+def test_a_token_inside_a_turn_does_not_end_it() -> None:
     parts = (
         "{% for m in messages %}<|turn|>{{ m.role }}\n"
         "{% if m.thinking %}thought {{ m.thinking }}<|part|>{% endif %}"
@@ -106,7 +106,7 @@ def test_the_end_of_a_part_is_not_that_of_the_turn() -> None:
         "{% for c in m.tool_calls %}call {{ c.function.name }}<|part|>{% endfor %}<|over|>{% endfor %}"
     )
     assert ends(parts) == ["<|over|>"]
-    # A token known from other models is no end where the template says otherwise.
+    # A token known from other models does not count if the template writes it inside a turn.
     ours = tokenizer()
     known = ours.token_to_id("<|end|>") or 0
     declared, _ = stop_ids(ours, {"config.json": [7]})
@@ -117,14 +117,14 @@ def test_the_end_of_a_part_is_not_that_of_the_turn() -> None:
     assert known in found.stop_ids(by_file)
 
 
-def test_in_harmony_the_end_of_a_message_is_not_that_of_the_turn() -> None:
+def test_in_harmony_the_end_of_a_message_does_not_end_the_turn() -> None:
     harmony = ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>", "<|call|>")
     source = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}"
     assert ends(source, *harmony) == []
     assert ends(source, "<|start|>", "<|message|>", "<|end|>") == ["<|end|>"]
 
 
-def test_several_places_that_name_a_token_are_all_named() -> None:
+def test_all_origins_of_a_stop_token_are_named() -> None:
     ours = tokenizer()
     over = ours.token_to_id("<|over|>") or 0
     end = turn_end(ours, ChatTemplate(TURNS, special_tokens={}))

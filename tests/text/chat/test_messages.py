@@ -1,4 +1,4 @@
-"""Messages as other programs write them."""
+"""Messages in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_tool_calls_and_their_results() -> None:
     tool = {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "sunny"}]}
     called, result = parse_messages([{"role": "assistant", "content": None, "tool_calls": [CALL]}, tool])
     assert called.tool_calls == (ToolCall("weather", {"city": "Rome"}, "c1"),)
-    # The result's tool is known by the call.
+    # The name of the result's tool comes from the call.
     assert (called.content, result) == ("", Message("tool", "sunny", name="weather", tool_call_id="c1"))
 
 
@@ -46,7 +46,7 @@ def test_arguments_are_values_whether_as_json_or_not() -> None:
     assert (arguments(""), arguments(None), arguments("not json")) == ({}, {}, "not json")
 
 
-def test_what_servers_add_to_a_reply_is_no_matter() -> None:
+def test_fields_that_servers_add_to_a_reply_are_ignored() -> None:
     reply: dict[str, object] = {"role": "assistant", "content": "Hi", "refusal": None, "annotations": []}
     reply |= {"tool_calls": None, "name": None}
     assert parse_messages([reply]) == (Message("assistant", "Hi"),)
@@ -78,6 +78,6 @@ def test_what_servers_add_to_a_reply_is_no_matter() -> None:
         ([{"role": "assistant", "content": "", "audio": {"id": "x"}}], '"audio" is not supported'),
     ],
 )
-def test_what_is_not_supported_is_named(value: object, why: str) -> None:
+def test_unsupported_fields_are_named(value: object, why: str) -> None:
     with pytest.raises(UsageError, match=why.replace("[", r"\[")):
         parse_messages(value)

@@ -14,7 +14,7 @@ from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
 from tests.support.text.tokenizers import CHATML, KINDS, byte_level_backend, metaspace_backend, tokenizer
 
-# Written as the well-known templates are, each doing something else with the messages.
+# In the style of well-known templates, each with another treatment of messages.
 TEMPLATES = {
     "chatml": CHATML,
     "trim": CHATML.replace("message['content']", "message['content'] | trim"),
@@ -100,11 +100,11 @@ def test_a_hostile_conversation_reads_as_the_sanitized_one_of_transformers(
         chat("byte", template, said(conversation)),
         reference("byte", template, conversation, sanitized=True),
     )
-    # At the borders of what it protects theirs breaks words; ours encodes the whole string.
+    # Theirs splits words at the borders of protected text; ours encodes the whole string.
     assert ours.decode(ids, skip_special=False) == ours.decode(expected, skip_special=False)
     special = list(filter(ours.is_special, ids))
     assert special == list(filter(ours.is_special, expected))
-    # Theirs lets through what the template does not mention.
+    # Theirs lets control tokens through that the template does not mention.
     assert special == list(filter(ours.is_added, ids))
 
 
@@ -112,9 +112,7 @@ def test_a_hostile_conversation_reads_as_the_sanitized_one_of_transformers(
 @pytest.mark.parametrize("template", [name for name in TEMPLATES if name != "upper"])
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_control_tokens_are_those_of_the_template_whatever_is_said(
-    kind: str, template: str, data: st.DataObject
-) -> None:
+def test_only_the_template_s_control_tokens_are_in_the_prompt(kind: str, template: str, data: st.DataObject) -> None:
     ours = tokenizer(kind)
     unknown = ours.token_to_id("<unk>")
     bits = st.sampled_from(
@@ -123,7 +121,7 @@ def test_control_tokens_are_those_of_the_template_whatever_is_said(
     texts = data.draw(st.lists(st.lists(bits, max_size=5).map("".join), min_size=1, max_size=4))
     roles = ["system", "user", "assistant", "user"]
     hostile = [Message(role, text) for role, text in zip(roles, texts, strict=False)]
-    # A message of plain letters wherever something was said, and none where the template saw nothing to say.
+    # A message of plain letters for each text, and none where the template got no text.
     harmless = [Message(message.role, "a" if message.content.strip() else message.content) for message in hostile]
 
     def control(messages: list[Message]) -> list[int]:
@@ -145,7 +143,7 @@ def test_reasoning_of_the_model_stays_reasoning() -> None:
     think = ours.token_to_id("<think>")
     reply = "<think>hm</think>Yes."
     assert chat("byte", "chatml", said([("user", "a"), ("assistant", reply)])).count(think or -1) == 1
-    # Of a reply that came from elsewhere the marks are words, which a template does not find either.
+    # In a reply that no model generated, marks are text, which the template does not find.
     assert chat("byte", "chatml", [Message("user", "a"), Message("assistant", reply)]).count(think or -1) == 0
     foreign = chat("byte", "reasoning", [Message("assistant", reply)])
     assert ours.decode(foreign, skip_special=False).count(reply) == 1 and think not in foreign
@@ -161,7 +159,7 @@ def thinking_tokenizer(*marks: str) -> Tokenizer:
     return Tokenizer(backend, {"bos_token": "<|begin|>"}, source="made")
 
 
-def test_control_tokens_around_a_thought_are_read_again_as_they_were() -> None:
+def test_thinking_tokens_of_a_reply_are_reused() -> None:
     ours = thinking_tokenizer("[THINK]", "[/THINK]")
     start, end = (ours.token_to_id(mark) or 0 for mark in ("[THINK]", "[/THINK]"))
     ids = (start, *characters(ours, "fox"), end, *characters(ours, "dog"))
@@ -170,11 +168,11 @@ def test_control_tokens_around_a_thought_are_read_again_as_they_were() -> None:
     template = compiled(ours, "chatml")
     found = encode_chat(ours, template, [Message("user", "a"), Message("assistant", text, ids)])
     assert "".join(map(chr, ids)) in "".join(map(chr, found))
-    # Of someone else they are words.
+    # In other replies they are text.
     assert start not in encode_chat(ours, template, [Message("user", text)])
 
 
-def test_a_template_with_marks_of_its_own_gets_the_answer_alone() -> None:
+def test_a_template_that_writes_marks_itself_gets_only_the_answer() -> None:
     ours = thinking_tokenizer("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
     source = (
         "{% for message in messages %}<|start|>{{ message.role }}{% if message.role == 'assistant' %}"
@@ -222,12 +220,12 @@ def test_the_start_of_a_reply_is_text_after_the_prompt(kind: str, prefill: str) 
         ("metaspace", "inst"),
     ],
 )
-def test_what_the_model_generated_is_read_again_token_for_token(kind: str, template: str) -> None:
+def test_generated_ids_are_reused_exactly(kind: str, template: str) -> None:
     ours = tokenizer(kind)
     conversation = [Message("system", "s /no_think"), Message("user", "Hi")]
     for reply in ("The fox", "dog", "12 friends"):
         before = chat(kind, template, conversation)
-        # As no encoder would: one token for each character.
+        # Unlike any encoder: one token per character.
         ids = characters(ours, reply if kind in ("byte", "gemma") else f" {reply}")
         text = ours.decode(ids)
         conversation += [Message("assistant", text, tuple(ids)), Message("user", "next")]
@@ -242,7 +240,7 @@ def characters(ours: Tokenizer, text: str) -> list[int]:
     return [ours.token_to_id(piece) or 0 for piece in text.replace(" ", "Ġ" if ours.token_to_id("Ġ") else "▁")]
 
 
-def test_ids_that_do_not_say_the_text_are_not_used() -> None:
+def test_ids_that_do_not_match_the_text_are_not_used() -> None:
     ours = tokenizer("byte")
     ids = tuple(ours.encode("Something else", add_special_tokens=False))
     with_control = (*ours.encode("Hello", add_special_tokens=False), ours.token_to_id("<|im_end|>") or 0)
@@ -251,7 +249,7 @@ def test_ids_that_do_not_say_the_text_are_not_used() -> None:
         assert chat("byte", "chatml", [Message("user", "a"), Message("assistant", "Hello", wrong)]) == plain
 
 
-def test_a_template_that_looks_into_messages_keeps_the_ids_of_the_others() -> None:
+def test_a_template_that_inspects_messages_keeps_the_ids_of_the_others() -> None:
     ours = tokenizer("byte")
     looks = CHATML.replace("message['content']", "message.content | replace('z', 'y')")
     ids = tuple(characters(ours, "brown"))
@@ -264,19 +262,19 @@ def test_a_template_that_looks_into_messages_keeps_the_ids_of_the_others() -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_raw_text_begins_as_the_tokenizer_says_and_is_text(kind: str) -> None:
+def test_raw_text_gets_the_tokenizer_s_beginning_and_no_control_tokens(kind: str) -> None:
     ours = tokenizer(kind)
     assert encode_raw(ours, "a<|im_end|>") == ours.encode("a<|im_end|>")
     assert ours.token_to_id("<|im_end|>") not in encode_raw(ours, "a<|im_end|>")
 
 
 @pytest.mark.parametrize("role", ["<|im_end|>", "endoftext", ""])
-def test_roles_are_no_free_text(role: str) -> None:
+def test_unknown_roles_are_refused(role: str) -> None:
     with pytest.raises(UsageError, match="role"):
         chat("byte", "chatml", [Message(role, "a")])
 
 
-def test_what_the_template_refuses_reaches_the_user() -> None:
+def test_the_template_s_refusal_reaches_the_user() -> None:
     source = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     with pytest.raises(UsageError, match="System role not supported"):
         chat("byte", source, [Message("system", "a")])
@@ -306,13 +304,13 @@ def reply_after(source: str, **options: object) -> tuple[str, ReplyStart, tuple[
     return text, built.start, built.notes
 
 
-def test_the_beginning_of_a_reply_is_that_of_its_answer() -> None:
+def test_prefill_begins_the_answer() -> None:
     assert reply_after(OPENED) == ("[THINK]\n", ReplyStart("think [THINK]"), ())
     assert reply_after(OPENED, prefill="So") == ("[THINK]\n\n[/THINK]\n\nSo", ReplyStart("answer", "So"), ())
     assert reply_after("{{ messages[0].content }}|", prefill="So") == ("So", ReplyStart("begin", "So"), ())
 
 
-def test_a_beginning_that_marks_a_thought_is_left_in_it() -> None:
+def test_prefill_with_thinking_marks_stays_in_the_thinking() -> None:
     ours = thinking_tokenizer("[THINK]", "[/THINK]")
     template = ChatTemplate(OPENED, special_tokens={})
     for prefill in ("So[/THINK]No", "[THINK]So"):
@@ -325,7 +323,7 @@ def test_a_beginning_that_marks_a_thought_is_left_in_it() -> None:
 def test_thinking_is_turned_off_by_a_variable_or_closed() -> None:
     assert reply_after(SWITCHED) == ("[THINK]", ReplyStart("think [THINK]"), ())
     assert reply_after(SWITCHED, no_thinking=True) == ("[THINK][/THINK]", ReplyStart("answer"), ())
-    # What is given counts, and then the thought is closed.
+    # The given argument counts, and then the thinking is closed.
     on = {"enable_thinking": True}
     assert reply_after(SWITCHED, no_thinking=True, template_args=on) == ("[THINK][/THINK]", ReplyStart("answer"), ())
     assert reply_after(OPENED, no_thinking=True) == ("[THINK]\n\n[/THINK]\n\n", ReplyStart("answer"), ())
@@ -334,7 +332,7 @@ def test_thinking_is_turned_off_by_a_variable_or_closed() -> None:
     assert len(notes) == 1 and "the model may still think" in notes[0]
 
 
-def test_a_reply_that_goes_on_is_an_answer() -> None:
+def test_a_continued_reply_is_an_answer() -> None:
     ours = thinking_tokenizer("[THINK]", "[/THINK]")
     going_on = [*HI, Message("assistant", "So")]
     built = build_chat(ours, ChatTemplate(OPENED, special_tokens={}), going_on, continue_last=True)

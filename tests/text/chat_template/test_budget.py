@@ -1,4 +1,4 @@
-"""Templates that would never end, or fill the memory, and long conversations that must not be taken for them."""
+"""Templates that would run forever or fill the memory are stopped; long conversations are not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def render(source: str, messages: list[dict[str, object]] = MESSAGES, limits: Li
 @pytest.mark.parametrize(
     "source",
     [
-        # Without end.
+        # Endless loops.
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{% set r = range(99999) %}{% for i in r %}{% for j in r if false %}{% endfor %}{% endfor %}",
         "{% set r = range(9999) %}{% for i in r %}{% for j in [r, r] recursive %}{{ loop(j) if loop.depth < 2 }}"
@@ -27,7 +27,7 @@ def render(source: str, messages: list[dict[str, object]] = MESSAGES, limits: Li
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         "{% for i in range(99999) %}{% set s = ('a ' * 1000000).split() %}{% endfor %}",
         "{{ [1] | slice(1000000000000) | list }}",
-        # One step that makes much of little.
+        # One step that enlarges a small value.
         "{{ 'x' * 10**9 }}",
         "{{ 10**9 * [1] }}",
         "{{ '%999999999d' % 1 }}",
@@ -66,7 +66,7 @@ def render(source: str, messages: list[dict[str, object]] = MESSAGES, limits: Li
         "{% set x %}{% for i in range(99999) %}" + "A" * 100000 + "{% endfor %}{% endset %}",
     ],
 )
-def test_what_no_template_needs_is_refused(source: str) -> None:
+def test_excessive_work_is_refused(source: str) -> None:
     with pytest.raises(CheckpointError, match=r"'default' fails: it (takes|makes|has|nests|computes) "):
         render(source, limits=Limits(operations=100_000))
 
@@ -76,18 +76,18 @@ def test_time_is_limited_too() -> None:
         render("{% for i in range(99999) %}{% set s = range(99999) | sort %}{% endfor %}", limits=Limits(seconds=0.1))
 
 
-def test_a_namespace_in_itself_is_written_in_short() -> None:
+def test_a_namespace_that_contains_itself_has_a_short_representation() -> None:
     nested = "{% set a = namespace() %}" + "{% set b = namespace(x=a, y=a) %}{% set a = b %}" * 40
     assert render(nested + "{{ a }}") == "<namespace>"
 
 
 @pytest.mark.parametrize("source", ["x" * 200_000, "{{ a" + ".b" * 60_000 + " }}", "{% if a %}" * 12_000])
-def test_a_source_that_is_no_template_is_refused(source: str) -> None:
+def test_an_overlong_or_invalid_source_is_refused(source: str) -> None:
     with pytest.raises(CheckpointError, match=r"chat template 'default' (has 200000 characters|cannot be compiled)"):
         render(source)
 
 
-def test_conversations_of_any_length_have_room() -> None:
+def test_long_conversations_fit_the_budget() -> None:
     source = (
         "{% for m in messages %}{% set text = m.content | trim %}{{ '<' ~ m.role ~ '>' + text }}"
         "{{ '%s' % m.role }}{{ {'role': m.role} | tojson }}{% endfor %}"
@@ -98,7 +98,7 @@ def test_conversations_of_any_length_have_room() -> None:
     assert len(render(source, long)) > 9_000_000
 
 
-def test_what_renderings_take_is_counted_whether_they_succeed_or_not() -> None:
+def test_operations_are_counted_also_for_failed_renderings() -> None:
     template = ChatTemplate("{% for i in range(messages | length) %}{{ i }}{% endfor %}", special_tokens={})
     template.render(MESSAGES)
     once = template.operations

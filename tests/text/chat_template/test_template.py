@@ -28,7 +28,7 @@ def render(source: str, **kwargs: object) -> str:
         "  {%- if enable_thinking is defined and enable_thinking is false %}no{% endif %}",
     ],
 )
-def test_templates_come_out_as_in_transformers(source: str) -> None:
+def test_templates_render_as_in_transformers(source: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     expected, _ = render_jinja_template(
@@ -37,15 +37,15 @@ def test_templates_come_out_as_in_transformers(source: str) -> None:
     assert render(source, enable_thinking=False) == expected[0]
 
 
-def test_an_error_of_syntax_names_its_line() -> None:
-    # When it is first used: what needs no template is not stopped by it.
+def test_a_syntax_error_names_its_line() -> None:
+    # Raised at first use only, so that a damaged template does not matter if none is used.
     template = ChatTemplate("a\nb\n{% for %}", name="tool_use", special_tokens={})
     for use in (template.check, lambda: template.render([]), lambda: template.variables):
         with pytest.raises(CheckpointError, match=r"'tool_use' has an error in line 3"):
             use()
 
 
-def test_what_a_template_says_about_a_conversation_is_told() -> None:
+def test_a_template_s_refusal_is_reported() -> None:
     with pytest.raises(UsageError, match="no system role here"):
         render("{% if messages[0].role == 'user' %}{{ raise_exception('no system role here') }}{% endif %}")
 

@@ -1,4 +1,4 @@
-"""Whatever a chat template reads of a conversation: nothing that was said is lost without a word."""
+"""Whatever form a chat template reads: no text of a conversation is lost without an error or note."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def text(source: str, messages: list[Message], **options: object) -> str:
         "{{ message.content if message.content is string else message.content[0].text }}",
     ],
 )
-def test_content_is_handed_over_as_the_template_reads_it(content: str) -> None:
+def test_content_has_the_form_that_the_template_reads(content: str) -> None:
     assert text(HEAD + content + TAIL, TALK) == CHATML_TALK
     assert built(HEAD + content + TAIL, TALK).notes == ()
     # What is typed stays text.
@@ -94,7 +94,7 @@ def test_a_template_that_loses_a_message_is_refused(source: str, lost: list[Mess
     ],
 )
 @pytest.mark.parametrize("said", ["Hi there. /no_think", " \n'x' \"y\" ", "z", "  ", ""])
-def test_what_a_template_makes_of_a_text_is_its_own_affair(content: str, said: str) -> None:
+def test_a_template_may_change_a_text(content: str, said: str) -> None:
     built(HEAD + content + TAIL, [Message("user", said)])
 
 
@@ -116,7 +116,7 @@ NO_SYSTEM = [
 
 
 @pytest.mark.parametrize("source", NO_SYSTEM)
-def test_a_system_prompt_without_a_place_comes_before_the_users_text(source: str) -> None:
+def test_an_unsupported_system_prompt_is_put_before_the_user_s_text(source: str) -> None:
     found = built(source, TALK)
     begin = "<|im_start|>user\ns1\n\nu2<|im_end|>\n<|im_start|>assistant\na3<|im_end|>\n"
     assert OURS.decode(found.ids, skip_special=False).startswith(begin)
@@ -126,7 +126,7 @@ def test_a_system_prompt_without_a_place_comes_before_the_users_text(source: str
     assert built(source, TALK[1:], strict_system=True).notes == ()
 
 
-def test_only_those_system_prompts_move_that_must() -> None:
+def test_only_unsupported_system_prompts_are_moved() -> None:
     first_only = CHATML.replace("in messages", "in messages if loop.first or message.role != 'system'")
     first_only = "{% for message in messages %}{% if message.role == 'system' and not loop.first %}"
     first_only += "{{ raise_exception('late') }}{% endif %}{% endfor %}" + CHATML
@@ -134,16 +134,16 @@ def test_only_those_system_prompts_move_that_must() -> None:
     found = text(first_only, talk)
     assert "after the beginning" in built(first_only, talk).notes[0]
     assert "system\ns1<|im_end|>" in found and "user\ns4\n\nu5<|im_end|>" in found
-    # Without a message of the user behind it, it has no place at all.
+    # Without a later user message there is no place for it.
     with pytest.raises(LlmcliError, match="late"):
         built(first_only, [USER, REPLY, Message("system", "s4")])
 
 
-def test_a_developer_is_the_system_where_there_is_none() -> None:
+def test_the_developer_role_becomes_system_if_the_template_lacks_it() -> None:
     assert text(CHATML, [Message("developer", "d"), USER]).startswith("<|im_start|>system\nd<|im_end|>")
     knows = CHATML + "{# developer #}"
     assert text(knows, [Message("developer", "d"), USER]).startswith("<|im_start|>developer\nd<|im_end|>")
-    # The word alone says little.
+    # The word alone does not mean that there is such a role.
     for drops in (
         knows.replace("in messages", "in messages if message.role != 'developer'"),
         "{% if messages[0].role == 'developer' %}{{ raise_exception('Who?') }}{% endif %}" + knows,
@@ -160,11 +160,11 @@ FIELDS = (
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize("reply", ["<think>hm</think>fox", "hm\n</think>\n\nfox"])
-def test_a_replys_thought_reaches_the_field_that_the_template_reads(field: str, reply: str) -> None:
+def test_reasoning_of_a_reply_reaches_the_field_that_the_template_reads(field: str, reply: str) -> None:
     talk = [USER, Message("assistant", reply, is_reply=True), Message("user", "u4")]
     found = text(FIELDS.replace("FIELD", field), talk)
     assert "assistant\n<think>hm</think>fox<|im_end|>" in found and found.count("</think>") == 1
-    # What was generated is read again token for token.
+    # Generated ids are reused.
     marks = tuple(OURS.encode_segments([TextSegment("<think>hm</think>", trusted=True)]))
     answer = [OURS.token_to_id(letter) or 0 for letter in "fox"]
     own = Message("assistant", "<think>hm</think>fox", (*marks, *answer))
@@ -180,7 +180,7 @@ def test_a_replys_thought_reaches_the_field_that_the_template_reads(field: str, 
     assert ids.count(OURS.token_to_id("</think>") or 0) == 1 and ids.count(OURS.token_to_id("<|im_end|>") or 0) == 3
 
 
-def test_thoughts_stay_in_the_content_where_the_template_takes_them_from_it() -> None:
+def test_reasoning_stays_in_the_content_if_the_template_reads_it_there() -> None:
     reads_both = (
         HEAD
         + (
@@ -230,7 +230,7 @@ def test_a_template_without_tools_gets_them_as_text_and_a_note() -> None:
     assert "tool\nsunny<|im_end|><|im_end|>" in shown
     assert found.ids.count(OURS.token_to_id("<|im_end|>") or 0) == 3
     assert len(found.notes) == 1 and "no form for tool calls" in found.notes[0]
-    # Nor the role of a tool: then two results become one message of the user.
+    # Without the role of a tool too: two results become one user message.
     strict = (
         "{% for m in messages %}{% if m.role != ['user', 'assistant'][loop.index0 % 2] %}"
         "{{ raise_exception('Roles!') }}{% endif %}{% endfor %}" + CHATML
@@ -242,7 +242,7 @@ def test_a_template_without_tools_gets_them_as_text_and_a_note() -> None:
     assert shown.count("<|im_start|>user") == 2
 
 
-def test_what_is_said_beside_a_tool_call_and_names_that_are_not_written_are_noted() -> None:
+def test_dropped_text_next_to_a_tool_call_and_dropped_names_are_noted() -> None:
     source = WITH_TOOLS.replace("ARGUMENTS", "{{ c.function.arguments | tojson }}").replace(
         "{{ m.content }}", "{% if not m.tool_calls %}{{ m.content }}{% endif %}"
     )
@@ -269,7 +269,7 @@ def test_a_last_reply_is_continued(begun: str) -> None:
     assert shown == f"<|im_start|>user\nu2<|im_end|>\n<|im_start|>assistant\n{begun.lstrip()}"
 
 
-def test_it_is_continued_as_the_template_writes_replies_or_else_new_ones() -> None:
+def test_a_reply_is_continued_in_the_template_s_form_or_as_a_new_reply() -> None:
     opens = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     assert text(opens, [USER, REPLY], continue_last=True).endswith("assistant\na3")
     refuses = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('Whose turn?') }}{% endif %}" + CHATML
@@ -280,7 +280,7 @@ def test_it_is_continued_as_the_template_writes_replies_or_else_new_ones() -> No
         built(CHATML, [USER, Message("assistant", " ")], continue_last=True)
 
 
-def test_a_template_that_takes_long_is_not_asked_again_and_again() -> None:
+def test_a_slow_template_is_not_tried_in_many_forms() -> None:
     source = "{% for i in range(9999) %}{% endfor %}"
     template = ChatTemplate(source, special_tokens={}, limits=Limits(operations=5_000))
     with pytest.raises(CheckpointError, match="more than"):

@@ -16,12 +16,12 @@ def test_true_is_spelled_as_in_json_python_and_yaml(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["false", "False", "FALSE"])
-def test_so_is_false(text: str) -> None:
+def test_false_is_spelled_as_in_json_python_and_yaml(text: str) -> None:
     assert template_value(text) is False
 
 
 @pytest.mark.parametrize("text", ["null", "Null", "NULL", "None", "~"])
-def test_so_is_nothing(text: str) -> None:
+def test_null_is_spelled_as_in_json_python_and_yaml(text: str) -> None:
     assert template_value(text) is None
 
 
@@ -32,7 +32,7 @@ def test_so_is_nothing(text: str) -> None:
         *(("0.5", 0.5), (".5", 0.5), ("5.", 5.0), ("1e3", 1000.0), ("-1.5E-2", -0.015)),
     ],
 )
-def test_so_are_numbers(text: str, number: float) -> None:
+def test_numbers_are_spelled_as_in_json_python_and_yaml(text: str, number: float) -> None:
     assert (template_value(text), type(template_value(text))) == (number, type(number))
 
 
@@ -40,11 +40,11 @@ def test_so_are_numbers(text: str, number: float) -> None:
     "text",
     ["", "none", "no", "off", "low", "nan", "NaN", "inf", "1e999", "007", "1.2.3", "truely", "3px", "[1", "__a__"],
 )
-def test_other_words_are_texts(text: str) -> None:
+def test_other_values_are_strings(text: str) -> None:
     assert template_value(text) == text
 
 
-def test_lists_and_objects_of_either_language() -> None:
+def test_lists_and_objects_in_json_or_python() -> None:
     assert template_value('{"a": [true, null]}') == {"a": [True, None]} == template_value("{'a': [True, None]}")
     assert template_value("{1, 2}") == "{1, 2}" and template_value("[print(1)]") == "[print(1)]"
     assert template_value('"False"') == "False"
@@ -69,11 +69,11 @@ def note(source: str, **arguments: object) -> str | None:
         "{{ kwargs.enable_thinking }}",
     ],
 )
-def test_what_a_template_reads_in_any_way_is_not_mentioned(source: str) -> None:
+def test_variables_that_the_template_reads_give_no_note(source: str) -> None:
     assert note(source, enable_thinking=False) is None
 
 
-def test_what_it_never_reads_is_told_with_near_names() -> None:
+def test_unread_variables_are_noted_with_similar_names() -> None:
     told = note("{{ enable_thinking }}{{ messages }}{{ bos_token }}", enable_thnking=False)
     assert told is not None and "'enable_thnking' (did you mean 'enable_thinking'?)" in told
     told = note("{{ reasoning_effort }}{% set x = x or 1 %}{{ messages }}{{ bos_token }}", zzz=1)

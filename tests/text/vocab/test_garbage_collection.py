@@ -8,7 +8,7 @@ from llmcli.text.vocab.garbage_collection import no_collection
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_collection_is_paused_and_then_as_before(enabled: bool) -> None:
+def test_garbage_collection_is_paused_and_restored(enabled: bool) -> None:
     @no_collection()
     def fails() -> None:
         assert not gc.isenabled()

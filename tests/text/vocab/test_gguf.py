@@ -45,7 +45,7 @@ MORE = [
 
 @pytest.mark.parametrize("name", ORIGINALS)
 @pytest.mark.parametrize("text", [*TEXTS, *MORE])
-def test_words_are_cut_as_by_the_original_tokenizers(name: str, text: str) -> None:
+def test_words_are_split_as_by_the_original_tokenizers(name: str, text: str) -> None:
     original = ORIGINALS[name].pre_tokenize_str(text)
     ours = gguf_pre_tokenizer(name, source="x").pre_tokenize_str(text)
     assert [word for word, _ in ours] == [word for word, _ in original]
@@ -66,7 +66,7 @@ def test_words_are_cut_as_by_the_original_tokenizers(name: str, text: str) -> No
         ("default", "a$$ 1234", ["a", "$$", "Ġ", "123", "4"]),
     ],
 )
-def test_words_of_the_other_rules(name: str, text: str, words: list[str]) -> None:
+def test_other_rules_split_words_as_expected(name: str, text: str, words: list[str]) -> None:
     assert [word for word, _ in gguf_pre_tokenizer(name, source="x").pre_tokenize_str(text)] == words
 
 
@@ -85,7 +85,7 @@ def test_a_byte_level_vocabulary_keeps_its_ids(name: str, text: str) -> None:
     ours = tokenizer_from_gguf(gguf_of_byte_level(backend, name), source="model.gguf")
     ids = backend.encode(text).ids
     if name != "llama-bpe":
-        # There a word that is a token needs no merges, which our training knows nothing of.
+        # In that rule a word that is a token needs no merges, unlike in our training.
         assert ours.encode(text) == ids
     assert ours.decode(ids) == text
     assert [ours.is_added(token) for token in range(ours.vocab_size)] == [
@@ -127,19 +127,19 @@ def test_arrays_may_be_packed_and_types_absent() -> None:
     del metadata["tokenizer.ggml.token_type"]
     untyped = tokenizer_from_gguf(metadata, source="model.gguf")
     assert untyped.encode("The 🦆 x</s>") == full.encode("The 🦆 x</s>")
-    # Known to end a turn, whatever the file says of it.
+    # Known to end a turn, whatever type the file gives it.
     end = untyped.token_to_id("<|im_end|>")
     assert end is not None
     assert untyped.is_special(end)
 
 
-def test_the_end_of_text_default_of_byte_level_files_is_no_ordinary_token() -> None:
+def test_the_default_eos_of_byte_level_files_is_not_an_ordinary_token() -> None:
     metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2")
     del metadata["tokenizer.ggml.eos_token_id"]
     assert tokenizer_from_gguf(metadata, source="model.gguf").eos_id is None
 
 
-def test_spellings_that_are_no_text_get_a_name() -> None:
+def test_spellings_that_are_not_text_get_a_name() -> None:
     metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2")
     tokens = metadata["tokenizer.ggml.tokens"]
     types = metadata["tokenizer.ggml.token_type"]
@@ -157,13 +157,13 @@ def test_other_kinds_are_refused_by_name(kind: object) -> None:
         gguf_backend({"tokenizer.ggml.model": kind}, source="model.gguf")
 
 
-def test_an_unknown_rule_for_words_is_refused_by_name() -> None:
+def test_an_unknown_pre_tokenizer_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModelError, match="'chameleon'"):
         gguf_backend(gguf_of_byte_level(byte_level_backend(), "chameleon"), source="model.gguf")
 
 
 @pytest.mark.parametrize("merge", ["a no-such-piece", "no-such-piece a", "a \u0120"])
-def test_a_merge_of_pieces_outside_the_vocabulary_is_passed_over(merge: str) -> None:
+def test_a_merge_of_pieces_outside_the_vocabulary_is_ignored(merge: str) -> None:
     metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2")
     merges = [str(line) for line in metadata["tokenizer.ggml.merges"]]  # type: ignore[attr-defined]
     backend, _, notes = gguf_backend(metadata | {"tokenizer.ggml.merges": [*merges, merge]}, source="m.gguf")
@@ -203,7 +203,7 @@ SENTENCEPIECE_FAULTS: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("fault", BYTE_LEVEL_FAULTS + SENTENCEPIECE_FAULTS)
-def test_damaged_metadata_end_in_one_sentence(fault: dict[str, object]) -> None:
+def test_damaged_metadata_give_one_sentence(fault: dict[str, object]) -> None:
     sound = gguf_of_sentencepiece() if fault in SENTENCEPIECE_FAULTS else None
     sound = sound or gguf_of_byte_level(byte_level_backend(), "gpt-2")
     metadata = sound | {f"tokenizer.ggml.{key}": value for key, value in fault.items()}
@@ -213,7 +213,7 @@ def test_damaged_metadata_end_in_one_sentence(fault: dict[str, object]) -> None:
         gguf_backend(metadata, source="model.gguf")
 
 
-def test_ids_that_mean_none_are_none() -> None:
+def test_ids_that_mean_none_are_ignored() -> None:
     metadata = gguf_of_byte_level(byte_level_backend(), "gpt-2") | {"tokenizer.ggml.padding_token_id": 2**32 - 1}
     assert "pad_token" not in tokenizer_from_gguf(metadata, source="model.gguf").special_tokens
 
@@ -221,17 +221,19 @@ def test_ids_that_mean_none_are_none() -> None:
 @pytest.mark.parametrize("value", [10**6, -2, "2", 2.5, True, [1], 2**64])
 @pytest.mark.parametrize("name", ["bos", "eos", "unknown", "padding"])
 @pytest.mark.parametrize("sound", [gguf_of_byte_level(byte_level_backend(), "gpt-2"), gguf_of_sentencepiece()])
-def test_an_id_of_no_token_is_passed_over_with_a_note(sound: dict[str, object], name: str, value: object) -> None:
+def test_an_id_outside_the_vocabulary_is_ignored_with_a_note(
+    sound: dict[str, object], name: str, value: object
+) -> None:
     key = f"tokenizer.ggml.{name}_token_id"
     ours = tokenizer_from_gguf(sound | {key: value}, source="model.gguf")
     assert any(key in note for note in ours.notes)
-    # As if the key were not there.
+    # As if the key were absent.
     without = tokenizer_from_gguf({k: v for k, v in sound.items() if k != key}, source="model.gguf")
     assert ours.special_tokens == without.special_tokens
     assert ours.encode("The fox") == without.encode("The fox")
 
 
-def test_ids_may_be_written_as_floats_and_types_be_too_many() -> None:
+def test_ids_may_be_floats_and_types_too_many() -> None:
     sound = gguf_of_byte_level(byte_level_backend(), "gpt-2")
     types = sound["tokenizer.ggml.token_type"]
     assert isinstance(types, list)

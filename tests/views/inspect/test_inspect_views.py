@@ -31,7 +31,7 @@ STATS = Stats(37, 5, 7, 0.25, 512.0, 33.25, 700 * 2**20, "readable model, cpu, b
 PIECES = {1: b" Paris", 2: b"\xf0\x9f", 3: b"\x1b]0;x\x07", 4: b"a\n"}
 
 
-def test_tokens_beside_what_they_could_have_been() -> None:
+def test_token_table_lists_candidates() -> None:
     top = (
         SampledCandidate(1, " Paris", math.log(0.75), 0.9, None),
         SampledCandidate(4, "a\n", math.log(0.1), 0.1, None),
@@ -51,7 +51,7 @@ def test_tokens_beside_what_they_could_have_been() -> None:
     )
 
 
-def test_tokens_that_were_proposed_are_marked() -> None:
+def test_draft_tokens_are_marked() -> None:
     steps = [
         Step(0, 1, " Paris", math.log(0.95), 0.5, 1, 0.9),
         Step(1, 4, "a", math.log(0.6), 0.5, 1, 0.9, origin="lookup"),
@@ -69,7 +69,7 @@ def test_tokens_that_were_proposed_are_marked() -> None:
     assert "proposed" in drawn(legend(proposed=True), 200)
 
 
-def test_prompt_tokens_tell_control_from_text() -> None:
+def test_prompt_token_table_marks_control_tokens() -> None:
     rows = [(1, b"<s>", True), (70, b" <s>", False), (71, b"\x1b[2J", False)]
     assert drawn(prompt_token_table(rows)) == (
         "#  id  token\n0   1  <s>  control\n1  70  ␣<s>\n2  71  ␛[2J"
@@ -92,7 +92,7 @@ def test_bands_cover_every_probability_and_differ() -> None:
     assert all(label in drawn(legend()) for _, label, _ in BANDS)
 
 
-def test_nothing_a_terminal_would_obey_is_left_in_a_label() -> None:
+def test_token_labels_have_no_control_characters() -> None:
     for byte in range(256):
         for label in (token_label(bytes([byte])), token_label(chr(byte).encode())):
             assert not any(unicodedata.category(char) == "Cc" for char in label)

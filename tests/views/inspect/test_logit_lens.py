@@ -30,7 +30,7 @@ def test_one_position_in_detail() -> None:
     )
 
 
-def test_a_token_that_does_not_lead_is_said_not_to() -> None:
+def test_a_followed_token_that_is_not_the_answer_is_named() -> None:
     behind = LensPosition(2, Token(9, " Rome", b" Rome"), position(2).layers, None)
     assert drawn(LensView(lens(behind))).endswith("rank: of ␣Rome, which is not the most probable token at the end")
 
@@ -47,7 +47,7 @@ def test_several_positions_as_a_grid_with_shades() -> None:
     )
 
 
-def test_columns_that_do_not_fit_come_below() -> None:
+def test_lens_columns_that_do_not_fit_go_to_the_next_page() -> None:
     page = drawn(LensView(lens(position(0), position(1), position(2))), 25).split("\n\n")
     assert [line.split()[1:] for line in (page[0].splitlines()[0], page[1].splitlines()[0])] == [["0", "1"], ["2"]]
 
@@ -60,7 +60,7 @@ def test_colors_take_the_place_of_shades() -> None:
 
 @pytest.mark.parametrize("layers", [1, 16, 17, 30, 80, 126])
 @pytest.mark.parametrize("width", [20, 40, 60, 120])
-def test_grids_of_any_model_keep_to_the_width_and_show_the_first_and_last_layer(layers: int, width: int) -> None:
+def test_lens_grids_fit_the_width_and_show_the_first_and_last_layer(layers: int, width: int) -> None:
     found = lens(*(position(at % 3, layers) for at in range(9)))
     lines = drawn(LensView(found), width).splitlines()
     assert max(map(cell_len, lines)) <= width

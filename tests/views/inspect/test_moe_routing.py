@@ -64,7 +64,7 @@ def test_many_experts_and_blocks_are_folded() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e-9, 2.5])
-def test_a_chosen_expert_never_looks_unchosen(weight: float) -> None:
+def test_a_chosen_expert_is_always_visible(weight: float) -> None:
     rows = [[(0, 2.5), (1, weight)]] * 3
     last = drawn(ExpertsView(ExpertRouting(TOKENS, (layer(0, 4, rows),), ())), 60).splitlines()[-1]
     assert last.split()[2].count("·") == 2

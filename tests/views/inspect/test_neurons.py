@@ -5,7 +5,7 @@ from tests.support.inspections.neurons import RANKED, along
 from tests.support.terminal.drawing import drawn
 
 
-def test_neurons_that_wrote_most() -> None:
+def test_neurons_with_the_largest_contributions() -> None:
     assert drawn(NeuronsView(RANKED)) == (
         "␣Paris 74.9% after ␣is at 5: logit +15.41, mean logit -3.61\n"
         "neuron     logit fires promotes       suppresses\n"
@@ -15,7 +15,7 @@ def test_neurons_that_wrote_most() -> None:
     )
 
 
-def test_where_it_is_narrow_what_they_suppress_is_left_out() -> None:
+def test_suppressed_tokens_are_left_out_of_a_narrow_view() -> None:
     assert drawn(NeuronsView(RANKED), 40) == (
         "␣Paris 74.9% after ␣is at 5: logit\n"
         "+15.41, mean logit -3.61\n"
@@ -44,7 +44,7 @@ def test_a_neuron_along_a_text() -> None:
     )
 
 
-def test_its_strip_is_colored_where_there_are_colors() -> None:
+def test_neuron_activations_are_shown_as_colors() -> None:
     view = drawn(NeuronAlongView(along(0.1, -20.0)), colors="truecolor").splitlines()[1]
     assert "█" not in view
     assert "\x1b[30;48;" in view

@@ -8,7 +8,7 @@ from tests.support.inspections.prompt_ablation import INSTEAD, RESULT, SCAN
 from tests.support.terminal.drawing import drawn, lines
 
 
-def test_an_answer_beside_what_became_of_it() -> None:
+def test_answer_probabilities_before_hidden_and_removed() -> None:
     assert (
         drawn(without_view(RESULT), 60)
         == """\
@@ -22,7 +22,7 @@ first choice  ␣Paris 75.0%  ␣the 50.0%  ⏎ 12.5%"""
     )
 
 
-def test_what_hiding_cannot_do_is_said() -> None:
+def test_hiding_the_first_or_last_token_has_a_caveat() -> None:
     nothing_left = Without(
         Removal((0,), "all", True),
         (AnswerToken(1, "a", b"a", 0.5, 0.25, None),),
@@ -35,7 +35,7 @@ def test_what_hiding_cannot_do_is_said() -> None:
     assert [line.split()[-1] for line in lines[4:]] == ["-", "-", "-", "-"]
 
 
-def test_words_by_how_much_they_are_needed() -> None:
+def test_words_are_sorted_by_their_effect_on_the_answer() -> None:
     assert (
         drawn(words_view(SCAN), 60)
         == """\

@@ -1,4 +1,4 @@
-"""What is said where the readable model gives a token another probability than the reply had."""
+"""The note where the readable model's probability of a token differs from the reply's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ def token(index: int, reply: float, readable: float) -> TokenProbabilities:
     return TokenProbabilities(index, b" a\x1b", reply, readable)
 
 
-def test_differences_up_to_one_percent_are_not_told() -> None:
+def test_differences_up_to_one_percent_give_no_note() -> None:
     assert difference_note([]) is None
     assert difference_note([token(0, 0.5, 0.509), token(1, 0.2, 0.191)]) is None
 
 
-def test_the_largest_difference_is_told() -> None:
+def test_the_note_names_the_largest_difference() -> None:
     alone = difference_note([token(3, 0.5, 0.52)])
     assert alone is not None and "by more than 1 %, for token 3 ␣a" in alone and "\x1b" not in alone
     assert alone.endswith(": 52.0%, in the reply 50.0%.")

@@ -66,7 +66,7 @@ def test_nothing_is_cut_at_any_width(width: int, color: None) -> None:
         assert max(map(cell_len, view.splitlines())) <= width
 
 
-def test_of_many_blocks_the_strongest_are_shown_in_order_and_the_others_summed() -> None:
+def test_token_card_lists_the_strongest_blocks_and_sums_the_others() -> None:
     blocks = tuple(BlockLogit(block, 0.02 * block, -1.0 if block % 4 == 0 else 0.25) for block in range(24))
     made_of = replace(CARD.attribution, blocks=blocks)
     lines = drawn(CardView(replace(CARD, attribution=made_of))).splitlines()
@@ -78,7 +78,7 @@ def test_of_many_blocks_the_strongest_are_shown_in_order_and_the_others_summed()
     assert float(rest[2]) == pytest.approx(sum(block.attention for block in others), abs=0.006)
 
 
-def test_what_is_unusual_is_said() -> None:
+def test_token_card_names_unusual_cases() -> None:
     made_of = replace(CARD.attribution, bias=0.31, rounding=-0.02, softcap=30.0)
     token = CardToken(6, 9, " Rome", b" Rome", 0.0002, 41, stands=False)
     view = drawn(CardView(replace(CARD, token=token, attribution=made_of, read=None)), 140)

@@ -11,7 +11,7 @@ from tests.support.terminal.markdown_corpus import CORPUS
 
 @pytest.mark.parametrize("name", ["lists", "code", "quotes"])
 @pytest.mark.parametrize("width", [40, 80])
-def test_ordinary_text_looks_as_rich_draws_it(name: str, width: int) -> None:
+def test_markdown_looks_as_rich_renders_it(name: str, width: int) -> None:
     # Rich joins the lines of a paragraph.
     text = CORPUS[name].replace("\n       more", " more").replace("\ngoes on", " goes on").replace("\n>   in", " in")
     console = Console(width=width, color_system=None)
@@ -21,7 +21,7 @@ def test_ordinary_text_looks_as_rich_draws_it(name: str, width: int) -> None:
     assert [line for line in markdown_lines(blocks(text), width) if line.strip("▌ ")] == theirs
 
 
-def test_nothing_that_was_said_is_left_out() -> None:
+def test_no_text_is_lost_in_markdown() -> None:
     lines = markdown_lines(blocks(CORPUS["prose"]), 200)
     assert "Some text with bold, code, gone, <b>tags</b>, AT&T and a link (https://example.org/x)." in lines
     assert lines.index("Violets are blue") == lines.index("Roses are red") + 1
@@ -33,7 +33,7 @@ def test_nothing_that_was_said_is_left_out() -> None:
 @pytest.mark.parametrize("width", [1, 3, 40, 200])
 def test_no_line_is_wider_than_the_screen(name: str, width: int) -> None:
     lines = markdown_lines(blocks(CORPUS[name]), width)
-    # A wide character needs two columns, on whatever screen.
+    # A wide character needs two columns on any screen.
     assert all(cell_len(line) <= max(width, 2) for line in lines)
 
 
@@ -66,7 +66,7 @@ def test_code_is_highlighted_and_lines_end_where_their_text_does() -> None:
     ],
 )
 @pytest.mark.parametrize("lines", [1, 5, 39, 40, 41, 100])
-def test_the_end_of_a_block_looks_as_it_does_in_the_whole(text: str, lines: int) -> None:
+def test_the_end_of_a_long_block_renders_as_in_the_whole_block(text: str, lines: int) -> None:
     (block,) = blocks(text)
     whole, short = (markdown_lines([each], 40, "standard") for each in (block, end_of(block, lines)))
     assert len(short) >= min(lines, len(whole))

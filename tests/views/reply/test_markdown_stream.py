@@ -1,4 +1,4 @@
-"""What stands on the screen after a text was streamed is what drawing it at once would give."""
+"""The screen after streaming a text equals the screen after drawing it in one go."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmcli.views.terminal.live_region import OpenLines
 from tests.support.terminal.emulator import Emulator
 from tests.support.terminal.markdown_corpus import CORPUS
 
-# What Markdown is made of.
+# Building blocks of Markdown.
 BITS = (
     *("> ", "- ", "1. ", "* ", "|", "a", "b c", "\n", "\n\n", "```", "`", "**", "_", "# ", "---", "    ", "  ", "你好"),
     *("|---|---|\n", "| a | b |\n", "~~", "[", "](", "x)", "<div>", "\\", "12345678. ", "=", "```py\n", "- [ ] ", "#"),
@@ -46,7 +46,7 @@ def at_once(text: str, width: int) -> list[str]:
 
 @pytest.mark.parametrize("name", CORPUS)
 @pytest.mark.parametrize(("width", "height"), [(40, 24), (40, 4), (80, 24), (80, 7), (200, 50)])
-def test_the_screen_shows_what_drawing_at_once_would(name: str, width: int, height: int) -> None:
+def test_streamed_markdown_equals_markdown_drawn_at_the_end(name: str, width: int, height: int) -> None:
     text = CORPUS[name]
     draw = random.Random(f"{name} {width} {height}")
     emulator = Emulator(width, height)
@@ -58,12 +58,12 @@ def test_the_screen_shows_what_drawing_at_once_would(name: str, width: int, heig
 
 @given(st.lists(st.sampled_from(BITS), min_size=1, max_size=40).map("".join), st.data())
 @settings(max_examples=60, deadline=None)
-def test_so_it_does_whatever_the_text_and_its_pieces_are(text: str, data: st.DataObject) -> None:
+def test_random_markdown_streamed_in_random_pieces_equals_the_whole(text: str, data: st.DataObject) -> None:
     places = data.draw(st.lists(st.integers(0, len(text)), max_size=30))
     assert streamed(Emulator(30, 6), pieces(text, places)) == at_once(text, 30)
 
 
-def test_what_is_finished_is_not_touched_again() -> None:
+def test_finished_lines_are_not_written_again() -> None:
     emulator = Emulator(40, 12)
     stream = stream_on(emulator)
     for char in "First block.\n\n- one\n- t":
@@ -75,7 +75,7 @@ def test_what_is_finished_is_not_touched_again() -> None:
     assert emulator.lines() == ["#irst block.", "", " • one", " • two", "", "Third block.", "", "Fourth."]
 
 
-def test_only_lines_that_change_are_written_and_at_once() -> None:
+def test_only_changed_lines_are_written_in_one_write() -> None:
     emulator = Emulator(40, 12)
     stream = stream_on(emulator)
     stream.push("one two three four five six seven eight nine ten eleven")
@@ -86,7 +86,7 @@ def test_only_lines_that_change_are_written_and_at_once() -> None:
     assert len(emulator.writes) == 2
 
 
-def test_it_is_not_drawn_more_often_than_anyone_can_see(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_have_a_minimum_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("llmcli.views.terminal.live_region.time.perf_counter", lambda: now)
     emulator = Emulator(40, 12)
@@ -99,7 +99,7 @@ def test_it_is_not_drawn_more_often_than_anyone_can_see(monkeypatch: pytest.Monk
     assert emulator.lines() == at_once("word " * 300, 40)
 
 
-def test_a_line_that_may_become_anything_waits() -> None:
+def test_an_ambiguous_line_is_held_back() -> None:
     emulator = Emulator(40, 12)
     stream = stream_on(emulator)
     for part, shown in (("Text\n", "Text"), ("-", "Text"), ("--", "Text"), ("-\n", "Text"), ("| a |\n|-", "| a |")):
@@ -110,7 +110,7 @@ def test_a_line_that_may_become_anything_waits() -> None:
 
 
 @pytest.mark.parametrize("size", [(30, 10), (60, 10), (40, 6), (40, 30), (20, 5)])
-def test_a_window_of_another_size_keeps_what_is_finished_and_goes_on(size: tuple[int, int]) -> None:
+def test_resizing_the_window_keeps_finished_lines(size: tuple[int, int]) -> None:
     emulator = Emulator(40, 10)
     stream = stream_on(emulator)
     before = "# Finished\n\n" + "\n".join(f"Line {n}" for n in range(5)) + "\n\n"
@@ -123,11 +123,11 @@ def test_a_window_of_another_size_keeps_what_is_finished_and_goes_on(size: tuple
     width = size[0]
     whole = before + "The open one has\na few words and now it has so many more of them that it is broken again\n\n"
     expected = at_once(whole + "And another.\n\n- list\n", width)
-    # What was finished keeps the looks of the old width.
+    # Finished lines keep the old width.
     assert lines == at_once(before, 40) + expected[len(at_once(before, width)) :]
 
 
-def test_lines_that_a_lower_window_pushed_away_are_not_drawn_twice() -> None:
+def test_lines_scrolled_off_by_a_lower_window_are_not_drawn_twice() -> None:
     emulator = Emulator(40, 12)
     stream = stream_on(emulator)
     text = "".join(f"- item {n}\n" for n in range(8))

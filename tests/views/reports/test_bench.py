@@ -36,7 +36,7 @@ def test_medians_spreads_and_ratios() -> None:
     assert "weights that llmcli skips per token: 13 MiB after 1024 tokens\n" in wide
 
 
-def test_what_the_width_cannot_hold_is_left_out_and_nothing_is_cut() -> None:
+def test_bench_columns_that_do_not_fit_are_left_out() -> None:
     for width, spread, ratio in ((120, True, True), (80, False, True), (60, False, False), (40, False, False)):
         text = drawn(BenchView(RESULT), width)
         assert ("900-1000" in text, "3.1 x" in text) == (spread, ratio)
@@ -44,7 +44,7 @@ def test_what_the_width_cannot_hold_is_left_out_and_nothing_is_cut() -> None:
         assert all(number in text for number in ("1005", "305", "25.2", "1.07 GiB"))
 
 
-def test_without_numbers_of_any_arm_the_failures_still_show() -> None:
+def test_failures_are_shown_without_any_results() -> None:
     machine = tuple(one for one in RESULT.summaries if one.arm == "machine")
     text = drawn(BenchView(replace(RESULT, summaries=machine)), 80)
     assert "transformers: the␛reason" in text
@@ -54,7 +54,7 @@ def test_without_numbers_of_any_arm_the_failures_still_show() -> None:
 
 
 @pytest.mark.parametrize("value", [0.9951, 0.05, 12.34, 99.95, 104.6, 12345.6])
-def test_rates_have_three_digits_or_more_where_it_matters(value: float) -> None:
+def test_rates_have_at_least_three_digits(value: float) -> None:
     result = replace(RESULT, summaries=summarize([Measurement("llmcli", 1, "prefill_tokens_per_s", 128, value)], {}))
     (shown,) = row(drawn(BenchView(result), 80), "128 tokens")
     assert float(shown) == pytest.approx(value, abs=0.5 if value >= 100 else 0.05)

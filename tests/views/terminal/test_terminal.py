@@ -24,7 +24,7 @@ from llmcli.views.terminal.sanitize import visible
 
 
 class Screen(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream whose `isatty` is true."""
 
     def isatty(self) -> bool:
         return True
@@ -39,7 +39,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     terminal.configure(None)
 
 
-def test_nothing_that_drives_a_terminal_stays_and_everything_else_does() -> None:
+def test_only_control_characters_are_replaced() -> None:
     for code in range(sys.maxunicode + 1):
         character = chr(code)
         shown = visible(character)
@@ -82,7 +82,7 @@ def test_ascii_substitutes(text: str, expected: str) -> None:
         (io.StringIO, None, {"FORCE_COLOR": "1"}, False),
     ],
 )
-def test_when_there_is_color(
+def test_color_depends_on_terminal_and_environment(
     monkeypatch: pytest.MonkeyPatch,
     stream: type[io.StringIO],
     option: bool | None,
@@ -106,7 +106,7 @@ def test_text_is_never_markup_or_emoji_code(monkeypatch: pytest.MonkeyPatch) -> 
     assert screen.getvalue() == "[/b] :smile: [red]\n"
 
 
-def test_absent_and_closed_streams_are_no_terminals() -> None:
+def test_absent_and_closed_streams_are_not_terminals() -> None:
     closed_text = io.TextIOWrapper(io.BytesIO())
     closed_text.close()
     assert not terminal.is_terminal(closed_text)
@@ -117,7 +117,7 @@ def test_absent_and_closed_streams_are_no_terminals() -> None:
 @pytest.mark.parametrize(
     ("stream", "term", "drawn"), [(Screen, "xterm", True), (Screen, "dumb", False), (io.StringIO, "xterm", False)]
 )
-def test_progress_is_drawn_only_where_it_can_be(
+def test_progress_bars_need_a_terminal(
     monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], term: str, drawn: bool
 ) -> None:
     monkeypatch.setenv("TERM", term)
@@ -141,7 +141,7 @@ def set_quiet() -> Iterator[Callable[[bool], None]]:
 
 
 @pytest.mark.parametrize(("quiet", "patience"), [(False, 60.0), (True, 0.0)])
-def test_work_that_is_soon_over_or_not_to_be_shown_draws_nothing(
+def test_short_or_quiet_work_draws_no_progress_bar(
     monkeypatch: pytest.MonkeyPatch, set_quiet: Callable[[bool], None], quiet: bool, patience: float
 ) -> None:
     set_quiet(quiet)
@@ -163,7 +163,7 @@ def test_work_that_is_soon_over_or_not_to_be_shown_draws_nothing(
         ([(0.5, 1), (0.9, 2)], ""),
     ],
 )
-def test_where_no_bar_can_be_drawn_it_is_said_how_long_it_takes(
+def test_without_a_terminal_one_note_estimates_the_time_left(
     monkeypatch: pytest.MonkeyPatch,
     set_quiet: Callable[[bool], None],
     reports: list[tuple[float, int]],
@@ -204,7 +204,7 @@ def test_the_views_are_quick_to_import() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_note_is_broken_at_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_wrap_at_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     message = (
         "  indented, and long enough for two lines: /a/path/that/is/much/longer/than/a/line/has/columns/indeed 你好"
     )
@@ -219,11 +219,11 @@ def test_a_note_is_broken_at_words_on_a_terminal_only(monkeypatch: pytest.Monkey
         assert stream.getvalue() == f"{expected}\n"
 
 
-def test_a_terminal_that_does_not_know_its_size_has_the_usual_one() -> None:
+def test_a_terminal_without_a_size_counts_as_80_by_24() -> None:
     assert terminal.size(io.StringIO()) == (80, 24)
 
 
-def test_no_view_drives_the_terminal_whatever_it_forgot_to_make_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_console_replaces_control_characters_of_any_view(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = "a\x1b]0;owned\x07b\x9b2Jc\u202e"
     table = Table(hostile, title=hostile, caption=Text(hostile))
     table.add_row(Panel(Markdown(hostile)), Text(hostile, style="bold"))
@@ -232,17 +232,17 @@ def test_no_view_drives_the_terminal_whatever_it_forgot_to_make_visible(monkeypa
     terminal.console_out().print(Group(table, Columns([hostile, hostile])), hostile)
     written = screen.getvalue()
     assert "\x1b[1m" in written and "owned" in written
-    # Its own styles are all there is.
+    # Only the console's own styles are in the output.
     written = re.sub(r"\x1b\[[0-9;]*m", "", written)
     assert visible(written) == written
     assert not {"\x1b", "\x07", "\x9b"} & set(as_html(table) + as_svg(table, hostile))
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_data_is_harmless_to_who_sees_it_and_itself_to_a_program(seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_is_sanitized_on_a_terminal_and_exact_in_a_pipe(seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     line = json.dumps({"text": "\\\x9b2J\u202e\x7f\x1b"}, ensure_ascii=False)
     data = io.BytesIO()
-    # A terminal gets text in its encoding; a program gets UTF-8, whatever the locale says.
+    # A terminal gets text in its encoding; a pipe gets UTF-8 in any locale.
     stream = io.TextIOWrapper(data, encoding="utf-8" if seen else "ascii")
     monkeypatch.setattr(stream, "isatty", lambda: seen)
     monkeypatch.setattr(sys, "stdout", stream)

@@ -14,8 +14,8 @@ from llmcli.views.terminal.unencodable import HANDLER, ascii_substitute
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "koi8-r", "shift_jis", "utf-8", "utf-16"])
-def test_no_character_fails(encoding: str) -> None:
-    # Beyond the first plane no encoding but ASCII's kind has an end: a stretch of every plane for the others.
+def test_every_character_can_be_written_to_every_stream(encoding: str) -> None:
+    # For the planes beyond the first, a range of each plane is enough for encodings other than ASCII.
     step = 0x1000 if encoding == "ascii" else 0x10000
     for start in (*range(0, 0x10000, 0x1000), *range(0x10000, sys.maxunicode + 1, step)):
         text = "".join(map(chr, range(start, start + 0x1000)))
@@ -32,13 +32,13 @@ def test_no_character_fails(encoding: str) -> None:
         ("mod\udce8le \ud83d ␛[", "mod\\xe8le \\ud83d ^[["),
     ],
 )
-def test_what_stands_instead_in_ascii(text: str, shown: str) -> None:
+def test_substitutes_are_ascii(text: str, shown: str) -> None:
     assert text.encode("ascii", errors=HANDLER) == shown.encode()
     assert all(ascii_substitute(character).isascii() for character in text)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_views_and_messages_and_data_are_written(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+def test_views_messages_and_data_are_written_in_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2)]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
@@ -50,7 +50,7 @@ def test_views_and_messages_and_data_are_written(monkeypatch: pytest.MonkeyPatch
     terminal.write_line("🙂 mod\udce8le")
     out, err = (stream.buffer.getvalue() for stream in streams)
     assert b"mod\\xe8le" in out and b"mod\\xe8le ?" in err
-    # Data in a pipe is UTF-8 whatever the locale.
+    # Data in a pipe is UTF-8 in any locale.
     assert out.endswith("🙂 mod\\xe8le\n".encode())
 
 
@@ -71,7 +71,7 @@ def test_views_and_messages_and_data_are_written(monkeypatch: pytest.MonkeyPatch
         ("0" * 5000 + "90", "90"),
     ],
 )
-def test_sizes_that_make_no_sense_are_forgotten(
+def test_nonsensical_terminal_sizes_are_ignored(
     monkeypatch: pytest.MonkeyPatch, columns: str, left: str | None
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -86,7 +86,7 @@ def test_sizes_that_make_no_sense_are_forgotten(
     assert screen.getvalue() == "word\n"
 
 
-def test_a_terminal_that_is_too_narrow_is_not_drawn_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_have_a_minimum_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "1")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     console = terminal.console_out()

@@ -40,7 +40,7 @@ def lightness(color: Color | None, system: ColorSystem = ColorSystem.TRUECOLOR) 
 VALUES: Values = [[0.0, 0.3, 0.5], [0.7, 1.0, None], [-1.0, math.nan, 9.0]]
 
 
-def test_shades_show_a_row_a_line() -> None:
+def test_shades_show_one_row_per_line() -> None:
     assert lines(HeatMap(VALUES, row_label=lambda row: f"b{row}", cell_width=2)) == [
         "   0 1 2 ",
         "b0   ░░▒▒",
@@ -50,15 +50,15 @@ def test_shades_show_a_row_a_line() -> None:
 
 
 @pytest.mark.parametrize("colors", [None, "standard"])
-def test_few_colors_are_no_ramp(colors: Colors | None) -> None:
+def test_few_colors_are_not_enough_for_a_ramp(colors: Colors | None) -> None:
     assert [line.rstrip() for line in lines(HeatMap([[0.0, 0.5, 1.0]]), colors=colors)][-1] == " ▒█"
 
 
-def test_half_blocks_show_two_rows_a_line() -> None:
+def test_half_blocks_show_two_rows_per_line() -> None:
     _ruler, first, second = cells(HeatMap(VALUES, row_label=str))
     assert "".join(char for char, _, _ in first) == "0 ▀▀▀"
     assert "".join(char for char, _, _ in second) == "2 ▀ ▀"
-    # Upper rows in front, lower ones behind; nothing behind where there is no value, or no row.
+    # Upper rows in the foreground, lower rows in the background; no background without a value or row.
     upper, lower = [fore for _, fore, _ in first[2:]], [back for _, _, back in first[2:]]
     light = [lightness(color) for color in (*upper, *lower[:2])]
     assert light == sorted(light) and len(set(light)) == 5
@@ -67,13 +67,13 @@ def test_half_blocks_show_two_rows_a_line() -> None:
     assert [second[2][1:], second[4][1:]] == [(upper[0], None), (lower[1], None)]
 
 
-def test_a_value_below_none_is_a_lower_half_block() -> None:
+def test_a_missing_upper_value_gives_a_lower_half_block() -> None:
     line = cells(HeatMap([[None, None], [1.0, None]]))[1]
     assert [(char, back) for char, _, back in line] == [("▄", None), (" ", None)]
 
 
 @pytest.mark.parametrize("colors", ["256", "truecolor"])
-def test_more_is_lighter_in_every_palette(colors: str) -> None:
+def test_larger_values_are_lighter_in_every_palette(colors: str) -> None:
     system = ColorSystem.EIGHT_BIT if colors == "256" else ColorSystem.TRUECOLOR
     values: Values = [[step / 40 for step in range(41)]]
     line = cells(HeatMap(values), colors)[1]
@@ -113,13 +113,13 @@ def test_narrower_cells_come_before_merged_columns() -> None:
     assert lines(HeatMap(values, cell_width=2), width=40) == ["0    5    10   15   20   25   ", " " * 29 + "█"]
 
 
-def test_a_map_measures_what_it_fills() -> None:
+def test_a_heat_map_reports_its_width() -> None:
     console, view = Console(width=80), HeatMap(VALUES, row_label=str, cell_width=2)
     assert Measurement.get(console, console.options, view).maximum == 8
     assert lines(HeatMap([])) == [] == lines(HeatMap([[]]))
 
 
-def test_a_scale_without_extent_is_drawn() -> None:
+def test_a_scale_with_equal_ends_is_drawn() -> None:
     assert lines(HeatMap([[3.0, 3.0]], low=3.0, high=3.0))[1] == "  "
 
 

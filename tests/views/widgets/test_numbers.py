@@ -1,4 +1,4 @@
-"""Sums that are too great for a float, and tokens that are ruled out, are shown as ∞ and are null in JSON."""
+"""Sums that overflow a float, and tokens that are ruled out, are ∞ in views and null in JSON."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ A = Token(1, "a", b"a")
     ("value", "spec", "expected"),
     [(1.5, ".2f", "1.50"), (math.inf, ".2f", "∞"), (-math.inf, ".1f", "-∞"), (math.inf, "+.2f", "+∞")],
 )
-def test_infinite_numbers_have_a_sign_of_their_own(value: float, spec: str, expected: str) -> None:
+def test_infinite_numbers_have_a_sign(value: float, spec: str, expected: str) -> None:
     assert number(value, spec) == expected
 
 
-def test_what_is_ruled_out_adds_nothing_to_a_sum() -> None:
+def test_tokens_that_are_ruled_out_add_nothing_to_kl_and_entropy() -> None:
     first, second = torch.tensor([0.0, -torch.inf]), torch.tensor([math.log(0.5), math.log(0.5)])
     assert float(kl_divergence(first, second)) == pytest.approx(math.log(2))
     assert float(kl_divergence(second, first)) == math.inf
@@ -47,7 +47,7 @@ def test_what_is_ruled_out_adds_nothing_to_a_sum() -> None:
 
 
 @pytest.mark.parametrize("logprob", [-1e5, -math.inf])
-def test_a_text_of_endless_surprise(logprob: float) -> None:
+def test_a_text_with_infinite_perplexity(logprob: float) -> None:
     token = TokenScore(1, 1, "a", logprob, 5, 0.0)
     score = TextScore((TokenScore(0, 1, "a"), token), math.inf, -logprob, 1, "cpu kernel")
     text = drawn(ScoreView(score, 0, lambda _: b"a"), width=100)
@@ -56,7 +56,7 @@ def test_a_text_of_endless_surprise(logprob: float) -> None:
     assert sparkline([math.inf, 0.0]) == "█▁"
 
 
-def test_two_models_that_have_nothing_in_common() -> None:
+def test_two_models_with_infinite_kl_divergence() -> None:
     expected = Expected(-math.inf, A, 0.0)
     said = Continuation("a", (A,), True)
     compared = ComparedToken(1, 1, "a", b"a", math.inf, expected, expected)
@@ -68,7 +68,7 @@ def test_two_models_that_have_nothing_in_common() -> None:
     assert json.loads(json_line("x", result))["perplexities"] == [None, None]
 
 
-def test_an_answer_that_cannot_be() -> None:
+def test_an_answer_of_probability_zero() -> None:
     gone = TokenProb(1, "a", b"a", 0.5)
     result = Without(
         Removal((1,), "a", False),
@@ -84,7 +84,7 @@ def test_an_answer_that_cannot_be() -> None:
 
 
 def test_a_token_that_is_ruled_out_is_scored(tmp_path: Path) -> None:
-    # Apart by more than a float32 of the softmax can tell, so that the other token has no probability at all.
+    # So far apart that the other token's float32 softmax probability is 0.
     folder = write_puppet(tmp_path, {BOS: {ids_of(b"a")[0]: 1.0}})
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"][:, BOS] *= 1e4

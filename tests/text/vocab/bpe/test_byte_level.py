@@ -1,4 +1,4 @@
-"""`vocab.json` and `merges.txt` make the tokenizer that transformers makes of them."""
+"""`vocab.json` and `merges.txt` give the same tokenizer as in transformers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_ids_are_those_of_transformers(
     assert not ours.is_special(ours.token_to_id("<tool>") or 0)
 
 
-def test_added_tokens_may_be_in_files_of_their_own(trained: tuple[dict[str, int], list[str]], tmp_path: Path) -> None:
+def test_added_tokens_may_be_in_other_files(trained: tuple[dict[str, int], list[str]], tmp_path: Path) -> None:
     import transformers
 
     folder = write(tmp_path, trained, {})
@@ -124,7 +124,7 @@ def test_added_tokens_may_have_ids_that_the_vocabulary_leaves_free(
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "gpt2"])
-def test_the_kind_of_model_says_the_class_where_no_file_names_one(
+def test_the_model_type_implies_the_tokenizer_class(
     trained: tuple[dict[str, int], list[str]], tmp_path: Path, model_type: str
 ) -> None:
     import transformers
@@ -146,7 +146,7 @@ def test_the_kind_of_model_says_the_class_where_no_file_names_one(
         ({"tokenizer_class": 5}, "tokenizer class '5'"),
     ],
 )
-def test_a_class_whose_rules_are_not_known_is_refused_by_its_name(
+def test_unknown_tokenizer_classes_are_refused_by_name(
     trained: tuple[dict[str, int], list[str]], tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
     folder = write(tmp_path, trained, config)
@@ -173,9 +173,7 @@ def test_damaged_files(tmp_path: Path, vocabulary: Any, merges: str, words: str)
         read(tmp_path)
 
 
-def test_what_ends_a_line_of_the_merges_does_not_matter(
-    trained: tuple[dict[str, int], list[str]], tmp_path: Path
-) -> None:
+def test_merges_may_have_any_line_ends(trained: tuple[dict[str, int], list[str]], tmp_path: Path) -> None:
     folder = write(tmp_path, trained, {"tokenizer_class": "GPT2Tokenizer"})
     expected = [read(folder).encode(text) for text in TEXTS]
     (folder / "merges.txt").write_bytes((folder / "merges.txt").read_bytes().replace(b"\n", b"\r\n") + b"\r\n")

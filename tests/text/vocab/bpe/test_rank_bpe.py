@@ -1,4 +1,4 @@
-"""Vocabularies in the manner of tiktoken, against a plain reading of what their ranks mean."""
+"""Vocabularies in the style of tiktoken, compared with a direct implementation of its algorithm."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tekken(**changes: Any) -> Tokenizer:
     return tokenizer_from_tekken(json.dumps(tekken_data(**changes)), source="tekken.json")
 
 
-def test_tekken_ids_are_ranks_behind_the_control_tokens() -> None:
+def test_tekken_ids_are_ranks_after_the_control_tokens() -> None:
     ours, tokens = tekken(), ranked(TEKKEN_WORDS)
     assert ours.vocab_size == len(tokens) + 30
     for text in [*TEXTS, "SHOUTING", "SHOUTINGS"]:
@@ -69,7 +69,7 @@ def test_control_tokens_of_the_first_tekken_files_are_known() -> None:
     assert not [token for token in ours.encode("[INST]</s>", add_special_tokens=False) if ours.is_added(token)]
 
 
-def test_listed_control_tokens_take_their_places() -> None:
+def test_listed_control_tokens_have_their_ids() -> None:
     listed = [
         {"rank": 0, "token_str": "<unk>", "is_control": True},
         {"rank": 1, "token_str": "<s>", "is_control": True},
@@ -81,7 +81,7 @@ def test_listed_control_tokens_take_their_places() -> None:
     assert ours.eos_id is None
 
 
-def test_a_token_spelled_like_a_control_token_yields_to_it() -> None:
+def test_an_ordinary_token_spelled_like_a_control_token_is_left_out() -> None:
     data = tekken_data()
     rank = len(data["vocab"]) - 2
     for entry, token in zip(data["vocab"][rank - 1 :], (b"<s", b"<s>"), strict=False):
@@ -129,7 +129,7 @@ def test_a_damaged_tekken_file_is_named(fault: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 10_000, "<!DOCTYPE html>"])
-def test_what_is_no_tekken_file_is_named(text: str) -> None:
+def test_other_json_is_refused_as_tekken(text: str) -> None:
     with pytest.raises(CheckpointError, match=r"here/tekken\.json"):
         tokenizer_from_tekken(text, source="here/tekken.json")
 

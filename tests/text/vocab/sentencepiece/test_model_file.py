@@ -56,7 +56,7 @@ def test_ids_and_text_are_those_of_sentencepiece(
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁")))
 @settings(max_examples=30, deadline=None)
-def test_any_text_comes_back(kind: str, text: str) -> None:
+def test_any_text_survives_a_round_trip(kind: str, text: str) -> None:
     ours = made(trained(kind))
     assert ours.decode(ours.encode(text)) == text
 
@@ -79,7 +79,7 @@ def test_properties_of_tokens(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("text", ["</s>", "<|im_end|>", "<think>", "<0x41>", "<unk>", "a<pad>b"])
-def test_text_that_spells_a_token_is_text(kind: str, text: str) -> None:
+def test_spellings_of_control_tokens_are_text(kind: str, text: str) -> None:
     ours = made(trained(kind))
     ids = ours.encode(text, add_special_tokens=False)
     assert not [token for token in ids if ours.is_added(token)]
@@ -97,7 +97,7 @@ def test_text_that_spells_a_token_is_text(kind: str, text: str) -> None:
         ({"add_bos_token": False, "add_eos_token": True}, ["a"]),
     ],
 )
-def test_flags_say_what_is_put_in_front_of_raw_text(config: dict[str, object], pattern: Sequence[str]) -> None:
+def test_flags_decide_about_bos_before_raw_text(config: dict[str, object], pattern: Sequence[str]) -> None:
     ours = made(trained("bpe"), **config)
     names = {ours.bos_id: "bos", ours.eos_id: "eos", ours.token_to_id("▁a"): "a"}
     assert [names[token] for token in ours.encode("a")] == pattern
@@ -112,13 +112,13 @@ def test_flags_say_what_is_put_in_front_of_raw_text(config: dict[str, object], p
         ({"add_prefix_space": False}, ["a", "<|im_end|>", "a"]),
     ],
 )
-def test_flags_say_where_a_space_is_put_in_front(config: dict[str, object], pieces: list[str]) -> None:
+def test_flags_decide_about_the_leading_space(config: dict[str, object], pieces: list[str]) -> None:
     ours = made(trained("bpe"), **config)
     ids = ours.encode_segments([TextSegment("a<|im_end|>a", True)])
     assert [ours.piece(token) for token in ids] == pieces
 
 
-def test_without_legacy_plain_text_is_that_of_sentencepiece_all_the_same() -> None:
+def test_without_legacy_plain_text_still_equals_sentencepiece() -> None:
     data = trained("bpe")
     ours, theirs = made(data, legacy=False), reference(data)
     for text in TEXTS:
@@ -128,7 +128,7 @@ def test_without_legacy_plain_text_is_that_of_sentencepiece_all_the_same() -> No
         assert ours.decode(ids) == "x" + text.replace("▁", " ")
 
 
-def test_tokens_listed_beside_the_model_are_added_and_name_roles() -> None:
+def test_tokens_listed_in_other_files_are_added_and_have_roles() -> None:
     data = trained("bpe")
     size = made(data).vocab_size
     ours = tokenizer_from_model_file(
@@ -169,7 +169,7 @@ UNKNOWN = piece(b"<unk>", 2)
 BPE = field(2, field(3, 2))
 
 
-def test_defaults_of_the_format() -> None:
+def test_format_defaults_are_used() -> None:
     model = read_sentencepiece_model(UNKNOWN + field(1, field(1, b"a")), source="m")
     assert (model.kind, model.byte_fallback, model.add_dummy_prefix, model.remove_extra_spaces) == (
         1,
@@ -184,11 +184,11 @@ def test_defaults_of_the_format() -> None:
 def test_names_of_roles_come_from_the_file() -> None:
     trainer = field(2, field(46, b"<begin>") + field(47, b"a") + field(3, 2))
     model = read_sentencepiece_model(UNKNOWN + piece(b"<begin>", 3) + piece(b"a") + trainer, source="m")
-    # What is no control token ends no text.
+    # An ordinary token does not end a text.
     assert model.roles == {"unk_token": "<unk>", "bos_token": "<begin>"}
 
 
-def test_pieces_that_are_no_text_get_a_name() -> None:
+def test_pieces_that_are_not_text_get_a_name() -> None:
     ours = made(UNKNOWN + piece(b"") + piece(b"\xff") + BPE)
     assert [ours.piece(1), ours.piece(2)] == ["[EMPTY_1]", "[INVALID_2]"]
 
@@ -220,7 +220,7 @@ def test_damaged_files_are_named(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("flag", ["add_bos_token", "legacy", "add_prefix_space"])
-def test_a_flag_that_is_none_is_refused(flag: str) -> None:
+def test_a_flag_that_is_not_a_boolean_is_refused(flag: str) -> None:
     with pytest.raises(CheckpointError, match=flag):
         made(trained("bpe"), **{flag: "yes"})
 
