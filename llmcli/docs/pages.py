@@ -74,14 +74,14 @@ def topics_about(command: str) -> list[str]:
 
 
 def for_terminal(text: str) -> str:
-    """`text` with links to other pages as the command that shows them, and without comments and code block options."""
+    """`text` with links to other pages as commands, and without comments, pictures and options of code blocks."""
     lines = []
     for line, in_code in _lines(text):
         if line.startswith("```"):
             line = line.partition(" ")[0]
         elif not in_code:
             line = re.sub(r"\[([^]]+)]\((?:([a-z-]+)\.md)?(#[^)]*)?\)", _as_command, line)
-            line = re.sub(r"<!--.*?-->", "", line)
+            line = re.sub(r"<!--.*?-->|^!\[.*]\(.*\)$", "", line)
         lines.append(line)
     return "\n".join(lines)
 

@@ -34,7 +34,7 @@ def test_the_help_of_a_command_is_printed_with_the_pages_about_it() -> None:
 
 def test_a_word_is_searched_for() -> None:
     result = llm("help", "kobayashi").stdout.decode()
-    assert "## How to read the views" in result
+    assert "### attention" in result
     assert "*llm help inspect*" in result
     assert "## Flags" not in result
 
@@ -57,8 +57,9 @@ def test_a_heading_in_a_code_block_is_text() -> None:
 
 
 def test_links_become_commands_on_a_terminal() -> None:
-    text = "See [chat](chat.md#keys) and [above](#x), <!-- hidden -->here.\n```console not-run\n[a](chat.md)\n```"
-    expected = "See chat (`llm help chat`) and above, here.\n```console\n[a](chat.md)\n```"
+    text = "See [chat](chat.md#keys) and [above](#x), <!-- hidden -->here.\n![a](b.svg)\n"
+    text += "```console not-run\n[a](chat.md)\n```"
+    expected = "See chat (`llm help chat`) and above, here.\n\n```console\n[a](chat.md)\n```"
     assert pages.for_terminal(text) == expected
 
 
