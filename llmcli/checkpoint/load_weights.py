@@ -67,12 +67,12 @@ def load_weights(
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
     packed = attach_packed_matrices(model, planned_formats(model, packing, checkpoint, device, sizes), dtype, device)
-    here = _is_main_memory(device)
-    packer = block_packer() if packed and here else None
-    threads = torch.get_num_threads() if here else _DEVICE_READERS
+    in_main_memory = _is_main_memory(device)
+    packer = block_packer() if packed and in_main_memory else None
+    threads = torch.get_num_threads() if in_main_memory else _DEVICE_READERS
     ring = Ring(device_copy(device), 2 * threads)
     dense = [name for name in shapes if name not in packed]
-    streamed = {} if here else _streamed(checkpoint, dense, ring)
+    streamed = {} if in_main_memory else _streamed(checkpoint, dense, ring)
 
     def read(name: str, values: torch.Tensor | PackedMatrix, reader: TensorReader) -> str:
         if stopped.is_set():
@@ -87,15 +87,15 @@ def load_weights(
             _assign(model, name, values.to(device))
         return name
 
-    def room(name: str) -> torch.Tensor | PackedMatrix:
+    def allocate(name: str) -> torch.Tensor | PackedMatrix:
         if name in packed:
             return packed[name]
         return _allocate(shapes[name], dtypes[name], device if name in streamed else torch.device("cpu"))
 
-    with memory_for_weights(total), TensorReader() as reader, _one_thread_a_tensor(threads) as pool:
+    with memory_for_weights(total), TensorReader() as reader, _single_thread_workers(threads) as pool:
         try:
             # Allocate parameters first: interleaving them with temporaries would fragment the heap.
-            jobs = [pool.submit(read, name, room(name), reader) for name in shapes]
+            jobs = [pool.submit(read, name, allocate(name), reader) for name in shapes]
             for future in as_completed(jobs):
                 done += checkpoint.stored_bytes(future.result())
                 if progress is not None:
@@ -109,7 +109,7 @@ def load_weights(
 
 
 @contextmanager
-def _one_thread_a_tensor(threads: int) -> Iterator[ThreadPoolExecutor]:
+def _single_thread_workers(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of `threads` workers, each of them computing with one thread.
 
     Workers that never wait for each other keep their speed when another program uses a core; threads that share every

@@ -24,7 +24,7 @@ from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
 
 # Context assumed when none was requested, in tokens: a short chat. The cache grows with the text.
-_UNASKED_CONTEXT = 1024
+_DEFAULT_CONTEXT = 1024
 # Suggested contexts are multiples of this.
 _CONTEXT_STEP = 256
 
@@ -65,7 +65,7 @@ def footprint(
 ) -> Footprint:
     """Memory of `model` (may be on `meta`) on `device`: parameters in `planned` packed, others in `dtype`."""
     weights = sum(parameter_bytes(model, planned, dtype).values())
-    tokens = min(context or _UNASKED_CONTEXT, model.config.context_length)
+    tokens = min(context or _DEFAULT_CONTEXT, model.config.context_length)
     working = _working(model.config, tokens, dtype, device)
     if device.type == "cuda" and planned:
         largest = max(math.prod(model.get_parameter(name).shape[-2:]) for name in planned)

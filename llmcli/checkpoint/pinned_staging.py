@@ -87,7 +87,7 @@ class Ring:
 
     def __init__(self, fetching: DeviceCopy, count: int, *, buffer_bytes: int = BUFFER_BYTES) -> None:
         self.buffer_bytes = buffer_bytes
-        self._fetching, self._unmade = fetching, count
+        self._fetching, self._unallocated = fetching, count
         self._lock = threading.Lock()
         self._idle: queue.SimpleQueue[tuple[Tensor, Callable[[], object]]] = queue.SimpleQueue()
 
@@ -105,8 +105,8 @@ class Ring:
 
     def _next(self) -> tuple[Tensor, Callable[[], object]]:
         with self._lock:
-            make = self._unmade > 0 and self._idle.empty()
-            self._unmade -= make
+            make = self._unallocated > 0 and self._idle.empty()
+            self._unallocated -= make
         return (self._fetching.buffer(self.buffer_bytes), _no_wait) if make else self._idle.get()
 
 

@@ -95,7 +95,7 @@ def set_alias(name: str, model: str) -> tuple[str, Path | None]:
         raise UsageError("The model's name is empty.")
     path = Path(model).expanduser()
     target = str(path.resolve()) if path.exists() else model
-    with _changing(setting=True) as (known, aside):
+    with _editing(setting=True) as (known, aside):
         if model in known:
             raise UsageError(f"{model!r} is an alias itself; name the model it stands for, {known[model]!r}.")
         known[name] = target
@@ -108,14 +108,14 @@ def remove_alias(name: str) -> None:
     Raises:
         ModelNotFoundError: there is no such alias.
     """
-    with _changing() as (known, _):
+    with _editing() as (known, _):
         if name not in known:
             raise ModelNotFoundError(f"There is no alias {name!r}; `llm alias list` shows them.")
         del known[name]
 
 
 @contextmanager
-def _changing(*, setting: bool = False) -> Iterator[tuple[dict[str, str], Path | None]]:
+def _editing(*, setting: bool = False) -> Iterator[tuple[dict[str, str], Path | None]]:
     """Yield all aliases for changing, and write them back; one process at a time, so that no change is lost.
 
     A damaged file raises an error; with `setting` it is set aside, and its new path is yielded too.

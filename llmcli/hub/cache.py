@@ -115,7 +115,7 @@ def remove_cached(name: HubName) -> int:
 
 
 def weights_in(snapshot: Path, names: list[str]) -> WeightFiles | None:
-    """The weights among a snapshot's `names`, in the layout of Transformers or of the model's makers.
+    """The weights among a snapshot's `names`, in the layout of Transformers, Mistral or Meta.
 
     None if a file that loading needs is missing, or if the small files describe an unsupported model.
     """

@@ -194,7 +194,7 @@ def deepseek_v3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | N
     )
 
 
-def _deepseek(keys: ConfigKeys, layers: int, *, grouped: bool, **knobs: Any) -> list[ExpertsConfig | None]:
+def _deepseek(keys: ConfigKeys, layers: int, *, grouped: bool, **options: Any) -> list[ExpertsConfig | None]:
     if (keys.optional_integer("moe_layer_freq") or 1) != 1:
         raise UnsupportedModelError(f"{keys.path} has moe_layer_freq {keys.get('moe_layer_freq')}; only 1 is known.")
     shared = keys.optional_integer("n_shared_experts", minimum=0) or 0
@@ -206,18 +206,18 @@ def _deepseek(keys: ConfigKeys, layers: int, *, grouped: bool, **knobs: Any) -> 
         groups_chosen=(keys.optional_integer("topk_group") or 1) if grouped else 1,
         float32_router=True,
         shared_size=shared * keys.integer("moe_intermediate_size"),
-        **knobs,
+        **options,
     )
     first = keys.integer("first_k_dense_replace", minimum=0)
     return [experts if index >= first else None for index in range(layers)]
 
 
-def _experts(keys: ConfigKeys, size_key: str, **knobs: Any) -> ExpertsConfig:
+def _experts(keys: ConfigKeys, size_key: str, **options: Any) -> ExpertsConfig:
     count, chosen = keys.integer("num_experts"), keys.integer("num_experts_per_tok")
     if count > 10_000:
         name = keys.spelled("num_experts")
         raise CheckpointError(f"{keys.path} has {name!r} = {count}, which is more than any model has.")
-    experts = ExpertsConfig(count=count, chosen=chosen, intermediate_size=keys.integer(size_key), **knobs)
+    experts = ExpertsConfig(count=count, chosen=chosen, intermediate_size=keys.integer(size_key), **options)
     groups, used = experts.groups, experts.groups_chosen
     # A group is ranked by its best one or two experts, so it must have that many.
     smallest = 1 if experts.group_score == "best" else 2

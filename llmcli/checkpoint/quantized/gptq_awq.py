@@ -148,8 +148,8 @@ def collapse_gptq(
     """Replace `X.qweight`, `X.qzeros`, `X.scales` and `X.g_idx` by `X.weight`.
 
     `group_size` is None if all inputs are one group. Unless the checkpoint is `uniform`, sizes may differ between
-    modules and are derived from each module's tensors. `in_order`: the table of groups, if present, is the identity;
-    `symmetric`: all zero points are in the middle. Both allow packing without reading these tensors.
+    modules and are derived from each module's tensors. `in_order` promises that groups are consecutive inputs, even if
+    there is a table of groups; `symmetric` that zero points are in the middle. Packing relies on both.
 
     Raises:
         CheckpointError: shapes that contradict each other or the configuration.
