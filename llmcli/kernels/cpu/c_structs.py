@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 8
+ABI = 9
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -100,7 +100,6 @@ class Pass(ctypes.Structure):
         ("start", c_int64),
         ("positions", c_void_p),
         *_fields(c_int32, "tokens only_last greatest skipped"),
-        ("unread", c_int64),
     )
 
 

@@ -81,7 +81,6 @@ class CpuStep:
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
         self._last: tuple[Tensor, int] | None = None
-        self._unread_bytes = 0
         self._tokens_of_bursts = 0
 
     @property
@@ -99,7 +98,7 @@ class CpuStep:
     def unread_bytes(self) -> int:
         """See `BurstStep`."""
         spared: int = self._library.handle.llm_unread_bytes(self._context)
-        return self._unread_bytes + self._tokens_of_bursts * spared
+        return self._tokens_of_bursts * spared
 
     @property
     def greatest(self) -> tuple[int, float] | None:
@@ -215,7 +214,6 @@ class CpuStep:
         with signals.alarm() as choice.alarm:
             made: int = self._library.handle.llm_generate(self._context, step, choice, count, chosen)
         _check(-min(made, 0))
-        self._unread_bytes += step.unread
         self._tokens_of_bursts += made
         cache.advance(made)
         return chosen[:made]

@@ -6,14 +6,11 @@ columns of all rows, and no sum runs across a register. With 4 bits two such vec
 nibbles are columns 8j to 8j + 3, the upper ones 8j + 4 to 8j + 7. Scales and minima, in half precision, come before the
 codes of all columns of 16 rows.
 
-What is seldom needed of narrow blocks, their rest, is kept apart: a processor fetches much of what it reads past. With
-8 bits the upper nibbles are kept as if they were codes of 4 bits; the rest are the lower nibbles, in the same way. An
-estimate of a row reads little more than half of it (kernels/cpu/csrc/logits/head_screening.h). With 4 bits the rest
-are the upper 4 bits of each scale and minimum: within 16 rows these are hardly ever greater than 16 times the least,
+What is seldom needed of narrow 4-bit blocks, their rest, is kept apart: a processor fetches much of what it reads past.
+It is the upper 4 bits of each scale and minimum: within 16 rows these are hardly ever greater than 16 times the least,
 and so follow from the lower 12 once they have been seen (kernels/cpu/csrc/matmul/scale_compression.h). Of a group the
-blocks hold 16 words of 16 bits,
-a scale's lower 12 and above them a minimum's bits 8 to 11, then 16 bytes, the minima's lower 8 bits; the rest
-holds 16 bytes, a scale's upper 4 bits and above them a minimum's.
+blocks hold 16 words of 16 bits, a scale's lower 12 and above them a minimum's bits 8 to 11, then 16 bytes, the minima's
+lower 8 bits; the rest holds 16 bytes, a scale's upper 4 bits and above them a minimum's.
 
 Wide blocks are in the order in which a GPU reads them fastest: 4 rows x all columns. A word of 32 bits has 8
 consecutive columns of 4 bits, or 4 of 8, lowest bits first. Words of the same columns of the 4 rows are adjacent, so
@@ -64,15 +61,15 @@ _LINE = 64
 class Views(NamedTuple):
     """Views of the codes, scales and minima in blocks, in the order of their memory."""
 
-    codes: tuple[Tensor, ...]
-    """(R, G, V, rows, 4) uint8: words, or the upper halves of codes and the lower."""
+    codes: Tensor
+    """(R, G, V, rows, 4) uint8."""
     numbers: tuple[Tensor, ...]
     """(R, G, ..., rows): scales and minima, or the parts they are split into."""
 
     def of_rows(self, block: Tensor, row: Tensor) -> Views:
         """Select row `row[i]` of block `block[i]`, both (N,): N blocks of one row."""
-        codes = (words[block, ..., row, :].unsqueeze(-2) for words in self.codes)
-        return Views(tuple(codes), tuple(part[block, ..., row].unsqueeze(-1) for part in self.numbers))
+        codes = self.codes[block, ..., row, :].unsqueeze(-2)
+        return Views(codes, tuple(part[block, ..., row].unsqueeze(-1) for part in self.numbers))
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class PackedFormat:
         codes, numbers = self._code_bytes(columns), self._number_bytes(columns)
         if self.wide:
             return -(-(codes + numbers) // _WIDE_BYTES) * _WIDE_BYTES, 0
-        return codes + numbers, codes if self.bits == 8 else self.groups(columns) * self.rows
+        return codes + numbers, self.groups(columns) * self.rows if self.bits == 4 else 0
 
     def nbytes(self, rows: int, columns: int, count: int = 1) -> int:
         """Bytes of `count` packed matrices."""
@@ -122,11 +119,11 @@ class PackedFormat:
         if not self.wide and self.bits == 4:
             numbers = numbers.view(count, groups, -1)
             words, lower = numbers[..., : 2 * self.rows].view(torch.int16), numbers[..., 2 * self.rows :]
-            return Views((codes,), (words, lower, rest.view(count, groups, self.rows)))
+            return Views(codes, (words, lower, rest.view(count, groups, self.rows)))
         numbers = numbers.view(torch.float32 if self.group is None else torch.float16)
         if self.wide:
-            return Views((codes,), (numbers.view(count, groups, self.rows, -1).transpose(2, 3),))
-        return Views((codes, rest.view(codes.shape)), (numbers.view(count, groups, 1, self.rows),))
+            return Views(codes, (numbers.view(count, groups, self.rows, -1).transpose(2, 3),))
+        return Views(codes, (numbers.view(count, groups, 1, self.rows),))
 
     def write(self, to: Views, codes: Tensor, numbers: Tensor) -> None:
         """Write codes (R, rows, G, columns of a group) uint8, and scales and minima (R, G, 1 or 2, rows)."""
@@ -134,13 +131,7 @@ class PackedFormat:
         if self.wide and self.bits == 4:
             codes = _pairs(codes, -1)
         words = codes.view(blocks, rows, groups, -1, 4).permute(0, 2, 3, 1, 4)
-        if self.wide:
-            to.codes[0].copy_(words)
-        elif self.bits == 4:
-            to.codes[0].copy_(_pairs(words, -3))
-        else:
-            to.codes[0].copy_(_pairs(words >> 4, -3))
-            to.codes[1].copy_(_pairs(words & 15, -3))
+        to.codes.copy_(words if self.wide or self.bits == 8 else _pairs(words, -3))
         parts = _split_numbers(numbers) if len(to.numbers) > 1 else (numbers,)
         for place, part in zip(to.numbers, parts, strict=True):
             place.copy_(part)
@@ -148,15 +139,14 @@ class PackedFormat:
     def read(self, views: Views) -> tuple[Tensor, Tensor]:
         """Read codes (R, rows, G, columns of a group) uint8, and scales and minima (R, G, 1 or 2, rows)."""
         numbers = _joined_numbers(*views.numbers) if len(views.numbers) > 1 else views.numbers[0]
-        parts = [words if self.wide else _out_of_pairs(words, -3) for words in views.codes]
-        words = parts[0] if len(parts) == 1 else parts[0] << 4 | parts[1]
+        words = views.codes if self.wide or self.bits == 8 else _out_of_pairs(views.codes, -3)
         blocks, groups, _, rows, _ = words.shape
         codes = words.permute(0, 3, 1, 2, 4).reshape(blocks, rows, groups, -1)
         return _out_of_pairs(codes, -1) if self.wide and self.bits == 4 else codes, numbers
 
     def _code_bytes(self, columns: int) -> int:
         """Without the rest."""
-        return self.rows * self.padded(columns) // (1 if self.wide and self.bits == 8 else 2)
+        return self.rows * self.padded(columns) * self.bits // 8
 
     def _number_bytes(self, columns: int) -> int:
         """Bytes of the scales and minima of a block of rows; in narrow blocks with padding to whole cache lines."""

@@ -179,7 +179,7 @@ class PackedMatrix(nn.Module):
 
     def _pack(self, groups: Groups, to: Views) -> None:
         """Write rows into blocks, with zeros for rows that are missing in the last block."""
-        kept, blocks, number = self.format, len(to.codes[0]), groups.scale.shape[1]
+        kept, blocks, number = self.format, len(to.codes), groups.scale.shape[1]
         rows = blocks * kept.rows
         codes = _padded(groups.codes, kept.padded(self.columns), rows).view(blocks, kept.rows, number, -1)
         scales_and_minima = [

@@ -17,7 +17,7 @@ from tests.support.kernels.packed_blocks import FORMATS, any_blocks, empty_matri
 def held_by(matrix: PackedMatrix) -> list[torch.Tensor]:
     """The bytes of a matrix without the padding at the end of each row block's scales."""
     views = matrix.format.views(matrix.blocks, matrix.rest, matrix.columns)
-    return [part.contiguous().view(torch.uint8) for part in (*views.codes, *views.numbers)]
+    return [part.contiguous().view(torch.uint8) for part in (views.codes, *views.numbers)]
 
 
 def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:

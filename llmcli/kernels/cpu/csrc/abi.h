@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 8
+#define LLM_ABI 9
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -79,7 +79,6 @@ typedef struct {
     int32_t tokens, only_last;
     int32_t greatest; /* output, for one row of logits: the first position of the maximum */
     int32_t skipped;  /* tokens whose rotations come before those of the step */
-    int64_t unread;   /* output: bytes of weights that the pass did not need to read */
 } Pass;
 
 /* Sampling parameters; `SamplingParams` of engine/sampling_params.py explains them. */

@@ -46,7 +46,6 @@ EXPORT Context *llm_new(const Model *model, int threads, const int32_t *cpus, in
     memcpy(c->cpus, cpus, sizeof *c->cpus * (size_t)(cores + processors));
     c->cores = (Cores){c->cpus, cores, processors};
     c->caller_core = -1;
-    c->pause = 1;
     allocate_buffers(c);
     if (c->arena.failed || !start_threads(c)) {
         llm_free(c);
@@ -61,7 +60,7 @@ EXPORT int llm_step(Context *c, Pass *step) {
     if (problem) return problem;
     Affinity placed;
     pin_caller(c, &placed);
-    run_pass(c, step, 0);
+    run_pass(c, step);
     unpin_caller(&placed);
     return 0;
 }
@@ -86,10 +85,7 @@ EXPORT int llm_generate(Context *c, Pass *step, const Choice *choice, int count,
     Pass now = *step;
     pin_caller(c, &placed);
     for (; made < count && !ended; made++) {
-        if (choice->temperature == 0)
-            greedy_pass(c, &now, choice->vocabulary);
-        else
-            run_pass(c, &now, 0);
+        run_pass(c, &now);
         double uniform = choice->temperature == 0 ? 0 : choice->uniforms[made];
         chosen[made] = sample_token(choice, now.logits, now.greatest, uniform);
         ended = is_end(choice, chosen[made]) || is_readable(choice->alarm);
@@ -98,7 +94,6 @@ EXPORT int llm_generate(Context *c, Pass *step, const Choice *choice, int count,
         now.skipped++;
     }
     unpin_caller(&placed);
-    step->unread = now.unread;
     return made;
 }
 

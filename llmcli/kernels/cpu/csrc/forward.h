@@ -6,7 +6,6 @@
 #include "layers/decoder_layer.h"
 #include "layers/embedding.h"
 #include "logits/lm_head.h"
-#include "logits/screened_head.h"
 #include "runtime/buffers.h"
 
 /* The final norm of all tokens after the first `skipped` ones, into `in`. */
@@ -35,8 +34,7 @@ static void run_worker(Worker *w) {
     for (int i = 0; i < m->layers; i++) {
         int is_last = i + 1 == m->layers;
         Products then = is_last ? (Products){{head}, 1} : attention_products(w, c->layers + i + 1);
-        WeightAddress next = first_address(w, then.products, then.count);
-        if (is_last && c->argmax_tokens) next.rest = NULL;
+        const char *next = first_address(w, then.products, then.count);
         run_layer(w, c->layers + i, step->segments + i, next);
     }
     sync_rows(w);
@@ -44,44 +42,18 @@ static void run_worker(Worker *w) {
     sync_rows(w);
     /* The next pass starts with the weights of the first layer. */
     Products again = attention_products(w, c->layers);
-    WeightAddress next = first_address(w, again.products, again.count);
-    if (c->argmax_tokens)
-        screened_argmax(w, &head, next);
-    else
-        all_logits(w, &head, next);
+    const char *next = first_address(w, again.products, again.count);
+    all_logits(w, &head, next);
     if (m->logit_scale != 1 || m->logit_softcap > 0) cap_logits(w, tokens);
 }
 
-/* The pass of a step, called in the caller's thread. `argmax_tokens`: only the greatest logit among that many first
-   tokens is needed; 0: all logits are. */
-static void run_pass(Context *c, Pass *step, int argmax_tokens) {
+/* The pass of a step, called in the caller's thread. */
+static void run_pass(Context *c, Pass *step) {
     c->step = step;
-    c->argmax_tokens = argmax_tokens;
     set_shapes(&c->model, &c->shared, step->tokens);
     barrier_wait(&c->barrier, PATIENCE, &c->workers[0].cursor);
     run_worker(&c->workers[0]);
     step->greatest = (int32_t)argmax_of_workers(c);
-}
-
-/* The most passes without head screening after it has not paid off. */
-enum { MAX_PAUSE = 64 };
-
-/* A pass that needs only the greatest logit of the first `argmax_tokens` tokens: with head screening, if that pays
-   off. */
-static void greedy_pass(Context *c, Pass *step, int argmax_tokens) {
-    const Matrix *head = &c->model.head;
-    int blocks_read = 0;
-    if (c->unscreened || !can_screen(&c->model)) {
-        run_pass(c, step, 0);
-        if (!c->is_unreliable && c->unscreened) c->unscreened--;
-        return;
-    }
-    run_pass(c, step, argmax_tokens);
-    for (int i = 0; i < c->threads; i++) blocks_read += c->workers[i].blocks_read;
-    int failed = c->is_unreliable || blocks_read > row_blocks(head) / 4;
-    c->unscreened = failed ? c->pause : 0;
-    c->pause = !failed ? 1 : c->pause < MAX_PAUSE ? 2 * c->pause : MAX_PAUSE;
-    step->unread += unread_bytes(head, c->workers[0].error_weights, blocks_read);
 }
 
 #endif

@@ -98,13 +98,12 @@ INLINE void read_codes(const int format, const uint8_t *const *rows, int g, cons
     }
 }
 
-/* Four bits of each code, from bit `shift`, of `count` rows from `row`. */
-INLINE void write_nibbles(const Codes *codes, const int shift, uint8_t *to, int row, const int count) {
+/* Codes of 4 bits of `count` rows from `row`. */
+INLINE void write_nibbles(const Codes *codes, uint8_t *to, int row, const int count) {
     for (int i = 0; i < 4; i++) {
         const uint32_t *even = codes->fours[2 * i], *odd = codes->fours[2 * i + 1];
         uint32_t both[BLOCK_ROWS];
-        for (int r = 0; r < count; r++)
-            both[r] = (even[r] >> shift & 0x0f0f0f0f) | (odd[r] >> shift & 0x0f0f0f0f) << 4;
+        for (int r = 0; r < count; r++) both[r] = even[r] | odd[r] << 4;
         memcpy(to + 64 * i + 4 * row, both, sizeof *both * (size_t)count);
     }
 }
@@ -112,7 +111,8 @@ INLINE void write_nibbles(const Codes *codes, const int shift, uint8_t *to, int 
 /* Group `g` of `count` rows from `row`, into the row block at `near` and `rest`. */
 INLINE void write_codes(const int kept, const Codes *codes, uint8_t *near, uint8_t *rest, int g, int groups, int row,
                         const int count) {
-    uint8_t *scales = near, *to = near + scale_bytes(kept, groups) + NIBBLE_BYTES * (int64_t)g;
+    uint8_t *scales = near, *to = near + scale_bytes(kept, groups);
+    to += (kept == PACKED4 ? INT4_CODE_BYTES : INT8_CODE_BYTES) * (int64_t)g;
     if (kept == PACKED4) {
         uint16_t words[BLOCK_ROWS];
         uint8_t lower[BLOCK_ROWS], upper[BLOCK_ROWS];
@@ -121,14 +121,13 @@ INLINE void write_codes(const int kept, const Codes *codes, uint8_t *near, uint8
             lower[r] = (uint8_t)codes->minimum[r];
             upper[r] = (uint8_t)(codes->scale[r] >> 12 | codes->minimum[r] >> 12 << 4);
         }
-        write_nibbles(codes, 0, to, row, count);
+        write_nibbles(codes, to, row, count);
         scales += INT4_SCALE_BYTES * (int64_t)g;
         memcpy(scales + 2 * row, words, sizeof *words * (size_t)count);
         memcpy(scales + 2 * BLOCK_ROWS + row, lower, (size_t)count);
         memcpy(rest + REST_BYTES * (int64_t)g + row, upper, (size_t)count);
     } else {
-        write_nibbles(codes, 4, to, row, count);
-        write_nibbles(codes, 0, rest + NIBBLE_BYTES * (int64_t)g, row, count);
+        for (int i = 0; i < 8; i++) memcpy(to + 64 * i + 4 * row, codes->fours[i], 4 * (size_t)count);
         memcpy(scales + INT8_SCALE_BYTES * (int64_t)g + 2 * row, codes->scale, sizeof *codes->scale * (size_t)count);
     }
 }

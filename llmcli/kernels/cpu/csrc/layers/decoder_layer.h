@@ -14,7 +14,7 @@ static int needs_quantized(const Layer *layer, int second) {
 }
 
 /* `next`: the weights that are read after this layer. */
-static void run_layer(Worker *w, const Layer *layer, const Segment *segment, WeightAddress next) {
+static void run_layer(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
     Context *c = w->context;
     const Model *m = &c->model;
     Activations *rows = w->rows;

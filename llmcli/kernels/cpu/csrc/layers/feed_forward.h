@@ -8,15 +8,15 @@
 #include "../runtime/products.h"
 
 /* The address of the first weights a worker reads after attention; none before experts are chosen. */
-static WeightAddress feed_forward_address(const Worker *w, const Layer *layer) {
+static const char *feed_forward_address(const Worker *w, const Layer *layer) {
     int64_t first;
-    if (layer->experts.count) return NO_ADDRESS;
+    if (layer->experts.count) return NULL;
     share(w, (w->context->model.intermediate + GROUP - 1) / GROUP, &first);
-    return weight_address(&layer->up, 0, first * (GROUP / BLOCK_ROWS));
+    return block_at(&layer->up, 0, first * (GROUP / BLOCK_ROWS));
 }
 
 /* From `in` to `out`; `next`: the weights that are read afterwards. */
-static void feed_forward(Worker *w, const Layer *layer, int inner, const Input *in, float *out, WeightAddress next) {
+static void feed_forward(Worker *w, const Layer *layer, int inner, const Input *in, float *out, const char *next) {
     Context *c = w->context;
     int tokens = c->step->tokens, gated = layer->gate.data != NULL;
     Input inner_in = c->inner_in;
@@ -26,9 +26,9 @@ static void feed_forward(Worker *w, const Layer *layer, int inner, const Input *
     int64_t from = first * (GROUP / BLOCK_ROWS), to = last * (GROUP / BLOCK_ROWS);
     if (to > blocks) to = blocks;
     Product down = {&layer->down, &inner_in, out, c->ld_hidden};
-    WeightAddress then = first_address(w, &down, 1);
+    const char *then = first_address(w, &down, 1);
     multiply(&layer->up, 0, in, c->up, c->ld_inner, (int)from, (int)to,
-             gated ? weight_address(&layer->gate, 0, from) : then);
+             gated ? block_at(&layer->gate, 0, from) : then);
     if (gated) multiply(&layer->gate, 0, in, c->gate, c->ld_inner, (int)from, (int)to, then);
     prefetch_next_weights(w, then);
     int column = (int)first * GROUP, end = (int)last * GROUP < inner ? (int)last * GROUP : inner;

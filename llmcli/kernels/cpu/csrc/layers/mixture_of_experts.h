@@ -54,7 +54,7 @@ static void multiply_experts(const Worker *w, const Experts *experts, const Matr
         int64_t from = first > at ? first - at : 0, to = last - at < blocks ? last - at : blocks;
         if (from < to) {
             Input own = slots_of(in, c->first_slot[e], count, m->columns);
-            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, (int)from, (int)to, NO_ADDRESS);
+            multiply(m, e, &own, out + c->first_pair[e] * ld, ld, (int)from, (int)to, NULL);
         }
         at += blocks;
     }
@@ -65,7 +65,7 @@ static void route_tokens(Worker *w, const Experts *experts, const Input *in) {
     Context *c = w->context;
     Product route[2] = {{&experts->router, in, c->routed, experts->count},
                         {&experts->shared_gate, in, c->shared_factor, 1}};
-    multiply_products(w, route, experts->shared_gate.data ? 2 : 1, NO_ADDRESS);
+    multiply_products(w, route, experts->shared_gate.data ? 2 : 1, NULL);
     sync_threads(w);
     int64_t first, last = share(w, c->step->tokens, &first);
     for (int64_t t = first; t < last; t++)
@@ -120,7 +120,7 @@ static void combine_experts(const Context *c, const Experts *experts, int64_t t,
 }
 
 /* From `in` to `out`, for all tokens; `next`: the weights that are read afterwards. */
-static void mixture_of_experts(Worker *w, const Layer *layer, const Input *in, float *out, WeightAddress next) {
+static void mixture_of_experts(Worker *w, const Layer *layer, const Input *in, float *out, const char *next) {
     Context *c = w->context;
     const Experts *experts = &layer->experts;
     int tokens = c->step->tokens, pairs = tokens * experts->chosen;

@@ -25,7 +25,7 @@ static int64_t argmax_of_workers(const Context *c) {
     return best;
 }
 
-static void all_logits(Worker *w, const Product *head, WeightAddress next) {
+static void all_logits(Worker *w, const Product *head, const char *next) {
     int64_t first, last = share_of_rows(w, head, 1, &first);
     multiply_products(w, head, 1, next);
     if (head->in->tokens == 1) record_argmax(w, first * BLOCK_ROWS, last * BLOCK_ROWS, head->matrix->rows);

@@ -19,12 +19,12 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
         __m512i q[8];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            __m512i both = _mm512_loadu_si512(w.codes + NIBBLE_BYTES * g + 64 * j);
+            __m512i both = _mm512_loadu_si512(w.codes + INT4_CODE_BYTES * g + 64 * j);
             q[2 * j] = _mm512_and_si512(both, low);
             q[2 * j + 1] = odd ? _mm512_andnot_si512(low, both) : _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         }
         Scales scales = load_scales(w.scales + INT4_SCALE_BYTES * g, w.rest + REST_BYTES * g, w.bases, 0);
-        prefetch_near(PACKED4, w.scales, g, plan);
+        prefetch_group(PACKED4, w.scales, g, plan);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
             __m512i dots[4];
@@ -51,9 +51,9 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
         for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
         for (int g = 0; g < groups; g++) {
             const int8_t *c = codes + (int64_t)g * INPUT_CODES * n;
-            const uint8_t *block = w.codes + NIBBLE_BYTES * g + 32 * half, *at = w.scales + INT4_SCALE_BYTES * g;
+            const uint8_t *block = w.codes + INT4_CODE_BYTES * g + 32 * half, *at = w.scales + INT4_SCALE_BYTES * g;
             Scales scales = load_scales(at, w.rest + REST_BYTES * g, w.bases, 8 * half);
-            if (half == 0) prefetch_near(PACKED4, w.scales, g, plan);
+            if (half == 0) prefetch_group(PACKED4, w.scales, g, plan);
             for (int t = 0; t < n; t++) {
                 /* Eight sums of two products fit 16 bits: 16 * 15 * 128 < 2^15. */
                 __m256i pairs[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -82,7 +82,7 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
 INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total,
                          const int n, float *sums, const ReadPlan *plan) {
     (void)plan;
-    portable_tile(w, groups, codes, scale, total, NULL, n, sums, 4, NULL);
+    portable_tile(w, groups, codes, scale, total, NULL, n, sums, 4);
 }
 
 #endif

@@ -8,19 +8,19 @@
 
 enum { TILE = 16, GROUP = 32, INPUT_CODES = 64, BLOCK_ROWS = 16 };
 
-/* Bytes of 32 columns of a row block: codes of 4 bits, or one half of 8-bit codes; and scales of 8-bit weights. */
-enum { NIBBLE_BYTES = 256, INT8_SCALE_BYTES = 32 };
+/* Bytes of 32 columns of a row block: codes of 4 and of 8 bits, and scales of 8-bit weights. */
+enum { INT4_CODE_BYTES = 256, INT8_CODE_BYTES = 512, INT8_SCALE_BYTES = 32 };
 
 INLINE int64_t scale_bytes(int format, int groups) {
     return round_up((int64_t)groups * (format == PACKED4 ? INT4_SCALE_BYTES : INT8_SCALE_BYTES), 64);
 }
 
 INLINE int64_t near_bytes(int format, int groups) {
-    return scale_bytes(format, groups) + (int64_t)groups * NIBBLE_BYTES;
+    return scale_bytes(format, groups) + (int64_t)groups * (format == PACKED4 ? INT4_CODE_BYTES : INT8_CODE_BYTES);
 }
 
 INLINE int64_t rest_bytes(int format, int groups) {
-    return (int64_t)groups * (format == PACKED4 ? REST_BYTES : NIBBLE_BYTES);
+    return format == PACKED4 ? (int64_t)groups * REST_BYTES : 0;
 }
 
 /* The packed weights of a row block; `bases`: of its scales and minima, with 4 bits. */

@@ -1,5 +1,5 @@
-/* Matrix products: every weight is read, and decoded, once for up to 16 tokens. Called by runtime/products.h, the
-   feed-forward layers and head screening. */
+/* Matrix products: every weight is read, and decoded, once for up to 16 tokens. Called by runtime/products.h and
+   the feed-forward layers. */
 #ifndef LLM_CPU_MATMUL_MATMUL_H
 #define LLM_CPU_MATMUL_MATMUL_H
 
@@ -18,9 +18,9 @@ static void packed_tile(Weights w, int format, const Input *in, int tile, int wi
 #define FOR_WIDTH(n)                                                                    \
     case n:                                                                             \
         if (format == PACKED4)                                                          \
-            packed4_tile(w, in->groups, codes, scale, total, n, sums, plan);          \
+            packed4_tile(w, in->groups, codes, scale, total, n, sums, plan);            \
         else                                                                            \
-            packed8_tile(w, in->groups, codes, scale, total, shift, n, sums, NULL, plan); \
+            packed8_tile(w, in->groups, codes, scale, shift, n, sums, plan);            \
         break;
     switch (width) {
         FOR_WIDTH(1)
@@ -35,8 +35,8 @@ static void packed_tile(Weights w, int format, const Input *in, int tile, int wi
 /* Row blocks `first` to `last` of matrix `index` of a stack times all tokens of `in`, into `out` (tokens, ld). `next`:
    the weights that are read afterwards, if known. */
 static void multiply(const Matrix *m, int index, const Input *in, float *out, int64_t ld, int first, int last,
-                     WeightAddress next) {
-    const ReadPlan plan = plan_reads(m, index, last, next, m->format == PACKED8);
+                     const char *next) {
+    const ReadPlan plan = plan_reads(m, index, last, next);
     const float *bias = m->bias ? m->bias + (int64_t)index * m->rows : NULL;
     for (int block = first; block < last; block++) {
         int row = block * BLOCK_ROWS, rows = rows_in(m, block);

@@ -6,46 +6,28 @@
 #include "layout.h"
 #include "../simd/half.h"
 
-/* 8-bit weights can be multiplied with a single token without most of their lower nibbles: given `error_weights`, these
-   are read in groups whose weight is 0, and replaced by their mean in the others. The sums are then followed by their
-   error bounds: the root of the sum, over the other groups, of the squared scale times the weight
-   (logits/head_screening.h). */
-#define MEAN_NIBBLE 7.5f
-
-INLINE int is_read_whole(const float *error_weights, int g) { return !error_weights || error_weights[g] == 0; }
-
 #if !defined(USE_AVX512) && !defined(USE_AVX2)
 
-/* Add codes of 4 bits times `worth`; the lower nibbles are the even vectors. */
-INLINE void add_nibbles(const uint8_t *from, int worth, uint8_t q[8][64]) {
-    for (int j = 0; j < 8; j++)
-        for (int i = 0; i < 64; i++)
-            q[j][i] = (uint8_t)(q[j][i] + (from[64 * (j / 2) + i] >> 4 * (j % 2) & 15) * worth);
-}
-
+/* `total` is only used with 4 bits, `shift` only with 8. */
 INLINE void portable_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total,
-                          const int32_t *shift, const int n, float *sums, const int bits, const float *error_weights) {
-    float error[BLOCK_ROWS] = {0};
+                          const int32_t *shift, const int n, float *sums, const int bits) {
     memset(sums, 0, (size_t)n * BLOCK_ROWS * sizeof *sums);
     for (int g = 0; g < groups; g++) {
         const uint8_t *scales = w.scales + (bits == 8 ? INT8_SCALE_BYTES : INT4_SCALE_BYTES) * g;
-        const int is_whole = is_read_whole(error_weights, g);
-        uint8_t q[8][64] = {{0}};
-        float d[BLOCK_ROWS], m[BLOCK_ROWS] = {0};
-        add_nibbles(w.codes + NIBBLE_BYTES * g, bits == 8 ? 16 : 1, q);
-        if (bits == 8 && is_whole) add_nibbles(w.rest + NIBBLE_BYTES * g, 1, q);
+        uint8_t q[8][64];
+        float d[BLOCK_ROWS], m[BLOCK_ROWS];
+        if (bits == 8) memcpy(q, w.codes + INT8_CODE_BYTES * g, sizeof q);
+        for (int j = 0; j < 8 && bits == 4; j++)
+            for (int i = 0; i < 64; i++) q[j][i] = w.codes[INT4_CODE_BYTES * g + 64 * (j / 2) + i] >> 4 * (j % 2) & 15;
         for (int r = 0; r < BLOCK_ROWS; r++) {
             uint16_t scale_bits, minimum;
             if (bits == 8) {
                 memcpy(&scale_bits, scales + 2 * r, 2);
-                d[r] = from_half(scale_bits);
-                m[r] = is_whole ? 0 : MEAN_NIBBLE * d[r];
-                if (!is_whole) error[r] += d[r] * d[r] * error_weights[g];
-                continue;
+            } else {
+                join_scale(scales, w.rest + REST_BYTES * g, r, &scale_bits, &minimum);
+                m[r] = from_half(minimum);
             }
-            join_scale(scales, w.rest + REST_BYTES * g, r, &scale_bits, &minimum);
             d[r] = from_half(scale_bits);
-            m[r] = from_half(minimum);
         }
         for (int t = 0; t < n; t++) {
             int32_t dot[BLOCK_ROWS];
@@ -60,11 +42,10 @@ INLINE void portable_tile(Weights w, int groups, const int8_t *codes, const floa
             }
             for (int r = 0; r < BLOCK_ROWS; r++) {
                 float add = (float)dot[r] * (d[r] * scale[g * n + t]);
-                sums[t * BLOCK_ROWS + r] += bits == 8 && is_whole ? add : add + m[r] * total[g * n + t];
+                sums[t * BLOCK_ROWS + r] += bits == 8 ? add : add + m[r] * total[g * n + t];
             }
         }
     }
-    for (int r = 0; r < BLOCK_ROWS && error_weights; r++) sums[BLOCK_ROWS + r] = sqrtf(error[r]);
 }
 
 #endif

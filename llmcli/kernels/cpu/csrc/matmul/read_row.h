@@ -18,13 +18,13 @@ static void read_row(const Matrix *m, int row, float *to) {
         const uint8_t *scales = (const uint8_t *)block_at(m, 0, row / BLOCK_ROWS);
         const uint8_t *codes = scales + scale_bytes(m->format, groups);
         for (int c = 0; c < m->columns; c++) {
-            int g = c / GROUP, four = c % GROUP / 4, turn = 4 * (four % 2);
-            int at = NIBBLE_BYTES * g + 64 * (four / 2) + place * 4 + c % 4, code = codes[at] >> turn & 15;
+            int g = c / GROUP, four = c % GROUP / 4, at = place * 4 + c % 4;
             uint16_t scale, minimum;
             if (m->format == PACKED8) {
                 memcpy(&scale, scales + INT8_SCALE_BYTES * g + 2 * place, 2);
-                to[c] = from_half(scale) * (float)(16 * code + (rest[at] >> turn & 15) - 128);
+                to[c] = from_half(scale) * (float)(codes[INT8_CODE_BYTES * g + 64 * four + at] - 128);
             } else {
+                int code = codes[INT4_CODE_BYTES * g + 64 * (four / 2) + at] >> 4 * (four % 2) & 15;
                 join_scale(scales + INT4_SCALE_BYTES * g, rest + REST_BYTES * g, place, &scale, &minimum);
                 to[c] = from_half(scale) * (float)code + from_half(minimum);
             }

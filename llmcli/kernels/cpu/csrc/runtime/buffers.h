@@ -96,7 +96,6 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
     /* Keys are only split for at most one tile of tokens. */
     int64_t split = (n < TILE ? n : TILE) * (int64_t)c->most_splits;
     c->parts = floats(c, (split > n ? split : n) * m->heads * (c->width + 2));
-    c->screen.most = floats(c, row_blocks(&m->head)), c->screen.error = floats(c, row_blocks(&m->head));
 }
 
 static void allocate_expert_buffers(Context *c, LayerSizes sizes) {
@@ -117,7 +116,6 @@ static void allocate_worker_buffers(Context *c, Worker *w, int experts) {
     const Model *m = &c->model;
     int64_t group = m->heads / m->kv_heads, queries = MOST_QUERIES > group ? MOST_QUERIES : group;
     w->own = new_activations(c, 1);
-    w->error_weights = floats(c, (m->hidden + GROUP - 1) / GROUP);
     Scratch *s = &w->scratch;
     float *p = floats(c, 2 * queries * c->width + 2 * (int64_t)c->width * KEY_BLOCK + queries * KEY_BLOCK +
                       2 * queries + 3 * (int64_t)experts);

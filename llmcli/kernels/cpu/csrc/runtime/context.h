@@ -4,7 +4,6 @@
 #define LLM_CPU_RUNTIME_CONTEXT_H
 
 #include "../attention/online_softmax.h"
-#include "../logits/head_screening.h"
 #include "../matmul/input.h"
 #include "arena.h"
 #include "barrier.h"
@@ -28,9 +27,7 @@ typedef struct {
     float *scores; /* of the router: three times the number of experts */
     Activations own, *rows;
     PrefetchCursor cursor;
-    int64_t greatest;     /* the position of the maximum of the worker's logits; -1: it has none */
-    float *error_weights; /* of head screening, for each group of columns */
-    int blocks_read;      /* row blocks of the head that were read completely */
+    int64_t greatest; /* the position of the maximum of the worker's logits; -1: it has none */
 } Worker;
 
 struct Context {
@@ -59,12 +56,6 @@ struct Context {
     Input pair_in, pair_inner;
     int64_t ld_pair;
     int most_pairs;
-    /* Of a greedy pass: only the maximum of the first `argmax_tokens` logits is needed; 0: all logits are. */
-    int argmax_tokens;
-    float limit; /* the exact logit that other rows have to reach */
-    Screen screen;
-    atomic_int is_unreliable;
-    int unscreened, pause; /* passes without screening that remain, and how many follow the next failure */
     Arena arena;
 };
 

@@ -10,20 +10,14 @@ typedef struct {
     const char *end, *next;
 } ReadRange;
 
-/* What a thread reads next, prefetched while it does other work. `rest`: a second stream that is read at the same time,
-   or NULL. */
+/* What a thread reads next, prefetched while it does other work. */
 typedef struct {
-    const char *at, *end, *rest;
+    const char *at, *end;
 } PrefetchCursor;
 
 /* Prefetch a few lines into the second-level cache. More at a time would delay other loads. */
 INLINE void prefetch_some(PrefetchCursor *o) {
-    for (int line = 0; line < 8 && o->at < o->end; line++, o->at += 64) {
-        __builtin_prefetch(o->at, 0, 2);
-        if (!o->rest) continue;
-        __builtin_prefetch(o->rest, 0, 2);
-        o->rest += 64, line++;
-    }
+    for (int line = 0; line < 8 && o->at < o->end; line++, o->at += 64) __builtin_prefetch(o->at, 0, 2);
 }
 
 /* Prefetch `bytes` bytes: a core has about two dozen pending line fills, and computes meanwhile. */

@@ -28,16 +28,14 @@ typedef struct {
 enum { MAX_PREFETCHED = 1 << 17 };
 
 /* Set the worker's cursor behind the part of `next` that products have already prefetched. */
-static void prefetch_next_weights(Worker *w, WeightAddress next) {
+static void prefetch_next_weights(Worker *w, const char *next) {
     w->cursor = (PrefetchCursor){0};
-    if (!next.near || !is_single_token(w->context)) return;
-    int64_t asked = next.rest ? HALF_DISTANCE : DISTANCE;
-    w->cursor = (PrefetchCursor){next.near + asked, next.near + MAX_PREFETCHED, next.rest ? next.rest + asked : NULL};
+    if (next && is_single_token(w->context)) w->cursor = (PrefetchCursor){next + DISTANCE, next + MAX_PREFETCHED};
 }
 
 /* Each worker computes its share of the row blocks of all products together. `next`: the weights that are read
    afterwards. */
-static void multiply_products(Worker *w, const Product *products, int count, WeightAddress next) {
+static void multiply_products(Worker *w, const Product *products, int count, const char *next) {
     int64_t first, last = share_of_rows(w, products, count, &first), at = 0;
     for (int i = 0; i < count; i++) {
         const Product *p = products + i;
@@ -45,22 +43,22 @@ static void multiply_products(Worker *w, const Product *products, int count, Wei
         if (from < 0) from = 0;
         if (to > blocks) to = blocks;
         at += blocks;
-        WeightAddress then = i + 1 < count && last > at ? weight_address(products[i + 1].matrix, 0, 0) : next;
+        const char *then = i + 1 < count && last > at ? block_at(products[i + 1].matrix, 0, 0) : next;
         if (from < to) multiply(p->matrix, 0, p->in, p->out, p->ld, (int)from, (int)to, then);
     }
     prefetch_next_weights(w, next);
 }
 
 /* The address of the first weights a worker reads for some products. */
-static WeightAddress first_address(const Worker *w, const Product *products, int count) {
+static const char *first_address(const Worker *w, const Product *products, int count) {
     int64_t first;
     share_of_rows(w, products, count, &first);
     for (int i = 0; i < count; i++) {
         int64_t blocks = row_blocks(products[i].matrix);
-        if (first < blocks) return weight_address(products[i].matrix, 0, first);
+        if (first < blocks) return block_at(products[i].matrix, 0, first);
         first -= blocks;
     }
-    return NO_ADDRESS;
+    return NULL;
 }
 
 #endif
