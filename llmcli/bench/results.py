@@ -15,7 +15,6 @@ Measure: TypeAlias = Literal[
     "import_torch_s",
     "prefill_tokens_per_s",
     "decode_tokens_per_s",
-    "decode_unread_bytes",
     "default_decode_tokens_per_s",
     "peak_memory_short_bytes",
     "peak_memory_bytes",
@@ -27,8 +26,7 @@ Measure: TypeAlias = Literal[
 ]
 """The measures; each name ends in the unit. Greater is better for those per second, smaller for all others.
 
-`decode` is greedy, `default_decode` samples with a program's default settings. `decode_unread_bytes` are the bytes of
-weights per token that the C kernel skipped, because they could not change the token or follow from other weights.
+`decode` is greedy, `default_decode` samples with a program's default settings.
 """
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
@@ -71,8 +69,7 @@ class Summary:
     min: float
     max: float
     bandwidth_share: float | None
-    """For decoding: bytes read per token, without skipped ones, times tokens per second, divided by the bandwidth that
-    was measured in the same run."""
+    """For decoding: bytes read per token times tokens per second, divided by the bandwidth measured in the same run."""
     ours_times_better: float | None
     """For a peer: how many times faster, or smaller, llmcli is, median over median."""
 
@@ -170,7 +167,7 @@ def summarize(
         read = bytes_per_token if arm == OURS or of_peers is None else of_peers
         if measure != "decode_tokens_per_s" or size is None or not bandwidth or size not in read:
             return None
-        return (read[size] - medians.get((arm, "decode_unread_bytes", size), 0)) * rate / bandwidth
+        return read[size] * rate / bandwidth
 
     def times_better(arm: str, measure: Measure, size: int | None) -> float | None:
         ours, theirs = medians.get((OURS, measure, size)), medians[arm, measure, size]

@@ -161,11 +161,6 @@ class Engine:
         """What computes, for people."""
         return self._prefix_cache.path()
 
-    @property
-    def unread_bytes(self) -> int:
-        """Bytes of weights that a fast path has left unread so far, because nothing depended on them."""
-        return self._prefix_cache.unread_bytes
-
     def next_logits(
         self, ids: Sequence[int], *, prompt: int | None = None, progress: PrefillProgress | None = None
     ) -> Tensor:

@@ -248,11 +248,6 @@ class PrefixCache:
         """Whether the fast path can choose tokens by such filters and go on by itself."""
         return self._burst_step is not None and self._burst_step.chooses(filters) and not self.is_looked_into
 
-    @property
-    def unread_bytes(self) -> int:
-        """See `Engine.unread_bytes`."""
-        return 0 if self._burst_step is None else self._burst_step.unread_bytes
-
     def most_burst(self, length: int) -> int:
         """How many tokens `read_burst` can choose after a text of `length`, of which it has yet to read the last."""
         return self.most_each(length) if length == self._cache.length + 1 and self.can_draw(length) else 0

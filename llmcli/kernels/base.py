@@ -54,10 +54,6 @@ class GreatestStep(FastStep, Protocol):
 class BurstStep(FastStep, Protocol):
     """A fast path that can choose tokens and go on with them by itself."""
 
-    @property
-    def unread_bytes(self) -> int:
-        """Bytes of weights that it has not read so far where it was to read all, because nothing depended on them."""
-
     def chooses(self, filters: SamplingFilters) -> bool:
         """Whether it can choose by such filters."""
 

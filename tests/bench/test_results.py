@@ -55,19 +55,6 @@ def test_the_bandwidth_share_is_bytes_per_token_times_speed_over_bandwidth() -> 
     assert only(summarize(measurements[3:], {0: 150}), OURS).bandwidth_share is None
 
 
-def test_skipped_bytes_do_not_count_in_the_bandwidth_share() -> None:
-    measurements = (
-        measured(MACHINE, "bandwidth_bytes_per_s", 1000.0)
-        + measured(OURS, "decode_tokens_per_s", 5.0, size=0)
-        + measured(OURS, "decode_tokens_per_s", 5.0, size=9)
-        + measured(OURS, "decode_unread_bytes", 30.0, size=0)
-        + measured("peer", "decode_tokens_per_s", 5.0, size=0)
-    )
-    summaries = [one for one in summarize(measurements, {0: 150, 9: 160}) if one.measure == "decode_tokens_per_s"]
-    shares = {(one.arm, one.size): one.bandwidth_share for one in summaries}
-    assert (shares[OURS, 0], shares[OURS, 9], shares["peer", 0]) == pytest.approx((0.6, 0.8, 0.75))
-
-
 def test_every_second_round_is_reversed() -> None:
     order = [arm for round_ in range(1, 5) for arm in in_turn(("A", "B", "C"), round_)]
     assert "".join(order) == "ABCCBAABCCBA"

@@ -57,7 +57,7 @@ class LlmcliArm:
 
     def _timed(self, engine: Engine, ids: Sequence[int], params: SamplingParams) -> TimedRun:
         at: list[float] = []
-        cached, unread = 0, engine.unread_bytes
+        cached = 0
         started = time.perf_counter()
         for event in engine.stream(ids, params, probabilities=False):
             if isinstance(event, Step):
@@ -66,7 +66,7 @@ class LlmcliArm:
                 cached = event.cached
             elif isinstance(event, Finish):
                 self.how = event.stats.path
-        return TimedRun(at[0] - started, at[-1] - at[0], len(ids) - cached, engine.unread_bytes - unread)
+        return TimedRun(at[0] - started, at[-1] - at[0], len(ids) - cached)
 
 
 def _loaded(plan: BenchPlan, checkpoint: Checkpoint) -> LoadedModel:

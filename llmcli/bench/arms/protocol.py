@@ -21,8 +21,6 @@ class TimedRun:
     """From the first token to the last."""
     read: int
     """Tokens of the prompt that were computed, and not taken from a prefix cache."""
-    unread_bytes: int = 0
-    """Bytes of weights that were skipped while decoding the tokens after the first."""
 
 
 class Runner(Protocol):

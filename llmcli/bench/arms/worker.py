@@ -115,10 +115,7 @@ def _measure(runner: Runner, plan: BenchPlan, send: Callable[[dict[str, object]]
         if step.measure == "prefill":
             send({"measure": "prefill_tokens_per_s", "size": step.size, "value": run.read / run.first_s})
         elif step.measure == "decode":
-            written = step.tokens - 1
-            send({"measure": "decode_tokens_per_s", "size": step.size, "value": written / run.rest_s})
-            if run.unread_bytes:
-                send({"measure": "decode_unread_bytes", "size": step.size, "value": run.unread_bytes / written})
+            send({"measure": "decode_tokens_per_s", "size": step.size, "value": (step.tokens - 1) / run.rest_s})
     torch = sys.modules.get("torch")
     if torch is not None and torch.device(plan.device).type == "cuda" and plan.arm != "llama.cpp":
         send({"measure": "device_memory_bytes", "size": None, "value": torch.cuda.max_memory_allocated(plan.device)})

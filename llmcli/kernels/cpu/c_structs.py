@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 9
+ABI = 10
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -19,7 +19,7 @@ class Matrix(ctypes.Structure):
     """Dense rows or packed blocks, one matrix or a stack of them."""
 
     _fields_ = (
-        *_fields(c_void_p, "data rest bias bases"),
+        *_fields(c_void_p, "data bias"),
         ("stride", c_int64),
         *_fields(c_int32, "format rows columns count"),
     )
@@ -134,10 +134,9 @@ def declare(library: ctypes.CDLL) -> str:
     library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Pass)], c_int
     library.llm_generate.restype = c_int
     library.llm_generate.argtypes = [c_void_p, ctypes.POINTER(Pass), ctypes.POINTER(Choice), c_int, c_void_p]
-    library.llm_unread_bytes.argtypes, library.llm_unread_bytes.restype = [c_void_p], c_int64
     library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
     library.llm_pack.restype = None
-    library.llm_pack.argtypes = [c_int, c_void_p, c_int64, c_void_p, c_int, c_int, c_int64, c_void_p, c_void_p]
+    library.llm_pack.argtypes = [c_int, c_void_p, c_int64, c_void_p, c_int, c_int, c_int64, c_void_p]
     library.llm_isa.argtypes, library.llm_isa.restype = [], ctypes.c_char_p
     isa: bytes = library.llm_isa()
     return isa.decode()

@@ -179,18 +179,16 @@ class Description:
         if isinstance(values, PackedMatrix):
             if values.format.wide:
                 raise NoKernelError(f"a matrix is packed for GPUs ({values.format})")
-            data, rest, number = values.blocks, values.rest, c.FORMATS[values.bits]
+            data, number = values.blocks, c.FORMATS[values.bits]
             count, rows, columns = values.shape
         else:
-            data, rest, number = values, None, _format(values.dtype)
+            data, number = values, _format(values.dtype)
             count, rows, columns = (1, *values.shape) if values.dim() == 2 else values.shape
-        parts = [data] if rest is None else [data, rest]
-        if not all(part.is_contiguous() and part.device.type == "cpu" for part in parts):
+        if not data.is_contiguous() or data.device.type != "cpu":
             raise NoKernelError("a matrix is not contiguous in main memory")
-        self.kept += parts
+        self.kept.append(data)
         return c.Matrix(
             data=data.data_ptr(),
-            rest=None if rest is None else rest.data_ptr(),
             bias=None if bias is None else self._floats(bias),
             stride=data.nbytes // count,
             format=number,

@@ -60,16 +60,14 @@ class BlockPacker:
             and 0 <= index < to.count
             and 0 <= first <= to.rows - rows
         )
-        if not fits or not all(part.is_contiguous() for part in (stored, to.blocks, to.rest)):
+        if not fits or not (stored.is_contiguous() and to.blocks.is_contiguous()):
             raise ValueError(f"{tuple(stored.shape)} bytes of {encoding} do not fit from row {first} on of {to.shape}")
         if order is not None and sorted(order) != list(range(rows)):
             raise ValueError(f"the order is not a permutation of {rows} rows")
         places = None if order is None else (c_int32 * rows)(*order)
-        own = slice(index * to.row_blocks, (index + 1) * to.row_blocks)
-        blocks, rest = to.blocks[own], to.rest[own]
+        blocks = to.blocks[index * to.row_blocks : (index + 1) * to.row_blocks]
         if first == 0 and to.rows % ROWS:
             blocks[-1].zero_()
-            rest[-1].zero_()
         self._handle.llm_pack(
             _NUMBERS[encoding],
             stored.data_ptr(),
@@ -79,5 +77,4 @@ class BlockPacker:
             groups,
             first,
             blocks.data_ptr(),
-            rest.data_ptr(),
         )

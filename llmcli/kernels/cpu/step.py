@@ -81,7 +81,6 @@ class CpuStep:
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
         self._last: tuple[Tensor, int] | None = None
-        self._tokens_of_bursts = 0
 
     @property
     def prefill_chunk(self) -> int:
@@ -93,12 +92,6 @@ class CpuStep:
         """The path's name, shown to users."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"cpu kernel ({self._library.isa}, {threads}), {self._description.formats}"
-
-    @property
-    def unread_bytes(self) -> int:
-        """See `BurstStep`."""
-        spared: int = self._library.handle.llm_unread_bytes(self._context)
-        return self._tokens_of_bursts * spared
 
     @property
     def greatest(self) -> tuple[int, float] | None:
@@ -214,7 +207,6 @@ class CpuStep:
         with signals.alarm() as choice.alarm:
             made: int = self._library.handle.llm_generate(self._context, step, choice, count, chosen)
         _check(-min(made, 0))
-        self._tokens_of_bursts += made
         cache.advance(made)
         return chosen[:made]
 

@@ -47,11 +47,6 @@ class GuardedStep:
         return readable_path(self._model, f"the C kernel failed: {self._error}") if self._error else self._step.name
 
     @property
-    def unread_bytes(self) -> int:
-        """See `BurstStep`."""
-        return self._step.unread_bytes
-
-    @property
     def greatest(self) -> tuple[int, float] | None:
         """See `GreatestStep`."""
         return None if self._error else self._step.greatest

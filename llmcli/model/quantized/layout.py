@@ -3,14 +3,8 @@
 Narrow blocks are in the order in which a CPU reads them fastest: 16 rows x 32 columns; the 32 columns of a row share a
 scale. Each of eight vectors of 64 bytes holds 4 consecutive columns of the 16 rows, so one instruction multiplies 4
 columns of all rows, and no sum runs across a register. With 4 bits two such vectors share their bytes: the lower
-nibbles are columns 8j to 8j + 3, the upper ones 8j + 4 to 8j + 7. Scales and minima, in half precision, come before the
-codes of all columns of 16 rows.
-
-What is seldom needed of narrow 4-bit blocks, their rest, is kept apart: a processor fetches much of what it reads past.
-It is the upper 4 bits of each scale and minimum: within 16 rows these are hardly ever greater than 16 times the least,
-and so follow from the lower 12 once they have been seen (kernels/cpu/csrc/matmul/scale_compression.h). Of a group the
-blocks hold 16 words of 16 bits, a scale's lower 12 and above them a minimum's bits 8 to 11, then 16 bytes, the minima's
-lower 8 bits; the rest holds 16 bytes, a scale's upper 4 bits and above them a minimum's.
+nibbles are columns 8j to 8j + 3, the upper ones 8j + 4 to 8j + 7. Scales in half precision come before the codes of all
+columns of 16 rows: 16 for each group, with 4 bits followed by the group's 16 minima.
 
 Wide blocks are in the order in which a GPU reads them fastest: 4 rows x all columns. A word of 32 bits has 8
 consecutive columns of 4 bits, or 4 of 8, lowest bits first. Words of the same columns of the 4 rows are adjacent, so
@@ -63,13 +57,12 @@ class Views(NamedTuple):
 
     codes: Tensor
     """(R, G, V, rows, 4) uint8."""
-    numbers: tuple[Tensor, ...]
-    """(R, G, ..., rows): scales and minima, or the parts they are split into."""
+    numbers: Tensor
+    """(R, G, 1 or 2, rows): scales, and with 4 bits minima."""
 
     def of_rows(self, block: Tensor, row: Tensor) -> Views:
         """Select row `row[i]` of block `block[i]`, both (N,): N blocks of one row."""
-        codes = self.codes[block, ..., row, :].unsqueeze(-2)
-        return Views(codes, tuple(part[block, ..., row].unsqueeze(-1) for part in self.numbers))
+        return Views(self.codes[block, ..., row, :].unsqueeze(-2), self.numbers[block, ..., row].unsqueeze(-1))
 
 
 @dataclass(frozen=True)
@@ -96,19 +89,17 @@ class PackedFormat:
         step = self.group or COLUMNS
         return -(-columns // step) * step
 
-    def sizes(self, columns: int) -> tuple[int, int]:
-        """Bytes of a block of rows, and of its rest."""
-        codes, numbers = self._code_bytes(columns), self._number_bytes(columns)
-        if self.wide:
-            return -(-(codes + numbers) // _WIDE_BYTES) * _WIDE_BYTES, 0
-        return codes + numbers, self.groups(columns) * self.rows if self.bits == 4 else 0
+    def block_bytes(self, columns: int) -> int:
+        """Bytes of a block of rows."""
+        size = self._code_bytes(columns) + self._number_bytes(columns)
+        return -(-size // _WIDE_BYTES) * _WIDE_BYTES if self.wide else size
 
     def nbytes(self, rows: int, columns: int, count: int = 1) -> int:
         """Bytes of `count` packed matrices."""
-        return count * -(-rows // self.rows) * sum(self.sizes(columns))
+        return count * -(-rows // self.rows) * self.block_bytes(columns)
 
-    def views(self, blocks: Tensor, rest: Tensor, columns: int) -> Views:
-        """What `blocks` (R, B) and their `rest` (R, B) hold."""
+    def views(self, blocks: Tensor, columns: int) -> Views:
+        """Views of what `blocks` (R, B) hold."""
         import torch
 
         count, groups, code_bytes = len(blocks), self.groups(columns), self._code_bytes(columns)
@@ -116,14 +107,10 @@ class PackedFormat:
         start, first = (0, code_bytes) if self.wide else (self._number_bytes(columns), 0)
         codes = blocks[:, start : start + code_bytes].view(count, groups, -1, self.rows, 4)
         numbers = blocks[:, first : first + self._each_number() * groups * self.rows]
-        if not self.wide and self.bits == 4:
-            numbers = numbers.view(count, groups, -1)
-            words, lower = numbers[..., : 2 * self.rows].view(torch.int16), numbers[..., 2 * self.rows :]
-            return Views(codes, (words, lower, rest.view(count, groups, self.rows)))
         numbers = numbers.view(torch.float32 if self.group is None else torch.float16)
         if self.wide:
-            return Views(codes, (numbers.view(count, groups, self.rows, -1).transpose(2, 3),))
-        return Views(codes, (numbers.view(count, groups, 1, self.rows),))
+            return Views(codes, numbers.view(count, groups, self.rows, -1).transpose(2, 3))
+        return Views(codes, numbers.view(count, groups, -1, self.rows))
 
     def write(self, to: Views, codes: Tensor, numbers: Tensor) -> None:
         """Write codes (R, rows, G, columns of a group) uint8, and scales and minima (R, G, 1 or 2, rows)."""
@@ -132,20 +119,17 @@ class PackedFormat:
             codes = _pairs(codes, -1)
         words = codes.view(blocks, rows, groups, -1, 4).permute(0, 2, 3, 1, 4)
         to.codes.copy_(words if self.wide or self.bits == 8 else _pairs(words, -3))
-        parts = _split_numbers(numbers) if len(to.numbers) > 1 else (numbers,)
-        for place, part in zip(to.numbers, parts, strict=True):
-            place.copy_(part)
+        to.numbers.copy_(numbers)
 
     def read(self, views: Views) -> tuple[Tensor, Tensor]:
         """Read codes (R, rows, G, columns of a group) uint8, and scales and minima (R, G, 1 or 2, rows)."""
-        numbers = _joined_numbers(*views.numbers) if len(views.numbers) > 1 else views.numbers[0]
         words = views.codes if self.wide or self.bits == 8 else _out_of_pairs(views.codes, -3)
         blocks, groups, _, rows, _ = words.shape
         codes = words.permute(0, 3, 1, 2, 4).reshape(blocks, rows, groups, -1)
-        return _out_of_pairs(codes, -1) if self.wide and self.bits == 4 else codes, numbers
+        return _out_of_pairs(codes, -1) if self.wide and self.bits == 4 else codes, views.numbers
 
     def _code_bytes(self, columns: int) -> int:
-        """Without the rest."""
+        """Bytes of the codes of a block of rows."""
         return self.rows * self.padded(columns) * self.bits // 8
 
     def _number_bytes(self, columns: int) -> int:
@@ -154,33 +138,13 @@ class PackedFormat:
         return numbers if self.wide else -(-numbers // _LINE) * _LINE
 
     def _each_number(self) -> int:
-        """Bytes of a scale, or of a scale and a minimum; without the rest."""
-        if self.bits == 4:
-            return 4 if self.wide else 3
-        return 4 if self.group is None else 2
+        """Bytes of a scale, or of a scale and a minimum."""
+        return 4 if self.bits == 4 or self.group is None else 2
 
     def __str__(self) -> str:
         """The format's usual name, like "int4 g128"."""
         group = "" if not self.wide else f" g{self.group}" if self.group else " by row"
         return f"int{self.bits}{group}"
-
-
-def _split_numbers(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scales and minima (R, G, 2, rows) float16: words, bytes, and the rest."""
-    import torch
-
-    scale, minimum = (numbers.view(torch.int16).int() & 0xFFFF).unbind(2)
-    words = scale & 0xFFF | (minimum >> 8 & 15) << 12
-    return words.to(torch.int16), (minimum & 0xFF).to(torch.uint8), (scale >> 12 | minimum >> 12 << 4).to(torch.uint8)
-
-
-def _joined_numbers(words: Tensor, lower: Tensor, rest: Tensor) -> Tensor:
-    import torch
-
-    words, upper = words.int() & 0xFFFF, rest.int()
-    scale = words & 0xFFF | (upper & 15) << 12
-    minimum = lower.int() | words >> 12 << 8 | upper >> 4 << 12
-    return torch.stack((scale, minimum), dim=2).to(torch.int16).view(torch.float16)
 
 
 def _pairs(codes: Tensor, dim: int) -> Tensor:

@@ -105,8 +105,6 @@ class PackedMatrix(nn.Module):
 
     blocks: Tensor
     """(count * R, B) uint8."""
-    rest: Tensor
-    """What is seldom needed of them, (count * R, B) uint8."""
     unpacker: Unpacker | None = None
     """Set by the kernels of the blocks' device, if they have one; None: torch dequantizes."""
 
@@ -135,13 +133,12 @@ class PackedMatrix(nn.Module):
         self.format, self.rows, self.columns, self.count, self.dtype = kept, rows, columns, count, dtype
         self.values_at_once = values_at_once
         self.row_blocks = -(-rows // kept.rows)
-        for name, size in zip(("blocks", "rest"), kept.sizes(columns), strict=True):
-            shape = count * self.row_blocks, size
-            if pages is not None:
-                empty = pages.empty(shape, torch.uint8)
-            else:
-                empty = torch.empty(shape, dtype=torch.uint8, device=device)
-            self.register_buffer(name, empty)
+        shape = count * self.row_blocks, kept.block_bytes(columns)
+        if pages is not None:
+            empty = pages.empty(shape, torch.uint8)
+        else:
+            empty = torch.empty(shape, dtype=torch.uint8, device=device)
+        self.register_buffer("blocks", empty)
 
     @property
     def bits(self) -> Bits:
@@ -156,7 +153,7 @@ class PackedMatrix(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of the packed weights."""
-        return self.blocks.nbytes + self.rest.nbytes
+        return self.blocks.nbytes
 
     def store(self, index: int, first: int, groups: Groups) -> None:
         """Pack rows into matrix `index`, from row `first`, a multiple of 16, on.
@@ -175,7 +172,7 @@ class PackedMatrix(nn.Module):
         self._pack(groups, self._views(start, start + -(-count // self.format.rows)))
 
     def _views(self, start: int, stop: int) -> Views:
-        return self.format.views(self.blocks[start:stop], self.rest[start:stop], self.columns)
+        return self.format.views(self.blocks[start:stop], self.columns)
 
     def _pack(self, groups: Groups, to: Views) -> None:
         """Write rows into blocks, with zeros for rows that are missing in the last block."""
@@ -230,7 +227,7 @@ class PackedMatrix(nn.Module):
 
     def take(self, rows: Tensor) -> Tensor:
         """Dequantize the given rows of the first matrix: (len(rows), columns) in `dtype`."""
-        views = self.format.views(self.blocks, self.rest, self.columns)
+        views = self.format.views(self.blocks, self.columns)
         some = views.of_rows(rows // self.format.rows, rows % self.format.rows)
         return self._unpack(some).values().to(self.dtype)
 

@@ -23,9 +23,8 @@ NOTE = (
     "process that generates one token; llmcli runs all of `llm generate`, peers neither encode nor decode text. cold: "
     "the model's files are dropped from the page cache first. written: greedy decoding; at default settings: each "
     "program's own sampling, with prompt lookup in llmcli. of the bandwidth: bytes read per token (weights as stored "
-    "in the file or as set by --quantize or --shape, keys and values in 16 bits, minus bytes that are skipped) times "
-    "tokens per second. peak memory: resident; short reply: after one short prompt and its reply. All programs get the "
-    "same file, tokens and threads."
+    "in the file or as set by --quantize or --shape, keys and values in 16 bits) times tokens per second. peak memory: "
+    "resident; short reply: after one short prompt and its reply. All programs get the same file, tokens and threads."
 )
 
 _Detail: TypeAlias = Literal["all", "no spread", "medians"]
@@ -180,10 +179,6 @@ def _beside(result: BenchResult) -> Iterator[str]:
         each = ", ".join(f"{size(read)} after {tokens}" for tokens, read in result.model.bytes_per_token.items())
         reads = f"; read per token: {each} tokens" if each else ""
         yield f"bandwidth: {bandwidth.median / 1e9:.1f} GB/s{reads}"
-    unread = [one for one in result.summaries if one.measure == "decode_unread_bytes"]
-    if unread:
-        each = ", ".join(f"{size(one.median)} after {one.size}" for one in unread)
-        yield f"weights that {unread[0].arm} skips per token: {each} tokens"
     ours = result.summary("machine", "load_bytes_per_s")
     theirs = result.summary("machine", "safe_open_bytes_per_s")
     if ours is not None and theirs is not None:

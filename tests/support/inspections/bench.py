@@ -26,7 +26,6 @@ VALUES: dict[tuple[str, Measure, int | None], tuple[float, ...]] = {
     ("llmcli", "prefill_tokens_per_s", 2048): (1012.0, 998.0),
     ("llmcli", "decode_tokens_per_s", 0): (360.0, 342.0),
     ("llmcli", "decode_tokens_per_s", 1024): (250.0, 260.0),
-    ("llmcli", "decode_unread_bytes", 1024): (12 * MIB, 14 * MIB),
     ("llmcli", "default_decode_tokens_per_s", 0): (320.0, 300.0),
     ("llmcli", "peak_memory_short_bytes", None): (330 * MIB,),
     ("llmcli", "peak_memory_bytes", None): (400 * MIB,),

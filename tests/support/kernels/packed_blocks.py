@@ -31,7 +31,6 @@ def empty_matrix(name: str, rows: int, columns: int, count: int = 1) -> PackedMa
     assert bits is not None
     matrix = PackedMatrix(narrow(bits), rows, columns, dtype=torch.float32, count=count)
     matrix.blocks.fill_(0xA5)
-    matrix.rest.fill_(0xA5)
     return matrix
 
 

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 9
+#define LLM_ABI 10
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -15,10 +15,9 @@ enum { BY_SOFTMAX, BY_SIGMOID, BY_SOFTMAX_OF_CHOSEN, BY_SIGMOID_OF_CHOSEN };
 
 /* Dense rows, or the packed blocks of model/quantized/matrix.py; one matrix or a stack of them. */
 typedef struct {
-    const void *data, *rest; /* the second part of packed blocks */
-    const float *bias;       /* (count, rows) or NULL */
-    uint32_t *bases;         /* set by the kernel, for each row block of 4 bits: see matmul/scale_compression.h */
-    int64_t stride;          /* bytes from one matrix of a stack to the next */
+    const void *data;
+    const float *bias; /* (count, rows) or NULL */
+    int64_t stride;    /* bytes from one matrix of a stack to the next */
     int32_t format, rows, columns, count;
 } Matrix;
 

@@ -97,33 +97,11 @@ EXPORT int llm_generate(Context *c, Pass *step, const Choice *choice, int count,
     return made;
 }
 
-/* Bytes of scales of a matrix that a pass does not read because their bases are known, less the padding of the last
-   cache line of each row block; for a stack of experts, the part of the chosen ones. */
-static int64_t unread_scale_bytes(const Matrix *m, const Experts *experts) {
-    int groups = groups_of(m);
-    int64_t count = (int64_t)m->count * row_blocks(m), known = 0;
-    if (!m->bases) return 0;
-    for (int64_t i = 0; i < count; i++) known += m->bases[i] > NO_BASES;
-    int64_t filling = scale_bytes(PACKED4, groups) - groups * INT4_SCALE_BYTES;
-    int64_t spared = known * rest_bytes(PACKED4, groups) - count * filling;
-    return m->count > 1 ? spared * experts->chosen / experts->count : spared;
-}
-
-/* The same for all matrices, for a pass of one token. */
-EXPORT int64_t llm_unread_bytes(const Context *c) {
-    int64_t spared = unread_scale_bytes(&c->model.head, NULL);
-    for (int i = 0; i < c->model.layers; i++) {
-        Matrices all = matrices_of(c->layers + i);
-        for (int k = 0; k < LAYER_MATRICES; k++) spared += unread_scale_bytes(all.matrices[k], &c->layers[i].experts);
-    }
-    return spared;
-}
-
 /* Convert `rows` rows of a GGUF block format, in their order or the given one, to packed blocks from row `first`. */
 EXPORT void llm_pack(int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows, int groups,
-                     int64_t first, uint8_t *near, uint8_t *rest) {
+                     int64_t first, uint8_t *blocks) {
 #define FOR_FORMAT(kind) \
-    case kind: pack_rows(kind, stored, row_bytes, order, rows, groups, first, near, rest); break;
+    case kind: pack_rows(kind, stored, row_bytes, order, rows, groups, first, blocks); break;
     switch (format) {
         FOR_FORMAT(Q4_0)
         FOR_FORMAT(Q4_1)

@@ -108,48 +108,37 @@ INLINE void write_nibbles(const Codes *codes, uint8_t *to, int row, const int co
     }
 }
 
-/* Group `g` of `count` rows from `row`, into the row block at `near` and `rest`. */
-INLINE void write_codes(const int kept, const Codes *codes, uint8_t *near, uint8_t *rest, int g, int groups, int row,
+/* Group `g` of `count` rows from `row`, into a row block. */
+INLINE void write_codes(const int kept, const Codes *codes, uint8_t *block, int g, int groups, int row,
                         const int count) {
-    uint8_t *scales = near, *to = near + scale_bytes(kept, groups);
-    to += (kept == PACKED4 ? INT4_CODE_BYTES : INT8_CODE_BYTES) * (int64_t)g;
+    uint8_t *scales = block + (kept == PACKED4 ? INT4_SCALE_BYTES : INT8_SCALE_BYTES) * (int64_t)g;
+    uint8_t *to = block + scale_bytes(kept, groups) + code_bytes(kept, g);
+    memcpy(scales + 2 * row, codes->scale, sizeof *codes->scale * (size_t)count);
     if (kept == PACKED4) {
-        uint16_t words[BLOCK_ROWS];
-        uint8_t lower[BLOCK_ROWS], upper[BLOCK_ROWS];
-        for (int r = 0; r < count; r++) {
-            words[r] = (uint16_t)((codes->scale[r] & 0xfff) | (codes->minimum[r] >> 8 & 15) << 12);
-            lower[r] = (uint8_t)codes->minimum[r];
-            upper[r] = (uint8_t)(codes->scale[r] >> 12 | codes->minimum[r] >> 12 << 4);
-        }
+        memcpy(scales + 2 * (BLOCK_ROWS + row), codes->minimum, sizeof *codes->minimum * (size_t)count);
         write_nibbles(codes, to, row, count);
-        scales += INT4_SCALE_BYTES * (int64_t)g;
-        memcpy(scales + 2 * row, words, sizeof *words * (size_t)count);
-        memcpy(scales + 2 * BLOCK_ROWS + row, lower, (size_t)count);
-        memcpy(rest + REST_BYTES * (int64_t)g + row, upper, (size_t)count);
     } else {
         for (int i = 0; i < 8; i++) memcpy(to + 64 * i + 4 * row, codes->fours[i], 4 * (size_t)count);
-        memcpy(scales + INT8_SCALE_BYTES * (int64_t)g + 2 * row, codes->scale, sizeof *codes->scale * (size_t)count);
     }
 }
 
 INLINE void pack_rows(const int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows,
-                      int groups, int64_t first, uint8_t *near, uint8_t *rest) {
+                      int groups, int64_t first, uint8_t *blocks) {
     const int kept = format == Q4_0 || format == Q4_1 || format == Q4_K ? PACKED4 : PACKED8;
     Codes codes;
     for (int done = 0, count; done < rows; done += count) {
         const uint8_t *from[BLOCK_ROWS];
         int row = (int)((first + done) % BLOCK_ROWS);
-        int64_t block = (first + done) / BLOCK_ROWS;
-        uint8_t *to = near + block * near_bytes(kept, groups), *to_rest = rest + block * rest_bytes(kept, groups);
+        uint8_t *to = blocks + (first + done) / BLOCK_ROWS * packed_bytes(kept, groups);
         count = BLOCK_ROWS - row < rows - done ? BLOCK_ROWS - row : rows - done;
         for (int r = 0; r < count; r++) from[r] = stored + (order ? order[done + r] : done + r) * row_bytes;
         for (int g = 0; g < groups && count == BLOCK_ROWS; g++) {
             read_codes(format, from, g, BLOCK_ROWS, &codes);
-            write_codes(kept, &codes, to, to_rest, g, groups, 0, BLOCK_ROWS);
+            write_codes(kept, &codes, to, g, groups, 0, BLOCK_ROWS);
         }
         for (int g = 0; g < groups && count < BLOCK_ROWS; g++) {
             read_codes(format, from, g, count, &codes);
-            write_codes(kept, &codes, to, to_rest, g, groups, row, count);
+            write_codes(kept, &codes, to, g, groups, row, count);
         }
     }
 }

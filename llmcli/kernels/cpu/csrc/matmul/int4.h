@@ -23,7 +23,8 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
             q[2 * j] = _mm512_and_si512(both, low);
             q[2 * j + 1] = odd ? _mm512_andnot_si512(low, both) : _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         }
-        Scales scales = load_scales(w.scales + INT4_SCALE_BYTES * g, w.rest + REST_BYTES * g, w.bases, 0);
+        const __m256i *halves = (const __m256i *)(w.scales + INT4_SCALE_BYTES * g);
+        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256(halves)), m = _mm512_cvtph_ps(_mm256_loadu_si256(halves + 1));
         prefetch_group(PACKED4, w.scales, g, plan);
 #pragma GCC unroll 4
         for (int t = 0; t < n; t += step) {
@@ -31,8 +32,8 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
             multiply_group(q, codes, n, t, step, odd, dots);
 #pragma GCC unroll 4
             for (int i = 0; i < step; i++) {
-                __m512 factor = _mm512_mul_ps((__m512)scales.scale, _mm512_set1_ps(scale[t + i]));
-                acc[t + i] = _mm512_fmadd_ps((__m512)scales.minimum, _mm512_set1_ps(total[t + i]), acc[t + i]);
+                __m512 factor = _mm512_mul_ps(d, _mm512_set1_ps(scale[t + i]));
+                acc[t + i] = _mm512_fmadd_ps(m, _mm512_set1_ps(total[t + i]), acc[t + i]);
                 acc[t + i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i]), factor, acc[t + i]);
             }
         }
@@ -51,8 +52,9 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
         for (int t = 0; t < n; t++) acc[t] = _mm256_setzero_ps();
         for (int g = 0; g < groups; g++) {
             const int8_t *c = codes + (int64_t)g * INPUT_CODES * n;
-            const uint8_t *block = w.codes + INT4_CODE_BYTES * g + 32 * half, *at = w.scales + INT4_SCALE_BYTES * g;
-            Scales scales = load_scales(at, w.rest + REST_BYTES * g, w.bases, 8 * half);
+            const uint8_t *block = w.codes + INT4_CODE_BYTES * g + 32 * half;
+            const __m128i *halves = (const __m128i *)(w.scales + INT4_SCALE_BYTES * g + 16 * half);
+            __m256 d = _mm256_cvtph_ps(_mm_loadu_si128(halves)), m = _mm256_cvtph_ps(_mm_loadu_si128(halves + 2));
             if (half == 0) prefetch_group(PACKED4, w.scales, g, plan);
             for (int t = 0; t < n; t++) {
                 /* Eight sums of two products fit 16 bits: 16 * 15 * 128 < 2^15. */
@@ -68,9 +70,8 @@ INLINE void packed4_tile(Weights w, int groups, const int8_t *codes, const float
                 }
                 __m256i upper = _mm256_slli_epi32(_mm256_madd_epi16(pairs[0], ones), 8);
                 __m256 dot = _mm256_cvtepi32_ps(_mm256_add_epi32(upper, _mm256_madd_epi16(pairs[1], ones)));
-                acc[t] =
-                    _mm256_fmadd_ps(dot, _mm256_mul_ps((__m256)scales.scale, _mm256_set1_ps(scale[g * n + t])), acc[t]);
-                acc[t] = _mm256_fmadd_ps((__m256)scales.minimum, _mm256_set1_ps(total[g * n + t]), acc[t]);
+                acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(d, _mm256_set1_ps(scale[g * n + t])), acc[t]);
+                acc[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(total[g * n + t]), acc[t]);
             }
         }
         for (int t = 0; t < n; t++) _mm256_storeu_ps(sums + t * BLOCK_ROWS + 8 * half, acc[t]);

@@ -20,14 +20,12 @@ INLINE void portable_tile(Weights w, int groups, const int8_t *codes, const floa
         for (int j = 0; j < 8 && bits == 4; j++)
             for (int i = 0; i < 64; i++) q[j][i] = w.codes[INT4_CODE_BYTES * g + 64 * (j / 2) + i] >> 4 * (j % 2) & 15;
         for (int r = 0; r < BLOCK_ROWS; r++) {
-            uint16_t scale_bits, minimum;
-            if (bits == 8) {
-                memcpy(&scale_bits, scales + 2 * r, 2);
-            } else {
-                join_scale(scales, w.rest + REST_BYTES * g, r, &scale_bits, &minimum);
-                m[r] = from_half(minimum);
-            }
-            d[r] = from_half(scale_bits);
+            uint16_t half;
+            memcpy(&half, scales + 2 * r, 2);
+            d[r] = from_half(half);
+            if (bits == 8) continue;
+            memcpy(&half, scales + 32 + 2 * r, 2);
+            m[r] = from_half(half);
         }
         for (int t = 0; t < n; t++) {
             int32_t dot[BLOCK_ROWS];

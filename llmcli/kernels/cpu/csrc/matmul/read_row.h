@@ -14,7 +14,6 @@ static void read_row(const Matrix *m, int row, float *to) {
         for (int c = 0; c < m->columns; c++) to[c] = from_bf16(from[c]);
     } else {
         int place = row % BLOCK_ROWS, groups = groups_of(m);
-        const uint8_t *rest = rest_at(m, 0, row / BLOCK_ROWS);
         const uint8_t *scales = (const uint8_t *)block_at(m, 0, row / BLOCK_ROWS);
         const uint8_t *codes = scales + scale_bytes(m->format, groups);
         for (int c = 0; c < m->columns; c++) {
@@ -25,7 +24,8 @@ static void read_row(const Matrix *m, int row, float *to) {
                 to[c] = from_half(scale) * (float)(codes[INT8_CODE_BYTES * g + 64 * four + at] - 128);
             } else {
                 int code = codes[INT4_CODE_BYTES * g + 64 * (four / 2) + at] >> 4 * (four % 2) & 15;
-                join_scale(scales + INT4_SCALE_BYTES * g, rest + REST_BYTES * g, place, &scale, &minimum);
+                memcpy(&scale, scales + INT4_SCALE_BYTES * g + 2 * place, 2);
+                memcpy(&minimum, scales + INT4_SCALE_BYTES * g + 32 + 2 * place, 2);
                 to[c] = from_half(scale) * (float)code + from_half(minimum);
             }
         }

@@ -39,7 +39,7 @@ INLINE void prefetch_lines(const char *from, ReadRange o, const int lines) {
    group, in whole lines. Prefetching one line twice in a row was a tenth to a third slower. */
 INLINE void prefetch_group(const int format, const uint8_t *block, int g, const ReadPlan *c) {
     const char *from = (const char *)block + c->ahead;
-    if (format == PACKED4) /* 304 bytes per group */
+    if (format == PACKED4) /* 320 bytes per group */
         prefetch_lines(from + 5 * 64 * g, c->range, 5);
     else if (g % 2 == 0) /* 544 bytes per group */
         prefetch_lines(from + 17 * 32 * g, c->range, 9);

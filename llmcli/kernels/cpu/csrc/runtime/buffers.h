@@ -37,23 +37,6 @@ static Activations new_activations(Context *c, int tokens) {
     return rows;
 }
 
-enum { LAYER_MATRICES = 11 };
-
-typedef struct {
-    Matrix *matrices[LAYER_MATRICES];
-} Matrices;
-
-/* All matrices of a layer. */
-static Matrices matrices_of(Layer *layer) {
-    Experts *e = &layer->experts;
-    return (Matrices){{&layer->q, &layer->k, &layer->v, &layer->o, &layer->gate, &layer->up, &layer->down, &e->router,
-                       &e->gate_up, &e->down, &e->shared_gate}};
-}
-
-static void allocate_bases_of(Context *c, Matrix *m) {
-    m->bases = m->data && m->format == PACKED4 ? zeros(c, (int64_t)m->count * row_blocks(m) * 4) : NULL;
-}
-
 /* The greatest sizes over all layers. */
 typedef struct {
     int inner, edits;
@@ -71,14 +54,6 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
         if (e->count && e->shared > s.inner) s.inner = e->shared;
     }
     return s;
-}
-
-static void allocate_bases(Context *c) {
-    for (int i = 0; i < c->model.layers; i++) {
-        Matrices all = matrices_of(c->layers + i);
-        for (int k = 0; k < LAYER_MATRICES; k++) allocate_bases_of(c, all.matrices[k]);
-    }
-    allocate_bases_of(c, &c->model.head);
 }
 
 static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
@@ -133,7 +108,6 @@ static void allocate_worker_buffers(Context *c, Worker *w, int experts) {
 /* Allocate all buffers; without memory, the arena has `failed`. */
 static void allocate_buffers(Context *c) {
     LayerSizes sizes = greatest_sizes(&c->model, c->layers);
-    allocate_bases(c);
     allocate_layer_buffers(c, sizes);
     if (sizes.experts) allocate_expert_buffers(c, sizes);
     for (int i = 0; i < c->threads; i++) allocate_worker_buffers(c, &c->workers[i], sizes.experts);
