@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands.generate.record import hashes
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.flags import MODEL, RUNNING, flag, only, with_options
 from llmcli.commands.shared.options.model import ModelOptions
@@ -45,6 +44,7 @@ def replay(
     """Generate a recorded reply again and name the first token that differs; exit code 1 if there is one."""
     data = _read(file)
 
+    from llmcli.commands.generate.record import hashes
     from llmcli.engine import Interruption
     from llmcli.replay.replay import replay as replay_run
     from llmcli.replay.run_record import from_json

@@ -13,7 +13,6 @@ import typer
 
 from llmcli.commands.batch import input
 from llmcli.commands.batch.output import ResultsFile, result_line
-from llmcli.commands.batch.prompts import BatchPrompts
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.flags import OUTPUT, RUNNING, flag, only, with_options, without
 from llmcli.commands.shared.options.model import ModelOptions
@@ -137,6 +136,7 @@ def _answer(
     """Load the model and write the results from line `first` on; return how many are errors."""
     loaded = load_model(checkpoint, asked.model, template=asked.prompt.template)
 
+    from llmcli.commands.batch.prompts import BatchPrompts
     from llmcli.engine import Interruption
     from llmcli.views.terminal.progress import progress_bar
 

@@ -16,7 +16,6 @@ from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
 from llmcli.commands.shared.options.speculation import SpeculationOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
-from llmcli.commands.shared.speculative import Speculator
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
@@ -63,6 +62,8 @@ def chat(
     terminal_options: TerminalOptions,
 ) -> None:
     """Talk with a model, about FILEs if you like. Piped text is the first message; the next come from the keyboard."""
+    from llmcli.commands.shared.speculative import Speculator
+
     variables = prompt_options.variables()
     sampling_options.check()
     speculator = Speculator(speculation_options)

@@ -6,12 +6,6 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.generate.choices import choose
-from llmcli.commands.generate.finish import end, show_whole, write_files
-from llmcli.commands.generate.options import GenerateOptions
-from llmcli.commands.generate.prepare import prepare
-from llmcli.commands.generate.request import check_request, read_text
-from llmcli.commands.generate.stream import stream_reply
 from llmcli.commands.shared.options.flags import with_options, without
 from llmcli.commands.shared.options.form import ChoiceOptions, FormOptions
 from llmcli.commands.shared.options.model import ModelOptions
@@ -41,6 +35,14 @@ def generate(
     terminal_options: TerminalOptions,
 ) -> None:
     """Answer one prompt and exit."""
+    # Here, because every command imports this module and only this one needs the steps.
+    from llmcli.commands.generate.choices import choose
+    from llmcli.commands.generate.finish import end, show_whole, write_files
+    from llmcli.commands.generate.options import GenerateOptions
+    from llmcli.commands.generate.prepare import prepare
+    from llmcli.commands.generate.request import check_request, read_text
+    from llmcli.commands.generate.stream import stream_reply
+
     options = GenerateOptions(
         model_options,
         prompt_options,
