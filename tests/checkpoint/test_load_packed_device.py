@@ -97,7 +97,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Peak:
     def here(threads: int) -> Iterator[Here]:
         yield Here()
 
-    monkeypatch.setattr(weights_module, "_one_thread_a_tensor", here)
+    monkeypatch.setattr(weights_module, "_single_thread_workers", here)
     return Peak()
 
 
