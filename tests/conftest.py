@@ -14,13 +14,21 @@ import platformdirs
 # 12 seconds and more.
 os.environ.setdefault("XDG_CACHE_HOME", str(platformdirs.user_cache_path()))
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import settings
 
+from llmcli.kernels.cpu import step
+
 # Before Triton is imported, by whomever: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# For the same reason as above one thread for the C kernel, in this process, where a test does not give a number: a
+# thread of it that waits for another spins. Processes that tests start have the program's own default.
+mock.patch.object(step, "default_threads", return_value=1).start()
 
 # The same examples in every run: a change is judged by its own merits, not by a new draw.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
