@@ -43,4 +43,4 @@ def trace(
     answer = None if target is None else single_token(loaded.tokenizer, target)
     with context.progress("Tracing", "states", estimate=True) as progress:
         result = causal_trace(loaded, ids, at, answer=answer, samples=samples, seed=seed, progress=progress)
-    return InspectResult(views.causal_trace_view(result), views.SCHEMA, result, (views.NOTE,))
+    return InspectResult(views.causal_trace_view(result), views.SCHEMA, result, views.NOTE)

@@ -59,6 +59,13 @@ def sections(topic: str) -> list[Section]:
     return [*found, _section(topic, lines)]
 
 
+def paragraph(topic: str, title: str) -> str:
+    """The first paragraph of the section `title` of a page, as one line of plain text without Markdown quotes."""
+    section = next(one for one in sections(topic) if one.title == title)
+    text = section.text.split("\n\n", 2)[1]
+    return " ".join(re.sub(r"[`*]+", "", for_terminal(text)).split())
+
+
 def search(words: str) -> list[Section]:
     """The sections of all pages that contain `words`, whatever the case; titles that do come first."""
     wanted = words.casefold()

@@ -127,8 +127,7 @@ def fact(
         made, report = make_edit(
             loaded, ours, wanted, layer=number, corpus=corpus, over=over, reply_tokens=max_tokens, progress=progress
         )
-    after = () if terminal.is_quiet() else (NOTE,)
-    output.present(edit_view(report), schema=SCHEMA, value=report, output=view_options, after=after, title="llm edit")
+    output.present(edit_view(report), schema=SCHEMA, value=report, output=view_options, note=NOTE, title="llm edit")
     if report.problems and not force:
         terminal.error("Nothing was kept; --force keeps the edit all the same.")
         raise typer.Exit(1)

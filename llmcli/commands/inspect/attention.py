@@ -52,7 +52,7 @@ def attention(
                 raise UsageError(f"The pattern of {len(ids)} tokens is too large; choose rows of it with --position.")
             at = output.positions(position, len(ids), default=range(len(ids)))
             pattern = attention_pattern(loaded, ids, layer, head, at, progress)
-            return InspectResult(views.pattern_view(pattern), views.PATTERN_SCHEMA, pattern)
+            return InspectResult(views.pattern_view(pattern), views.PATTERN_SCHEMA, pattern, views.PATTERN_NOTE)
         result = summary(
             loaded,
             ids,
@@ -62,7 +62,7 @@ def attention(
             spans=Spans(by, loaded.tokenizer, [Message("user", context.content)]).of(ids),
             progress=progress,
         )
-    return InspectResult(views.attention_view(result), views.SCHEMA, result, (views.NOTE,))
+    return InspectResult(views.attention_view(result), views.SCHEMA, result, views.NOTE)
 
 
 def _blocks(layer: int | None, layers: str | None, count: int) -> Sequence[int] | None:

@@ -27,4 +27,4 @@ def cost(
 
     checkpoint = subject.checkpoint
     result = model_cost(checkpoint.name, checkpoint.config, context=context, text_tokens=length)
-    return InspectResult(CostView(result), SCHEMA, result, (NOTE,))
+    return InspectResult(CostView(result), SCHEMA, result, NOTE)

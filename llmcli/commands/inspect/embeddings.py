@@ -24,9 +24,9 @@ def embeddings(
     content, checkpoint = context.content, context.checkpoint
 
     from llmcli.inspection.residual.embeddings import embedding_neighbors, parse_expression, read_embedding
-    from llmcli.views.inspect.embeddings import SCHEMA, EmbeddingsView
+    from llmcli.views.inspect.embeddings import NOTE, SCHEMA, EmbeddingsView
 
     tokenizer = context.text_parts.tokenizer
     expression = parse_expression(tokenizer, content)
     result = embedding_neighbors(tokenizer, read_embedding(checkpoint, tokenizer), expression, top=top, seed=seed)
-    return InspectResult(EmbeddingsView(result), SCHEMA, result)
+    return InspectResult(EmbeddingsView(result), SCHEMA, result, NOTE)

@@ -32,7 +32,7 @@ def heads(
     loaded = context.loaded
 
     from llmcli.inspection.attention.head_scores import ablate_induction, head_atlas, random_repeats, text_repeats
-    from llmcli.views.inspect.head_scores import SCHEMA, heads_view
+    from llmcli.views.inspect.head_scores import NOTE, SCHEMA, heads_view
 
     repeats = random_repeats(loaded, seed=seed) if ids is None else text_repeats(loaded, ids)
     with context.progress("Looking at heads", "blocks") as progress:
@@ -41,4 +41,4 @@ def heads(
         with context.progress("Switching heads off", "passes") as progress:
             ablation = ablate_induction(loaded, repeats, atlas.heads, ablate, seed=seed, progress=progress)
         atlas = replace(atlas, ablation=ablation)
-    return InspectResult(heads_view(atlas), SCHEMA, atlas)
+    return InspectResult(heads_view(atlas), SCHEMA, atlas, NOTE)

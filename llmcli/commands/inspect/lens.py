@@ -25,5 +25,5 @@ def lens(
     at = output.positions(position, len(ids), default=output.last_positions(len(ids)))
     with context.progress("Reading") as progress:
         result = report(loaded, ids, at, top=top, progress=progress)
-    notes = (views.NOTE, views.NOTE_TIED) if loaded.config.tie_embeddings else (views.NOTE,)
-    return InspectResult(views.LensView(result), views.SCHEMA, result, notes)
+    note = views.NOTE_TIED if loaded.config.tie_embeddings else views.NOTE
+    return InspectResult(views.LensView(result), views.SCHEMA, result, note)

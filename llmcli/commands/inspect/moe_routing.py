@@ -18,10 +18,10 @@ def experts(
 ) -> InspectResult:
     """Show which experts each token of a text is sent to, and how evenly the experts are used."""
     from llmcli.inspection.feed_forward.moe_routing import check_has_experts, expert_routing
-    from llmcli.views.inspect.moe_routing import SCHEMA, ExpertsView
+    from llmcli.views.inspect.moe_routing import NOTE, SCHEMA, ExpertsView
 
     # From the headers: a dense model need not be loaded for that.
     check_has_experts(context.checkpoint.name, context.checkpoint.config)
     with context.progress("Reading") as progress:
         result = expert_routing(context.loaded, context.ids, only=layer, progress=progress)
-    return InspectResult(ExpertsView(result), SCHEMA, result)
+    return InspectResult(ExpertsView(result), SCHEMA, result, NOTE)

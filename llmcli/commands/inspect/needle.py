@@ -35,7 +35,7 @@ def needle(
     loaded = context.load(precise=readable)
 
     from llmcli.inspection.evaluation.needle import needle as look_for_needle
-    from llmcli.views.inspect.needle import SCHEMA, NeedleView
+    from llmcli.views.inspect.needle import NOTE, SCHEMA, NeedleView
 
     with context.progress("Asking", "texts", estimate=True) as progress:
         result = look_for_needle(
@@ -48,7 +48,7 @@ def needle(
             readable=readable,
             progress=progress,
         )
-    return InspectResult(NeedleView(result), SCHEMA, result)
+    return InspectResult(NeedleView(result), SCHEMA, result, NOTE)
 
 
 def _numbers(text: str) -> list[float]:

@@ -51,11 +51,11 @@ def neurons(
     with context.progress("Reading") as progress:
         if layer is not None and neuron is not None:
             along = neuron_along(loaded, ids, layer, neuron, expert=of_expert, progress=progress)
-            return InspectResult(views.NeuronAlongView(along), views.ALONG_SCHEMA, along)
+            return InspectResult(views.NeuronAlongView(along), views.ALONG_SCHEMA, along, views.ALONG_NOTE)
         (at,) = output.positions([position], len(ids), default=())
         wanted = None if target is None else single_token(loaded.tokenizer, target)
         found = strongest(loaded, ids, at, target=wanted, count=top, progress=progress)
-    return InspectResult(views.NeuronsView(found), views.SCHEMA, found, (views.NOTE,))
+    return InspectResult(views.NeuronsView(found), views.SCHEMA, found, views.NOTE)
 
 
 def _expert(expert: str | None) -> int | Literal["shared"] | None:

@@ -51,9 +51,8 @@ def token(
             seed=seed,
             progress=progress,
         )
-    return InspectResult(
-        views.CardView(result), views.SCHEMA, result, (views.NOTE if verify else views.NOTE_UNVERIFIED,)
-    )
+    note = views.NOTE if verify else views.NOTE_UNVERIFIED
+    return InspectResult(views.CardView(result), views.SCHEMA, result, note)
 
 
 def _number(index: str) -> int | None:

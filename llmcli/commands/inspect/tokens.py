@@ -11,7 +11,7 @@ def tokens(context: InspectContext) -> InspectResult:
     ids = context.ids_without_weights
 
     from llmcli.inspection.evaluation.tokenization import tokenization
-    from llmcli.views.inspect.tokenization import SCHEMA, tokenization_view
+    from llmcli.views.inspect.tokenization import NOTE, SCHEMA, tokenization_view
 
     result = tokenization(context.text_parts.tokenizer, ids)
-    return InspectResult(tokenization_view(result), SCHEMA, result)
+    return InspectResult(tokenization_view(result), SCHEMA, result, NOTE)

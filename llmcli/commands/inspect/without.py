@@ -57,7 +57,7 @@ def without(
         said = inspection.answer_ids(loaded.tokenizer, answer)
     if at:
         result = inspection.without_span(loaded, ids, said, at)
-        return InspectResult(views.without_view(result), views.SCHEMA, result, [views.NOTE])
+        return InspectResult(views.without_view(result), views.SCHEMA, result, views.NOTE)
     with context.progress("Hiding words", "words") as progress:
         scan = inspection.scan_words(loaded, ids, said, within=within, progress=progress)
-    return InspectResult(views.words_view(scan), views.WORDS_SCHEMA, scan, [views.WORDS_NOTE])
+    return InspectResult(views.words_view(scan), views.WORDS_SCHEMA, scan, views.WORDS_NOTE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from llmcli.commands.shared import output
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.flags import ExpandedCommand, only
 from llmcli.commands.shared.options.model import ModelOptions
-from llmcli.commands.shared.options.output import TextOptions, ViewOptions
+from llmcli.commands.shared.options.output import InspectViewOptions, TextOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.views.terminal.progress import progress_bar
 
@@ -34,8 +34,8 @@ class InspectResult:
     view: RenderableType
     schema: str
     value: object
-    after: Sequence[RenderableType] = ()
-    """How to read the view; goes to stderr."""
+    note: str
+    """One line on how to read the view."""
 
 
 @dataclass
@@ -154,16 +154,25 @@ class _InspectCommand(ExpandedCommand):
         text_options: TextOptions = shared.get("text_options", TextOptions())
         if "text_options" in shared:
             output.check_template(shared["invocation"], chat=text_options.chat)
+        view_options: InspectViewOptions = shared["view_options"]
         context = InspectContext(shared.get("text"), shared["model_options"], text_options, self._computes)
         found: InspectResult = self.__wrapped__(context, **arguments)
         output.present(
             found.view,
             schema=found.schema,
             value=found.value,
-            output=shared["view_options"],
-            after=found.after,
+            output=view_options,
+            note=found.note,
+            explanation=_explanation(self.__name__) if view_options.explain else None,
             title=self._title,
         )
+
+
+def _explanation(command: str) -> str:
+    """The paragraph of the manual about a view: the section of the page `inspect` that is named like its command."""
+    from llmcli.docs import pages
+
+    return pages.paragraph("inspect", command)
 
 
 def _shared_parameters(
@@ -180,7 +189,7 @@ def _shared_parameters(
             _parameter("model_options", Annotated[ModelOptions, only("model", *weights_of)]),
         ],
         "after": [
-            _parameter("view_options", ViewOptions),
+            _parameter("view_options", InspectViewOptions),
             _parameter("terminal_options", Annotated[TerminalOptions, only("color", "quiet", *terminal)]),
         ],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -95,13 +96,14 @@ def present(
     schema: str,
     value: object,
     output: ViewOptions,
-    after: Sequence[RenderableType] = (),
+    note: str | None = None,
+    explanation: str | None = None,
     title: str | None = None,
 ) -> None:
-    """Show what was found: on stdout as the view or as JSON, and in the files asked for.
+    """Show a result: on stdout as the view or as JSON, and in the files asked for.
 
-    `title` names the command, where it is not one of `llm inspect`. `after` is what a person is told beside it, how to
-    read it say; it goes to stderr.
+    `title` names the command if it is not one of `llm inspect`. `explanation` is printed above the view. `note` is one
+    line on how to read the view, below it in files; with the view on a terminal it goes to stderr, unless --quiet.
 
     Raises:
         NotFiniteError: a number of `value` is NaN.
@@ -116,7 +118,9 @@ def present(
         from llmcli.model.finite import not_finite
 
         raise not_finite()
-    whole = Group(view, *(Text(line, style="dim") if isinstance(line, str) else line for line in after))
+    if explanation:
+        view = Group(Text(explanation), Text(), view)
+    whole = Group(view, Text(note, style="dim")) if note else view
     title = title or f"llm inspect {schema.split('.')[1].split('/')[0]}"
     write_files(whole, title=title, html=output.html, svg=output.svg)
     if output.as_json:
@@ -125,11 +129,8 @@ def present(
         terminal.write_line(json_line(schema, value))
         return
     terminal.console_out().print(view)
-    for line in after:
-        if isinstance(line, str):
-            terminal.say(line)
-        else:
-            terminal.console_err().print(line)
+    if note and terminal.is_terminal(sys.stdout):
+        terminal.note(note)
 
 
 def write_files(view: RenderableType, *, title: str, html: Path | None, svg: Path | None) -> None:

@@ -49,7 +49,7 @@ def test_the_pattern_of_a_head(model: Path) -> None:
         assert len(row) == 4 and not any(row[query + 1 :])
     assert "block 1, head 2" in llm("inspect", "attention", "abc", *flags).stdout.decode()
     in_words = llm("inspect", "attention", "x" * 70, *flags).stdout.decode()
-    assert "looks at" in in_words and len(in_words.splitlines()) > 70
+    assert "attends to" in in_words and len(in_words.splitlines()) > 70
 
 
 def test_messages_of_a_chat(model: Path) -> None:

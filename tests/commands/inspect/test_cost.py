@@ -50,7 +50,7 @@ def test_every_kind_of_model_has_a_view(case: str, tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "m", model_type, **overrides)
     result = llm("inspect", "cost", "-m", folder, "--html", tmp_path / "a.html", "--svg", tmp_path / "a.svg")
     assert b"KV cache" in result.stdout
-    assert b"FLOP" in result.stderr
+    assert result.stderr == b""
     assert "attention" in (tmp_path / "a.html").read_text()
     assert "attention" in (tmp_path / "a.svg").read_text()
 

@@ -21,6 +21,15 @@ class ViewOptions:
 
 
 @dataclass(frozen=True)
+class InspectViewOptions(ViewOptions):
+    """How an inspecting command shows its view, and whether the manual's paragraph about it comes first."""
+
+    explain: Annotated[
+        bool, flag("--explain", env=False, panel=OUTPUT, help="Print what the view shows, above the figures.")
+    ] = False
+
+
+@dataclass(frozen=True)
 class TextOptions:
     """How the text that a command looks at is given to the model."""
 
