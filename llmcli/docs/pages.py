@@ -43,8 +43,8 @@ def page(topic: str) -> str:
 
 
 def summary(topic: str) -> str:
-    """What the page is about: the paragraph below its title."""
-    return page(topic).split("\n\n", 2)[1].strip()
+    """What the page is about: the paragraph below its title, without marks of code."""
+    return page(topic).split("\n\n", 2)[1].strip().replace("`", "")
 
 
 def sections(topic: str) -> list[Section]:
