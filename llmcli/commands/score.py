@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,7 @@ from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.output import TextOptions, ViewOptions
 from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
-from llmcli.commands.shared.prompt_input import argument_text, read_file_text, read_prompt
+from llmcli.commands.shared.prompt_input import file_or_text
 
 
 @with_options
@@ -33,7 +32,7 @@ def score(
 ) -> None:
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
     output.check_template(invocation, chat=text_options.chat)
-    content = _content(text)
+    content = file_or_text(text)
     # --context is the length of the windows that are scored, not of one cache.
     loading = replace(model_options, context=None)
     loaded = load_model(
@@ -61,16 +60,3 @@ def score(
         output=view_options,
         title="llm score",
     )
-
-
-def _content(argument: str | None) -> str:
-    if argument is None or argument == "-":
-        return read_prompt(argument)
-    path = Path(argument)
-    try:
-        is_file = path.is_file()
-    except (OSError, ValueError):  # a text too long, or too odd, to be a name
-        is_file = False
-    if not is_file:
-        return argument_text(argument, "The text")
-    return read_file_text(path)

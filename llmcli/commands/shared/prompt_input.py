@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -16,6 +17,8 @@ LARGEST_BYTES = 256 << 20
 _PATIENCE_S = 3.0
 _STDIN = "Standard input"
 _encoding: str | None = None
+# A word with a slash inside or before it, or with the suffix of a text file.
+_LIKE_A_PATH = re.compile(r"~?\S*/\S+|\S+\.(txt|text|md|markdown|rst|json|jsonl|csv|tsv|log|xml|html?|py|toml|ya?ml)")
 
 
 def configure_encoding(name: str | None) -> None:
@@ -108,6 +111,27 @@ def read_file_text(path: Path) -> str:
         UsageError: it cannot be read, holds too much, or is not text in a known encoding.
     """
     return decoded_text(read_file_bytes(path), str(path))
+
+
+def file_or_text(argument: str | None) -> str:
+    """The contents of the file that the argument names, or the argument itself; "-" or None stands for piped text.
+
+    Raises:
+        UsageError: there is no text, a file cannot be read as text, or one word that looks like a path is no file.
+    """
+    if argument is None or argument == "-":
+        return read_prompt(argument)
+    path = Path(argument)
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # a text too long, or too odd, to be a name
+        is_file = False
+    if is_file:
+        return read_file_text(path)
+    content = argument_text(argument, "The text")
+    if _LIKE_A_PATH.fullmatch(content):
+        raise UsageError(f"There is no file {content!r}. If it is the text itself, pipe it in with - as the argument.")
+    return content
 
 
 def decoded_text(data: bytes, source: str) -> str:

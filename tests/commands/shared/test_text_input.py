@@ -200,3 +200,18 @@ def test_batches(model: Path) -> None:
     assert llm(*flags, stdin=lines.encode("utf-16-le")).returncode == 2
     one = llm(*flags, stdin=lines.encode("cp1252"))
     assert one.returncode == 1 and b"The line is not UTF-8: the byte at offset 12 is 0xe9" in one.stdout
+
+
+@pytest.mark.parametrize("name", ["nosuch.txt", "notes.md", "a/b", "./a", "~/essay", "data.json"])
+def test_a_word_that_looks_like_a_path_but_is_no_file_is_not_scored(name: str, model: Path) -> None:
+    refused = llm("score", name, "-m", model)
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert f"There is no file {name!r}. If it is the text itself, pipe it in" in " ".join(
+        refused.stderr.decode().split()
+    )
+    assert spelled(llm("score", "-", "-m", model, "--json", stdin=name.encode())).endswith(name[1:])
+
+
+@pytest.mark.parametrize("text", ["see notes.txt", "3.14", "e.g.", "or / and", "Stop."])
+def test_other_texts_are_scored(text: str, model: Path) -> None:
+    assert spelled(llm("score", text, "-m", model, "--json")).endswith(text[1:])
