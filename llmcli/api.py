@@ -39,9 +39,9 @@ from llmcli.kernels.select import fast_step, why_no_kernel
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end
 from llmcli.text.chat.messages import Message, as_messages
-from llmcli.text.chat.prompt import ChatPrompt, build_chat, encode_raw
+from llmcli.text.chat.prompt import ChatPrompt
+from llmcli.text.chat.reply_prompt import ReplyPrompt
 from llmcli.text.chat_template.template import ChatTemplate
-from llmcli.text.reasoning import ReplyStart
 from llmcli.text.stop_tokens import NO_STOP_TOKEN
 from llmcli.text.tokenizer import Tokenizer
 
@@ -284,24 +284,11 @@ class LoadedModel:
         no_thinking: bool,
     ) -> ChatPrompt:
         """The tokens up to where the model goes on, which is after `prefill`."""
-        messages = (Message("user", prompt),) if isinstance(prompt, str) else as_messages(prompt)
-        if raw or self.template is None:
-            if not isinstance(prompt, str):
-                raise UsageError("Without a chat template there can be no messages; give a text.")
-            if system or template_args:
-                raise UsageError("Without a chat template there is no place for a system prompt or variables of it.")
-            return ChatPrompt(encode_raw(self.tokenizer, prompt + prefill), start=ReplyStart(prefill=prefill))
-        if system:
-            messages = (Message("system", system), *messages)
-        return build_chat(
-            self.tokenizer,
-            self.template,
-            messages,
-            prefill=prefill,
-            template_args=template_args or {},
-            continue_last=messages[-1].role == "assistant",
-            no_thinking=no_thinking,
+        template = None if raw else self.template
+        asked = ReplyPrompt.make(
+            self.tokenizer, template, prompt, system=system, variables=template_args, no_thinking=no_thinking
         )
+        return asked.built(prefill)
 
     def prefix_cache(self, *, threads: int | None = None, readable: bool = False) -> PrefixCache:
         """What reads texts and gives the logits after their tokens: the fast path, or the readable model without one.

@@ -61,31 +61,26 @@ class BatchPrompts:
         return Request(tuple(built.ids), params, self.are_chats, built.start)
 
     def _prompt(self, task: input.BatchTask) -> ChatPrompt:
-        from llmcli.commands.shared.prompt import ReplyPrompt
-        from llmcli.text.chat.messages import Message
+        from llmcli.commands.shared.prompt import reply_prompt
+        from llmcli.text.chat.reply_prompt import ReplyPrompt
 
-        options = self._options
+        options, loaded = self._options, self._loaded
         if task.prompt is not None:
-            prompt = ReplyPrompt.make(
-                self._loaded,
-                task.prompt,
-                options.system,
-                self._variables,
-                raw=options.raw,
-                strict_system=options.strict_system,
-                no_thinking=options.no_thinking,
-            )
-            return self._noted(prompt.built(""))
-        if options.raw or self._loaded.template is None:
+            return self._noted(reply_prompt(loaded, task.prompt, options, self._variables).built())
+        if options.raw or loaded.template is None:
             raise UsageError('Without a chat template there can be no "messages"; give a "prompt".')
-        messages = task.messages
-        if options.system and messages[0].role not in ("system", "developer"):
-            messages = (Message("system", options.system), *messages)
-        prompt = ReplyPrompt(
-            self._loaded, self._loaded.template, "", messages, self._variables,
-            strict_system=options.strict_system, no_thinking=options.no_thinking,
-        )  # fmt: skip
-        return self._noted(prompt.built("", continue_last=task.continues))
+        has_system = task.messages[0].role in ("system", "developer")
+        prompt = ReplyPrompt.make(
+            loaded.tokenizer,
+            loaded.template,
+            task.messages,
+            system=None if has_system else options.system,
+            variables=self._variables,
+            continue_last=task.continues,
+            strict_system=options.strict_system,
+            no_thinking=options.no_thinking,
+        )
+        return self._noted(prompt.built())
 
     def _noted(self, built: ChatPrompt) -> ChatPrompt:
         """`built`, after showing those of its notes that no line before has had."""

@@ -69,7 +69,7 @@ def _compare(run: Run, thought: Thought) -> AnswerChoices:
 
     def with_answer(answer: str) -> list[int]:
         if not thought.ids:
-            return run.prompt.ids(run.built.start.prefill + answer)
+            return run.prompt.built(run.built.start.prefill + answer).ids
         segment = TextSegment(answer, trusted=False)
         return before + loaded.tokenizer.encode_segments([segment], continuation=True)
 

@@ -50,7 +50,9 @@ def write_files(run: Run, reply: GeneratedReply) -> None:
             html=output.html,
             svg=output.svg,
         )
-    run.request.recorder.write(run.prompt, run.engine, run.params, reply.finish, run.checkpoint, built=run.built)
+    run.request.recorder.write(
+        run.loaded, run.request.text, run.engine, run.params, reply.finish, run.checkpoint, built=run.built
+    )
 
 
 def end(run: Run, reply: GeneratedReply) -> None:

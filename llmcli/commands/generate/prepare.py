@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 from llmcli.commands.generate.fill_in import made_to_fill_in
 from llmcli.commands.generate.request import CheckedRequest
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
-from llmcli.commands.shared.prompt import ReplyPrompt
+from llmcli.commands.shared.prompt import reply_prompt
 from llmcli.commands.shared.token_report import check_report
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from llmcli.api import LoadedModel
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.commands.generate.options import GenerateOptions
     from llmcli.engine import Engine, SamplingParams
     from llmcli.text.chat.prompt import ChatPrompt
+    from llmcli.text.chat.reply_prompt import ReplyPrompt
     from llmcli.text.tokenizer import Tokenizer
 
 
@@ -36,6 +37,12 @@ class Run:
     """The prompt as tokens."""
     engine: Engine
     params: SamplingParams
+
+    @property
+    def stop_ids(self) -> Collection[int]:
+        """The tokens that end the reply."""
+        loaded = self.loaded
+        return (loaded.stop_ids if self.prompt.is_chat else loaded.declared_stop_ids).keys()
 
     @property
     def options(self) -> GenerateOptions:
@@ -75,19 +82,9 @@ def _prompt(request: CheckedRequest, loaded: LoadedModel) -> tuple[LoadedModel, 
     asked, gap = request.options.prompt, None
     if asked.fill_in is not None:
         loaded, gap = made_to_fill_in(loaded)
-    prompt = ReplyPrompt.make(
-        loaded,
-        request.text,
-        asked.system,
-        request.variables,
-        raw=asked.raw,
-        strict_system=asked.strict_system,
-        no_thinking=asked.no_thinking,
-    )
+    prompt = reply_prompt(loaded, request.text, asked, request.variables)
     if asked.fill_in is not None and gap is not None:
         prompt = replace(prompt, gap=(gap, asked.fill_in[1]))
-    elif asked.raw and asked.control_tokens:
-        prompt = replace(prompt, control_tokens=True)
     return loaded, prompt
 
 

@@ -14,8 +14,8 @@ from llmcli.views.terminal.progress import progress_bar
 from llmcli.views.terminal.to_json import plain
 
 if TYPE_CHECKING:
+    from llmcli.api import LoadedModel
     from llmcli.checkpoint.checkpoint import Checkpoint
-    from llmcli.commands.shared.prompt import ReplyPrompt
     from llmcli.engine import Engine, Event, Finish, SamplingParams, Step
     from llmcli.text.chat.prompt import ChatPrompt
 
@@ -48,7 +48,8 @@ class Recorder:
 
     def write(
         self,
-        asked: ReplyPrompt,
+        loaded: LoadedModel,
+        text: str,
         engine: Engine,
         params: SamplingParams,
         finish: Finish,
@@ -62,11 +63,11 @@ class Recorder:
         from llmcli.replay.run_record import as_json, recorded
 
         run = recorded(
-            asked.loaded,
+            loaded,
             engine,
             params,
             hashes(checkpoint),
-            prompt=asked.text,
+            prompt=text,
             prompt_ids=built.ids,
             start=built.start,
             steps=self._steps,

@@ -87,7 +87,7 @@ def _beginning(run: Run) -> tuple[ThinkingApart, Constraint | None, ReplyStart]:
     apart = ThinkingApart(tokenizer, start, exact=rule is not None)
     if rule is None:
         return apart, None, start
-    constraint = Constraint(rule, tokenizer, run.prompt.stop_ids, prefill=apart.prefill)
+    constraint = Constraint(rule, tokenizer, run.stop_ids, prefill=apart.prefill)
     no_thinking = run.options.prompt.no_thinking
     start = structured_output.start_of_form(constraint, tokenizer, start, no_thinking=no_thinking)
     return ThinkingApart(tokenizer, start, exact=True), constraint, start
