@@ -58,7 +58,7 @@ def run_in(order: Order, patch: pytest.MonkeyPatch) -> None:
 )
 def test_results_do_not_depend_on_the_order_of_programs(name: str, bits: int | None, several: int) -> None:
     model_type, overrides = CASES[name]
-    sizes = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "num_hidden_layers": 2, "intermediate_size": 32}
+    sizes = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "num_hidden_layers": 1, "intermediate_size": 32}
     model = random_model(model_type, **{**overrides, **sizes})
     if bits is not None:
         pack_model(model, wide(4 if bits == 4 else 8, 32))
