@@ -54,27 +54,41 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate)
-app.command("batch")(batch)
-app.command("chat")(chat)
-app.add_typer(chats_app)
-app.command("score")(score)
-app.command("compare")(compare)
-app.command("replay")(replay)
-app.command("bench")(bench)
-app.add_typer(inspect_app)
-app.add_typer(edit_app)
-app.command("trace")(trace)
-app.command("pull")(pull)
-app.command("list")(list_models)
-app.command("show")(show)
-app.command("rm")(remove)
-app.add_typer(alias.app)
-app.add_typer(prompt_template.app)
-app.command("doctor")(doctor)
-app.command("help")(help_)
+_RUN, _MODELS, _LOOK, _TOOLS = "Run", "Models", "Look inside", "Tools"
+# A blank line ends a line of the epilog.
+_VARIABLES = (
+    "Most options can also be set by a variable, as LLMCLI_MAX_TOKENS for --max-tokens, or in config.toml; llm config "
+    "shows the values in effect."
+)
+_GENERATE = (
+    "llm generate 'What is the capital of France?'\n\n"
+    "git diff | llm generate 'Write a commit message' --temperature 0\n\n"
+    "llm generate 'Is the sky blue?' --choices yes,no --top 5\n\n"
+)
+_BATCH = "llm batch prompts.jsonl --out results.jsonl\n\nllm batch - --max-tokens 100 < prompts.jsonl\n\n"
+_CHAT = "llm chat --system 'Be brief.'\n\nllm chat notes.txt --model owner/name\n\nllm chat --continue\n\n"
+
+app.command("generate", epilog=_GENERATE + _VARIABLES, rich_help_panel=_RUN)(generate)
+app.command("chat", epilog=_CHAT + _VARIABLES, rich_help_panel=_RUN)(chat)
+app.command("batch", epilog=_BATCH + _VARIABLES, rich_help_panel=_RUN)(batch)
+app.add_typer(chats_app, rich_help_panel=_RUN)
+app.command("pull", rich_help_panel=_MODELS)(pull)
+app.command("list", rich_help_panel=_MODELS)(list_models)
+app.command("show", rich_help_panel=_MODELS)(show)
+app.command("rm", rich_help_panel=_MODELS)(remove)
+app.add_typer(alias.app, rich_help_panel=_MODELS)
+app.command("score", rich_help_panel=_LOOK)(score)
+app.command("compare", rich_help_panel=_LOOK)(compare)
+app.command("trace", rich_help_panel=_LOOK)(trace)
+app.add_typer(inspect_app, rich_help_panel=_LOOK)
+app.add_typer(edit_app, rich_help_panel=_LOOK)
+app.command("replay", rich_help_panel=_TOOLS)(replay)
+app.command("bench", rich_help_panel=_TOOLS)(bench)
+app.add_typer(prompt_template.app, rich_help_panel=_TOOLS)
+app.command("doctor", rich_help_panel=_TOOLS)(doctor)
+app.command("help", rich_help_panel=_TOOLS)(help_)
 # Its arguments are another command's flags.
-app.command("config", context_settings={"ignore_unknown_options": True})(config)
+app.command("config", context_settings={"ignore_unknown_options": True}, rich_help_panel=_TOOLS)(config)
 
 _WITH_SETTINGS = CommandsWithSettings((generate, batch, chat, score, bench), INSPECT_COMMANDS)
 

@@ -16,7 +16,14 @@ from llmcli.commands.inspect.token import token
 from llmcli.commands.inspect.tokens import tokens
 from llmcli.commands.inspect.without import without
 
-app = typer.Typer(name="inspect", help="Look into a model: what it reads, thinks and knows.", no_args_is_help=True)
+app = typer.Typer(
+    name="inspect",
+    help="Look into a model: what it reads, thinks and knows.",
+    epilog="llm inspect attention 'The cat sat on the mat'\n\n"
+    "llm inspect lens 'The capital of France is'\n\n"
+    "llm inspect token next 'The capital of France is'",
+    no_args_is_help=True,
+)
 COMMANDS: dict[str, Callable[..., None]] = {
     "attention": attention,
     "cost": cost,
