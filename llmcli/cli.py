@@ -38,6 +38,7 @@ from llmcli.commands.score import score
 from llmcli.commands.shared.options.flags import only, with_options
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
+from llmcli.commands.shared.usage_errors import AdvisingGroup
 from llmcli.commands.show import show
 from llmcli.commands.trace import trace
 from llmcli.errors import LlmcliError
@@ -48,6 +49,7 @@ _NO_MEMORY = "There is not enough memory. Use a shorter text or --context, --qua
 
 app = typer.Typer(
     name="llm",
+    cls=AdvisingGroup,
     help="Run open-weight language models in a terminal, and see what they are doing while they do it.",
     epilog="Try: llm generate 'What is the capital of France?'. llm help lists the manual.",
     no_args_is_help=True,

@@ -20,6 +20,8 @@ from llmcli.views.terminal import terminal
 SCHEMA = "llmcli.config/1"
 _SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "variable", "DEFAULT_MAP": "file"}
 
+_CHANGING = ("set", "get", "unset", "add", "remove", "path")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -72,6 +74,11 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
     while hasattr(parent.command, "commands"):
         known = parent.command.commands
         if not words or words[0] not in known:
+            if not names and words and (words[0] in _CHANGING or _is_setting_name(known, words[0])):
+                raise UsageError(
+                    f"llm config only shows settings. To change one, edit {settings_path()}: "
+                    "a line such as temperature = 0.5 holds for all commands. See llm help usage."
+                )
             asked = " ".join(["llm", *names, *words[:1]])
             raise UsageError(f"{asked!r} is no command with settings; there are {', '.join(sorted(known))}.")
         names.append(words[0])
@@ -82,6 +89,12 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
     # What a command needs besides settings is not there, and is not asked for; a wrong value is still one.
     needs = any(parameter.required for parameter in found.params)
     return " ".join(names), found.make_context(names[-1], list(words), parent=parent, resilient_parsing=needs)
+
+
+def _is_setting_name(commands: Any, word: str) -> bool:
+    """Whether a command has a setting of this name."""
+    name = word.partition("=")[0].replace("-", "_")
+    return any(parameter.name == name for command in commands.values() for parameter in command.params)
 
 
 def _is_setting(parameter: Any) -> bool:

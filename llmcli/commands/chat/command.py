@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +80,12 @@ def chat(
     from llmcli.commands.chat.load import ChatModelLoader
     from llmcli.commands.chat.start import run_chat
 
+    for name in files or ():
+        if not os.path.lexists(Path(name).expanduser()):
+            raise UsageError(
+                f"There is no file {name!r} to talk about. For a question, start llm chat and type it there, "
+                'or use llm generate "...".'
+            )
     texts = [(name, text_of_file(name)) for name in files or ()]
     speculator.find()
     load = ChatModelLoader(model_options, prompt_options, sampling_options, speculator, variables)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from llmcli.errors import UsageError
 from llmcli.paths import settings_path
@@ -59,7 +60,8 @@ def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, obj
     command, and those in `[inspect]` for all that look into a model. Names are those of the long flags, with - or _.
 
     Raises:
-        UsageError: the file is too large, is not TOML, or names a setting that no command has.
+        UsageError: the file is too large, is not TOML, names a setting that no command has, or gives one a value of a
+            type that does not suit it. Texts are left to the command, which may read a number from them.
     """
     path = settings_path()
     try:
@@ -74,11 +76,11 @@ def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, obj
     known = _known_settings(known_commands)
     shared = {_name(key): value for key, value in settings.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
-    _refuse_unknown(path, shared, set().union(*known.values()))
+    _refuse_wrong(path, "", shared, {name: kind for command in known.values() for name, kind in command.items()})
     result: dict[str, dict[str, object]] = {}
     for command, names in known.items():
         own = {_name(key): value for key, value in tables.pop(command, {}).items()}
-        _refuse_unknown(path, own, names)
+        _refuse_wrong(path, command, own, names)
         result[command] = {key: value for key, value in shared.items() if key in names} | own
     result["inspect"] = dict.fromkeys(known_commands.inspect_commands, result["inspect"])
     if tables:
@@ -86,16 +88,35 @@ def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, obj
     return result
 
 
-def _known_settings(known_commands: CommandsWithSettings) -> dict[str, set[str]]:
-    """The parameters of each command that can be set in the file: all that have a flag."""
+def setting_line(path: Path, command: str, parameter: str) -> int | None:
+    """The line, counted from 1, that sets a parameter of a command, in its table or at the top; None if not found."""
+    try:
+        lines = text_from_bytes(path.read_bytes(), str(path)).splitlines()
+    except (OSError, UsageError):
+        return None
+    table, found = "", {}
+    for number, line in enumerate(lines, 1):
+        if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+            table = header[1]
+        elif (key := re.match(r"""\s*["']?([\w-]+)["']?\s*=""", line)) and _name(key[1]) == parameter:
+            found[table] = number
+    return found.get(command, found.get(""))
+
+
+def _known_settings(known_commands: CommandsWithSettings) -> dict[str, dict[str, Any]]:
+    """The parameters of each command that can be set in the file, all that have a flag, with their annotations."""
     import inspect
 
-    def names(command: Callable[..., None]) -> set[str]:
-        parameters = inspect.signature(command).parameters
-        return {name for name, parameter in parameters.items() if parameter.default is not parameter.empty} - _ARGUMENTS
+    def settings(command: Callable[..., None]) -> dict[str, Any]:
+        return {
+            name: parameter.annotation
+            for name, parameter in inspect.signature(command).parameters.items()
+            if parameter.default is not parameter.empty and name not in _ARGUMENTS
+        }
 
-    known = {command.__name__: names(command) for command in known_commands.commands}
-    return {**known, "inspect": set().union(*map(names, known_commands.inspect_commands.values()))}
+    known = {command.__name__: settings(command) for command in known_commands.commands}
+    inspecting = map(settings, known_commands.inspect_commands.values())
+    return {**known, "inspect": {name: kind for command in inspecting for name, kind in command.items()}}
 
 
 def _name(key: str) -> str:
@@ -103,11 +124,32 @@ def _name(key: str) -> str:
     return _OTHER_NAMES.get(name, name)
 
 
-def _refuse_unknown(path: Path, given: dict[str, object], known: set[str]) -> None:
+def _refuse_wrong(path: Path, command: str, given: dict[str, object], known: Mapping[str, Any]) -> None:
     import difflib
 
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; see llm help usage."
             raise UsageError(f"{path} sets {name!r}, which is not a setting{hint}")
+        needed = _other_type(known[name], value)
+        if needed is not None:
+            line = setting_line(path, command, name)
+            where = "" if line is None else f", line {line}"
+            raise UsageError(f"{path}{where}: the value of {name} cannot be used: {value!r} is not {needed}.")
+
+
+def _other_type(annotation: Any, value: object) -> str | None:
+    """What a setting needs instead of a value whose type does not suit its annotation; None if it does."""
+    kinds = {each for part in (get_args(annotation) or (annotation,))[:1] for each in get_args(part) or (part,)}
+    plain = {get_origin(each) or each for each in kinds}
+    if list in plain:
+        return None if isinstance(value, list) else "a list"
+    if bool in plain:
+        return None if isinstance(value, bool | str) else "true or false"
+    if isinstance(value, str):
+        return None
+    if plain & {int, float}:
+        fits = not isinstance(value, bool) and isinstance(value, (int, float) if float in plain else int)
+        return None if fits else "a number" if float in plain else "a whole number"
+    return "a text"
