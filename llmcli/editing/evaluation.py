@@ -29,7 +29,7 @@ DRIFTED = 1e-3
 
 
 @dataclass(frozen=True)
-class Changed:
+class AnswerChange:
     """The probability of the new answer after a text, before and after the edit."""
 
     text: str
@@ -69,8 +69,8 @@ class GreedyReply:
 class Proof:
     """The measured effects of an edit."""
 
-    prompt: Changed
-    paraphrases: tuple[Changed, ...]
+    prompt: AnswerChange
+    paraphrases: tuple[AnswerChange, ...]
     neighbours: tuple[NeighborFact, ...]
     drift: float
     """KL(before || after) on unrelated text, mean over its tokens, in nats."""
@@ -131,8 +131,8 @@ class Measuring:
         drift = float(kl_divergence(before.unrelated, after.unrelated).mean())
         texts = [(asked.prompt, False), *((text, True) for text in self._chats)]
         return Proof(
-            prompt=Changed(asked.prompt, before.prompt, after.prompt),
-            paraphrases=tuple(map(Changed, asked.paraphrases, before.paraphrases, after.paraphrases)),
+            prompt=AnswerChange(asked.prompt, before.prompt, after.prompt),
+            paraphrases=tuple(map(AnswerChange, asked.paraphrases, before.paraphrases, after.paraphrases)),
             neighbours=neighbours,
             drift=drift,
             replies=tuple(
@@ -146,7 +146,7 @@ class Measuring:
     def _chats(self) -> Sequence[str]:
         return self._questions.asked if self._loaded.template is not None else ()
 
-    def _ask(self) -> _Answers:
+    def _ask(self) -> _Measurements:
         loaded, asked = self._loaded, self._questions
         count = 1 + len(asked.paraphrases) + 2 * len(asked.neighbours) + len(asked.unrelated) + 1 + len(self._chats)
         done = 0
@@ -176,7 +176,7 @@ class Measuring:
             counted(value)
             return value
 
-        return _Answers(
+        return _Measurements(
             prompt=probability(asked.prompt),
             paraphrases=[probability(text) for text in asked.paraphrases],
             own=[own(text, answer) for text, answer in zip(asked.neighbours, self._answers, strict=True)],
@@ -190,7 +190,7 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class _Answers:
+class _Measurements:
     prompt: float
     paraphrases: list[float]
     own: list[float]

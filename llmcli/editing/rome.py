@@ -76,7 +76,7 @@ def make_update(
     """
     model = loaded.model
     keys = subject_keys(model, [layer], passages)[layer]
-    change, steps, loss, length = _better_value(loaded, layer, passages, essence, progress)
+    change, steps, loss, length = _optimize_change(loaded, layer, passages, essence, progress)
     read, write = rank_one(keys.mean(0), change, moment)
     return Update(layer, read, write, steps, loss, length)
 
@@ -112,7 +112,7 @@ class _Group:
         return logits.log_softmax(-1)
 
 
-def _better_value(
+def _optimize_change(
     loaded: LoadedModel,
     layer: int,
     passages: Sequence[Passage],

@@ -56,7 +56,7 @@ def text_from_bytes(data: bytes, source: str, encoding: str | None = None, *, in
     """
     for mark, marked in _MARKS:
         if data.startswith(mark):
-            what = f"is not {_called(marked)}, as its byte order mark says"
+            what = f"is not {_label(marked)}, as its byte order mark says"
             return _decoded(data, marked, source, what, instead or "Save it again as UTF-8.")[1:]
     if encoding is not None:
         what = f"is not in the encoding {encoding}"
@@ -67,7 +67,7 @@ def text_from_bytes(data: bytes, source: str, encoding: str | None = None, *, in
         return text
     if wide := _wide_encoding(data):
         raise UsageError(
-            f"{source} has NUL bytes, the first at offset {data.index(0)}, and looks like {_called(wide)} without a "
+            f"{source} has NUL bytes, the first at offset {data.index(0)}, and looks like {_label(wide)} without a "
             f"byte order mark. {instead or f'Read it with --encoding {wide}.'}"
         )
     local = _locale_encoding()
@@ -124,5 +124,5 @@ def _locale_encoding() -> str | None:
     return None if name == "utf-8" else name
 
 
-def _called(encoding: str) -> str:
+def _label(encoding: str) -> str:
     return encoding.upper().replace("-LE", " (little-endian)").replace("-BE", " (big-endian)")

@@ -13,7 +13,7 @@ from llmcli.checkpoint.edits.edit_file import edited
 from llmcli.editing import covariance, paraphrases
 from llmcli.editing.covariance import Statistics
 from llmcli.editing.edit_fact import Fact, check_editable, make_edit
-from llmcli.editing.evaluation import LEAKED, Changed, NeighborFact, Proof, answer_probability
+from llmcli.editing.evaluation import LEAKED, AnswerChange, NeighborFact, Proof, answer_probability
 from llmcli.errors import UnsupportedModelError, UsageError
 from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 from tests.support.models.parity_cases import CASES
@@ -90,8 +90,8 @@ def test_problems_of_an_edit_are_named(
     after: float, spread: float, near: float, drift: float, expected: list[str]
 ) -> None:
     proof = Proof(
-        prompt=Changed("p", 0, after),
-        paraphrases=(Changed("q", 0, spread), Changed("r", 0, spread)),
+        prompt=AnswerChange("p", 0, after),
+        paraphrases=(AnswerChange("q", 0, spread), AnswerChange("r", 0, spread)),
         neighbours=(NeighborFact("n", "a", 0.5, near, 0, 0), NeighborFact("m", "a", 0.5, 0.5, 0.2, 0.1)),
         drift=drift,
         replies=(),

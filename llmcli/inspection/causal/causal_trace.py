@@ -96,7 +96,7 @@ def causal_trace(
     # The work of one variant: the remaining blocks times the remaining tokens.
     work = _Work(sum((layers - each.start) * (len(ids) - at) for each in wanted for at in range(first, len(ids))))
     for at in range(first, len(ids)):
-        for some in _together(wanted, max(1, tokens_at_once // (samples * (len(ids) - at)))):
+        for some in _batches(wanted, max(1, tokens_at_once // (samples * (len(ids) - at)))):
             found = run.with_variants(some, at, chosen)
             for variant, probability in zip(some, found, strict=True):
                 grids[variant.kind][at][variant.layer] = probability
@@ -110,9 +110,9 @@ def causal_trace(
         corrupted=corrupted,
         samples=samples,
         window=window,
-        hidden=_frozen(grids["hidden"]),
-        feed_forward=_frozen(grids["feed_forward"]),
-        attention=_frozen(grids["attention"]),
+        hidden=_as_tuples(grids["hidden"]),
+        feed_forward=_as_tuples(grids["feed_forward"]),
+        attention=_as_tuples(grids["attention"]),
     )
 
 
@@ -138,7 +138,7 @@ def _variants(layers: int, window: int) -> list[_Variant]:
     return sorted(found, key=lambda variant: variant.start)
 
 
-def _together(variants: Sequence[_Variant], count: int) -> Iterator[Sequence[_Variant]]:
+def _batches(variants: Sequence[_Variant], count: int) -> Iterator[Sequence[_Variant]]:
     """Batches of `count` variants with neighboring first blocks."""
     return (variants[first : first + count] for first in range(0, len(variants), count))
 
@@ -247,13 +247,13 @@ class _Runs:
         def keep_added(index: int, part: Part, x: Tensor) -> None:
             added[index][part] = x
 
-        with _both(self._loaded, keep, keep_added):
+        with _record(self._loaded, keep, keep_added):
             compute()
         return residuals, added
 
 
 @contextmanager
-def _both(
+def _record(
     loaded: LoadedModel, keep: Callable[[int, Tensor], None], keep_added: Callable[[int, Part, Tensor], None]
 ) -> Iterator[None]:
     with ExitStack() as stack:
@@ -262,5 +262,5 @@ def _both(
         yield
 
 
-def _frozen(rows: list[list[float]]) -> tuple[tuple[float, ...], ...]:
+def _as_tuples(rows: list[list[float]]) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, rows))

@@ -95,11 +95,11 @@ def lens_of(
     step = max(1, logits_at_once // loaded.tokenizer.vocab_size)
     for first in range(0, len(traced.positions), step):
         some = slice(first, first + step)
-        found.extend(_some(loaded, traced, some, top, None if follow is None else follow[some]))
+        found.extend(_positions_lens(loaded, traced, some, top, None if follow is None else follow[some]))
     return tuple(found)
 
 
-def _some(
+def _positions_lens(
     loaded: LoadedModel, traced: Trace, some: slice, top: int, follow: Sequence[int] | None
 ) -> list[LensPosition]:
     """The lens at a few positions; holds the logits of one layer and of the last layer at a time."""

@@ -23,7 +23,7 @@ from llmcli.text.chat.messages import (
 )
 from llmcli.text.chat.render import Form, Part, TemplateWriter, Written
 from llmcli.text.chat_template.template import ChatTemplate
-from llmcli.text.chat_template.variables import is_read, unread_note, with_all_of_them
+from llmcli.text.chat_template.variables import is_read, unread_note, with_kwargs_mapping
 from llmcli.text.reasoning import TAGS, ReplyStart, ThinkingSplitter, split_thinking
 from llmcli.text.reply_start import opening_tokens, prompt_end
 from llmcli.text.tokenizer import Tokenizer
@@ -113,7 +113,7 @@ def build_chat(
             raise UsageError(f"A message has the role {message.role!r}; known roles are {', '.join(ROLES)}.")
     arguments = template_args or {}
     unthinking = [name for name in _THINKING_VARIABLES if no_thinking and is_read(template, name)]
-    given = with_all_of_them(template, {**dict.fromkeys(unthinking, False), **arguments})
+    given = with_kwargs_mapping(template, {**dict.fromkeys(unthinking, False), **arguments})
     builder = _Builder(tokenizer, template, given, strict_system=strict_system)
     if continue_last:
         if not messages or messages[-1].role != "assistant":

@@ -93,13 +93,13 @@ class Budget:
             return 1
         known = self._weighed.get(id(value))
         if known is None:
-            known = value, *self._of_many(value, depth)
+            known = value, *self._collection_weight(value, depth)
             self._weighed[id(value)] = known
         if depth + known[2] > _DEEPEST:
             raise OverBudgetError(f"it nests values more than {_DEEPEST} deep")
         return known[1]
 
-    def _of_many(self, value: Collection[object], depth: int) -> tuple[int, int]:
+    def _collection_weight(self, value: Collection[object], depth: int) -> tuple[int, int]:
         """The weight of a collection, and its nesting depth."""
         if depth > _DEEPEST:
             raise OverBudgetError(f"it nests values more than {_DEEPEST} deep")

@@ -101,7 +101,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         """Count a literal list, tuple or dictionary."""
         return _budget().take(value)
 
-    def written_together(self, *values: object) -> str:
+    def concatenated(self, *values: object) -> str:
         """Count and apply the operator `~`."""
         budget = _budget()
         budget.fits(sum(map(budget.weight, values)))
@@ -172,7 +172,7 @@ class _Measure:
     def _replaced(self, node: nodes.Node) -> nodes.Node:
         self._inside(node)
         if isinstance(node, nodes.Concat):
-            return _call("written_together", *node.nodes)
+            return _call("concatenated", *node.nodes)
         if isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
             return _call("taken", node)
         return node

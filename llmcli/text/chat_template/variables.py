@@ -26,11 +26,11 @@ _LONGEST_NUMBER = 300
 
 # Variables that every conversation has.
 _GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now", "namespace")
-_ALL_OF_THEM = ("chat_template_kwargs", "kwargs")
+_MAPPING_NAMES = ("chat_template_kwargs", "kwargs")
 """Names of a mapping of all user variables that some templates read."""
 # Access to one variable in it: `kwargs.get('name')`, `kwargs['name']`, `kwargs.name`.
-_FROM_ALL = re.compile(
-    rf"\b(?:{'|'.join(_ALL_OF_THEM)})(?:(?:\.get\(|\[)\s*['\"](\w+)['\"]|\.(?!(?:get|items|keys|values)\b)(\w+))"
+_FROM_MAPPING = re.compile(
+    rf"\b(?:{'|'.join(_MAPPING_NAMES)})(?:(?:\.get\(|\[)\s*['\"](\w+)['\"]|\.(?!(?:get|items|keys|values)\b)(\w+))"
 )
 _MOST_NAMES = 8
 
@@ -59,9 +59,9 @@ def template_value(text: str) -> object:
     return value
 
 
-def with_all_of_them(template: ChatTemplate, arguments: Mapping[str, object]) -> Mapping[str, object]:
+def with_kwargs_mapping(template: ChatTemplate, arguments: Mapping[str, object]) -> Mapping[str, object]:
     """The variables, plus a mapping of all of them under each name by which the template reads such a mapping."""
-    names = [name for name in _ALL_OF_THEM if arguments and name not in arguments and name in template.source]
+    names = [name for name in _MAPPING_NAMES if arguments and name not in arguments and name in template.source]
     return {**arguments, **{name: dict(arguments) for name in names}} if names else arguments
 
 
@@ -74,8 +74,8 @@ def unread_note(template: ChatTemplate, arguments: Mapping[str, object]) -> str 
     unread = [name for name in arguments if not is_read(template, name)] if arguments else []
     if not unread:
         return None
-    names = template.variables - {*_GIVEN, *_ALL_OF_THEM} - template.special_tokens.keys()
-    names |= {first or second for first, second in _FROM_ALL.findall(template.source)}
+    names = template.variables - {*_GIVEN, *_MAPPING_NAMES} - template.special_tokens.keys()
+    names |= {first or second for first, second in _FROM_MAPPING.findall(template.source)}
     near = {name: difflib.get_close_matches(name, names, n=1) for name in unread}
     named = [f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in unread]
     sentence = f"The chat template {template.name!r} does not read {' and '.join(named)}, set by --template-arg."
@@ -88,7 +88,7 @@ def is_read(template: ChatTemplate, name: str) -> bool:
     """Whether the template reads a variable of this name."""
     if name in template.variables:
         return True
-    if template.variables.isdisjoint(_ALL_OF_THEM):
+    if template.variables.isdisjoint(_MAPPING_NAMES):
         return False
     return re.search(rf"(?:\.|['\"]){re.escape(name)}\b", template.source) is not None
 

@@ -112,7 +112,7 @@ def test_logits_of_a_long_text_are_never_held_together(loaded: llmcli.LoadedMode
 
 def test_a_text_of_one_token_is_refused(loaded: llmcli.LoadedModel) -> None:
     for ids in ([], [5]):
-        with pytest.raises(UsageError, match="nothing before it"):
+        with pytest.raises(UsageError, match="cannot be scored"):
             score(loaded, ids)
 
 
