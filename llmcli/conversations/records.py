@@ -44,7 +44,7 @@ class SettingsRecord:
 
 
 def model_source(name: str | None) -> str | None:
-    """What finds the model called `name` from any folder: an absolute path for a file or folder, otherwise its name."""
+    """A name of the model that works in any folder: the absolute path of a file or folder, otherwise `name`."""
     return str(Path(name).expanduser().resolve()) if name and Path(name).expanduser().exists() else name
 
 
