@@ -101,7 +101,7 @@ def merge(
 
 def _no_folder(checkpoint: Checkpoint) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{checkpoint.path} cannot be written as a Hugging Face folder: what {checkpoint.format} says of this "
+        f"{checkpoint.path} cannot be written as a Hugging Face folder: the {checkpoint.format} settings of this "
         f"{checkpoint.family} model cannot be expressed in a config.json. Use the edits with -e."
     )
 

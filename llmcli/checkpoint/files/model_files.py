@@ -145,7 +145,7 @@ def _safetensors(names: Sequence[str], shards: ReadIndex, where: str, advice: st
         return _Candidate(fault=_lacks(where, missing, len(missing) + len(others), advice), begun=True)
     fault = UnsupportedModelError(
         f"{where} holds {len(others)} safetensors files and no {SAFETENSORS_INDEX} that says which belong together. "
-        "Put those of one model into a folder of their own, and give that folder with -m."
+        "Put those of one model into a separate folder, and give that folder with -m."
     )
     return _Candidate(fault=fault, begun=True)
 
