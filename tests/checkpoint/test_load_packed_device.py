@@ -79,7 +79,7 @@ class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= nbytes
 
 
-class Here(Executor):
+class InlineExecutor(Executor):
     """Runs submitted jobs at once in the submitting thread, so that a dispatch mode sees them."""
 
     def submit(self, fn: Any, /, *args: Any, **options: Any) -> Future[Any]:
@@ -94,10 +94,10 @@ class Here(Executor):
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Peak:
     @contextmanager
-    def here(threads: int) -> Iterator[Here]:
-        yield Here()
+    def inline_workers(threads: int) -> Iterator[InlineExecutor]:
+        yield InlineExecutor()
 
-    monkeypatch.setattr(weights_module, "_single_thread_workers", here)
+    monkeypatch.setattr(weights_module, "_single_thread_workers", inline_workers)
     return Peak()
 
 

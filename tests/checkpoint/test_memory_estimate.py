@@ -34,11 +34,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("m") / "model", "llama", **sizes)
 
 
-def have(monkeypatch: pytest.MonkeyPatch, nbytes: int | None) -> None:
+def set_free_memory(monkeypatch: pytest.MonkeyPatch, nbytes: int | None) -> None:
     monkeypatch.setattr(memory_estimate, "memory", lambda device: (1 << 40, nbytes))
 
 
-def takes(checkpoint: Checkpoint, packing: Packing | None, dtype: torch.dtype, context: int | None) -> int:
+def needed_bytes(checkpoint: Checkpoint, packing: Packing | None, dtype: torch.dtype, context: int | None) -> int:
     model = meta_model(checkpoint.config)
     return footprint(model, planned_formats(model, packing, checkpoint, CPU), dtype, context, CPU).total
 
@@ -62,7 +62,7 @@ def test_estimated_weights_and_cache_equal_the_real_ones(
 def test_stored_blocks_are_counted_in_their_packed_size(tmp_path: Path) -> None:
     path = write_gguf(made("llama 3.1", hidden_size=64), tmp_path / "m.gguf", kind_of=quantized(Kind.Q4_0))
     checkpoint = open_checkpoint(path)
-    stored, int8, none = (takes(checkpoint, packing, torch.bfloat16, 16) for packing in ("stored", "int8", None))
+    stored, int8, none = (needed_bytes(checkpoint, packing, torch.bfloat16, 16) for packing in ("stored", "int8", None))
     assert stored < int8 < none
 
 
@@ -70,7 +70,7 @@ def test_sliding_windows_reduce_the_cache(tmp_path: Path) -> None:
     sizes = {"max_position_embeddings": 4096}
     whole = open_checkpoint(tiny_checkpoint(tmp_path / "whole", "mistral", **sizes, sliding_window=None))
     window = open_checkpoint(tiny_checkpoint(tmp_path / "window", "mistral", **sizes, sliding_window=64))
-    assert takes(window, None, torch.bfloat16, 4096) < takes(whole, None, torch.bfloat16, 4096)
+    assert needed_bytes(window, None, torch.bfloat16, 4096) < needed_bytes(whole, None, torch.bfloat16, 4096)
 
 
 @pytest.mark.parametrize("packing", [None, "int8", "int4"])
@@ -80,10 +80,10 @@ def test_one_byte_too_little_is_refused(
 ) -> None:
     checkpoint = open_checkpoint(folder)
     wish = LoadRequest(CPU, torch.bfloat16, packing, context)
-    needed = takes(checkpoint, packing, torch.bfloat16, context)
-    have(monkeypatch, needed)
+    needed = needed_bytes(checkpoint, packing, torch.bfloat16, context)
+    set_free_memory(monkeypatch, needed)
     check_memory(meta_model(checkpoint.config), checkpoint, wish)
-    have(monkeypatch, needed - 1)
+    set_free_memory(monkeypatch, needed - 1)
     with pytest.raises(OutOfMemoryError) as refused:
         check_memory(meta_model(checkpoint.config), checkpoint, wish)
     told = str(refused.value)
@@ -93,14 +93,14 @@ def test_one_byte_too_little_is_refused(
 
 
 def test_unknown_free_memory_refuses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    have(monkeypatch, None)
+    set_free_memory(monkeypatch, None)
     checkpoint = open_checkpoint(folder)
     check_memory(meta_model(checkpoint.config), checkpoint, LoadRequest(CPU, torch.float32, context=8192))
 
 
-def offers(told: str) -> list[str]:
+def suggestions(message: str) -> list[str]:
     """The settings that an error suggests."""
-    listed = told.partition("This would fit: ")[2].removesuffix("; see llm help models.")
+    listed = message.partition("This would fit: ")[2].removesuffix("; see llm help models.")
     return [re.sub(r" \(.*\)", "", one) for one in listed.split(", ")] if listed else []
 
 
@@ -110,23 +110,23 @@ def test_suggested_settings_are_those_that_fit(
     share: float, context: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = open_checkpoint(folder)
-    free = int(takes(checkpoint, None, torch.float32, context) * share)
-    have(monkeypatch, free)
+    free = int(needed_bytes(checkpoint, None, torch.float32, context) * share)
+    set_free_memory(monkeypatch, free)
     with pytest.raises(OutOfMemoryError) as refused:
         check_memory(meta_model(checkpoint.config), checkpoint, LoadRequest(CPU, torch.float32, context=context))
-    found = offers(str(refused.value))
+    found = suggestions(str(refused.value))
     for offer in found:
         words = offer.split()
         flags = dict(zip(words[::2], words[1::2], strict=True))
         packing: Any = flags.get("--quantize")
         dtype = getattr(torch, flags.get("--dtype", "float32"))
         length = int(flags["--context"]) if "--context" in flags else context
-        assert takes(checkpoint, packing, dtype, length) <= free
+        assert needed_bytes(checkpoint, packing, dtype, length) <= free
         if "--context" in flags:
             assert length is not None
-            assert takes(checkpoint, packing, dtype, length + 256) > free
+            assert needed_bytes(checkpoint, packing, dtype, length + 256) > free
     for packing in ("int8", "int4"):
-        assert (f"--quantize {packing}" in found) == (takes(checkpoint, packing, torch.float32, context) <= free)
+        assert (f"--quantize {packing}" in found) == (needed_bytes(checkpoint, packing, torch.float32, context) <= free)
         # No larger change is suggested if this one is enough.
         assert not any(f"--quantize {packing} --" in one for one in found if f"--quantize {packing}" in found)
     if not found:
@@ -135,10 +135,10 @@ def test_suggested_settings_are_those_that_fit(
 
 def test_quantizing_is_not_suggested_where_it_is_impossible(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(folder)
-    have(monkeypatch, takes(checkpoint, None, torch.float32, None) - 1)
+    set_free_memory(monkeypatch, needed_bytes(checkpoint, None, torch.float32, None) - 1)
     with pytest.raises(OutOfMemoryError) as refused:
         check_memory(meta_model(checkpoint.config), checkpoint, LoadRequest(CPU, torch.float32, may_pack=False))
-    assert offers(str(refused.value)) == ["--dtype bfloat16"]
+    assert suggestions(str(refused.value)) == ["--dtype bfloat16"]
 
 
 def test_commands_exit_with_5_before_weights_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_commands_exit_with_5_before_weights_are_read(folder: Path, monkeypatch:
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr("llmcli.checkpoint.load_weights.TensorReader", never)
-    have(monkeypatch, takes(open_checkpoint(folder), None, torch.bfloat16, 2048))
+    set_free_memory(monkeypatch, needed_bytes(open_checkpoint(folder), None, torch.bfloat16, 2048))
     flags = ("-m", folder, "-n", 1, "--device", "cpu", "--dtype", "bfloat16", "--context", 8192)
     result = llm("generate", "hi", *flags)
     told = result.stderr.decode()
@@ -156,7 +156,7 @@ def test_commands_exit_with_5_before_weights_are_read(folder: Path, monkeypatch:
 
 
 def test_the_python_api_raises_the_same_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    have(monkeypatch, 1000)
+    set_free_memory(monkeypatch, 1000)
     with pytest.raises(llmcli.errors.OutOfMemoryError, match=r"takes .* cpu has 0.0 MiB free"):
         llmcli.load(folder, device="cpu", context_length=100)
 

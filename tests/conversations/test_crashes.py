@@ -29,10 +29,10 @@ from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.engine.sampling_params import SamplingParams
 
 name, count, *path = sys.argv[1:]
-talk = LiveConversation.resume(Path(path[0]))[0] if path else LiveConversation()
-talk.record_settings(SettingsRecord("m", None))
+live = LiveConversation.resume(Path(path[0]))[0] if path else LiveConversation()
+live.record_settings(SettingsRecord("m", None))
 for number in range(int(count)):
-    recorder = talk.answer(talk.ask(f"{name}-{number}"), "m", SamplingParams(temperature=0))
+    recorder = live.answer(live.ask(f"{name}-{number}"), "m", SamplingParams(temperature=0))
     for char in "reply" * 20:
         recorder.add(char, (ord(char),))
         recorder._write(durable=False)
@@ -61,11 +61,11 @@ def finished(tree: Tree) -> set[str]:
 
 
 def test_a_kill_while_saving_loses_at_most_the_last_turn() -> None:
-    talk = LiveConversation()
-    talk.ask("first")
-    path = talk.path
+    live = LiveConversation()
+    live.ask("first")
+    path = live.path
     assert path is not None
-    talk.close()
+    live.close()
     chance = random.Random(9)
     saved: set[str] = set()
     for number in range(KILLS):

@@ -27,8 +27,8 @@ def _data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
-def exchange(talk: LiveConversation, question: str, reply: str, reason: str | None = "stop") -> None:
-    recorder = talk.answer(talk.ask(question), "m", PARAMS)
+def exchange(live: LiveConversation, question: str, reply: str, reason: str | None = "stop") -> None:
+    recorder = live.answer(live.ask(question), "m", PARAMS)
     for char in reply:
         recorder.add(char, (ord(char),))
     if reason is not None:
@@ -36,36 +36,36 @@ def exchange(talk: LiveConversation, question: str, reply: str, reason: str | No
 
 
 def written() -> Path:
-    talk = LiveConversation()
-    talk.record_settings(SettingsRecord("m", "/models/m", "Be brief."))
-    exchange(talk, "One?\nOr two?", "yes ☃")
-    exchange(talk, "Two?", "no")
-    return closed(talk)
+    live = LiveConversation()
+    live.record_settings(SettingsRecord("m", "/models/m", "Be brief."))
+    exchange(live, "One?\nOr two?", "yes ☃")
+    exchange(live, "Two?", "no")
+    return closed(live)
 
 
-def closed(talk: LiveConversation) -> Path:
-    path = talk.path
+def closed(live: LiveConversation) -> Path:
+    path = live.path
     assert path is not None
-    talk.close()
+    live.close()
     return path
 
 
 def test_a_saved_conversation_is_read_back_and_continued() -> None:
     path = written()
     assert path.stat().st_mode & 0o777 == 0o600
-    talk, note = LiveConversation.resume(path)
+    live, note = LiveConversation.resume(path)
     assert note is None
-    assert [(node.text, node.ids) for node in talk.tree.path()[1:2]] == [("yes ☃", tuple(map(ord, "yes ☃")))]
-    assert talk.tree.settings == SettingsRecord("m", "/models/m", "Be brief.")
-    node = talk.tree.last_reply()
+    assert [(node.text, node.ids) for node in live.tree.path()[1:2]] == [("yes ☃", tuple(map(ord, "yes ☃")))]
+    assert live.tree.settings == SettingsRecord("m", "/models/m", "Be brief.")
+    node = live.tree.last_reply()
     assert node is not None
     assert node.sampling is not None
     # JSON turns tuples into lists.
     sampling = {name: tuple(value) if isinstance(value, list) else value for name, value in node.sampling.items()}
     assert SamplingParams(**sampling) == PARAMS  # type: ignore[arg-type]
-    exchange(talk, "Three?", "maybe")
-    talk.go_to(2)
-    talk.close()
+    exchange(live, "Three?", "maybe")
+    live.go_to(2)
+    live.close()
     tree, _ = read_conversation(path)
     assert tree.head == 2
     assert [node.text for node in tree.path(6)] == ["One?\nOr two?", "yes ☃", "Two?", "no", "Three?", "maybe"]
@@ -80,9 +80,9 @@ def test_a_file_truncated_anywhere_keeps_its_whole_lines(data: st.DataObject) ->
     length = data.draw(st.integers(first, len(whole)))
     path.write_bytes(whole[:length])
     complete = {len(whole[:length].rpartition(b"\n")[0]) + 1, length}
-    talk, note = LiveConversation.resume(path)
-    exchange(talk, "More?", "ok")
-    talk.close()
+    live, note = LiveConversation.resume(path)
+    exchange(live, "More?", "ok")
+    live.close()
     tree, damage = read_conversation(path)
     assert damage is None
     assert path.read_bytes().startswith(whole[: min(complete)])
@@ -93,9 +93,9 @@ def test_a_file_truncated_anywhere_keeps_its_whole_lines(data: st.DataObject) ->
 
 
 def test_a_reply_without_an_end_counts_as_cut_off() -> None:
-    talk = LiveConversation()
-    exchange(talk, "One?", "yes", reason=None)
-    tree, _ = read_conversation(closed(talk))
+    live = LiveConversation()
+    exchange(live, "One?", "yes", reason=None)
+    tree, _ = read_conversation(closed(live))
     node = tree.path()[-1]
     # The first token is written at once, the others twice a second.
     assert node.is_cut
@@ -104,16 +104,16 @@ def test_a_reply_without_an_end_counts_as_cut_off() -> None:
 
 
 def test_a_reply_without_tokens_is_not_recorded() -> None:
-    talk = LiveConversation()
-    talk.answer(talk.ask("One?"), "m", PARAMS).end("interrupted")
-    path = closed(talk)
+    live = LiveConversation()
+    live.answer(live.ask("One?"), "m", PARAMS).end("interrupted")
+    path = closed(live)
     pending = read_conversation(path)[0].unanswered()
     assert pending is not None
     # The next message replaces it.
-    talk, _ = LiveConversation.resume(path)
-    exchange(talk, "Two?", "no")
-    talk.close()
-    assert [node.text for node in talk.tree.path()] == ["Two?", "no"]
+    live, _ = LiveConversation.resume(path)
+    exchange(live, "Two?", "no")
+    live.close()
+    assert [node.text for node in live.tree.path()] == ["Two?", "no"]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_a_damaged_file_is_copied_aside_and_continued(times: int) -> None:
     for number in range(1, times + 1):
         damaged = b"".join([*lines[:3], b"\xff garbage\n", *lines[3:]])
         path.write_bytes(damaged)
-        talk, note = LiveConversation.resume(path)
-        talk.close()
+        live, note = LiveConversation.resume(path)
+        live.close()
         aside = path.with_name(f"{path.stem}.damaged-{number}")
         assert note is not None and "line 4, is damaged" in note and str(aside) in note
         assert aside.read_bytes() == damaged
@@ -174,7 +174,7 @@ def test_an_empty_file_is_not_listed() -> None:
 
 def test_one_process_at_a_time_writes_to_a_file() -> None:
     path = written()
-    talk, _ = LiveConversation.resume(path)
+    live, _ = LiveConversation.resume(path)
     code = (
         "from pathlib import Path; from llmcli.conversations.live_conversation import LiveConversation; "
         f"LiveConversation.resume(Path({str(path)!r}))"
@@ -183,7 +183,7 @@ def test_one_process_at_a_time_writes_to_a_file() -> None:
     assert "is open in another llm chat" in result.stderr
     with pytest.raises(LlmcliError, match="open in another"):
         remove_conversation(path)
-    talk.close()
+    live.close()
     remove_conversation(path)
     assert conversation_files() == []
 
@@ -204,9 +204,9 @@ def test_conversations_of_the_same_second_get_separate_files(monkeypatch: pytest
 
 
 def test_empty_and_unsaved_conversations_leave_no_file() -> None:
-    talk = LiveConversation()
-    talk.record_settings(SettingsRecord("m", None))
-    talk.go_to(0)
+    live = LiveConversation()
+    live.record_settings(SettingsRecord("m", None))
+    live.go_to(0)
     exchange(LiveConversation(save=False), "One?", "yes")
     assert conversation_files() == []
 
@@ -214,12 +214,12 @@ def test_empty_and_unsaved_conversations_leave_no_file() -> None:
 def test_an_unwritable_folder_is_reported_once_and_the_chat_continues(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     told: list[str] = []
-    talk = LiveConversation(on_fault=told.append)
-    exchange(talk, "One?", "yes")
-    exchange(talk, "Two?", "no")
+    live = LiveConversation(on_fault=told.append)
+    exchange(live, "One?", "yes")
+    exchange(live, "Two?", "no")
     assert len(told) == 1
     assert "not saved" in told[0]
-    assert len(talk.tree.path()) == 4
+    assert len(live.tree.path()) == 4
 
 
 def test_an_exported_conversation_is_imported_again() -> None:
@@ -231,14 +231,14 @@ def test_an_exported_conversation_is_imported_again() -> None:
 
     nodes, system = import_json(json.dumps(found), source="x.json")
     assert system == "Be brief."
-    talk = LiveConversation()
-    talk.adopt([replace(node, ids=()) for node in nodes])
-    assert [(node.text, node.model) for node in talk.tree.path()] == [(n.text, n.model) for n in tree.path()]
+    live = LiveConversation()
+    live.adopt([replace(node, ids=()) for node in nodes])
+    assert [(node.text, node.model) for node in live.tree.path()] == [(n.text, n.model) for n in tree.path()]
     assert as_markdown(tree) == (
         "# One? Or two?\n\n## System\n\nBe brief.\n\n## You\n\nOne?\nOr two?\n\n## m\n\nyes ☃\n\n"
         "## You\n\nTwo?\n\n## m\n\nno\n"
     )
-    talk.close()
+    live.close()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ from llmcli.text.chat.prompt import Message
 TIME = "2026-01-02T03:04:05+00:00"
 
 
-def said(n: int, after: int, question: str, reply: str, ids: tuple[int, ...], reason: str = "stop") -> list[Record]:
+def exchange_records(
+    n: int, after: int, question: str, reply: str, ids: tuple[int, ...], reason: str = "stop"
+) -> list[Record]:
     return [
         Question(n, after, question, TIME),
         ReplyRecord(n + 1, n, "m", {"seed": 1}, TIME),
@@ -46,7 +48,7 @@ def texts(tree: Tree) -> list[str]:
     return [message.content for message in tree.messages(model="m", vocab_size=100)]
 
 
-TWO = [*said(1, 0, "One?", "yes", (5, 6)), *said(3, 2, "Two?", "no", (7, 8))]
+TWO = [*exchange_records(1, 0, "One?", "yes", (5, 6)), *exchange_records(3, 2, "Two?", "no", (7, 8))]
 
 
 def test_messages_keep_the_order_and_ids_of_the_branch() -> None:
@@ -69,12 +71,12 @@ def test_token_ids_are_kept_only_for_the_same_model(model: str, vocab_size: int)
 
 
 def test_a_reply_cut_at_a_stop_string_is_encoded_from_its_text() -> None:
-    tree = tree_of(*said(1, 0, "One?", "yes", (5, 6), "stop_string"))
+    tree = tree_of(*exchange_records(1, 0, "One?", "yes", (5, 6), "stop_string"))
     assert tree.messages(model="m", vocab_size=100)[1].ids is None
 
 
 def test_undone_messages_remain_as_a_branch() -> None:
-    tree = tree_of(*TWO, HeadRecord(2), *said(5, 2, "Three?", "maybe", (9,)))
+    tree = tree_of(*TWO, HeadRecord(2), *exchange_records(5, 2, "Three?", "maybe", (9,)))
     assert texts(tree) == ["One?", "yes", "Three?", "maybe"]
     assert [leaf.n for leaf in tree.leaves()] == [4, 6]
     tree.apply(HeadRecord(4))

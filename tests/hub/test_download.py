@@ -100,14 +100,14 @@ def test_a_quantization_selects_a_gguf_file(quant: str | None, file: str) -> Non
 
 def test_a_pull_fetches_only_needed_files_and_only_once(hub: FakeHub) -> None:
     hub.repos["o/n"] = sharded_repo()
-    told: list[tuple[str, int, int | None]] = []
-    folder = fetch_model("o/n", lambda *report: told.append(report))
+    reports: list[tuple[str, int, int | None]] = []
+    folder = fetch_model("o/n", lambda *report: reports.append(report))
     shards = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
     small = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"}
     assert {path.name for path in folder.iterdir()} == shards | small
     assert (folder / "model-00002-of-00002.safetensors").read_bytes() == b"2" * 6000
-    assert ("fetching o/n", 11000, 11000) in told
-    assert all(total is None or 0 <= done <= total for _, done, total in told)
+    assert ("fetching o/n", 11000, 11000) in reports
+    assert all(total is None or 0 <= done <= total for _, done, total in reports)
     assert cached_model("o/n") == folder == cached_model(f"o/n@{folder.name}")
     before = len(hub.fetched())
     assert fetch_model("o/n") == folder

