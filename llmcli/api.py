@@ -22,7 +22,7 @@ from llmcli.checkpoint.load_weights import load_weights
 from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype
 from llmcli.engine import Engine, Event, SamplingParams
-from llmcli.engine.batch.backends import make_rows
+from llmcli.engine.batch.backend import BatchBackend
 from llmcli.engine.batch.batch import Batch, BatchReply, Request
 from llmcli.engine.chat import Chat
 from llmcli.engine.conversation import Conversation
@@ -34,7 +34,8 @@ from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.engine.speculative.draft_model import DraftModel, same_vocabulary
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.hub.resolve import resolve
-from llmcli.kernels.base import EachStep, FastStep
+from llmcli.kernels.base import FastStep
+from llmcli.kernels.readable_step import ReadableStep
 from llmcli.kernels.select import fast_step, why_no_kernel
 from llmcli.model import ModelConfig, Transformer
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end
@@ -127,9 +128,9 @@ class LoadedModel:
         Raises:
             UsageError: there can be no context of that length, or `draft` has another vocabulary.
         """
-        step, reason = self._step(threads)
+        step = self._step(threads)
         if lookup is None:
-            lookup = isinstance(step, EachStep)
+            lookup = step.capabilities.most_each > 1
         speculation = None
         if draft is not None or lookup:
             drafter = None if draft is None else draft._drafter(self, threads)
@@ -142,7 +143,6 @@ class LoadedModel:
             thinks=chat and self.template is not None,
             context_length=context_length,
             step=step,
-            why_readable=reason,
             speculation=speculation,
         )
 
@@ -295,13 +295,12 @@ class LoadedModel:
 
         `readable` asks for the readable model; `threads` is as for `engine`.
         """
-        step, reason = (None, "as asked") if readable else self._step(threads)
+        step = ReadableStep(self.model, "as asked") if readable else self._step(threads)
         return PrefixCache(
             self.model,
             context_length=self.config.context_length,
             vocab_size=self.tokenizer.vocab_size,
             step=step,
-            why_readable=reason,
         )
 
     def _drafter(self, target: LoadedModel, threads: int | None) -> DraftModel:
@@ -321,15 +320,13 @@ class LoadedModel:
         threads: int | None = None,
         chat: bool = True,
     ) -> Batch:
-        """For many prompts, `parallel` of which are answered at the same time.
+        """For many prompts, `parallel` of which are answered at the same time, each as by an engine to the last bit.
 
-        By default as many as leave each reply what an engine would give: several on the CPU kernel and in float32, but
-        one on the readable model in fewer bits. Where several are wanted there, it adds in another order, and may
-        choose otherwise between two tokens that are all but equal.
+        By default as many as a kernel takes, 16 on a CPU. Other steps answer one prompt after another, whatever
+        `parallel` is.
         `context_length`, `threads` and `chat` are as for `engine`.
         """
-        step, reason = self._step(threads)
-        rows = make_rows(self.model, step, parallel, why_readable=reason)
+        rows = BatchBackend(self.model, self._step(threads), parallel)
         return Batch(
             self.model,
             self.tokenizer,
@@ -339,8 +336,8 @@ class LoadedModel:
             context_length=context_length,
         )
 
-    def _step(self, threads: int | None) -> tuple[FastStep | None, str]:
-        """The fast path, or why there is none."""
+    def _step(self, threads: int | None) -> FastStep:
+        """The fastest step of the model."""
         return fast_step(self.model, self.why_readable, threads=threads, tell=self.tell)
 
 

@@ -29,7 +29,8 @@ from llmcli.engine.guided.answer_form import AnswerForm
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.logprobs import token_logprobs
-from llmcli.engine.prefix_cache import PrefillProgress, PrefixCache
+from llmcli.engine.prefill import PrefillProgress
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.reply_text import ReplyText
 from llmcli.engine.sampler import Sampler, sampler_for
 from llmcli.engine.sampling_params import SamplingParams
@@ -63,7 +64,6 @@ class Engine:
         thinks: bool = False,
         context_length: int | None = None,
         step: FastStep | None = None,
-        why_readable: str = "",
         speculation: SpeculationState | None = None,
         unseen_s: float = UNSEEN_S,
     ) -> None:
@@ -72,7 +72,7 @@ class Engine:
         The model ends a reply with one of the `stop_ids` or, where its end is no single token, of the `stop_texts`.
         Whether it `thinks` before it answers is read from the end of each prompt: so it is for prompts in a chat
         template, not for texts to continue.
-        A fast `step` takes the place of the model unless that has forward hooks; without one, `why_readable` says why.
+        `step` makes the passes, by default the readable model, which also does while the model has forward hooks.
         With `speculation`, several tokens are verified in a pass, unless the model has forward hooks.
         A fast path may choose the tokens of `unseen_s` seconds before they are seen.
 
@@ -93,7 +93,6 @@ class Engine:
             context_length=self.context_length,
             vocab_size=vocab_size,
             step=step,
-            why_readable=why_readable,
         )
 
     def stream(
@@ -228,7 +227,7 @@ class Engine:
                             token = drawn.next(ids)
                         else:
                             logits = self._prefix_cache.read(ids)
-                with self._prefix_cache.undisturbed():
+                with self._prefix_cache.sampling_threads():
                     allowed = logits
                     if form is not None:
                         # Before tokens are ruled out: the numbers of all of them are shown.
@@ -252,7 +251,7 @@ class Engine:
                 ids.append(token)
                 step = Step(count, token, reply.push(token), origin=origin)
                 if probabilities:
-                    with self._prefix_cache.undisturbed():
+                    with self._prefix_cache.sampling_threads():
                         stages = sampler.stages(allowed, ids[:-1]) if top else {}
                         if form is not None:
                             stages = {"constraint": allowed > -torch.inf, **stages}
@@ -305,7 +304,7 @@ class Engine:
         constrained: bool,
     ) -> SpeculativeDecoder | None:
         """The speculative decoder of a reply; None if nothing proposes tokens, or the model has forward hooks."""
-        if self._speculation is None or self._prefix_cache.is_looked_into:
+        if self._speculation is None or self._prefix_cache.has_hooks:
             return None
         return SpeculativeDecoder(
             self._prefix_cache,
@@ -321,13 +320,13 @@ class Engine:
     def _drawn(self, sampler: Sampler, prompt_tokens: int) -> PipelinedDecoder | None:
         """Who chooses the tokens of a reply on the device, if anybody can."""
         longest = self._longest(sampler.params, prompt_tokens)
-        can = self._prefix_cache.draws(sampler.params)
+        can = self._prefix_cache.can_pipeline(sampler.params)
         return PipelinedDecoder(self._prefix_cache, sampler, longest=longest) if can else None
 
     def _burst(self, sampler: Sampler, prompt_tokens: int) -> MultiStepDecoder | None:
         """Who has the fast path choose them, if that can."""
         longest = self._longest(sampler.params, prompt_tokens)
-        if not self._prefix_cache.bursts(sampler.params):
+        if not self._prefix_cache.can_multi_step(sampler.params):
             return None
         return MultiStepDecoder(
             self._prefix_cache, sampler, longest=longest, ends=self._stop_ids, unseen_s=self._unseen_s

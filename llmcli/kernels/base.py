@@ -1,9 +1,11 @@
-"""What all fast paths share: protocols, their error, sizes of chunks, and the readable model that each stands for."""
+"""What every step shares: its interface and capabilities, the error of a missing kernel, sizes of prefill chunks."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
 
@@ -13,101 +15,109 @@ if TYPE_CHECKING:
     from llmcli.model import KVCache, Transformer
 
 READABLE_CHUNK = 512
-"""Tokens of a prompt that the readable model reads at a time: enough to keep the cores busy, and few enough that masks
-and activations stay small and a signal is soon answered."""
+"""Prefill chunk of the readable model, in tokens: large enough to keep the cores busy, small enough that masks and
+activations stay small and a signal is answered soon."""
 DEVICE_CHUNK = 2048
-"""The same on a CUDA device."""
+"""Prefill chunk on a CUDA device, in tokens."""
 
 
 class NoKernelError(Exception):
-    """A fast path cannot run here, or not this model; the message is a short reason, without a full stop."""
+    """A kernel cannot run here, or cannot run this model; the message is a short reason, without a full stop."""
 
 
-class FastStep(Protocol):
-    """What an engine asks of a fast path."""
+@dataclass(frozen=True)
+class StepCapabilities:
+    """What a step does beyond `forward`; by default nothing."""
+
+    is_readable: bool = False
+    """The step calls the modules of the model: forward hooks run, and torch's threads compute."""
+    most_rows: int = 1
+    """Texts that one `forward_rows` extends; 1: one at a time."""
+    most_each: int = 1
+    """Tokens that one `forward_each` reads with the logits of single passes, to the last bit; 1: there is no such."""
+    device_tokens: bool = False
+    """`forward_device_token` works: the step reads a token that the host does not know yet."""
+    sampling_filters: frozenset[str] = frozenset()
+    """Filters by which `forward_multi_step` chooses tokens; empty: there is no such."""
+    most_candidates: int = 0
+    """Candidates among which it draws: `top_k` must be no more than this, unless the most probable token is taken."""
+
+    def chooses(self, filters: SamplingFilters) -> bool:
+        """Whether `forward_multi_step` can choose by `filters`."""
+        few = filters.temperature == 0 or 0 < filters.top_k <= self.most_candidates
+        return few and filters.active <= self.sampling_filters
+
+
+class FastStep(ABC):
+    """One pass of a model over new tokens. Which of the optional methods may be called is in `capabilities`."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        """What runs, for people."""
+        """What computes, for people."""
 
     @property
+    @abstractmethod
     def prefill_chunk(self) -> int:
-        """Into how many tokens at a time a long text is best divided: a signal is answered between them."""
+        """Tokens of a long text that are best read at a time; a signal is answered between two chunks."""
 
-    def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
-        """Logits in float32 after each of `ids`, which continue what `cache` holds: (T, V), or (1, V) of the last."""
-
-
-@runtime_checkable
-class GreatestStep(FastStep, Protocol):
-    """A fast path that looks for the greatest logit while logits are still at hand."""
+    @property
+    def capabilities(self) -> StepCapabilities:
+        """What it does beyond `forward`. A kernel that fails in its first pass has fewer from then on."""
+        return StepCapabilities()
 
     @property
     def greatest(self) -> tuple[int, float] | None:
-        """The first of the greatest logits that the last pass gave, and what it is; None where it gave several rows.
+        """The id of the first of the greatest logits of the last pass and its value, where the pass has searched them.
 
         A logit that is not a number counts as the greatest.
         """
+        return None
 
-
-@runtime_checkable
-class BurstStep(FastStep, Protocol):
-    """A fast path that can choose tokens and go on with them by itself."""
-
-    def chooses(self, filters: SamplingFilters) -> bool:
-        """Whether it can choose by such filters."""
-
-    def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:
-        """As many tokens after `token`, which continues what `cache` holds, as there are numbers to choose them by.
-
-        Each is what the engine's `Sampler` chooses by its number, and all but the last are read. Fewer, but at least
-        one, where one of the ends comes, or a signal that Python answers, or -1: logits are no finite numbers.
-        """
-
-
-@runtime_checkable
-class RowStep(FastStep, Protocol):
-    """A fast path that can go on with several texts at once."""
-
-    @property
-    def most_rows(self) -> int:
-        """With how many."""
+    @abstractmethod
+    def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
+        """Logits in float32 after each of `ids`, which continue what `cache` holds: (T, V), or (1, V) of the last."""
 
     def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
-        """Logits in float32 (R, V) after the next token of each text: what `forward` gives for it, to the last bit."""
-
-
-@runtime_checkable
-class EachStep(FastStep, Protocol):
-    """A fast path that can read several tokens of a text as if one by one."""
-
-    @property
-    def most_each(self) -> int:
-        """How many."""
+        """Logits in float32 (R, V) after the next token of R texts: what `forward` gives for each, to the last bit."""
+        raise NotImplementedError
 
     def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits in float32 (T, V) after each of `ids`: what `forward` gives for one at a time, to the last bit."""
+        raise NotImplementedError
 
+    def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
+        """Logits in float32 (1, V) after `token` (1,), which only the device knows; the host waits for neither.
 
-@runtime_checkable
-class DeviceStep(FastStep, Protocol):
-    """A fast path that can read a token which only the device knows."""
-
-    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
-        """Logits in float32 (1, V) after `token` (1,), which continues what `cache` holds; nothing waits for either.
-
-        They are good until the next pass. The token must be one of the vocabulary.
+        They are valid until the next pass. The token must be in the vocabulary.
         """
+        raise NotImplementedError
+
+    def forward_multi_step(self, token: int, cache: KVCache, request: SamplingRequest) -> list[int]:
+        """Read `token`, choose the next one, read that, and so on: one token for each number of `request.uniforms`.
+
+        Each token is what the engine's `Sampler` chooses by its number; all but the last are read. The list is shorter,
+        but not empty, after one of `request.ends`, after a signal that Python answers, or after -1, which stands for
+        logits that are not finite.
+        """
+        raise NotImplementedError
 
 
-def readable_path(model: Transformer, reason: str) -> str:
-    """The readable model's name where a fast path would give its own, with the `reason` why there is none."""
-    path = f"readable model, {model.device.type}, {str(model.dtype).removeprefix('torch.')}"
-    return f"{path} ({reason})" if reason else path
+class Hooks:
+    """Whether a model has forward hooks, which see or change what it computes: then the readable model must run."""
+
+    def __init__(self, model: nn.Module) -> None:
+        # The dictionaries stay the same while hooks come and go; collecting them takes as long as a layer.
+        self._hooks: list[Mapping[int, object]] = [
+            hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ]
+
+    def __bool__(self) -> bool:
+        return any(self._hooks)
 
 
 def readable_logits(model: Transformer, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
-    """What a fast path gives for tokens that it leaves to the readable model."""
+    """Logits in float32 from the modules of `model`: (T, V), or (1, V) of the last token."""
     import torch
 
     tokens = torch.tensor([list(ids)], device=model.device)
@@ -115,14 +125,7 @@ def readable_logits(model: Transformer, ids: Sequence[int], cache: KVCache, *, o
     return logits[0].float()
 
 
-class Hooks:
-    """Whether someone looks into a model, or changes what it computes: then the readable model must run."""
-
-    def __init__(self, model: nn.Module) -> None:
-        # The dictionaries stay the same while hooks come and go; asked for at every token, so looked up once.
-        self._hooks: list[Mapping[int, object]] = [
-            hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        ]
-
-    def __bool__(self) -> bool:
-        return any(self._hooks)
+def readable_name(model: Transformer, reason: str) -> str:
+    """The name of the readable model as a step, with the `reason` why no kernel runs."""
+    name = f"readable model, {model.device.type}, {str(model.dtype).removeprefix('torch.')}"
+    return f"{name} ({reason})" if reason else name

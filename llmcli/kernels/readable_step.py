@@ -1,4 +1,4 @@
-"""The readable model in the place of a fast path that turned out not to run."""
+"""The readable model as a step: what runs where no kernel does, where hooks look inside, and where a kernel fails."""
 
 from __future__ import annotations
 
@@ -7,27 +7,61 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmcli.kernels.base import DEVICE_CHUNK, readable_logits, readable_path
+from llmcli.kernels.base import READABLE_CHUNK, FastStep, StepCapabilities, readable_logits, readable_name
+from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import KVCache, Transformer
 
 
-class ReadableStep:
-    """Runs the model itself."""
+class ReadableStep(FastStep):
+    """Calls the model itself.
 
-    prefill_chunk = DEVICE_CHUNK
+    The optional methods work, so that a kernel that fails can be replaced in the middle of a text, but are no faster
+    than single passes: `capabilities` lists none of them.
+    """
 
-    def __init__(self, model: Transformer, reason: str) -> None:
-        """`reason` says why there is nothing faster."""
-        self._model = model
-        self.name = readable_path(model, reason)
+    prefill_chunk = READABLE_CHUNK
+    capabilities = StepCapabilities(is_readable=True)
+
+    def __init__(self, model: Transformer, reason: str = "") -> None:
+        """`reason` is why no kernel runs; it becomes part of the name."""
+        self._model, self._name = model, readable_name(model, reason)
+
+    @property
+    def name(self) -> str:
+        """What computes, for people."""
+        return self._name
 
     @torch.inference_mode()
     def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
-        """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V)."""
+        """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V).
+
+        Raises:
+            PromptTooLongError: a model with learned positions has none for so many tokens.
+            NotFiniteError: logits are NaN or infinite.
+        """
         return readable_logits(self._model, ids, cache, only_last=only_last)
 
+    def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        """Logits (R, V), one pass for each text."""
+        return torch.cat([self.forward([token], cache) for token, cache in zip(ids, caches, strict=True)])
+
+    def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+        """Logits (T, V), one pass for each token."""
+        return torch.cat([self.forward([token], cache) for token in ids])
+
     @torch.inference_mode()
-    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
-        """Logits in float32 (1, V) after `token` (1,), which only the device knows."""
+    def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
+        """Logits (1, V) after `token` (1,)."""
         logits: Tensor = self._model(token[None], cache)
         return logits[0].float()
+
+    @torch.inference_mode()
+    def forward_multi_step(self, token: int, cache: KVCache, request: SamplingRequest) -> list[int]:
+        """A single token, chosen by the first number of `request`."""
+        from llmcli.kernels.cuda.sampler import Kind, choose, settings_of
+
+        logits = self.forward([token], cache)[0, : request.vocabulary]
+        uniform = torch.tensor(request.uniforms[:1], dtype=torch.float64)
+        kind = Kind.of(request.filters, len(logits))
+        seen = torch.zeros(len(logits), dtype=torch.bool)
+        return [int(choose(logits, seen, uniform, settings_of(request.filters), kind))]

@@ -1,4 +1,4 @@
-"""Which fast path runs a model on a device, and why none does where there is none."""
+"""Which step runs a model on a device, and why no kernel can."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmcli.device import Device
-from llmcli.kernels.base import DeviceStep, FastStep, NoKernelError
+from llmcli.kernels.base import FastStep, NoKernelError
 from llmcli.kernels.trust.first_use import Tell, check_kernel, note_failure, why_distrusted
 from llmcli.model.config import ModelConfig
 
@@ -14,32 +14,30 @@ if TYPE_CHECKING:
     from llmcli.model import Transformer
 
 
-def fast_step(
-    model: Transformer, reason: str, *, threads: int | None = None, tell: Tell
-) -> tuple[FastStep | None, str]:
-    """The fastest step of a model, or why the readable model is to run as it is; `reason` says why no kernel can.
+def fast_step(model: Transformer, reason: str, *, threads: int | None = None, tell: Tell) -> FastStep:
+    """The fastest step of a model; a `ReadableStep` if no kernel can run it. `reason` says why none can, if known.
 
     A kernel that has never run on this machine is first compared with the readable model, and one that raises an error
-    at its first pass is given up; `tell` hears of both. `threads` is for the CPU kernel.
+    in its first pass is given up; `tell` is called with a line about either. `threads` is for the CPU kernel.
     """
     device = model.device
-    # What is known to fail is told of again in each process.
+    # A failed check is reported again in each process.
     unknown = not reason or reason == why_distrusted(device)
     if device.type == "cuda":
         reason = (check_kernel(device, tell) or "") if unknown else reason
         return cuda_step(model, reason, lambda error: note_failure(device, error, tell))
     if not unknown:
-        return None, reason
+        return _readable_step(model, reason)
     from llmcli.kernels.cpu.step import CpuStep
     from llmcli.kernels.trust.guarded_step import GuardedStep
 
     try:
         step = CpuStep(model, threads=threads)
     except NoKernelError as error:
-        return None, str(error)
+        return _readable_step(model, str(error))
     if fault := check_kernel(device, tell):
-        return None, fault
-    return GuardedStep(step, model, lambda error: note_failure(device, error, tell)), ""
+        return _readable_step(model, fault)
+    return GuardedStep(step, model, lambda error: note_failure(device, error, tell))
 
 
 def why_no_kernel(config: ModelConfig | None, device: Device) -> str | None:
@@ -79,15 +77,14 @@ def why_not_on_cpu(config: ModelConfig | None, device: Device) -> str | None:
     return why_distrusted(device)
 
 
-def cuda_step(
-    model: Transformer, reason: str | None, failed: Callable[[str], None] | None = None
-) -> tuple[DeviceStep | None, str]:
-    """The fastest step of a model on a CUDA device, or why there is none; `reason` says why it cannot be the kernels.
+def cuda_step(model: Transformer, reason: str | None, failed: Callable[[str], None] | None = None) -> FastStep:
+    """The fastest step of a model on a CUDA device; `reason` says why it cannot be the Triton kernels, if known.
 
-    First the kernels, then a graph of the readable model's step; `failed` hears why the kernels turn out not to run.
+    First the kernels, then a graph of the readable model's step, then the readable model. `failed` is called with the
+    reason where the kernels turn out not to run.
     """
 
-    def fallback(model: Transformer, reason: str) -> tuple[DeviceStep | None, str]:
+    def fallback(model: Transformer, reason: str) -> FastStep:
         if failed is not None:
             failed(reason)
         return slower_step(model, reason)
@@ -96,27 +93,34 @@ def cuda_step(
         try:
             from llmcli.kernels.cuda.step import CudaStep
 
-            return CudaStep(model, fallback), ""
+            return CudaStep(model, fallback)
         except NoKernelError as error:
             reason = str(error)
         except ImportError as error:
-            # A library that it needs is not there, or of another version.
+            # A library that it needs is missing, or of another version.
             from llmcli.kernels.cuda.support import first_line
 
             reason = f"Triton cannot be imported: {first_line(error)}"
     return slower_step(model, reason)
 
 
-def slower_step(model: Transformer, reason: str) -> tuple[DeviceStep | None, str]:
-    """A graph of the readable model's step where, for some `reason`, the kernels cannot run; or why there is none."""
+def slower_step(model: Transformer, reason: str) -> FastStep:
+    """The step where the Triton kernels cannot run for some `reason`: a CUDA graph of the readable model, or itself."""
     import torch
 
     from llmcli.kernels.cuda.readable_graph_step import GraphStep
 
-    # Those of other makers have graphs too, but nobody has seen whether they give the same there.
+    # ROCm has graphs too, but they have not been tested there.
     if model.device.type == "cuda" and torch.version.cuda is None:
-        return None, reason
+        return _readable_step(model, reason)
     try:
-        return GraphStep(model, reason), ""
+        return GraphStep(model, reason)
     except NoKernelError as error:
-        return None, f"{reason}, and no CUDA graph: {error}"
+        return _readable_step(model, f"{reason}, and no CUDA graph: {error}")
+
+
+def _readable_step(model: Transformer, reason: str) -> FastStep:
+    # Here, because it needs torch, and why there is no kernel is asked for without.
+    from llmcli.kernels.readable_step import ReadableStep
+
+    return ReadableStep(model, reason)

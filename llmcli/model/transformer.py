@@ -16,7 +16,6 @@ from llmcli.model.attention.attention import Positions
 from llmcli.model.attention.rope import Rope
 from llmcli.model.attention.scaled_dot_product import visible_keys
 from llmcli.model.block import make_block
-from llmcli.model.cache.batched_kv_cache import BatchedKVCache
 from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.finite import are_finite_logits, check_logits, first_not_finite
@@ -90,10 +89,9 @@ class Transformer(nn.Module):
         self.check_positions(start + new)
         if cache is not None:
             cache.begin(new)
-        embedded = x = self._embed(ids, slice(start, start + new))  # (B, T, C)
+        embedded = self._embed(ids, slice(start, start + new))  # (B, T, C)
         places = self._places(start, new, cache.expected_length if cache is not None else 0)
-        for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
-            x = block(x, places[kind], cache)
+        x = self._run_blocks(embedded, places, cache)
         if only_last:
             x = x[:, -1:]
         logits = self._head(x)  # (B, T, V)
@@ -103,34 +101,6 @@ class Transformer(nn.Module):
             cache.advance(new)
         return logits
 
-    def forward_rows(self, ids: Mapping[int, int], cache: BatchedKVCache) -> Tensor:
-        """Logits (R, V) after one decode step of several texts: `ids` maps rows of `cache` to their next token.
-
-        The logits of rows that are not in `ids` are undefined.
-
-        Raises:
-            PromptTooLongError: a text is longer than the model's learned positions.
-        """
-        self.check_positions(max(cache.lengths) + 1)
-        cache.begin()
-        tokens = torch.tensor([[ids.get(row, 0) for row in range(len(cache.lengths))]], device=self.device)
-        positions = cache.positions
-        # The texts take the place of tokens: everything but attention treats each token separately anyway.
-        x = self._embed(tokens, positions)  # (1, R, C)
-        rotations = {
-            rope.config: rope.of_texts(positions, self.dtype, cache.rotated_lengths())
-            for rope in self.ropes
-            if isinstance(rope, Rope)
-        }
-        places = [
-            Positions(positions, None if layer.rope is None else rotations[layer.rope], cache.spans(layer))
-            for layer in self._kinds
-        ]
-        for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
-            x = block(x, places[kind], cache)
-        cache.advance(ids)
-        return self._head(x)[0]
-
     def run_from_layer(
         self, x: Tensor, first: int, stop: int | None = None, *, start: int = 0, cache: LayerCache | None = None
     ) -> Tensor:
@@ -139,11 +109,7 @@ class Transformer(nn.Module):
         `x` (B, T, C) is the residual stream before block `first`: of whole texts, or from position `start` on of texts
         whose beginning is in `cache`, which is not advanced. Earlier blocks are not run, so repeated calls are cheap.
         """
-        places = self._places(start, x.shape[1], 0)
-        run = slice(first, stop)
-        for block, kind in zip(self.layers[run], self._kind_of_layer[run], strict=True):
-            x = block(x, places[kind], cache)
-        return x
+        return self._run_blocks(x, self._places(start, x.shape[1], 0), cache, slice(first, stop))
 
     def forward_at(
         self,
@@ -159,13 +125,11 @@ class Transformer(nn.Module):
         position. `rotations` are the position's cosines and sines; `mask` gives for a kind of layer which of the
         positions that `cache` returns are visible, (1, S).
         """
-        x = self._embed(ids, position)
         places = [
             Positions(position, None if layer.rope is None else rotations[layer.rope], mask(layer))
             for layer in self._kinds
         ]
-        for block, kind in zip(self.layers, self._kind_of_layer, strict=True):
-            x = block(x, places[kind], cache)
+        x = self._run_blocks(self._embed(ids, position), places, cache)
         return self._head(x)
 
     def unembed(self, x: Tensor) -> Tensor:
@@ -218,6 +182,14 @@ class Transformer(nn.Module):
             )
             for layer in self._kinds
         ]
+
+    def _run_blocks(
+        self, x: Tensor, places: Sequence[Positions], cache: LayerCache | None, run: slice = slice(None)
+    ) -> Tensor:
+        """The residual stream (B, T, C) after the blocks of `run`, which enters the first of them as `x` (B, T, C)."""
+        for block, kind in zip(self.layers[run], self._kind_of_layer[run], strict=True):
+            x = block(x, places[kind], cache)
+        return x
 
     def _head(self, x: Tensor) -> Tensor:
         """`unembed` without the check: a pass that a CUDA graph records must not wait for the device."""

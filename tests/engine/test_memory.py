@@ -82,8 +82,8 @@ def test_a_batch_says_so(fast: bool, after: int, folder: Path, monkeypatch: pyte
     if not fast:
         loaded = replace(loaded, why_readable="to see")
     batch = loaded.batch_engine(parallel=2)
-    name = ("forward" if after == 0 else "forward_rows", CpuStep if fast else Transformer)
-    monkeypatch.setattr(name[1], name[0], failing(MemoryError(), getattr(name[1], name[0]), after))
+    owner, name = (CpuStep, "forward_rows" if after else "forward") if fast else (Transformer, "forward")
+    monkeypatch.setattr(owner, name, failing(MemoryError(), getattr(owner, name), after))
     requests = [Request(tuple(random_ids(9, seed=seed)), GREEDY) for seed in range(2)]
     with pytest.raises(OutOfMemoryError, match="enough memory for a text of"):
         assert all(isinstance(reply, BatchReply) for reply in batch.run(requests))

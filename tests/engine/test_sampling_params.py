@@ -41,20 +41,20 @@ def test_every_filter_is_active_when_it_is_on() -> None:
 def test_a_fast_path_refuses_filters_it_does_not_know() -> None:
     step = CpuStep(random_model("llama"), threads=1)
     known = [SamplingParams(), SamplingParams(temperature=0), SamplingParams(min_p=0.1)]
-    assert all(step.chooses(params) and DeviceChoice.chooses(params) for params in known)
+    assert all(step.capabilities.chooses(params) and DeviceChoice.chooses(params) for params in known)
     assert DeviceChoice.chooses(SamplingParams(repeat_penalty=1.2))
     for settings in FILTERS.values():
         params = SamplingParams(**settings)  # type: ignore[arg-type]
         for each in (params, replace(params, temperature=0)):
-            assert not step.chooses(each) and not DeviceChoice.chooses(each)
+            assert not step.capabilities.chooses(each) and not DeviceChoice.chooses(each)
 
 
 def test_a_filter_that_is_added_later_is_refused_by_default() -> None:
     step = CpuStep(random_model("llama"), threads=1)
-    assert step.chooses(Later()) and DeviceChoice.chooses(Later())
+    assert step.capabilities.chooses(Later()) and DeviceChoice.chooses(Later())
     later = Later(tail_free=0.9)
     assert "tail_free" in later.active
-    assert not step.chooses(later) and not DeviceChoice.chooses(later)
+    assert not step.capabilities.chooses(later) and not DeviceChoice.chooses(later)
 
 
 def test_settings_survive_json() -> None:

@@ -67,7 +67,7 @@ def batch(
             "--parallel",
             metavar="N|auto",
             panel=RUNNING,
-            help="Write N replies at the same time. auto: as many as leave each reply what generate would say.",
+            help="Write up to N replies at the same time, where a kernel can. auto: as many as it can.",
         ),
     ] = "auto",
     terminal_options: TerminalOptions,
@@ -147,6 +147,8 @@ def _answer(
         threads=asked.model.threads,
         chat=prompts.are_chats,
     )
+    if parallel is not None and parallel > engine.parallel:
+        terminal.note(f"Replies are generated {engine.parallel} at a time here: {engine.stats.path}.")
     failed, total = 0, len(marks)
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(unit="prompts") as progress:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread, peak_memory_bytes
-from llmcli.engine.batch.backends import BatchBackend
+from llmcli.engine.batch.backend import BatchBackend
 from llmcli.engine.context_limit import allowed_context, check_prompt
 from llmcli.engine.events import FinishReason
 from llmcli.engine.interrupt import Interruption
@@ -90,6 +90,11 @@ class Batch:
         self._context_length = allowed_context(model.config, context_length)
         self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
         self.stats = BatchStats(rows.path)
+
+    @property
+    def parallel(self) -> int:
+        """How many replies are generated at the same time."""
+        return self._rows.size
 
     def run(
         self, requests: Iterable[Request | LlmcliError], interruption: Interruption | None = None
@@ -179,7 +184,7 @@ class Batch:
     def _step(self, rows: Sequence[int], texts: dict[int, _GrowingReply]) -> Iterable[Tensor | NotFiniteError]:
         """Logits (V,) after the next token of each text."""
         try:
-            return self._rows.step(rows, [texts[row].ids[-1] for row in rows])
+            return self._rows.extend(rows, [texts[row].ids[-1] for row in rows])
         except NotFiniteError as error:
             # Passes over several texts are not checked, so the only one is to blame.
             return [error] * len(rows)
@@ -198,7 +203,6 @@ class Batch:
         return True
 
     def _finish(self, row: int, text: _GrowingReply) -> BatchReply | LlmcliError:
-        self._rows.leave(row)
         if text.error is not None:
             return text.error
         reply = text.reply()

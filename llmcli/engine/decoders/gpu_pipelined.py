@@ -27,16 +27,16 @@ class PipelinedDecoder:
         Raises:
             NotFiniteError: the model's output is not a number.
         """
-        if not self._prefix_cache.can_draw(len(ids)):
+        if not self._prefix_cache.can_extend(len(ids)):
             self.end(ids[:-1])
             return self._sampler.choose(self._prefix_cache.read(ids), ids)
         if not self._length:
-            self._prefix_cache.begin_to_draw(self._sampler.params, ids)
+            self._prefix_cache.begin_pipeline(self._sampler.params, ids)
             self._length = len(ids)
-        while self._length < min(len(ids) + 2, self._longest) and self._prefix_cache.can_draw(self._length):
-            self._prefix_cache.draw(*self._sampler.uniforms(1))
+        while self._length < min(len(ids) + 2, self._longest) and self._prefix_cache.can_extend(self._length):
+            self._prefix_cache.launch_step(*self._sampler.uniforms(1))
             self._length += 1
-        return check_chosen(self._prefix_cache.drawn())
+        return check_chosen(self._prefix_cache.await_token())
 
     def end(self, ids: Sequence[int]) -> None:
         """The text is `ids`: what was read beyond them is forgotten."""

@@ -63,12 +63,12 @@ class MultiStepDecoder:
 
     def _chosen(self, ids: Sequence[int], count: int) -> list[int]:
         started = time.perf_counter()
-        count = min(count, self._prefix_cache.most_burst(len(ids)), self._longest - len(ids))
+        count = min(count, self._prefix_cache.multi_step_room(len(ids)), self._longest - len(ids))
         if count < 1:
             chosen = [self._sampler.choose(self._prefix_cache.read(ids), ids)]
         else:
             uniforms = self._sampler.uniforms(count)
-            chosen = self._prefix_cache.read_burst(ids, self._sampler.params, uniforms, self._ends)
+            chosen = self._prefix_cache.multi_step(ids, self._sampler.params, uniforms, self._ends)
             self._sampler.give_back(uniforms[len(chosen) :])
         self.seconds_each = (time.perf_counter() - started) / len(chosen)
         self._count = max(1, min(_MOST, int(self._unseen_s / self.seconds_each)))

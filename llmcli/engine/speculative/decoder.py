@@ -172,7 +172,7 @@ class SpeculativeDecoder:
     def _look(self, ids: Sequence[int]) -> None:
         """Decide what to propose after `ids`."""
         if self._prefix_cache.length >= len(ids):
-            self._prefix_cache.go_back(len(ids) - 1)
+            self._prefix_cache.truncate(len(ids) - 1)
         self._started = time.perf_counter()
         self._proposals, self._chances = self._propose(ids)
         self._at = 0

@@ -54,13 +54,13 @@ class DraftModel:
             self._agreed = prefix_cache.begin(ids, min(expected, prefix_cache.context_length))
             self._begun = True
         else:
-            self._agreed = prefix_cache.agree(ids, self._agreed)
+            self._agreed = prefix_cache.keep_common(ids, self._agreed)
         behind = len(ids) - self._agreed
         text, proposals = list(ids), list[Proposal]()
         while len(proposals) < count and not (proposals and proposals[-1].token in stop_ids):
             try:
                 logits = prefix_cache.read(text)
-                with prefix_cache.undisturbed():
+                with prefix_cache.sampling_threads():
                     distribution = sampler.distribution(logits, text) if drawn else None
                     token = sampler.choose(logits, text) if distribution is None else sampler.draw(distribution)
             except NotFiniteError as error:

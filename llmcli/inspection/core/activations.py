@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmcli.engine.prefill import read_chunks
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.core.hooks import Part, on_added, on_feed_forward, on_heads, on_residual
+from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import Transformer
-
-CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,13 @@ def passes(
         )
     cache = model.new_cache(capacity=len(ids))
     cache.expected_length = len(ids)
-    for start in range(0, len(ids), CHUNK):
-        stop = min(start + CHUNK, len(ids))
-        yield start, stop
-        model(torch.tensor([list(ids[start:stop])], device=model.device), cache, only_last=True)
+    step = ReadableStep(model)
+    chunks = read_chunks(step, cache, ids)
+    while cache.length < len(ids):
+        yield cache.length, min(cache.length + step.prefill_chunk, len(ids))
+        next(chunks)
         if progress is not None:
-            progress(stop, len(ids))
+            progress(cache.length, len(ids))
 
 
 def _joined(kept: list[list[Tensor]]) -> Tensor:

@@ -252,7 +252,7 @@ def _scores(
                 # A layer with a sliding window no longer has the keys of the text's end.
                 prefix_cache.read(ids)
             # Words with a common prefix may have cached more than the text.
-            prefix_cache.go_back(len(ids))
+            prefix_cache.truncate(len(ids))
             rest = torch.cat([rows.float().log_softmax(-1) for rows in prefix_cache.read_along(text)])
             scores[index] += sum(float(row[token]) for row, token in zip(rest, candidate[1:], strict=True))
     return torch.tensor(scores, dtype=torch.float64)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
-from llmcli.kernels.base import NoKernelError, readable_logits
+from llmcli.kernels.base import FastStep, NoKernelError, StepCapabilities, readable_logits
 from llmcli.kernels.cpu import c_structs as c
 from llmcli.kernels.cpu import signals
 from llmcli.kernels.cpu.build import Library, load_library
 from llmcli.kernels.cpu.model_struct import Description
 from llmcli.kernels.cpu.threads import default_threads, physical_cores
-from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
+from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import KVCache, Transformer
 from llmcli.model.attention.rope import Rope
 
@@ -29,21 +29,21 @@ _MOST_TOKENS = 256
 _CALL_WORK = 1 << 35
 # Chunk of a prompt for dense weights, which torch multiplies faster where there are many tokens.
 _DENSE_PREFILL = 512
-# The kernel samples from at most this many candidates.
-_MOST_CANDIDATES = 1024
-# The sampling filters that the kernel supports.
-_FILTERS = frozenset({"temperature", "top_k", "top_p", "min_p"})
+# What the kernel does, within the sizes of its buffers.
+_CAPABILITIES = StepCapabilities(
+    most_rows=_TILE,
+    most_each=_TILE,
+    sampling_filters=frozenset({"temperature", "top_k", "top_p", "min_p"}),
+    most_candidates=1024,
+)
 # Positions whose rotations are computed at a time.
 _ROTATIONS_AHEAD = 256
 
 
-class CpuStep:
+class CpuStep(FastStep):
     """Runs a model's forward passes in the C kernel; each instance has a separate context with its own threads."""
 
-    most_rows = _TILE
-    """The greatest number of texts in one call of `forward_rows`."""
-    most_each = _TILE
-    """The greatest number of tokens in one call of `forward_each`."""
+    capabilities = _CAPABILITIES
 
     def __init__(self, model: Transformer, *, threads: int | None = None, library: Library | None = None) -> None:
         """`threads`: by default one for each physical core this process may use.
@@ -75,8 +75,8 @@ class CpuStep:
         if not self._context:
             raise NoKernelError("no memory or no threads for the kernel")
         weakref.finalize(self, _free, handle, self._context, os.getpid())
-        self._segments = (c.Segment * (model.config.num_layers * self.most_rows))()
-        self._entered: list[tuple[weakref.ref[KVCache], int] | None] = [None] * self.most_rows
+        self._segments = (c.Segment * (model.config.num_layers * _TILE))()
+        self._entered: list[tuple[weakref.ref[KVCache], int] | None] = [None] * _TILE
         ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
@@ -95,7 +95,7 @@ class CpuStep:
 
     @property
     def greatest(self) -> tuple[int, float] | None:
-        """See `GreatestStep`."""
+        """See `FastStep`."""
         if self._last is None:
             return None
         logits, place = self._last
@@ -166,31 +166,26 @@ class CpuStep:
         # Computed like a batch of texts that share one cache: each token's keys are written before any token attends,
         # and no token attends beyond its own position.
         self._enter(cache, new)
-        for row in range(1, min(new, self.most_each)):
+        for row in range(1, min(new, _TILE)):
             self._enter_again(row)
         self._rotate(start, new, last)
         logits = self._compute(ids, 0, only_last=False, positions=range(start, start + new))
         cache.advance(new)
         return logits
 
-    def chooses(self, filters: SamplingFilters) -> bool:
-        """Whether the kernel can sample with these filters: it supports them, and they leave few candidates."""
-        few = filters.temperature == 0 or 0 < filters.top_k <= _MOST_CANDIDATES
-        return few and filters.active <= _FILTERS
-
     @torch.inference_mode()
-    def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:
-        """See `BurstStep`: no Python code runs between two passes, which would evict weights from the CPU's caches.
+    def forward_multi_step(self, token: int, cache: KVCache, request: SamplingRequest) -> list[int]:
+        """See `FastStep`: no Python code runs between two passes, which would evict weights from the CPU's caches.
 
         Raises:
             PromptTooLongError: the text would become longer than the model's learned positions.
         """
-        start, count, filters = cache.length, len(choosing.uniforms), choosing.filters
+        start, count, filters = cache.length, len(request.uniforms), request.filters
         self._model.check_positions(start + count)
         self._enter(cache, count)
         self._rotate(start, count, max(start + count, cache.expected_length))
-        numbers = (ctypes.c_double * count)(*choosing.uniforms)
-        ends = (ctypes.c_int32 * len(choosing.ends))(*choosing.ends)
+        numbers = (ctypes.c_double * count)(*request.uniforms)
+        ends = (ctypes.c_int32 * len(request.ends))(*request.ends)
         choice = c.Choice(
             temperature=filters.temperature,
             top_p=filters.top_p,
@@ -198,10 +193,10 @@ class CpuStep:
             uniforms=ctypes.cast(numbers, ctypes.c_void_p),
             ends=ctypes.cast(ends, ctypes.c_void_p),
             top_k=filters.top_k,
-            vocabulary=choosing.vocabulary,
+            vocabulary=request.vocabulary,
             end_count=len(ends),
         )
-        step = self._step([token], start, self._burst_logits, only_last=True)
+        step = self._step([token], start, self._multi_step_logits, only_last=True)
         self._last = None
         chosen = (ctypes.c_int32 * count)()
         with signals.alarm() as choice.alarm:
@@ -255,8 +250,8 @@ class CpuStep:
         return logits
 
     @functools.cached_property
-    def _burst_logits(self) -> Tensor:
-        """Buffer for the logits (1, V) of bursts, reused because the system zeroes new memory at each allocation."""
+    def _multi_step_logits(self) -> Tensor:
+        """Buffer for the logits (1, V) of `forward_multi_step`, reused because the system zeroes new memory."""
         return torch.empty((1, self._model.config.vocab_size))
 
     def _step(

@@ -14,7 +14,14 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from llmcli.kernels.base import DEVICE_CHUNK, NoKernelError, readable_logits, readable_path
+from llmcli.kernels.base import (
+    DEVICE_CHUNK,
+    FastStep,
+    NoKernelError,
+    StepCapabilities,
+    readable_logits,
+    readable_name,
+)
 from llmcli.kernels.cuda.graph_capture import capture_graph
 from llmcli.kernels.cuda.rope_tables import Rotations
 from llmcli.kernels.cuda.support import first_line
@@ -23,10 +30,11 @@ from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.matrix import PackedMatrix
 
 
-class GraphStep:
+class GraphStep(FastStep):
     """Runs single tokens through a captured pass of the readable model, and longer inputs through the model."""
 
     prefill_chunk = DEVICE_CHUNK
+    capabilities = StepCapabilities(device_tokens=True)
 
     def __init__(self, model: Transformer, reason: str) -> None:
         """`reason` says why no faster step can run. On a CPU nothing is captured, for tests.
@@ -55,7 +63,7 @@ class GraphStep:
     def name(self) -> str:
         """The path's name, shown to users."""
         if self._refused:
-            return readable_path(self._model, f"{self._reason}, and no CUDA graph: {self._refused}")
+            return readable_name(self._model, f"{self._reason}, and no CUDA graph: {self._refused}")
         name = f"readable model in a CUDA graph, {str(self._model.dtype).removeprefix('torch.')}"
         return f"{name} ({self._reason})"
 
@@ -70,10 +78,10 @@ class GraphStep:
         """
         if len(ids) > 1:
             return readable_logits(self._model, ids, cache, only_last=only_last)
-        return self.forward_unseen(torch.tensor(ids), cache).clone()
+        return self.forward_device_token(torch.tensor(ids), cache).clone()
 
     @torch.inference_mode()
-    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+    def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
         """Logits in float32 (1, V) after `token` (1,), which may be on the device; valid until the next pass.
 
         Raises:

@@ -14,23 +14,22 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from llmcli.kernels.base import DEVICE_CHUNK, DeviceStep, NoKernelError, readable_logits
+from llmcli.kernels.base import DEVICE_CHUNK, FastStep, NoKernelError, StepCapabilities, readable_logits
 from llmcli.kernels.cuda.graph_capture import capture_graph
 from llmcli.kernels.cuda.launch_plan import STATE, LaunchPlan
 from llmcli.kernels.cuda.rope_tables import Rotations
 from llmcli.kernels.cuda.support import first_line, unsupported
-from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache, Transformer
 
 # Numbers of tokens that have a plan; a call uses the smallest plan that is large enough.
 _SIZES = (1, 4, 8, 16)
 
 
-Fallback: TypeAlias = Callable[[Transformer, str], tuple[DeviceStep | None, str]]
-"""Makes a slower step for a model, given the reason, or returns None and the reason why there is none."""
+Fallback: TypeAlias = Callable[[Transformer, str], FastStep]
+"""Makes a slower step of a model; the reason why it is needed becomes part of its name."""
 
 
-class CudaStep:
+class CudaStep(FastStep):
     """Runs decode steps, and up to 16 draft tokens at a time, through Triton kernels; prompts through the model.
 
     The readable model reads a prompt in chunks, with cuBLAS and PyTorch's fused attention: prefill is limited by
@@ -38,6 +37,7 @@ class CudaStep:
     """
 
     prefill_chunk = DEVICE_CHUNK
+    capabilities = StepCapabilities(device_tokens=True)
 
     def __init__(self, model: Transformer, fallback: Fallback) -> None:
         """On a CPU the kernels run in Triton's interpreter, for tests.
@@ -60,7 +60,7 @@ class CudaStep:
         self._rotations = Rotations(model)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._plans: dict[int, LaunchPlan] = {}
-        self._replacement: DeviceStep | None = None
+        self._replacement: FastStep | None = None
         # The most tokens in one call of the kernels.
         self._most = _SIZES[-1]
         self._plan(1)
@@ -98,7 +98,7 @@ class CudaStep:
         return plan.logits[len(ids) - 1 if only_last else 0 : len(ids)].clone()
 
     @torch.inference_mode()
-    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+    def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
         """Logits in float32 (1, V) after `token` (1,), which may be on the device; valid until the next pass.
 
         Raises:
@@ -106,9 +106,9 @@ class CudaStep:
         """
         self._model.check_positions(cache.length + 1)
         if self._replacement is not None:
-            return self._replacement.forward_unseen(token, cache)
+            return self._replacement.forward_device_token(token, cache)
         if not self._run(self._plan(1), cache, token):
-            return self.forward_unseen(token, cache)
+            return self.forward_device_token(token, cache)
         return self._plan(1).logits[:1]
 
     def _run(self, plan: LaunchPlan, cache: KVCache, ids: Tensor) -> bool:
@@ -157,8 +157,7 @@ class CudaStep:
                 self._plans.clear()
                 self._graphs.clear()
                 return False
-            step, reason = self._fallback(self._model, f"Triton: {first_line(error)}")
-            self._replacement = step or ReadableStep(self._model, reason)
+            self._replacement = self._fallback(self._model, f"Triton: {first_line(error)}")
             return False
         return True
 

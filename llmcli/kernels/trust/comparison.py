@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
-from llmcli.kernels.base import BurstStep, DeviceStep, EachStep, FastStep, RowStep
+from llmcli.kernels.base import FastStep
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.kernels.trust.tiny_models import GPT, LLAMA, Case
 from llmcli.model import KVCache, Transformer
@@ -62,6 +62,7 @@ def fault_of(cases: Sequence[Case], make_step: MakeStep, device: torch.device) -
 
 def _errors(model: Transformer, exact: Transformer, step: FastStep) -> Iterator[tuple[str, float]]:
     """For each kind of call, its name and the greatest relative error of a row of logits."""
+    can = step.capabilities
     ids = torch.randint(model.config.vocab_size, (64,), generator=torch.Generator().manual_seed(1)).tolist()
     cache = model.new_cache(capacity=4)
     reference = _Reference(exact, ids)
@@ -71,24 +72,25 @@ def _errors(model: Transformer, exact: Transformer, step: FastStep) -> Iterator[
 
     yield "a prompt", reference.error(cache, read(_READ))
     yield "single tokens", max(reference.error(cache, read(1)) for _ in range(_SINGLE))
-    if isinstance(step, EachStep):
+    if can.most_each > 1:
         yield "more of the prompt", reference.error(cache, read(_FURTHER))
         yield "a few tokens", reference.error(cache, read(_EACH))
         logits = step.forward_each(_next(ids, cache, _EACH), cache)
         yield "a few tokens as if one by one", reference.error(cache, logits)
-    if isinstance(step, DeviceStep):
+    if can.device_tokens:
         token = torch.tensor(_next(ids, cache, 1), device=model.device)
-        yield "a token on the device", reference.error(cache, step.forward_unseen(token, cache))
-    if isinstance(step, RowStep):
+        yield "a token on the device", reference.error(cache, step.forward_device_token(token, cache))
+    if can.most_rows > 1:
         other = model.new_cache(capacity=4)
         step.forward(ids[: _READ - 1], other)
         tokens = _next(ids, cache, 1) + _next(ids, other, 1)
         logits = step.forward_rows(tokens, (cache, other))
         yield "two texts", max(reference.error(cache, logits[:1]), reference.error(other, logits[1:]))
-    if isinstance(step, BurstStep):
+    if can.chooses(_Greedy()):
         token = ids[cache.length]
         before = [*ids[: cache.length], token]
-        chosen = step.forward_burst(token, cache, SamplingRequest(_Greedy(), [0.5] * _CHOSEN, model.config.vocab_size))
+        request = SamplingRequest(_Greedy(), [0.5] * _CHOSEN, model.config.vocab_size)
+        chosen = step.forward_multi_step(token, cache, request)
         yield "several tokens in one call", _Reference(exact, [*before, *chosen]).shortfall(len(before), chosen)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from llmcli.model.attention.rope import rotate
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
-from llmcli.model.cache.batched_kv_cache import KeySpans
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
 from llmcli.model.norm import make_norm, root_mean_square
@@ -26,8 +25,8 @@ class Positions:
     """(T,)"""
     rotation: tuple[Tensor, Tensor] | None
     """Cosines and sines of the positions; None: no rotary positions."""
-    mask: Tensor | KeySpans | None
-    """The keys each token sees: a mask (T, S); spans, where each token belongs to another text; None: causal."""
+    mask: Tensor | None
+    """The keys each token sees, as a mask (T, S); None: causal."""
 
 
 class Attention(nn.Module):

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.model.cache.batched_kv_cache import KeySpans
 from llmcli.model.config import LayerConfig
 
 # Attention scores in memory at a time, in float32: 64 MiB.
@@ -41,23 +40,13 @@ class SoftmaxAttention(nn.Module):
         self.scale, self.softcap, self.scores_at_once = scale, softcap, scores_at_once
         self.fused = fused and softcap is None
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | KeySpans | None, sinks: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:
         """Attend from `q` (B, H, T, D) to `k` (B, K, S, D) and `v` (B, K, S, D'); returns (B, H, T, D').
 
         The queries are at the last T of the S positions. `mask` (T, S) is True where a query sees a key. Without a mask
-        either T is 1 and the query sees all keys, or T equals S and attention is causal. With `KeySpans` as the mask,
-        B is 1, each query belongs to another text, and `k` and `v` have one batch row per query: (T, K, S, D). With
-        `sinks` (H,), each head has one more score, whose value is zero (gpt-oss, arXiv:2508.10925, section 2.2).
+        either T is 1 and the query sees all keys, or T equals S and attention is causal. With `sinks` (H,), each head
+        has one more score, whose value is zero (gpt-oss, arXiv:2508.10925, section 2.2).
         """
-        if isinstance(mask, tuple):
-            # One text at a time: summing over masked keys of longer texts too could change the last bit.
-            rows = [
-                self.forward(q[:, :, [row]], k[row : row + 1, :, span], v[row : row + 1, :, span], None, sinks)
-                for row, span in enumerate(mask)
-            ]
-            return torch.cat(rows, dim=2)
         if not self.fused or sinks is not None or (q.device.type == "cpu" and not _are_numbers(q, k)):
             return self._explicitly(q, k, v, mask, sinks)
         with _without_plans() if q.is_cuda else nullcontext():

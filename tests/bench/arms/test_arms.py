@@ -50,7 +50,7 @@ def test_llmcli_clears_its_cache_and_ignores_stop_tokens(plan: BenchPlan, monkey
         monkeypatch.setattr(PrefixCache, name, counting)
 
     count("read")
-    count("read_burst")
+    count("multi_step")
     runner = LlmcliArm(plan, open_checkpoint(Path(plan.model)))
     for start in range(2):
         read.clear()

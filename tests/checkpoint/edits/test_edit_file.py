@@ -116,8 +116,7 @@ def test_all_decode_paths_compute_with_edits(folder: Path, quantize: str | None,
     assert [each.target for each in loaded.edits] == ["Bonn"]
     theirs = loaded.logits(IDS)
     assert not torch.allclose(theirs, plain.logits(IDS), atol=0.1)
-    step, _ = loaded._step(1)
-    assert step is not None
+    step = loaded._step(1)
     ours = step.forward(IDS, loaded.model.new_cache(), only_last=False)
     assert float((ours - theirs).norm() / theirs.norm()) < (5e-6 if quantize is None else 5e-3)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmcli.commands.batch.command import _MOST_PARALLEL
-from llmcli.engine.batch.backends import MOST_ROWS
+from llmcli.engine.batch.backend import MOST_ROWS
 from tests.support.models.puppet import chain, loop, write_puppet
 from tests.support.models.tiny import write_text_files
 from tests.support.models.tiny_checkpoints import tiny_checkpoint

@@ -14,6 +14,7 @@ from torch import Tensor
 import llmcli
 from llmcli.engine import Engine, Finish, Prefill, SamplingParams, Step
 from llmcli.errors import LlmcliError
+from llmcli.kernels.base import StepCapabilities
 from llmcli.kernels.cuda.readable_graph_step import GraphStep
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import KVCache
@@ -27,8 +28,10 @@ from tests.support.sampling_filters import FILTERS
 class Watched(ReadableStep):
     """The readable model as a step, whose passes are counted."""
 
+    capabilities = StepCapabilities(device_tokens=True)
+
     def __init__(self, loaded: llmcli.LoadedModel) -> None:
-        super().__init__(loaded.model, "")
+        super().__init__(loaded.model)
         self.unseen = self.others = 0
         self.before: Callable[[], None] = lambda: None
 
@@ -36,9 +39,9 @@ class Watched(ReadableStep):
         self.others += 1
         return super().forward(ids, cache, only_last=only_last)  # type: ignore[arg-type]
 
-    def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
+    def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
         self.unseen += 1
-        logits = super().forward_unseen(token, cache)
+        logits = super().forward_device_token(token, cache)
         self.before()
         return logits
 
@@ -189,8 +192,8 @@ def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_pat
 
 def test_output_that_is_no_number_is_an_error_and_the_next_reply_is_sound(loaded: llmcli.LoadedModel) -> None:
     class Broken(Watched):
-        def forward_unseen(self, token: Tensor, cache: KVCache) -> Tensor:
-            logits = super().forward_unseen(token, cache)
+        def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
+            logits = super().forward_device_token(token, cache)
             return logits.fill_(torch.nan) if self.unseen == 4 else logits
 
     engine = Engine(loaded.model, loaded.tokenizer, step=Broken(loaded))

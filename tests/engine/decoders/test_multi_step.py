@@ -17,6 +17,7 @@ import llmcli
 from llmcli.engine import Engine, Finish, SamplingParams, Step
 from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.errors import LlmcliError
+from llmcli.kernels.base import FastStep
 from llmcli.kernels.cpu import signals
 from llmcli.kernels.cpu.signals import alarm
 from llmcli.kernels.cpu.step import CpuStep
@@ -41,7 +42,7 @@ def ringing() -> Iterator[int]:
         yield descriptor
 
 
-class Plain:
+class Plain(FastStep):
     """The kernel as a step that only reads."""
 
     prefill_chunk = 512
@@ -64,8 +65,8 @@ class Watched(CpuStep):
         self.bursts: list[int] = []
         self.before: Callable[[], None] = lambda: None
 
-    def forward_burst(self, token: int, cache: KVCache, choosing: SamplingRequest) -> list[int]:
-        chosen = super().forward_burst(token, cache, choosing)
+    def forward_multi_step(self, token: int, cache: KVCache, request: SamplingRequest) -> list[int]:
+        chosen = super().forward_multi_step(token, cache, request)
         self.bursts.append(len(chosen))
         self.before()
         return chosen

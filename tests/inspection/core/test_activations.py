@@ -57,7 +57,7 @@ def test_a_trace_equals_one_pass_over_the_text(
     def rows(seen: dict[int, Tensor]) -> Tensor:
         return torch.stack([seen[index][0, positions] for index in sorted(seen)])
 
-    monkeypatch.setattr("llmcli.inspection.core.activations.CHUNK", chunk)
+    monkeypatch.setattr("llmcli.kernels.readable_step.ReadableStep.prefill_chunk", chunk)
     told: list[tuple[int, int]] = []
     found = trace(model, IDS, positions, parts=True, progress=lambda done, total: told.append((done, total)))
     assert found.positions == tuple(positions)

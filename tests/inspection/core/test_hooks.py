@@ -105,7 +105,7 @@ def test_rows_of_a_pattern_are_the_pattern_s_rows(ours: Transformer) -> None:
 def test_patterns_of_a_chunked_text_are_parts_of_the_whole(
     ours: Transformer, theirs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmcli.inspection.core.activations.CHUNK", 5)
+    monkeypatch.setattr("llmcli.kernels.readable_step.ReadableStep.prefill_chunk", 5)
     stop = 0
 
     def see(call: AttentionCall) -> None:

@@ -100,7 +100,7 @@ def test_routing_equals_the_reference(
     case: str, dense: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Several passes a text.
-    monkeypatch.setattr("llmcli.inspection.core.activations.CHUNK", 11)
+    monkeypatch.setattr("llmcli.kernels.readable_step.ReadableStep.prefill_chunk", 11)
     model_type, overrides = CASES[case]
     model = tiny_model(model_type, **overrides)
     loaded = llmcli.load(save(model, tmp_path / "m"), dtype="float32", device="cpu")

@@ -48,7 +48,7 @@ def test_tokens_equal_those_of_the_sampler_for_all_filters(variant: Variant) -> 
     model = random_model("llama", vocab_size=1500, max_position_embeddings=300)
     step = CpuStep(model, threads=1, library=load_library(variant))
     for params in FILTERS:
-        assert step.chooses(params)
+        assert step.capabilities.chooses(params)
         assert_as_one_by_one(step, model, params, 20, 12)
 
 
@@ -61,7 +61,9 @@ def test_the_first_of_equal_logits_is_chosen() -> None:
         rows[:] = -rows[5] * step.forward([1], model.new_cache())[0, 5].sign()
         rows[best] = 0
     params, uniforms = SamplingParams(temperature=1.0, top_k=4, top_p=1.0), [0.1, 0.3, 0.6, 0.9]
-    drawn = [step.forward_burst(1, model.new_cache(), SamplingRequest(params, [uniform], 700)) for uniform in uniforms]
+    drawn = [
+        step.forward_multi_step(1, model.new_cache(), SamplingRequest(params, [uniform], 700)) for uniform in uniforms
+    ]
     assert drawn == [[17], [211], [212], [500]]
 
 
@@ -71,13 +73,13 @@ def test_a_stop_token_ends_the_call(model: Transformer) -> None:
     vocabulary = model.config.vocab_size
     cache = model.new_cache()
     step.forward([3], cache)
-    ids = step.forward_burst(4, cache, SamplingRequest(params, uniforms, vocabulary))
+    ids = step.forward_multi_step(4, cache, SamplingRequest(params, uniforms, vocabulary))
     assert len(ids) == 5 and cache.length == 6
     cache = model.new_cache()
     step.forward([3], cache)
     first = ids.index(ids[2])
     choosing = SamplingRequest(params, uniforms, vocabulary, ends=[vocabulary, ids[2]])
-    assert step.forward_burst(4, cache, choosing) == ids[: first + 1]
+    assert step.forward_multi_step(4, cache, choosing) == ids[: first + 1]
     assert cache.length == 2 + first
 
 
@@ -90,7 +92,7 @@ def test_logits_that_are_not_finite_end_the_call(value: float, params: SamplingP
     step.forward([1, 2], cache)
     with torch.no_grad():
         model.get_parameter("norm.weight")[:] = value
-    assert step.forward_burst(3, cache, SamplingRequest(params, [0.5] * 4, 20)) == [-1]
+    assert step.forward_multi_step(3, cache, SamplingRequest(params, [0.5] * 4, 20)) == [-1]
 
 
 @pytest.mark.parametrize("params", [FILTERS[0], FILTERS[1]])
@@ -100,7 +102,9 @@ def test_padding_logits_need_not_be_finite(params: SamplingParams) -> None:
         model.lm_head.weight[100] = torch.nan
         model.lm_head.weight[101] = torch.inf
     step = CpuStep(model, threads=2, library=load_library())
-    chosen = [step.forward_burst(3, model.new_cache(), SamplingRequest(params, [0.5] * 2, size)) for size in (100, 101)]
+    chosen = [
+        step.forward_multi_step(3, model.new_cache(), SamplingRequest(params, [0.5] * 2, size)) for size in (100, 101)
+    ]
     assert len(chosen[0]) == 2 and max(chosen[0]) < 100 and min(chosen[0]) >= 0
     assert chosen[1] == [-1]
 
@@ -113,10 +117,10 @@ def test_unsupported_filters_are_refused(model: Transformer) -> None:
         SamplingParams(repeat_penalty=1.1),
         SamplingParams(temperature=0, repeat_penalty=1.1),
     ):
-        assert not step.chooses(params)
+        assert not step.capabilities.chooses(params)
         if params.repeat_penalty == 1:
             with pytest.raises(ValueError, match="6"):
-                step.forward_burst(1, model.new_cache(), SamplingRequest(params, [0.5], 9))
+                step.forward_multi_step(1, model.new_cache(), SamplingRequest(params, [0.5], 9))
 
 
 def test_multi_step_calls_out_of_bounds_are_refused() -> None:
@@ -125,9 +129,9 @@ def test_multi_step_calls_out_of_bounds_are_refused() -> None:
     cache = model.new_cache()
     step.forward(random_ids(125), cache)
     with pytest.raises(PromptTooLongError):
-        step.forward_burst(1, cache, SamplingRequest(FILTERS[0], [0.0] * 4, 9))
+        step.forward_multi_step(1, cache, SamplingRequest(FILTERS[0], [0.0] * 4, 9))
     for token, count, vocabulary in ((1, 0, 9), (-1, 1, 9), (1, 1, 0), (1, 1, model.config.vocab_size + 1)):
         with pytest.raises(ValueError, match="refuses"):
-            step.forward_burst(token, cache, SamplingRequest(FILTERS[0], [0.0] * count, vocabulary))
+            step.forward_multi_step(token, cache, SamplingRequest(FILTERS[0], [0.0] * count, vocabulary))
     assert cache.length == 125
-    assert len(step.forward_burst(1, cache, SamplingRequest(FILTERS[0], [0.0] * 3, 9))) == 3
+    assert len(step.forward_multi_step(1, cache, SamplingRequest(FILTERS[0], [0.0] * 3, 9))) == 3

@@ -43,7 +43,7 @@ for variant in sys.argv[1:]:
             assert step.forward_rows([turn, *range(15)], [cache, *others]).isfinite().all()
         for temperature, top_k in ((0.0, 1), (2.0, 40), (2.0, 1000)):
             params = SamplingParams(temperature=temperature, top_k=top_k)
-            assert len(step.forward_burst(1, cache, SamplingRequest(params, [0.1, 0.9, 0.5], 190, [200]))) == 3
+            assert len(step.forward_multi_step(1, cache, SamplingRequest(params, [0.1, 0.9, 0.5], 190, [200]))) == 3
         del step
 print("clean")
 """

@@ -57,7 +57,7 @@ def test_decoding_never_waits_for_a_token_and_frees_its_memory(model: Transforme
     choice = DeviceChoice(SIZES["vocab_size"], torch.device("cuda:0"))
 
     def draw() -> None:
-        choice.choose(step.forward_unseen(choice.token, cache)[0], 0.3)
+        choice.choose(step.forward_device_token(choice.token, cache)[0], 0.3)
 
     with torch.inference_mode():
         choice.begin(params, [1, 2, 3])

@@ -78,7 +78,7 @@ def test_the_pass_reads_no_value_on_the_host(name: str, monkeypatch: pytest.Monk
         cache.begin(5)
         cache.advance(5)
     token = torch.zeros(1, dtype=torch.int64, device="meta")
-    assert step.forward_unseen(token, cache).shape == (1, model.config.vocab_size)
+    assert step.forward_device_token(token, cache).shape == (1, model.config.vocab_size)
 
 
 def test_two_caches_and_a_truncated_text() -> None:

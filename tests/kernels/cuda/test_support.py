@@ -66,24 +66,23 @@ def test_reasons_for_using_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unsupported_models_run_in_a_graph_of_the_readable_model() -> None:
-    step, reason = cuda_step(made(GROUPED), unsupported(GROUPED))
-    assert step is not None and not reason
+    step = cuda_step(made(GROUPED), unsupported(GROUPED))
     assert step.name == "readable model in a CUDA graph, float32 (experts chosen in groups)"
 
 
 def test_the_readable_model_runs_where_no_graph_is_possible() -> None:
-    step, reason = cuda_step(pack_model(made(GROUPED), narrow(4)), unsupported(GROUPED))
-    assert step is None
-    assert reason == "experts chosen in groups, and no CUDA graph: packed experts are chosen on the CPU"
+    step = cuda_step(pack_model(made(GROUPED), narrow(4)), unsupported(GROUPED))
+    reason = "experts chosen in groups, and no CUDA graph: packed experts are chosen on the CPU"
+    assert step.capabilities.is_readable and step.name.endswith(f"({reason})")
 
 
 @pytest.mark.slow
 @INTERPRETED
 def test_an_engine_generates_the_same_tokens_on_every_path(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path / "model", "llama"), device="cpu", dtype="float32")
-    step, _ = cuda_step(loaded.model, None)
-    assert step is not None and step.name == "triton kernels (interpreted), float32"
-    recorded, _ = cuda_step(loaded.model, "a reason")
+    step = cuda_step(loaded.model, None)
+    assert step.name == "triton kernels (interpreted), float32"
+    recorded = cuda_step(loaded.model, "a reason")
     texts = []
     for each in (None, step, recorded):
         engine = Engine(loaded.model, loaded.tokenizer, step=each)
@@ -101,8 +100,7 @@ def test_an_engine_generates_the_same_tokens_on_every_path(tmp_path: Path) -> No
 @pytest.mark.parametrize("packed", [False, True])
 def test_kernels_that_do_not_compile_are_replaced(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = pack_model(made(EXPERTS), wide(4)) if packed else made(PLAIN)
-    step, _ = cuda_step(model, None)
-    assert step is not None
+    step = cuda_step(model, None)
 
     def fail(_plan: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
@@ -111,7 +109,7 @@ def test_kernels_that_do_not_compile_are_replaced(packed: bool, monkeypatch: pyt
     cache, other = model.new_cache(), model.new_cache()
     for token in (5, 6, 7):
         theirs = model(torch.tensor([[token]]), other)[0]
-        ours = step.forward([token], cache) if token == 6 else step.forward_unseen(torch.tensor([token]), cache)
+        ours = step.forward([token], cache) if token == 6 else step.forward_device_token(torch.tensor([token]), cache)
         assert torch.allclose(ours, theirs, atol=1e-5)
     assert step.name == (
         "readable model, cpu, float32 (Triton: Failed to find C compiler., and no CUDA graph: packed experts "
@@ -127,7 +125,7 @@ def test_without_dependent_launch_kernels_run_one_after_another(monkeypatch: pyt
     from llmcli.kernels.cuda.step import CudaStep
 
     model, launched = made(PLAIN), []
-    step, _ = cuda_step(model, None)
+    step = cuda_step(model, None)
     assert isinstance(step, CudaStep)
     launch = LaunchPlan.launch
 
@@ -141,7 +139,11 @@ def test_without_dependent_launch_kernels_run_one_after_another(monkeypatch: pyt
     step._pdl = True
     cache, other = model.new_cache(), model.new_cache()
     theirs = torch.cat([model(torch.tensor([[token]]), other)[0] for token in (5, 6, 7)])
-    ours = [step.forward([5], cache), step.forward_unseen(torch.tensor([6]), cache).clone(), step.forward([7], cache)]
+    ours = [
+        step.forward([5], cache),
+        step.forward_device_token(torch.tensor([6]), cache).clone(),
+        step.forward([7], cache),
+    ]
     assert torch.allclose(torch.cat(ours), theirs, atol=1e-5)
     # The failed plan was made again, and the new one is used.
     assert launched[0] is not launched[1] is launched[2] and not step._pdl
@@ -153,8 +155,7 @@ def test_decode_steps_use_kernels_if_those_for_several_tokens_do_not_compile(mon
     from llmcli.kernels.cuda.launch_plan import LaunchPlan
 
     model = made(PLAIN)
-    step, _ = cuda_step(model, None)
-    assert step is not None
+    step = cuda_step(model, None)
     launch = LaunchPlan.launch
 
     def fail(plan: LaunchPlan) -> None:
@@ -172,14 +173,15 @@ def test_decode_steps_use_kernels_if_those_for_several_tokens_do_not_compile(mon
 
 def test_a_triton_that_cannot_be_imported_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llmcli.kernels.cuda.step", None)
-    step, _ = cuda_step(made(PLAIN), None)
-    assert step is not None and "(Triton cannot be imported: " in step.name
+    step = cuda_step(made(PLAIN), None)
+    assert "(Triton cannot be imported: " in step.name
 
 
 def test_gpus_without_cuda_use_the_readable_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.version.cuda", None)
     monkeypatch.setattr(Transformer, "device", CUDA)
-    assert cuda_step(made(PLAIN), "this PyTorch is not for CUDA") == (None, "this PyTorch is not for CUDA")
+    step = cuda_step(made(PLAIN), "this PyTorch is not for CUDA")
+    assert step.capabilities.is_readable and step.name.endswith("(this PyTorch is not for CUDA)")
 
 
 def test_a_compiler_error_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +225,8 @@ def test_packed_weights_are_planned_where_the_kernels_support_them(
     for name, matrix in attach_packed_matrices(model, planned, torch.float32, CPU).items():
         matrix.blocks.zero_()
         assert matrix.format == planned[name]
-    step, reason = cuda_step(model, None)
-    assert (step is not None and step.name.startswith("triton kernels")) is covered, reason
+    step = cuda_step(model, None)
+    assert step.name.startswith("triton kernels") is covered, step.name
 
 
 def test_triton_is_not_imported_without_a_gpu() -> None:

@@ -113,7 +113,7 @@ def test_logits_that_are_not_finite_are_detected() -> None:
     [
         ("forward_each", "a few tokens as if one by one"),
         ("forward_rows", "two texts"),
-        ("forward_burst", "several tokens in one call"),
+        ("forward_multi_step", "several tokens in one call"),
     ],
 )
 def test_every_kind_of_call_is_compared(method: str, seen_as: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 import llmcli
 from llmcli.engine import SamplingParams
 from llmcli.engine.events import Finish, Step
-from llmcli.kernels.base import DeviceStep, NoKernelError
+from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import build
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.readable_step import ReadableStep
@@ -232,8 +232,8 @@ def broken_for(model: list[Transformer], method: str, monkeypatch: pytest.Monkey
         ("forward", 5, SamplingParams(temperature=0, max_tokens=12)),
         ("forward", 5, SamplingParams(temperature=0.8, repeat_penalty=1.1, seed=3, max_tokens=12)),
         # With dense weights the readable model reads longer prompts, so the kernel's first pass samples tokens.
-        ("forward_burst", 30, SamplingParams(temperature=0, max_tokens=12)),
-        ("forward_burst", 30, SamplingParams(temperature=1.3, top_k=40, seed=5, max_tokens=12)),
+        ("forward_multi_step", 30, SamplingParams(temperature=0, max_tokens=12)),
+        ("forward_multi_step", 30, SamplingParams(temperature=1.3, top_k=40, seed=5, max_tokens=12)),
     ],
 )
 def test_a_failed_first_pass_is_repeated_by_the_readable_model(
@@ -264,14 +264,13 @@ def test_a_failed_batched_pass_loses_no_token(method: str, folder: Path, monkeyp
     told: Told = []
     loaded = load(folder, told)
     broken_for([loaded.model], method, monkeypatch)
-    step, _ = loaded._step(1)
-    assert step is not None
+    step = loaded._step(1)
     caches = [loaded.model.new_cache(), loaded.model.new_cache()]
     texts = random_ids(20), random_ids(18, seed=2)
     with torch.inference_mode():
         for ids, cache in zip(texts, caches, strict=True):
             step.forward(ids[:-1], cache)
-        logits = step.forward_rows([ids[-1] for ids in texts], caches)  # type: ignore[attr-defined]
+        logits = step.forward_rows([ids[-1] for ids in texts], caches)
         theirs = torch.stack([loaded.logits(ids)[-1] for ids in texts])
     assert (logits - theirs).abs().max() < 1e-4
     assert [cache.length for cache in caches] == [20, 18]
@@ -281,11 +280,10 @@ def test_a_failed_batched_pass_loses_no_token(method: str, folder: Path, monkeyp
 def test_a_failed_pass_of_several_tokens_loses_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(folder, [])
     broken_for([loaded.model], "forward_each", monkeypatch)
-    step, _ = loaded._step(1)
-    assert step is not None
+    step = loaded._step(1)
     cache, ids = loaded.model.new_cache(), random_ids(24)
     step.forward(ids[:20], cache)
-    logits = step.forward_each(ids[20:], cache)  # type: ignore[attr-defined]
+    logits = step.forward_each(ids[20:], cache)
     assert (logits - loaded.logits(ids)[20:]).abs().max() < 1e-4
     assert cache.length == 24
 
@@ -293,8 +291,7 @@ def test_a_failed_pass_of_several_tokens_loses_none(folder: Path, monkeypatch: p
 def test_an_error_after_the_first_pass_is_raised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: Told = []
     loaded = load(folder, told)
-    step, _ = loaded._step(1)
-    assert step is not None
+    step = loaded._step(1)
     cache = loaded.model.new_cache()
     step.forward(random_ids(5), cache)
     broken_for([loaded.model], "forward", monkeypatch)
@@ -306,8 +303,7 @@ def test_an_error_after_the_first_pass_is_raised(folder: Path, monkeypatch: pyte
 def test_an_input_that_the_readable_model_refuses_too_is_not_a_kernel_fault(folder: Path) -> None:
     told: Told = []
     loaded = load(folder, told)
-    step, _ = loaded._step(1)
-    assert step is not None
+    step = loaded._step(1)
     with pytest.raises(ValueError, match="refuses"):
         step.forward([10**6], loaded.model.new_cache())
     assert step.name.startswith("cpu kernel (") and not told
@@ -341,7 +337,7 @@ def test_triton_kernels_that_fail_their_check_are_not_used(folder: Path, monkeyp
     model = load(folder, []).model
     told: Told = []
     assert check_kernel(CUDA, told.append) is None
-    assert isinstance(cuda_step(model, None)[0], Fake)
+    assert isinstance(cuda_step(model, None), Fake)
     monkeypatch.setattr(Fake, "factor", 0.7)
     forget()
     # The verdict is kept until, for example, the driver changes.
@@ -355,8 +351,8 @@ def test_triton_kernels_that_fail_their_check_are_not_used(folder: Path, monkeyp
         f"The Triton kernels did not pass the check on this machine ({fault}), so the readable model makes the "
         "replies, more slowly; llm doctor says more."
     ]
-    step, _ = cuda_step(model, reason)
-    assert isinstance(step, DeviceStep)
+    step = cuda_step(model, reason)
+    assert step.capabilities.device_tokens
     assert step.name == f"readable model in a CUDA graph, float32 ({reason})"
 
 
@@ -365,8 +361,7 @@ def test_triton_kernels_that_fail_with_a_model_are_reported(folder: Path, monkey
     model = load(folder, []).model
     monkeypatch.setattr("llmcli.kernels.cuda.launch_plan.LaunchPlan.launch", fails)
     failed: Told = []
-    step, _ = cuda_step(model, None, failed.append)
-    assert step is not None
+    step = cuda_step(model, None, failed.append)
     cache, ids = model.new_cache(), random_ids(9)
     parts = [step.forward(ids[:6], cache), *(step.forward([token], cache) for token in ids[6:])]
     with torch.inference_mode():

@@ -91,7 +91,7 @@ def assert_as_one_by_one(step: CpuStep, model: Transformer, params: SamplingPara
         ids, sampler = [turn], Given(params, uniforms)
         for _ in uniforms:
             ids.append(sampler.choose(step.forward(ids[-1:], apart)[0, :vocabulary]))
-        assert step.forward_burst(turn, together, SamplingRequest(params, uniforms, vocabulary)) == ids[1:]
+        assert step.forward_multi_step(turn, together, SamplingRequest(params, uniforms, vocabulary)) == ids[1:]
         assert together.length == apart.length
         for cache in (together, apart):
             cache.truncate(cache.length - count // 2)

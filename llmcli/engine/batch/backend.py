@@ -1,0 +1,63 @@
+"""The KV caches of the texts of a batch, and the passes that extend them. V is the vocabulary, R texts of a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from llmcli.device import one_thread
+from llmcli.engine.context_limit import memory_for_text
+from llmcli.engine.prefill import prefill
+from llmcli.errors import UsageError
+from llmcli.kernels.base import FastStep
+from llmcli.model import Transformer
+
+MOST_ROWS = 16
+"""The most texts that are extended together: with more, a pass costs in proportion to its rows on a CPU."""
+
+
+class BatchBackend:
+    """Numbered rows, each with a KV cache for one text.
+
+    A step that can extend several texts in a pass gives each, to the last bit, what it would get alone. With other
+    steps there is one row, and texts are generated one after another.
+    """
+
+    def __init__(self, model: Transformer, step: FastStep, size: int | None = None) -> None:
+        """`size` rows, or fewer if `step` cannot extend that many texts in a pass; by default as many as it can.
+
+        Raises:
+            UsageError: `size` is not from 1 to `MOST_ROWS`.
+        """
+        if size is not None and not 1 <= size <= MOST_ROWS:
+            raise UsageError(f"From 1 to {MOST_ROWS} texts can go on together, not {size}.")
+        self.size = min(size or MOST_ROWS, step.capabilities.most_rows)
+        """How many rows there are."""
+        self._model, self._step = model, step
+        self._caches = [model.new_cache() for _ in range(self.size)]
+
+    @property
+    def path(self) -> str:
+        """What computes, for people."""
+        # Not stored: a kernel that fails is replaced by the readable model.
+        return f"{self._step.name}, {self.size} texts at a time" if self.size > 1 else self._step.name
+
+    def read(self, row: int, ids: Sequence[int], expected: int) -> Tensor:
+        """Read the text `ids`, which will have `expected` tokens, into `row`; logits (V,) after its last token."""
+        cache = self._caches[row]
+        cache.truncate(0)
+        cache.expected_length = expected
+        with memory_for_text(self._model, len(ids)):
+            cache.reserve(len(ids))
+            return prefill(self._step, cache, ids)
+
+    def extend(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
+        """Read the next token of each of `rows`; logits (R, V) after it."""
+        caches = [self._caches[row] for row in rows]
+        with memory_for_text(self._model, max(cache.length for cache in caches)):
+            if self._step.capabilities.most_rows == 1:
+                return self._step.forward(ids, caches[0])
+            # Torch has little to do in such a pass, and its threads would take time from those of the kernel.
+            with one_thread():
+                return self._step.forward_rows(ids, caches)

@@ -1,0 +1,34 @@
+"""Prefill: read a text into a KV cache, a chunk at a time. V is the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from torch import Tensor
+
+from llmcli.kernels.base import FastStep
+from llmcli.model import KVCache
+
+PrefillProgress: TypeAlias = Callable[[int, int], None]
+"""Called with the tokens of the text read so far, and how many there are."""
+
+
+def read_chunks(
+    step: FastStep, cache: KVCache, ids: Sequence[int], *, chunk: int | None = None, only_last: bool = True
+) -> Iterator[Tensor]:
+    """Read what `cache` does not hold yet of `ids`, `chunk` tokens at a time, by default as many as `step` likes best.
+
+    Yields the logits (1, V) after the last token of each chunk, or those after all its tokens (t, V).
+    """
+    size = chunk or step.prefill_chunk
+    for start in range(cache.length, len(ids), size):
+        yield step.forward(ids[start : start + size], cache, only_last=only_last)
+
+
+def prefill(step: FastStep, cache: KVCache, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
+    """Read what `cache` does not hold yet of `ids`, at least one token; logits (V,) after the last."""
+    for logits in read_chunks(step, cache, ids):  # noqa: B007
+        if progress is not None:
+            progress(cache.length, len(ids))
+    return logits[-1]
