@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from llmcli.engine.engine import Engine, PrefillProgress
+from llmcli.engine.engine import Engine
 from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interrupt import Interruption
+from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.sampling_params import SamplingParams
 from llmcli.errors import UsageError
 from llmcli.text.chat.prompt import ChatPrompt, Message, build_chat

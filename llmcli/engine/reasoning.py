@@ -1,4 +1,4 @@
-"""The events of a reply with what is thought told from what is answered."""
+"""The events of a reply, with thoughts separated from the answer."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ class ThinkingApart:
         """Whether the answer has not begun, and cannot until a thought has ended."""
         return self._splitter.awaits_answer
 
+    def push(self, text: str) -> tuple[str, str]:
+        """What the next text of the reply adds to the thought, and what to the answer."""
+        return self._splitter.push(text)
+
+    def finish(self) -> tuple[str, str]:
+        """The reply is over: text that was held back, of the thought and of the answer."""
+        return self._splitter.finish()
+
     def __call__(self, event: Event) -> Event:
         """`event`, split."""
         if isinstance(event, Prefill):
             return event
-        thinking, text = self._splitter.push(event.text)
+        thinking, text = self.push(event.text)
         if isinstance(event, Finish):
-            more_thinking, more = self._splitter.finish()
+            more_thinking, more = self.finish()
             thinking, text = thinking + more_thinking, text + more
         return replace(event, text=text, thinking=thinking)
 

@@ -1,1 +1,1 @@
-"""Decoders that choose several tokens before the host looks at them."""
+"""Token sources: the ways in which the next token of a reply comes about."""

@@ -1,45 +1,70 @@
-"""A reply that goes on while nobody looks: the pass for the next token begins before this one has been seen.
+"""Asynchronous GPU decoding: the pass for token n + 1 is launched before token n reaches the host.
 
-A token is chosen where its logits are computed, and stays there for the next pass; here it arrives one pass late. So a
-GPU never waits for whoever asks it, and at most one pass is made in vain, when a token turns out to end the reply.
+A token is chosen on the device, where its logits are, and stays there for the next pass; the host receives it one pass
+late. So the GPU never waits for the host, and at most one pass is wasted, when a token turns out to end the reply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from llmcli.engine.decoders.single_step import SingleStepDecoder
+from llmcli.engine.decoders.token_source import Choice
+from llmcli.engine.interrupt import Interruption
+from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.sampler import Sampler, check_chosen
 
 
 class PipelinedDecoder:
-    """The tokens of a reply after the first."""
+    """Keeps one pass running on the device beyond the token that the host knows."""
 
-    def __init__(self, prefix_cache: PrefixCache, sampler: Sampler, *, longest: int) -> None:
+    def __init__(
+        self,
+        single: SingleStepDecoder,
+        prefix_cache: PrefixCache,
+        sampler: Sampler,
+        interruption: Interruption,
+        *,
+        longest: int,
+    ) -> None:
         """The text becomes `longest` tokens long at most."""
-        self._prefix_cache, self._sampler, self._longest = prefix_cache, sampler, longest
-        # The length of the text with all tokens that have been chosen, seen or not; 0: not begun.
+        self._single, self._prefix_cache, self._sampler = single, prefix_cache, sampler
+        self._interruption, self._longest = interruption, longest
+        # Tokens of the text with all that were chosen, whether or not the host has received them; 0: not begun.
         self._length = 0
 
-    def next(self, ids: Sequence[int]) -> int:
-        """The token that follows `ids`, whose last one is what was said last.
+    def begin(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> None:
+        """See `TokenSource`."""
+        self._single.begin(ids, progress)
 
-        Raises:
-            NotFiniteError: the model's output is not a number.
-        """
+    def next(self, ids: Sequence[int]) -> Choice:
+        """See `TokenSource`."""
+        if self._single.is_first:
+            return self._single.next(ids)
         if not self._prefix_cache.can_extend(len(ids)):
+            # No fast path for this length of the text: its rotations change.
             self.end(ids[:-1])
-            return self._sampler.choose(self._prefix_cache.read(ids), ids)
+            return self._single.next(ids)
+        with self._interruption.computing():
+            return Choice(check_chosen(self._token(ids)))
+
+    def end(self, ids: Sequence[int]) -> None:
+        """See `TokenSource`."""
+        if self._length:
+            self._length = 0
+            self._prefix_cache.accept_tokens(ids)
+
+    def stats(self) -> Mapping[str, Any]:
+        """See `TokenSource`."""
+        return {}
+
+    def _token(self, ids: Sequence[int]) -> int:
         if not self._length:
             self._prefix_cache.begin_pipeline(self._sampler.params, ids)
             self._length = len(ids)
         while self._length < min(len(ids) + 2, self._longest) and self._prefix_cache.can_extend(self._length):
             self._prefix_cache.launch_step(*self._sampler.uniforms(1))
             self._length += 1
-        return check_chosen(self._prefix_cache.await_token())
-
-    def end(self, ids: Sequence[int]) -> None:
-        """The text is `ids`: what was read beyond them is forgotten."""
-        if self._length:
-            self._length = 0
-            self._prefix_cache.accept_tokens(ids)
+        return self._prefix_cache.await_token()

@@ -1,75 +1,92 @@
-"""A reply whose tokens come a few at a time: a fast path chooses them and goes on by itself.
+"""Multi-step decoding: the C kernel chooses several tokens and reads them without Python in between.
 
-Between two passes over a small model's weights everything else has left the processor's caches. To look at each token
-before the next takes a tenth of its time, most of it spent waiting for memory (measured: 0.33 ms of 3.6; nothing of it
-is left but 0.03 ms where no weights are read in between). So nobody looks for a moment too short to be noticed, which a
-signal ends, and of a large model, of which one pass takes longer, at every token.
+Between two passes over a small model's weights, other code evicts them from the processor's caches. Looking at each
+token before the next takes a tenth of the time, most of it spent waiting for memory (measured: 0.33 ms of 3.6; 0.03 ms
+where no weights are read in between). So several tokens come at once, as far as the delay is too short to notice and
+until a signal arrives. With a large model, one of whose passes takes longer than that, each token comes alone.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+from llmcli.engine.decoders.single_step import SingleStepDecoder
+from llmcli.engine.decoders.token_source import Choice
+from llmcli.engine.interrupt import Interruption
+from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.sampler import Sampler, check_chosen
 
-# For so long, in seconds, nobody looks: text appears thirty times a second.
-UNSEEN_S = 1 / 30
+MULTI_STEP_S = 1 / 30
+"""Seconds of computing before tokens are shown: text then appears thirty times a second."""
 _MOST = 8
 
 
 class MultiStepDecoder:
-    """The tokens of a reply after the first."""
+    """Tokens come a few at a time, as many as the step computes in `multi_step_s` seconds."""
 
     def __init__(
         self,
+        single: SingleStepDecoder,
         prefix_cache: PrefixCache,
         sampler: Sampler,
+        interruption: Interruption,
         *,
         longest: int,
-        ends: Collection[int],
-        unseen_s: float = UNSEEN_S,
+        stop_ids: Collection[int],
+        multi_step_s: float = MULTI_STEP_S,
     ) -> None:
-        """The text becomes `longest` tokens long at most, and one of `ends` ends it.
-
-        Tokens come together as far as they take no longer than `unseen_s` seconds.
-        """
-        self._prefix_cache, self._sampler, self._longest, self._ends = prefix_cache, sampler, longest, tuple(ends)
-        self._unseen: deque[int] = deque()
-        self._count, self._unseen_s = 1, unseen_s
+        """The text becomes `longest` tokens long at most, and each of `stop_ids` ends it."""
+        self._single, self._prefix_cache, self._sampler = single, prefix_cache, sampler
+        self._interruption, self._longest, self._stop_ids = interruption, longest, tuple(stop_ids)
+        self._chosen: deque[int] = deque()
+        self._count, self._multi_step_s = 1, multi_step_s
         self.seconds_each = 0.0
-        """What each of the last tokens took."""
+        """Seconds that each of the last tokens took."""
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the next token is there already."""
-        return bool(self._unseen)
+        """Whether the next token has been chosen already."""
+        return bool(self._chosen)
 
-    def next(self, ids: Sequence[int], most: int = _MOST) -> int:
-        """The token that follows `ids`, whose last one is what was said last, and `most` at a time.
+    def begin(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> None:
+        """See `TokenSource`."""
+        self._single.begin(ids, progress)
 
-        Raises:
-            NotFiniteError: the model's output is not a number.
-        """
-        if not self._unseen:
-            self._unseen.extend(self._chosen(ids, min(self._count, most)))
-        return check_chosen(self._unseen.popleft())
+    def next(self, ids: Sequence[int], most: int = _MOST) -> Choice:
+        """See `TokenSource`; if none has been chosen yet, at most `most` tokens are chosen now."""
+        if self._single.is_first:
+            return self._single.next(ids)
+        if not self._chosen:
+            started = time.perf_counter()
+            count = min(self._count, most, self._prefix_cache.multi_step_room(len(ids)), self._longest - len(ids))
+            if count < 1:
+                # No fast path for this length of the text: its rotations change.
+                choice = self._single.next(ids)
+                self._measure(started, 1)
+                return choice
+            with self._interruption.computing():
+                self._chosen.extend(self._choose(ids, count))
+            self._measure(started, len(self._chosen))
+        return Choice(check_chosen(self._chosen.popleft()))
 
     def end(self, ids: Sequence[int]) -> None:
-        """The text is `ids`: what was read beyond them is forgotten."""
+        """See `TokenSource`."""
         self._prefix_cache.accept_tokens(ids)
 
-    def _chosen(self, ids: Sequence[int], count: int) -> list[int]:
-        started = time.perf_counter()
-        count = min(count, self._prefix_cache.multi_step_room(len(ids)), self._longest - len(ids))
-        if count < 1:
-            chosen = [self._sampler.choose(self._prefix_cache.read(ids), ids)]
-        else:
-            uniforms = self._sampler.uniforms(count)
-            chosen = self._prefix_cache.multi_step(ids, self._sampler.params, uniforms, self._ends)
-            self._sampler.give_back(uniforms[len(chosen) :])
-        self.seconds_each = (time.perf_counter() - started) / len(chosen)
-        self._count = max(1, min(_MOST, int(self._unseen_s / self.seconds_each)))
+    def stats(self) -> Mapping[str, Any]:
+        """See `TokenSource`."""
+        return {}
+
+    def _choose(self, ids: Sequence[int], count: int) -> list[int]:
+        uniforms = self._sampler.uniforms(count)
+        chosen = self._prefix_cache.multi_step(ids, self._sampler.params, uniforms, self._stop_ids)
+        self._sampler.give_back(uniforms[len(chosen) :])
         return chosen
+
+    def _measure(self, started: float, tokens: int) -> None:
+        self.seconds_each = (time.perf_counter() - started) / tokens
+        self._count = max(1, min(_MOST, int(self._multi_step_s / self.seconds_each)))

@@ -1,105 +1,104 @@
 """Speculative decoding: tokens are proposed, and the model verifies several of them in one pass.
 
-What is said is drawn from the model's own distribution, by the rule in `rejection_sampling`; what is proposed decides
-only how many passes that takes. V is the vocabulary.
+The reply has the model's own distribution, by the rule in `rejection_sampling`; the proposals decide only how many
+passes that takes. V is the vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from llmcli.engine.decoders.multi_step import MultiStepDecoder
+from llmcli.engine.decoders.single_step import SingleStepDecoder
+from llmcli.engine.decoders.token_source import Choice
 from llmcli.engine.events import Origin
+from llmcli.engine.interrupt import Interruption
+from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.sampler import Sampler
 from llmcli.engine.speculative.draft_length import AcceptanceRate, StepCosts
 from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.engine.speculative.prompt_lookup import LONGEST, SHORTEST, Lookup, Match
-from llmcli.engine.speculative.rejection_sampling import Proposal
+from llmcli.engine.speculative.rejection_sampling import Proposal, accept_or_resample
 
 MOST_PROPOSED = 15
 """The most tokens that are proposed at a time."""
-# Chances of a token that follows a match of so many tokens, and with what weight that is believed at first (measured
-# with the starter model on questions, quotations and code).
+# Acceptance rates assumed at first for a token that follows a match of 3, 4, ... tokens, and the weight of that
+# assumption in tokens (measured with the starter model on questions, quotations and code).
 _MATCH_CHANCES = (0.45, 0.55, 0.65, 0.65, 0.75, 0.75, 0.75, 0.85, 0.85, 0.85)
 _MATCH_WEIGHT = 4.0
-# The same of a token of a draft model, and what one costs, in passes of one token, until that is measured.
+# The same for a token of a draft model, and its cost in passes of one token until that is measured.
 _DRAFT_CHANCE, _DRAFT_WEIGHT, _DRAFT_COST = 0.7, 2.0, 0.3
-# Tokens of a burst: in its midst nobody sees that what is said has been said before.
-_BURST = 4
-# What lookup may lose of a reply, in passes of one token: so many, and such a share of the tokens said.
+# Tokens of a multi-step pass: within it no match is noticed.
+_MULTI_STEP = 4
+# What lookup may lose in a reply, in passes of one token: this many, and this share of the tokens generated.
 _LOSS, _LOSS_SHARE = 0.5, 0.01
 
 
 class SpeculationState:
-    """Who proposes, and what was learned of them and of this machine; kept from one reply to the next."""
+    """What proposes tokens, and the acceptance rates and costs measured so far; kept from one reply to the next."""
 
     def __init__(self, *, lookup: bool = False, draft: DraftModel | None = None, tokens: int | None = None) -> None:
-        """`tokens` is how many are proposed at a time: None is as many as pay, by what is measured."""
+        """`tokens` is how many are proposed at a time; None: tuned from measured acceptance and cost."""
         self.lookup, self.draft, self.tokens = lookup, draft, tokens
         self.costs = StepCosts()
         self.of_match = [AcceptanceRate(prior, _MATCH_WEIGHT) for prior in _MATCH_CHANCES]
         self.of_draft = AcceptanceRate(_DRAFT_CHANCE, _DRAFT_WEIGHT)
 
     def match_chance(self, length: int) -> AcceptanceRate:
-        """The chance of a token that follows a match of `length`."""
+        """The acceptance rate of a token that follows a match of `length`."""
         return self.of_match[min(length, LONGEST) - SHORTEST]
 
 
 @dataclass
 class Tally:
-    """What came of it in one reply."""
+    """Passes and tokens of one reply."""
 
     proposed: int = 0
     accepted: int = 0
     passes: int = 0
     tokens: int = 0
-    """Tokens that came of the passes."""
+    """Tokens that the passes gave."""
     seconds: float = 0.0
-    """That passes took, proposals included."""
+    """Time of the passes, proposals included."""
     plain: int = 0
     """Passes without proposals."""
     plain_seconds: float = 0.0
 
 
 class SpeculativeDecoder:
-    """One reply's next tokens, verified as far ahead as proposals go.
-
-    `chosen` decides what is proposed, and goes on where that is nothing; otherwise `next` says what the model makes of
-    the text so far and what was proposed. `took` hears which token came of it.
-    """
+    """Verifies proposals several at a time; where nothing is proposed, multi-step or single-step decoding goes on."""
 
     def __init__(
         self,
+        single: SingleStepDecoder,
         prefix_cache: PrefixCache,
         speculation: SpeculationState,
         sampler: Sampler,
+        interruption: Interruption,
         *,
         longest: int,
         expected: int,
         stop_ids: Collection[int],
         constrained: bool,
-        burst: MultiStepDecoder | None = None,
+        multi_step: MultiStepDecoder | None = None,
     ) -> None:
         """The text may have `longest` tokens, and is known to become `expected` tokens long.
 
-        Where nothing is proposed, a `burst` goes on. Where the reply is `constrained`, not all of what a draft model
-        could draw can come, so it does not draw.
+        In a `constrained` reply a draft model takes its most probable token: its samples could be forbidden.
         """
-        self._prefix_cache, self._speculation = prefix_cache, speculation
+        self._single, self._multi_step, self._prefix_cache = single, multi_step, prefix_cache
+        self._speculation, self._sampler, self._interruption = speculation, sampler, interruption
         self._lookup = Lookup() if speculation.lookup else None
-        self._drawn = sampler.params.temperature > 0 and not constrained
-        self._drafting = sampler
-        if constrained:
-            self._drafting = sampler.greedy()
+        self._sampled = sampler.params.temperature > 0 and not constrained
+        self._drafting = sampler.greedy() if constrained else sampler
         self._longest, self._expected, self._stop_ids = longest, expected, stop_ids
-        self._burst, self._bursting = burst, False
         self._rows: Tensor | None = None
         self._proposals: list[Proposal] = []
         self._chances: list[AcceptanceRate] = []
@@ -111,54 +110,33 @@ class SpeculativeDecoder:
         if speculation.draft is not None:
             speculation.draft.begin()
 
-    def chosen(self, ids: Sequence[int]) -> int | None:
-        """The token that follows `ids`, if it has been chosen where nothing was proposed; otherwise ask `next`."""
-        self._bursting = False
-        if self._rows is not None:
-            return None
-        if self._burst is None or not self._burst.is_ahead:
-            self._look(ids)
-        if self._burst is None or self._proposals:
-            return None
-        self._bursting = True
-        # Where there is something to be learned of the next token, it alone.
-        alone = self._followed is not None or self._speculation.draft is not None
-        return self._burst.next(ids, 1 if alone else _BURST)
+    def begin(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> None:
+        """See `TokenSource`."""
+        self._single.begin(ids, progress)
 
-    def next(self, ids: Sequence[int]) -> tuple[Tensor, Proposal | None]:
-        """Logits (V,) after `ids`, whose last token is the one that was last taken, and what was proposed there.
-
-        To be asked after `chosen`, which decides what is proposed.
-        """
+    def next(self, ids: Sequence[int]) -> Choice:
+        """See `TokenSource`."""
+        if self._single.is_first:
+            return self._single.next(ids)
         if self._rows is None:
-            self._pass(ids)
-        assert self._rows is not None
-        return self._rows[self._at], self._proposals[self._at] if self._at < len(self._proposals) else None
-
-    def took(self, token: int | None) -> Origin:
-        """That `token` was chosen, or that there is none; returns who proposed it."""
+            if self._multi_step is None or not self._multi_step.is_ahead:
+                with self._interruption.computing():
+                    self._look(ids)
+            if not self._proposals:
+                return self._without_proposals(ids)
+            with self._interruption.computing():
+                self._rows = self._prefix_cache.read_each([*ids, *(proposal.token for proposal in self._proposals)])
+        choice = self._single.choose(self._rows[self._at], ids, self._draw())
+        # On a GPU a pass is over when the host has read what it gave, which is when a token is chosen.
         if self._at == 0:
-            self._measure()
-        if self._followed is not None:
-            chance, likely = self._followed
-            chance.saw(token == likely)
-            self._followed = None
-        self.tally.tokens += 1
-        if self._at == len(self._proposals):
-            self._rows = None
-            return "model"
-        proposal, accepted = self._proposals[self._at], token == self._proposals[self._at].token
-        self._chances[self._at].saw(accepted)
-        if not accepted:
-            self._rows = None
-            return "model"
-        self._at += 1
-        self.tally.accepted += 1
-        self._saved += proposal.origin == "lookup"
-        return proposal.origin
+            self._measure(time.perf_counter() - self._started)
+        return choice._replace(origin=self._judge(choice.token))
 
-    def stats(self) -> dict[str, Any]:
-        """The part of a reply's `Stats` that says what came of it."""
+    def end(self, ids: Sequence[int]) -> None:
+        """See `TokenSource`. Rejected proposals stay in the cache, which knows their ids."""
+
+    def stats(self) -> Mapping[str, Any]:
+        """See `TokenSource`."""
         tally = self.tally
         plain_s = tally.plain_seconds / tally.plain if tally.plain else self._speculation.costs.plain_s
         return {
@@ -178,22 +156,51 @@ class SpeculativeDecoder:
         self._at = 0
         self._proposed_s = time.perf_counter() - self._started
 
-    def _pass(self, ids: Sequence[int]) -> None:
-        if self._proposals:
-            self._rows = self._prefix_cache.read_each([*ids, *(proposal.token for proposal in self._proposals)])
+    def _without_proposals(self, ids: Sequence[int]) -> Choice:
+        """The token that follows `ids`, by another decoder."""
+        if self._multi_step is None:
+            choice = self._single.next(ids)
+            self._measure(time.perf_counter() - self._started)
         else:
-            self._rows = self._prefix_cache.read(ids)[None]
+            # One token alone where it shows whether a proposal would have been right.
+            alone = self._followed is not None or self._speculation.draft is not None
+            choice = self._multi_step.next(ids, 1 if alone else _MULTI_STEP)
+            self._proposed_s = 0.0
+            self._measure(self._multi_step.seconds_each)
+        self._judge(choice.token)
+        return choice
 
-    def _measure(self) -> None:
-        """Right after the choice: on a GPU a pass is over when somebody looks at what it gave."""
+    def _draw(self) -> Callable[[Tensor], int] | None:
+        """How a sampled proposal is accepted or resampled; None where any token may be drawn from the distribution."""
+        proposal = self._proposals[self._at] if self._at < len(self._proposals) else None
+        if proposal is None or proposal.distribution is None:
+            return None
+        return lambda distribution: accept_or_resample(distribution, proposal, self._sampler)
+
+    def _judge(self, token: int | None) -> Origin:
+        """Learn from the `token` that was chosen; return what proposed it."""
+        if self._followed is not None:
+            chance, likely = self._followed
+            chance.saw(token == likely)
+            self._followed = None
+        self.tally.tokens += 1
+        if self._at == len(self._proposals):
+            self._rows = None
+            return "model"
+        proposal, accepted = self._proposals[self._at], token == self._proposals[self._at].token
+        self._chances[self._at].saw(accepted)
+        if not accepted:
+            self._rows = None
+            return "model"
+        self._at += 1
+        self.tally.accepted += 1
+        self._saved += proposal.origin == "lookup"
+        return proposal.origin
+
+    def _measure(self, seconds: float) -> None:
+        """A pass took so long, proposals included."""
         costs, count = self._speculation.costs, len(self._proposals)
-        if self._bursting:
-            assert self._burst is not None
-            seconds = self._burst.seconds_each
-            costs.saw(1, seconds)
-        else:
-            seconds = time.perf_counter() - self._started
-            costs.saw(count + 1, seconds - self._proposed_s)
+        costs.saw(count + 1, seconds - self._proposed_s)
         self.tally.passes += 1
         self.tally.proposed += count
         self.tally.seconds += seconds
@@ -208,7 +215,7 @@ class SpeculativeDecoder:
         if speculation.tokens is None and not speculation.costs.plain_is_known:
             return [], []
         match = None if self._lookup is None else self._lookup.find(ids, MOST_PROPOSED)
-        # Nearly every token of a free text comes this way: whatever follows would be time lost.
+        # Most tokens of a free text return here, so nothing else is computed before.
         if match is None and speculation.draft is None:
             return [], []
         most = min(self._longest - len(ids), self._prefix_cache.most_each(len(ids))) - 1
@@ -220,7 +227,12 @@ class SpeculativeDecoder:
         if count:
             assert speculation.draft is not None
             drafted = speculation.draft.propose(
-                ids, count, self._drafting, expected=self._expected, stop_ids=self._stop_ids, drawn=self._drawn
+                ids,
+                count,
+                self._drafting,
+                expected=self._expected,
+                stop_ids=self._stop_ids,
+                sampled=self._sampled,
             )
             return drafted, [speculation.of_draft] * len(drafted)
         if match is None:
@@ -229,7 +241,7 @@ class SpeculativeDecoder:
         return proposals, [speculation.match_chance(match.length + further) for further in range(found)]
 
     def _looked_up(self, match: Match, most: int) -> tuple[int, float]:
-        """How much to propose of what followed the end of the text before, and what that is likely to gain."""
+        """How many tokens of a match to propose, and the gain to expect."""
         speculation = self._speculation
         if speculation.tokens is not None:
             return most, math.inf
@@ -237,12 +249,12 @@ class SpeculativeDecoder:
         limit = _LOSS + _LOSS_SHARE * self.tally.tokens + self._saved
         found, gain = speculation.costs.best([chance.value for chance in chances], limit=limit)
         if not found:
-            # What would have come of it is learned at no cost.
+            # Whether the first would have been accepted is learned at no cost.
             self._followed = chances[0], match.following[0]
         return found, gain
 
     def _worth_drafting(self, length: int, most: int, gain: float) -> int:
-        """How many tokens the draft model is to propose; none unless that is likely to gain more than `gain`."""
+        """How many tokens the draft model is to propose; none unless more than `gain` is to be expected."""
         speculation, draft = self._speculation, self._speculation.draft
         most = 0 if draft is None else min(most, draft.room(length))
         if draft is None or gain == math.inf or speculation.tokens is not None:

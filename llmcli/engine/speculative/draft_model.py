@@ -1,4 +1,4 @@
-"""A draft model: a small model with the same vocabulary, which proposes what the large one may say."""
+"""A draft model: a small model with the same vocabulary, which proposes the tokens that the large one verifies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmcli.engine.speculative.rejection_sampling import Proposal
 from llmcli.errors import NotFiniteError
 from llmcli.text.tokenizer import Tokenizer
 
-# With more tokens that were not read yet, the time says little of what a token costs.
+# With more unread tokens of the text than that, a time says little about the cost of a proposal.
 _CAUGHT_UP = 2
 
 
@@ -24,17 +24,17 @@ def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
 
 
 class DraftModel:
-    """Reads along with the text that another model says, and goes on with it."""
+    """Reads the text that another model generates, and continues it."""
 
     def __init__(self, prefix_cache: PrefixCache) -> None:
         self._prefix_cache = prefix_cache
         self._agreed = 0
         self._begun = False
         self.seconds_each: float | None = None
-        """What a token costs; None before the first."""
+        """Seconds that a proposed token takes; None before the first."""
 
     def begin(self) -> None:
-        """A reply begins. Its prompt is read when the first token is asked for."""
+        """A reply begins. Its prompt is read at the first proposal."""
         self._begun = False
 
     def room(self, length: int) -> int:
@@ -42,11 +42,18 @@ class DraftModel:
         return max(0, self._prefix_cache.context_length - length)
 
     def propose(
-        self, ids: Sequence[int], count: int, sampler: Sampler, *, expected: int, stop_ids: Collection[int], drawn: bool
+        self,
+        ids: Sequence[int],
+        count: int,
+        sampler: Sampler,
+        *,
+        expected: int,
+        stop_ids: Collection[int],
+        sampled: bool,
     ) -> list[Proposal]:
         """The next `count` tokens after `ids`, or fewer where the reply would end, of a text of `expected` tokens.
 
-        They are `drawn` as `sampler` would, or each what it would choose.
+        Each is `sampled` with its distribution, or what `sampler` chooses.
         """
         started = time.perf_counter()
         prefix_cache = self._prefix_cache
@@ -61,15 +68,15 @@ class DraftModel:
             try:
                 logits = prefix_cache.read(text)
                 with prefix_cache.sampling_threads():
-                    distribution = sampler.distribution(logits, text) if drawn else None
+                    distribution = sampler.distribution(logits, text) if sampled else None
                     token = sampler.choose(logits, text) if distribution is None else sampler.draw(distribution)
             except NotFiniteError as error:
-                # Located here: the engine would look for the layer in the other model.
+                # Located here: the engine would search the other model for the layer.
                 raise NotFiniteError(f"The draft model: {prefix_cache.located(error, text)}", located=True) from None
             proposals.append(Proposal(token, "draft", distribution))
             text.append(token)
         if proposals and behind <= _CAUGHT_UP:
             self.seconds_each = mixed(self.seconds_each, (time.perf_counter() - started) / len(proposals))
-        # What was read of the proposals may be refused; the text itself stays.
+        # Proposals that were read may be rejected; the text itself stays.
         self._agreed = len(ids)
         return proposals

@@ -82,12 +82,19 @@ def pair(
     loaded: llmcli.LoadedModel,
     context: int | None = None,
     stops: Sequence[int] = (),
-    unseen_s: float = PATIENT_S,
+    multi_step_s: float = PATIENT_S,
 ) -> tuple[Engine, Watched, Engine]:
     """An engine whose tokens come a few at a time, its step, and one whose tokens come one by one."""
     step, stop_ids = Watched(loaded), {*loaded.stop_ids, *stops}
     engines = [
-        Engine(loaded.model, loaded.tokenizer, stop_ids=stop_ids, context_length=context, step=each, unseen_s=unseen_s)
+        Engine(
+            loaded.model,
+            loaded.tokenizer,
+            stop_ids=stop_ids,
+            context_length=context,
+            step=each,
+            multi_step_s=multi_step_s,
+        )
         for each in (step, Plain(loaded))
     ]
     return engines[0], step, engines[1]
@@ -123,7 +130,7 @@ def test_a_filter_that_the_kernel_does_not_know_holds_all_the_same(
 ) -> None:
     step = Watched(loaded)
     speculation = SpeculationState(lookup=True, tokens=3) if speculative else None
-    engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=speculation, unseen_s=PATIENT_S)
+    engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=speculation, multi_step_s=PATIENT_S)
     plain = Engine(loaded.model, loaded.tokenizer)
     off = SamplingParams(temperature=1.5, seed=3, max_tokens=24)
     params = replace(off, **FILTERS[name])  # type: ignore[arg-type]
@@ -186,7 +193,7 @@ def test_the_context_ends_a_reply(tmp_path: Path) -> None:
 
 
 def test_a_pass_that_takes_long_is_looked_at_alone(loaded: llmcli.LoadedModel) -> None:
-    ours, step, _ = pair(loaded, unseen_s=0.0)
+    ours, step, _ = pair(loaded, multi_step_s=0.0)
     reply(ours, PROMPT, GREEDY)
     assert step.bursts == [1] * 11
 
@@ -271,7 +278,12 @@ def test_between_proposals(params: SamplingParams, text: bytes, tmp_path: Path) 
     step, plain = Watched(loaded), Plain(loaded)
     ours, theirs = (
         Engine(
-            loaded.model, loaded.tokenizer, context_length=80, step=each, speculation=speculation, unseen_s=PATIENT_S
+            loaded.model,
+            loaded.tokenizer,
+            context_length=80,
+            step=each,
+            speculation=speculation,
+            multi_step_s=PATIENT_S,
         )
         for each, speculation in ((step, SpeculationState(lookup=True, tokens=4)), (plain, None))
     )

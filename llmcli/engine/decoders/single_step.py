@@ -1,0 +1,80 @@
+"""One pass for each token, whose logits the host sees: for probabilities, constraints and every sampling filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from llmcli.engine.decoders.token_source import Choice
+from llmcli.engine.guided.answer_form import AnswerForm
+from llmcli.engine.interrupt import Interruption
+from llmcli.engine.prefill import PrefillProgress
+from llmcli.engine.prefix_cache import PrefixCache
+from llmcli.engine.sampler import Sampler
+from llmcli.model.finite import check_logits
+
+
+class SingleStepDecoder:
+    """Chooses each token from the logits of a pass. The other sources take the first token of a reply from it."""
+
+    def __init__(
+        self,
+        prefix_cache: PrefixCache,
+        sampler: Sampler,
+        interruption: Interruption,
+        *,
+        longest: int,
+        probabilities: bool = False,
+        form: AnswerForm | None = None,
+    ) -> None:
+        """The text becomes `longest` tokens long at most.
+
+        With `probabilities` or a `form`, which constrains the answer, choices have logits and a distribution.
+        """
+        self._prefix_cache, self._sampler, self._interruption = prefix_cache, sampler, interruption
+        self._longest, self._probabilities, self._form = longest, probabilities, form
+        self._prompt_logits: Tensor | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the next token is the first of the reply, whose logits the prompt has given."""
+        return self._prompt_logits is not None
+
+    def begin(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> None:
+        """See `TokenSource`."""
+        with self._interruption.computing():
+            self._prompt_logits = self._prefix_cache.read(ids, progress)
+
+    def next(self, ids: Sequence[int]) -> Choice:
+        """See `TokenSource`."""
+        logits, self._prompt_logits = self._prompt_logits, None
+        if logits is None:
+            with self._interruption.computing():
+                logits = self._prefix_cache.read(ids)
+        return self.choose(logits, ids)
+
+    def choose(self, logits: Tensor, ids: Sequence[int], draw: Callable[[Tensor], int] | None = None) -> Choice:
+        """The token that follows `ids`, whose `logits` (V,) are known.
+
+        `draw` takes a token from the distribution (V,) unless the answer is constrained; by default the sampler does.
+        """
+        with self._prefix_cache.sampling_threads():
+            if self._form is not None:
+                # Before tokens are masked: probabilities are shown of all of them.
+                check_logits(logits)
+                room = self._longest - len(ids)
+                allowed, distribution, token = self._form.choose(logits, self._sampler, ids, room)
+                return Choice(token, "model", logits, distribution, allowed)
+            if self._probabilities or draw is not None:
+                distribution = self._sampler.distribution(logits, ids)
+                return Choice((draw or self._sampler.draw)(distribution), "model", logits, distribution)
+            return Choice(self._sampler.choose(logits, ids, greatest=self._prefix_cache.greatest(logits)))
+
+    def end(self, ids: Sequence[int]) -> None:
+        """See `TokenSource`."""
+
+    def stats(self) -> Mapping[str, Any]:
+        """See `TokenSource`."""
+        return {}
