@@ -1,4 +1,4 @@
-"""How long a text may become, and what is said where memory ends before."""
+"""The longest text that a context allows, and the error where memory is too small for it."""
 
 from __future__ import annotations
 

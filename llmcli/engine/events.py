@@ -1,4 +1,4 @@
-"""What happens while a reply is generated: plain, frozen values that any front end can show or write down."""
+"""The events of a reply: plain, frozen values that any front end can show or store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token the model could have said."""
+    """A token that could have come."""
 
     id: int
     text: str
@@ -29,7 +29,7 @@ class Candidate:
 
 
 Origin: TypeAlias = Literal["model", "draft", "lookup"]
-"""Who came up with a token: the model, or a draft model or the text itself before the model agreed."""
+"""What proposed a token: the model itself, or a draft model or a lookup in the text, which the model confirmed."""
 Filter: TypeAlias = Literal[
     "constraint",
     "logit_bias",
@@ -49,7 +49,7 @@ Filter: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class SampledCandidate(Candidate):
-    """A token the model could have said, and what the filters made of it."""
+    """A token that could have come, and its probability after the filters."""
 
     sampled_prob: float
     """Its probability after all of them."""
@@ -85,8 +85,8 @@ class Step:
     """One generated token.
 
     `logprob`, `entropy` (both in nats), `rank` and the order of `top` are those of the model's own distribution, before
-    temperature and filters; `sampled_prob` is the probability the token had after them. All are None or empty when
-    nobody asked.
+    temperature and filters; `sampled_prob` is the token's probability after them. All are None or empty unless
+    probabilities were asked for.
     """
 
     index: int
@@ -103,12 +103,12 @@ class Step:
     """What was read to say it. An engine leaves it out: attention is read when the reply is over, if at all."""
     origin: Origin = "model"
     thinking: str = ""
-    """New text of a thought, where thoughts are told from the answer; otherwise they are in `text`, marks and all."""
+    """New text of a thought, where thoughts are separated from the answer; otherwise it is in `text`, marks and all."""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What a reply cost. Times in seconds; speeds are None where nothing was measured."""
+    """Tokens, times in seconds and speeds of a reply; speeds are None where nothing was measured."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -123,11 +123,11 @@ class Stats:
     proposed_tokens: int = 0
     """Tokens that a draft model or the text itself proposed."""
     accepted_tokens: int = 0
-    """How many of them were said."""
+    """How many of them the model accepted."""
     acceptance_rate: float | None = None
     """Their share; None where nothing was proposed."""
     tokens_per_pass: float | None = None
-    """Tokens that a pass of the model gave, the reading of the prompt left out; None where nobody could propose."""
+    """Tokens per pass of the model, without prefill; None where nothing could be proposed."""
     speculative_gain: float | None = None
     """How many times as fast that was as passes of one token, by those of them that were made; None without any."""
 

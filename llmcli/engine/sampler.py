@@ -1,7 +1,7 @@
 """From logits to the next token: filters, then one draw.
 
-`distribution` is the whole truth about how a token is chosen. Whoever verifies or displays a choice asks it, so there
-is no second place where a filter could be applied differently. V is the vocabulary.
+`distribution` defines how a token is chosen. What verifies or displays a choice uses it too, so no filter is applied
+differently in a second place. V is the vocabulary.
 """
 
 from __future__ import annotations
@@ -108,11 +108,11 @@ class Sampler:
         return self._given_back.popleft() if self._given_back else self._random.random()
 
     def uniforms(self, count: int) -> list[float]:
-        """The numbers by which so many tokens are chosen elsewhere; where the most probable is taken, none is drawn."""
+        """Numbers from 0 to 1 by which a kernel chooses `count` tokens; 0 where it takes the most probable one."""
         return [self.uniform() if self.params.temperature else 0.0 for _ in range(count)]
 
     def give_back(self, uniforms: Sequence[float]) -> None:
-        """Those of `uniforms` by which no token was chosen are the next ones again."""
+        """Return numbers by which no token was chosen: they come next again."""
         if self.params.temperature:
             self._given_back.extendleft(reversed(uniforms))
 

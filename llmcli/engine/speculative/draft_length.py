@@ -1,29 +1,28 @@
-"""How many tokens to propose: as many as pay, by the chances and the costs that were measured on the way."""
+"""How many tokens to propose: the number with the best expected gain, from measured acceptance rates and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# The weight of a new measurement of time, and how many times what was known it can be: more is an accident.
+# The weight of a new time in its moving average, and its limit as a multiple of the average: longer is an outlier.
 _NEW, _ACCIDENT = 0.15, 2.0
-# By how much each further token of a pass is taken to slow it down until that is measured, in passes of one token.
+# What each further token of a pass is assumed to cost until that is measured, in passes of one token.
 _SLOPE = 0.2
-# The same beyond the largest that was measured: so many times what each cost so far, and at least so much.
+# Beyond the largest pass that was measured: this multiple of the cost per token so far, and at least this much.
 _STEEPER, _LEAST_SLOPE = 2.0, 0.02
-# Less gain than that is not worth a larger pass, by which a measurement may well be wrong.
+# A smaller gain is not worth a larger pass: the measurements are not that exact.
 _LEAST_GAIN = 1.03
-# Passes of one token that are made before anything is reckoned, since the first are slow, and after how many others one
-# is made again.
+# Passes of one token before anything is proposed, since the first are slow, and other passes between two of them later.
 _FIRST_PLAIN, _PLAIN_AGAIN = 3, 32
-# How much of the evidence stays with each token, and how much of it while nothing is tried.
+# The share of earlier evidence that stays with each token, and while nothing is proposed.
 _KEPT, _KEPT_UNTRIED = 0.97, 0.995
 
 
 class AcceptanceRate:
-    """How often a token of some kind is taken: a mean over those seen, of which the latest count most."""
+    """How often tokens of some kind are accepted: a moving average that weighs the latest most."""
 
     def __init__(self, prior: float, weight: float) -> None:
-        """What is believed at first, with the weight of so many tokens."""
+        """The rate `prior` is assumed at first, with the weight of `weight` tokens."""
         self._prior = prior * weight, weight
         self._taken, self._seen = self._prior
 
@@ -33,11 +32,11 @@ class AcceptanceRate:
         return self._taken / self._seen
 
     def saw(self, taken: bool) -> None:
-        """One more was taken, or was not."""
+        """One more was accepted, or was not."""
         self._taken, self._seen = _KEPT * self._taken + taken, _KEPT * self._seen + 1
 
     def forget(self) -> None:
-        """It was not tried this time: what was seen goes back to what was believed at first, little by little."""
+        """None was proposed this time: the rate goes back towards the prior, little by little."""
         self._taken = _KEPT_UNTRIED * self._taken + (1 - _KEPT_UNTRIED) * self._prior[0]
         self._seen = _KEPT_UNTRIED * self._seen + (1 - _KEPT_UNTRIED) * self._prior[1]
 
@@ -51,7 +50,7 @@ class StepCosts:
 
     @property
     def plain_is_known(self) -> bool:
-        """Whether passes of one token, by which all is reckoned, were measured often enough, and not long ago."""
+        """Whether passes of one token, the unit of all costs, were measured often enough and recently."""
         return self._plain_passes >= _FIRST_PLAIN and self._passes_since < _PLAIN_AGAIN
 
     @property
@@ -60,14 +59,14 @@ class StepCosts:
         return self._seconds.get(1)
 
     def saw(self, tokens: int, seconds: float) -> None:
-        """A pass of so many tokens took so long."""
+        """A pass of `tokens` tokens took `seconds`."""
         before = self._seconds.get(tokens)
         if tokens == 1:
             self._plain_passes, self._passes_since = self._plain_passes + 1, 0
         else:
             self._passes_since += 1
         if before is None and self.plain_s is not None:
-            # Should the first have been held up by something else, there would hardly be a second.
+            # A first time that is far too long would prevent a second.
             seconds = min(seconds, 2 * self.ratio(tokens) * self.plain_s)
         if before is not None and tokens == 1 and self._plain_passes <= _FIRST_PLAIN:
             self._seconds[1] = min(before, seconds)
@@ -75,7 +74,7 @@ class StepCosts:
             self._seconds[tokens] = mixed(before, seconds)
 
     def ratio(self, tokens: int) -> float:
-        """How many passes of one token a pass of so many costs, measured or reckoned from the nearest measured."""
+        """The cost of a pass of `tokens` tokens in passes of one, measured or estimated from the nearest measured."""
         below = max((count for count in self._seconds if count <= tokens), default=1)
         above = min((count for count in self._seconds if count > tokens), default=None)
         least = self._measured(below)
@@ -90,10 +89,10 @@ class StepCosts:
         return 1.0 if plain_s is None else max(1.0, self._seconds[tokens] / plain_s)
 
     def best(self, chances: Sequence[float], *, each: float = 0.0, limit: float = float("inf")) -> tuple[int, float]:
-        """How many proposals to make, which have such `chances` each if those before are taken; and what is gained.
+        """How many proposals to make, and the expected gain; `chances` are their acceptance rates if those before are.
 
-        Each costs `each` passes of one token to make. No more may be lost than `limit` if none is taken. The gain is in
-        tokens in the time of a pass of one token (Leviathan et al. 2023, theorem 3.8, with measured costs).
+        Each costs `each` passes of one token to make. No more than `limit` may be lost if none is accepted. The gain is
+        in tokens in the time of a pass of one token (Leviathan et al. 2023, theorem 3.8, with measured costs).
         """
         count, gain = 0, 1.0
         survive = tokens = 1.0
@@ -107,5 +106,5 @@ class StepCosts:
 
 
 def mixed(before: float | None, seconds: float) -> float:
-    """The mean time that something takes, of which the latest times count most."""
+    """The moving average of a time after one more measurement, which counts most."""
     return seconds if before is None else before + _NEW * (min(seconds, _ACCIDENT * before) - before)

@@ -1,4 +1,4 @@
-"""Prompt lookup: what followed the last words the last time they were said, proposed again.
+"""Prompt lookup: propose what followed the last tokens of the text where they occurred before.
 
 After "Assisted generation" by prompt lookup (Saxena 2023), which needs no second model: a reply that quotes, summarizes
 or edits a text says much of it again.
@@ -12,13 +12,13 @@ from typing import NamedTuple
 SHORTEST = 3
 """The fewest tokens that must be the same for what followed them to be proposed."""
 LONGEST = 12
-"""Tokens beyond which no more are compared: so many are no coincidence."""
+"""The most tokens that are compared: a match of that length is no coincidence."""
 # Earlier places that are compared, the latest first: a common phrase may be at hundreds.
 _PLACES = 16
 
 
 class Match(NamedTuple):
-    """Where the end of a text has been before."""
+    """An earlier place in a text that is like its end."""
 
     length: int
     """How many tokens are the same, `LONGEST` at most."""

@@ -1,4 +1,4 @@
-"""The rule by which a proposed token is taken or refused, so that what is said has the model's own distribution.
+"""Rejection sampling: accept a proposed token or resample, so that the reply has the model's own distribution.
 
 Leviathan et al. 2023 (arXiv:2211.17192), algorithm 1; Chen et al. 2023 (arXiv:2302.01318), algorithm 2. V is the
 vocabulary.
@@ -16,12 +16,12 @@ from llmcli.engine.sampler import Sampler
 
 @dataclass(frozen=True)
 class Proposal:
-    """A token that could come next, proposed before the model was asked."""
+    """A token that could come next, proposed before the model's pass."""
 
     token: int
     origin: Origin
     distribution: Tensor | None = None
-    """What it was drawn from, (V,); None: there was no choice, so that it had the probability 1."""
+    """What it was sampled from, (V,); None: it was not sampled, so its probability was 1."""
 
 
 def accept_or_resample(distribution: Tensor, proposal: Proposal | None, sampler: Sampler) -> int:
