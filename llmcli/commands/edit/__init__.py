@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmcli.commands.edit.fact import fact
-from llmcli.commands.edit.manage import list_edits, show_edit, undo
+from llmcli.commands.edit.manage import list_edits, remove, show_edit
 from llmcli.commands.edit.merge import merge
 
 _DEFAULT = "fact"
@@ -36,7 +36,7 @@ class _PromptOrCommand(TyperGroup):
 app = typer.Typer(
     name="edit",
     cls=_PromptOrCommand,
-    help="Change a fact that a model holds, see what became of the rest, and keep, stack, merge or undo such edits.",
+    help="Change a fact that a model holds, see what became of the rest, and keep, stack, merge or delete such edits.",
     epilog='llm edit "The Eiffel Tower is located in the city of" --subject "Eiffel Tower" --to Rome; '
     "llm edit fact --help lists the options. llm generate -e NAME uses an edit.",
     no_args_is_help=True,
@@ -45,4 +45,6 @@ app.command(_DEFAULT)(fact)
 app.command("list")(list_edits)
 app.command("show")(show_edit)
 app.command("merge")(merge)
-app.command("undo")(undo)
+app.command("rm")(remove)
+# Its earlier name.
+app.command("undo", hidden=True)(remove)

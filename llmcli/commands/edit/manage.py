@@ -1,4 +1,4 @@
-"""`llm edit list`, `show` and `undo`: the edits that are kept in the data directory."""
+"""`llm edit list`, `show` and `rm`: the edits that are kept in the data directory."""
 
 from __future__ import annotations
 
@@ -72,19 +72,19 @@ def show_edit(name: Name, *, view_options: _Json) -> None:
     terminal.console_out().print(edit_lines(facts))
 
 
-def undo(
+def remove(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME|FILE]", help="Which; default: the last one that was made.")
     ] = None,
 ) -> None:
-    """Delete an edit. The model itself never was another, so there is nothing else to undo."""
+    """Delete an edit; the files of the model were never changed."""
     from llmcli.checkpoint.edits.edit_file import read_edit
     from llmcli.checkpoint.edits.store import edit_files, find_edit, remove_edit
 
     if name is None:
         kept = edit_files()
         if not kept:
-            raise UsageError("No edit is kept, so there is none to undo.")
+            raise UsageError("No edit is kept, so there is none to delete.")
         path = kept[0]
     else:
         path = find_edit(name)

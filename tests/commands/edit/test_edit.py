@@ -51,7 +51,7 @@ def test_an_edit_is_kept_used_and_undone(edit, folder: Path, tmp_path: Path) -> 
     assert said[0] != said[1]
     seen = [llm("inspect", "lens", FACT.prompt, "-m", folder, "--json", *more).stdout for more in ((), text[-2:])]
     assert seen[0] != seen[1]
-    assert llm("edit", "undo").returncode == 0
+    assert llm("edit", "rm").returncode == 0
     assert llm("score", *text).returncode == 2
     assert llm("score", 'See the tower "B', "-m", folder, "--json").stdout == before
 
@@ -111,5 +111,5 @@ def test_edits_are_merged_into_a_new_checkpoint(edit, folder: Path, tmp_path: Pa
 
 def test_help_shows_the_prompt_and_the_commands() -> None:
     shown = llm("edit", "--help").stdout
-    assert b"PROMPT --subject" in shown and all(name in shown for name in (b"list", b"show", b"merge", b"undo"))
+    assert b"PROMPT --subject" in shown and all(name in shown for name in (b"list", b"show", b"merge", b" rm "))
     assert b"--layer" in llm("edit", "any words", "--help").stdout
