@@ -1,4 +1,4 @@
-"""The prompt of a reply: a text to continue, messages in a chat template, or a gap to fill; and its tokens."""
+"""The prompt of a reply (a text to continue, messages in a chat template, or a gap to fill) and its token ids."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReplyPrompt:
-    """What a reply is to answer."""
+    """A prompt that can be encoded with or without a prefill."""
 
     tokenizer: Tokenizer
     template: ChatTemplate | None
-    """None for a text to continue."""
+    """None for a raw text to continue."""
     text: str = ""
-    """The text to continue."""
+    """The text to continue, or the text before a gap."""
     messages: tuple[Message, ...] = ()
-    """Those that the template writes."""
+    """The messages that the template writes."""
     variables: Mapping[str, object] = field(default_factory=dict)
-    """Those of the template."""
+    """Variables of the template."""
     continue_last: bool = False
-    """Whether the reply goes on with the last message, which is the assistant's."""
+    """Whether the reply continues the last message, which is the assistant's."""
     strict_system: bool = False
     """Whether a system prompt that the template does not write is an error."""
     no_thinking: bool = False
-    """Whether the model is to answer without a thought."""
+    """Whether the model should answer without thinking."""
     control_tokens: bool = False
-    """Whether control tokens may be spelled in a text to continue."""
+    """Whether spellings of control tokens in a raw text become control tokens."""
     gap: tuple[FillIn, str] | None = None
-    """How to fill a gap behind `text`, and what comes behind the gap."""
+    """For fill-in-the-middle: the model's format, and the text after the gap."""
     notes: tuple[str, ...] = ()
-    """What the user should know, beside the notes of the template."""
+    """Notes for the user about a raw text."""
 
     @classmethod
     def make(
@@ -56,18 +56,18 @@ class ReplyPrompt:
         strict_system: bool = False,
         no_thinking: bool = False,
     ) -> ReplyPrompt:
-        """The prompt for a text or for messages, written with `template`; without one, the text is continued.
+        """The prompt for a text or for messages in `template`; without a template, the text is continued.
 
-        By default a last message of the assistant is continued.
+        `continue_last` is by default true if the last message is the assistant's.
 
         Raises:
-            UsageError: there is no template for what is given, or a message cannot be said.
+            UsageError: messages, a system prompt or variables need a template, or the format of a message is wrong.
         """
         if template is None:
             if not isinstance(prompt, str):
                 raise UsageError("Without a chat template there can be no messages; give a text.")
             if system or variables:
-                raise UsageError("Without a chat template there is no place for a system prompt or variables of it.")
+                raise UsageError("A system prompt or template variables need a chat template, and there is none.")
             return cls(tokenizer, None, prompt)
         text = prompt if isinstance(prompt, str) else ""
         messages = (Message("user", prompt),) if isinstance(prompt, str) else as_messages(prompt)
@@ -86,11 +86,11 @@ class ReplyPrompt:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the chat template writes it."""
+        """Whether the chat template writes the prompt."""
         return self.template is not None and self.gap is None
 
     def built(self, prefill: str = "") -> ChatPrompt:
-        """The tokens up to where the model goes on, which is after `prefill`, and notes for the user."""
+        """The token ids up to the end of `prefill`, where the model continues, and notes for the user."""
         if self.gap is not None:
             fill_in, suffix = self.gap
             return ChatPrompt(fill_in.ids(self.tokenizer, self.text, suffix))

@@ -1,4 +1,4 @@
-"""Long text on a terminal, a screen at a time."""
+"""Show long text on a terminal through a pager."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llmcli.views.terminal.unencodable import HANDLER
 
 
 def show(lines: Sequence[str], *, paged: bool = True) -> None:
-    """Write `lines` to standard output, a terminal: if `paged`, through the pager when they do not fit on the screen.
+    """Write `lines` to the terminal on standard output; if `paged` and they do not fit the screen, through a pager.
 
-    The pager is the command in `PAGER`, else `less`. `NO_PAGER`, an empty `PAGER`, or a pager that does not start: the
-    lines are written as they are. `lines` hold no escape sequences but colors.
+    The pager is the command in `PAGER`, else `less`. With `NO_PAGER`, an empty `PAGER`, or a pager that does not
+    start, the lines are written directly. `lines` must have no escape sequences except colors.
     """
     stdout = terminal.stdout()
     text = "".join(f"{line}\n" for line in lines).encode(stdout.encoding, errors=HANDLER)
@@ -36,14 +36,14 @@ def _command() -> list[str]:
 
 
 def _shown_by(command: list[str], text: bytes) -> bool:
-    """Whether `command` could be started; it has then shown `text`."""
-    # R lets colors through; set unless the user has chosen options for less.
+    """Show `text` with the pager `command`; returns whether it could be started."""
+    # -R passes colors through; not set if the user has chosen options for less.
     environment = {"LESS": "-R", **os.environ}
     try:
         pager = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
     except OSError:
         return False
-    # Ctrl-C is the pager's: it stops a search there.
+    # Leave Ctrl-C to the pager, where it stops a search.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         pager.communicate(text)
