@@ -19,12 +19,17 @@ def set_(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="What it stands for, as -m takes it.")],
 ) -> None:
     """Let a name stand for a model; an alias of that name is replaced."""
-    from llmcli.hub.aliases import aliases_path, set_alias
+    from llmcli.hub.aliases import aliases_path, check_alias, set_alias
+    from llmcli.hub.resolve import missing_model
 
+    check_alias(name, model)
+    missing = missing_model(model)
     target, aside = set_alias(name, model)
     if aside is not None:
         terminal.note(f"{aliases_path()} held no aliases that could be read; it is kept as {aside}.")
     terminal.note(f"{name} is {target}.")
+    if missing is not None:
+        terminal.note(missing)
 
 
 @app.command("list")

@@ -79,6 +79,16 @@ def _read(path: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def check_alias(name: str, model: str) -> None:
+    """Raise `UsageError` if `name` would be ambiguous as an alias, or `model` is empty."""
+    if _NAME.fullmatch(name) is None or name.lower().endswith(".gguf"):
+        raise UsageError(f"{name!r} cannot be an alias: use letters, digits, dots, dashes and underscores.")
+    if STARTER.called(name):
+        raise UsageError(f"{name!r} is the starter model, and cannot be an alias.")
+    if not model.strip():
+        raise UsageError("The model's name is empty.")
+
+
 def set_alias(name: str, model: str) -> tuple[str, Path | None]:
     """Let `name` mean `model`; returns the model (a path is made absolute).
 
@@ -87,12 +97,7 @@ def set_alias(name: str, model: str) -> tuple[str, Path | None]:
     Raises:
         UsageError: `name` would be ambiguous, or `model` is an alias itself.
     """
-    if _NAME.fullmatch(name) is None or name.lower().endswith(".gguf"):
-        raise UsageError(f"{name!r} cannot be an alias: use letters, digits, dots, dashes and underscores.")
-    if STARTER.called(name):
-        raise UsageError(f"{name!r} is the starter model, and cannot be an alias.")
-    if not model.strip():
-        raise UsageError("The model's name is empty.")
+    check_alias(name, model)
     path = Path(model).expanduser()
     target = str(path.resolve()) if path.exists() else model
     with _editing(setting=True) as (known, aside):

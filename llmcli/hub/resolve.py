@@ -78,6 +78,25 @@ def resolve(name: str | None, *, fetch: bool = True, progress: Progress | None =
     return fetch_model(hub_name, report)
 
 
+def missing_model(name: str) -> str | None:
+    """What to say of a model that can be fetched but is not on this machine; None for one that is.
+
+    Raises:
+        ModelNotFoundError: no model has that name, and none could be fetched by it.
+    """
+    try:
+        resolve(name, fetch=False)
+        return None
+    except UsageError:  # the file of aliases is damaged, and may hold this name
+        return None
+    except ModelNotFoundError as error:
+        name = alias_target(name) or name
+        is_path = name.startswith((".", "/", "~")) or name.lower().endswith(".gguf")
+        if starter.STARTER.called(name) or (parse_hub_name(name) is not None and not is_path):
+            return str(error)
+        raise
+
+
 def pull(name: str, progress: Progress = no_progress) -> Path:
     """Like `resolve`, but updates a hub model that is in the cache already."""
     from llmcli.hub.download import fetch_model

@@ -40,10 +40,21 @@ def test_an_alias_stands_for_a_model_wherever_one_is_named(home: Path) -> None:
 
 
 def test_an_alias_can_stand_for_what_is_not_here_yet() -> None:
-    assert llm("alias", "set", "far", "owner/name:Q4_K_M").returncode == 0
+    made = llm("alias", "set", "far", "owner/name:Q4_K_M")
+    assert made.returncode == 0
+    assert b"owner/name:Q4_K_M is not on this machine; `llm pull" in made.stderr
+    assert llm("alias", "set", "first", "starter").returncode == 0
     result = llm("generate", "hi", "-m", "far")
     assert (result.returncode, b"owner/name" in result.stderr) == (3, True)
     assert b"owner/name" in llm("pull", "far").stderr
+
+
+@pytest.mark.parametrize("model", ["nothing", "./nothing", "/no/where", "a/b.gguf", "staarter"])
+def test_an_alias_for_nothing_known_is_not_made(model: str) -> None:
+    result = llm("alias", "set", "fast", model)
+    assert result.returncode == 3
+    assert model.encode() in result.stderr
+    assert json.loads(llm("alias", "list", "--json").stdout) == {}
 
 
 def test_a_path_comes_before_an_alias_and_an_alias_is_suggested(home: Path) -> None:

@@ -44,16 +44,16 @@ class PromptTemplate:
             UsageError: there is no value for a place, or no place for a value.
         """
         places = self.places
+        for key in params:
+            if key not in places:
+                known = f"its places are {', '.join(places)}" if places else "it has none"
+                raise UsageError(f"The prompt template {self.name!r} has no place {{{key}}}; {known}.")
         missing = [place for place in places if place not in params and (place != _INPUT or not text)]
         if missing == [_INPUT]:
             raise UsageError(f"The prompt template {self.name!r} needs a prompt to go into {{{_INPUT}}}.")
         if missing:
             needed = " ".join(f"--param {place}=..." for place in missing if place != _INPUT)
             raise UsageError(f"The prompt template {self.name!r} has places to fill: {needed}.")
-        for key in params:
-            if key not in places:
-                known = f"its places are {', '.join(places)}" if places else "it has none"
-                raise UsageError(f"The prompt template {self.name!r} has no place {{{key}}}; {known}.")
         values = {_INPUT: text, **params}
 
         def fill(pattern: str) -> str:

@@ -73,6 +73,7 @@ def test_a_system_prompt_gives_way_to_the_flag_only(model: Path, home: Path) -> 
             ["x", "-T", "greet", "--param", "name=x", "--param", "other=y"],
             "no place {other}; its places are name, input",
         ),
+        (["x", "-T", "greet", "--param", "nmae=x"], "no place {nmae}; its places are name, input"),
         (["x", "-T", "greet", "--param", "name"], "KEY=VALUE"),
         (["x", "-T", "../greet"], "cannot name"),
         (["x", "--param", "name=x"], "--prompt-template"),
