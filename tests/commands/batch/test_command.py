@@ -164,6 +164,18 @@ def test_stats_say_which_path_ran(model: Path, tmp_path: Path) -> None:
     assert "cpu kernel (" in line or "readable model, cpu" in line
 
 
+def test_a_note_says_that_the_readable_model_answers_one_prompt_after_another(model: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "in.jsonl", TASKS)
+    one, four = (
+        llm("batch", file, "-m", model, "-n", 3, "-t", 0, "--dtype", "float16", "--parallel", parallel)
+        for parallel in (1, 4)
+    )
+    assert not one.stderr
+    assert four.stderr.decode().startswith("Replies are generated 1 at a time here: readable model, cpu, float16 (")
+    texts = [[result["text"] for result in results(each.stdout)] for each in (one, four)]
+    assert texts[0] == texts[1]
+
+
 @pytest.fixture
 def slow(tmp_path: Path) -> tuple[Path, Path]:
     """A model, and prompts of which the first are answered at once and the others after a while."""
