@@ -21,7 +21,7 @@ PACKAGE = Path(llmcli.__file__).parent
 # Bottom to top: a room imports only from rooms before it. `__init__` imports the public API on first use, and no other
 # module imports through it.
 ROOMS = [
-    "errors", "paths", "files", "docs", "library_output", "torch_build", "device", "text", "model", "kernels",
+    "errors", "extras", "paths", "files", "docs", "library_output", "torch_build", "device", "text", "model", "kernels",
     "checkpoint", "hub", "engine", "conversations", "api", "inspection", "editing", "doctor", "replay", "startup",
     "bench", "views", "commands", "cli", "__main__",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from llmcli.bench.arms.subprocesses import ARM, answers, drop_from_page_cache, e
 from llmcli.bench.plan import BenchPlan
 from llmcli.bench.results import MACHINE, MEASURES, OURS, Failure, Measure, Measurement, in_turn
 from llmcli.errors import UsageError
+from llmcli.extras import install_command
 
 PEERS = {
     "llama.cpp": ("llama_cpp", "llama-cpp-python"),
@@ -67,13 +68,15 @@ def refusal(arm: str, format_: str) -> str | None:
     """Why a peer cannot run a model of this format on this machine; None if it can."""
     module, distribution = PEERS[arm]
     if importlib.util.find_spec(module) is None:
-        return f"{distribution} is not installed; `pip install 'llmcli[bench]'` installs it."
+        return f"{distribution} is not installed; this installs it: {install_command('bench')}"
     if arm == "llama.cpp" and format_ != "GGUF":
         return f"llama.cpp runs GGUF files only; this model is {format_}."
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if arm != "llama.cpp" and format_ == "GGUF" and missing:
         needs = " and ".join(missing)
-        return f"transformers needs {needs} to read GGUF files; `pip install 'llmcli[bench]'` installs what is missing."
+        return (
+            f"transformers needs {needs} to read GGUF files; this installs what is missing: {install_command('bench')}"
+        )
     return None
 
 

@@ -88,10 +88,15 @@ def test_peers_are_chosen_by_name() -> None:
 @pytest.mark.parametrize(
     ("arm", "format_", "missing", "words"),
     [
-        ("llama.cpp", "GGUF", {"llama_cpp"}, r"llama-cpp-python is not installed; `pip install 'llmcli\[bench\]'`"),
-        ("transformers", "safetensors", {"transformers"}, r"transformers is not installed; `pip install"),
+        ("llama.cpp", "GGUF", {"llama_cpp"}, r"llama-cpp-python is not installed; .* install 'llmcli\[bench\]'"),
+        (
+            "transformers",
+            "safetensors",
+            {"transformers"},
+            r"transformers is not installed; .* -m pip install",
+        ),
         ("llama.cpp", "safetensors", set(), "GGUF files only; this model is safetensors"),
-        ("transformers", "GGUF", {"gguf", "accelerate"}, r"needs gguf and accelerate .*`pip install"),
+        ("transformers", "GGUF", {"gguf", "accelerate"}, r"needs gguf and accelerate .* -m pip install"),
         ("transformers", "safetensors", {"gguf"}, None),
         ("transformers", "GGUF", set(), None),
         ("llama.cpp", "GGUF", set(), None),

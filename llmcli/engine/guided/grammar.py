@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llmcli.engine.guided.json_schema import AdaptedSchema
 from llmcli.errors import UsageError
+from llmcli.extras import install_command
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -241,7 +242,7 @@ def _library() -> Any:
         from llguidance import LLMatcher
     except ImportError:
         raise UsageError(
-            "Replies of a given form need the package llguidance: pip install 'llmcli[constrain]'; "
-            "see llm help structured-output."
+            "Replies of a given form need the package llguidance, see llm help structured-output. "
+            f"This installs it: {install_command('constrain')}"
         ) from None
     return LLMatcher

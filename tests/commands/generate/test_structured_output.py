@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from unittest import mock
@@ -130,7 +131,8 @@ def test_what_cannot_be_is_said_before_a_model_is_looked_for(flags: list[str], w
 def test_a_missing_library_is_said_with_its_remedy() -> None:
     with mock.patch.dict(sys.modules, {"llguidance": None}):
         result = llm("generate", "hi", "-m", "/nowhere", "--regex", "a")
-    assert result.returncode == 2 and b"pip install 'llmcli[constrain]'" in result.stderr
+    assert result.returncode == 2
+    assert f"{shlex.quote(sys.executable)} -m pip install 'llmcli[constrain]'" in result.stderr.decode()
 
 
 def test_a_person_sees_it_as_it_comes_and_a_program_once_it_is_whole() -> None:
