@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llmcli.commands.shared.completion import ALIASES, MODELS
 from llmcli.errors import UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
@@ -16,7 +17,9 @@ app = typer.Typer(name="alias", help="Short names for models, for use wherever o
 @app.command("set")
 def set_(
     name: Annotated[str, typer.Argument(help="The short name.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="What it stands for, as -m takes it.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", autocompletion=MODELS, help="What it stands for, as -m takes it.")
+    ],
 ) -> None:
     """Let a name stand for a model; an alias of that name is replaced."""
     from llmcli.hub.aliases import aliases_path, check_alias, set_alias
@@ -54,7 +57,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON obj
 
 
 @app.command("rm")
-def remove(name: Annotated[str, typer.Argument(help="The short name.")]) -> None:
+def remove(name: Annotated[str, typer.Argument(autocompletion=ALIASES, help="The short name.")]) -> None:
     """Forget an alias; the model stays."""
     from llmcli.hub.aliases import remove_alias
 

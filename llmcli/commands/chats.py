@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmcli.commands.shared.completion import CONVERSATIONS
 from llmcli.errors import LlmcliError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="chats", help="List, show, export and delete saved conversations.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="An id that `llm chats list` shows, or its beginning or end.")]
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", autocompletion=CONVERSATIONS, help="An id that `llm chats list` shows, or its beginning or end."
+    ),
+]
 
 
 class Format(str, Enum):

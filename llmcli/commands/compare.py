@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.commands.shared import output
+from llmcli.commands.shared.completion import DTYPES, MODELS
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.flags import MODEL, PROMPT, SAMPLING, flag, only, text, with_options
 from llmcli.commands.shared.options.model import ModelOptions
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 @with_options
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A model.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another with the same tokenizer, or the same again.")],
+    first: Annotated[str, typer.Argument(metavar="A", autocompletion=MODELS, help="A model.")],
+    second: Annotated[
+        str,
+        typer.Argument(metavar="B", autocompletion=MODELS, help="Another with the same tokenizer, or the same again."),
+    ],
     content: Annotated[
         str | None, typer.Argument(metavar="[TEXT|-]", help="The text to compare them on; - or nothing is piped text.")
     ] = None,
@@ -54,9 +58,12 @@ def compare(
         ),
     ] = 64,
     dtype_a: Annotated[
-        str, flag("--dtype-a", env=False, panel=MODEL, help="Of A: auto, float32, bfloat16 or float16.")
+        str,
+        flag(
+            "--dtype-a", env=False, panel=MODEL, autocompletion=DTYPES, help="Of A: auto, float32, bfloat16 or float16."
+        ),
     ] = "auto",
-    dtype_b: Annotated[str, flag("--dtype-b", env=False, panel=MODEL, help="Of B.")] = "auto",
+    dtype_b: Annotated[str, flag("--dtype-b", env=False, panel=MODEL, autocompletion=DTYPES, help="Of B.")] = "auto",
     model_options: Annotated[ModelOptions, only("device", "readable")],
     view_options: ViewOptions,
     terminal_options: TerminalOptions,

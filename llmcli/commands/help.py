@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from llmcli.commands.shared.completion import TOPICS
 from llmcli.commands.shared.options.flags import only, with_options
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.docs import pages
@@ -26,7 +27,11 @@ def help_(
     context: typer.Context,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TOPIC|COMMAND|WORD]...", help="What to look up. Default: the list of topics."),
+        typer.Argument(
+            metavar="[TOPIC|COMMAND|WORD]...",
+            autocompletion=TOPICS,
+            help="What to look up. Default: the list of topics.",
+        ),
     ] = None,
     pager: Annotated[
         bool,

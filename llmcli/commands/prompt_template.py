@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llmcli.commands.shared import prompt_template_files
+from llmcli.commands.shared.completion import PROMPT_TEMPLATES
 from llmcli.commands.shared.options.flags import only, text, with_options
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import read_prompt
@@ -62,7 +63,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON arr
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A saved prompt.")],
+    name: Annotated[str, typer.Argument(autocompletion=PROMPT_TEMPLATES, help="A saved prompt.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Print a saved prompt; its system prompt goes to stderr."""
@@ -76,7 +77,7 @@ def show(
 
 
 @app.command("rm")
-def remove(name: Annotated[str, typer.Argument(help="A saved prompt.")]) -> None:
+def remove(name: Annotated[str, typer.Argument(autocompletion=PROMPT_TEMPLATES, help="A saved prompt.")]) -> None:
     """Delete a saved prompt."""
     prompt_template_files.remove(name)
     terminal.note(f"{name} is deleted.")

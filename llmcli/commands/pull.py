@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llmcli.commands.shared.completion import MODELS
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
@@ -13,7 +14,10 @@ from llmcli.views.terminal.progress import progress_bar
 def pull(
     name: Annotated[
         str,
-        typer.Argument(help="owner/name, owner/name:Q4_K_M (one file of a GGUF repository), owner/name@revision."),
+        typer.Argument(
+            autocompletion=MODELS,
+            help="owner/name, owner/name:Q4_K_M (one file of a GGUF repository), owner/name@revision.",
+        ),
     ] = "starter",
 ) -> None:
     """Fetch a model and print where it is. Without a name: the small starter model."""

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from llmcli.commands.shared.completion import PULLED
 from llmcli.views.terminal.sanitize import visible
 from llmcli.views.terminal.terminal import is_terminal
 
 
 def remove(
-    name: Annotated[str, typer.Argument(help="A name that `llm list` shows.")],
+    name: Annotated[str, typer.Argument(autocompletion=PULLED, help="A name that `llm list` shows.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a model from the model store or the hub cache. Your own files are never touched."""

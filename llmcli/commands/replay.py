@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmcli.commands.shared.completion import DEVICES, DTYPES, MODELS
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.flags import MODEL, RUNNING, flag, only, with_options
 from llmcli.commands.shared.options.model import ModelOptions
@@ -28,15 +29,30 @@ def replay(
     model: Annotated[
         str | None,
         flag(
-            "--model", "-m", env=False, metavar="NAME|PATH", panel=MODEL, help="Another model. Default: the recorded."
+            "--model",
+            "-m",
+            env=False,
+            metavar="NAME|PATH",
+            panel=MODEL,
+            autocompletion=MODELS,
+            help="Another model. Default: the recorded.",
         ),
     ] = None,
     dtype: Annotated[
-        str | None, flag("--dtype", env=False, panel=MODEL, help="Type of the weights. Default: as recorded.")
+        str | None,
+        flag(
+            "--dtype", env=False, panel=MODEL, autocompletion=DTYPES, help="Type of the weights. Default: as recorded."
+        ),
     ] = None,
     device: Annotated[
         str | None,
-        flag("--device", env=False, panel=RUNNING, help="Where to compute. Default: as recorded, if it is there."),
+        flag(
+            "--device",
+            env=False,
+            panel=RUNNING,
+            autocompletion=DEVICES,
+            help="Where to compute. Default: as recorded, if it is there.",
+        ),
     ] = None,
     view_options: Annotated[ViewOptions, only("as_json")],
     terminal_options: Annotated[TerminalOptions, only("color", "quiet")],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmcli.commands.shared.completion import MODELS
 from llmcli.commands.shared.options.flags import only, with_options
 from llmcli.commands.shared.options.output import ViewOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 @with_options
 def show(
     name: Annotated[
-        str | None, typer.Argument(help="A folder, a .gguf file or a model's name. Default: the starter.")
+        str | None,
+        typer.Argument(autocompletion=MODELS, help="A folder, a .gguf file or a model's name. Default: the starter."),
     ] = None,
     template: Annotated[
         bool, typer.Option("--template", help="The source of its chat templates instead, and their SHA-256.")

@@ -10,6 +10,7 @@ import typer
 
 from llmcli.commands.bench.speculative import bench_speculative
 from llmcli.commands.shared import output
+from llmcli.commands.shared.completion import MODELS, PEERS
 from llmcli.commands.shared.load_model import find_checkpoint
 from llmcli.commands.shared.options.flags import OUTPUT, flag, is_flag_given, only, with_options
 from llmcli.commands.shared.options.model import ModelOptions
@@ -37,6 +38,7 @@ class BenchOptions:
             "--against",
             env=False,
             metavar="NAMES",
+            autocompletion=PEERS,
             panel=_MEASURING,
             help="Measure these too: llama.cpp, transformers, transformers-compiled.",
         ),
@@ -96,6 +98,7 @@ def bench(
         str | None,
         typer.Argument(
             envvar="LLMCLI_MODEL",
+            autocompletion=MODELS,
             help="A folder, a .gguf file or a model's name. Default: the starter.",
             show_envvar=False,
         ),

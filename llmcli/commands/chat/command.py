@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmcli.commands.shared.completion import CONVERSATIONS
 from llmcli.commands.shared.options.flags import SHOW, flag, is_flag_given, only, with_options, without
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
@@ -37,7 +38,14 @@ class SavingOptions:
     ] = False
     resume: Annotated[
         str | None,
-        flag("--resume", env=False, metavar="ID", panel=_SAVED, help="Go on with this one; llm chats list shows them."),
+        flag(
+            "--resume",
+            env=False,
+            metavar="ID",
+            panel=_SAVED,
+            autocompletion=CONVERSATIONS,
+            help="Go on with this one; llm chats list shows them.",
+        ),
     ] = None
     save: Annotated[bool, flag("--save/--no-save", panel=_SAVED, help="Keep the conversation on disk.")] = True
 

@@ -31,9 +31,10 @@ class CommandCompleter(Completer):
         command = self._commands.get(name)
         if command is None:
             return
-        if command.choices is not None:
-            yield from _beginning_with(argument, command.choices())
-        if command.takes_file:
+        choices = [] if command.choices is None else list(_beginning_with(argument, command.choices()))
+        yield from choices
+        # Names that are known first; a path is typed until none of them begins like it.
+        if command.takes_file and not choices:
             yield from self._paths.get_completions(Document(argument, len(argument)), complete_event)
 
 

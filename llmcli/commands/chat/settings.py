@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command, named, whole_number
+from llmcli.commands.shared.completion import model_names
 from llmcli.commands.shared.options.logit_bias import token_biases
 from llmcli.commands.shared.options.prompt import template_variables
 from llmcli.engine import SamplingParams
@@ -47,7 +48,7 @@ class ModelSettings:
         """For the table."""
         return [
             Command(
-                "model", self._model, "go on with another model; without a name, show it", "[NAME]", _model_names, True
+                "model", self._model, "go on with another model; without a name, show it", "[NAME]", model_names, True
             ),
             Command("system", self._system, "what the model is told before the conversation, or none", "[TEXT]"),
             Command(
@@ -212,9 +213,3 @@ def _values(params: SamplingParams) -> dict[str, object]:
 
 def _setting_names() -> Iterable[str]:
     return [_flag(name) for name in (*_NUMBERS, *_TEXTS, _SWITCH, _TEMPLATE_ARG)]
-
-
-def _model_names() -> Iterable[str]:
-    from llmcli.hub.resolve import local_models
-
-    return ["starter", *(model.name for model in local_models())]

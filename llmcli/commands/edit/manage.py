@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from llmcli.commands.shared.completion import EDITS
 from llmcli.commands.shared.options.flags import only, with_options
 from llmcli.commands.shared.options.output import ViewOptions
 from llmcli.errors import LlmcliError, UsageError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _Json: TypeAlias = Annotated[ViewOptions, only("as_json")]
 Name: TypeAlias = Annotated[
-    str, typer.Argument(metavar="NAME|FILE", help="A name that `llm edit list` shows, or a file.")
+    str, typer.Argument(metavar="NAME|FILE", autocompletion=EDITS, help="A name that `llm edit list` shows, or a file.")
 ]
 
 
@@ -74,7 +75,8 @@ def show_edit(name: Name, *, view_options: _Json) -> None:
 
 def remove(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE]", help="Which; default: the last one that was made.")
+        str | None,
+        typer.Argument(metavar="[NAME|FILE]", autocompletion=EDITS, help="Which; default: the last one that was made."),
     ] = None,
 ) -> None:
     """Delete an edit; the files of the model were never changed."""

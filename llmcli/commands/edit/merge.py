@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from llmcli.commands.shared.completion import EDITS
 from llmcli.commands.shared.load_model import find_checkpoint, read_edit_files
 from llmcli.commands.shared.options.flags import MODEL, flag, only, with_options
 from llmcli.commands.shared.options.model import ModelOptions
@@ -19,7 +20,10 @@ from llmcli.views.terminal.progress import progress_bar
 @with_options
 def merge(
     edits: Annotated[
-        list[str], typer.Argument(metavar="NAME|FILE...", help="Names that `llm edit list` shows, or files.")
+        list[str],
+        typer.Argument(
+            metavar="NAME|FILE...", autocompletion=EDITS, help="Names that `llm edit list` shows, or files."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the new checkpoint goes.")],
     *,

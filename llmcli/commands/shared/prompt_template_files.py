@@ -70,19 +70,23 @@ def template_folder() -> Path:
     return config_folder() / "templates"
 
 
-def prompt_templates() -> tuple[list[PromptTemplate], list[UsageError]]:
-    """All that can be read, by name, and what is wrong with the others."""
+def template_names() -> list[str]:
+    """The names of the files there, readable or not; empty if the folder cannot be read."""
     try:
         names = sorted(path.stem for path in template_folder().glob("*.toml"))
     except OSError:
-        return [], []
+        return []
+    return [name for name in names if _NAME.fullmatch(name)]
+
+
+def prompt_templates() -> tuple[list[PromptTemplate], list[UsageError]]:
+    """All that can be read, by name, and what is wrong with the others."""
     found, damaged = [], []
-    for name in names:
-        if _NAME.fullmatch(name):
-            try:
-                found.append(find(name))
-            except UsageError as error:
-                damaged.append(error)
+    for name in template_names():
+        try:
+            found.append(find(name))
+        except UsageError as error:  # noqa: PERF203
+            damaged.append(error)
     return found, damaged
 
 

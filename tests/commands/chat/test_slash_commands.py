@@ -24,6 +24,7 @@ from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, read_conversation
 from llmcli.engine import Conversation, SamplingParams
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
+from llmcli.hub.aliases import set_alias
 from llmcli.views.terminal import terminal
 from tests.support.models.puppet import ASSISTANT, END, chain, loop, write_puppet
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
@@ -395,7 +396,9 @@ def test_unknown_commands_and_slashes(start: Start, yes: Path) -> None:
     assert chat.session.conversation.system == "a\nb"
 
 
-def test_tab_completes_commands_choices_and_files(start: Start, yes: Path, tmp_path: Path) -> None:
+def test_tab_completes_commands_choices_and_files(
+    start: Start, yes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prompt_toolkit.completion import CompleteEvent
     from prompt_toolkit.document import Document
 
@@ -410,7 +413,12 @@ def test_tab_completes_commands_choices_and_files(start: Start, yes: Path, tmp_p
     assert completed("/context s") == ["summarise", "stop"]
     assert completed(f"/read {tmp_path}/no") == ["tes.txt"]
     assert completed(f"/read {os.devnull[:-1]}") == ["l"]
-    assert completed("/model star") == ["starter"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    set_alias("start-up", str(yes))
+    assert completed("/model star") == ["starter", "start-up"]
+    assert completed("/model no") == ["tes.txt"]
+    assert "notes.txt" not in completed("/model ")
     assert completed("/nothing x") == completed("word") == completed("/x\n/br") == []
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
+from llmcli.commands.shared.completion import DEVICES, DTYPES, EDITS, MODELS, QUANTIZED
 from llmcli.commands.shared.options.flags import MODEL, RUNNING, flag
 
 Readable: TypeAlias = Annotated[
@@ -27,6 +28,7 @@ class ModelOptions:
             "-m",
             metavar="NAME|PATH",
             panel=MODEL,
+            autocompletion=MODELS,
             help="A folder, a .gguf file, a pulled model or a hub name owner/name. Default: the starter model.",
         ),
     ] = None
@@ -37,6 +39,7 @@ class ModelOptions:
             "-e",
             metavar="NAME|FILE",
             panel=MODEL,
+            autocompletion=EDITS,
             help="Apply an edit that llm edit made to the weights; repeatable.",
         ),
     ] = None
@@ -46,17 +49,26 @@ class ModelOptions:
             "--quantize",
             metavar="int8|int4",
             panel=MODEL,
+            autocompletion=QUANTIZED,
             help="Round the weights to 8 or 4 bits while loading: less memory, and faster.",
         ),
     ] = None
     dtype: Annotated[
-        str, flag("--dtype", panel=MODEL, help="Type of the weights: auto, float32, bfloat16 or float16.")
+        str,
+        flag(
+            "--dtype",
+            panel=MODEL,
+            autocompletion=DTYPES,
+            help="Type of the weights: auto, float32, bfloat16 or float16.",
+        ),
     ] = "auto"
     context: Annotated[
         int | None,
         flag("--context", metavar="N", panel=MODEL, help="Limit prompt and reply together to N tokens."),
     ] = None
-    device: Annotated[str, flag("--device", panel=RUNNING, help="Compute on auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    device: Annotated[
+        str, flag("--device", panel=RUNNING, autocompletion=DEVICES, help="Compute on auto, cpu, cuda, cuda:N or mps.")
+    ] = "auto"
     threads: Annotated[
         int | None,
         flag(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from llmcli.commands.shared.completion import PROMPT_TEMPLATES
 from llmcli.commands.shared.options.flags import MODEL, PROMPT, flag, text
 from llmcli.errors import UsageError
 
@@ -31,6 +32,7 @@ class PromptOptions:
             "-T",
             metavar="NAME",
             panel=PROMPT,
+            autocompletion=PROMPT_TEMPLATES,
             help="Put the prompt into this one, made by llm template save.",
         ),
     ] = None

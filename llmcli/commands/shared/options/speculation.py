@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from llmcli.commands.shared.completion import MODELS
 from llmcli.commands.shared.options.flags import RUNNING, flag
 from llmcli.errors import UsageError
 
@@ -18,6 +19,7 @@ class SpeculationOptions:
         flag(
             "--draft",
             metavar="NAME|PATH",
+            autocompletion=MODELS,
             panel=RUNNING,
             help="A small model of the same vocabulary that proposes tokens; the model verifies several in one pass.",
         ),
