@@ -17,7 +17,7 @@ import typer
 from typer.models import TyperInfo
 
 from llmcli import __version__
-from llmcli.commands import alias, prompt_template
+from llmcli.commands import alias, prompt
 from llmcli.commands.batch.command import batch
 from llmcli.commands.bench.command import bench
 from llmcli.commands.chat.command import chat
@@ -35,7 +35,7 @@ from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
 from llmcli.commands.replay import replay
 from llmcli.commands.score import score
-from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.flags import CommandWithOtherSpellings, only, with_options
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
 from llmcli.commands.shared.usage_errors import AdvisingGroup
@@ -70,9 +70,9 @@ _GENERATE = (
 _BATCH = "llm batch prompts.jsonl --out results.jsonl\n\nllm batch - --max-tokens 100 < prompts.jsonl\n\n"
 _CHAT = "llm chat --system 'Be brief.'\n\nllm chat notes.txt --model owner/name\n\nllm chat --continue\n\n"
 
-app.command("generate", epilog=_GENERATE + _VARIABLES, rich_help_panel=_RUN)(generate)
-app.command("chat", epilog=_CHAT + _VARIABLES, rich_help_panel=_RUN)(chat)
-app.command("batch", epilog=_BATCH + _VARIABLES, rich_help_panel=_RUN)(batch)
+app.command("generate", cls=CommandWithOtherSpellings, epilog=_GENERATE + _VARIABLES, rich_help_panel=_RUN)(generate)
+app.command("chat", cls=CommandWithOtherSpellings, epilog=_CHAT + _VARIABLES, rich_help_panel=_RUN)(chat)
+app.command("batch", cls=CommandWithOtherSpellings, epilog=_BATCH + _VARIABLES, rich_help_panel=_RUN)(batch)
 app.add_typer(chats_app, rich_help_panel=_RUN)
 app.command("pull", rich_help_panel=_MODELS)(pull)
 app.command("list", rich_help_panel=_MODELS)(list_models)
@@ -86,7 +86,9 @@ app.add_typer(inspect_app, rich_help_panel=_LOOK)
 app.add_typer(edit_app, rich_help_panel=_LOOK)
 app.command("replay", rich_help_panel=_TOOLS)(replay)
 app.command("bench", rich_help_panel=_TOOLS)(bench)
-app.add_typer(prompt_template.app, rich_help_panel=_TOOLS)
+app.add_typer(prompt.app, rich_help_panel=_TOOLS)
+# Its former name.
+app.add_typer(prompt.app, name="template", hidden=True)
 app.command("doctor", rich_help_panel=_TOOLS)(doctor)
 app.command("help", rich_help_panel=_TOOLS)(help_)
 # Its arguments are another command's flags.
@@ -181,7 +183,7 @@ def _group_with(names: list[str]) -> list[TyperInfo]:
     """The group of commands of the first name with only its command of the second; empty if there is none."""
     for group in app.registered_groups:
         whole = group.typer_instance
-        if whole is None or [whole.info.name] != names[:1]:
+        if whole is None or names[:1] not in ([whole.info.name], [group.name]):
             continue
         commands = [command for command in whole.registered_commands if [command.name] == names[1:]]
         if commands:

@@ -80,7 +80,8 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
                     "a line such as temperature = 0.5 holds for all commands. See llm help usage."
                 )
             asked = " ".join(["llm", *names, *words[:1]])
-            raise UsageError(f"{asked!r} is no command with settings; there are {', '.join(sorted(known))}.")
+            listed = sorted(each for each, one in known.items() if not one.hidden)
+            raise UsageError(f"{asked!r} is no command with settings; there are {', '.join(listed)}.")
         names.append(words[0])
         found, words = known[words[0]], words[1:]
         if not hasattr(found, "commands"):

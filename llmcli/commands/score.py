@@ -36,7 +36,7 @@ def score(
     # --context is the length of the windows that are scored, not of one cache.
     loading = replace(model_options, context=None)
     loaded = load_model(
-        find_checkpoint(model_options.model), loading, template=text_options.template, may_quantize=False
+        find_checkpoint(model_options.model), loading, template=text_options.chat_template, may_quantize=False
     )
 
     from llmcli.inspection.evaluation.perplexity import score as score_ids

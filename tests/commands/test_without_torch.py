@@ -142,7 +142,7 @@ def test_what_is_said_without_a_model(tmp_path: Path) -> None:
     commands = [
         ["list"],
         ["chats", "list"],
-        ["template", "list"],
+        ["prompt", "list"],
         ["config", "bench"],
         ["doctor"],
         ["doctor", "--json"],

@@ -18,6 +18,7 @@ import typer
 
 from llmcli import cli, errors
 from llmcli.commands.chat.slash_commands import Commands
+from llmcli.commands.shared.options.flags import OTHER_SPELLINGS
 from llmcli.docs import pages
 from tests.support.manual import ROOT, entries, json_fields, json_tables
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
@@ -32,7 +33,7 @@ def all_names() -> list[tuple[str, str]]:
 
 
 def options() -> dict[str, set[str]]:
-    """Every option that `--help` lists, by its first long name, with all its spellings."""
+    """Every option that `--help` lists, by its first long name, with all its spellings, also those not listed."""
     found: dict[str, set[str]] = {}
 
     def collect(command: Any) -> None:
@@ -42,7 +43,8 @@ def options() -> dict[str, set[str]]:
         for parameter in [] if hasattr(command, "commands") else command.params:
             if parameter.param_type_name == "option" and not parameter.hidden and parameter.name != "help":
                 name = next(option for option in parameter.opts if option.startswith("--"))
-                found.setdefault(name, set()).update(parameter.opts, parameter.secondary_opts)
+                unlisted = [spelling for spelling, main in OTHER_SPELLINGS.items() if main == name]
+                found.setdefault(name, set()).update(parameter.opts, parameter.secondary_opts, unlisted)
 
     collect(typer.main.get_command(cli.app))
     return found

@@ -46,7 +46,7 @@ def batch(
     *,
     model_options: Annotated[ModelOptions, without("edit", "readable")],
     prompt_options: Annotated[
-        PromptOptions, only("system", "no_thinking", "raw", "strict_system", "template", "template_arg")
+        PromptOptions, only("system", "no_thinking", "raw", "strict_system", "chat_template", "template_arg")
     ],
     sampling_options: SamplingOptions,
     out: Annotated[
@@ -114,7 +114,7 @@ class _Batch:
         """
         shared = {name: value for name, value in vars(self.sampling).items() if value is not False}
         shared |= {"no_thinking": True} if self.prompt.no_thinking else {}
-        template = _template(self.prompt.template)
+        template = _template(self.prompt.chat_template)
         model_settings = [self.model.context, self.model.dtype, self.model.quantize]
         settings = json.dumps(
             [model, self.prompt.system, self.prompt.raw, template, self.variables, shared, *model_settings],
@@ -134,7 +134,7 @@ def _answer(
     stats: bool,
 ) -> int:
     """Load the model and write the results from line `first` on; return how many are errors."""
-    loaded = load_model(checkpoint, asked.model, template=asked.prompt.template)
+    loaded = load_model(checkpoint, asked.model, template=asked.prompt.chat_template)
 
     from llmcli.commands.batch.prompts import BatchPrompts
     from llmcli.engine import Interruption

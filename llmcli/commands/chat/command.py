@@ -60,7 +60,7 @@ def chat(
     model_options: Annotated[ModelOptions, without("readable")],
     saving: SavingOptions,
     prompt_options: Annotated[
-        PromptOptions, only("system", "no_thinking", "strict_system", "template", "template_arg")
+        PromptOptions, only("system", "no_thinking", "strict_system", "chat_template", "template_arg")
     ],
     sampling_options: SamplingOptions,
     report_options: ReportOptions,
@@ -112,8 +112,8 @@ def _as_it_was(
         model_options = replace(model_options, model=before.source)
     if not is_flag_given(command, "system"):
         prompt_options = replace(prompt_options, system=before.system)
-    if not is_flag_given(command, "template"):
-        prompt_options = replace(prompt_options, template=before.template)
+    if not is_flag_given(command, "chat_template"):
+        prompt_options = replace(prompt_options, chat_template=before.template)
     if not is_flag_given(command, "template_arg"):
         variables = dict(before.template_args)
     return model_options, prompt_options, variables

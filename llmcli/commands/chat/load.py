@@ -35,7 +35,7 @@ class ChatModelLoader:
 
     def first(self) -> ChatModel:
         """The model that the chat begins with, and the chat template that was asked for."""
-        return self._load(self.model.model, self.prompt.template)
+        return self._load(self.model.model, self.prompt.chat_template)
 
     def another(self, name: str | None) -> ChatModel:
         """The model called `name`, with its own chat template."""

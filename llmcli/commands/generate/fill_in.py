@@ -25,7 +25,6 @@ _NOT_BESIDE = {
     "prompt_template": "--prompt-template",
     "param": "--param",
     "prefill": "--prefill",
-    "template": "--template",
     "template_arg": "--template-arg",
     "chat_template": "--chat-template",
     "strict_system": "--strict-system",
@@ -52,7 +51,7 @@ def without_conversation(options: GenerateOptions) -> GenerateOptions:
     Flags that say so are errors, see `check_alone`; a system prompt in the settings file is for conversations.
     """
     prompt = replace(
-        options.prompt, raw=True, control_tokens=False, system=None, template=None, template_arg=None, prefill=""
+        options.prompt, raw=True, control_tokens=False, system=None, chat_template=None, template_arg=None, prefill=""
     )
     form = FormOptions(free_whitespace=options.form.free_whitespace)
     choice = ChoiceOptions(min_prob=options.choice.min_prob, readable=options.choice.readable)

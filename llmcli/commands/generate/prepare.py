@@ -61,7 +61,7 @@ def prepare(request: CheckedRequest) -> Run:
     if not request.answers:
         request.speculator.find()
     computing = replace(options.model, readable=options.choice.readable and bool(request.answers))
-    loaded = load_model(checkpoint, computing, template=options.prompt.template)
+    loaded = load_model(checkpoint, computing, template=options.prompt.chat_template)
     loaded, prompt = _prompt(request, loaded)
     built = prompt.built(options.prompt.prefill)
     for note in built.notes:

@@ -70,7 +70,7 @@ class InspectContext:
 
     def load(self, *, precise: bool) -> LoadedModel:
         """The model: `precise` for inspecting its inside, otherwise with the weights that `generate` has."""
-        template = self.text_options.template
+        template = self.text_options.chat_template
         return load_model(self.checkpoint, self.options, template=template, precise=precise, may_quantize=False)
 
     @cached_property
@@ -88,7 +88,7 @@ class InspectContext:
     def ids_without_weights(self) -> list[int]:
         """The tokens of the text, where the model is not needed otherwise."""
         content, name, parts = self.content, self.checkpoint.name, self.text_parts
-        template = parts.template(self.text_options.template)
+        template = parts.template(self.text_options.chat_template)
         return output.text_ids(parts.tokenizer, template, content, chat=self.chat, model=name)
 
     @contextmanager

@@ -54,7 +54,7 @@ def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, 
 
 def check_template(invocation: typer.Context, *, chat: bool) -> None:
     """Raise `UsageError` for a --chat-template on the command line without --chat; one in the settings may wait."""
-    if not chat and is_flag_given(invocation, "template"):
+    if not chat and is_flag_given(invocation, "chat_template"):
         raise UsageError("--chat-template is for --chat, and the text is raw.")
 
 

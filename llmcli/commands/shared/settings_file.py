@@ -16,8 +16,8 @@ from llmcli.text.decode_bytes import text_from_bytes
 # What is said anew each time.
 _ARGUMENTS = {"prompt", "text", "files", "continue_latest", "resume", "out", "fill_in"}
 _LARGEST_BYTES = 16 << 20
-# Flags with two long names, of which the parameter has the other.
-_OTHER_NAMES = {"chat_template": "template"}
+# The former name of a setting, and its name.
+_OTHER_NAMES = {"template": "chat_template"}
 
 
 def read_own_toml(path: Path) -> dict[str, Any]:

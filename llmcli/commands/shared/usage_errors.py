@@ -18,7 +18,6 @@ _GENERATE = 'llm generate "..." answers one prompt'
 _INSTEAD = {
     "run": f"{_GENERATE}, llm chat is a conversation; -m names the model of either",
     "ask": _GENERATE,
-    "prompt": _GENERATE,
     "complete": f"{_GENERATE}, with --raw it continues a text",
     "models": "llm list shows the models on this machine",
     "ls": "llm list shows the models on this machine",
@@ -63,11 +62,30 @@ class AdvisingGroup(TyperGroup):
         """
         name = args[0]
         if name not in self.commands:
-            if len(name.split()) > 1:
-                raise UsageError(f"{name!r} is no command; {_GENERATE}.")
+            _refuse_text(name)
             if name in _INSTEAD:
                 raise UsageError(f"There is no command {name!r}; {_INSTEAD[name]}.")
         return super().resolve_command(ctx, args)
+
+
+class PromptGroup(TyperGroup):
+    """`llm prompt`, which answers no prompt, as a command of this name does elsewhere."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` begin with.
+
+        Raises:
+            UsageError: they begin with a text of several words.
+        """
+        if args[0] not in self.commands:
+            _refuse_text(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def _refuse_text(name: str) -> None:
+    """Raise `UsageError` for a text of several words in the place of a command."""
+    if len(name.split()) > 1:
+        raise UsageError(f"{name!r} is no command; {_GENERATE}.")
 
 
 def _setting(error: Any) -> str | None:

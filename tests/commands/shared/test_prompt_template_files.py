@@ -31,7 +31,7 @@ def asked(result: Result) -> str:
 
 
 def test_a_prompt_is_filled_and_asked(model: Path) -> None:
-    saved = llm("template", "save", "sum", "Summarise in {words} words:\n{input}")
+    saved = llm("prompt", "save", "sum", "Summarise in {words} words:\n{input}")
     assert (saved.returncode, saved.stdout) == (0, b"")
     assert "Places to fill: words, input" in saved.stderr.decode()
     flags = ["-m", model, "--json", "-n", 1, "-T", "sum"]
@@ -41,13 +41,13 @@ def test_a_prompt_is_filled_and_asked(model: Path) -> None:
 
 
 def test_a_prompt_without_a_place_for_text_has_it_below(model: Path) -> None:
-    llm("template", "save", "fixed", stdin=b"Explain this:\n")
+    llm("prompt", "save", "fixed", stdin=b"Explain this:\n")
     assert asked(llm("generate", "-m", model, "--json", "-T", "fixed", "-n", 1)) == "Explain this:"
     assert asked(llm("generate", "x", "-m", model, "--json", "-T", "fixed", "-n", 1)) == "Explain this:\n\nx"
 
 
 def test_a_system_prompt_gives_way_to_the_flag_only(model: Path, home: Path) -> None:
-    llm("template", "save", "pirate", "{input}", "--system", "Talk like a {who}.")
+    llm("prompt", "save", "pirate", "{input}", "--system", "Talk like a {who}.")
     flags = ["-m", model, "-T", "pirate", "--param", "who=pirate", "--show-prompt", "-n", 1]
 
     def system(*more: str, **variables: str) -> str:
@@ -80,25 +80,32 @@ def test_a_system_prompt_gives_way_to_the_flag_only(model: Path, home: Path) -> 
     ],
 )
 def test_errors_are_usage_errors(arguments: list[str], why: str) -> None:
-    llm("template", "save", "greet", "Greet {name}: {input}")
+    llm("prompt", "save", "greet", "Greet {name}: {input}")
     result = llm("generate", "-m", "/nowhere", *arguments)
     assert (result.returncode, result.stdout) == (2, b"")
     assert why in result.stderr.decode()
 
 
+def test_the_former_name_of_the_group_still_works() -> None:
+    assert llm("template", "save", "a", "{input}!").returncode == 0
+    listed = [llm(group, "list") for group in ("prompt", "template")]
+    assert [result.stdout for result in listed] == [b"a  {input}!\n"] * 2
+    assert "│ template " not in llm("--help").stdout.decode()
+
+
 def test_listing_showing_and_deleting() -> None:
-    assert b"There are no prompt templates" in llm("template", "list").stderr
-    llm("template", "save", "b", "Two\nlines")
-    llm("template", "save", "a", "{input}!", "-s", "S")
-    llm("template", "save", "a", "{input}?", "-s", "S")
-    assert llm("template", "list").stdout == b"a  {input}?\nb  Two\n"
-    listed = json.loads(llm("template", "list", "--json").stdout)
+    assert b"There are no prompt templates" in llm("prompt", "list").stderr
+    llm("prompt", "save", "b", "Two\nlines")
+    llm("prompt", "save", "a", "{input}!", "-s", "S")
+    llm("prompt", "save", "a", "{input}?", "-s", "S")
+    assert llm("prompt", "list").stdout == b"a  {input}?\nb  Two\n"
+    listed = json.loads(llm("prompt", "list", "--json").stdout)
     assert listed[0] == {"name": "a", "prompt": "{input}?", "system": "S", "places": ["input"]}
-    shown = llm("template", "show", "a")
+    shown = llm("prompt", "show", "a")
     assert (shown.stdout, shown.stderr) == (b"{input}?\n", b"System prompt: S\n")
-    assert json.loads(llm("template", "show", "a", "--json").stdout) == listed[0]
-    assert llm("template", "rm", "a").returncode == 0
-    assert [llm("template", action, "a").returncode for action in ("show", "rm")] == [2, 2]
+    assert json.loads(llm("prompt", "show", "a", "--json").stdout) == listed[0]
+    assert llm("prompt", "rm", "a").returncode == 0
+    assert [llm("prompt", action, "a").returncode for action in ("show", "rm")] == [2, 2]
     assert [template.name for template in prompt_template_files.prompt_templates()[0]] == ["b"]
 
 
@@ -131,11 +138,11 @@ def test_damaged_files_are_named(content: str) -> None:
     (folder / "bad.toml").write_text(content)
     with pytest.raises(UsageError, match=r"bad\.toml"):
         prompt_template_files.find("bad")
-    llm("template", "save", "sound", "Hi")
-    listed = llm("template", "list")
+    llm("prompt", "save", "sound", "Hi")
+    listed = llm("prompt", "list")
     assert (listed.returncode, listed.stdout) == (0, b"sound  Hi\n") and b"bad.toml" in listed.stderr
     # What its owner may want to mend is kept.
-    saved = llm("template", "save", "bad", "good")
+    saved = llm("prompt", "save", "bad", "good")
     assert saved.returncode == 0 and b"bad.damaged-1" in saved.stderr
     assert (folder / "bad.damaged-1").read_text() == content
     assert prompt_template_files.find("bad").prompt == "good"

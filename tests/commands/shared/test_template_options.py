@@ -1,13 +1,15 @@
-"""`--template` and `--template-arg`, from the command line to the tokens that the model is given."""
+"""`--chat-template` and `--template-arg`, from the command line to the tokens that the model is given."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from llmcli.commands.shared.options.flags import OTHER_SPELLINGS
 from llmcli.commands.shared.options.prompt import template_variables
 from llmcli.errors import UsageError
 from tests.support.models.puppet import ASSISTANT, END, SYSTEM, USER, ids_of, write_puppet
@@ -56,8 +58,8 @@ def test_a_template_is_chosen_by_name(model: Path) -> None:
     named.parent.mkdir()
     named.write_text("{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
     assert generate(model) == "A"
-    assert generate(model, "--template", "short") == "E"
-    missing = llm("generate", "hi", "-m", model, "--template", "long")
+    assert generate(model, "--chat-template", "short") == "E"
+    missing = llm("generate", "hi", "-m", model, "--chat-template", "long")
     assert missing.returncode == 2
     assert b"default, short" in missing.stderr
 
@@ -80,7 +82,7 @@ def test_what_an_argument_spells_is_text(model: Path) -> None:
         ["--template-arg", "messages=[]"],
         ["--template-arg", "self=1"],
         ["--raw", "--template-arg", "a=1"],
-        ["--raw", "--template", "default"],
+        ["--raw", "--chat-template", "default"],
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(arguments: list[str], tmp_path: Path) -> None:
@@ -176,6 +178,21 @@ def test_another_template_comes_from_a_file(
     # What the model has by that name comes first.
     Path("default").write_text("nothing of the kind")
     assert generate(model, flag, "default") == "A"
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "batch"])
+def test_spellings_of_other_programs_work_and_are_not_listed(command: str) -> None:
+    shown = llm(command, "--help").stdout.decode()
+    for spelling, name in OTHER_SPELLINGS.items():
+        values = [
+            next(setting["value"] for setting in found["settings"] if setting["flag"] == name)
+            for flag in (spelling, name)
+            for found in [
+                json.loads(llm("config", "--json", command, *(["x"] if command == "batch" else []), flag, "1").stdout)
+            ]
+        ]
+        assert values[0] == values[1] is not None
+        assert re.search(rf"{name}\b", shown) and not re.search(rf"{spelling}(?![-\w])", shown)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_standard_input_and_files_are_read_alike(model: Path, data: bytes, flags
         (["generate", "hi", "--json-schema", "FILE"], "FILE"),
         (["generate", "hi", "--grammar", "FILE"], "FILE"),
         (["replay", "FILE"], "FILE"),
-        (["template", "save", "t"], "Standard input"),
+        (["prompt", "save", "t"], "Standard input"),
         (["generate", "TEXT"], "The prompt"),
         (["generate", "hi", "-s", "TEXT"], "--system"),
         (["generate", "hi", "--stop", "ok", "--stop", "TEXT"], "--stop"),

@@ -64,6 +64,7 @@ def test_a_flag_and_a_variable_of_a_wrong_type_are_named_themselves(settings: Pa
     [
         (["run", "llama3"], "There is no command 'run'; llm generate"),
         (["What is this?"], "'What is this?' is no command; llm generate"),
+        (["prompt", "What is this?"], "'What is this?' is no command; llm generate"),
         (["ls"], "llm list shows"),
         (["config", "set", "temperature", "1"], "config.toml: a line such as temperature = 0.5"),
         (["config", "temperature"], "config.toml: a line such as temperature = 0.5"),

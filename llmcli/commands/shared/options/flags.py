@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from llmcli.commands.shared.prompt_input import argument_text
 
@@ -29,6 +30,31 @@ def flag(*names: str, panel: str, help: str, env: bool = True, also: str | None 
     return typer.Option(
         *names, envvar=variables if env else None, show_envvar=False, rich_help_panel=panel, help=help, **more
     )
+
+
+OTHER_SPELLINGS = {
+    "--template": "--chat-template",
+    "--system-prompt": "--system",
+    "--max-new-tokens": "--max-tokens",
+    "--temp": "--temperature",
+    "--top-nsigma": "--top-n-sigma",
+    "--dynatemp-exp": "--dynatemp-exponent",
+    "--typical": "--typical-p",
+}
+"""Spellings of other programs and of earlier versions, which work but are not in `--help`; all take one value."""
+
+
+class CommandWithOtherSpellings(TyperCommand):
+    """A command that also understands `OTHER_SPELLINGS` of its options."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        """The parser of the command line, with a second, unlisted option for each other spelling."""
+        parser: Any = super().make_parser(ctx)
+        for parameter in self.get_params(ctx):
+            for spelling, name in OTHER_SPELLINGS.items():
+                if name in parameter.opts:
+                    parser.add_option(obj=parameter, opts=[spelling], dest=parameter.name, action="store", nargs=1)
+        return parser
 
 
 def text(parameter: typer.CallbackParam, value: Any) -> Any:

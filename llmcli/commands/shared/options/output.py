@@ -37,7 +37,7 @@ class TextOptions:
         bool,
         flag("--chat", env=False, panel=PROMPT, help="Write the text as a message in the chat template, not as it is."),
     ] = False
-    template: Annotated[
+    chat_template: Annotated[
         str | None,
         flag(
             "--chat-template",

@@ -18,7 +18,6 @@ class PromptOptions:
         flag(
             "--system",
             "-s",
-            "--system-prompt",
             metavar="TEXT",
             callback=text,
             panel=PROMPT,
@@ -33,7 +32,7 @@ class PromptOptions:
             metavar="NAME",
             panel=PROMPT,
             autocompletion=PROMPT_TEMPLATES,
-            help="Put the prompt into this one, made by llm template save.",
+            help="Put the prompt into this one, made by llm prompt save.",
         ),
     ] = None
     param: Annotated[
@@ -88,11 +87,10 @@ class PromptOptions:
             help="Refuse a system prompt that the chat template leaves out, instead of putting it before the prompt.",
         ),
     ] = False
-    template: Annotated[
+    chat_template: Annotated[
         str | None,
         flag(
             "--chat-template",
-            "--template",
             also="LLMCLI_TEMPLATE",
             metavar="FILE|NAME",
             panel=MODEL,
@@ -114,7 +112,7 @@ class PromptOptions:
         """Raise `UsageError` for what the chat template writes, beside `--raw`, which leaves the template out."""
         if self.raw and self.system:
             raise UsageError("--raw leaves out the chat template, so there is no place for a --system prompt.")
-        if self.raw and (self.template or self.template_arg):
+        if self.raw and (self.chat_template or self.template_arg):
             raise UsageError("--raw leaves out the chat template, so --chat-template and --template-arg say nothing.")
 
     def variables(self) -> dict[str, object]:

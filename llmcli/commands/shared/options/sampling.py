@@ -21,7 +21,6 @@ class SamplingOptions:
         flag(
             "--max-tokens",
             "-n",
-            "--max-new-tokens",
             metavar="N",
             panel=SAMPLING,
             help="End the reply after N tokens. Default: as many as the context holds.",
@@ -32,7 +31,6 @@ class SamplingOptions:
         flag(
             "--temperature",
             "-t",
-            "--temp",
             panel=SAMPLING,
             help="Randomness; 0 takes the most probable token. Default: the model's own, else 0.8.",
         ),
@@ -166,7 +164,6 @@ class SamplingOptions:
         float | None,
         flag(
             "--top-n-sigma",
-            "--top-nsigma",
             panel=MORE_SAMPLING,
             help="Choose among tokens whose logit is at most N standard deviations below the best; 0 is off.",
         ),
@@ -183,7 +180,6 @@ class SamplingOptions:
         float | None,
         flag(
             "--dynatemp-exponent",
-            "--dynatemp-exp",
             panel=MORE_SAMPLING,
             help="Raise the entropy to this power for --dynatemp-range. Default: 1.",
         ),
@@ -192,7 +188,6 @@ class SamplingOptions:
         float | None,
         flag(
             "--typical-p",
-            "--typical",
             panel=MORE_SAMPLING,
             help="Choose among the most typical tokens that together reach P; 1 is off.",
         ),

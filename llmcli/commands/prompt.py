@@ -1,4 +1,4 @@
-"""`llm template`: prompts to use again."""
+"""`llm prompt`: prompts to use again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from llmcli.commands.shared.options.flags import only, text, with_options
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import read_prompt
 from llmcli.commands.shared.prompt_template_files import PromptTemplate
+from llmcli.commands.shared.usage_errors import PromptGroup
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
 app = typer.Typer(
-    name="template",
-    help="Prompts to use again, with places to fill: llm generate -T NAME.",
+    name="prompt",
+    cls=PromptGroup,
+    help="Save prompts with places to fill, for llm generate -T NAME.",
     no_args_is_help=True,
 )
 
@@ -54,7 +56,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON arr
         terminal.write_line(json_text([_plain(template) for template in found]))
         return
     if not (found or damaged):
-        terminal.note("There are no prompt templates; `llm template save NAME PROMPT` makes one.")
+        terminal.note("There are no prompt templates; `llm prompt save NAME PROMPT` makes one.")
     width = max((len(template.name) for template in found), default=0)
     for template in found:
         first = (template.prompt.strip().splitlines() or [""])[0]
