@@ -99,7 +99,7 @@ def needle(
     loaded: LoadedModel,
     *,
     facts: int = 20,
-    seeds: int = 30,
+    seeds: int = 10,
     depths: Sequence[float] = DEPTHS,
     chat: bool = False,
     context_tokens: int = 0,
