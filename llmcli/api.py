@@ -476,8 +476,9 @@ def _hint(model: Transformer, heavy: int) -> tuple[str, ...]:
     if dense < heavy:
         return ()
     return (
-        f"The weights take {dense / 2**30:.1f} GiB, and the fewer bytes, the faster the reply: --quantize int8 halves "
-        "them, --quantize int4 leaves a third.",
+        f"The weights take {dense / 2**30:.1f} GiB, and the fewer bytes, the faster each token: --quantize int8 halves "
+        "them, --quantize int4 leaves a third. Each start then packs them anew, which takes longer than a short reply "
+        "saves; it pays for a chat or long replies.",
     )
 
 

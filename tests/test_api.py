@@ -97,7 +97,7 @@ def test_a_model_can_be_loaded_in_inference_mode(folder: Path) -> None:
 def test_large_dense_weights_give_a_hint(folder: Path) -> None:
     assert llmcli.load(folder, device="cpu").notes == ()
     load = partial(load_checkpoint, open_checkpoint(folder), device="cpu", heavy=1000)
-    assert "--quantize int8" in load().notes[0]
+    assert "--quantize int8" in load().notes[0] and "Each start then packs them anew" in load().notes[0]
     assert load(quantize="int8").notes == ()
     assert load(dtype="float32").notes == ()
 
