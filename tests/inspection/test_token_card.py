@@ -9,11 +9,11 @@ from llmcli.errors import UsageError
 from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.inspection.attention.pattern import attention_pattern
 from llmcli.inspection.attention.summary import read_at
-from llmcli.inspection.core import activations as trace_module
 from llmcli.inspection.core.ablation import without_heads, without_neurons
 from llmcli.inspection.residual.logit_attribution import single_token
 from llmcli.inspection.residual.logit_lens import lens
 from llmcli.inspection.token_card import HeadName, NeuronName, TokenCard, inspect_token
+from llmcli.kernels.readable_step import ReadableStep
 from tests.support.models.inspected_families import family
 from tests.support.models.tiny import random_ids
 
@@ -71,7 +71,7 @@ def test_a_text_read_in_chunks_has_the_same_card(loaded: llmcli.LoadedModel, mon
         return [card.token.rank, heads, neurons, [item.position for item in card.read.read]]
 
     whole = inspect_token(loaded, IDS, 18)
-    monkeypatch.setattr(trace_module, "CHUNK", 5)
+    monkeypatch.setattr(ReadableStep, "prefill_chunk", 5)
     assert summary(inspect_token(loaded, IDS, 18)) == summary(whole)
 
 

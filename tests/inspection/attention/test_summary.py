@@ -14,8 +14,8 @@ from llmcli.errors import UsageError
 from llmcli.inspection.attention.pattern import attention_pattern
 from llmcli.inspection.attention.reply import ReplyAttention
 from llmcli.inspection.attention.summary import read_at, summary
-from llmcli.inspection.core import activations
 from llmcli.inspection.core.text_spans import Spans, TextSpan
+from llmcli.kernels.readable_step import ReadableStep
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
@@ -65,7 +65,7 @@ def test_attention_patterns_equal_the_reference(
     model, loaded = pair
     expected = reference_patterns(model)
     for chunk in (512, 5):
-        monkeypatch.setattr(activations, "CHUNK", chunk)
+        monkeypatch.setattr(ReadableStep, "prefill_chunk", chunk)
         for block in range(loaded.config.num_layers):
             for head in (0, loaded.config.num_heads - 1):
                 ours = attention_pattern(loaded, IDS, block, head, range(len(IDS)))
@@ -79,7 +79,7 @@ def test_attention_rows_average_the_reference(
     expected = reference_patterns(model).mean((0, 1))  # (T, T)
     positions = [0, 1, 7, 22, 23]
     for chunk in (512, 5):
-        monkeypatch.setattr(activations, "CHUNK", chunk)
+        monkeypatch.setattr(ReadableStep, "prefill_chunk", chunk)
         for found in read_at(loaded, IDS, positions, top=100, each_block=True):
             row = found.row
             assert row.sink == pytest.approx(float(expected[row.position, 0]), abs=1e-5)
@@ -131,7 +131,7 @@ def test_a_reply_has_the_attention_of_its_text(
     prompt, reply = IDS[:12], IDS[12:]
     expected = loaded.logits(IDS).log_softmax(-1)
     for chunk in (512, 5):
-        monkeypatch.setattr(activations, "CHUNK", chunk)
+        monkeypatch.setattr(ReadableStep, "prefill_chunk", chunk)
         found = read_reply(loaded, prompt, reply)
         for row, whole in zip(found.rows, read_at(loaded, IDS, range(11, 23), top=3), strict=True):
             alike(row, whole.row)
@@ -142,7 +142,7 @@ def test_a_reply_has_the_attention_of_its_text(
 
 def test_rows_read_before_an_interruption_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
-    monkeypatch.setattr(activations, "CHUNK", 5)
+    monkeypatch.setattr(ReadableStep, "prefill_chunk", 5)
     found = ReplyAttention(loaded, IDS[:12], IDS[12:], spans=Spans("token", loaded.tokenizer))
 
     def interrupting(done: int, _total: int) -> None:

@@ -8,12 +8,12 @@ from torch import Tensor
 import llmcli
 from llmcli.errors import UsageError
 from llmcli.hub.starter import fetch_starter, starter_path
-from llmcli.inspection.core import activations as trace_module
 from llmcli.inspection.core.activations import trace
 from llmcli.inspection.core.hooks import blocks, on_router
 from llmcli.inspection.core.neuron_values import Expert, promotion, written
 from llmcli.inspection.feed_forward.neurons import neuron_along, neurons
 from llmcli.inspection.residual.logit_attribution import attribution
+from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from tests.support.models.inspected_families import family
 from tests.support.models.tiny import random_ids
@@ -52,7 +52,7 @@ def test_a_dense_neuron_s_activations_are_the_inputs_of_its_output_projection(
         handle = place.mlp.down_proj.register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0][0]))
         loaded.logits(IDS)
         handle.remove()
-        monkeypatch.setattr(trace_module, "CHUNK", 6)
+        monkeypatch.setattr(ReadableStep, "prefill_chunk", 6)
         found = neuron_along(loaded, IDS, block, 7, top=3)
         assert [at.activation for at in found.activations] == pytest.approx(read[0][:, 7].tolist(), rel=1e-3, abs=1e-5)
         assert [(at.position, at.token.id) for at in found.activations] == list(enumerate(IDS))
