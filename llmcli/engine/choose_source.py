@@ -24,8 +24,6 @@ class SourceRequest:
     interruption: Interruption
     longest: int
     """The most tokens that the text can have."""
-    expected: int
-    """The tokens that the text is known to have when it is complete, as far as a limit is set."""
     stop_ids: Collection[int]
     probabilities: bool
     form: AnswerForm | None
@@ -56,7 +54,7 @@ def choose_source(request: SourceRequest, prefix_cache: PrefixCache) -> TokenSou
     if request.speculation is not None and not prefix_cache.has_hooks:
         return SpeculativeDecoder(
             single, prefix_cache, request.speculation, sampler, interruption,
-            longest=longest, expected=request.expected, stop_ids=request.stop_ids,
+            longest=longest, stop_ids=request.stop_ids,
             constrained=request.form is not None, multi_step=multi_step,
         )  # fmt: skip
     if not wants_logits and prefix_cache.can_pipeline(sampler.params):

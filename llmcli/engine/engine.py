@@ -147,10 +147,10 @@ class Engine:
     ) -> Iterator[Event]:
         timer, cache, ids = ReplyTimer(), self._prefix_cache, reply.ids
         sampler = sampler_for(params, self._tokenizer)
-        cached, text = cache.begin(ids, reply.expected), cache.begun
+        cached, text = cache.begin(ids, reply.longest), cache.begun
         source = choose_source(
             SourceRequest(
-                sampler, interruption, reply.longest, reply.expected, self._rules.ids,
+                sampler, interruption, reply.longest, self._rules.ids,
                 probabilities, reply.form, self._speculation, self._multi_step_s,
             ),
             cache,

@@ -65,8 +65,11 @@ class PrefixCache:
 
     # What the cache holds.
 
-    def begin(self, ids: Sequence[int], expected: int) -> int:
-        """Begin a text of `expected` tokens; return how many of `ids` the cache already holds from their start."""
+    def begin(self, ids: Sequence[int], longest: int) -> int:
+        """Begin a text that can have `longest` tokens; return how many of `ids` the cache holds from their start.
+
+        Rotations that depend on a text's length are those of `longest` until the next text begins.
+        """
         self.begun += 1
         self._after_prompt = None
         # Not checked at every token: to look at a thousand empty dictionaries of hooks takes as long as a layer.
@@ -74,9 +77,9 @@ class PrefixCache:
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
         # The last token is always read: generation starts from its logits.
         same = self._cache.reusable(min(same, len(ids) - 1))
-        if not self._model.rotated_alike(self._cache.expected_length, expected):
+        if not self._model.rotated_alike(self._cache.expected_length, longest):
             same = 0
-        self._keep(same, expected)
+        self._keep(same, longest)
         return same
 
     def keep_common(self, ids: Sequence[int], known: int) -> int:
@@ -149,12 +152,10 @@ class PrefixCache:
 
     def most_each(self, length: int) -> int:
         """How many tokens `read_each` can take when the text has `length` tokens with the first of them."""
-        expected = self._cache.expected_length
-        most = min(_MOST_EACH, self.context_length - length + 1)
+        most = min(_MOST_EACH, self._cache.expected_length - length + 1)
         if (limit := self._fastest.capabilities.most_each) > 1:
             most = min(most, limit)
-        # Where longer texts have other rotations, the whole text is read again, by `read`.
-        return most if self._model.rotated_alike(expected, max(expected, length + most - 1)) else 1
+        return most
 
     @torch.inference_mode()
     def read_each(self, ids: Sequence[int]) -> Tensor:
@@ -182,7 +183,7 @@ class PrefixCache:
 
     def multi_step_room(self, length: int) -> int:
         """How many tokens `multi_step` can choose after a text of `length`, whose last token is yet to be read."""
-        return self.most_each(length) if length == self._cache.length + 1 and self.can_extend(length) else 0
+        return self.most_each(length) if length == self._cache.length + 1 and not self.has_hooks else 0
 
     @torch.inference_mode()
     def multi_step(
@@ -202,11 +203,6 @@ class PrefixCache:
     def can_pipeline(self, filters: SamplingFilters) -> bool:
         """Whether tokens can be chosen on the device by `filters`, and read there before the host knows them."""
         return self.step.capabilities.device_tokens and DeviceChoice.chooses(filters)
-
-    def can_extend(self, length: int) -> bool:
-        """Whether a fast path can extend a text to `length` tokens: its rotations stay, and there are no hooks."""
-        expected = self._cache.expected_length
-        return self._model.rotated_alike(expected, max(expected, length)) and not self.has_hooks
 
     @torch.inference_mode()
     def begin_pipeline(self, filters: SamplingFilters, ids: Sequence[int]) -> None:
@@ -284,11 +280,11 @@ class PrefixCache:
             first = self._after_prompt
             if first is not None and first[0] == len(ids) and self._cached_ids[: len(ids)] == list(ids):
                 return check_logits(first[1])
-            fits = last < self._cache.length or self._model.rotated_alike(self._cache.expected_length, len(ids))
-            if holds and fits and len(ids) > prompt:
+            longest = max(len(ids), self._cache.expected_length)
+            if holds and len(ids) > prompt and self._model.rotated_alike(self._cache.expected_length, longest):
                 return check_logits(self._read_last(ids))
             with self._another_cache():
-                return check_logits(self._read_reply(ids, min(prompt, len(ids)), progress))
+                return check_logits(self._read_reply(ids, min(prompt, len(ids)), longest, progress))
 
     def located(self, error: NotFiniteError, ids: Sequence[int]) -> NotFiniteError:
         """`error`, naming the layer it comes from if the readable model raises it too for the text `ids`."""
@@ -300,12 +296,12 @@ class PrefixCache:
             with self._cache.rereading(len(ids) - 1):
                 return self.step.forward([ids[-1]], self._cache)[-1, : self._vocab_size]
 
-    def _read_reply(self, ids: Sequence[int], prompt: int, progress: PrefillProgress | None) -> Tensor:
+    def _read_reply(self, ids: Sequence[int], prompt: int, longest: int, progress: PrefillProgress | None) -> Tensor:
         def report(done: int, _total: int) -> None:
             if progress is not None:
                 progress(done, len(ids))
 
-        self.begin(ids[:prompt], len(ids))
+        self.begin(ids[:prompt], longest)
         logits = self.read(ids[:prompt], report)
         if self.step.capabilities.most_each == 1:
             return self.read(ids, report) if prompt < len(ids) else logits
@@ -341,8 +337,4 @@ class PrefixCache:
         del self._cached_ids[length:]
 
     def _make_room(self, length: int) -> None:
-        expected = self._cache.expected_length
-        if length > expected and not self._model.rotated_alike(expected, length):
-            # The text outgrew what was expected and has other rotations from here on: it is read again, once.
-            self._keep(0, self.context_length)
         self._cache.reserve(max(length, min(self._cache.expected_length, length + _RESERVED_AHEAD)))

@@ -71,14 +71,9 @@ class ReplyBuilder:
 
     @property
     def longest(self) -> int:
-        """The most tokens that prompt and reply can have."""
-        limit = self._params.max_tokens
-        return self._rules.context_length if limit is None else min(self._rules.context_length, self.expected)
-
-    @property
-    def expected(self) -> int:
-        """The tokens that prompt and reply will have if only `max_tokens` ends the reply; the prompt's without it."""
-        return self.prompt_tokens + (self._params.max_tokens or 0)
+        """The most tokens that prompt and reply can have. Rotations that depend on a text's length use it."""
+        limit, context = self._params.max_tokens, self._rules.context_length
+        return context if limit is None else min(context, self.prompt_tokens + limit)
 
     def push_begun(self, token: int) -> str:
         """The text of the next of the tokens that the reply began with."""

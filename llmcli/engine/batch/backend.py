@@ -43,11 +43,11 @@ class BatchBackend:
         # Not stored: a kernel that fails is replaced by the readable model.
         return f"{self._step.name}, {self.size} texts at a time" if self.size > 1 else self._step.name
 
-    def read(self, row: int, ids: Sequence[int], expected: int) -> Tensor:
-        """Read the text `ids`, which will have `expected` tokens, into `row`; logits (V,) after its last token."""
+    def read(self, row: int, ids: Sequence[int], longest: int) -> Tensor:
+        """Read the text `ids`, which can have `longest` tokens, into `row`; logits (V,) after its last token."""
         cache = self._caches[row]
         cache.truncate(0)
-        cache.expected_length = expected
+        cache.expected_length = longest
         with memory_for_text(self._model, len(ids)):
             cache.reserve(len(ids))
             return prefill(self._step, cache, ids)

@@ -165,11 +165,7 @@ class Batch:
         """One more token for each text."""
         started = time.perf_counter()
         with interruption.computing():
-            outgrown = [row for row, text in texts.items() if self._outgrew(text)]
-            logits = {row: self._read(row, texts[row]) for row in outgrown}
-            others = [row for row in texts if row not in logits]
-            if others:
-                logits |= zip(others, self._step(others, texts), strict=True)
+            logits = dict(zip(texts, self._step(list(texts), texts), strict=True))
         with self._sampling_threads():
             for row, text in texts.items():
                 self._take(text, logits[row])
@@ -178,7 +174,7 @@ class Batch:
     def _read(self, row: int, text: _Row) -> Tensor | NotFiniteError:
         """Logits (V,) after the text, or the error that they are not finite: the other texts go on."""
         try:
-            return self._rows.read(row, text.ids, text.expected)
+            return self._rows.read(row, text.ids, text.builder.longest)
         except NotFiniteError as error:
             return error
 
@@ -195,13 +191,6 @@ class Batch:
         if isinstance(text.error, NotFiniteError):
             device = self._model.device
             text.error = located(text.error, lambda part: self._model(torch.tensor([part], device=device)), text.ids)
-
-    def _outgrew(self, text: _Row) -> bool:
-        """Whether a text is longer than expected and has other rotations from here on: it is read again, once."""
-        if len(text.ids) <= text.expected or self._model.rotated_alike(text.expected, len(text.ids)):
-            return False
-        text.expected = self._context_length
-        return True
 
     def _finish(self, text: _Row) -> BatchReply | LlmcliError:
         if text.error is not None:
@@ -224,8 +213,6 @@ class _Row:
         self.number = number
         start = (request.start or reply_start(tokenizer, request.ids)) if request.thinks else ReplyStart()
         self.builder = ReplyBuilder(tokenizer, request.ids, request.params, rules, start=start)
-        self.expected = self.builder.expected
-        """Tokens that the text will have; rotations can depend on it."""
         self.error: LlmcliError | None = None
         self._sampler = sampler_for(request.params, tokenizer)
         self._apart = ThinkingApart(tokenizer, start)

@@ -43,10 +43,6 @@ class PipelinedDecoder:
         """See `TokenSource`."""
         if self._single.is_first:
             return self._single.next(ids)
-        if not self._prefix_cache.can_extend(len(ids)):
-            # No fast path for this length of the text: its rotations change.
-            self.end(ids[:-1])
-            return self._single.next(ids)
         with self._interruption.computing():
             return Choice(check_chosen(self._token(ids)))
 
@@ -64,7 +60,7 @@ class PipelinedDecoder:
         if not self._length:
             self._prefix_cache.begin_pipeline(self._sampler.params, ids)
             self._length = len(ids)
-        while self._length < min(len(ids) + 2, self._longest) and self._prefix_cache.can_extend(self._length):
+        while self._length < min(len(ids) + 2, self._longest):
             self._prefix_cache.launch_step(*self._sampler.uniforms(1))
             self._length += 1
         return self._prefix_cache.await_token()

@@ -64,7 +64,7 @@ class MultiStepDecoder:
             started = time.perf_counter()
             count = min(self._count, most, self._prefix_cache.multi_step_room(len(ids)), self._longest - len(ids))
             if count < 1:
-                # No fast path for this length of the text: its rotations change.
+                # The last token alone is unread where the step can go on by itself.
                 choice = self._single.next(ids)
                 self._measure(started, 1)
                 return choice

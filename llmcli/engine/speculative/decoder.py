@@ -84,12 +84,11 @@ class SpeculativeDecoder:
         interruption: Interruption,
         *,
         longest: int,
-        expected: int,
         stop_ids: Collection[int],
         constrained: bool,
         multi_step: MultiStepDecoder | None = None,
     ) -> None:
-        """The text may have `longest` tokens, and is known to become `expected` tokens long.
+        """The text becomes `longest` tokens long at most.
 
         In a `constrained` reply a draft model takes its most probable token: its samples could be forbidden.
         """
@@ -98,7 +97,7 @@ class SpeculativeDecoder:
         self._lookup = Lookup() if speculation.lookup else None
         self._sampled = sampler.params.temperature > 0 and not constrained
         self._drafting = sampler.greedy() if constrained else sampler
-        self._longest, self._expected, self._stop_ids = longest, expected, stop_ids
+        self._longest, self._stop_ids = longest, stop_ids
         self._rows: Tensor | None = None
         self._proposals: list[Proposal] = []
         self._chances: list[AcceptanceRate] = []
@@ -230,7 +229,7 @@ class SpeculativeDecoder:
                 ids,
                 count,
                 self._drafting,
-                expected=self._expected,
+                longest=self._longest,
                 stop_ids=self._stop_ids,
                 sampled=self._sampled,
             )

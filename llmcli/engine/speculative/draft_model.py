@@ -47,18 +47,18 @@ class DraftModel:
         count: int,
         sampler: Sampler,
         *,
-        expected: int,
+        longest: int,
         stop_ids: Collection[int],
         sampled: bool,
     ) -> list[Proposal]:
-        """The next `count` tokens after `ids`, or fewer where the reply would end, of a text of `expected` tokens.
+        """The next `count` tokens after `ids`, or fewer where the reply would end, of a text of at most `longest`.
 
         Each is `sampled` with its distribution, or what `sampler` chooses.
         """
         started = time.perf_counter()
         prefix_cache = self._prefix_cache
         if not self._begun:
-            self._agreed = prefix_cache.begin(ids, min(expected, prefix_cache.context_length))
+            self._agreed = prefix_cache.begin(ids, min(longest, prefix_cache.context_length))
             self._begun = True
         else:
             self._agreed = prefix_cache.keep_common(ids, self._agreed)

@@ -160,15 +160,12 @@ class CpuStep(FastStep):
         """
         start, new = cache.length, len(ids)
         self._model.check_positions(start + new)
-        first, last = (max(length, cache.expected_length) for length in (start + 1, start + new))
-        if not self._model.rotated_alike(first, last):
-            return torch.cat([self._call([token], cache, only_last=True) for token in ids])
         # Computed like a batch of texts that share one cache: each token's keys are written before any token attends,
         # and no token attends beyond its own position.
         self._enter(cache, new)
         for row in range(1, min(new, _TILE)):
             self._enter_again(row)
-        self._rotate(start, new, last)
+        self._rotate(start, new, max(start + new, cache.expected_length))
         logits = self._compute(ids, 0, only_last=False, positions=range(start, start + new))
         cache.advance(new)
         return logits

@@ -50,8 +50,8 @@ class KVCache:
     keeps the positions that the next token may see and the `rewind` before them; when its memory is full, the kept part
     is copied to the front of a new segment with memory for `room` more tokens.
 
-    `expected_length` is the length the text is expected to reach, in tokens. Rotations that depend on the length use
-    it, so that all tokens are rotated alike. Setting it does not change keys that are cached already.
+    `expected_length` is the greatest length the text will reach, in tokens, set before the first of them is read.
+    Rotations that depend on the length use it, so all tokens of a text are rotated alike.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ def test_rewinding_the_cache_gives_the_same_reply(tmp_path: Path, case: str, mon
     assert reused[1] > 0 or forgets
 
 
-def test_a_text_longer_than_expected_is_prefilled_again_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotations_of_a_reply_are_those_of_its_greatest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The long factors apply to texts of more than 24 tokens.
     model = loaded("phi-3, longrope, long", tmp_path)
     prompt = random_ids(15)
@@ -60,11 +60,13 @@ def test_a_text_longer_than_expected_is_prefilled_again_once(tmp_path: Path, mon
 
     monkeypatch.setattr(model.model, "forward", counted)
     _, reply = run(Engine(model.model, model.tokenizer, context_length=60), prompt, None)
-    assert read == [15] + [1] * 9 + [25] + [1] * 34
-    # Each token follows from the text before it, independent of the final length.
+    assert read == [15] + [1] * 44
     monkeypatch.undo()
+    # As if the limit had been given, which is that of the context.
+    assert reply == run(Engine(model.model, model.tokenizer), prompt, 45)[1]
     text = prompt + reply
-    for end in (16, 24, 25, 26, 40, 59):
+    # Texts beyond 24 tokens have the same rotations when they are read at once.
+    for end in (25, 26, 40, 59):
         assert int(model.logits(text[:end])[-1].argmax()) == text[end]
 
 

@@ -18,6 +18,7 @@ from tests.support.models.tiny import random_ids
 
 def read(step: CpuStep, model: Transformer, length: int) -> KVCache:
     cache = model.new_cache(capacity=4)
+    cache.expected_length = 128
     step.forward(random_ids(length), cache)
     return cache
 
@@ -60,7 +61,7 @@ def test_several_tokens_on_any_number_of_threads(threads: int) -> None:
         assert_as_one_by_one(step, model, length, 7)
 
 
-def test_rotations_that_change_as_the_text_grows() -> None:
+def test_rotations_that_depend_on_the_expected_length() -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     model = random_model("llama", rope_parameters=scaling, max_position_embeddings=32)
     assert_as_one_by_one(CpuStep(model, threads=2, library=load_library()), model, 27, 10)
