@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.sanitize import visible
 
@@ -20,16 +23,35 @@ if TYPE_CHECKING:
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
-    """Show the models that can be used by name: fetched ones, and complete ones in the hub cache."""
+    """Show the models that can be used by name: fetched ones, complete ones in the hub cache, and aliases."""
+    from llmcli.hub.aliases import aliases
     from llmcli.hub.resolve import local_models
 
     models = local_models()
+    try:
+        short = aliases()
+    except UsageError as error:
+        terminal.note(str(error))
+        short = {}
     if as_json:
-        terminal.write_line(json.dumps([_as_json(model) for model in models], indent=2))
-    elif models:
-        terminal.write_line(_table(models))
+        names = _names_by_path(short)
+        entries = [{**_as_json(model), "aliases": names.get(model.path, [])} for model in models]
+        terminal.write_line(json.dumps(entries, indent=2))
+    elif models or short:
+        terminal.write_line(_table(models, short))
     else:
         terminal.note("No models here yet; `llm pull` fetches the starter model.")
+
+
+def _names_by_path(short: Mapping[str, str]) -> dict[Path, list[str]]:
+    """The aliases of each model that is on this machine."""
+    from llmcli.hub.resolve import resolve
+
+    names: dict[Path, list[str]] = {}
+    for name, target in short.items():
+        with suppress(LlmcliError):
+            names.setdefault(resolve(target, fetch=False), []).append(name)
+    return names
 
 
 def _as_json(model: LocalModel) -> dict[str, object]:
@@ -43,11 +65,12 @@ def _as_json(model: LocalModel) -> dict[str, object]:
     }
 
 
-def _table(models: list[LocalModel]) -> str:
+def _table(models: list[LocalModel], short: Mapping[str, str]) -> str:
     from rich.cells import cell_len
 
     rows = [("NAME", "SIZE", "KIND", "WHERE")]
     rows += [(model.name, _size(model.bytes), model.kind, f"{model.place}: {_short(model.path)}") for model in models]
+    rows += [(name, "", "alias", _short(Path(target))) for name, target in short.items()]
     if terminal.is_terminal(sys.stdout):
         # Before it is measured.
         rows = [(visible(name), size, kind, visible(where)) for name, size, kind, where in rows]

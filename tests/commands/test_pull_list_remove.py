@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from llmcli.commands import list_models, pull, remove
 from llmcli.errors import ModelNotFoundError, UsageError
 from llmcli.hub import starter, store
+from llmcli.hub.aliases import set_alias
 from tests.support.hub.fake_index import CONTENT, use_fake_index
 
 app = typer.Typer()
@@ -24,6 +25,7 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     use_fake_index(monkeypatch, tmp_path / "index")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
@@ -48,6 +50,13 @@ def test_list_shows_what_pull_fetched() -> None:
     assert line.split()[:5] == ["SmolLM2-135M-Instruct.Q4_1", "0.0", "MB", "GGUF", "store:"]
     assert header.index("KIND") == line.index("GGUF")
     (entry,) = json.loads(run("list", "--json")[1])
+    assert entry["aliases"] == []
+    set_alias("fast", "smollm2")
+    set_alias("far", "owner/name")
+    _, line, far, fast = run("list")[1].splitlines()
+    assert (far.split(), fast.split()) == (["far", "alias", "owner/name"], ["fast", "alias", "smollm2"])
+    (entry,) = json.loads(run("list", "--json")[1])
+    assert entry["aliases"] == ["fast"]
     assert entry["bytes"] == len(CONTENT) and Path(entry["path"]).is_file() and entry["modified"].endswith("+00:00")
 
 
