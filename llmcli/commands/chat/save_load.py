@@ -1,7 +1,8 @@
-"""Conversations on disk: `/save /load /sessions`."""
+"""A conversation shown, and conversations on disk: `/history /save /load /sessions`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmcli.commands.chat.branches import preview
@@ -11,9 +12,10 @@ from llmcli.commands.shared.prompt_input import decode_input
 from llmcli.conversations.export import as_json, as_markdown, import_json
 from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, find_conversation, read_conversation
-from llmcli.conversations.tree import Tree
+from llmcli.conversations.tree import Node, Tree
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat_template.json_text import json_text
+from llmcli.views.terminal import terminal
 
 _LARGEST_BYTES = 64 << 20
 _LISTED = 20
@@ -28,12 +30,19 @@ class Sessions:
     def commands(self) -> list[Command]:
         """For the table."""
         return [
+            Command("history", self._history, "the conversation so far"),
             Command("sessions", self._sessions, "the last conversations; /load goes on with one"),
             Command("save", self._save, "write the conversation as Markdown, or as .json", "FILE", takes_file=True),
             Command(
                 "load", self._load, "go on with a .json file or one of /sessions", "FILE|ID", _ids, takes_file=True
             ),
         ]
+
+    def _history(self, _argument: str) -> None:
+        nodes = self._session.live.tree.path()
+        if not nodes:
+            raise UsageError("Nothing has been said yet.")
+        show_messages(nodes)
 
     def _sessions(self, _argument: str) -> None:
         paths = conversation_files()
@@ -97,12 +106,25 @@ def introduce(session: ChatSession) -> None:
     tree = session.live.tree
     session.note(f"Going on with {summary(tree)}")
     path, pending = tree.path(), tree.unanswered()
+    if not terminal.is_quiet():
+        show_messages(path[-1:] if pending is not None else path[-2:])
     if pending is not None:
-        session.note(f"Your last message has no reply yet: {preview(pending.text)}. /retry has it answered.")
+        session.note("Your last message has no reply yet. /retry has it answered.")
     elif path and path[-1].is_cut:
-        session.note(f"The last reply was cut off after: {preview(path[-1].text[-60:])}")
-    elif path:
-        session.note(f"The last reply: {preview(path[-1].text)}")
+        session.note("The last reply was cut off there.")
+    if len(path) > 2:
+        session.note("/history prints all of it.")
+
+
+def show_messages(nodes: Sequence[Node]) -> None:
+    """Print messages in full on stderr, each line of the user's after a >, and replies as they were written."""
+    from rich.text import Text
+
+    for node in nodes:
+        if node.is_reply:
+            terminal.console_err().print(Text(node.text.strip("\n")), soft_wrap=True)
+        else:
+            terminal.say("\n".join(f"> {line}" for line in node.text.strip("\n").split("\n")))
 
 
 def _imported(path: Path, session: ChatSession) -> LiveConversation:

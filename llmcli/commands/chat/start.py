@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -16,6 +17,7 @@ from llmcli.commands.chat.slash_commands import Commands
 from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.prompt_input import read_stdin, stdin_is_piped
 from llmcli.conversations.live_conversation import LiveConversation
+from llmcli.views.terminal import terminal
 
 
 def run_chat(
@@ -55,3 +57,6 @@ def _converse(session: ChatSession, keyboard: Keyboard) -> None:
     session.note(f"{session.loaded.name}, {limit} tokens of context. /help lists the commands.")
     messages = keyboard.messages(CommandCompleter(commands.table), session.toolbar)
     session.run(messages, commands.obey)
+    path = session.saved_as()
+    if path is not None and session.live.tree.path() and terminal.is_terminal(sys.stderr):
+        session.note(f"llm chat -c goes on with this conversation; later, llm chat --resume {path.stem} does.")

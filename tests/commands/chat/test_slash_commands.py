@@ -95,7 +95,7 @@ def yes(tmp_path: Path) -> Path:
 
 def test_undo_retry_clear_and_branches(start: Start, yes: Path) -> None:
     chat = start(yes)
-    for command in ("/undo", "/retry", "/branches", "/why", "/copy", "/edit last"):
+    for command in ("/undo", "/retry", "/branches", "/history", "/why", "/copy", "/edit last"):
         with pytest.raises(UsageError, match=r"Nothing has been said|no reply yet"):
             chat(command)
     chat("One?")
@@ -295,7 +295,14 @@ def test_saving_loading_and_going_on_exactly(start: Start, yes: Path, tmp_path: 
     chat("/system Else.")
     second = chat.session.saved_as()
     assert second not in (None, first)
-    assert "Going on with 4 messages, yes: One?" in chat(f"/load {first.stem}")
+    loaded = chat(f"/load {first.stem}")
+    assert loaded.splitlines() == [
+        "Going on with 4 messages, yes: One?",
+        "> Two?",
+        "Yes, ok.",
+        "/history prints all of it.",
+    ]
+    assert chat("/history").splitlines() == ["> One?", "Yes, ok.", "> Two?", "Yes, ok."]
     # The very ids, system prompt included.
     assert chat.session.prompt("Three?") == prompt
     with pytest.raises(UsageError, match="you are in"):
@@ -443,7 +450,7 @@ def test_every_command_says_what_it_does(start: Start, yes: Path) -> None:
     table: dict[str, Command] = start(yes).commands.table
     wanted = (
         "help model system set show clear undo retry edit save load sessions tokens stats context template copy read "
-        "exit probs top why lens attention thought branch branches"
+        "exit history probs top why lens attention thought branch branches"
     )
     assert set(table) == set(wanted.split())
     assert all(command.what and len(command.what) < 80 for command in table.values())

@@ -222,3 +222,20 @@ def test_piped_text_first_then_the_keyboard(tmp_path: Path, speaker: Path) -> No
     finally:
         child.close(force=True)
     assert questions(tmp_path) == ["Some notes.", "And?"]
+
+
+def test_leaving_says_how_to_go_on(tmp_path: Path, speaker: Path) -> None:
+    with chatting(tmp_path, speaker) as child:
+        child.sendline("/show")
+        leave(child)
+        assert "--resume" not in child.before  # nothing was said
+    with chatting(tmp_path, speaker) as child:
+        child.sendline("A question?")
+        child.expect_exact("Yes, ok.")
+        leave(child)
+        path = max((tmp_path / "data" / "llmcli" / "conversations").iterdir())
+        assert f"llm chat -c goes on with this conversation; later, llm chat --resume {path.stem} does." in child.before
+    with chatting(tmp_path, speaker, "-c") as child:
+        child.sendline("/history")
+        child.expect("> A question[?].*Yes, ok[.]")
+        leave(child)
