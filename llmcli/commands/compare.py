@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,17 +21,10 @@ if TYPE_CHECKING:
     from llmcli.api import LoadedModel
 
 
-@with_options
-def compare(
-    first: Annotated[str, typer.Argument(metavar="A", autocompletion=MODELS, help="A model.")],
-    second: Annotated[
-        str,
-        typer.Argument(metavar="B", autocompletion=MODELS, help="Another with the same tokenizer, or the same again."),
-    ],
-    content: Annotated[
-        str | None, typer.Argument(metavar="[TEXT|-]", help="The text to compare them on; - or nothing is piped text.")
-    ] = None,
-    *,
+@dataclass(frozen=True)
+class CompareOptions:
+    """What is compared, and in which precision."""
+
     prompt: Annotated[
         str | None,
         flag(
@@ -41,10 +34,9 @@ def compare(
             metavar="TEXT",
             callback=text,
             panel=PROMPT,
-            help="Compare them on A's answer to this instead.",
+            help="Compare them on A's answer to this prompt.",
         ),
-    ] = None,
-    text_options: Annotated[TextOptions, only("chat")],
+    ] = None
     max_tokens: Annotated[
         int,
         flag(
@@ -54,16 +46,39 @@ def compare(
             metavar="N",
             min=1,
             panel=SAMPLING,
-            help="Let each write N tokens by itself.",
+            help="Let each model write N tokens.",
         ),
-    ] = 64,
+    ] = 64
     dtype_a: Annotated[
         str,
         flag(
-            "--dtype-a", env=False, panel=MODEL, autocompletion=DTYPES, help="Of A: auto, float32, bfloat16 or float16."
+            "--dtype-a",
+            env=False,
+            panel=MODEL,
+            autocompletion=DTYPES,
+            help="Type of A's weights: auto, float32, bfloat16 or float16.",
         ),
-    ] = "auto",
-    dtype_b: Annotated[str, flag("--dtype-b", env=False, panel=MODEL, autocompletion=DTYPES, help="Of B.")] = "auto",
+    ] = "auto"
+    dtype_b: Annotated[
+        str, flag("--dtype-b", env=False, panel=MODEL, autocompletion=DTYPES, help="Type of B's weights.")
+    ] = "auto"
+
+
+@with_options
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", autocompletion=MODELS, help="A model.")],
+    second: Annotated[
+        str,
+        typer.Argument(
+            metavar="B", autocompletion=MODELS, help="Another model with the same tokenizer, or the same model."
+        ),
+    ],
+    content: Annotated[
+        str | None, typer.Argument(metavar="[TEXT|-]", help="The text to compare them on; - or nothing is piped text.")
+    ] = None,
+    *,
+    compare_options: CompareOptions,
+    text_options: Annotated[TextOptions, only("chat")],
     model_options: Annotated[ModelOptions, only("device", "readable")],
     view_options: ViewOptions,
     terminal_options: TerminalOptions,
@@ -72,6 +87,7 @@ def compare(
 
     The models are loaded one after the other, so that only one must fit into memory.
     """
+    prompt, dtype_a, dtype_b = compare_options.prompt, compare_options.dtype_a, compare_options.dtype_b
     if prompt is not None and content is not None:
         raise UsageError("Give a text, or a --prompt that A answers, not both.")
     words = prompt if prompt is not None else output.read_text(content)
@@ -97,7 +113,7 @@ def compare(
             loader(1, dtype_b),
             ids,
             reply=prompt is not None,
-            max_tokens=max_tokens,
+            max_tokens=compare_options.max_tokens,
             readable=model_options.readable,
             names=(_called(checkpoints[0].name, dtype_a), _called(checkpoints[1].name, dtype_b)),
             progress=progress,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
-from llmcli.commands.shared.options.flags import text
+from llmcli.commands.shared.options.flags import RUNNING, SHOW, flag, text
 
 
 @inspect_command(text="The text whose next token is traced; - or nothing is piped text.", title="llm trace")
@@ -15,21 +13,25 @@ def trace(
     context: InspectContext,
     name: Annotated[
         str,
-        typer.Option(
-            "--subject", metavar="S", callback=text, help="Whom or what the text is about, as it stands there."
-        ),
+        flag("--subject", metavar="S", callback=text, env=False, panel=SHOW, help="The words in TEXT to scramble."),
     ],
     target: Annotated[
         str | None,
-        typer.Option(
+        flag(
             "--target",
             metavar="TOKEN",
             callback=text,
-            help="Trace this token, as in ' Paris'. Default: the likeliest.",
+            env=False,
+            panel=SHOW,
+            help="Trace this token, as in ' Paris'. Default: the most probable one.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, help="How many noises to average over.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Decides the noise.")] = 0,
+    samples: Annotated[
+        int, flag("--samples", metavar="N", min=1, env=False, panel=RUNNING, help="Number of random repetitions.")
+    ] = 5,
+    seed: Annotated[
+        int, flag("--seed", metavar="N", min=0, max=2**63 - 1, env=False, panel=RUNNING, help="Random seed.")
+    ] = 0,
 ) -> InspectResult:
     """Drown a subject in noise, put single states back, and see through which the answer comes (causal tracing)."""
     loaded, ids = context.loaded, context.ids

@@ -18,6 +18,7 @@ import typer
 
 from llmcli import cli, errors
 from llmcli.commands.chat.slash_commands import Commands
+from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 from llmcli.commands.shared.options.flags import OTHER_SPELLINGS
 from llmcli.docs import pages
 from tests.support.manual import ROOT, entries, json_fields, json_tables
@@ -65,6 +66,27 @@ def test_an_entry_has_all_spellings_of_its_flag() -> None:
         # A name can be one command's flag and another's second spelling of some other flag.
         assert spellings <= {*row, *set().union(*(options().get(other, set()) for other in row))}, name
         assert spellings - set(row) == set() or name == "--template", name
+
+
+COMMANDS_THAT_RUN_A_MODEL = {
+    *("generate", "chat", "batch", "score", "compare", "trace", "replay", "bench", "edit fact"),
+    *(f"inspect {name}" for name in INSPECT_COMMANDS),
+}
+
+
+def test_every_option_of_a_command_that_runs_a_model_is_in_a_panel() -> None:
+    checked = set()
+
+    def check(command: Any, path: str) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            check(inner, f"{path} {name}".strip())
+        if path in COMMANDS_THAT_RUN_A_MODEL:
+            checked.add(path)
+            options = [one for one in command.params if one.param_type_name == "option" and not one.hidden]
+            assert [one.name for one in options if one.rich_help_panel is None] == [], path
+
+    check(typer.main.get_command(cli.app), "")
+    assert checked == COMMANDS_THAT_RUN_A_MODEL
 
 
 def test_every_slash_command_has_one_entry() -> None:

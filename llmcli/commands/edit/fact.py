@@ -11,13 +11,15 @@ import typer
 
 from llmcli.commands.shared import output
 from llmcli.commands.shared.load_model import find_checkpoint, load_model, read_edit_files
-from llmcli.commands.shared.options.flags import only, text, with_options
+from llmcli.commands.shared.options.flags import OUTPUT, SAMPLING, flag, only, text, with_options
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.output import ViewOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import read_file_text
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
+
+_FACT, _TESTS = "Fact", "Tests of the edit"
 
 
 @dataclass(frozen=True)
@@ -26,41 +28,67 @@ class FactOptions:
 
     subject: Annotated[
         str,
-        typer.Option(
-            "--subject", metavar="S", callback=text, help="Whom or what the fact is about, as it is spelled in PROMPT."
+        flag(
+            "--subject",
+            metavar="S",
+            callback=text,
+            env=False,
+            panel=_FACT,
+            help="What the fact is about, in the words of PROMPT.",
         ),
     ]
-    target: Annotated[str, typer.Option("--to", metavar="T", callback=text, help="The new answer.")]
+    target: Annotated[str, flag("--to", metavar="T", callback=text, env=False, panel=_FACT, help="The new answer.")]
     layer: Annotated[
-        str, typer.Option("--layer", metavar="auto|N", help="The block to change. auto: the best of three, by trial.")
+        str,
+        flag(
+            "--layer",
+            metavar="auto|N",
+            env=False,
+            panel=_FACT,
+            help="The block to change. auto: try three and keep the best.",
+        ),
     ] = "auto"
     corpus: Annotated[
         Path | None,
-        typer.Option(
+        flag(
             "--corpus",
             metavar="FILE",
-            help="Text whose keys are to be spared. Default: what the model writes itself, once for each model.",
+            env=False,
+            panel=_FACT,
+            help="Text the edit should not affect. Default: text that the model writes.",
         ),
     ] = None
     paraphrase: Annotated[
         list[str] | None,
-        typer.Option(
-            "--paraphrase", metavar="TEXT", callback=text, help="Another text that T should follow. Repeatable."
+        flag(
+            "--paraphrase",
+            metavar="TEXT",
+            callback=text,
+            env=False,
+            panel=_TESTS,
+            help="Another text that the new answer should follow. Repeatable.",
         ),
     ] = None
     neighbor: Annotated[
         list[str] | None,
-        typer.Option(
-            "--neighbor", metavar="TEXT", callback=text, help="A text whose answer should stay as it is. Repeatable."
+        flag(
+            "--neighbor",
+            metavar="TEXT",
+            callback=text,
+            env=False,
+            panel=_TESTS,
+            help="A text whose answer should stay the same. Repeatable.",
         ),
     ] = None
     ask: Annotated[
         list[str] | None,
-        typer.Option(
+        flag(
             "--ask",
             metavar="TEXT",
             callback=text,
-            help="A question to be answered in a chat, before and after. Repeatable.",
+            env=False,
+            panel=_TESTS,
+            help="Ask this in a chat before and after the edit. Repeatable.",
         ),
     ] = None
 
@@ -87,13 +115,30 @@ def fact(
     model_options: Annotated[ModelOptions, only("model", "edit", "device", "dtype")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Where to write the edit. Default: the data directory."),
+        flag(
+            "--out",
+            "-o",
+            metavar="FILE",
+            env=False,
+            panel=OUTPUT,
+            help="Write the edit to this file. Default: in the data directory.",
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Keep the edit, with exit code 0, whatever is wrong with it.")
+        bool,
+        flag("--force", env=False, panel=OUTPUT, help="Keep the edit, with exit code 0, even if it failed its tests."),
     ] = False,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="The length of the replies shown.")
+        int,
+        flag(
+            "--max-tokens",
+            "-n",
+            metavar="N",
+            min=1,
+            env=False,
+            panel=SAMPLING,
+            help="End the replies shown after N tokens.",
+        ),
     ] = 24,
     view_options: ViewOptions,
     terminal_options: TerminalOptions,

@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import typer
-
 from llmcli.commands.shared import output
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import SHOW, flag
 from llmcli.errors import UsageError
 
 _LONGEST_PATTERN = 512
@@ -19,17 +18,31 @@ _LONGEST_PATTERN = 512
 def attention(
     context: InspectContext,
     position: output.Position = None,
-    layer: Annotated[int | None, typer.Option("--layer", metavar="L", help="Only this block, counted from 0.")] = None,
+    layer: Annotated[
+        int | None, flag("--layer", metavar="L", env=False, panel=SHOW, help="Only this block, counted from 0.")
+    ] = None,
     layers: Annotated[
-        str | None, typer.Option("--layers", metavar="A-B", help="Only these blocks, as in 10-20.")
+        str | None, flag("--layers", metavar="A-B", env=False, panel=SHOW, help="Only these blocks, as in 10-20.")
     ] = None,
     head: Annotated[
-        int | None, typer.Option("--head", metavar="H", help="With --layer: the raw pattern of this head.")
+        int | None,
+        flag("--head", metavar="H", env=False, panel=SHOW, help="With --layer: the attention pattern of this head."),
     ] = None,
     by: Annotated[
-        Literal["token", "word", "line", "message"], typer.Option("--by", help="Sum what was read over these units.")
+        Literal["token", "word", "line", "message"],
+        flag("--by", metavar="UNIT", env=False, panel=SHOW, help="Sum attention over: token, word, line or message."),
     ] = "token",
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many of what was read to list.")] = 5,
+    top: Annotated[
+        int,
+        flag(
+            "--top",
+            metavar="N",
+            min=1,
+            env=False,
+            panel=SHOW,
+            help="List the N tokens or units that got the most attention.",
+        ),
+    ] = 5,
 ) -> InspectResult:
     """Show what each token of a text paid attention to; with --layer and --head, one head's pattern."""
     if head is not None and layer is None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import SHOW, flag
 from llmcli.errors import UsageError
 
 
@@ -14,7 +13,10 @@ from llmcli.errors import UsageError
 def cost(
     subject: InspectContext,
     context: Annotated[
-        int | None, typer.Option("--context", metavar="N", min=1, help="Another length to count with, in tokens.")
+        int | None,
+        flag(
+            "--context", metavar="N", min=1, env=False, panel=SHOW, help="Also compute the cost for a text of N tokens."
+        ),
     ] = None,
 ) -> InspectResult:
     """Show what a model costs: parameters and FLOPs by part, and cache and FLOPs by length of the text."""

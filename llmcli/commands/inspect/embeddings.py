@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import RUNNING, SHOW, flag
 
 
 @inspect_command(
@@ -17,8 +16,20 @@ from llmcli.commands.shared.inspect_command import InspectContext, InspectResult
 )
 def embeddings(
     context: InspectContext,
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Length of the rankings.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Draws the random pairs.")] = 0,
+    top: Annotated[
+        int, flag("--top", metavar="N", min=1, env=False, panel=SHOW, help="List the N nearest tokens.")
+    ] = 10,
+    seed: Annotated[
+        int,
+        flag(
+            "--seed",
+            metavar="N",
+            min=0,
+            env=False,
+            panel=RUNNING,
+            help="Random seed for the pairs of tokens compared with.",
+        ),
+    ] = 0,
 ) -> InspectResult:
     """Show the tokens whose embeddings are nearest to a word, or to a sum of words, by cosine."""
     content, checkpoint = context.content, context.checkpoint

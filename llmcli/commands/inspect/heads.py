@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-import typer
-
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import RUNNING, SHOW, flag
 from llmcli.errors import UsageError
 
 
@@ -16,11 +15,27 @@ def heads(
     context: InspectContext,
     ablate: Annotated[
         int,
-        typer.Option(
-            metavar="N", min=0, help="Switch the N strongest induction heads off, and N others, and compare the loss."
+        flag(
+            "--ablate",
+            metavar="N",
+            min=0,
+            env=False,
+            panel=SHOW,
+            help="Switch off the N strongest induction heads, then N other heads, and compare the loss.",
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Decides what is drawn at random.")] = 0,
+    seed: Annotated[
+        int,
+        flag(
+            "--seed",
+            metavar="N",
+            min=0,
+            max=2**63 - 1,
+            env=False,
+            panel=RUNNING,
+            help="Random seed for the random tokens and the other heads.",
+        ),
+    ] = 0,
 ) -> InspectResult:
     """Score every attention head on a text said twice: which look at the token before, at the same token, at what
     followed it (induction), or nowhere but at the first position.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from llmcli.commands.shared import output
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import SHOW, flag
 
 
 @inspect_command()
 def lens(
     context: InspectContext,
     position: output.Position = None,
-    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="How many tokens to list for a layer.")] = 5,
+    top: Annotated[
+        int,
+        flag("--top", metavar="K", min=1, env=False, panel=SHOW, help="List the K most probable tokens of each layer."),
+    ] = 5,
 ) -> InspectResult:
     """Show what the model would say after each layer, and from which one on its answer leads (the logit lens)."""
     loaded, ids = context.loaded, context.ids

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import SHOW, flag
 
 
 @inspect_command()
 def experts(
     context: InspectContext,
     layer: Annotated[
-        int | None, typer.Option("--layer", metavar="L", help="Only this block, counted from 0, with all weights.")
+        int | None,
+        flag(
+            "--layer",
+            metavar="L",
+            env=False,
+            panel=SHOW,
+            help="Only this block, counted from 0, with the weight of every expert.",
+        ),
     ] = None,
 ) -> InspectResult:
     """Show which experts each token of a text is sent to, and how evenly the experts are used."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import PROMPT, SHOW, flag
 from llmcli.commands.shared.options.model import Readable
 from llmcli.errors import UsageError
 
@@ -15,24 +14,43 @@ from llmcli.errors import UsageError
 def needle(
     context: InspectContext,
     facts: Annotated[
-        int, typer.Option("--facts", metavar="K", help="Facts in a text, one of which is asked for.")
+        int,
+        flag("--facts", metavar="K", env=False, panel=SHOW, help="Put K facts into a text and ask for one of them."),
     ] = 20,
     seeds: Annotated[
         int,
-        typer.Option(
-            "--seeds", metavar="N", help="Texts for each depth. More give narrower ranges: 30 take three times as long."
+        flag(
+            "--seeds",
+            metavar="N",
+            env=False,
+            panel=SHOW,
+            help="Ask in N random texts for each depth: more give narrower ranges.",
         ),
     ] = 10,
     depths: Annotated[
-        str, typer.Option("--depths", metavar="LIST", help="Where the fact stands, in percent of the others.")
+        str,
+        flag(
+            "--depths",
+            metavar="LIST",
+            env=False,
+            panel=SHOW,
+            help="Place the fact at these depths, in percent of the text.",
+        ),
     ] = "0,25,50,75,100",
     context_tokens: Annotated[
         int,
-        typer.Option(
-            "--context-tokens", metavar="N", min=0, help="Lengthen texts to about N tokens by neutral sentences."
+        flag(
+            "--context-tokens",
+            metavar="N",
+            min=0,
+            env=False,
+            panel=SHOW,
+            help="Lengthen each text to about N tokens with neutral sentences.",
         ),
     ] = 0,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template, not in raw text.")] = False,
+    chat: Annotated[
+        bool, flag("--chat", env=False, panel=PROMPT, help="Ask in a message in the chat template, not in raw text.")
+    ] = False,
     readable: Readable = False,
 ) -> InspectResult:
     """Ask for one fact among many, at several depths of a text, and show how probable the right answer is."""

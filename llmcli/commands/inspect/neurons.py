@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import typer
-
 from llmcli.commands.shared import output
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import SHOW, flag
 from llmcli.errors import UsageError
 
 
@@ -16,22 +15,47 @@ def neurons(
     context: InspectContext,
     position: Annotated[
         int,
-        typer.Option("--position", metavar="N", help="After this token, counted from 0, or from the end if negative."),
+        flag(
+            "--position",
+            metavar="N",
+            env=False,
+            panel=SHOW,
+            help="After this token, counted from 0, or from the end if negative.",
+        ),
     ] = -1,
     target: Annotated[
         str | None,
-        typer.Option(
-            "--target", metavar="TOKEN", help="What wrote this token's logit. Default: the likeliest token's."
+        flag(
+            "--target",
+            metavar="TOKEN",
+            env=False,
+            panel=SHOW,
+            help="Explain the logit of this token. Default: the most probable one.",
         ),
     ] = None,
-    layer: Annotated[int | None, typer.Option("--layer", metavar="L", help="With --neuron: its block, from 0.")] = None,
+    layer: Annotated[
+        int | None,
+        flag("--layer", metavar="L", env=False, panel=SHOW, help="With --neuron: its block, counted from 0."),
+    ] = None,
     neuron: Annotated[
-        int | None, typer.Option("--neuron", metavar="N", help="Only this neuron, along the whole text.")
+        int | None,
+        flag(
+            "--neuron",
+            metavar="N",
+            env=False,
+            panel=SHOW,
+            help="With --layer: only this neuron, at every token of the text.",
+        ),
     ] = None,
     expert: Annotated[
-        str | None, typer.Option("--expert", metavar="E", help='With --neuron: its expert, or "shared".')
+        str | None,
+        flag(
+            "--expert", metavar="E", env=False, panel=SHOW, help='With --neuron: the number of its expert, or "shared".'
+        ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="How many neurons to list.")] = 10,
+    top: Annotated[
+        int, flag("--top", metavar="K", min=1, env=False, panel=SHOW, help="List the K strongest neurons.")
+    ] = 10,
 ) -> InspectResult:
     """Show which neurons wrote most into the next token's logit; with --layer and --neuron, one along the text."""
     if (layer is None) != (neuron is None):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import RUNNING, SHOW, flag
 from llmcli.errors import UsageError
 from llmcli.views.terminal.progress import progress_bar
 
@@ -22,15 +23,36 @@ def token(
     ],
     target: Annotated[
         str | None,
-        typer.Option("--target", metavar="TOKEN", help="Explain this token in that place, as in ' Paris'."),
+        flag(
+            "--target",
+            metavar="TOKEN",
+            env=False,
+            panel=SHOW,
+            help="Explain this token at that position instead, as in ' Paris'.",
+        ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Switch the heads and neurons off, one by one and all together.")
+        bool,
+        flag(
+            "--verify",
+            env=False,
+            panel=SHOW,
+            help="Test the heads and neurons: switch them off, one by one and all together.",
+        ),
     ] = False,
     top: Annotated[
-        int, typer.Option("--top", metavar="K", min=1, help="How many candidates, heads and neurons to name.")
+        int, flag("--top", metavar="K", min=1, env=False, panel=SHOW, help="List K candidates, heads and neurons.")
     ] = 5,
-    seed: Annotated[int, typer.Option("--seed", help="For the heads and neurons that --verify compares with.")] = 0,
+    seed: Annotated[
+        int,
+        flag(
+            "--seed",
+            metavar="N",
+            env=False,
+            panel=RUNNING,
+            help="Random seed for the heads and neurons that --verify compares with.",
+        ),
+    ] = 0,
 ) -> InspectResult:
     """Show one token of a text: what else it could have been, what was read, and which heads and neurons wrote it."""
     number = _number(index)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
-from llmcli.commands.shared.options.flags import text
+from llmcli.commands.shared.options.flags import PROMPT, SAMPLING, SHOW, flag, text
 
 _EACH_WORD = "*"
 
@@ -24,19 +24,31 @@ def without(
         ),
     ],
     positions: Annotated[
-        bool, typer.Option("--positions", help="SPAN is token numbers, as in 4 or 0,3-7, and no text.")
+        bool,
+        flag("--positions", env=False, panel=PROMPT, help="Read SPAN as token numbers, as in 4 or 0,3-7, not as text."),
     ] = False,
     answer: Annotated[
         str | None,
-        typer.Option(
+        flag(
             "--answer",
             metavar="TEXT",
             callback=text,
-            help="The answer to look at, with the space it begins with. Default: what the model itself goes on with.",
+            env=False,
+            panel=SHOW,
+            help="The answer to measure, with its leading space. Default: the model's own.",
         ),
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", metavar="N", min=1, help="The most tokens of the model's own answer.")
+        int,
+        flag(
+            "--max-tokens",
+            "-n",
+            metavar="N",
+            min=1,
+            env=False,
+            panel=SAMPLING,
+            help="End the model's own answer after N tokens.",
+        ),
     ] = 5,
 ) -> InspectResult:
     """Hide a part of a text from the model, or remove it, and see how much less probable its answer becomes."""

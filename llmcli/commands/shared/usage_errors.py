@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import typer
@@ -108,7 +109,8 @@ def _setting(error: Any) -> str | None:
 
 def _extra_words(error: Any) -> str | None:
     """The message for a text of several words without quotes."""
-    if error.ctx is None or "unexpected extra argument" not in error.message:
+    # An option among them is a misspelled one.
+    if error.ctx is None or "unexpected extra argument" not in error.message or re.search(r"[( ]--", error.message):
         return None
     names = {parameter.name for parameter in error.ctx.command.params if parameter.param_type_name == "argument"}
     if names.isdisjoint(_TEXTS):

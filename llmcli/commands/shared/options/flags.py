@@ -20,11 +20,23 @@ _ORDER = (MODEL, PROMPT, SAMPLING, SHOW, OUTPUT, FORM, RUNNING, MORE_SAMPLING)
 """The order of the panels: the most used first. Before them come arguments and a command's own panels."""
 
 
-def flag(*names: str, panel: str, help: str, env: bool = True, also: str | None = None, **more: Any) -> Any:
+def flag(
+    *names: str,
+    panel: str,
+    help: str,
+    env: bool = True,
+    also: str | None = None,
+    min: int | None = None,
+    max: int | None = None,
+    **more: Any,
+) -> Any:
     """An option called `names`, the main spelling first, in a `panel` of `--help`.
 
     With `env` the variable LLMCLI_<OPTION> sets it too, named by the main spelling, and so does the variable `also`.
+    A value outside `min` and `max` is an error; `--help` does not show the limits.
     """
+    if min is not None or max is not None:
+        more["callback"] = _within(min, max)
     variable = "LLMCLI_" + names[0].split("/")[0].removeprefix("--").replace("-", "_").upper()
     variables = [variable, also] if also else variable
     return typer.Option(
@@ -55,6 +67,18 @@ class CommandWithOtherSpellings(TyperCommand):
                 if name in parameter.opts:
                     parser.add_option(obj=parameter, opts=[spelling], dest=parameter.name, action="store", nargs=1)
         return parser
+
+
+def _within(least: int | None, most: int | None) -> Callable[[int | None], int | None]:
+    """The callback of an option whose value must be from `least` to `most`, each None for no limit."""
+    limits = f"at least {least}" if most is None else f"at most {most}" if least is None else f"from {least} to {most}"
+
+    def check(value: int | None) -> int | None:
+        if value is not None and ((least is not None and value < least) or (most is not None and value > most)):
+            raise typer.BadParameter(f"{value} is not {limits}.")
+        return value
+
+    return check
 
 
 def text(parameter: typer.CallbackParam, value: Any) -> Any:
