@@ -59,8 +59,9 @@ app = typer.Typer(
 _RUN, _MODELS, _LOOK, _TOOLS = "Run", "Models", "Look inside", "Tools"
 # A blank line ends a line of the epilog.
 _VARIABLES = (
-    "Most options can also be set by a variable, as LLMCLI_MAX_TOKENS for --max-tokens, or in config.toml; llm config "
-    "shows the values in effect."
+    "A model's own sampling settings replace the defaults above. Most options can also be set by a variable, as "
+    "LLMCLI_MAX_TOKENS for --max-tokens, or in config.toml; llm config shows the values in effect. llm help "
+    "describes each option in full."
 )
 _GENERATE = (
     "llm generate 'What is the capital of France?'\n\n"

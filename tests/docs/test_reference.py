@@ -68,6 +68,12 @@ def test_an_entry_has_all_spellings_of_its_flag() -> None:
         assert spellings - set(row) == set() or name == "--template", name
 
 
+def test_the_longest_help_stays_below_190_lines_on_80_columns() -> None:
+    shown = llm("generate", "-h", env={"COLUMNS": "80"}).stdout.decode().splitlines()
+    assert "--logit-bias" in "".join(shown) and max(map(len, shown)) == 80
+    assert len(shown) < 190
+
+
 COMMANDS_THAT_RUN_A_MODEL = {
     *("generate", "chat", "batch", "score", "compare", "trace", "replay", "bench", "edit fact"),
     *(f"inspect {name}" for name in INSPECT_COMMANDS),

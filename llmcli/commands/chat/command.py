@@ -34,7 +34,13 @@ class SavingOptions:
 
     continue_latest: Annotated[
         bool,
-        flag("--continue", "-c", env=False, panel=_SAVED, help="Go on with the last conversation, or that of -m."),
+        flag(
+            "--continue",
+            "-c",
+            env=False,
+            panel=_SAVED,
+            help="Continue the last conversation, or the last one with -m MODEL.",
+        ),
     ] = False
     resume: Annotated[
         str | None,
@@ -44,7 +50,7 @@ class SavingOptions:
             metavar="ID",
             panel=_SAVED,
             autocompletion=CONVERSATIONS,
-            help="Go on with this one; llm chats list shows them.",
+            help="Continue this conversation; llm chats list shows them.",
         ),
     ] = None
     save: Annotated[bool, flag("--save/--no-save", panel=_SAVED, help="Keep the conversation on disk.")] = True
@@ -64,9 +70,7 @@ def chat(
     ],
     sampling_options: SamplingOptions,
     report_options: ReportOptions,
-    plain: Annotated[
-        bool, flag("--plain", panel=SHOW, help="Show replies as they are written, not as Markdown.")
-    ] = False,
+    plain: Annotated[bool, flag("--plain", panel=SHOW, help="Show replies as plain text, not as Markdown.")] = False,
     speculation_options: SpeculationOptions,
     terminal_options: TerminalOptions,
 ) -> None:

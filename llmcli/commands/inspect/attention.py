@@ -30,7 +30,7 @@ def attention(
     ] = None,
     by: Annotated[
         Literal["token", "word", "line", "message"],
-        flag("--by", metavar="UNIT", env=False, panel=SHOW, help="Sum attention over: token, word, line or message."),
+        flag("--by", metavar="UNIT", env=False, panel=SHOW, help="Sum attention by token, word, line or message."),
     ] = "token",
     top: Annotated[
         int,

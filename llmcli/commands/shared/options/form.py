@@ -18,7 +18,7 @@ class FormOptions:
             "--json-schema",
             metavar="FILE|JSON",
             panel=FORM,
-            help="Write JSON that fits this schema, also where the length is limited.",
+            help="Write JSON that fits this schema.",
         ),
     ] = None
     regex: Annotated[
@@ -28,7 +28,7 @@ class FormOptions:
             metavar="REGEX",
             callback=text,
             panel=FORM,
-            help="Write a reply that matches this regular expression from beginning to end.",
+            help="Match this regular expression in full.",
         ),
     ] = None
     grammar: Annotated[
@@ -37,7 +37,7 @@ class FormOptions:
             "--grammar",
             metavar="FILE|TEXT",
             panel=FORM,
-            help="Write a reply that follows this grammar, in the Lark syntax of llguidance.",
+            help="Follow this grammar (Lark, llguidance).",
         ),
     ] = None
     free_whitespace: Annotated[
@@ -45,7 +45,7 @@ class FormOptions:
         flag(
             "--free-whitespace",
             panel=FORM,
-            help="Allow any spaces and line breaks in the JSON, not just a space after a comma or a colon.",
+            help="Allow any spaces and newlines in JSON.",
         ),
     ] = False
 
@@ -61,7 +61,7 @@ class ChoiceOptions:
             metavar="A,B,...",
             callback=text,
             panel=FORM,
-            help="Print the most probable of these answers; texts with commas as a JSON array. Repeatable.",
+            help="Print the most probable of these answers; repeatable.",
         ),
     ] = None
     min_prob: Annotated[
@@ -79,7 +79,7 @@ class ChoiceOptions:
             "--readable",
             env=False,
             panel=FORM,
-            help="With --choices: compute with the readable PyTorch model, not with the fast path.",
+            help="With --choices: use the readable PyTorch model, not the fast path.",
         ),
     ] = False
 

@@ -12,7 +12,7 @@ Readable: TypeAlias = Annotated[
         "--readable",
         env=False,
         panel=RUNNING,
-        help="Compute with the readable PyTorch model, not with the fast path that `generate` takes.",
+        help="Compute with the readable PyTorch model, not the fast path.",
     ),
 ]
 
@@ -29,7 +29,7 @@ class ModelOptions:
             metavar="NAME|PATH",
             panel=MODEL,
             autocompletion=MODELS,
-            help="A folder, a .gguf file, a pulled model or a hub name owner/name. Default: the starter model.",
+            help="A folder, .gguf file, pulled model or hub name owner/name. Default: the starter.",
         ),
     ] = None
     edit: Annotated[
@@ -40,7 +40,7 @@ class ModelOptions:
             metavar="NAME|FILE",
             panel=MODEL,
             autocompletion=EDITS,
-            help="Apply an edit that llm edit made to the weights; repeatable.",
+            help="Apply an edit made by llm edit; repeatable.",
         ),
     ] = None
     quantize: Annotated[
@@ -50,7 +50,7 @@ class ModelOptions:
             metavar="int8|int4",
             panel=MODEL,
             autocompletion=QUANTIZED,
-            help="Round the weights to 8 or 4 bits while loading: less memory, and faster.",
+            help="Round the weights: less memory, faster.",
         ),
     ] = None
     dtype: Annotated[
@@ -59,15 +59,25 @@ class ModelOptions:
             "--dtype",
             panel=MODEL,
             autocompletion=DTYPES,
-            help="Type of the weights: auto, float32, bfloat16 or float16.",
+            help="Type of the weights: auto (default), float32, bfloat16 or float16.",
+            metavar="TYPE",
+            show_default=False,
         ),
     ] = "auto"
     context: Annotated[
         int | None,
-        flag("--context", metavar="N", panel=MODEL, help="Limit prompt and reply together to N tokens."),
+        flag("--context", metavar="N", panel=MODEL, help="Limit prompt plus reply to N tokens."),
     ] = None
     device: Annotated[
-        str, flag("--device", panel=RUNNING, autocompletion=DEVICES, help="Compute on auto, cpu, cuda, cuda:N or mps.")
+        str,
+        flag(
+            "--device",
+            panel=RUNNING,
+            autocompletion=DEVICES,
+            help="Compute on auto (default), cpu, cuda, cuda:N or mps.",
+            metavar="NAME",
+            show_default=False,
+        ),
     ] = "auto"
     threads: Annotated[
         int | None,
@@ -77,7 +87,7 @@ class ModelOptions:
             min=1,
             max=1024,
             panel=RUNNING,
-            help="Compute with N threads on a CPU. Default: one for each physical core.",
+            help="Number of CPU threads. Default: one per physical core.",
         ),
     ] = None
     readable: Readable = False

@@ -24,9 +24,9 @@ class ViewOptions:
 class InspectViewOptions(ViewOptions):
     """How an inspecting command shows its view, and whether the manual's paragraph about it comes first."""
 
-    explain: Annotated[
-        bool, flag("--explain", env=False, panel=OUTPUT, help="Print what the view shows, above the figures.")
-    ] = False
+    explain: Annotated[bool, flag("--explain", env=False, panel=OUTPUT, help="Explain the view above its figures.")] = (
+        False
+    )
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TextOptions:
 
     chat: Annotated[
         bool,
-        flag("--chat", env=False, panel=PROMPT, help="Write the text as a message in the chat template, not as it is."),
+        flag("--chat", env=False, panel=PROMPT, help="Write the text as a message in the chat template."),
     ] = False
     chat_template: Annotated[
         str | None,
@@ -44,7 +44,7 @@ class TextOptions:
             env=False,
             metavar="FILE|NAME",
             panel=PROMPT,
-            help="With --chat: use the chat template in this file, or the model's chat template of this name.",
+            help="With --chat: use another chat template, from a file or one of the model by name.",
         ),
     ] = None
 
@@ -54,9 +54,7 @@ class ReplyOutputOptions(ViewOptions):
     """How `generate` writes its reply, and what it writes beside it."""
 
     as_json: Annotated[bool, flag("--json", panel=OUTPUT, help="Print the whole reply as one JSON object.")] = False
-    as_jsonl: Annotated[
-        bool, flag("--jsonl", panel=OUTPUT, help="Print every event as a line of JSON, as it happens.")
-    ] = False
+    as_jsonl: Annotated[bool, flag("--jsonl", panel=OUTPUT, help="Print every event as a line of JSON.")] = False
     record: Annotated[
         Path | None,
         flag(
@@ -64,17 +62,17 @@ class ReplyOutputOptions(ViewOptions):
             env=False,
             metavar="FILE",
             panel=OUTPUT,
-            help="Write the run to a file that llm replay repeats: tokens, probabilities, seed, settings, hashes.",
+            help="Write the run to a file for llm replay.",
         ),
     ] = None
     show_prompt: Annotated[
-        bool, flag("--show-prompt", panel=SHOW, help="Write the exact tokens that the model is given to stderr.")
+        bool, flag("--show-prompt", panel=SHOW, help="Write the exact tokens of the prompt to stderr.")
     ] = False
     no_newline: Annotated[
         bool,
         flag(
             "--no-newline",
             panel=OUTPUT,
-            help="Into a pipe or file, write the bytes of the reply alone, without a newline after them.",
+            help="In a pipe or file: no newline after the reply.",
         ),
     ] = False

@@ -21,7 +21,7 @@ class PromptOptions:
             metavar="TEXT",
             callback=text,
             panel=PROMPT,
-            help="Instructions for the model before the conversation.",
+            help="Instructions before the conversation.",
         ),
     ] = None
     prompt_template: Annotated[
@@ -32,7 +32,7 @@ class PromptOptions:
             metavar="NAME",
             panel=PROMPT,
             autocompletion=PROMPT_TEMPLATES,
-            help="Put the prompt into this one, made by llm prompt save.",
+            help="Use a prompt saved by llm prompt save.",
         ),
     ] = None
     param: Annotated[
@@ -42,7 +42,7 @@ class PromptOptions:
             env=False,
             metavar="KEY=VALUE",
             panel=PROMPT,
-            help="Fill a place of the --prompt-template; repeatable.",
+            help="Fill {KEY} in that prompt; repeatable.",
         ),
     ] = None
     prefill: Annotated[
@@ -54,7 +54,7 @@ class PromptOptions:
         flag(
             "--no-thinking",
             panel=PROMPT,
-            help="Answer without thinking first, where the chat template can turn it off or opens the thought itself.",
+            help="Answer without thinking first, where the chat template allows it.",
         ),
     ] = False
     raw: Annotated[bool, flag("--raw", panel=PROMPT, help="Continue the text as it is, without the chat template.")] = (
@@ -65,7 +65,7 @@ class PromptOptions:
         flag(
             "--control-tokens",
             panel=PROMPT,
-            help="With --raw: read the names of control tokens as those tokens. Only for prompts you wrote yourself.",
+            help="With --raw, and only for trusted text: read names of control tokens as such.",
         ),
     ] = False
     fill_in: Annotated[
@@ -73,10 +73,10 @@ class PromptOptions:
         flag(
             "--fill-in",
             env=False,
-            metavar="PREFIX SUFFIX",
             callback=text,
             panel=PROMPT,
-            help="Write what comes between two texts, with a model that was trained for it.",
+            help="Write what comes between two texts.",
+            metavar="TEXT TEXT",
         ),
     ] = None
     strict_system: Annotated[
@@ -84,7 +84,7 @@ class PromptOptions:
         flag(
             "--strict-system",
             panel=PROMPT,
-            help="Refuse a system prompt that the chat template leaves out, instead of putting it before the prompt.",
+            help="Refuse a system prompt that the chat template leaves out.",
         ),
     ] = False
     chat_template: Annotated[
@@ -94,7 +94,7 @@ class PromptOptions:
             also="LLMCLI_TEMPLATE",
             metavar="FILE|NAME",
             panel=MODEL,
-            help="Use the chat template in this file, or the model's chat template of this name.",
+            help="Use another chat template: from a file, or one of the model by name.",
         ),
     ] = None
     template_arg: Annotated[
@@ -104,7 +104,7 @@ class PromptOptions:
             callback=text,
             metavar="KEY=VALUE",
             panel=MODEL,
-            help="Set a variable of the chat template, as in enable_thinking=false; repeatable.",
+            help="Set a template variable, as in enable_thinking=false; repeatable.",
         ),
     ] = None
 

@@ -18,13 +18,7 @@ class SamplingOptions:
 
     max_tokens: Annotated[
         int | None,
-        flag(
-            "--max-tokens",
-            "-n",
-            metavar="N",
-            panel=SAMPLING,
-            help="End the reply after N tokens. Default: as many as the context holds.",
-        ),
+        flag("--max-tokens", "-n", panel=SAMPLING, help="End the reply after N tokens.", metavar="N"),
     ] = None
     temperature: Annotated[
         float | None,
@@ -32,48 +26,39 @@ class SamplingOptions:
             "--temperature",
             "-t",
             panel=SAMPLING,
-            help="Randomness; 0 takes the most probable token. Default: the model's own, else 0.8.",
+            help="Randomness; 0 takes the most probable token. Default: 0.8.",
+            metavar="T",
         ),
     ] = None
     top_k: Annotated[
         int | None,
-        flag(
-            "--top-k",
-            panel=SAMPLING,
-            help="Choose among the K most probable tokens; 0 is off. Default: the model's own, else 40.",
-        ),
+        flag("--top-k", panel=SAMPLING, help="Keep the K most probable tokens; 0 is off. Default: 40.", metavar="K"),
     ] = None
     top_p: Annotated[
         float | None,
         flag(
             "--top-p",
             panel=SAMPLING,
-            help="Choose among the fewest tokens that together reach P; 1 is off. Default: the model's own, else 0.95.",
+            help="Keep the fewest tokens that reach P together; 1 is off. Default: 0.95.",
+            metavar="P",
         ),
     ] = None
     min_p: Annotated[
         float | None,
-        flag(
-            "--min-p",
-            panel=SAMPLING,
-            help="Drop tokens below this fraction of the best probability; 0 is off.",
-        ),
+        flag("--min-p", panel=SAMPLING, help="Drop tokens below P times the best probability; 0 is off.", metavar="P"),
     ] = None
     repeat_penalty: Annotated[
         float | None,
         flag(
             "--repeat-penalty",
             panel=SAMPLING,
-            help="Above 1, make tokens in the context less probable.",
+            help="Above 1: make tokens of the text so far less probable.",
+            metavar="X",
         ),
     ] = None
     seed: Annotated[
         int | None,
-        flag(
-            "--seed",
-            panel=SAMPLING,
-            help="Give the same text again on the same machine.",
-        ),
+        flag("--seed", panel=SAMPLING, help="Random seed, for the same text again.", metavar="N"),
     ] = None
     stop: Annotated[
         list[str] | None,
@@ -82,7 +67,7 @@ class SamplingOptions:
             metavar="TEXT",
             callback=text,
             panel=SAMPLING,
-            help="End the reply before this text. Repeatable.",
+            help="End before this text; repeatable.",
         ),
     ] = None
     stop_in_thinking: Annotated[
@@ -90,7 +75,7 @@ class SamplingOptions:
         flag(
             "--stop-in-thinking",
             panel=SAMPLING,
-            help="Let --stop also end the reply inside the model's thoughts.",
+            help="Obey --stop in the model's thoughts too.",
         ),
     ] = False
     frequency_penalty: Annotated[
@@ -98,7 +83,8 @@ class SamplingOptions:
         flag(
             "--frequency-penalty",
             panel=MORE_SAMPLING,
-            help="Subtract this from the logit of a token for each time that it is in the context; 0 is off.",
+            help="Subtract X from a logit for each time the token occurred; 0 is off.",
+            metavar="X",
         ),
     ] = None
     presence_penalty: Annotated[
@@ -106,7 +92,8 @@ class SamplingOptions:
         flag(
             "--presence-penalty",
             panel=MORE_SAMPLING,
-            help="Subtract this once from the logits of tokens that are in the context; 0 is off.",
+            help="Subtract X once from logits of tokens that occurred; 0 is off.",
+            metavar="X",
         ),
     ] = None
     repeat_last_n: Annotated[
@@ -114,7 +101,8 @@ class SamplingOptions:
         flag(
             "--repeat-last-n",
             panel=MORE_SAMPLING,
-            help="Apply the three penalties to the last N tokens. Default: -1, all of prompt and reply.",
+            help="Look at the last N tokens for the three penalties. Default: all.",
+            metavar="N",
         ),
     ] = None
     dry_multiplier: Annotated[
@@ -122,7 +110,8 @@ class SamplingOptions:
         flag(
             "--dry-multiplier",
             panel=MORE_SAMPLING,
-            help="DRY: penalize a token that continues a long repetition; 0 is off, 0.8 is usual.",
+            help="DRY: penalize long repetitions; 0 is off, 0.8 is usual.",
+            metavar="X",
         ),
     ] = None
     dry_base: Annotated[
@@ -130,7 +119,8 @@ class SamplingOptions:
         flag(
             "--dry-base",
             panel=MORE_SAMPLING,
-            help="DRY: multiply the penalty by this for each further token repeated. Default: 1.75.",
+            help="DRY: growth of the penalty for each further token. Default: 1.75.",
+            metavar="X",
         ),
     ] = None
     dry_allowed_length: Annotated[
@@ -138,7 +128,8 @@ class SamplingOptions:
         flag(
             "--dry-allowed-length",
             panel=MORE_SAMPLING,
-            help="DRY: allow repetitions shorter than N tokens. Default: 2.",
+            help="DRY: allow repetitions of fewer than N tokens. Default: 2.",
+            metavar="N",
         ),
     ] = None
     dry_penalty_last_n: Annotated[
@@ -146,7 +137,8 @@ class SamplingOptions:
         flag(
             "--dry-penalty-last-n",
             panel=MORE_SAMPLING,
-            help="DRY: look for repetitions in the last N tokens. Default: -1, all.",
+            help="DRY: look at the last N tokens. Default: all.",
+            metavar="N",
         ),
     ] = None
     dry_sequence_breaker: Annotated[
@@ -156,8 +148,7 @@ class SamplingOptions:
             metavar="TEXT",
             callback=text,
             panel=MORE_SAMPLING,
-            help="DRY: end a repetition at tokens with this text, or none. Repeatable. Default: new "
-            "line, colon, quotation mark, asterisk.",
+            help="DRY: text that ends a repetition, or none; repeatable.",
         ),
     ] = None
     top_n_sigma: Annotated[
@@ -165,7 +156,8 @@ class SamplingOptions:
         flag(
             "--top-n-sigma",
             panel=MORE_SAMPLING,
-            help="Choose among tokens whose logit is at most N standard deviations below the best; 0 is off.",
+            help="Keep logits within N standard deviations of the best; 0 is off.",
+            metavar="N",
         ),
     ] = None
     dynatemp_range: Annotated[
@@ -173,7 +165,8 @@ class SamplingOptions:
         flag(
             "--dynatemp-range",
             panel=MORE_SAMPLING,
-            help="Let the temperature follow the entropy, from R below it to R above; 0 is off.",
+            help="Vary the temperature by up to R with the entropy; 0 is off.",
+            metavar="R",
         ),
     ] = None
     dynatemp_exponent: Annotated[
@@ -181,7 +174,8 @@ class SamplingOptions:
         flag(
             "--dynatemp-exponent",
             panel=MORE_SAMPLING,
-            help="Raise the entropy to this power for --dynatemp-range. Default: 1.",
+            help="Power of the entropy for --dynatemp-range. Default: 1.",
+            metavar="E",
         ),
     ] = None
     typical_p: Annotated[
@@ -189,7 +183,8 @@ class SamplingOptions:
         flag(
             "--typical-p",
             panel=MORE_SAMPLING,
-            help="Choose among the most typical tokens that together reach P; 1 is off.",
+            help="Keep the most typical tokens that reach P together; 1 is off.",
+            metavar="P",
         ),
     ] = None
     xtc_probability: Annotated[
@@ -197,7 +192,8 @@ class SamplingOptions:
         flag(
             "--xtc-probability",
             panel=MORE_SAMPLING,
-            help="XTC: how often the most probable choices are left out, from 0 (off) to 1.",
+            help="XTC: how often to drop the top tokens, from 0 (off) to 1.",
+            metavar="P",
         ),
     ] = None
     xtc_threshold: Annotated[
@@ -205,17 +201,18 @@ class SamplingOptions:
         flag(
             "--xtc-threshold",
             panel=MORE_SAMPLING,
-            help="XTC: leave out all but the least probable of the tokens above this probability. Default: 0.1.",
+            help="XTC: of the tokens above P, keep the least probable. Default: 0.1.",
+            metavar="P",
         ),
     ] = None
     logit_bias: Annotated[
         list[str] | None,
         flag(
             "--logit-bias",
-            metavar="TOKEN+BIAS|TOKEN-BIAS",
             callback=text,
             panel=MORE_SAMPLING,
-            help="Add to the logit of a token, by its ID or text, as in 15043+1 or Hello-inf. Repeatable.",
+            help="Add X to a token's logit, as in 15043+1 or Hello-inf; repeatable.",
+            metavar="TOKEN+X",
         ),
     ] = None
 

@@ -18,10 +18,10 @@ class SpeculationOptions:
         str | None,
         flag(
             "--draft",
-            metavar="NAME|PATH",
             autocompletion=MODELS,
             panel=RUNNING,
-            help="A small model of the same vocabulary that proposes tokens; the model verifies several in one pass.",
+            help="A small model that proposes tokens for the model to verify.",
+            metavar="MODEL",
         ),
     ] = None
     lookup: Annotated[
@@ -29,7 +29,7 @@ class SpeculationOptions:
         flag(
             "--lookup/--no-lookup",
             panel=RUNNING,
-            help="Propose what followed the same words before. Default: on where replies are the same to the last bit.",
+            help="Propose tokens from repeated text. Default: on, unless it could change the reply.",
         ),
     ] = None
     draft_tokens: Annotated[
@@ -38,7 +38,8 @@ class SpeculationOptions:
             "--draft-tokens",
             metavar="N|auto",
             panel=RUNNING,
-            help=f"Propose N tokens at a time, up to {_MOST}. Default: auto, tuned from measured acceptance and cost.",
+            help=f"Propose N tokens at a time, up to {_MOST}. Default: auto, by measured gain.",
+            show_default=False,
         ),
     ] = "auto"
 

@@ -35,7 +35,7 @@ class TerminalOptions:
             callback=_configure_color,
             is_eager=True,
             panel=RUNNING,
-            help="Color on or off. Default: on in a terminal, unless NO_COLOR is set.",
+            help="Use colors. Default: on in a terminal, unless NO_COLOR is set.",
         ),
     ] = None
     quiet: Annotated[
@@ -46,7 +46,7 @@ class TerminalOptions:
             callback=_set_quiet,
             is_eager=True,
             panel=RUNNING,
-            help="Write no notes and no progress to stderr; errors still are.",
+            help="Write no notes or progress to stderr.",
         ),
     ] = False
     encoding: Annotated[
@@ -57,7 +57,6 @@ class TerminalOptions:
             callback=_configure_encoding,
             is_eager=True,
             panel=RUNNING,
-            help="Read text in this encoding, as in cp1252. Default: that of its byte order mark, UTF-8, or the "
-            "locale's.",
+            help="Encoding of the text read, as in cp1252. Default: detected.",
         ),
     ] = None
