@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel, load
+    from llmcli.api import load
     from llmcli.engine.chat import Chat
     from llmcli.engine.events import Finish, Prefill, Step
-    from llmcli.engine.reply import Reply
-    from llmcli.engine.sampling_params import SamplingParams
+    from llmcli.engine.reply.result import Reply
+    from llmcli.engine.sampling.params import SamplingParams
     from llmcli.errors import (
         CheckpointError,
         LlmcliError,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         UsageError,
     )
+    from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.messages import Message
 
 __all__ = [
@@ -61,13 +62,13 @@ __all__ = [
 
 _MODULES = {
     "load": "api",
-    "LoadedModel": "api",
+    "LoadedModel": "loaded_model",
     "Chat": "engine.chat",
     "Finish": "engine.events",
     "Prefill": "engine.events",
     "Step": "engine.events",
-    "Reply": "engine.reply",
-    "SamplingParams": "engine.sampling_params",
+    "Reply": "engine.reply.result",
+    "SamplingParams": "engine.sampling.params",
     "Message": "text.chat.messages",
 }
 

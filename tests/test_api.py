@@ -45,7 +45,7 @@ def test_progress_of_loading_reaches_the_total(folder: Path) -> None:
 
 
 def test_invalid_options_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="quantised to 'int5'"):
+    with pytest.raises(UsageError, match="quantized to 'int5'"):
         llmcli.load(folder, quantize="int5")
     with pytest.raises(UsageError, match="no tokens"):
         llmcli.load(folder).logits([])

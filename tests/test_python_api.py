@@ -98,7 +98,7 @@ def test_raw_text_is_continued_as_it_is(model: LoadedModel, folder: Path) -> Non
     ("prompt", "arguments", "words"),
     [
         ("Hi", {"temperature": -1}, "temperature must be 0 or more"),
-        ("Hi", {"params": SamplingParams(), "seed": 1}, "seed cannot be given beside it"),
+        ("Hi", {"params": SamplingParams(), "seed": 1}, "seed cannot be given too"),
         ("Hi", {"raw": True, "system": "Be brief."}, "need a chat template"),
         ([{"role": "user", "content": "Hi"}], {"raw": True}, "there can be no messages"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "'image_url', which is not supported"),

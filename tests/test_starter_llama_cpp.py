@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.api import LoadedModel
+from llmcli.loaded_model import LoadedModel
 
 TOKENS = 1000
 _F32 = 0  # GGML_TYPE_F32

@@ -10,10 +10,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor, nn
 
-from llmcli.api import LoadedModel, why_readable
+from llmcli.api import why_readable
 from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.load_packed import Packing, attach_packed_matrices, planned_formats
 from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
+from llmcli.loaded_model import LoadedModel
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from llmcli.api import LoadedModel
 from llmcli.bench.results import in_turn
 from llmcli.engine import Engine, Finish, SamplingParams, Step
+from llmcli.loaded_model import LoadedModel
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
 PLAIN = "plain"

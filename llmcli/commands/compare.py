@@ -18,7 +18,7 @@ from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
+    from llmcli.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

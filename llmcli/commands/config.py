@@ -142,7 +142,7 @@ def _recommended(model: str | None, given: Collection[str]) -> tuple[str, dict[s
     try:
         path = resolve(model, fetch=False)
         from llmcli.checkpoint.checkpoint import open_checkpoint
-        from llmcli.engine.recommendations import usable_recommendations
+        from llmcli.engine.sampling.recommendations import usable_recommendations
 
         checkpoint = open_checkpoint(path)
         return checkpoint.name, usable_recommendations(checkpoint.read_sampling_defaults(), given)

@@ -14,7 +14,7 @@ from llmcli.conversations.store import ConversationFile, now, read_conversation
 from llmcli.conversations.tree import Node, Tree
 
 if TYPE_CHECKING:
-    from llmcli.engine.sampling_params import SamplingParams
+    from llmcli.engine.sampling.params import SamplingParams
 
 # Seconds between writes of a reply, the most a killed program loses: rare enough to cost nothing.
 _EVERY_S = 0.5

@@ -20,12 +20,12 @@ import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.editing.mlp_keys import TOKENS_AT_ONCE, network_of, padded, read_keys
 from llmcli.engine.batch.batch import Request
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import replace_bytes, replace_text
+from llmcli.loaded_model import LoadedModel
 from llmcli.paths import cache_folder
 
 Progress: TypeAlias = Callable[[str, int, int], None]

@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 
-from llmcli.api import LoadedModel
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, edited
 from llmcli.editing.covariance import TEXTS, Progress, Statistics
 from llmcli.editing.evaluation import Measuring, Proof, Questions, answer_probability, log_probabilities_along
@@ -26,6 +25,7 @@ from llmcli.editing.prompt import Passage, passage
 from llmcli.editing.rome import Update, make_update
 from llmcli.errors import UsageError
 from llmcli.inspection.core.distributions import kl_divergence
+from llmcli.loaded_model import LoadedModel
 from llmcli.model import ModelConfig
 
 # Blocks that a sweep tries, as shares of the depth: in ten models ROME's best layers were there.

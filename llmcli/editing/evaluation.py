@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.editing.prompt import spaced
 from llmcli.engine import SamplingParams, Step
 from llmcli.inspection.causal.prompt_ablation import answer_ids
 from llmcli.inspection.core.ablation import logprobs_from
 from llmcli.inspection.core.distributions import kl_divergence
 from llmcli.inspection.evaluation.perplexity import logits_along
+from llmcli.loaded_model import LoadedModel
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
 TAKEN = 0.5

@@ -5,9 +5,9 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
-from llmcli.api import LoadedModel
 from llmcli.errors import UsageError
 from llmcli.inspection.causal.prompt_ablation import answer_ids, find_text
+from llmcli.loaded_model import LoadedModel
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 
 # After these characters an answer has no space before it.

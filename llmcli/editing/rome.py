@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.api import LoadedModel
 from llmcli.editing.mlp_keys import network_of, padded, subject_keys
 from llmcli.editing.prompt import Passage
 from llmcli.inspection.core.hooks import blocks, on_residual, removed
+from llmcli.loaded_model import LoadedModel
 
 STEPS = 25
 _RATE = 0.5

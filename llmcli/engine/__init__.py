@@ -16,12 +16,12 @@ from llmcli.engine.events import (
     Step,
 )
 from llmcli.engine.interrupt import Interruption
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from llmcli.engine.conversation import Conversation
     from llmcli.engine.engine import Engine
-    from llmcli.engine.sampler import Sampler
+    from llmcli.engine.sampling.sampler import Sampler
 
 __all__ = [
     "AttentionRow",
@@ -42,11 +42,17 @@ __all__ = [
     "Step",
 ]
 
+_NEEDS_TORCH = {
+    "Conversation": "llmcli.engine.conversation",
+    "Engine": "llmcli.engine.engine",
+    "Sampler": "llmcli.engine.sampling.sampler",
+}
+
 
 def __getattr__(name: str) -> object:
-    # What computes needs torch; settings and events must be there before it, to be checked at once.
-    if name in ("Conversation", "Engine", "Sampler"):
+    # These need torch, which takes seconds to import; settings are checked before it.
+    if name in _NEEDS_TORCH:
         from importlib import import_module
 
-        return getattr(import_module(f"llmcli.engine.{name.lower()}"), name)
+        return getattr(import_module(_NEEDS_TORCH[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

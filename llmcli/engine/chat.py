@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from llmcli.engine.conversation import Conversation
 from llmcli.engine.events import Event
-from llmcli.engine.reasoning import ThinkingApart
-from llmcli.engine.reply import Reply, collect
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.reply.result import Reply, collect
+from llmcli.engine.reply.thinking import ThinkingApart
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.text.chat.messages import Message
 
 

@@ -12,7 +12,7 @@ from llmcli.engine.decoders.token_source import TokenSource
 from llmcli.engine.guided.answer_form import AnswerForm
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.prefix_cache import PrefixCache
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.engine.speculative.decoder import SpeculationState, SpeculativeDecoder
 
 

@@ -9,7 +9,7 @@ from llmcli.engine.engine import Engine
 from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.prefill import PrefillProgress
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.errors import UsageError
 from llmcli.text.chat.prompt import ChatPrompt, Message, build_chat
 from llmcli.text.chat_template.template import ChatTemplate

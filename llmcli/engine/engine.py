@@ -10,18 +10,18 @@ from llmcli.device import peak_memory_bytes
 from llmcli.engine.choose_source import SourceRequest, choose_source
 from llmcli.engine.context_limit import allowed_context, check_prompt
 from llmcli.engine.decoders.multi_step import MULTI_STEP_S
-from llmcli.engine.decoders.token_source import Choice
+from llmcli.engine.decoders.token_source import TokenChoice
 from llmcli.engine.events import Event, Finish, Prefill, Step
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.interrupt import Interruption
-from llmcli.engine.logprobs import with_probabilities
 from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.reply_builder import ReplyBuilder, StopRules
 from llmcli.engine.reply_timer import ReplyTimer
-from llmcli.engine.sampler import Sampler, sampler_for
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
+from llmcli.engine.sampling.sampler import Sampler, sampler_for
 from llmcli.engine.speculative.decoder import SpeculationState
+from llmcli.engine.step_logprobs import with_probabilities
 from llmcli.errors import NotFiniteError
 from llmcli.kernels.base import FastStep
 from llmcli.model import Transformer
@@ -188,7 +188,7 @@ class Engine:
         stats = timer.stats(reply, cached=cached, peak_memory_bytes=memory, path=path, source=source.stats())
         yield Finish(reply.reason, stats, held_back)
 
-    def _explained(self, step: Step, choice: Choice, sampler: Sampler, ids: Sequence[int], top: int) -> Step:
+    def _explained(self, step: Step, choice: TokenChoice, sampler: Sampler, ids: Sequence[int], top: int) -> Step:
         """`step`, the last of `ids`, with its probabilities and those of the `top` most probable tokens."""
         with self._prefix_cache.sampling_threads():
             return with_probabilities(step, choice, sampler, ids[:-1], self._tokenizer, top=top)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from llmcli.engine.events import FinishReason
 from llmcli.engine.guided.answer_form import AnswerForm
 from llmcli.engine.guided.constraint import Constraint
-from llmcli.engine.reply_text import ReplyText
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.reply.text import ReplyText
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.text.reasoning import ReplyStart
 from llmcli.text.tokenizer import Tokenizer
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.engine.events import AttentionRow
 from llmcli.errors import UsageError
 from llmcli.inspection.attention.rows import AttentionRows
@@ -20,6 +19,7 @@ from llmcli.inspection.core.hooks import AttentionCall, blocks, on_attention
 from llmcli.inspection.core.tokens import Token, TokenProb, token
 from llmcli.inspection.residual.logit_attribution import Attribution, HeadLogit, LookedAt, attribution
 from llmcli.inspection.residual.logit_lens import LensPosition, lens_of, log_probabilities
+from llmcli.loaded_model import LoadedModel
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 

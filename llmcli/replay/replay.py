@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from llmcli.api import LoadedModel
 from llmcli.engine import Finish, Interruption, Step
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inspection.core.distributions import change
 from llmcli.inspection.core.tokens import token
+from llmcli.loaded_model import LoadedModel
 from llmcli.replay.run_record import Ending, RunRecord, versions
 
 

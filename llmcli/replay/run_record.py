@@ -11,11 +11,11 @@ from datetime import datetime, timezone
 import torch
 
 import llmcli
-from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Finish, SamplingParams, Step
-from llmcli.engine.sampling_params import params_from_json
+from llmcli.engine.sampling.params import params_from_json
 from llmcli.errors import UsageError
 from llmcli.inspection.core.tokens import Token
+from llmcli.loaded_model import LoadedModel
 from llmcli.text.reasoning import ReplyStart
 
 SCHEMA = "llmcli.run/1"

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from llmcli.conversations.records import SettingsRecord
 from llmcli.conversations.live_conversation import LiveConversation
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
 
 name, count, *path = sys.argv[1:]
 live = LiveConversation.resume(Path(path[0]))[0] if path else LiveConversation()

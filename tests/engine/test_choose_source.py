@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 import llmcli
-from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Finish, SamplingParams, Step
 from llmcli.engine.batch.backend import BatchBackend
 from llmcli.engine.batch.batch import Batch, BatchReply, Request
@@ -23,6 +22,7 @@ from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.kernels.base import StepCapabilities
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.readable_step import ReadableStep
+from llmcli.loaded_model import LoadedModel
 from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 

@@ -6,7 +6,7 @@ import pytest
 
 from llmcli.engine.events import FinishReason
 from llmcli.engine.reply_builder import ReplyBuilder, StopRules
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.text.tokenizer import Tokenizer
 from tests.support.models.puppet import ids_of
 from tests.support.models.tiny import byte_tokenizer

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from llmcli.api import LoadedModel, choose_packing, load_checkpoint
+from llmcli.api import choose_packing, load_checkpoint
 from llmcli.bench.arms.protocol import TimedRun
 from llmcli.bench.plan import BenchPlan
 from llmcli.bench.random_model import random_model
@@ -17,7 +17,8 @@ from llmcli.bench.shapes import shape_config
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.device import choose_dtype
 from llmcli.engine import Engine, Finish, Prefill, SamplingParams, Step
-from llmcli.engine.recommendations import recommended_params
+from llmcli.engine.sampling.recommendations import recommended_params
+from llmcli.loaded_model import LoadedModel
 from llmcli.startup.garbage_collection import gc_disabled
 
 

@@ -12,8 +12,8 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
     from llmcli.engine.batch.batch import Request
+    from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.prompt import ChatPrompt
 
 

@@ -42,7 +42,7 @@ class Branches:
         self._session.answer(self._last_question())
 
     def _branch(self, argument: str) -> None:
-        from llmcli.engine.sampling_trace import choices
+        from llmcli.engine.sampling.trace import choices
 
         session = self._session
         numbers = argument.split()

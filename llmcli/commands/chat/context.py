@@ -10,7 +10,7 @@ from llmcli.commands.chat.session import NEAR, ChatSession
 from llmcli.commands.chat.slash_command import Command, named
 from llmcli.conversations.tree import SUMMARY_REQUEST, Node
 from llmcli.engine import Finish, Interruption, Step
-from llmcli.engine.reasoning import ThinkingApart
+from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.views.terminal import terminal
 

@@ -36,7 +36,7 @@ class ReplyInspector:
 
     def _why(self, argument: str) -> None:
         """What else the token could have been and what the filters made of that, what was read, and what wrote it."""
-        from llmcli.engine.sampling_trace import choices
+        from llmcli.engine.sampling.trace import choices
         from llmcli.inspection.reply_distribution import card_of_reply
         from llmcli.inspection.token_card import inspect_token
         from llmcli.views.inspect.token_card import NOTE, CardView

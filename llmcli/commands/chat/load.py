@@ -18,7 +18,7 @@ from llmcli.engine import Conversation
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
+    from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat_template.template import ChatTemplate
 
 

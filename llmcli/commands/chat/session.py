@@ -17,16 +17,16 @@ from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.records import SettingsRecord
 from llmcli.conversations.tree import Node
 from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingParams, Step
-from llmcli.engine.reasoning import ThinkingApart, thought_and_answer
-from llmcli.engine.sampling_params import params_from_json
+from llmcli.engine.reply.thinking import ThinkingApart, thought_and_answer
+from llmcli.engine.sampling.params import params_from_json
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat.prompt import Message, encode_chat
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
     from llmcli.engine import Stats
+    from llmcli.loaded_model import LoadedModel
     from llmcli.views.reply.markdown_writer import MarkdownReply
     from llmcli.views.reply.writer import ReplyWriter
 

@@ -11,7 +11,7 @@ from llmcli.commands.shared.completion import model_names
 from llmcli.commands.shared.options.logit_bias import token_biases
 from llmcli.commands.shared.options.prompt import template_variables
 from llmcli.engine import SamplingParams
-from llmcli.engine.sampler import sampler_for
+from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.sanitize import visible

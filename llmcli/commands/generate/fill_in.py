@@ -13,7 +13,7 @@ from llmcli.commands.shared.options.form import ChoiceOptions, FormOptions
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
+    from llmcli.loaded_model import LoadedModel
     from llmcli.text.fill_in import FillIn
 
 # What has no place beside the two texts, by the name of the parameter.

@@ -16,10 +16,10 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from llmcli.api import LoadedModel
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.commands.generate.options import GenerateOptions
     from llmcli.engine import Engine, SamplingParams
+    from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.prompt import ChatPrompt
     from llmcli.text.chat.reply_prompt import ReplyPrompt
     from llmcli.text.tokenizer import Tokenizer

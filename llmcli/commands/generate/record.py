@@ -14,9 +14,9 @@ from llmcli.views.terminal.progress import progress_bar
 from llmcli.views.terminal.to_json import plain
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.engine import Engine, Event, Finish, SamplingParams, Step
+    from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.prompt import ChatPrompt
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmcli.commands.generate.prepare import Run
     from llmcli.engine import Event, Finish
     from llmcli.engine.guided.constraint import Constraint
-    from llmcli.engine.reasoning import ThinkingApart
+    from llmcli.engine.reply.thinking import ThinkingApart
     from llmcli.text.reasoning import ReplyStart
 
 
@@ -81,7 +81,7 @@ def stream_reply(run: Run) -> GeneratedReply:
 def _beginning(run: Run) -> tuple[ThinkingApart, Constraint | None, ReplyStart]:
     """What tells thought from answer, what holds the reply to its form, and where the reply begins."""
     from llmcli.engine.guided.constraint import Constraint
-    from llmcli.engine.reasoning import ThinkingApart
+    from llmcli.engine.reply.thinking import ThinkingApart
 
     rule, tokenizer, start = run.request.rule, run.loaded.tokenizer, run.built.start
     apart = ThinkingApart(tokenizer, start, exact=rule is not None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmcli.commands.generate.structured_output import never_began
 from llmcli.engine import Engine, Finish, SamplingParams, Step
-from llmcli.engine.reasoning import ThinkingApart
+from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.errors import LlmcliError
 from llmcli.text.chat.prompt import ChatPrompt
 from llmcli.text.tokenizer import Tokenizer

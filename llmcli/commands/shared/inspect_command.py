@@ -22,9 +22,9 @@ from llmcli.views.terminal.progress import progress_bar
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from llmcli.api import LoadedModel
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.checkpoint.text_assets import TextParts
+    from llmcli.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.checkpoint.edits.edit_file import Edit
+    from llmcli.loaded_model import LoadedModel
 
 
 # What looks into a model computes in float32 up to this size: 6 GB of weights.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
     from llmcli.commands.shared.options.prompt import PromptOptions
+    from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.reply_prompt import ReplyPrompt
 
 

@@ -12,9 +12,9 @@ from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.api import LoadedModel
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.engine import Engine
+    from llmcli.loaded_model import LoadedModel
 
 
 class Speculator:

@@ -18,8 +18,8 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from llmcli.api import LoadedModel
     from llmcli.engine import Step
+    from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 

@@ -15,10 +15,10 @@ from llmcli.engine.batch.backend import BatchBackend
 from llmcli.engine.context_limit import allowed_context, check_prompt
 from llmcli.engine.events import FinishReason
 from llmcli.engine.interrupt import Interruption
-from llmcli.engine.reasoning import ThinkingApart
+from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.engine.reply_builder import ReplyBuilder, StopRules
-from llmcli.engine.sampler import sampler_for
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
+from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.errors import LlmcliError, NotFiniteError
 from llmcli.model import Transformer
 from llmcli.model.finite import located

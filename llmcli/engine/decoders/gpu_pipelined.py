@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmcli.engine.decoders.single_step import SingleStepDecoder
-from llmcli.engine.decoders.token_source import Choice
+from llmcli.engine.decoders.token_source import TokenChoice
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.prefix_cache import PrefixCache
-from llmcli.engine.sampler import Sampler, check_chosen
+from llmcli.engine.sampling.sampler import Sampler, check_chosen
 
 
 class PipelinedDecoder:
@@ -39,12 +39,12 @@ class PipelinedDecoder:
         """See `TokenSource`."""
         self._single.begin(ids, progress)
 
-    def next(self, ids: Sequence[int]) -> Choice:
+    def next(self, ids: Sequence[int]) -> TokenChoice:
         """See `TokenSource`."""
         if self._single.is_first:
             return self._single.next(ids)
         with self._interruption.computing():
-            return Choice(check_chosen(self._token(ids)))
+            return TokenChoice(check_chosen(self._token(ids)))
 
     def end(self, ids: Sequence[int]) -> None:
         """See `TokenSource`."""

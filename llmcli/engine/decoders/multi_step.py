@@ -14,11 +14,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from llmcli.engine.decoders.single_step import SingleStepDecoder
-from llmcli.engine.decoders.token_source import Choice
+from llmcli.engine.decoders.token_source import TokenChoice
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.prefix_cache import PrefixCache
-from llmcli.engine.sampler import Sampler, check_chosen
+from llmcli.engine.sampling.sampler import Sampler, check_chosen
 
 MULTI_STEP_S = 1 / 30
 """Seconds of computing before tokens are shown: text then appears thirty times a second."""
@@ -56,7 +56,7 @@ class MultiStepDecoder:
         """See `TokenSource`."""
         self._single.begin(ids, progress)
 
-    def next(self, ids: Sequence[int], most: int = _MOST) -> Choice:
+    def next(self, ids: Sequence[int], most: int = _MOST) -> TokenChoice:
         """See `TokenSource`; if none has been chosen yet, at most `most` tokens are chosen now."""
         if self._single.is_first:
             return self._single.next(ids)
@@ -71,7 +71,7 @@ class MultiStepDecoder:
             with self._interruption.computing():
                 self._chosen.extend(self._choose(ids, count))
             self._measure(started, len(self._chosen))
-        return Choice(check_chosen(self._chosen.popleft()))
+        return TokenChoice(check_chosen(self._chosen.popleft()))
 
     def end(self, ids: Sequence[int]) -> None:
         """See `TokenSource`."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from llmcli.engine.decoders.token_source import Choice
+from llmcli.engine.decoders.token_source import TokenChoice
 from llmcli.engine.guided.answer_form import AnswerForm
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.prefix_cache import PrefixCache
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.model.finite import check_logits
 
 
@@ -47,7 +47,7 @@ class SingleStepDecoder:
         with self._interruption.computing():
             self._prompt_logits = self._prefix_cache.read(ids, progress)
 
-    def next(self, ids: Sequence[int]) -> Choice:
+    def next(self, ids: Sequence[int]) -> TokenChoice:
         """See `TokenSource`."""
         logits, self._prompt_logits = self._prompt_logits, None
         if logits is None:
@@ -55,7 +55,7 @@ class SingleStepDecoder:
                 logits = self._prefix_cache.read(ids)
         return self.choose(logits, ids)
 
-    def choose(self, logits: Tensor, ids: Sequence[int], draw: Callable[[Tensor], int] | None = None) -> Choice:
+    def choose(self, logits: Tensor, ids: Sequence[int], draw: Callable[[Tensor], int] | None = None) -> TokenChoice:
         """The token that follows `ids`, whose `logits` (V,) are known.
 
         `draw` takes a token from the distribution (V,) unless the answer is constrained; by default the sampler does.
@@ -66,11 +66,11 @@ class SingleStepDecoder:
                 check_logits(logits)
                 room = self._longest - len(ids)
                 allowed, distribution, token = self._form.choose(logits, self._sampler, ids, room)
-                return Choice(token, "model", logits, distribution, allowed)
+                return TokenChoice(token, "model", logits, distribution, allowed)
             if self._probabilities or draw is not None:
                 distribution = self._sampler.distribution(logits, ids)
-                return Choice((draw or self._sampler.draw)(distribution), "model", logits, distribution)
-            return Choice(self._sampler.choose(logits, ids, greatest=self._prefix_cache.greatest(logits)))
+                return TokenChoice((draw or self._sampler.draw)(distribution), "model", logits, distribution)
+            return TokenChoice(self._sampler.choose(logits, ids, greatest=self._prefix_cache.greatest(logits)))
 
     def end(self, ids: Sequence[int]) -> None:
         """See `TokenSource`."""

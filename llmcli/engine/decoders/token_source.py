@@ -11,7 +11,7 @@ from llmcli.engine.events import Origin
 from llmcli.engine.prefill import PrefillProgress
 
 
-class Choice(NamedTuple):
+class TokenChoice(NamedTuple):
     """The next token, and what it was chosen by where logits were wanted."""
 
     token: int | None
@@ -34,7 +34,7 @@ class TokenSource(Protocol):
     def begin(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> None:
         """Read the prompt `ids`."""
 
-    def next(self, ids: Sequence[int]) -> Choice:
+    def next(self, ids: Sequence[int]) -> TokenChoice:
         """The token that follows `ids`.
 
         Raises:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from llmcli.engine.guided.constraint import Constraint
-from llmcli.engine.reply_text import ReplyText
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.reply.text import ReplyText
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.text.reply_start import opening_tokens
 from llmcli.text.tokenizer import Tokenizer
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from llmcli.engine.guided.completion_search import EndingSearch
 from llmcli.engine.guided.grammar import PrefillError, Rule
 from llmcli.engine.guided.json_state import leading_digits
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment

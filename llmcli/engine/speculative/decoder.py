@@ -16,12 +16,12 @@ from torch import Tensor
 
 from llmcli.engine.decoders.multi_step import MultiStepDecoder
 from llmcli.engine.decoders.single_step import SingleStepDecoder
-from llmcli.engine.decoders.token_source import Choice
+from llmcli.engine.decoders.token_source import TokenChoice
 from llmcli.engine.events import Origin
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.prefix_cache import PrefixCache
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.engine.speculative.draft_length import AcceptanceRate, StepCosts
 from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.engine.speculative.prompt_lookup import LONGEST, SHORTEST, Lookup, Match
@@ -113,7 +113,7 @@ class SpeculativeDecoder:
         """See `TokenSource`."""
         self._single.begin(ids, progress)
 
-    def next(self, ids: Sequence[int]) -> Choice:
+    def next(self, ids: Sequence[int]) -> TokenChoice:
         """See `TokenSource`."""
         if self._single.is_first:
             return self._single.next(ids)
@@ -155,7 +155,7 @@ class SpeculativeDecoder:
         self._at = 0
         self._proposed_s = time.perf_counter() - self._started
 
-    def _without_proposals(self, ids: Sequence[int]) -> Choice:
+    def _without_proposals(self, ids: Sequence[int]) -> TokenChoice:
         """The token that follows `ids`, by another decoder."""
         if self._multi_step is None:
             choice = self._single.next(ids)

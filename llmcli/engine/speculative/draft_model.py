@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from llmcli.engine.prefix_cache import PrefixCache
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.engine.speculative.draft_length import mixed
 from llmcli.engine.speculative.rejection_sampling import Proposal
 from llmcli.errors import NotFiniteError

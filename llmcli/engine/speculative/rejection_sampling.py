@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from llmcli.engine.events import Origin
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.core.ablation import logprobs_from, without_heads
 from llmcli.inspection.core.hooks import AttentionCall, on_attention
+from llmcli.loaded_model import LoadedModel
 from llmcli.text.tokenizer import Tokenizer
 
 # Attention weights held at a time, in float32: 64 MiB.

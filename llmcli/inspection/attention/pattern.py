@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from llmcli.api import LoadedModel
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import passes
 from llmcli.inspection.core.hooks import AttentionCall, on_attention
 from llmcli.inspection.core.tokens import Token, tokens
+from llmcli.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.engine import AttentionRow
 from llmcli.engine.context_limit import memory_for_text
 from llmcli.inspection.attention.rows import AttentionRows
 from llmcli.inspection.core.activations import passes
 from llmcli.inspection.core.hooks import AttentionCall, on_attention, on_residual
 from llmcli.inspection.core.text_spans import Spans
+from llmcli.loaded_model import LoadedModel
 
 # Logits held at a time, in float32: 64 MiB.
 _LOGITS_AT_ONCE = 1 << 24

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from llmcli.api import LoadedModel
 from llmcli.engine import AttentionRow
 from llmcli.errors import UsageError
 from llmcli.inspection.attention.rows import AttentionRows
@@ -15,6 +14,7 @@ from llmcli.inspection.core.activations import passes
 from llmcli.inspection.core.hooks import on_attention
 from llmcli.inspection.core.text_spans import TextSpan
 from llmcli.inspection.core.tokens import Token, tokens
+from llmcli.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from llmcli.api import LoadedModel
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.core.hooks import Part, adder, blocks, on_added, on_residual, removed
 from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
+from llmcli.loaded_model import LoadedModel
 from llmcli.model.cache.branch_cache import BranchCache
 
 _NOISE = 3.0

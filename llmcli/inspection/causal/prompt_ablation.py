@@ -17,13 +17,13 @@ from functools import partial
 
 import torch
 
-from llmcli.api import LoadedModel
 from llmcli.engine import SamplingParams, Step
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.core.ablation import ROWS_AT_ONCE, logprobs_from, without_keys
 from llmcli.inspection.core.distributions import change
 from llmcli.inspection.core.text_spans import words
 from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
+from llmcli.loaded_model import LoadedModel
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
 

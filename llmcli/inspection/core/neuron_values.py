@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.api import LoadedModel
 from llmcli.inspection.core.hooks import blocks
 from llmcli.inspection.core.linearized_norm import FrozenNorm
 from llmcli.inspection.core.tokens import Token, tokens
+from llmcli.loaded_model import LoadedModel
 from llmcli.model.block import OutputNormBlock
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from llmcli.model.mixture_of_experts import ExpertWeights, MixtureOfExperts

@@ -16,13 +16,13 @@ from typing import IO, TypeAlias
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.device import one_thread
 from llmcli.engine import SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.inspection.core.distributions import change, kl_divergence, perplexity
 from llmcli.inspection.core.tokens import Token, token
 from llmcli.inspection.evaluation.perplexity import logits_along
+from llmcli.loaded_model import LoadedModel
 
 # Candidates kept for each step of a continuation, to look up the probability of the other model's token.
 _CANDIDATES = 20

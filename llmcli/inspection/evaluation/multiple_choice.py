@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.inspection.core.tokens import Token, tokens
+from llmcli.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.loaded_model import LoadedModel
 from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 from llmcli.text.trusted_encoding import TextSegment
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.device import one_thread
 from llmcli.engine import Candidate
 from llmcli.engine.logprobs import token_logprobs
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.errors import UsageError
 from llmcli.inspection.core.distributions import perplexity
+from llmcli.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import passes
 from llmcli.inspection.core.hooks import on_router
 from llmcli.inspection.core.tokens import Token, tokens
+from llmcli.loaded_model import LoadedModel
 from llmcli.model import ModelConfig
 
 

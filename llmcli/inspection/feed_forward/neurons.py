@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import passes, trace
 from llmcli.inspection.core.hooks import blocks, on_feed_forward
@@ -16,6 +15,7 @@ from llmcli.inspection.core.neuron_values import Expert, activations, promotion,
 from llmcli.inspection.core.tokens import Token, TokenProb, token, token_prob
 from llmcli.inspection.residual.logit_attribution import Direction, NeuronLogit, strongest_neurons
 from llmcli.inspection.residual.logit_lens import log_probabilities
+from llmcli.loaded_model import LoadedModel
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 
 

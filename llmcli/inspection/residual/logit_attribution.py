@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import Trace
 from llmcli.inspection.core.hooks import Part, adder, attention_of, blocks
 from llmcli.inspection.core.linearized_norm import FrozenNorm
 from llmcli.inspection.core.neuron_values import Expert, Firing, firing, promotion
 from llmcli.inspection.core.tokens import Token, token
+from llmcli.loaded_model import LoadedModel
 from llmcli.model.block import OutputNormBlock
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment

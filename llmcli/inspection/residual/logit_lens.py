@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.api import LoadedModel
 from llmcli.inspection.core.activations import Trace, trace
 from llmcli.inspection.core.distributions import kl_divergence
 from llmcli.inspection.core.tokens import Token, TokenProb, token, token_prob, tokens
+from llmcli.loaded_model import LoadedModel
 
 # Logits held at a time, in float32: 64 MiB.
 _LOGITS_AT_ONCE = 1 << 24

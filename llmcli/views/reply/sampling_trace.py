@@ -12,8 +12,8 @@ from rich.text import Text
 from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
-    from llmcli.engine.sampling_params import SamplingParams
-    from llmcli.engine.sampling_trace import TracedCandidate
+    from llmcli.engine.sampling.params import SamplingParams
+    from llmcli.engine.sampling.trace import TracedCandidate
 
 NOTE = (
     "model: probability before any filter. Next columns: after each filter in turn; what a filter removes goes to the "

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.api import LoadedModel
 from llmcli.engine import Engine, SamplingParams, Step
+from llmcli.loaded_model import LoadedModel
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 from tests.support.models.parity_cases import CASES, LLAMA3, SPANNING

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import llmcli
-from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Prefill, SamplingParams, Step
+from llmcli.loaded_model import LoadedModel
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint

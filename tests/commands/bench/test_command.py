@@ -69,7 +69,7 @@ def test_a_whole_run(model: Path, tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["--against", "ollama"], 2, "llama.cpp, transformers, transformers-compiled"),
-        (["--quantize", "int3"], 2, "cannot be quantised to 'int3'"),
+        (["--quantize", "int3"], 2, "cannot be quantized to 'int3'"),
         (["--shape", "llama-3.2-1b"], 2, "takes the place of a model"),
         (["--device", "abacus"], 2, "no device called"),
         (["--dtype", "int3"], 2, "no dtype called"),

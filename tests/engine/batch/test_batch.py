@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.api import LoadedModel
 from llmcli.engine import Finish, Interruption, SamplingParams, Step
 from llmcli.engine.batch.backend import MOST_ROWS
 from llmcli.engine.batch.batch import Batch, BatchReply, Request
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
+from llmcli.loaded_model import LoadedModel
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint

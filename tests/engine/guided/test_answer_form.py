@@ -13,9 +13,9 @@ from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.engine.guided.answer_form import AnswerForm
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.guided.grammar import Rule
-from llmcli.engine.reasoning import ThinkingApart
-from llmcli.engine.reply_text import ReplyText
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.reply.text import ReplyText
+from llmcli.engine.reply.thinking import ThinkingApart
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.errors import LlmcliError
 from llmcli.text.reasoning import ReplyStart
 from llmcli.text.reply_start import reply_start

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import llmcli
-from llmcli.api import LoadedModel
 from llmcli.engine import Engine, Finish, Interruption, SamplingParams, Step
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.guided.grammar import Rule
 from llmcli.errors import UsageError
+from llmcli.loaded_model import LoadedModel
 from tests.support.models.parity_cases import CASES
 from tests.support.models.puppet import ASSISTANT, chain, ids_of, loop, write_puppet
 from tests.support.models.tiny import random_ids

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import llmcli
 from llmcli.engine import SamplingParams, Step
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.engine.speculative.rejection_sampling import Proposal, accept_or_resample
 from tests.support.models.puppet import ASSISTANT, END, write_puppet
 

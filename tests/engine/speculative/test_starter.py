@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import llmcli
-from llmcli.api import LoadedModel
 from llmcli.engine import SamplingParams, Step
 from llmcli.hub.starter import fetch_starter, starter_path
 from llmcli.kernels.select import why_not_on_cpu
+from llmcli.loaded_model import LoadedModel
 from llmcli.model import Transformer
 
 pytestmark = pytest.mark.starter

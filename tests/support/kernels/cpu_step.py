@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmcli.engine import SamplingParams
-from llmcli.engine.sampler import Sampler
+from llmcli.engine.sampling.sampler import Sampler
 from llmcli.kernels.cpu.build import Library, Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import SamplingRequest

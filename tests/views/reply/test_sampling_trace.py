@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmcli.engine import SamplingParams
-from llmcli.engine.sampling_trace import TracedCandidate
+from llmcli.engine.sampling.trace import TracedCandidate
 from llmcli.views.reply.sampling_trace import choice_table
 from tests.support.sampling_filters import FILTERS
 

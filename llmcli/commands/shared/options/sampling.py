@@ -228,7 +228,7 @@ class SamplingOptions:
         Raises:
             UsageError: a value makes no sense, or is not for texts of `tokenizer`.
         """
-        from llmcli.engine.sampler import sampler_for
+        from llmcli.engine.sampling.sampler import sampler_for
 
         params = self._params(model_defaults, token_biases(self.logit_bias or (), tokenizer))
         # It raises what there is to be said of sequence breakers.
@@ -236,7 +236,7 @@ class SamplingOptions:
         return params
 
     def _params(self, model_defaults: Mapping[str, float], biases: tuple[tuple[int, float], ...]) -> "SamplingParams":
-        from llmcli.engine.recommendations import recommended_params
+        from llmcli.engine.sampling.recommendations import recommended_params
 
         given: dict[str, Any] = {name: getattr(self, name) for name in FILTERS if getattr(self, name) is not None}
         if self.dry_sequence_breaker:

@@ -80,7 +80,7 @@ typedef struct {
     int32_t skipped;  /* tokens whose rotations come before those of the step */
 } Pass;
 
-/* Sampling parameters; `SamplingParams` of engine/sampling_params.py explains them. */
+/* Sampling parameters; `SamplingParams` of engine/sampling/params.py explains them. */
 typedef struct {
     double temperature, top_p, min_p;
     const double *uniforms; /* from 0 to 1, one for each token; unused at temperature 0 */

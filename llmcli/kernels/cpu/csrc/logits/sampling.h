@@ -1,4 +1,4 @@
-/* Sampling the next token from its logits: what `Sampler` of engine/sampler.py does for small top-k. Called by
+/* Sampling the next token from its logits: what `Sampler` of engine/sampling/sampler.py does for small top-k. Called by
    decoder.c. */
 #ifndef LLM_CPU_LOGITS_SAMPLING_H
 #define LLM_CPU_LOGITS_SAMPLING_H

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from llmcli.engine.events import Filter
-from llmcli.engine.filters import dry
-from llmcli.engine.filters import logits as logit_filters
-from llmcli.engine.filters import probabilities as filters
-from llmcli.engine.filters.probabilities import Candidates
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.filters import dry
+from llmcli.engine.sampling.filters import logits as logit_filters
+from llmcli.engine.sampling.filters import probabilities as filters
+from llmcli.engine.sampling.filters.probabilities import Candidates
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.model.finite import check_greatest, not_finite
 from llmcli.text.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmcli.engine import Sampler, SamplingParams
-from llmcli.engine.filters.logits import biased, dynamic_temperature, penalized, within_sigma
+from llmcli.engine.sampling.filters.logits import biased, dynamic_temperature, penalized, within_sigma
 from llmcli.errors import LlmcliError
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 3.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.errors import UsageError
 
 if TYPE_CHECKING:

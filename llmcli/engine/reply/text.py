@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from copy import copy
 
 from llmcli.engine.events import FinishReason
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.text.detokenizer import Detokenizer
 from llmcli.text.reasoning import PLAIN, Part, ReplyStart, ThinkingSplitter
 from llmcli.text.stop_strings import StopStrings

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from llmcli.engine.events import Filter, SampledCandidate
 from llmcli.engine.logprobs import token_logprobs
-from llmcli.engine.sampler import sampler_for
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams
+from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.text.tokenizer import Tokenizer
 
 

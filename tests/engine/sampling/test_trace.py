@@ -10,8 +10,8 @@ import torch
 
 import llmcli
 from llmcli.engine import Finish, SamplingParams, Step
-from llmcli.engine.sampler import Sampler
-from llmcli.engine.sampling_trace import choices
+from llmcli.engine.sampling.sampler import Sampler
+from llmcli.engine.sampling.trace import choices
 from llmcli.errors import PromptTooLongError
 from tests.support.models.puppet import chain, ids_of, write_puppet
 from tests.support.models.tiny import random_ids

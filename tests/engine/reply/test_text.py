@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine.reply_text import ReplyText
-from llmcli.engine.sampling_params import SamplingParams
+from llmcli.engine.reply.text import ReplyText
+from llmcli.engine.sampling.params import SamplingParams
 from llmcli.text.reasoning import ReplyStart
 from llmcli.text.tokenizer import Tokenizer
 from tests.support.models.puppet import ids_of

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.engine import Sampler, SamplingParams
-from llmcli.engine.filters import probabilities as filters
-from llmcli.engine.filters.probabilities import Candidates
+from llmcli.engine.sampling.filters import probabilities as filters
+from llmcli.engine.sampling.filters.probabilities import Candidates
 
 
 @settings(max_examples=60, deadline=None)

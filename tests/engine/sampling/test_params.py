@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import pytest
 
-from llmcli.engine import SamplingParams, recommendations
-from llmcli.engine.sampling_params import params_from_json
+from llmcli.engine import SamplingParams
+from llmcli.engine.sampling import recommendations
+from llmcli.engine.sampling.params import params_from_json
 from llmcli.errors import UsageError
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.cuda.sampler import DeviceChoice
