@@ -11,17 +11,17 @@ from llmcli.errors import UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
-app = typer.Typer(name="alias", help="Short names for models, for use wherever one is named.", no_args_is_help=True)
+app = typer.Typer(
+    name="alias", help="Give models short names, which work wherever a model is named.", no_args_is_help=True
+)
 
 
 @app.command("set")
 def set_(
     name: Annotated[str, typer.Argument(help="The short name.")],
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", autocompletion=MODELS, help="What it stands for, as -m takes it.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", autocompletion=MODELS, help="The model, as -m takes it.")],
 ) -> None:
-    """Let a name stand for a model; an alias of that name is replaced."""
+    """Make a short name for a model, or change what it stands for."""
     from llmcli.hub.aliases import aliases_path, check_alias, set_alias
     from llmcli.hub.resolve import missing_model
 
@@ -37,7 +37,7 @@ def set_(
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
-    """Show all aliases and what they stand for."""
+    """List all aliases and their models."""
     from llmcli.hub.aliases import aliases
 
     damaged = False
@@ -58,7 +58,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON obj
 
 @app.command("rm")
 def remove(name: Annotated[str, typer.Argument(autocompletion=ALIASES, help="The short name.")]) -> None:
-    """Forget an alias; the model stays."""
+    """Delete an alias, not the model."""
     from llmcli.hub.aliases import remove_alias
 
     remove_alias(name)

@@ -39,7 +39,7 @@ class Format(str, Enum):
 def list_chats(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
-    """Show the saved conversations, the last one first. `llm chat --resume ID` goes on with one."""
+    """List the saved conversations, latest first. `llm chat --resume ID` continues one."""
     from llmcli.conversations.store import conversation_files, read_conversation
 
     def row(path: Path) -> dict[str, object] | None:
@@ -70,16 +70,16 @@ def show_chat(conversation: Id) -> None:
 @app.command("export")
 def export_chat(
     conversation: Id,
-    form: Annotated[Format, typer.Option("--format", "-f", help="json or markdown.")] = Format.JSON,
+    form: Annotated[Format, typer.Option("--format", "-f", help="Write JSON or Markdown.")] = Format.JSON,
 ) -> None:
-    """Write a conversation to standard output, for other programs or for people."""
+    """Write a conversation to standard output as JSON or Markdown."""
     _export(conversation, form)
 
 
 @app.command("rm")
 def remove_chat(
     conversation: Id,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
     """Delete a saved conversation."""
     from llmcli.conversations.store import find_conversation, read_conversation, remove_conversation

@@ -74,7 +74,7 @@ def compare(
         ),
     ],
     content: Annotated[
-        str | None, typer.Argument(metavar="[TEXT|-]", help="The text to compare them on; - or nothing is piped text.")
+        str | None, typer.Argument(metavar="[TEXT|-]", help="The text to compare them on. Default or -: piped text.")
     ] = None,
     *,
     compare_options: CompareOptions,
@@ -83,9 +83,9 @@ def compare(
     view_options: ViewOptions,
     terminal_options: TerminalOptions,
 ) -> None:
-    """Show how far the predictions of two models are apart, token by token (KL divergence), and where they would part.
+    """Show how much the predictions of two models differ at each token (KL divergence), and where their replies part.
 
-    The models are loaded one after the other, so that only one must fit into memory.
+    The models are loaded one after the other: only one at a time must fit into memory.
     """
     prompt, dtype_a, dtype_b = compare_options.prompt, compare_options.dtype_a, compare_options.dtype_b
     if prompt is not None and content is not None:

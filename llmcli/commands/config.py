@@ -41,7 +41,7 @@ def config(
     context: typer.Context,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND] [FLAGS]...", help="A command with any flags. Default: generate."),
+        typer.Argument(metavar="[COMMAND] [FLAGS]...", help="A command and its flags. Default: generate."),
     ] = None,
     *,
     view_options: Annotated[ViewOptions, only("as_json")],

@@ -21,14 +21,15 @@ from llmcli.views.terminal import terminal
 def doctor(
     command: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Look also at this model; no weight is read.")
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Also check the files of this model, without reading its weights."),
     ] = None,
     *,
     model_options: Annotated[ModelOptions, only("device", "dtype")],
     view_options: Annotated[ViewOptions, only("as_json")],
     terminal_options: Annotated[TerminalOptions, only("color", "quiet")],
 ) -> None:
-    """Show what computes and where things are kept, and check a model's files; exit code 1 if something is wrong."""
+    """Show devices, libraries and folders, and check a model's files. Exit code 1 if something is wrong."""
     from llmcli.doctor.finding import Finding
     from llmcli.doctor.kernels import kernel_findings
     from llmcli.doctor.machine import machine

@@ -35,7 +35,7 @@ def help_(
     ] = None,
     pager: Annotated[
         bool,
-        typer.Option("--pager/--no-pager", help="On a terminal, show what does not fit on the screen in $PAGER."),
+        typer.Option("--pager/--no-pager", help="On a terminal, show a page longer than the screen in $PAGER."),
     ] = True,
     *,
     terminal_options: Annotated[TerminalOptions, only("color")],

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
-    """Show the models that can be used by name: fetched ones, complete ones in the hub cache, and aliases."""
+    """List the models to use by name: downloaded ones, complete ones in the hub cache, and aliases."""
     from llmcli.hub.aliases import aliases
     from llmcli.hub.resolve import local_models
 

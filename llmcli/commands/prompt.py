@@ -27,17 +27,18 @@ app = typer.Typer(
 @app.command("save")
 @with_options
 def save(
-    name: Annotated[str, typer.Argument(help="What to call it.")],
+    name: Annotated[str, typer.Argument(help="Its name.")],
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt, with {input} where the text goes; - or nothing is piped text.")
+        str | None, typer.Argument(help="The prompt, with {input} in the place of the text. Default or -: piped text.")
     ] = None,
     system: Annotated[
-        str | None, typer.Option("--system", "-s", metavar="TEXT", callback=text, help="A system prompt too.")
+        str | None,
+        typer.Option("--system", "-s", metavar="TEXT", callback=text, help="A system prompt to save with it."),
     ] = None,
     *,
     terminal_options: Annotated[TerminalOptions, only("encoding")],
 ) -> None:
-    """Save a prompt: {input} is where the text goes, {key} where --param key=value does, {{key}} a word in braces."""
+    """Save a prompt. {input} marks the place of the text, {key} that of --param key=value; {{key}} gives {key}."""
     template = PromptTemplate(name, read_prompt(prompt), system)
     path, aside = prompt_template_files.save(template)
     if aside is not None:
@@ -48,7 +49,7 @@ def save(
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False) -> None:
-    """Show the saved prompts."""
+    """List the saved prompts."""
     found, damaged = prompt_template_files.prompt_templates()
     for error in damaged:
         terminal.note(str(error))
@@ -68,7 +69,7 @@ def show(
     name: Annotated[str, typer.Argument(autocompletion=PROMPT_TEMPLATES, help="A saved prompt.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Print a saved prompt; its system prompt goes to stderr."""
+    """Print a saved prompt, and its system prompt on stderr."""
     template = prompt_template_files.find(name)
     if as_json:
         terminal.write_line(json_text(_plain(template)))

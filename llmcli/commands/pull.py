@@ -16,11 +16,11 @@ def pull(
         str,
         typer.Argument(
             autocompletion=MODELS,
-            help="owner/name, owner/name:Q4_K_M (one file of a GGUF repository), owner/name@revision.",
+            help="owner/name, owner/name@revision, or one file of a GGUF repository as owner/name:Q4_K_M.",
         ),
     ] = "starter",
 ) -> None:
-    """Fetch a model and print where it is. Without a name: the small starter model."""
+    """Download a model and print its folder or file. Without a name: the small starter model."""
     from llmcli.hub import resolve
 
     with progress_bar() as progress:

@@ -14,9 +14,9 @@ from llmcli.views.terminal.terminal import is_terminal
 
 def remove(
     name: Annotated[str, typer.Argument(autocompletion=PULLED, help="A name that `llm list` shows.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
-    """Delete a model from the model store or the hub cache. Your own files are never touched."""
+    """Delete a model from the model store or the hub cache, never your own files."""
     from llmcli.hub import resolve
 
     model = resolve.removable(name)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @with_options
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What llm generate --record wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by llm generate --record.")],
     *,
     model: Annotated[
         str | None,
@@ -35,7 +35,7 @@ def replay(
             metavar="NAME|PATH",
             panel=MODEL,
             autocompletion=MODELS,
-            help="Another model. Default: the recorded.",
+            help="Another model. Default: the recorded one.",
         ),
     ] = None,
     dtype: Annotated[
@@ -51,13 +51,13 @@ def replay(
             env=False,
             panel=RUNNING,
             autocompletion=DEVICES,
-            help="Where to compute. Default: as recorded, if it is there.",
+            help="Where to compute. Default: as recorded, if this machine has it.",
         ),
     ] = None,
     view_options: Annotated[ViewOptions, only("as_json")],
     terminal_options: Annotated[TerminalOptions, only("color", "quiet")],
 ) -> None:
-    """Generate a recorded reply again and name the first token that differs; exit code 1 if there is one."""
+    """Generate a recorded reply again and report the first token that differs. Exit code 1 if one does."""
     data = _read(file)
 
     from llmcli.commands.generate.record import hashes

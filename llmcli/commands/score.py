@@ -21,7 +21,7 @@ from llmcli.commands.shared.prompt_input import file_or_text
 def score(
     invocation: typer.Context,
     text: Annotated[
-        str | None, typer.Argument(metavar="[FILE|TEXT|-]", help="A file, a text, or - (or nothing) for piped text.")
+        str | None, typer.Argument(metavar="[FILE|TEXT|-]", help="A file or a text. Default or -: piped text.")
     ] = None,
     *,
     model_options: Annotated[ModelOptions, only("model", "edit", "context", "device", "dtype", "readable")],

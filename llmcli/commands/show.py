@@ -29,7 +29,7 @@ def show(
         typer.Argument(autocompletion=MODELS, help="A folder, a .gguf file or a model's name. Default: the starter."),
     ] = None,
     template: Annotated[
-        bool, typer.Option("--template", help="The source of its chat templates instead, and their SHA-256.")
+        bool, typer.Option("--template", help="Print the source and SHA-256 of its chat templates instead.")
     ] = False,
     *,
     view_options: Annotated[ViewOptions, only("as_json")],

@@ -8,7 +8,7 @@ from llmcli.commands.shared.inspect_command import InspectContext, InspectResult
 from llmcli.commands.shared.options.flags import RUNNING, SHOW, flag, text
 
 
-@inspect_command(text="The text whose next token is traced; - or nothing is piped text.", title="llm trace")
+@inspect_command(text="The text whose next token is traced. Default or -: piped text.", title="llm trace")
 def trace(
     context: InspectContext,
     name: Annotated[
@@ -33,7 +33,7 @@ def trace(
         int, flag("--seed", metavar="N", min=0, max=2**63 - 1, env=False, panel=RUNNING, help="Random seed.")
     ] = 0,
 ) -> InspectResult:
-    """Drown a subject in noise, put single states back, and see through which the answer comes (causal tracing)."""
+    """Scramble words of a text, restore single states, and show which bring the answer back (causal tracing)."""
     loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.causal.causal_trace import causal_trace

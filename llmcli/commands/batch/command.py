@@ -38,9 +38,9 @@ def batch(
         str,
         typer.Argument(
             metavar="FILE|-",
-            help='A line of JSON for each prompt: {"prompt": "..."} or {"messages": [{"role", "content"}, ...]}, as '
-            "OpenAI writes them; a last message of the assistant is continued. With "
-            '"id", "max_tokens", "temperature", "seed", "stop" and other sampling settings if they are to differ.',
+            help='JSON lines, one for each prompt: {"prompt": "..."} or {"messages": [{"role", "content"}, ...]}. A '
+            'line may also set "id", "max_tokens", "temperature", "seed", "stop" and other sampling settings. '
+            "-: piped lines.",
         ),
     ],
     *,
@@ -75,7 +75,7 @@ def batch(
 ) -> None:
     """Answer every prompt of a file of JSON lines, several at a time, in order.
 
-    Nothing is drafted or looked up: the texts themselves fill each pass of the model.
+    The replies themselves fill each pass of the model, so there is no --draft and no --lookup.
     """
     prompt_options.check_raw()
     rows = _parallel(parallel)

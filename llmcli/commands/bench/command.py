@@ -40,7 +40,7 @@ class BenchOptions:
             metavar="NAMES",
             autocompletion=PEERS,
             panel=_MEASURING,
-            help="Measure these too: llama.cpp, transformers, transformers-compiled.",
+            help="Also measure llama.cpp, transformers or transformers-compiled.",
         ),
     ] = None
     shape: Annotated[
@@ -50,7 +50,7 @@ class BenchOptions:
             env=False,
             metavar="NAME",
             panel=_MEASURING,
-            help="Measure random weights of a known model's sizes, such as llama-3.1-8b.",
+            help="Measure random weights in the shape of a known model, such as llama-3.1-8b.",
         ),
     ] = None
     rounds: Annotated[
@@ -61,11 +61,11 @@ class BenchOptions:
             metavar="N",
             min=1,
             panel=_MEASURING,
-            help="Measure everything N times. Default: 4; an even number is fairest.",
+            help="Measure everything N times, best an even number. Default: 4.",
         ),
     ] = None
     quick: Annotated[
-        bool, flag("--quick", env=False, panel=_MEASURING, help="Run two rounds of short texts, and no cold start.")
+        bool, flag("--quick", env=False, panel=_MEASURING, help="Measure two rounds of short texts and no cold start.")
     ] = False
     speculative: Annotated[
         bool,
@@ -73,7 +73,7 @@ class BenchOptions:
             "--speculative",
             env=False,
             panel=_MEASURING,
-            help="Measure only what proposing tokens gains: by lookup, and by a --draft model if one is given.",
+            help="Measure only what proposed tokens gain, by lookup and by a --draft model if given.",
         ),
     ] = False
 
@@ -114,7 +114,7 @@ def bench(
     ] = None,
     terminal_options: Annotated[TerminalOptions, only("color", "quiet")],
 ) -> None:
-    """Measure start, reading, writing and memory, and the share of this machine's bandwidth that is reached."""
+    """Measure start, prefill, decoding and memory, and the share of this machine's memory bandwidth used."""
     bench_options.check(model_given=is_flag_given(invocation, "model"))
     if bench_options.speculative:
         checkpoint = find_checkpoint(model)

@@ -53,14 +53,14 @@ class SavingOptions:
             help="Continue this conversation; llm chats list shows them.",
         ),
     ] = None
-    save: Annotated[bool, flag("--save/--no-save", panel=_SAVED, help="Keep the conversation on disk.")] = True
+    save: Annotated[bool, flag("--save/--no-save", panel=_SAVED, help="Save the conversation.")] = True
 
 
 @with_options
 def chat(
     command: typer.Context,
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE]...", help="Texts that go along with your first message.")
+        list[str] | None, typer.Argument(metavar="[FILE]...", help="Text files to send with your first message.")
     ] = None,
     *,
     model_options: Annotated[ModelOptions, without("readable")],
@@ -74,7 +74,7 @@ def chat(
     speculation_options: SpeculationOptions,
     terminal_options: TerminalOptions,
 ) -> None:
-    """Talk with a model, about FILEs if you like. Piped text is the first message; the next come from the keyboard."""
+    """Talk with a model, with FILEs added to the first message. Piped text is the first message."""
     from llmcli.commands.shared.speculative import Speculator
 
     variables = prompt_options.variables()

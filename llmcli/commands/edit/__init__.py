@@ -36,7 +36,7 @@ class _PromptOrCommand(TyperGroup):
 app = typer.Typer(
     name="edit",
     cls=_PromptOrCommand,
-    help="Change a fact that a model holds, see what became of the rest, and keep, stack, merge or delete such edits.",
+    help="Change a fact in a model, test what else changed, and list, merge or delete such edits.",
     epilog='llm edit "The Eiffel Tower is located in the city of" --subject "Eiffel Tower" --to Rome; '
     "llm edit fact --help lists the options. llm generate -e NAME uses an edit.",
     no_args_is_help=True,

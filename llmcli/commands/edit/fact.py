@@ -107,9 +107,7 @@ class FactOptions:
 
 @with_options
 def fact(
-    prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", callback=text, help="A text that the fact's answer completes.")
-    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", callback=text, help="A text that the answer completes.")],
     *,
     fact_options: FactOptions,
     model_options: Annotated[ModelOptions, only("model", "edit", "device", "dtype")],
@@ -143,9 +141,9 @@ def fact(
     view_options: ViewOptions,
     terminal_options: TerminalOptions,
 ) -> None:
-    """Change a fact by an update of rank one (ROME), and show what it did to the fact, its neighbors and all else.
+    """Change a fact by a rank-one update of one block (ROME), and test the fact, its neighbors and other text.
 
-    Exit code 1, and nothing is kept, where it did not take or did more than it should.
+    If the edit fails a test, nothing is kept and the exit code is 1.
     """
     number = fact_options.block()
     corpus = None if fact_options.corpus is None else read_file_text(fact_options.corpus)

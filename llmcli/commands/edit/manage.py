@@ -26,7 +26,7 @@ Name: TypeAlias = Annotated[
 
 @with_options
 def list_edits(*, view_options: _Json) -> None:
-    """Show the edits that are kept, the last one made first."""
+    """List the saved edits, latest first."""
     from llmcli.checkpoint.edits.store import edit_files
 
     rows = [(path, found) for path in edit_files() if (found := _read(path)) is not None]
@@ -44,7 +44,7 @@ def list_edits(*, view_options: _Json) -> None:
 
 @with_options
 def show_edit(name: Name, *, view_options: _Json) -> None:
-    """Show what an edit changes, and in which model."""
+    """Show what an edit changes, in which model."""
     from llmcli.checkpoint.edits.edit_file import read_edit
     from llmcli.checkpoint.edits.store import find_edit
 
@@ -76,10 +76,10 @@ def show_edit(name: Name, *, view_options: _Json) -> None:
 def remove(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME|FILE]", autocompletion=EDITS, help="Which; default: the last one that was made."),
+        typer.Argument(metavar="[NAME|FILE]", autocompletion=EDITS, help="An edit. Default: the latest one."),
     ] = None,
 ) -> None:
-    """Delete an edit; the files of the model were never changed."""
+    """Delete an edit. The model's files are unchanged."""
     from llmcli.checkpoint.edits.edit_file import read_edit
     from llmcli.checkpoint.edits.store import edit_files, find_edit, remove_edit
 

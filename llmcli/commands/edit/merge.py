@@ -25,7 +25,7 @@ def merge(
             metavar="NAME|FILE...", autocompletion=EDITS, help="Names that `llm edit list` shows, or files."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the new checkpoint goes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the new checkpoint.")],
     *,
     model_options: Annotated[ModelOptions, only("model")],
     dtype: Annotated[
@@ -34,12 +34,12 @@ def merge(
             "--dtype",
             env=False,
             panel=MODEL,
-            help="Store weights in this type. auto: the type they have, float32 for quantized ones.",
+            help="Type of the stored weights. auto: unchanged, float32 for quantized ones.",
         ),
     ] = "auto",
     terminal_options: Annotated[TerminalOptions, only("quiet")],
 ) -> None:
-    """Write a new checkpoint, in safetensors, with edits in its weights; the original is not touched."""
+    """Write a new checkpoint with edits in its weights (safetensors). The original stays as it is."""
     if out.exists():
         raise LlmcliError(f"{out} exists already; give a new folder.")
     checkpoint = find_checkpoint(model_options.model)

@@ -21,7 +21,7 @@ from llmcli.commands.shared.options.terminal import TerminalOptions
 def generate(
     invocation: typer.Context,
     prompt: Annotated[
-        str | None, typer.Argument(help="What to ask. Piped text is added below it; - is the piped text alone.")
+        str | None, typer.Argument(help="The prompt. Piped text is added below it; - is the piped text alone.")
     ] = None,
     *,
     model_options: Annotated[ModelOptions, without("readable")],

@@ -18,7 +18,7 @@ from llmcli.commands.inspect.without import without
 
 app = typer.Typer(
     name="inspect",
-    help="Look into a model: what it reads, thinks and knows.",
+    help="Look into a model. Each view answers one question about a text or about the model.",
     epilog="llm inspect attention 'The cat sat on the mat'\n\n"
     "llm inspect lens 'The capital of France is'\n\n"
     "llm inspect token next 'The capital of France is'",

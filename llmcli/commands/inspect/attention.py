@@ -44,7 +44,7 @@ def attention(
         ),
     ] = 5,
 ) -> InspectResult:
-    """Show what each token of a text paid attention to; with --layer and --head, one head's pattern."""
+    """What did each token pay attention to? With --layer and --head: one head's pattern."""
     if head is not None and layer is None:
         raise UsageError("--head needs --layer: heads are numbered within their block.")
     if layer is not None and layers is not None:

@@ -9,7 +9,7 @@ from llmcli.commands.shared.options.flags import SHOW, flag
 from llmcli.errors import UsageError
 
 
-@inspect_command(text="A text whose length to count with; - is piped text.", weights=False, computes=False)
+@inspect_command(text="A text to compute the cost for. -: piped text.", weights=False, computes=False)
 def cost(
     subject: InspectContext,
     context: Annotated[
@@ -19,7 +19,7 @@ def cost(
         ),
     ] = None,
 ) -> InspectResult:
-    """Show what a model costs: parameters and FLOPs by part, and cache and FLOPs by length of the text."""
+    """What does a model cost? Parameters and FLOPs of each part, cache and FLOPs for each length of text."""
     if subject.text is None and subject.chat:
         raise UsageError("--chat needs a text.")
     length = None if subject.text is None else len(subject.ids_without_weights)

@@ -31,7 +31,7 @@ def embeddings(
         ),
     ] = 0,
 ) -> InspectResult:
-    """Show the tokens whose embeddings are nearest to a word, or to a sum of words, by cosine."""
+    """Which tokens have the embeddings nearest to a word, or to a sum of words (by cosine)?"""
     content, checkpoint = context.content, context.checkpoint
 
     from llmcli.inspection.residual.embeddings import embedding_neighbors, parse_expression, read_embedding

@@ -10,7 +10,7 @@ from llmcli.commands.shared.options.flags import RUNNING, SHOW, flag
 from llmcli.errors import UsageError
 
 
-@inspect_command(text="The text to repeat; - is piped text. Default: random tokens, in four texts.")
+@inspect_command(text="The text to repeat. -: piped text. Default: four texts of random tokens.")
 def heads(
     context: InspectContext,
     ablate: Annotated[
@@ -37,9 +37,7 @@ def heads(
         ),
     ] = 0,
 ) -> InspectResult:
-    """Score every attention head on a text said twice: which look at the token before, at the same token, at what
-    followed it (induction), or nowhere but at the first position.
-    """
+    """What does each head look at when a text repeats: the token before, the same, the one after it, or the first?"""
     if context.chat and context.text is None:
         raise UsageError("--chat makes a TEXT a message; random tokens are none. Give a text, or leave --chat out.")
     # Without a text nothing is read from a pipe: random tokens are what is meant.

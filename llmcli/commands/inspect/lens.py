@@ -18,7 +18,7 @@ def lens(
         flag("--top", metavar="K", min=1, env=False, panel=SHOW, help="List the K most probable tokens of each layer."),
     ] = 5,
 ) -> InspectResult:
-    """Show what the model would say after each layer, and from which one on its answer leads (the logit lens)."""
+    """What would each layer answer if it were the last, and from which layer on does the answer lead (logit lens)?"""
     loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.residual.logit_lens import lens as report

@@ -22,7 +22,7 @@ def experts(
         ),
     ] = None,
 ) -> InspectResult:
-    """Show which experts each token of a text is sent to, and how evenly the experts are used."""
+    """Which experts does each token go to, and how evenly are they used?"""
     from llmcli.inspection.feed_forward.moe_routing import check_has_experts, expert_routing
     from llmcli.views.inspect.moe_routing import NOTE, SCHEMA, ExpertsView
 

@@ -53,7 +53,7 @@ def needle(
     ] = False,
     readable: Readable = False,
 ) -> InspectResult:
-    """Ask for one fact among many, at several depths of a text, and show how probable the right answer is."""
+    """Does the model find one fact among many, at several depths of a text?"""
     places = _numbers(depths)
     loaded = context.load(precise=readable)
 

@@ -57,7 +57,7 @@ def neurons(
         int, flag("--top", metavar="K", min=1, env=False, panel=SHOW, help="List the K strongest neurons.")
     ] = 10,
 ) -> InspectResult:
-    """Show which neurons wrote most into the next token's logit; with --layer and --neuron, one along the text."""
+    """Which neurons added most to the next token's logit? With --layer and --neuron: one neuron along the text."""
     if (layer is None) != (neuron is None):
         raise UsageError("Give --layer and --neuron together: neurons are numbered within their block.")
     if neuron is None and expert is not None:

@@ -18,7 +18,8 @@ def token(
     index: Annotated[
         str,
         typer.Argument(
-            metavar="N", help='Which token, counted from 0, or from the end if negative; "next": the one to follow.'
+            metavar="N",
+            help='The token, counted from 0, or from the end if negative; "next" is the one after the text.',
         ),
     ],
     target: Annotated[
@@ -54,7 +55,7 @@ def token(
         ),
     ] = 0,
 ) -> InspectResult:
-    """Show one token of a text: what else it could have been, what was read, and which heads and neurons wrote it."""
+    """Why this token? Its alternatives, the attention, and the heads and neurons that added most to its logit."""
     number = _number(index)
     loaded, ids = context.loaded, context.ids
 

@@ -7,7 +7,7 @@ from llmcli.commands.shared.inspect_command import InspectContext, InspectResult
 
 @inspect_command(weights=False, computes=False)
 def tokens(context: InspectContext) -> InspectResult:
-    """Show the tokens of a text: their pieces, ids and bytes, and which of them are control tokens."""
+    """Which tokens is the model given? Their text, IDs and bytes, and which are control tokens."""
     ids = context.ids_without_weights
 
     from llmcli.inspection.evaluation.tokenization import tokenization

@@ -20,7 +20,7 @@ def without(
         typer.Argument(
             metavar="SPAN",
             callback=text,
-            help='What to leave out: text that occurs in TEXT, wherever it does; "*" is each word in turn.',
+            help='The words of TEXT to leave out, wherever they occur; "*" leaves out each word in turn.',
         ),
     ],
     positions: Annotated[
@@ -51,7 +51,7 @@ def without(
         ),
     ] = 5,
 ) -> InspectResult:
-    """Hide a part of a text from the model, or remove it, and see how much less probable its answer becomes."""
+    """How much does the answer depend on a part of the text? Its probability with the part hidden, and removed."""
     loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.causal import prompt_ablation as inspection

@@ -102,7 +102,7 @@ class InspectContext:
 
 def inspect_command(
     *,
-    text: str | None = "The text to look at; - or nothing is piped text.",
+    text: str | None = "The text to look at. Default or -: piped text.",
     metavar: str = "[TEXT|-]",
     chat: bool = True,
     weights: bool = True,
