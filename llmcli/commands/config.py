@@ -63,7 +63,8 @@ def config(
 
     rows = [(setting.flag, _shown(setting.value), setting.source, setting.where) for setting in settings]
     terminal.console_out().print(settings_table(rows))
-    terminal.say(f"{path}{'' if path.is_file() else ' (not there)'}; a flag wins over a variable, that over the file.")
+    file = f"{path}{'' if path.is_file() else ' (no such file; it is optional)'}"
+    terminal.say(f"{file}; a flag wins over a variable, and a variable over the file.")
 
 
 def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:

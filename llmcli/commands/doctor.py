@@ -43,7 +43,7 @@ def doctor(
     findings = []
     try:
         default_map(command.obj)
-        words = "it is in order" if path.is_file() else "it is not there, and need not be"
+        words = "valid settings" if path.is_file() else "no config file (optional)"
         findings.append(Finding("good", str(path), words))
     except UsageError as error:
         findings.append(Finding("problem", str(path), str(error)))
