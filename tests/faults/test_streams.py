@@ -228,15 +228,16 @@ def test_signals_while_a_long_prompt_is_read(blow: signal.Signals, code: int, en
 
 
 def wait_for_our_code(child: subprocess.Popen[bytes]) -> None:
-    """Until it is no longer Python's own start that is going on: our code begins with giving up Python's handler."""
+    """Wait until Python has started: our code begins by removing Python's SIGINT handler."""
     caught = False
-    for _ in range(1000):
+    for _ in range(10_000):
         status = Path(f"/proc/{child.pid}/status").read_text()
         mask = int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16)
         if caught and not mask & 1 << (signal.SIGINT - 1):
             return
         caught = caught or bool(mask & 1 << (signal.SIGINT - 1))
         time.sleep(0.002)
+    pytest.fail("the program did not start within 20 seconds")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="which signals a process catches is read from /proc")
