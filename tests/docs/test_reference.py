@@ -9,6 +9,7 @@ import ast
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,6 +34,7 @@ def all_names() -> list[tuple[str, str]]:
     ]
 
 
+@cache
 def options() -> dict[str, set[str]]:
     """Every option that `--help` lists, by its first long name, with all its spellings, also those not listed."""
     found: dict[str, set[str]] = {}

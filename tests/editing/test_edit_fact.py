@@ -161,6 +161,7 @@ def test_facts_are_paraphrased(prompt: str, subject: str, paraphrase: str, quest
     assert paraphrases.question(prompt, subject) == question
 
 
+@pytest.mark.starter
 def test_a_tower_of_the_starter_moves_to_rome() -> None:
     """The expected numbers of the method, with key statistics from a short corpus."""
     starter = llmcli.load(None, dtype="float32", device="cpu")
