@@ -97,8 +97,8 @@ def load_checkpoint(
     `readable` keeps weights in a type the readable model is fast in, where nothing else was asked for: only for what
     computes with that model alone. Where the model does not fit, `may_quantize` says whether the caller could quantize
     it. From `heavy` bytes of dense weights on, a note says what would make replies faster; of more than `large` bytes
-    of weights, none are read before the tokenizer is known to fit. `tell` hears a line where a kernel turns out not to
-    be used.
+    of weights, none are read before the tokenizer is known to fit. `tell` is called with a line if a kernel turns out
+    not to be used.
     """
     check_template_file(template)
     where = choose_device(device)
@@ -111,9 +111,9 @@ def load_checkpoint(
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
         if sum(map(checkpoint.stored_bytes, checkpoint.sources)) > large:
-            # Before so much is read that waiting for the tokenizer is nothing beside it.
+            # Reading the weights takes far longer than waiting for the tokenizer, so it is checked first.
             _check_vocabulary(checkpoint, text.result())
-        # Threads read into the parameters, which where the caller is in inference mode they could not change.
+        # Threads write into the parameters, which is not possible for those created in inference mode.
         with torch.inference_mode(mode=False):
             model = load_weights(
                 checkpoint,

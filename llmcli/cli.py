@@ -126,7 +126,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     _open_closed_streams()
     terminal.prepare()
-    # One text is encoded at a time, for which the library of tokenizers needs no threads of its own.
+    # One text is encoded at a time, so the tokenizers library needs no threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     code = _run()
     try:
@@ -134,7 +134,7 @@ def main() -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        # Whoever failed before has said so.
+        # An earlier error has been reported already.
         code = code or _report_os_error(error)
     if code == CLOSED_PIPE or code == 1:
         _drop_stdout()
@@ -143,7 +143,7 @@ def main() -> NoReturn:
 
 def run() -> NoReturn:
     """`main`, ending the process at once: taking the interpreter apart with torch in it costs up to half a second."""
-    # Where NumPy is installed torch imports it, and uses it only for those who do: 10 MB and a twentieth of a second.
+    # If NumPy is installed, torch imports it without need: 10 MB and a twentieth of a second.
     sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
     code = 1
     try:

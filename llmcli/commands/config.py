@@ -119,7 +119,7 @@ def _setting(parsed: Any, parameter: Any) -> Setting:
 
 
 def _with_the_models_own(settings: list[Setting]) -> list[Setting]:
-    """What nobody has set is what the model's makers recommend, if it is on this machine, or our own default."""
+    """Fill settings without a value with the recommendation of the model's makers, if it is known, or our default."""
     from llmcli.engine import SamplingParams
 
     model = next((setting.value for setting in settings if setting.name == "model"), None)

@@ -1,4 +1,4 @@
-"""Decoding: prompt ids in, a stream of events out."""
+"""Decoding: from the ids of a prompt to the events of a reply."""
 
 from typing import TYPE_CHECKING
 

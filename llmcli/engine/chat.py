@@ -1,4 +1,4 @@
-"""A conversation from Python: each message is answered with all that was said before in view."""
+"""`Chat`, the conversation of the Python API: each reply is generated with the whole conversation as its prompt."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from llmcli.text.chat.messages import Message
 class Chat:
     """Messages and replies in turn; made by `LoadedModel.chat`.
 
-    What was read stays in the KV cache, so a reply costs the new message only. Thoughts leave the history as the
-    model's template wants it. One reply at a time.
+    The KV cache is kept between replies, so that only the new message is read. The model's template decides whether
+    earlier thoughts stay in the prompt. One reply at a time.
     """
 
     def __init__(self, conversation: Conversation, params: SamplingParams) -> None:
-        """Go on with `conversation`, with the sampling settings `params` for every reply."""
+        """Continue `conversation`, with the sampling settings `params` for every reply."""
         self._conversation, self._params = conversation, params
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What has been said so far, without the system prompt."""
+        """The messages so far, without the system prompt."""
         return tuple(self._conversation.messages)
 
     def send(self, text: str, *, probabilities: bool = False, top: int = 0) -> Reply:
-        """Say `text`, and return the whole reply; `probabilities` and `top` are as for `LoadedModel.stream`.
+        """Send `text`, and return the whole reply; `probabilities` and `top` are as for `LoadedModel.stream`.
 
         Raises:
             PromptTooLongError: the conversation does not fit into the context; it stays as it was.
@@ -38,9 +38,9 @@ class Chat:
         return collect(self.stream(text, probabilities=probabilities, top=top), seed=seed)
 
     def stream(self, text: str, *, probabilities: bool = False, top: int = 0) -> Iterator[Event]:
-        """Say `text`, and return the events of the reply as they happen.
+        """Send `text`, and return the events of the reply as they happen.
 
-        Message and reply join the conversation as the reply ends, or as its reading is given up.
+        Message and reply are added to the conversation when the reply ends or the iterator is closed.
 
         Raises:
             PromptTooLongError: the conversation does not fit into the context; it stays as it was.
@@ -50,7 +50,7 @@ class Chat:
         return _thinking_apart(events, ThinkingApart(conversation.tokenizer, conversation.start))
 
     def take_back(self) -> str:
-        """Forget the last message and its reply; return the message.
+        """Remove the last message and its reply; return the message.
 
         Raises:
             UsageError: nothing has been said yet.

@@ -18,7 +18,7 @@ from llmcli.engine.speculative.decoder import SpeculationState, SpeculativeDecod
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What a reply needs of its source."""
+    """What a reply needs from its token source."""
 
     sampler: Sampler
     interruption: Interruption
@@ -34,7 +34,7 @@ class SourceRequest:
 def choose_source(request: SourceRequest, prefix_cache: PrefixCache) -> TokenSource:
     """The fastest source that can generate the reply, whose text `prefix_cache` has begun.
 
-    - `SpeculativeDecoder` if tokens are proposed, unless the model has forward hooks, which see each token alone;
+    - `SpeculativeDecoder` if tokens are proposed, unless the model has forward hooks, which see one token a pass;
     - `SingleStepDecoder` if logits are wanted, for probabilities or a constraint;
     - `PipelinedDecoder` or `MultiStepDecoder` if the step chooses tokens by the reply's sampling filters;
     - `SingleStepDecoder` otherwise.

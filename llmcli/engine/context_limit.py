@@ -11,7 +11,7 @@ from llmcli.model import ModelConfig, Transformer
 
 
 def allowed_context(config: ModelConfig, context_length: int | None) -> int:
-    """The tokens of prompt and reply together: what is asked for, by default what the model was made for.
+    """The most tokens of prompt and reply together: `context_length`, by default what the model was made for.
 
     Raises:
         UsageError: it is more than the model was made for.
@@ -25,10 +25,10 @@ def allowed_context(config: ModelConfig, context_length: int | None) -> int:
 
 
 def check_prompt(ids: Sequence[int], context_length: int) -> None:
-    """See that a prompt can be answered.
+    """Check that a prompt is not empty and leaves room for a reply.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is empty.
         PromptTooLongError: it leaves no room for a reply.
     """
     if not ids:
@@ -41,7 +41,7 @@ def check_prompt(ids: Sequence[int], context_length: int) -> None:
 
 
 def memory_for_text(model: Transformer, tokens: int) -> AbstractContextManager[None]:
-    """Where a text of so many tokens is read: `OutOfMemoryError` if its cache, or reading it, takes too much."""
+    """Inside the block, raise `OutOfMemoryError` if a text of `tokens` tokens, or a pass over it, does not fit."""
 
     def what() -> str:
         cache = format_bytes(model.config.kv_bytes(tokens, model.dtype.itemsize))

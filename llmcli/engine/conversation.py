@@ -1,4 +1,4 @@
-"""A conversation in memory: what was said, and how the next reply comes about."""
+"""A conversation in memory: its messages, and the prompt and events of the next reply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmcli.text.tokenizer import Tokenizer
 
 @dataclass
 class Conversation:
-    """Messages so far, and the engine whose KV cache remembers them."""
+    """Messages so far, and the engine whose KV cache holds them."""
 
     engine: Engine
     tokenizer: Tokenizer
@@ -30,21 +30,21 @@ class Conversation:
     strict_system: bool = False
     """Whether a system prompt that the template does not write is an error."""
     no_thinking: bool = False
-    """Whether the model is to answer without a thought, as far as `build_chat` can bring that about."""
+    """Whether to ask for an answer without a thought, by the means that `build_chat` has."""
     messages: list[Message] = field(default_factory=list)
     """The user's messages and the model's replies, in turn."""
     asked: tuple[int, ...] = ()
-    """The ids of the prompt that was asked last, whether or not there was a reply."""
+    """The ids of the last prompt, whether or not a reply followed."""
     start: ReplyStart = field(default_factory=ReplyStart)
     """Where the reply to that prompt begins: in a thought, before one or in the answer."""
     last_prompt: tuple[int, ...] = ()
-    """The ids that the last reply answered."""
+    """The ids of the prompt of the last reply."""
     last_reply: tuple[int, ...] = ()
     """The ids of the last reply, empty before there is one."""
     notes: tuple[str, ...] = ()
-    """What there is to know about how the template wrote the last prompt."""
+    """Notes for the user on how the template wrote the last prompt."""
     replies: int = 0
-    """Replies generated so far, retries included: each gets a seed of its own."""
+    """Replies generated so far, retries included: added to the seed, so that each reply has another."""
 
     def ask(
         self,
@@ -57,11 +57,12 @@ class Conversation:
         interruption: Interruption | None = None,
         progress: PrefillProgress | None = None,
     ) -> Iterator[Event]:
-        """The events of the reply to `text`, which may have `begun` with some tokens already.
+        """The events of the reply to `text`; `begun` are its first tokens, if it continues an earlier reply.
 
-        Message and reply join the conversation as the reply ends.
+        Message and reply are added to the conversation when the reply ends.
 
-        A prompt that does not fit raises `PromptTooLongError` at once and leaves the conversation as it was.
+        Raises:
+            PromptTooLongError: the prompt does not fit; raised at the call, and the conversation does not change.
         """
         built = self._built(text)
         ids, self.start = built.ids, built.start
@@ -79,12 +80,12 @@ class Conversation:
         return self._recorded(Message("user", text), ids, events)
 
     def with_question(self, text: str) -> list[Message]:
-        """Everything the model is to read when `text` is asked: system prompt, what was said, and the question."""
+        """The messages of the prompt for `text`: system prompt, conversation so far, and `text`."""
         system = [Message("system", self.system)] if self.system else []
         return [*system, *self.messages, Message("user", text)]
 
     def prompt(self, text: str) -> list[int]:
-        """The ids that the model reads when `text` is asked."""
+        """The ids of the prompt for `text`."""
         return self._built(text).ids
 
     def _built(self, text: str) -> ChatPrompt:
@@ -104,7 +105,7 @@ class Conversation:
         return replace(params, seed=None if params.seed is None else params.seed + self.replies)
 
     def take_back(self) -> str:
-        """Forget the last message and its reply; return the message.
+        """Remove the last message and its reply; return the message.
 
         Raises:
             UsageError: nothing has been said yet.
@@ -128,9 +129,9 @@ class Conversation:
                     cut = event.reason == "stop_string"
                 yield event
         finally:
-            # Also when the reader gave up half-way: what was said was said. A question interrupted before its first
-            # token was never answered, and two questions in a row would confuse the model.
+            # Also if the caller stopped reading the events: an unfinished reply is kept. A message without any reply is
+            # not: two user messages in a row would confuse the model.
             if ids:
                 self.last_prompt, self.last_reply = tuple(prompt), tuple(ids)
-                # The ids of a reply cut at a stop string say more than its text does.
+                # The ids of a reply cut at a stop string include text after the cut.
                 self.messages += [question, Message("assistant", text, None if cut else tuple(ids), is_reply=True)]

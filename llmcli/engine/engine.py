@@ -1,4 +1,4 @@
-"""The engine: a prompt in, the events of a reply out, one token at a time until something ends it."""
+"""The engine: takes the ids of a prompt, and yields the events of the reply until a stop rule ends it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from llmcli.text.tokenizer import Tokenizer
 class Engine:
     """Generates text with one model, and keeps its KV cache from reply to reply.
 
-    Of a prompt that begins like the previous text only the rest is read: in a chat, each turn costs its new tokens.
+    If a prompt begins like the previous text, only the rest is read: in a chat, each turn costs its new tokens.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Engine:
     ) -> None:
         """`context_length` limits prompt and reply together, in tokens; by default it is what the model was made for.
 
-        The model ends a reply with one of the `stop_ids` or, where its end is no single token, of the `stop_texts`.
-        Whether it `thinks` before it answers is read from the end of each prompt: so it is for prompts in a chat
-        template, not for texts to continue.
+        The model ends a reply with one of the `stop_ids` or, if its end-of-turn mark is not a single token, of the
+        `stop_texts`. With `thinks`, the end of each prompt tells whether the reply begins in a thought: only for
+        prompts in a chat template, not for texts to continue.
         `step` makes the passes, by default the readable model, which also does while the model has forward hooks.
         With `speculation`, several tokens are verified in a pass, unless the model has forward hooks.
-        A kernel that chooses tokens may compute for `multi_step_s` seconds before they are shown.
+        A kernel that chooses tokens itself may compute for `multi_step_s` seconds before it returns them.
 
         Raises:
             UsageError: `context_length` is more than the model was made for.
@@ -85,20 +85,20 @@ class Engine:
     ) -> Iterator[Event]:
         """Generate a reply to `prompt_ids`: one `Prefill`, a `Step` for each token, one `Finish`.
 
-        A reply that has `begun` with those tokens is continued: they are read with the prompt and come as its first
-        steps, without probabilities.
+        `begun` are the first tokens of a reply to continue: they are read with the prompt and come as its first steps,
+        without probabilities.
 
-        With `probabilities` every step carries its log-probability and entropy, and `top` alternatives; without, the
-        plain path pays nothing for them. `progress` is called with how much of a long prompt has been read.
+        With `probabilities` every step carries its log-probability and entropy, and `top` alternatives; without, they
+        are not computed. `progress` is called with how much of a long prompt has been read.
 
-        `start` says whether the reply begins in a thought, and with what `prefill` at the end of `prompt_ids`, as
-        `build_chat` knows; by default the end of the prompt is looked at, where the engine is for one that thinks. A
-        `constraint` says what may follow, and the stop strings end the reply, once the answer begins (see
-        `AnswerForm`); the texts of the events hold thoughts and marks too, for `ThinkingApart` to separate.
+        `start`, from `build_chat`, says whether the reply begins in a thought, and which `prefill` ends `prompt_ids`;
+        by default it is read from the end of the prompt, if the engine was made with `thinks`. A `constraint` and the
+        stop strings apply to the answer, not to a thought (see `AnswerForm`); the texts of the events contain thoughts
+        and their marks, for `ThinkingApart` to separate.
 
         Raises:
             PromptTooLongError: the prompt leaves no room for a reply.
-            LlmcliError: or for none that the constraint allows.
+            LlmcliError: it leaves no room for a reply that the constraint allows.
             NotFiniteError: while the reply is generated, logits are NaN or infinite.
         """
         ids = [*prompt_ids, *begun]
@@ -117,16 +117,16 @@ class Engine:
 
     @property
     def path(self) -> str:
-        """What computes, for people."""
+        """The name of the step that computes, for display."""
         return self._prefix_cache.path()
 
     def next_logits(
         self, ids: Sequence[int], *, prompt: int | None = None, progress: PrefillProgress | None = None
     ) -> Tensor:
-        """Logits (V,) of the token that follows `ids`: of a reply to the first `prompt` tokens, by default to all.
+        """Logits (V,) after `ids`, which are `prompt` tokens of a prompt and then a reply; by default all are prompt.
 
-        As far as the engine still has the text in its cache, they are those that the reply was chosen by. The cache
-        does not change: a reply that comes next is the same as without this call.
+        If the engine still has the text in its cache, they are the logits that the reply was chosen from. The cache
+        does not change: the next reply is the same as without this call.
 
         Raises:
             PromptTooLongError: the context has no room for that token.
@@ -174,7 +174,7 @@ class Engine:
         except KeyboardInterrupt:
             if not interruption.requested:
                 raise
-            # It broke into a pass; the cache still ends at the last whole one.
+            # It interrupted a pass; the cache still ends after the last complete one.
             reply.reason = "interrupted"
         except NotFiniteError as error:
             raise cache.located(error, ids) from None

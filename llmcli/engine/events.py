@@ -21,7 +21,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that could have come."""
+    """A candidate for a token."""
 
     id: int
     text: str
@@ -49,7 +49,7 @@ Filter: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class SampledCandidate(Candidate):
-    """A token that could have come, and its probability after the filters."""
+    """A candidate for a token, and its probability after the filters."""
 
     sampled_prob: float
     """Its probability after all of them."""
@@ -59,25 +59,25 @@ class SampledCandidate(Candidate):
 
 @dataclass(frozen=True)
 class Read:
-    """Something that attention looked at: the token at `position`, or a longer stretch that begins there."""
+    """Something that attention read: the token at `position`, or a longer span that begins there."""
 
     position: int
     text: str
     weight: float
-    """Its share of what was read, 0 to 1."""
+    """Its share of the attention that was not on sink and self, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class AttentionRow:
-    """What the token at `position` paid attention to, and so what the token after it was made from."""
+    """What the token at `position` attended to when the token after it was chosen."""
 
     position: int
     sink: float
-    """The share of attention on the first token, over all heads: where heads look that have nothing to look for."""
+    """The share of attention on the first token, over all heads: heads that look for nothing attend to it."""
     self: float
     """The share on the token itself; 0 for the first, which is its own sink."""
     read: tuple[Read, ...]
-    """What was read most, of everything but these two."""
+    """What was read most, without these two."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class Step:
     logprob: float | None = None
     entropy: float | None = None
     rank: int | None = None
-    """1 where no token was more probable."""
+    """Rank of the token by probability, from 1."""
     sampled_prob: float | None = None
     top: tuple[SampledCandidate, ...] = ()
     attention: AttentionRow | None = None
-    """What was read to say it. An engine leaves it out: attention is read when the reply is over, if at all."""
+    """The attention of this step. An engine leaves it None: attention is computed after the reply, if at all."""
     origin: Origin = "model"
     thinking: str = ""
-    """New text of a thought, where thoughts are separated from the answer; otherwise it is in `text`, marks and all."""
+    """New text of a thought, if thoughts are separated from the answer; otherwise it is in `text`, with its marks."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Stats:
     decode_tokens_per_s: float | None
     peak_memory_bytes: int
     path: str
-    """Which implementation computed the tokens."""
+    """The name of the step that computed the tokens."""
     proposed_tokens: int = 0
     """Tokens that a draft model or the text itself proposed."""
     accepted_tokens: int = 0
@@ -129,7 +129,7 @@ class Stats:
     tokens_per_pass: float | None = None
     """Tokens per pass of the model, without prefill; None where nothing could be proposed."""
     speculative_gain: float | None = None
-    """How many times as fast that was as passes of one token, by those of them that were made; None without any."""
+    """Speed relative to passes of one token, as far as any were made; None without any."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Finish:
     text: str = ""
     """Text that had been held back and is part of the reply after all."""
     thinking: str = ""
-    """The same of a thought."""
+    """Text of a thought that had been held back."""
 
 
 Event: TypeAlias = Prefill | Step | Finish

@@ -12,9 +12,9 @@ from types import FrameType
 class Interruption:
     """A request to end the current reply.
 
-    While the engine computes, the request breaks into the computation at once, however long a single pass takes. At
-    any other moment it only sets `requested`, so that nothing is torn apart half-printed. A second request before the
-    first was answered is a plain `KeyboardInterrupt`.
+    While the engine computes, the request interrupts the computation at once, however long a pass takes. At any other
+    moment it only sets `requested`, so that output is not cut in the middle. A second request before the first was
+    handled raises a plain `KeyboardInterrupt`.
     """
 
     def __init__(self) -> None:
@@ -29,10 +29,10 @@ class Interruption:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """The stretch of code that a request may break into, if it has not come before."""
+        """Inside the block a request raises `KeyboardInterrupt`; so does one that came before it."""
         self._computing = True
         try:
-            # It may have come just before a long prompt, which would be read to its end.
+            # It may have come just before a long prompt, which would otherwise be read to its end.
             if self.requested:
                 raise KeyboardInterrupt
             yield

@@ -12,19 +12,19 @@ from llmcli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """A token in the distribution it comes from: the model's own, before temperature and filters."""
+    """A token in the model's own distribution, before temperature and filters."""
 
     logprob: float
     """Nats."""
     rank: int
-    """1 where no token is more probable."""
+    """Rank by probability, from 1."""
     entropy: float
     """Of the whole distribution, nats."""
     top: tuple[Candidate, ...]
 
 
 def token_logprobs(logits: Tensor, token: int, tokenizer: Tokenizer, *, top: int) -> TokenLogprobs:
-    """Read `logits` (V,) of any float type, in which `token` is the one that came, with the `top` most probable."""
+    """The values of `token` in `logits` (V,) of any float type, and the `top` most probable tokens."""
     logprobs = logits.float().log_softmax(-1)
     own = logprobs[token]
     best, ids = logprobs.topk(min(top, len(logprobs)))

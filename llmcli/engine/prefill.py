@@ -11,13 +11,13 @@ from llmcli.kernels.base import FastStep
 from llmcli.model import KVCache
 
 PrefillProgress: TypeAlias = Callable[[int, int], None]
-"""Called with the tokens of the text read so far, and how many there are."""
+"""Called with the number of tokens read so far and the number of all tokens."""
 
 
 def read_chunks(
     step: FastStep, cache: KVCache, ids: Sequence[int], *, chunk: int | None = None, only_last: bool = True
 ) -> Iterator[Tensor]:
-    """Read what `cache` does not hold yet of `ids`, `chunk` tokens at a time, by default as many as `step` likes best.
+    """Read what `cache` does not hold yet of `ids`, `chunk` tokens at a time, by default the prefill chunk of `step`.
 
     Yields the logits (1, V) after the last token of each chunk, or those after all its tokens (t, V).
     """

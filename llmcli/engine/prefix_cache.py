@@ -23,16 +23,16 @@ from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
 from llmcli.model import Transformer
 from llmcli.model.finite import check_logits, located
 
-# Room that is reserved at once for the tokens to come: reserving costs as much as some tokens.
+# Tokens to reserve ahead in the cache: reserving costs as much time as several tokens.
 _RESERVED_AHEAD = 512
-# The most tokens that are verified in one pass: what kernels take, and less than every cache can be truncated by.
+# The most tokens that are verified in one pass: the limit of the kernels, and few enough for every cache to drop.
 _MOST_EACH = 16
-# Logits held at a time where those after every token are wanted: 64 MiB in float32.
+# Logits in memory at a time where those after every token are needed: 64 MiB in float32.
 _LOGITS_AT_ONCE = 1 << 24
 
 
 class PrefixCache:
-    """Reads texts with one model. A text that begins like the one in the cache is only read from where they differ."""
+    """Reads texts with one model. If a text begins like the cached one, only the rest of it is read."""
 
     def __init__(
         self,
@@ -57,22 +57,22 @@ class PrefixCache:
         self._cache = model.new_cache()
         self._cached_ids: list[int] = []
         self.begun = 0
-        """How many texts have begun."""
+        """How many times `begin` was called."""
         self._device_choice: DeviceChoice | None = None
         self._greatest: tuple[Tensor, tuple[int, float]] | None = None
         self._after_prompt: tuple[int, Tensor] | None = None
-        """The first logits of the text that was begun, and after how many tokens they came."""
+        """The number of tokens of the prompt, and the logits after it."""
 
-    # What the cache holds.
+    # Contents of the cache.
 
     def begin(self, ids: Sequence[int], longest: int) -> int:
         """Begin a text that can have `longest` tokens; return how many of `ids` the cache holds from their start.
 
-        Rotations that depend on a text's length are those of `longest` until the next text begins.
+        RoPE variants that depend on the length of a text use `longest` until the next text begins.
         """
         self.begun += 1
         self._after_prompt = None
-        # Not checked at every token: to look at a thousand empty dictionaries of hooks takes as long as a layer.
+        # Not checked at every token: reading a thousand empty dictionaries of hooks takes as long as a layer.
         self.has_hooks = bool(self._hooks)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
         # The last token is always read: generation starts from its logits.
@@ -83,9 +83,9 @@ class PrefixCache:
         return same
 
     def keep_common(self, ids: Sequence[int], known: int) -> int:
-        """Forget what differs from `ids`, whose first `known` tokens do not; return how many tokens are left.
+        """Drop cached tokens that differ from `ids`; return how many are left. The first `known` are known to agree.
 
-        For the text that was begun and has grown: only the last few tokens that were read can differ.
+        For the current text after it has grown: only the last few cached tokens can differ.
         """
         end = min(len(self._cached_ids), len(ids) - 1)
         same = min(known, end)
@@ -95,11 +95,11 @@ class PrefixCache:
         return same
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens, which must be no fewer than were read when the reply began."""
+        """Drop all but the first `length` tokens, which must include the prompt."""
         self._keep(length, self._cache.expected_length)
 
     def accept_tokens(self, ids: Sequence[int]) -> None:
-        """The text is `ids`, as far as it was read: forget what was read beyond them."""
+        """The text is `ids`: drop what was read beyond them."""
         length = min(self._cache.length, len(ids))
         self._cached_ids += ids[len(self._cached_ids) : length]
         self.truncate(length)
@@ -109,15 +109,15 @@ class PrefixCache:
         """Tokens that have been read."""
         return self._cache.length
 
-    # What computes.
+    # The step that computes.
 
     @property
     def step(self) -> FastStep:
-        """What makes the passes of this text. Each step can go on with what another has cached."""
+        """The step for the passes of this text. Each step can continue from a cache that another has filled."""
         return self._readable if self.has_hooks else self._fastest
 
     def path(self) -> str:
-        """What computes, for people."""
+        """The name of the step that computes, for display."""
         return (self._readable if self._hooks else self.step).name
 
     def sampling_threads(self) -> AbstractContextManager[None]:
@@ -137,21 +137,21 @@ class PrefixCache:
             finally:
                 self._note_read(ids)
         found = step.greatest
-        # The rows that pad a head are no tokens.
+        # Rows that pad the head are not tokens.
         self._greatest = None if found is None or found[0] >= self._vocab_size else (last, found)
         if self._after_prompt is None:
             self._after_prompt = len(ids), last.clone()
         return last
 
     def greatest(self, logits: Tensor) -> tuple[int, float] | None:
-        """The id of the first of the greatest of `logits` and its value, if `read` returned and searched them last.
+        """The id of the first of the greatest `logits` and its value, if the last `read` returned and searched them.
 
-        A logit that is not a number counts as the greatest.
+        A logit that is NaN counts as the greatest.
         """
         return self._greatest[1] if self._greatest is not None and self._greatest[0] is logits else None
 
     def most_each(self, length: int) -> int:
-        """How many tokens `read_each` can take when the text has `length` tokens with the first of them."""
+        """How many tokens `read_each` can take if the first of them is token number `length` of the text."""
         most = min(_MOST_EACH, self._cache.expected_length - length + 1)
         if (limit := self._fastest.capabilities.most_each) > 1:
             most = min(most, limit)
@@ -161,8 +161,8 @@ class PrefixCache:
     def read_each(self, ids: Sequence[int]) -> Tensor:
         """Logits (T, V) after each of the tokens of `ids` that the cache does not hold yet, `most_each` at most.
 
-        With a step whose `most_each` is more than 1, they are to the last bit those of single passes. With others a
-        pass of several tokens sums in another order.
+        With a step whose `most_each` is more than 1, they equal those of single passes to the last bit. With others,
+        a pass of several tokens sums in another order.
         """
         step = self.step
         with memory_for_text(self._model, len(ids)):
@@ -225,7 +225,7 @@ class PrefixCache:
         assert self._device_choice is not None
         return self._device_choice.chosen()
 
-    # Logits of a whole text, and of a text that has been read before.
+    # Logits of a whole text, and of an earlier reply.
 
     def read_along(
         self, ids: Sequence[int], progress: PrefillProgress | None = None, *, logits_at_once: int = _LOGITS_AT_ONCE
@@ -243,7 +243,7 @@ class PrefixCache:
         size = min(max(1, logits_at_once // self._vocab_size), step.prefill_chunk)
         chunks = read_chunks(step, self._cache, ids, chunk=size, only_last=False)
         while (start := self._cache.length) < len(ids):
-            # Not around the loop: while a generator waits, such settings would hold for its caller.
+            # Not around the loop: while a generator waits, inference mode would apply to its caller.
             with torch.inference_mode(), memory_for_text(self._model, len(ids)), self._locating(ids[: start + size]):
                 try:
                     logits = next(chunks)
@@ -255,7 +255,7 @@ class PrefixCache:
             yield logits
 
     def read_checked(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
-        """`read`, where no sampler follows that would check the logits.
+        """`read` with a check of the logits, for callers without a sampler, which would check them.
 
         Raises:
             NotFiniteError: logits are NaN or infinite.
@@ -265,11 +265,11 @@ class PrefixCache:
 
     @torch.inference_mode()
     def read_again(self, ids: Sequence[int], prompt: int, progress: PrefillProgress | None = None) -> Tensor:
-        """Logits (V,) after `ids`, of which the first `prompt` are a prompt and the rest a reply to it.
+        """Logits (V,) after `ids`: `prompt` tokens of a prompt, then a reply to it.
 
-        The cache stays as it is, so the next text is read as without this call. Where the cache holds `ids`, the result
-        is what the reply was chosen by, and only the last token is read again. Otherwise all of `ids` is read into
-        another cache: the reply token by token where the step can do so quickly.
+        The cache does not change, so the next text is read as without this call. If the cache holds `ids`, the result
+        is the logits that the reply was chosen from, and only the last token is read again. Otherwise all of `ids` is
+        read into another cache: the reply token by token if the step does that fast.
 
         Raises:
             NotFiniteError: logits are NaN or infinite.
@@ -312,7 +312,7 @@ class PrefixCache:
 
     @contextmanager
     def _another_cache(self) -> Iterator[None]:
-        """Inside the block the cache is another one, empty at first; afterwards it is as before."""
+        """Use another, empty cache inside the block; restore this one afterwards."""
         kept = self._cache, self._cached_ids, self._after_prompt, self.has_hooks, self.begun
         self._cache, self._cached_ids = self._model.new_cache(), []
         try:
@@ -328,7 +328,7 @@ class PrefixCache:
             raise self.located(error, ids) from None
 
     def _note_read(self, ids: Sequence[int]) -> None:
-        """The cache has grown by tokens of `ids`, as far as its length says: passes may have been interrupted."""
+        """Record the tokens of `ids` that the cache has grown by; its length counts, as passes may be interrupted."""
         self._cached_ids += ids[len(self._cached_ids) : self._cache.length]
 
     def _keep(self, length: int, expected: int) -> None:

@@ -1,4 +1,4 @@
-"""One reply as its tokens come, alone or in a batch: its ids, its text, and what ends it."""
+"""Builds one reply token by token, alone or in a batch: its ids, its text, and why it ends."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llmcli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class StopRules:
-    """What ends every reply of a model, besides the settings of the reply."""
+    """The rules that end every reply of a model, besides the settings of the reply."""
 
     ids: frozenset[int]
-    """Tokens that end a reply and are no part of it."""
+    """Tokens that end a reply and are not part of it."""
     texts: tuple[str, ...]
-    """Texts that do, where the end of a turn is no single token."""
+    """Texts that do the same, for models whose end of a turn is not a single token."""
     context_length: int
     """The most tokens of prompt and reply together."""
 
     @classmethod
     def of(cls, ids: Collection[int], texts: Sequence[str], context_length: int, vocab_size: int) -> StopRules:
-        """The rules for a vocabulary of `vocab_size` tokens; other ids cannot come, and kernels would not know them."""
+        """The rules for a vocabulary of `vocab_size` tokens, without ids beyond it, which kernels do not accept."""
         return cls(frozenset(stop for stop in ids if 0 <= stop < vocab_size), tuple(texts), context_length)
 
 
@@ -45,24 +45,24 @@ class ReplyBuilder:
         start: ReplyStart | None = None,
         constraint: Constraint | None = None,
     ) -> None:
-        """The reply goes on after the tokens `begun`, which count as prompt but are part of its text.
+        """The reply continues after the tokens `begun`, which count as prompt but are part of its text.
 
-        `start` is where it begins, by default in a text without thoughts. A `constraint`, which has begun, holds for
-        the answer.
+        `start` is where it begins, by default in a text without thoughts. A `constraint`, whose `begin` was called,
+        applies to the answer.
         """
         self.ids = [*prompt, *begun]
         """Prompt and reply."""
         self.prompt_tokens = len(self.ids)
         self.count = 0
-        """Tokens of the reply so far, with those it began with."""
+        """Tokens of the reply so far, including `begun`."""
         self.reason: FinishReason | None = None
-        """Why the reply is over; None while it is not."""
+        """Why the reply is over; None before that."""
         self.met_stop_token = False
-        """Whether a token was chosen that ends the reply and is no part of it."""
+        """Whether a stop token was chosen, which is not part of the reply."""
         self._params, self._rules = params, rules
         self._text = ReplyText(tokenizer, params, stop_texts=rules.texts, start=start, exact=constraint is not None)
         self.form = None if constraint is None else AnswerForm(constraint, tokenizer, self._text)
-        """The constraint, as it holds for the answer only."""
+        """The constraint, applied to the answer only."""
 
     @property
     def generated_tokens(self) -> int:
@@ -71,17 +71,17 @@ class ReplyBuilder:
 
     @property
     def longest(self) -> int:
-        """The most tokens that prompt and reply can have. Rotations that depend on a text's length use it."""
+        """The most tokens that prompt and reply can have. RoPE variants that depend on the length of a text use it."""
         limit, context = self._params.max_tokens, self._rules.context_length
         return context if limit is None else min(context, self.prompt_tokens + limit)
 
     def push_begun(self, token: int) -> str:
-        """The text of the next of the tokens that the reply began with."""
+        """The text of the next token of `begun`."""
         self.count += 1
         return self._text.push(token)
 
     def push(self, token: int | None) -> str | None:
-        """Take the next token; the text that it adds, or None if it ends the reply and is no part of it."""
+        """Take the next token; return the text that it adds, or None for a stop token."""
         if token is None or token in self._rules.ids:
             self.reason, self.met_stop_token = "stop", True
             return None
@@ -99,5 +99,5 @@ class ReplyBuilder:
         return text
 
     def finish(self) -> str:
-        """The reply is over: text that was held back and is part of it after all."""
+        """The reply is over: return text that was held back and is part of it after all."""
         return self._text.finish()

@@ -1,4 +1,4 @@
-"""Times of a reply, and the `Stats` that they make."""
+"""Times of a reply, and its `Stats`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from llmcli.engine.reply_builder import ReplyBuilder
 
 
 class ReplyTimer:
-    """Starts when it is made."""
+    """Measures one reply; starts when it is created."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._prefill_s = self._first_at = self._last_at = 0.0
 
     def prompt_read(self) -> float:
-        """The prompt has been read; seconds since the start."""
+        """Record that the prompt has been read; return the seconds since the start."""
         self._prefill_s = time.perf_counter() - self._started
         return self._prefill_s
 
     def token_chosen(self) -> None:
-        """A token has been chosen."""
+        """Record that a token has been chosen."""
         self._last_at = time.perf_counter()
         self._first_at = self._first_at or self._last_at
 
     def stats(
         self, reply: ReplyBuilder, *, cached: int, peak_memory_bytes: int, path: str, source: Mapping[str, Any]
     ) -> Stats:
-        """The statistics of `reply`, of whose prompt `cached` tokens were in the cache; `source` has more fields."""
+        """The statistics of `reply`; `cached` of its prompt tokens were in the cache, `source` has further fields."""
         # A stop token was computed too, so every interval since the first token counts.
         decoded = reply.generated_tokens if reply.met_stop_token else reply.generated_tokens - 1
         seconds = self._last_at - self._first_at

@@ -1,4 +1,4 @@
-"""The probabilities of a step: of its token, and of the candidates beside it."""
+"""Add probabilities to a step: of its token, and of the top candidates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmcli.text.tokenizer import Tokenizer
 def with_probabilities(
     step: Step, choice: TokenChoice, sampler: Sampler, context: Sequence[int], tokenizer: Tokenizer, *, top: int
 ) -> Step:
-    """`step` with the numbers of its token, which `choice` gives after `context`, and of the `top` most probable."""
+    """`step` with the probabilities of its token after `context`, from `choice`, and of the `top` candidates."""
     logits, distribution = choice.logits, choice.distribution
     assert logits is not None and distribution is not None, "the source was asked for probabilities"
     stages: dict[Filter, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What every step shares: its interface and capabilities, the error of a missing kernel, sizes of prefill chunks."""
+"""The interface of steps, their capabilities, the error of a missing kernel, and sizes of prefill chunks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 READABLE_CHUNK = 512
 """Prefill chunk of the readable model, in tokens: large enough to keep the cores busy, small enough that masks and
-activations stay small and a signal is answered soon."""
+activations stay small and a signal is handled soon."""
 DEVICE_CHUNK = 2048
 """Prefill chunk on a CUDA device, in tokens."""
 
@@ -27,20 +27,20 @@ class NoKernelError(Exception):
 
 @dataclass(frozen=True)
 class StepCapabilities:
-    """What a step does beyond `forward`; by default nothing."""
+    """What a step supports beyond `forward`; by default nothing."""
 
     is_readable: bool = False
     """The step calls the modules of the model: forward hooks run, and torch's threads compute."""
     most_rows: int = 1
-    """Texts that one `forward_rows` extends; 1: one at a time."""
+    """The most texts that one `forward_rows` extends; 1: one at a time."""
     most_each: int = 1
-    """Tokens that one `forward_each` reads with the logits of single passes, to the last bit; 1: there is no such."""
+    """The most tokens that one `forward_each` reads with the bits of single passes; 1: not supported."""
     device_tokens: bool = False
     """`forward_device_token` works: the step reads a token that the host does not know yet."""
     sampling_filters: frozenset[str] = frozenset()
-    """Filters by which `forward_multi_step` chooses tokens; empty: there is no such."""
+    """Filters that `forward_multi_step` supports; empty: not supported at all."""
     most_candidates: int = 0
-    """Candidates among which it draws: `top_k` must be no more than this, unless the most probable token is taken."""
+    """The most candidates it draws from: `top_k` must be no more than this, except at temperature 0."""
 
     def chooses(self, filters: SamplingFilters) -> bool:
         """Whether `forward_multi_step` can choose by `filters`."""
@@ -54,29 +54,29 @@ class FastStep(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What computes, for people."""
+        """The name of the step, for display."""
 
     @property
     @abstractmethod
     def prefill_chunk(self) -> int:
-        """Tokens of a long text that are best read at a time; a signal is answered between two chunks."""
+        """Tokens of a long text to read per pass; a signal is handled between two chunks."""
 
     @property
     def capabilities(self) -> StepCapabilities:
-        """What it does beyond `forward`. A kernel that fails in its first pass has fewer from then on."""
+        """What it supports beyond `forward`. A kernel that fails in its first pass has fewer from then on."""
         return StepCapabilities()
 
     @property
     def greatest(self) -> tuple[int, float] | None:
-        """The id of the first of the greatest logits of the last pass and its value, where the pass has searched them.
+        """The id of the first of the greatest logits of the last pass and its value, if the pass computed that.
 
-        A logit that is not a number counts as the greatest.
+        A logit that is NaN counts as the greatest.
         """
         return None
 
     @abstractmethod
     def forward(self, ids: Sequence[int], cache: KVCache, *, only_last: bool = True) -> Tensor:
-        """Logits in float32 after each of `ids`, which continue what `cache` holds: (T, V), or (1, V) of the last."""
+        """Logits in float32 after each of `ids`, which follow the text in `cache`: (T, V), or (1, V) of the last."""
 
     def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
         """Logits in float32 (R, V) after the next token of R texts: what `forward` gives for each, to the last bit."""
@@ -89,25 +89,25 @@ class FastStep(ABC):
     def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
         """Logits in float32 (1, V) after `token` (1,), which only the device knows; the host waits for neither.
 
-        They are valid until the next pass. The token must be in the vocabulary.
+        The logits are valid until the next pass. The token must be in the vocabulary.
         """
         raise NotImplementedError
 
     def forward_multi_step(self, token: int, cache: KVCache, request: SamplingRequest) -> list[int]:
         """Read `token`, choose the next one, read that, and so on: one token for each number of `request.uniforms`.
 
-        Each token is what the engine's `Sampler` chooses by its number; all but the last are read. The list is shorter,
-        but not empty, after one of `request.ends`, after a signal that Python answers, or after -1, which stands for
-        logits that are not finite.
+        Each token is the one that the engine's `Sampler` chooses with the same number; all but the last are read. The
+        list is shorter, but not empty, after one of `request.ends`, after a signal that Python handles, or after -1,
+        which stands for logits that are not finite.
         """
         raise NotImplementedError
 
 
 class Hooks:
-    """Whether a model has forward hooks, which see or change what it computes: then the readable model must run."""
+    """Whether a model has forward hooks, which observe or change activations: then the readable model must run."""
 
     def __init__(self, model: nn.Module) -> None:
-        # The dictionaries stay the same while hooks come and go; collecting them takes as long as a layer.
+        # The dictionaries stay the same when hooks are added or removed; collecting them takes as long as a layer.
         self._hooks: list[Mapping[int, object]] = [
             hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
         ]

@@ -1,4 +1,4 @@
-"""Where a model keeps a matrix, whatever it is kept in."""
+"""Find the matrix of a layer, dense or packed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from llmcli.model.quantized.matrix import PackedMatrix, QuantizedEmbedding, Quan
 
 
 def matrix_of(weights: nn.Module | Tensor, bias: Tensor | None = None) -> tuple[PackedMatrix | Tensor, Tensor | None]:
-    """The matrix of a linear layer or embedding, or the parameters themselves, and the bias: a layer's own, or `bias`.
+    """The matrix of a linear layer or embedding, or `weights` if it is a matrix; and the layer's bias, else `bias`.
 
     Raises:
-        NoKernelError: it is kept in a way that no kernel reads.
+        NoKernelError: no kernel reads matrices of this type.
     """
     values: PackedMatrix | Tensor
     if isinstance(weights, QuantizedLinear | QuantizedEmbedding):

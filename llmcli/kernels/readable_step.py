@@ -1,4 +1,4 @@
-"""The readable model as a step: what runs where no kernel does, where hooks look inside, and where a kernel fails."""
+"""The readable model as a step: runs if no kernel can, if the model has forward hooks, or if a kernel fails."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ReadableStep(FastStep):
     capabilities = StepCapabilities(is_readable=True)
 
     def __init__(self, model: Transformer, reason: str = "") -> None:
-        """`reason` is why no kernel runs; it becomes part of the name."""
+        """`reason` says why no kernel runs; it becomes part of the name."""
         self._model, self._name = model, readable_name(model, reason)
 
     @property
     def name(self) -> str:
-        """What computes, for people."""
+        """The name of the step, for display."""
         return self._name
 
     @torch.inference_mode()
@@ -36,7 +36,7 @@ class ReadableStep(FastStep):
         """Logits in float32 of the token that follows each of `ids`, (T, V), or the last of them, (1, V).
 
         Raises:
-            PromptTooLongError: a model with learned positions has none for so many tokens.
+            PromptTooLongError: the model has learned positions, and fewer than the text has tokens.
             NotFiniteError: logits are NaN or infinite.
         """
         return readable_logits(self._model, ids, cache, only_last=only_last)

@@ -1,4 +1,4 @@
-"""Which step runs a model on a device, and why no kernel can."""
+"""Choose the step that runs a model on a device, and say why no kernel can."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def fast_step(model: Transformer, reason: str, *, threads: int | None = None, tell: Tell) -> FastStep:
     """The fastest step of a model; a `ReadableStep` if no kernel can run it. `reason` says why none can, if known.
 
-    A kernel that has never run on this machine is first compared with the readable model, and one that raises an error
-    in its first pass is given up; `tell` is called with a line about either. `threads` is for the CPU kernel.
+    A kernel that has never run on this machine is first compared with the readable model, and one that fails in its
+    first pass is replaced; `tell` is called with a line for the user in both cases. `threads` is for the CPU kernel.
     """
     device = model.device
     # A failed check is reported again in each process.
@@ -41,10 +41,10 @@ def fast_step(model: Transformer, reason: str, *, threads: int | None = None, te
 
 
 def why_no_kernel(config: ModelConfig | None, device: Device) -> str | None:
-    """Why no kernel can run such a model there, without a full stop; None: one can.
+    """Why no kernel can run a model with that `config` on `device`, without a full stop; None: one can.
 
-    Without a `config`: why none can run any. On a CPU the kernel is compiled if that was not done before, which takes
-    seconds. A kernel that failed its check on this machine counts as none; no check is made here.
+    Without a `config`: why none can run any model. On a CPU the kernel is compiled if necessary, which takes seconds. A
+    kernel that failed its check on this machine is not used; the check itself is not made here.
     """
     if device.type == "cuda":
         import torch
@@ -57,11 +57,9 @@ def why_no_kernel(config: ModelConfig | None, device: Device) -> str | None:
 
 
 def why_not_on_cpu(config: ModelConfig | None, device: Device) -> str | None:
-    """Why the CPU kernel cannot run such a model there, without a full stop; None: it can, and is compiled.
+    """Why the CPU kernel cannot run a model with that `config` on `device`, without a full stop; None: it can.
 
-    Without a `config`: why it can run none.
-
-    Compiles the kernel if that was not done before, which takes seconds.
+    Without a `config`: why it cannot run any model. The kernel is compiled if necessary, which takes seconds.
     """
     from llmcli.kernels.cpu.build import load_library
     from llmcli.kernels.cpu.support import unsupported
@@ -80,8 +78,8 @@ def why_not_on_cpu(config: ModelConfig | None, device: Device) -> str | None:
 def cuda_step(model: Transformer, reason: str | None, failed: Callable[[str], None] | None = None) -> FastStep:
     """The fastest step of a model on a CUDA device; `reason` says why it cannot be the Triton kernels, if known.
 
-    First the kernels, then a graph of the readable model's step, then the readable model. `failed` is called with the
-    reason where the kernels turn out not to run.
+    Tried in order: the Triton kernels, a CUDA graph of the readable model's decode step, the readable model. `failed`
+    is called with the reason if the kernels fail in their first pass.
     """
 
     def fallback(model: Transformer, reason: str) -> FastStep:
@@ -97,7 +95,7 @@ def cuda_step(model: Transformer, reason: str | None, failed: Callable[[str], No
         except NoKernelError as error:
             reason = str(error)
         except ImportError as error:
-            # A library that it needs is missing, or of another version.
+            # A library that Triton needs is missing, or has another version.
             from llmcli.kernels.cuda.support import first_line
 
             reason = f"Triton cannot be imported: {first_line(error)}"
@@ -105,12 +103,12 @@ def cuda_step(model: Transformer, reason: str | None, failed: Callable[[str], No
 
 
 def slower_step(model: Transformer, reason: str) -> FastStep:
-    """The step where the Triton kernels cannot run for some `reason`: a CUDA graph of the readable model, or itself."""
+    """The step if the Triton kernels cannot run for `reason`: a CUDA graph of the readable model, or that itself."""
     import torch
 
     from llmcli.kernels.cuda.readable_graph_step import GraphStep
 
-    # ROCm has graphs too, but they have not been tested there.
+    # ROCm supports graphs too, but they have not been tested there.
     if model.device.type == "cuda" and torch.version.cuda is None:
         return _readable_step(model, reason)
     try:
@@ -120,7 +118,7 @@ def slower_step(model: Transformer, reason: str) -> FastStep:
 
 
 def _readable_step(model: Transformer, reason: str) -> FastStep:
-    # Here, because it needs torch, and why there is no kernel is asked for without.
+    # Imported here: it needs torch, which `why_not_on_cpu` must not import.
     from llmcli.kernels.readable_step import ReadableStep
 
     return ReadableStep(model, reason)

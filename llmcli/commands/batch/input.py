@@ -1,4 +1,4 @@
-"""The lines that `llm batch` is given: prompts or conversations, each with settings of its own."""
+"""The input lines of `llm batch`: prompts or conversations, each with optional settings."""
 
 from __future__ import annotations
 

@@ -42,12 +42,12 @@ class ResultsFile:
             raise
 
     def resume(self, marks: Sequence[str]) -> tuple[int, int]:
-        """How many results are there already, and how many of these are errors; `marks` are those of the input.
+        """How many results the file has already, and how many of these are errors; `marks` are those of the input.
 
-        A last line that was not written to its end is cut off, which is said.
+        An incomplete last line is cut off, with a note.
 
         Raises:
-            UsageError: what is there are not results of this input.
+            UsageError: the file does not contain results of this input.
         """
         data = self.path.read_bytes()
         whole, end, torn = data.rpartition(b"\n")

@@ -1,4 +1,4 @@
-"""What a benchmark is doing at the moment: a bar where a person looks on, otherwise a line for each process."""
+"""Progress of a benchmark: a bar on a terminal, otherwise a line for each process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmcli.views.terminal.terminal import can_redraw, console_err, is_quiet, no
 
 @contextmanager
 def bench_progress(rounds: int, processes: int) -> Iterator[Callable[[Event], None]]:
-    """A function to tell every event of a benchmark with so many rounds and processes."""
+    """Yield a function to call with every event of a benchmark of that many rounds and processes."""
     if is_quiet():
         yield lambda event: None
     elif can_redraw(sys.stderr):
@@ -23,7 +23,7 @@ def bench_progress(rounds: int, processes: int) -> Iterator[Callable[[Event], No
 
 
 class _Lines:
-    """For a log: who comes next, not everything they do."""
+    """For a log: a line when a process begins, not for every event."""
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llmcli.views.reply.markdown_writer import MarkdownReply
     from llmcli.views.reply.writer import ReplyWriter
 
-# From this share of the context on, each message is told with its size.
+# From this share of the context on, the size is shown after each message.
 NEAR = 0.75
 
 

@@ -109,7 +109,7 @@ def inspect_command(
     computes: bool = True,
     title: str | None = None,
 ) -> Callable[[Callable[..., InspectResult]], Callable[..., None]]:
-    """Make a command of a function of an `InspectContext` and options of its own, which returns what it found.
+    """Make a command from a function that takes an `InspectContext` and more options, and returns its result.
 
     `text` is the help of the text argument, None if there is none; `chat` says whether the text can be a message, and
     `weights` whether the model is loaded; a command that `computes` nothing starts without torch. `title` names the

@@ -1,4 +1,4 @@
-"""The KV caches of the texts of a batch, and the passes that extend them. V is the vocabulary, R texts of a pass."""
+"""KV caches of the texts of a batch, and the passes that extend them. V is the vocabulary, R texts in a pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ROWS = 16
 class BatchBackend:
     """Numbered rows, each with a KV cache for one text.
 
-    A step that can extend several texts in a pass gives each, to the last bit, what it would get alone. With other
+    If the step can extend several texts in a pass, each text gets the same logits as alone, to the last bit. With other
     steps there is one row, and texts are generated one after another.
     """
 
@@ -31,7 +31,7 @@ class BatchBackend:
             UsageError: `size` is not from 1 to `MOST_ROWS`.
         """
         if size is not None and not 1 <= size <= MOST_ROWS:
-            raise UsageError(f"From 1 to {MOST_ROWS} texts can go on together, not {size}.")
+            raise UsageError(f"From 1 to {MOST_ROWS} texts can be generated together, not {size}.")
         self.size = min(size or MOST_ROWS, step.capabilities.most_rows)
         """How many rows there are."""
         self._model, self._step = model, step
@@ -39,8 +39,8 @@ class BatchBackend:
 
     @property
     def path(self) -> str:
-        """What computes, for people."""
-        # Not stored: a kernel that fails is replaced by the readable model.
+        """The name of the step that computes, for display."""
+        # Not stored: a kernel that fails is replaced by the readable model, which has another name.
         return f"{self._step.name}, {self.size} texts at a time" if self.size > 1 else self._step.name
 
     def read(self, row: int, ids: Sequence[int], longest: int) -> Tensor:
@@ -58,6 +58,6 @@ class BatchBackend:
         with memory_for_text(self._model, max(cache.length for cache in caches)):
             if self._step.capabilities.most_rows == 1:
                 return self._step.forward(ids, caches[0])
-            # Torch has little to do in such a pass, and its threads would take time from those of the kernel.
+            # Torch does little in such a pass, and its threads would compete with those of the kernel.
             with one_thread():
                 return self._step.forward_rows(ids, caches)

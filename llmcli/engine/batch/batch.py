@@ -1,4 +1,4 @@
-"""Many prompts, several replies at a time: each as an engine would give it, in the order of the prompts."""
+"""Batched decoding: several replies at a time, each equal to the engine's, in the order of the prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llmcli.text.reasoning import ReplyStart
 from llmcli.text.reply_start import reply_start
 from llmcli.text.tokenizer import Tokenizer
 
-# How many later replies may finish while one is not, as a multiple of the rows: they wait in memory for it.
+# How many later replies may finish and wait in memory for an earlier one, as a multiple of the rows.
 _AHEAD = 4
 
 
@@ -39,7 +39,7 @@ class Request:
     thinks: bool = False
     """Whether thoughts are separated from the answer."""
     start: ReplyStart | None = None
-    """Where a reply that thinks begins; by default as the end of the prompt says."""
+    """Where a reply with thoughts begins; by default read from the end of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class BatchStats:
 
 
 class Batch:
-    """Answers requests, as many at a time as `rows` has; each that is complete makes room for the next."""
+    """Answers requests, as many at a time as `rows` has; when one is complete, the next takes its row."""
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class Batch:
     def run(
         self, requests: Iterable[Request | LlmcliError], interruption: Interruption | None = None
     ) -> Iterator[BatchReply | LlmcliError]:
-        """For each request its reply, or why there is none, in their order; an error among them passes through.
+        """The reply to each request, or its error, in order; an error among the requests is passed through.
 
-        Requests are taken as they are needed. When an interruption is requested, what is not finished is dropped.
+        Requests are consumed as needed. When an interruption is requested, unfinished replies are dropped.
         """
         interruption = interruption or Interruption()
         waiting = iter(requests)
@@ -162,7 +162,7 @@ class Batch:
         return self._finish(text) if text.is_over else text
 
     def _advance(self, texts: dict[int, _Row], interruption: Interruption) -> None:
-        """One more token for each text."""
+        """Choose one more token for each text."""
         started = time.perf_counter()
         with interruption.computing():
             logits = dict(zip(texts, self._step(list(texts), texts), strict=True))
@@ -172,7 +172,7 @@ class Batch:
         self.stats.writing_s += time.perf_counter() - started
 
     def _read(self, row: int, text: _Row) -> Tensor | NotFiniteError:
-        """Logits (V,) after the text, or the error that they are not finite: the other texts go on."""
+        """Logits (V,) after the text, or the error that they are not finite: the other texts continue."""
         try:
             return self._rows.read(row, text.ids, text.builder.longest)
         except NotFiniteError as error:
@@ -207,7 +207,7 @@ class Batch:
 
 
 class _Row:
-    """One request as its reply grows."""
+    """One request and its unfinished reply."""
 
     def __init__(self, number: int, request: Request, tokenizer: Tokenizer, rules: StopRules) -> None:
         self.number = number
@@ -225,11 +225,11 @@ class _Row:
 
     @property
     def is_over(self) -> bool:
-        """Whether the reply is complete, or failed."""
+        """Whether the reply is complete or has failed."""
         return self.builder.reason is not None or self.error is not None
 
     def take(self, logits: Tensor | NotFiniteError) -> None:
-        """Choose the token that follows, from logits (V,)."""
+        """Choose the next token from logits (V,)."""
         try:
             if isinstance(logits, NotFiniteError):
                 raise logits
@@ -241,7 +241,7 @@ class _Row:
         self._split(self.builder.push(token) or "")
 
     def reply(self) -> BatchReply:
-        """The reply, which is over."""
+        """The complete reply."""
         builder = self.builder
         assert builder.reason is not None
         self._split(builder.finish())

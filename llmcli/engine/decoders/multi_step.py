@@ -1,9 +1,9 @@
 """Multi-step decoding: the C kernel chooses several tokens and reads them without Python in between.
 
-Between two passes over a small model's weights, other code evicts them from the processor's caches. Looking at each
-token before the next takes a tenth of the time, most of it spent waiting for memory (measured: 0.33 ms of 3.6; 0.03 ms
-where no weights are read in between). So several tokens come at once, as far as the delay is too short to notice and
-until a signal arrives. With a large model, one of whose passes takes longer than that, each token comes alone.
+Between two passes of a small model, other code evicts its weights from the processor's caches. Handling each token in
+Python before the next pass takes a tenth of the time, most of it waiting for memory (measured: 0.33 ms of 3.6; 0.03 ms
+if no weights are read in between). So the kernel returns several tokens at once, as many as it computes before the
+delay becomes visible or a signal arrives. If a single pass takes longer than that, it returns one token at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST = 8
 
 
 class MultiStepDecoder:
-    """Tokens come a few at a time, as many as the step computes in `multi_step_s` seconds."""
+    """Chooses a few tokens at a time, as many as the step computes in `multi_step_s` seconds."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class MultiStepDecoder:
             started = time.perf_counter()
             count = min(self._count, most, self._prefix_cache.multi_step_room(len(ids)), self._longest - len(ids))
             if count < 1:
-                # The last token alone is unread where the step can go on by itself.
+                # The step can only start if exactly the last token is unread.
                 choice = self._single.next(ids)
                 self._measure(started, 1)
                 return choice

@@ -1,4 +1,4 @@
-"""One pass for each token, whose logits the host sees: for probabilities, constraints and every sampling filter."""
+"""One pass per token, with logits on the host: for probabilities, constraints and every sampling filter."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SingleStepDecoder:
 
     @property
     def is_first(self) -> bool:
-        """Whether the next token is the first of the reply, whose logits the prompt has given."""
+        """Whether the next token is the first of the reply, whose logits come from the prefill."""
         return self._prompt_logits is not None
 
     def begin(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> None:
@@ -62,7 +62,7 @@ class SingleStepDecoder:
         """
         with self._prefix_cache.sampling_threads():
             if self._form is not None:
-                # Before tokens are masked: probabilities are shown of all of them.
+                # Checked before tokens are masked, since the probabilities of all are shown.
                 check_logits(logits)
                 room = self._longest - len(ids)
                 allowed, distribution, token = self._form.choose(logits, self._sampler, ids, room)

@@ -1,4 +1,4 @@
-"""What every decoder offers to the engine's loop. V is the vocabulary."""
+"""The interface of decoders to the engine's loop. V is the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmcli.engine.prefill import PrefillProgress
 
 
 class TokenChoice(NamedTuple):
-    """The next token, and what it was chosen by where logits were wanted."""
+    """The next token, and the logits and distribution it was chosen from, if these were requested."""
 
     token: int | None
     """None: a constraint allows no token, because the reply is complete."""
@@ -26,9 +26,9 @@ class TokenChoice(NamedTuple):
 
 
 class TokenSource(Protocol):
-    """Chooses the tokens of one reply. The text `ids` is prompt and reply; each call has one more token than the last.
+    """Chooses the tokens of one reply. `ids` are prompt and reply; each call has one more token than the last.
 
-    An interruption breaks into passes of the model only, as a `KeyboardInterrupt`, never into a choice.
+    An interruption raises `KeyboardInterrupt` during passes of the model only, never while a token is chosen.
     """
 
     def begin(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> None:
@@ -43,7 +43,7 @@ class TokenSource(Protocol):
         """
 
     def end(self, ids: Sequence[int]) -> None:
-        """The reply is over and the text is `ids`: forget what was read beyond them, where that matters."""
+        """The reply is over and the text is `ids`: drop what was read beyond them, if necessary."""
 
     def stats(self) -> Mapping[str, Any]:
         """Fields of the reply's `Stats` that only this source knows."""

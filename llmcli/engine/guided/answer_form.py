@@ -1,14 +1,14 @@
-"""A form for the answer of a reply, where the model may think before it.
+"""Hold the answer of a reply to a form, while the thought before it stays free.
 
 vLLM (`reasoning parser` with structured outputs) applies a grammar only after the token that ends the thought, whatever
-the prompt; llama.cpp lets a thought come before the grammar if the template opens one or the format knows one. Here the
-form holds
+the prompt; llama.cpp allows a thought before the grammar if the template opens one or the format knows one. Here the
+form applies
 
 - from the first token if neither template nor vocabulary marks thoughts, if the prompt closes the thought, or if the
-  text is one to continue;
+  prompt is a text to continue;
 - after the end of the thought if the template opens one;
-- from the first token otherwise, but that token may also be the one with which the model opens a thought, as likely as
-  the model finds it: then the form holds after the end of that thought.
+- from the first token otherwise, except that the model may open a thought with its first token, with the probability
+  that the model gives it: then the form applies after the end of that thought.
 
 Nothing else is allowed between the end of the thought and the form, as in vLLM. V is the vocabulary.
 """
@@ -31,23 +31,23 @@ class AnswerForm:
     """Applies a `Constraint` to the answer of one reply and leaves its thought free."""
 
     def __init__(self, constraint: Constraint, tokenizer: Tokenizer, reply: ReplyText) -> None:
-        """`constraint` has begun; `reply` hears of each token after it was chosen."""
+        """`constraint.begin` has been called; the caller pushes each chosen token to `reply`."""
         self._constraint, self._reply = constraint, reply
         self._openings = opening_tokens(tokenizer)
         self._holds = self._thought = False
 
     @property
     def ended(self) -> bool:
-        """The answer has the form, and nothing can follow."""
+        """Whether the answer has the form and no token can follow."""
         return self._holds and self._constraint.ended
 
     def choose(
         self, logits: Tensor, sampler: Sampler, context: Sequence[int], room: int
     ) -> tuple[Tensor, Tensor, int | None]:
-        """Draw the next token, as `Constraint.choose` does; in a thought every token may come.
+        """Draw the next token, as `Constraint.choose` does; in a thought every token is allowed.
 
         Raises:
-            LlmcliError: none may, or a thought has left too few tokens for any answer of the form.
+            LlmcliError: no token is allowed, or the thought has left too few tokens for any answer of the form.
         """
         if self._holds:
             return self._constraint.choose(logits, sampler, context, room)
@@ -68,6 +68,6 @@ class AnswerForm:
             token = sampler.draw(distribution)
             if not self._reply.begins_answer(token):
                 return allowed, distribution, token
-            # The answer must begin with a token that the form allows; a thought can end without one.
+            # This token would end the thought and begin the answer without a check by the form: draw another.
             refused = torch.tensor([token], device=logits.device)
             allowed = allowed.index_fill(0, refused, -torch.inf)

@@ -1,8 +1,8 @@
-"""Search for a short ending of a text that must have a form, from any place in it.
+"""Search for a short ending of an unfinished text that must have a form.
 
-The search goes byte by byte, which needs no tokenizer and is fast: one more byte takes some microseconds. The library
-does not show the state of its parser, only which bytes can follow, so texts after which the same bytes can follow count
-as alike.
+The search goes byte by byte, which needs no tokenizer and is fast: one more byte takes a few microseconds. The library
+does not show the state of its parser, only which bytes can follow, so two texts that the same bytes can follow count
+as equivalent.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Bytes that bring a text to an end, the most effective first; then everything else.
 _CLOSING = b'"}])>0;.'
-# In JSON: outside strings, where a comma is nearer to the end than one more digit, and `null` nearer than what may have
-# to be filled; and inside, where dots fill up a text that has to have a length.
+# In JSON: outside strings, where a comma leads to the end sooner than one more digit, and `null` sooner than a list or
+# object that may need items; and inside strings, where dots fill a string up to its minimal length.
 _JSON_OUTSIDE = b'}]:,0"123456789-ntf[{'
 _JSON_INSIDE = b'".'
 
@@ -39,13 +39,13 @@ def _order(first: bytes) -> bytes:
 
 _ANY, _INSIDE, _OUTSIDE = _order(_CLOSING), _order(_JSON_INSIDE), _order(_JSON_OUTSIDE)
 _NESTED = _order(_JSON_OUTSIDE.replace(b"ntf[{", b"[{ntf"))
-# Texts that a beam search keeps at each length. It runs in passes: how many alike texts it keeps, whether it tries only
-# bytes that led to different places before, and the share of the remaining looks it may spend.
+# Texts that the beam search keeps at each length. Of each of its passes: how many equivalent texts it keeps, whether it
+# tries only bytes that led to different states before, and the share of the remaining budget that it may spend.
 _WIDTH = 12
 _PASSES = ((1, False, 0.4), (1, True, 0.4), (3, False, 1.0))
-# Where more bytes than this can follow, the search remembers which of them lead to different places.
+# Where more bytes than this can follow, the search remembers which of them lead to different states.
 _MANY = 24
-# Parts of an expression or a grammar that do not stand for themselves: optional characters, classes, flags of groups,
+# Parts of an expression or a grammar that are not literal text: optional characters, classes, flags of groups,
 # counts, and operators.
 _SPELLED = re.compile(
     r"\[\^?\]?(?:[^\]\\]|\\.)*\]|\\[pP]\{[^}]*\}|\\[a-zA-Z0-9]|\(\?[a-zA-Z:<>=!-]*|.[?*](?!\w)|.\{[0-9, ]*\}"
@@ -55,23 +55,23 @@ _MOST_HINTS = 24
 # Strings and expressions in a grammar, and patterns in a schema.
 _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
 _PATTERN = re.compile(r'"pattern"\s*:\s*("(?:[^"\\]|\\.)*")')
-# The longest ending, in bytes, that is searched for where the greedy way loops.
+# The longest ending, in bytes, that the search looks for after the greedy ending has run into a loop.
 _DEEPEST = 1024
-# How often the same bytes can follow before the greedy way counts as a loop; a string with a minimal length repeats for
-# a while too.
+# How often the same set of bytes may follow before the greedy ending counts as a loop; a string with a minimal length
+# repeats for a while too.
 _ROUNDS = 1200
-# Bytes that are read to find the part of a known ending that fits.
+# The most bytes to read while looking for a tail of a known ending that fits.
 _EFFORT = 2000
 
 
 class EndingSearch:
-    """Follows one reply byte by byte, and finds texts that end it."""
+    """Follows one reply byte by byte and finds endings: bytes that complete it."""
 
     def __init__(self, rule: Rule, usable: Collection[int] = range(256), *, prefill: bytes = b"") -> None:
-        """Only the bytes `usable` are tried, and bytes that are the only ones possible; `prefill` begins the text.
+        """The text begins with `prefill`. The search tries the bytes `usable`, and others where only one is allowed.
 
         Raises:
-            UsageError: the rule is none, or no text of this form begins with `prefill`.
+            UsageError: the rule is not valid, or no text of this form begins with `prefill`.
         """
         self._matcher = rule.byte_matcher(prefill)
         orders = [bytes(byte for byte in order if byte in usable) for order in (_ANY, _INSIDE, _OUTSIDE, _NESTED)]
@@ -82,11 +82,11 @@ class EndingSearch:
 
     @property
     def json(self) -> JsonText | None:
-        """Where the JSON text stands; None if the form is another."""
+        """The state of the JSON text; None if the form is not JSON."""
         return self._json
 
     def push(self, data: bytes) -> Callable[[], None]:
-        """Append `data`, which can follow; returns a function that undoes it."""
+        """Append `data`, which must be allowed to follow; returns a function that undoes it."""
         before, json = self._matcher.deep_copy(), self._json
         self._matcher.consume_tokens(list(data))
         if json is not None:
@@ -99,22 +99,22 @@ class EndingSearch:
 
     @property
     def lost(self) -> bool:
-        """The pushed bytes left the form, as the text of a control token does that a grammar names."""
+        """Whether the pushed bytes violate the form, as the bytes of a control token that a grammar names do."""
         return bool(self._matcher.is_error())
 
     def rest_of(self, ending: bytes) -> bytes | None:
-        """The tail of `ending` that ends this text too: what follows one value mostly follows another as well."""
+        """The tail of `ending` that also ends this text: the bytes after one value usually fit after another too."""
         return _attached(self._matcher, ending, _EFFORT)
 
     def straight(self, longest: int, *, looks: int = 0, nested: bool = False) -> bytes | None:
-        """A greedy ending of at most `longest` bytes: close whatever can be closed, which leads out of most JSON.
+        """A greedy ending of at most `longest` bytes: close whatever can be closed, which completes most JSON.
 
-        Where that loops, a search with as many `looks` goes on from the start of the loop. With `nested`, an empty list
-        or object in JSON comes before `null`: it is shorter, but a recursive schema may need `null` to end.
+        If that loops, a search that may try `looks` bytes continues from the start of the loop. With `nested`, an empty
+        list or object in JSON comes before `null`: it is shorter, but a recursive schema may need `null` to end.
         """
         matcher, json = self._matcher.deep_copy(), self._json
         taken = bytearray()
-        # How often the same bytes could follow, and the place where they could first.
+        # How often each set of bytes could follow, and the offset where it could first.
         rounds: dict[bytes, int] = {}
         first: dict[bytes, int] = {}
         while not matcher.is_accepting():
@@ -139,9 +139,9 @@ class EndingSearch:
         return None if found is None else taken + found
 
     def search(self, looks: int, longest: int, *, known: bytes = b"") -> tuple[bytes | None, int]:
-        """The shortest ending found, of at most `longest` bytes, and the looks left; a look tries one more byte.
+        """The shortest ending found, of at most `longest` bytes, and the looks left; one look tries one more byte.
 
-        A tail of `known` that ends a text found on the way completes it.
+        Where a tail of the ending `known` fits a text found on the way, it completes that text.
         """
         for alike, by_heart, share in _PASSES:
             granted = int(share * looks)
@@ -179,7 +179,7 @@ class EndingSearch:
         return None, looks
 
     def _ways(self, text: _FoundText, *, by_heart: bool) -> list[bytes]:
-        """Bytes to try after `text`; with `by_heart`, of many only representatives that were remembered."""
+        """Bytes to try after `text`; with `by_heart`, only remembered representatives where many could follow."""
         forced = bytes(text.matcher.compute_ff_tokens())
         if forced:
             return [forced]
@@ -189,13 +189,13 @@ class EndingSearch:
         return [*hints, *(way for way in ways if way not in hints)]
 
     def _possible(self, follows: bytes, json: JsonText | None, *, nested: bool = False) -> list[int]:
-        """Usable bytes that can come next, closing ones first."""
+        """Usable bytes that can come next, those that close something first."""
         order, picked = self._orders[0 if json is None else 1 if json.in_string else 2 + nested]
         return list(compress(order, picked(follows)))
 
 
 class _FoundText:
-    """A text found by a search."""
+    """A text that the beam search has reached, and the state of the parser after it."""
 
     def __init__(
         self,
@@ -210,21 +210,21 @@ class _FoundText:
         self.place = (self.follows, json is not None and json.in_string)
         self.alike = (self.follows, hints)
         self.seen = seen | {self.follows}
-        """The sets of bytes that could follow at each place so far."""
+        """The sets of bytes that could follow so far, each once."""
 
     def then(self, data: bytes, matcher: LLMatcher, *, is_hint: bool) -> _FoundText:
-        """The text that goes on with `data`, after which `matcher` says what follows."""
+        """The text with `data` appended; `matcher` is the parser after it."""
         hints = self.hints | {data} if is_hint else self.hints
         return _FoundText(self.data + data, matcher, self.json and self.json.after(data), self.seen, hints)
 
     @property
     def progress(self) -> int:
-        """How many different places it has passed and hints it has used: more means further along."""
+        """How many different states the text has passed and hints it has used: more means further along."""
         return len(self.seen) + len(self.hints)
 
 
 def _chosen(texts: list[_FoundText], alike: int) -> list[_FoundText]:
-    """The texts furthest along, and of alike ones at most `alike`."""
+    """The texts furthest along, at most `alike` of those that are equivalent."""
     chosen: list[_FoundText] = []
     counts: dict[tuple[bytes, frozenset[bytes]], int] = {}
     for text in sorted(texts, key=lambda text: -text.progress):
@@ -237,7 +237,7 @@ def _chosen(texts: list[_FoundText], alike: int) -> list[_FoundText]:
 
 
 def _attached(matcher: LLMatcher, ending: bytes, effort: int) -> bytes | None:
-    """The longest tail of `ending` that ends the text of `matcher`, if it is found within `effort` bytes read."""
+    """The longest tail of `ending` that completes the text of `matcher`; None if not found in `effort` bytes."""
     follows = matcher.compute_logit_bias()
     for start, byte in enumerate(ending):
         if not follows[byte]:
@@ -255,7 +255,7 @@ def _attached(matcher: LLMatcher, ending: bytes, effort: int) -> bytes | None:
 
 
 def _hints(rule: Rule) -> list[bytes]:
-    """Literal words of a rule: they lead a search on even where any text could follow."""
+    """Literal words of a rule: trying them makes progress even where any text could follow."""
     if rule.kind == "regex":
         texts = [rule.text]
     elif rule.kind == "grammar":

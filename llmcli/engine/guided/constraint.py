@@ -1,7 +1,7 @@
-"""Replies that must have a form: JSON of a schema, a regular expression, a grammar.
+"""Constrained decoding: a reply that must fit a JSON schema, a regular expression or a grammar.
 
-The library `llguidance` says which tokens may come next. On top of that a constraint always knows how the text could be
-brought to an end, and steers there before the room for it runs out. V is the vocabulary.
+The library `llguidance` says which tokens may come next. In addition, a constraint keeps a known ending of the text,
+and switches to it before too few tokens are left for it. V is the vocabulary.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
 
-# The longest ending that is looked for, in bytes: greedily, and in a search.
+# The longest ending, in bytes, of the greedy method and of the search.
 _LONGEST, _DEEPEST = 16_384, 1024
-# How many bytes a search for an ending may try, each some microseconds: before the reply, after a token, and after all
+# How many bytes a search for an ending may try, a few microseconds each: before the reply, after a token, and after all
 # tokens of the reply together. Counts, not times: a reply must not depend on how fast the machine is.
 _LOOKS_FIRST, _LOOKS_EACH, _LOOKS_ALL = 15_000, 1_000, 30_000
 
 
 @dataclass(frozen=True)
 class _Ending:
-    """How the text can be brought to an end."""
+    """Bytes that complete the text."""
 
     data: bytes
     tokens: list[int] | None = None
-    """Tokens that say it, if they have been chosen."""
+    """Tokens for `data`; None: not computed yet."""
 
 
 class Constraint:
-    """One reply that must follow a `Rule`. Made for each reply anew, as it goes along with it."""
+    """Holds one reply to a `Rule`. It keeps the state of that reply, so each reply needs a new one."""
 
     def __init__(self, rule: Rule, tokenizer: Tokenizer, stop_ids: Collection[int], *, prefill: str = "") -> None:
         """`stop_ids` can end the reply once the rule allows it; `prefill` is how the text it applies to begins.
 
         Raises:
-            UsageError: the rule is none, no text of this form begins with `prefill`, or the library is not installed.
+            UsageError: the rule is not valid, no text of this form begins with `prefill`, or llguidance is missing.
         """
         self._size = tokenizer.vocab_size
         self._stop_ids = [token for token in stop_ids if token < self._size]
@@ -56,7 +56,7 @@ class Constraint:
         self._search = _search(rule, data, self._bytes, prefill)
         if prefill and not self._matcher.consume_tokens(self._theirs.tokenize_str(prefill)):
             raise UsageError(f"No text of the form that is asked for begins with {prefill!r}.")
-        # At the beginning of a reply some tokenizers drop a space: what is matched must be what is shown.
+        # At the beginning of a reply some tokenizers drop a space: the text that is matched must equal the text shown.
         self._not_first = [] if prefill else _changed_at_the_beginning(tokenizer, data)
         self._ending: _Ending | None = None
         self._begun = False
@@ -65,28 +65,28 @@ class Constraint:
 
     @property
     def complete(self) -> bool:
-        """The text so far is of the form; it may still go on."""
+        """Whether the text so far has the form; more may still follow."""
         return bool(self._matcher.is_accepting())
 
     @property
     def ended(self) -> bool:
-        """Nothing can follow."""
+        """Whether no token can follow."""
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     @property
     def can_end(self) -> bool:
-        """An ending of the text is known, so the reply will be complete within its room."""
+        """Whether an ending of the text is known, so that the reply will be complete within its room."""
         return self._ending is not None
 
     def begins_with(self, text: str) -> bool:
-        """Whether a text of this form can go on with `text`."""
+        """Whether `text` can come next."""
         return bool(self._matcher.deep_copy().consume_tokens(self._theirs.tokenize_str(text)))
 
     def begin(self, room: int, *, after_thought: bool = False) -> None:
         """Prepare for a reply of at most `room` tokens, or for the rest of one `after_thought`.
 
         Raises:
-            LlmcliError: no text of this form as short as that was found, but a longer one; or there is none at all.
+            LlmcliError: the shortest text of this form that was found is longer than that, or no text has this form.
         """
         self._begun, self._looks = False, _LOOKS_ALL
         self._ending = self._first_ending(room)
@@ -112,14 +112,14 @@ class Constraint:
         *,
         besides: Collection[int] = (),
     ) -> tuple[Tensor, Tensor, int | None]:
-        """Draw the next of at most `room` tokens with `sampler`, which is given `context`, from the model's `logits`.
+        """Draw the next of at most `room` tokens with `sampler` from the model's `logits` (V,) after `context`.
 
-        Returns `logits` (V,) with -inf for every token that could not come, the distribution (V,) it was drawn from,
-        and the token, None if the reply is over. Where only a short way to an end is left, its next token is the only
-        one that could come. A token of `besides` may come too; the form does not go on with it.
+        Returns `logits` (V,) with -inf for every forbidden token, the distribution (V,) that the token was drawn from,
+        and the token, None if the reply is over. Where the room is only enough for the known ending, its next token is
+        the only one allowed. Tokens of `besides` are allowed too; they do not advance the form.
 
         Raises:
-            LlmcliError: no token could.
+            LlmcliError: no token is allowed.
         """
         if self.ended:
             return logits, torch.zeros_like(logits, dtype=torch.float32), None
@@ -138,10 +138,10 @@ class Constraint:
         return allowed, distribution, token
 
     def masked(self, logits: Tensor) -> Tensor:
-        """`logits` (V,) with -inf for every token that cannot come next.
+        """`logits` (V,) with -inf for every token that the form forbids next.
 
         Raises:
-            LlmcliError: none can.
+            LlmcliError: it forbids all.
         """
         bias = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)[: self._size].bool()
         if not self._begun:
@@ -156,10 +156,10 @@ class Constraint:
         return logits.masked_fill(~bias.to(logits.device), -torch.inf)
 
     def take(self, token: int, room: int) -> int | None:
-        """Go on with `token`, one that `masked` allows, or instead with the next of a short way to an end.
+        """Append `token`, which `masked` allows, or the next token of the known ending instead.
 
-        That is if after `token` the text could no longer be ended within `room` tokens, this one included. Returns
-        the token that was taken, None if the reply has to end where it is.
+        The known ending is taken if after `token` the text could no longer be completed within `room` tokens, this one
+        included. Returns the token that was appended, None if the reply has to end here.
         """
         if token in self._stop_ids:
             return token
@@ -194,21 +194,21 @@ class Constraint:
         return back
 
     def _without_endless_numbers(self, bias: Tensor) -> Tensor:
-        """`bias` (V,) without the tokens that would give a number in JSON too many digits."""
+        """`bias` (V,) without tokens that would give a JSON number too many digits."""
         json = None if self._search is None else self._search.json
         if json is None or self._digits is None or not json.digits:
             return bias
         short = bias & (self._digits <= json.digits_left)
         if short.any() or (self.complete and self._stop_ids):
             return short
-        # A number that needs more digits, such as a multiple of another, takes the known ending.
+        # Where a number needs more digits, as with "multipleOf", the known ending has them.
         tokens = None if self._ending is None else self._said(self._ending)
         if tokens:
             short[tokens[0]] = True
         return short if tokens else bias
 
     def _first_ending(self, room: int) -> _Ending | None:
-        """A short text of the form; one of more than `room` tokens if no shorter one was found."""
+        """An ending from the start of the reply; one of more than `room` tokens if no shorter one was found."""
         if self.complete:
             return _Ending(b"")
         if self._search is None:
@@ -227,7 +227,7 @@ class Constraint:
         return _Ending(data, tokens)
 
     def _ending_after(self, token: int, before: _Ending | None, room: int) -> _Ending | None:
-        """An ending of at most `room` tokens after `token`, if one is found.
+        """An ending of at most `room` tokens after `token`; None if none is found.
 
         The rest of the ending `before` is tried first, so that few tokens need a search.
         """
@@ -264,7 +264,7 @@ class Constraint:
         return self._tokens(ending.data) if ending.tokens is None else ending.tokens
 
     def _tokens(self, data: bytes) -> list[int] | None:
-        """Tokens that say `data` here and so end the text: what the tokenizer makes of it, or one for each byte."""
+        """Tokens for `data` that complete the text here: as the tokenizer encodes it, or one token for each byte."""
         for tokens in (self._theirs.tokenize_bytes(data), [self._bytes.get(byte, -1) for byte in data]):
             at_the_beginning = not self._begun and tokens and tokens[0] in self._not_first
             if not at_the_beginning and -1 not in tokens and self._leads_out(tokens):
@@ -279,8 +279,8 @@ class Constraint:
 
 
 def _search(rule: Rule, data: Sequence[bytes], single: Collection[int], prefill: str) -> EndingSearch | None:
-    """The search for endings; None where the form names control tokens, which are no bytes."""
-    # A vocabulary without a token for each byte still has the bytes of its characters.
+    """The search for endings; None if the form names control tokens, which stand for no bytes."""
+    # A vocabulary without a token for each byte can still write the bytes of its non-ASCII characters.
     usable = {*single, *(byte for inside in data if len(inside) > 1 for byte in inside if byte > 127)}
     try:
         return EndingSearch(rule, usable, prefill=prefill.encode(errors="replace"))
@@ -291,7 +291,7 @@ def _search(rule: Rule, data: Sequence[bytes], single: Collection[int], prefill:
 
 
 def _changed_at_the_beginning(tokenizer: Tokenizer, data: Sequence[bytes]) -> list[int]:
-    """The tokens that stand for other bytes where a text begins."""
+    """The tokens that stand for other bytes at the beginning of a text."""
     strips = tokenizer.stripped_spaces > 0
     return [
         token
@@ -301,7 +301,7 @@ def _changed_at_the_beginning(tokenizer: Tokenizer, data: Sequence[bytes]) -> li
 
 
 def _their_tokenizer(tokenizer: Tokenizer, data: Sequence[bytes]) -> Any:
-    """The library's view of a tokenizer: the bytes of its tokens, with an end of text of its own after the last."""
+    """An `LLTokenizer` of llguidance: the bytes of all tokens, and one more token for the end of the text."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     end = tokenizer.vocab_size

@@ -1,4 +1,4 @@
-"""The form that a reply must have, as it is asked for. It needs no model and no torch, so it can be checked at once."""
+"""The form that the user asks for. It needs neither a model nor torch, so it is checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llmcli.extras import install_command
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-# The JSON that models write: nothing but a space after a comma or a colon, or none. (Expressions since llguidance 1.3.)
+# The JSON that models write: at most one space after a comma or a colon. (Expressions need llguidance 1.3 or newer.)
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 _FREE = {"whitespace_flexible": True}
 _OF_WHITESPACE = {"whitespace_flexible", "whitespace_pattern"}
-# In a grammar, a part in JSON; before it, what could hide one: texts, expressions and comments.
+# A `%json` part of a grammar; first strings, expressions and comments, inside of which "%json" means nothing.
 _JSON_PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?![/*])(?:[^/\\\n]|\\.)+/|//[^\n]*|#[^\n]*|(?P<before>%json\s*)')
-# Characters of a text that a message shows.
+# The most characters of a text that a message quotes.
 _LONGEST_SHOWN = 40
-# What the library says, and what that means.
+# Error messages of llguidance, and ours in their place.
 _OURS = (
     (
         r"min/maxProperties only supported when .*",
@@ -39,14 +39,14 @@ _OURS = (
     ),
     (r"Unimplemented keys: \[(.*)\]", r"replies cannot be held to \1: leave it out and check the reply"),
 )
-# Places in a schema that are tried to find the one that cannot be used.
+# The most subschemas that are tried alone to find the one that llguidance refuses.
 _MOST_PLACES = 200
 
 Kind: TypeAlias = Literal["json-schema", "regex", "grammar"]
 
 
 class PrefillError(UsageError):
-    """No text of the form begins as it is to begin."""
+    """No text of the form begins with the prefill."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Rule:
     """JSON can have any whitespace between its tokens, instead of at most a space after each comma and colon."""
 
     def check(self, prefill: str = "") -> list[str]:
-        """Return what there is to be warned of.
+        """Check the rule, and return warnings about it.
 
         Raises:
-            UsageError: it is not a rule, or no text of this form begins with `prefill`.
+            UsageError: the rule is not valid, or no text of this form begins with `prefill`.
         """
         grammar, schema = self._grammar
         failed, words = _library().validate_grammar_with_warnings(grammar)
@@ -77,15 +77,15 @@ class Rule:
         # A grammar that names control tokens needs the model's own tokenizer.
         if prefill and not _library().validate_grammar(grammar, _byte_tokenizer()):
             self.byte_matcher(prefill.encode(errors="replace"))
-        # That control tokens are not looked up without a model's tokenizer is no news to a user.
-        told = [str(word) for word in words if "no tokenizer" not in word]
-        return [*([] if schema is None else schema.notes), *told]
+        # The user need not read that control tokens are not looked up here, without the model's tokenizer.
+        warnings = [str(word) for word in words if "no tokenizer" not in word]
+        return [*([] if schema is None else schema.notes), *warnings]
 
     def matcher(self, tokenizer: Any) -> LLMatcher:
-        """What follows a text of this form, from its beginning; `tokenizer` is one of the library.
+        """A matcher of llguidance at the beginning of a text; `tokenizer` is an `LLTokenizer`.
 
         Raises:
-            UsageError: it is not a rule.
+            UsageError: the rule is not valid.
         """
         # At level 0 the library writes nothing to stderr: errors are raised here, warnings returned by `check`.
         matcher: LLMatcher = _library()(tokenizer, self._grammar[0], log_level=0)
@@ -94,10 +94,10 @@ class Rule:
         return matcher
 
     def byte_matcher(self, prefill: bytes = b"") -> LLMatcher:
-        """What follows `prefill`, byte by byte: its tokens are the 256 bytes.
+        """A matcher of llguidance after `prefill` whose tokens are the 256 bytes.
 
         Raises:
-            UsageError: it is not a rule, or no text of this form begins with `prefill` (`PrefillError`).
+            UsageError: the rule is not valid, or no text of this form begins with `prefill` (`PrefillError`).
         """
         matcher = self.matcher(_byte_tokenizer())
         count = matcher.validate_tokens(list(prefill))
@@ -107,9 +107,9 @@ class Rule:
         return matcher
 
     def _departure(self, prefill: bytes, count: int) -> str:
-        """Where `prefill` stops being the beginning of a text of this form, whose first `count` bytes are one."""
+        """The error for a `prefill` of which only the first `count` bytes can begin a text of this form."""
         text = prefill.decode(errors="replace")
-        # Not in the midst of a character.
+        # Cut at a whole character.
         at = len(prefill[:count].decode(errors="ignore"))
         matcher = self.matcher(_byte_tokenizer())
         matcher.consume_tokens(list(text[:at].encode()))
@@ -127,7 +127,7 @@ class Rule:
 
     @staticmethod
     def _wanted(matcher: LLMatcher) -> str:
-        """What can come next, if that can be said in a few characters."""
+        """The bytes that can come next, as text for a message; empty if they are many."""
         must = bytes(matcher.compute_ff_tokens()).decode(errors="ignore")
         if must:
             return repr(_short(must))
@@ -137,7 +137,7 @@ class Rule:
 
     @cached_property
     def _grammar(self) -> tuple[str, AdaptedSchema | None]:
-        """The rule as the library has it, and the schema that it was made of."""
+        """The rule as a grammar of llguidance, and the adapted schema it was made of, if any."""
         library = _library()
         if self.kind == "regex":
             return str(library.grammar_from_regex(self.text)), None
@@ -152,7 +152,7 @@ class Rule:
         if not isinstance(schema, dict):
             raise UsageError("The --json-schema must be a JSON object.")
         adapted = AdaptedSchema(schema, _known_format)
-        # A schema that has its own options for whitespace is not half overruled.
+        # Where a schema sets one option for whitespace, the defaults for the others do not apply: they may not fit it.
         own = _OF_WHITESPACE & adapted.options.keys()
         defaults = {} if own else _FREE if self.free_whitespace else _COMPACT
         try:
@@ -161,10 +161,10 @@ class Rule:
             raise self._unusable(str(error)) from None
 
     def _with_adapted_json(self) -> str:
-        """The grammar, its `%json` parts treated as schemas of their own are: adapted, and compact.
+        """The grammar with its `%json` parts adapted and compact, like a --json-schema.
 
         Raises:
-            UsageError: replies cannot be held to one of them.
+            UsageError: one of them cannot be enforced.
         """
         parts, end = [], 0
         while found := _JSON_PART.search(self.text, end):
@@ -200,7 +200,7 @@ class Rule:
 
 
 def _place(schema: AdaptedSchema, why: str) -> str:
-    """The innermost place in a schema that the library refuses for the reason it gave; empty if none is found."""
+    """The innermost subschema that alone makes llguidance raise the error `why`, as a path; empty if none does."""
     library, shared = _library(), {name: schema.root[name] for name in ("$defs", "definitions") if name in schema.root}
     for place in sorted(list(schema.places)[:_MOST_PLACES], key=lambda place: -place.count("/")):
         alone = json.dumps({**shared, **schema.places[place]})
@@ -223,7 +223,7 @@ def _short(text: str, *, end: bool = False) -> str:
 
 @cache
 def _byte_tokenizer() -> Any:
-    """A tokenizer of the library whose tokens are the 256 bytes."""
+    """An `LLTokenizer` of llguidance whose tokens are the 256 bytes."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     class Bytes:

@@ -1,8 +1,8 @@
-"""A JSON schema, made into one that the library for forms takes: what it cannot express is refused in our words.
+"""Adapt a JSON schema to what llguidance supports, and refuse what it cannot express with an error that says why.
 
-Annotations and unknown keywords say nothing about what is valid and stay as they are. A keyword that adds nothing where
-it stands is left out, and one that another can express is replaced by it, so that what is refused is only what would
-be lost. Only schemas that can be reached from the root are looked at.
+Annotations and unknown keywords do not affect validity and stay as they are. A keyword without effect is removed, and
+one that another keyword can express is replaced by that: so a schema is refused only where a restriction would be lost.
+Only subschemas that can be reached from the root are visited.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llmcli.errors import UsageError
 
 Node: TypeAlias = dict[str, Any]
 
-# Where schemas are inside a schema: one, one or a list of them, a list, and by name.
+# Keywords that hold subschemas: one, one or a list of them, a list, and by name.
 _ONE, _ONE_OR_LIST = ("additionalProperties", "additionalItems"), ("items",)
 _LISTS, _NAMED = ("allOf", "anyOf", "oneOf", "prefixItems"), ("properties", "patternProperties")
 _WHOLE_NUMBERS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-# Keywords that apply schemas to the same value: what they leave unevaluated cannot be seen here.
+# Keywords that apply subschemas to the same value: beside them, which properties stay unevaluated is not known here.
 _IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas", "dependencies")
 _OPTIONS = {
     "item_separator": str,
@@ -34,7 +34,7 @@ _OPTIONS = {
     "json_allow_general_unicode_escapes": bool,
 }
 _DRAFTS = re.compile(r"https?://json-schema\.org/(?:draft-0?(\d)|draft/(2019)-09|draft/(2020)-12)/schema#?$")
-# The draft that a keyword comes from; where the schema names an older one, it is an annotation.
+# The draft that introduced a keyword; in a schema of an older draft it is an annotation.
 _SINCE = {"contains": 6, "propertyNames": 6, "if": 7, "then": 7, "else": 7} | dict.fromkeys(
     (
         "minContains",
@@ -63,19 +63,19 @@ _INSTEAD = {
 
 
 class AdaptedSchema:
-    """A schema as the library takes it."""
+    """A schema adapted to llguidance."""
 
     def __init__(self, schema: Node, known_format: Callable[[str], bool]) -> None:
-        """`schema` is changed; `known_format` says of which formats of texts the library knows the form.
+        """`schema` is changed in place; `known_format` says whether llguidance can enforce a "format".
 
         Raises:
-            UsageError: it says what replies cannot be held to, with the keyword and its place.
+            UsageError: a keyword cannot be enforced; the message names it and its place.
         """
         self.root = schema
         self.notes: list[str] = []
-        """What there is to be warned of."""
+        """Warnings for the user."""
         self.places: dict[str, Node] = {}
-        """The schemas that can be reached from the root, by their places, "#" first."""
+        """The subschemas that can be reached from the root by their JSON pointers, "#" first."""
         self.options = _options(schema)
         self._known_format = known_format
         self._formats: dict[str, bool] = {}
@@ -116,7 +116,7 @@ class AdaptedSchema:
             self._one_of(node, place)
 
     def _follow(self, node: Node, place: str) -> None:
-        """Look at what a `$ref` names, and replace the references that lead to the same in one document."""
+        """Visit the target of `$ref`; replace `$recursiveRef` and `$dynamicRef` by it where they mean the same."""
         if node.get("$recursiveRef") == "#" and "$ref" not in node:
             _rename(node, "$recursiveRef", "$ref")
         dynamic = node.get("$dynamicRef")
@@ -133,7 +133,7 @@ class AdaptedSchema:
             self._visit(target, node["$ref"])
 
     def target(self, reference: object) -> Any:
-        """What a reference names in this schema; None if there is nothing, or the reference is none."""
+        """The subschema that a reference names; None if there is none, or if the reference is not a string."""
         if not isinstance(reference, str):
             return None
         base = str(self.root.get("$id", self.root.get("id", "")))
@@ -172,7 +172,7 @@ class AdaptedSchema:
                 node[keyword] = value = int(value)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise _refusal(f"{place}/{keyword}", f"it is a whole number from 0 on, not {_shown(value)}")
-            # More than any reply has: the library counts less far.
+            # Longer than any reply, and llguidance cannot count that far.
             if isinstance(value, int) and value >= 1 << 31 and keyword.startswith("max"):
                 del node[keyword]
 
@@ -188,8 +188,8 @@ class AdaptedSchema:
             del node["format"]
 
     def _unsupported(self, node: Node, keyword: str, place: str) -> None:
-        """Leave out a keyword that adds nothing here, replace one that another can express, and refuse the others."""
-        if keyword not in node:  # it went with another
+        """Remove a keyword without effect, replace one that another keyword can express, and refuse the others."""
+        if keyword not in node:  # removed with another keyword
             return
         if self._draft < _SINCE.get(keyword, 0) or keyword not in _INSTEAD or _adds_nothing(node, keyword):
             node.pop(keyword)
@@ -255,14 +255,14 @@ def _any_instead(node: Node) -> None:
 
 
 def _rename(node: Node, keyword: str, to: str) -> None:
-    """Rename a keyword where it stands: their order is the order of properties in replies."""
+    """Rename a keyword in place: the order of keywords is the order of properties in replies."""
     renamed = {to if name == keyword else name: value for name, value in node.items()}
     node.clear()
     node.update(renamed)
 
 
 def _adds_nothing(node: Node, keyword: str) -> bool:
-    """Whether every value for which the rest of `node` holds fits `keyword` too."""
+    """Whether `keyword` excludes no value that fits the rest of `node`."""
     value = node[keyword]
     kind = {"uniqueItems": "array", "contains": "array", "unevaluatedItems": "array", "not": "", "if": ""}.get(
         keyword, "object"
@@ -297,10 +297,10 @@ def _can_be(node: Node, kind: str) -> bool:
 
 
 def _inside(node: Node, place: str) -> Iterator[tuple[Any, str]]:
-    """The schemas right inside `node` that hold for values, and their places.
+    """The direct subschemas of `node`, and their JSON pointers.
 
     Raises:
-        UsageError: a keyword has another sort of value than it must have.
+        UsageError: the value of a keyword has the wrong type.
     """
     for keyword, value in list(node.items()):
         where = f"{place}/{keyword}"
@@ -317,7 +317,7 @@ def _inside(node: Node, place: str) -> Iterator[tuple[Any, str]]:
 
 
 def _everywhere(node: Any) -> Iterator[Node]:
-    """Every object inside, itself first."""
+    """Every object in `node`, itself first."""
     if isinstance(node, dict):
         yield node
     if isinstance(node, (dict, list)):
@@ -334,7 +334,7 @@ def _identified(root: Node) -> Iterator[tuple[str, Node]]:
 
 
 def _options(schema: Node) -> dict[str, Any]:
-    """The options for the library that a schema itself brings, without those that are seen to here."""
+    """The options for llguidance in a schema's "x-guidance"; those that are handled here are removed from it."""
     options = schema.get("x-guidance", {})
     if not isinstance(options, dict):
         raise _refusal("#/x-guidance", f"it is an object, not {_shown(options)}")

@@ -1,4 +1,4 @@
-"""A JSON text as it is written, byte by byte: whether it is inside a string, and how many digits its number has."""
+"""The state of a JSON text after each byte: whether it is inside a string, and how many digits the number has."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _QUOTE, _BACKSLASH, _POINT = b'"\\.'
 
 @dataclass(frozen=True)
 class JsonText:
-    """Where a JSON text stands after some bytes of it."""
+    """The state of an unfinished JSON text."""
 
     in_string: bool = False
     escaped: bool = False
     digits: int = 0
-    """Digits since the last byte that is none, outside strings."""
+    """Consecutive digits at the end of the text, outside strings."""
     most_digits: int = INTEGER_DIGITS
-    """Digits that this part of a number can have: the integer, the fraction or the exponent."""
+    """The most digits that this part of a number may have: the integer, the fraction or the exponent."""
 
     def after(self, data: bytes) -> JsonText:
-        """Where it stands after `data` more."""
+        """The state after `data` too."""
         in_string, escaped, digits, most = self.in_string, self.escaped, self.digits, self.most_digits
         for byte in data:
             if in_string:
@@ -48,7 +48,7 @@ class JsonText:
 
     @property
     def digits_left(self) -> int:
-        """Digits that can follow in this part of the number; 0 if there are enough."""
+        """How many more digits this part of the number may have."""
         return max(0, self.most_digits - self.digits)
 
 

@@ -1,4 +1,4 @@
-"""Whether two JSON schemas exclude each other: no value fits both. Only what is certain counts."""
+"""Whether two JSON schemas exclude each other: no value fits both. In doubt the answer is no."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _MISSING = object()
 
 
 def exclude_each_other(first: Any, second: Any, target: Target) -> bool:
-    """Whether it is certain that no value fits both; `target` finds what a `$ref` names."""
+    """Whether certainly no value fits both; `target` resolves a `$ref`."""
     return _Comparison(target).excluded(first, second)
 
 
 class _Comparison:
-    """Compares schemas, each two of them once: where they lead back to themselves, nothing is certain."""
+    """Compares schemas, each pair once: a recursive comparison counts as not certain."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        # With the schemas themselves, so that none of their ids is used again.
+        # Keeps the schemas alive, so that no `id` is reused.
         self._compared: dict[tuple[int, int], tuple[bool, Any, Any]] = {}
 
     def excluded(self, first: Any, second: Any) -> bool:
@@ -51,10 +51,10 @@ class _Comparison:
         return not any(self._may_share(kind, ones, others) for kind in _types(ones) & _types(others))
 
     def _may_share(self, kind: str, ones: Parts, others: Parts) -> bool:
-        """Whether a value of that type may fit both."""
+        """Whether a value of the type `kind` may fit both."""
         if kind in _RANGES:
             return not (_below(ones, others, *_RANGES[kind]) or _below(others, ones, *_RANGES[kind]))
-        # A property that one side demands cannot fit both.
+        # No object fits both if a property that one side requires cannot fit both.
         names = dict.fromkeys(name for part in (*ones, *others) for name in _required(part))
         return kind != "object" or not any(
             self.excluded(_property(one, name), _property(other, name))
@@ -64,7 +64,7 @@ class _Comparison:
         )
 
     def _may_fit(self, value: Any, parts: Parts) -> bool:
-        """Whether `value` may fit all `parts`; what is not looked at may hold."""
+        """Whether `value` may fit all `parts`; keywords that are not checked count as fitting."""
         kind = _type(value)
         if kind not in _types(parts):
             return False
@@ -89,7 +89,7 @@ class _Comparison:
 
 
 def _parts(node: Any, target: Target) -> Parts:
-    """The schemas that all hold where `node` does."""
+    """The schemas that a value of `node` fits: itself, its "allOf" and the targets of "$ref", recursively."""
     found: dict[int, dict[str, Any]] = {}
     left = [node]
     while left:
@@ -102,7 +102,7 @@ def _parts(node: Any, target: Target) -> Parts:
 
 
 def _types(parts: Parts) -> frozenset[str]:
-    """The types of values for which all `parts` may hold; an integer is a number."""
+    """The types of values that may fit all `parts`; an integer is a number."""
     types = _TYPES
     for part in parts:
         if "type" in part:
@@ -142,14 +142,14 @@ def _number(part: dict[str, Any], keyword: str, otherwise: float) -> float:
 
 
 def _below(low: Parts, high: Parts, least: str, most: str) -> bool:
-    """Whether what `low` allows at most is less than what `high` demands at least."""
+    """Whether the maximum of `low` is less than the minimum of `high`."""
     top = min((_number(part, most, float("inf")) for part in low), default=float("inf"))
     bottom = max((_number(part, least, -float("inf")) for part in high), default=-float("inf"))
     if least != "minimum":
         return top < bottom
     open_top = min((_number(part, "exclusiveMaximum", float("inf")) for part in low), default=float("inf"))
     open_bottom = max((_number(part, "exclusiveMinimum", -float("inf")) for part in high), default=-float("inf"))
-    # The older spelling, where it makes the limit beside it an open one.
+    # In draft 4, exclusiveMaximum is a boolean that makes maximum itself exclusive.
     if any(part.get("exclusiveMaximum") is True for part in low):
         open_top = min(open_top, top)
     if any(part.get("exclusiveMinimum") is True for part in high):

@@ -1,1 +1,1 @@
-"""The text of a reply as its tokens come, its thought, and the whole reply."""
+"""The text of a reply: decoded token by token, split into thought and answer, and collected."""

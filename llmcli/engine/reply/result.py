@@ -1,4 +1,4 @@
-"""A whole reply: what the events of one come to."""
+"""A whole reply, collected from its events."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ class Reply:
     """The answer to one prompt. `str(reply)` is its text."""
 
     text: str
-    """The answer, without what the model thought before it."""
+    """The answer, without the thought before it."""
     thinking: str
-    """What the model thought, where it marks its thoughts; empty otherwise."""
+    """The thought, if the model marks its thoughts; empty otherwise."""
     tokens: tuple[Step, ...]
     """Every generated token, with probabilities if they were asked for."""
     finish_reason: FinishReason
     stats: Stats
     seed: int | None
-    """What the tokens were drawn by: the same settings with this seed give the same reply."""
+    """The seed of the draws: the same settings with this seed give the same reply."""
 
     def __str__(self) -> str:
         return self.text
 
 
 def collect(events: Iterable[Event], *, seed: int | None) -> Reply:
-    """The reply that `events` are those of, read to their end."""
+    """Read `events`, those of one reply, to their end and return the reply."""
     steps: list[Step] = []
     finish: Finish | None = None
     for event in events:

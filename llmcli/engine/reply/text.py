@@ -1,4 +1,4 @@
-"""The text of a reply as its tokens come: decoded, in thought or answer, and ended by stop strings."""
+"""Text of a reply, token by token: detokenized, split into thought and answer, and ended by stop strings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from llmcli.text.tokenizer import Tokenizer
 
 
 class ReplyText:
-    """One reply's text. Its pieces, joined, are the text with the marks of thoughts in it, up to a stop string.
+    """The text of one reply. The pieces it returns add up to the text before a stop string, with marks of thoughts.
 
-    The stop strings of the `SamplingParams` are looked for in the answer only, unless they are to end a thought too;
-    the texts that the model ends a reply with are looked for everywhere.
+    The stop strings of the `SamplingParams` apply to the answer only, unless `stop_in_thinking` is set; the texts with
+    which the model itself ends a reply apply everywhere.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ReplyText:
 
     @property
     def stopped(self) -> FinishReason | None:
-        """Why the text is over, if it has met a stop string."""
+        """Why the text has ended, if it has reached a stop string."""
         if self._met is None:
             return None
         return "stop_string" if self._met in self._params.stop else "stop"
@@ -60,17 +60,17 @@ class ReplyText:
         return self._splitter.awaits_answer
 
     def begins_answer(self, token: int) -> bool:
-        """Whether `token` would end a thought and hold text of the answer besides, as "> Yes" after "</think"."""
+        """Whether `token` would end a thought and contain text of the answer too, as "> Yes" does after "</think"."""
         splitter = copy(self._splitter)
         text = self._tokenizer.token_text(token)
         return any(part == "answer" for part, _ in splitter.pieces(text)) and not splitter.awaits_answer
 
     def push(self, token: int) -> str:
-        """What `token` adds. Text that may still begin a stop string is held back."""
+        """The text that `token` adds. Text that may be the beginning of a stop string is held back."""
         return self._take(self._detokenizer.push(token))
 
     def finish(self) -> str:
-        """The reply is over: what was held back and is no part of a stop string."""
+        """The reply is over: return the text that was held back and turned out to be no stop string."""
         if self._met is not None:
             return ""
         text = self._take(self._detokenizer.finish())
@@ -91,7 +91,7 @@ class ReplyText:
         return shown
 
     def _passed(self, part: Part, piece: str) -> str:
-        """A piece up to a stop string, after what was held back of another part."""
+        """The text of `piece` up to a stop string, preceded by the held-back text of the other part."""
         stops = self._in_answer if part == "answer" else self._in_thought
         before = "" if stops is self._current else self._current.finish()
         self._current = stops

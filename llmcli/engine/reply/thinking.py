@@ -12,29 +12,29 @@ from llmcli.text.tokenizer import Tokenizer
 
 
 class ThinkingApart:
-    """Given the events of a reply one after the other, returns them with thoughts in `thinking` instead of `text`."""
+    """Takes the events of a reply one by one, and returns each with its thought in `thinking` instead of `text`."""
 
     def __init__(self, tokenizer: Tokenizer, start: ReplyStart, *, exact: bool = False) -> None:
         """`start` is where the reply begins; `exact` is as for a `ThinkingSplitter`."""
         self._splitter = ThinkingSplitter(tokenizer.thinking, start.state, exact=exact)
         self.prefill_thinking, self.prefill = self._splitter.push(start.prefill)
-        """What the prefill is of thoughts, and what of the answer."""
+        """The parts of the prefill that belong to the thought and to the answer."""
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether the answer has not begun, and cannot until a thought has ended."""
+        """Whether a thought must end before the answer can begin."""
         return self._splitter.awaits_answer
 
     def push(self, text: str) -> tuple[str, str]:
-        """What the next text of the reply adds to the thought, and what to the answer."""
+        """Split the next text of the reply into what it adds to the thought and to the answer."""
         return self._splitter.push(text)
 
     def finish(self) -> tuple[str, str]:
-        """The reply is over: text that was held back, of the thought and of the answer."""
+        """The reply is over: return the held-back text of the thought and of the answer."""
         return self._splitter.finish()
 
     def __call__(self, event: Event) -> Event:
-        """`event`, split."""
+        """`event` with its text split into `thinking` and `text`."""
         if isinstance(event, Prefill):
             return event
         thinking, text = self.push(event.text)
@@ -45,5 +45,5 @@ class ThinkingApart:
 
 
 def thought_and_answer(tokenizer: Tokenizer, prompt: Sequence[int], reply: str) -> tuple[str, str]:
-    """What was thought and what was answered in a whole `reply` to `prompt`."""
+    """Split a whole `reply` to `prompt` into thought and answer."""
     return split_thinking(reply, tokenizer.thinking, reply_start(tokenizer, prompt).state)

@@ -1,1 +1,1 @@
-"""From logits to the next token: settings, filters, the draw."""
+"""Sampling: settings, filters of logits and probabilities, and the draw of the next token."""

@@ -1,4 +1,4 @@
-"""How the next token is to be chosen and when to stop: validated once, then trusted."""
+"""Settings for choosing tokens and ending a reply, validated when they are created."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import cached_property
 from llmcli.errors import UsageError
 
 SEQUENCE_BREAKERS = ("\n", ":", '"', "*")
-"""Where repetitions end for DRY unless other texts are given: those of llama.cpp."""
-# Settings that choose no tokens, and so are no concern of a path that does. All others are filters.
+"""Texts that end repetitions for DRY by default: those of llama.cpp."""
+# Settings that are not filters: they do not affect which tokens can be chosen. All others are filters.
 _NOT_FILTERS = ("seed", "max_tokens", "stop", "stop_in_thinking")
-# Values that leave a filter off, where the default is another.
+# Values that turn a filter off, where that is not the default.
 _OFF = {"temperature": None, "top_k": 0, "top_p": 1.0}
-# Settings without any effect unless one of these is on.
+# Settings that have an effect only if one of these is on.
 _BELONGS_TO = {
     "repeat_last_n": ("repeat_penalty", "frequency_penalty", "presence_penalty"),
     "dry_base": ("dry_multiplier",),
@@ -31,8 +31,8 @@ _BELONGS_TO = {
 class SamplingParams:
     """Settings of one reply.
 
-    Filters apply in the order of the fields. That is the order of llama.cpp but for the temperature, which comes last
-    there: here typical-p, top-p, min-p and XTC see probabilities that it has changed already. The other filters give
+    Filters apply in the order of the fields. llama.cpp has the same order except that it applies the temperature last:
+    here typical-p, top-p, min-p and XTC work on probabilities after the temperature. The result of the other filters is
     the same either way. Raises `UsageError` on creation if a value makes no sense.
     """
 
@@ -48,13 +48,13 @@ class SamplingParams:
     repeat_last_n: int = -1
     """How many of the last tokens of prompt and reply the three penalties look at. -1 is all, 0 none."""
     dry_multiplier: float = 0.0
-    """The penalty for a token that would continue a repetition as long as is allowed (DRY). 0 is off."""
+    """The penalty for a token that would continue a repetition of `dry_allowed_length` tokens (DRY). 0 is off."""
     dry_base: float = 1.75
-    """By this the penalty grows with each further token of the repetition."""
+    """The penalty is multiplied by this for each further token of the repetition."""
     dry_allowed_length: int = 2
     """Shorter repetitions have no penalty."""
     dry_penalty_last_n: int = -1
-    """In how many of the last tokens repetitions are looked for. -1 is all, 0 none."""
+    """How many of the last tokens are searched for repetitions. -1 is all, 0 none."""
     dry_sequence_breakers: tuple[str, ...] = SEQUENCE_BREAKERS
     """A repetition begins anew after a token with one of these texts in it."""
     top_n_sigma: float = 0.0
@@ -63,7 +63,7 @@ class SamplingParams:
     temperature: float = 0.8
     """Divides the logits. 0 always takes the most probable token."""
     dynatemp_range: float = 0.0
-    """Let the temperature follow the entropy, from so much less to so much more than it is. 0 is off."""
+    """Let the temperature follow the entropy, between `temperature` minus and plus this. 0 is off."""
     dynatemp_exponent: float = 1.0
     """Above 1 the temperature stays low for longer, below 1 it rises sooner."""
     top_k: int = 40
@@ -76,17 +76,17 @@ class SamplingParams:
     min_p: float = 0.0
     """Keep tokens at least this fraction as probable as the best (Nguyen et al. 2024, arXiv:2407.01082). 0: off."""
     xtc_probability: float = 0.0
-    """How often, as a share of all tokens, the most probable choices are left out (XTC). 0 is off."""
+    """The share of tokens for which the most probable choices are left out (XTC). 0 is off."""
     xtc_threshold: float = 0.1
-    """What is left out then: of the tokens with at least this probability all but the least probable."""
+    """Left out then: of the tokens with at least this probability, all but the least probable."""
     seed: int | None = None
     """The same seed gives the same text on the same machine; None draws one."""
     max_tokens: int | None = None
-    """The most tokens to generate; None is as many as the context holds."""
+    """The most tokens to generate; None: up to the end of the context."""
     stop: tuple[str, ...] = ()
-    """Texts that end the reply; they are not part of it. They are looked for in the answer."""
+    """Texts that end the reply; they are not part of it. They apply to the answer only."""
     stop_in_thinking: bool = False
-    """Whether `stop` ends a thought, too."""
+    """Whether `stop` applies to thoughts too."""
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
@@ -126,8 +126,8 @@ class SamplingParams:
     def active(self) -> frozenset[str]:
         """The names of the filters that are on, the temperature always among them.
 
-        A path that chooses tokens by itself lists the filters it knows and takes only what has no others: so a filter
-        that is added later is not passed over in silence.
+        A kernel that samples lists the filters it supports and takes only replies that use no others: so no kernel
+        ignores a filter that is added later.
         """
         on = {each.name for each in fields(self) if each.name not in _NOT_FILTERS and self._is_on(each.name)}
         idle = {name for name, owners in _BELONGS_TO.items() if on.isdisjoint(owners)}
@@ -139,12 +139,12 @@ class SamplingParams:
 
 
 def params_from_json(value: Mapping[str, object]) -> SamplingParams:
-    """The settings that `dataclasses.asdict` made of `SamplingParams`, and JSON of that.
+    """`SamplingParams` from the JSON of their `dataclasses.asdict`.
 
-    What is missing has its default: older records know fewer settings.
+    A missing setting has its default: older records have fewer settings.
 
     Raises:
-        TypeError, ValueError: a value is of another kind, or a setting is unknown.
+        TypeError, ValueError: a value has the wrong type, or a setting is unknown.
         UsageError: a value makes no sense.
     """
     known = {each.name: each.type for each in fields(SamplingParams)}

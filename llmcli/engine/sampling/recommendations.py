@@ -1,4 +1,4 @@
-"""Sampling settings that a model's makers recommend, where the user says nothing else."""
+"""Sampling settings that a model's makers recommend, used where the user gives none."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _ASK_FOR_SAMPLING = ("top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc
 
 
 def recommended_params(recommended: Mapping[str, float], given: Mapping[str, Any]) -> SamplingParams:
-    """What is `given` by field name, else what the makers recommend, else our defaults; the seed is always drawn.
+    """Settings: `given` by field name, else recommended, else our defaults. A seed that is not given is drawn.
 
     Raises:
         UsageError: a given value makes no sense.
     """
     chosen = {**usable_recommendations(recommended, given), **given}
-    # Drawn here, so that it can be shown and the reply made again.
+    # Drawn here, so that it can be shown and the reply reproduced.
     if chosen.get("seed") is None:
         import secrets
 
@@ -59,10 +59,10 @@ def recommended_params(recommended: Mapping[str, float], given: Mapping[str, Any
 
 
 def usable_recommendations(recommended: Mapping[str, float], given: Collection[str] = ()) -> dict[str, float]:
-    """What a model's makers recommend, without values that make no sense.
+    """The recommended settings that can be used, without invalid values.
 
-    `given` names the settings the user chose: top-k, top-p, min-p and others of the kind ask for sampling, so that a
-    recommended temperature of 0, at which they would have no effect, is not followed.
+    `given` names the settings that the user chose. A recommended temperature of 0 is ignored if top-k, top-p, min-p or
+    the like is among them: these ask for sampling, and would have no effect at 0.
     """
     sampled = any(name in given for name in _ASK_FOR_SAMPLING)
     return {
@@ -73,7 +73,7 @@ def usable_recommendations(recommended: Mapping[str, float], given: Collection[s
 
 
 def _makes_sense(name: str, value: float) -> bool:
-    """Whether a model's recommendation can be followed; some files carry -1 or 0 for "off"."""
+    """Whether a recommended value is valid; some files have -1 or 0 for "off"."""
     try:
         SamplingParams(**{name: value})  # type: ignore[arg-type]
     except UsageError:

@@ -1,7 +1,7 @@
 """From logits to the next token: filters, then one draw.
 
-`distribution` defines how a token is chosen. What verifies or displays a choice uses it too, so no filter is applied
-differently in a second place. V is the vocabulary.
+`distribution` defines how a token is chosen. Verification of drafts and reports of probabilities use it too, so the
+filters are implemented once. V is the vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OF_LOGITS: dict[Filter, frozenset[str]] = {
     "dry": frozenset({"dry_multiplier"}),
     "top_n_sigma": frozenset({"top_n_sigma"}),
 }
-# What comes after them, and the settings with which each does nothing. `stages` has those of a default reply always.
+# The filters after them, and the settings that turn each off. `stages` always includes those that are on by default.
 _LATER: dict[Filter, dict[str, float]] = {
     "temperature": {},
     "top_k": {"top_k": 0},
@@ -45,30 +45,30 @@ _LATER: dict[Filter, dict[str, float]] = {
     "xtc": {"xtc_probability": 0.0},
 }
 _ALWAYS_STAGES = ("temperature", "top_k", "top_p", "min_p")
-# With no other filters on, the greatest logit is chosen at temperature 0.
+# If no other filters are on, temperature 0 chooses the greatest logit.
 _KEEP_THE_GREATEST = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma"})
 
 
 class Sampler:
-    """Chooses tokens as `params` say, with one seeded source of random numbers."""
+    """Chooses tokens by `params`, with one seeded random number generator."""
 
     def __init__(self, params: SamplingParams, breakers: Collection[int] = ()) -> None:
         """`breakers` are the tokens that end repetitions for DRY; see `sampler_for`."""
         self.params = params
         self._breakers = breakers
-        # Not torch's: the same seed then gives the same numbers with every version, on every device.
+        # Python's generator instead of torch's: a seed gives the same numbers with every version and on every device.
         self._random = Random(params.seed)
         self._given_back: deque[float] = deque()
         self._of_logits = [name for name, settings in _OF_LOGITS.items() if settings & params.active]
         self._is_greatest = params.temperature == 0 and params.active <= _KEEP_THE_GREATEST
-        # XTC throws a coin for each place of the text, not a number of the source: however often a distribution is
-        # looked at, and by whichever decoder, it is the same.
+        # XTC uses a random number that depends only on the seed and the position in the text, not the next one of the
+        # generator: so every decoder computes the same distribution, however often it does.
         self._coins = params.seed if params.seed is not None else self._random.getrandbits(62)
 
     def distribution(self, logits: Tensor, context: Sequence[int] = ()) -> Tensor:
-        """Probabilities after every filter, (V,) float32; greedy decoding is a distribution with a single one.
+        """Probabilities after every filter, (V,) float32; for greedy decoding, 1 for a single token.
 
-        `logits` (V,) of any float type; `context` the ids so far, which penalties look at.
+        `logits` (V,) have any float type; `context` are the ids so far, for the penalties.
 
         Raises:
             NotFiniteError: the logits contain NaN or are infinite.
@@ -80,9 +80,9 @@ class Sampler:
         return torch.zeros(len(logits)).index_copy_(0, ids, probabilities).to(logits.device)
 
     def choose(self, logits: Tensor, context: Sequence[int] = (), *, greatest: tuple[int, float] | None = None) -> int:
-        """The id that `draw` gives of the `distribution`, without the vocabulary where few can be chosen.
+        """The id that `draw` gives for the `distribution`, computed without (V,) tensors where few tokens are left.
 
-        `greatest` is the first of the greatest logits, and what it is, where that is known.
+        `greatest` is the id of the first of the greatest logits and its value, if known.
 
         Raises:
             NotFiniteError: the logits contain NaN or are infinite.
@@ -100,26 +100,26 @@ class Sampler:
         return left.ids[min(place, len(sums) - 1)]
 
     def greedy(self) -> Sampler:
-        """One that takes what is most probable after the filters of logits."""
+        """A sampler with the same settings that takes the most probable token."""
         return Sampler(replace(self.params, temperature=0.0), self._breakers)
 
     def uniform(self) -> float:
-        """A number from 0 to 1, of the same source as the draws."""
+        """A random number from 0 to 1, from the same generator as the draws."""
         return self._given_back.popleft() if self._given_back else self._random.random()
 
     def uniforms(self, count: int) -> list[float]:
-        """Numbers from 0 to 1 by which a kernel chooses `count` tokens; 0 where it takes the most probable one."""
+        """Random numbers from 0 to 1 for a kernel that chooses `count` tokens; all 0 for greedy decoding."""
         return [self.uniform() if self.params.temperature else 0.0 for _ in range(count)]
 
     def give_back(self, uniforms: Sequence[float]) -> None:
-        """Return numbers by which no token was chosen: they come next again."""
+        """Return random numbers that were not used: `uniform` gives them again next."""
         if self.params.temperature:
             self._given_back.extendleft(reversed(uniforms))
 
     def _left(self, logits: Tensor, context: Sequence[int]) -> Candidates | Tensor:
-        """What is left when all filters have been applied, in order.
+        """The tokens that all filters leave, and their probabilities.
 
-        Where it may be most of the vocabulary, the probabilities (V,) of all, in float32.
+        If these may be most of the vocabulary: the probabilities (V,) of all tokens in float32.
         """
         logits = logits.float()
         for name in self._of_logits:
@@ -128,7 +128,7 @@ class Sampler:
         few: Candidates | None
         if params.top_k and temperature > 0:
             best, places = logits.topk(min(params.top_k, len(logits)))
-            # To be not a number counts as to be the greatest.
+            # A logit that is NaN counts as the greatest.
             scores = best.tolist()
             check_greatest(scores[0])
             few = Candidates(places.tolist(), _softmax(scores, temperature))
@@ -141,7 +141,7 @@ class Sampler:
             few = _most_probable(probabilities, params.top_p) if params.top_p < 1 and params.typical_p == 1 else None
             if few is None:
                 return _filtered(probabilities, params, excludes=self._excludes(len(context)))
-        # So few numbers are quicker dealt with one by one than by a call of torch for each step.
+        # For this few numbers plain Python is faster than one call of torch for each filter.
         if params.typical_p < 1:
             few = few.typical(params.typical_p)
         if params.top_p < 1:
@@ -192,30 +192,31 @@ class Sampler:
         return chance > 0 and Random(self._coins << 32 | position).random() < chance
 
     def stages(self, logits: Tensor, context: Sequence[int] = ()) -> dict[Filter, Tensor]:
-        """The distribution (V,) after each filter in turn; the last is what `distribution` gives.
+        """The distribution (V,) after each filter in turn; the last equals `distribution`.
 
-        Filters that are off have none, but for those that are on by default.
+        Filters that are off are left out, except those that are on by default.
         """
         found: dict[Filter, Tensor] = {}
         logits = logits.float()
         for name in self._of_logits:
             logits = self._changed(name, logits, context)
             found[name] = logits.softmax(-1)
-        # What has been done is off, and the temperature known: of fewer tokens it could be another.
+        # The filters of logits have been applied, so they are off. The temperature is fixed here: computed again from
+        # fewer tokens it could differ.
         rest: dict[str, object] = {"logit_bias": (), "dry_multiplier": 0.0, "top_n_sigma": 0.0, "dynatemp_range": 0.0}
         rest |= {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
         rest |= {"temperature": self._temperature(logits), "seed": self._coins}
         shown = [name for name, off in _LATER.items() if name in _ALWAYS_STAGES or off.keys() & self.params.active]
         for number, name in enumerate(shown):
-            # The same code with what comes later switched off: so there is nothing to keep in step.
+            # The same code with all later filters off, so that there is no second implementation.
             off = {setting: value for later in shown[number + 1 :] for setting, value in _LATER[later].items()}
             params = replace(self.params, **rest, **off)  # type: ignore[arg-type]
             found[name] = Sampler(params).distribution(logits, context)
         return found
 
     def draw(self, probabilities: Tensor) -> int:
-        """One id, with the chances that `probabilities` (V,) give."""
-        # float64: in float32 the running sum over a large vocabulary would swallow the rarest tokens.
+        """Draw one id from `probabilities` (V,)."""
+        # float64: in float32 the rarest tokens of a large vocabulary would not change the running sum.
         cumulative = probabilities.double().cumsum(0)
         point = self.uniform() * cumulative[-1]
         # The first token whose running sum passes the point; one of probability zero never does.
@@ -226,21 +227,21 @@ def sampler_for(params: SamplingParams, tokenizer: Tokenizer) -> Sampler:
     """A sampler for texts of `tokenizer`.
 
     Raises:
-        UsageError: DRY is on, and one of its sequence breakers is in no token.
+        UsageError: DRY is on, and no token contains one of its sequence breakers.
     """
     texts = params.dry_sequence_breakers if params.dry_multiplier else ()
     return Sampler(params, dry.sequence_breakers(tokenizer, texts) if texts else ())
 
 
 def _softmax(best: list[float], temperature: float) -> list[float]:
-    """Of scores, best first."""
+    """Probabilities of logits that are sorted, greatest first."""
     powers = [math.exp((score - best[0]) / temperature) for score in best]
     total = math.fsum(powers)
     return [power / total for power in powers]
 
 
 def _most_probable(probabilities: Tensor, top_p: float) -> Candidates | None:
-    """The best of all (V,), enough to reach `top_p`; None where these are many."""
+    """The most probable tokens of `probabilities` (V,), enough to reach `top_p`; None if more than 1024 are needed."""
     for size in _SHORT_LISTS:
         best, places = probabilities.topk(min(size, len(probabilities)))
         if best.sum() >= top_p:
@@ -249,7 +250,7 @@ def _most_probable(probabilities: Tensor, top_p: float) -> Candidates | None:
 
 
 def _filtered(probabilities: Tensor, params: SamplingParams, *, excludes: bool) -> Tensor:
-    """What `Candidates` do, to a whole vocabulary (V,) of which many may be left."""
+    """The filters of `Candidates`, applied to the probabilities (V,) of the whole vocabulary."""
     if params.typical_p < 1:
         probabilities = filters.typical(probabilities, params.typical_p)
     if params.top_p < 1:
@@ -260,15 +261,15 @@ def _filtered(probabilities: Tensor, params: SamplingParams, *, excludes: bool) 
 
 
 def check_chosen(token: int) -> int:
-    """The token that was chosen where its logits are; raise `NotFiniteError` for -1: these are no finite numbers."""
+    """Return `token`, which a kernel has chosen; raise `NotFiniteError` for -1, which stands for logits not finite."""
     if token < 0:
         raise not_finite()
     return token
 
 
 def _argmax(logits: Tensor) -> int:
-    """The first of the greatest logits (V,); of what is not a number, if there is such."""
-    # In two steps: torch finds the greatest value much faster than its place (10 against 80 microseconds on a CPU).
+    """The index of the first of the greatest logits (V,); NaN counts as the greatest."""
+    # In two steps: torch finds the greatest value much faster than its index (10 against 80 microseconds on a CPU).
     size = logits.numel()
     split = size // _ROW * _ROW
     rows, rest = logits[:split].view(-1, _ROW).amax(1), logits[split:]

@@ -1,4 +1,4 @@
-"""How one token was chosen: the most probable candidates, and what each filter made of them."""
+"""How one token was chosen: the most probable candidates, and their probabilities after each filter."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from llmcli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TracedCandidate(SampledCandidate):
-    """A token that could have been said, and its way through the filters."""
+    """A candidate for the next token, and its probability after each filter."""
 
     rank: int
-    """1 where no token is more probable in the model's own distribution."""
+    """Rank by the model's own probability, from 1."""
     after: tuple[tuple[Filter, float], ...]
     """Its probability after each filter in turn."""
 

@@ -1,7 +1,7 @@
 """Speculative decoding: tokens are proposed, and the model verifies several of them in one pass.
 
-The reply has the model's own distribution, by the rule in `rejection_sampling`; the proposals decide only how many
-passes that takes. V is the vocabulary.
+The reply has the model's own distribution, by the rule in `rejection_sampling`; the proposals only affect the number of
+passes. V is the vocabulary.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from llmcli.engine.speculative.rejection_sampling import Proposal, accept_or_res
 
 MOST_PROPOSED = 15
 """The most tokens that are proposed at a time."""
-# Acceptance rates assumed at first for a token that follows a match of 3, 4, ... tokens, and the weight of that
-# assumption in tokens (measured with the starter model on questions, quotations and code).
+# Initial acceptance rates of a token that follows a match of 3, 4, ... tokens, and the weight of that prior in tokens
+# (measured with the starter model on questions, quotations and code).
 _MATCH_CHANCES = (0.45, 0.55, 0.65, 0.65, 0.75, 0.75, 0.75, 0.85, 0.85, 0.85)
 _MATCH_WEIGHT = 4.0
-# The same for a token of a draft model, and its cost in passes of one token until that is measured.
+# Initial acceptance rate of a token of a draft model and its weight, and the assumed cost of such a token in passes of
+# one token until it is measured.
 _DRAFT_CHANCE, _DRAFT_WEIGHT, _DRAFT_COST = 0.7, 2.0, 0.3
-# Tokens of a multi-step pass: within it no match is noticed.
+# Tokens of a multi-step pass, kept few: during it no match is looked for.
 _MULTI_STEP = 4
 # What lookup may lose in a reply, in passes of one token: this many, and this share of the tokens generated.
 _LOSS, _LOSS_SHARE = 0.5, 0.01
 
 
 class SpeculationState:
-    """What proposes tokens, and the acceptance rates and costs measured so far; kept from one reply to the next."""
+    """The sources of proposals, and the acceptance rates and costs measured so far; kept from one reply to the next."""
 
     def __init__(self, *, lookup: bool = False, draft: DraftModel | None = None, tokens: int | None = None) -> None:
         """`tokens` is how many are proposed at a time; None: tuned from measured acceptance and cost."""
@@ -73,7 +74,7 @@ class Tally:
 
 
 class SpeculativeDecoder:
-    """Verifies proposals several at a time; where nothing is proposed, multi-step or single-step decoding goes on."""
+    """Verifies several proposals in a pass; without proposals, decodes in multi-step or single-step passes."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class SpeculativeDecoder:
             with self._interruption.computing():
                 self._rows = self._prefix_cache.read_each([*ids, *(proposal.token for proposal in self._proposals)])
         choice = self._single.choose(self._rows[self._at], ids, self._draw())
-        # On a GPU a pass is over when the host has read what it gave, which is when a token is chosen.
+        # On a GPU a pass ends when the host has read its result, which is when a token is chosen.
         if self._at == 0:
             self._measure(time.perf_counter() - self._started)
         return choice._replace(origin=self._judge(choice.token))
@@ -161,7 +162,7 @@ class SpeculativeDecoder:
             choice = self._single.next(ids)
             self._measure(time.perf_counter() - self._started)
         else:
-            # One token alone where it shows whether a proposal would have been right.
+            # A single token if it shows whether a proposal would have been accepted.
             alone = self._followed is not None or self._speculation.draft is not None
             choice = self._multi_step.next(ids, 1 if alone else _MULTI_STEP)
             self._proposed_s = 0.0
@@ -177,7 +178,7 @@ class SpeculativeDecoder:
         return lambda distribution: accept_or_resample(distribution, proposal, self._sampler)
 
     def _judge(self, token: int | None) -> Origin:
-        """Learn from the `token` that was chosen; return what proposed it."""
+        """Update acceptance rates with the chosen `token`; return what proposed it."""
         if self._followed is not None:
             chance, likely = self._followed
             chance.saw(token == likely)
@@ -197,7 +198,7 @@ class SpeculativeDecoder:
         return proposal.origin
 
     def _measure(self, seconds: float) -> None:
-        """A pass took so long, proposals included."""
+        """Record a pass that took `seconds`, proposals included."""
         costs, count = self._speculation.costs, len(self._proposals)
         costs.saw(count + 1, seconds - self._proposed_s)
         self.tally.passes += 1
@@ -214,7 +215,7 @@ class SpeculativeDecoder:
         if speculation.tokens is None and not speculation.costs.plain_is_known:
             return [], []
         match = None if self._lookup is None else self._lookup.find(ids, MOST_PROPOSED)
-        # Most tokens of a free text return here, so nothing else is computed before.
+        # Most tokens of a reply return here, so that the rest is computed only when needed.
         if match is None and speculation.draft is None:
             return [], []
         most = min(self._longest - len(ids), self._prefix_cache.most_each(len(ids))) - 1
@@ -240,7 +241,7 @@ class SpeculativeDecoder:
         return proposals, [speculation.match_chance(match.length + further) for further in range(found)]
 
     def _looked_up(self, match: Match, most: int) -> tuple[int, float]:
-        """How many tokens of a match to propose, and the gain to expect."""
+        """How many tokens of a match to propose, and the expected gain."""
         speculation = self._speculation
         if speculation.tokens is not None:
             return most, math.inf
@@ -248,12 +249,12 @@ class SpeculativeDecoder:
         limit = _LOSS + _LOSS_SHARE * self.tally.tokens + self._saved
         found, gain = speculation.costs.best([chance.value for chance in chances], limit=limit)
         if not found:
-            # Whether the first would have been accepted is learned at no cost.
+            # The next token shows whether the first would have been accepted, at no cost.
             self._followed = chances[0], match.following[0]
         return found, gain
 
     def _worth_drafting(self, length: int, most: int, gain: float) -> int:
-        """How many tokens the draft model is to propose; none unless more than `gain` is to be expected."""
+        """How many tokens the draft model should propose; 0 unless the expected gain is more than `gain`."""
         speculation, draft = self._speculation, self._speculation.draft
         most = 0 if draft is None else min(most, draft.room(length))
         if draft is None or gain == math.inf or speculation.tokens is not None:

@@ -4,45 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# The weight of a new time in its moving average, and its limit as a multiple of the average: longer is an outlier.
+# The weight of a new time in the moving average, and its limit as a multiple of the average, against outliers.
 _NEW, _ACCIDENT = 0.15, 2.0
-# What each further token of a pass is assumed to cost until that is measured, in passes of one token.
+# The assumed cost of each further token of a pass, in passes of one token, until it is measured.
 _SLOPE = 0.2
-# Beyond the largest pass that was measured: this multiple of the cost per token so far, and at least this much.
+# Cost of a token beyond the largest measured pass: this multiple of the cost per token so far, plus this much.
 _STEEPER, _LEAST_SLOPE = 2.0, 0.02
-# A smaller gain is not worth a larger pass: the measurements are not that exact.
+# A smaller gain is within the error of the measurements and not worth a larger pass.
 _LEAST_GAIN = 1.03
-# Passes of one token before anything is proposed, since the first are slow, and other passes between two of them later.
+# Passes of one token before anything is proposed, since the first are slow; and after how many other passes the next
+# pass of one token is made.
 _FIRST_PLAIN, _PLAIN_AGAIN = 3, 32
-# The share of earlier evidence that stays with each token, and while nothing is proposed.
+# The share of earlier evidence that is kept after a proposed token, and after a token without a proposal.
 _KEPT, _KEPT_UNTRIED = 0.97, 0.995
 
 
 class AcceptanceRate:
-    """How often tokens of some kind are accepted: a moving average that weighs the latest most."""
+    """Acceptance rate of proposals of one kind: a moving average that weighs the latest most."""
 
     def __init__(self, prior: float, weight: float) -> None:
-        """The rate `prior` is assumed at first, with the weight of `weight` tokens."""
+        """Start with the rate `prior`, which counts like `weight` tokens."""
         self._prior = prior * weight, weight
         self._taken, self._seen = self._prior
 
     @property
     def value(self) -> float:
-        """From 0 to 1."""
+        """The rate, from 0 to 1."""
         return self._taken / self._seen
 
     def saw(self, taken: bool) -> None:
-        """One more was accepted, or was not."""
+        """Record a proposal that was accepted, or rejected."""
         self._taken, self._seen = _KEPT * self._taken + taken, _KEPT * self._seen + 1
 
     def forget(self) -> None:
-        """None was proposed this time: the rate goes back towards the prior, little by little."""
+        """Nothing was proposed: move the rate a little towards the prior."""
         self._taken = _KEPT_UNTRIED * self._taken + (1 - _KEPT_UNTRIED) * self._prior[0]
         self._seen = _KEPT_UNTRIED * self._seen + (1 - _KEPT_UNTRIED) * self._prior[1]
 
 
 class StepCosts:
-    """What passes of several tokens cost, in passes of one token."""
+    """Measured costs of passes of several tokens, in passes of one token."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
@@ -50,23 +51,23 @@ class StepCosts:
 
     @property
     def plain_is_known(self) -> bool:
-        """Whether passes of one token, the unit of all costs, were measured often enough and recently."""
+        """Whether passes of one token, the unit of all costs, were measured often and recently enough."""
         return self._plain_passes >= _FIRST_PLAIN and self._passes_since < _PLAIN_AGAIN
 
     @property
     def plain_s(self) -> float | None:
-        """Seconds of a pass of one token; None before the first."""
+        """Seconds for a pass of one token; None before the first."""
         return self._seconds.get(1)
 
     def saw(self, tokens: int, seconds: float) -> None:
-        """A pass of `tokens` tokens took `seconds`."""
+        """Record a pass of `tokens` tokens that took `seconds`."""
         before = self._seconds.get(tokens)
         if tokens == 1:
             self._plain_passes, self._passes_since = self._plain_passes + 1, 0
         else:
             self._passes_since += 1
         if before is None and self.plain_s is not None:
-            # A first time that is far too long would prevent a second.
+            # If the first measurement were far too long, no pass of this size would be made again to correct it.
             seconds = min(seconds, 2 * self.ratio(tokens) * self.plain_s)
         if before is not None and tokens == 1 and self._plain_passes <= _FIRST_PLAIN:
             self._seconds[1] = min(before, seconds)
@@ -79,7 +80,7 @@ class StepCosts:
         above = min((count for count in self._seconds if count > tokens), default=None)
         least = self._measured(below)
         if above is None or below == tokens:
-            # Larger passes cost more for each token, as soon as it is no longer the weights alone that take time.
+            # Beyond the size at which reading the weights takes all the time, each token costs more.
             slope = _SLOPE if below == 1 else _STEEPER * (least - 1) / (below - 1) + _LEAST_SLOPE
             return least + slope * (tokens - below)
         return least + (self._measured(above) - least) * (tokens - below) / (above - below)
@@ -89,10 +90,11 @@ class StepCosts:
         return 1.0 if plain_s is None else max(1.0, self._seconds[tokens] / plain_s)
 
     def best(self, chances: Sequence[float], *, each: float = 0.0, limit: float = float("inf")) -> tuple[int, float]:
-        """How many proposals to make, and the expected gain; `chances` are their acceptance rates if those before are.
+        """How many proposals to make, and the expected gain.
 
-        Each costs `each` passes of one token to make. No more than `limit` may be lost if none is accepted. The gain is
-        in tokens in the time of a pass of one token (Leviathan et al. 2023, theorem 3.8, with measured costs).
+        `chances` are the acceptance rates of the proposals, each given that all before it are accepted. Making a
+        proposal costs `each`, and at most `limit` may be lost if none is accepted, both in passes of one token. The
+        gain is in tokens in the time of a pass of one token (Leviathan et al. 2023, theorem 3.8, with measured costs).
         """
         count, gain = 0, 1.0
         survive = tokens = 1.0
@@ -106,5 +108,5 @@ class StepCosts:
 
 
 def mixed(before: float | None, seconds: float) -> float:
-    """The moving average of a time after one more measurement, which counts most."""
+    """The moving average `before` of a time, updated with a new measurement of `seconds`."""
     return seconds if before is None else before + _NEW * (min(seconds, _ACCIDENT * before) - before)

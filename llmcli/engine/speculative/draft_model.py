@@ -12,26 +12,26 @@ from llmcli.engine.speculative.rejection_sampling import Proposal
 from llmcli.errors import NotFiniteError
 from llmcli.text.tokenizer import Tokenizer
 
-# With more unread tokens of the text than that, a time says little about the cost of a proposal.
+# With more unread tokens than this, most of the measured time is prefill, not the cost of a proposal.
 _CAUGHT_UP = 2
 
 
 def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether each id is the same token in both."""
+    """Whether each id stands for the same token in both."""
     return one.vocab_size == other.vocab_size and all(
         one.piece(token) == other.piece(token) for token in range(one.vocab_size)
     )
 
 
 class DraftModel:
-    """Reads the text that another model generates, and continues it."""
+    """Reads the text that the large model generates, and proposes its next tokens."""
 
     def __init__(self, prefix_cache: PrefixCache) -> None:
         self._prefix_cache = prefix_cache
         self._agreed = 0
         self._begun = False
         self.seconds_each: float | None = None
-        """Seconds that a proposed token takes; None before the first."""
+        """Seconds per proposed token; None before the first."""
 
     def begin(self) -> None:
         """A reply begins. Its prompt is read at the first proposal."""
@@ -51,9 +51,10 @@ class DraftModel:
         stop_ids: Collection[int],
         sampled: bool,
     ) -> list[Proposal]:
-        """The next `count` tokens after `ids`, or fewer where the reply would end, of a text of at most `longest`.
+        """Propose the `count` tokens after `ids`, or fewer if one of `stop_ids` ends the reply.
 
-        Each is `sampled` with its distribution, or what `sampler` chooses.
+        The text becomes at most `longest` tokens long. If `sampled`, each token is drawn and carries its distribution;
+        otherwise it is the one that `sampler` chooses.
         """
         started = time.perf_counter()
         prefix_cache = self._prefix_cache
@@ -71,12 +72,12 @@ class DraftModel:
                     distribution = sampler.distribution(logits, text) if sampled else None
                     token = sampler.choose(logits, text) if distribution is None else sampler.draw(distribution)
             except NotFiniteError as error:
-                # Located here: the engine would search the other model for the layer.
+                # Located here: the engine would search the layers of the large model.
                 raise NotFiniteError(f"The draft model: {prefix_cache.located(error, text)}", located=True) from None
             proposals.append(Proposal(token, "draft", distribution))
             text.append(token)
         if proposals and behind <= _CAUGHT_UP:
             self.seconds_each = mixed(self.seconds_each, (time.perf_counter() - started) / len(proposals))
-        # Proposals that were read may be rejected; the text itself stays.
+        # Proposals that were read may be rejected; only the text itself is certain to stay.
         self._agreed = len(ids)
         return proposals

@@ -1,7 +1,7 @@
 """Prompt lookup: propose what followed the last tokens of the text where they occurred before.
 
-After "Assisted generation" by prompt lookup (Saxena 2023), which needs no second model: a reply that quotes, summarizes
-or edits a text says much of it again.
+Prompt lookup decoding (Saxena 2023) needs no second model: a reply that quotes, summarizes or edits a text repeats much
+of it.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 SHORTEST = 3
-"""The fewest tokens that must be the same for what followed them to be proposed."""
+"""The shortest match, in tokens, whose following tokens are proposed."""
 LONGEST = 12
-"""The most tokens that are compared: a match of that length is no coincidence."""
-# Earlier places that are compared, the latest first: a common phrase may be at hundreds.
+"""The most tokens that are compared: a match of this length is hardly a coincidence."""
+# The most earlier occurrences that are compared, latest first: a common phrase may have hundreds.
 _PLACES = 16
 
 
 class Match(NamedTuple):
-    """An earlier place in a text that is like its end."""
+    """An earlier occurrence of the last tokens of a text."""
 
     length: int
-    """How many tokens are the same, `LONGEST` at most."""
+    """How many tokens match, at most `LONGEST`."""
     following: list[int]
     """The tokens that came next."""
 
 
 class Lookup:
-    """Finds the end of one text, which only ever grows, earlier in it."""
+    """Finds earlier occurrences of the end of one text, which only grows."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], list[int]] = {}
         self._indexed = 0
 
     def find(self, ids: Sequence[int], most: int) -> Match | None:
-        """The longest match of the end of `ids`, the latest of several, and what followed it, `most` tokens at most."""
+        """The longest match of the end of `ids`, the latest of equal ones, with the `most` tokens after it."""
         end = len(ids)
         if end < SHORTEST:
             return None
@@ -50,13 +50,13 @@ class Lookup:
         if not length:
             return None
         following = list(ids[best : best + most])
-        # A text that repeats itself is taken to go on so: what is proposed may be of what was just proposed.
+        # If the match is close to the end, assume that the repetition continues: copy from the proposed tokens.
         while len(following) < most:
             following.append(following[best - end])
         return Match(length, following)
 
     def _index(self, ids: Sequence[int], end: int) -> None:
-        """Remember for each few tokens the places after them, up to `end`."""
+        """Index the positions after each sequence of `SHORTEST` tokens, up to `end`."""
         for place in range(max(SHORTEST, self._indexed + 1), end + 1):
             self._known.setdefault(tuple(ids[place - SHORTEST : place]), []).append(place)
         self._indexed = max(self._indexed, end)

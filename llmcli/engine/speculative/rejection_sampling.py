@@ -16,27 +16,27 @@ from llmcli.engine.sampling.sampler import Sampler
 
 @dataclass(frozen=True)
 class Proposal:
-    """A token that could come next, proposed before the model's pass."""
+    """A token proposed before the model's pass."""
 
     token: int
     origin: Origin
     distribution: Tensor | None = None
-    """What it was sampled from, (V,); None: it was not sampled, so its probability was 1."""
+    """The distribution (V,) it was sampled from; None: it was not sampled, so its probability was 1."""
 
 
 def accept_or_resample(distribution: Tensor, proposal: Proposal | None, sampler: Sampler) -> int:
     """The next token: the proposed one, or another of the model's `distribution` (V,).
 
-    The chance of each token is what `distribution` gives it, whatever was proposed: a token x, drawn from q, is taken
-    with the probability min(1, p(x) / q(x)), and where it is not, the next token is drawn from max(0, p - q).
+    Whatever was proposed, each token has the probability that `distribution` p gives it: a proposal x, drawn from q, is
+    accepted with the probability min(1, p(x) / q(x)); if it is rejected, the next token is drawn from max(0, p - q).
     """
     if proposal is None or proposal.distribution is None:
-        # Where q(x) = 1, a draw from p does both at once: x comes with p(x), anything else with what p is without x,
-        # which is max(0, p - q). So it is the draw there would have been without a proposal, from the same number.
+        # If q(x) = 1, one draw from p does both steps: it gives x with the probability p(x), and any other token as p
+        # without x does, which is max(0, p - q). So the token is the same as without a proposal, for the same seed.
         return sampler.draw(distribution)
     proposed = proposal.distribution.to(distribution.device)
     if sampler.uniform() * float(proposed[proposal.token]) < float(distribution[proposal.token]):
         return proposal.token
     rest = (distribution - proposed).clamp_(min=0)
-    # Where both are the same but for rounding there may be no rest, and either will do.
+    # If p and q differ only by rounding, nothing may be left; then either distribution is right.
     return sampler.draw(rest if bool(rest.any()) else distribution)

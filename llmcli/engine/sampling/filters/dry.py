@@ -16,8 +16,8 @@ from torch import Tensor
 from llmcli.errors import UsageError
 from llmcli.text.tokenizer import Tokenizer
 
-# The natural logarithm of the greatest float32, above which llama.cpp lets no power grow; and the greatest penalty, so
-# that logits stay finite.
+# The natural logarithm of the greatest float32, at which llama.cpp limits the power; and the greatest penalty, so that
+# logits stay finite.
 _MOST_LOG, _MOST_PENALTY = 88.7228391, 1e30
 
 
@@ -32,8 +32,8 @@ def dry_penalized(
 ) -> Tensor:
     """Subtract `multiplier * base ** (n - allowed_length)` from each token that would continue a repetition.
 
-    `n` is how many of the last tokens of `context` stand before an earlier occurrence of it: the longest such match,
-    of at least `allowed_length` tokens. No match reaches beyond one of `breakers`, which are not penalized either.
+    `n` is the length of the longest match, at least `allowed_length`: the last `n` tokens of `context` also precede an
+    earlier occurrence of the token. No match crosses one of `breakers`, which are not penalized either.
     """
     matches = repetitions(context, breakers, most=allowed_length + _most_exponent(base))
     found = {token: length for token, length in matches.items() if length >= allowed_length and token < len(logits)}
@@ -46,7 +46,7 @@ def dry_penalized(
 
 
 def repetitions(context: Sequence[int], breakers: Collection[int], *, most: int) -> dict[int, int]:
-    """How long a repetition each token would continue, `most` at most; tokens that continue none are not in it."""
+    """For each token that would continue a repetition, the length of that repetition, at most `most`."""
     ids = list(context)
     found: dict[int, int] = {}
     if not ids or ids[-1] in breakers:
@@ -70,7 +70,7 @@ def repetitions(context: Sequence[int], breakers: Collection[int], *, most: int)
 
 
 def _most_exponent(base: float) -> int:
-    # Of a base of 1 all powers are alike; the match has no limit then.
+    # For a base of 1 all powers are equal, and the length of the match needs no limit.
     return int(_MOST_LOG / math.log(base)) if base > 1.000001 else 1 << 20
 
 
@@ -79,10 +79,10 @@ def sequence_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> frozenset
     """The tokens that contain one of `texts`.
 
     Raises:
-        UsageError: no token contains it: no repetition could be ended by it.
+        UsageError: no token contains one of them, so it could not end any repetition.
     """
     found: set[int] = set()
-    # The pieces too: control tokens stand for no bytes.
+    # Pieces are searched too: control tokens stand for no bytes.
     spelled = [
         (token, tokenizer.token_bytes(token), tokenizer.piece(token).encode(errors="replace"))
         for token in range(tokenizer.vocab_size)

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from llmcli.errors import LlmcliError
 
-# The least temperature that dynamic temperature gives: the most probable token takes all but nothing.
+# The least temperature that dynamic temperature gives: the most probable token then has a probability of almost 1.
 _LEAST_TEMPERATURE = 1e-3
 
 
 def biased(logits: Tensor, bias: Sequence[tuple[int, float]]) -> Tensor:
-    """Add to the logit of each token (id, number); -inf rules it out. Ids beyond the vocabulary are passed over.
+    """Add the number of each pair (id, number) to that logit; -inf rules the token out. Ids beyond V are ignored.
 
     Raises:
-        LlmcliError: no token that could come is left.
+        LlmcliError: no token is left.
     """
     added = torch.zeros_like(logits)
     for token, value in bias:
@@ -62,7 +62,7 @@ def within_sigma(logits: Tensor, n: float) -> Tensor:
     """-inf for every logit more than `n` standard deviations below the greatest (top-n-sigma, Tang et al. 2024,
     arXiv:2411.07641).
 
-    The deviation is that of all logits that are not -inf, as in llama.cpp. What is kept does not depend on the
+    The deviation is that of all logits that are not -inf, as in llama.cpp. Which tokens are kept does not depend on the
     temperature.
     """
     possible = logits[logits > -torch.inf].double()
@@ -73,12 +73,12 @@ def within_sigma(logits: Tensor, n: float) -> Tensor:
 
 
 def dynamic_temperature(logits: Tensor, temperature: float, spread: float, exponent: float, top_k: int) -> float:
-    """From `temperature - spread` where the model is sure to `temperature + spread` where all tokens are alike.
+    """A temperature from `temperature - spread` at entropy 0 to `temperature + spread` at the greatest entropy.
 
-    In between, it is where the entropy of the distribution, as a share of the greatest there could be, stands to the
-    power of `exponent`: `temp_ext` of llama.cpp. Entropy is that of the `top_k` tokens, 0: of all, that are possible.
+    In between: least + (most - least) * (entropy / greatest entropy) ** `exponent`, as `temp_ext` of llama.cpp. The
+    entropy is that of the `top_k` most probable tokens, of all if 0, without those whose logit is -inf.
     """
-    # At temperature 1 whatever the settings are; float64, as there may be hundreds of thousands.
+    # Always the entropy at temperature 1; in float64, since the sum can have hundreds of thousands of terms.
     best = (logits.topk(min(top_k, len(logits))).values if top_k else logits).double()
     best = best[best > -torch.inf]
     if len(best) < 2:

@@ -1,4 +1,4 @@
-"""Filters that leave some tokens out of a distribution: of a few candidates, or of the whole vocabulary (V,).
+"""Filters that remove tokens from a distribution: over a few candidates, or over the whole vocabulary (V,).
 
 In the order in which they apply: typical-p, top-p, min-p, XTC.
 """
@@ -31,13 +31,13 @@ class Candidates:
         return self._of(sorted(order[:count]))
 
     def nucleus(self, top_p: float) -> Candidates:
-        """The most probable that together reach `top_p`."""
+        """Top-p: the most probable tokens that together reach `top_p`."""
         # A token is needed while those before it have not reached top-p; so the first always stays.
         before = accumulate(self.probabilities, initial=0.0)
         return self._first(sum(1 for _ in takewhile(lambda reached: reached < top_p, before)))
 
     def at_least(self, min_p: float) -> Candidates:
-        """Those that have that share of the best one's probability."""
+        """Min-p: tokens with at least `min_p` times the greatest probability."""
         least = min_p * self.probabilities[0]
         return self._first(sum(1 for _ in takewhile(lambda probability: probability >= least, self.probabilities)))
 
@@ -47,7 +47,7 @@ class Candidates:
         return self if above < 2 else self._of(list(range(above - 1, len(self.ids))))
 
     def in_order(self) -> Candidates:
-        """As in the vocabulary, and in float32: so that a draw is the same among few as among all."""
+        """Sorted by id, and in float32: so that a draw gives the same token as from the distribution (V,)."""
         ids, probabilities = zip(*sorted(zip(self.ids, array("f", self.probabilities), strict=True)), strict=True)
         return Candidates(list(ids), list(probabilities))
 
@@ -61,23 +61,23 @@ class Candidates:
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Of `probabilities` (V,) the greatest that together reach `top_p`."""
+    """Top-p: keep the greatest of `probabilities` (V,) that together reach `top_p`."""
     best, ids = probabilities.sort(descending=True)
     best = best.masked_fill(best.cumsum(-1) - best >= top_p, 0.0)
     return torch.zeros_like(probabilities).index_copy_(0, ids, best / best.sum())
 
 
 def at_least(probabilities: Tensor, min_p: float) -> Tensor:
-    """Of `probabilities` (V,) those that have that share of the greatest."""
+    """Min-p: keep those of `probabilities` (V,) that are at least `min_p` times the greatest."""
     probabilities = probabilities.masked_fill(probabilities < min_p * probabilities.max(), 0.0)
     return probabilities / probabilities.sum()
 
 
 def typical(probabilities: Tensor, typical_p: float) -> Tensor:
-    """Of `probabilities` (V,) the most typical that together reach `typical_p` (Meister et al. 2022,
+    """Typical-p: keep the most typical of `probabilities` (V,) that together reach `typical_p` (Meister et al. 2022,
     arXiv:2202.00666).
 
-    A token is the more typical the closer its surprise, -ln p, is to the entropy of the distribution.
+    The closer the surprise of a token, -ln p, is to the entropy of the distribution, the more typical it is.
     """
     entropy = torch.special.entr(probabilities).sum()
     order = (-probabilities.log() - entropy).abs().sort(stable=True).indices
@@ -87,7 +87,7 @@ def typical(probabilities: Tensor, typical_p: float) -> Tensor:
 
 
 def without_top(probabilities: Tensor, threshold: float) -> Tensor:
-    """XTC, "exclude top choices": of `probabilities` (V,) that reach `threshold` only the least stays, if it is two.
+    """XTC, "exclude top choices": of two or more `probabilities` (V,) that reach `threshold`, only the least stays.
 
     By Philipp Emanuel Weidmann, https://github.com/oobabooga/text-generation-webui/pull/6335, and as in llama.cpp.
     """
