@@ -27,7 +27,7 @@ from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 WORDS = random_ids(6, seed=1)
-# Repeated, so that there is much to look up.
+# Repeated, so that lookup finds matches.
 PROMPT = [*WORDS, *random_ids(3, seed=2), *WORDS, *WORDS[:3]]
 SAMPLINGS = {
     "greedy": SamplingParams(temperature=0),
@@ -62,7 +62,7 @@ def kernel(loaded: LoadedModel, speculation: SpeculationState | None = None) -> 
     return Engine(loaded.model, loaded.tokenizer, step=step, speculation=speculation, multi_step_s=1000.0)
 
 
-# An engine for each source, whether it is asked for probabilities, and the source it takes for filters it knows.
+# For each source: an engine, whether probabilities are requested, and the source for filters that it supports.
 SOURCES: dict[str, tuple[Callable[[LoadedModel], Engine], bool, type]] = {
     "single step": (lambda it: Engine(it.model, it.tokenizer), False, SingleStepDecoder),
     "single step of the kernel, probabilities": (kernel, True, SingleStepDecoder),
@@ -75,7 +75,7 @@ SOURCES: dict[str, tuple[Callable[[LoadedModel], Engine], bool, type]] = {
 
 
 def generate(engine: Engine, params: SamplingParams, *, probabilities: bool) -> tuple[list[int], str]:
-    """Two replies, the second to a text that goes on from the first; their tokens and texts."""
+    """Tokens and texts of two replies, the second of which continues the text of the first."""
     ids, text = list(PROMPT), ""
     for _ in range(2):
         *steps, finish = engine.stream(ids, params, probabilities=probabilities)
@@ -94,7 +94,7 @@ def test_every_source_gives_the_tokens_of_single_steps_with_probabilities(
     make_engine, probabilities, expected_source = SOURCES[source]
     params = SAMPLINGS[sampling]
     if source == "draft" and params.temperature:
-        # A sampled proposal takes random numbers too: the distribution is the same, the tokens of a seed are not.
+        # Sampled proposals use random numbers too: the distribution is the same, the tokens of a seed are not.
         params = replace(params, temperature=0)
     reference = generate(Engine(loaded.model, loaded.tokenizer), params, probabilities=True)
     taken: list[TokenSource] = []
@@ -105,7 +105,7 @@ def test_every_source_gives_the_tokens_of_single_steps_with_probabilities(
 
     monkeypatch.setattr("llmcli.engine.engine.choose_source", note)
     assert generate(make_engine(loaded), params, probabilities=probabilities) == reference
-    # Where the fast path does not know a filter, single steps apply it.
+    # If the fast path does not support a filter, single steps apply it.
     falls_back = {
         "multi-step": sampling not in ("greedy", "sampled"),
         "pipelined": sampling not in ("greedy", "greedy, repeat penalty", "sampled", "sampled, whole vocabulary"),

@@ -106,7 +106,7 @@ def test_probabilities_are_the_models_own_and_sampled_ones_come_after_the_filter
     assert step.sampled_prob == pytest.approx(chosen[1], rel=1e-3)
 
 
-def test_the_same_seed_gives_the_same_text_whatever_is_watched(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_text_with_and_without_probabilities(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))
     params = SamplingParams(temperature=1.5, top_k=0, seed=11, max_tokens=30)
     texts = {
@@ -126,7 +126,7 @@ def test_only_new_tokens_are_read_and_the_answer_is_the_same(tmp_path: Path) -> 
     first = steps_of(list(engine.stream(prompt, params)))
     reply = [step.id for step in first]
     for follow_up, cached in (
-        # The last token of the reply was never fed back, so it is read now.
+        # The last token of the reply was not read yet, so it is read now.
         (prompt + reply + [5, 6, 7], len(prompt) + len(reply) - 1),
         (prompt[:20] + [99] * 4, 20),
         (prompt[:20], 19),
@@ -173,19 +173,19 @@ def test_an_interruption_before_the_prompt_is_read_keeps_it_from_being_read(tmp_
     assert (finish_of(events).reason, steps_of(events), passes) == ("interrupted", [], [])
 
 
-def test_ctrl_c_breaks_into_a_pass_and_the_cache_stays_sound(tmp_path: Path) -> None:
+def test_ctrl_c_interrupts_a_pass_and_the_cache_stays_valid(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     engine, interruption = loaded.engine(), Interruption()
     passes = 0
 
-    def strike(*_: object) -> None:
+    def press_ctrl_c(*_: object) -> None:
         nonlocal passes
         passes += 1
         if passes == 3 * 3 + 2:  # in the second layer of the third pass after the prompt
             signal.raise_signal(signal.SIGINT)
 
     hooks = [
-        loaded.model.get_submodule(f"layers.{layer}.self_attn.o_proj").register_forward_hook(strike)
+        loaded.model.get_submodule(f"layers.{layer}.self_attn.o_proj").register_forward_hook(press_ctrl_c)
         for layer in range(3)
     ]
     with interruption.catching_ctrl_c():
@@ -203,19 +203,19 @@ def test_ctrl_c_breaks_into_a_pass_and_the_cache_stays_sound(tmp_path: Path) -> 
     assert [s.id for s in steps_of(again)] == [s.id for s in steps_of(fresh)]
 
 
-def test_without_an_interruption_ctrl_c_is_the_callers(tmp_path: Path) -> None:
+def test_without_an_interruption_ctrl_c_reaches_the_caller(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))
 
-    def strike(*_: object) -> None:
+    def press_ctrl_c(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    hook = loaded.model.layers[1].register_forward_hook(strike)
+    hook = loaded.model.layers[1].register_forward_hook(press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         list(loaded.engine().stream([1, 2, 3], GREEDY))
     hook.remove()
 
 
-def test_padding_rows_of_the_vocabulary_are_never_said(tmp_path: Path) -> None:
+def test_padding_rows_of_the_vocabulary_are_never_chosen(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "llama", vocab_size=300)
     loaded = llmcli.load(folder)
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_padding_rows_of_the_vocabulary_are_never_said(tmp_path: Path) -> None:
     assert all(step.id <= 260 for step in steps)
 
 
-def test_conversations_reuse_what_was_read(tmp_path: Path) -> None:
+def test_conversations_reuse_the_prefix_cache(tmp_path: Path) -> None:
     from llmcli.engine import Conversation
 
     loaded = llmcli.load(write_puppet(tmp_path, chain(b"Yes.")))
@@ -237,7 +237,7 @@ def test_conversations_reuse_what_was_read(tmp_path: Path) -> None:
     first = finish_of(ask("One?"))
     assert first.stats.cached_tokens == 0
     second = finish_of(ask("Two?"))
-    # Everything but the token that ended the reply.
+    # All but the token that ended the reply.
     assert second.stats.cached_tokens == first.stats.prompt_tokens + len("Yes.")
     assert [message.content for message in conversation.messages] == ["One?", "Yes.", "Two?", "Yes."]
     assert conversation.take_back() == "Two?"
@@ -258,7 +258,7 @@ def test_a_message_that_does_not_fit_leaves_the_conversation_as_it_was(tmp_path:
         Conversation(loaded.engine(), loaded.tokenizer, loaded.template).take_back()
 
 
-def test_whoever_looks_inside_gets_the_readable_model_on_the_same_cache(tmp_path: Path) -> None:
+def test_with_a_forward_hook_the_readable_model_continues_on_the_same_cache(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32", device="cpu")
     engine, params = loaded.engine(threads=2), SamplingParams(temperature=0, max_tokens=6)
     if loaded.why_readable:
@@ -292,7 +292,7 @@ def test_the_reason_for_the_readable_model_is_in_the_stats(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
-def test_quantized_models_speak(tmp_path: Path, bits: str) -> None:
+def test_quantized_models_generate(tmp_path: Path, bits: str) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "mixtral"), device="cpu", quantize=bits)
     events = list(loaded.engine().stream(random_ids(40), SamplingParams(temperature=0, max_tokens=5)))
     path = finish_of(events).stats.path

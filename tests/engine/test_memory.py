@@ -1,4 +1,4 @@
-"""Where memory ends while a text is read or written, that is told, and the next text is none the worse for it."""
+"""Running out of memory during a reply is an `OutOfMemoryError`, and the next reply is correct."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def failing(error: Exception, original: Callable[..., Any], after: int) -> Callable[..., Any]:
-    """`original`, which fails once, after so many calls."""
+    """`original`, which fails once, after `after` calls."""
     calls = 0
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -51,7 +51,7 @@ def places(fast: bool) -> list[tuple[type, str]]:
 @pytest.mark.parametrize("after", [0, 3])
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("place", [0, 1])
-def test_an_engine_says_so_and_goes_on(
+def test_an_engine_raises_out_of_memory_and_stays_usable(
     error: Exception, after: int, fast: bool, place: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = llmcli.load(folder, device="cpu", dtype="float32")
@@ -68,7 +68,7 @@ def test_an_engine_says_so_and_goes_on(
     assert isinstance(again[-1], Finish)
 
 
-def test_other_errors_stay_what_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_translated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = llmcli.load(folder, device="cpu").engine()
     monkeypatch.setattr(KVCache, "reserve", failing(RuntimeError("a mistake"), KVCache.reserve, 0))
     with pytest.raises(RuntimeError, match="a mistake"):
@@ -77,7 +77,7 @@ def test_other_errors_stay_what_they_are(folder: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("after", [0, 2])
-def test_a_batch_says_so(fast: bool, after: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_raises_out_of_memory(fast: bool, after: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = llmcli.load(folder, device="cpu", dtype="float32")
     if not fast:
         loaded = replace(loaded, why_readable="to see")
@@ -90,16 +90,16 @@ def test_a_batch_says_so(fast: bool, after: int, folder: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_a_command_ends_with_a_sentence_and_code_5(
+def test_a_command_ends_with_a_message_and_code_5(
     error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Even where nobody foresaw it.
+    # Also where no code checks for it.
     monkeypatch.setattr("llmcli.inspection.evaluation.perplexity.score", failing(error, len, 0))
     for command in (("score", "hello"), ("generate", "hello", "-n", 3)):
         if command[0] == "generate":
             monkeypatch.setattr(KVCache, "reserve", failing(error, KVCache.reserve, 0))
         result = llm(*command, "-m", folder, "--device", "cpu")
-        told = result.stderr.decode()
-        assert result.returncode == 5, told
-        assert "not enough memory" in told
-        assert "Traceback" not in told
+        message = result.stderr.decode()
+        assert result.returncode == 5, message
+        assert "not enough memory" in message
+        assert "Traceback" not in message

@@ -1,4 +1,4 @@
-"""What ends a reply, alone or in a batch: a stop token, a stop string, its limit or the context, whichever is first."""
+"""A reply, alone or in a batch, ends at a stop token, a stop string, its limit or the context: whichever is first."""
 
 from __future__ import annotations
 

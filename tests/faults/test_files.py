@@ -1,4 +1,4 @@
-"""Model files that are broken, lie, or want to do harm: one sentence, the right code, and nothing touched."""
+"""Broken, inconsistent and malicious model files: one error message, the right exit code, and no file changed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ GGUF: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "more keys than bytes": (content(header(keys=60_000)), 4, ("60000 metadata keys", "too short")),
     "2^62 keys": (content(header(keys=1 << 62)), 4, ("metadata keys",)),
     "2^62 tensors": (content(header(tensors=1 << 62) + bytes(60)), 4, ("tensors",)),
-    # 49 bytes for which a well-known reader runs for ever.
+    # 49 bytes on which a well-known reader never ends.
     "array of 2^62": (content(header(pair("a", 9, array(0, 1 << 62)))), 4, ("elements in 'a'",)),
     "string of 2^63": (content(header(pair("a", 8, struct.pack("<Q", 1 << 63)))), 4, ("cut short",)),
     "key of 2^40 bytes": (content(header(struct.pack("<Q", 1 << 40), keys=1) + bytes(60)), 4, ("a metadata key",)),
@@ -155,7 +155,7 @@ GGUF: dict[str, tuple[Change, int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", GGUF)
-def test_gguf_files(name: str, tmp_path: Path) -> None:
+def test_damaged_gguf_files_end_with_a_message(name: str, tmp_path: Path) -> None:
     change, code, says = GGUF[name]
     (tmp_path / "model").mkdir()
     path = sound_gguf(tmp_path / "model" / "model.gguf")
@@ -165,8 +165,8 @@ def test_gguf_files(name: str, tmp_path: Path) -> None:
     assert fingerprint(path.parent) == before
 
 
-def lying(**values: object) -> Change:
-    """A tensor's description in `model.safetensors`, changed."""
+def with_header(**values: object) -> Change:
+    """Change the header of a tensor in `model.safetensors`."""
     return weights(lambda names, data: names["model.norm.weight"].update(values))
 
 
@@ -178,7 +178,7 @@ def templates_linked(folder: Path) -> None:
 
 
 def index_alone(written: str) -> Change:
-    """An index in the place of the file that holds all."""
+    """Replace the single weight file by an index."""
 
     def change(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
@@ -204,9 +204,9 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
         4,
         ("'a' twice",),
     ),
-    "shape that wraps": (lying(shape=[1 << 32, 1 << 32]), 4, ("'model.norm.weight'",)),
-    "offsets overlap": (lying(data_offsets=[0, 128]), 4, ("model.safetensors",)),
-    "unknown number type": (lying(dtype="F7"), 4, ("F7",)),
+    "shape that wraps": (with_header(shape=[1 << 32, 1 << 32]), 4, ("'model.norm.weight'",)),
+    "offsets overlap": (with_header(data_offsets=[0, 128]), 4, ("model.safetensors",)),
+    "unknown number type": (with_header(dtype="F7"), 4, ("F7",)),
     "bytes at the end": (weights(lambda names, data: data.extend(b"more")), 4, ("model.safetensors",)),
     "name that drives a terminal": (
         weights(lambda names, data: names.__setitem__(ESCAPE, names.pop("model.norm.weight"))),
@@ -240,14 +240,14 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "config nested deeply": (named("config.json", "[" * 100_000), 4, ("nested too deeply",)),
     "config is not UTF-8": (named("config.json", b'{"\xff": 1}'), 4, ("not UTF-8",)),
     "number of 5000 digits": (named("config.json", '{"hidden_size": ' + "9" * 5000 + "}"), 4, ("config.json",)),
-    "hidden size lies": (config(hidden_size=64), 4, ("64", "32")),
-    "layers lie": (config(num_hidden_layers=2), 4, ("layers.1.",)),
+    "wrong hidden size": (config(hidden_size=64), 4, ("64", "32")),
+    "wrong number of layers": (config(num_hidden_layers=2), 4, ("layers.1.",)),
     "heads do not divide": (
         config(num_attention_heads=3, num_key_value_heads=2),
         4,
         ("3 attention heads", "2 key-value heads"),
     ),
-    "vocabulary lies": (config(vocab_size=300), 4, ("300", "261")),
+    "wrong vocabulary size": (config(vocab_size=300), 4, ("300", "261")),
     "absurd vocabulary": (config(vocab_size=1 << 40), 4, ("1099511627776",)),
     "absurd context": (config(max_position_embeddings=1 << 62), 4, ("max_position_embeddings",)),
     "size is text": (config(hidden_size="32" + ESCAPE), 4, ("hidden_size",)),
@@ -269,7 +269,7 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
         4,
         ("tokenizer.json cannot encode some text",),
     ),
-    # Ten lines of rules for which a letter takes more memory than there is, some of them while they are read.
+    # Ten lines of rules that expand one letter beyond all memory, some of them while they are read.
     "tokenizer that blows text up": (
         as_json("tokenizer.json", normalizer={"type": "Sequence", "normalizers": [BLOWN_UP] * 4}),
         4,
@@ -363,7 +363,7 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_folders(name: str, tmp_path: Path) -> None:
+def test_damaged_folders_end_with_a_message(name: str, tmp_path: Path) -> None:
     change, code, says = FOLDERS[name]
     model = sound_folder(tmp_path / "model")
     change(model)
@@ -374,7 +374,7 @@ def test_folders(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{'a", "{}", '{"weight_map": {"model.norm.weight": "../a.safetensors"}}'])
-def test_a_damaged_index_beside_the_whole_file_is_passed_over_with_a_note(content: str, tmp_path: Path) -> None:
+def test_a_damaged_index_beside_the_whole_file_is_ignored_with_a_note(content: str, tmp_path: Path) -> None:
     model = sound_folder(tmp_path / "model")
     whole = llm("generate", "-m", model, "-n", 2, "-t", 0, "Hi")
     (model / "model.safetensors.index.json").write_text(content)

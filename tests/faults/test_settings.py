@@ -1,4 +1,4 @@
-"""Options that make no sense, settings and stores that are damaged, locked or not there, and a hub that fails."""
+"""Invalid options, damaged, locked or missing settings and stores, and a hub that fails."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ OPTIONS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options(name: str, tmp_path: Path) -> None:
+def test_invalid_options_end_with_a_message(name: str, tmp_path: Path) -> None:
     arguments, code, says = OPTIONS[name]
     check(run_forked(arguments, tmp_path), code, says)
 
@@ -144,13 +144,13 @@ STORES: dict[str, tuple[Callable[[Path], None], list[str], int, tuple[str, ...]]
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_settings_and_stores(name: str, tmp_path: Path) -> None:
+def test_damaged_settings_and_stores_end_with_a_message(name: str, tmp_path: Path) -> None:
     change, arguments, code, says = STORES[name]
     change(tmp_path)
     before = {} if "terabyte" in name else fingerprint(tmp_path)
     outcome = run_forked(arguments, tmp_path)
     check(outcome, code, says)
-    # What is damaged is left for its owner to look at.
+    # The damaged file is kept for the user to inspect.
     assert (
         "terabyte" in name or {path: found for path, found in fingerprint(tmp_path).items() if path in before} == before
     )
@@ -164,7 +164,7 @@ def test_a_damaged_chat_does_not_hide_the_others(tmp_path: Path) -> None:
     assert b"good" in outcome.stdout
 
 
-def test_a_chat_that_another_process_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_locked_by_another_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "XDG_DATA_HOME"))
     file, begin = ConversationFile.create("test")
     for arguments in (["chats", "rm", begin.id, "--yes"], ["chat", "--resume", begin.id, "-m", "./none"]):
@@ -173,7 +173,7 @@ def test_a_chat_that_another_process_has(tmp_path: Path, monkeypatch: pytest.Mon
     assert file.path.exists()
 
 
-def test_weights_larger_than_the_memory_are_not_even_tried(tmp_path: Path) -> None:
+def test_weights_larger_than_memory_are_refused_before_reading(tmp_path: Path) -> None:
     folder = sound_folder(tmp_path / "model")
     size = 1 << 30
     config(intermediate_size=size)(folder)
@@ -188,7 +188,7 @@ def test_weights_larger_than_the_memory_are_not_even_tried(tmp_path: Path) -> No
                     end += 4 * size * 32
 
     weights(enlarge)(folder)
-    # The smaller tensors that were there leave holes, which no reader accepts: so each is moved.
+    # The previous, smaller tensors would leave gaps, which no reader accepts: so each tensor is moved.
     path = folder / "model.safetensors"
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -200,7 +200,7 @@ def test_weights_larger_than_the_memory_are_not_even_tried(tmp_path: Path) -> No
             entry["data_offsets"], end = [end, end + count], end + count
     header = json.dumps(names).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    # Nothing but zeros, which take no room on the disk.
+    # A sparse file of zeros takes no space on the disk.
     os.truncate(path, 8 + len(header) + end)
     outcome = run_forked(["generate", "-m", folder, "-n", 2, "--dtype", "float32", "Hi"], tmp_path)
     check(outcome, 5, ["does not fit", "384.0 GiB", "free"])
@@ -226,7 +226,7 @@ SECRET = "hf_CanaryCanaryCanary"
         (500, "", "own/er"),
     ],
 )
-def test_what_a_hub_refuses(hub: FakeHub, status: int, code: str, says: str, tmp_path: Path) -> None:
+def test_errors_of_a_hub_are_explained(hub: FakeHub, status: int, code: str, says: str, tmp_path: Path) -> None:
     hub.answers = {"/api/": (status, code)}
     env = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": SECRET}
     outcome = run(["pull", "own/er"], tmp_path, env=env)
@@ -242,14 +242,14 @@ def test_what_a_hub_refuses(hub: FakeHub, status: int, code: str, says: str, tmp
     ],
     ids=["offline", "not there"],
 )
-def test_a_hub_that_cannot_be_asked(env: dict[str, str], says: str, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_explained(env: dict[str, str], says: str, tmp_path: Path) -> None:
     outcome = run_forked(["generate", "-m", "own/er", "Hi"], tmp_path, env={**env, "HF_TOKEN": SECRET})
     check(outcome, 3, [says])
     assert SECRET not in outcome.stderr
 
 
 @pytest.mark.parametrize("fault", ["cut", "wrong"])
-def test_half_a_file_is_not_kept(fault: str, tmp_path: Path) -> None:
+def test_an_incomplete_download_is_not_kept(fault: str, tmp_path: Path) -> None:
     name = "model.gguf"
     with running_hub() as hub:
         hub.repos["own/er"] = {name: b"GGUF" + bytes(5000)}

@@ -1,4 +1,4 @@
-"""Streams that fail, signals at every moment, and models whose words would drive a terminal."""
+"""Streams that fail, signals at any moment, and models whose replies contain terminal control sequences."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def started(arguments: Sequence[object], home: Path, stdin: int | None = None) -
 
 
 def code_of(child: subprocess.Popen[bytes] | ForkedProcess) -> int:
-    """As a shell would report it."""
+    """The exit code as a shell would report it."""
     code = child.wait()
     return code if code >= 0 else 128 - code
 
@@ -64,7 +64,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_output_that_is_lost_is_never_success(
+def test_lost_output_is_never_success(
     arguments: list[str], redirect: str, code: int, says: str, endless: Path, tmp_path: Path
 ) -> None:
     if arguments[0] == "GENERATE":
@@ -78,7 +78,7 @@ def test_output_that_is_lost_is_never_success(
     check(outcome, code, [says], stdout=stdout)
 
 
-def test_a_disk_quota_that_is_reached(endless: Path, tmp_path: Path) -> None:
+def test_a_reached_disk_quota_is_an_error(endless: Path, tmp_path: Path) -> None:
     arguments = ["generate", "-m", endless, "-t", 0, "-n", 2000, "Hi"]
     outcome = run(arguments, tmp_path, limits="-f 1", redirect=f">{tmp_path / 'reply'}")
     check(outcome, 1, ["File too large"])
@@ -86,7 +86,7 @@ def test_a_disk_quota_that_is_reached(endless: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["GENERATE"]], ids=["help", "generate"])
-def test_a_pipe_whose_reader_goes_away_ends_it_quietly(arguments: list[str], endless: Path, tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(arguments: list[str], endless: Path, tmp_path: Path) -> None:
     if arguments == ["GENERATE"]:
         arguments = ["generate", "-m", str(endless), "-t", "0", "Hi"]
     with started(arguments, tmp_path) as child:
@@ -97,13 +97,13 @@ def test_a_pipe_whose_reader_goes_away_ends_it_quietly(arguments: list[str], end
         assert child.wait(PATIENCE_S) == 141
 
 
-def test_without_stderr_the_answer_comes_all_the_same(endless: Path, tmp_path: Path) -> None:
+def test_without_stderr_the_answer_is_still_written(endless: Path, tmp_path: Path) -> None:
     outcome = run(["generate", "-m", endless, "-t", 0, "-n", 4, "Hi"], tmp_path, redirect="2>&-")
     check(outcome, 0, [], stdout=b"abc\n")
     assert run(["generate", "-m", tmp_path / "no", "Hi"], tmp_path, redirect="2>&-").code == 3
 
 
-def test_input_that_is_no_text(endless: Path, tmp_path: Path) -> None:
+def test_undecodable_input_is_refused(endless: Path, tmp_path: Path) -> None:
     for stdin in (b"\xff\xfe\x00\x80", b"\xef\xbb\xbfHi\0\r\n"):
         arguments = ["generate", "-m", endless, "-t", 0, "-n", 4, "-"]
         # Which encoding a locale means is decided when Python starts.
@@ -111,12 +111,12 @@ def test_input_that_is_no_text(endless: Path, tmp_path: Path) -> None:
         check(outcome, 0, [], stdout=b"abc\n")
 
 
-def test_a_prompt_that_does_not_fit_is_told_with_both_numbers(hostile: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_prompt_too_long_has_both_numbers(hostile: Path, tmp_path: Path) -> None:
     outcome = run_forked(["generate", "-m", hostile, "-t", 0, "-n", 4, "-"], tmp_path, stdin=b"word " * 2000)
     check(outcome, 6, ["10004", "512"])
 
 
-def test_what_a_model_says_is_itself_in_a_pipe_and_harmless_on_a_terminal(hostile: Path, tmp_path: Path) -> None:
+def test_control_characters_of_a_reply_reach_a_pipe_but_not_a_terminal(hostile: Path, tmp_path: Path) -> None:
     arguments = ["generate", "-m", hostile, "-t", 0, "-n", 100, "Hi"]
     outcome = run(arguments, tmp_path)
     assert b"\x1b" in outcome.stdout and outcome.code == 0
@@ -133,14 +133,14 @@ def test_what_a_model_says_is_itself_in_a_pipe_and_harmless_on_a_terminal(hostil
 
 
 def written_to_a_terminal(arguments: Sequence[object], home: Path) -> str:
-    """What a command writes to one that can do everything."""
+    """The output of a command on a terminal with all capabilities."""
     env = {**environment(home), "TERM": "xterm-256color"}
     child = on_terminal(arguments, env, size=(24, 200), timeout=PATIENCE_S)
     child.expect(pexpect.EOF)
     child.close()
-    # The doctor finds something.
+    # `llm doctor` ends with 1 if it finds a problem.
     assert child.exitstatus == (1 if arguments[0] == "doctor" else 0), child.before
-    # As a program reads it that decodes bytes first, as terminals do.
+    # Decoded before it is searched, as terminals do.
     return str(child.before.decode("utf-8", errors="replace"))
 
 
@@ -149,7 +149,7 @@ STYLE_OR_LINE_END = re.compile(r"\x1b\[[0-9;]*m|\r\n")
 
 @pytest.fixture(scope="module")
 def driving(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home full of names and texts that would drive a terminal."""
+    """A home with names and texts that contain terminal control sequences."""
     home = tmp_path_factory.mktemp("driving")
     models, settings = home / "XDG_DATA_HOME/llmcli/models", home / "XDG_CONFIG_HOME/llmcli"
     models.mkdir(parents=True)
@@ -196,7 +196,7 @@ def driving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=" ".join,
 )
-def test_nothing_that_is_shown_drives_a_terminal(arguments: list[str], driving: Path) -> None:
+def test_no_command_writes_control_characters_of_its_data_to_a_terminal(arguments: list[str], driving: Path) -> None:
     model = next((driving / "XDG_DATA_HOME/llmcli/models").iterdir()).stem
     shown = written_to_a_terminal([model if each == "MODEL" else each for each in arguments], driving)
     plain = STYLE_OR_LINE_END.sub("\n", shown)
@@ -205,24 +205,24 @@ def test_nothing_that_is_shown_drives_a_terminal(arguments: list[str], driving: 
 
 
 @pytest.mark.parametrize(
-    ("blow", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
 )
-def test_signals_while_a_reply_is_written(blow: signal.Signals, code: int, endless: Path, tmp_path: Path) -> None:
+def test_signals_while_a_reply_is_written(number: signal.Signals, code: int, endless: Path, tmp_path: Path) -> None:
     with started(["generate", "-m", endless, "-t", 0, "Hi"], tmp_path) as child:
         assert child.stdout.read(4) == b"abc\n"
-        child.send_signal(blow)
+        child.send_signal(number)
         _, stderr = child.communicate(timeout=PATIENCE_S)
     assert (code_of(child), stderr) == (code, b"")
 
 
-@pytest.mark.parametrize(("blow", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
-def test_signals_while_a_long_prompt_is_read(blow: signal.Signals, code: int, endless: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_signals_while_a_long_prompt_is_read(number: signal.Signals, code: int, endless: Path, tmp_path: Path) -> None:
     (tmp_path / "long").write_text("word " * 100_000)
     with (tmp_path / "long").open("rb") as stdin:
         child = started(["generate", "-m", endless, "-t", 0, "-n", 1, "-"], tmp_path, stdin.fileno())
     with child:
         time.sleep(2)
-        child.send_signal(blow)
+        child.send_signal(number)
         stdout, stderr = child.communicate(timeout=PATIENCE_S)
     assert (code_of(child), stdout.strip(), stderr) == (code, b"", b"")
 
@@ -242,7 +242,7 @@ def wait_for_our_code(child: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="which signals a process catches is read from /proc")
 @pytest.mark.parametrize("seconds", [0, 0.1, 0.3, 0.6, 1.0])
-def test_ctrl_c_while_it_starts(seconds: float, endless: Path, tmp_path: Path) -> None:
+def test_ctrl_c_during_startup(seconds: float, endless: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
         command(["generate", "-m", endless, "-t", 0, "Hi"]),
         env=environment(tmp_path),

@@ -1,7 +1,7 @@
 """`python -m tests.fuzz READER --seconds N`: coverage-guided fuzzing of one reader, with atheris (the extra `fuzz`).
 
-It ends at the first input that makes the reader crash, take more than ten seconds or more than 2 GiB, and says where
-it has written it; else it says how many inputs were tried.
+It ends at the first input that makes the reader crash, take more than ten seconds or more than 2 GiB, and prints
+where it saved that input; otherwise it prints how many inputs were tried.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every reader of what comes from strangers, as a function of bytes that must end in peace or in a `LlmcliError`."""
+"""Every reader of untrusted data as a function of bytes, which must return or raise `LlmcliError`."""
 
 from __future__ import annotations
 
@@ -49,26 +49,26 @@ _CHAT = [
 
 @dataclass(frozen=True)
 class Target:
-    """One reader."""
+    """A reader to fuzz."""
 
     read: Callable[[bytes], object]
     """Reads these bytes, or raises `LlmcliError`."""
     seeds: Callable[[], list[bytes]]
-    """Sound files to begin with."""
+    """Valid files to start from."""
 
 
 def survives(target: Target, data: bytes) -> None:
-    """Let a reader read; whatever it raises but a `LlmcliError` is a finding."""
+    """Run a reader on `data`; any exception but `LlmcliError` is a finding."""
     try:
         target.read(data)
     except LlmcliError as error:
-        # Every one must be fit to be shown.
+        # Every message must be safe to print.
         assert str(error).strip()
 
 
 @cache
 def _folder() -> Path:
-    """A sound tiny model, in memory where the system has such a place."""
+    """A valid tiny model, on a memory file system if there is one."""
     from tests.support.faults.models import sound_folder, sound_gguf
 
     memory = Path("/dev/shm")
@@ -106,13 +106,13 @@ def _used(tokenizer: Tokenizer) -> None:
 
 
 def _sentencepiece(data: bytes) -> None:
-    # A file of the other format has a target of its own.
+    # Files of the other format have their own target.
     if not tiktoken.is_tiktoken_model(data):
         _used(tokenizer_from_model_file(data, source="tokenizer.model"))
 
 
 def _tiktoken(data: bytes) -> None:
-    # Of a vocabulary small enough to be read thousands of times.
+    # With a vocabulary small enough to be read thousands of times.
     _used(tokenizer_from_model_file(data, source="tokenizer.model", llama3_tokens=_TIKTOKEN_TOKENS))
 
 
@@ -123,7 +123,7 @@ def _tekken(data: bytes) -> None:
 def _template(data: bytes) -> None:
     messages = [{"role": "user", "content": " Hi a "}, {"role": "assistant", "content": "x"}]
     source = data.decode("utf-8", errors="replace")
-    # What a template may take is tested elsewhere; here each try should be short.
+    # The limits of templates are tested elsewhere; here each try should be short.
     ChatTemplate(source, special_tokens={"bos_token": "<s>"}, limits=Limits(operations=5000)).render(messages)
 
 
@@ -163,7 +163,7 @@ def _edit_seed() -> list[bytes]:
 
 
 def _weights() -> list[bytes]:
-    # The header is what is read; the values only make each try slower.
+    # Only the header is read; the values would make each try slower.
     raw = (_folder() / "model" / "model.safetensors").read_bytes()
     small = {"a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}, "__metadata__": {"format": "pt"}}
     header = json.dumps(small).encode()

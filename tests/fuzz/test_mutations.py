@@ -1,4 +1,4 @@
-"""What the fuzzer does for minutes, done for a moment in every test run: the same readers, seeded random damage."""
+"""A short form of the fuzzer for every test run: the same readers on files with seeded random damage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TOKENS = [
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
-    """A few of the things that can happen to a file."""
+    """`data` with a few random kinds of damage."""
     for _ in range(chance.choice((1, 1, 2, 4))):
         at = chance.randrange(len(data) + 1)
         to = min(len(data), at + chance.choice((1, 4, 8, 64)))
@@ -43,7 +43,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("reader", TARGETS)
-def test_damage_is_an_error_or_harmless(reader: str) -> None:
+def test_damaged_input_is_read_or_raises_an_llmcli_error(reader: str) -> None:
     target = TARGETS[reader]
     seeds = target.seeds()
     for seed in seeds:

@@ -1,7 +1,7 @@
-"""Running `llm` in a process that is forked from one with torch and our modules imported: a tenth of the time.
+"""Run `llm` in a process forked from one with torch and our modules imported: a tenth of the time.
 
-Streams, environment, arguments, signals and terminal are as in a process that is started. How Python and the program
-start is not tested by it: some tests of each kind start real processes.
+Streams, environment, arguments, signals and terminal are as in a new process. The start of Python and the program is
+not tested this way: some tests of each kind start real processes.
 """
 
 from __future__ import annotations
@@ -80,16 +80,16 @@ class ForkedProcess:
         self.wait()
 
     def send_signal(self, number: int) -> None:
-        """For a process that has not been waited for."""
+        """Send a signal to the process, which must not have been waited for."""
         assert self.pid is not None
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self.send_signal(signal.SIGKILL)
 
     def poll(self) -> int | None:
-        """What `wait` returns; None: it runs."""
+        """The result of `wait`; None while the process runs."""
         if self.returncode is None:
             self.returncode = self._process.exitcode
         return self.returncode
@@ -103,7 +103,7 @@ class ForkedProcess:
         return code
 
     def communicate(self, timeout: float) -> tuple[bytes, bytes]:
-        """What it still says, to its end; after `timeout` seconds it is killed, and the test fails."""
+        """The rest of its output; after `timeout` seconds the process is killed, and the test fails."""
         said: dict[IO[bytes], bytes] = {self.stdout: b"", self.stderr: b""}
         last = time.monotonic() + timeout
         with self, selectors.DefaultSelector() as selector:
@@ -138,7 +138,7 @@ def on_terminal(
 
 
 class _ForkedTerminal(pexpect.spawn):  # type: ignore[misc]
-    """`pexpect.spawn`, but for how the process comes about."""
+    """`pexpect.spawn` with a forked process."""
 
     def _spawnpty(
         self, args: Sequence[str | bytes], *, env: Mapping[str, str], dimensions: tuple[int, int], **_: object
@@ -153,7 +153,7 @@ class _ForkedTerminal(pexpect.spawn):  # type: ignore[misc]
 
 
 class _Pty(PtyProcess):  # type: ignore[misc]
-    """A process that is a child of the fork server's, which is asked how it ended."""
+    """A child process of the fork server, which reports its exit code."""
 
     def __init__(self, process: BaseProcess, terminal: int) -> None:
         super().__init__(process.pid, terminal)
@@ -190,7 +190,7 @@ def _fork(
     terminal: bool = False,
     prepare: Callable[[], None] | None = None,
 ) -> BaseProcess:
-    """Start `llm` with these descriptors for streams; `terminal`: the first is one, and is to control it."""
+    """Start `llm` with these descriptors as streams; `terminal`: the first is its controlling terminal."""
     passed = [DupFd(each) for each in streams]
     asked = ([*map(str, arguments)], dict(env), passed, terminal, prepare)
     process = _SERVER.Process(target=_become_llm, args=asked, daemon=True)
@@ -205,7 +205,7 @@ def _become_llm(
     terminal: bool,
     prepare: Callable[[], None] | None,
 ) -> None:
-    """Run `llm` as the command does once Python has started, and end."""
+    """Run `llm` as the installed command does after Python has started, then end the process."""
     try:
         if terminal:
             os.setsid()
@@ -232,7 +232,7 @@ def _become_llm(
 
 
 def _stream(number: int) -> io.TextIOWrapper:
-    """As Python opens it when it starts."""
+    """A standard stream, opened as Python does at its start."""
     raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
     if number == 0:
         return io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8")

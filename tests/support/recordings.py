@@ -1,6 +1,6 @@
 """The pictures of real runs that the README shows: `python -m tests.support.recordings .github` writes them.
 
-The starter model says and thinks what is seen; it is fetched if it is not there.
+The replies are those of the starter model, which is downloaded if necessary.
 """
 
 from __future__ import annotations

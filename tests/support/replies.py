@@ -13,7 +13,7 @@ def reply(engine: Engine, ids: list[int], params: SamplingParams) -> list[Event]
     return list(engine.stream(ids, params, probabilities=False))
 
 
-def told(events: list[Event]) -> tuple[object, ...]:
+def outcome(events: list[Event]) -> tuple[object, ...]:
     """The parts of a reply that do not depend on time or machine."""
     finish = events[-1]
     assert isinstance(events[0], Prefill) and isinstance(finish, Finish)
@@ -33,7 +33,7 @@ def check_interrupted(ours: Engine, theirs: Engine, *, said: int) -> None:
     assert len(ids) == len(PROMPT) + said
     again = reply(ours, ids, GREEDY)
     assert isinstance(again[0], Prefill) and again[0].cached == len(ids) - 1
-    assert told(again)[2:4] == told(reply(theirs, ids, GREEDY))[2:4]
+    assert outcome(again)[2:4] == outcome(reply(theirs, ids, GREEDY))[2:4]
 
 
 def check_abandoned(ours: Engine, theirs: Engine) -> None:
@@ -44,7 +44,7 @@ def check_abandoned(ours: Engine, theirs: Engine) -> None:
     ids = [*PROMPT, *said, 7, 8]
     again = reply(ours, ids, GREEDY)
     assert isinstance(again[0], Prefill) and again[0].cached == len(PROMPT) + len(said)
-    assert told(again)[2:4] == told(reply(theirs, ids, GREEDY))[2:4]
+    assert outcome(again)[2:4] == outcome(reply(theirs, ids, GREEDY))[2:4]
 
 
 def check_closed_late(ours: Engine, theirs: Engine) -> None:
@@ -53,7 +53,7 @@ def check_closed_late(ours: Engine, theirs: Engine) -> None:
     others = ours.stream(ids, GREEDY, probabilities=False)
     for _ in range(5):
         next(events)
-    told_first = [next(others) for _ in range(4)]
+    first = [next(others) for _ in range(4)]
     events.close()  # type: ignore[attr-defined]
-    ours_told = told([*told_first, *others])
-    assert ours_told == told(reply(theirs, ids, GREEDY))
+    our_outcome = outcome([*first, *others])
+    assert our_outcome == outcome(reply(theirs, ids, GREEDY))

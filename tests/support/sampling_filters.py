@@ -1,4 +1,4 @@
-"""Each filter that no fast path knows, switched on."""
+"""Settings that turn on each filter that no fast path supports."""
 
 from __future__ import annotations
 

@@ -90,9 +90,9 @@ class Context:
                 f"The message has {self._count(text)} tokens and the context holds {limit} with at least one for the "
                 "reply: it does not fit even alone."
             )
-        told = self._summary(path[place - 1], summary) if summary else None
-        session.live.leave_out(path[place - 1].n, told)
-        instead = f" This is read in their place: {told.strip()}" if told else ""
+        replacement = self._summary(path[place - 1], summary) if summary else None
+        session.live.leave_out(path[place - 1].n, replacement)
+        instead = f" This is read in their place: {replacement.strip()}" if replacement else ""
         # Not a note, which --quiet would hide: the user must know what is left out.
         terminal.say(
             f"The model no longer reads the oldest {place} messages, from “{preview(path[0].text)}” on; "
@@ -151,8 +151,8 @@ class Context:
         rows = [("system", session.conversation.system, False)] if session.conversation.system else []
         rows += [(node.model or "you", node.text, node.n in left_out) for node in tree.path()]
         counts = [self._count(text) for _, text, _ in rows]
-        for (who, text, out), count in zip(rows, counts, strict=True):
-            session.say(f"{count:6}  {who}: {preview(text)}{'  (not read any more)' if out else ''}")
+        for (author, text, out), count in zip(rows, counts, strict=True):
+            session.say(f"{count:6}  {author}: {preview(text)}{'  (not read any more)' if out else ''}")
         session.say(f"{session.used():6}  of {session.conversation.engine.context_length}, the template included")
 
     def _count(self, text: str) -> int:

@@ -194,8 +194,8 @@ class ChatSession:
                     # The innermost: a terminal that is gone must not keep this from being written.
                     recorder.end("interrupted" if finish is None else finish.reason)
                     writer.close()
-            told = [known_step(step) for step in steps]
-            looked = read_attention(self.loaded, said, conversation.asked, told, report)
+            known_steps = [known_step(step) for step in steps]
+            looked = read_attention(self.loaded, said, conversation.asked, known_steps, report)
         if recorder.has_begun:
             self._prompts[self.live.tree.head] = conversation.last_prompt
         self.last_stats = finish.stats

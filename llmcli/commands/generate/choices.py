@@ -92,5 +92,5 @@ def _print_json(run: Run, thought: Thought, result: AnswerChoices) -> None:
     best = result.choices[0]
     value = {"model": run.loaded.name, "prompt": run.request.text, "choice": best.text, "prob": best.prob}
     rest = {name: getattr(result, name) for name in ("covered", "prompt_tokens", "read_tokens", "path", "choices")}
-    told = {"thinking": thought.text or None, "seed": run.params.seed if thought.ids else None}
-    terminal.write_line(json_line(SCHEMA, value | rest | told))
+    extra = {"thinking": thought.text or None, "seed": run.params.seed if thought.ids else None}
+    terminal.write_line(json_line(SCHEMA, value | rest | extra))

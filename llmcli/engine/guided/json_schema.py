@@ -239,7 +239,7 @@ class AdaptedSchema:
                 raise _refusal(
                     f"{place}/oneOf",
                     f'its branches {first} and {second} may both hold: use "anyOf", or give each branch a required '
-                    'property with a "const" of its own',
+                    'property with another "const"',
                 )
         _any_instead(node)
 

@@ -1,4 +1,4 @@
-"""Several replies at a time: each is what it would be alone, in the order of the prompts."""
+"""Batched replies equal those generated alone, in the order of the prompts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def readable(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def requests(count: int = 16) -> list[Request]:
-    """Prompts and limits of many lengths, greedy and not, some with a stop string."""
+    """Prompts and limits of many lengths, greedy and sampled, some with a stop string."""
     return [
         Request(
             tuple(random_ids(1 + 5 * (n % 11), seed=n)),
@@ -69,7 +69,7 @@ def together(batch: Batch, asked: Sequence[Request]) -> list[tuple[str, str, int
 
 @pytest.mark.parametrize("which", ["kernel", "readable"])
 @pytest.mark.parametrize("parallel", [1, 3, None])
-def test_replies_are_those_of_an_engine(request: pytest.FixtureRequest, which: str, parallel: int | None) -> None:
+def test_replies_equal_those_of_an_engine(request: pytest.FixtureRequest, which: str, parallel: int | None) -> None:
     loaded: LoadedModel = request.getfixturevalue(which)
     batch = loaded.batch_engine(parallel=parallel)
     asked = requests()
@@ -86,7 +86,7 @@ def test_replies_are_those_of_an_engine(request: pytest.FixtureRequest, which: s
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_in_bfloat16_replies_of_the_readable_model_are_those_of_an_engine(tmp_path: Path, family: str) -> None:
+def test_bfloat16_replies_of_the_readable_model_equal_those_of_an_engine(tmp_path: Path, family: str) -> None:
     loaded = replace(llmcli.load(tiny_checkpoint(tmp_path, family), dtype="bfloat16"), why_readable="for a test")
     asked = requests()
     assert together(loaded.batch_engine(), asked) == [alone(loaded, one) for one in asked]
@@ -111,7 +111,7 @@ def test_a_full_context_and_prompts_too_long(request: pytest.FixtureRequest, whi
 
 
 @pytest.mark.parametrize("readable_too", [False, True])
-def test_texts_that_outgrow_what_was_expected_are_rotated_anew(tmp_path: Path, readable_too: bool) -> None:
+def test_longrope_texts_beyond_the_original_context_are_rotated_again(tmp_path: Path, readable_too: bool) -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     model = tiny_model("llama", rope_parameters=scaling, max_position_embeddings=64)
     loaded = llmcli.load(save(model, tmp_path), dtype="float32")
@@ -121,14 +121,14 @@ def test_texts_that_outgrow_what_was_expected_are_rotated_anew(tmp_path: Path, r
     assert together(loaded.batch_engine(), asked) == [alone(loaded, one) for one in asked]
 
 
-def test_requests_are_taken_as_they_are_needed_and_errors_pass_through(tmp_path: Path) -> None:
+def test_requests_are_consumed_lazily_and_errors_pass_through(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, loop(b"abc")), dtype="float32")
     taken = []
 
     def asked() -> Iterator[Request | LlmcliError]:
         for number in range(100):
             taken.append(number)
-            # The first takes longest: all others wait for it, but only so many.
+            # The first takes longest: finished replies wait for it, but only a limited number.
             limit = 60 if number == 0 else 1
             yield (
                 UsageError("no request")
@@ -145,7 +145,7 @@ def test_requests_are_taken_as_they_are_needed_and_errors_pass_through(tmp_path:
     assert taken == list(range(100))
 
 
-def test_an_interruption_drops_what_is_not_finished(tmp_path: Path) -> None:
+def test_an_interruption_drops_unfinished_replies(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, loop(b"abc")), dtype="float32")
     interruption = Interruption()
     limits = (1, 2, 50, 1, 1)
@@ -156,7 +156,7 @@ def test_an_interruption_drops_what_is_not_finished(tmp_path: Path) -> None:
         if len(replies) == 2:
             interruption.request()
     assert [reply.text for reply in replies if isinstance(reply, BatchReply)] == ["a", "ab"]
-    # While it computes, at once.
+    # An interruption during a pass takes effect at once.
     batch = loaded.batch_engine(parallel=2)
     broken = Interruption()
     with pytest.MonkeyPatch.context() as patch:
@@ -164,7 +164,7 @@ def test_an_interruption_drops_what_is_not_finished(tmp_path: Path) -> None:
         assert [reply.text for reply in batch.run(asked, broken) if isinstance(reply, BatchReply)] == ["a"]
 
 
-def test_one_text_whose_numbers_break_does_not_end_the_others(tmp_path: Path) -> None:
+def test_nan_logits_of_one_text_do_not_end_the_others(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, chain(b"abc")), dtype="float32")
     batch = loaded.batch_engine(parallel=3)
     extend = batch._rows.extend

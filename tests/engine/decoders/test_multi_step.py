@@ -1,4 +1,4 @@
-"""Replies whose tokens come a few at a time are those whose tokens come one by one, whatever ends them."""
+"""Multi-step decoding gives the same replies as one token per call, however they end."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from tests.support.models.parity_cases import CASES
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
 from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
-from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, reply, told
+from tests.support.replies import GREEDY, PROMPT, check_abandoned, check_closed_late, check_interrupted, outcome, reply
 from tests.support.sampling_filters import FILTERS
 
-# So long that bursts are as long as they can be, however busy the machine is.
+# So long that each call chooses as many tokens as it can, however busy the machine is.
 PATIENT_S = 1000.0
 
 
 @contextmanager
-def ringing() -> Iterator[int]:
-    """`alarm`, and a signal in its midst."""
+def alarm_with_signal() -> Iterator[int]:
+    """`alarm`, with a signal that arrives inside the block."""
     with alarm() as descriptor:
         os.kill(os.getpid(), signal.SIGUSR1)
         yield descriptor
 
 
-class Plain(FastStep):
-    """The kernel as a step that only reads."""
+class ForwardOnlyKernel(FastStep):
+    """The kernel as a step that supports only `forward`."""
 
     prefill_chunk = 512
     name = ""
@@ -55,8 +55,8 @@ class Plain(FastStep):
         return self._step.forward(ids, cache, only_last=only_last)
 
 
-class Watched(CpuStep):
-    """The kernel, whose bursts are noted."""
+class CountingKernel(CpuStep):
+    """The kernel; `bursts` has the number of tokens that each multi-step call chose."""
 
     name = ""
 
@@ -83,9 +83,9 @@ def pair(
     context: int | None = None,
     stops: Sequence[int] = (),
     multi_step_s: float = PATIENT_S,
-) -> tuple[Engine, Watched, Engine]:
-    """An engine whose tokens come a few at a time, its step, and one whose tokens come one by one."""
-    step, stop_ids = Watched(loaded), {*loaded.stop_ids, *stops}
+) -> tuple[Engine, CountingKernel, Engine]:
+    """An engine with multi-step decoding, its step, and an engine with single steps."""
+    step, stop_ids = CountingKernel(loaded), {*loaded.stop_ids, *stops}
     engines = [
         Engine(
             loaded.model,
@@ -95,7 +95,7 @@ def pair(
             step=each,
             multi_step_s=multi_step_s,
         )
-        for each in (step, Plain(loaded))
+        for each in (step, ForwardOnlyKernel(loaded))
     ]
     return engines[0], step, engines[1]
 
@@ -112,23 +112,25 @@ def pair(
         (SamplingParams(temperature=1.2, top_k=0, top_p=0.9, seed=4, max_tokens=20), []),
     ],
 )
-def test_turns_of_a_talk_are_the_same(loaded: llmcli.LoadedModel, params: SamplingParams, bursts: list[int]) -> None:
+def test_replies_of_a_chat_equal_single_steps(
+    loaded: llmcli.LoadedModel, params: SamplingParams, bursts: list[int]
+) -> None:
     ours, step, theirs = pair(loaded, context=90)
     ids = PROMPT
     for turn in range(3):
         step.bursts.clear()
         mine, yours = reply(ours, ids, params), reply(theirs, ids, params)
-        assert told(mine) == told(yours)
+        assert outcome(mine) == outcome(yours)
         assert step.bursts == bursts
         ids = [*ids, *(event.id for event in mine if isinstance(event, Step)), *random_ids(3, seed=turn)]
 
 
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("speculative", [False, True])
-def test_a_filter_that_the_kernel_does_not_know_holds_all_the_same(
+def test_filters_that_the_kernel_does_not_support_still_apply(
     loaded: llmcli.LoadedModel, name: str, speculative: bool
 ) -> None:
-    step = Watched(loaded)
+    step = CountingKernel(loaded)
     speculation = SpeculationState(lookup=True, tokens=3) if speculative else None
     engine = Engine(loaded.model, loaded.tokenizer, step=step, speculation=speculation, multi_step_s=PATIENT_S)
     plain = Engine(loaded.model, loaded.tokenizer)
@@ -148,13 +150,13 @@ def test_a_filter_that_the_kernel_does_not_know_holds_all_the_same(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no signal that means nothing")
-def test_signals_change_nothing_of_a_reply(loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "alarm", ringing)
+def test_signals_do_not_change_a_reply(loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "alarm", alarm_with_signal)
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         ours, step, theirs = pair(loaded)
         params = SamplingParams(temperature=1.5, seed=3, max_tokens=20)
-        assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
+        assert outcome(reply(ours, PROMPT, params)) == outcome(reply(theirs, PROMPT, params))
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert step.bursts == [1] * 19
@@ -164,23 +166,25 @@ def test_signals_change_nothing_of_a_reply(loaded: llmcli.LoadedModel, monkeypat
     ("says", "stop", "bursts"),
     [(b"abcdef", (), [1, 5]), (b"abcdef", ("cd",), [1, 5]), (b"ab", (), [1, 1]), (b"a", (), [1]), (b"", (), [])],
 )
-def test_what_ends_a_reply(says: bytes, stop: tuple[str, ...], bursts: list[int], tmp_path: Path) -> None:
+def test_a_stop_token_or_string_ends_a_reply(
+    says: bytes, stop: tuple[str, ...], bursts: list[int], tmp_path: Path
+) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, chain(says)), device="cpu", dtype="float32")
     ours, step, theirs = pair(loaded)
     params = SamplingParams(temperature=0, stop=stop)
     mine, yours = reply(ours, [65, ASSISTANT], params), reply(theirs, [65, ASSISTANT], params)
-    assert told(mine) == told(yours)
+    assert outcome(mine) == outcome(yours)
     assert step.bursts == bursts
-    # What was read in vain is forgotten: the text goes on as after any other reply.
+    # Tokens after the end are dropped from the cache: the next reply is as after single steps.
     again = [65, ASSISTANT, *(event.id for event in mine if isinstance(event, Step)), 66, ASSISTANT]
-    assert told(reply(ours, again, params))[2:5] == told(reply(theirs, again, params))[2:5]
+    assert outcome(reply(ours, again, params))[2:5] == outcome(reply(theirs, again, params))[2:5]
 
 
-def test_an_end_that_is_no_token_of_the_vocabulary_ends_nothing(loaded: llmcli.LoadedModel) -> None:
+def test_stop_ids_outside_the_vocabulary_are_ignored(loaded: llmcli.LoadedModel) -> None:
     params = SamplingParams(temperature=1.5, seed=3, max_tokens=20)
-    # In 32 bits the first are all the tokens there are.
+    # Cut to 32 bits, the first ids would be all tokens of the vocabulary.
     ours, step, theirs = pair(loaded, stops=[*range(1 << 32, (1 << 32) + 256), 1 << 70, -1])
-    assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
+    assert outcome(reply(ours, PROMPT, params)) == outcome(reply(theirs, PROMPT, params))
     assert step.bursts == [1, 8, 8, 2]
 
 
@@ -188,17 +192,17 @@ def test_the_context_ends_a_reply(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, loop(b"abc"), context=20), device="cpu", dtype="float32")
     ours, step, theirs = pair(loaded)
     params = SamplingParams(temperature=0)
-    assert told(reply(ours, [ASSISTANT], params)) == told(reply(theirs, [ASSISTANT], params))
+    assert outcome(reply(ours, [ASSISTANT], params)) == outcome(reply(theirs, [ASSISTANT], params))
     assert step.bursts == [1, 8, 8, 1]
 
 
-def test_a_pass_that_takes_long_is_looked_at_alone(loaded: llmcli.LoadedModel) -> None:
+def test_slow_passes_return_one_token_each(loaded: llmcli.LoadedModel) -> None:
     ours, step, _ = pair(loaded, multi_step_s=0.0)
     reply(ours, PROMPT, GREEDY)
     assert step.bursts == [1] * 11
 
 
-def test_whoever_wants_probabilities_gets_them(loaded: llmcli.LoadedModel) -> None:
+def test_probabilities_do_not_change_the_tokens_of_a_seed(loaded: llmcli.LoadedModel) -> None:
     params = SamplingParams(temperature=1.5, seed=7, max_tokens=15)
     ours, step, _ = pair(loaded)
     texts = []
@@ -206,38 +210,38 @@ def test_whoever_wants_probabilities_gets_them(loaded: llmcli.LoadedModel) -> No
         events = list(ours.stream(PROMPT, params, probabilities=probabilities))
         assert bool(step.bursts) is not probabilities
         texts.append([event.id for event in events if isinstance(event, Step)])
-    # The seed gives the same text whether anyone looks or not.
+    # A seed gives the same text with and without probabilities.
     assert texts[0] == texts[1]
 
 
-def test_ctrl_c_ends_a_burst_and_the_cache_stays_sound(loaded: llmcli.LoadedModel) -> None:
+def test_ctrl_c_ends_a_burst_and_the_cache_stays_valid(loaded: llmcli.LoadedModel) -> None:
     ours, step, theirs = pair(loaded)
 
-    def strike() -> None:
+    def press_ctrl_c() -> None:
         if len(step.bursts) == 2:
             signal.raise_signal(signal.SIGINT)
 
-    step.before = strike
+    step.before = press_ctrl_c
     check_interrupted(ours, theirs, said=2)
 
 
-def test_a_reply_that_nobody_hears_to_its_end(loaded: llmcli.LoadedModel) -> None:
+def test_an_abandoned_reply_leaves_the_cache_valid(loaded: llmcli.LoadedModel) -> None:
     ours, _, theirs = pair(loaded)
     check_abandoned(ours, theirs)
 
 
-def test_a_reply_that_is_closed_when_another_has_begun(tmp_path: Path) -> None:
+def test_closing_a_reply_late_does_not_disturb_the_next(tmp_path: Path) -> None:
     model = tiny_model("mistral", eos_token_id=None, sliding_window=7, max_position_embeddings=500)
     ours, _, theirs = pair(llmcli.load(save(model, tmp_path), device="cpu", dtype="float32"))
     check_closed_late(ours, theirs)
 
 
-def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_path: Path) -> None:
+def test_longrope_and_a_hook_attached_during_a_reply(tmp_path: Path) -> None:
     model_type, overrides = CASES["phi-3, longrope, long"]
     loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), device="cpu", dtype="float32")
     ours, step, theirs = pair(loaded)
     params = SamplingParams(temperature=0)
-    assert told(reply(ours, PROMPT, params)) == told(reply(theirs, PROMPT, params))
+    assert outcome(reply(ours, PROMPT, params)) == outcome(reply(theirs, PROMPT, params))
     assert 8 in step.bursts
     steps = 0
     for event in ours.stream(PROMPT, replace(params, max_tokens=12), probabilities=False):
@@ -249,10 +253,10 @@ def test_a_text_that_outgrows_what_was_expected_and_someone_who_looks_in(tmp_pat
     mine = reply(ours, PROMPT, replace(params, max_tokens=12))
     hook.remove()
     assert not step.bursts
-    assert told(mine)[2] == told(reply(theirs, PROMPT, replace(params, max_tokens=12)))[2]
+    assert outcome(mine)[2] == outcome(reply(theirs, PROMPT, replace(params, max_tokens=12)))[2]
 
 
-def test_output_that_is_no_number_is_an_error_and_the_next_reply_is_sound(loaded: llmcli.LoadedModel) -> None:
+def test_nan_logits_are_an_error_and_the_next_reply_is_correct(loaded: llmcli.LoadedModel) -> None:
     ours, step, theirs = pair(loaded)
     scale = loaded.model.get_parameter("norm.weight")
     kept = scale.detach().clone()
@@ -263,19 +267,19 @@ def test_output_that_is_no_number_is_an_error_and_the_next_reply_is_sound(loaded
     step.before = spoil
     with pytest.raises(LlmcliError, match="not a number"):
         reply(ours, PROMPT, GREEDY)
-    # The first burst is whole, the second has one token, which is none.
+    # The first call chooses one token, the second only -1 for logits that are not finite.
     assert step.bursts == [1, 1]
     scale.data.copy_(kept)
     step.before = lambda: None
-    assert told(reply(ours, PROMPT, GREEDY))[2:4] == told(reply(theirs, PROMPT, GREEDY))[2:4]
+    assert outcome(reply(ours, PROMPT, GREEDY))[2:4] == outcome(reply(theirs, PROMPT, GREEDY))[2:4]
 
 
 @pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0.7, seed=2)])
 @pytest.mark.parametrize("text", [b"abcdefghij", b"ab"])
-def test_between_proposals(params: SamplingParams, text: bytes, tmp_path: Path) -> None:
-    """What has been said before is looked up, and what has not comes a few tokens at a time."""
+def test_lookup_alternates_with_multi_step_decoding(params: SamplingParams, text: bytes, tmp_path: Path) -> None:
+    """Repeated text is proposed by lookup, and other tokens come from multi-step calls."""
     loaded = llmcli.load(write_puppet(tmp_path, loop(text), context=80), device="cpu", dtype="float32")
-    step, plain = Watched(loaded), Plain(loaded)
+    step, plain = CountingKernel(loaded), ForwardOnlyKernel(loaded)
     ours, theirs = (
         Engine(
             loaded.model,

@@ -1,4 +1,4 @@
-"""A form holds in the answer: after a thought, whether the template or the model opens it, and not inside of it."""
+"""A form applies to the answer, not to a thought, whether the template or the model opens the thought."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tokenizer(*marks: str) -> Tokenizer:
 
 
 def said(of: Tokenizer, wanted: Sequence[int], regex: str, state: str, *, room: int = 60) -> str:
-    """What a model says under a form that wants to say the tokens `wanted`, each where it is its turn."""
+    """The reply under a form of a model that prefers the tokens `wanted`, in that order."""
     constraint = Constraint(Rule("regex", regex), of, [USER])
     constraint.begin(room)
     reply = ReplyText(of, GREEDY, start=ReplyStart(state), exact=True)
@@ -66,14 +66,14 @@ def spelled(of: Tokenizer, text: str, *marks: str) -> list[int]:
 @pytest.mark.parametrize(
     ("marks", "state", "wanted", "expected"),
     [
-        # A thought that the template has opened, with marks that are tokens and with others.
+        # A thought that the template opens, with marks that are tokens and marks that are not.
         (("<think>", "</think>"), "think <think>", "So.</think>Yes", "So.</think>Yes"),
         ((), "think <think>", "So.</think>Yes", "So.</think>Yes"),
-        # One that the model opens, which it can only with a token, and only as the first.
+        # A thought that the model opens: possible only with a single token, as the first.
         (("<think>", "</think>"), "begin", "<think>So.</think>Yes", "<think>So.</think>Yes"),
         (("<think>", "</think>"), "begin", "Yes", "Yes"),
         (("<think>", "</think>"), "begin", "Y<think>s", "Yes"),
-        # None.
+        # No thought.
         (("<think>", "</think>"), "answer", "<think>Yes", "No"),
         ((), "begin", "<think>Yes", "No"),
         (("<think>", "</think>"), "plain", "<think>Yes", "No"),
@@ -92,23 +92,23 @@ def spelled(of: Tokenizer, text: str, *marks: str) -> list[int]:
         ),
     ],
 )
-def test_the_form_holds_from_the_answer_on(marks: tuple[str, ...], state: str, wanted: str, expected: str) -> None:
+def test_the_form_applies_from_the_answer_on(marks: tuple[str, ...], state: str, wanted: str, expected: str) -> None:
     of = tokenizer(*(mark for mark in marks if mark != "<|end|>"))
     assert said(of, spelled(of, wanted, *marks), "Yes|No", state) == expected
 
 
-def test_a_token_that_says_more_than_the_end_of_the_thought_is_not_taken() -> None:
+def test_a_token_that_ends_the_thought_and_begins_the_answer_is_forbidden() -> None:
     backend = byte_tokenizer()
     backend.add_tokens([">N"])
     of = Tokenizer(backend, {}, source="made")
     wanted = [*ids_of(b"So</think"), of.token_to_id(">N") or 0]
-    # Of the others, all alike, the first is the "!" that keeps the thought open.
+    # All other tokens have equal logits; the first is "!", which keeps the thought open.
     assert said(of, wanted, "Yes", "think <think>", room=12) == "So</think!!!"
     wanted = ids_of(b"So</think>")
     assert said(of, wanted, "Yes", "think <think>") == "So</think>Yes"
 
 
-def test_a_thought_that_leaves_too_little_room_is_told() -> None:
+def test_a_thought_that_leaves_too_little_room_is_an_error() -> None:
     of = tokenizer("<think>", "</think>")
     wanted = spelled(of, "So.</think>Yes", "</think>")
     assert said(of, wanted, "Yes", "think <think>", room=7) == "So.</think>Yes"
@@ -125,7 +125,7 @@ def opener(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
 
 @pytest.mark.parametrize("speculation", [{}, {"lookup": True, "draft_tokens": 4}])
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_an_engine_of_a_chat_sees_what_the_prompt_opens(
+def test_a_chat_engine_detects_a_thought_opened_by_the_prompt(
     opener: llmcli.LoadedModel, speculation: dict[str, object], probabilities: bool
 ) -> None:
     engine = opener.engine(**speculation)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Endings are found from anywhere in a text, and what one token has learned serves the next."""
+"""Endings of unfinished texts are found, and known endings are reused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
-def test_the_straight_way_leads_out_of_json(schema: dict[str, Any]) -> None:
+def test_the_greedy_ending_completes_json(schema: dict[str, Any]) -> None:
     ending = EndingSearch(Rule("json-schema", json.dumps(schema))).straight(2000, looks=20_000)
     assert ending is not None
     value = json.loads(ending)
@@ -63,26 +63,26 @@ EXPRESSIONS = [
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_a_search_leads_out_of_an_expression(expression: str) -> None:
+def test_the_search_completes_an_expression(expression: str) -> None:
     search = EndingSearch(Rule("regex", expression))
     ending = search.straight(400, looks=20_000) or search.search(20_000, 400)[0]
     assert ending is not None and re.fullmatch(expression, ending.decode())
 
 
-def test_the_shortest_is_found_though_it_is_not_the_straight_way() -> None:
+def test_the_search_finds_a_shorter_ending_than_the_greedy_one() -> None:
     search = EndingSearch(Rule("json-schema", json.dumps({"enum": ["a text that takes its time", "no"]})))
     assert search.straight(100) == b'"a text that takes its time"'
     assert search.search(1000, 20)[0] == b'"no"'
 
 
-def test_a_grammar_is_left_by_what_it_spells_out() -> None:
+def test_literals_of_a_grammar_lead_to_an_ending() -> None:
     grammar = 'start: "<" /[a-z]+/ ">" BODY "</end>"\nBODY: /[^q]+q/\n'
     search = EndingSearch(Rule("grammar", grammar))
     ending, left = search.search(20_000, 60)
     assert ending is not None and re.fullmatch(rb"<[a-z]+>[^q]+q</end>", ending) and left > 0
 
 
-def test_what_followed_one_value_follows_another() -> None:
+def test_the_tail_of_a_known_ending_is_reused_after_another_value() -> None:
     search = EndingSearch(Rule("json-schema", json.dumps(SCHEMAS["numbers"])))
     known = search.straight(100)
     assert known == b'{"a":0,"b":0,"c":0,"d":""}'
@@ -96,13 +96,13 @@ def test_what_followed_one_value_follows_another() -> None:
     assert search.rest_of(b"}") is None
 
 
-def test_where_nothing_ends_nothing_is_found_and_it_is_not_looked_for_for_ever() -> None:
+def test_a_grammar_without_an_ending_uses_up_the_budget() -> None:
     search = EndingSearch(Rule("grammar", "start: /[ab]/ start\n"))
     assert search.straight(1000, looks=500) is None
     ending, left = search.search(500, 1000)
     assert ending is None and left < 20
 
 
-def test_only_what_can_be_said_is_tried() -> None:
+def test_only_usable_bytes_are_tried() -> None:
     search = EndingSearch(Rule("regex", "[a-z]{3}"), b"xyz")
     assert search.straight(10) == b"xxx"

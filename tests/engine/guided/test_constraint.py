@@ -42,7 +42,7 @@ SHORTEST = len('{"name":"ab","age":0,"tags":["red"],"more":{}}')
 
 
 def said(rule: Rule, of: Tokenizer, *, room: int, seed: int, prefill: str = "", dull: bool = False) -> tuple[str, bool]:
-    """What comes of following a rule with random logits, and whether it was complete; a `dull` model never stops."""
+    """The reply under a rule with random logits, and whether it is complete; a `dull` model never stops."""
     random = torch.Generator().manual_seed(seed)
     constraint = Constraint(rule, of, [STOP], prefill=prefill)
     constraint.begin(room)
@@ -69,7 +69,7 @@ def byte_level() -> Tokenizer:
 
 @settings(max_examples=40)
 @given(extra=st.integers(0, 60), seed=st.integers(0, 1000), dull=st.booleans())
-def test_json_is_whole_whatever_the_length_limit(byte_level: Tokenizer, extra: int, seed: int, dull: bool) -> None:
+def test_json_is_complete_at_any_length_limit(byte_level: Tokenizer, extra: int, seed: int, dull: bool) -> None:
     rule = Rule("json-schema", json.dumps(PERSON))
     text, complete = said(rule, byte_level, room=SHORTEST + extra, seed=seed, dull=dull)
     value = json.loads(text)
@@ -77,7 +77,7 @@ def test_json_is_whole_whatever_the_length_limit(byte_level: Tokenizer, extra: i
     assert len(value["name"]) >= 2 and isinstance(value["age"], int) and set(value["tags"]) <= {"red", "green"}
 
 
-def test_what_cannot_be_said_in_so_few_tokens_is_not_begun(byte_level: Tokenizer) -> None:
+def test_a_form_too_long_for_the_limit_is_refused(byte_level: Tokenizer) -> None:
     constraint = Constraint(Rule("regex", "a{20}"), byte_level, [STOP])
     with pytest.raises(LlmcliError, match=r"fits into 3 tokens; allow more with -n \(.*needs 20\)"):
         constraint.begin(3)
@@ -120,7 +120,7 @@ def test_an_ending_is_known_from_the_first_token_to_the_last(
         assert constraint.can_end and complete and json.loads(text)
 
 
-def test_a_search_is_not_repeated_where_what_is_known_will_do(byte_level: Tokenizer) -> None:
+def test_no_search_is_made_where_the_known_ending_still_fits(byte_level: Tokenizer) -> None:
     with mock.patch(
         "llmcli.engine.guided.completion_search.EndingSearch.search", side_effect=AssertionError("searched")
     ):
@@ -129,11 +129,11 @@ def test_a_search_is_not_repeated_where_what_is_known_will_do(byte_level: Tokeni
             assert complete and json.loads(text)
 
 
-def test_json_is_compact_unless_it_is_free(byte_level: Tokenizer) -> None:
+def test_json_is_compact_unless_whitespace_is_free(byte_level: Tokenizer) -> None:
     schema = json.dumps({"type": "array", "items": NUMBERS | {"required": []}, "minItems": 1})
 
     def loosely(rule: Rule) -> str:
-        """What a model makes of it that wants nothing but line breaks."""
+        """The reply of a model that always prefers whitespace."""
         constraint = Constraint(rule, byte_level, [STOP])
         constraint.begin(60)
         text = b""
@@ -161,14 +161,16 @@ def test_json_is_compact_unless_it_is_free(byte_level: Tokenizer) -> None:
         ({"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": 1}, "5", 43),
     ],
 )
-def test_numbers_do_not_run_on(byte_level: Tokenizer, schema: dict[str, Any], digits: str, longest: int) -> None:
+def test_numbers_have_a_limited_number_of_digits(
+    byte_level: Tokenizer, schema: dict[str, Any], digits: str, longest: int
+) -> None:
     constraint = Constraint(Rule("json-schema", json.dumps(schema)), byte_level, [STOP])
     constraint.begin(300)
     ids = {byte_level.token_bytes(token): token for token in reversed(range(byte_level.vocab_size))}
     text = b""
     for used in range(300):
         logits = torch.zeros(byte_level.vocab_size)
-        # First what makes it a number of that sort, then its last digit for ever.
+        # First the characters of `digits`, then its last digit forever.
         logits[ids[digits[min(used, len(digits) - 1)].encode()]] = 9.0
         if constraint.complete and not (constraint.masked(logits) == 9.0).any():
             break
@@ -178,12 +180,12 @@ def test_numbers_do_not_run_on(byte_level: Tokenizer, schema: dict[str, Any], di
     assert constraint.complete and len(text) <= longest and json.loads(text) is not None
 
 
-def test_a_number_that_has_to_be_longer_is(byte_level: Tokenizer) -> None:
+def test_a_constant_may_have_more_digits(byte_level: Tokenizer) -> None:
     text, complete = said(Rule("json-schema", '{"const": 10000000000000000000000}'), byte_level, room=60, seed=1)
     assert complete and json.loads(text) == 10000000000000000000000
 
 
-def test_a_form_that_names_control_tokens_is_followed_without_a_search(byte_level: Tokenizer) -> None:
+def test_a_grammar_with_control_tokens_is_followed_without_a_search(byte_level: Tokenizer) -> None:
     rule = Rule("grammar", 'start: "a" <|im_end|> "b"')
     constraint = Constraint(rule, byte_level, [STOP])
     constraint.begin(9)
@@ -194,15 +196,15 @@ def test_a_form_that_names_control_tokens_is_followed_without_a_search(byte_leve
     assert constraint.complete
 
 
-def test_a_form_of_which_there_is_no_text_is_not_begun(byte_level: Tokenizer) -> None:
+def test_a_form_that_no_text_has_is_refused(byte_level: Tokenizer) -> None:
     with pytest.raises(LlmcliError, match="cannot follow the form"):
         Constraint(Rule("grammar", "start: start"), byte_level, [STOP]).begin(9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pattern", ["(hello|world)( [a-z]+)*!", " ?[a-z]{3,6}", "[a-z ]{5,}x", "é*ö"])
-def test_what_is_shown_matches_the_expression(kind: str, pattern: str) -> None:
-    # The third can only be left through a letter that is not the first to be tried.
+def test_the_displayed_text_matches_the_expression(kind: str, pattern: str) -> None:
+    # The third pattern ends with a letter that is not the first to be tried.
     if kind == "metaspace" and "é" in pattern:
         pattern = pattern.replace("é", "d").replace("ö", "h")  # it has no other letters
     for seed in range(4):
@@ -210,15 +212,15 @@ def test_what_is_shown_matches_the_expression(kind: str, pattern: str) -> None:
         assert complete and re.fullmatch(pattern, text), text
 
 
-def test_a_grammar(byte_level: Tokenizer) -> None:
+def test_replies_follow_a_grammar(byte_level: Tokenizer) -> None:
     rule = Rule("grammar", 'start: sum\nsum: NUMBER ("+" sum)? | "(" sum ")"\nNUMBER: /[0-9]{1,3}/\n')
     for seed in range(6):
         text, complete = said(rule, byte_level, room=14, seed=seed, dull=True)
         assert complete and text.count("(") == text.count(")") and re.fullmatch(r"[0-9+()]+", text), text
 
 
-def test_json_inside_a_grammar_is_what_a_schema_would_make_it() -> None:
-    """Texts, expressions and comments are left alone, and so are whitespace settings that a part has itself."""
+def test_json_in_a_grammar_is_adapted_like_a_schema() -> None:
+    """Strings, expressions, comments, and whitespace settings of a part itself do not change."""
     grammar = (
         '// %json {"x"}\nstart: "%json {" a b /%json/\n'
         'a: %json {"type": "object", "properties": {"p": {"type": "null"}}}\n'
@@ -235,11 +237,11 @@ def test_json_inside_a_grammar_is_what_a_schema_would_make_it() -> None:
             Rule("grammar", f"start: %json {refused}").check()
 
 
-def test_what_the_library_says_of_a_tokenizer_is_dropped() -> None:
+def test_the_warning_about_a_missing_tokenizer_is_dropped() -> None:
     assert Rule("grammar", 'start: "a" <|im_end|>').check() == []
 
 
-def test_a_prefill_is_the_beginning_of_what_must_match(byte_level: Tokenizer) -> None:
+def test_a_prefill_begins_the_text_that_must_match(byte_level: Tokenizer) -> None:
     rule = Rule("json-schema", json.dumps(PERSON))
     text, complete = said(rule, byte_level, room=60, seed=1, prefill='{"name": "Ann', dull=True)
     assert complete and json.loads('{"name": "Ann' + text)["name"].startswith("Ann")
@@ -259,13 +261,13 @@ def test_a_prefill_is_the_beginning_of_what_must_match(byte_level: Tokenizer) ->
         ('{"name": "ab","age":1,"tags":["red"],"more":{}}.', "it is complete after '…"),
     ],
 )
-def test_a_prefill_that_is_none_is_told_where_it_departs(
+def test_the_error_for_a_prefill_says_where_it_violates_the_form(
     prefill: str, where: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError) as refused:
         Rule("json-schema", json.dumps(PERSON)).check(prefill)
     assert where in str(refused.value)
-    # The library has something to say of it too.
+    # The library, which writes warnings about it too, must write nothing.
     assert capfd.readouterr().err == ""
 
 
@@ -281,12 +283,12 @@ def test_a_prefill_that_is_none_is_told_where_it_departs(
         (Rule("json-schema", '{"type": "objekt"}'), "--json-schema cannot be used"),
     ],
 )
-def test_rules_that_are_none_are_refused(rule: Rule, why: str) -> None:
+def test_invalid_rules_are_refused(rule: Rule, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         rule.check()
 
 
-def test_a_missing_library_is_named_with_its_remedy() -> None:
+def test_the_error_for_a_missing_library_says_how_to_install_it() -> None:
     with mock.patch.dict(sys.modules, {"llguidance": None}), pytest.raises(UsageError, match=r"llmcli\[constrain\]"):
         Rule("regex", "a").check()
 
@@ -301,7 +303,7 @@ def reply(
     return "".join(step.text for step in steps) + finish.text, steps, finish
 
 
-def test_the_engine_follows_and_shows_what_the_model_itself_thought(tmp_path: Path) -> None:
+def test_the_engine_follows_the_form_and_reports_the_models_own_probabilities(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, chain(b"cat")), dtype="float32")
     text, steps, finish = reply(loaded, Rule("regex", "ca[rb]s?"), SamplingParams(temperature=0), [ASSISTANT])
     assert (text[:2], len(text) in (3, 4), finish.reason) == ("ca", True, "stop")
@@ -313,14 +315,14 @@ def test_the_engine_follows_and_shows_what_the_model_itself_thought(tmp_path: Pa
     assert steps[0].top[0].removed_by is None
 
 
-def test_the_engine_ends_in_time(tmp_path: Path) -> None:
+def test_the_engine_completes_the_form_within_the_limit(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     rule = Rule("json-schema", '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}')
     for limit in (8, 11, 15):
         params = SamplingParams(temperature=1.5, top_k=0, top_p=1, seed=limit, max_tokens=limit)
         text, steps, finish = reply(loaded, rule, params, random_ids(9))
         assert "a" in json.loads(text) and len(steps) <= limit and finish.reason in ("stop", "length")
-    # The context, too, is a limit.
+    # The context is a limit too.
     text, _, finish = reply(loaded, rule, SamplingParams(temperature=1.5, seed=1), random_ids(128 - 9))
     assert "a" in json.loads(text)
     with pytest.raises(LlmcliError, match="fits into 7 tokens"):

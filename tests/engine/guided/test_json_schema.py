@@ -1,4 +1,4 @@
-"""Keyword by keyword: what a schema says that replies can be held to, what says nothing, and what is refused."""
+"""JSON schema, keyword by keyword: which are enforced, which have no effect, and which are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def adapted(schema: dict[str, Any]) -> AdaptedSchema:
 
 
 def fits(schema: Any, text: str) -> bool:
-    """Whether `text` is a whole reply."""
+    """Whether `text` is a complete reply."""
     matcher, data = Rule("json-schema", json.dumps(schema)).byte_matcher(), list(text.encode())
     if matcher.validate_tokens(data) < len(data):
         return False
@@ -60,7 +60,7 @@ def fits(schema: Any, text: str) -> bool:
             "[1]",
         ),
         ({"$recursiveAnchor": True, "type": "array", "items": {"$recursiveRef": "#"}}, "[[]]", "[1]"),
-        # What adds nothing where it stands.
+        # Keywords without effect.
         ({"type": "array", "uniqueItems": False}, "[1, 1]", "1"),
         ({"type": "array", "uniqueItems": True, "maxItems": 1}, "[1]", "[1, 1]"),
         ({"type": "string", "uniqueItems": True, "contains": {}, "propertyNames": False}, '"a"', "1"),
@@ -87,7 +87,7 @@ def fits(schema: Any, text: str) -> bool:
             "{}",
         ),
         ({"$schema": "http://json-schema.org/draft-04/schema#", "if": {}, "then": False, "type": "null"}, "null", "1"),
-        # What another keyword expresses.
+        # Keywords that another keyword can express.
         ({"type": "object", "properties": {"a": True}, "unevaluatedProperties": False}, '{"a": 1}', '{"b": 1}'),
         ({"type": "array", "prefixItems": [True], "unevaluatedItems": False}, "[1]", "[1, 2]"),
         ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, "1", "null"),
@@ -102,7 +102,7 @@ def fits(schema: Any, text: str) -> bool:
     ],
     ids=str,
 )
-def test_what_replies_are_held_to(schema: Any, good: str, bad: str) -> None:
+def test_supported_keywords_are_enforced(schema: Any, good: str, bad: str) -> None:
     Rule("json-schema", json.dumps(schema)).check()
     assert (fits(schema, good), fits(schema, bad)) == (True, False)
 
@@ -147,7 +147,7 @@ def test_what_replies_are_held_to(schema: Any, good: str, bad: str) -> None:
         ({"x-guidance": []}, "#/x-guidance", "an object"),
         ({"x-guidance": {"lenience": True}}, "#/x-guidance", "there is no option 'lenience', only item_separator,"),
         ({"x-guidance": {"lenient": 1}}, "#/x-guidance/lenient", "it cannot be 1"),
-        # What the library itself finds, with the place that it does not say.
+        # Errors of the library, with the place that it does not report.
         ({"properties": {"a": {"type": "objekt"}}}, "#/properties/a", "Invalid type: objekt"),
         ({"items": {"anyOf": [{"type": "null"}, {"pattern": "a(?=b)"}]}}, "#/items/anyOf/1", "look-around"),
         ({"items": {"type": "integer", "minimum": 1e30}}, "#/items", "the range of the number is too large"),
@@ -160,16 +160,16 @@ def test_what_replies_are_held_to(schema: Any, good: str, bad: str) -> None:
     ],
     ids=str,
 )
-def test_what_is_refused_is_named_with_its_place(schema: dict[str, Any], place: str, why: str) -> None:
+def test_the_error_for_a_keyword_names_its_place(schema: dict[str, Any], place: str, why: str) -> None:
     with pytest.raises(UsageError) as refused:
         Rule("json-schema", json.dumps(schema)).check()
     text = str(refused.value)
     assert text.startswith(f"The --json-schema cannot be used: at {place}, ") and why in text and text.endswith(".")
-    # Options of the library that a reader of this cannot set.
+    # Options of the library that a schema cannot set.
     assert "coerce" not in text.replace("coerce_one_of, lenient", "") and "nimplemented" not in text
 
 
-def test_nothing_fits_false_and_what_is_no_schema() -> None:
+def test_the_schema_false_and_values_that_are_not_schemas() -> None:
     for text in ("false", "[]", "5"):
         with pytest.raises(UsageError, match="must be a JSON object"):
             Rule("json-schema", text).check()
@@ -180,14 +180,14 @@ def test_nothing_fits_false_and_what_is_no_schema() -> None:
         Rule("json-schema", json.dumps(deep)).check()
 
 
-def test_what_is_not_checked_is_said() -> None:
+def test_unchecked_formats_give_a_warning() -> None:
     schema = {"properties": {"a": {"type": "string", "format": "color"}, "b": {"format": "uuid", "type": "string"}}}
     result = adapted(schema)
     assert result.notes == ["What is not a known format is not checked: color."]
     assert result.root["properties"]["a"] == {"type": "string"} and "format" in result.root["properties"]["b"]
 
 
-def test_a_schema_may_ask_for_less() -> None:
+def test_lenient_schemas_drop_unsupported_keywords() -> None:
     result = adapted({"x-guidance": {"lenient": True}, "oneOf": [{}, {"items": {"not": {}}}]})
     assert result.notes == [
         '"oneOf" at # is taken as "anyOf": replies may fit several branches.',
@@ -197,7 +197,7 @@ def test_a_schema_may_ask_for_less() -> None:
     assert adapted({"x-guidance": {"coerce_one_of": True}, "oneOf": [{}, {}]}).root["anyOf"] == [{}, {}]
 
 
-def test_a_schema_may_bring_its_own_whitespace() -> None:
+def test_a_schema_may_set_its_whitespace() -> None:
     pair = {"type": "array", "items": {"type": "integer"}}
     assert fits(pair | {"x-guidance": {"whitespace_pattern": "_"}}, "[_1_,_2_]")
     assert not fits(pair | {"x-guidance": {"whitespace_flexible": False}}, "[1, 2]")
@@ -205,10 +205,10 @@ def test_a_schema_may_bring_its_own_whitespace() -> None:
     assert not fits(pair, "[1,  2]") and not fits(pair, "[ 1]") and fits(pair, "[1, 2,3]")
 
 
-def test_the_order_of_properties_is_kept_where_a_keyword_is_replaced() -> None:
+def test_replacing_a_keyword_keeps_the_order_of_properties() -> None:
     schema = {
         "type": "object",
-        # They exclude each other only because of what holds beside them.
+        # They exclude each other only because of the keywords beside them.
         "oneOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"a": {"const": 2}}}],
         "properties": {"b": {"type": "null"}},
         "required": ["a", "b"],

@@ -28,7 +28,7 @@ def kind(name: object, **more: Any) -> dict[str, Any]:
         ({"type": "integer", "maximum": 5}, {"type": "number", "minimum": 5}, False),
         ({"type": "integer", "maximum": 5}, {"type": "number", "minimum": 5, "exclusiveMinimum": True}, True),
         ({"type": "number", "exclusiveMaximum": 5}, {"type": "number", "minimum": 5}, True),
-        ({"maximum": 4}, {"minimum": 5}, False),  # of texts it says nothing
+        ({"maximum": 4}, {"minimum": 5}, False),  # does not apply to strings
         ({"type": "string", "maxLength": 2}, {"type": "string", "minLength": 3}, True),
         ({"type": "array", "minItems": 3}, {"type": "array", "maxItems": 2}, True),
         ({"type": "array", "minItems": 2}, {"type": "array", "maxItems": 2}, False),
@@ -57,6 +57,6 @@ def kind(name: object, **more: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_only_what_is_certain_is_apart(first: Any, second: Any, apart: bool) -> None:
+def test_only_certain_exclusion_counts(first: Any, second: Any, apart: bool) -> None:
     for one, other in ((first, second), (second, first)):
         assert exclude_each_other(one, other, lambda name: DEFS.get(str(name))) is apart

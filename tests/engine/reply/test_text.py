@@ -1,4 +1,4 @@
-"""Stop strings end the answer; a thought goes on past them, unless they are to end it too."""
+"""Stop strings end the answer; they end a thought only if they are set to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bytewise() -> Tokenizer:
 def read(
     of: Tokenizer, said: str, start: ReplyStart | None, *stop: str, turn_end: str = "", stop_in_thinking: bool = False
 ) -> tuple[str, str | None]:
-    """The text of a reply, up to where it is over, and why it is."""
+    """The text of a reply up to its end, and the reason for the end."""
     params = SamplingParams(stop=stop, stop_in_thinking=stop_in_thinking)
     text = ReplyText(of, params, stop_texts=[turn_end] if turn_end else [], start=start)
     shown = ""
@@ -53,7 +53,7 @@ def read(
         (" <tQ", BEFORE, " <t", "stop_string"),
     ],
 )
-def test_a_stop_string_counts_in_the_answer(
+def test_a_stop_string_applies_to_the_answer(
     bytewise: Tokenizer, said: str, start: ReplyStart | None, text: str, stopped: str | None
 ) -> None:
     assert read(bytewise, said, start, "Q") == (text, stopped)
@@ -61,26 +61,26 @@ def test_a_stop_string_counts_in_the_answer(
     assert everywhere == (said.partition("Q")[0], "stop_string" if "Q" in said else None)
 
 
-def test_what_ends_a_turn_ends_a_thought_too(bytewise: Tokenizer) -> None:
+def test_an_end_of_turn_text_ends_a_thought_too(bytewise: Tokenizer) -> None:
     assert read(bytewise, "a Q<end>b", INSIDE, "Q", turn_end="<end>") == ("a Q", "stop")
     assert read(bytewise, "a</think>b<end>Q", INSIDE, "Q", turn_end="<end>") == ("a</think>b", "stop")
 
 
-def test_spaces_between_thought_and_answer_are_no_part_of_it(bytewise: Tokenizer) -> None:
+def test_whitespace_after_a_thought_is_not_searched_for_stop_strings(bytewise: Tokenizer) -> None:
     assert read(bytewise, "a</think>\n\nb\n\nc", INSIDE, "\n\n") == ("a</think>\n\nb", "stop_string")
 
 
 @given(
     thought=st.text("aQ<t", max_size=8), answer=st.text("aQ<t", max_size=8), stop=st.text("aQ<", min_size=1, max_size=2)
 )
-def test_the_answer_ends_as_a_search_of_it_says(thought: str, answer: str, stop: str) -> None:
+def test_the_answer_ends_before_the_first_stop_string_in_it(thought: str, answer: str, stop: str) -> None:
     of = Tokenizer(byte_tokenizer(), {}, source="made")
     found = read(of, f"{thought}</think>{answer}", INSIDE, stop)
     expected, at, _ = answer.partition(stop)
     assert found == (f"{thought}</think>{expected}", "stop_string" if at else None)
 
 
-def test_nothing_is_held_back_where_nothing_stops(bytewise: Tokenizer) -> None:
+def test_without_stop_strings_no_text_is_held_back(bytewise: Tokenizer) -> None:
     text = ReplyText(bytewise, SamplingParams(), start=BEFORE)
     said = " <think>a</think> b"
     states = []
@@ -90,7 +90,7 @@ def test_nothing_is_held_back_where_nothing_stops(bytewise: Tokenizer) -> None:
     assert [state for state, _ in itertools.groupby(states)] == ["begin", "think <think>", "answer"]
 
 
-def test_a_token_that_ends_a_thought_and_says_more_is_known() -> None:
+def test_tokens_that_end_a_thought_and_begin_the_answer_are_recognized() -> None:
     backend = byte_tokenizer()
     backend.add_tokens(["> Y", ">\n"])
     of = Tokenizer(backend, {}, source="made")

@@ -1,4 +1,4 @@
-"""Which filters are on, settings as JSON, and fast paths that take only what they know."""
+"""Which filters are on, settings as JSON, and fast paths that accept only filters they support."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.support.sampling_filters import FILTERS
 
 @dataclass(frozen=True)
 class Later(SamplingParams):
-    """The settings as they may be one day."""
+    """The settings with a filter that is added later."""
 
     tail_free: float = 1.0
 
 
-def test_what_is_off_is_not_active() -> None:
+def test_filters_that_are_off_are_not_active() -> None:
     assert SamplingParams().active == {"temperature", "top_k", "top_p"}
     assert SamplingParams(temperature=0, top_k=0, top_p=1.0, seed=3, stop=("x",)).active == {"temperature"}
-    # Settings of a filter that is off do nothing.
+    # Settings of a filter that is off have no effect.
     assert SamplingParams(xtc_threshold=0.3, dry_base=2.0, repeat_last_n=64).active == SamplingParams().active
 
 
@@ -39,7 +39,7 @@ def test_every_filter_is_active_when_it_is_on() -> None:
         assert SamplingParams(**settings).active == SamplingParams().active | settings.keys()  # type: ignore[arg-type]
 
 
-def test_a_fast_path_refuses_filters_it_does_not_know() -> None:
+def test_a_fast_path_refuses_filters_it_does_not_support() -> None:
     step = CpuStep(random_model("llama"), threads=1)
     known = [SamplingParams(), SamplingParams(temperature=0), SamplingParams(min_p=0.1)]
     assert all(step.capabilities.chooses(params) and DeviceChoice.chooses(params) for params in known)
@@ -62,11 +62,11 @@ def test_settings_survive_json() -> None:
     changed = {name: value for settings in FILTERS.values() for name, value in settings.items()}
     params = SamplingParams(**changed, stop=("a", "b"), seed=5, dry_sequence_breakers=("x",))  # type: ignore[arg-type]
     assert params_from_json(json.loads(json.dumps(asdict(params)))) == params
-    # As in records: there -inf is null.
+    # JSON has no -inf: records store it as null.
     assert params_from_json(json.loads(json.dumps(plain(params), allow_nan=False))) == params
 
 
-def test_settings_of_an_older_record_have_the_defaults_of_the_others() -> None:
+def test_settings_missing_in_older_records_have_their_defaults() -> None:
     old = {"repeat_penalty": 1.0, "temperature": 1, "top_k": 5, "top_p": 0.9, "min_p": 0.0, "seed": None, "stop": ["x"]}
     assert params_from_json(old) == SamplingParams(temperature=1.0, top_k=5, top_p=0.9, stop=("x",))
 
@@ -83,7 +83,7 @@ def test_settings_of_an_older_record_have_the_defaults_of_the_others() -> None:
         {"frobs": 1},
     ],
 )
-def test_json_of_another_kind_is_refused(wrong: dict[str, object]) -> None:
+def test_json_of_the_wrong_type_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):
         params_from_json(wrong)
 
@@ -111,7 +111,7 @@ def test_json_of_another_kind_is_refused(wrong: dict[str, object]) -> None:
         ("logit_bias", ((-1, 1.0),)),
     ],
 )
-def test_values_that_make_no_sense_are_refused(name: str, value: object) -> None:
+def test_invalid_values_are_refused(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"^{name.replace('_', '-')} must be "):
         SamplingParams(**{name: value})  # type: ignore[arg-type]
 
@@ -122,6 +122,6 @@ def test_every_setting_can_be_given_by_name() -> None:
         assert f"        {each.name}: {each.type}\n" in source
 
 
-def test_filters_come_before_what_is_none() -> None:
+def test_filters_come_before_other_settings() -> None:
     names = [each.name for each in fields(SamplingParams)]
     assert names[-4:] == ["seed", "max_tokens", "stop", "stop_in_thinking"]

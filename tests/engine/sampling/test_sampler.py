@@ -14,7 +14,7 @@ from tests.support.sampling_filters import FILTERS
 
 
 def reference(logits: torch.Tensor, params: SamplingParams, context: list[int]) -> torch.Tensor:
-    """The same filters by `transformers`."""
+    """The same filters, applied by `transformers`."""
     from transformers.generation import logits_process as processors
 
     scores, ids = logits[None].clone(), torch.tensor([context])
@@ -52,12 +52,12 @@ def test_filters_agree_with_the_reference(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=penalty, seed=0
     )
     ours = Sampler(params).distribution(logits, context)
-    # The absolute tolerance is for a tie at the edge of top-p, where rounding decides about a rare token.
+    # The absolute tolerance is for ties at the edge of top-p, where rounding may remove a rare token.
     torch.testing.assert_close(ours, reference(logits, params, context), rtol=1e-4, atol=1e-5)
     assert float(ours.sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_every_filter_is_named_for_what_it_rules_out() -> None:
+def test_each_candidate_names_the_filter_that_removed_it() -> None:
     probabilities = torch.tensor([0.5, 0.25, 0.15, 0.06, 0.04])
     params = SamplingParams(temperature=1.0, top_k=4, top_p=0.92, min_p=0.4)
     stages = Sampler(params).stages(probabilities.log())
@@ -74,7 +74,7 @@ def test_every_filter_is_named_for_what_it_rules_out() -> None:
 
 
 @pytest.mark.parametrize("top_k", [0, 30])
-def test_stages_are_those_of_the_filters_that_are_on(top_k: int) -> None:
+def test_stages_are_the_filters_that_are_on(top_k: int) -> None:
     on = {name: value for settings in FILTERS.values() for name, value in settings.items()}
     on |= {"top_n_sigma": 2.5, "top_k": top_k, "typical_p": 0.9, "top_p": 0.8, "min_p": 0.8, "xtc_probability": 1.0}
     params = SamplingParams(**on)  # type: ignore[arg-type]
@@ -86,13 +86,13 @@ def test_stages_are_those_of_the_filters_that_are_on(top_k: int) -> None:
     assert all(float(stage.sum()) == pytest.approx(1, abs=1e-5) for stage in stages.values())
     before: torch.Tensor | None = None
     for name, stage in stages.items():
-        # Each but top-k, where that is off, has done something.
+        # Each filter has removed something, except top-k where it is off.
         assert before is None or not torch.equal(stage, before) or (name == "top_k" and not top_k)
         before = stage
     assert stages["logit_bias"][5] == 0 < stages["penalties"][1] < stages["logit_bias"][1]
 
 
-def test_without_a_seed_stages_have_the_coin_of_the_sampler() -> None:
+def test_without_a_seed_stages_use_the_xtc_seed_of_the_sampler() -> None:
     logits = torch.tensor([0.5, 0.3, 0.2]).log()
     sampler = Sampler(SamplingParams(xtc_probability=0.5, xtc_threshold=0.1))
     for length in range(20):
@@ -100,7 +100,7 @@ def test_without_a_seed_stages_have_the_coin_of_the_sampler() -> None:
         assert torch.equal(sampler.stages(logits, context)["xtc"], sampler.distribution(logits, context))
 
 
-def test_temperature_zero_is_the_best_token_and_nothing_else() -> None:
+def test_temperature_zero_takes_the_most_probable_token() -> None:
     logits = torch.tensor([0.1, 3.0, 2.9, -1.0])
     distribution = Sampler(SamplingParams(temperature=0)).distribution(logits)
     assert distribution.tolist() == [0, 1, 0, 0]
@@ -109,7 +109,7 @@ def test_temperature_zero_is_the_best_token_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 255, 256, 257, 1000, 49152])
-def test_choosing_is_drawing_from_the_distribution(size: int) -> None:
+def test_choose_equals_a_draw_from_the_distribution(size: int) -> None:
     generator = torch.Generator().manual_seed(size)
     for place in (0, size // 2, size - 1):
         logits = torch.randn(size, generator=generator)
@@ -162,7 +162,7 @@ def test_a_seed_gives_the_same_draws_and_another_seed_others() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_numbers_that_are_none_are_an_error(bad: float, temperature: float) -> None:
+def test_logits_that_are_not_finite_are_an_error(bad: float, temperature: float) -> None:
     sampler, logits = Sampler(SamplingParams(temperature=temperature)), torch.tensor([0.0, bad, 1.0])
     with pytest.raises(LlmcliError, match="not a number"):
         sampler.distribution(logits)
@@ -186,6 +186,6 @@ def test_numbers_that_are_none_are_an_error(bad: float, temperature: float) -> N
         {"stop": ("",)},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(setting: dict[str, object]) -> None:
+def test_invalid_settings_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="-".join(next(iter(setting)).split("_"))):
         SamplingParams(**setting)  # type: ignore[arg-type]

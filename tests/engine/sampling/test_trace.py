@@ -1,4 +1,4 @@
-"""How a token was chosen, and a reply that is continued from another choice."""
+"""How a token was chosen, and replies that continue from another choice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
     return llmcli.load(tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama"), dtype="float32")
 
 
-def test_choices_tell_each_filter_and_the_first_that_removed_a_token(loaded: llmcli.LoadedModel) -> None:
+def test_choices_have_each_filter_and_the_first_that_removed_a_token(loaded: llmcli.LoadedModel) -> None:
     prompt = random_ids(12)
     params = SamplingParams(temperature=0.7, top_k=20, top_p=0.5, min_p=0.3, repeat_penalty=1.3)
     logits = loaded.engine().next_logits(prompt)
@@ -42,7 +42,7 @@ def test_choices_tell_each_filter_and_the_first_that_removed_a_token(loaded: llm
     assert {choice.removed_by for choice in found} >= {"top_k", "top_p", None}
 
 
-def test_the_token_taken_is_among_them_however_rare(loaded: llmcli.LoadedModel) -> None:
+def test_the_chosen_token_is_among_the_candidates_however_rare(loaded: llmcli.LoadedModel) -> None:
     logits = loaded.engine().next_logits(random_ids(5))
     rarest = int(logits.argmin())
     found = choices(logits, GREEDY, (), loaded.tokenizer, top=2, taken=rarest)
@@ -50,7 +50,7 @@ def test_the_token_taken_is_among_them_however_rare(loaded: llmcli.LoadedModel) 
     assert len(found) == 3
 
 
-def test_a_reply_that_has_begun_goes_on_as_it_did_the_first_time(loaded: llmcli.LoadedModel) -> None:
+def test_a_continued_reply_has_the_same_tokens_as_before(loaded: llmcli.LoadedModel) -> None:
     prompt, engine = random_ids(10), loaded.engine()
     whole = [event for event in engine.stream(prompt, GREEDY) if isinstance(event, Step)]
     begun = [step.id for step in whole[:3]]
@@ -65,7 +65,7 @@ def test_a_reply_that_has_begun_goes_on_as_it_did_the_first_time(loaded: llmcli.
     assert finish.stats.cached_tokens == len(prompt) + 2
 
 
-def test_a_character_begun_is_completed(tmp_path: Path) -> None:
+def test_a_continued_reply_completes_a_partial_character(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, chain("é".encode())))
     prompt = [259]
     events = list(loaded.engine().stream(prompt, GREEDY, begun=ids_of(b"\xc3")))

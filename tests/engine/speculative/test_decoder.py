@@ -1,6 +1,4 @@
-"""Whatever is proposed, the reply is the one there would be without it, token for token, wherever the model itself has
-but one choice or one seed.
-"""
+"""Speculative decoding gives the tokens of plain decoding, whatever is proposed: greedy, or by lookup with a seed."""
 
 from __future__ import annotations
 
@@ -36,14 +34,14 @@ def ids_said(steps: Sequence[Step]) -> list[int]:
 
 
 def repeating_prompt(seed: int) -> list[int]:
-    """Some words again and again, so that there is much to look up."""
+    """Words that repeat, so that lookup finds many matches."""
     words = [random_ids(5, seed=seed), random_ids(4, seed=seed + 1)]
     return [*words[0], *words[1], *words[0], *words[0], *words[1][:3]]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
-    """A model whose layers forget what is far behind, and others that could draft for it."""
+    """A model with sliding windows, and draft models for it."""
     folder = tmp_path_factory.mktemp("models")
     options = {"sliding_window": 9, "max_position_embeddings": 128}
     return {
@@ -59,13 +57,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
 @pytest.mark.parametrize(
     "draft", [None, "another", *(pytest.param(name, marks=pytest.mark.slow) for name in ("itself", "short-sighted"))]
 )
-def test_greedy_replies_are_the_same(models: dict[str, LoadedModel], draft: str | None, tokens: int | None) -> None:
+def test_greedy_replies_equal_those_without_proposals(
+    models: dict[str, LoadedModel], draft: str | None, tokens: int | None
+) -> None:
     model = models["itself"]
     plain = model.engine()
     ahead = model.engine(draft=models[draft] if draft else None, lookup=True, draft_tokens=tokens)
     proposed = 0
     for seed in range(8):
-        # Turn upon turn: what was read too far must not be taken for read.
+        # Several turns: rejected tokens in the cache must not count as part of the text.
         ids = repeating_prompt(seed)
         for _ in range(2):
             params = replace(GREEDY, repeat_penalty=1.1 if seed % 2 else 1.0)
@@ -80,7 +80,7 @@ def test_greedy_replies_are_the_same(models: dict[str, LoadedModel], draft: str 
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma 2", "gpt-oss", "llama 4", "deepseek v2 lite", "mixtral"])
-def test_greedy_replies_of_many_families_are_the_same(tmp_path: Path, name: str) -> None:
+def test_greedy_replies_of_many_families_equal_those_without_proposals(tmp_path: Path, name: str) -> None:
     model_type, overrides = CASES.get(name, (name, {}))
     loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), dtype="float32")
     plain, ahead = loaded.engine(), loaded.engine(draft=loaded, lookup=True, draft_tokens=3)
@@ -92,7 +92,7 @@ def test_greedy_replies_of_many_families_are_the_same(tmp_path: Path, name: str)
 
 
 def test_the_same_seed_gives_the_same_text_with_lookup(models: dict[str, LoadedModel]) -> None:
-    """Also while probabilities are asked for, and how many tokens are looked up does not matter."""
+    """Also with probabilities, and with any number of proposed tokens."""
     for seed in range(6):
         params, ids = replace(SAMPLED, temperature=0.5, seed=seed, max_tokens=60), repeating_prompt(seed)
         plain = ids_said(reply(models["itself"].engine(), ids, params)[0])
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_text_with_lookup(models: dict[str, LoadedM
             assert ids_said(shown) == plain
 
 
-def test_everything_that_ends_a_reply_ends_it_at_the_same_place(tmp_path: Path) -> None:
+def test_a_reply_ends_at_the_same_token_as_without_proposals(tmp_path: Path) -> None:
     says = write_puppet(tmp_path / "a", chain(b"abcdefghij"), context=40)
     loops = write_puppet(tmp_path / "b", loop(b"abcdefg"), context=40)
     greedy = SamplingParams(temperature=0)
@@ -116,18 +116,18 @@ def test_everything_that_ends_a_reply_ends_it_at_the_same_place(tmp_path: Path) 
         loaded = llmcli.load(folder)
         for tokens in (1, 3, 15):
             engine = loaded.engine(draft=loaded, lookup=True, draft_tokens=tokens)
-            # The second time the text is in the cache, with what was read too far.
+            # The second time the cache holds the text and tokens that were read beyond it.
             for _ in range(2):
                 steps, finish = reply(engine, [ASSISTANT], params)
                 assert ("".join(step.text for step in steps) + finish.text, finish.reason) == (text, reason)
                 assert finish.stats.generated_tokens == len(steps)
 
 
-def test_who_came_up_with_each_token(tmp_path: Path) -> None:
+def test_each_step_has_the_origin_of_its_token(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, loop(b"abcdefg"), context=60))
     params = SamplingParams(temperature=0, max_tokens=9)
     steps, finish = reply(loaded.engine(draft=loaded, draft_tokens=3), [ASSISTANT], params)
-    # The prompt gives the first; then three are drafted and the model adds one, until one is left.
+    # The first comes from the prefill; then three are drafted and the model adds one, twice.
     assert [step.origin for step in steps] == ["model", *(["draft"] * 3 + ["model"]) * 2]
     stats = finish.stats
     assert (stats.proposed_tokens, stats.accepted_tokens, stats.acceptance_rate) == (6, 6, 1.0)
@@ -138,7 +138,7 @@ def test_who_came_up_with_each_token(tmp_path: Path) -> None:
     assert (plain.proposed_tokens, plain.acceptance_rate, plain.tokens_per_pass) == (0, None, None)
 
 
-def test_refused_tokens_are_counted(tmp_path: Path) -> None:
+def test_rejected_tokens_are_counted(tmp_path: Path) -> None:
     target = llmcli.load(write_puppet(tmp_path / "a", loop(b"abcdefg"), context=60))
     wrong = llmcli.load(write_puppet(tmp_path / "b", loop(b"abcxyzv"), context=60))
     steps, finish = reply(
@@ -149,7 +149,7 @@ def test_refused_tokens_are_counted(tmp_path: Path) -> None:
     assert finish.stats.proposed_tokens > finish.stats.accepted_tokens
 
 
-def test_a_constraint_holds_for_what_is_proposed(tmp_path: Path) -> None:
+def test_a_constraint_applies_to_proposals(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, loop(b"abcdefg"), context=80))
     for params in (GREEDY, replace(SAMPLED, temperature=0.7)):
         texts = []
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_the_reply_between_tokens_that_were_verified_together(tmp_pa
     assert "".join(step.text for step in steps) == "efgab"
 
 
-def test_who_looks_on_sees_every_token_by_itself(models: dict[str, LoadedModel]) -> None:
+def test_with_a_forward_hook_each_pass_reads_one_token(models: dict[str, LoadedModel]) -> None:
     model = models["itself"]
     seen: list[int] = []
     hook = model.model.layers[0].register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[1]))
@@ -198,7 +198,7 @@ def test_a_draft_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         loaded.engine(draft=llmcli.load(tmp_path / "b"))
 
 
-def test_by_default_it_is_looked_up_only_where_the_reply_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+def test_lookup_is_on_by_default_only_where_it_is_exact(tmp_path: Path) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, loop(b"abcdefg"), context=80), device="cpu")
     readable = replace(loaded, why_readable="for the test")
     for model, exact in ((loaded, not loaded.why_readable), (readable, False)):

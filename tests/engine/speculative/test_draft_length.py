@@ -17,8 +17,8 @@ def measured(ratios: dict[int, float]) -> StepCosts:
 
 @pytest.mark.parametrize("chance", [0.0, 0.1, 0.5, 0.8, 0.99])
 @pytest.mark.parametrize("each", [0.0, 0.3])
-def test_as_many_are_proposed_as_pay_most(chance: float, each: float) -> None:
-    """Against the mean over all ways in which tokens can be taken or refused."""
+def test_the_number_of_proposals_maximizes_the_expected_gain(chance: float, each: float) -> None:
+    """Compared with the mean over all combinations of accepted and rejected tokens."""
     ratios = {2: 1.1, 3: 1.2, 4: 1.3, 5: 2.2, 6: 2.3}
     gains = {0: 1.0}
     for count in range(1, 6):
@@ -30,26 +30,26 @@ def test_as_many_are_proposed_as_pay_most(chance: float, each: float) -> None:
         gains[count] = tokens / (ratios[count + 1] + count * each)
     count, gain = measured(ratios).best([chance] * 5, each=each)
     assert gain == pytest.approx(gains[count], rel=1e-3)
-    # A gain that is within the error of measurement is not gone after.
+    # A gain within the error of measurement is not worth a larger pass.
     assert gain == pytest.approx(max(gains.values()), rel=0.03)
     assert count == 0 or gain > 1.03
 
 
-def test_no_more_is_risked_than_allowed() -> None:
+def test_the_possible_loss_is_limited() -> None:
     costs = measured({2: 1.2, 3: 1.4, 4: 1.6})
     assert costs.best([0.95] * 3)[0] == 3
     assert costs.best([0.95] * 3, limit=0.45)[0] == 2
     assert costs.best([0.95] * 3, limit=0.1)[0] == 0
 
 
-def test_what_was_not_measured_lies_between_its_neighbors() -> None:
+def test_costs_that_were_not_measured_are_interpolated() -> None:
     costs = measured({4: 1.5, 16: 6.0})
     ratios = [costs.ratio(tokens) for tokens in range(1, 17)]
     assert ratios == sorted(ratios)
     assert [ratios[0], ratios[3], ratios[15]] == pytest.approx([1.0, 1.5, 6.0], rel=0.01)
 
 
-def test_a_pass_that_was_held_up_is_soon_forgotten() -> None:
+def test_an_outlier_in_a_measured_cost_soon_fades() -> None:
     costs = measured({})
     costs.saw(4, 1.0)
     assert costs.ratio(4) < 4
@@ -58,7 +58,7 @@ def test_a_pass_that_was_held_up_is_soon_forgotten() -> None:
     assert costs.ratio(4) < 1.6
 
 
-def test_a_plain_pass_is_made_first_and_from_time_to_time() -> None:
+def test_passes_of_one_token_are_made_first_and_from_time_to_time() -> None:
     costs = StepCosts()
     plain = []
     for _ in range(200):
@@ -69,7 +69,7 @@ def test_a_plain_pass_is_made_first_and_from_time_to_time() -> None:
     assert sum(plain) < 20
 
 
-def test_chances_follow_what_is_seen_and_are_tried_again_after_a_while() -> None:
+def test_acceptance_rates_follow_observations_and_return_to_the_prior() -> None:
     chance = AcceptanceRate(0.7, 2)
     assert chance.value == pytest.approx(0.7)
     for _ in range(100):

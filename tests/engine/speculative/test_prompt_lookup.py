@@ -7,7 +7,7 @@ from llmcli.engine.speculative.prompt_lookup import LONGEST, SHORTEST, Lookup, M
 
 
 def longest_match(ids: list[int], most: int) -> Match | None:
-    """The same by trying every place."""
+    """The longest match by comparing every position."""
     end = len(ids)
     found: Match | None = None
     for place in range(end - 1, 0, -1):
@@ -20,7 +20,7 @@ def longest_match(ids: list[int], most: int) -> Match | None:
     return found
 
 
-# Few tokens and short texts: they repeat, but no phrase occurs so often that places are left out.
+# Few tokens and short texts: they repeat, but no phrase occurs more often than occurrences are compared.
 @given(st.lists(st.integers(0, 2), max_size=18), st.lists(st.integers(0, 2), max_size=18))
 def test_the_longest_and_latest_match_is_found(before: list[int], after: list[int]) -> None:
     lookup = Lookup()
@@ -29,7 +29,7 @@ def test_the_longest_and_latest_match_is_found(before: list[int], after: list[in
         assert lookup.find(text, 5) == longest_match(text, 5)
 
 
-def test_a_common_phrase_is_looked_for_in_its_latest_places() -> None:
+def test_only_the_latest_occurrences_of_a_common_phrase_are_compared() -> None:
     lookup = Lookup()
     text = [1, 2, 3, 9, *[1, 2, 3, 7] * 200, 1, 2, 3]
     match = lookup.find(text, 2)

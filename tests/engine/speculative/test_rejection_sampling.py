@@ -1,4 +1,4 @@
-"""The rule of acceptance: what is said has the distribution of the model's own, whatever was proposed."""
+"""Rejection sampling: replies have the model's own distribution, whatever was proposed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _FILTERS = {
 
 
 def filtered(table: Tensor, sampler: Sampler) -> Callable[[tuple[int, ...]], Tensor]:
-    """What follows a text by a model that looks at its last token, through all filters; computed once for each text."""
+    """The filtered distribution after a text, of a bigram model; cached for each text."""
 
     @cache
     def distribution(text: tuple[int, ...]) -> Tensor:
@@ -63,7 +63,7 @@ def continuation(
     sampler: Sampler,
     ahead: int,
 ) -> tuple[int, ...]:
-    """Three tokens, `ahead` of which are proposed at a time, as the decode loop has them."""
+    """Three tokens, of which `ahead` are proposed at a time, as in the decode loop."""
     text: tuple[int, ...] = (_START,)
     while len(text) <= _LENGTH:
         proposals: list[Proposal] = []
@@ -103,7 +103,7 @@ def test_the_distribution_is_the_models_own(draft: str, filters: str) -> None:
 
 
 def chi_square_p(counts: Counter[tuple[int, ...]], exact: dict[tuple[int, ...], float]) -> float:
-    """The chance of counts at least as far from what is expected; rare outcomes are taken together."""
+    """The p-value of a chi-square test of the counts; rare outcomes are merged."""
     total = sum(counts.values())
     cells: list[tuple[float, int]] = []
     rare, rare_count = 0.0, 0
@@ -119,8 +119,8 @@ def chi_square_p(counts: Counter[tuple[int, ...]], exact: dict[tuple[int, ...], 
     return float(torch.special.gammaincc(freedom, torch.tensor(statistic / 2, dtype=torch.float64)))
 
 
-def test_the_measure_finds_what_is_wrong() -> None:
-    """A rule that takes every proposal is one of which chi-square says so."""
+def test_the_chi_square_test_rejects_a_wrong_rule() -> None:
+    """A rule that accepts every proposal fails the chi-square test."""
     sampler = Sampler(_FILTERS["none"])
     target, drafting = filtered(_TARGET, sampler), filtered(_DRAFTS["good"], sampler)
     exact: dict[tuple[int, ...], float] = {(token,): float(target((_START,))[token]) for token in range(_SIZE)}
@@ -130,8 +130,8 @@ def test_the_measure_finds_what_is_wrong() -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_engine_keeps_the_distribution(tmp_path: Path) -> None:
-    """Two tokens by the decode loop itself, with a draft that is mostly wrong."""
+def test_the_engine_keeps_the_distribution(tmp_path: Path) -> None:
+    """Two tokens by the decode loop itself, with a draft model that is mostly rejected."""
     a, b, c = 65, 66, 67
     rows = {ASSISTANT: {a: 0.6, b: 0.3, c: 0.1}, a: {a: 0.2, b: 0.8}, b: {a: 0.5, c: 0.5}, c: {c: 0.9, a: 0.1}}
     drafts = {ASSISTANT: {a: 0.2, b: 0.8}, a: {a: 0.9, b: 0.1}, b: {a: 0.1, c: 0.9}, c: {c: 0.3, a: 0.7}}

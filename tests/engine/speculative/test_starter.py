@@ -1,4 +1,4 @@
-"""With a real model: whatever proposes, twenty greedy replies are token for token those without it."""
+"""With a real model: twenty greedy replies have the same tokens with each kind of proposal as without."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def said(loaded: LoadedModel, prompts: list[str], tokens: int, **options: Any) -
     return replies, proposed
 
 
-def test_twenty_greedy_replies_are_the_same_whoever_proposes(loaded: LoadedModel) -> None:
+def test_twenty_greedy_replies_are_the_same_with_each_kind_of_proposal(loaded: LoadedModel) -> None:
     assert len(set(PROMPTS)) == 20
     if why_not_on_cpu(loaded.config, torch.device("cpu")) is not None:
         pytest.skip("without the kernel a pass of several tokens adds up in another order")

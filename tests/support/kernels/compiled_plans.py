@@ -1,4 +1,4 @@
-"""Compiles what real models would launch, for a GPU that need not be there.
+"""Compile the kernels that real models would launch; no GPU is needed.
 
 By `python -m tests.support.kernels.compiled_plans 90 llama`, in a process where kernels are not interpreted.
 """
@@ -30,7 +30,7 @@ _LLAMA_8B = ModelConfig(
     vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_heads=32, num_kv_heads=8, head_dim=128,
     context_length=8192, norm_eps=1e-5, layers=(LayerConfig(_ROPE),),
 )  # fmt: skip
-# Between them all that is decided when a kernel is compiled: norms, softcaps, windows, biases, sinks, experts.
+# Together they cover everything decided at compile time: norms, softcaps, windows, biases, sinks, experts.
 _GEMMA_2 = replace(
     _LLAMA_8B, hidden_size=2304, intermediate_size=9216, num_heads=8, num_kv_heads=1, head_dim=256,
     layers=(LayerConfig(RopeConfig(1e4, 256), window=4096),), norm=NormStyle(plus_one=True), placement="sandwich",
@@ -54,7 +54,7 @@ _MODELS: dict[str, tuple[ModelConfig, PackedFormat | None, tuple[int, ...]]] = {
     "llama, int4 g128": (_LLAMA_8B, wide(4), (1, 16)),
     "llama, int8 by row": (_LLAMA_8B, wide(8), (1,)),
     "llama, int8 g128": (_LLAMA_8B, wide(8, 128), (1,)),
-    # As many rows in the products of attention as there can be, of as large heads.
+    # The most rows in the products of attention, with the largest heads.
     "gemma 2": (_GEMMA_2, None, (16,)),
     "gpt-oss, int4 g32": (_GPT_OSS, wide(4, 32), (4,)),
     "gpt-oss, int4 g128": (_GPT_OSS, wide(4), (1,)),
@@ -64,12 +64,12 @@ _TYPES = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64", torch.int32: "*i32",
     torch.uint8: "*u8",
 }  # fmt: skip
-# Of a program on the smallest of the cards that the kernels are for (compute capability 8.6 and 8.9).
+# Limits of a program on the smallest supported GPUs (compute capability 8.6 and 8.9).
 _SHARED_BYTES = 99 * 1024
 
 
 def _model(config: ModelConfig, kept: PackedFormat | None) -> Transformer:
-    """A model without memory."""
+    """A model without allocated weights."""
     with torch.device("meta"):
         model = Transformer(config).bfloat16()
         if kept is None:
@@ -106,7 +106,7 @@ def _launches(arch: int, names: list[str]) -> Iterator[tuple[str, Launch]]:
 
 
 def _unpacking(kept: PackedFormat) -> Launch:
-    """Of a matrix, for a prompt."""
+    """The dequantization kernels of a matrix, for a prompt."""
     found = []
 
     class Kernel:
@@ -143,7 +143,7 @@ def _source(launch: Launch) -> tuple[Any, dict[str, Any]]:
 
 
 def main(arch: int, *names: str) -> None:
-    """Compile all that these models launch to machine code; print a line for each kernel that is new."""
+    """Compile every kernel that these models launch to machine code; print a line for each new one."""
     done = set()
     for name, launch in _launches(arch, list(names)):
         source, options = _source(launch)
@@ -159,19 +159,19 @@ def main(arch: int, *names: str) -> None:
         waits = ptx.count("griddepcontrol.wait")
         print(f"{name}: {launch.kernel.__name__}: {wide} wide loads, {waits} waits, {compiled.metadata.shared} bytes")
         if launch.kernel is unpack:
-            # Rounded to the nearest, and written 16 bytes at a time.
+            # Rounded to nearest, and written 16 bytes at a time.
             assert "cvt.rn.bf16" in ptx and ptx.count("st.global") == ptx.count("st.global.v4.b32")
             assert wide
             continue
         assert waits == (1 if arch >= 90 else 0)
-        # Before waiting for what earlier kernels write, nothing is read but weights; and these are, by most kernels.
+        # Before it waits for earlier kernels, a kernel may read weights only, and most do.
         ahead = ptx[: ptx.find("griddepcontrol.wait")] if waits else ""
         assert ahead.count("ld.global") == ahead.count("ld.global.L1::evict_first"), (name, launch.kernel)
         assert not waits or "evict_first" in ahead or launch.kernel.__name__ not in ("linear", "feed_forward")
-        # A program for one token exchanges nothing between threads but its sums, at the end.
+        # A program for one token exchanges only its sums between threads, at the end.
         by_itself = launch.constants.get("bits") and launch.constants.get("tokens") == 1
         assert not by_itself or compiled.metadata.shared <= 1024, name
-        # Weights come 16 bytes at a time: with fewer, asking for them takes longer than reading them.
+        # Weights are loaded 16 bytes at a time: with smaller loads, issuing them takes longer than the transfer.
         assert wide or launch.kernel.__name__ not in ("linear", "feed_forward", "experts_in", "experts_out", "attend")
 
 

@@ -43,7 +43,7 @@ def expected(model: Transformer, ids: Sequence[int] = IDS) -> torch.Tensor:
 
 
 def expected_of_packed(model: Transformer, ids: Sequence[int] = IDS) -> torch.Tensor:
-    """What the readable model says that rounds what goes into packed matrices as the kernel does."""
+    """Logits of the readable model with inputs of packed matrices rounded as in the kernel."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmcli.model.quantized.matrix.F", RoundingFunctional())
         patch.setattr("llmcli.model.mixture_of_experts.F", RoundingFunctional())
@@ -51,12 +51,12 @@ def expected_of_packed(model: Transformer, ids: Sequence[int] = IDS) -> torch.Te
 
 
 def assert_close(model: Transformer, bits: int | None, ours: torch.Tensor, ids: Sequence[int] = IDS) -> None:
-    """The last `len(ours)` logits of a text are right."""
+    """Compare `ours` with the last logits of a text."""
     if bits is None:
         assert error(ours, expected(model, ids)[-len(ours) :]) < 5e-6
         return
     theirs = expected_of_packed(model, ids)[-len(ours) :]
-    # An activation on the border between two numbers may fall to either side; the difference is 1 in 32512.
+    # An activation halfway between two codes may round either way; the difference is 1 in 32512.
     assert error(ours, theirs) < 5e-4
 
 
@@ -69,7 +69,7 @@ def in_pieces(step: CpuStep, cache: KVCache, sizes: Sequence[int]) -> torch.Tens
 
 
 class Given(Sampler):
-    """Draws by numbers that are known."""
+    """A sampler that draws with given numbers."""
 
     def __init__(self, params: SamplingParams, uniforms: list[float]) -> None:
         super().__init__(params)
@@ -80,7 +80,7 @@ class Given(Sampler):
 
 
 def assert_as_one_by_one(step: CpuStep, model: Transformer, params: SamplingParams, length: int, count: int) -> None:
-    """In two bursts, the second of which goes on with what the first has left, and forgets some of it."""
+    """Compare two multi-step calls with single passes; between them both caches are truncated."""
     together, apart = model.new_cache(capacity=4), model.new_cache(capacity=4)
     for cache in (together, apart):
         step.forward(random_ids(length), cache)

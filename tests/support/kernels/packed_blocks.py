@@ -16,7 +16,7 @@ HALVES = {"Q4_1": (0, 2), "Q4_K": (0, 2)}
 
 
 def any_blocks(name: str, rows: int, columns: int) -> torch.Tensor:
-    """Random bytes, but for scales that are no numbers: every finite one may occur."""
+    """Random bytes with finite scales of any value."""
     generator = torch.Generator().manual_seed(11)
     shape = (rows, columns // ENCODINGS[name].block_size, ENCODINGS[name].block_bytes)
     blocks = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -40,7 +40,7 @@ SCALES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0
 
 
 def sound_blocks(name: str, rows: int, width: int) -> torch.Tensor:
-    """Random codes, and scales as weights have them."""
+    """Random codes, with scales of the size that real weights have."""
     generator = torch.Generator().manual_seed(7)
     size = ENCODINGS[name].block_bytes
     blocks = torch.randint(0, 256, (rows, width, size), dtype=torch.uint8, generator=generator)

@@ -20,8 +20,8 @@ from tests.support.models import tiny
 def shared_checkpoint(model_type: str, *, seed: int = 0, **overrides: Any) -> Path:
     """The folder of a random model of a family. It is shared: use `tiny_checkpoint` to change a file.
 
-    Arguments are those of `tiny.tiny_model`. Folders are told apart by them, by the versions of the libraries that
-    make and write the weights, and by the source of `tiny`.
+    Arguments are those of `tiny.tiny_model`. The name of the folder depends on them, on the versions of the libraries
+    that make and write the weights, and on the source of `tiny`.
     """
     made_of = [model_type, seed, overrides, _makers()]
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]

@@ -11,7 +11,7 @@ import pexpect
 from tests.support.faults.run import environment as environment_of
 from tests.support.forked import on_terminal
 
-# prompt_toolkit switches bracketed paste on when it begins to read a line.
+# prompt_toolkit turns bracketed paste on when it begins to read a line.
 READY = "\x1b[?2004h"
 
 
@@ -25,7 +25,7 @@ def chatting(
     real: bool = False,
     **environment: str,
 ) -> Iterator[pexpect.spawn]:
-    """A chat with `model` that waits for its first message; its data lie below `tmp_path`.
+    """A chat with `model` that waits for its first message; its data are below `tmp_path`.
 
     It is forked from a process with everything imported, unless it is to be `real`.
     """

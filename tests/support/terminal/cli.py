@@ -1,5 +1,6 @@
-"""Running `llm` in tests: inside this process where streams and codes are all that matters, and in a forked one where
-signals and pipes do. Neither starts torch anew.
+"""Run `llm` in tests: in this process if only streams and exit codes matter, in a forked one for signals and pipes.
+
+Neither imports torch again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LLM = [sys.executable, "-m", "llmcli"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind."""
+    """Output and exit code of a run."""
 
     stdout: bytes
     stderr: bytes
@@ -32,7 +33,7 @@ class Result:
 def llm(
     *arguments: object, stdin: bytes = b"", env: Mapping[str, str] | None = None, encoding: str = "utf-8"
 ) -> Result:
-    """Run the program in this process, with pipes for streams; `encoding` is what Python has chosen for its output."""
+    """Run the program in this process, with pipes for streams; `encoding` is that of Python's output."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
     terminate = signal.getsignal(signal.SIGTERM)
     with (

@@ -12,7 +12,7 @@ Colors: TypeAlias = Literal["standard", "256", "truecolor"]
 
 
 def lines(view: RenderableType, width: int = 80, colors: Colors | None = None) -> list[str]:
-    """`view` as it comes out, line by line, escape sequences and all."""
+    """The lines of `view` as text, with escape sequences."""
     console = Console(
         file=io.StringIO(),
         width=width,
@@ -27,7 +27,7 @@ def lines(view: RenderableType, width: int = 80, colors: Colors | None = None) -
 
 
 def drawn(view: RenderableType, width: int = 80, colors: Colors | None = None) -> str:
-    """`view` as it comes out, without spaces at the ends of lines."""
+    """`view` as text, without spaces at the ends of lines."""
     return "\n".join(line.rstrip() for line in lines(view, width, colors))
 
 

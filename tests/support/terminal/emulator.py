@@ -1,4 +1,4 @@
-"""A terminal to write to, and to read what stands on it."""
+"""A terminal emulator whose content tests can read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 
 class Emulator:
-    """A terminal of some size that remembers what has scrolled away."""
+    """A terminal that keeps lines that have scrolled away."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self._screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
@@ -24,14 +24,14 @@ class Emulator:
 
     def write(self, text: str) -> None:
         self.writes.append(text)
-        # It does not know what is dim, which most terminals show as grey.
+        # The emulator does not support dim text, which most terminals show as gray.
         self._stream.feed(text.replace("\x1b[2m", "\x1b[90m"))
 
     def size(self) -> os.terminal_size:
         return os.terminal_size((self._screen.columns, self._screen.lines))
 
     def resize(self, columns: int, rows: int) -> None:
-        """As terminals do: what no longer fits above the cursor scrolls away, what is too wide is cut off."""
+        """Resize as terminals do: lines that no longer fit above the cursor scroll away, long lines are cut off."""
         screen, cursor = self._screen, self._screen.cursor
         lost = max(0, cursor.y - rows + 1)
         screen.history.top.extend(screen.buffer[y] for y in range(lost))
@@ -47,19 +47,19 @@ class Emulator:
         screen.cursor.x, screen.cursor.y = x, y
 
     def deface(self, text: str) -> None:
-        """Spoil the line on the screen that begins with `text`."""
+        """Overwrite the line on the screen that begins with `text`."""
         row = next(y for y in range(self._screen.lines) if self._line(self._screen.buffer[y]).startswith(text))
         self._screen.buffer[row][0] = self._screen.buffer[row][0]._replace(data="#")
 
     def lines(self) -> list[str]:
-        """All lines there are, those that have scrolled away first."""
+        """All lines, those that have scrolled away first."""
         lines = [self._line(row) for row in self._rows()]
         while lines and not lines[-1]:
             del lines[-1]
         return lines
 
     def styled(self) -> Text:
-        """The same lines as they look."""
+        """The same lines with their styles."""
         lines = []
         for row, line in zip(self._rows(), self.lines(), strict=False):
             cells = (row[x] for x in range(self._screen.columns))

@@ -1,4 +1,4 @@
-"""Texts in Markdown as models write them, and as they had better not."""
+"""Markdown texts as models write them, valid and broken."""
 
 from __future__ import annotations
 

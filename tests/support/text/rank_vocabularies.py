@@ -37,7 +37,7 @@ def ranked(words: str, merges: int = 250) -> tuple[bytes, ...]:
         best = max((count, token) for token, count in counts.items() if token not in tokens)[1]
         tokens.append(best)
         split = [joined(parts, best) for parts in split]
-    # A word that no merges lead to, but which is a token all the same.
+    # A token that no sequence of merges produces.
     return (*tokens, b"SHOUTING")
 
 

@@ -1,4 +1,4 @@
-"""Small tokenizers trained on the spot, and the files that would hold them."""
+"""Small tokenizers trained in the test run, and the files that would hold them."""
 
 from __future__ import annotations
 

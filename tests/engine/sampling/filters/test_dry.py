@@ -1,4 +1,4 @@
-"""DRY gives the penalties of its formula, and what breaks a sequence breaks a repetition."""
+"""DRY gives the penalties of its formula, and sequence breakers end repetitions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.models.puppet import chain, write_puppet
 
 
 def by_definition(context: list[int], breakers: set[int], most: int) -> dict[int, int]:
-    """For each token the longest suffix of the context that stands before an earlier occurrence of it."""
+    """For each token the length of the longest suffix of the context that precedes an earlier occurrence of it."""
     found: dict[int, int] = {}
     for at in range(1, len(context)):
         for length in range(1, min(at, most) + 1):
@@ -34,7 +34,7 @@ def by_definition(context: list[int], breakers: set[int], most: int) -> dict[int
     breakers=st.sets(st.integers(0, 3), max_size=2),
     most=st.sampled_from([1, 3, 100]),
 )
-def test_repetitions_are_those_of_the_definition(context: list[int], breakers: set[int], most: int) -> None:
+def test_repetitions_agree_with_a_direct_search(context: list[int], breakers: set[int], most: int) -> None:
     assert repetitions(context, breakers, most=most) == by_definition(context, breakers, most)
 
 
@@ -44,7 +44,7 @@ def test_a_longer_repetition_costs_more() -> None:
     logits = torch.zeros(8)
     found = dry_penalized(logits, context, (), multiplier=0.8, base=1.75, allowed_length=2)
     torch.testing.assert_close(found, torch.tensor([0, 0, 0, 0, -0.8 * 1.75, -0.8, 0, 0]))
-    # Where the 2 breaks sequences, only the 3 repeats, which is less than what is allowed.
+    # If 2 breaks sequences, only the 3 repeats, which is shorter than the allowed length.
     assert torch.equal(dry_penalized(logits, context, {2}, multiplier=0.8, base=1.75, allowed_length=2), logits)
     # A token that breaks sequences has no penalty itself.
     found = dry_penalized(logits, context, {4}, multiplier=0.8, base=1.75, allowed_length=2)
@@ -56,7 +56,7 @@ def test_the_longest_repetition_leaves_logits_finite() -> None:
     assert float(found[0]) == 0 and -1e31 < float(found[1]) < -1e29
 
 
-def test_the_vocabulary_tells_which_tokens_break_sequences(tmp_path: Path) -> None:
+def test_sequence_breakers_are_all_tokens_that_contain_the_text(tmp_path: Path) -> None:
     tokenizer = llmcli.load(write_puppet(tmp_path, chain(b"ab"))).tokenizer
     found = sequence_breakers(tokenizer, ("\n", "*"))
     assert {tokenizer.token_bytes(token) for token in found} == {b"\n", b"*"}

@@ -1,4 +1,4 @@
-"""Filters of logits give the numbers of their formulas."""
+"""Filters of logits agree with their formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmcli.errors import LlmcliError
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 3.0])
 
 
-def test_a_bias_is_added_as_by_transformers() -> None:
+def test_a_bias_agrees_with_transformers() -> None:
     from transformers.generation.logits_process import SequenceBiasLogitsProcessor
 
     theirs = SequenceBiasLogitsProcessor({(1,): 4.0, (3,): -2.5})(torch.tensor([[0, 2]]), LOGITS[None].clone())
@@ -42,12 +42,12 @@ def test_penalties_look_at_the_last_tokens(last_n: int, expected: list[float]) -
     torch.testing.assert_close(found, torch.tensor(expected).softmax(-1))
 
 
-def test_no_last_tokens_mean_no_penalties() -> None:
+def test_penalties_over_zero_tokens_do_nothing() -> None:
     params = SamplingParams(temperature=1, top_k=0, top_p=1.0, presence_penalty=1.0, repeat_last_n=0)
     torch.testing.assert_close(Sampler(params).distribution(LOGITS, [0, 1]), LOGITS.softmax(-1))
 
 
-def test_top_n_sigma_keeps_what_is_near_the_best() -> None:
+def test_top_n_sigma_keeps_logits_near_the_greatest() -> None:
     # Of 0, 0, 0, 4: mean 1, deviation sqrt((1 + 1 + 1 + 9) / 4) = sqrt(3).
     logits = torch.tensor([0.0, 0.0, 0.0, 4.0, -torch.inf])
     deviation = math.sqrt(3)

@@ -1,4 +1,4 @@
-"""Typical-p as `transformers` has it, XTC by its rule; among few candidates as in the whole vocabulary."""
+"""Typical-p agrees with `transformers`, XTC with its rule; over candidates as over the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_typical_p_agrees_with_transformers(seed: int, typical_p: float, top_k: 
     scores = processors.TemperatureLogitsWarper(temperature)(None, logits[None])
     if top_k:
         scores = processors.TopKLogitsWarper(top_k)(None, scores)
-    # Theirs makes NaN of what has no probability: 0 times -inf.
+    # `transformers` computes NaN for tokens without probability: 0 times -inf.
     possible = scores > -torch.inf
     theirs = processors.TypicalLogitsWarper(typical_p)(None, scores[possible][None])
     expected = torch.zeros(300).masked_scatter(possible[0], theirs.softmax(-1).float())
@@ -54,7 +54,7 @@ def test_the_most_probable_token_need_not_be_typical() -> None:
         (0.0, [0.0, 0.0, 0.0, 0.0, 1.0]),
     ],
 )
-def test_xtc_leaves_out_all_but_the_least_of_the_top_choices(threshold: float, left: list[float]) -> None:
+def test_xtc_removes_all_but_the_least_of_the_top_choices(threshold: float, left: list[float]) -> None:
     probabilities = [0.5, 0.25, 0.15, 0.08, 0.02]
     expected = torch.tensor(left) / sum(left)
     torch.testing.assert_close(filters.without_top(torch.tensor(probabilities), threshold), expected)
@@ -65,18 +65,18 @@ def test_xtc_leaves_out_all_but_the_least_of_the_top_choices(threshold: float, l
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_xtc_acts_at_its_share_of_positions_and_the_same_each_time(top_k: int) -> None:
+def test_xtc_acts_on_its_share_of_positions_and_is_reproducible(top_k: int) -> None:
     logits = torch.tensor([0.5, 0.25, 0.15, 0.08, 0.02]).log()
     params = SamplingParams(temperature=1, top_k=top_k, top_p=1.0, xtc_probability=0.3, xtc_threshold=0.1, seed=11)
     sampler, again = Sampler(params), Sampler(params)
     acted = [float(sampler.distribution(logits, [0] * length)[0]) == 0 for length in range(2000)]
     assert 500 < sum(acted) < 700
     assert acted == [float(again.distribution(logits, [0] * length)[0]) == 0 for length in range(2000)]
-    # The source of the draws has not been touched.
+    # XTC has used no number of the generator of the draws.
     assert sampler.uniform() == Sampler(params).uniform()
 
 
-def test_xtc_is_off_and_always_on_at_the_ends() -> None:
+def test_xtc_probability_zero_is_never_and_one_is_always() -> None:
     logits = torch.tensor([0.5, 0.3, 0.2]).log()
     params = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     for probability, expected in ((0.0, [0.5, 0.3, 0.2]), (1.0, [0, 0, 1.0])):
