@@ -50,9 +50,7 @@ class ModelSettings:
             Command(
                 "model", self._model, "go on with another model; without a name, show it", "[NAME]", model_names, True
             ),
-            Command(
-                "system", self._system, "set the system prompt, or remove it with none; without TEXT, show it", "[TEXT]"
-            ),
+            Command("system", self._system, "set the system prompt, or remove it with none, or show it", "[TEXT]"),
             Command(
                 "set",
                 self._set,
