@@ -34,12 +34,12 @@ class AnswerForm:
         """`constraint.begin` has been called; the caller pushes each chosen token to `reply`."""
         self._constraint, self._reply = constraint, reply
         self._openings = opening_tokens(tokenizer)
-        self._holds = self._thought = False
+        self._applies = self._thought = False
 
     @property
     def ended(self) -> bool:
         """Whether the answer has the form and no token can follow."""
-        return self._holds and self._constraint.ended
+        return self._applies and self._constraint.ended
 
     def choose(
         self, logits: Tensor, sampler: Sampler, context: Sequence[int], room: int
@@ -49,7 +49,7 @@ class AnswerForm:
         Raises:
             LlmcliError: no token is allowed, or the thought has left too few tokens for any answer of the form.
         """
-        if self._holds:
+        if self._applies:
             return self._constraint.choose(logits, sampler, context, room)
         if self._reply.awaits_answer:
             self._thought = True
@@ -58,7 +58,7 @@ class AnswerForm:
             self._constraint.begin(room, after_thought=True)
         openings = self._openings if self._reply.state == "begin" else ()
         allowed, distribution, token = self._constraint.choose(logits, sampler, context, room, besides=openings)
-        self._holds = token not in openings
+        self._applies = token not in openings
         return allowed, distribution, token
 
     def _choose_thought(self, logits: Tensor, sampler: Sampler, context: Sequence[int]) -> tuple[Tensor, Tensor, int]:

@@ -78,7 +78,7 @@ class EndingSearch:
         self._orders = [(order, itemgetter(*order, 256, 256)) for order in orders]
         self._json = JsonText().after(prefill) if rule.kind == "json-schema" else None
         self._hints = _hints(rule)
-        self._ways_from: dict[tuple[bytes, bool], list[bytes]] = {}
+        self._remembered: dict[tuple[bytes, bool], list[bytes]] = {}
 
     @property
     def json(self) -> JsonText | None:
@@ -104,9 +104,9 @@ class EndingSearch:
 
     def rest_of(self, ending: bytes) -> bytes | None:
         """The tail of `ending` that also ends this text: the bytes after one value usually fit after another too."""
-        return _attached(self._matcher, ending, _EFFORT)
+        return _fitting_tail(self._matcher, ending, _EFFORT)
 
-    def straight(self, longest: int, *, looks: int = 0, nested: bool = False) -> bytes | None:
+    def greedy(self, longest: int, *, looks: int = 0, nested: bool = False) -> bytes | None:
         """A greedy ending of at most `longest` bytes: close whatever can be closed, which completes most JSON.
 
         If that loops, a search that may try `looks` bytes continues from the start of the loop. With `nested`, an empty
@@ -143,22 +143,22 @@ class EndingSearch:
 
         Where a tail of the ending `known` fits a text found on the way, it completes that text.
         """
-        for alike, by_heart, share in _PASSES:
+        for most_equivalent, only_remembered, share in _PASSES:
             granted = int(share * looks)
-            found, left = self._search(granted, longest, known, alike, by_heart=by_heart)
+            found, left = self._search(granted, longest, known, most_equivalent, only_remembered=only_remembered)
             looks -= granted - left
             if found is not None:
                 return found, looks
         return None, looks
 
     def _search(
-        self, looks: int, longest: int, known: bytes, alike: int, *, by_heart: bool
+        self, looks: int, longest: int, known: bytes, most_equivalent: int, *, only_remembered: bool
     ) -> tuple[bytes | None, int]:
         level = [_FoundText(b"", self._matcher.deep_copy(), self._json)]
         while level and looks > 0:
             following: list[_FoundText] = []
             for text in level:
-                ways = self._ways(text, by_heart=by_heart)
+                ways = self._candidates(text, only_remembered=only_remembered)
                 looks -= len(ways)
                 reached: dict[bytes, list[bytes]] = {}
                 for data in ways:
@@ -167,23 +167,23 @@ class EndingSearch:
                         continue
                     if matcher.is_accepting():
                         return said, looks
-                    rest = _attached(matcher, known, _EFFORT // 10) if known else None
+                    rest = _fitting_tail(matcher, known, _EFFORT // 10) if known else None
                     if rest is not None and len(said) + len(rest) <= longest:
                         return said + rest, looks
                     after = text.then(data, matcher, is_hint=data in self._hints)
                     reached.setdefault(after.follows, []).append(data)
                     following.append(after)
                 if len(ways) > _MANY:
-                    self._ways_from[text.place] = [data for alikes in reached.values() for data in alikes[:2]]
-            level = _chosen(following, alike)
+                    self._remembered[text.place] = [data for alikes in reached.values() for data in alikes[:2]]
+            level = _best_texts(following, most_equivalent)
         return None, looks
 
-    def _ways(self, text: _FoundText, *, by_heart: bool) -> list[bytes]:
-        """Bytes to try after `text`; with `by_heart`, only remembered representatives where many could follow."""
+    def _candidates(self, text: _FoundText, *, only_remembered: bool) -> list[bytes]:
+        """Bytes to try after `text`; with `only_remembered`, representatives from earlier where many could follow."""
         forced = bytes(text.matcher.compute_ff_tokens())
         if forced:
             return [forced]
-        known = self._ways_from.get(text.place) if by_heart else None
+        known = self._remembered.get(text.place) if only_remembered else None
         ways = known or [bytes([byte]) for byte in self._possible(text.follows, text.json)]
         hints = [hint for hint in self._hints if text.follows[hint[0]] and hint not in text.hints]
         return [*hints, *(way for way in ways if way not in hints)]
@@ -208,7 +208,7 @@ class _FoundText:
         self.data, self.matcher, self.json, self.hints = data, matcher, json, hints
         self.follows = bytes(matcher.compute_logit_bias())
         self.place = (self.follows, json is not None and json.in_string)
-        self.alike = (self.follows, hints)
+        self.parser_state = (self.follows, hints)
         self.seen = seen | {self.follows}
         """The sets of bytes that could follow so far, each once."""
 
@@ -223,20 +223,20 @@ class _FoundText:
         return len(self.seen) + len(self.hints)
 
 
-def _chosen(texts: list[_FoundText], alike: int) -> list[_FoundText]:
-    """The texts furthest along, at most `alike` of those that are equivalent."""
+def _best_texts(texts: list[_FoundText], most_equivalent: int) -> list[_FoundText]:
+    """The texts furthest along, at most `most_equivalent` of those that are equivalent."""
     chosen: list[_FoundText] = []
     counts: dict[tuple[bytes, frozenset[bytes]], int] = {}
     for text in sorted(texts, key=lambda text: -text.progress):
-        counts[text.alike] = counts.get(text.alike, 0) + 1
-        if counts[text.alike] <= alike:
+        counts[text.parser_state] = counts.get(text.parser_state, 0) + 1
+        if counts[text.parser_state] <= most_equivalent:
             chosen.append(text)
             if len(chosen) == _WIDTH:
                 break
     return chosen
 
 
-def _attached(matcher: LLMatcher, ending: bytes, effort: int) -> bytes | None:
+def _fitting_tail(matcher: LLMatcher, ending: bytes, effort: int) -> bytes | None:
     """The longest tail of `ending` that completes the text of `matcher`; None if not found in `effort` bytes."""
     follows = matcher.compute_logit_bias()
     for start, byte in enumerate(ending):

@@ -50,14 +50,14 @@ class Constraint:
         self._stop_ids = [token for token in stop_ids if token < self._size]
         data = [tokenizer.token_bytes(token) for token in range(self._size)]
         self._data = data
-        self._theirs = _their_tokenizer(tokenizer, data)
-        self._matcher = rule.matcher(self._theirs)
+        self._llguidance = _llguidance_tokenizer(tokenizer, data)
+        self._matcher = rule.matcher(self._llguidance)
         self._bytes = {data[token][0]: token for token in reversed(range(self._size)) if len(data[token]) == 1}
         self._search = _search(rule, data, self._bytes, prefill)
-        if prefill and not self._matcher.consume_tokens(self._theirs.tokenize_str(prefill)):
+        if prefill and not self._matcher.consume_tokens(self._llguidance.tokenize_str(prefill)):
             raise UsageError(f"No text of the form that is asked for begins with {prefill!r}.")
         # At the beginning of a reply some tokenizers drop a space: the text that is matched must equal the text shown.
-        self._not_first = [] if prefill else _changed_at_the_beginning(tokenizer, data)
+        self._not_first = [] if prefill else _changed_at_start(tokenizer, data)
         self._ending: _Ending | None = None
         self._begun = False
         self._looks = _LOOKS_ALL
@@ -80,7 +80,7 @@ class Constraint:
 
     def begins_with(self, text: str) -> bool:
         """Whether `text` can come next."""
-        return bool(self._matcher.deep_copy().consume_tokens(self._theirs.tokenize_str(text)))
+        return bool(self._matcher.deep_copy().consume_tokens(self._llguidance.tokenize_str(text)))
 
     def begin(self, room: int, *, after_thought: bool = False) -> None:
         """Prepare for a reply of at most `room` tokens, or for the rest of one `after_thought`.
@@ -95,7 +95,7 @@ class Constraint:
             self.masked(torch.zeros(self._size))
             self._looks = 2 * _LOOKS_EACH
             return
-        needed = len(self._said(self._ending) or self._ending.data)
+        needed = len(self._ending_tokens(self._ending) or self._ending.data)
         if needed > room:
             raise LlmcliError(
                 "No reply of the form that is asked for was found that fits into "
@@ -164,26 +164,26 @@ class Constraint:
         if token in self._stop_ids:
             return token
         before = self._ending
-        back = self._go(token)
+        back = self._append(token)
         after = self._ending_after(token, before, room - 1)
         if before is not None and after is None:
             self._matcher.rollback(1)
             back()
             if not before.data:
                 return None
-            tokens = self._said(before)
+            tokens = self._ending_tokens(before)
             if tokens is None:
                 raise LlmcliError(
                     "The reply cannot follow the form that is asked for: no token of this model leads on."
                 )
             token = tokens[0]
-            self._go(token)
+            self._append(token)
             after = _Ending(before.data[len(self._data[token]) :], tokens[1:])
         self._ending = after
         self._begun = True
         return token
 
-    def _go(self, token: int) -> Callable[[], None]:
+    def _append(self, token: int) -> Callable[[], None]:
         """Append `token`; returns a function that undoes it for the search."""
         self._matcher.consume_token(token)
         if self._search is None:
@@ -202,7 +202,7 @@ class Constraint:
         if short.any() or (self.complete and self._stop_ids):
             return short
         # Where a number needs more digits, as with "multipleOf", the known ending has them.
-        tokens = None if self._ending is None else self._said(self._ending)
+        tokens = None if self._ending is None else self._ending_tokens(self._ending)
         if tokens:
             short[tokens[0]] = True
         return short if tokens else bias
@@ -214,10 +214,10 @@ class Constraint:
         if self._search is None:
             return None
         search = self._search
-        found = search.straight(_LONGEST, looks=_LOOKS_FIRST)
+        found = search.greedy(_LONGEST, looks=_LOOKS_FIRST)
         candidates = [found]
         if found is None or not self._fits(found, room):
-            candidates.append(search.straight(_LONGEST, nested=True))
+            candidates.append(search.greedy(_LONGEST, nested=True))
         if not any(way is not None and self._fits(way, room) for way in candidates):
             candidates.append(search.search(_LOOKS_FIRST, _DEEPEST if found is None else len(found) - 1)[0])
         said = [(tokens, way) for way in candidates if way is not None and (tokens := self._tokens(way)) is not None]
@@ -246,7 +246,7 @@ class Constraint:
         longest = min(_LONGEST, 64 + 6 * room)
         found = self._search.rest_of(known)
         if found is None or not self._fits(found, room):
-            found = self._search.straight(longest) or found
+            found = self._search.greedy(longest) or found
         # An ending that does not fit is not shortened by a search: once room is short, every token would need one.
         if found is None and self._looks > 0:
             granted = min(_LOOKS_EACH, self._looks)
@@ -260,18 +260,18 @@ class Constraint:
         tokens = self._tokens(data)
         return tokens is not None and len(tokens) <= room
 
-    def _said(self, ending: _Ending) -> list[int] | None:
+    def _ending_tokens(self, ending: _Ending) -> list[int] | None:
         return self._tokens(ending.data) if ending.tokens is None else ending.tokens
 
     def _tokens(self, data: bytes) -> list[int] | None:
         """Tokens for `data` that complete the text here: as the tokenizer encodes it, or one token for each byte."""
-        for tokens in (self._theirs.tokenize_bytes(data), [self._bytes.get(byte, -1) for byte in data]):
+        for tokens in (self._llguidance.tokenize_bytes(data), [self._bytes.get(byte, -1) for byte in data]):
             at_the_beginning = not self._begun and tokens and tokens[0] in self._not_first
-            if not at_the_beginning and -1 not in tokens and self._leads_out(tokens):
+            if not at_the_beginning and -1 not in tokens and self._completes(tokens):
                 return list(tokens)
         return None
 
-    def _leads_out(self, tokens: list[int]) -> bool:
+    def _completes(self, tokens: list[int]) -> bool:
         if self._matcher.validate_tokens(tokens) < len(tokens):
             return False
         trial = self._matcher.deep_copy()
@@ -290,7 +290,7 @@ def _search(rule: Rule, data: Sequence[bytes], single: Collection[int], prefill:
         return None
 
 
-def _changed_at_the_beginning(tokenizer: Tokenizer, data: Sequence[bytes]) -> list[int]:
+def _changed_at_start(tokenizer: Tokenizer, data: Sequence[bytes]) -> list[int]:
     """The tokens that stand for other bytes at the beginning of a text."""
     strips = tokenizer.stripped_spaces > 0
     return [
@@ -300,7 +300,7 @@ def _changed_at_the_beginning(tokenizer: Tokenizer, data: Sequence[bytes]) -> li
     ]
 
 
-def _their_tokenizer(tokenizer: Tokenizer, data: Sequence[bytes]) -> Any:
+def _llguidance_tokenizer(tokenizer: Tokenizer, data: Sequence[bytes]) -> Any:
     """An `LLTokenizer` of llguidance: the bytes of all tokens, and one more token for the end of the text."""
     from llguidance import LLTokenizer, TokenizerWrapper
 

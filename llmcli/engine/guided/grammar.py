@@ -25,7 +25,7 @@ _JSON_PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?![/*])(?:[^/\\\n]|\\.)+/|//[^\n
 # The most characters of a text that a message quotes.
 _LONGEST_SHOWN = 40
 # Error messages of llguidance, and ours in their place.
-_OURS = (
+_MESSAGES = (
     (
         r"min/maxProperties only supported when .*",
         'replies can only be held to "minProperties" and "maxProperties" where '
@@ -102,11 +102,11 @@ class Rule:
         matcher = self.matcher(_byte_tokenizer())
         count = matcher.validate_tokens(list(prefill))
         if count < len(prefill):
-            raise PrefillError(self._departure(prefill, count))
+            raise PrefillError(self._violation(prefill, count))
         matcher.consume_tokens(list(prefill))
         return matcher
 
-    def _departure(self, prefill: bytes, count: int) -> str:
+    def _violation(self, prefill: bytes, count: int) -> str:
         """The error for a `prefill` of which only the first `count` bytes can begin a text of this form."""
         text = prefill.decode(errors="replace")
         # Cut at a whole character.
@@ -117,7 +117,7 @@ class Rule:
         after = f"after {_short(text[:at], end=True)!r}, " if at else ""
         if matcher.is_stopped():
             return f"{why}it is complete {after.removesuffix(', ')}, and {text[at]!r} follows."
-        where = f", where {wanted} can come" if (wanted := self._wanted(matcher)) else ""
+        where = f", where {wanted} can come" if (wanted := self._expected(matcher)) else ""
         hint = ""
         if self.kind == "json-schema" and not self.free_whitespace:
             free = replace(self, free_whitespace=True).matcher(_byte_tokenizer())
@@ -126,7 +126,7 @@ class Rule:
         return f"{why}{after}it has {text[at]!r}{where}.{hint}"
 
     @staticmethod
-    def _wanted(matcher: LLMatcher) -> str:
+    def _expected(matcher: LLMatcher) -> str:
         """The bytes that can come next, as text for a message; empty if they are many."""
         must = bytes(matcher.compute_ff_tokens()).decode(errors="ignore")
         if must:
@@ -191,7 +191,7 @@ class Rule:
         return "".join([*parts, self.text[end:]])
 
     def _unusable(self, why: str, place: str = "") -> UsageError:
-        for theirs, ours in _OURS:
+        for theirs, ours in _MESSAGES:
             why = re.sub(theirs, ours, why)
         lines = [line.strip() for line in why.splitlines() if line.strip()]
         return UsageError(

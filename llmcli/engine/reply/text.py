@@ -40,14 +40,14 @@ class ReplyText:
         self._in_thought = self._in_answer if same else StopStrings(stop_texts)
         self._current = self._in_answer
         self._has_stops = bool(params.stop or stop_texts)
-        self._met: str | None = None
+        self._stop_found: str | None = None
 
     @property
     def stopped(self) -> FinishReason | None:
         """Why the text has ended, if it has reached a stop string."""
-        if self._met is None:
+        if self._stop_found is None:
             return None
-        return "stop_string" if self._met in self._params.stop else "stop"
+        return "stop_string" if self._stop_found in self._params.stop else "stop"
 
     @property
     def state(self) -> str:
@@ -71,14 +71,14 @@ class ReplyText:
 
     def finish(self) -> str:
         """The reply is over: return the text that was held back and turned out to be no stop string."""
-        if self._met is not None:
+        if self._stop_found is not None:
             return ""
         text = self._take(self._detokenizer.finish())
-        if self._met is not None or not self._has_stops:
+        if self._stop_found is not None or not self._has_stops:
             return text
         thought, answer = self._splitter.finish()
-        text += self._passed("thought" if thought else "answer", thought or answer)
-        return text if self._met is not None else text + self._current.finish()
+        text += self._up_to_stop("thought" if thought else "answer", thought or answer)
+        return text if self._stop_found is not None else text + self._current.finish()
 
     def _take(self, text: str) -> str:
         pieces = self._splitter.pieces(text)
@@ -86,15 +86,15 @@ class ReplyText:
             return text
         shown = ""
         for part, piece in pieces:
-            if self._met is None:
-                shown += self._passed(part, piece)
+            if self._stop_found is None:
+                shown += self._up_to_stop(part, piece)
         return shown
 
-    def _passed(self, part: Part, piece: str) -> str:
+    def _up_to_stop(self, part: Part, piece: str) -> str:
         """The text of `piece` up to a stop string, preceded by the held-back text of the other part."""
         stops = self._in_answer if part == "answer" else self._in_thought
         before = "" if stops is self._current else self._current.finish()
         self._current = stops
         text, _ = stops.push(piece)
-        self._met = stops.met
+        self._stop_found = stops.met
         return before + text

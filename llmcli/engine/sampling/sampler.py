@@ -29,14 +29,14 @@ from llmcli.text.tokenizer import Tokenizer
 _SHORT_LISTS = 64, 1024
 _ROW = 256
 # Filters of logits, in order, and the settings any of which turns them on.
-_OF_LOGITS: dict[Filter, frozenset[str]] = {
+_LOGIT_FILTERS: dict[Filter, frozenset[str]] = {
     "logit_bias": frozenset({"logit_bias"}),
     "penalties": frozenset({"repeat_penalty", "frequency_penalty", "presence_penalty"}),
     "dry": frozenset({"dry_multiplier"}),
     "top_n_sigma": frozenset({"top_n_sigma"}),
 }
 # The filters after them, and the settings that turn each off. `stages` always includes those that are on by default.
-_LATER: dict[Filter, dict[str, float]] = {
+_LATER_FILTERS: dict[Filter, dict[str, float]] = {
     "temperature": {},
     "top_k": {"top_k": 0},
     "typical_p": {"typical_p": 1.0},
@@ -58,12 +58,12 @@ class Sampler:
         self._breakers = breakers
         # Python's generator instead of torch's: a seed gives the same numbers with every version and on every device.
         self._random = Random(params.seed)
-        self._given_back: deque[float] = deque()
-        self._of_logits = [name for name, settings in _OF_LOGITS.items() if settings & params.active]
+        self._returned: deque[float] = deque()
+        self._active_logit_filters = [name for name, settings in _LOGIT_FILTERS.items() if settings & params.active]
         self._is_greatest = params.temperature == 0 and params.active <= _KEEP_THE_GREATEST
         # XTC uses a random number that depends only on the seed and the position in the text, not the next one of the
         # generator: so every decoder computes the same distribution, however often it does.
-        self._coins = params.seed if params.seed is not None else self._random.getrandbits(62)
+        self._xtc_seed = params.seed if params.seed is not None else self._random.getrandbits(62)
 
     def distribution(self, logits: Tensor, context: Sequence[int] = ()) -> Tensor:
         """Probabilities after every filter, (V,) float32; for greedy decoding, 1 for a single token.
@@ -73,7 +73,7 @@ class Sampler:
         Raises:
             NotFiniteError: the logits contain NaN or are infinite.
         """
-        left = self._left(logits, context)
+        left = self._filter(logits, context)
         if isinstance(left, Tensor):
             return left
         ids, probabilities = torch.tensor(left.ids), torch.tensor(left.probabilities)
@@ -90,7 +90,7 @@ class Sampler:
         if greatest is not None and self._is_greatest:
             check_greatest(greatest[1])
             return greatest[0]
-        left = self._left(logits, context)
+        left = self._filter(logits, context)
         if isinstance(left, Tensor):
             return self.draw(left)
         if self.params.temperature == 0:
@@ -105,7 +105,7 @@ class Sampler:
 
     def uniform(self) -> float:
         """A random number from 0 to 1, from the same generator as the draws."""
-        return self._given_back.popleft() if self._given_back else self._random.random()
+        return self._returned.popleft() if self._returned else self._random.random()
 
     def uniforms(self, count: int) -> list[float]:
         """Random numbers from 0 to 1 for a kernel that chooses `count` tokens; all 0 for greedy decoding."""
@@ -114,16 +114,16 @@ class Sampler:
     def give_back(self, uniforms: Sequence[float]) -> None:
         """Return random numbers that were not used: `uniform` gives them again next."""
         if self.params.temperature:
-            self._given_back.extendleft(reversed(uniforms))
+            self._returned.extendleft(reversed(uniforms))
 
-    def _left(self, logits: Tensor, context: Sequence[int]) -> Candidates | Tensor:
+    def _filter(self, logits: Tensor, context: Sequence[int]) -> Candidates | Tensor:
         """The tokens that all filters leave, and their probabilities.
 
         If these may be most of the vocabulary: the probabilities (V,) of all tokens in float32.
         """
         logits = logits.float()
-        for name in self._of_logits:
-            logits = self._changed(name, logits, context)
+        for name in self._active_logit_filters:
+            logits = self._filter_logits(name, logits, context)
         params, temperature = self.params, self._temperature(logits)
         few: Candidates | None
         if params.top_k and temperature > 0:
@@ -140,7 +140,7 @@ class Sampler:
             probabilities = (logits / temperature).softmax(-1)
             few = _most_probable(probabilities, params.top_p) if params.top_p < 1 and params.typical_p == 1 else None
             if few is None:
-                return _filtered(probabilities, params, excludes=self._excludes(len(context)))
+                return _filtered(probabilities, params, excludes=self._xtc_applies(len(context)))
         # For this few numbers plain Python is faster than one call of torch for each filter.
         if params.typical_p < 1:
             few = few.typical(params.typical_p)
@@ -148,11 +148,11 @@ class Sampler:
             few = few.nucleus(params.top_p)
         if params.min_p > 0:
             few = few.at_least(params.min_p)
-        if self._excludes(len(context)):
+        if self._xtc_applies(len(context)):
             few = few.without_top(params.xtc_threshold)
         return few.in_order()
 
-    def _changed(self, name: Filter, logits: Tensor, context: Sequence[int]) -> Tensor:
+    def _filter_logits(self, name: Filter, logits: Tensor, context: Sequence[int]) -> Tensor:
         """`logits` (V,) after one of the filters of logits."""
         params = self.params
         if name == "logit_bias":
@@ -186,10 +186,10 @@ class Sampler:
             logits, params.temperature, params.dynatemp_range, params.dynatemp_exponent, params.top_k
         )
 
-    def _excludes(self, position: int) -> bool:
+    def _xtc_applies(self, position: int) -> bool:
         """Whether XTC leaves out the most probable tokens at this position of the text."""
         chance = self.params.xtc_probability
-        return chance > 0 and Random(self._coins << 32 | position).random() < chance
+        return chance > 0 and Random(self._xtc_seed << 32 | position).random() < chance
 
     def stages(self, logits: Tensor, context: Sequence[int] = ()) -> dict[Filter, Tensor]:
         """The distribution (V,) after each filter in turn; the last equals `distribution`.
@@ -198,18 +198,20 @@ class Sampler:
         """
         found: dict[Filter, Tensor] = {}
         logits = logits.float()
-        for name in self._of_logits:
-            logits = self._changed(name, logits, context)
+        for name in self._active_logit_filters:
+            logits = self._filter_logits(name, logits, context)
             found[name] = logits.softmax(-1)
         # The filters of logits have been applied, so they are off. The temperature is fixed here: computed again from
         # fewer tokens it could differ.
         rest: dict[str, object] = {"logit_bias": (), "dry_multiplier": 0.0, "top_n_sigma": 0.0, "dynatemp_range": 0.0}
         rest |= {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
-        rest |= {"temperature": self._temperature(logits), "seed": self._coins}
-        shown = [name for name, off in _LATER.items() if name in _ALWAYS_STAGES or off.keys() & self.params.active]
+        rest |= {"temperature": self._temperature(logits), "seed": self._xtc_seed}
+        shown = [
+            name for name, off in _LATER_FILTERS.items() if name in _ALWAYS_STAGES or off.keys() & self.params.active
+        ]
         for number, name in enumerate(shown):
             # The same code with all later filters off, so that there is no second implementation.
-            off = {setting: value for later in shown[number + 1 :] for setting, value in _LATER[later].items()}
+            off = {setting: value for later in shown[number + 1 :] for setting, value in _LATER_FILTERS[later].items()}
             params = replace(self.params, **rest, **off)  # type: ignore[arg-type]
             found[name] = Sampler(params).distribution(logits, context)
         return found

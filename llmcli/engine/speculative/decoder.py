@@ -121,7 +121,7 @@ class SpeculativeDecoder:
         if self._rows is None:
             if self._multi_step is None or not self._multi_step.is_ahead:
                 with self._interruption.computing():
-                    self._look(ids)
+                    self._prepare_proposals(ids)
             if not self._proposals:
                 return self._without_proposals(ids)
             with self._interruption.computing():
@@ -130,7 +130,7 @@ class SpeculativeDecoder:
         # On a GPU a pass ends when the host has read its result, which is when a token is chosen.
         if self._at == 0:
             self._measure(time.perf_counter() - self._started)
-        return choice._replace(origin=self._judge(choice.token))
+        return choice._replace(origin=self._record_choice(choice.token))
 
     def end(self, ids: Sequence[int]) -> None:
         """See `TokenSource`. Rejected proposals stay in the cache, which knows their ids."""
@@ -147,7 +147,7 @@ class SpeculativeDecoder:
             "speculative_gain": tally.tokens * plain_s / tally.seconds if plain_s and tally.seconds else None,
         }
 
-    def _look(self, ids: Sequence[int]) -> None:
+    def _prepare_proposals(self, ids: Sequence[int]) -> None:
         """Decide what to propose after `ids`."""
         if self._prefix_cache.length >= len(ids):
             self._prefix_cache.truncate(len(ids) - 1)
@@ -167,7 +167,7 @@ class SpeculativeDecoder:
             choice = self._multi_step.next(ids, 1 if alone else _MULTI_STEP)
             self._proposed_s = 0.0
             self._measure(self._multi_step.seconds_each)
-        self._judge(choice.token)
+        self._record_choice(choice.token)
         return choice
 
     def _draw(self) -> Callable[[Tensor], int] | None:
@@ -177,7 +177,7 @@ class SpeculativeDecoder:
             return None
         return lambda distribution: accept_or_resample(distribution, proposal, self._sampler)
 
-    def _judge(self, token: int | None) -> Origin:
+    def _record_choice(self, token: int | None) -> Origin:
         """Update acceptance rates with the chosen `token`; return what proposed it."""
         if self._followed is not None:
             chance, likely = self._followed
@@ -222,8 +222,8 @@ class SpeculativeDecoder:
         most = min(most, MOST_PROPOSED if speculation.tokens is None else speculation.tokens)
         if most < 1:
             return [], []
-        found, gain = (0, 1.0) if match is None else self._looked_up(match, most)
-        count = self._worth_drafting(len(ids), most, gain)
+        found, gain = (0, 1.0) if match is None else self._lookup_count(match, most)
+        count = self._draft_count(len(ids), most, gain)
         if count:
             assert speculation.draft is not None
             drafted = speculation.draft.propose(
@@ -240,7 +240,7 @@ class SpeculativeDecoder:
         proposals = [Proposal(token, "lookup") for token in match.following[:found]]
         return proposals, [speculation.match_chance(match.length + further) for further in range(found)]
 
-    def _looked_up(self, match: Match, most: int) -> tuple[int, float]:
+    def _lookup_count(self, match: Match, most: int) -> tuple[int, float]:
         """How many tokens of a match to propose, and the expected gain."""
         speculation = self._speculation
         if speculation.tokens is not None:
@@ -253,7 +253,7 @@ class SpeculativeDecoder:
             self._followed = chances[0], match.following[0]
         return found, gain
 
-    def _worth_drafting(self, length: int, most: int, gain: float) -> int:
+    def _draft_count(self, length: int, most: int, gain: float) -> int:
         """How many tokens the draft model should propose; 0 unless the expected gain is more than `gain`."""
         speculation, draft = self._speculation, self._speculation.draft
         most = 0 if draft is None else min(most, draft.room(length))

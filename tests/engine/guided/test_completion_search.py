@@ -43,7 +43,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 def test_the_greedy_ending_completes_json(schema: dict[str, Any]) -> None:
-    ending = EndingSearch(Rule("json-schema", json.dumps(schema))).straight(2000, looks=20_000)
+    ending = EndingSearch(Rule("json-schema", json.dumps(schema))).greedy(2000, looks=20_000)
     assert ending is not None
     value = json.loads(ending)
     required = schema.get("required", ["v", "next"])
@@ -65,13 +65,13 @@ EXPRESSIONS = [
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_the_search_completes_an_expression(expression: str) -> None:
     search = EndingSearch(Rule("regex", expression))
-    ending = search.straight(400, looks=20_000) or search.search(20_000, 400)[0]
+    ending = search.greedy(400, looks=20_000) or search.search(20_000, 400)[0]
     assert ending is not None and re.fullmatch(expression, ending.decode())
 
 
 def test_the_search_finds_a_shorter_ending_than_the_greedy_one() -> None:
     search = EndingSearch(Rule("json-schema", json.dumps({"enum": ["a text that takes its time", "no"]})))
-    assert search.straight(100) == b'"a text that takes its time"'
+    assert search.greedy(100) == b'"a text that takes its time"'
     assert search.search(1000, 20)[0] == b'"no"'
 
 
@@ -84,7 +84,7 @@ def test_literals_of_a_grammar_lead_to_an_ending() -> None:
 
 def test_the_tail_of_a_known_ending_is_reused_after_another_value() -> None:
     search = EndingSearch(Rule("json-schema", json.dumps(SCHEMAS["numbers"])))
-    known = search.straight(100)
+    known = search.greedy(100)
     assert known == b'{"a":0,"b":0,"c":0,"d":""}'
     search.push(b'{"a": 3.25')
     assert search.rest_of(known[5:]) == b'0,"b":0,"c":0,"d":""}'
@@ -98,11 +98,11 @@ def test_the_tail_of_a_known_ending_is_reused_after_another_value() -> None:
 
 def test_a_grammar_without_an_ending_uses_up_the_budget() -> None:
     search = EndingSearch(Rule("grammar", "start: /[ab]/ start\n"))
-    assert search.straight(1000, looks=500) is None
+    assert search.greedy(1000, looks=500) is None
     ending, left = search.search(500, 1000)
     assert ending is None and left < 20
 
 
 def test_only_usable_bytes_are_tried() -> None:
     search = EndingSearch(Rule("regex", "[a-z]{3}"), b"xyz")
-    assert search.straight(10) == b"xxx"
+    assert search.greedy(10) == b"xxx"
