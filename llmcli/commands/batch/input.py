@@ -55,7 +55,7 @@ class BatchTask:
     messages: tuple[Message, ...]
     """Of a conversation, where `prompt` is None."""
     continues: bool
-    """Whether the reply goes on with the last message, which is the assistant's."""
+    """Whether the reply continues the last message, which is the assistant's."""
     sampling: SamplingOptions
 
 

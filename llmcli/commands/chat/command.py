@@ -30,7 +30,7 @@ _SAVED = "Conversations"
 
 @dataclass(frozen=True)
 class SavingOptions:
-    """Which saved conversation goes on, and whether this one is saved."""
+    """Which saved conversation to continue, and whether to save this one."""
 
     continue_latest: Annotated[
         bool,
@@ -111,7 +111,7 @@ def _as_it_was(
     prompt_options: PromptOptions,
     variables: dict[str, object],
 ) -> tuple[ModelOptions, PromptOptions, dict[str, object]]:
-    """The options of a conversation that goes on: those it had, where the command line gives no others."""
+    """Options for continuing a conversation: its earlier ones, unless the command line gives others."""
     if not is_flag_given(command, "model"):
         model_options = replace(model_options, model=before.source)
     if not is_flag_given(command, "system"):
@@ -136,7 +136,7 @@ def _live_conversation(path: Path | None, *, save: bool) -> LiveConversation:
 
 
 def _conversation(saving: SavingOptions, model: str | None) -> Path | None:
-    """The file of the conversation to go on with: the one named, or the last one, or the last with `model`.
+    """The file of the conversation to continue: the one named, or the last one, or the last with `model`.
 
     Raises:
         UsageError: there is none.
@@ -165,6 +165,6 @@ def _settings_of(paths: list[Path]) -> Iterator[tuple[Path, SettingsRecord]]:
         try:
             settings = read_conversation(path)[0].settings
         except LlmcliError:
-            continue  # damaged: it cannot go on
+            continue  # damaged: it cannot be continued
         if settings is not None:
             yield path, settings

@@ -246,7 +246,7 @@ class ChatSession:
         terminal.console_err().print(stats_line(self.last_stats))
 
     def last_reply(self) -> SaidReply:
-        """The reply after which the conversation goes on.
+        """The last reply of the conversation.
 
         Raises:
             UsageError: there is none, or another model said it.
@@ -316,7 +316,7 @@ class ChatSession:
         return visible(" · ".join([*parts, self.loaded.name]))
 
     def change_speaker(self, chat_model: ChatModel) -> None:
-        """Let another model go on with the conversation."""
+        """Continue the conversation with another model."""
         before = self.conversation
         self.chat_model = chat_model
         self.conversation.system, self.conversation.template_args = before.system, before.template_args
@@ -348,7 +348,7 @@ class ChatSession:
                 if not obey(text) and (text.strip() or self.attached):
                     self.reply_to(argument_text(text, "The message"))
             except LlmcliError as error:
-                # The conversation goes on: only this message or command failed.
+                # The conversation continues: only this message or command failed.
                 terminal.error(str(error))
             except (MemoryError, RuntimeError) as error:
                 from llmcli.device import is_out_of_memory

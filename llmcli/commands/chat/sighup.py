@@ -1,4 +1,4 @@
-"""A terminal that is closed while a chat goes on."""
+"""Handle a terminal that is closed during a chat."""
 
 from __future__ import annotations
 
